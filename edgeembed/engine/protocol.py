@@ -1,0 +1,210 @@
+"""What an engine is, and the messages between the daemon and a worker process.
+
+A frame on the pipe is a little-endian 32-bit length followed by one msgpack-encoded message. Both ends are the same version
+of the same package, started together: there is no negotiation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Float32Row = npt.NDArray[np.float32]
+
+Priority = Literal[0, 1]
+INTERACTIVE: Priority = 0
+"""A few texts that somebody waits for."""
+BULK: Priority = 1
+"""Many texts; they give way to interactive ones."""
+
+
+class Row(NamedTuple):
+    """One embedded text.
+
+    vector: float32, shape (dimensions,), pooled, not normalised, full-dimension.
+    tokens: the text's length in the model's tokens, special ones included.
+    """
+
+    vector: Float32Row
+    tokens: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model says of itself."""
+
+    architecture: str
+    name: str
+    dimensions: int
+    context_tokens: int
+    """Longest text in tokens, special ones included."""
+    pooling: str
+    """mean, cls, last."""
+    file_type: str
+    """The quantisation type of most tensors, as llama.cpp names it."""
+    parameters: int
+    size_bytes: int
+    llama_cpp: str
+    """Version of llama-cpp-python and what the build can use of the processor."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker shall run a model file: everything that the ladder and the settings decide."""
+
+    path: str
+    threads: int
+    context_tokens: int
+    batch_tokens: int
+    rung: str
+    extra_buffers: bool
+    """Repacked weights and AMX kernels (llama.cpp's `use_extra_bufts`)."""
+
+
+class RungFall(msgspec.Struct, frozen=True, kw_only=True):
+    """One step down the ladder: from which rung, why, when (Unix seconds)."""
+
+    rung: str
+    reason: str
+    at: float
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot for /health, /v1/status and `edgeembed doctor`."""
+
+    state: Literal["starting", "ready", "restarting", "failed", "stopped"]
+    reason: str | None = None
+    """Why the state is not ready."""
+    rung: str
+    falls: list[RungFall]
+    """Rungs that did not hold, in the order in which they were left."""
+    restarts: int
+    texts_computed: int
+    """Texts whose row came from a forward pass since the daemon started."""
+    batches_computed: int
+    texts_waiting: int
+    worker_pid: int | None = None
+
+
+class Engine(Protocol):
+    """One loaded model. All methods are called on the event loop's thread."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is loaded; None until the engine was ready once."""
+        ...
+
+    @property
+    def status(self) -> EngineStatus: ...
+
+    def submit(self, texts: Sequence[str], priority: Priority) -> list[asyncio.Future[Row]]:
+        """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
+
+        A future ends with InputTooLongError, BadVectorError, WorkerCrashedError or EngineUnavailableError.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Load the model; returns when canary texts came out right. Raises EngineUnavailableError when no rung holds."""
+        ...
+
+    async def close(self) -> None:
+        """End the worker; futures still open end with EngineUnavailableError."""
+        ...
+
+
+# --- daemon to worker -------------------------------------------------------------------------------------------------
+
+
+class EmbedItem(msgspec.Struct, array_like=True):
+    id: int
+    text: str
+    priority: Priority
+    alone: bool
+    """Compute in a batch of its own: it was in a batch that ended a worker."""
+
+
+class Embed(msgspec.Struct, tag="embed"):
+    items: list[EmbedItem]
+
+
+class Cancel(msgspec.Struct, tag="cancel"):
+    ids: list[int]
+
+
+class Stop(msgspec.Struct, tag="stop"):
+    pass
+
+
+ToWorker = Embed | Cancel | Stop
+
+# --- worker to daemon -------------------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    info: ModelInfo
+
+
+class LoadFailed(msgspec.Struct, tag="load_failed"):
+    """The model cannot be served on this rung. `fatal`: no other rung can help (not a GGUF, not an embedder)."""
+
+    reason: str
+    fatal: bool
+
+
+class Started(msgspec.Struct, tag="started"):
+    """These items' forward pass begins now; sent before it, so that a crash has known suspects."""
+
+    ids: list[int]
+
+
+class RowItem(msgspec.Struct, array_like=True):
+    id: int
+    tokens: int
+    vector: bytes
+    """float32, native byte order: both ends are one machine."""
+
+
+class Rows(msgspec.Struct, tag="rows"):
+    items: list[RowItem]
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """One item has no row. `tokens` and `limit` are set for kind too_long."""
+
+    id: int
+    kind: Literal["too_long", "bad_vector", "engine"]
+    message: str
+    tokens: int = 0
+    limit: int = 0
+
+
+FromWorker = Ready | LoadFailed | Started | Rows | Failed
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+_LENGTH = struct.Struct("<I")
+LENGTH_BYTES = _LENGTH.size
+MAX_FRAME_BYTES = 1 << 30
+
+_encoder = msgspec.msgpack.Encoder()
+to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)
+from_worker_decoder = msgspec.msgpack.Decoder(FromWorker)
+
+
+def frame(message: ToWorker | FromWorker) -> bytes:
+    """Encode a message with its length in front."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """Read a frame's length from its first four bytes. Raises ValueError when it cannot be one of ours."""
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes is not one of ours")
+    return int(length)
