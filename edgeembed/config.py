@@ -45,8 +45,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(ge=0, le=1024, description="Threads that compute; 0 takes the processors this process may use.")
     ] = 0
     context_tokens: Annotated[
-        int, Meta(ge=8, description="Longest text in tokens; the model's own limit holds where it is lower.")
-    ] = 8192
+        int,
+        Meta(
+            ge=8,
+            description="Longest text in tokens; the model's own limit holds where it is lower. Decoder models keep a "
+            "KV cache of this length in memory (Qwen3-Embedding-0.6B: 115 kB per token).",
+        ),
+    ] = 4096
     batch_tokens: Annotated[
         int, Meta(ge=1, le=65536, description="Tokens of all texts together that one forward pass aims at.")
     ] = 128
@@ -55,9 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 300.0
     cache: Annotated[bool, Meta(description="Answer texts seen before from the cache.")] = True
     cache_memory_mib: Annotated[int, Meta(ge=0, description="Memory for the hot tier of the cache, in MiB.")] = 64
-    cache_disk_mib: Annotated[
-        int, Meta(ge=0, description="Disk space for the cache, in MiB; 0 keeps nothing on disk.")
-    ] = 1024
+    cache_disk_mib: Annotated[int, Meta(ge=0, description="Disk space for the cache, in MiB; 0 keeps nothing on disk.")] = (
+        1024
+    )
     request_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a request is given up (504).")] = 120.0
     grace_period: Annotated[
         float, Meta(ge=0, description="Seconds that requests in flight get to finish when the daemon is told to stop.")

@@ -63,6 +63,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     rung: str
     extra_buffers: bool
     """Repacked weights and AMX kernels (llama.cpp's `use_extra_bufts`)."""
+    verbose: bool = False
+    """Log llama.cpp's informational lines too."""
 
 
 class RungFall(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +89,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Texts whose row came from a forward pass since the daemon started."""
     batches_computed: int
     texts_waiting: int
+    busy_since: float | None = None
+    """Unix seconds at which the forward pass now running began; None when idle."""
     worker_pid: int | None = None
 
 
@@ -104,7 +108,7 @@ class Engine(Protocol):
     def submit(self, texts: Sequence[str], priority: Priority) -> list[asyncio.Future[Row]]:
         """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
 
-        A future ends with InputTooLongError, BadVectorError, WorkerCrashedError or EngineUnavailableError.
+        A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError or EngineUnavailableError.
         """
         ...
 
@@ -156,6 +160,12 @@ class LoadFailed(msgspec.Struct, tag="load_failed"):
     fatal: bool
 
 
+class Stage(msgspec.Struct, tag="stage"):
+    """What the worker is about to do before it is ready; names the moment of a crash."""
+
+    doing: str
+
+
 class Started(msgspec.Struct, tag="started"):
     """These items' forward pass begins now; sent before it, so that a crash has known suspects."""
 
@@ -177,13 +187,13 @@ class Failed(msgspec.Struct, tag="failed"):
     """One item has no row. `tokens` and `limit` are set for kind too_long."""
 
     id: int
-    kind: Literal["too_long", "bad_vector", "engine"]
+    kind: Literal["too_long", "empty", "bad_vector", "engine"]
     message: str
     tokens: int = 0
     limit: int = 0
 
 
-FromWorker = Ready | LoadFailed | Started | Rows | Failed
+FromWorker = Stage | Ready | LoadFailed | Started | Rows | Failed
 
 # --- frames -----------------------------------------------------------------------------------------------------------
 
@@ -192,8 +202,8 @@ LENGTH_BYTES = _LENGTH.size
 MAX_FRAME_BYTES = 1 << 30
 
 _encoder = msgspec.msgpack.Encoder()
-to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)
-from_worker_decoder = msgspec.msgpack.Decoder(FromWorker)
+to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+from_worker_decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
 def frame(message: ToWorker | FromWorker) -> bytes:

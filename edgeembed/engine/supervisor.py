@@ -1,0 +1,482 @@
+"""The daemon's side of a worker: start it, feed it, restart it, and walk down the ladder when a rung does not hold.
+
+Texts stay in the supervisor's hands until their row has come back, so a worker that dies takes no request with it: its
+successor gets them again. A text that was being computed when a worker crashed is tried again alone; the second crash on it
+is its own fault, ends that text with an error, and costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from edgeembed.engine.devices import Ladder, Rung
+from edgeembed.engine.protocol import (
+    LENGTH_BYTES,
+    Cancel,
+    Embed,
+    EmbedItem,
+    EngineStatus,
+    Failed,
+    FromWorker,
+    LoadFailed,
+    ModelInfo,
+    Priority,
+    Ready,
+    Row,
+    Rows,
+    Stage,
+    Started,
+    Stop,
+    ToWorker,
+    WorkerOptions,
+    frame,
+    frame_length,
+    from_worker_decoder,
+)
+from edgeembed.errors import (
+    BadVectorError,
+    EdgeEmbedError,
+    EmptyInputError,
+    EngineError,
+    EngineUnavailableError,
+    InputTooLongError,
+    WorkerCrashedError,
+)
+
+log = logging.getLogger(__name__)
+
+CRASHES_PER_TEXT = 2
+"""Native crashes with one text in the running batch after which the text is given up."""
+KILLS_PER_TEXT = 5
+"""The same for kills from outside, such as the kernel's when memory runs out."""
+STOP_SECONDS = 2.0
+"""What a worker gets to leave by itself when it is told to stop."""
+STABLE_SECONDS = 10.0
+"""A worker that lived this long restarts at once; one that died sooner waits longer each time."""
+LONGEST_PAUSE = 30.0
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+@dataclass
+class _Pending:
+    """A text whose row has not come yet."""
+
+    text: str
+    priority: Priority
+    future: asyncio.Future[Row]
+    crashes: int = 0
+    kills: int = 0
+
+
+@dataclass(frozen=True)
+class _Death:
+    """How a worker's life ended."""
+
+    reason: str
+    while_loading: bool
+    from_outside: bool
+    """Killed by somebody else, not by its own kernels."""
+    fatal: bool
+    """No other rung can help."""
+    suspects: tuple[int, ...]
+    """Ids of the texts in the batch that was running."""
+    lived: float
+    """Seconds since it was ready."""
+
+
+class WorkerEngine:
+    """An `Engine` (see protocol) whose model runs in a child process."""
+
+    def __init__(
+        self,
+        options: Callable[[Rung], WorkerOptions],
+        ladder: Ladder,
+        *,
+        load_timeout: float = 300.0,
+        command: Sequence[str] = (sys.executable, "-m", "edgeembed.engine.worker"),
+    ) -> None:
+        """Prepare; nothing starts yet.
+
+        options: what a worker on a given rung shall do.
+        load_timeout: seconds a worker gets until it says ready.
+        command: how a worker is started; rung and options are appended.
+        """
+        self._options = options
+        self._ladder = ladder
+        self._load_timeout = load_timeout
+        self._command = tuple(command)
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._running: tuple[int, ...] = ()
+        self._busy_since: float | None = None
+        self._state: State = "starting"
+        self._reason: str | None = "the model is loading"
+        self._info: ModelInfo | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._accepts = False
+        """Whether the process now running has said ready."""
+        self._task: asyncio.Task[None] | None = None
+        self._first_outcome: asyncio.Future[None] | None = None
+        self._restarts = 0
+        self._texts_computed = 0
+        self._batches_computed = 0
+        self._last_words: deque[str] = deque(maxlen=40)
+
+    # --- the engine's interface ---------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self._info
+
+    @property
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            state=self._state,
+            reason=self._reason,
+            rung=self._ladder.rung.name,
+            falls=self._ladder.falls,
+            restarts=self._restarts,
+            texts_computed=self._texts_computed,
+            batches_computed=self._batches_computed,
+            texts_waiting=len(self._pending),
+            busy_since=self._busy_since,
+            worker_pid=self._process.pid if self._process else None,
+        )
+
+    async def start(self) -> None:
+        if self._task is None:
+            self._first_outcome = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._supervise(), name="supervisor")
+            self._task.add_done_callback(self._supervision_ended)
+        assert self._first_outcome is not None
+        await asyncio.shield(self._first_outcome)
+
+    def submit(self, texts: Sequence[str], priority: Priority) -> list[asyncio.Future[Row]]:
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Row]] = [loop.create_future() for _ in texts]
+        if self._state in ("failed", "stopped"):
+            for future in futures:
+                future.set_exception(self._unavailable())
+            return futures
+        items = []
+        for text, future in zip(texts, futures, strict=True):
+            id_ = next(self._ids)
+            self._pending[id_] = _Pending(text, priority, future)
+            future.add_done_callback(partial(self._left, id_))
+            items.append(EmbedItem(id_, text, priority, False))
+        if self._accepts:
+            self._send(Embed(items))
+        return futures
+
+    async def close(self) -> None:
+        self._set_state("stopped", "the daemon is stopping")
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_pending()
+
+    # --- one life after another ---------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Run workers until the engine is closed or nothing can help."""
+        kills_while_loading = 0
+        pause = 0.0
+        while True:
+            rung = self._ladder.rung
+            death = await self._live(rung)
+            self._accepts = False
+            self._busy_since = None
+            log.warning("worker on rung %s ended: %s", rung.name, death.reason)
+            if death.fatal:
+                self._give_up(death.reason)
+                return
+            if death.while_loading:
+                kills_while_loading = kills_while_loading + 1 if death.from_outside else 0
+                # One kill from outside says nothing about the kernels; a second one may be the kernel's memory guard.
+                if not death.from_outside or kills_while_loading > 1:
+                    self._ladder.fall(death.reason, passing=death.from_outside)
+                    kills_while_loading = 0
+                    if self._ladder.exhausted:
+                        if self._info is None:
+                            self._give_up(_all_failed(self._ladder))
+                            return
+                        # It has worked on this machine before: begin again from the top, later.
+                        self._set_state("restarting", _all_failed(self._ladder))
+                        self._ladder.reset()
+                        pause = LONGEST_PAUSE
+            else:
+                kills_while_loading = 0
+                self._blame(death)
+                pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
+            if self._info is not None:
+                self._restarts += 1
+                self._set_state("restarting", death.reason)
+            if self._ladder.rung is not rung:
+                log.warning("going on with rung %s (%s)", self._ladder.rung.name, self._ladder.rung.description)
+            if pause:
+                log.info("next start of the worker in %.1f s", pause)
+                await asyncio.sleep(pause)
+
+    def _blame(self, death: _Death) -> None:
+        """Count a death in the middle of work against the texts that were computing; fall a rung when it was a crash."""
+        condemned = False
+        for id_ in death.suspects:
+            pending = self._pending.get(id_)
+            if pending is None:
+                continue
+            if death.from_outside:
+                pending.kills += 1
+            else:
+                pending.crashes += 1
+            if pending.crashes >= CRASHES_PER_TEXT or pending.kills >= KILLS_PER_TEXT:
+                condemned = True
+                self._finish(
+                    id_,
+                    WorkerCrashedError(
+                        f"this text ended the worker {pending.crashes + pending.kills} times ({death.reason}); "
+                        "it is not tried again"
+                    ),
+                )
+        if condemned:
+            self._ladder.forgive()
+        elif not death.from_outside:
+            self._ladder.fall(death.reason, passing=True)
+            if self._ladder.exhausted:
+                self._ladder.forgive()
+
+    async def _live(self, rung: Rung) -> _Death:
+        """Start a worker, serve until it ends, and say how it ended."""
+        self._last_words.clear()
+        self._running = ()
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            rung.name,
+            msgspec.json.encode(self._options(rung)).decode(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Ctrl-C in a terminal is for the daemon, which lets the worker finish what is in flight.
+            **_OWN_GROUP,
+        )
+        self._process = process
+        listener = asyncio.create_task(self._listen_to_log(process))
+        ready_at: float | None = None
+        doing = "starting"
+        problem: LoadFailed | None = None
+        try:
+            while True:
+                timeout = None if ready_at is not None else self._load_timeout
+                message = await asyncio.wait_for(self._receive(process), timeout)
+                match message:
+                    case None:
+                        break
+                    case Stage(stage):
+                        doing = stage
+                    case Ready(info):
+                        ready_at = time.monotonic()
+                        self._became_ready(rung, info)
+                    case LoadFailed():
+                        problem = message
+                    case _:
+                        self._handle(message)
+        except TimeoutError:
+            problem = LoadFailed(f"no answer for {self._load_timeout:.0f} s while {doing}", fatal=False)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            problem = LoadFailed(f"the worker's answers are not readable: {error}", fatal=False)
+        finally:
+            self._accepts = False
+            await self._end(process)
+            # What the worker wrote last is the reason of its death: read it to the end.
+            await asyncio.wait([listener], timeout=1.0)
+            listener.cancel()
+            self._process = None
+        code = process.returncode if process.returncode is not None else 0
+        while_loading = ready_at is None
+        activity = doing if while_loading else ("computing" if self._running else "idle")
+        return _Death(
+            reason=problem.reason if problem else self._obituary(code, activity),
+            while_loading=while_loading,
+            from_outside=problem is None and -code in _OUTSIDE_SIGNALS,
+            fatal=problem is not None and problem.fatal,
+            suspects=self._running,
+            lived=0.0 if ready_at is None else time.monotonic() - ready_at,
+        )
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """See to it that the process is gone."""
+        if process.returncode is None and self._state == "stopped":
+            try:
+                self._send(Stop())
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                log.info("the worker does not stop by itself")
+        if process.returncode is None:
+            # stdout has ended or is unusable; a process that is on its way out gets a moment to leave its exit status.
+            try:
+                await asyncio.wait_for(process.wait(), 0.5)
+            except TimeoutError:
+                process.kill()
+        await process.wait()
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    async def _receive(self, process: asyncio.subprocess.Process) -> FromWorker | None:
+        assert process.stdout is not None
+        try:
+            header = await process.stdout.readexactly(LENGTH_BYTES)
+            return from_worker_decoder.decode(await process.stdout.readexactly(frame_length(header)))
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            return None
+
+    def _send(self, message: ToWorker) -> None:
+        process = self._process
+        if process and process.stdin and not process.stdin.is_closing():
+            process.stdin.write(frame(message))
+
+    def _became_ready(self, rung: Rung, info: ModelInfo) -> None:
+        self._info = info
+        self._ladder.remember()
+        self._set_state("ready", None)
+        log.info("worker ready on rung %s: %s %s, %s", rung.name, info.name, info.file_type, info.llama_cpp)
+        self._accepts = True
+        again = [
+            EmbedItem(id_, pending.text, pending.priority, bool(pending.crashes or pending.kills))
+            for id_, pending in self._pending.items()
+        ]
+        if again:
+            self._send(Embed(again))
+        if self._first_outcome and not self._first_outcome.done():
+            self._first_outcome.set_result(None)
+
+    def _handle(self, message: FromWorker) -> None:
+        match message:
+            case Started(ids):
+                self._running = tuple(ids)
+                self._busy_since = time.time()
+            case Rows(items):
+                self._running = ()
+                self._busy_since = None
+                self._batches_computed += 1
+                self._texts_computed += len(items)
+                for item in items:
+                    self._finish(item.id, Row(np.frombuffer(item.vector, dtype=np.float32), item.tokens))
+            case Failed():
+                self._finish(message.id, _error_of(message))
+            case _:
+                raise ValueError(f"unexpected message {message!r}")
+
+    def _finish(self, id_: int, outcome: Row | EdgeEmbedError) -> None:
+        pending = self._pending.pop(id_, None)
+        if pending is None or pending.future.done():
+            return  # cancelled meanwhile
+        if isinstance(outcome, Row):
+            pending.future.set_result(outcome)
+        else:
+            pending.future.set_exception(outcome)
+
+    def _left(self, id_: int, future: asyncio.Future[Row]) -> None:
+        """Free the place of a text whose future was cancelled."""
+        if future.cancelled() and self._pending.pop(id_, None) is not None and self._accepts:
+            self._send(Cancel([id_]))
+
+    async def _listen_to_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while True:
+            try:
+                line = await process.stderr.readline()
+            except ValueError:  # longer than the buffer: it was skipped
+                continue
+            if not line:
+                return
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self._last_words.append(text)
+                log.debug("worker %d: %s", process.pid, text)
+
+    # --- states -------------------------------------------------------------------------------------------------------
+
+    def _set_state(self, state: State, reason: str | None) -> None:
+        if self._state != "stopped":
+            self._state, self._reason = state, reason
+
+    def _give_up(self, reason: str) -> None:
+        self._set_state("failed", reason)
+        log.error("the model cannot be served: %s", reason)
+        if self._first_outcome and not self._first_outcome.done():
+            self._first_outcome.set_exception(self._unavailable())
+        self._fail_pending()
+
+    def _fail_pending(self) -> None:
+        for id_ in list(self._pending):
+            self._finish(id_, self._unavailable())
+
+    def _unavailable(self) -> EngineUnavailableError:
+        return EngineUnavailableError(self._reason or f"the engine is {self._state}")
+
+    def _supervision_ended(self, task: asyncio.Task[None]) -> None:
+        """Turn a bug in the supervisor into a state that everybody sees."""
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the supervisor itself failed", exc_info=error)
+            self._give_up(f"internal error: {error!r}")
+        if self._first_outcome and not self._first_outcome.done():
+            self._first_outcome.set_exception(self._unavailable())
+
+    def _obituary(self, code: int, activity: str) -> str:
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            how = f"ended by {name} while {activity}"
+        else:
+            how = f"ended with exit status {code} while {activity}"
+        telling = _telling_line(self._last_words)
+        return f"{how}: {telling}" if telling else how
+
+
+_OUTSIDE_SIGNALS = {signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT}
+
+if sys.platform == "win32":
+    _OWN_GROUP: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+else:
+    _OWN_GROUP: dict[str, Any] = {"start_new_session": True}
+
+
+def _error_of(message: Failed) -> EdgeEmbedError:
+    match message.kind:
+        case "too_long":
+            return InputTooLongError(message.message, tokens=message.tokens, limit=message.limit)
+        case "empty":
+            return EmptyInputError(message.message)
+        case "bad_vector":
+            return BadVectorError(message.message)
+        case "engine":
+            return EngineError(message.message)
+
+
+def _telling_line(lines: Sequence[str]) -> str | None:
+    """Find the line of a dying process that says most."""
+    for marks in (("GGML_ASSERT", "GGML_ABORT", "Fatal Python error"), ("Error", "error", "failed")):
+        for line in reversed(lines):
+            if any(mark in line for mark in marks):
+                return line.strip()
+    return None
+
+
+def _all_failed(ladder: Ladder) -> str:
+    return "; ".join(f"{fall.rung}: {fall.reason}" for fall in ladder.falls)
