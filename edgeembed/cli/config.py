@@ -1,0 +1,59 @@
+"""`edgeembed config`: show, set, path."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def config() -> None:
+    """Show and change settings.
+
+    \b
+    edgeembed config show               every setting, its value and where it comes from
+    edgeembed config set port 9000      write a key of config.toml
+    edgeembed config path               where config.toml is
+    """
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(as_json: bool) -> None:
+    """Show every setting, its value and where it comes from."""
+    import json
+
+    from edgeembed.config import field_names, resolve
+
+    resolved = resolve()
+    rows = {name: (getattr(resolved.settings, name), resolved.origins[name]) for name in field_names()}
+    if as_json:
+        click.echo(json.dumps({name: {"value": value, "from": origin} for name, (value, origin) in rows.items()}, indent=2))
+        return
+    width = max(map(len, rows))
+    for name, (value, origin) in rows.items():
+        click.echo(f"{name:<{width}}  {'none' if value is None else value!s:<24}  {origin}")
+
+
+@config.command(name="set")
+@click.argument("key")
+@click.argument("value")
+def set_(key: str, value: str) -> None:
+    """Write one setting to config.toml, keeping everything else in it.
+
+    \b
+    edgeembed config set model qwen3-embedding-0.6b
+    edgeembed config set cache_disk_mib 4096
+    """
+    from edgeembed.config import Paths, write_setting
+
+    path = Paths.resolve().config_file
+    write_setting(path, key.replace("-", "_"), value)
+    click.echo(f"{path}: {key} = {value}")
+
+
+@config.command()
+def path() -> None:
+    """Print where config.toml is, whether it exists or not."""
+    from edgeembed.config import Paths
+
+    click.echo(Paths.resolve().config_file)

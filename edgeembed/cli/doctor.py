@@ -1,0 +1,45 @@
+"""`edgeembed doctor`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from edgeembed.cli.settings import setting_options
+
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
+
+
+@click.command()
+@click.option("--forget", is_flag=True, help="Forget which rungs of the ladder did not hold, and try them again.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@setting_options("model", "port", "threads")
+def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:
+    """Look at this machine, the build, the model and a running daemon, and say what is wrong and what helps.
+
+    \b
+    edgeembed doctor                    everything; loads the chosen model once
+    edgeembed doctor --forget           after a new build of llama.cpp: try the fastest kernels again
+
+    Ends with status 1 when something is a problem.
+    """
+    import json
+
+    from edgeembed.config import resolve
+    from edgeembed.doctor import examine
+
+    worst = 0
+    found = []
+    for finding in examine(resolve(flags), forget=forget):
+        worst = max(worst, int(finding.verdict == "problem"))
+        if as_json:
+            found.append({name: getattr(finding, name) for name in finding.__struct_fields__})
+            continue
+        word, colour = _MARKS[finding.verdict]
+        click.echo(f"{click.style(f'{word:<8}', fg=colour)} {finding.subject}: {finding.text}")
+        if finding.advice:
+            click.echo(f"{'':<8}   {finding.advice}")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    sys.exit(worst)

@@ -1,0 +1,84 @@
+"""The command `edgeembed`: a group whose commands are imported only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from edgeembed import __version__
+
+# name -> module, attribute, line for `edgeembed --help`. Importing every command to list them would make --help slow.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "serve": ("edgeembed.cli.serve", "serve", "Run the daemon: OpenAI's /v1/embeddings on localhost."),
+    "pull": ("edgeembed.cli.pull", "pull", "Fetch a model, and convert it where it has to be."),
+    "list": ("edgeembed.cli.models", "list_models", "List the models on this machine."),
+    "show": ("edgeembed.cli.models", "show", "Show all about a model, or the licences of everything."),
+    "convert": ("edgeembed.cli.convert", "convert", "Make a GGUF file from a safetensors checkpoint."),
+    "doctor": ("edgeembed.cli.doctor", "doctor", "Look at this machine, the build and the model, and say what is wrong."),
+    "config": ("edgeembed.cli.config", "config", "Show and change settings."),
+    "cache": ("edgeembed.cli.cache", "cache", "Look at and clear the cache of vectors."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"no such command {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgeembed")
+def cli() -> None:
+    """A private embedding server for your own computer.
+
+    \b
+    edgeembed serve                     a daemon on http://127.0.0.1:8327
+    edgeembed serve --help              every setting, with its default
+    edgeembed pull all-minilm-l6-v2     fetch a model beforehand
+    edgeembed doctor                    something is slow or wrong
+
+    Settings are flags, EDGEEMBED_* variables, or keys of config.toml, in this order. EDGEEMBED_HOME moves everything that
+    edgeembed writes under one folder.
+    """
+
+
+def main() -> None:
+    """Run the command line; an error of ours ends in one line on stderr and its own exit status."""
+    from edgeembed.errors import EdgeEmbedError
+
+    try:
+        cli(standalone_mode=False)
+    except EdgeEmbedError as error:
+        click.echo(f"error: {error.message}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)

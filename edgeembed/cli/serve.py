@@ -1,0 +1,46 @@
+"""`edgeembed serve`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from edgeembed.cli.settings import setting_options
+
+
+@click.command()
+@setting_options()
+def serve(**flags: Any) -> None:
+    """Run the daemon until Ctrl-C or SIGTERM.
+
+    \b
+    edgeembed serve
+    edgeembed serve --model all-minilm-l6-v2:F16 --port 9000
+    edgeembed serve --model ./my-model.gguf
+
+    Without a model in the settings the default one is fetched; where the model hub cannot be reached, a small starter is
+    taken instead. The choice is written to config.toml, so that it never changes by itself.
+
+    The daemon answers on http://127.0.0.1:8327 unless told otherwise: POST /v1/embeddings as OpenAI documents it, GET
+    /v1/models, GET /health, GET /v1/status.
+    """
+    from edgeembed import daemon
+    from edgeembed.config import resolve
+    from edgeembed.hub.install import ensure_installed, first_model
+    from edgeembed.logs import setup_logging
+
+    resolved = resolve(flags)
+    settings, paths = resolved.settings, resolved.paths
+    setup_logging(settings.log_level)
+    daemon.check_address(settings)
+    if settings.model is None:
+        model = first_model(paths=paths, settings=settings, report=_say)
+    else:
+        model = ensure_installed(settings.model, paths=paths, settings=settings, report=_say)
+    sys.exit(daemon.run(settings, paths, model, _say))
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

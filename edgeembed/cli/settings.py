@@ -1,0 +1,50 @@
+"""Settings as flags: one option for every field of Settings, made from its type, default and description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+import msgspec
+
+from edgeembed.config import ENV_PREFIX, Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def setting_options(*only: str) -> Callable[[F], F]:
+    """Add a flag for each setting, or for those named. A flag that is not given is None, so that it hides nothing."""
+
+    def decorate(function: F) -> F:
+        hints = {field.name: field for field in msgspec.structs.fields(Settings)}
+        for name in reversed(only or tuple(hints)):
+            field = hints[name]
+            function = _option(name, field.type, field.default)(function)
+        return function
+
+    return decorate
+
+
+def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
+    type_, description = _parts(annotated)
+    shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    help_ = f"{description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
+    flag = f"--{name.replace('_', '-')}"
+    if type_ is bool:
+        return click.option(
+            f"{flag}/--no-{name.replace('_', '-')}" if default else flag, name, default=None, help=help_, is_flag=True
+        )
+    if get_origin(type_) is Literal:
+        return click.option(flag, name, type=click.Choice(get_args(type_)), help=help_)
+    # Numbers are checked where the other layers' values are, so that every bad value is told in the same words.
+    return click.option(flag, name, metavar={int: "N", float: "SECONDS"}.get(type_, "TEXT"), help=help_)
+
+
+def _parts(annotated: Any) -> tuple[Any, str]:
+    """Give the plain type and the description of a field."""
+    assert get_origin(annotated) is Annotated
+    type_, meta = get_args(annotated)
+    if type(None) in get_args(type_):
+        (type_,) = (part for part in get_args(type_) if part is not type(None))
+    return type_, meta.description

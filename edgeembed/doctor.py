@@ -1,0 +1,194 @@
+"""What `edgeembed doctor` looks at: machine, folders, settings, model, ladder, cache, running daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+
+from edgeembed import __version__
+from edgeembed.cache.disk import FAULTS, DiskTier
+from edgeembed.config import Paths, Resolved
+from edgeembed.daemon import CACHE_FOLDER, LADDER_FILE, make_engine
+from edgeembed.engine.devices import LadderMemory, build_fingerprint, usable_threads
+from edgeembed.engine.protocol import RungFall
+from edgeembed.errors import EdgeEmbedError
+from edgeembed.hub.install import find_installed
+from edgeembed.hub.store import InstalledModel
+
+REBUILD = (
+    "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler flags "
+    "that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the rung a new chance"
+)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing looked at."""
+
+    subject: str
+    verdict: Literal["ok", "note", "warning", "problem"]
+    text: str
+    advice: str | None = None
+
+
+def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
+    """Look at one thing after the other; the slow ones come last.
+
+    forget: first forget which rungs of the ladder did not hold.
+    """
+    logging.getLogger("edgeembed").setLevel(logging.ERROR)  # what a worker says comes back as a finding
+    yield _machine()
+    yield from _folders(resolved.paths)
+    yield from _settings(resolved)
+    model = None
+    try:
+        model = find_installed(resolved.settings.model, paths=resolved.paths) if resolved.settings.model else None
+    except EdgeEmbedError as error:
+        yield Finding(subject="model", verdict="problem", text=error.message)
+    if model is None:
+        wanted = resolved.settings.model
+        yield Finding(
+            subject="model",
+            verdict="note",
+            text=f"{wanted} is not on this machine" if wanted else "none chosen yet",
+            advice=f"`edgeembed pull {wanted}` fetches it" if wanted else "`edgeembed serve` chooses and fetches one",
+        )
+    else:
+        yield Finding(subject="model", verdict="ok", text=f"{model.name} {model.type}, {model.path}")
+        yield from _ladder(resolved, model, forget=forget)
+    yield from _cache(resolved)
+    yield asyncio.run(_daemon(resolved))
+
+
+def _machine() -> Finding:
+    text = (
+        f"edgeembed {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
+        f"{usable_threads()} processors usable, llama-cpp-python {build_fingerprint()}"
+    )
+    return Finding(subject="machine", verdict="ok", text=text)
+
+
+def _folders(paths: Paths) -> Iterator[Finding]:
+    for name, path in (("models", paths.models), ("cache", paths.cache), ("state", paths.state)):
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        if os.access(existing, os.W_OK):
+            yield Finding(subject=f"folder {name}", verdict="ok", text=str(path))
+        else:
+            yield Finding(
+                subject=f"folder {name}",
+                verdict="problem",
+                text=f"{existing} is not writable",
+                advice="give this user the folder, or move everything with EDGEEMBED_HOME",
+            )
+
+
+def _settings(resolved: Resolved) -> Iterator[Finding]:
+    changed = [f"{name} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
+    text = f"{resolved.paths.config_file}: " + (", ".join(changed) if changed else "all defaults")
+    yield Finding(subject="settings", verdict="ok", text=text)
+
+
+def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
+    memory = LadderMemory(resolved.paths.state / LADDER_FILE, model.digest)
+    if forget:
+        memory.keep([])
+    for fall in memory.recall():
+        yield Finding(
+            subject=f"rung {fall.rung}",
+            verdict="warning",
+            text=f"did not hold on {_date(fall)}: {fall.reason}",
+            advice=REBUILD,
+        )
+    known = {(fall.rung, fall.at) for fall in memory.recall()}
+    began = time.monotonic()
+    engine = make_engine(resolved.settings, resolved.paths, model)
+
+    async def load() -> str | None:
+        try:
+            await engine.start()
+        except EdgeEmbedError as error:
+            return error.message
+        finally:
+            await engine.close()
+        return None
+
+    reason = asyncio.run(load())
+    for fall in engine.status.falls:
+        if (fall.rung, fall.at) not in known:
+            yield Finding(
+                subject=f"rung {fall.rung}", verdict="warning", text=f"does not hold: {fall.reason}", advice=REBUILD
+            )
+    info = engine.info
+    if reason or info is None:
+        yield Finding(subject="engine", verdict="problem", text=f"cannot serve {model.name}: {reason}")
+        return
+    yield Finding(
+        subject="engine",
+        verdict="ok",
+        text=f"canary texts come out right on rung {engine.status.rung}, {time.monotonic() - began:.1f} s from start; "
+        f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; {info.llama_cpp}",
+    )
+
+
+def _cache(resolved: Resolved) -> Iterator[Finding]:
+    settings = resolved.settings
+    folder: Path = resolved.paths.cache / CACHE_FOLDER
+    if not settings.cache or not settings.cache_disk_mib:
+        yield Finding(subject="cache", verdict="note", text="switched off" if not settings.cache else "in memory only")
+        return
+    if not folder.exists():
+        yield Finding(subject="cache", verdict="ok", text=f"{folder}: empty")
+        return
+    try:
+        with contextlib.closing(DiskTier(folder, settings.cache_disk_mib * 2**20)) as tier:
+            text = f"{folder}: {len(tier):,} vectors, {tier.bytes / 2**20:.1f} of {settings.cache_disk_mib} MiB"
+        yield Finding(subject="cache", verdict="ok", text=text)
+    except FAULTS as error:
+        yield Finding(
+            subject="cache", verdict="problem", text=f"{folder} cannot be used: {error}", advice="remove the folder"
+        )
+
+
+async def _daemon(resolved: Resolved) -> Finding:
+    url = f"http://{resolved.settings.host}:{resolved.settings.port}/health"
+    try:
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+            said: dict[str, Any] = await response.json()
+            server = response.headers.get("Server", "")
+    except (aiohttp.ClientConnectionError, TimeoutError):
+        return Finding(
+            subject="daemon", verdict="note", text=f"none answers at {url}", advice="`edgeembed serve` starts one"
+        )
+    except (aiohttp.ClientError, ValueError):
+        said, server = {}, ""
+    if not server.startswith("edgeembed/"):
+        return Finding(
+            subject="daemon", verdict="problem", text=f"another program answers at {url}", advice="choose another port"
+        )
+    falls = "".join(f"; rung {fall['rung']} did not hold: {fall['reason']}" for fall in said.get("falls", []))
+    if said.get("status") == "ok":
+        return Finding(
+            subject="daemon",
+            verdict="warning" if falls else "ok",
+            text=f"{url}: ok, {said.get('model')} on rung {said.get('rung')}{falls}",
+        )
+    return Finding(subject="daemon", verdict="problem", text=f"{url}: {said.get('status')}, {said.get('reason')}{falls}")
+
+
+def _date(fall: RungFall) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(fall.at))
+
+
+if sys.platform == "win32":  # subprocess pipes need it
+    asyncio.set_event_loop_policy(asyncio.WindowsProactorEventLoopPolicy())

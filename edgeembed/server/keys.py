@@ -1,0 +1,11 @@
+"""What the handlers of one application share."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from edgeembed.service import EmbeddingService
+
+SERVICE = web.AppKey("service", EmbeddingService)
+MAX_INPUTS = web.AppKey("max_inputs", int)
+STARTED_AT = web.AppKey("started_at", float)
