@@ -22,13 +22,15 @@ from edgeembed.config import Paths, Resolved
 from edgeembed.daemon import CACHE_FOLDER, LADDER_FILE, make_engine
 from edgeembed.engine.devices import LadderMemory, build_fingerprint, usable_threads
 from edgeembed.engine.protocol import RungFall
-from edgeembed.errors import EdgeEmbedError
-from edgeembed.hub.install import find_installed
+from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
+from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
 
+log = logging.getLogger(__name__)
+
 REBUILD = (
-    "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler flags "
-    "that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the rung a new chance"
+    "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler "
+    "flags that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the rung a new chance"
 )
 
 
@@ -52,9 +54,15 @@ def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
     yield from _settings(resolved)
     model = None
     try:
-        model = find_installed(resolved.settings.model, paths=resolved.paths) if resolved.settings.model else None
-    except EdgeEmbedError as error:
+        if resolved.settings.model:
+            looking = msgspec.structs.replace(resolved.settings, offline=True)  # a look fetches nothing
+            model = ensure_installed(
+                resolved.settings.model, paths=resolved.paths, settings=looking, report=lambda _line: None
+            )
+    except UnknownModelError as error:
         yield Finding(subject="model", verdict="problem", text=error.message)
+    except HubError as error:
+        log.debug("%s", error)
     if model is None:
         wanted = resolved.settings.model
         yield Finding(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class LlamaModel:
         params.use_extra_bufts = options.extra_buffers
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         if not model:
-            raise ModelLoadError(f"llama.cpp cannot load {options.path}", fatal=False)
+            raise ModelLoadError(f"llama.cpp cannot load {options.path}{_said()}", fatal=False)
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
         self._architecture = self._meta("general.architecture") or "unknown"
@@ -206,7 +207,7 @@ class LlamaModel:
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             raise ModelLoadError(
-                f"llama.cpp cannot make a context of {self._shape.context} tokens (not enough memory?)", fatal=False
+                f"llama.cpp cannot make a context of {self._shape.context} tokens (not enough memory?){_said()}", fatal=False
             )
         return context
 
@@ -275,6 +276,7 @@ def system_info() -> str:
 
 
 _log_callbacks: list[object] = []
+_recent_errors: deque[str] = deque(maxlen=3)
 
 
 def send_log_to(write: Callable[[str], object], *, verbose: bool) -> None:
@@ -287,11 +289,19 @@ def send_log_to(write: Callable[[str], object], *, verbose: bool) -> None:
         shown = last_shown[0] if level == 5 else level in levels_shown
         last_shown[0] = shown
         if shown:
-            write(text.decode("utf-8", "replace"))
+            line = text.decode("utf-8", "replace")
+            write(line)
+            if level == 4:
+                _recent_errors.append(line.strip())
 
     callback = lib.llama_log_callback(receive)
     _log_callbacks.append(callback)  # llama.cpp keeps only the address
     lib.llama_log_set(callback, ctypes.c_void_p(0))
+
+
+def _said() -> str:
+    """Quote what llama.cpp logged as errors: its functions give no reason of their own."""
+    return f" ({'; '.join(_recent_errors)})" if _recent_errors else ""
 
 
 def _after_first_word(description: str) -> str:

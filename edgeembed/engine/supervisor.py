@@ -352,7 +352,8 @@ class WorkerEngine:
         self._info = info
         self._ladder.remember()
         self._set_state("ready", None)
-        log.info("worker ready on rung %s: %s %s, %s", rung.name, info.name, info.file_type, info.llama_cpp)
+        log.info("worker ready on rung %s: %s %s", rung.name, info.name, info.file_type)
+        log.debug("%s", info.llama_cpp)
         self._accepts = True
         again = [
             EmbedItem(id_, pending.text, pending.priority, bool(pending.crashes or pending.kills))

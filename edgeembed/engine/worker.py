@@ -1,8 +1,8 @@
 """The child process that owns one loaded model.
 
 Started as `python -m edgeembed.engine.worker RUNG OPTIONS_JSON`; frames come in on stdin and go out on what was stdout.
-Three threads: the reader decodes and tokenises, the main thread computes, the writer answers; so texts are
-tokenised and rows are sent while the next batch is already computing (ctypes lets go of the interpreter lock inside llama.cpp).
+Three threads: the reader decodes and tokenises, the main thread computes, the writer answers; so texts are tokenised and
+rows are sent while the next batch is already computing (ctypes lets go of the interpreter lock inside llama.cpp).
 
 When stdin ends, the daemon is gone, and the process exits at once: no orphan survives a killed daemon.
 """
