@@ -18,6 +18,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.engine import wordpiece
 from edgeembed.engine.protocol import Float32Row, ModelInfo, WorkerOptions
 
 Tokens = npt.NDArray[np.int32]
@@ -62,6 +63,8 @@ class LlamaModel:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = options.extra_buffers
+        overrides = _overrides()
+        params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         if not model:
             raise ModelLoadError(f"llama.cpp cannot load {options.path}{_said()}", fatal=False)
@@ -73,6 +76,10 @@ class LlamaModel:
         self._shape = self._plan()
         self._context = self._new_context()
         self._memory = lib.llama_get_memory(self._context)
+        self._is_wordpiece = lib.llama_vocab_type(self._vocab) == lib.LLAMA_VOCAB_TYPE_WPM
+        self._lowercase = self._meta(wordpiece.LOWERCASE_KEY) != "false"
+        strip = self._meta(wordpiece.STRIP_ACCENTS_KEY)
+        self._strip_accents = self._lowercase if strip is None else strip == "true"
         self._dimensions = int(lib.llama_model_n_embd_out(model))
         self._fill = _BatchBuffers(self._shape.batch)
         self._token_buffers = threading.local()
@@ -88,6 +95,8 @@ class LlamaModel:
 
         What looks like a special token inside the text stays text.
         """
+        if self._is_wordpiece and self._strip_accents:
+            text = wordpiece.strip_accents(text, lowercase=self._lowercase)
         encoded = text.encode("utf-8")
         capacity = len(encoded) + 16
         for _ in range(2):
@@ -223,9 +232,11 @@ class LlamaModel:
         return buffer
 
     def _decode(self, texts: Sequence[Tokens], starts: Sequence[int]) -> None:
-        code = lib.llama_decode(self._context, self._fill(texts, starts))
+        # A model without a KV cache is an encoder; llama_decode would do the same, with a warning in the log for each batch.
+        compute = lib.llama_decode if self._memory else lib.llama_encode
+        code = compute(self._context, self._fill(texts, starts))
         if code != 0:
-            raise ComputeError(f"llama_decode failed with code {code}")
+            raise ComputeError(f"llama.cpp cannot compute this batch (code {code})")
 
     def _row(self, sequence: int) -> Float32Row:
         pointer = lib.llama_get_embeddings_seq(self._context, sequence)
@@ -265,6 +276,16 @@ class _BatchBuffers:
         batch.seq_id = self._sequence_pointer.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(lib.llama_seq_id)))
         batch.logits = self._output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         return batch
+
+
+def _overrides() -> Any:
+    """Give the metadata that llama.cpp shall see instead of the file's: a list that ends with an empty key."""
+    overrides = (lib.llama_model_kv_override * 2)()
+    overrides[0].key = wordpiece.STRIP_ACCENTS_KEY.encode()  # see the module wordpiece
+    overrides[0].tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
+    overrides[0].value.val_bool = False
+    overrides[1].key = b""
+    return overrides
 
 
 def system_info() -> str:

@@ -1,0 +1,84 @@
+"""The types that our converter writes, and what happens to tensors that a type cannot hold.
+
+The arithmetic is the `gguf` package's, which follows ggml's reference quantisation bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf.quants import quantize
+
+from edgeembed.errors import ConversionError
+
+_FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q5_1": LlamaFileType.MOSTLY_Q5_1,
+    "Q5_0": LlamaFileType.MOSTLY_Q5_0,
+    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+}
+
+QUANTIZATIONS: tuple[str, ...] = tuple(_FILE_TYPES)
+"""Names of the types that `convert_checkpoint` accepts, largest files first."""
+
+FALLBACK = "F16"
+"""Type of a tensor whose rows are no multiple of the wanted type's block."""
+
+_HALF_MAX = 65504.0  # largest finite F16; every quantised block carries F16 scales
+
+
+def parse_quantization(name: str) -> str:
+    """Give the type's name as we write it. Raises ConversionError listing the known ones."""
+    if name.upper() not in _FILE_TYPES:
+        raise ConversionError(f"unknown type {name!r}; known types: {', '.join(QUANTIZATIONS)}")
+    return name.upper()
+
+
+def file_type(name: str) -> int:
+    """Give the number that `general.file_type` holds for a file of mostly this type (llama.h, llama_ftype)."""
+    return int(_FILE_TYPES[name])
+
+
+def ggml_type(name: str) -> GGMLQuantizationType:
+    """Give ggml's number of a type."""
+    return GGMLQuantizationType[name]
+
+
+def block_values(name: str) -> int:
+    """Give the number of values in one block; a row must be a multiple of it."""
+    return int(GGML_QUANT_SIZES[GGMLQuantizationType[name]][0])
+
+
+def stored_bytes(shape: Sequence[int], name: str) -> int:
+    """Give the bytes that a tensor of this shape takes; its last dimension must be a multiple of the block."""
+    values, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    total = 1
+    for length in shape:
+        total *= length
+    return total // int(values) * int(size)
+
+
+def choose_type(shape: Sequence[int], wanted: str, *, keep_f32: bool) -> str:
+    """Choose the type of one tensor: F32 for 1-D ones and where asked, else `wanted`, else FALLBACK."""
+    if keep_f32 or len(shape) < 2:
+        return "F32"
+    return wanted if shape[-1] % block_values(wanted) == 0 else FALLBACK
+
+
+def encode(rows: npt.NDArray[np.float32], name: str) -> npt.NDArray[Any]:
+    """Encode float32 rows of shape (rows, length) as this type.
+
+    Raises ConversionError for values that the type would turn into infinity.
+    """
+    if name not in {"F32", "BF16"} and float(np.abs(rows).max(initial=0.0)) > _HALF_MAX:
+        raise ConversionError(f"a value beyond {_HALF_MAX:.0f} does not fit {name}; choose F32 or BF16")
+    encoded: npt.NDArray[Any] = quantize(np.ascontiguousarray(rows), ggml_type(name))
+    return encoded

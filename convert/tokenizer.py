@@ -1,0 +1,252 @@
+"""WordPiece vocabularies (BERT's) as llama.cpp's tokenizer `bert` wants them.
+
+llama.cpp marks the beginning of a word with U+2581, where WordPiece marks the pieces that continue one with "##": "##x"
+becomes "x", other pieces get the mark. Its pre-tokenizer and normaliser are fixed, except for lower-casing and the stripping
+of accents; a tokenizer that asks for anything else is refused, since its vectors would differ without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from gguf import Keys, TokenType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.metadata import Metadata
+
+WORD_START = "\u2581"
+_CONTINUES = "##"
+# Names in tokenizer_config.json, with the pieces that transformers' BertTokenizer documents as defaults.
+_SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+
+
+@dataclass(frozen=True)
+class WordPiece:
+    """A WordPiece vocabulary with its normaliser. Piece number i is `pieces[i]`, as the checkpoint spells it."""
+
+    pieces: list[str]
+    kinds: list[TokenType]
+    special: dict[str, int]
+    """Ids of cls, sep, pad and unk, and of mask where there is one."""
+    lowercase: bool
+    strip_accents: bool
+
+    def metadata(self) -> Metadata:
+        """Give the `tokenizer.*` keys of the GGUF specification."""
+        keys: Metadata = {
+            Keys.Tokenizer.MODEL: "bert",
+            Keys.Tokenizer.LIST: [_spell(*pair) for pair in zip(self.pieces, self.kinds, strict=True)],
+            Keys.Tokenizer.TOKEN_TYPE: [int(kind) for kind in self.kinds],
+            # llama.cpp puts the BOS token in front: for BERT that is CLS. It assumes bert-base's ids unless told.
+            Keys.Tokenizer.BOS_ID: self.special["cls"],
+            "tokenizer.ggml.cls_token_id": self.special["cls"],
+            Keys.Tokenizer.SEP_ID: self.special["sep"],
+            Keys.Tokenizer.PAD_ID: self.special["pad"],
+            Keys.Tokenizer.UNK_ID: self.special["unk"],
+            Keys.Tokenizer.ADD_BOS: True,
+            Keys.Tokenizer.ADD_EOS: False,
+            Keys.Tokenizer.ADD_SEP: True,
+            "tokenizer.ggml.normalizer.lowercase": self.lowercase,
+            "tokenizer.ggml.normalizer.strip_accents": self.strip_accents,
+        }
+        if "mask" in self.special:
+            keys[Keys.Tokenizer.MASK_ID] = self.special["mask"]
+        return keys
+
+
+def _spell(piece: str, kind: TokenType) -> str:
+    if kind != TokenType.NORMAL:
+        return piece
+    return piece[len(_CONTINUES) :] if piece.startswith(_CONTINUES) else WORD_START + piece
+
+
+def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> WordPiece:
+    """Read tokenizer.json, or else vocab.txt with tokenizer_config.json.
+
+    Raises ConversionError when neither is there, when they contradict each other, when the vocabulary has not exactly
+    `vocab_size` pieces, or when it asks for what llama.cpp's tokenizer cannot do.
+    """
+    config_file = folder / "tokenizer_config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    if (folder / "tokenizer.json").is_file():
+        file = folder / "tokenizer.json"
+        content = read_json(file)
+        ids, unk = _ids_of_json(content, file)
+        normalizer = _normalizer_of_json(content, file)
+        _check_agreement(normalizer, config, file, config_file)
+    elif (folder / "vocab.txt").is_file():
+        file = folder / "vocab.txt"
+        content = {}
+        ids, unk = _ids_of_text(file), None
+        normalizer = _normalizer_of_config(config, config_file)
+    else:
+        raise ConversionError(f"{folder}: no tokenizer here: neither tokenizer.json nor vocab.txt")
+
+    added = _added_tokens(content, config, file)
+    for piece, (number, _) in added.items():
+        if ids.setdefault(piece, number) != number:
+            raise ConversionError(f"{file}: the added token {piece!r} has the id {number}, the vocabulary says {ids[piece]}")
+    pieces = _in_order(ids, vocab_size, file)
+    names = _special_names(folder, config, unk)
+    special = {}
+    for role, piece in names.items():
+        if piece in ids:
+            special[role] = ids[piece]
+        elif role != "mask":
+            raise ConversionError(f"{file}: the {role} token {piece!r} is not in the vocabulary")
+    if content:
+        _check_template(content, special, file)
+
+    kinds = [TokenType.NORMAL] * vocab_size
+    for number, is_special in added.values():
+        kinds[number] = TokenType.CONTROL if is_special else TokenType.USER_DEFINED
+    for number in special.values():
+        kinds[number] = TokenType.CONTROL
+
+    lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
+    return WordPiece(
+        pieces=pieces,
+        kinds=kinds,
+        special=special,
+        lowercase=lowercase or lowercases_input,
+        # "Not said" means as lowercase says (tokenizers' BertNormalizer).
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+    )
+
+
+def _ids_of_json(content: dict[str, Any], file: Path) -> tuple[dict[str, int], str]:
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece":
+        kind = model.get("type") if isinstance(model, dict) else None
+        raise ConversionError(f"{file}: the tokenizer's model is {kind!r}; WordPiece was expected")
+    if model.get("continuing_subword_prefix", _CONTINUES) != _CONTINUES:
+        raise ConversionError(f"{file}: pieces continue a word with {model['continuing_subword_prefix']!r}, not with '##'")
+    pre_tokenizer = content.get("pre_tokenizer")
+    if not isinstance(pre_tokenizer, dict) or pre_tokenizer.get("type") != "BertPreTokenizer":
+        raise ConversionError(f"{file}: llama.cpp has only the pre-tokenizer BertPreTokenizer for WordPiece")
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not all(_is_id(number) for number in vocab.values()):
+        raise ConversionError(f"{file}: model.vocab is not an object of piece to id")
+    return dict(vocab), str(model.get("unk_token", _SPECIAL["unk"]))
+
+
+def _ids_of_text(file: Path) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines):
+                piece = line.removesuffix("\n")
+                if ids.setdefault(piece, number) != number:
+                    raise ConversionError(f"{file}: lines {ids[piece] + 1} and {number + 1} hold the same piece {piece!r}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{file}: cannot be read: {error}") from error
+    return ids
+
+
+def _normalizer_of_json(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    normalizer = content.get("normalizer")
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        raise ConversionError(f"{file}: llama.cpp has only the normaliser BertNormalizer for WordPiece")
+    for key in ("clean_text", "handle_chinese_chars"):
+        if normalizer.get(key, True) is not True:
+            raise ConversionError(f"{file}: normaliser {key} = {normalizer[key]!r}: llama.cpp always does it")
+    return _casing(normalizer.get("lowercase", True), normalizer.get("strip_accents"), file)
+
+
+def _normalizer_of_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    if "do_lower_case" not in config:
+        raise ConversionError(f"{file}: do_lower_case is missing, so nothing says whether vocab.txt is a cased vocabulary")
+    if config.get("tokenize_chinese_chars", True) is not True:
+        raise ConversionError(f"{file}: tokenize_chinese_chars = false: llama.cpp always does it")
+    return _casing(config["do_lower_case"], config.get("strip_accents"), file)
+
+
+def _casing(lowercase: Any, strip_accents: Any, file: Path) -> dict[str, Any]:
+    if not isinstance(lowercase, bool) or not (strip_accents is None or isinstance(strip_accents, bool)):
+        raise ConversionError(f"{file}: the normaliser's lowercase and strip_accents must be true or false")
+    return {"lowercase": lowercase, "strip_accents": strip_accents}
+
+
+def _check_agreement(normalizer: dict[str, Any], config: dict[str, Any], file: Path, config_file: Path) -> None:
+    """Refuse files that contradict each other: which one transformers follows changed between its versions."""
+    for key, name in (("lowercase", "do_lower_case"), ("strip_accents", "strip_accents")):
+        if config.get(name) is not None and normalizer[key] is not None and config[name] != normalizer[key]:
+            raise ConversionError(f"{config_file}: {name} = {config[name]!r}, but {file.name} says {normalizer[key]!r}")
+
+
+def _added_tokens(content: dict[str, Any], config: dict[str, Any], file: Path) -> dict[str, tuple[int, bool]]:
+    """Give piece -> (id, whether it is special) of the tokens that lie beside the WordPiece model."""
+    decoder = config.get("added_tokens_decoder")
+    if content:
+        entries = content.get("added_tokens") or []
+    elif isinstance(decoder, dict):
+        entries = [{"id": int(key) if key.isdecimal() else None, **_object(entry)} for key, entry in decoder.items()]
+    else:
+        entries = []
+    found: dict[str, tuple[int, bool]] = {}
+    for entry in entries if isinstance(entries, list) else [entries]:
+        piece, number = _object(entry).get("content"), _object(entry).get("id")
+        if not isinstance(piece, str) or not _is_id(number):
+            raise ConversionError(f"{file}: an added token without content or id: {entry!r}")
+        found[piece] = (number, bool(entry.get("special")))
+    return found
+
+
+def _special_names(folder: Path, config: dict[str, Any], unk: str | None) -> dict[str, str]:
+    """Give the piece of each role: special_tokens_map.json before tokenizer_config.json, BertTokenizer's defaults last."""
+    file = folder / "special_tokens_map.json"
+    mapping = read_json(file) if file.is_file() else {}
+    names = {}
+    for role, default in _SPECIAL.items():
+        value = mapping.get(f"{role}_token") or config.get(f"{role}_token") or default
+        names[role] = str(_object(value).get("content") if isinstance(value, dict) else value)
+    if unk is not None and names["unk"] != unk:
+        raise ConversionError(
+            f"{folder}: tokenizer.json says that the unk token is {unk!r}, the other files say {names['unk']!r}"
+        )
+    return names
+
+
+def _in_order(ids: Mapping[str, int], vocab_size: int, file: Path) -> list[str]:
+    if len(ids) != vocab_size:
+        raise ConversionError(f"{file}: {len(ids)} pieces, but vocab_size in config.json is {vocab_size}")
+    pieces: list[str | None] = [None] * vocab_size
+    for piece, number in ids.items():
+        if number >= vocab_size or pieces[number] is not None:
+            raise ConversionError(f"{file}: the id {number} of {piece!r} is out of range or taken twice")
+        pieces[number] = piece
+    return [piece for piece in pieces if piece is not None]
+
+
+def _check_template(content: dict[str, Any], special: dict[str, int], file: Path) -> None:
+    """Check that a single text becomes CLS, text, SEP: llama.cpp does nothing else for WordPiece."""
+    processor = _object(content.get("post_processor"))
+    found: list[Any] = []
+    if processor.get("type") == "BertProcessing":
+        for key in ("cls", "sep"):
+            pair = processor.get(key)
+            found.append(pair[1] if isinstance(pair, list) and len(pair) == 2 else None)
+        found.insert(1, "text")
+    elif processor.get("type") == "TemplateProcessing":
+        tokens = _object(processor.get("special_tokens"))
+        for part in processor.get("single") or []:
+            if "Sequence" in _object(part):
+                found.append("text")
+            else:
+                name = _object(_object(part).get("SpecialToken")).get("id")
+                ids = _object(tokens.get(str(name))).get("ids") or [None]
+                found.extend(ids)
+    if found != [special["cls"], "text", special["sep"]]:
+        raise ConversionError(f"{file}: the post-processor does not make CLS, text, SEP of a text, as llama.cpp always does")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_id(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,47 @@
+"""Vectors of a GGUF file through the engine, in this process: what the daemon would serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from edgeembed.engine.canary import cosine
+from edgeembed.engine.llama import LlamaModel
+from edgeembed.engine.protocol import Float32Row, WorkerOptions
+
+__all__ = ["cosine", "open_llama"]
+
+
+class Vectors:
+    """A loaded GGUF file."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model
+
+    def tokenize(self, text: str) -> list[int]:
+        """Give the ids of a text, special tokens of the frame included."""
+        return [int(number) for number in self._model.tokenize(text)]
+
+    def embed_ids(self, ids: Sequence[int]) -> Float32Row:
+        """Give the pooled, unnormalised row, shape (dimensions,), of one sequence of ids."""
+        return self._model.embed([np.asarray(ids, dtype=np.int32)])[0]
+
+    def embed(self, text: str) -> Float32Row:
+        """Give the row of a text."""
+        return self.embed_ids(self.tokenize(text))
+
+
+@contextmanager
+def open_llama(file: Path, tokens: int = 512) -> Iterator[Vectors]:
+    """Load a GGUF file for texts of at most `tokens` tokens."""
+    options = WorkerOptions(
+        path=str(file), threads=2, context_tokens=tokens, batch_tokens=128, rung="cpu", extra_buffers=True
+    )
+    model = LlamaModel(options)
+    try:
+        yield Vectors(model)
+    finally:
+        model.close()

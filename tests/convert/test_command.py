@@ -1,0 +1,70 @@
+"""The command line of `edgeembed convert`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgeembed.cli.convert import convert
+from edgeembed.errors import ConversionError
+from tests.convert.tiny_bert import make_tiny_bert
+
+
+def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)
+    runner = CliRunner()
+    done = runner.invoke(convert, ["tiny", "--type", "q8_0"])
+    assert done.exit_code == 0
+    assert done.stdout.startswith("tiny-Q8_0.gguf  F16  ")
+    assert "bert, 48 dimensions, mean pooling, 37 tensors" in done.stdout
+    assert "note: 11 tensors with rows of 48 values are F16" in done.stderr
+    assert (tmp_path / "tiny-Q8_0.gguf").is_file()
+
+    again = runner.invoke(convert, ["tiny"])
+    assert isinstance(again.exception, ConversionError)
+    assert again.exception.message == "tiny-Q8_0.gguf exists; --force replaces it, -o names another file"
+    assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
+
+
+def test_source_must_be_a_folder(tmp_path: Path) -> None:
+    result = CliRunner().invoke(convert, ["people/model", "-o", str(tmp_path / "x.gguf")])
+    assert isinstance(result.exception, ConversionError)
+    assert "does not fetch repositories from a model hub yet" in result.exception.message
+
+
+def test_help_teaches() -> None:
+    text = CliRunner().invoke(convert, ["--help"]).output
+    assert "edgeembed convert all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf\n" in text
+
+
+STALLED = """
+import sys, time
+import edgeembed_convert.writer as writer
+from edgeembed.cli.convert import convert
+
+def stall(*rest):
+    print("now", flush=True)
+    time.sleep(60)
+
+writer._write_tensor = stall
+convert(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a terminated process without asking it")
+def test_terminated_conversion_leaves_no_file(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    command = [sys.executable, "-c", STALLED, str(checkpoint), "-o", str(tmp_path / "tiny.gguf")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "now\n"
+        assert list(tmp_path.glob(".tiny.gguf.*.part"))
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == [checkpoint]

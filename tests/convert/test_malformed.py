@@ -1,0 +1,365 @@
+"""Every broken checkpoint ends in a ConversionError that names the file and the reason, and leaves no file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert import convert_checkpoint
+from tests.convert.tiny_bert import (
+    PIECES,
+    edit_json,
+    make_tiny_bert,
+    read_raw_safetensors,
+    tokenizer_json,
+    write_json,
+    write_raw_safetensors,
+    write_safetensors,
+)
+
+Break = Callable[[Path], object]
+WORD = "embeddings.word_embeddings.weight"
+FIRST_NORM = "embeddings.LayerNorm.weight"
+
+
+def config(**changes: Any) -> Break:
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+def pooling(**changes: Any) -> Break:
+    return lambda folder: edit_json(folder / "1_Pooling" / "config.json", **changes)
+
+
+def modules(*kinds: str) -> Break:
+    return lambda folder: write_json(
+        folder / "modules.json", [{"path": "1_Pooling" if kind == "Pooling" else "", "type": f"x.{kind}"} for kind in kinds]
+    )
+
+
+def remove(name: str) -> Break:
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name: str, content: bytes) -> Break:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def tokenizer(**changes: Any) -> Break:
+    return lambda folder: edit_json(folder / "tokenizer.json", **changes)
+
+
+def tokenizer_model(**changes: Any) -> Break:
+    return tokenizer(model={**tokenizer_json(cased=False)["model"], **changes})
+
+
+def normalizer(**changes: Any) -> Break:
+    return tokenizer(normalizer={**tokenizer_json(cased=False)["normalizer"], **changes})
+
+
+def vocab(**changes: int) -> Break:
+    return tokenizer_model(vocab={**{piece: number for number, piece in enumerate(PIECES)}, **changes})
+
+
+def header(name: str, **changes: Any) -> Break:
+    """Change one tensor's entry in the safetensors header; the data stays."""
+
+    def apply(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        entries, data = read_raw_safetensors(file)
+        entries[name] = {**entries[name], **changes}
+        write_raw_safetensors(file, entries, data)
+
+    return apply
+
+
+def data(change: Callable[[bytes, int], bytes]) -> Break:
+    """Change the data; the function gets it with the place where the word embeddings begin."""
+
+    def apply(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        entries, content = read_raw_safetensors(file)
+        write_raw_safetensors(file, entries, change(content, entries[WORD]["data_offsets"][0]))
+
+    return apply
+
+
+def rename_tensor(old: str, new: str) -> Break:
+    def apply(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        entries, content = read_raw_safetensors(file)
+        entries[new] = entries.pop(old)
+        write_raw_safetensors(file, entries, content)
+
+    return apply
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 1000)
+
+
+def index(**weight_map: str) -> Break:
+    def apply(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+
+    return apply
+
+
+def stray_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    write_json(folder / "model.safetensors.index.json", {"weight_map": {WORD: "a.safetensors"}})
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def text_vocabulary(content: str, **config_changes: Any) -> Break:
+    def apply(folder: Path) -> None:
+        (folder / "tokenizer.json").unlink()
+        (folder / "vocab.txt").write_text(content, encoding="utf-8")
+        edit_json(folder / "tokenizer_config.json", **config_changes)
+
+    return apply
+
+
+def an_integer_norm(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    entries, content = read_raw_safetensors(file)
+    entries[FIRST_NORM]["dtype"] = "I32"
+    write_raw_safetensors(file, entries, content)
+
+
+LINES = "".join(f"{piece}\n" for piece in PIECES)
+NAN, INFINITE = (np.array([value], dtype=np.float32).tobytes() for value in (np.nan, np.inf))
+
+CASES: dict[str, tuple[Break, str]] = {
+    # the folder and config.json
+    "no config": (remove("config.json"), r"config\.json: missing"),
+    "config no json": (write("config.json", b"{"), r"config\.json: not valid JSON"),
+    "config no object": (write("config.json", b"[]"), r"config\.json: a JSON object"),
+    "config not utf-8": (write("config.json", b'{"a": "\xff"}'), r"config\.json: not valid JSON"),
+    "config too deep": (write("config.json", b"[" * 200_000), r"config\.json: not valid JSON"),
+    "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), r"'a' stands there twice"),
+    "unknown architecture": (
+        config(architectures=["LlamaForCausalLM"]),
+        r"LlamaForCausalLM.*known architectures: BertModel,",
+    ),
+    "cross-encoder": (config(architectures=["BertForSequenceClassification"]), r"known architectures"),
+    "no architecture": (config(architectures=None, model_type="gpt2"), r"gpt2.*known architectures"),
+    "other activation": (config(hidden_act="relu"), r"config\.json: hidden_act = 'relu'"),
+    "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type"),
+    "decoder": (config(is_decoder=True), r"is_decoder"),
+    "already quantised": (config(quantization_config={"bits": 4}), r"quantization_config"),
+    "no hidden size": (config(hidden_size=None), r"config\.json: hidden_size = None"),
+    "hidden size text": (config(hidden_size="64"), r"hidden_size = '64'"),
+    "heads": (config(num_attention_heads=5), r"no multiple of num_attention_heads 5"),
+    "epsilon": (config(layer_norm_eps=0), r"layer_norm_eps = 0"),
+    # pooling
+    "no modules": (remove("modules.json"), r"modules\.json: missing"),
+    "modules no list": (write("modules.json", b"{}"), r"modules\.json: a list"),
+    "module without path": (write("modules.json", b'[{"type": "x.Pooling"}]'), r"without type or path"),
+    "module outside": (
+        write("modules.json", b'[{"type": "x.Pooling", "path": "../up"}]'),
+        r"leaves the checkpoint's folder",
+    ),
+    "dense": (modules("Transformer", "Pooling", "Dense"), r"a Dense module"),
+    "no pooling": (modules("Transformer", "Normalize"), r"one Pooling module was expected, 0"),
+    "two poolings": (modules("Transformer", "Pooling", "Pooling"), r"one Pooling module was expected, 2"),
+    "no pooling config": (remove("1_Pooling/config.json"), r"1_Pooling/config\.json: missing"),
+    "max pooling": (pooling(pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True), r"'max' cannot be expressed"),
+    "unheard-of pooling": (
+        pooling(pooling_mode_mean_tokens=False, pooling_mode_median_tokens=True),
+        r"'pooling_mode_median_tokens' cannot be expressed",
+    ),
+    "mean and cls": (pooling(pooling_mode_cls_token=True), r"one pooling mode was expected, the file names cls, mean"),
+    "no mode": (pooling(pooling_mode_mean_tokens=False), r"names none"),
+    "new weighted": (pooling(pooling_mode="weightedmean"), r"'weightedmean' cannot be expressed"),
+    "new pair": (pooling(pooling_mode=["mean", "max"]), r"names mean, max"),
+    "mode an object": (pooling(pooling_mode={}), r"cannot be expressed"),
+    "prompt excluded": (pooling(include_prompt=False), r"include_prompt"),
+    "pooled size": (pooling(word_embedding_dimension=32), r"vectors of 32 values, but the model's hidden_size is 64"),
+    # weights
+    "no weights": (remove("model.safetensors"), r"no model\.safetensors"),
+    "pickle": (pickled, r"pytorch_model\.bin: pickled weights"),
+    "empty file": (write("model.safetensors", b""), r"not a safetensors file, or cut off"),
+    "header too long": (write("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}"), r"cut off"),
+    "header no json": (write("model.safetensors", struct.pack("<Q", 2) + b"xx"), r"model\.safetensors: not valid JSON"),
+    "cut off": (cut, r"model\.safetensors: .*(cut off|outside)"),
+    "longer than said": (data(lambda content, at: content + b"\0" * 8), r"the header describes"),
+    "offsets outside": (header(WORD, data_offsets=[0, 1 << 40]), r"lie outside"),
+    "offsets backwards": (header(WORD, data_offsets=[100, 0]), r"lie outside"),
+    "offsets negative": (header(WORD, data_offsets=[-4, 4]), r"not two positions"),
+    "offsets overlap": (header(WORD, data_offsets=[4, 4 + 4 * len(PIECES) * 64]), r"overlap or a hole"),
+    "shape lies": (header(WORD, shape=[len(PIECES), 65]), r"does not take the"),
+    "shape no list": (header(WORD, shape="64"), r"not a list of sizes"),
+    "unknown dtype": (header(WORD, dtype="Q1"), r"unknown type 'Q1'"),
+    "integers": (an_integer_norm, r"LayerNorm\.weight is I32"),
+    "nan": (data(lambda content, at: content[:at] + NAN + content[at + 4 :]), rf"{WORD} holds NaN"),
+    "infinite": (data(lambda content, at: content[:at] + INFINITE + content[at + 4 :]), r"holds NaN or infinite"),
+    "fewer layers": (config(num_hidden_layers=1), r"16 tensors have no place in a BERT encoder.*encoder\.layer\.1"),
+    "more layers": (config(num_hidden_layers=3), r"no tensor encoder\.layer\.2\.attention\.self\.query\.weight"),
+    "other sizes": (config(intermediate_size=256), r"has the shape \[128, 64\], config\.json makes it \[256, 64\]"),
+    "other context": (config(max_position_embeddings=32), r"position_embeddings.*config\.json makes it \[32, 64\]"),
+    "tensor missing": (rename_tensor(WORD, "cls.x"), rf"no tensor {WORD}"),
+    "tensor unknown": (rename_tensor("pooler.dense.bias", "adapter.bias"), r"would be lost: adapter\.bias"),
+    "tensor twice": (rename_tensor("pooler.dense.bias", f"bert.{FIRST_NORM}"), r"are the same tensor"),
+    "index outside": (index(x="../model.safetensors"), r"not the name of a file in this folder"),
+    "shard missing": (index(x="a.safetensors"), r"a\.safetensors: missing"),
+    "index empty": (index(), r"weight_map is missing"),
+    "index silent": (stray_shard, r"index\.json does not place there"),
+    # tokenizer
+    "no tokenizer": (remove("tokenizer.json"), r"no tokenizer here"),
+    "vocabulary small": (config(vocab_size=33), r"32 pieces, but vocab_size in config\.json is 33"),
+    "not wordpiece": (tokenizer_model(type="BPE"), r"'BPE'; WordPiece was expected"),
+    "other prefix": (tokenizer_model(continuing_subword_prefix="@@"), r"'@@', not with '##'"),
+    "vocabulary a list": (tokenizer_model(vocab=PIECES), r"not an object of piece to id"),
+    "id out of range": (vocab(fox=4000), r"out of range or taken twice"),
+    "id twice": (vocab(fox=5), r"out of range or taken twice"),
+    "other normaliser": (normalizer(type="NFC"), r"only the normaliser BertNormalizer"),
+    "chinese not split": (normalizer(handle_chinese_chars=False), r"handle_chinese_chars"),
+    "other pre-tokenizer": (tokenizer(pre_tokenizer={"type": "Whitespace"}), r"BertPreTokenizer"),
+    "other frame": (tokenizer(post_processor={"type": "ByteLevel"}), r"post-processor"),
+    "files disagree": (normalizer(lowercase=False), r"do_lower_case = True, but tokenizer\.json says False"),
+    "no unk": (
+        lambda folder: edit_json(folder / "tokenizer_config.json", unk_token="<unk>"),
+        r"unk token is '\[UNK\]', the other files say '<unk>'",
+    ),
+    "no cls": (
+        lambda folder: edit_json(folder / "tokenizer_config.json", cls_token="<s>"),
+        r"the cls token '<s>' is not in the vocabulary",
+    ),
+    "added token elsewhere": (
+        tokenizer(added_tokens=[{"id": 7, "content": "[PAD]", "special": True}]),
+        r"'\[PAD\]' has the id 7, the vocabulary says 0",
+    ),
+    "not unicode": (
+        lambda folder: (folder / "tokenizer.json").write_text(
+            json.dumps(tokenizer_json(cased=False)).replace('"fox"', '"\\ud800"'), encoding="utf-8"
+        ),
+        r"not valid JSON: .*surrogates",
+    ),
+    "casing unknown": (text_vocabulary(LINES, do_lower_case=None), r"do_lower_case is missing"),
+    "piece twice": (text_vocabulary(LINES.replace("fox\n", "hello\n")), r"lines 6 and 11 hold the same piece 'hello'"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_broken_checkpoint(tmp_path: Path, case: str) -> None:
+    apply, reason = CASES[case]
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    apply(checkpoint)
+    target = tmp_path / "out" / "tiny.gguf"
+    target.parent.mkdir()
+    with pytest.raises(ConversionError, match=reason) as raised:
+        convert_checkpoint(checkpoint, target)
+    assert str(checkpoint) in raised.value.message
+    assert list(target.parent.iterdir()) == []
+
+
+def test_broken_target(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    with pytest.raises(ConversionError, match="no such folder"):
+        convert_checkpoint(checkpoint, tmp_path / "nowhere" / "tiny.gguf")
+    with pytest.raises(ConversionError, match="is a folder"):
+        convert_checkpoint(checkpoint, checkpoint)
+    with pytest.raises(ConversionError, match="not a folder"):
+        convert_checkpoint(tmp_path / "nowhere", tmp_path / "tiny.gguf")
+    with pytest.raises(ConversionError, match=r"unknown type 'Q4_K_M'; known types: F32, F16"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q4_K_M")
+
+
+def test_full_disk_is_found_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    usage = type("Usage", (), {"free": 1 << 20})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ConversionError, match="16 MiB are needed, 1 MiB are free"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: pytest.fail("work began"))
+
+
+def test_full_disk_during_work_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    target = tmp_path / "tiny.gguf"
+    target.write_bytes(b"older")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConversionError, match="No space left"):
+        convert_checkpoint(checkpoint, target)
+    assert target.read_bytes() == b"older"
+    assert sorted(tmp_path.iterdir()) == [checkpoint, target]
+
+
+def test_interrupted_conversion_leaves_no_file(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    seen: list[str] = []
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total * 0.9:
+            seen.extend(file.name for file in tmp_path.iterdir() if file.suffix == ".part")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32", progress=interrupt)
+    assert seen, "the interruption came before the file was begun"
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+KILLED_MIDWAY = """
+import sys, time
+from pathlib import Path
+from edgeembed_convert import convert_checkpoint
+
+def stall(done, total):
+    if done > total * 0.9:
+        print("now", flush=True)
+        time.sleep(60)
+
+convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), quantization="F32", progress=stall)
+"""
+
+
+def test_what_a_killed_conversion_leaves_is_hidden_and_removed_later(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    target = tmp_path / "tiny.gguf"
+    command = [sys.executable, "-c", KILLED_MIDWAY, str(checkpoint), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "now\n"
+        process.kill()
+    assert not target.exists()
+    (part,) = tmp_path.glob(".tiny.gguf.*.part")
+    hours_ago = time.time() - 7200
+    os.utime(part, (hours_ago, hours_ago))
+    convert_checkpoint(checkpoint, target)
+    assert sorted(tmp_path.iterdir()) == [checkpoint, target]
+
+
+def test_tensors_may_lie_in_the_file_in_any_order(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    convert_checkpoint(checkpoint, tmp_path / "one.gguf")
+    entries, content = read_raw_safetensors(checkpoint / "model.safetensors")
+    entries.pop("__metadata__")
+    arrays = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        kind = {"F32": np.float32, "I64": np.int64}[entry["dtype"]]
+        arrays[name] = np.frombuffer(content[begin:end], dtype=kind).reshape(entry["shape"])
+    write_safetensors(checkpoint / "model.safetensors", dict(reversed(arrays.items())))
+    convert_checkpoint(checkpoint, tmp_path / "two.gguf")
+    one, two = ((tmp_path / name).read_bytes() for name in ("one.gguf", "two.gguf"))
+    assert one[-10_000:] == two[-10_000:]

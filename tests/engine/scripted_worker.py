@@ -1,0 +1,108 @@
+"""A worker process that speaks the real protocol, computes fake rows, and misbehaves as it is told.
+
+Called as: scripted_worker.py SCRIPT RUNG OPTIONS. SCRIPT is a list of words:
+  die:RUNG:SIGNAL    end by a signal while loading, on that rung
+  fail:RUNG          say LoadFailed on that rung
+  fatal              say LoadFailed, and that no other rung can help
+  hang:RUNG          never say ready on that rung
+  poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
+  once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from edgeembed.engine.protocol import (
+    LENGTH_BYTES,
+    Cancel,
+    Embed,
+    EmbedItem,
+    Failed,
+    FromWorker,
+    LoadFailed,
+    ModelInfo,
+    Ready,
+    RowItem,
+    Rows,
+    Stage,
+    Started,
+    Stop,
+    frame,
+    frame_length,
+    to_worker_decoder,
+)
+from tests.fakes import DIMENSIONS, fake_row
+
+BATCH = 4
+
+
+def send(message: FromWorker) -> None:
+    sys.stdout.buffer.write(frame(message))
+    sys.stdout.buffer.flush()
+
+
+def die(name: str) -> None:
+    print("GGML_ASSERT(this is what a dying worker says) failed", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), getattr(signal, name))
+    time.sleep(10)
+
+
+def main(script: list[list[str]], rung: str) -> None:
+    send(Stage("loading the model"))
+    for word, *arguments in script:
+        if word == "die" and arguments[0] == rung:
+            die(arguments[1])
+        if word == "fail" and arguments[0] == rung:
+            send(LoadFailed(f"canary text 0 is wrong on {rung}", False))
+            return
+        if word == "fatal":
+            send(LoadFailed("it is a reranker", True))
+            return
+        if word == "hang" and arguments[0] == rung:
+            time.sleep(60)
+    send(
+        Ready(
+            ModelInfo(
+                architecture="scripted", name="scripted", dimensions=DIMENSIONS, context_tokens=20, pooling="mean",
+                file_type="F32", parameters=0, size_bytes=0, llama_cpp="none",
+            )
+        )
+    )  # fmt: skip
+    while header := sys.stdin.buffer.read(LENGTH_BYTES):
+        match to_worker_decoder.decode(sys.stdin.buffer.read(frame_length(header))):
+            case Embed(items):
+                alone = [[item] for item in items if item.alone]
+                others = [item for item in items if not item.alone]
+                for batch in [*alone, *(others[at : at + BATCH] for at in range(0, len(others), BATCH))]:
+                    compute(batch, script)
+            case Cancel():
+                pass
+            case Stop():
+                return
+
+
+def compute(batch: list[EmbedItem], script: list[list[str]]) -> None:
+    send(Started([item.id for item in batch]))
+    for word, *arguments in script:
+        if word == "poison" and any("poison" in item.text for item in batch):
+            die(arguments[0])
+        if word == "once" and not Path(arguments[0]).exists():
+            Path(arguments[0]).touch()
+            die(arguments[1])
+    rows = []
+    for item in batch:
+        tokens = len(item.text.split()) + 2
+        if tokens > 20:
+            send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
+        else:
+            rows.append(RowItem(item.id, tokens, fake_row(item.text).tobytes()))
+    send(Rows(rows))
+
+
+if __name__ == "__main__":
+    main([part.split(":") for part in sys.argv[1].split()], sys.argv[2])

@@ -1,0 +1,216 @@
+"""The supervisor with real child processes that misbehave as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from edgeembed.engine.devices import Ladder, LadderMemory, Rung
+from edgeembed.engine.protocol import BULK, INTERACTIVE, WorkerOptions
+from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
+from tests.engine import scripted_worker
+from tests.fakes import fake_row
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
+
+ROOT = Path(__file__).parents[2]
+
+
+def options(rung: Rung) -> WorkerOptions:
+    return WorkerOptions(
+        path="none", threads=1, context_tokens=20, batch_tokens=64, rung=rung.name, extra_buffers=rung.extra_buffers
+    )
+
+
+@asynccontextmanager
+async def engine(
+    script: str = "", *, ladder: Ladder | None = None, load_timeout: float = 20.0
+) -> AsyncIterator[WorkerEngine]:
+    command = (sys.executable, "-m", scripted_worker.__name__, script or "ok")
+    made = WorkerEngine(options, ladder or Ladder(), load_timeout=load_timeout, command=command)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture(autouse=True)
+def in_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+async def rows_are_right(made: WorkerEngine, texts: list[str]) -> None:
+    rows = await asyncio.gather(*made.submit(texts, BULK))
+    for text, row in zip(texts, rows, strict=True):
+        assert np.array_equal(row.vector, fake_row(text))
+
+
+async def until(condition: Callable[[], bool], doing: Callable[[], Awaitable[None]] | None = None) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await (doing() if doing else asyncio.sleep(0.02))
+
+
+async def test_rows_come_back_in_order_and_are_counted() -> None:
+    async with engine() as made:
+        await made.start()
+        await rows_are_right(made, [f"text {number}" for number in range(50)])
+        assert made.status.state == "ready"
+        assert made.status.texts_computed == 50
+        assert made.status.rung == "cpu"
+        assert made.status.falls == []
+
+
+async def test_texts_sent_before_the_model_is_loaded_wait_for_it() -> None:
+    async with engine() as made:
+        starting = asyncio.create_task(made.start())
+        await rows_are_right(made, ["early"])
+        await starting
+
+
+async def test_close_leaves_no_process_and_no_waiting_caller() -> None:
+    async with engine() as made:
+        await made.start()
+        pid = made.status.worker_pid
+        assert pid
+        os.kill(pid, signal.SIGSTOP)  # a worker that does not listen
+        (future,) = made.submit(["never"], INTERACTIVE)
+        await made.close()
+        assert not psutil.pid_exists(pid)
+        with pytest.raises(EngineUnavailableError, match="stopping"):
+            await future
+
+
+async def test_a_worker_that_dies_while_loading_starts_again_one_rung_lower_and_says_why() -> None:
+    async with engine("die:cpu:SIGILL") as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+        (fall,) = made.status.falls
+        assert fall.rung == "cpu"
+        assert "SIGILL" in fall.reason and "loading the model" in fall.reason and "GGML_ASSERT" in fall.reason
+        await rows_are_right(made, ["works"])
+
+
+async def test_a_failed_canary_falls_too_and_the_rung_that_worked_is_remembered(tmp_path: Path) -> None:
+    memory = tmp_path / "ladder.json"
+    async with engine("fail:cpu", ladder=Ladder(memory=LadderMemory(memory, "digest"))) as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+    # The next start does not try the rung that failed, and still knows why.
+    async with engine("ok", ladder=Ladder(memory=LadderMemory(memory, "digest"))) as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+        assert "canary text 0 is wrong" in made.status.falls[0].reason
+    # Another model has its own ladder.
+    async with engine("ok", ladder=Ladder(memory=LadderMemory(memory, "other"))) as made:
+        await made.start()
+        assert made.status.rung == "cpu"
+
+
+async def test_a_hanging_load_counts_as_a_fall() -> None:
+    async with engine("hang:cpu", load_timeout=1.5) as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+        assert "no answer" in made.status.falls[0].reason
+
+
+async def test_when_no_rung_holds_the_engine_fails_with_every_reason() -> None:
+    async with engine("die:cpu:SIGSEGV fail:cpu-plain") as made:
+        with pytest.raises(EngineUnavailableError, match=r"cpu: ended by SIGSEGV.*cpu-plain: canary text 0"):
+            await made.start()
+        assert made.status.state == "failed"
+        (future,) = made.submit(["late"], INTERACTIVE)
+        with pytest.raises(EngineUnavailableError):
+            await future
+
+
+async def test_what_no_rung_can_cure_is_not_tried_on_another_rung() -> None:
+    async with engine("fatal") as made:
+        with pytest.raises(EngineUnavailableError, match="reranker"):
+            await made.start()
+        assert made.status.falls == []
+
+
+async def test_a_killed_worker_returns_on_its_rung_and_no_text_is_lost() -> None:
+    async with engine() as made:
+        await made.start()
+        stop = False
+
+        async def load(client: int) -> None:
+            number = 0
+            while not stop:
+                await rows_are_right(made, [f"client {client} text {number + n}" for n in range(10)])
+                number += 10
+
+        clients = [asyncio.create_task(load(client)) for client in range(8)]
+        for kill in range(3):
+            await asyncio.sleep(0.1)
+            await until(lambda: made.status.state == "ready" and made.status.worker_pid is not None)
+            os.kill(made.status.worker_pid or 0, signal.SIGKILL)
+            await until(lambda kill=kill: made.status.restarts == kill + 1)  # type: ignore[misc]
+        await until(lambda: made.status.state == "ready")
+        stop = True
+        await asyncio.gather(*clients)
+        assert made.status.rung == "cpu"
+
+
+async def test_a_crash_in_the_middle_of_work_costs_a_rung_but_no_text(tmp_path: Path) -> None:
+    async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
+        await made.start()
+        await rows_are_right(made, [f"text {number}" for number in range(10)])
+        assert made.status.rung == "cpu-plain"
+        assert "computing" in made.status.falls[0].reason
+
+
+async def test_a_text_that_crashes_every_worker_fails_alone_and_gives_the_rung_back() -> None:
+    async with engine("poison:SIGABRT") as made:
+        await made.start()
+        good = [f"text {number}" for number in range(12)]
+        futures = made.submit([*good[:6], "this is poison", *good[6:]], BULK)
+        with pytest.raises(WorkerCrashedError, match="SIGABRT"):
+            await futures[6]
+        rows = await asyncio.gather(*futures[:6], *futures[7:])
+        assert all(np.array_equal(row.vector, fake_row(text)) for row, text in zip(rows, good, strict=True))
+        await until(lambda: made.status.state == "ready")
+        assert made.status.rung == "cpu"
+        await rows_are_right(made, ["and on it goes"])
+
+
+async def test_a_text_that_gets_every_worker_killed_is_given_up_at_last() -> None:
+    async with engine("poison:SIGKILL") as made:
+        await made.start()
+        (future,) = made.submit(["poison that takes all memory"], INTERACTIVE)
+        with pytest.raises(WorkerCrashedError, match="5 times"):
+            await asyncio.wait_for(future, 30)
+
+
+async def test_a_text_that_is_too_long_fails_with_its_numbers() -> None:
+    async with engine() as made:
+        await made.start()
+        (future,) = made.submit(["word " * 30], INTERACTIVE)
+        with pytest.raises(InputTooLongError) as caught:
+            await future
+        assert (caught.value.tokens, caught.value.limit) == (32, 20)
+
+
+async def test_a_cancelled_text_frees_its_place() -> None:
+    async with engine() as made:
+        await made.start()
+        os.kill(made.status.worker_pid or 0, signal.SIGSTOP)
+        (future,) = made.submit(["nobody waits"], INTERACTIVE)
+        assert made.status.texts_waiting == 1
+        future.cancel()
+        await asyncio.sleep(0)
+        assert made.status.texts_waiting == 0
+        os.kill(made.status.worker_pid or 0, signal.SIGCONT)
+        await rows_are_right(made, ["next"])

@@ -1,0 +1,79 @@
+"""A tiny Qwen3 embedder as a GGUF file: true architecture and tokenizer kind, random weights, a vocabulary of bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+CONTEXT = 512
+DIMENSIONS = 64
+END_OF_TEXT = "<|endoftext|>"
+
+
+def byte_pieces() -> list[str]:
+    """Give the 256 printable stand-ins of byte-level BPE (GPT-2)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    stand_in = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return [stand_in[byte] for byte in range(256)]
+
+
+def make_tiny_qwen3(path: Path, *, pooling: gguf.PoolingType | None = gguf.PoolingType.LAST, seed: int = 0) -> Path:
+    """Write the file and give it back. `pooling=None` leaves the key out, as in a generation model."""
+    layers, heads, kv_heads, head, feed_forward = 2, 4, 2, 16, 128
+    vocabulary = [*byte_pieces(), "he", "ll", END_OF_TEXT]
+    end = len(vocabulary) - 1
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_name("tiny qwen3")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_block_count(layers)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(DIMENSIONS)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1_000_000.0)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([gguf.TokenType.NORMAL] * end + [gguf.TokenType.CONTROL])
+    writer.add_token_merges(["h e", "l l"])
+    writer.add_eos_token_id(end)
+    writer.add_pad_token_id(end)
+    writer.add_add_eos_token(True)
+    writer.add_add_bos_token(False)
+
+    rng = np.random.default_rng(seed)
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        return (rng.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+
+    def ones(length: int) -> np.ndarray:
+        return (1 + 0.1 * rng.standard_normal(length)).astype(np.float32)
+
+    writer.add_tensor("token_embd.weight", matrix(len(vocabulary), DIMENSIONS))
+    writer.add_tensor("output_norm.weight", ones(DIMENSIONS))
+    for layer in range(layers):
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", ones(DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.attn_q.weight", matrix(heads * head, DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.attn_k.weight", matrix(kv_heads * head, DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.attn_v.weight", matrix(kv_heads * head, DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.attn_output.weight", matrix(DIMENSIONS, heads * head))
+        writer.add_tensor(f"blk.{layer}.attn_q_norm.weight", ones(head))
+        writer.add_tensor(f"blk.{layer}.attn_k_norm.weight", ones(head))
+        writer.add_tensor(f"blk.{layer}.ffn_norm.weight", ones(DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.ffn_gate.weight", matrix(feed_forward, DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.ffn_up.weight", matrix(feed_forward, DIMENSIONS))
+        writer.add_tensor(f"blk.{layer}.ffn_down.weight", matrix(DIMENSIONS, feed_forward))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,0 +1,202 @@
+"""The service on a fake engine: cache, texts in flight, clients that go away, health."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeembed.cache import VectorCache
+from edgeembed.engine.protocol import BULK, INTERACTIVE
+from edgeembed.errors import (
+    BadVectorError,
+    EmptyInputError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    InputTooLongError,
+    ModelNotFoundError,
+    RequestError,
+)
+from edgeembed.hub.catalogue import Prompts
+from edgeembed.service import EmbeddingService, EmbedRequest, ServedModel
+from tests.fakes import DIMENSIONS, FakeEngine, fake_row
+
+QWEN = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find it")
+
+
+def make(
+    engine: FakeEngine | None = None, cache: VectorCache | None = None, timeout: float = 20.0, prompts: Prompts | None = None
+) -> tuple[EmbeddingService, FakeEngine]:
+    engine = engine or FakeEngine()
+    model = ServedModel("fake-model", "0" * 64, aliases=("alias",), prompts=prompts)
+    return EmbeddingService(model, engine, cache, timeout=timeout), engine
+
+
+def memory_cache() -> VectorCache:
+    return VectorCache(None, memory_mib=8, disk_mib=0)
+
+
+def unit(text: str, dimensions: int = DIMENSIONS) -> np.ndarray:
+    row = fake_row(text)[:dimensions].astype(np.float64)
+    return row / np.linalg.norm(row)
+
+
+async def test_rows_are_unit_vectors_in_the_order_of_the_texts() -> None:
+    service, engine = make()
+    texts = ["b", "a", "b", "c"]
+    result = await service.embed(EmbedRequest(texts))
+    assert np.allclose(result.vectors, [unit(text) for text in texts], atol=1e-6)
+    assert result.tokens == [3, 3, 3, 3]
+    assert sorted(engine.computed) == ["a", "b", "c"], "a text that stands twice in a request is computed once"
+
+
+async def test_dimensions_cut_first_and_normalise_then() -> None:
+    service, _ = make()
+    result = await service.embed(EmbedRequest(["a"], dimensions=4))
+    assert np.allclose(result.vectors, [unit("a", 4)], atol=1e-6)
+    for wrong in (0, -1, DIMENSIONS + 1):
+        with pytest.raises(RequestError, match=f"between 1 and {DIMENSIONS}") as caught:
+            await service.embed(EmbedRequest(["a"], dimensions=wrong))
+        assert caught.value.param == "dimensions"
+
+
+async def test_a_text_is_computed_once_and_then_cached_for_every_dimension() -> None:
+    service, engine = make(cache=memory_cache())
+    first = await service.embed(EmbedRequest(["a", "b"]))
+    second = await service.embed(EmbedRequest(["b", "c"], dimensions=4))
+    assert (first.hits, second.hits) == (0, 1)
+    assert sorted(engine.computed) == ["a", "b", "c"]
+    assert np.allclose(second.vectors, [unit("b", 4), unit("c", 4)], atol=1e-6)
+    assert second.tokens == [3, 3]
+
+
+async def test_rows_survive_a_restart_with_no_call_to_the_engine(tmp_path: Path) -> None:
+    for life in range(2):
+        cache = VectorCache(tmp_path / "vectors", memory_mib=1, disk_mib=1)
+        await cache.open()
+        service, engine = make(cache=cache)
+        result = await service.embed(EmbedRequest(["kept"]))
+        assert np.allclose(result.vectors, [unit("kept")], atol=1e-6)
+        assert engine.computed == (["kept"] if life == 0 else [])
+        await cache.close()
+
+
+async def test_another_prompt_is_another_row() -> None:
+    service, engine = make(cache=memory_cache(), prompts=QWEN)
+    await service.embed(EmbedRequest(["a"]))
+    await service.embed(EmbedRequest(["a"], input_type="query"))
+    await service.embed(EmbedRequest(["a"], input_type="query", instruction="other"))
+    document = await service.embed(EmbedRequest(["a"], input_type="document"))
+    assert engine.computed == ["a", "Instruct: find it\nQuery:a", "Instruct: other\nQuery:a"]
+    assert document.hits == 1, "a document without a prompt is the plain text"
+
+
+async def test_equal_texts_in_flight_are_computed_once() -> None:
+    service, engine = make()
+    engine.paused = True
+    requests = [asyncio.create_task(service.embed(EmbedRequest(["same", f"own {number}"]))) for number in range(5)]
+    await asyncio.sleep(0.01)
+    engine.paused = False
+    engine.resume()
+    results = await asyncio.gather(*requests)
+    assert engine.computed.count("same") == 1
+    assert all(np.allclose(result.vectors[0], unit("same"), atol=1e-6) for result in results)
+
+
+async def test_a_client_that_goes_away_frees_its_place_unless_another_waits_for_the_same_text() -> None:
+    service, engine = make()
+    engine.paused = True
+    leaver = asyncio.create_task(service.embed(EmbedRequest(["shared", "only mine"])))
+    stayer = asyncio.create_task(service.embed(EmbedRequest(["shared"])))
+    await asyncio.sleep(0.01)
+    leaver.cancel()
+    await asyncio.sleep(0.01)
+    assert engine.cancelled == ["only mine"]
+    engine.resume()
+    assert np.allclose((await stayer).vectors, [unit("shared")], atol=1e-6)
+    # A text that was given up can be asked for again.
+    engine.paused = False
+    await service.embed(EmbedRequest(["only mine"]))
+    assert engine.computed == ["shared", "only mine"]
+
+
+async def test_a_few_texts_are_interactive_and_many_are_bulk() -> None:
+    service, engine = make()
+    await service.embed(EmbedRequest(["a"]))
+    await service.embed(EmbedRequest([f"text {number}" for number in range(20)]))
+    assert engine.priorities == [INTERACTIVE] + [BULK] * 20
+
+
+async def test_errors_name_the_item_of_the_request() -> None:
+    service, engine = make()
+    with pytest.raises(EmptyInputError) as empty:
+        await service.embed(EmbedRequest(["a", ""]))
+    assert empty.value.param == "input[1]"
+    with pytest.raises(InputTooLongError, match=r"input\[2\] has 32 tokens; .* at most 20") as long:
+        await service.embed(EmbedRequest(["a", "b", "word " * 30, "c"]))
+    assert long.value.param == "input[2]"
+    with pytest.raises(InputTooLongError) as single:
+        await service.embed(EmbedRequest(["word " * 30], single=True))
+    assert single.value.param == "input"
+    engine.failing = lambda text: BadVectorError("not finite") if text == "bad" else None
+    with pytest.raises(BadVectorError, match=r"input\[1\]"):
+        await service.embed(EmbedRequest(["a", "bad"]))
+
+
+async def test_a_failed_text_is_not_cached_and_gives_up_the_rest_of_its_request() -> None:
+    service, engine = make(cache=memory_cache())
+    engine.failing = lambda text: BadVectorError("not finite") if text == "bad" else None
+    with pytest.raises(BadVectorError):
+        await service.embed(EmbedRequest(["bad"]))
+    engine.failing = lambda text: None
+    assert (await service.embed(EmbedRequest(["bad"]))).hits == 0
+
+
+async def test_a_request_out_of_time_frees_its_places() -> None:
+    service, engine = make(timeout=0.05)
+    engine.paused = True
+    with pytest.raises(EngineTimeoutError):
+        await service.embed(EmbedRequest(["slow"]))
+    await asyncio.sleep(0)
+    assert engine.cancelled == ["slow"]
+
+
+async def test_an_unknown_model_is_named_with_what_is_served() -> None:
+    service, _ = make()
+    service.check_model(None)
+    service.check_model("fake-model")
+    service.check_model("alias")
+    with pytest.raises(ModelNotFoundError, match="'gpt' is not served here; 'fake-model' is"):
+        service.check_model("gpt")
+
+
+async def test_health_is_shown_by_a_vector() -> None:
+    service, engine = make()
+    await service.check()
+    assert len(engine.computed) == 1
+    await service.check()
+    assert len(engine.computed) == 1, "a fresh row is proof enough"
+
+
+async def test_health_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeembed.service.PROBE_SECONDS", 0.05)
+    service, engine = make()
+    engine.state, engine.reason = "restarting", "ended by SIGKILL"
+    with pytest.raises(EngineUnavailableError, match="SIGKILL"):
+        await service.check()
+    engine.state = "ready"
+    engine.paused = True  # says that it is ready, and does not answer
+    with pytest.raises(EngineUnavailableError, match="has not answered"):
+        await service.check()
+    engine.busy_since = time.time() - 1  # in the middle of a long text
+    await service.check()
+    engine.busy_since = time.time() - 1000
+    with pytest.raises(EngineUnavailableError, match="has not answered"):
+        await service.check()
+    engine.paused = False
+    engine.row_of = lambda text: np.full(DIMENSIONS, np.nan, dtype=np.float32)
+    with pytest.raises(BadVectorError):
+        await service.check()
