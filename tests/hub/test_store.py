@@ -1,0 +1,190 @@
+"""The store: manifests, digests, and GGUF files that are served where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeembed.config import Paths
+from edgeembed.errors import HubError, UnknownModelError
+from edgeembed.hub import store as store_module
+from edgeembed.hub.catalogue import Prompts, catalogue
+from edgeembed.hub.gguf_header import read_header
+from edgeembed.hub.store import InstalledModel, Manifest, Store
+from tests.hub.fakes import gguf_bytes
+
+CONTENT = gguf_bytes(general__architecture="bert", general__name="mine", bert__embedding_length=8)
+
+
+def install(paths: Paths, name: str = "all-minilm-l6-v2", kind: str = "F16", content: bytes = CONTENT) -> InstalledModel:
+    store = Store(paths)
+    staged = store.folder(name) / ".pull-x" / "file.gguf"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(content)
+    status = staged.stat()
+    model = store.add(
+        staged,
+        Manifest(
+            name=name,
+            type=kind,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            source="a test",
+            license="MIT",
+            installed_at="2026-01-01T00:00:00+00:00",
+        ),
+    )
+    staged.parent.rmdir()
+    return model
+
+
+def test_an_added_model_is_found_again(paths: Paths) -> None:
+    added = install(paths)
+    store = Store(paths)
+    assert store.installed() == [added]
+    assert store.find("all-minilm-l6-v2", "F16") == added
+    assert store.find("all-minilm-l6-v2") == added  # not the default type, but what there is
+    assert store.find("all-minilm-l6-v2", "Q8_0") is None
+    assert store.find("other") is None
+    assert added.path == paths.models / "all-minilm-l6-v2" / "all-minilm-l6-v2-F16.gguf"
+    assert (added.digest, added.size_bytes) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    assert (added.license, added.source, added.dimensions) == ("MIT", "a test", 384)
+    assert added.entry is catalogue()["all-minilm-l6-v2"]
+    assert added.spec == "all-minilm-l6-v2:F16"
+
+
+def test_the_default_type_goes_first(paths: Paths) -> None:
+    install(paths)
+    default = install(paths, kind="Q8_0")
+    assert Store(paths).find("all-minilm-l6-v2") == default
+
+
+def test_a_model_that_no_catalogue_knows(paths: Paths) -> None:
+    model = install(paths, "mine")
+    assert (model.entry, model.prompts, model.dimensions) == (None, Prompts(), 8)
+    assert Store(paths).find("mine") == model
+
+
+def test_a_manifest_of_a_newer_version_is_read(paths: Paths) -> None:
+    model = install(paths)
+    manifest = model.path.with_suffix(".json")
+    manifest.write_text(manifest.read_text().replace("{", '{"new": 1,', 1))
+    assert Store(paths).installed() == [model]
+
+
+def test_a_file_without_manifest_is_left_out_and_logged(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
+    model = install(paths)
+    model.path.with_suffix(".json").write_text("{")
+    assert Store(paths).installed() == []
+    assert "manifest" in caplog.text
+
+
+def test_a_changed_file_gets_its_own_digest(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
+    model = install(paths)
+    model.path.write_bytes(CONTENT + b"!")
+    found = Store(paths).find("all-minilm-l6-v2")
+    assert found is not None
+    assert found.digest == hashlib.sha256(CONTENT + b"!").hexdigest()
+    assert "was changed after it was installed" in caplog.text
+
+
+def test_digests_are_computed_once_and_again_when_the_file_changes(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    real = store_module.sha256_of
+
+    def counted(path: Path, progress: Callable[[int, int], None] | None) -> str:
+        hashed.append(path)
+        return real(path, progress)
+
+    monkeypatch.setattr(store_module, "sha256_of", counted)
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"one")
+    assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert len(hashed) == 1
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))  # same size, another time
+    assert Store(paths).digest(file) == hashlib.sha256(b"two").hexdigest()
+    assert len(hashed) == 2
+    (paths.state / "digests.json").write_text("no JSON")
+    assert Store(paths).digest(file) == hashlib.sha256(b"two").hexdigest()
+    assert len(hashed) == 3
+    other = tmp_path / "y.gguf"
+    other.write_bytes(b"three")
+    file.unlink()
+    Store(paths).digest(other)
+    assert "x.gguf" not in (paths.state / "digests.json").read_text()
+    with pytest.raises(UnknownModelError):
+        Store(paths).digest(file)
+
+
+def test_progress_of_a_digest(paths: Paths, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(bytes(9 * 2**20))
+    seen: list[tuple[int, int]] = []
+    Store(paths).digest(file, lambda done, total: seen.append((done, total)))
+    assert seen == [(4 * 2**20, 9 * 2**20), (8 * 2**20, 9 * 2**20), (9 * 2**20, 9 * 2**20)]
+
+
+def test_a_local_file_is_served_in_place(paths: Paths, tmp_path: Path) -> None:
+    file = tmp_path / "My Model.gguf"
+    file.write_bytes(
+        gguf_bytes(
+            general__architecture="bert",
+            bert__dims=[],
+            general__license="mit",
+            bert__embedding_length=8,
+            tokenizer__ggml__tokens=["a", "b"],
+            general__file_type=1,  # llama.cpp's own tools write it after the tokenizer
+        )
+    )
+    model = Store(paths).local(file)
+    assert (model.name, model.type, model.path, model.dimensions) == ("My Model", "F16", file, 8)
+    assert (model.license, model.prompts, model.entry) == ("mit", Prompts(), None)
+    assert model.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert model.spec == str(file)
+
+
+def test_a_local_file_of_a_known_model_gets_its_prompts(paths: Paths, tmp_path: Path) -> None:
+    entry = catalogue()["qwen3-embedding-0.6b"]
+    file = tmp_path / "x.gguf"
+    values: dict[str, str | int | list[str]] = {"general__architecture": "qwen3", "qwen3__embedding_length": 1024}
+    file.write_bytes(gguf_bytes(general__name="Qwen3 Embedding 0.6b", **values))
+    model = Store(paths).local(file)
+    assert (model.entry, model.prompts, model.matryoshka) == (entry, entry.prompts, entry.matryoshka)
+    # Whoever borrows the name with other dimensions does not get the prompts.
+    file.write_bytes(gguf_bytes(general__name="Qwen3 Embedding 0.6b", **{**values, "qwen3__embedding_length": 8}))
+    assert Store(paths).local(file).entry is None
+
+
+def test_an_installed_file_named_by_its_path(paths: Paths) -> None:
+    model = install(paths)
+    local = Store(paths).local(model.path)
+    assert (local.entry, local.type, local.source, local.digest) == (model.entry, "F16", "a test", model.digest)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>", "web page"),
+        (b"PK\x03\x04", "zip archive"),
+        (b"GGUF\x03\x00", "damaged or incomplete"),
+        (b"GGUF" + bytes([1, 0, 0, 0]) + bytes(16), "version 1"),
+        (CONTENT[:-1], "damaged or incomplete"),
+        (CONTENT[:24] + b"\xff" * 8 + CONTENT[32:], "damaged or incomplete"),  # a key of 2**64 - 1 bytes
+        (CONTENT[:16] + b"\xff" * 8 + CONTENT[24:], "key-value pairs"),
+    ],
+)
+def test_what_is_no_gguf_file_is_said(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(content)
+    with pytest.raises(HubError, match=said):
+        read_header(file)
