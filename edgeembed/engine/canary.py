@@ -34,11 +34,11 @@ class CanaryError(Exception):
 def check(embed: Callable[[Sequence[TokensT]], list[Float32Row]], texts: Sequence[TokensT]) -> float:
     """Embed each text alone and all in one batch, and compare; gives the least cosine. Raises CanaryError."""
     single = [embed([text])[0] for text in texts]
-    for number, row in enumerate(single):
-        reason = defect(row)
-        if reason:
-            raise CanaryError(f"canary text {number} gave a row that is {reason}")
     batch = embed(texts)
+    for rows, where in ((single, "alone"), (batch, "in a batch")):
+        for number, row in enumerate(rows):
+            if reason := defect(row):
+                raise CanaryError(f"canary text {number} computed {where} gave a row that is {reason}")
     cosines = [cosine(one, other) for one, other in zip(single, batch, strict=True)]
     for number, value in enumerate(cosines):
         if not value >= LEAST_COSINE:  # also true for NaN

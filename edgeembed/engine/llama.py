@@ -86,6 +86,11 @@ class LlamaModel:
         self.info = self._describe()
 
     @property
+    def batch_capacity(self) -> int:
+        """Tokens that one `embed` call of several texts can hold."""
+        return self._shape.batch
+
+    @property
     def batch_budget(self) -> int:
         """Tokens of all texts together that one `embed` call should aim at."""
         return min(self._options.batch_tokens, self._shape.batch)

@@ -63,6 +63,8 @@ CRASHES_PER_TEXT = 2
 """Native crashes with one text in the running batch after which the text is given up."""
 KILLS_PER_TEXT = 5
 """The same for kills from outside, such as the kernel's when memory runs out."""
+KILLS_WHILE_LOADING = 3
+"""Kills from outside in a row, before a worker is ready, that count as a fall: a lower rung needs less memory."""
 STOP_SECONDS = 2.0
 """What a worker gets to leave by itself when it is told to stop."""
 STABLE_SECONDS = 10.0
@@ -108,7 +110,7 @@ class WorkerEngine:
         ladder: Ladder,
         *,
         load_timeout: float = 300.0,
-        command: Sequence[str] = (sys.executable, "-m", "edgeembed.engine.worker"),
+        command: Sequence[str] = (sys.executable, "-P", "-m", "edgeembed.engine.worker"),
     ) -> None:
         """Prepare; nothing starts yet.
 
@@ -207,8 +209,8 @@ class WorkerEngine:
                 return
             if death.while_loading:
                 kills_while_loading = kills_while_loading + 1 if death.from_outside else 0
-                # One kill from outside says nothing about the kernels; a second one may be the kernel's memory guard.
-                if not death.from_outside or kills_while_loading > 1:
+                # Somebody's kill says nothing about the rung; one kill after the other may be the memory guard of the system.
+                if not death.from_outside or kills_while_loading >= KILLS_WHILE_LOADING:
                     self._ladder.fall(death.reason, passing=death.from_outside)
                     kills_while_loading = 0
                     if self._ladder.exhausted:

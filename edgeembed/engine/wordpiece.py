@@ -1,8 +1,8 @@
 """BERT's text normaliser, as far as llama.cpp's own differs from it.
 
 llama.cpp (0c1e57098) decomposes only the first letter of a Hangul syllable and strips every combining mark, where BERT
-decomposes fully (Unicode NFD) and strips non-spacing marks (category Mn) alone: Korean loses most of its letters, Hindi its vowels, and
-their vectors come out wrong. So llama.cpp is told not to strip accents, and the text reaches it stripped already.
+decomposes fully (Unicode NFD) and strips non-spacing marks (category Mn) alone: Korean loses most of its letters, Hindi its
+vowels, and their vectors come out wrong. So llama.cpp is told not to strip accents, and gets the text stripped already.
 Source of the rules: the tokenizers library, BertNormalizer; the BERT repository, BasicTokenizer.
 """
 

@@ -138,12 +138,12 @@ class Worker:
         return 1
 
     def _check_canary(self, model: LlamaModel) -> None:
-        limit, budget = model.info.context_tokens, model.batch_budget
+        limit = model.info.context_tokens
         texts = [tokens[:limit] for tokens in map(model.tokenize, canary.TEXTS) if len(tokens)]
         # As many as one batch holds: the shortest ones are always among them.
         together: list[Tokens] = []
         for tokens in sorted(texts, key=len):
-            if sum(map(len, together)) + len(tokens) <= max(budget, limit):
+            if sum(map(len, together)) + len(tokens) <= model.batch_capacity:
                 together.append(tokens)
         canary.check(model.embed, together)
 

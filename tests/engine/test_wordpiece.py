@@ -17,7 +17,7 @@ from edgeembed.engine.wordpiece import strip_accents
         ("निकलती", "न" + "ि" + "कलत" + "ी"),  # spacing vowel signs stay
         ("हिन्दी", "ह" + "ि" + "नद" + "ी"),  # the virama, a non-spacing mark, goes
         ("ΛΌΓΟΣ", "λογοσ"),  # no final sigma
-        ("İ", "I"),
+        ("İ", "i"),
         ("颜色 🙂", "颜色 🙂"),
     ],
 )

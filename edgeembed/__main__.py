@@ -1,0 +1,5 @@
+"""`python -m edgeembed` is `edgeembed`."""
+
+from edgeembed.cli.main import main
+
+main()

@@ -1,0 +1,37 @@
+"""The first start on a machine that has nothing: no model, no configuration, no hub."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from tests.e2e.daemon import running
+
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port: nobody listens
+
+
+def test_without_a_hub_the_starter_is_taken_and_stays(home: Path) -> None:
+    with running(home=home, **NO_HUB) as daemon:
+        assert "The model hub cannot be reached" in daemon.log
+        assert "starter" in daemon.log
+        assert daemon.embed("hello").shape == (1, 384)
+        assert daemon.get("/health") == (200, {"status": "ok", "model": "all-minilm-l6-v2", "rung": "cpu", "falls": []})
+    chosen = tomllib.loads((home / "config.toml").read_text())["model"]
+    assert chosen == "all-minilm-l6-v2:Q8_0"
+    # The second start asks nobody and changes nothing.
+    with running("--offline", home=home) as daemon:
+        assert "hub" not in daemon.log
+        assert daemon.get("/v1/models")[1]["data"][0]["id"] == "all-minilm-l6-v2"
+    assert tomllib.loads((home / "config.toml").read_text())["model"] == chosen
+
+
+def test_the_vectors_are_those_of_sentence_transformers(home: Path) -> None:
+    rows = np.load(Path(__file__).parents[1] / "reference" / "minilm_rows.npz")
+    texts, expected = [str(text) for text in rows["texts"]], rows["rows"]
+    with running("--model", "all-minilm-l6-v2:F32", home=home, **NO_HUB) as daemon:
+        got = daemon.embed(texts)
+    cosines = (got * expected).sum(1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() >= 0.9999
+    assert np.allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
