@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import platformdirs
@@ -158,6 +159,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def write_setting(path: Path, key: str, value: Any, comment: str | None = None) -> None:
     """Set one key of config.toml, keeping the user's own lines and comments; the file is replaced atomically.
 
+    A link stays a link, and the file keeps its mode.
+
     Raises ConfigError for an unknown key, a bad value, or a file that cannot be read or written.
     """
     if key not in field_names():
@@ -165,18 +168,34 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
     checked = _checked(key, value, "config.toml", path)
     read_config(path)  # never rewrite a file that we do not understand
     try:
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        # tomlkit would hang a new line onto a last one that is not ended.
+        document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
         if comment and key not in document:
             document.add(tomlkit.comment(comment))
         document[key] = checked
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".config-", suffix=".tmp", delete=False
-        ) as file:
-            file.write(tomlkit.dumps(document))
-        Path(file.name).replace(path)
+        _replace(path.resolve(), tomlkit.dumps(document))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one step. Raises OSError; the old file is then untouched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=".config-", suffix=".tmp", delete=False
+    ) as file:
+        new = Path(file.name)
+        try:
+            file.write(text)
+            file.close()
+            if path.exists():
+                new.chmod(stat.S_IMODE(path.stat().st_mode))
+            new.replace(path)
+        except OSError:
+            file.close()
+            new.unlink(missing_ok=True)
+            raise
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -206,7 +225,9 @@ def _checked(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
             "config.toml": f"{config_file}: {key}",
             "default": key,
         }[origin]
-        raise ConfigError(f"{where} = {raw!r}: {error}") from error
+        choices = get_args(get_args(fields[key].type)[0]) if isinstance(fields[key].default, str) else ()
+        one_of = f"; one of {', '.join(choices)}" if choices else ""
+        raise ConfigError(f"{where} = {raw!r}: {error}{one_of}") from error
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

@@ -34,6 +34,10 @@ REBUILD = (
 )
 
 
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}
+"""Addresses that one can listen on but not, everywhere, connect to."""
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing looked at."""
 
@@ -88,14 +92,15 @@ def _machine() -> Finding:
 
 def _folders(paths: Paths) -> Iterator[Finding]:
     for name, path in (("models", paths.models), ("cache", paths.cache), ("state", paths.state)):
-        existing = next(folder for folder in (path, *path.parents) if folder.exists())
-        if os.access(existing, os.W_OK):
+        # os.path.exists, unlike Path.exists, is False below a folder that this user may not enter.
+        existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             yield Finding(subject=f"folder {name}", verdict="ok", text=str(path))
         else:
             yield Finding(
                 subject=f"folder {name}",
                 verdict="problem",
-                text=f"{existing} is not writable",
+                text=f"{existing} is not writable" if existing.is_dir() else f"{existing} is not a folder",
                 advice="give this user the folder, or move everything with EDGEEMBED_HOME",
             )
 
@@ -154,7 +159,7 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
     if not settings.cache or not settings.cache_disk_mib:
         yield Finding(subject="cache", verdict="note", text="switched off" if not settings.cache else "in memory only")
         return
-    if not folder.exists():
+    if not os.path.exists(folder):  # noqa: PTH110
         yield Finding(subject="cache", verdict="ok", text=f"{folder}: empty")
         return
     try:
@@ -168,7 +173,8 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
 
 
 async def _daemon(resolved: Resolved) -> Finding:
-    url = f"http://{resolved.settings.host}:{resolved.settings.port}/health"
+    host = _ANYWHERE.get(resolved.settings.host, resolved.settings.host).strip("[]")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{resolved.settings.port}/health"
     try:
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:

@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import diskcache
 import msgspec
 
 from edgeembed.cache.disk import FAULTS, DiskTier
@@ -27,6 +29,8 @@ T = TypeVar("T")
 MIB = 1024 * 1024
 MOST_UNWRITTEN = 100_000
 """Rows waiting for a slow disk; beyond that, new ones stay in memory only."""
+_WRITE_AT_ONCE = 256
+"""Rows of one write; reads come between two of them."""
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +40,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     disk_hits: int
     misses: int
     damaged: int
-    """Entries found damaged or foreign."""
+    """Entries of ours found damaged, or under another key."""
     memory_entries: int
     memory_bytes: int
     unwritten: int
@@ -57,7 +61,7 @@ class VectorCache:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-disk")
         self._unwritten: dict[bytes, bytes] = {}
         self._writer: asyncio.Task[None] | None = None
-        self._problem: str | None = None if self._folder else "switched off"
+        self._problems: dict[str, str] = {} if self._folder else {"open": "switched off"}
         self._memory_hits = self._disk_hits = self._misses = self._damaged = 0
 
     @property
@@ -70,7 +74,7 @@ class VectorCache:
             memory_entries=len(self._memory),
             memory_bytes=self._memory.bytes,
             unwritten=len(self._unwritten),
-            disk_problem=self._problem,
+            disk_problem=next(iter(self._problems.values()), None),
         )
 
     async def open(self) -> None:
@@ -81,7 +85,7 @@ class VectorCache:
         try:
             self._disk = await self._on_disk(lambda: DiskTier(folder, capacity))
         except FAULTS as error:
-            self._note(f"the cache folder {folder} cannot be used: {error}")
+            self._note("open", f"the cache folder {folder} cannot be used: {error}")
 
     async def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
         """Give the rows that are known; what is missing, damaged or foreign is not in the answer."""
@@ -112,14 +116,15 @@ class VectorCache:
             self._writer = asyncio.create_task(self._write(), name="cache-writer")
 
     async def close(self) -> None:
-        """Write what is not on disk yet and close."""
-        if self._writer:
+        """Write what is not on disk yet and close the disk tier; a row that comes later stays in memory."""
+        while self._writer and not self._writer.done():
             await self._writer
-        if self._disk is not None:
+        disk, self._disk = self._disk, None
+        if disk is not None:
             try:
-                await self._on_disk(self._disk.close)
+                await self._on_disk(disk.close)
             except FAULTS as error:
-                self._note(f"the cache did not close cleanly: {error}")
+                self._note("close", f"the cache did not close cleanly: {error}")
         self._thread.shutdown(wait=False)
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
@@ -134,8 +139,9 @@ class VectorCache:
         if rest:
             try:
                 values.update(await self._on_disk(lambda: disk.get_many(rest)))
+                self._note("read", None)
             except FAULTS as error:
-                self._note(f"the cache cannot be read: {error}")
+                self._note("read", f"the cache cannot be read: {_words(error)}")
         rows = {}
         for key, value in values.items():
             row = decode_row(key, value)
@@ -149,17 +155,27 @@ class VectorCache:
         assert self._disk is not None
         disk = self._disk
         while self._unwritten:
-            batch = list(self._unwritten.items())
+            batch = list(islice(self._unwritten.items(), _WRITE_AT_ONCE))
             try:
                 await self._on_disk(lambda items=batch: disk.put_many(items))  # type: ignore[misc]
+                self._note("write", None)
             except FAULTS as error:
-                self._note(f"the cache cannot be written: {error}")
+                self._note("write", f"the cache cannot be written: {_words(error)}")
+                batch = list(self._unwritten.items())  # the rest would wait for the same fault
             for key, value in batch:
                 if self._unwritten.get(key) is value:
                     del self._unwritten[key]
 
-    def _note(self, problem: str) -> None:
-        """Log a problem of the disk when it is new; keep it for /health."""
-        if problem != self._problem:
+    def _note(self, what: str, problem: str | None) -> None:
+        """Log a problem of the disk when it is new; keep it for /health until the same work succeeds."""
+        if problem is None:
+            self._problems.pop(what, None)
+            return
+        if problem != self._problems.get(what):
             log.warning("%s", problem)
-        self._problem = problem
+        self._problems[what] = problem
+
+
+def _words(error: BaseException) -> str:
+    """Say what is wrong; diskcache's Timeout has no message of its own, or a number."""
+    return "another process keeps it locked" if isinstance(error, diskcache.Timeout) else str(error)

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def cache() -> None:
-    """Look at and clear the cache of vectors. It holds digests of texts, never the texts."""
+    """Look at and clear the cache of vectors. It holds digests of texts, never the texts.
+
+    \b
+    edgeembed cache stats               how many vectors, how much disk
+    edgeembed cache clear               remove them all
+    edgeembed cache path                where they are
+    """
 
 
 @cache.command()

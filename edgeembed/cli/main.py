@@ -70,12 +70,10 @@ def main() -> None:
     from edgeembed.errors import EdgeEmbedError
 
     try:
-        cli(standalone_mode=False)
+        sys.exit(cli(standalone_mode=False))  # the status that a command gave to ctx.exit(), else 0
     except EdgeEmbedError as error:
         click.echo(f"error: {error.message}", err=True)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
