@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache_disk_mib: Annotated[int, Meta(ge=0, description="Disk space for the cache, in MiB; 0 keeps nothing on disk.")] = (
         1024
     )
-    request_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a request is given up (504).")] = 120.0
+    request_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a request is given up (504).")] = 600.0
     grace_period: Annotated[
         float, Meta(ge=0, description="Seconds that requests in flight get to finish when the daemon is told to stop.")
     ] = 10.0

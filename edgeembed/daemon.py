@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +189,4 @@ def _url(runner: web.AppRunner) -> str:
 
 def run(settings: Settings, paths: Paths, model: InstalledModel, announce: Announce) -> int:
     """Run `serve` on an event loop of its own."""
-    if sys.platform == "win32":  # subprocess pipes need it; it is the default, unless somebody changed it
-        asyncio.set_event_loop_policy(asyncio.WindowsProactorEventLoopPolicy())
     return asyncio.run(serve(settings, paths, model, announce))

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,7 +201,3 @@ async def _daemon(resolved: Resolved) -> Finding:
 
 def _date(fall: RungFall) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(fall.at))
-
-
-if sys.platform == "win32":  # subprocess pipes need it
-    asyncio.set_event_loop_policy(asyncio.WindowsProactorEventLoopPolicy())

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts is somebody waiting; a larger one is a bulk load."""
-PROBE_TEXT = "Can this model embed?"
+PROBE_TEXT = "hello"
 PROBE_FRESH_SECONDS = 5.0
 """A row that came this recently shows that the engine works."""
 PROBE_SECONDS = 2.0
@@ -85,7 +85,7 @@ class _Flight:
 class EmbeddingService:
     """Answers requests for one model. Everything runs on one event loop."""
 
-    def __init__(self, model: ServedModel, engine: Engine, cache: VectorCache | None, *, timeout: float = 120.0) -> None:
+    def __init__(self, model: ServedModel, engine: Engine, cache: VectorCache | None, *, timeout: float = 600.0) -> None:
         """Tie the parts together; engine and cache are started and stopped by the caller.
 
         timeout: seconds after which a request is given up.

@@ -10,22 +10,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from edgeembed.engine.devices import Ladder, Rung
+from edgeembed.engine.process import WORKER_COMMAND, WorkerProcess
 from edgeembed.engine.protocol import (
-    LENGTH_BYTES,
     Cancel,
     Embed,
     EmbedItem,
@@ -40,12 +36,7 @@ from edgeembed.engine.protocol import (
     Rows,
     Stage,
     Started,
-    Stop,
-    ToWorker,
     WorkerOptions,
-    frame,
-    frame_length,
-    from_worker_decoder,
 )
 from edgeembed.errors import (
     BadVectorError,
@@ -65,8 +56,6 @@ KILLS_PER_TEXT = 5
 """The same for kills from outside, such as the kernel's when memory runs out."""
 KILLS_WHILE_LOADING = 3
 """Kills from outside in a row, before a worker is ready, that count as a fall: a lower rung needs less memory."""
-STOP_SECONDS = 2.0
-"""What a worker gets to leave by itself when it is told to stop."""
 STABLE_SECONDS = 10.0
 """A worker that lived this long restarts at once; one that died sooner waits longer each time."""
 LONGEST_PAUSE = 30.0
@@ -110,7 +99,7 @@ class WorkerEngine:
         ladder: Ladder,
         *,
         load_timeout: float = 300.0,
-        command: Sequence[str] = (sys.executable, "-P", "-m", "edgeembed.engine.worker"),
+        command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
         """Prepare; nothing starts yet.
 
@@ -129,7 +118,7 @@ class WorkerEngine:
         self._state: State = "starting"
         self._reason: str | None = "the model is loading"
         self._info: ModelInfo | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: WorkerProcess | None = None
         self._accepts = False
         """Whether the process now running has said ready."""
         self._task: asyncio.Task[None] | None = None
@@ -137,7 +126,6 @@ class WorkerEngine:
         self._restarts = 0
         self._texts_computed = 0
         self._batches_computed = 0
-        self._last_words: deque[str] = deque(maxlen=40)
 
     # --- the engine's interface ---------------------------------------------------------------------------------------
 
@@ -181,8 +169,8 @@ class WorkerEngine:
             self._pending[id_] = _Pending(text, priority, future)
             future.add_done_callback(partial(self._left, id_))
             items.append(EmbedItem(id_, text, priority, False))
-        if self._accepts:
-            self._send(Embed(items))
+        if self._process and self._accepts:
+            self._process.send(Embed(items))
         return futures
 
     async def close(self) -> None:
@@ -201,15 +189,17 @@ class WorkerEngine:
         while True:
             rung = self._ladder.rung
             death = await self._live(rung)
+            reason = death.reason
             self._accepts = False
             self._busy_since = None
             log.warning("worker on rung %s ended: %s", rung.name, death.reason)
+            pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
             if death.fatal:
                 self._give_up(death.reason)
                 return
             if death.while_loading:
                 kills_while_loading = kills_while_loading + 1 if death.from_outside else 0
-                # Somebody's kill says nothing about the rung; one kill after the other may be the memory guard of the system.
+                # Somebody's kill says nothing about the rung; one after the other may be the system's memory guard.
                 if not death.from_outside or kills_while_loading >= KILLS_WHILE_LOADING:
                     self._ladder.fall(death.reason, passing=death.from_outside)
                     kills_while_loading = 0
@@ -218,16 +208,15 @@ class WorkerEngine:
                             self._give_up(_all_failed(self._ladder))
                             return
                         # It has worked on this machine before: begin again from the top, later.
-                        self._set_state("restarting", _all_failed(self._ladder))
+                        reason = _all_failed(self._ladder)
                         self._ladder.reset()
                         pause = LONGEST_PAUSE
             else:
                 kills_while_loading = 0
                 self._blame(death)
-                pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
             if self._info is not None:
                 self._restarts += 1
-                self._set_state("restarting", death.reason)
+                self._set_state("restarting", reason)
             if self._ladder.rung is not rung:
                 log.warning("going on with rung %s (%s)", self._ladder.rung.name, self._ladder.rung.description)
             if pause:
@@ -263,27 +252,20 @@ class WorkerEngine:
 
     async def _live(self, rung: Rung) -> _Death:
         """Start a worker, serve until it ends, and say how it ended."""
-        self._last_words.clear()
         self._running = ()
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            rung.name,
-            msgspec.json.encode(self._options(rung)).decode(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Ctrl-C in a terminal is for the daemon, which lets the worker finish what is in flight.
-            **_OWN_GROUP,
-        )
+        try:
+            process = await WorkerProcess.start(self._command, self._options(rung))
+        except OSError as error:  # no memory or no process to be had, just now
+            reason = f"a worker cannot be started: {error}"
+            return _Death(reason, while_loading=True, from_outside=True, fatal=False, suspects=(), lived=0.0)
         self._process = process
-        listener = asyncio.create_task(self._listen_to_log(process))
         ready_at: float | None = None
         doing = "starting"
         problem: LoadFailed | None = None
         try:
             while True:
                 timeout = None if ready_at is not None else self._load_timeout
-                message = await asyncio.wait_for(self._receive(process), timeout)
+                message = await asyncio.wait_for(process.receive(), timeout)
                 match message:
                     case None:
                         break
@@ -297,58 +279,25 @@ class WorkerEngine:
                     case _:
                         self._handle(message)
         except TimeoutError:
-            problem = LoadFailed(f"no answer for {self._load_timeout:.0f} s while {doing}", fatal=False)
+            problem = LoadFailed(f"no answer for {self._load_timeout:g} s while {doing}", fatal=False)
         except (OSError, ValueError, msgspec.DecodeError) as error:
             problem = LoadFailed(f"the worker's answers are not readable: {error}", fatal=False)
         finally:
             self._accepts = False
-            await self._end(process)
-            # What the worker wrote last is the reason of its death: read it to the end.
-            await asyncio.wait([listener], timeout=1.0)
-            listener.cancel()
+            await process.end(politely=self._state == "stopped")
             self._process = None
-        code = process.returncode if process.returncode is not None else 0
         while_loading = ready_at is None
         activity = doing if while_loading else ("computing" if self._running else "idle")
         return _Death(
-            reason=problem.reason if problem else self._obituary(code, activity),
+            reason=problem.reason if problem else process.obituary(activity),
             while_loading=while_loading,
-            from_outside=problem is None and -code in _OUTSIDE_SIGNALS,
+            from_outside=problem is None and process.killed_from_outside,
             fatal=problem is not None and problem.fatal,
             suspects=self._running,
             lived=0.0 if ready_at is None else time.monotonic() - ready_at,
         )
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """See to it that the process is gone."""
-        if process.returncode is None and self._state == "stopped":
-            try:
-                self._send(Stop())
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                log.info("the worker does not stop by itself")
-        if process.returncode is None:
-            # stdout has ended or is unusable; a process that is on its way out gets a moment to leave its exit status.
-            try:
-                await asyncio.wait_for(process.wait(), 0.5)
-            except TimeoutError:
-                process.kill()
-        await process.wait()
-
     # --- messages -----------------------------------------------------------------------------------------------------
-
-    async def _receive(self, process: asyncio.subprocess.Process) -> FromWorker | None:
-        assert process.stdout is not None
-        try:
-            header = await process.stdout.readexactly(LENGTH_BYTES)
-            return from_worker_decoder.decode(await process.stdout.readexactly(frame_length(header)))
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            return None
-
-    def _send(self, message: ToWorker) -> None:
-        process = self._process
-        if process and process.stdin and not process.stdin.is_closing():
-            process.stdin.write(frame(message))
 
     def _became_ready(self, rung: Rung, info: ModelInfo) -> None:
         self._info = info
@@ -361,8 +310,8 @@ class WorkerEngine:
             EmbedItem(id_, pending.text, pending.priority, bool(pending.crashes or pending.kills))
             for id_, pending in self._pending.items()
         ]
-        if again:
-            self._send(Embed(again))
+        if again and self._process:
+            self._process.send(Embed(again))
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_result(None)
 
@@ -394,22 +343,8 @@ class WorkerEngine:
 
     def _left(self, id_: int, future: asyncio.Future[Row]) -> None:
         """Free the place of a text whose future was cancelled."""
-        if future.cancelled() and self._pending.pop(id_, None) is not None and self._accepts:
-            self._send(Cancel([id_]))
-
-    async def _listen_to_log(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        while True:
-            try:
-                line = await process.stderr.readline()
-            except ValueError:  # longer than the buffer: it was skipped
-                continue
-            if not line:
-                return
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                self._last_words.append(text)
-                log.debug("worker %d: %s", process.pid, text)
+        if future.cancelled() and self._pending.pop(id_, None) is not None and self._process and self._accepts:
+            self._process.send(Cancel([id_]))
 
     # --- states -------------------------------------------------------------------------------------------------------
 
@@ -439,26 +374,6 @@ class WorkerEngine:
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_exception(self._unavailable())
 
-    def _obituary(self, code: int, activity: str) -> str:
-        if code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = f"signal {-code}"
-            how = f"ended by {name} while {activity}"
-        else:
-            how = f"ended with exit status {code} while {activity}"
-        telling = _telling_line(self._last_words)
-        return f"{how}: {telling}" if telling else how
-
-
-_OUTSIDE_SIGNALS = {signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT}
-
-if sys.platform == "win32":
-    _OWN_GROUP: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-else:
-    _OWN_GROUP: dict[str, Any] = {"start_new_session": True}
-
 
 def _error_of(message: Failed) -> EdgeEmbedError:
     match message.kind:
@@ -470,15 +385,6 @@ def _error_of(message: Failed) -> EdgeEmbedError:
             return BadVectorError(message.message)
         case "engine":
             return EngineError(message.message)
-
-
-def _telling_line(lines: Sequence[str]) -> str | None:
-    """Find the line of a dying process that says most."""
-    for marks in (("GGML_ASSERT", "GGML_ABORT", "Fatal Python error"), ("Error", "error", "failed")):
-        for line in reversed(lines):
-            if any(mark in line for mark in marks):
-                return line.strip()
-    return None
 
 
 def _all_failed(ladder: Ladder) -> str:

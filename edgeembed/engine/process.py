@@ -1,0 +1,147 @@
+"""One worker process as the daemon sees it: frames to it, frames from it, and what it said before it died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from edgeembed.engine.protocol import (
+    LENGTH_BYTES,
+    FromWorker,
+    Stop,
+    ToWorker,
+    WorkerOptions,
+    frame,
+    frame_length,
+    from_worker_decoder,
+)
+
+log = logging.getLogger(__name__)
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.worker")
+STOP_SECONDS = 2.0
+"""What a worker gets to leave by itself when it is told to stop."""
+
+_OUTSIDE_SIGNALS = {signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT}
+
+# Ctrl-C in a terminal is for the daemon, which lets the worker finish what is in flight.
+if sys.platform == "win32":
+    _OWN_GROUP: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+else:
+    _OWN_GROUP: dict[str, Any] = {"start_new_session": True}
+
+
+class WorkerProcess:
+    """A started worker. Everything runs on the event loop's thread."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        """Take over a process whose stdin, stdout and stderr are pipes."""
+        self._process = process
+        self._last_words: deque[str] = deque(maxlen=40)
+        self._listener = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(cls, command: Sequence[str], options: WorkerOptions) -> WorkerProcess:
+        """Start a worker: the command, the rung's name, the options as JSON. Raises OSError."""
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *command,
+                options.rung,
+                msgspec.json.encode(options).decode(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                **_OWN_GROUP,
+            )
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def killed_from_outside(self) -> bool:
+        """Whether somebody else ended it, and not its own kernels. False while it runs."""
+        return -(self._process.returncode or 0) in _OUTSIDE_SIGNALS
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message; one to a process that is gone is lost."""
+        pipe = self._process.stdin
+        if pipe and not pipe.is_closing():
+            pipe.write(frame(message))
+
+    async def receive(self) -> FromWorker | None:
+        """Wait for the next message; None when the process has closed its end.
+
+        Raises ValueError or msgspec.DecodeError for bytes that are no message.
+        """
+        assert self._process.stdout is not None
+        try:
+            header = await self._process.stdout.readexactly(LENGTH_BYTES)
+            return from_worker_decoder.decode(await self._process.stdout.readexactly(frame_length(header)))
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            return None
+
+    async def end(self, *, politely: bool) -> None:
+        """See to it that the process is gone, and read what it said last. `politely`: let it leave by itself first."""
+        if politely and self._process.returncode is None:
+            self.send(Stop())
+            if not await self._gone_within(STOP_SECONDS):
+                log.info("the worker does not stop by itself")
+        # One whose pipe has just ended gets a moment to leave its own exit status.
+        if not await self._gone_within(0.5):
+            self._process.kill()
+        await self._process.wait()
+        await asyncio.wait([self._listener], timeout=1.0)
+        self._listener.cancel()
+
+    def obituary(self, activity: str) -> str:
+        """Say how the process ended, what it was doing, and the line of its log that tells most."""
+        code = self._process.returncode or 0
+        if code < 0:
+            try:
+                how = f"ended by {signal.Signals(-code).name} while {activity}"
+            except ValueError:
+                how = f"ended by signal {-code} while {activity}"
+        else:
+            how = f"ended with exit status {code} while {activity}"
+        telling = _telling_line(self._last_words)
+        return f"{how}: {telling}" if telling else how
+
+    async def _gone_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._process.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # longer than the buffer: it was skipped
+                continue
+            if not line:
+                return
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self._last_words.append(text)
+                log.debug("worker %d: %s", self.pid, text)
+
+
+def _telling_line(lines: Sequence[str]) -> str | None:
+    """Find the line of a dying process that says most."""
+    for marks in (("GGML_ASSERT", "GGML_ABORT", "Fatal Python error"), ("Error", "error", "failed")):
+        for line in reversed(lines):
+            if any(mark in line for mark in marks):
+                return line.strip()
+    return None

@@ -1,0 +1,213 @@
+"""The disk tier: what is on disk, what of it is believed, and what happens when the disk is out of order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import diskcache
+import pytest
+
+from edgeembed.cache import disk
+from edgeembed.cache.disk import FAULTS, DiskTier
+
+MIB = 2**20
+DATABASE = "cache.db"
+
+
+class Evil:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "vectors"
+
+
+@pytest.fixture
+def tier(folder: Path) -> Iterator[DiskTier]:
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as opened:
+        yield opened
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def rows(first: int, count: int, size: int = 4096) -> list[tuple[bytes, bytes]]:
+    return [(key(number), bytes([number % 251]) * size) for number in range(first, first + count)]
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_outlive_the_process(folder: Path) -> None:
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
+        tier.put_many(rows(0, 3))
+        tier.put_many([(key(1), b"newer")])
+        assert len(tier) == 3
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
+        assert tier.get_many([key(0), key(1), key(7)]) == {key(0): bytes(4096), key(1): b"newer"}
+
+
+def test_a_large_row_stays_inside_the_database(tier: DiskTier, folder: Path) -> None:
+    """diskcache puts large values into files of their own, which nothing of ours reads."""
+    tier.put_many([(key(1), bytes(200_000))])
+    assert tier.get_many([key(1)]) == {key(1): bytes(200_000)}
+    assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in folder.iterdir()} == {DATABASE}
+
+
+def test_clear(tier: DiskTier) -> None:
+    tier.put_many(rows(0, 300))
+    assert tier.clear() == 300
+    assert len(tier) == 0 and tier.get_many([key(1)]) == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_the_folder_is_its_users_own(folder: Path) -> None:
+    folder.mkdir(parents=True, mode=0o755)
+    folder.chmod(0o755)
+    DiskTier(folder, MIB).close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+# --- the limit --------------------------------------------------------------------------------------------------------
+
+
+def test_the_limit_holds_and_the_oldest_rows_leave(folder: Path) -> None:
+    with contextlib.closing(DiskTier(folder, 2 * MIB)) as tier:
+        for first in range(0, 2000, 50):
+            tier.put_many(rows(first, 50))
+            assert tier.bytes <= 2 * MIB
+        kept = sorted(tier.get_many(key(number) for number in range(2000)))
+        assert kept == [key(number) for number in range(2000 - len(kept), 2000)]
+    assert (folder / DATABASE).stat().st_size <= 2 * MIB
+
+
+def test_a_large_write_at_the_limit_costs_its_own_size_only(folder: Path) -> None:
+    """diskcache's own culling removed ten rows for each row of a transaction: one bulk load emptied the cache."""
+    with contextlib.closing(DiskTier(folder, 4 * MIB)) as tier:
+        for first in (0, 400, 800):
+            tier.put_many(rows(first, 400))
+        full = len(tier)
+        assert 3 * MIB < tier.bytes <= 4 * MIB
+        tier.put_many(rows(5000, 400))
+        assert len(tier) > 0.95 * full
+        assert len(tier.get_many(key(number) for number in range(5000, 5400))) == 400
+
+
+def test_a_lowered_limit_is_reached(folder: Path) -> None:
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
+        tier.put_many(rows(0, 3000))
+    with contextlib.closing(DiskTier(folder, MIB)) as tier:
+        before = tier.bytes
+        tier.put_many(rows(9000, 1))
+        assert tier.bytes < before, "in steps, so that readers do not wait for all of it"
+        for number in range(9001, 9010):
+            tier.put_many(rows(number, 1))
+        assert tier.bytes <= MIB
+        assert len(tier.get_many(key(number) for number in range(9000, 9010))) == 10
+
+
+# --- what others wrote ------------------------------------------------------------------------------------------------
+
+
+def test_no_pickle_is_ever_loaded(folder: Path, tmp_path: Path) -> None:
+    """CVE-2025-69872: who can write the folder must not run code in the daemon."""
+    trace = tmp_path / "executed"
+    DiskTier(folder, MIB).close()
+    with diskcache.Cache(str(folder)) as foreign:
+        foreign.set(key(1), Evil(trace))
+        foreign.set(key(2), [Evil(trace)] * 5000)  # goes to a file of its own
+        foreign.set(key(3), "text")
+        foreign.set(key(4), 5)
+        foreign.set(("a", "tuple"), Evil(trace))
+        foreign.set(pickle.dumps(Evil(trace)), b"x")
+    with contextlib.closing(DiskTier(folder, MIB)) as tier:
+        tier.put_many([(key(5), b"ours")])
+        assert tier.get_many(key(number) for number in range(6)) == {key(5): b"ours"}
+        tier.put_many([(key(1), b"mended")])
+        assert tier.get_many([key(1)]) == {key(1): b"mended"}
+        tier.clear()
+    assert not trace.exists()
+    with diskcache.Cache(str(folder)) as foreign:  # the trap works: the plain class falls into it
+        foreign.set(key(1), Evil(trace))
+        foreign.get(key(1))
+    assert trace.exists()
+
+
+def test_only_bytes_are_stored(tier: DiskTier) -> None:
+    for wrong in ([("text", b"x")], [(b"key", "text")], [(b"key", {"a": 1})]):
+        with pytest.raises(TypeError):
+            tier.put_many(wrong)  # type: ignore[arg-type]
+    assert len(tier) == 0
+
+
+def test_another_programs_settings_are_a_fault_like_any_other(folder: Path) -> None:
+    with diskcache.Cache(str(folder), disk=diskcache.JSONDisk, disk_compress_level=6) as foreign:
+        foreign["a"] = 1
+    with pytest.raises(FAULTS, match="another program"):
+        DiskTier(folder, MIB)
+
+
+# --- a disk out of order ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_database_is_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder.mkdir(parents=True)
+    for _ in range(3):
+        (folder / DATABASE).write_bytes(b"no database at all " * 1000)
+        with contextlib.closing(DiskTier(folder, MIB)) as tier:
+            tier.put_many(rows(0, 1))
+            assert tier.get_many([key(0)]) == {key(0): bytes(4096)}
+    aside = list(folder.parent.glob("vectors.corrupt-*"))
+    assert len(aside) == 1, "the last one is kept to be looked at, and only that one"
+    assert (aside[0] / DATABASE).read_bytes().startswith(b"no database")
+    assert aside[0].name in caplog.text
+
+
+@pytest.mark.parametrize("first", ["get", "put"])
+def test_damage_found_later_is_mended_too(folder: Path, first: str) -> None:
+    """A disk that lost power in the middle: the head of the file is good, pages behind it are not."""
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
+        tier.put_many(rows(0, 500))
+    with (folder / DATABASE).open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(64 * 1024)
+        file.write(b"\xa5" * (end - 64 * 1024))
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
+        if first == "get":
+            assert tier.get_many(key(number) for number in range(500)) == {}
+        tier.put_many(rows(0, 500))
+        assert len(tier.get_many(key(number) for number in range(500))) == 500
+    assert list(folder.parent.glob("vectors.corrupt-*"))
+
+
+def test_who_holds_the_lock_is_not_waited_for_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_BUSY_SECONDS", 0.05)
+    DiskTier(folder, MIB).close()
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            DiskTier(folder, MIB)
+    DiskTier(folder, MIB).close()
+    assert not list(folder.parent.glob("vectors.corrupt-*")), "locked is not corrupt"
+
+
+@pytest.mark.parametrize("below", ["file", "file/deeper"])
+def test_a_path_that_cannot_be_a_folder(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("I was here first")
+    with pytest.raises(FAULTS):
+        DiskTier(tmp_path / below, MIB)
+    assert (tmp_path / "file").read_text() == "I was here first"

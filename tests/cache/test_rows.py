@@ -1,0 +1,54 @@
+"""A row as bytes: what comes back is the row, or nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeembed.cache.rows import decode_row, encode_row
+from edgeembed.engine.protocol import Row
+
+KEY = bytes(range(32))
+ROW = Row(np.array([1.5, -2.25e-30, 3e38], dtype=np.float32), 77)
+
+
+@pytest.mark.parametrize("dimensions", [1, 384, 4096])
+def test_a_row_comes_back(dimensions: int) -> None:
+    row = Row(np.random.default_rng(1).normal(size=dimensions).astype(np.float32), 2**31)
+    back = decode_row(KEY, encode_row(KEY, row))
+    assert back is not None
+    assert back.tokens == row.tokens
+    assert back.vector.dtype == np.float32 and np.array_equal(back.vector, row.vector)
+
+
+def test_a_part_of_a_matrix_comes_back() -> None:
+    """Rows of a batch are views, not always contiguous."""
+    matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for view in (matrix[1], matrix[:, 1], matrix[1, ::-1]):
+        back = decode_row(KEY, encode_row(KEY, Row(view, 3)))
+        assert back is not None and back.vector.tolist() == view.tolist()
+
+
+def test_every_single_flipped_bit_is_noticed() -> None:
+    value = encode_row(KEY, ROW)
+    assert decode_row(KEY, value) is not None
+    for bit in range(8 * len(value)):
+        damaged = bytearray(value)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert decode_row(KEY, bytes(damaged)) is None, f"bit {bit}"
+
+
+def test_every_flipped_bit_of_the_key_is_noticed() -> None:
+    value = encode_row(KEY, ROW)
+    for bit in range(8 * len(KEY)):
+        other = bytearray(KEY)
+        other[bit // 8] ^= 1 << bit % 8
+        assert decode_row(bytes(other), value) is None, f"bit {bit}"
+
+
+def test_cut_lengthened_and_foreign_values_are_noticed() -> None:
+    value = encode_row(KEY, ROW)
+    for length in range(len(value)):
+        assert decode_row(KEY, value[:length]) is None, f"cut to {length}"
+    for foreign in (value + b"\0", value + value, b"", bytes(64), None, "text", 5):
+        assert decode_row(KEY, foreign) is None

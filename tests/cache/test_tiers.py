@@ -1,0 +1,200 @@
+"""Both tiers together: nobody waits for the disk, and whatever is wrong with it makes misses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeembed.cache import KeyMaker, VectorCache, disk
+from edgeembed.engine.protocol import Row
+
+KEYS = KeyMaker("5" * 64, "mean")
+DATABASE = "cache.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "vectors"
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path | None, *, memory_mib: int = 1, disk_mib: int = 64) -> AsyncIterator[VectorCache]:
+    cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=disk_mib)
+    await cache.open()
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+def key(text: str) -> bytes:
+    return KEYS.key("{text}", text)
+
+
+def row(number: float, dimensions: int = 384) -> Row:
+    return Row(np.full(dimensions, number, dtype=np.float32), int(number))
+
+
+async def written(cache: VectorCache) -> None:
+    """Wait until the writer has nothing left."""
+    async with asyncio.timeout(30):
+        while cache.stats.unwritten:
+            await asyncio.sleep(0.01)
+
+
+async def test_rows_outlive_the_daemon(folder: Path) -> None:
+    async with opened(folder) as cache:
+        for number in range(1000):
+            cache.put(key(f"text {number}"), row(number))
+    async with opened(folder) as cache:
+        found = await cache.get_many([key(f"text {number}") for number in range(1001)])
+        assert len(found) == 1000
+        assert found[key("text 7")].tokens == 7 and found[key("text 7")].vector.tolist() == [7.0] * 384
+        stats = cache.stats
+        assert (stats.memory_hits, stats.disk_hits, stats.misses, stats.damaged) == (0, 1000, 1, 0)
+        assert stats.disk_problem is None and 0 < stats.memory_bytes <= 2**20
+        await cache.get_many([key("text 999")])
+        assert cache.stats.memory_hits == 1, "a row from disk is hot now"
+
+
+async def test_a_row_is_there_before_it_is_on_disk(folder: Path) -> None:
+    async with opened(folder, memory_mib=0) as cache:
+        cache.put(key("a"), row(1))
+        found = await cache.get_many([key("a")])
+        assert found[key("a")].tokens == 1
+        assert cache.stats.memory_entries == 0
+        await written(cache)
+        assert (await cache.get_many([key("a")]))[key("a")].tokens == 1
+
+
+async def test_a_row_stored_again_while_it_is_written_ends_as_the_newer_one(folder: Path) -> None:
+    async with opened(folder, memory_mib=0) as cache:
+        for number in range(40):
+            cache.put(key("a"), row(number))
+            await asyncio.sleep(0)
+    async with opened(folder, memory_mib=0) as cache:
+        assert (await cache.get_many([key("a")]))[key("a")].tokens == 39
+
+
+async def test_no_text_is_on_disk(folder: Path) -> None:
+    texts = ["the patient has a rare disease", "größe 🙂 geheim", "password hunter2"]
+    async with opened(folder) as cache:
+        for number, text in enumerate(texts):
+            cache.put(key(text), row(number))
+        await written(cache)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        content = b"".join(path.read_bytes() for path in files)  # with the journal that closing removes
+        assert all(key(text) in content for text in texts), "this is where rows are"
+        for text in texts:
+            for word in [text, *text.split()]:
+                for encoding in ("utf-8", "utf-16-le"):
+                    if len(word) > 3:
+                        assert word.encode(encoding) not in content
+
+
+async def test_two_daemons_share_a_folder(folder: Path) -> None:
+    async with opened(folder, memory_mib=0) as one, opened(folder, memory_mib=0) as two:
+        for number in range(300):
+            (one if number % 2 else two).put(key(str(number)), row(number))
+        await asyncio.gather(written(one), written(two))
+        wanted = [key(str(number)) for number in range(300)]
+        assert len(await one.get_many(wanted)) == len(await two.get_many(wanted)) == 300
+        assert one.stats.disk_problem is None and two.stats.disk_problem is None
+
+
+async def test_damaged_and_exchanged_rows_are_misses(folder: Path) -> None:
+    async with opened(folder) as cache:
+        for number, text in enumerate("abcd"):
+            cache.put(key(text), row(number))
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        values = {
+            text: database.execute("SELECT value FROM Cache WHERE key = ?", (key(text),)).fetchone()[0] for text in "abc"
+        }
+        damaged = bytearray(values["a"])
+        damaged[-1] ^= 1
+        for text, value in (("a", bytes(damaged)), ("b", values["c"]), ("c", b"")):
+            database.execute("UPDATE Cache SET value = ? WHERE key = ?", (value, key(text)))
+    async with opened(folder) as cache:
+        assert set(await cache.get_many([key(text) for text in "abcd"])) == {key("d")}
+        assert (cache.stats.damaged, cache.stats.misses, cache.stats.disk_hits) == (3, 3, 1)
+        cache.put(key("a"), row(0))
+    async with opened(folder) as cache:
+        assert key("a") in await cache.get_many([key("a")]), "a new row takes the place of the damaged one"
+
+
+async def test_without_a_usable_folder_memory_works_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("I was here first")
+    async with opened(tmp_path / "file" / "vectors") as cache:
+        cache.put(key("a"), row(1))
+        assert key("a") in await cache.get_many([key("a"), key("b")])
+        stats = cache.stats
+        assert stats.disk_problem is not None and "file" in stats.disk_problem
+        assert (stats.memory_hits, stats.misses, stats.unwritten) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("disk_mib", [0, 64])
+async def test_a_disk_tier_that_is_switched_off(folder: Path, disk_mib: int) -> None:
+    async with opened(None if disk_mib else folder, disk_mib=disk_mib) as cache:
+        cache.put(key("a"), row(1))
+        assert key("a") in await cache.get_many([key("a")])
+        assert cache.stats.disk_problem == "switched off"
+    assert not folder.exists()
+
+
+async def test_a_locked_database_makes_misses_and_is_told_until_it_works_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(disk, "_BUSY_SECONDS", 0.05)
+    writes: list[int] = []
+    put_many = disk.DiskTier.put_many
+
+    def counted(tier: disk.DiskTier, items: list[tuple[bytes, bytes]]) -> None:
+        writes.append(len(items))
+        put_many(tier, items)
+
+    monkeypatch.setattr(disk.DiskTier, "put_many", counted)
+    async with opened(folder, memory_mib=0) as cache:
+        with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            for number in range(600):
+                cache.put(key(str(number)), row(number))
+            await written(cache)
+            assert await cache.get_many([key("1")]) == {}
+            problem = cache.stats.disk_problem
+            assert problem is not None and "locked" in problem
+            assert caplog.text.count("locked") == 1, "told once, not for each row"
+            assert len(writes) == 1, "readers do not wait behind one busy time after the other"
+        cache.put(key("1"), row(1))
+        await written(cache)
+        assert key("1") in await cache.get_many([key("1")])
+        assert cache.stats.disk_problem is None
+
+
+async def test_a_database_that_breaks_while_it_is_used_makes_misses(folder: Path) -> None:
+    async with opened(folder, memory_mib=0) as cache:
+        cache.put(key("a"), row(1))
+        await written(cache)
+        with contextlib.closing(sqlite3.connect(folder / DATABASE)) as other, other:
+            other.execute("DROP TABLE Cache")
+        assert await cache.get_many([key("a")]) == {}
+        cache.put(key("b"), row(2))
+        await written(cache)
+        assert await cache.get_many([key("b")]) == {}
+        problem = cache.stats.disk_problem
+        assert problem is not None and "Cache" in problem
+
+
+async def test_a_row_that_comes_after_closing_costs_nothing(folder: Path) -> None:
+    async with opened(folder) as cache:
+        cache.put(key("a"), row(1))
+    cache.put(key("b"), row(2))
+    assert set(await cache.get_many([key("a"), key("b")])) == {key("a"), key("b")}
+    await cache.close()
+    async with opened(folder) as again:
+        assert set(await again.get_many([key("a"), key("b")])) == {key("a")}

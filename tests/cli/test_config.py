@@ -1,0 +1,53 @@
+"""`edgeembed config`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgeembed.cli.config import config
+from edgeembed.config import field_names
+from edgeembed.errors import ConfigError
+
+
+@pytest.fixture
+def run() -> CliRunner:
+    return CliRunner(catch_exceptions=False)
+
+
+def test_set_then_show(run: CliRunner, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run.invoke(config, ["set", "cache-disk-mib", "4096"])  # as the flag is spelled
+    assert result.exit_code == 0 and str(home / "config.toml") in result.output
+    assert (home / "config.toml").read_text() == "cache_disk_mib = 4096\n"
+    monkeypatch.setenv("EDGEEMBED_THREADS", "3")
+
+    shown = json.loads(run.invoke(config, ["show", "--json"]).output)
+    assert list(shown) == field_names()
+    assert shown["cache_disk_mib"] == {"value": 4096, "from": "config.toml"}
+    assert shown["threads"] == {"value": 3, "from": "environment"}
+    assert shown["model"] == {"value": None, "from": "default"}
+
+    lines = [line.split() for line in run.invoke(config, ["show"]).output.splitlines()]
+    assert ["cache_disk_mib", "4096", "config.toml"] in lines
+    assert ["threads", "3", "environment"] in lines
+    assert len(lines) == len(field_names())
+
+
+def test_set_refuses_what_serve_would_refuse(run: CliRunner, home: Path) -> None:
+    for key, value in (("port", "99999"), ("cache", "perhaps"), ("log_level", "loud"), ("nothing", "1")):
+        with pytest.raises(ConfigError):
+            run.invoke(config, ["set", key, value])
+    assert not (home / "config.toml").exists()
+
+
+def test_path_needs_no_file_and_no_sound_file(run: CliRunner, home: Path) -> None:
+    assert run.invoke(config, ["path"]).output == f"{home / 'config.toml'}\n"
+    assert not home.exists()
+    home.mkdir()
+    (home / "config.toml").write_text("port = = 1")
+    assert run.invoke(config, ["path"]).output == f"{home / 'config.toml'}\n"
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        run.invoke(config, ["show"])

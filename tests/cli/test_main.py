@@ -1,0 +1,165 @@
+"""The command `edgeembed`: help, errors, exit statuses, and what a start imports."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from edgeembed import __version__
+from edgeembed.cli import main as main_module
+from edgeembed.cli.main import COMMANDS, main
+from edgeembed.errors import EngineUnavailableError, RequestError
+
+HEAVY = ("llama_cpp", "aiohttp", "numpy", "diskcache", "msgspec", "gguf", "huggingface_hub", "tomlkit", "asyncio")
+
+
+def edgeembed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does; the test's EDGEEMBED_HOME is in the environment."""
+    code = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembed'; main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command_with_its_line() -> None:
+    done = edgeembed("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    listed = " ".join(done.stdout.split())
+    for name, (_, _, line) in COMMANDS.items():
+        assert f" {name} {line}" in listed
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_teaches(name: str) -> None:
+    module, attribute, _ = COMMANDS[name]
+    command = getattr(importlib.import_module(module), attribute)
+    assert isinstance(command, click.Command) and command.name == name
+    done = edgeembed(name, "-h")
+    assert done.returncode == 0
+    examples = [line for line in done.stdout.splitlines() if line.strip().startswith(f"edgeembed {name}")]
+    assert examples, "no example in the help"
+    if isinstance(command, click.Group):
+        for inner in command.commands:
+            assert any(f"edgeembed {name} {inner}" in line for line in examples), f"no example of {inner}"
+
+
+def test_help_of_serve_names_variable_and_default() -> None:
+    assert "[EDGEEMBED_PORT, default: 8327]" in " ".join(edgeembed("serve", "--help").stdout.split())
+
+
+def test_version() -> None:
+    assert edgeembed("--version").stdout == f"edgeembed, version {__version__}\n"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sevre"], "no such command 'sevre'. Did you mean 'serve'?"),
+        (["xyzzy"], "no such command 'xyzzy'."),
+        (["config", "set", "port"], "Missing argument 'VALUE'"),
+        (["serve", "--prot", "1"], "No such option"),
+        (["serve", "--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
+    ],
+)
+def test_a_mistyped_command_is_explained_on_stderr(arguments: list[str], says: str) -> None:
+    done = edgeembed(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_error_of_ours_is_one_line_on_stderr() -> None:
+    done = edgeembed("config", "set", "prot", "9000")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown setting 'prot'. Did you mean 'port'?\n"
+
+
+def test_a_bad_setting_stops_serve_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEEMBED_PORT", "many")
+    done = edgeembed("serve")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: EDGEEMBED_PORT = 'many'") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "says"),
+    [
+        (RequestError("wrong"), 2, "error: wrong\n"),
+        (EngineUnavailableError("no rung holds"), 1, "error: no rung holds\n"),
+        (click.Abort(), 130, "interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (click.exceptions.Exit(3), 3, ""),
+        (SystemExit(4), 4, ""),
+        (None, 0, ""),
+    ],
+)
+def test_exit_statuses(
+    raised: BaseException | None,
+    status: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @click.command()
+    def command() -> None:
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(main_module, "cli", command)
+    monkeypatch.setattr(sys, "argv", ["edgeembed"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == status
+    assert capsys.readouterr().err.lstrip("\n") == says
+
+
+# --- what a start costs -----------------------------------------------------------------------------------------------
+
+
+def imported(code: str) -> set[str]:
+    """Run Python code in a process of its own and give the top-level modules that it imported."""
+    code += "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import contextlib, io, sys\n"
+        "from edgeembed.cli.main import main\n"
+        "sys.argv = ['edgeembed', '--help']\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit): main()\n"
+        "assert 'doctor' in out.getvalue()"
+    )
+    modules = imported(code)
+    assert "edgeembed" in modules
+    assert not modules & set(HEAVY)
+
+
+def test_the_daemon_never_imports_llama_cpp() -> None:
+    """A native library that crashes must end a worker, never the daemon."""
+    modules = imported("import edgeembed.daemon, edgeembed.doctor, edgeembed.cli.serve")
+    assert "aiohttp" in modules
+    assert "llama_cpp" not in modules
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_reader_that_goes_away_gets_no_traceback(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from edgeembed.cli.main import main; main()"
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-u", "-c", code, "config", "show"], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert "Traceback" not in done.stderr

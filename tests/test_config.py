@@ -1,0 +1,230 @@
+"""Settings: which layer wins, what a bad value says, and what `config set` does to a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from edgeembed.cli.settings import setting_options
+from edgeembed.config import Paths, Settings, field_names, read_config, resolve, write_setting
+from edgeembed.errors import ConfigError
+
+
+@pytest.fixture
+def home(home: Path) -> Path:
+    home.mkdir()
+    return home
+
+
+def env(home: Path, **variables: str) -> dict[str, str]:
+    return {"EDGEEMBED_HOME": str(home), **{f"EDGEEMBED_{name}": value for name, value in variables.items()}}
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def test_flag_before_environment_before_file_before_default(home: Path) -> None:
+    (home / "config.toml").write_text('port = 1001\nthreads = 1001\nbatch_tokens = 1001\nmodel = "filed"\n')
+    resolved = resolve({"port": "1003", "threads": None}, env(home, PORT="1002", THREADS="1002"))
+    settings, origins = resolved.settings, resolved.origins
+    assert (settings.port, origins["port"]) == (1003, "flag")
+    assert (settings.threads, origins["threads"]) == (1002, "environment"), "a flag that is None was not given"
+    assert (settings.batch_tokens, origins["batch_tokens"]) == (1001, "config.toml")
+    assert (settings.host, origins["host"]) == ("127.0.0.1", "default")
+    assert list(origins) == field_names()
+
+
+def test_an_empty_variable_is_not_set(home: Path) -> None:
+    (home / "config.toml").write_text("port = 9000\n")
+    resolved = resolve({}, env(home, PORT="", MODEL=""))
+    assert resolved.settings.port == 9000
+    assert resolved.settings.model is None
+    assert resolved.origins["port"] == "config.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("true", True), ("1", True), ("True", True), ("false", False), ("0", False), ("FALSE", False)]
+)
+def test_booleans_from_the_environment(home: Path, text: str, expected: bool) -> None:
+    settings = resolve({}, env(home, CACHE=text, NO_AUTH=text)).settings
+    assert (settings.cache, settings.no_auth) == (expected, expected)
+
+
+def test_text_that_looks_like_something_else_stays_text(home: Path) -> None:
+    assert resolve({}, env(home, MODEL="123")).settings.model == "123"
+    assert resolve({}, env(home, MODEL="null")).settings.model == "null"
+
+
+def test_flags_made_from_the_settings_hide_nothing_unless_given(home: Path) -> None:
+    """`serve` has a flag for each setting; one that is not given must leave the other layers alone."""
+    (home / "config.toml").write_text("no_auth = true\ncache = false\nport = 9000\n")
+
+    @click.command()
+    @setting_options()
+    def command(**flags: Any) -> None:
+        settings = resolve(flags, env(home)).settings
+        click.echo(f"{settings.no_auth} {settings.cache} {settings.port} {settings.log_level}")
+
+    run = CliRunner(catch_exceptions=False)
+    assert run.invoke(command, []).output == "True False 9000 info\n"
+    assert run.invoke(command, ["--cache", "--port", "9001", "--log-level", "debug"]).output == "True True 9001 debug\n"
+    help_ = run.invoke(command, ["--help"]).output
+    for name in field_names():
+        assert f"--{name.replace('_', '-')}" in help_ and f"EDGEEMBED_{name.upper()}" in help_
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_home_moves_everything(home: Path) -> None:
+    paths = Paths.resolve(env(home))
+    found = [paths.config_file, paths.models, paths.cache, paths.state, paths.logs]
+    assert all(path.is_relative_to(home) for path in found)
+    assert len(set(found)) == 5
+    assert not list(home.iterdir()), "looking creates nothing"
+
+
+def test_without_home_everything_is_the_users_own() -> None:
+    for environ in ({}, {"EDGEEMBED_HOME": ""}):
+        paths = Paths.resolve(environ)
+        found = [paths.config_file, paths.models, paths.cache, paths.state, paths.logs]
+        assert all(path.is_absolute() and "edgeembed" in path.parts for path in found)
+        assert len(set(found)) == 5
+
+
+# --- bad values -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "file", "says"),
+    [
+        ({"batch_tokens": "many"}, {}, "", r"--batch-tokens = 'many': .*int"),
+        ({"port": "-1"}, {}, "", r"--port = '-1': .*>= 0"),
+        ({}, {"PORT": "65536"}, "", r"EDGEEMBED_PORT = '65536': .*<= 65535"),
+        ({}, {"CACHE": "perhaps"}, "", r"EDGEEMBED_CACHE = 'perhaps': .*bool"),
+        ({}, {"REQUEST_TIMEOUT": "nan"}, "", r"EDGEEMBED_REQUEST_TIMEOUT = 'nan'"),
+        ({}, {"LOG_LEVEL": "loud"}, "", r"EDGEEMBED_LOG_LEVEL = 'loud': .*debug, info, warning, error"),
+        ({}, {}, "port = 'x'", r"config\.toml: port = 'x': .*int"),
+        ({}, {}, "port = true", r"config\.toml: port = True: .*int"),
+        ({}, {}, "cache = 1", r"config\.toml: cache = 1: .*bool"),
+        ({}, {}, "model = 5", r"config\.toml: model = 5: .*str"),
+        ({}, {}, "load_timeout = 0", r"config\.toml: load_timeout = 0: .*> 0"),
+        ({}, {}, "[server]\nport = 1", r"config\.toml: unknown key 'server'"),
+        ({}, {}, "cache_disk_mb = 5", r"config\.toml: unknown key 'cache_disk_mb'\. Did you mean 'cache_disk_mib'\?"),
+        ({}, {}, "port = = 1", r"cannot read .*config\.toml: .*line 1"),
+    ],
+)
+def test_a_bad_value_names_its_place(
+    home: Path, flags: dict[str, str], variables: dict[str, str], file: str, says: str
+) -> None:
+    (home / "config.toml").write_text(file)
+    with pytest.raises(ConfigError, match=says) as caught:
+        resolve(flags, env(home, **variables))
+    assert caught.value.exit_code == 2
+
+
+def test_files_that_are_none(tmp_path: Path, home: Path) -> None:
+    assert read_config(tmp_path / "not" / "there.toml") == {}
+    (home / "config.toml").write_bytes(b"model = '\xff\xfe'\n")
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        resolve({}, env(home))
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_config(tmp_path)
+    with pytest.raises(ConfigError, match="cannot read"):
+        resolve({}, env(home / "config.toml"))  # a home that is a file
+
+
+def test_an_unknown_variable_is_told_and_ignored(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve({}, env(home, PROT="9")).settings == Settings()
+    assert "EDGEEMBED_PROT" in caplog.text
+
+
+# --- config set -------------------------------------------------------------------------------------------------------
+
+OWN = """\
+# my settings
+
+port = 9000  # behind the proxy
+# the small one
+model = 'all-minilm-l6-v2'
+
+# the end
+"""
+
+
+def test_write_keeps_every_other_line(home: Path) -> None:
+    path = home / "config.toml"
+    path.write_text(OWN)
+    write_setting(path, "port", "9001")
+    assert path.read_text() == OWN.replace("9000", "9001")
+    write_setting(path, "cache", "false", comment="no disk here")
+    assert path.read_text().startswith(OWN.replace("9000", "9001"))
+    assert read_config(path) == {"port": 9001, "model": "all-minilm-l6-v2", "cache": False}
+    assert "# no disk here" in path.read_text()
+    assert [file.name for file in home.iterdir()] == ["config.toml"], "no temporary file stays"
+
+
+@pytest.mark.parametrize("text", ["port = 9000", "port = 9000 # mine", "port = 9000\n# the end", "# nothing yet"])
+def test_write_behind_a_last_line_that_is_not_ended(home: Path, text: str) -> None:
+    path = home / "config.toml"
+    path.write_text(text)
+    write_setting(path, "offline", "true", comment="chosen by hand")
+    assert path.read_text() == f"{text}\n# chosen by hand\noffline = true\n"
+
+
+def test_write_begins_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "config.toml"
+    write_setting(path, "model", 'C:\\models\\"x".gguf')
+    write_setting(path, "load_timeout", "7.5")
+    assert tomllib.loads(path.read_text()) == {"model": 'C:\\models\\"x".gguf', "load_timeout": 7.5}
+
+
+@pytest.mark.parametrize(
+    ("before", "key", "value", "says"),
+    [
+        (OWN, "prot", "1", "unknown setting 'prot'. Did you mean 'port'?"),
+        (OWN, "port", "many", "port = 'many'"),
+        ("port = = 1\n", "port", "1", "cannot read"),
+        ("colour = 'red'\n", "port", "1", "unknown key 'colour'"),
+    ],
+)
+def test_write_refuses_and_leaves_the_file(home: Path, before: str, key: str, value: str, says: str) -> None:
+    path = home / "config.toml"
+    path.write_text(before)
+    with pytest.raises(ConfigError) as caught:
+        write_setting(path, key, value)
+    assert says in caught.value.message
+    assert path.read_text() == before
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home / "config.toml"
+    path.write_text(OWN)
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ConfigError, match=r"cannot write .*No space left"):
+        write_setting(path, "port", "1")
+    assert path.read_text() == OWN
+    assert [file.name for file in home.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
+def test_write_keeps_a_link_and_the_mode(tmp_path: Path, home: Path) -> None:
+    real = tmp_path / "dotfiles.toml"
+    real.write_text(OWN)
+    real.chmod(0o644)
+    path = home / "config.toml"
+    path.symlink_to(real)
+    write_setting(path, "port", "9001")
+    assert path.is_symlink() and "9001" in real.read_text()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o644

@@ -1,0 +1,52 @@
+"""The hierarchy of errors: complete, drawn, and fit for a client."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from edgeembed import errors
+from edgeembed.errors import EdgeEmbedError, InputTooLongError, ModelNotFoundError, RequestError
+
+CLASSES = {
+    name: value
+    for name, value in vars(errors).items()
+    if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == errors.__name__
+}
+
+
+def test_every_class_is_exported_and_drawn_under_its_parent() -> None:
+    assert sorted(CLASSES) == errors.__all__
+    assert errors.__doc__
+    parents: dict[int, str] = {}
+    drawn = {}
+    for line in errors.__doc__.splitlines():
+        if found := re.match(r"^(    [│├└─ ]*?)([A-Z]\w+Error)\b", line):
+            depth = len(found[1])
+            drawn[found[2]] = parents[max(above for above in parents if above < depth)] if parents else None
+            parents = {above: name for above, name in parents.items() if above < depth} | {depth: found[2]}
+    assert drawn == {name: None if value is EdgeEmbedError else value.__base__.__name__ for name, value in CLASSES.items()}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_status_and_type_fit_together(name: str) -> None:
+    found = CLASSES[name]
+    client_is_wrong = issubclass(found, RequestError)
+    assert found.status in (range(400, 500) if client_is_wrong else range(500, 600))
+    assert found.type == ("invalid_request_error" if client_is_wrong else "server_error")
+    assert found.exit_code in (1, 2)
+    assert inspect.getdoc(found)
+
+
+def test_codes_tell_errors_apart() -> None:
+    codes = [found.code for found in CLASSES.values() if found.code]
+    assert len(codes) == len(set(codes))
+
+
+def test_what_a_client_reads() -> None:
+    error: EdgeEmbedError = InputTooLongError("too long", tokens=600, limit=512, param="input[3]")
+    assert (str(error), error.message, error.param, error.status) == ("too long", "too long", "input[3]", 400)
+    assert error.retry_after is None
+    assert ModelNotFoundError("no").status == 404

@@ -1,0 +1,37 @@
+"""What lands in site-packages: three import packages, and nothing called `convert` or `models`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".ci", "build", "*.egg-info", "__pycache__", ".*_cache")
+
+
+def test_a_wheel_holds_the_three_packages_and_the_catalogue(tmp_path: Path) -> None:
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=NOT_SOURCE)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(command, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("edgeembed-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"edgeembed", "edgeembed_convert", "edgeembed_models"}
+    sources = {
+        f"{package}/{path.relative_to(folder).as_posix()}"
+        for package, folder in (("edgeembed", ROOT / "edgeembed"), ("edgeembed_convert", ROOT / "convert"))
+        for path in folder.rglob("*.py")
+    } | {f"edgeembed_models/{path.name}" for path in (ROOT / "models").glob("*.toml")}
+    assert sources <= set(names), "a folder is missing from [tool.setuptools] packages"
+
+
+def test_the_installed_packages_have_their_long_names_only(tmp_path: Path) -> None:
+    code = (
+        "from importlib.util import find_spec as f; "
+        "print([f(n) is not None for n in ('edgeembed', 'edgeembed_convert', 'edgeembed_models', 'convert', 'models')])"
+    )
+    said = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[True, True, True, False, False]"

@@ -1,0 +1,71 @@
+"""Prompts: which one a request gets, and what it does to a text."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeembed.errors import RequestError
+from edgeembed.hub.catalogue import Prompts
+from edgeembed.text import InputType, choose_prompt
+
+INSTRUCTED = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find passages")
+PREFIXED = Prompts(query="query: {text}", document="passage: {text}")
+
+
+def prompted(prompts: Prompts | None, input_type: InputType | None, instruction: str | None, text: str = "hello") -> str:
+    return choose_prompt(prompts, input_type, instruction, "some-model").apply(text)
+
+
+@pytest.mark.parametrize("prompts", [None, INSTRUCTED, PREFIXED])
+def test_who_asks_for_no_prompt_gets_none(prompts: Prompts | None) -> None:
+    assert prompted(prompts, None, None) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "input_type", "instruction", "expected"),
+    [
+        (INSTRUCTED, "query", None, "Instruct: find passages\nQuery:hello"),
+        (INSTRUCTED, "document", None, "hello"),
+        (INSTRUCTED, "query", "find code", "Instruct: find code\nQuery:hello"),
+        (INSTRUCTED, None, "find code", "Instruct: find code\nQuery:hello"),
+        (INSTRUCTED, "query", "", "Instruct: \nQuery:hello"),
+        (PREFIXED, "query", None, "query: hello"),
+        (PREFIXED, "document", None, "passage: hello"),
+        (None, "query", None, "hello"),
+        (None, "document", None, "hello"),
+    ],
+)
+def test_prompt_of_a_request(
+    prompts: Prompts | None, input_type: InputType | None, instruction: str | None, expected: str
+) -> None:
+    assert prompted(prompts, input_type, instruction) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompts", "input_type"), [(PREFIXED, "query"), (PREFIXED, None), (None, None), (INSTRUCTED, "document")]
+)
+def test_an_instruction_that_would_be_lost_is_refused(prompts: Prompts | None, input_type: InputType | None) -> None:
+    with pytest.raises(RequestError, match=r"'some-model' takes no instruction") as caught:
+        choose_prompt(prompts, input_type, "find code", "some-model")
+    assert caught.value.param == "instruction" and caught.value.status == 400
+
+
+@pytest.mark.parametrize("wild", ["{text}", "{instruction}", "{0}", "{", "}}", "{{}}", "%s", "a{b!r:>9}c"])
+def test_braces_stay_what_they_are(wild: str) -> None:
+    assert prompted(INSTRUCTED, "query", wild, wild) == f"Instruct: {wild}\nQuery:{wild}"
+    assert prompted(PREFIXED, "document", None, wild) == f"passage: {wild}"
+    assert prompted(None, None, None, wild) == wild
+
+
+def test_prompts_share_their_identity_only_when_they_do_the_same() -> None:
+    """The identity is part of the cache's key: equal ones would serve one prompt's row for another."""
+    chosen = [
+        choose_prompt(INSTRUCTED, None, None, "m"),
+        choose_prompt(INSTRUCTED, "query", None, "m"),
+        choose_prompt(INSTRUCTED, "query", "find code", "m"),
+        choose_prompt(INSTRUCTED, "query", "", "m"),
+        choose_prompt(PREFIXED, "query", None, "m"),
+        choose_prompt(PREFIXED, "document", None, "m"),
+    ]
+    assert len({prompt.identity for prompt in chosen}) == len(chosen)
+    assert choose_prompt(INSTRUCTED, "document", None, "m").identity == chosen[0].identity

@@ -1,0 +1,52 @@
+"""What happens to rows behind the cache."""
+
+from __future__ import annotations
+
+import base64
+import warnings
+
+import numpy as np
+import pytest
+
+from edgeembed.vectors import base64_rows, unit_rows
+
+ROWS = np.random.default_rng(7).normal(size=(5, 48)).astype(np.float32) * 40
+
+
+@pytest.mark.parametrize("dimensions", [None, 48, 17, 1])
+def test_cut_rows_have_length_one_and_keep_their_direction(dimensions: int | None) -> None:
+    unit = unit_rows(list(ROWS), dimensions)
+    assert unit.dtype == np.float32 and unit.shape == (5, dimensions or 48)
+    assert np.allclose(np.linalg.norm(unit.astype(np.float64), axis=1), 1.0, atol=1e-6)
+    cut = ROWS[:, :dimensions].astype(np.float64)
+    assert np.allclose(unit, cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_rows_whose_squares_leave_float32(scale: float) -> None:
+    row = np.array([3.0, -4.0], dtype=np.float32) * np.float32(scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.allclose(unit_rows([row]), [[0.6, -0.8]], atol=1e-6)
+
+
+def test_a_row_that_is_zero_after_the_cut_stays_zero() -> None:
+    rows = [np.array([0, 0, 5], dtype=np.float32), np.array([0, 2, 5], dtype=np.float32)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert unit_rows(rows, 2).tolist() == [[0.0, 0.0], [0.0, 1.0]]
+
+
+def test_the_rows_themselves_stay_as_they_are() -> None:
+    rows = [row.copy() for row in ROWS]  # the cache owns them
+    unit_rows(rows)
+    assert np.array_equal(rows, ROWS)
+
+
+def test_base64_holds_little_endian_floats_of_each_row() -> None:
+    matrix = unit_rows(list(ROWS), 7)
+    encoded = base64_rows(matrix)
+    assert len(encoded) == 5
+    for text, row in zip(encoded, matrix, strict=True):
+        assert base64.b64decode(text, validate=True) == row.astype("<f4").tobytes()
+    assert base64_rows(matrix.astype(">f4")) == encoded
