@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 ENV_PREFIX = "EDGEEMBED_"
 HOME_VARIABLE = "EDGEEMBED_HOME"
 
+_ENCODING = "utf-8-sig"  # editors on Windows put a mark in front of UTF-8
+
 Origin = Literal["flag", "environment", "config.toml", "default"]
 
 
@@ -143,8 +145,7 @@ def resolve(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] |
 def read_config(path: Path) -> dict[str, Any]:
     """Read config.toml; a missing file is an empty one. Raises ConfigError when it is not TOML or has an unknown key."""
     try:
-        with path.open("rb") as file:
-            found = tomllib.load(file)
+        found = tomllib.loads(path.read_text(encoding=_ENCODING))
     except FileNotFoundError:
         return {}
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -168,7 +169,7 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
     checked = _checked(key, value, "config.toml", path)
     read_config(path)  # never rewrite a file that we do not understand
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding=_ENCODING) if path.exists() else ""
         # tomlkit would hang a new line onto a last one that is not ended.
         document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
         if comment and key not in document:
@@ -177,6 +178,24 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
         _replace(path.resolve(), tomlkit.dumps(document))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
+
+
+def remove_setting(path: Path, key: str) -> bool:
+    """Take one key out of config.toml, so that its default counts again; says whether it was there.
+
+    Raises ConfigError for an unknown key, or a file that cannot be read or written.
+    """
+    if key not in field_names():
+        raise ConfigError(f"unknown setting {key!r}.{_did_you_mean(key, field_names())}")
+    if key not in read_config(path):
+        return False
+    try:
+        document = tomlkit.parse(path.read_text(encoding=_ENCODING))
+        del document[key]
+        _replace(path.resolve(), tomlkit.dumps(document))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error}") from error
+    return True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 
+ONE_SIGNAL_SECONDS = 1.0
 CACHE_FOLDER = "vectors"
 LADDER_FILE = "ladder.json"
 
@@ -145,13 +146,17 @@ def _announce_ready(service: EmbeddingService, url: str, announce: Announce) -> 
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Give an event that SIGTERM and Ctrl-C set; the second signal ends the process at once."""
+    """Give an event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    first = float("inf")
 
     def receive() -> None:
-        if stop.is_set():
+        nonlocal first
+        # A launcher such as `uv run` passes a Ctrl-C on that the terminal has sent here already: that is one, not two.
+        if loop.time() - first > ONE_SIGNAL_SECONDS:
             os._exit(130)  # the worker ends by itself when its pipe does
+        first = min(first, loop.time())
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -163,7 +168,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> ConfigError:
-    where = f"{settings.host}:{settings.port}"
+    where = f"[{settings.host}]:{settings.port}" if ":" in settings.host.strip("[]") else f"{settings.host}:{settings.port}"
     if error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)):
         return ConfigError(
             f"{where} is in use: another edgeembed may be running already (see http://{where}/health), or another program "

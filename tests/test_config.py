@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.cli.settings import setting_options
-from edgeembed.config import Paths, Settings, field_names, read_config, resolve, write_setting
+from edgeembed.config import Paths, Settings, field_names, read_config, remove_setting, resolve, write_setting
 from edgeembed.errors import ConfigError
 
 
@@ -228,3 +228,15 @@ def test_write_keeps_a_link_and_the_mode(tmp_path: Path, home: Path) -> None:
     write_setting(path, "port", "9001")
     assert path.is_symlink() and "9001" in real.read_text()
     assert stat.S_IMODE(real.stat().st_mode) == 0o644
+
+
+def test_a_setting_can_be_taken_back_and_the_rest_of_the_file_stays(home: Path) -> None:
+    path = Paths.resolve().config_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\ufeff# mine\nport = 9000\nthreads = 3\n", encoding="utf-8")  # with the mark of a Windows editor
+    assert resolve(environ={"EDGEEMBED_HOME": str(home)}).settings.port == 9000
+    assert remove_setting(path, "port")
+    assert not remove_setting(path, "port")
+    assert path.read_text() == "# mine\nthreads = 3\n"
+    with pytest.raises(ConfigError, match="Did you mean 'port'"):
+        remove_setting(path, "prot")

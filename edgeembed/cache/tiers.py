@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-MOST_UNWRITTEN = 100_000
-"""Rows waiting for a slow disk; beyond that, new ones stay in memory only."""
+MOST_UNWRITTEN_BYTES = 64 * MIB
+"""Rows waiting for a slow disk; beyond that, new ones stay in the hot tier only."""
 _WRITE_AT_ONCE = 256
 """Rows of one write; reads come between two of them."""
 
@@ -60,6 +60,7 @@ class VectorCache:
         self._disk: DiskTier | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-disk")
         self._unwritten: dict[bytes, bytes] = {}
+        self._unwritten_bytes = 0
         self._writer: asyncio.Task[None] | None = None
         self._problems: dict[str, str] = {} if self._folder else {"open": "switched off"}
         self._memory_hits = self._disk_hits = self._misses = self._damaged = 0
@@ -109,9 +110,11 @@ class VectorCache:
     def put(self, key: bytes, row: Row) -> None:
         """Keep a row, at once in memory and soon on disk."""
         self._memory.put(key, row)
-        if self._disk is None or len(self._unwritten) >= MOST_UNWRITTEN:
+        if self._disk is None or self._unwritten_bytes >= MOST_UNWRITTEN_BYTES:
             return
-        self._unwritten[key] = encode_row(key, row)
+        self._unwritten_bytes -= len(self._unwritten.pop(key, b""))
+        value = self._unwritten[key] = encode_row(key, row)
+        self._unwritten_bytes += len(value)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write(), name="cache-writer")
 
@@ -165,6 +168,7 @@ class VectorCache:
             for key, value in batch:
                 if self._unwritten.get(key) is value:
                     del self._unwritten[key]
+                    self._unwritten_bytes -= len(value)
 
     def _note(self, what: str, problem: str | None) -> None:
         """Log a problem of the disk when it is new; keep it for /health until the same work succeeds."""

@@ -32,6 +32,9 @@ def path() -> None:
 @cache.command()
 def stats() -> None:
     """Print how much is on disk. What a running daemon answered from it is in GET /v1/status."""
+    if not _folder().parent.exists():
+        click.echo(f"{_folder()}: nothing yet")
+        return
     tier = _open()
     try:
         click.echo(f"{_folder()}: {len(tier):,} vectors, {tier.bytes / 2**20:.1f} MiB")

@@ -1,4 +1,4 @@
-"""`edgeembed config`: show, set, path."""
+"""`edgeembed config`: show, set, unset, path."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def config() -> None:
     \b
     edgeembed config show               every setting, its value and where it comes from
     edgeembed config set port 9000      write a key of config.toml
+    edgeembed config unset port         back to the default
     edgeembed config path               where config.toml is
     """
 
@@ -49,6 +50,21 @@ def set_(key: str, value: str) -> None:
     path = Paths.resolve().config_file
     write_setting(path, key.replace("-", "_"), value)
     click.echo(f"{path}: {key} = {value}")
+
+
+@config.command()
+@click.argument("key")
+def unset(key: str) -> None:
+    """Take one setting out of config.toml, so that its default counts again.
+
+    \b
+    edgeembed config unset model        choose a model anew on the next start
+    """
+    from edgeembed.config import Paths, remove_setting
+
+    path = Paths.resolve().config_file
+    was_there = remove_setting(path, key.replace("-", "_"))
+    click.echo(f"{path}: {key} removed" if was_there else f"{path}: {key} was not set")
 
 
 @config.command()

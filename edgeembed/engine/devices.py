@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import tempfile
@@ -21,6 +22,8 @@ import msgspec
 from edgeembed.engine.protocol import RungFall
 
 log = logging.getLogger(__name__)
+
+CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,12 @@ def build_fingerprint() -> str:
 
 
 def usable_threads() -> int:
-    """Give the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
+    """Give the number of processors that this process may use: affinity, and a container's share (cgroup v2 cpu.max)."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA_FILE.read_text(encoding="ascii").split()
+        if quota != "max":
+            found = min(found, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no container, or one that says nothing
+    return max(1, found)

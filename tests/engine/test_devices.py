@@ -182,3 +182,13 @@ def test_threads_follow_the_processors_that_this_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert usable_threads() == len(allowed)
+
+
+@pytest.mark.parametrize(("quota", "threads"), [("150000 100000", 2), ("100000 100000", 1), ("max 100000", 64), ("", 64)])
+def test_a_containers_share_of_processors_counts(
+    quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(devices, "CPU_QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
+    assert devices.usable_threads() == threads
