@@ -18,6 +18,8 @@ from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.quantization import FALLBACK, block_values, choose_type, file_type, parse_quantization
 from edgeembed_convert.writer import OutputTensor, check_target, write_gguf
 
+MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -88,6 +90,8 @@ def convert_checkpoint(
         Keys.General.QUANTIZATION_VERSION: GGML_QUANT_VERSION,
         Keys.General.SOURCE_REPO_URL: source_repo if source_repo and "://" in source_repo else "",
         **plan.metadata,
+        **{f"edgeembed.prompt.{kind}": template for kind, template in plan.prompts.items()},
+        **(dict(zip(MATRYOSHKA_KEYS, plan.matryoshka, strict=True)) if plan.matryoshka else {}),
         "edgeembed.converter.version": __version__,
         "edgeembed.converter.fallbacks": fallbacks,
         "edgeembed.source.repo": source_repo or "",

@@ -49,6 +49,11 @@ class StoredTensor:
     """Byte in the file at which the data begins."""
 
     @property
+    def item_bytes(self) -> int:
+        """Bytes of one value in the file."""
+        return _ITEM_BYTES[self.dtype]
+
+    @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)

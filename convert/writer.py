@@ -24,7 +24,7 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFWriter
 from edgeembed.errors import ConversionError
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.quantization import encode, ggml_type, stored_bytes
-from edgeembed_convert.weights import StoredTensor
+from edgeembed_convert.views import TensorSource
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class OutputTensor:
     """One tensor of the file: name, source, and the type in which it is stored."""
 
     name: str
-    source: StoredTensor
+    source: TensorSource
     type: str
 
     @property

@@ -6,13 +6,13 @@ file before a weight is read, so that every mistake in a checkpoint is found bef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.metadata import Metadata
-from edgeembed_convert.weights import StoredTensor
+from edgeembed_convert.views import TensorSource
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class PlannedTensor:
     """One tensor of the GGUF file: its name there, where its values come from, and whether it stays F32."""
 
     name: str
-    source: StoredTensor
+    source: TensorSource
     keep_f32: bool = False
 
 
@@ -30,11 +30,18 @@ class ModelPlan:
 
     architecture: str
     dimensions: int
-    """Length of a vector."""
+    """Length of a vector; of a reranker, the model's hidden size."""
     pooling: str
+    """mean, cls, last; rank for a reranker, which gives scores."""
     metadata: Metadata
     """Keys of the architecture and the tokenizer."""
     tensors: Sequence[PlannedTensor]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What is put around a text: templates under `query` and `document` ("{text}", "{instruction}"), the default under
+    `instruction`; for a reranker its template under `rerank` ("{instruction}", "{query}", "{document}"). Stored as
+    `edgeembed.prompt.*`."""
+    matryoshka: tuple[int, int] | None = None
+    """Least and largest vector length that the model was trained to be cut to. Stored as `edgeembed.matryoshka.min/max`."""
 
 
 class Family(Protocol):

@@ -1,0 +1,116 @@
+"""Tensors that are made of stored ones on the way to the file: some rows of one, or one with a number added.
+
+Everything that the writer can take looks like a stored tensor: a name and a file for error messages, a shape, and rows that
+are read piece by piece.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.weights import Float32Array, StoredTensor
+
+
+class TensorSource(Protocol):
+    """What a planned tensor reads from."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's name in the checkpoint."""
+        ...
+
+    @property
+    def file(self) -> Path: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        ...
+
+    def rows(self) -> Iterator[Float32Array]:
+        """Yield the tensor in order as float32 arrays of shape (some rows, row length)."""
+        ...
+
+
+def row_range(tensor: StoredTensor, first: int, end: int) -> StoredTensor:
+    """Give the rows `first` to `end` (not included) of a 2-D tensor; nothing else of it is ever read.
+
+    Raises ConversionError when there are no such rows.
+    """
+    if len(tensor.shape) != 2 or not 0 <= first < end <= tensor.shape[0]:
+        raise ConversionError(
+            f"{tensor.file}: tensor {tensor.name} of shape {list(tensor.shape)} has no rows {first} to {end}"
+        )
+    row_bytes = tensor.shape[1] * tensor.item_bytes
+    return replace(tensor, shape=(end - first, tensor.shape[1]), offset=tensor.offset + first * row_bytes)
+
+
+@dataclass(frozen=True)
+class SelectedRows:
+    """Some rows of a 2-D tensor, in the order given."""
+
+    source: StoredTensor
+    numbers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ConversionError for a row that is not there."""
+        for number in self.numbers:
+            row_range(self.source, number, number + 1)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def file(self) -> Path:
+        return self.source.file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.numbers), self.source.shape[1])
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def rows(self) -> Iterator[Float32Array]:
+        for number in self.numbers:
+            yield from row_range(self.source, number, number + 1).rows()
+
+
+@dataclass(frozen=True)
+class Plus:
+    """A tensor with a number added to each value."""
+
+    source: StoredTensor
+    number: float
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def file(self) -> Path:
+        return self.source.file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def size(self) -> int:
+        return self.source.size
+
+    def rows(self) -> Iterator[Float32Array]:
+        for rows in self.source.rows():
+            yield (rows + np.float32(self.number)).astype(np.float32)
