@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert.jsonfile import read_json, read_json_value
+from edgeembed_convert.prompts import read_prompts
 from edgeembed_convert.weights import Weights, open_weights
+
+Task = Literal["embed", "rerank"]
 
 # sentence-transformers' names of what GGUF can say (`{arch}.pooling_type`).
 _POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
@@ -36,6 +40,8 @@ class Checkpoint:
     model_folder: Path
     """Where the encoder's own files lie: the folder itself, or that of the Transformer module."""
     config: dict[str, Any]
+    task: Task | None = None
+    """What the caller says the model is for, where the files may not say it."""
 
     @property
     def config_file(self) -> Path:
@@ -56,21 +62,33 @@ class Checkpoint:
             raise ConversionError(f"{file}: do_lower_case = {value!r} is not true or false")
         return value
 
-    @cached_property
+    @property
     def license(self) -> str | None:
         """The licence that the front matter of README.md names, if any."""
+        return self.card_value("license")
+
+    @cached_property
+    def card(self) -> str:
+        """README.md, the model card; empty when there is none."""
         file = self.folder / "README.md"
-        if not file.is_file():
-            return None
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+    def card_value(self, key: str) -> str | None:
+        """Give a one-line value from the front matter of README.md, if it is there."""
+        lines = self.card.splitlines()
         if not lines or lines[0].strip() != "---":
             return None
         for line in lines[1:]:
             if line.strip() == "---":
                 return None
-            if line.startswith("license:"):
-                return line.removeprefix("license:").strip().strip("\"'") or None
+            if line.startswith(f"{key}:"):
+                return line.removeprefix(f"{key}:").strip().strip("\"'") or None
         return None
+
+    @cached_property
+    def prompts(self) -> dict[str, str]:
+        """The templates that config_sentence_transformers.json tells; the keys are those of `ModelPlan.prompts`."""
+        return read_prompts(self.folder)
 
     def positive_int(self, key: str) -> int:
         """Give a size from config.json. Raises ConversionError when it is missing or not a positive whole number."""
@@ -79,8 +97,10 @@ class Checkpoint:
             raise ConversionError(f"{self.config_file}: {key} = {value!r} is not a positive whole number")
         return value
 
-    def pooling(self, hidden_size: int) -> str:
+    def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
         """Give the pooling that the checkpoint itself names: mean, cls or last.
+
+        `also` are modules beside Transformer and Pooling that the family takes care of.
 
         Raises ConversionError when the files do not say, contradict each other, or ask for what GGUF cannot express.
         """
@@ -93,7 +113,7 @@ class Checkpoint:
         for kind, folder in self.modules:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
-            elif kind not in {"Transformer", *_HARMLESS_MODULES}:
+            elif kind not in {"Transformer", *_HARMLESS_MODULES, *also}:
                 raise ConversionError(
                     f"{self.folder / 'modules.json'}: the model has a {kind} module, which a GGUF file would lose"
                 )
@@ -104,7 +124,7 @@ class Checkpoint:
         return _read_pooling(poolings[0], hidden_size)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     """Open a checkpoint folder and read its config.json. Raises ConversionError when it is not one."""
     if not folder.is_dir():
         raise ConversionError(f"{folder}: not a folder")
@@ -113,7 +133,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     for kind, path in modules or []:
         if kind == "Transformer":
             model_folder = path
-    return Checkpoint(folder, modules, model_folder, read_json(model_folder / "config.json"))
+    return Checkpoint(folder, modules, model_folder, read_json(model_folder / "config.json"), task)
 
 
 def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:

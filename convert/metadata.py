@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-MetadataValue = bool | int | float | str | list[str] | list[int]
+MetadataValue = bool | int | float | str | list[str] | list[int] | list[float] | bytes
 Metadata = dict[str, MetadataValue]
-"""A bool becomes BOOL, an int UINT32, a float FLOAT32, a str STRING, a list an ARRAY (of INT32 or STRING)."""
+"""A bool becomes BOOL, an int UINT32, a float FLOAT32, a str STRING, a list an ARRAY (of INT32, FLOAT32 or STRING), bytes
+an ARRAY of UINT8."""

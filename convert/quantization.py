@@ -20,14 +20,30 @@ _FILE_TYPES = {
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q6_K": LlamaFileType.MOSTLY_Q6_K,
+    "Q5_K_M": LlamaFileType.MOSTLY_Q5_K_M,
     "Q5_1": LlamaFileType.MOSTLY_Q5_1,
     "Q5_0": LlamaFileType.MOSTLY_Q5_0,
+    "Q4_K_M": LlamaFileType.MOSTLY_Q4_K_M,
     "Q4_1": LlamaFileType.MOSTLY_Q4_1,
     "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "IQ4_XS": LlamaFileType.MOSTLY_IQ4_XS,
 }
 
 QUANTIZATIONS: tuple[str, ...] = tuple(_FILE_TYPES)
 """Names of the types that `convert_checkpoint` accepts, largest files first."""
+
+MIXTURES = {
+    "Q6_K": frozenset({"Q6_K"}),
+    "Q5_K_M": frozenset({"Q5_K", "Q6_K"}),
+    "Q4_K_M": frozenset({"Q4_K", "Q5_K", "Q6_K"}),
+    "IQ4_XS": frozenset({"IQ4_XS", "Q4_K", "Q5_K", "Q6_K"}),
+}
+"""Types that only llama.cpp's own quantiser writes, with the kinds of tensors that belong to each."""
+MIXTURE_BITS = 7
+"""More than a value of any mixture takes, fall-backs to Q8_0 aside: for the estimate of disk space."""
+MIXTURE_BLOCK = 256
+"""Values in a block of theirs; llama.cpp stores a tensor whose rows are no multiple of it in another type."""
 
 FALLBACK = "F16"
 """Type of a tensor whose rows are no multiple of the wanted type's block."""
@@ -45,6 +61,11 @@ def parse_quantization(name: str) -> str:
 def file_type(name: str) -> int:
     """Give the number that `general.file_type` holds for a file of mostly this type (llama.h, llama_ftype)."""
     return int(_FILE_TYPES[name])
+
+
+def file_type_of_tensors(name: str) -> int:
+    """Give `general.file_type` for a file whose values are mostly of this ggml type, such as Q5_0 or IQ4_NL."""
+    return int(LlamaFileType[f"MOSTLY_{name}"])
 
 
 def ggml_type(name: str) -> GGMLQuantizationType:

@@ -46,13 +46,13 @@ class OutputTensor:
         return stored_bytes(self.source.shape, self.type)
 
 
-def check_target(target: Path, tensors: Sequence[OutputTensor]) -> None:
-    """Check that the file can be written: its folder is there and the disk has room. Raises ConversionError."""
+def check_target(target: Path, needed: int) -> None:
+    """Check that `needed` bytes can be written: the folder is there and the disk has room. Raises ConversionError."""
     if not target.parent.is_dir():
         raise ConversionError(f"{target.parent}: no such folder")
     if target.is_dir():
         raise ConversionError(f"{target}: is a folder; name the file to write")
-    needed = _HEADER_ROOM + sum(tensor.size_bytes for tensor in tensors)
+    needed += _HEADER_ROOM
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise ConversionError(f"{target.parent}: {needed >> 20} MiB are needed, {free >> 20} MiB are free")
@@ -71,7 +71,7 @@ def write_gguf(
     nothing is left.
     """
     try:
-        with _replacing(target) as part:
+        with replacing(target) as part:
             _write_header(part, architecture, metadata, tensors)
             with part.open("ab") as stream:
                 _pad(stream)
@@ -88,20 +88,32 @@ def write_gguf(
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path) -> Iterator[Path]:
     """Give a hidden name beside the target; move it there on success, remove it on any way out that is not."""
+    if _is_hidden_part(target.name):  # itself on the way to somewhere; whoever named it removes it
+        yield target
+        return
     prefix = f".{target.name}."
     for old in target.parent.iterdir():
         # A conversion that was killed outright could not tidy up. One that is alive wrote to its file not long ago.
         if old.name.startswith(prefix) and old.name.endswith(".part") and old.stat().st_mtime < time.time() - _STALE_SECONDS:
             log.info("removing what a killed conversion left: %s", old)
             old.unlink(missing_ok=True)
-    part = target.with_name(f"{prefix}{secrets.token_hex(4)}.part")
+    part = hidden_part(target)
     try:
         yield part
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def hidden_part(target: Path) -> Path:
+    """Give a new hidden name beside a target, for a file on the way to it; what a kill leaves is removed next time."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _is_hidden_part(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".part")
 
 
 def _write_header(part: Path, architecture: str, metadata: Metadata, tensors: Sequence[OutputTensor]) -> None:

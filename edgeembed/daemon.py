@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from aiohttp import web
 
@@ -35,10 +36,16 @@ CACHE_FOLDER = "vectors"
 LADDER_FILE = "ladder.json"
 
 
-def make_engine(settings: Settings, paths: Paths, model: InstalledModel) -> WorkerEngine:
+def make_engine(
+    settings: Settings, paths: Paths, model: InstalledModel, task: Literal["embed", "rerank"] = "embed"
+) -> WorkerEngine:
     """Make the engine of an installed model; nothing starts yet."""
+    served = _identity(model.path)
 
     def options(rung: Rung) -> WorkerOptions:
+        if _identity(model.path) != served:
+            # The cache would keep another model's rows under this one's digest.
+            raise EngineUnavailableError(f"{model.path} is not the file that this daemon began with; restart edgeembed")
         return WorkerOptions(
             path=str(model.path),
             threads=settings.threads or usable_threads(),
@@ -46,11 +53,18 @@ def make_engine(settings: Settings, paths: Paths, model: InstalledModel) -> Work
             batch_tokens=settings.batch_tokens,
             rung=rung.name,
             extra_buffers=rung.extra_buffers,
+            task=task,
             verbose=settings.log_level == "debug",
         )
 
     ladder = Ladder(memory=LadderMemory(paths.state / LADDER_FILE, model.digest))
     return WorkerEngine(options, ladder, load_timeout=settings.load_timeout)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Give what tells a file from another one under its name. Raises OSError."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def make_service(settings: Settings, paths: Paths, model: InstalledModel) -> EmbeddingService:

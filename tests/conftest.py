@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             monkeypatch.delenv(name)
     monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path / "home"))
     yield tmp_path / "home"
+    # Commands that ran in this process set up the logger; the next test's caplog wants it as it was.
+    logger = logging.getLogger("edgeembed")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +39,7 @@ def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def minilm(minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Give a function that gives the real MiniLM as a GGUF file of a type, converted once per test run."""
-    from edgeembed_convert import convert_checkpoint
+    from tests.convert.without_proof import convert_checkpoint
 
     folder = tmp_path_factory.mktemp("minilm")
 

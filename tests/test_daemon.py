@@ -1,14 +1,17 @@
-"""What the daemon refuses before it fetches anything."""
+"""What the daemon refuses."""
 
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
-from edgeembed.config import Settings
-from edgeembed.daemon import check_address
-from edgeembed.errors import ConfigError
+from edgeembed.config import Paths, Settings
+from edgeembed.daemon import check_address, make_engine
+from edgeembed.errors import ConfigError, EngineUnavailableError
+from edgeembed.hub.store import Store
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "example.invalid", "::"])
@@ -29,3 +32,13 @@ def test_a_busy_port_is_told_with_what_to_do() -> None:
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} is in use.*--port"):
             check_address(Settings(port=port))
     check_address(Settings(port=port))
+
+
+async def test_a_model_file_that_was_replaced_is_not_loaded_under_the_old_digest(tmp_path: Path) -> None:
+    paths = Paths.resolve()
+    file = make_tiny_qwen3(tmp_path / "model.gguf")
+    engine = make_engine(Settings(), paths, Store(paths).local(file))
+    make_tiny_qwen3(file, seed=1)
+    with pytest.raises(EngineUnavailableError, match="not the file that this daemon began with"):
+        await engine.start()
+    await engine.close()

@@ -6,10 +6,25 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
+from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
+from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.modern_bert import ModernBert
+from edgeembed_convert.families.nomic_bert import NomicBert
+from edgeembed_convert.families.qwen3 import Qwen3
+from edgeembed_convert.families.xlm_roberta import XlmRoberta
 
 __all__ = ["FAMILIES", "find_family"]
 
-FAMILIES: tuple[Family, ...] = (Bert(),)
+FAMILIES: tuple[Family, ...] = (
+    Bert(),
+    XlmRoberta(),
+    BertCrossEncoder(),
+    XlmRobertaCrossEncoder(),
+    ModernBert(),
+    NomicBert(),
+    Qwen3(),
+    Gemma(),
+)
 
 
 def find_family(checkpoint: Checkpoint) -> Family:

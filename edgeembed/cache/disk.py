@@ -67,11 +67,19 @@ class DiskTier:
         self.folder = folder
         self._capacity = capacity
         self._cache: diskcache.Cache | None = None
+        self._file: tuple[int, int] | None = None
+        """Which database file is open."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         self._mended(lambda cache: cache.volume())
 
     def _opened(self) -> diskcache.Cache:
+        if self._cache is not None and self._file_now() != self._file:
+            # Somebody cleared the folder: rows written to the file that is gone would be lost without a word.
+            log.warning("the cache in %s was removed or replaced; it is opened anew", self.folder)
+            self.close()
+            self._cache = None
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._cache is None:
             # diskcache waits a minute for each statement of its opening; who holds the lock that long is told at once.
             with closing(sqlite3.connect(self.folder / diskcache.core.DBNAME, timeout=_BUSY_SECONDS)) as probe:
@@ -94,7 +102,15 @@ class DiskTier:
                 )
             except (TypeError, KeyError) as error:
                 raise ValueError(f"its database has settings of another program ({error})") from error
+            self._file = self._file_now()
         return self._cache
+
+    def _file_now(self) -> tuple[int, int] | None:
+        try:
+            found = (self.folder / diskcache.core.DBNAME).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _mended(self, work: Callable[[diskcache.Cache], T]) -> T:
         """Work with the database; when it turns out to be corrupt, set it aside and work with a new one."""

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "list": ("edgeembed.cli.models", "list_models", "List the models on this machine."),
     "show": ("edgeembed.cli.models", "show", "Show all about a model, or the licences of everything."),
     "convert": ("edgeembed.cli.convert", "convert", "Make a GGUF file from a safetensors checkpoint."),
+    "verify": ("edgeembed.cli.verify", "verify", "Hold a model against its unquantised weights and published figures."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Look at this machine, the build and the model, and say what is wrong."),
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
     "cache": ("edgeembed.cli.cache", "cache", "Look at and clear the cache of vectors."),

@@ -1,13 +1,20 @@
-"""Fixed texts that show, before a worker says ready, that its kernels compute what they should."""
+"""Fixed texts that show, before a worker says ready, that its kernels compute what they should.
+
+Two checks: a row computed alone equals the row computed in a batch; and, where the converter wrote the rows of the
+unquantised weights into the file (`edgeembed.canary.*`), the rows computed here are near those.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.protocol import Float32Row, Pair, Text
 
 TokensT = TypeVar("TokensT")
 
@@ -22,31 +29,60 @@ TEXTS = (
     "the machine; nobody else learns what is being searched for, what is being written, or what is being thought.",
 )
 
+PAIRS = (
+    Pair("What is the capital of China?", "The capital of China is Beijing."),
+    Pair("What is the capital of China?", "Gravity is a force that attracts two bodies towards each other."),
+    Pair("Größe, цвет, 颜色", TEXTS[2]),
+    Pair("mean of a list", TEXTS[3]),
+    Pair("What does the daemon remember?", TEXTS[4]),
+)
+"""For rerankers."""
+
 LEAST_COSINE = 0.999
 """Between a text's row computed alone and in a batch with the others. Quantised kernels round differently with the batch's
 shape; a broken kernel is far off."""
+
+
+TEXTS_KEY = "edgeembed.canary.texts"
+"""Metadata: a JSON list of texts; for a reranker, of [query, document]."""
+ROWS_KEY = "edgeembed.canary.rows"
+"""Metadata: base64 of their rows, float32, little-endian, shape (texts, dimensions); NaN where a text did not fit."""
+
+LEAST_BY_TYPE = {
+    "F32": 0.9995, "F16": 0.9995, "BF16": 0.998, "Q8_0": 0.99, "Q6_K": 0.985, "Q5_K": 0.97, "Q5_1": 0.97, "Q5_0": 0.96,
+    "Q4_K": 0.93, "Q4_1": 0.93, "Q4_0": 0.9, "IQ4_NL": 0.9, "IQ4_XS": 0.9,
+}  # fmt: skip
+"""Least cosine of a canary row to the row of the unquantised weights, by the type of most tensors. Wide enough for the loss
+of the type itself (see the loss table in the README), far too narrow for a broken kernel."""
+LEAST_OF_OTHERS = 0.85
+LEAST_OF_ANY_SCORE = 0.3
+LEAST_SCORE_LIKENESS = 0.98
+"""The same as LEAST_COSINE, for scores."""
 
 
 class CanaryError(Exception):
     """The rows are wrong; the message says which and how."""
 
 
-def check(embed: Callable[[Sequence[TokensT]], list[Float32Row]], texts: Sequence[TokensT]) -> float:
-    """Embed each text alone and all in one batch, and compare; gives the least cosine. Raises CanaryError."""
+def check(
+    embed: Callable[[Sequence[TokensT]], list[Float32Row]], texts: Sequence[TokensT], *, scores: bool = False
+) -> float:
+    """Embed each text alone and all in one batch, and compare; gives the least likeness. Raises CanaryError."""
     single = [embed([text])[0] for text in texts]
     batch = embed(texts)
     for rows, where in ((single, "alone"), (batch, "in a batch")):
         for number, row in enumerate(rows):
             if reason := defect(row):
                 raise CanaryError(f"canary text {number} computed {where} gave a row that is {reason}")
-    cosines = [cosine(one, other) for one, other in zip(single, batch, strict=True)]
-    for number, value in enumerate(cosines):
-        if not value >= LEAST_COSINE:  # also true for NaN
+    found = [likeness(one, other, scores=scores) for one, other in zip(single, batch, strict=True)]
+    least = LEAST_SCORE_LIKENESS if scores else LEAST_COSINE
+    for number, value in enumerate(found):
+        if not value >= least:  # also true for NaN
             raise CanaryError(
                 f"canary text {number} computed alone and in a batch gave different rows: cosine {value:.6f}, "
-                f"at least {LEAST_COSINE} is right"
+                f"at least {least} is right"
             )
-    return min(cosines)
+    return min(found)
 
 
 def defect(row: Float32Row) -> str | None:
@@ -62,3 +98,61 @@ def cosine(one: Float32Row, other: Float32Row) -> float:
     """Give the cosine similarity of two rows, computed in float64."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def likeness(one: Float32Row, other: Float32Row, *, scores: bool) -> float:
+    """Give the cosine of two vectors; of a reranker's scores, 1 less their largest difference, relative above 1."""
+    if not scores:
+        return cosine(one, other)
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return float(1 - (np.abs(a - b) / np.maximum(1, np.abs(a))).max())
+
+
+def least_for(file_type: str, *, scores: bool = False) -> float:
+    """Give the least likeness for a type as llama.cpp names it, such as "Q4_K - Medium" or "all F32".
+
+    What turns a vector by a little moves a score, one number at the end of it, by more.
+    """
+    words = file_type.replace("_M", "").replace("_S", "").split()
+    least = next((LEAST_BY_TYPE[word] for word in words if word in LEAST_BY_TYPE), LEAST_OF_OTHERS)
+    return max(LEAST_OF_ANY_SCORE, 1 - 10 * (1 - least)) if scores else least
+
+
+def encode_rows(rows: Sequence[Float32Row]) -> str:
+    """Give the value of ROWS_KEY; its length depends on the shape alone."""
+    return base64.b64encode(np.stack(rows).astype("<f4").tobytes()).decode("ascii")
+
+
+def write_texts(texts: Sequence[Text]) -> str:
+    """Give the value of TEXTS_KEY."""
+    return json.dumps([text if isinstance(text, str) else [text.query, text.document] for text in texts], ensure_ascii=False)
+
+
+def read_rows(texts: str, rows: str) -> list[tuple[Text, Float32Row]]:
+    """Read the values of both keys: each text that has a row. Raises CanaryError when they do not fit together."""
+    try:
+        known = msgspec.json.decode(texts, type=list[Text])
+        matrix = np.frombuffer(base64.b64decode(rows, validate=True), dtype="<f4").reshape(len(known), -1)
+    except (ValueError, TypeError, msgspec.DecodeError) as error:
+        raise CanaryError(f"the canary rows in the file are damaged: {error}") from error
+    return [(text, row) for text, row in zip(known, matrix, strict=True) if np.isfinite(row).all()]
+
+
+def check_file(
+    embed: Callable[[Sequence[TokensT]], list[Float32Row]],
+    tokenize: Callable[[Text], TokensT],
+    expected: Sequence[tuple[Text, Float32Row]],
+    file_type: str,
+    *,
+    scores: bool = False,
+) -> list[float]:
+    """Embed the file's canary texts; give the likeness of each to the file's row. Raises CanaryError with the numbers."""
+    found = [likeness(row, embed([tokenize(text)])[0], scores=scores) for text, row in expected]
+    least = least_for(file_type, scores=scores)
+    if not all(value >= least for value in found):
+        numbers = ", ".join(f"{value:.4f}" for value in found)
+        raise CanaryError(
+            f"canary rows are too far from those of the unquantised weights: cosines {numbers}; at least {least:g} is right "
+            f"for {file_type}"
+        )
+    return found

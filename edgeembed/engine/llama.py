@@ -7,9 +7,11 @@ fills batches token by token in Python.
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
+import unicodedata
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine import wordpiece
-from edgeembed.engine.protocol import Float32Row, ModelInfo, WorkerOptions
+from edgeembed.engine import pairs, wordpiece
+from edgeembed.engine.protocol import Float32Row, ModelInfo, Pair, Text, WorkerOptions
 
 Tokens = npt.NDArray[np.int32]
+
+NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 
 MAX_SEQUENCES = 64
 """Texts in one forward pass. llama.cpp allows 256; more than the token budget holds gains nothing."""
@@ -63,7 +67,7 @@ class LlamaModel:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = options.extra_buffers
-        overrides = _overrides()
+        overrides = _overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see the module wordpiece
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         if not model:
@@ -80,10 +84,22 @@ class LlamaModel:
         self._lowercase = self._meta(wordpiece.LOWERCASE_KEY) != "false"
         strip = self._meta(wordpiece.STRIP_ACCENTS_KEY)
         self._strip_accents = self._lowercase if strip is None else strip == "true"
-        self._dimensions = int(lib.llama_model_n_embd_out(model))
+        width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
+        self._dimensions = int(width(model))
+        # Byte-level BPE in llama.cpp composes nothing, where the tokenizers of Qwen and ModernBERT do (Unicode NFC). Files
+        # of other converters do not say so; that Qwen2's pre-tokenizer goes with it is known.
+        self._composes = self._meta(NORMALIZER_KEY) == "nfc" or self._meta("tokenizer.ggml.pre") == "qwen2"
         self._fill = _BatchBuffers(self._shape.batch)
         self._token_buffers = threading.local()
+        template = self._meta(pairs.TEMPLATE_KEY)
+        self._pairs = template and pairs.PairTemplate(
+            template, self._meta(pairs.INSTRUCTION_KEY) or "", int(self._meta(pairs.SECOND_SEGMENT_KEY) or 0)
+        )
         self.info = self._describe()
+
+    def metadata(self, key: str) -> str | None:
+        """Give a value of the file's metadata as text; None when the file has no such key, or an array under it."""
+        return self._meta(key)
 
     @property
     def batch_capacity(self) -> int:
@@ -100,8 +116,24 @@ class LlamaModel:
 
         What looks like a special token inside the text stays text.
         """
+        return self._tokenize(text, frame=True, special=False)
+
+    def read(self, text: Text) -> Tokens:
+        """Tokenise whatever it is."""
+        return self.tokenize(text) if isinstance(text, str) else self.tokenize_pair(text)
+
+    def tokenize_pair(self, pair: Pair) -> Tokens:
+        """Give the ids of a query and a document in the file's own template. Raises ComputeError when it has none."""
+        if not self._pairs:
+            raise ComputeError(f"the file has no template for pairs ({pairs.TEMPLATE_KEY})")
+        return self._pairs.tokens(pair, lambda text, special: self._tokenize(text, frame=False, special=special))
+
+    def _tokenize(self, text: str, *, frame: bool, special: bool) -> Tokens:
+        """Tokenise. frame: add the special tokens around a text. special: names of special tokens in it become such."""
         if self._is_wordpiece and self._strip_accents:
             text = wordpiece.strip_accents(text, lowercase=self._lowercase)
+        elif self._composes:
+            text = unicodedata.normalize("NFC", text)
         encoded = text.encode("utf-8")
         capacity = len(encoded) + 16
         for _ in range(2):
@@ -113,8 +145,8 @@ class LlamaModel:
                     len(encoded),
                     buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token)),
                     len(buffer),
-                    True,  # add the template's special tokens
-                    False,  # do not parse special tokens in the text
+                    frame,
+                    special,
                 )
             )
             if count >= 0:
@@ -154,9 +186,13 @@ class LlamaModel:
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def _meta(self, key: str) -> str | None:
-        buffer = ctypes.create_string_buffer(1024)
-        length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+            if length < size:
+                return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+            size = length + 1  # what snprintf would have written
 
     def _describe(self) -> ModelInfo:
         description = ctypes.create_string_buffer(256)
@@ -181,7 +217,12 @@ class LlamaModel:
                 f"{self._architecture}.pooling_type): it is a generation model, or was converted without its pooling",
                 fatal=True,
             )
-        if int(value) == lib.LLAMA_POOLING_TYPE_RANK:
+        ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
+        if ranks and self._options.task == "rerank":
+            return "rank"
+        if self._options.task == "rerank":
+            raise ModelLoadError(f"{self._options.path} is an embedder: it has vectors and scores no pairs", fatal=True)
+        if ranks:
             raise ModelLoadError(f"{self._options.path} is a reranker: it scores pairs and has no vectors", fatal=True)
         try:
             return _POOLING[int(value)]
@@ -191,8 +232,8 @@ class LlamaModel:
             ) from None
 
     def _takes_pieces(self) -> bool:
-        """Whether a text may be longer than the batch buffer: only a causal model that pools the last token."""
-        return self._causal and self._pooling == "last"
+        """Whether a text may be longer than the batch buffer: only a causal model that reads the last token."""
+        return self._causal and self._pooling in ("last", "rank")
 
     def _plan(self) -> _Shape:
         trained = int(lib.llama_model_n_ctx_train(self._model))
@@ -283,13 +324,46 @@ class _BatchBuffers:
         return batch
 
 
-def _overrides() -> Any:
-    """Give the metadata that llama.cpp shall see instead of the file's: a list that ends with an empty key."""
-    overrides = (lib.llama_model_kv_override * 2)()
-    overrides[0].key = wordpiece.STRIP_ACCENTS_KEY.encode()  # see the module wordpiece
-    overrides[0].tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
-    overrides[0].value.val_bool = False
-    overrides[1].key = b""
+def quantize_file(
+    source: Path,
+    target: Path,
+    *,
+    file_type: int,
+    threads: int,
+    keep_f32: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Quantise a GGUF file with llama.cpp's own rules for mixed types (llama_model_quantize); the metadata is copied.
+
+    file_type: llama.h's llama_ftype. keep_f32: names of tensors that stay F32. notes: metadata to add, each at most 127
+    bytes. Raises ComputeError.
+    """
+    lib.llama_backend_init()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.nthread = threads
+    overrides = (lib.llama_model_tensor_override * (len(keep_f32) + 1))()  # ends with an empty one
+    for override, name in zip(overrides, keep_f32, strict=False):
+        override.pattern = f"^{re.escape(name)}$".encode()
+        override.type = lib.GGML_TYPE_F32
+    params.tt_overrides = overrides
+    params.kv_overrides = _overrides({key: value.encode() for key, value in (notes or {}).items()})
+    code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    if code != 0:
+        raise ComputeError(f"llama.cpp cannot quantise {source}{_said()}")
+
+
+def _overrides(values: Mapping[str, bool | bytes]) -> Any:
+    """Give metadata that llama.cpp shall take instead of the file's: a list that ends with an empty key."""
+    overrides = (lib.llama_model_kv_override * (len(values) + 1))()
+    for override, (key, value) in zip(overrides, values.items(), strict=False):
+        override.key = key.encode()
+        if isinstance(value, bool):
+            override.tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
+            override.value.val_bool = value
+        else:
+            override.tag = lib.LLAMA_KV_OVERRIDE_TYPE_STR
+            override.value.val_str = value
     return overrides
 
 

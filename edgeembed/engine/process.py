@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import subprocess
@@ -92,6 +93,8 @@ class WorkerProcess:
 
     async def end(self, *, politely: bool) -> None:
         """See to it that the process is gone, and read what it said last. `politely`: let it leave by itself first."""
+        # asyncio's `wait` ends when the pipes do, and one that is full of rows nobody reads any more never would.
+        draining = asyncio.create_task(self._drain())
         if politely and self._process.returncode is None:
             self.send(Stop())
             if not await self._gone_within(STOP_SECONDS):
@@ -100,8 +103,9 @@ class WorkerProcess:
         if not await self._gone_within(0.5):
             self._process.kill()
         await self._process.wait()
-        await asyncio.wait([self._listener], timeout=1.0)
+        await asyncio.wait([self._listener, draining], timeout=1.0)
         self._listener.cancel()
+        draining.cancel()
 
     def obituary(self, activity: str) -> str:
         """Say how the process ended, what it was doing, and the line of its log that tells most."""
@@ -122,6 +126,12 @@ class WorkerProcess:
         except TimeoutError:
             return False
         return True
+
+    async def _drain(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ConnectionResetError):  # an end like any other
+            while await self._process.stdout.read(1 << 16):
+                pass
 
     async def _listen(self) -> None:
         assert self._process.stderr is not None

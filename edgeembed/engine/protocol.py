@@ -35,6 +35,19 @@ class Row(NamedTuple):
     tokens: int
 
 
+class Pair(msgspec.Struct, array_like=True, frozen=True):
+    """What a reranker scores."""
+
+    query: str
+    document: str
+    instruction: str | None = None
+    """None takes the model's default."""
+
+
+Text = str | Pair
+"""What an embedder or a reranker computes one row of."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded model says of itself."""
 
@@ -44,13 +57,15 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     """Longest text in tokens, special ones included."""
     pooling: str
-    """mean, cls, last."""
+    """mean, cls, last; rank for a reranker, whose rows are scores, one for each of its labels."""
     file_type: str
     """The quantisation type of most tensors, as llama.cpp names it."""
     parameters: int
     size_bytes: int
     llama_cpp: str
     """Version of llama-cpp-python and what the build can use of the processor."""
+    canary_cosines: tuple[float, ...] = ()
+    """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +78,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     rung: str
     extra_buffers: bool
     """Repacked weights and AMX kernels (llama.cpp's `use_extra_bufts`)."""
+    task: Literal["embed", "rerank"] = "embed"
+    """A file made for the other task is refused."""
     verbose: bool = False
     """Log llama.cpp's informational lines too."""
 
@@ -105,7 +122,7 @@ class Engine(Protocol):
     @property
     def status(self) -> EngineStatus: ...
 
-    def submit(self, texts: Sequence[str], priority: Priority) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
         """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
 
         A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError or EngineUnavailableError.
@@ -126,10 +143,15 @@ class Engine(Protocol):
 
 class EmbedItem(msgspec.Struct, array_like=True):
     id: int
-    text: str
+    text: Text
     priority: Priority
     alone: bool
     """Compute in a batch of its own: it was in a batch that ended a worker."""
+
+    @property
+    def characters(self) -> int:
+        """Length of the text, or of both texts of a pair."""
+        return len(self.text) if isinstance(self.text, str) else len(self.text.query) + len(self.text.document)
 
 
 class Embed(msgspec.Struct, tag="embed"):

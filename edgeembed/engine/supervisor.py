@@ -36,6 +36,7 @@ from edgeembed.engine.protocol import (
     Rows,
     Stage,
     Started,
+    Text,
     WorkerOptions,
 )
 from edgeembed.errors import (
@@ -67,7 +68,7 @@ State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 class _Pending:
     """A text whose row has not come yet."""
 
-    text: str
+    text: Text
     priority: Priority
     future: asyncio.Future[Row]
     crashes: int = 0
@@ -88,6 +89,8 @@ class _Death:
     """Ids of the texts in the batch that was running."""
     lived: float
     """Seconds since it was ready."""
+    never_ran: bool = False
+    """There was no process."""
 
 
 class WorkerEngine:
@@ -103,7 +106,8 @@ class WorkerEngine:
     ) -> None:
         """Prepare; nothing starts yet.
 
-        options: what a worker on a given rung shall do.
+        options: what a worker on a given rung shall do; raises OSError when it cannot run just now, EngineUnavailableError
+        when it never can.
         load_timeout: seconds a worker gets until it says ready.
         command: how a worker is started; rung and options are appended.
         """
@@ -151,12 +155,13 @@ class WorkerEngine:
     async def start(self) -> None:
         if self._task is None:
             self._first_outcome = asyncio.get_running_loop().create_future()
+            self._first_outcome.add_done_callback(asyncio.Future.exception)  # told to callers, if there are any
             self._task = asyncio.create_task(self._supervise(), name="supervisor")
             self._task.add_done_callback(self._supervision_ended)
         assert self._first_outcome is not None
         await asyncio.shield(self._first_outcome)
 
-    def submit(self, texts: Sequence[str], priority: Priority) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Row]] = [loop.create_future() for _ in texts]
         if self._state in ("failed", "stopped"):
@@ -197,7 +202,9 @@ class WorkerEngine:
             if death.fatal:
                 self._give_up(death.reason)
                 return
-            if death.while_loading:
+            if death.never_ran and self._info is not None:
+                pass  # no rung is to blame; one that has worked is tried until it can start again
+            elif death.while_loading:
                 kills_while_loading = kills_while_loading + 1 if death.from_outside else 0
                 # Somebody's kill says nothing about the rung; one after the other may be the system's memory guard.
                 if not death.from_outside or kills_while_loading >= KILLS_WHILE_LOADING:
@@ -255,9 +262,11 @@ class WorkerEngine:
         self._running = ()
         try:
             process = await WorkerProcess.start(self._command, self._options(rung))
-        except OSError as error:  # no memory or no process to be had, just now
+        except EngineUnavailableError as error:
+            return _Death(error.message, while_loading=True, from_outside=False, fatal=True, suspects=(), lived=0.0)
+        except OSError as error:  # no memory, no process or no file to be had, just now
             reason = f"a worker cannot be started: {error}"
-            return _Death(reason, while_loading=True, from_outside=True, fatal=False, suspects=(), lived=0.0)
+            return _Death(reason, while_loading=True, from_outside=True, fatal=False, suspects=(), lived=0.0, never_ran=True)
         self._process = process
         ready_at: float | None = None
         doing = "starting"
@@ -284,7 +293,7 @@ class WorkerEngine:
             problem = LoadFailed(f"the worker's answers are not readable: {error}", fatal=False)
         finally:
             self._accepts = False
-            await process.end(politely=self._state == "stopped")
+            await process.end(politely=self._state == "stopped" and ready_at is not None)  # a load finishes nothing
             self._process = None
         while_loading = ready_at is None
         activity = doing if while_loading else ("computing" if self._running else "idle")

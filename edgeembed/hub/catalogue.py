@@ -109,6 +109,24 @@ class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 Source = HubGguf | HubCheckpoint | PypiWheel
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Similarities that the model's makers published, to hold a converted file against."""
+
+    source: Text
+    """Who published them."""
+    instruction: str | None = None
+    """Of the queries; None takes the model's default."""
+    queries: Annotated[list[Text], Meta(min_length=1)]
+    documents: Annotated[list[Text], Meta(min_length=1)]
+    scores: list[list[float]]
+    """Cosines, shape (queries, documents)."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a table of another shape."""
+        if [len(row) for row in self.scores] != [len(self.documents)] * len(self.queries):
+            raise ValueError("check: scores need a row for each query and a number for each document")
+
+
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of one model. A field that nobody knows is absent, never guessed."""
 
@@ -126,6 +144,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     prompts: Prompts = Prompts()
+    check: Check | None = None
     sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:

@@ -13,6 +13,8 @@ from typing import BinaryIO
 from edgeembed.errors import HubError, UnknownModelError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+RANK_POOLING = 4
+"""`pooling_type` of a reranker."""
 _STRING, _ARRAY = 8, 9
 _LONGEST_STRING = 16 * 2**20
 _MOST_PAIRS = 65536
@@ -50,6 +52,11 @@ class GgufHeader:
     def dimensions(self) -> int | None:
         """Length of the model's vectors."""
         return self.number(f"{self.architecture}.embedding_length")
+
+    @property
+    def pooling(self) -> int | None:
+        """llama.cpp's number of the pooling."""
+        return self.number(f"{self.architecture}.pooling_type")
 
     @property
     def type(self) -> str:

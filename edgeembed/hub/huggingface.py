@@ -5,15 +5,18 @@ HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and the proxy and certificate variables co
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from edgeembed.config import Settings
-from edgeembed.errors import HubError, SourceUnreachableError
+from edgeembed.errors import HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.progress import Report, bar_class
 
 if TYPE_CHECKING:
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What a checkpoint is made of; the same repositories also hold ONNX, OpenVINO and pickled copies of the weights.
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_NOT_CHECKPOINT = ["onnx/*", "openvino/*", "*/model*.safetensors"]
+_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
+_NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
+_REPOSITORY = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", re.ASCII)
 
 
 class HuggingFace:
@@ -112,6 +116,23 @@ class HuggingFace:
             raise error
         assert result is not None
         return result
+
+
+@contextlib.contextmanager
+def checkpoint_of(name: str, settings: Settings, report: Report, beside: Path) -> Iterator[tuple[Path, str, str]]:
+    """Fetch the checkpoint of a repository, OWNER/NAME or OWNER/NAME@REVISION, into a folder that goes away again.
+
+    Gives the folder, the repository and the commit. The folder lies in `beside`, on the disk that the user chose for the
+    result. Raises HubError for another name, SourceUnreachableError.
+    """
+    found = _REPOSITORY.fullmatch(name)
+    if found is None:
+        raise UnknownModelError(f"{name!r} is neither a folder nor a repository of the model hub (OWNER/NAME)")
+    repo, revision = found[1], found[2]
+    hub = HuggingFace(settings, report)
+    commit = hub.head(repo, "config.json", revision).commit_hash or revision or "main"
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".convert-", ignore_cleanup_errors=True) as folder:
+        yield hub.checkpoint(repo, commit, Path(folder) / repo.partition("/")[2]), repo, commit
 
 
 class _Silence(Exception):

@@ -50,6 +50,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(
             RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time")
         )
+    except web.RequestPayloadError as error:  # such as a body that is not the gzip that its header promises
+        return error_object(400, f"the request body cannot be read: {' '.join(str(error).split())}")
     except web.HTTPNotFound:
         return error_object(404, f"there is nothing at {request.method} {request.path}", code="unknown_url")
     except web.HTTPMethodNotAllowed as error:

@@ -22,11 +22,13 @@ routes = web.RouteTableDef()
 
 
 class EmbeddingsBody(msgspec.Struct):
-    """The body of POST /v1/embeddings. Fields that we do not know are ignored, as OpenAI's clients may send any."""
+    """The body of POST /v1/embeddings. Fields that we do not know are ignored, as OpenAI's clients may send any; null stands
+    for a field that was left out, as typed clients write it.
+    """
 
     input: str | list[Any]
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None
     input_type: InputType | None = None
@@ -109,6 +111,8 @@ def _decode(raw: bytes) -> EmbeddingsBody:
         raise RequestError(
             f"the body is not valid JSON: {error}",
         ) from error
+    except RecursionError as error:
+        raise RequestError("the body's lists or objects are nested too deeply") from error
 
 
 def _texts(given: str | list[Any], most: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -192,6 +193,20 @@ def test_damage_found_later_is_mended_too(folder: Path, first: str) -> None:
         tier.put_many(rows(0, 500))
         assert len(tier.get_many(key(number) for number in range(500))) == 500
     assert list(folder.parent.glob("vectors.corrupt-*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file")
+def test_a_folder_removed_while_it_is_open_begins_anew(
+    tier: DiskTier, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier.put_many([(b"old", b"1")])
+    shutil.rmtree(folder)
+    assert tier.get_many([b"old"]) == {}
+    tier.put_many([(b"new", b"2")])
+    assert "removed or replaced" in caplog.text
+    tier.close()
+    with contextlib.closing(DiskTier(folder, 64 * MIB)) as reopened:
+        assert reopened.get_many([b"new"]) == {b"new": b"2"}
 
 
 def test_who_holds_the_lock_is_not_waited_for_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from gguf import GGUFReader
 
 from edgeembed.cli.convert import convert
-from edgeembed.errors import ConversionError
+from edgeembed.errors import ConversionError, UnknownModelError
 from tests.convert.tiny_bert import make_tiny_bert
+from tests.hub.fakes import COMMIT, FakeHub
 
 
 def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,15 +35,37 @@ def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: py
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 
-def test_source_must_be_a_folder(tmp_path: Path) -> None:
-    result = CliRunner().invoke(convert, ["people/model", "-o", str(tmp_path / "x.gguf")])
-    assert isinstance(result.exception, ConversionError)
-    assert "does not fetch repositories from a model hub yet" in result.exception.message
+def test_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    hub = FakeHub()
+    hub.files["people/tiny-model"] = {
+        path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()
+    }
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    try:
+        result = CliRunner().invoke(convert, ["people/tiny-model", "--type", "F16"])
+    finally:
+        hub.close()
+    assert result.exit_code == 0, result.exception
+    assert [path.name for path in Path().iterdir()] == ["tiny-model-F16.gguf"], "what was fetched is gone again"
+    found = GGUFReader("tiny-model-F16.gguf").fields
+    assert found["edgeembed.source.repo"].contents() == "people/tiny-model"
+    assert found["edgeembed.source.revision"].contents() == COMMIT
+
+
+def test_a_source_that_is_nothing_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(convert, ["no-such-folder"])
+    assert isinstance(result.exception, UnknownModelError)
+    assert "neither a folder nor a repository" in result.exception.message
+    assert list(Path().iterdir()) == []
 
 
 def test_help_teaches() -> None:
     text = CliRunner().invoke(convert, ["--help"]).output
-    assert "edgeembed convert all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf\n" in text
+    assert "edgeembed convert ./all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf\n" in text
 
 
 STALLED = """

@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 
 import edgeembed
 from edgeembed.errors import ConversionError
-from edgeembed_convert import QUANTIZATIONS, convert_checkpoint
+from edgeembed_convert import QUANTIZATIONS
 from tests.convert import numpy_bert
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import (
@@ -26,6 +26,7 @@ from tests.convert.tiny_bert import (
     write_raw_safetensors,
     write_safetensors,
 )
+from tests.convert.without_proof import convert_checkpoint
 
 TEXT = "Hello world, the quick brown fox embeds über-cafes!"
 
@@ -206,7 +207,7 @@ def test_fallbacks_are_said(tmp_path: Path) -> None:
     (note,) = result.fallbacks
     assert note.startswith("11 tensors with rows of 48 values are F16: Q8_0 needs a multiple of 32 (token_embd.weight, ")
     found = fields(result.path)
-    assert found["edgeembed.converter.fallbacks"] == [note]
+    assert found["edgeembed.converter.fallbacks"] == note
     # Most values are F16, so the file is not called Q8_0.
     assert result.quantization == "F16"
     assert found["general.file_type"] == LlamaFileType.MOSTLY_F16

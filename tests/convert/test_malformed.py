@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_bert import (
     PIECES,
     edit_json,
@@ -28,6 +27,7 @@ from tests.convert.tiny_bert import (
     write_raw_safetensors,
     write_safetensors,
 )
+from tests.convert.without_proof import convert_checkpoint
 
 Break = Callable[[Path], object]
 WORD = "embeddings.word_embeddings.weight"
@@ -158,7 +158,7 @@ CASES: dict[str, tuple[Break, str]] = {
         config(architectures=["LlamaForCausalLM"]),
         r"LlamaForCausalLM.*known architectures: BertModel,",
     ),
-    "cross-encoder": (config(architectures=["BertForSequenceClassification"]), r"known architectures"),
+    "cross-encoder": (config(architectures=["BertForSequenceClassification"]), r"a cross-encoder is Transformer alone"),
     "no architecture": (config(architectures=None, model_type="gpt2"), r"gpt2.*known architectures"),
     "other activation": (config(hidden_act="relu"), r"config\.json: hidden_act = 'relu'"),
     "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type"),
@@ -278,8 +278,8 @@ def test_broken_target(tmp_path: Path) -> None:
         convert_checkpoint(checkpoint, checkpoint)
     with pytest.raises(ConversionError, match="not a folder"):
         convert_checkpoint(tmp_path / "nowhere", tmp_path / "tiny.gguf")
-    with pytest.raises(ConversionError, match=r"unknown type 'Q4_K_M'; known types: F32, F16"):
-        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q4_K_M")
+    with pytest.raises(ConversionError, match=r"unknown type 'Q3_X'; known types: F32, F16"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q3_X")
 
 
 def test_full_disk_is_found_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_interrupted_conversion_leaves_no_file(tmp_path: Path) -> None:
 KILLED_MIDWAY = """
 import sys, time
 from pathlib import Path
-from edgeembed_convert import convert_checkpoint
+from tests.convert.without_proof import convert_checkpoint
 
 def stall(done, total):
     if done > total * 0.9:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed_convert import convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
+from tests.convert.without_proof import convert_checkpoint
 
 ROWS = Path(__file__).parents[1] / "reference" / "minilm_rows.npz"
 

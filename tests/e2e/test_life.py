@@ -161,7 +161,8 @@ def test_a_worker_that_crashes_on_its_first_rung_serves_one_rung_lower_and_says_
 def test_a_signal_finishes_what_is_in_flight_and_leaves_no_process(
     number: int, home: Path, minilm: Callable[[str], Path]
 ) -> None:
-    with running("--model", str(minilm("Q8_0")), home=home) as daemon:
+    # A machine with other work may need more than the usual grace.
+    with running("--model", str(minilm("Q8_0")), "--grace-period", "100", home=home) as daemon:
         worker = daemon.worker_pid
         assert worker
         texts = texts_of(3, 100, words=60)
@@ -170,7 +171,7 @@ def test_a_signal_finishes_what_is_in_flight_and_leaves_no_process(
             while daemon.get("/v1/status")[1]["engine"]["texts_waiting"] == 0:
                 assert not request.done()
             daemon.process.send_signal(number)
-            assert request.result(30).shape == (100, 384)
+            assert request.result(100).shape == (100, 384)
         assert daemon.process.wait(20) == 0
         assert gone(worker)
 

@@ -7,6 +7,7 @@ Called as: scripted_worker.py SCRIPT RUNG OPTIONS. SCRIPT is a list of words:
   hang:RUNG          never say ready on that rung
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
+  flood              send a megabyte of rows when told to stop
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def main(script: list[list[str]], rung: str) -> None:
             case Cancel():
                 pass
             case Stop():
+                if ["flood"] in script:
+                    send(Rows([RowItem(0, 3, bytes(1 << 20))]))
                 return
 
 

@@ -11,8 +11,8 @@ import pytest
 from edgeembed.engine import canary
 from edgeembed.engine.llama import LlamaModel, ModelLoadError
 from edgeembed.engine.protocol import WorkerOptions
-from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
 
 TEXTS = ["hello", "hello world", "the quick brown fox", "a" * 40, "search embedding world hello the fox"]

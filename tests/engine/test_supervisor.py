@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -89,6 +90,69 @@ async def test_close_leaves_no_process_and_no_waiting_caller() -> None:
         assert not psutil.pid_exists(pid)
         with pytest.raises(EngineUnavailableError, match="stopping"):
             await future
+
+
+async def test_close_comes_to_an_end_when_nobody_reads_the_workers_rows_any_more() -> None:
+    async with engine("flood") as made:
+        await made.start()
+        async with asyncio.timeout(10):
+            await made.close()
+
+
+async def test_close_while_loading_is_quick_and_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    async def load_and_close() -> None:
+        async with engine("hang:cpu") as made:
+            waiting = asyncio.create_task(made.start())
+            await until(lambda: made.status.worker_pid is not None)
+            waiting.cancel()
+            async with asyncio.timeout(1.8):  # and not the time that a worker gets to leave by itself
+                await made.close()
+
+    await load_and_close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
+    away = False
+
+    def somewhere(rung: Rung) -> WorkerOptions:
+        if away:
+            raise FileNotFoundError("the model's disk is away")
+        return options(rung)
+
+    made = WorkerEngine(somewhere, Ladder(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    try:
+        await made.start()
+        away = True
+        os.kill(made.status.worker_pid or 0, signal.SIGKILL)
+        await until(lambda: made.status.restarts >= 5)
+        assert "the model's disk is away" in (made.status.reason or "")
+        away = False
+        await rows_are_right(made, ["here again"])
+        assert (made.status.rung, made.status.falls) == ("cpu", [])
+    finally:
+        await made.close()
+
+
+async def test_a_model_that_is_another_one_now_is_never_loaded() -> None:
+    replaced = False
+
+    def checked(rung: Rung) -> WorkerOptions:
+        if replaced:
+            raise EngineUnavailableError("it is not the same file")
+        return options(rung)
+
+    made = WorkerEngine(checked, Ladder(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    try:
+        await made.start()
+        replaced = True
+        os.kill(made.status.worker_pid or 0, signal.SIGKILL)
+        await until(lambda: made.status.state == "failed")
+        with pytest.raises(EngineUnavailableError, match="not the same file"):
+            await made.submit(["text"], INTERACTIVE)[0]
+    finally:
+        await made.close()
 
 
 async def test_a_worker_that_dies_while_loading_starts_again_one_rung_lower_and_says_why() -> None:

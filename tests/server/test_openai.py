@@ -121,6 +121,26 @@ async def test_a_body_that_is_not_json_is_a_400(client: TestClient, raw: bytes) 
     assert (await response.json())["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"input": ' + b"[" * 20_000, b'{"x": ' * 10_000])
+async def test_a_body_that_nests_without_end_is_a_400(client: TestClient, raw: bytes) -> None:
+    response = await client.post("/v1/embeddings", data=raw)
+    assert response.status == 400
+
+
+async def test_a_body_that_is_not_the_gzip_it_claims_to_be_is_a_400(client: TestClient) -> None:
+    headers = {"content-encoding": "gzip", "content-type": "application/json"}
+    response = await client.post("/v1/embeddings", data=b"not gzip", headers=headers)
+    assert response.status == 400
+    assert "gzip" in (await response.json())["error"]["message"]
+
+
+async def test_null_stands_for_a_field_that_was_left_out(client: TestClient) -> None:
+    fields = ("model", "encoding_format", "dimensions", "user", "input_type", "instruction")
+    status, answer = await embed(client, input="a", **dict.fromkeys(fields))
+    assert status == 200
+    assert len(answer["data"][0]["embedding"]) == DIMENSIONS
+
+
 async def test_other_errors_have_openais_shape_too(client: TestClient) -> None:
     for method, path, status in (("GET", "/v1/embeddings", 405), ("POST", "/v1/nothing", 404), ("GET", "/", 404)):
         response = await client.request(method, path)

@@ -1,0 +1,140 @@
+"""Byte-level BPE vocabularies as llama.cpp's tokenizer `gpt2` wants them.
+
+Algorithm: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016, on bytes as in GPT-2. What
+cuts a text into words before the merges is fixed code in llama.cpp, chosen by name: a tokenizer whose pattern has no such
+name is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import Keys, TokenType
+
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.tokenizer_json import TokenizerFile, as_object, is_id, open_tokenizer, single
+
+NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
+"""What is done to a text before it is tokenised: llama.cpp's byte-level BPE normalises nothing."""
+
+# The pattern in tokenizer.json -> llama.cpp's name of it (`tokenizer.ggml.pre`).
+_PATTERNS = {
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ): "qwen2",
+}
+
+
+@dataclass(frozen=True)
+class BytePairs:
+    """A byte-level BPE vocabulary. Piece number i is `pieces[i]`, bytes spelled as GPT-2 spells them."""
+
+    file: Path
+    pieces: list[str]
+    kinds: list[TokenType]
+    merges: list[tuple[str, str]]
+    pre_tokenizer: str
+    normalizer: str
+    """"nfc", or "" for none."""
+    special: dict[str, int]
+    """Ids of bos, eos, eot, pad and unk, as far as there are any."""
+    adds_bos: bool
+    adds_eos: bool
+
+    def id_of(self, piece: str) -> int | None:
+        """Give the id of a piece, if there is such a piece."""
+        return self.pieces.index(piece) if piece in self.pieces else None
+
+    def metadata(self) -> Metadata:
+        """Give the `tokenizer.*` keys of the GGUF specification."""
+        keys: Metadata = {
+            Keys.Tokenizer.MODEL: "gpt2",
+            Keys.Tokenizer.PRE: self.pre_tokenizer,
+            Keys.Tokenizer.LIST: self.pieces,
+            Keys.Tokenizer.TOKEN_TYPE: [int(kind) for kind in self.kinds],
+            Keys.Tokenizer.MERGES: [f"{left} {right}" for left, right in self.merges],
+            Keys.Tokenizer.ADD_BOS: self.adds_bos,
+            Keys.Tokenizer.ADD_EOS: self.adds_eos,
+            NORMALIZER_KEY: self.normalizer,
+        }
+        names = {
+            "bos": Keys.Tokenizer.BOS_ID,
+            "eos": Keys.Tokenizer.EOS_ID,
+            "eot": Keys.Tokenizer.EOT_ID,
+            "pad": Keys.Tokenizer.PAD_ID,
+            "unk": Keys.Tokenizer.UNK_ID,
+        }
+        keys |= {names[role]: number for role, number in self.special.items()}
+        return keys
+
+
+def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> BytePairs:
+    """Read tokenizer.json with tokenizer_config.json; `config` is config.json, for ids that these two do not name.
+
+    The end token is the one that the post-processor really adds; where tokenizer_config.json names another one, that is the
+    end of a turn (eot). Raises ConversionError when anything is missing, contradictory, or beyond llama.cpp's tokenizer.
+    """
+    tokenizer = open_tokenizer(folder)
+    pre_tokenizer = _pre_tokenizer(tokenizer)
+    normalizer = as_object(tokenizer.content.get("normalizer")).get("type")
+    tokenizer.require("the normaliser", normalizer, None, "NFC")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "dropout"):
+        tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
+    for key in ("byte_fallback", "ignore_merges"):
+        tokenizer.require(f"model.{key}", tokenizer.model.get(key, False), False)
+    front, back = tokenizer.frame()
+    pieces, kinds = tokenizer.pieces(vocab_size)
+
+    special = {}
+    for role in ("bos", "eos", "pad", "unk"):
+        number = tokenizer.role(role)
+        if number is None:
+            number = config.get(f"{role}_token_id")
+        if is_id(number) and number < vocab_size:
+            special[role] = number
+    first = single(tokenizer.file, front, "in front of")
+    last = single(tokenizer.file, back, "behind")
+    if first is not None:
+        special["bos"] = first
+    if last is not None:
+        if special.get("eos", last) != last:
+            special["eot"] = special["eos"]
+        special["eos"] = last
+    for number in special.values():
+        # What ends or pads a text must never be found inside one.
+        kinds[number] = TokenType.CONTROL
+    return BytePairs(
+        file=tokenizer.file,
+        pieces=pieces,
+        kinds=kinds,
+        merges=tokenizer.merges(),
+        pre_tokenizer=pre_tokenizer,
+        normalizer=(normalizer or "").lower(),
+        special=special,
+        adds_bos=first is not None,
+        adds_eos=last is not None,
+    )
+
+
+def _pre_tokenizer(tokenizer: TokenizerFile) -> str:
+    """Find llama.cpp's name of the pre-tokenizer: a Split at a known pattern, then ByteLevel; or GPT-2's pattern alone."""
+    stored = as_object(tokenizer.content.get("pre_tokenizer"))
+    steps = stored.get("pretokenizers")
+    kinds = [as_object(step).get("type") for step in steps] if isinstance(steps, list) else stored.get("type")
+    if kinds == "ByteLevel":
+        tokenizer.require("ByteLevel's add_prefix_space", stored.get("add_prefix_space"), False)
+        tokenizer.require("ByteLevel's use_regex", stored.get("use_regex", True), True)
+        return "gpt-2"
+    tokenizer.require("the pre-tokenizer", kinds, ["Split", "ByteLevel"])
+    split, byte_level = stored["pretokenizers"]
+    tokenizer.require("the Split's behavior", split.get("behavior"), "Isolated")
+    tokenizer.require("the Split's invert", split.get("invert", False), False)
+    tokenizer.require("ByteLevel's add_prefix_space", byte_level.get("add_prefix_space"), False)
+    tokenizer.require("ByteLevel's use_regex", byte_level.get("use_regex"), False)
+    pattern = as_object(split.get("pattern")).get("Regex")
+    tokenizer.require("the Split's pattern", pattern, *_PATTERNS)
+    return _PATTERNS[str(pattern)]

@@ -1,0 +1,178 @@
+"""What all encoders share that llama.cpp computes as architecture `bert`: BERT and XLM-RoBERTa, for vectors and for scores.
+
+Architecture: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018. Tensor names: in the checkpoint
+those of transformers' BertModel and XLMRobertaModel, in the GGUF file those of llama.cpp's architecture `bert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import Keys, PoolingType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import PlannedTensor
+from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.tokenizer import WordPiece, read_wordpiece
+from edgeembed_convert.unigram import Unigram, read_unigram
+from edgeembed_convert.views import row_range
+
+ARCHITECTURE = "bert"
+# What the graph computes; where config.json is silent, transformers' configurations assume the same.
+_FIXED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
+# BertConfig's and XLMRobertaConfig's, where config.json is silent.
+_DEFAULT_EPSILON = 1e-12
+_DEFAULT_TOKEN_TYPES = 2
+_LAYER_PARTS = {
+    "attention.self.query": "attn_q",
+    "attention.self.key": "attn_k",
+    "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up",
+    "output.dense": "ffn_down",
+    "output.LayerNorm": "layer_output_norm",
+}
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The sizes that config.json gives an encoder."""
+
+    hidden: int
+    heads: int
+    layers: int
+    feed_forward: int
+    vocabulary: int
+    positions: int
+    """Rows of the position table."""
+    first_position: int
+    """Row of the table that a text's first token gets."""
+    token_types: int
+    epsilon: float
+
+    @property
+    def context(self) -> int:
+        """Tokens that a text may have."""
+        return self.positions - self.first_position
+
+
+def check_fixed(checkpoint: Checkpoint, fixed: Mapping[str, Any], graph: str) -> None:
+    """Raise ConversionError when config.json asks for what llama.cpp's graph does not compute."""
+    for key, value in fixed.items():
+        if checkpoint.config.get(key, value) != value:
+            raise ConversionError(
+                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp's {graph} has only {value!r}"
+            )
+
+
+def read_epsilon(checkpoint: Checkpoint, key: str, default: float) -> float:
+    """Give the epsilon of the layer norms. Raises ConversionError."""
+    epsilon = checkpoint.config.get(key, default)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise ConversionError(f"{checkpoint.config_file}: {key} = {epsilon!r} is not a small positive number")
+    return epsilon
+
+
+def read_heads(checkpoint: Checkpoint, hidden: int, key: str = "num_attention_heads") -> int:
+    """Give the number of attention heads. Raises ConversionError when they do not divide the hidden size."""
+    heads = checkpoint.positive_int(key)
+    if hidden % heads:
+        raise ConversionError(f"{checkpoint.config_file}: hidden_size {hidden} is no multiple of {key} {heads}")
+    return heads
+
+
+def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderShape:
+    """Read an encoder's sizes. Raises ConversionError for what llama.cpp's BERT cannot compute."""
+    check_fixed(checkpoint, _FIXED, "BERT")
+    hidden = checkpoint.positive_int("hidden_size")
+    positions = checkpoint.positive_int("max_position_embeddings")
+    if first_position >= positions:
+        raise ConversionError(
+            f"{checkpoint.config_file}: max_position_embeddings {positions} leaves no position after row {first_position}"
+        )
+    types = checkpoint.positive_int("type_vocab_size") if "type_vocab_size" in checkpoint.config else _DEFAULT_TOKEN_TYPES
+    return EncoderShape(
+        hidden=hidden,
+        heads=read_heads(checkpoint, hidden),
+        layers=checkpoint.positive_int("num_hidden_layers"),
+        feed_forward=checkpoint.positive_int("intermediate_size"),
+        vocabulary=checkpoint.positive_int("vocab_size"),
+        positions=positions,
+        first_position=first_position,
+        token_types=types,
+        epsilon=read_epsilon(checkpoint, "layer_norm_eps", _DEFAULT_EPSILON),
+    )
+
+
+def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigram:
+    """Read the tokenizer, whichever of the two kinds it is: multilingual MiniLM and E5-small are BERT with XLM-R's.
+
+    Raises ConversionError.
+    """
+    folder = checkpoint.model_folder
+    file = folder / "tokenizer.json"
+    model = read_json(file).get("model") if file.is_file() else None
+    if isinstance(model, dict) and model.get("type") == "Unigram":
+        return read_unigram(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
+    return read_wordpiece(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
+
+
+def plain_name(name: str) -> str:
+    """Give BertModel's name of a tensor: without the prefix of models with a head, with LayerNorm's present endings."""
+    plain = name.removeprefix("bert.").removeprefix("roberta.")
+    if plain.endswith(".gamma"):
+        return plain.removesuffix("gamma") + "weight"
+    if plain.endswith(".beta"):
+        return plain.removesuffix("beta") + "bias"
+    return plain
+
+
+def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | Unigram) -> Metadata:
+    """Give the keys of the architecture and the tokenizer."""
+    arch = ARCHITECTURE
+    return {
+        Keys.LLM.BLOCK_COUNT.format(arch=arch): shape.layers,
+        Keys.LLM.CONTEXT_LENGTH.format(arch=arch): shape.context,
+        Keys.LLM.EMBEDDING_LENGTH.format(arch=arch): shape.hidden,
+        Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch): shape.feed_forward,
+        Keys.LLM.VOCAB_SIZE.format(arch=arch): len(tokenizer.pieces),
+        Keys.Attention.HEAD_COUNT.format(arch=arch): shape.heads,
+        Keys.Attention.LAYERNORM_EPS.format(arch=arch): shape.epsilon,
+        Keys.Attention.CAUSAL.format(arch=arch): False,
+        Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+        Keys.Tokenizer.TOKEN_TYPE_COUNT: shape.token_types,
+        **tokenizer.metadata(),
+    }
+
+
+def encoder_tensors(stored: StoredTensors, shape: EncoderShape) -> Iterator[PlannedTensor]:
+    """Yield the encoder's tensors in the order of the computation."""
+    hidden = shape.hidden
+    yield stored.place("embeddings.word_embeddings.weight", "token_embd.weight", shape.vocabulary, hidden)
+    table = stored.take("embeddings.position_embeddings.weight", shape.positions, hidden)
+    # llama.cpp counts positions from 0.
+    yield PlannedTensor("position_embd.weight", row_range(table, shape.first_position, shape.positions), keep_f32=True)
+    yield stored.place(
+        "embeddings.token_type_embeddings.weight", "token_types.weight", shape.token_types, hidden, keep_f32=True
+    )
+    for end in ("weight", "bias"):
+        yield stored.place(f"embeddings.LayerNorm.{end}", f"token_embd_norm.{end}", hidden)
+    for layer in range(shape.layers):
+        for part, short in _LAYER_PARTS.items():
+            outputs = shape.feed_forward if short == "ffn_up" else hidden
+            inputs = shape.feed_forward if short == "ffn_down" else hidden
+            matrix = (outputs,) if part.endswith("LayerNorm") else (outputs, inputs)
+            yield stored.place(f"encoder.layer.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *matrix)
+            yield stored.place(f"encoder.layer.{layer}.{part}.bias", f"blk.{layer}.{short}.bias", outputs)

@@ -1,0 +1,179 @@
+"""Encoders that score pairs: cross-encoders on BERT (ms-marco-MiniLM) and XLM-RoBERTa (bge-reranker-v2-m3, mmarco-mMiniLM).
+
+Nogueira and Cho, "Passage Re-ranking with BERT", 2019: query and document are one input; the first token's state goes
+through a dense layer, tanh and a linear layer with one output. llama.cpp calls the two layers `cls` and `cls.output` and
+gives the bare output; what turns it into a score is in the metadata. Tensor names: transformers'
+BertForSequenceClassification (whose dense layer is the pooler) and XLMRobertaForSequenceClassification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gguf import Keys
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.bert_encoder import (
+    ARCHITECTURE,
+    EncoderShape,
+    encoder_metadata,
+    encoder_tensors,
+    plain_name,
+    read_shape,
+    read_tokenizer,
+)
+from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.families.xlm_roberta import read_xlm_roberta
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.segments import TwoSegments, add_second_segment
+from edgeembed_convert.template import Template, read_segments, read_templates
+from edgeembed_convert.tokenizer import WordPiece
+from edgeembed_convert.unigram import Unigram
+
+ACTIVATION_KEY = "edgeembed.rerank.activation"
+"""What makes a score of the model's output: "sigmoid" or "none"."""
+
+# Class names at the end of what sentence-transformers' CrossEncoder stores.
+_ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "none"}
+_DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids")
+_BERT_HEAD = {"pooler.dense": "cls", "classifier": "cls.output"}
+_ROBERTA_HEAD = {"classifier.dense": "cls", "classifier.out_proj": "cls.output"}
+
+
+class BertCrossEncoder:
+    """BERT with a classifier of one label."""
+
+    architectures = ("BertForSequenceClassification",)
+    model_types = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Check a BERT cross-encoder and plan its GGUF file. Raises ConversionError."""
+        shape = read_shape(checkpoint)
+        tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
+        return _plan(checkpoint, shape, tokenizer, _BERT_HEAD)
+
+
+class XlmRobertaCrossEncoder:
+    """XLM-RoBERTa with a classifier of one label."""
+
+    architectures = ("XLMRobertaForSequenceClassification",)
+    model_types = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Check an XLM-RoBERTa cross-encoder and plan its GGUF file. Raises ConversionError."""
+        shape, tokenizer = read_xlm_roberta(checkpoint)
+        return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
+
+
+def read_activation(checkpoint: Checkpoint) -> str:
+    """Give what makes a score of the output, as CrossEncoder of sentence-transformers decides it.
+
+    Its own file goes before config.json, the newer key there before the older one; a sigmoid where nothing is said.
+    Raises ConversionError for any other function.
+    """
+    file = checkpoint.folder / "config_sentence_transformers.json"
+    newer = checkpoint.config.get("sentence_transformers")
+    name = read_json(file).get("activation_fn") if file.is_file() else None
+    if name is None and isinstance(newer, dict):
+        name = newer.get("activation_fn")
+    if name is None:
+        name = checkpoint.config.get("sbert_ce_default_activation_function")
+    if name is None:
+        return "sigmoid"
+    activation = _ACTIVATIONS.get(str(name).rpartition(".")[2])
+    if activation is None:
+        raise ConversionError(
+            f"{checkpoint.config_file}: the activation {name!r}: scores can go through Sigmoid or Identity"
+        )
+    return activation
+
+
+def read_label(checkpoint: Checkpoint) -> list[str]:
+    """Give the label that config.json names, if it names one. Raises ConversionError for a classifier of several labels."""
+    labels = checkpoint.config.get("id2label")
+    if labels is None:
+        return []
+    if not isinstance(labels, dict) or len(labels) != 1:
+        raise ConversionError(
+            f"{checkpoint.config_file}: the classifier has the labels {labels!r}; a reranker has a single one"
+        )
+    return [str(label) for label in labels.values()]
+
+
+def check_modules(checkpoint: Checkpoint) -> None:
+    """Raise ConversionError when modules.json has more than the encoder itself."""
+    kinds = [kind for kind, _ in checkpoint.modules or []]
+    if kinds not in ([], ["Transformer"]):
+        raise ConversionError(
+            f"{checkpoint.folder / 'modules.json'}: the modules {', '.join(kinds)}; a cross-encoder is Transformer alone"
+        )
+
+
+def pair_template(pair: Template, pieces: Sequence[str]) -> str:
+    """Give our template of a pair: special tokens by name, and where query and document go."""
+    names = {"A": "{query}", "B": "{document}"}
+    return "".join(names[part] if isinstance(part, str) else pieces[part] for part in pair)
+
+
+def _plan(checkpoint: Checkpoint, shape: EncoderShape, tokenizer: WordPiece | Unigram, head: Mapping[str, str]) -> ModelPlan:
+    check_modules(checkpoint)
+    label = read_label(checkpoint)
+    activation = read_activation(checkpoint)
+    pair, segments = _read_pair(checkpoint, tokenizer)
+    stored = StoredTensors(checkpoint, _place, "cross-encoder")
+    tensors = [*encoder_tensors(stored, shape), *_head(stored, shape.hidden, head)]
+    stored.check_all_placed()
+    metadata: Metadata = {**encoder_metadata(shape, "rank", tokenizer), ACTIVATION_KEY: activation}
+    if label:
+        metadata[Keys.Classifier.OUTPUT_LABELS.format(arch=ARCHITECTURE)] = label
+    if segments and shape.token_types > 1:
+        sources = {tensor.name: tensor.source for tensor in tensors}
+        words = TwoSegments(sources["token_embd.weight"], sources["token_types.weight"])
+        tensors = [PlannedTensor(tensor.name, words) if tensor.name == "token_embd.weight" else tensor for tensor in tensors]
+        metadata = add_second_segment(metadata, ARCHITECTURE)
+    prompts = {"rerank": pair_template(pair, tokenizer.pieces)}
+    return ModelPlan(ARCHITECTURE, shape.hidden, "rank", metadata, tensors, prompts)
+
+
+def _place(name: str) -> str | None:
+    plain = plain_name(name)
+    return None if plain.startswith(_DROPPED) else plain
+
+
+def _head(stored: StoredTensors, hidden: int, head: Mapping[str, str]) -> Iterator[PlannedTensor]:
+    for (source, target), outputs in zip(head.items(), (hidden, 1), strict=True):
+        yield stored.place(f"{source}.weight", f"{target}.weight", outputs, hidden, keep_f32=True)
+        yield stored.place(f"{source}.bias", f"{target}.bias", outputs)
+
+
+def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram) -> tuple[Template, bool]:
+    """Give how a pair becomes one input, and whether everything from the second text on has token type 1."""
+    folder = checkpoint.model_folder
+    file = folder / "tokenizer.json"
+    special = tokenizer.special
+    if file.is_file():
+        content: dict[str, Any] = read_json(file)
+        _, pair = read_templates(content, file)
+        segments = read_segments(content, file)
+    else:  # vocab.txt: BERT's own way
+        pair = [special["cls"], "A", special["sep"], "B", special["sep"]]
+        segments = [0, 0, 0, 1, 1]
+    if pair is None or [part for part in pair if isinstance(part, str)] != ["A", "B"]:
+        raise ConversionError(f"{file}: the post-processor does not say how a query and a document become one input")
+    if any(isinstance(part, int) and part >= len(tokenizer.pieces) for part in pair):
+        raise ConversionError(f"{file}: the post-processor adds tokens that are not in the vocabulary")
+    config_file = folder / "tokenizer_config.json"
+    inputs = read_json(config_file).get("model_input_names") if config_file.is_file() else None
+    # A tokenizer that hands out no token types leaves the model with type 0 throughout.
+    if not any(segments) or (isinstance(inputs, list) and "token_type_ids" not in inputs):
+        return pair, False
+    second = pair.index("B")
+    if segments != [0] * second + [1] * (len(pair) - second):
+        raise ConversionError(
+            f"{file}: the token types {segments} of a pair are not 0 up to the document and 1 from there on"
+        )
+    return pair, True

@@ -1,0 +1,177 @@
+"""EmbeddingGemma: a bidirectional Gemma 3 with two Dense layers behind the mean.
+
+Architecture: Gemma Team, "Gemma 3 Technical Report", 2025, and Vera et al., "EmbeddingGemma", 2025. Tensor names: in the
+checkpoint those of transformers' Gemma3TextModel, in the GGUF file those of llama.cpp's architecture `gemma-embedding`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gguf import Keys, PoolingType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.decoder import (
+    DecoderShape,
+    layer_projections,
+    plain_name,
+    read_shape,
+    require_config,
+    rope_base,
+)
+from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.sentencepiece import read_sentencepieces
+from edgeembed_convert.views import Plus
+from edgeembed_convert.weights import StoredTensor, open_weights
+
+_ARCHITECTURE = "gemma-embedding"
+# What the graph computes; where config.json is silent, transformers' Gemma3TextConfig assumes the same.
+_FIXED = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "quantization_config": None,
+}
+_IDENTITY = "Identity"  # torch.nn's; the module it is in moved
+# The model card: "Output embedding dimension size of 768, with smaller options available (512, 256, or 128) ..."
+_MATRYOSHKA = re.compile(r"dimension size of (\d+), with smaller options available \(([\d, or]+)\)")
+
+
+class Gemma:
+    """The EmbeddingGemma family."""
+
+    architectures = ("Gemma3TextModel",)
+    model_types = ("gemma3_text",)
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Check an EmbeddingGemma checkpoint and plan its GGUF file. Raises ConversionError."""
+        require_config(checkpoint, _FIXED)
+        if checkpoint.config.get("use_bidirectional_attention") is not True:
+            raise ConversionError(
+                f"{checkpoint.config_file}: use_bidirectional_attention is not true: a text generator, not EmbeddingGemma"
+            )
+        shape = read_shape(checkpoint)
+        if checkpoint.config.get("query_pre_attn_scalar", shape.head) != shape.head:
+            raise ConversionError(
+                f"{checkpoint.config_file}: query_pre_attn_scalar = {checkpoint.config['query_pre_attn_scalar']!r};"
+                f" llama.cpp scales by head_dim, {shape.head}"
+            )
+        pooling = checkpoint.pooling(shape.hidden, also={"Dense"})
+        dense = _dense(checkpoint, shape.hidden)
+        tokenizer = read_sentencepieces(checkpoint.model_folder, shape.vocabulary)
+        tensors = [*_tensors(checkpoint, shape)]
+        arch = _ARCHITECTURE
+        metadata: Metadata = {
+            **shape.metadata(arch),
+            Keys.Attention.SLIDING_WINDOW.format(arch=arch): checkpoint.positive_int("sliding_window"),
+            Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch): _period(checkpoint, shape.layers),
+            Keys.Attention.CAUSAL.format(arch=arch): False,
+            Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "rope_theta", "full_attention"),
+            Keys.Rope.FREQ_BASE_SWA.format(arch=arch): rope_base(checkpoint, "rope_local_base_freq", "sliding_attention"),
+            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+            **tokenizer.metadata(),
+        }
+        for name, tensor in dense.items():
+            outputs, inputs = tensor.shape
+            metadata[Keys.LLM.DENSE_FEAT_IN_SIZE.format(arch=arch, dense=name)] = inputs
+            metadata[Keys.LLM.DENSE_FEAT_OUT_SIZE.format(arch=arch, dense=name)] = outputs
+            tensors.append(PlannedTensor(f"{name}.weight", tensor))
+        matryoshka = _matryoshka(checkpoint, shape.hidden)
+        return ModelPlan(arch, shape.hidden, pooling, metadata, tensors, checkpoint.prompts, matryoshka)
+
+
+def _period(checkpoint: Checkpoint, layers: int) -> int:
+    """Give the number n for which every n-th layer sees the whole text and the others a window of it."""
+    types = checkpoint.config.get("layer_types")
+    if types is None:
+        for key in ("_sliding_window_pattern", "sliding_window_pattern"):
+            if key in checkpoint.config:
+                return checkpoint.positive_int(key)
+        return 6  # Gemma3TextConfig's
+    period = types.index("full_attention") + 1 if "full_attention" in types else layers + 1
+    wanted = ["full_attention" if number % period == 0 else "sliding_attention" for number in range(1, layers + 1)]
+    if types != wanted:
+        raise ConversionError(
+            f"{checkpoint.config_file}: layer_types is not {layers} layers of which every n-th has full_attention"
+        )
+    return period
+
+
+def _tensors(checkpoint: Checkpoint, shape: DecoderShape) -> Iterator[PlannedTensor]:
+    """Yield the tensors in the order of the computation; every stored one must have its place and its shape."""
+    stored = StoredTensors(checkpoint, plain_name, "EmbeddingGemma model")
+
+    def norm(source: str, target: str, size: int) -> PlannedTensor:
+        # Gemma multiplies with 1 + weight, llama.cpp with the weight.
+        return PlannedTensor(target, Plus(stored.take(source, size), 1.0))
+
+    yield stored.place("embed_tokens.weight", "token_embd.weight", shape.vocabulary, shape.hidden)
+    for layer in range(shape.layers):
+        source, target = f"layers.{layer}", f"blk.{layer}"
+        yield norm(f"{source}.input_layernorm.weight", f"{target}.attn_norm.weight", shape.hidden)
+        yield from layer_projections(stored, shape, layer)
+        yield norm(f"{source}.self_attn.q_norm.weight", f"{target}.attn_q_norm.weight", shape.head)
+        yield norm(f"{source}.self_attn.k_norm.weight", f"{target}.attn_k_norm.weight", shape.head)
+        yield norm(f"{source}.post_attention_layernorm.weight", f"{target}.post_attention_norm.weight", shape.hidden)
+        yield norm(f"{source}.pre_feedforward_layernorm.weight", f"{target}.ffn_norm.weight", shape.hidden)
+        yield norm(f"{source}.post_feedforward_layernorm.weight", f"{target}.post_ffw_norm.weight", shape.hidden)
+    yield norm("norm.weight", "output_norm.weight", shape.hidden)
+    stored.check_all_placed()
+
+
+def _dense(checkpoint: Checkpoint, hidden: int) -> dict[str, StoredTensor]:
+    """Give the weights of the two Dense modules under llama.cpp's names, none where there are no such modules.
+
+    Raises ConversionError for anything but hidden -> any size -> hidden, without bias and activation, after the pooling.
+    """
+    kinds = [kind for kind, _ in checkpoint.modules or [] if kind not in {"Normalize", "Dropout"}]
+    folders = [folder for kind, folder in checkpoint.modules or [] if kind == "Dense"]
+    if not folders:
+        return {}
+    if kinds != ["Transformer", "Pooling", "Dense", "Dense"]:
+        raise ConversionError(
+            f"{checkpoint.folder / 'modules.json'}: llama.cpp knows two Dense modules after the pooling, not {kinds}"
+        )
+    first, second = (_dense_weight(folder) for folder in folders)
+    if first.shape != (first.shape[0], hidden) or second.shape != (hidden, first.shape[0]):
+        raise ConversionError(
+            f"{second.file}: the Dense modules have the shapes {list(first.shape)} and {list(second.shape)}; together they"
+            f" must lead from {hidden} values back to {hidden}"
+        )
+    return {"dense_2": first, "dense_3": second}
+
+
+def _dense_weight(folder: Path) -> StoredTensor:
+    file = folder / "config.json"
+    config = read_json(file)
+    activation = str(config.get("activation_function")).rpartition(".")[2]
+    if config.get("bias") or activation != _IDENTITY:
+        raise ConversionError(
+            f"{file}: bias = {config.get('bias')!r}, activation_function = {config.get('activation_function')!r};"
+            " llama.cpp's Dense layers have neither"
+        )
+    tensors = open_weights(folder).tensors
+    if set(tensors) != {"linear.weight"}:
+        raise ConversionError(f"{folder}: the weights of a Dense module are {sorted(tensors)}, not linear.weight alone")
+    tensor = tensors["linear.weight"]
+    if tensor.shape != (config.get("out_features"), config.get("in_features")):
+        raise ConversionError(
+            f"{tensor.file}: tensor {tensor.name} has the shape {list(tensor.shape)}, {file.name} makes it"
+            f" [{config.get('out_features')}, {config.get('in_features')}]"
+        )
+    return tensor
+
+
+def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
+    """Give the least and the largest length that the model card names, when it is about this size of the model."""
+    match = _MATRYOSHKA.search(checkpoint.card)
+    if match is None or int(match[1]) != hidden:
+        return None
+    return min(int(number) for number in re.findall(r"\d+", match[2])), hidden

@@ -1,0 +1,133 @@
+"""ModernBERT encoders: gte-modernbert-base, modernbert-embed-base, granite-embedding R2 and their like.
+
+Architecture: Warner et al., "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder", 2024: rotary positions, layer
+norms without bias in front of each part, GeGLU; every n-th layer sees the whole text, the others a window around each token.
+Tensor names: in the checkpoint those of transformers' ModernBertModel, in the GGUF file llama.cpp's for `modern-bert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguf import Keys, PoolingType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.bpe import read_byte_bpe
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
+from edgeembed_convert.families.decoder import rope_base
+from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.metadata import Metadata
+
+_ARCHITECTURE = "modern-bert"
+# What the graph computes; where config.json is silent, transformers' ModernBertConfig assumes the same.
+_FIXED = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "norm_bias": False,
+    "quantization_config": None,
+}
+# The gated activations that llama.cpp's graph knows by name (`modern-bert.hidden_act`).
+_ACTIVATIONS = ("gelu", "silu")
+# ModernBertConfig's, where config.json is silent.
+_DEFAULT_EPSILON = 1e-5
+_DEFAULT_GLOBAL_EVERY = 3
+# The prediction head and the output layer of masked language models.
+_DROPPED = ("head.", "decoder.")
+
+
+class ModernBert:
+    """The ModernBERT family."""
+
+    architectures = ("ModernBertModel", "ModernBertForMaskedLM")
+    model_types = ("modernbert",)
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Check a ModernBERT checkpoint and plan its GGUF file. Raises ConversionError."""
+        check_fixed(checkpoint, _FIXED, "ModernBERT")
+        activation = checkpoint.config.get("hidden_activation", "gelu")
+        if activation not in _ACTIVATIONS:
+            raise ConversionError(
+                f"{checkpoint.config_file}: hidden_activation = {activation!r}; llama.cpp's ModernBERT has only"
+                f" {' and '.join(_ACTIVATIONS)}"
+            )
+        hidden = checkpoint.positive_int("hidden_size")
+        layers = checkpoint.positive_int("num_hidden_layers")
+        vocabulary = checkpoint.positive_int("vocab_size")
+        pooling = checkpoint.pooling(hidden)
+        tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
+        if not tokenizer.adds_bos or not tokenizer.adds_eos:
+            raise ConversionError(f"{tokenizer.file}: the post-processor does not put a text between two special tokens")
+        window = checkpoint.positive_int("local_attention")
+        if window % 2:
+            raise ConversionError(f"{checkpoint.config_file}: local_attention = {window} has no half on either side")
+        stored = StoredTensors(checkpoint, _place, "ModernBERT encoder")
+        tensors = list(_tensors(stored, hidden, layers, checkpoint.positive_int("intermediate_size"), vocabulary))
+        stored.check_all_placed()
+        arch = _ARCHITECTURE
+        metadata: Metadata = {
+            Keys.LLM.BLOCK_COUNT.format(arch=arch): layers,
+            Keys.LLM.CONTEXT_LENGTH.format(arch=arch): checkpoint.positive_int("max_position_embeddings"),
+            Keys.LLM.EMBEDDING_LENGTH.format(arch=arch): hidden,
+            Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch): checkpoint.positive_int("intermediate_size"),
+            Keys.LLM.VOCAB_SIZE.format(arch=arch): vocabulary,
+            Keys.Attention.HEAD_COUNT.format(arch=arch): read_heads(checkpoint, hidden),
+            Keys.Attention.LAYERNORM_EPS.format(arch=arch): read_epsilon(checkpoint, "norm_eps", _DEFAULT_EPSILON),
+            Keys.Attention.CAUSAL.format(arch=arch): False,
+            Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "global_rope_theta", "full_attention"),
+            Keys.Rope.SCALING_TYPE.format(arch=arch): "none",
+            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+            f"{arch}.hidden_act": str(activation),
+            **tokenizer.metadata(),
+            # llama.cpp takes bos and eos; these are the names that the checkpoint has for the same two.
+            "tokenizer.ggml.cls_token_id": tokenizer.special["bos"],
+            Keys.Tokenizer.SEP_ID: tokenizer.special["eos"],
+        }
+        every = _global_every(checkpoint, layers)
+        if every > 1 and layers > 1:  # llama.cpp aborts when there is a window that no layer uses
+            metadata |= {
+                Keys.Attention.SLIDING_WINDOW.format(arch=arch): window,
+                Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch): every,
+                Keys.Rope.FREQ_BASE_SWA.format(arch=arch): rope_base(checkpoint, "local_rope_theta", "sliding_attention"),
+            }
+        return ModelPlan(arch, hidden, pooling, metadata, tensors)
+
+
+def _global_every(checkpoint: Checkpoint, layers: int) -> int:
+    """Give n where layers 0, n, 2n, ... see the whole text. Raises ConversionError for any other order of layers."""
+    types = checkpoint.config.get("layer_types")
+    if types is None:
+        every = checkpoint.config.get("global_attn_every_n_layers", _DEFAULT_GLOBAL_EVERY)
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ConversionError(
+                f"{checkpoint.config_file}: global_attn_every_n_layers = {every!r} is not a positive whole number"
+            )
+        return every
+    for every in range(1, layers + 1):
+        if types == ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]:
+            return every
+    raise ConversionError(
+        f"{checkpoint.config_file}: layer_types must begin with full_attention and have it at every n-th of {layers} layers"
+    )
+
+
+def _place(name: str) -> str | None:
+    plain = name.removeprefix("model.")
+    return None if plain.startswith(_DROPPED) else plain
+
+
+def _tensors(stored: StoredTensors, hidden: int, layers: int, feed_forward: int, vocabulary: int) -> Iterator[PlannedTensor]:
+    """Yield the tensors in the order of the computation."""
+    yield stored.place("embeddings.tok_embeddings.weight", "token_embd.weight", vocabulary, hidden)
+    yield stored.place("embeddings.norm.weight", "token_embd_norm.weight", hidden)
+    for layer in range(layers):
+        source, target = f"layers.{layer}", f"blk.{layer}"
+        if layer:  # the embeddings are normalised already
+            yield stored.place(f"{source}.attn_norm.weight", f"{target}.attn_norm.weight", hidden)
+        yield stored.place(f"{source}.attn.Wqkv.weight", f"{target}.attn_qkv.weight", 3 * hidden, hidden)
+        yield stored.place(f"{source}.attn.Wo.weight", f"{target}.attn_output.weight", hidden, hidden)
+        yield stored.place(f"{source}.mlp_norm.weight", f"{target}.ffn_norm.weight", hidden)
+        yield stored.place(f"{source}.mlp.Wi.weight", f"{target}.ffn_up.weight", 2 * feed_forward, hidden)
+        yield stored.place(f"{source}.mlp.Wo.weight", f"{target}.ffn_down.weight", hidden, feed_forward)
+    yield stored.place("final_norm.weight", "output_norm.weight", hidden)

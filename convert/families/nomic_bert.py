@@ -1,0 +1,142 @@
+"""nomic-bert encoders: nomic-embed-text-v1 and v1.5.
+
+Architecture: Nussbaum et al., "Nomic Embed: Training a Reproducible Long Context Text Embedder", 2024: BERT with rotary
+positions in place of a table, SwiGLU, and no biases but those of the layer norms. Tensor names and the keys of config.json
+are those of the checkpoint's own code (contrastors' NomicBertModel), which transformers 5 reads, too; in the GGUF file the
+tensor names are llama.cpp's for `nomic-bert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguf import Keys, PoolingType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
+from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.tokenizer import read_wordpiece
+from edgeembed_convert.views import row_range
+
+_ARCHITECTURE = "nomic-bert"
+# What the graph computes; where config.json is silent, contrastors' NomicBertConfig assumes the same.
+_FIXED = {
+    "activation_function": "swiglu",
+    "causal": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "moe_every_n_layers": 0,
+    "parallel_block": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "quantization_config": None,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "use_rms_norm": False,
+}
+_DEFAULT_EPSILON = 1e-12
+# The vocabulary is padded to a multiple of this (pad_vocab_size_multiple).
+_MOST_PADDING = 64
+_DROPPED = ("pooler.", "cls.")
+
+
+class NomicBert:
+    """The nomic-bert family."""
+
+    architectures = ("NomicBertModel",)
+    model_types = ("nomic_bert",)
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Check a nomic-bert checkpoint and plan its GGUF file. Raises ConversionError."""
+        check_fixed(checkpoint, _FIXED, "nomic-bert")
+        hidden = checkpoint.positive_int("n_embd")
+        rows = checkpoint.positive_int("vocab_size")
+        vocabulary = _count_pieces(checkpoint, rows)
+        if not 0 <= rows - vocabulary < _MOST_PADDING:
+            raise ConversionError(
+                f"{checkpoint.model_folder}: the tokenizer has {vocabulary} pieces, but vocab_size in config.json is {rows}"
+            )
+        pooling = checkpoint.pooling(hidden)
+        tokenizer = read_wordpiece(checkpoint.model_folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
+        stored = StoredTensors(checkpoint, _place, "nomic-bert encoder")
+        tensors = list(_tensors(stored, checkpoint, rows, vocabulary))
+        stored.check_all_placed()
+        arch = _ARCHITECTURE
+        metadata: Metadata = {
+            Keys.LLM.BLOCK_COUNT.format(arch=arch): checkpoint.positive_int("n_layer"),
+            Keys.LLM.CONTEXT_LENGTH.format(arch=arch): _context(checkpoint),
+            Keys.LLM.EMBEDDING_LENGTH.format(arch=arch): hidden,
+            Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch): checkpoint.positive_int("n_inner"),
+            Keys.LLM.VOCAB_SIZE.format(arch=arch): vocabulary,
+            Keys.Attention.HEAD_COUNT.format(arch=arch): read_heads(checkpoint, hidden, "n_head"),
+            Keys.Attention.LAYERNORM_EPS.format(arch=arch): read_epsilon(checkpoint, "layer_norm_epsilon", _DEFAULT_EPSILON),
+            Keys.Attention.CAUSAL.format(arch=arch): False,
+            Keys.Rope.FREQ_BASE.format(arch=arch): _rope_base(checkpoint),
+            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+            Keys.Tokenizer.TOKEN_TYPE_COUNT: checkpoint.positive_int("type_vocab_size"),
+            **tokenizer.metadata(),
+        }
+        return ModelPlan(arch, hidden, pooling, metadata, tensors)
+
+
+def _count_pieces(checkpoint: Checkpoint, rows: int) -> int:
+    """Give the size of the tokenizer's vocabulary, which is smaller than the table of `rows` embeddings."""
+    folder = checkpoint.model_folder
+    file, text = folder / "tokenizer.json", folder / "vocab.txt"
+    if file.is_file():
+        content = read_json(file)
+        model, added = content.get("model"), content.get("added_tokens")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
+        ids = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+        ids += vocab.values() if isinstance(vocab, dict) else []
+        return max((number + 1 for number in ids if isinstance(number, int)), default=rows)
+    # Without either, reading the tokenizer ends in an error that says so.
+    return len(text.read_text(encoding="utf-8", errors="replace").splitlines()) if text.is_file() else rows
+
+
+def _context(checkpoint: Checkpoint) -> int:
+    """Give the length that the model was trained on: beyond it the reference code bends the rotation, llama.cpp does not."""
+    positions = checkpoint.positive_int("n_positions")
+    trained = checkpoint.config.get("max_trained_positions")
+    return positions if trained is None else min(positions, checkpoint.positive_int("max_trained_positions"))
+
+
+def _rope_base(checkpoint: Checkpoint) -> float:
+    base = checkpoint.config.get("rotary_emb_base")
+    if not isinstance(base, int | float) or isinstance(base, bool) or not 0 < base < float("inf"):
+        raise ConversionError(f"{checkpoint.config_file}: rotary_emb_base = {base!r} is not a positive number")
+    return float(base)
+
+
+def _place(name: str) -> str | None:
+    plain = name.removeprefix("bert.")
+    return None if plain.startswith(_DROPPED) else plain
+
+
+def _tensors(stored: StoredTensors, checkpoint: Checkpoint, rows: int, vocabulary: int) -> Iterator[PlannedTensor]:
+    """Yield the tensors in the order of the computation."""
+    hidden = checkpoint.positive_int("n_embd")
+    feed_forward = checkpoint.positive_int("n_inner")
+    types = checkpoint.positive_int("type_vocab_size")
+    words = stored.take("embeddings.word_embeddings.weight", rows, hidden)
+    # The rows of the padding stand for no piece.
+    yield PlannedTensor("token_embd.weight", row_range(words, 0, vocabulary))
+    yield stored.place("embeddings.token_type_embeddings.weight", "token_types.weight", types, hidden, keep_f32=True)
+    for end in ("weight", "bias"):
+        yield stored.place(f"emb_ln.{end}", f"token_embd_norm.{end}", hidden)
+    for layer in range(checkpoint.positive_int("n_layer")):
+        source, target = f"encoder.layers.{layer}", f"blk.{layer}"
+        yield stored.place(f"{source}.attn.Wqkv.weight", f"{target}.attn_qkv.weight", 3 * hidden, hidden)
+        yield stored.place(f"{source}.attn.out_proj.weight", f"{target}.attn_output.weight", hidden, hidden)
+        for end in ("weight", "bias"):
+            yield stored.place(f"{source}.norm1.{end}", f"{target}.attn_output_norm.{end}", hidden)
+        yield stored.place(f"{source}.mlp.fc11.weight", f"{target}.ffn_up.weight", feed_forward, hidden)
+        yield stored.place(f"{source}.mlp.fc12.weight", f"{target}.ffn_gate.weight", feed_forward, hidden)
+        yield stored.place(f"{source}.mlp.fc2.weight", f"{target}.ffn_down.weight", hidden, feed_forward)
+        for end in ("weight", "bias"):
+            yield stored.place(f"{source}.norm2.{end}", f"{target}.layer_output_norm.{end}", hidden)

@@ -1,0 +1,231 @@
+"""Qwen3-Embedding and Qwen3-Reranker, and what was fine-tuned from them.
+
+Architecture: Qwen3 (Yang et al., "Qwen3 Technical Report", 2025), used as in Zhang et al., "Qwen3 Embedding", 2025: the last
+token's state is the vector; a reranker compares the logits of "yes" and "no" there. Tensor names: transformers' Qwen3Model.
+
+All three kinds of model (embedder, reranker, generator) have the same architecture, so the checkpoint's own files must say
+which one it is, or else the caller; see `_is_reranker`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import Keys, PoolingType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.bpe import BytePairs, read_byte_bpe
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.decoder import (
+    DecoderShape,
+    layer_projections,
+    plain_name,
+    read_shape,
+    require_config,
+    rope_base,
+)
+from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.tokenizer_json import is_id
+from edgeembed_convert.views import SelectedRows, TensorSource
+from edgeembed_convert.weights import Float32Array, StoredTensor
+
+_ARCHITECTURE = "qwen3"
+_CLASSIFIER = "Qwen3ForSequenceClassification"
+# What the graph computes; where config.json is silent, transformers' Qwen3Config assumes the same.
+_FIXED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "is_causal": True,
+    "quantization_config": None,
+}
+LABELS = ("yes", "no")
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+# Qwen3-Reranker's model card.
+RERANK_TEMPLATE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+_SCAFFOLD = "Judge whether the Document meets the requirements based on the Query and the Instruct provided"
+# Where a checkpoint shows how it wants to be asked, besides its model card.
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+# Qwen3-Embedding's model card: the vector may be cut to any length in this range.
+_MATRYOSHKA = re.compile(r"output dimensions ranging from (\d+) to (\d+)")
+
+
+class Qwen3:
+    """The Qwen3 family."""
+
+    architectures = ("Qwen3Model", "Qwen3ForCausalLM", _CLASSIFIER)
+    model_types = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Check a Qwen3 checkpoint and plan its GGUF file. Raises ConversionError."""
+        require_config(checkpoint, _FIXED)
+        layer_types = checkpoint.config.get("layer_types")
+        if layer_types is not None and set(layer_types) != {"full_attention"}:
+            raise ConversionError(f"{checkpoint.config_file}: llama.cpp's Qwen3 has only layers of full attention")
+        shape = read_shape(checkpoint)
+        reranks = _is_reranker(checkpoint)
+        pooling = "rank" if reranks else checkpoint.pooling(shape.hidden)
+        tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
+        tensors = list(_tensors(checkpoint, shape, tokenizer, reranks=reranks))
+        arch = _ARCHITECTURE
+        metadata: Metadata = {
+            **shape.metadata(arch),
+            Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "rope_theta", "full_attention"),
+            Keys.Attention.CAUSAL.format(arch=arch): True,
+            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+            **tokenizer.metadata(),
+        }
+        if not reranks:
+            return ModelPlan(
+                arch, shape.hidden, pooling, metadata, tensors, checkpoint.prompts, _matryoshka(checkpoint, shape.hidden)
+            )
+        _check_scaffold(checkpoint)
+        if tokenizer.adds_bos or tokenizer.adds_eos:
+            raise ConversionError(
+                f"{tokenizer.file}: the post-processor adds a token to each text; a reranker's prompt must end where the "
+                "answer begins"
+            )
+        metadata[Keys.Classifier.OUTPUT_LABELS.format(arch=arch)] = list(LABELS)
+        # Under this name llama.cpp's own server looks for it; it knows no instruction.
+        metadata[Keys.Tokenizer.CHAT_TEMPLATES] = ["rerank"]
+        metadata[Keys.Tokenizer.CHAT_TEMPLATE_N.format(name="rerank")] = RERANK_TEMPLATE.replace(
+            "{instruction}", INSTRUCTION
+        )
+        prompts = {"rerank": RERANK_TEMPLATE, "instruction": INSTRUCTION}
+        return ModelPlan(arch, shape.hidden, pooling, metadata, tensors, prompts)
+
+
+def _is_reranker(checkpoint: Checkpoint) -> bool:
+    """Say whether the model scores pairs (True) or gives vectors (False).
+
+    In this order: a classification head; the modules of sentence-transformers, where Pooling makes a vector and LogitScore
+    a score; the model card's pipeline_tag; what the caller says. Raises ConversionError when nothing says it: the
+    architecture is that of a text generator, and one converted as an embedder would give useless vectors.
+    """
+    kinds = {kind for kind, _ in checkpoint.modules or []}
+    tag = checkpoint.card_value("pipeline_tag")
+    if checkpoint.config.get("architectures") == [_CLASSIFIER] or "LogitScore" in kinds:
+        return True
+    if checkpoint.modules is not None:
+        return False
+    if tag == "text-ranking" or checkpoint.task == "rerank":
+        return True
+    if checkpoint.task == "embed":
+        return False  # and without modules.json there is no pooling, which then is the error
+    raise ConversionError(
+        f"{checkpoint.folder}: nothing says what this Qwen3 model is for: it has no modules.json, and its README.md has "
+        f"pipeline_tag {tag!r}. If it is a reranker, say so: --task rerank"
+    )
+
+
+def _check_scaffold(checkpoint: Checkpoint) -> None:
+    """Check that the reranker is asked as Qwen3-Reranker is; under another prompt its scores would be noise.
+
+    Its model card or its chat template shows the prompt, or the caller vouches for it. Raises ConversionError.
+    """
+    files = [checkpoint.model_folder / name for name in _TEMPLATE_FILES]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+    if checkpoint.task != "rerank" and not any(_SCAFFOLD in text for text in (checkpoint.card, *texts)):
+        raise ConversionError(
+            f"{checkpoint.folder}: neither README.md nor the chat template shows Qwen3-Reranker's prompt, and that of "
+            "another reranker is not known. If it is asked as Qwen3-Reranker is, say so: --task rerank"
+        )
+
+
+def _tensors(checkpoint: Checkpoint, shape: DecoderShape, tokenizer: BytePairs, *, reranks: bool) -> Iterator[PlannedTensor]:
+    """Yield the tensors in the order of the computation; every stored one must have its place and its shape.
+
+    The LM head is left out: no vector and no score needs it, and llama.cpp takes the token embeddings in its place.
+    """
+    stored = StoredTensors(checkpoint, plain_name, "Qwen3 model for vectors or scores")
+    embeddings = stored.take("embed_tokens.weight", shape.vocabulary, shape.hidden)
+    yield PlannedTensor("token_embd.weight", embeddings)
+    for layer in range(shape.layers):
+        source, target, size = f"layers.{layer}", f"blk.{layer}", shape.hidden
+        yield stored.place(f"{source}.input_layernorm.weight", f"{target}.attn_norm.weight", size)
+        yield from layer_projections(stored, shape, layer)
+        for part in ("q_norm", "k_norm"):
+            yield stored.place(f"{source}.self_attn.{part}.weight", f"{target}.attn_{part}.weight", shape.head)
+        yield stored.place(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight", size)
+    yield stored.place("norm.weight", "output_norm.weight", shape.hidden)
+    head = embeddings
+    tied = bool(checkpoint.config.get("tie_word_embeddings"))
+    if "lm_head.weight" in stored:
+        own_head = stored.take("lm_head.weight", shape.vocabulary, shape.hidden)
+        head = embeddings if tied else own_head  # transformers never reads tied weights that were stored all the same
+    elif reranks and not tied and "score.weight" not in stored:
+        raise ConversionError(
+            f"{checkpoint.model_folder}: the weights have no lm_head.weight, and config.json does not tie it to embed_tokens"
+        )
+    if reranks:
+        yield PlannedTensor("cls.output.weight", _classifier(checkpoint, stored, head, tokenizer, shape), keep_f32=True)
+    stored.check_all_placed()
+
+
+def _classifier(
+    checkpoint: Checkpoint, stored: StoredTensors, head: StoredTensor, tokenizer: BytePairs, shape: DecoderShape
+) -> TensorSource:
+    """Give the two rows whose products llama.cpp turns into P(yes) and P(no), by softmax."""
+    if checkpoint.config.get("architectures") == [_CLASSIFIER]:
+        # softmax(s, 0) = sigmoid(s), which is how one score becomes a probability.
+        return _WithZeroRow(stored.take("score.weight", 1, shape.hidden))
+    logit_score = [folder / "config.json" for kind, folder in checkpoint.modules or [] if kind == "LogitScore"]
+    if logit_score:
+        content = read_json(logit_score[0])
+        file, named = logit_score[0], [content.get("true_token_id"), content.get("false_token_id")]
+        if named != [tokenizer.id_of(label) for label in LABELS]:
+            raise ConversionError(f"{file}: scores by the tokens {named!r}, which are not yes and no: not a Qwen3-Reranker")
+    else:
+        file, named = tokenizer.file, [tokenizer.id_of(label) for label in LABELS]
+    numbers = tuple(number for number in named if is_id(number) and number < shape.vocabulary)
+    if len(numbers) != 2:
+        raise ConversionError(f"{file}: the tokens that mean yes and no have the ids {named!r}")
+    return SelectedRows(head, numbers)
+
+
+def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
+    """Give the range that the model card names, when it is about this size of the model."""
+    match = _MATRYOSHKA.search(checkpoint.card)
+    if match is None or int(match[2]) != hidden or not 0 < int(match[1]) <= hidden:
+        return None
+    return int(match[1]), hidden
+
+
+@dataclass(frozen=True)
+class _WithZeroRow:
+    """A 2-D tensor with a row of zeros behind it."""
+
+    source: StoredTensor
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def file(self) -> Path:
+        return self.source.file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.source.shape[0] + 1, self.source.shape[1])
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def rows(self) -> Iterator[Float32Array]:
+        yield from self.source.rows()
+        yield np.zeros((1, self.source.shape[1]), dtype=np.float32)

@@ -1,0 +1,151 @@
+"""SentencePiece vocabularies that were trained with BPE (Gemma's), as llama.cpp's tokenizer `llama` wants them.
+
+tokenizer.json spells such a vocabulary as BPE over characters: a space is U+2581, a character without a piece becomes its
+bytes, and merges are applied best first. llama.cpp has no merges but a score for each piece: of two neighbours it joins
+those whose joined piece scores best. The two do the same when every way to cut a piece in two pieces is a merge, and all
+merges that make one piece stand together, as in every file that was made from a SentencePiece model; others are refused.
+Algorithm: Kudo and Richardson, "SentencePiece", 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import Keys, TokenType
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.tokenizer_json import TokenizerFile, as_object, open_tokenizer, single
+
+SPACE = "\u2581"
+# What llama.cpp's converter gives to tokens that no merge makes; only the order of scores matters.
+_ADDED_SCORE = -1000.0
+
+
+@dataclass(frozen=True)
+class SentencePieces:
+    """A SentencePiece-like BPE vocabulary. Piece number i is `pieces[i]` with `scores[i]`."""
+
+    file: Path
+    pieces: list[str]
+    scores: list[float]
+    kinds: list[TokenType]
+    special: dict[str, int]
+    """Ids of unk, and of bos, eos, pad and mask as far as there are any."""
+    adds_bos: bool
+    adds_eos: bool
+
+    def metadata(self) -> Metadata:
+        """Give the `tokenizer.*` keys of the GGUF specification."""
+        keys: Metadata = {
+            Keys.Tokenizer.MODEL: "llama",
+            Keys.Tokenizer.PRE: "default",
+            Keys.Tokenizer.LIST: self.pieces,
+            Keys.Tokenizer.SCORES: self.scores,
+            Keys.Tokenizer.TOKEN_TYPE: [int(kind) for kind in self.kinds],
+            Keys.Tokenizer.ADD_BOS: self.adds_bos,
+            Keys.Tokenizer.ADD_EOS: self.adds_eos,
+            Keys.Tokenizer.ADD_PREFIX: False,
+        }
+        names = {
+            "bos": Keys.Tokenizer.BOS_ID,
+            "eos": Keys.Tokenizer.EOS_ID,
+            "unk": Keys.Tokenizer.UNK_ID,
+            "pad": Keys.Tokenizer.PAD_ID,
+            "mask": Keys.Tokenizer.MASK_ID,
+        }
+        keys |= {names[role]: number for role, number in self.special.items()}
+        return keys
+
+
+def read_sentencepieces(folder: Path, vocab_size: int) -> SentencePieces:
+    """Read tokenizer.json with tokenizer_config.json.
+
+    Raises ConversionError when anything is missing, contradictory, or beyond llama.cpp's tokenizer.
+    """
+    tokenizer = open_tokenizer(folder)
+    _check_pipeline(tokenizer)
+    # Gemma's vocabulary names a token for images, which the embedding model has no row for.
+    pieces, kinds = tokenizer.pieces(vocab_size, drop_beyond=True)
+    front, back = tokenizer.frame()
+    first = single(tokenizer.file, front, "in front of")
+    last = single(tokenizer.file, back, "behind")
+    special = {}
+    for role in ("bos", "eos", "unk", "pad", "mask"):
+        number = tokenizer.role(role)
+        if number is not None and number < vocab_size:
+            special[role] = number
+    special |= {role: number for role, number in (("bos", first), ("eos", last)) if number is not None}
+    unknown = tokenizer.vocabulary.get(str(tokenizer.model.get("unk_token")))
+    if unknown is None:
+        raise ConversionError(f"{tokenizer.file}: model.unk_token is missing or not in the vocabulary")
+    for number in special.values():
+        kinds[number] = TokenType.CONTROL
+    special["unk"] = unknown
+    if kinds[unknown] != TokenType.CONTROL:
+        kinds[unknown] = TokenType.UNKNOWN
+    for byte in range(256):
+        number = tokenizer.vocabulary.get(f"<0x{byte:02X}>", vocab_size)
+        if number >= vocab_size:
+            raise ConversionError(f"{tokenizer.file}: the vocabulary has no piece for the byte {byte:02X}")
+        kinds[number] = TokenType.BYTE
+    scores = _scores(tokenizer, pieces, kinds)
+    for number, kind in enumerate(kinds):
+        if kind == TokenType.USER_DEFINED:
+            # llama.cpp looks for these in the text before it replaces the spaces.
+            pieces[number] = pieces[number].replace(SPACE, " ")
+    return SentencePieces(
+        file=tokenizer.file,
+        pieces=pieces,
+        scores=scores,
+        kinds=kinds,
+        special=special,
+        adds_bos=first is not None,
+        adds_eos=last is not None,
+    )
+
+
+def _check_pipeline(tokenizer: TokenizerFile) -> None:
+    """Check that a text's spaces become U+2581 and nothing else happens to it before the merges."""
+    normalizer = as_object(tokenizer.content.get("normalizer"))
+    tokenizer.require("the normaliser", normalizer.get("type"), "Replace")
+    tokenizer.require("what the normaliser replaces", as_object(normalizer.get("pattern")).get("String"), " ")
+    tokenizer.require("the normaliser's content", normalizer.get("content"), SPACE)
+    pre_tokenizer = as_object(tokenizer.content.get("pre_tokenizer"))
+    if pre_tokenizer:  # Gemma's splits at spaces, of which there are none any more
+        tokenizer.require("the pre-tokenizer", pre_tokenizer.get("type"), "Split")
+        tokenizer.require("what the pre-tokenizer splits at", as_object(pre_tokenizer.get("pattern")).get("String"), " ")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
+    tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback"), True)
+    tokenizer.require("model.ignore_merges", tokenizer.model.get("ignore_merges", False), False)
+
+
+def _scores(tokenizer: TokenizerFile, pieces: list[str], kinds: list[TokenType]) -> list[float]:
+    """Give the scores under which joining best first does what the merges do. Raises ConversionError where none do."""
+    merges = tokenizer.merges()
+    ranks: dict[str, int] = {}
+    latest = ""
+    for left, right in merges:
+        piece = left + right
+        kind = kinds[tokenizer.vocabulary[piece]] if tokenizer.vocabulary[piece] < len(kinds) else TokenType.UNUSED
+        # Runs of spaces share one score in SentencePiece, so that their merges are mixed; they are made of nothing else.
+        if piece in ranks and piece != latest and kind == TokenType.NORMAL and piece.strip(SPACE):
+            raise ConversionError(f"{tokenizer.file}: the merges that make {piece!r} do not stand together")
+        ranks.setdefault(piece, len(ranks))
+        latest = piece
+    known = set(merges)
+    normal = {piece for piece, kind in zip(pieces, kinds, strict=True) if kind == TokenType.NORMAL}
+    for piece in normal:
+        for at in range(1, len(piece)):
+            left, right = piece[:at], piece[at:]
+            if left in normal and right in normal and (left, right) not in known:
+                raise ConversionError(
+                    f"{tokenizer.file}: {piece!r} has no merge of {left!r} and {right!r}, which llama.cpp would join"
+                )
+    # Characters come after everything that is merged, as in SentencePiece's own files.
+    return [
+        -float(ranks.get(piece, len(ranks))) if kind in (TokenType.NORMAL, TokenType.BYTE) else _ADDED_SCORE
+        for piece, kind in zip(pieces, kinds, strict=True)
+    ]

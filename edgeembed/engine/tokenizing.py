@@ -1,0 +1,77 @@
+"""Who tokenises what, so that a short query never waits until somebody else's texts have been read.
+
+A short interactive text is tokenised at once, in the thread that received it. Texts of bulk loads have a thread of their
+own, and so have long texts: ten megabytes take seconds, wherever they come from. No llama.cpp here.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from edgeembed.engine.batching import BatchQueue, QueuedText
+from edgeembed.engine.protocol import INTERACTIVE, EmbedItem
+
+TokensT = TypeVar("TokensT")
+
+LONG_CHARACTERS = 16_384
+"""A text longer than this leaves the fast way: it takes milliseconds to tokenise, or very many of them."""
+
+
+class Tokenizing(Generic[TokensT]):
+    """Brings items to a batch queue by way of their tokens. `add` and `cancel` are called from one thread.
+
+    tokenize: gives the item ready for the queue, or None when it cannot be computed, which it has told then; called from
+    several threads at once.
+    """
+
+    def __init__(self, tokenize: Callable[[EmbedItem], QueuedText[TokensT] | None], ready: BatchQueue[TokensT]) -> None:
+        self._tokenize = tokenize
+        self._ready = ready
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()
+        """Ids on a lane that nobody has cancelled."""
+        self._bulk = self._lane("tokenize-bulk")
+        self._long = self._lane("tokenize-long")
+
+    def add(self, items: Iterable[EmbedItem]) -> None:
+        """Tokenise items at once, or queue them for it."""
+        later: list[tuple[queue.SimpleQueue[EmbedItem], EmbedItem]] = []
+        for item in items:
+            if item.characters > LONG_CHARACTERS:
+                later.append((self._long, item))
+            elif item.priority != INTERACTIVE:
+                later.append((self._bulk, item))
+            elif queued := self._tokenize(item):
+                self._ready.add([queued])
+        with self._lock:
+            self._waiting.update(item.id for _, item in later)
+        for lane, item in later:
+            lane.put(item)
+
+    def cancel(self, ids: Iterable[int]) -> None:
+        """Free the places of texts that nobody waits for, here and in the batch queue."""
+        gone = list(ids)
+        with self._lock:
+            self._waiting.difference_update(gone)
+        self._ready.cancel(gone)
+
+    def _lane(self, name: str) -> queue.SimpleQueue[EmbedItem]:
+        lane: queue.SimpleQueue[EmbedItem] = queue.SimpleQueue()
+        threading.Thread(target=self._run, args=(lane,), name=name, daemon=True).start()
+        return lane
+
+    def _run(self, lane: queue.SimpleQueue[EmbedItem]) -> None:
+        while True:
+            # One by one: the first text of a long list computes while the next is tokenised.
+            item = lane.get()
+            if item.id not in self._waiting:
+                continue
+            queued = self._tokenize(item)
+            with self._lock:  # `cancel` finds the text either here or in the batch queue
+                if item.id in self._waiting:
+                    self._waiting.discard(item.id)
+                    if queued is not None:
+                        self._ready.add([queued])

@@ -1,0 +1,234 @@
+"""Is a model file what it should be: canary rows, published similarities, and what each quantisation type costs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeembed.config import Paths, Settings
+from edgeembed.daemon import make_engine
+from edgeembed.engine.canary import least_for
+from edgeembed.engine.protocol import BULK, ModelInfo
+from edgeembed.errors import EngineError
+from edgeembed.hub.gguf_header import RANK_POOLING, read_header
+from edgeembed.hub.progress import Progress, Report
+from edgeembed.hub.store import InstalledModel
+from edgeembed.text import choose_prompt
+from edgeembed.vectors import Matrix, unit_rows
+
+PUBLISHED_TOLERANCE = 0.02
+"""How far a quantised model's similarity may be from a published one, which is of the unquantised model in 16 bits."""
+TEXTS_AT_ONCE = 32
+RANKED = 50
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What `edgeembed verify` found out of one file."""
+
+    model: str
+    type: str
+    rung: str
+    canary_cosines: list[float]
+    """Of each canary text to its row from the unquantised weights (a reranker's: 1 less the difference of the scores); empty
+    when the file carries none."""
+    canary_least: float
+    """What each of them has to reach."""
+    published: list[list[float]] | None
+    """Similarities that the model's makers published, shape (queries, documents)."""
+    measured: list[list[float]] | None
+    """The same, measured here."""
+    published_by: str | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing found speaks against the file."""
+        near = self.published is None or bool(
+            np.abs(np.subtract(self.published, self.measured or [])).max() <= PUBLISHED_TOLERANCE
+        )
+        return near and all(cosine >= self.canary_least for cosine in self.canary_cosines)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Texts that went through a model. `rows`: unit rows, float32, shape (texts, dimensions)."""
+
+    info: ModelInfo
+    rung: str
+    rows: Matrix
+    tokens: int
+    seconds: float
+
+
+def embed_texts(
+    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None = None
+) -> Embedded:
+    """Load a model, embed texts as they are, and end it again. Raises EngineError."""
+    return asyncio.run(_embed(settings, paths, model, texts, report))
+
+
+async def _embed(
+    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None
+) -> Embedded:
+    ranks = read_header(model.path).pooling == RANK_POOLING
+    engine = make_engine(settings, paths, model, "rerank" if ranks else "embed")
+    try:
+        await engine.start()
+        assert engine.info is not None
+        rows, tokens = [], 0
+        began = time.perf_counter()
+        with Progress(report or (lambda _line: None), f"embedding with {model.type}", unit="text") as progress:
+            for first in range(0, len(texts), TEXTS_AT_ONCE):
+                for row in await asyncio.gather(*engine.submit(texts[first : first + TEXTS_AT_ONCE], BULK)):
+                    rows.append(row.vector)
+                    tokens += row.tokens
+                progress.update(len(rows), len(texts))
+        seconds = time.perf_counter() - began
+        matrix = unit_rows(rows) if rows else np.zeros((0, engine.info.dimensions), dtype=np.float32)
+        return Embedded(engine.info, engine.status.rung, matrix, tokens, seconds)
+    finally:
+        await engine.close()
+
+
+def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verification:
+    """Load a model, which checks its canary rows, and hold it against published similarities.
+
+    Raises EngineError with the numbers when the canary rows do not hold on any rung.
+    """
+    check = model.entry.check if model.entry else None
+    texts: list[str] = []
+    if check:
+        query = choose_prompt(model.prompts, "query", check.instruction, model.name)
+        document = choose_prompt(model.prompts, "document", None, model.name)
+        texts = [*map(query.apply, check.queries), *map(document.apply, check.documents)]
+    embedded = embed_texts(settings, paths, model, texts)
+    measured = None
+    if check:
+        queries, documents = embedded.rows[: len(check.queries)], embedded.rows[len(check.queries) :]
+        measured = [[round(float(value), 4) for value in row] for row in queries @ documents.T]
+    return Verification(
+        model=model.name,
+        type=model.type,
+        rung=embedded.rung,
+        canary_cosines=[round(value, 5) for value in embedded.info.canary_cosines],
+        canary_least=least_for(embedded.info.file_type, scores=embedded.info.pooling == "rank"),
+        published=check.scores if check else None,
+        measured=measured,
+        published_by=check.source if check else None,
+    )
+
+
+# --- what quantising costs --------------------------------------------------------------------------------------------
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """What one quantisation type costs, against F32."""
+
+    type: str
+    size_bytes: int
+    mean_cosine: float
+    worst_cosine: float
+    ndcg: float
+    """nDCG@10 on the retrieval set: each heading searches the paragraphs of its own section."""
+    tau: float
+    """Kendall's tau between the order of F32's 50 best paragraphs and their order here, mean over the queries."""
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """queries[i] searches the documents whose section is i."""
+
+    queries: list[str]
+    documents: list[str]
+    sections: npt.NDArray[np.int64]
+
+
+def retrieval_set(most_per_section: int = 4) -> RetrievalSet:
+    """Make a small retrieval set of Python's own language reference (pydoc_data.topics, which ships with Python)."""
+    from pydoc_data.topics import topics
+
+    queries: list[str] = []
+    documents: list[str] = []
+    sections: list[int] = []
+    for text in topics.values():
+        heading, _, body = text.partition("\n")
+        paragraphs = [" ".join(paragraph.split()) for paragraph in body.split("\n\n")]
+        good = [paragraph for paragraph in paragraphs if 100 <= len(paragraph) <= 600][:most_per_section]
+        if good:
+            sections += [len(queries)] * len(good)
+            queries.append(heading)
+            documents += good
+    return RetrievalSet(queries, documents, np.array(sections))
+
+
+def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel], report: Report) -> list[Loss]:
+    """Measure what types cost; the first model is the one that the others are held against. Raises EngineError."""
+    data = retrieval_set()
+    losses: list[Loss] = []
+    reference: Matrix | None = None
+    for model in models:
+        embedded = embed_texts(settings, paths, model, [*data.queries, *data.documents], report)
+        rows = embedded.rows
+        reference = rows if reference is None else reference
+        if rows.shape != reference.shape:
+            raise EngineError(f"{model.type} has {rows.shape[1]} dimensions, the first model has {reference.shape[1]}")
+        cosines = np.einsum("ij,ij->i", rows.astype(np.float64), reference.astype(np.float64))
+        count = len(data.queries)
+        scores, expected = rows[:count] @ rows[count:].T, reference[:count] @ reference[count:].T
+        losses.append(
+            Loss(
+                type=model.type,
+                size_bytes=model.size_bytes,
+                mean_cosine=float(cosines.mean()),
+                worst_cosine=float(cosines.min()),
+                ndcg=float(np.mean([ndcg(row, data.sections == query) for query, row in enumerate(scores)])),
+                tau=float(np.mean([kendall_tau(a, b) for a, b in zip(expected, scores, strict=True)])),
+                tokens_per_second=embedded.tokens / embedded.seconds,
+            )
+        )
+    return losses
+
+
+def ndcg(scores: npt.NDArray[np.floating], relevant: npt.NDArray[np.bool_], at: int = 10) -> float:
+    """Give nDCG@`at` of one query with binary relevance (Järvelin and Kekäläinen, 2002)."""
+    order = np.argsort(-scores, kind="stable")[:at]
+    discounts = 1 / np.log2(np.arange(2, at + 2))
+    gained = float((relevant[order] * discounts[: len(order)]).sum())
+    return gained / float(discounts[: int(relevant.sum())].sum())
+
+
+def kendall_tau(expected: npt.NDArray[np.floating], scores: npt.NDArray[np.floating], best: int = RANKED) -> float:
+    """Give Kendall's tau between two scorings of the `best` documents of the first (Kendall, 1938), its ties left out."""
+    order = np.argsort(-expected, kind="stable")[:best]
+    one, other = np.triu_indices(len(order), k=1)
+    before, after = expected[order], scores[order]
+    signs = np.sign(before[one] - before[other])
+    agreement = signs * np.sign(after[one] - after[other])
+    return float(agreement.sum() / np.abs(signs).sum()) if signs.any() else 1.0
+
+
+def format_losses(losses: Sequence[Loss]) -> list[str]:
+    """Write the table as lines of Markdown."""
+    header = ["type", "size", "mean cosine", "worst cosine", "nDCG@10", "Kendall tau", "tokens/s"]
+    rows = [
+        [
+            loss.type,
+            f"{loss.size_bytes / 1e6:.1f} MB",
+            f"{loss.mean_cosine:.5f}",
+            f"{loss.worst_cosine:.5f}",
+            f"{loss.ndcg:.4f}",
+            f"{loss.tau:.4f}",
+            f"{loss.tokens_per_second:,.0f}",
+        ]
+        for loss in losses
+    ]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    top = "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(header, widths, strict=True)) + " |"
+    return [top, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines]

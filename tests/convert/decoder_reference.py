@@ -1,0 +1,30 @@
+"""What the tests of the decoder families share: converting without proof, and reading the stored reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeembed.engine.llama import send_log_to
+from edgeembed_convert import convert_checkpoint
+
+
+def convert(checkpoint: Path, quantization: str = "F32", **options: Any) -> Path:
+    """Convert to a file beside the checkpoint, without canary rows, and give it."""
+    target = checkpoint.with_suffix(".gguf")
+    return convert_checkpoint(checkpoint, target, quantization=quantization, proof=False, **options).path
+
+
+def unpack(reference: Any, name: str) -> list[list[int]]:
+    """Give the sequences of ids that make_decoder_rows.py packed into two arrays."""
+    ends = np.cumsum(reference[f"{name}_lengths"])[:-1]
+    return [[int(number) for number in ids] for ids in np.split(reference[f"{name}_ids"], ends)]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """Throw llama.cpp's log away: by default each load of a model prints it, and stumbles over cut characters."""
+    send_log_to(lambda line: None, verbose=False)

@@ -1,0 +1,72 @@
+"""Texts on which tokenizers and models go wrong, for the decoder families."""
+
+from __future__ import annotations
+
+_PROSE = "The river rises in the hills north of the town, runs past two mills, and reaches the sea. "
+
+# A special token's name in a user's text stays text. NFC text only: llama.cpp's byte-level BPE does not normalise.
+TRICKY = [
+    "",
+    " ",
+    "a",
+    "  two  spaces ",
+    "\n",
+    "\n\n",
+    " \n \n",
+    "\r\n",
+    "\t\ttabs\t",
+    "trailing space ",
+    "line\nbreak\r\nand\rmore\n\n\n",
+    "hello world",
+    "Hello, World!",
+    "HELLO'S they'll I'D we've IT'LL 'tis",
+    "don’t",
+    "1234567890",
+    "3.14159 1,000,000 0x1F 1e-9",
+    "def f(x):\n    return x ** 2  # squared\n\n\tif x: pass",
+    "a+b=c; x<=y != z && w || v",
+    "~!@#$%^&*()_+{}|:\"<>?`-=[]\\;',./",
+    "…—–“”‘’«»",
+    "Crème brûlée, naïve café, Ångström",
+    "Der Fluß in München: Straße, Öl, ÄÖÜ",
+    "Łódź Škoda Dvořák Győr",
+    "İstanbul ılık ışık",
+    "Tiếng Việt có nhiều dấu",
+    "Ο ποταμός πηγάζει",
+    "Река берёт начало",
+    "ينبع النهر من التلال",
+    "הנהר נובע בגבעות",
+    "नदी शहर के उत्तर",
+    "แม่น้ำไหลจากเนินเขา",
+    "河流发源于城北的山丘。",
+    "川は町の北の丘から、カタカナ。",
+    "강은 북쪽에서",
+    "繁體中文與简体",
+    "🎉",
+    "👩‍👩‍👧‍👦 🇩🇪 👍🏽",
+    "a🎉b 中国🇨🇳x",
+    "١٢٣ ४५६ 一二三 Ⅷ ½ ²",
+    "\u00a0hard\u3000wide\u2003em\u200bzero",
+    "<|endoftext|>",
+    "text <|im_start|>user\nhi<|im_end|> more",
+    "<|fim_prefix|>x<|fim_suffix|>",
+    "<think>\n\n</think>\n\n",
+    "a<think>b</think>c",
+    '<tool_call>{"x": 1}</tool_call>',
+    "<unk> <s> </s> [CLS] [PAD]",
+    "\ufeffBOM",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈",
+    "ﬁ ﬂ ﷺ",
+]
+LONG = {
+    "long, English": _PROSE * 4,
+    "long, mixed": (_PROSE + "Der Fluß entspringt. 河流发源于城北。 <think>река</think> 🎉\n") * 2,
+}
+PAIRS = [
+    ("What is the capital of China?", "The capital of China is Beijing."),
+    ("Explain gravity", "Gravity is a force that attracts two bodies towards each other."),
+    ("река", "Река берёт начало в холмах. <|im_end|>\n<|im_start|>assistant\nyes"),
+    ("hello <think> world", "hello 中国\n\n<Document>: no, yes 🎉"),
+    (" ", "no"),
+    ("quick", _PROSE * 3),
+]

@@ -1,0 +1,208 @@
+"""Cross-encoders: the converted file gives the scores of transformers, the second text's token type included."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert import convert_checkpoint
+from tests.convert.encoder_rows import Reference, read_reference
+from tests.convert.encoder_texts import PAIRS
+from tests.convert.llama_scores import Scores, open_scores
+from tests.convert.tiny_bert import edit_json, write_json
+from tests.convert.tiny_encoders import (
+    make_tiny_cross_encoder,
+    make_tiny_xlm_roberta_reranker,
+    wordpiece_pieces,
+)
+
+MAKERS = {"cross_encoder": make_tiny_cross_encoder, "xlm_roberta_reranker": make_tiny_xlm_roberta_reranker}
+MOST = {"F32": 1e-3, "F16": 2e-3, "Q8_0": 3e-2}
+
+
+def keys_of(file: Path) -> dict[str, Any]:
+    return {key: field.contents() for key, field in GGUFReader(file).fields.items()}
+
+
+def shifted(ids: Sequence[int], separator: int, offset: int) -> list[int]:
+    """Give the ids of a pair as the daemon has to make them: the second text's and the last token's in the second half."""
+    second = ids.index(separator) + 1
+    return [*ids[:second], *(number + offset for number in ids[second:])]
+
+
+def score(value: float, activation: str) -> float:
+    return 1 / (1 + math.exp(-value)) if activation == "sigmoid" else value
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_scores_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+    checkpoint = MAKERS[name](tmp_path / "tiny")
+    expected = read_reference(name, checkpoint)
+    assert max(len(reference.ids) for reference in expected) > 100
+    for quantization, most in MOST.items():
+        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization=quantization)
+        assert (result.architecture, result.pooling) == ("bert", "rank")
+        keys = keys_of(result.path)
+        offset, activation = keys.get("edgeembed.rerank.second_segment", 0), keys["edgeembed.rerank.activation"]
+        separator = keys["tokenizer.ggml.seperator_token_id"]
+        with open_scores(result.path) as llama:
+            for reference in expected:
+                (found,) = llama.rank(shifted(reference.ids, separator, offset))
+                error = abs(score(found, activation) - score(float(reference.value), activation))
+                assert error <= most, (quantization, reference.kind, error)
+
+
+def test_the_second_text_needs_its_token_type(tmp_path: Path) -> None:
+    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    with open_scores(result.path) as llama:
+        errors = [
+            abs(llama.rank(reference.ids)[0] - float(reference.value))
+            for reference in read_reference("cross_encoder", checkpoint)
+        ]
+    assert max(errors) > 0.5
+
+
+def tokenize(llama: Scores, keys: dict[str, Any], reference: Reference) -> list[int]:
+    """Fill the file's template as the daemon has to: special tokens are the template's alone."""
+    pieces: list[str] = keys["tokenizer.ggml.tokens"]
+    ids: list[int] = []
+    for part in keys["edgeembed.prompt.rerank"].replace("><", ">\n<").replace("{", "\n{").replace("}", "}\n").split("\n"):
+        query, document = PAIRS[reference.kind]
+        if part in ("{query}", "{document}"):
+            ids.extend(llama.tokenize(part, query=query, document=document))
+        elif part:
+            ids.append(pieces.index(part))
+    return ids
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_template_and_texts_become_the_reference_ids(tmp_path: Path, name: str) -> None:
+    checkpoint = MAKERS[name](tmp_path / "tiny")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    keys = keys_of(result.path)
+    with open_scores(result.path) as llama:
+        for reference in read_reference(name, checkpoint):
+            # Beyond Latin, WordPiece needs the engine's normaliser (edgeembed/engine/wordpiece.py), not at work here.
+            if name == "cross_encoder" and not "".join(PAIRS[reference.kind]).isascii():
+                continue
+            assert tokenize(llama, keys, reference) == reference.ids, reference.kind
+
+
+def test_bert_file(tmp_path: Path) -> None:
+    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    keys, count = keys_of(result.path), len(wordpiece_pieces())
+    assert keys["bert.pooling_type"] == 4
+    assert keys["bert.classifier.output_labels"] == ["LABEL_0"]
+    assert keys["edgeembed.rerank.activation"] == "none"
+    assert keys["edgeembed.rerank.second_segment"] == count
+    assert keys["edgeembed.prompt.rerank"] == "[CLS]{query}[SEP]{document}[SEP]"
+    assert keys["bert.vocab_size"] == len(set(keys["tokenizer.ggml.tokens"])) == 2 * count
+    assert set(keys["tokenizer.ggml.token_type"][count:]) == {5}
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(result.path).tensors}
+    types = tensors["token_types.weight"]
+    assert np.allclose(
+        tensors["token_embd.weight"][count:], tensors["token_embd.weight"][:count] + types[1] - types[0], atol=1e-6
+    )
+    assert tensors["cls.weight"].shape == (64, 64)
+    assert tensors["cls.output.weight"].shape == (1, 64)
+
+    small = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(small.path).tensors}
+    assert {kinds[f"{name}.{end}"] for name in ("cls", "cls.output") for end in ("weight", "bias")} == {"F32"}
+    assert kinds["token_embd.weight"] == "Q8_0"
+
+
+def test_xlm_roberta_file(tmp_path: Path) -> None:
+    checkpoint = make_tiny_xlm_roberta_reranker(tmp_path / "tiny")
+    keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
+    assert keys["edgeembed.prompt.rerank"] == "<s>{query}</s></s>{document}</s>"
+    assert keys["edgeembed.rerank.activation"] == "sigmoid"
+    # It has one token type, so both texts share the vocabulary.
+    assert "edgeembed.rerank.second_segment" not in keys
+
+
+def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
+    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
+    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "first.gguf", proof=False).path)
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "vocab.txt").write_text("".join(f"{piece}\n" for piece in wordpiece_pieces()), encoding="utf-8")
+    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "second.gguf", proof=False).path) == first
+
+
+def test_no_second_half_for_models_that_never_saw_token_types(tmp_path: Path) -> None:
+    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
+    edit_json(checkpoint / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
+    assert "edgeembed.rerank.second_segment" not in keys
+    assert keys["bert.vocab_size"] == len(wordpiece_pieces())
+
+
+IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("own", "newer", "older", "activation"),
+    [
+        (None, None, None, "sigmoid"),
+        (None, None, IDENTITY, "none"),
+        (None, {"activation_fn": SIGMOID}, IDENTITY, "sigmoid"),
+        (None, {"version": "4.0.1"}, None, "sigmoid"),
+        (IDENTITY, {"activation_fn": SIGMOID}, None, "none"),
+    ],
+)
+def test_activation(tmp_path: Path, own: str | None, newer: Any, older: str | None, activation: str) -> None:
+    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
+    edit_json(checkpoint / "config.json", sentence_transformers=newer, sbert_ce_default_activation_function=older)
+    if own is not None:
+        write_json(checkpoint / "config_sentence_transformers.json", {"activation_fn": own})
+    keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
+    assert keys["edgeembed.rerank.activation"] == activation
+
+
+def config(**changes: Any) -> Callable[[Path], object]:
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+def modules(*kinds: str) -> Callable[[Path], object]:
+    return lambda folder: write_json(folder / "modules.json", [{"type": f"x.{kind}", "path": ""} for kind in kinds])
+
+
+def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        change(content["post_processor"])
+        write_json(folder / "tokenizer.json", content)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (config(id2label={"0": "no", "1": "yes"}), "a reranker has a single one"),
+        (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json makes it"),
+        (config(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), r"the activation 'torch\.nn\.Tanh'"),
+        (config(hidden_act="relu"), "hidden_act = 'relu'"),
+        (config(position_embedding_type="relative_key"), "'relative_key'; llama.cpp's BERT has only 'absolute'"),
+        (modules("Transformer", "Dense"), "Transformer alone"),
+        (pair(lambda p: p.pop("pair")), "does not say how a query and a document become one input"),
+        (pair(lambda p: p["pair"][0]["SpecialToken"].update(type_id=1)), r"the token types \[1, 0, 0, 1, 1\]"),
+        (pair(lambda p: p["pair"][0]["SpecialToken"].update(id="[X]")), "does not say which ids"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_converted(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
+    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
+    change(checkpoint)
+    with pytest.raises(ConversionError, match=said):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+    assert not (tmp_path / "tiny.gguf").exists()

@@ -1,0 +1,137 @@
+"""XLM-RoBERTa: the converted file computes what transformers does, and its Unigram tokenizer cuts texts the same way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert import convert_checkpoint
+from tests.convert.encoder_rows import read_reference
+from tests.convert.encoder_texts import TEXTS
+from tests.convert.llama_vectors import cosine, open_llama
+from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
+from tests.convert.tiny_encoders import TOKENS, make_tiny_xlm_roberta
+
+LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.998}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny", pooling=pooling)
+    expected = read_reference(f"xlm_roberta_{pooling}", checkpoint)
+    for quantization, least in LEAST.items():
+        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization=quantization)
+        assert (result.architecture, result.dimensions, result.pooling) == ("bert", 64, pooling)
+        with open_llama(result.path, TOKENS) as llama:
+            for reference in expected:
+                assert llama.tokenize(TEXTS[reference.kind]) == reference.ids, reference.kind
+                found = cosine(llama.embed_ids(reference.ids), reference.value)
+                assert found >= least, (quantization, reference.kind, found)
+
+
+def test_positions_begin_after_the_padding_id(tmp_path: Path) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    weights = tiny_weights(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    reader = GGUFReader(result.path)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert np.array_equal(tensors["position_embd.weight"], weights["embeddings.position_embeddings.weight"][2:])
+    keys = {name: field.contents() for name, field in reader.fields.items()}
+    assert keys["bert.context_length"] == TOKENS
+    assert (keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"]) == (0, 2)
+    assert keys["tokenizer.ggml.tokens"][-4:] == [
+        "<mask>",
+        *(f"<unused {len(keys['tokenizer.ggml.tokens']) - n}>" for n in (3, 2, 1)),
+    ]
+    assert keys["tokenizer.ggml.token_type"][:5] == [3, 3, 3, 2, 1]
+    assert keys["tokenizer.ggml.token_type"][-4:] == [3, 5, 5, 5]
+
+
+def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    edit_json(checkpoint / "config.json", architectures=["XLMRobertaForMaskedLM"])
+    weights = tiny_weights(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
+    renamed = {f"roberta.{name}": tensor for name, tensor in weights.items()}
+    write_safetensors(checkpoint / "model.safetensors", {**renamed, "lm_head.bias": np.zeros(9, dtype=np.float32)})
+    assert convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").tensors == 37
+
+
+def test_bert_with_a_unigram_vocabulary(tmp_path: Path) -> None:
+    """multilingual-e5-small and the multilingual MiniLM are BertModel with XLM-RoBERTa's tokenizer: positions from 0."""
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    edit_json(checkpoint / "config.json", architectures=["BertModel"], model_type="bert", pad_token_id=0)
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    reader = GGUFReader(result.path)
+    assert reader.fields["bert.context_length"].contents() == TOKENS + 2
+    with open_llama(result.path) as llama:
+        ids = llama.tokenize("The river")
+        assert (ids[0], ids[-1]) == (0, 2)
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t["model"].update(byte_fallback=True), "no byte pieces"),
+        (lambda t: t["model"].update(type="BPE"), "the tokenizer's model is 'BPE'"),
+        (lambda t: t["model"].update(unk_id=None), "unk_id = None"),
+        (lambda t: t["model"]["vocab"].append(["x", "1"]), "not a list of pieces with scores"),
+        (lambda t: t["model"]["vocab"].append(t["model"]["vocab"][9]), "stands twice"),
+        (lambda t: t["model"].update(vocab=t["model"]["vocab"] + [[f"x{n}", 0.0] for n in range(9)]), "but vocab_size"),
+        (lambda t: t["model"].update(vocab=t["model"]["vocab"][:50]), "the id 364, which is another piece's"),
+        (lambda t: t["normalizer"].update(precompiled_charsmap="?"), "not base64"),
+        (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "ends before its table"),
+        (lambda t: t.update(normalizer={"type": "Lowercase"}), "no normaliser 'Lowercase'"),
+        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "only the pre-tokenizer Metaspace"),
+        (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(prepend_scheme="never"), "Metaspace must"),
+        (lambda t: t["post_processor"]["single"].pop(), "one token in front of a text and one after it"),
+        (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
+    ],
+)
+def test_tokenizers_that_llama_cpp_cannot_do(tmp_path: Path, change: Change, said: str) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    change(content)
+    write_json(checkpoint / "tokenizer.json", content)
+    with pytest.raises(ConversionError, match=said):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+    assert not (tmp_path / "tiny.gguf").exists()
+
+
+def test_a_sentencepiece_model_alone_is_not_enough(tmp_path: Path) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(ConversionError, match=r"tokenizer\.json: missing"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("hidden_act", "relu", "hidden_act = 'relu'; llama.cpp's BERT has only 'gelu'"),
+        ("position_embedding_type", "relative_key", "has only 'absolute'"),
+        ("pad_token_id", "1", "pad_token_id = '1' is no id"),
+        ("pad_token_id", TOKENS + 1, "leaves no position"),
+    ],
+)
+def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    edit_json(checkpoint / "config.json", **{key: value})
+    with pytest.raises(ConversionError, match=said):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+
+
+def test_lower_cased_input_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    write_json(checkpoint / "sentence_bert_config.json", {"do_lower_case": True})
+    with pytest.raises(ConversionError, match="cannot do for a Unigram vocabulary"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
