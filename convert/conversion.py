@@ -31,6 +31,7 @@ from edgeembed_convert.quantization import (
     file_type_of_tensors,
     parse_quantization,
 )
+from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, hidden_part, replacing, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
@@ -86,7 +87,7 @@ def convert_checkpoint(
         plan = find_family(checkpoint).plan(checkpoint)
         if task is not None and (task == "rerank") != (plan.pooling == "rank"):
             raise ConversionError(f"{source}: is no model to {task} with: its own files say {plan.pooling} pooling")
-        exact = checkpoint.weights.exact_type
+        exact = _exact_type(plan)
         scores = plan.pooling == "rank"
         mixture = wanted in MIXTURES
         outputs = _outputs(plan, exact if mixture else wanted)
@@ -223,6 +224,16 @@ def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
         if output.type != "F32":
             values[output.type] += output.source.size
     return values.most_common(1)[0][0] if values else wanted
+
+
+def _exact_type(plan: ModelPlan) -> str:
+    """Give the smallest type that holds every weight as it is: F16 or BF16 where all are, else F32."""
+    kinds = {
+        tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
+        for tensor in plan.tensors
+        if not _stays_f32(tensor)
+    }
+    return kinds.pop() if kinds in ({"F16"}, {"BF16"}) else "F32"
 
 
 # --- types that llama.cpp writes ----------------------------------------------------------------------------------------

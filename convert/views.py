@@ -56,44 +56,10 @@ def row_range(tensor: StoredTensor, first: int, end: int) -> StoredTensor:
 
 
 @dataclass(frozen=True)
-class SelectedRows:
-    """Some rows of a 2-D tensor, in the order given."""
+class Derived:
+    """What is made of one stored tensor; the kinds say how."""
 
     source: StoredTensor
-    numbers: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Raise ConversionError for a row that is not there."""
-        for number in self.numbers:
-            row_range(self.source, number, number + 1)
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def file(self) -> Path:
-        return self.source.file
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.numbers), self.source.shape[1])
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def rows(self) -> Iterator[Float32Array]:
-        for number in self.numbers:
-            yield from row_range(self.source, number, number + 1).rows()
-
-
-@dataclass(frozen=True)
-class Plus:
-    """A tensor with a number added to each value."""
-
-    source: StoredTensor
-    number: float
 
     @property
     def name(self) -> str:
@@ -109,7 +75,47 @@ class Plus:
 
     @property
     def size(self) -> int:
-        return self.source.size
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class SelectedRows(Derived):
+    """Some rows of a 2-D tensor, in the order given."""
+
+    numbers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ConversionError for a row that is not there."""
+        for number in self.numbers:
+            row_range(self.source, number, number + 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.numbers), self.source.shape[1])
+
+    def rows(self) -> Iterator[Float32Array]:
+        for number in self.numbers:
+            yield from row_range(self.source, number, number + 1).rows()
+
+
+@dataclass(frozen=True)
+class WithZeroRow(Derived):
+    """A 2-D tensor with a row of zeros behind it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.source.shape[0] + 1, self.source.shape[1])
+
+    def rows(self) -> Iterator[Float32Array]:
+        yield from self.source.rows()
+        yield np.zeros((1, self.source.shape[1]), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Plus(Derived):
+    """A tensor with a number added to each value."""
+
+    number: float
 
     def rows(self) -> Iterator[Float32Array]:
         for rows in self.source.rows():

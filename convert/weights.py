@@ -102,12 +102,6 @@ class Weights:
         """Length of all files together."""
         return sum(file.stat().st_size for file in self.files)
 
-    @property
-    def exact_type(self) -> str:
-        """The smallest GGUF type that holds every weight as it is: F16 or BF16 where all tensors are, else F32."""
-        kinds = {tensor.dtype for tensor in self.tensors.values() if tensor.dtype in _FLOAT_TYPES}
-        return kinds.pop() if kinds in ({"F16"}, {"BF16"}) else "F32"
-
     def sha256(self, advance: Callable[[int], None]) -> str:
         """Give the hexadecimal SHA-256 of the weights; `advance` gets the bytes read since the last call.
 

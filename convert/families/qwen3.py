@@ -9,13 +9,9 @@ which one it is, or else the caller; see `_is_reranker`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
@@ -34,8 +30,8 @@ from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer_json import is_id
-from edgeembed_convert.views import SelectedRows, TensorSource
-from edgeembed_convert.weights import Float32Array, StoredTensor
+from edgeembed_convert.views import SelectedRows, TensorSource, WithZeroRow
+from edgeembed_convert.weights import StoredTensor
 
 _ARCHITECTURE = "qwen3"
 _CLASSIFIER = "Qwen3ForSequenceClassification"
@@ -181,7 +177,7 @@ def _classifier(
     """Give the two rows whose products llama.cpp turns into P(yes) and P(no), by softmax."""
     if checkpoint.config.get("architectures") == [_CLASSIFIER]:
         # softmax(s, 0) = sigmoid(s), which is how one score becomes a probability.
-        return _WithZeroRow(stored.take("score.weight", 1, shape.hidden))
+        return WithZeroRow(stored.take("score.weight", 1, shape.hidden))
     logit_score = [folder / "config.json" for kind, folder in checkpoint.modules or [] if kind == "LogitScore"]
     if logit_score:
         content = read_json(logit_score[0])
@@ -202,30 +198,3 @@ def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
     if match is None or int(match[2]) != hidden or not 0 < int(match[1]) <= hidden:
         return None
     return int(match[1]), hidden
-
-
-@dataclass(frozen=True)
-class _WithZeroRow:
-    """A 2-D tensor with a row of zeros behind it."""
-
-    source: StoredTensor
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def file(self) -> Path:
-        return self.source.file
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.source.shape[0] + 1, self.source.shape[1])
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def rows(self) -> Iterator[Float32Array]:
-        yield from self.source.rows()
-        yield np.zeros((1, self.source.shape[1]), dtype=np.float32)
