@@ -13,7 +13,6 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert import QUANTIZATIONS, convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import make_tiny_bert
-from tests.convert.tiny_encoders import make_tiny_cross_encoder
 
 TEXTS = ["hello world", "the quick brown fox embeds the search world"]
 
@@ -108,13 +107,6 @@ def test_the_unquantised_weights_are_kept_as_exactly_as_the_checkpoint_has_them(
     master = tmp_path / "master.gguf"
     convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="Q8_0", master=master, proof=False)
     assert value(master, "general.file_type") == number
-
-
-def test_weights_that_are_sums_are_not_rounded_to_the_checkpoints_type(tmp_path: Path) -> None:
-    checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
-    master = tmp_path / "master.gguf"
-    convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="Q8_0", master=master, proof=False)
-    assert value(master, "general.file_type") == 0
 
 
 def test_the_same_checkpoint_gives_the_same_file(checkpoint: Path, tmp_path: Path) -> None:
