@@ -20,7 +20,8 @@ from edgeembed.engine.supervisor import WorkerEngine
 from edgeembed.errors import ConversionError, EngineUnavailableError, InputTooLongError
 from edgeembed_convert.metadata import Metadata
 
-MOST_TOKENS = 4096
+MOST_TOKENS = 1024
+"""Room for the texts and a reranker's template; a decoder reserves memory for all of it."""
 
 
 def placeholder(width: int, *, scores: bool) -> Metadata:

@@ -10,6 +10,8 @@ from pathlib import Path
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from edgeembed.engine.llama import send_log_to
+
 CONTROL = re.compile(r"(<\|[a-z_]+\|>)")
 """A control token in a template, kept by `re.split`."""
 
@@ -18,6 +20,7 @@ class Scores:
     """A loaded reranker."""
 
     def __init__(self, file: Path, tokens: int) -> None:
+        send_log_to(lambda _line: None, verbose=False)  # llama-cpp-python's own logger stumbles over cut characters
         lib.llama_backend_init()
         self._model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
         assert self._model, file
