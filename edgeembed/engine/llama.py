@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine import pairs, wordpiece
+from edgeembed.engine import wordpiece
+from edgeembed.engine.normalizer import choose_normalizer
+from edgeembed.engine.pairs import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.protocol import Float32Row, ModelInfo, Pair, Text, WorkerOptions
 
 Tokens = npt.NDArray[np.int32]
-
-NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 
 MAX_SEQUENCES = 64
 """Texts in one forward pass. llama.cpp allows 256; more than the token budget holds gains nothing."""
@@ -74,32 +73,19 @@ class LlamaModel:
             raise ModelLoadError(f"llama.cpp cannot load {options.path}{_said()}", fatal=False)
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
-        self._architecture = self._meta("general.architecture") or "unknown"
+        self._architecture = self.metadata("general.architecture") or "unknown"
         self._pooling = self._pooling_of_file()
-        self._causal = self._meta(f"{self._architecture}.attention.causal") != "false"
+        self._causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
         self._shape = self._plan()
         self._context = self._new_context()
         self._memory = lib.llama_get_memory(self._context)
-        self._is_wordpiece = lib.llama_vocab_type(self._vocab) == lib.LLAMA_VOCAB_TYPE_WPM
-        self._lowercase = self._meta(wordpiece.LOWERCASE_KEY) != "false"
-        strip = self._meta(wordpiece.STRIP_ACCENTS_KEY)
-        self._strip_accents = self._lowercase if strip is None else strip == "true"
+        self._normalize = choose_normalizer(self.metadata)
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
-        # Byte-level BPE in llama.cpp composes nothing, where the tokenizers of Qwen and ModernBERT do (Unicode NFC). Files
-        # of other converters do not say so; that Qwen2's pre-tokenizer goes with it is known.
-        self._composes = self._meta(NORMALIZER_KEY) == "nfc" or self._meta("tokenizer.ggml.pre") == "qwen2"
         self._fill = _BatchBuffers(self._shape.batch)
         self._token_buffers = threading.local()
-        template = self._meta(pairs.TEMPLATE_KEY)
-        self._pairs = template and pairs.PairTemplate(
-            template, self._meta(pairs.INSTRUCTION_KEY) or "", int(self._meta(pairs.SECOND_SEGMENT_KEY) or 0)
-        )
+        self._pairs = PairTemplate.of(self.metadata)
         self.info = self._describe()
-
-    def metadata(self, key: str) -> str | None:
-        """Give a value of the file's metadata as text; None when the file has no such key, or an array under it."""
-        return self._meta(key)
 
     @property
     def batch_capacity(self) -> int:
@@ -125,16 +111,12 @@ class LlamaModel:
     def tokenize_pair(self, pair: Pair) -> Tokens:
         """Give the ids of a query and a document in the file's own template. Raises ComputeError when it has none."""
         if not self._pairs:
-            raise ComputeError(f"the file has no template for pairs ({pairs.TEMPLATE_KEY})")
+            raise ComputeError(f"the file has no template for pairs ({TEMPLATE_KEY})")
         return self._pairs.tokens(pair, lambda text, special: self._tokenize(text, frame=False, special=special))
 
     def _tokenize(self, text: str, *, frame: bool, special: bool) -> Tokens:
         """Tokenise. frame: add the special tokens around a text. special: names of special tokens in it become such."""
-        if self._is_wordpiece and self._strip_accents:
-            text = wordpiece.strip_accents(text, lowercase=self._lowercase)
-        elif self._composes:
-            text = unicodedata.normalize("NFC", text)
-        encoded = text.encode("utf-8")
+        encoded = self._normalize(text).encode("utf-8")
         capacity = len(encoded) + 16
         for _ in range(2):
             buffer = self._token_buffer(capacity)
@@ -185,7 +167,8 @@ class LlamaModel:
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
-    def _meta(self, key: str) -> str | None:
+    def metadata(self, key: str) -> str | None:
+        """Give a value of the file's metadata as text; None when the file has no such key, or an array under it."""
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -199,7 +182,7 @@ class LlamaModel:
         lib.llama_model_desc(self._model, description, len(description))
         return ModelInfo(
             architecture=self._architecture,
-            name=self._meta("general.name") or Path(self._options.path).stem,
+            name=self.metadata("general.name") or Path(self._options.path).stem,
             dimensions=self._dimensions,
             context_tokens=self._shape.longest_text,
             pooling=self._pooling,
@@ -210,7 +193,7 @@ class LlamaModel:
         )
 
     def _pooling_of_file(self) -> str:
-        value = self._meta(f"{self._architecture}.pooling_type")
+        value = self.metadata(f"{self._architecture}.pooling_type")
         if value is None:
             raise ModelLoadError(
                 f"{self._options.path} does not say how token vectors become one vector (no "

@@ -36,6 +36,14 @@ class PairTemplate:
     instruction: str = ""
     second_segment: int = 0
 
+    @classmethod
+    def of(cls, metadata: Callable[[str], str | None]) -> PairTemplate | None:
+        """Read it from a file's metadata; None when the file has none."""
+        template = metadata(TEMPLATE_KEY)
+        if not template:
+            return None
+        return cls(template, metadata(INSTRUCTION_KEY) or "", int(metadata(SECOND_SEGMENT_KEY) or 0))
+
     def tokens(self, pair: Pair, tokenize: Callable[[str, bool], Tokens]) -> Tokens:
         """Give the ids of a filled template; `tokenize(text, special)` tokenises without adding anything."""
         values = {

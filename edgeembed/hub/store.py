@@ -108,7 +108,8 @@ class Store:
     def local(self, path: Path, progress: Callable[[int, int], None] | None = None) -> InstalledModel:
         """Describe a GGUF file that is served where it lies.
 
-        Prompts come from the catalogue when the file's manifest or its `general.name` says which model it is. Raises
+        Prompts come from the catalogue when the file's manifest or its `general.name` says which model it is, else from the
+        file itself, where our converter put those of the checkpoint. Raises
         UnknownModelError when there is no such file, HubError when it is not a GGUF file.
         """
         path = path.expanduser().absolute()
@@ -122,9 +123,9 @@ class Store:
             digest=self.digest(path, progress),
             size_bytes=path.stat().st_size,
             license=entry.license if entry else header.text("general.license"),
-            prompts=entry.prompts if entry else Prompts(),
+            prompts=entry.prompts if entry else _prompts_of(header, path),
             dimensions=header.dimensions,
-            matryoshka=entry.matryoshka if entry else None,
+            matryoshka=entry.matryoshka if entry else _matryoshka_of(header),
             source=manifest.source if manifest else "a local file",
             entry=entry,
         )
@@ -235,6 +236,20 @@ def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) ->
             if progress is not None:
                 progress(done, total)
     return digest.hexdigest()
+
+
+def _prompts_of(header: GgufHeader, path: Path) -> Prompts:
+    """Read `edgeembed.prompt.*`. Raises HubError for a template that cannot be filled."""
+    found = {kind: header.text(f"edgeembed.prompt.{kind}") for kind in ("query", "document", "instruction")}
+    try:
+        return Prompts(**{kind: text for kind, text in found.items() if text is not None})
+    except ValueError as error:
+        raise HubError(f"{path}: {error}") from error
+
+
+def _matryoshka_of(header: GgufHeader) -> Matryoshka | None:
+    least, most = header.number("edgeembed.matryoshka.min"), header.number("edgeembed.matryoshka.max")
+    return Matryoshka(least, most) if least and most else None
 
 
 def _entry_of(header: GgufHeader, manifest: Manifest | None) -> CatalogueEntry | None:

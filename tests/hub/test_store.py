@@ -188,3 +188,22 @@ def test_what_is_no_gguf_file_is_said(tmp_path: Path, content: bytes, said: str)
     file.write_bytes(content)
     with pytest.raises(HubError, match=said):
         read_header(file)
+
+
+def test_a_file_of_our_converter_brings_its_own_prompts(paths: Paths, tmp_path: Path) -> None:
+    path = tmp_path / "own.gguf"
+    values: dict[str, str | int] = {
+        "general__architecture": "qwen3",
+        "edgeembed__prompt__query": "Instruct: {instruction}\nQuery:{text}",
+        "edgeembed__prompt__document": "{text}",
+        "edgeembed__prompt__instruction": "find it",
+        "edgeembed__matryoshka__min": 32,
+        "edgeembed__matryoshka__max": 1024,
+    }
+    path.write_bytes(gguf_bytes(**values))
+    model = Store(paths).local(path)
+    assert (model.prompts.query, model.prompts.instruction) == ("Instruct: {instruction}\nQuery:{text}", "find it")
+    assert model.matryoshka is not None and (model.matryoshka.min, model.matryoshka.max) == (32, 1024)
+    path.write_bytes(gguf_bytes(**{**values, "edgeembed__prompt__query": "{nothing}"}))
+    with pytest.raises(HubError, match=r"own\.gguf: the prompt"):
+        Store(paths).local(path)
