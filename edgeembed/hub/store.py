@@ -1,25 +1,34 @@
-"""Installed models: GGUF files under `Paths.models`, each with a manifest beside it, and the digests of any GGUF file."""
+"""Installed models: GGUF files under `Paths.models`, each with a manifest beside it, and GGUF files that lie elsewhere."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
 import os
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, Protocol
 
 import msgspec
+from filelock import Timeout
 
 from edgeembed.config import Paths
-from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue, match_general_name
-from edgeembed.hub.gguf_header import GgufHeader, read_header
+from edgeembed.errors import HubError
+from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
+from edgeembed.hub.digests import Digests
+from edgeembed.hub.facts import Facts, entry_of, facts_of
+from edgeembed.hub.gguf_header import read_header
+from edgeembed.hub.jsonfile import write_atomically
+from edgeembed.hub.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
+from edgeembed.hub.usage import Usage
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 4 * 2**20
+Task = Literal["embed", "rerank"]
+
+_STAGING = ".pull-"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +47,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What the converter had to say, such as tensors that took another type."""
     installed_at: str
     """ISO 8601, UTC."""
-
-
-class _Digest(msgspec.Struct, frozen=True):
-    size: int
-    mtime_ns: int
-    sha256: str
+    repo: str | None = None
+    """Of the model hub; None for a file from elsewhere."""
+    revision: str | None = None
+    """The repository's commit."""
+    file: str | None = None
+    """The GGUF file in the repository; None for what was converted."""
+    facts: Facts | None = None
+    """What the file says of itself, kept here because a header with a large vocabulary takes long to read."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,9 @@ class InstalledModel:
     source: str
     """Where it came from, for humans."""
     entry: CatalogueEntry | None
+    task: Task = "embed"
+    last_used: float | None = field(default=None, compare=False)
+    """Unix seconds; None when it was never used."""
 
     @property
     def spec(self) -> str:
@@ -70,12 +84,27 @@ class InstalledModel:
         return f"{self.name}:{self.type}" if self.path.name == f"{self.name}-{self.type}.gguf" else str(self.path)
 
 
+class ModelFile(Protocol):
+    """A model as far as its file goes."""
+
+    @property
+    def path(self) -> Path:
+        """The GGUF file."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Its SHA-256, in hex."""
+        ...
+
+
 class Store:
     """The models below one folder. Reading takes no lock; writing belongs to whoever holds the model's lock."""
 
     def __init__(self, paths: Paths) -> None:
         self._models = paths.models
-        self._digests = paths.state / "digests.json"
+        self._digests = Digests(paths.state / "digests.json")
+        self._usage = Usage(paths.state / "last-used.json")
 
     def folder(self, name: str) -> Path:
         """Give the folder of one model; it need not exist."""
@@ -84,6 +113,39 @@ class Store:
     def file(self, name: str, kind: str) -> Path:
         """Give the final path of one model in one quantisation type."""
         return self.folder(name) / f"{name}-{kind}.gguf"
+
+    def contains(self, path: Path) -> bool:
+        """Say whether a file is one of the installed ones."""
+        return path.parent.parent == self._models and self.manifest(path) is not None
+
+    def partials(self, name: str) -> Partials:
+        """Give the place for the model's downloads that are not finished."""
+        return Partials(self.folder(name) / PARTIALS)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+        """Hold the lock of one model across processes; see `partials.hold`.
+
+        The model's folder is there meanwhile, and removed at the end if nothing is in it; so the lock lies outside.
+        """
+        with hold(self._models / ".locks" / f"{name}{LOCK}", waiting):
+            self.folder(name).mkdir(parents=True, exist_ok=True)
+            try:
+                yield
+            finally:
+                self.partials(name).prune()
+                remove_empty(self.folder(name))
+
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """Give an empty folder that goes away again, on the disk of the model's own: the last step is a rename.
+
+        What a killed process left of an earlier one is swept. The model's lock is held.
+        """
+        for stale in self.folder(name).glob(f"{_STAGING}*"):
+            remove_tree(stale)
+        with tempfile.TemporaryDirectory(dir=self.folder(name), prefix=_STAGING, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
     def installed(self) -> list[InstalledModel]:
         """Give every installed model, by name and type. A file without a readable manifest is left out and logged."""
@@ -108,41 +170,86 @@ class Store:
     def local(self, path: Path, progress: Callable[[int, int], None] | None = None) -> InstalledModel:
         """Describe a GGUF file that is served where it lies.
 
-        Prompts come from the catalogue when the file's manifest or its `general.name` says which model it is, else from the
-        file itself, where our converter put those of the checkpoint. Raises
+        Prompts are those of the catalogue when the file's manifest names a model of it; else the file's own, where our
+        converter put those of the checkpoint; else those of the model that its `general.name` names. Raises
         UnknownModelError when there is no such file, HubError when it is not a GGUF file.
         """
         path = path.expanduser().absolute()
         header = read_header(path)
-        manifest = self._manifest(path)
-        entry = _entry_of(header, manifest)
-        return InstalledModel(
+        manifest = self.manifest(path)
+        facts = facts_of(header, path)
+        return self._describe(
+            path,
+            facts,
+            manifest,
             name=path.stem,
             type=manifest.type if manifest else header.type,
-            path=path,
             digest=self.digest(path, progress),
-            size_bytes=path.stat().st_size,
-            license=entry.license if entry else header.text("general.license"),
-            prompts=entry.prompts if entry else _prompts_of(header, path),
-            dimensions=header.dimensions,
-            matryoshka=entry.matryoshka if entry else _matryoshka_of(header),
+            license=manifest.license if manifest else facts.license,
             source=manifest.source if manifest else "a local file",
-            entry=entry,
         )
 
-    def add(self, staged: Path, manifest: Manifest) -> InstalledModel:
-        """Move a finished file from the same disk to its final name, its manifest first, each by an atomic rename."""
+    def add(self, staged: Path, manifest: Manifest, *, sound: bool = False) -> InstalledModel:
+        """Move a finished file from the same disk to its final name, its manifest first, each by an atomic rename.
+
+        `sound` says that the file passed `check_gguf`.
+        """
         target = self.file(manifest.name, manifest.type)
         target.parent.mkdir(parents=True, exist_ok=True)
         with staged.open("rb+") as file:
             os.fsync(file.fileno())  # a power cut must not leave an empty file under a final name
-        _write_atomically(target.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-        staged.replace(target)
-        self._remember(target, manifest.sha256)
+        try:
+            write_atomically(target.with_suffix(".json"), manifest)
+            staged.replace(target)
+        except PermissionError as error:  # Windows, while the older file is served
+            raise HubError(f"{target} cannot be replaced, it is in use; stop what serves it and try again") from error
+        self._digests.remember(target, manifest.sha256, sound=sound)
         model = self._load(target)
         if model is None:
             raise HubError(f"{target} vanished while it was installed")
         return model
+
+    def remove(self, model: InstalledModel) -> int:
+        """Remove an installed model and what is left of its downloads, and give the bytes that are free now.
+
+        Raises HubError when it lies outside the store, is being fetched, or is in use on a system where files in use
+        cannot be removed.
+        """
+        folder = self.folder(model.name)
+        if model.path.parent != folder:
+            raise HubError(f"{model.path} is not in the store of edgeembed, so it is yours to remove")
+        try:
+            with self.locked(model.name):
+                freed = self._unlink(model.path)
+                freed += self._unlink(model.path.with_suffix(".json"))
+                if not any(folder.glob("*.gguf")):
+                    freed += self.partials(model.name).size()
+                    remove_tree(folder / PARTIALS)
+                    for stale in folder.glob(f"{_STAGING}*"):
+                        remove_tree(stale)
+                    (folder / LOCK).unlink(missing_ok=True)  # where versions before 0.2 kept it
+        except Timeout as error:
+            raise HubError(f"{model.name} is being fetched by another process; try again when that has ended") from error
+        self._usage.forget(model.digest)
+        return freed
+
+    def mark_used(self, digest_or_model: str | InstalledModel) -> None:
+        """Write down that a model is used now; cheap, and never raises."""
+        self._usage.mark(digest_or_model if isinstance(digest_or_model, str) else digest_or_model.digest)
+
+    def require_sound(self, model: ModelFile) -> None:
+        """Check a model's file before llama.cpp opens it; once for each file and version.
+
+        Raises HubError with the reason when it is damaged or hostile, UnknownModelError when it is gone.
+        """
+        from edgeembed.hub.gguf_check import check_gguf
+
+        with contextlib.suppress(OSError):
+            if self._digests.is_sound(model.path, model.digest):
+                return
+        check_gguf(model.path)
+        with contextlib.suppress(OSError):
+            self._digests.remember(model.path, model.digest, sound=True)
 
     def digest(self, path: Path, progress: Callable[[int, int], None] | None = None) -> str:
         """Give the SHA-256 of a file in hex; it is read once per path, size and modification time.
@@ -150,51 +257,10 @@ class Store:
         `progress` is called with bytes done and bytes in all. Raises UnknownModelError or HubError when the file
         cannot be read.
         """
-        path = path.absolute()
-        try:
-            before = path.stat()
-            known = self._known().get(str(path))
-            if known and (known.size, known.mtime_ns) == (before.st_size, before.st_mtime_ns):
-                return known.sha256
-            sha256 = sha256_of(path, progress)
-            after = path.stat()
-        except FileNotFoundError as error:
-            raise UnknownModelError(f"there is no file {path}") from error
-        except OSError as error:
-            raise HubError(f"cannot read {path}: {error.strerror or error}") from error
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise HubError(f"{path} changed while it was read; is something still writing it?")
-        self._remember(path, sha256)
-        return sha256
+        return self._digests.of(path, progress)
 
-    def _load(self, path: Path) -> InstalledModel | None:
-        if not path.is_file():
-            return None
-        manifest = self._manifest(path)
-        if manifest is None:
-            log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)
-            return None
-        status = path.stat()
-        if (manifest.size_bytes, manifest.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            digest = manifest.sha256
-        elif (digest := self.digest(path)) != manifest.sha256:
-            log.warning("%s was changed after it was installed; its digest is now %s", path, digest)
-        entry = catalogue().get(manifest.name)
-        return InstalledModel(
-            name=manifest.name,
-            type=manifest.type,
-            path=path,
-            digest=digest,
-            size_bytes=status.st_size,
-            license=manifest.license,
-            prompts=entry.prompts if entry else Prompts(),
-            dimensions=entry.dimensions if entry else read_header(path).dimensions,
-            matryoshka=entry.matryoshka if entry else None,
-            source=manifest.source,
-            entry=entry,
-        )
-
-    def _manifest(self, path: Path) -> Manifest | None:
+    def manifest(self, path: Path) -> Manifest | None:
+        """Read the manifest beside a file; None when there is none that can be read."""
         beside = path.with_suffix(".json")
         try:
             return msgspec.json.decode(beside.read_bytes(), type=Manifest)
@@ -204,70 +270,80 @@ class Store:
             log.warning("cannot read the manifest %s: %s", beside, error)
             return None
 
-    def _known(self) -> dict[str, _Digest]:
-        try:
-            return msgspec.json.decode(self._digests.read_bytes(), type=dict[str, _Digest])
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.DecodeError) as error:
-            log.warning("cannot read %s, files are hashed again: %s", self._digests, error)
-            return {}
-
-    def _remember(self, path: Path, sha256: str) -> None:
-        """Write one digest down, and drop those of files that are gone."""
+    def _load(self, path: Path) -> InstalledModel | None:
+        if not path.is_file():
+            return None
+        manifest = self.manifest(path)
+        if manifest is None:
+            log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)
+            return None
         status = path.stat()
-        known = {name: digest for name, digest in self._known().items() if Path(name).exists()}
-        known[str(path.absolute())] = _Digest(status.st_size, status.st_mtime_ns, sha256)
+        facts = manifest.facts
+        if (manifest.size_bytes, manifest.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            digest = manifest.sha256
+        else:
+            facts = None
+            if (digest := self.digest(path)) != manifest.sha256:
+                log.warning("%s was changed after it was installed; its digest is now %s", path, digest)
         try:
-            _write_atomically(self._digests, msgspec.json.format(msgspec.json.encode(known), indent=1))
+            facts = facts or facts_of(read_header(path), path)
+        except HubError as error:
+            log.warning("%s is left out: %s", path, error)
+            return None
+        return self._describe(
+            path,
+            facts,
+            manifest,
+            name=manifest.name,
+            type=manifest.type,
+            digest=digest,
+            license=manifest.license,
+            source=manifest.source,
+        )
+
+    def _describe(
+        self,
+        path: Path,
+        facts: Facts,
+        manifest: Manifest | None,
+        *,
+        name: str,
+        type: str,  # noqa: A002 - the name of the field
+        digest: str,
+        license: str | None,  # noqa: A002
+        source: str,
+    ) -> InstalledModel:
+        entry = entry_of(facts, manifest.name if manifest else None)
+        curated = entry is not None and manifest is not None and entry.name == manifest.name
+        own = Facts() if curated else facts
+        ranks = facts.ranks if facts.ranks is not None else entry is not None and entry.pooling == "rank"
+        return InstalledModel(
+            name=name,
+            type=type,
+            path=path,
+            digest=digest,
+            size_bytes=path.stat().st_size,
+            license=license or (entry.license if entry else None),
+            prompts=own.own_prompts or (entry.prompts if entry else Prompts()),
+            dimensions=own.dimensions or (entry.dimensions if entry else None),
+            matryoshka=own.own_matryoshka or (entry.matryoshka if entry else None),
+            source=source,
+            entry=entry,
+            task="rerank" if ranks else "embed",
+            last_used=self._usage.all().get(digest),
+        )
+
+    def _unlink(self, path: Path) -> int:
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        except PermissionError as error:
+            raise HubError(
+                f"{path} cannot be removed: {error.strerror}. Where it is served by a running edgeembed, stop that first "
+                "(edgeembed ps shows it)"
+            ) from error
         except OSError as error:
-            log.warning("cannot write %s, %s will be hashed again: %s", self._digests, path.name, error)
-
-
-def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
-    """Hash a file of any size with constant memory; `progress` gets bytes done and bytes in all."""
-    total = path.stat().st_size
-    done = 0
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, total)
-    return digest.hexdigest()
-
-
-def _prompts_of(header: GgufHeader, path: Path) -> Prompts:
-    """Read `edgeembed.prompt.*`. Raises HubError for a template that cannot be filled."""
-    found = {kind: header.text(f"edgeembed.prompt.{kind}") for kind in ("query", "document", "instruction")}
-    try:
-        return Prompts(**{kind: text for kind, text in found.items() if text is not None})
-    except ValueError as error:
-        raise HubError(f"{path}: {error}") from error
-
-
-def _matryoshka_of(header: GgufHeader) -> Matryoshka | None:
-    least, most = header.number("edgeembed.matryoshka.min"), header.number("edgeembed.matryoshka.max")
-    return Matryoshka(least, most) if least and most else None
-
-
-def _entry_of(header: GgufHeader, manifest: Manifest | None) -> CatalogueEntry | None:
-    if manifest is not None and (entry := catalogue().get(manifest.name)):
-        return entry
-    entry = match_general_name(header.text("general.name") or "")
-    # A name is easily given; the prompts of another model would spoil every vector in silence.
-    if entry and (entry.architecture, entry.dimensions) == (header.architecture, header.dimensions):
-        return entry
-    return None
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for their owner alone, while models may be shared.
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+            raise HubError(f"{path} cannot be removed: {error.strerror or error}") from error
+        return size

@@ -13,11 +13,13 @@ import pytest
 
 from edgeembed.config import Paths, Settings
 from edgeembed.hub import catalogue as catalogue_module
+from edgeembed.hub import transport
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
-from tests.hub.fakes import FakeConverter, FakeHub, gguf_bytes, make_wheel
+from edgeembed.hub.transport import Patience
+from tests.hub.fakes import FakeConverter, FakeHub, make_wheel, model_bytes
 
 WEIGHTS = b"weights of a small model"
-DEFAULT_FILE = gguf_bytes(general__architecture="qwen3", general__name="Tiny default") + bytes(40_000)
+DEFAULT_FILE = model_bytes(40_230, general__name="Tiny default")
 DEFAULT_REPO, STARTER_REPO = "acme/default-GGUF", "acme/starter"
 
 
@@ -32,6 +34,12 @@ class Lines:
 
     def __str__(self) -> str:
         return "\n".join(self.said)
+
+
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses that a test can wait for."""
+    monkeypatch.setattr(transport, "PATIENCE", Patience(attempts=3, first_pause=0.01, longest_pause=0.04, silence=5.0))
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(hub_timeout=0.5)
+    return Settings(hub_timeout=1.0)
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def small_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     folder.mkdir()
     common = 'description = "d"\nlicense = "Apache-2.0"\nlanguages = ["en"]\ncontext_tokens = 64\ndefault_type = "Q8_0"\n'
     (folder / f"{DEFAULT_MODEL}.toml").write_text(
-        f'title = "Tiny default"\narchitecture = "qwen3"\ndimensions = 8\npooling = "last"\n{common}'
+        f'title = "Tiny default"\narchitecture = "bert"\ndimensions = 8\npooling = "last"\n{common}'
         '[prompts]\nquery = "Instruct: {instruction}\\nQuery:{text}"\ninstruction = "find"\n'
         f'[[sources]]\nkind = "hub-gguf"\nrepo = "{DEFAULT_REPO}"\nrevision = "{"a" * 40}"\nfile = "tiny-Q8_0.gguf"\n'
         f'type = "Q8_0"\nsize_bytes = {len(DEFAULT_FILE)}\nsha256 = "{hashlib.sha256(DEFAULT_FILE).hexdigest()}"\n'
@@ -136,4 +144,4 @@ def converter(monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
 
 def leftovers(paths: Paths) -> list[str]:
     """Give the names of everything below the models' folder but locks: what a failed pull must not leave."""
-    return [path.name for path in paths.models.rglob("*") if path.is_file() and path.name != ".lock"]
+    return [path.name for path in paths.models.rglob("*") if path.is_file() and path.suffix != ".lock"]

@@ -1,20 +1,18 @@
-"""Stand-ins for what the hub room talks to: a GGUF file, a wheel, the model hub, the converter."""
+"""Stand-ins for what the hub room talks to: a GGUF file, a wheel, the converter; the model hub is in `fake_hub`."""
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import json
+import random
 import struct
-import threading
 import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.hub.fake_hub import COMMIT, FakeHub
+
+__all__ = ["COMMIT", "FakeConverter", "FakeHub", "gguf_bytes", "make_wheel", "model_bytes"]
 
 
 def gguf_bytes(**values: str | int | list[str]) -> bytes:
@@ -34,6 +32,40 @@ def gguf_bytes(**values: str | int | list[str]) -> bytes:
 def _string(text: str) -> bytes:
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
+
+
+def model_bytes(size: int = 4_000, *, pooling: int = 1, tensor: str = "position_embd.weight", **values: str | int) -> bytes:
+    """Make a GGUF file that passes the check, of about `size` bytes: a BERT of one layer, 8 dimensions, random numbers."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    keys: dict[str, str | int | list[str]] = {
+        "general__architecture": "bert",
+        "general__file_type": 7,
+        "bert__block_count": 1,
+        "bert__context_length": 64,
+        "bert__embedding_length": 8,
+        "bert__feed_forward_length": 8,
+        "bert__attention__head_count": 1,
+        "bert__pooling_type": pooling,
+        "tokenizer__ggml__model": "bert",
+        "tokenizer__ggml__tokens": words,
+        **{f"tokenizer__ggml__{name}_token_id": index for index, name in enumerate(("padding", "unknown", "cls"))},
+        "tokenizer__ggml__bos_token_id": 2,
+        "tokenizer__ggml__seperator_token_id": 3,
+        "tokenizer__ggml__eos_token_id": 3,
+        **values,
+    }
+    shapes = {"token_embd.weight": (8, len(words)), "blk.0.attn_q.weight": (8, 8)}
+    if pooling == 4:
+        shapes["cls.output.weight"] = (8, 1)
+    known = sum(4 * rows * columns for rows, columns in shapes.values())
+    shapes[tensor] = (8, max(1, (size - known - len(gguf_bytes(**keys)) - 300) // 32))
+    infos, offset = b"", 0
+    for name, (rows, columns) in shapes.items():
+        infos += _string(name) + struct.pack("<IQQIQ", 2, rows, columns, 0, offset)
+        offset += 4 * rows * columns
+    head = gguf_bytes(**keys)
+    head = head[:8] + struct.pack("<Q", len(shapes)) + head[16:] + infos
+    return head + bytes(-len(head) % 32) + random.Random(size).randbytes(offset)
 
 
 def make_wheel(folder: Path, package: str, version: str, files: dict[str, bytes]) -> Path:
@@ -65,101 +97,5 @@ class FakeConverter:
         assert (source / "model.safetensors").is_file()
         time.sleep(self._seconds)
         options["progress"](1, 1)
-        target.write_bytes(gguf_bytes(general__architecture="bert", general__name=options["name"]))
+        target.write_bytes(model_bytes(general__name=options["name"] or "converted"))
         return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"])
-
-
-class FakeHub:
-    """A server with the URL shapes of the Hugging Face hub; large files are redirected to a second one, like its CDN.
-
-    `files` maps "owner/name" to its files. `slow` makes large files dribble, so that a pull can be interrupted.
-    """
-
-    def __init__(self) -> None:
-        self.files: dict[str, dict[str, bytes]] = {}
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.slow = False
-        self._servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler(role)) for role in ("hub", "cdn")]
-        for server in self._servers:
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._servers[0].server_port}"
-
-    @property
-    def cdn_url(self) -> str:
-        return f"http://127.0.0.1:{self._servers[1].server_port}"
-
-    def close(self) -> None:
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
-
-    def _handler(hub, role: str) -> type[http.server.BaseHTTPRequestHandler]:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                self._answer(body=False)
-
-            def do_GET(self) -> None:
-                self._answer(body=True)
-
-            def _answer(self, body: bool) -> None:
-                path = unquote(urlsplit(self.path).path).strip("/")
-                hub.requests.append((self.command, f"{role}:{path}", self.headers.get("Authorization")))
-                parts = path.split("/")
-                if role == "cdn":
-                    content = hub.files["/".join(parts[:2])]["/".join(parts[2:])]
-                    self._send(200, {}, content, body)
-                elif parts[:2] == ["api", "models"]:
-                    files = hub.files["/".join(parts[2:4])]
-                    listing = [
-                        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                        for name, content in files.items()
-                    ]
-                    found: Any = listing if parts[4] == "tree" else {"id": "/".join(parts[2:4]), "sha": COMMIT}
-                    self._send(200, {"Content-Type": "application/json"}, json.dumps(found).encode(), body)
-                elif len(parts) > 4 and parts[2] == "resolve":
-                    self._resolve("/".join(parts[:2]), "/".join(parts[4:]), body)
-                else:
-                    self._send(404, {}, b"", body)
-
-            def _resolve(self, repo: str, name: str, body: bool) -> None:
-                content = hub.files.get(repo, {}).get(name)
-                if content is None:
-                    self._send(404, {"X-Error-Code": "EntryNotFound"}, b"", body)
-                    return
-                headers = {"X-Repo-Commit": COMMIT}
-                if name.endswith((".gguf", ".safetensors")):
-                    headers |= {
-                        "X-Linked-Size": str(len(content)),
-                        "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-                        "Location": f"{hub.cdn_url}/{repo}/{name}",
-                    }
-                    self._send(302, headers, b"", body)
-                else:
-                    self._send(200, headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content, body)
-
-            def _send(self, status: int, headers: dict[str, str], content: bytes, body: bool) -> None:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if not body:
-                    return
-                if not (hub.slow and role == "cdn"):
-                    self.wfile.write(content)
-                    return
-                for start in range(0, len(content), 1000):
-                    self.wfile.write(content[start : start + 1000])
-                    self.wfile.flush()
-                    time.sleep(0.1)
-
-        return Handler

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ from edgeembed.config import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.licenses import dependencies
+from edgeembed.hub.progress import human_size
+from edgeembed.hub.store import Store
+from tests.cli.helpers import install
 from tests.hub.conftest import DEFAULT_FILE
 from tests.hub.fakes import FakeHub, gguf_bytes
 
@@ -27,25 +32,71 @@ def run() -> CliRunner:
 
 
 @pytest.mark.usefixtures("small_catalogue")
-def test_pull_then_list_then_show(run: CliRunner, hub: FakeHub) -> None:
+def test_pull_then_list_then_show(run: CliRunner, hub: FakeHub, paths: Paths) -> None:
     assert "No model is installed" in run.invoke(list_models).output
+    size = human_size(len(DEFAULT_FILE))
     result = run.invoke(pull, [DEFAULT_MODEL, "--type", "q8_0"])
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"{DEFAULT_MODEL}:Q8_0  40.1 kB  Apache-2.0  ")
-    assert "fetching 40.1 kB" in result.stderr
+    assert result.stdout.startswith(f"{DEFAULT_MODEL}:Q8_0  {size}  Apache-2.0  ")
 
-    table = run.invoke(list_models).output
-    assert DEFAULT_MODEL in table and STARTER_MODEL not in table
-    assert f"edgeembed pull {STARTER_MODEL}" in run.invoke(list_models, ["--available"]).output
+    titles, row = run.invoke(list_models).output.splitlines()
+    assert re.split("  +", titles) == ["NAME", "TYPE", "TASK", "SIZE", "DIMENSIONS", "LICENCE", "LAST USED"]
+    assert re.split("  +", row) == [DEFAULT_MODEL, "Q8_0", "embed", size, "8", "Apache-2.0", "never"]
+    Store(paths).mark_used(Store(paths).installed()[0])
+    assert run.invoke(list_models).output.splitlines()[1].endswith("  just now")
+
+    available = run.invoke(list_models, ["--available"]).output
+    assert re.search(f"^{STARTER_MODEL} .* not installed$", available, re.MULTILINE)
+    assert available.endswith(f"To install one: edgeembed pull {STARTER_MODEL}\n")
     rows = json.loads(run.invoke(list_models, ["--json", "--available"]).output)
     assert [(row["name"], row["installed"]) for row in rows] == [(DEFAULT_MODEL, True), (STARTER_MODEL, False)]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", rows[0]["last_used"])
 
     text = run.invoke(show, [DEFAULT_MODEL]).output
     assert "Instruct: {instruction}\\nQuery:{text}" in text and "acme/default-GGUF" in text
+    assert hashlib.sha256(DEFAULT_FILE).hexdigest() in text and str(rows[0]["path"]) in text
     shown = json.loads(run.invoke(show, [DEFAULT_MODEL, "--json"]).output)
-    assert shown["prompts"]["instruction"] == "find"
+    assert shown["prompts"]["instruction"] == "find" and shown["task"] == "embed"
     assert shown["sources"][0]["kind"] == "hub-gguf"
     assert shown["installed"][0]["size_bytes"] == len(DEFAULT_FILE)
+
+
+def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
+    install("judge", "Q8_0", rerank=True)
+    assert re.split("  +", run.invoke(list_models).output.splitlines()[1])[2:5] == ["rerank", "5.0 kB", "-"]
+    assert json.loads(run.invoke(list_models, ["--json"]).output)[0]["dimensions"] is None
+    assert "dimensions" not in run.invoke(show, ["judge"]).output
+
+
+def test_show_tells_all_that_the_catalogue_knows(run: CliRunner) -> None:
+    install(DEFAULT_MODEL, "Q8_0")
+    install(DEFAULT_MODEL, "F16")
+    text = run.invoke(show, [DEFAULT_MODEL]).output
+    for known in (
+        "Apache-2.0",
+        "1024, may be cut to any length from 32 to 1024",
+        "32,768 tokens",
+        "Instruct: {instruction}\\nQuery:{text}",
+        "Q8_0  639.2 MB",  # a published size
+        "64.33  Qwen3-Embedding README",
+        "0.7646  The capital of China is Beijing.",
+        "06507c7b42688469c4e7298b0a1e16deff06caf291cf0a5b278c308249c3e439",  # of a source
+        f"{DEFAULT_MODEL}-F16.gguf",
+        f"{DEFAULT_MODEL}-Q8_0.gguf",
+        "a test",  # where the file came from
+    ):
+        assert known in text, known
+    only = run.invoke(show, [f"{DEFAULT_MODEL}:f16"]).output
+    assert f"{DEFAULT_MODEL}-F16.gguf" in only and f"{DEFAULT_MODEL}-Q8_0.gguf" not in only
+    assert (
+        f"not installed; to install it: edgeembed pull {DEFAULT_MODEL}:F32"
+        in run.invoke(show, [f"{DEFAULT_MODEL}:F32"]).output
+    )
+
+
+def test_show_a_model_of_the_hub(run: CliRunner) -> None:
+    with pytest.raises(UnknownModelError, match="is shown once it is pulled"):
+        run.invoke(show, ["hf:acme/nothing"])
 
 
 def test_pull_offline_and_bad_names(run: CliRunner) -> None:
@@ -62,6 +113,10 @@ def test_show_a_file(run: CliRunner, tmp_path: Path, paths: Paths) -> None:
     shown = json.loads(run.invoke(show, [str(file), "--json"]).output)
     assert shown["name"] == "mine"
     assert (shown["installed"][0]["license"], shown["installed"][0]["dimensions"]) == ("mit", 8)
+    text = run.invoke(show, [str(file)]).output
+    assert text.startswith("mine\n") and shown["installed"][0]["sha256"] in text
+    file.write_bytes(gguf_bytes(general__architecture="bert", general__license="mit\x1b[2J"))
+    assert "\x1b" not in run.invoke(show, [str(file)]).output
 
 
 def test_show_names_every_dependency_with_its_licence(run: CliRunner) -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,12 +13,16 @@ import pytest
 
 from edgeembed.config import Paths, Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError, UnknownModelError
+from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub import wheel as wheel_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
-from edgeembed.hub.install import ensure_installed, parse_spec
+from edgeembed.hub.huggingface import HuggingFace
+from edgeembed.hub.install import ensure_installed, parse_spec, pull
 from edgeembed.hub.store import Manifest, Store
 from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, WEIGHTS, Lines, leftovers
-from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, make_wheel
+from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, make_wheel, model_bytes
+
+CONFIG = b'{"architectures": ["BertModel"]}'
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")
 
@@ -38,10 +38,11 @@ def test_the_default_comes_from_the_hub(
     assert sorted(leftovers(paths)) == [f"{DEFAULT_MODEL}-Q8_0.gguf", f"{DEFAULT_MODEL}-Q8_0.json"]
     manifest = msgspec.json.decode(model.path.with_suffix(".json").read_bytes(), type=Manifest)
     assert (manifest.sha256, manifest.converted_by) == (model.digest, None)
+    assert (manifest.repo, manifest.revision, manifest.file) == (DEFAULT_REPO, "a" * 40, "tiny-Q8_0.gguf")
     resolve = f"hub:{DEFAULT_REPO}/resolve/{'a' * 40}/tiny-Q8_0.gguf"
     assert hub.requests[0] == ("HEAD", resolve, "Bearer hf_test")
     assert ("GET", f"cdn:{DEFAULT_REPO}/tiny-Q8_0.gguf", None) in hub.requests  # the token stays with the hub
-    assert "100 %" in str(report)
+    assert "fetching 40.1 kB from model hub: acme/default-GGUF @ aaaaaaaaaaaa, tiny-Q8_0.gguf" in str(report)
 
     seen = len(hub.requests)
     assert ensure_installed(DEFAULT_MODEL.upper(), paths=paths, settings=settings, report=report) == model
@@ -49,24 +50,58 @@ def test_the_default_comes_from_the_hub(
 
 
 def test_a_wrong_byte_is_refused(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
-    hub.files[DEFAULT_REPO]["tiny-Q8_0.gguf"] = DEFAULT_FILE[:-1] + b"!"
+    hub.damaged[f"{DEFAULT_REPO}/tiny-Q8_0.gguf"] = DEFAULT_FILE[:-1] + b"!"
     with pytest.raises(ChecksumError, match="promised"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
     assert leftovers(paths) == []
 
 
+def test_a_file_of_another_size_is_not_even_fetched(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
+    hub.files[DEFAULT_REPO]["tiny-Q8_0.gguf"] = DEFAULT_FILE + b"!"
+    with pytest.raises(ChecksumError, match=f"{len(DEFAULT_FILE) + 1} bytes, but {len(DEFAULT_FILE)} are promised"):
+        ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    assert hub.downloads == []
+
+
+def test_what_the_catalogue_does_not_know_the_hub_itself_promises(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, small_catalogue: Path
+) -> None:
+    entry = small_catalogue / f"{DEFAULT_MODEL}.toml"
+    known = [line for line in entry.read_text().splitlines() if not line.startswith(("sha256", "size_bytes", "revision"))]
+    entry.write_text("\n".join(known))
+    catalogue_module.catalogue.cache_clear()
+    hub.damaged[f"{DEFAULT_REPO}/tiny-Q8_0.gguf"] = DEFAULT_FILE[:-1] + b"!"
+    with pytest.raises(ChecksumError, match="promised"):
+        ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    hub.damaged.clear()
+    model = ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    assert model.digest == hashlib.sha256(DEFAULT_FILE).hexdigest()
+    manifest = Store(paths).manifest(model.path)
+    assert manifest is not None and manifest.revision == COMMIT
+
+
+def test_a_file_that_llama_cpp_must_not_see_is_refused(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub
+) -> None:
+    hostile = model_bytes(5_000, bert__attention__head_count=0)
+    hub.files["acme/hostile"] = {"hostile-Q8_0.gguf": hostile}
+    with pytest.raises(HubError, match="head_count"):
+        pull("hf:acme/hostile", paths=paths, settings=settings, report=report)
+    assert leftovers(paths) == []
+
+
 def test_a_file_the_hub_does_not_have(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
-    hub.files.clear()
+    hub.files[DEFAULT_REPO].clear()
     with pytest.raises(SourceUnreachableError, match=r"(?s)Tried:.*HTTP 404.*HF_ENDPOINT"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
-    assert leftovers(paths) == []
+    assert [path.name for path in paths.models.iterdir()] == [".locks"]
 
 
 def test_a_checkpoint_from_the_hub_is_converted(
     paths: Paths, settings: Settings, report: Lines, hub: FakeHub, converter: FakeConverter
 ) -> None:
     hub.files[STARTER_REPO] = {
-        "config.json": b"{}",
+        "config.json": CONFIG,
         "1_Pooling/config.json": b"{}",
         "model.safetensors": WEIGHTS,
         "onnx/model.onnx": b"not needed",
@@ -158,7 +193,24 @@ def test_a_full_disk_is_seen_before(
     monkeypatch.setattr("edgeembed.hub.checks.shutil.disk_usage", lambda folder: Usage)
     with pytest.raises(HubError, match=r"not enough disk space: .* needed .* 1\.0 kB are free"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
-    assert not any(path.startswith("cdn:") for _, path, _ in hub.requests)
+    assert hub.downloads == []
+
+
+def test_only_what_is_missing_needs_room(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = HuggingFace(settings, report).head(DEFAULT_REPO, "tiny-Q8_0.gguf", "a" * 40)
+    remote = replace(remote, sha256=hashlib.sha256(DEFAULT_FILE).hexdigest())
+    folder = Store(paths).partials(DEFAULT_MODEL).folder(DEFAULT_REPO, "a" * 40)
+    remote.partial(folder / remote.name).write_bytes(DEFAULT_FILE[:39_000])
+
+    class Usage:
+        free = 64 * 2**20 + 2_000
+
+    monkeypatch.setattr("edgeembed.hub.checks.shutil.disk_usage", lambda folder: Usage)
+    ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    assert hub.sent == len(DEFAULT_FILE) - 39_000
+    assert "39.0 kB of 40.1 kB are here already" in str(report)
 
 
 def test_offline_asks_nobody(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
@@ -199,39 +251,17 @@ def test_two_at_once_convert_once(
     assert "another process is fetching it" in str(report)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C cannot be sent to one process there")
-def test_ctrl_c_leaves_nothing(paths: Paths, hub: FakeHub, small_catalogue: Path, settings: Settings, report: Lines) -> None:
-    hub.slow = True
-    program = f"""
-import sys
-from pathlib import Path
-from edgeembed.config import resolve
-from edgeembed.hub import catalogue as module
-from edgeembed.hub.install import ensure_installed
-module.files = lambda package: Path({str(small_catalogue)!r})
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-found = resolve()
-ensure_installed({DEFAULT_MODEL!r}, paths=found.paths, settings=found.settings, report=lambda line: None)
-"""
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not any(path.startswith("cdn:") for _, path, _ in hub.requests) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    assert list(paths.models.glob("*/.pull-*")), "the pull has not begun"
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode != 0 and "KeyboardInterrupt" in errors
-    assert leftovers(paths) == []
-    assert list(paths.models.glob("*/.pull-*")) == []
-
-
 def test_what_a_killed_pull_left_is_swept(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
-    stale = Store(paths).folder(DEFAULT_MODEL) / ".pull-dead"
-    stale.mkdir(parents=True)
-    (stale / "half").write_bytes(b"half")
+    folder = Store(paths).folder(DEFAULT_MODEL)
+    other_commit = Store(paths).partials(DEFAULT_MODEL).folder(DEFAULT_REPO, "b" * 40)
+    other_type = Store(paths).partials(DEFAULT_MODEL).root / f"{DEFAULT_REPO.replace('/', '--').lower()}@{'a' * 12}"
+    other_source = Store(paths).partials(DEFAULT_MODEL).root / "acme--elsewhere@cccccccccccc"
+    for stale in (folder / ".pull-dead", other_commit, other_type, other_source):
+        stale.mkdir(parents=True, exist_ok=True)
+        (stale / "half.part").write_bytes(b"half")
     ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
-    assert not stale.exists()
+    assert sorted(leftovers(paths)) == ["half.part", f"{DEFAULT_MODEL}-Q8_0.gguf", f"{DEFAULT_MODEL}-Q8_0.json"]
+    assert (other_type / "half.part").exists(), "another type of the same commit may be half here"
 
 
 def test_specs(paths: Paths, tmp_path: Path, settings: Settings, report: Lines) -> None:

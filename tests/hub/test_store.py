@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.config import Paths
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub import store as store_module
+from edgeembed.hub import digests as digests_module
 from edgeembed.hub.catalogue import Prompts, catalogue
 from edgeembed.hub.gguf_header import read_header
 from edgeembed.hub.store import InstalledModel, Manifest, Store
@@ -97,13 +97,13 @@ def test_digests_are_computed_once_and_again_when_the_file_changes(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Path] = []
-    real = store_module.sha256_of
+    real = digests_module.sha256_of
 
     def counted(path: Path, progress: Callable[[int, int], None] | None) -> str:
         hashed.append(path)
         return real(path, progress)
 
-    monkeypatch.setattr(store_module, "sha256_of", counted)
+    monkeypatch.setattr(digests_module, "sha256_of", counted)
     file = tmp_path / "x.gguf"
     file.write_bytes(b"one")
     assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()

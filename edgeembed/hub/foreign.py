@@ -1,0 +1,224 @@
+"""Models that are not pulled by a catalogue name: from any repository of the hub, or from a file on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from edgeembed.config import Settings
+from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
+from edgeembed.hub.catalogue import HubGguf, catalogue
+from edgeembed.hub.checks import require_space
+from edgeembed.hub.digests import sha256_of
+from edgeembed.hub.gguf_header import GgufHeader
+from edgeembed.hub.huggingface import CHECK_THE_LINE, Listing
+from edgeembed.hub.landing import Fetched, land, require_gguf
+from edgeembed.hub.progress import Progress, Report
+from edgeembed.hub.references import (
+    DEFAULT_TYPE,
+    HubReference,
+    canonical_type,
+    choose_file,
+    installed_name,
+    type_in_name,
+)
+from edgeembed.hub.sources import Fetcher
+from edgeembed.hub.store import InstalledModel, Store
+
+_BLOCK = 4 * 2**20
+
+
+def install_reference(
+    reference: HubReference,
+    name: str | None,
+    *,
+    store: Store,
+    settings: Settings,
+    fetcher: Fetcher,
+    report: Report,
+    say_found: bool = True,
+) -> InstalledModel:
+    """Install a model of any repository of the hub: its GGUF file, or its checkpoint converted where it has none.
+
+    `name` is what the user wants to call it. The hub is not asked when it is installed already, unless a revision is
+    named. Raises UnknownModelError when the repository has no such file, SourceUnreachableError, ChecksumError,
+    ConversionError, or HubError.
+    """
+    say = report if say_found else _nowhere
+    if (found := _installed_from(store, reference, name)) is not None:
+        say(f"{found.spec} is installed already: {found.path}")
+        return found
+    if settings.offline:
+        raise HubError(f"{reference} is not installed, and offline is set. Pull it once with the network")
+    try:
+        listing = fetcher.hub.listing(reference.repo, reference.revision)
+    except SourceUnreachableError as error:
+        hint = f". {CHECK_THE_LINE}" if fetcher.hub.out_of_reach else ""
+        raise SourceUnreachableError(f"{reference} could not be fetched: {error}{hint}") from error
+    path = choose_file(listing.files, reference)
+    wanted = installed_name(name, reference.repo, path)
+    try:
+        with store.locked(wanted, lambda: report(f"{wanted}: another process is fetching it; waiting")):
+            kind = (path and type_in_name(path)) or (None if path else _conversion_type(reference))
+            if (there := _same(store, wanted, listing, path, kind)) is not None:
+                say(f"{there.spec} is installed already: {there.path}")
+                return there
+            if kind is not None:
+                _refuse_to_replace(store, wanted, kind, reference.repo)
+            partials = store.partials(wanted)
+            if path is not None:
+                fetched = fetcher.gguf(listing.files[path], partials, wanted, listing.license)
+                return _land(store, fetched, wanted, kind, reference.repo, report)
+            assert kind is not None
+            entry = catalogue().get(wanted)
+            with store.staging(wanted) as staging:
+                fetched = fetcher.checkpoint(listing, kind, partials, staging, wanted, entry.title if entry else None)
+                fetched = replace(fetched, license=fetched.license or listing.license)
+                return _land(store, fetched, wanted, kind, reference.repo, report)
+    except OSError as error:
+        raise HubError(f"cannot install into {store.folder(wanted)}: {error}") from error
+
+
+def install_file(path: Path, name: str | None, *, store: Store, report: Report) -> InstalledModel:
+    """Check a GGUF file and copy it into the store. `name` is what the user wants to call it.
+
+    Raises UnknownModelError when there is no such file, HubError when it is damaged or there is no room for it.
+    """
+    from edgeembed.hub.gguf_check import check_gguf
+
+    if store.contains(path):
+        model = store.local(path)
+        report(f"{model.spec} is installed already: {path}")
+        return model
+    header = check_gguf(path)
+    known_as, known_type = _catalogue_file(path, report)
+    wanted = installed_name(name, None, path.name, known_as)
+    kind = known_type or _type_of(header, path.name)
+    try:
+        with store.locked(wanted, lambda: report(f"{wanted}: another process is fetching it; waiting")):
+            if (there := store.find(wanted, kind)) is not None:
+                with Progress(report, f"reading {path.name}") as progress:
+                    same = sha256_of(path, progress.update) == there.digest
+                if same:
+                    report(f"{there.spec} is installed already: {there.path}")
+                    return there
+                _refuse_to_replace(store, wanted, kind, None)
+            require_space(store.folder(wanted), path.stat().st_size)
+            with store.staging(wanted) as staging:
+                copy = staging / path.name
+                sha256 = _copy(path, copy, report)
+                fetched = Fetched(copy, sha256, require_gguf(copy), f"copied from {path}", header.text("general.license"))
+                return _land(store, fetched, wanted, kind, None, report)
+    except OSError as error:
+        raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
+
+
+def _installed_from(store: Store, reference: HubReference, name: str | None) -> InstalledModel | None:
+    """Find what an earlier pull of the same reference has installed."""
+    found = []
+    for model in store.installed():
+        manifest = store.manifest(model.path)
+        if manifest is None or (manifest.repo or "").lower() != reference.repo.lower() or name not in (None, model.name):
+            continue
+        if reference.revision is not None and reference.revision != manifest.revision:
+            continue
+        if reference.file is not None and reference.file != manifest.file:
+            continue
+        if reference.type is not None and reference.type != model.type:
+            continue
+        found.append(model)
+    return min(found, key=lambda model: model.type != DEFAULT_TYPE, default=None)
+
+
+def _same(store: Store, name: str, listing: Listing, path: str | None, kind: str | None) -> InstalledModel | None:
+    """Find an installed model that is just what the hub has now: another process may have brought it."""
+    for model in store.installed():
+        if model.name != name or (kind is not None and model.type != kind):
+            continue
+        manifest = store.manifest(model.path)
+        if path is not None and model.digest == listing.files[path].sha256:
+            return model
+        if path is None and manifest is not None and (manifest.repo, manifest.revision) == (listing.repo, listing.commit):
+            return model
+    return None
+
+
+def _refuse_to_replace(store: Store, name: str, kind: str, repo: str | None) -> None:
+    """Raise HubError when a model from elsewhere has this name; a newer file of the same repository replaces the older."""
+    there = store.find(name, kind)
+    manifest = store.manifest(there.path) if there else None
+    if there is None or manifest is None:
+        return
+    if repo is not None and ((manifest.repo or "").lower() == repo.lower() or name in catalogue()):
+        return
+    raise HubError(
+        f"{there.spec} is installed already and is another file ({there.source}). Give this one a name of its own with "
+        f"--name, or remove the other first: edgeembed rm {there.spec}"
+    )
+
+
+def _land(store: Store, fetched: Fetched, name: str, kind: str | None, repo: str | None, report: Report) -> InstalledModel:
+    entry = catalogue().get(name)
+    said = (fetched.header.architecture, fetched.header.dimensions)
+    if entry is not None and said != (entry.architecture, entry.dimensions):
+        fetched.path.unlink(missing_ok=True)
+        raise HubError(
+            f"{fetched.source} is not what the catalogue calls {name}: it has the architecture {said[0]} and {said[1]} "
+            "dimensions. Give it a name of its own with --name"
+        )
+    if kind is None:
+        kind = _type_of(fetched.header, fetched.file or "")
+        _refuse_to_replace(store, name, kind, repo)
+    model = land(store, fetched, name, kind)
+    report(f"{model.spec} is installed: {model.path}")
+    return model
+
+
+def _conversion_type(reference: HubReference) -> str:
+    from edgeembed_convert import parse_quantization
+
+    try:
+        return parse_quantization(reference.type or DEFAULT_TYPE)
+    except ConversionError as error:
+        raise UnknownModelError(f"{reference.repo} has no GGUF files, so it would be converted: {error}") from error
+
+
+def _type_of(header: GgufHeader, file: str) -> str:
+    return canonical_type(header.type if header.type != "unknown" else type_in_name(file) or header.type)
+
+
+def _catalogue_file(path: Path, report: Report) -> tuple[str, str] | tuple[None, None]:
+    """Give the name and type under which the catalogue knows this very file, by its SHA-256."""
+    size = path.stat().st_size
+    known = {
+        source.sha256: (name, source.type)
+        for name, entry in catalogue().items()
+        for source in entry.sources
+        if isinstance(source, HubGguf) and source.sha256 and source.size_bytes in (None, size)
+    }
+    if not known:
+        return None, None
+    with Progress(report, f"reading {path.name}") as progress:
+        return known.get(sha256_of(path, progress.update), (None, None))
+
+
+def _copy(source: Path, target: Path, report: Report) -> str:
+    """Copy a file and give its SHA-256. Raises HubError when it changes meanwhile."""
+    before = source.stat()
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer, Progress(report, f"copying {source.name}") as progress:
+        while block := reader.read(_BLOCK):
+            writer.write(block)
+            digest.update(block)
+            progress.update(writer.tell(), before.st_size)
+        os.fsync(writer.fileno())
+    after = source.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise HubError(f"{source} changed while it was copied; is something still writing it?")
+    return digest.hexdigest()
+
+
+def _nowhere(_line: str) -> None:
+    pass

@@ -1,0 +1,73 @@
+"""The last step of every pull: a GGUF file that has arrived is checked, described and moved to its place."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeembed.errors import HubError
+from edgeembed.hub.facts import facts_of
+from edgeembed.hub.gguf_header import GgufHeader
+from edgeembed.hub.partials import remove_tree
+from edgeembed.hub.store import InstalledModel, Manifest, Store
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A GGUF file that has arrived, checked, and is not yet in its place."""
+
+    path: Path
+    sha256: str
+    header: GgufHeader
+    source: str
+    license: str | None
+    converted_by: str | None = None
+    notes: list[str] = field(default_factory=list)
+    repo: str | None = None
+    revision: str | None = None
+    file: str | None = None
+    """In the repository; None for what was converted."""
+    downloads: Path | None = None
+    """The folder of partial files that it came through."""
+
+
+def require_gguf(path: Path) -> GgufHeader:
+    """Check a file that has just arrived, and give its header; one that llama.cpp must not see is deleted.
+
+    Raises HubError with the reason.
+    """
+    from edgeembed.hub.gguf_check import check_gguf
+
+    try:
+        return check_gguf(path)
+    except HubError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def land(store: Store, fetched: Fetched, name: str, kind: str) -> InstalledModel:
+    """Install a file under a name and type, and remove what is left of its download. The model's lock is held."""
+    status = fetched.path.stat()
+    manifest = Manifest(
+        name=name,
+        type=kind,
+        sha256=fetched.sha256,
+        size_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        source=fetched.source,
+        license=fetched.license,
+        converted_by=fetched.converted_by,
+        notes=fetched.notes,
+        installed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        repo=fetched.repo,
+        revision=fetched.revision,
+        file=fetched.file,
+        facts=facts_of(fetched.header, fetched.path),
+    )
+    model = store.add(fetched.path, manifest, sound=True)
+    if fetched.downloads is not None:
+        if fetched.file is None:
+            remove_tree(fetched.downloads)
+        store.partials(name).finished(fetched.downloads)
+    return model

@@ -1,0 +1,97 @@
+"""What is here of downloads that are not finished, and the locks that keep two processes from one model."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PARTIALS = ".partial"
+LOCK = ".lock"
+
+
+class Partials:
+    """A folder of partial files: one folder in it for each commit of a repository.
+
+    They stay across calls, processes and restarts, until the model is installed. Whoever uses them holds the model's lock.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, repo: str, commit: str | None) -> Path:
+        """Give the folder for one commit, which is made; those of the repository's other commits are removed."""
+        stem = repo.replace("/", "--").lower()
+        wanted = self.root / f"{stem}@{(commit or 'unknown')[:12]}"
+        for other in self.root.glob(f"{stem}@*"):
+            if other != wanted:
+                remove_tree(other)
+        wanted.mkdir(parents=True, exist_ok=True)
+        return wanted
+
+    def finished(self, used: Path) -> None:
+        """Remove all that an installed model makes needless: every other source's parts, and empty folders.
+
+        Parts of other files of the same commit stay: another type may be half here.
+        """
+        for path in self.root.glob("*@*"):
+            if not used.is_relative_to(path):
+                remove_tree(path)
+        self.prune()
+
+    def prune(self) -> None:
+        """Remove empty folders."""
+        for folder in sorted(self.root.rglob("*"), reverse=True):
+            if folder.is_dir():
+                remove_empty(folder)
+        remove_empty(self.root)
+
+    def size(self) -> int:
+        """Give the bytes that lie here."""
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+    def clear(self) -> None:
+        """Remove everything but a lock."""
+        for path in self.root.glob("*@*"):
+            remove_tree(path)
+
+    def vanish(self) -> None:
+        """Remove the folder itself when nothing is left; not when another process waits for its lock."""
+        with contextlib.suppress(OSError):
+            (self.root / LOCK).unlink(missing_ok=True)
+        remove_empty(self.root)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing is in it."""
+    with contextlib.suppress(OSError):  # it is not empty, or gone
+        folder.rmdir()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder as far as that goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def hold(lock: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold a lock across processes; the operating system frees it when its holder dies.
+
+    `waiting` is called when another one holds it; without it, filelock's Timeout is raised then.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file_lock = FileLock(lock)
+    try:
+        file_lock.acquire(timeout=0.2)
+    except Timeout:
+        if waiting is None:
+            raise
+        waiting()
+        file_lock.acquire()
+    try:
+        yield
+    finally:
+        file_lock.release()

@@ -1,0 +1,218 @@
+"""What people write to name a model, which file of a repository they mean by it, and what it is called once installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeembed.config import Paths
+from edgeembed.errors import HubError, UnknownModelError
+from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint, HubGguf, catalogue, lookup
+from edgeembed.hub.store import Store
+
+DEFAULT_TYPE = "Q8_0"
+"""Taken from a repository when nothing else is said: nearly the same vectors at a quarter of the size."""
+
+_REFERENCE = re.compile(
+    r"hf:(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<rest>.+))?",
+    re.ASCII | re.IGNORECASE,
+)
+_TYPE = re.compile(r"[A-Za-z0-9_]+")
+# Types as llama.cpp names them, and what people put in front of or behind them in file names.
+_TYPE_IN_NAME = re.compile(
+    r"(?:^|[-._ ])(?:i1-)?((?:ud-)?(?:i?q\d(?:_[0-9a-z]+)*|tq\d_\d|mxfp4(?:_moe)?|b?f16|f32|fp16|fp32))$", re.IGNORECASE
+)
+_GENERIC = {"", "model", "ggml-model", "gguf", "ggml", "default"}
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,94}")
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A repository of the model hub, and what of it is meant."""
+
+    repo: str
+    revision: str | None = None
+    file: str | None = None
+    """Path of a GGUF file in the repository."""
+    type: str | None = None
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        what = self.file or self.type
+        return f"hf:{self.repo}{at}{f':{what}' if what else ''}"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a user named: a model of the catalogue or of the store (`name`), a GGUF file (`path`), or one of the hub."""
+
+    name: str
+    type: str | None = None
+    path: Path | None = None
+    entry: CatalogueEntry | None = None
+    reference: HubReference | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return str(self.path)
+        if self.reference is not None:
+            return str(self.reference)
+        return f"{self.name}:{self.type}" if self.type else self.name
+
+
+def parse_spec(text: str, paths: Paths | None = None) -> Spec:
+    """Understand `NAME`, `NAME:TYPE`, `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]` or the path of a GGUF file.
+
+    Models installed under `paths` are known names too. Raises UnknownModelError for a file that is not there, and for an
+    unknown name, with the known ones.
+    """
+    if text[:3].lower() == "hf:":
+        reference = parse_reference(text)
+        return Spec(str(reference), reference.type, reference=reference)
+    if text.lower().startswith(("http://", "https://")):
+        raise UnknownModelError(f"{text}: addresses are not taken; a model of the hub is written hf:OWNER/REPO[:FILE]")
+    if text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~"):
+        path = Path(text).expanduser().absolute()
+        if not path.is_file():
+            repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text, re.ASCII) and not path.exists()
+            hint = f"; a repository of the model hub is written hf:{text}" if repository else ""
+            raise UnknownModelError(f"there is no file {path}{hint}")
+        return Spec(path.stem, path=path)
+    name, colon, kind = text.partition(":")
+    if colon and not _TYPE.fullmatch(kind):
+        raise UnknownModelError(f"{text!r} is not NAME, NAME:TYPE (such as {STARTER_MODEL}:F16) or a .gguf file")
+    entry = lookup(name, {model.name for model in Store(paths).installed()} if paths else ())
+    return Spec(entry.name if entry else name, kind.upper() or None, entry=entry)
+
+
+def parse_reference(text: str) -> HubReference:
+    """Understand `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]`. Raises UnknownModelError."""
+    found = _REFERENCE.fullmatch(text)
+    rest = found["rest"] if found else None
+    if found is None or ".." in found["repo"] or ".." in (found["revision"] or ""):
+        raise UnknownModelError(
+            f"{text!r} is not hf:OWNER/REPO, hf:OWNER/REPO@REVISION, hf:OWNER/REPO:FILE.gguf or hf:OWNER/REPO:TYPE"
+        )
+    if rest is None or rest.lower().endswith(".gguf"):
+        return HubReference(found["repo"], found["revision"], file=rest)
+    if not _TYPE.fullmatch(canonical_type(rest)):
+        raise UnknownModelError(f"{rest!r} is neither a .gguf file nor a type such as {DEFAULT_TYPE}")
+    return HubReference(found["repo"], found["revision"], type=canonical_type(rest))
+
+
+def canonical_type(text: str) -> str:
+    """Write a type as llama.cpp does; a dash, which would end it in a file's name, becomes an underscore."""
+    word = text.upper().replace("-", "_")
+    return {"FP16": "F16", "FP32": "F32"}.get(word, word)
+
+
+def type_in_name(file: str) -> str | None:
+    """Give the quantisation type that a file's name ends with, if it does."""
+    found = _TYPE_IN_NAME.search(Path(file).name[: -len(".gguf")])
+    return canonical_type(found[1]) if found else None
+
+
+def choose_file(files: Collection[str], reference: HubReference) -> str | None:
+    """Say which GGUF file of a repository is meant; None where there is none and its checkpoint can be converted.
+
+    Without a file or type it is the only GGUF file, else the one of DEFAULT_TYPE. Raises UnknownModelError listing the
+    files when that is nothing or not clear, HubError for a model in several parts.
+    """
+    ggufs = sorted(
+        file for file in files if file.lower().endswith(".gguf") and not _NO_MODEL.search(file.rpartition("/")[2])
+    )
+    if reference.file is not None:
+        if reference.file not in files:
+            raise UnknownModelError(f"{reference.repo} has no file {reference.file}{_listed(ggufs)}")
+        return _whole(reference.repo, [reference.file])
+    if not ggufs:
+        if any(file.endswith(".safetensors") for file in files):
+            return None
+        raise UnknownModelError(f"{reference.repo} holds neither GGUF nor safetensors files")
+    if reference.type is None and len(ggufs) == 1:
+        return _whole(reference.repo, ggufs)
+    wanted = reference.type or DEFAULT_TYPE
+    of_type = [file for file in ggufs if type_in_name(_PART.sub(".gguf", file)) == wanted]
+    if len(of_type) > 1 and not any(map(_PART.search, of_type)):
+        raise UnknownModelError(f"{reference.repo} has several files of type {wanted}; name one{_listed(of_type)}")
+    if not of_type:
+        asked = f"no file of type {wanted}" if reference.type else f"several GGUF files and none of type {wanted}; name one"
+        raise UnknownModelError(f"{reference.repo} has {asked}{_listed(ggufs)}")
+    return _whole(reference.repo, of_type)
+
+
+def _whole(repo: str, files: list[str]) -> str:
+    if _PART.search(files[0]):
+        raise HubError(
+            f"{repo} keeps {files[0]} in several parts, which are not put together here. Take a smaller type, or join them "
+            "with llama.cpp's llama-gguf-split --merge and pull the file"
+        )
+    return files[0]
+
+
+def _listed(files: list[str]) -> str:
+    if not files:
+        return "; it holds no GGUF file"
+    more = f"\n  and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
+    return ":" + "".join(f"\n  {file}" for file in files[:_LISTED]) + more
+
+
+def name_from(repo: str | None, file: str | None) -> str | None:
+    """Make a model's name from its file's, or the repository's where that says nothing; None when neither gives one."""
+    owner, _, title = (repo or "").rpartition("/")
+    own, of_repo = _bare(Path(file).name[: -len(".gguf")] if file else ""), _bare(title)
+    if own.lower() not in _GENERIC and (name := _sanitised(own)):
+        return name
+    return _sanitised(of_repo if of_repo.lower() not in _GENERIC else f"{owner}-{of_repo}") or None
+
+
+def _bare(title: str) -> str:
+    """Take type and format off the end of a title."""
+    title = re.sub(r"[-._]gguf$", "", title, flags=re.IGNORECASE)
+    return re.sub(r"[-._]gguf$", "", _TYPE_IN_NAME.sub("", title), flags=re.IGNORECASE)
+
+
+def installed_name(asked: str | None, repo: str | None, file: str | None, known_as: str | None = None) -> str:
+    """Say under which name a model that is not pulled by its catalogue name is installed.
+
+    `asked` is the user's --name. `known_as` is the entry whose very file it is. A name of the catalogue is kept for what
+    the catalogue itself knows: `known_as`, or a repository that is one of the entry's sources; anything else gets its
+    owner's name in front. Raises HubError for a name that cannot be one.
+    """
+    if known_as is not None and asked in (None, known_as):
+        return known_as
+    if asked is not None:
+        return _checked(asked, repo)
+    name = name_from(repo, file)
+    if name is None:
+        raise HubError(f"nothing in {file or repo} makes a name for the model; give it one with --name")
+    entry = catalogue().get(name)
+    if entry is not None and not is_source(entry, repo):
+        owner = _sanitised(repo.partition("/")[0]) if repo else "local"
+        name = f"{owner}-{name}"
+    return name if _WINDOWS_DEVICES.fullmatch(name) is None else f"model-{name}"
+
+
+def is_source(entry: CatalogueEntry, repo: str | None) -> bool:
+    """Say whether a repository of the hub is one that the catalogue takes this model from."""
+    repos = {source.repo.lower() for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)}
+    return repo is not None and repo.lower() in repos
+
+
+def _checked(name: str, repo: str | None) -> str:
+    if not _NAME.fullmatch(name) or name.endswith(".") or _WINDOWS_DEVICES.fullmatch(name):
+        raise HubError(f"--name {name!r}: a name begins with a letter or digit and holds a-z, 0-9, '.', '_' and '-' only")
+    entry = catalogue().get(name)
+    if entry is not None and not is_source(entry, repo):
+        raise HubError(f"--name {name}: this is the name of another model, which `edgeembed pull {name}` brings")
+    return name
+
+
+def _sanitised(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("._-")[:95].rstrip("._-")

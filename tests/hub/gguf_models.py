@@ -1,0 +1,48 @@
+"""Tiny models as GGUF files, every kind of tokenizer and graph that our converter makes; what is said of damaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeembed.errors import HubError
+from edgeembed.hub.gguf_check import check_gguf
+from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta
+from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
+from tests.convert.without_proof import convert_checkpoint
+from tests.hub.gguf_loading import RERANKERS
+
+_MAKERS = {
+    "bert": (make_tiny_bert, "F32"),
+    "qwen3": (make_qwen3_checkpoint, "Q4_K_M"),
+    f"{RERANKERS}-bert": (make_tiny_cross_encoder, "Q8_0"),
+    "xlm-roberta": (make_tiny_xlm_roberta, "Q8_0"),
+    "gemma": (make_gemma_checkpoint, "F32"),
+    "modern-bert": (make_tiny_modern_bert, "Q8_0"),
+    "nomic-bert": (make_tiny_nomic_bert, "F16"),
+    f"{RERANKERS}-qwen3": (lambda folder: make_qwen3_checkpoint(folder, kind="rerank"), "Q8_0"),
+}
+
+
+def make_models(folder: Path) -> dict[str, Path]:
+    """Write them; gives name -> file."""
+    made = {}
+    for name, (make, quantization) in _MAKERS.items():
+        task = "rerank" if name.startswith(RERANKERS) else "embed"
+        made[name] = folder / f"{name}.gguf"
+        convert_checkpoint(make(folder / name), made[name], quantization=quantization, task=task)
+    return made
+
+
+def refusal(folder: Path, content: bytes) -> str:
+    """Check a file that must be refused, and give what is said about it."""
+    file = folder / "x.gguf"
+    file.write_bytes(content)
+    with pytest.raises(HubError) as raised:
+        check_gguf(file)
+    assert str(file) in raised.value.message
+    return raised.value.message

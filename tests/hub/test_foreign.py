@@ -1,0 +1,344 @@
+"""Models that no catalogue names: `hf:` and files, through the command that people type."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeembed.cli.models import list_models, show
+from edgeembed.cli.pull import pull
+from edgeembed.config import Paths, Settings
+from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
+from edgeembed.hub import catalogue as catalogue_module
+from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
+from edgeembed.hub.huggingface import checkpoint_of
+from edgeembed.hub.install import ensure_installed
+from edgeembed.hub.store import Store
+from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, Lines, leftovers
+from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, model_bytes
+
+pytestmark = pytest.mark.usefixtures("small_catalogue")
+
+REPO = "acme/Nice-Model-GGUF"
+Q8, Q4 = model_bytes(9_000, general__license="mit"), model_bytes(7_000, general__file_type=2)
+CONFIG = b'{"architectures": ["BertModel"]}'
+
+
+@pytest.fixture
+def repository(hub: FakeHub) -> FakeHub:
+    hub.files[REPO] = {"README.md": b"", "Nice-Model-Q8_0.gguf": Q8, "Nice-Model-Q4_0.gguf": Q4}
+    return hub
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner(catch_exceptions=False).invoke(pull, list(arguments))
+
+
+def names(paths: Paths) -> list[str]:
+    return [model.spec for model in Store(paths).installed()]
+
+
+def test_a_repository_by_name(paths: Paths, repository: FakeHub) -> None:
+    result = run(f"hf:{REPO}")
+    assert result.stdout.startswith("nice-model:Q8_0  8.9 kB  mit  ")
+    model = Store(paths).find("nice-model")
+    assert model is not None and model.path.read_bytes() == Q8
+    assert model.source == f"model hub: {REPO} @ {COMMIT[:12]}, Nice-Model-Q8_0.gguf"
+    assert sorted(leftovers(paths)) == ["nice-model-Q8_0.gguf", "nice-model-Q8_0.json"]
+    assert not (model.path.parent / ".partial").exists()
+    assert "nice-model" in CliRunner().invoke(list_models).output
+    shown = json.loads(CliRunner().invoke(show, ["nice-model", "--json"]).output)
+    assert shown["installed"][0]["source"] == model.source
+
+    seen = len(repository.log)
+    again = run(f"hf:{REPO.lower()}:q8_0")
+    assert "nice-model:Q8_0 is installed already" in again.stderr
+    assert again.stdout == result.stdout
+    assert len(repository.log) == seen, "the hub is not asked for what is known"
+
+
+def test_a_type_a_file_and_a_revision(paths: Paths, repository: FakeHub) -> None:
+    run(f"hf:{REPO}:q4_0")
+    assert names(paths) == ["nice-model:Q4_0"]
+    run(f"hf:{REPO}@v2:Nice-Model-Q8_0.gguf")
+    assert names(paths) == ["nice-model:Q4_0", "nice-model:Q8_0"]
+    assert f"hub:api/models/{REPO}/revision/v2" in [path for _, path, _ in repository.requests]
+    assert run(f"hf:{REPO}", "--type", "q4_0").exit_code == 0
+    assert run(f"hf:{REPO}:q4_0", "--type", "q4_0").exit_code == 2
+
+
+def test_a_newer_file_of_the_same_repository_takes_the_older_ones_place(paths: Paths, repository: FakeHub) -> None:
+    run(f"hf:{REPO}")
+    newer = model_bytes(9_500)
+    repository.files[REPO]["Nice-Model-Q8_0.gguf"], repository.commits[REPO] = newer, "c" * 40
+    run(f"hf:{REPO}")
+    [older] = Store(paths).installed()
+    assert older.path.read_bytes() == Q8, "without a revision, what is there will do"
+    run(f"hf:{REPO}@main")
+    [model] = Store(paths).installed()
+    assert model.path.read_bytes() == newer
+    assert "cccccccccccc" in model.source
+    assert "is installed already" in run(f"hf:{REPO}@main").stderr
+
+
+def test_two_repositories_with_models_of_one_name(paths: Paths, repository: FakeHub) -> None:
+    run(f"hf:{REPO}")
+    repository.files["other/Nice-Model-GGUF"] = {"nice-model-q8_0.gguf": model_bytes(9_500)}
+    with pytest.raises(HubError, match=r"another file .*acme/Nice-Model-GGUF.*--name.*edgeembed rm nice-model:Q8_0"):
+        run("hf:other/Nice-Model-GGUF")
+    run("hf:other/Nice-Model-GGUF", "--name", "nicer")
+    assert names(paths) == ["nice-model:Q8_0", "nicer:Q8_0"]
+    assert "nicer:Q8_0 is installed already" in run("hf:other/Nice-Model-GGUF").stderr
+
+
+def test_names_of_the_catalogue(paths: Paths, repository: FakeHub) -> None:
+    file = f"{DEFAULT_MODEL}-Q8_0.gguf"
+    repository.files["stranger/x"] = {file: Q8}
+    run("hf:stranger/x")
+    assert names(paths) == [f"stranger-{DEFAULT_MODEL}:Q8_0"]
+    with pytest.raises(HubError, match="name of another model"):
+        run("hf:stranger/x", "--name", DEFAULT_MODEL)
+    repository.files[DEFAULT_REPO] = {file: DEFAULT_FILE}
+    run(f"hf:{DEFAULT_REPO}")
+    model = Store(paths).find(DEFAULT_MODEL, "Q8_0")
+    assert model is not None and model.entry is not None
+    assert model.prompts.instruction == "find"
+
+
+def test_what_is_not_the_catalogues_model_does_not_get_its_name(
+    paths: Paths, repository: FakeHub, small_catalogue: Path
+) -> None:
+    entry = small_catalogue / f"{DEFAULT_MODEL}.toml"
+    entry.write_text(entry.read_text().replace("dimensions = 8", "dimensions = 16"))
+    catalogue_module.catalogue.cache_clear()
+    repository.files[DEFAULT_REPO] = {f"{DEFAULT_MODEL}-Q8_0.gguf": DEFAULT_FILE}
+    with pytest.raises(HubError, match=r"not what the catalogue calls .* 8 dimensions.*--name"):
+        run(f"hf:{DEFAULT_REPO}")
+    assert leftovers(paths) == []
+
+
+def test_a_name_of_the_catalogue_has_no_other_name(repository: FakeHub) -> None:
+    with pytest.raises(UnknownModelError, match="--name is for"):
+        run(DEFAULT_MODEL, "--name", "mine")
+
+
+def test_without_a_type_in_its_name_the_header_tells(paths: Paths, repository: FakeHub) -> None:
+    repository.files["acme/plain"] = {"plain.gguf": Q4}
+    run("hf:acme/plain")
+    assert names(paths) == ["plain:Q4_0"]
+    assert "plain:Q4_0 is installed already" in run("hf:acme/plain@main").stderr
+
+
+@pytest.mark.parametrize(("card", "said"), [("apache-2.0", "apache-2.0"), (None, "licence unknown")])
+def test_the_licence_of_the_card_where_the_file_has_none(repository: FakeHub, card: str | None, said: str) -> None:
+    if card:
+        repository.licenses[REPO] = card
+    assert f"  {said}  " in run(f"hf:{REPO}:Q4_0").stdout
+
+
+def test_a_checkpoint_without_gguf_is_converted(paths: Paths, hub: FakeHub, converter: FakeConverter) -> None:
+    hub.files["acme/Some-Model"] = {"config.json": CONFIG, "model.safetensors": b"weights", "pytorch_model.bin": b"no"}
+    hub.licenses["acme/Some-Model"] = "mit"
+    result = run("hf:acme/Some-Model:f16")
+    assert result.stdout.startswith("some-model:F16  ") and "  mit  " in result.stdout
+    [call] = converter.calls
+    assert (call["quantization"], call["source_repo"], call["source_revision"]) == ("F16", "acme/Some-Model", COMMIT)
+    assert "some-model: 2 tensors are F16" in result.stderr
+    assert sorted(leftovers(paths)) == ["some-model-F16.gguf", "some-model-F16.json"]
+    assert "some-model:F16 is installed already" in run("hf:acme/Some-Model").stderr
+    assert "some-model:F16 is installed already" in run("hf:acme/Some-Model@main:F16").stderr
+    assert len(converter.calls) == 1
+    with pytest.raises(UnknownModelError, match="would be converted"):
+        run("hf:acme/Some-Model:Q9_9")
+
+
+def converted(target: Path) -> SimpleNamespace:
+    target.write_bytes(model_bytes())
+    return SimpleNamespace(path=target, fallbacks=[])
+
+
+def test_a_conversion_that_fails_keeps_the_checkpoint_for_the_next(
+    paths: Paths, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {f"model-0000{number}-of-00002.safetensors": bytes([number]) * 50_000 for number in (1, 2)}
+    hub.files["acme/Some-Model"] = {"config.json": CONFIG, "model.safetensors.index.json": b"{}", **shards}
+    hub.trouble.cut = [None, 20_000, *[0] * 20]
+    with pytest.raises(SourceUnreachableError, match=r"20\.0 kB of 50\.0 kB are kept"):
+        run("hf:acme/Some-Model")
+    assert hub.sent == 70_000
+    hub.trouble.cut = []
+
+    def fails(source: Path, target: Path, **options: object) -> None:
+        # As the real converter looks for it.
+        assert {path.name: path.stat().st_size for path in source.glob("*.safetensors")} == dict.fromkeys(shards, 50_000)
+        raise ConversionError("not today")
+
+    monkeypatch.setattr("edgeembed_convert.convert_checkpoint", fails)
+    with pytest.raises(ConversionError, match="not today"):
+        run("hf:acme/Some-Model")
+    monkeypatch.setattr("edgeembed_convert.convert_checkpoint", lambda source, target, **options: converted(target))
+    assert run("hf:acme/Some-Model").stdout.startswith("some-model:Q8_0")
+    assert hub.sent == 100_000, "each shard was fetched once"
+    assert sorted(leftovers(paths)) == ["some-model-Q8_0.gguf", "some-model-Q8_0.json"]
+
+
+def test_a_family_that_cannot_be_converted_costs_no_gigabytes(paths: Paths, hub: FakeHub) -> None:
+    hub.files["acme/gpt"] = {"config.json": b'{"architectures": ["GPT2LMHeadModel"]}', "model.safetensors": b"large"}
+    with pytest.raises(ConversionError, match="GPT2LMHeadModel"):
+        run("hf:acme/gpt")
+    assert hub.downloads == []
+    assert leftovers(paths) == []
+
+
+def test_a_checkpoint_beside_a_result_stays_until_the_result_is_there(
+    tmp_path: Path, hub: FakeHub, settings: Settings, report: Lines
+) -> None:
+    """What `edgeembed convert OWNER/NAME` does."""
+    hub.files["acme/Some-Model"] = {"config.json": CONFIG, "model.safetensors": bytes(60_000)}
+    hub.trouble.cut = [20_000, *[0] * 20]
+    beside = tmp_path / "results"
+    beside.mkdir()
+    with (
+        pytest.raises(SourceUnreachableError, match=r"20\.0 kB of 60\.0 kB are kept"),
+        checkpoint_of("acme/Some-Model", settings, report, beside),
+    ):
+        pass
+    [kept] = beside.iterdir()
+    assert f"of acme/Some-Model stay in {kept} for the next try" in str(report)
+    hub.trouble.cut = []
+    with (
+        pytest.raises(ConversionError, match="not today"),
+        checkpoint_of("acme/Some-Model", settings, report, beside),
+    ):
+        raise ConversionError("not today")
+    assert (hub.sent, kept.exists()) == (60_000, True)
+    with checkpoint_of("acme/Some-Model@main", settings, report, beside) as (folder, repo, commit):
+        assert (folder.name, repo, commit) == ("Some-Model", "acme/Some-Model", COMMIT)
+        assert (folder / "model.safetensors").read_bytes() == bytes(60_000)
+    assert hub.sent == 60_000
+    assert list(beside.iterdir()) == []
+
+
+def test_offline(paths: Paths, repository: FakeHub) -> None:
+    with pytest.raises(HubError, match="offline is set"):
+        run(f"hf:{REPO}", "--offline")
+    run(f"hf:{REPO}")
+    seen = len(repository.log)
+    assert "is installed already" in run(f"hf:{REPO}", "--offline").stderr
+    assert len(repository.log) == seen
+
+
+def test_a_repository_can_be_served_too(paths: Paths, repository: FakeHub, report: Lines) -> None:
+    settings = Settings(hub_timeout=5.0)
+    model = ensure_installed(f"hf:{REPO}", paths=paths, settings=settings, report=report)
+    said = len(report.said)
+    assert ensure_installed(f"hf:{REPO}", paths=paths, settings=settings, report=report) == model
+    assert len(report.said) == said
+
+
+def test_a_file_in_a_folder_of_the_repository(paths: Paths, repository: FakeHub) -> None:
+    repository.files["acme/deep"] = {"gguf/Q8_0/deep-model-Q8_0.gguf": Q8}
+    run("hf:acme/deep:gguf/Q8_0/deep-model-Q8_0.gguf")
+    assert names(paths) == ["deep-model:Q8_0"]
+    assert not Store(paths).partials("deep-model").root.exists()
+
+
+def test_a_full_disk_is_said(paths: Paths, repository: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("edgeembed.hub.download.os.fsync", full)
+        with pytest.raises(HubError, match="is full; nothing was installed, and what has arrived stays"):
+            run(f"hf:{REPO}")
+    run(f"hf:{REPO}")
+    assert repository.sent == len(Q8)
+
+
+def test_a_mirror_that_names_neither_sizes_nor_checksums(paths: Paths, repository: FakeHub) -> None:
+    repository.tells_sizes = False
+    repository.trouble.cut = [3_000]
+    assert "names no checksum of it" in run(f"hf:{REPO}").stderr
+    [model] = Store(paths).installed()
+    assert model.path.read_bytes() == Q8
+
+
+def test_a_hub_that_is_out_of_reach(closed_port: None) -> None:
+    with pytest.raises(SourceUnreachableError, match=rf"hf:{REPO} could not be fetched: .*refused.*HTTPS_PROXY"):
+        run(f"hf:{REPO}")
+
+
+def test_a_file_is_copied(paths: Paths, tmp_path: Path) -> None:
+    file = tmp_path / "My Model-Q8_0.gguf"
+    file.write_bytes(Q8)
+    result = run(str(file))
+    assert result.stdout.startswith("my-model:Q8_0  8.9 kB  mit  ")
+    [model] = Store(paths).installed()
+    assert (model.path.read_bytes(), model.digest) == (Q8, hashlib.sha256(Q8).hexdigest())
+    assert model.source == f"copied from {file}"
+    assert file.exists()
+    assert "is installed already" in run(str(file)).stderr
+    assert "is installed already" in run(str(model.path)).stderr
+    file.write_bytes(model_bytes(9_500))
+    with pytest.raises(HubError, match=r"my-model:Q8_0 is installed already and is another file"):
+        run(str(file))
+    run(str(file), "--name", "mine", "--offline")
+    assert names(paths) == ["mine:Q8_0", "my-model:Q8_0"]
+    assert run(str(file), "--type", "Q8_0").exit_code == 2
+
+
+def test_the_catalogues_own_file_gets_its_name(paths: Paths, tmp_path: Path) -> None:
+    """From a stick to a machine without network."""
+    file = tmp_path / "download.gguf"
+    file.write_bytes(DEFAULT_FILE)
+    run(str(file), "--offline")
+    assert names(paths) == [f"{DEFAULT_MODEL}:Q8_0"]
+    other = tmp_path / f"{DEFAULT_MODEL}-Q8_0.gguf"
+    other.write_bytes(Q8)
+    run(str(other))
+    assert names(paths) == [f"local-{DEFAULT_MODEL}:Q8_0", f"{DEFAULT_MODEL}:Q8_0"]
+
+
+def test_a_damaged_file_is_not_installed(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(Q8[:-100])
+    # It is seen before it is copied.
+    monkeypatch.setattr("edgeembed.hub.foreign._copy", lambda *_: pytest.fail("it was copied"))
+    with pytest.raises(HubError, match="ends at byte"):
+        run(str(file))
+    assert list(paths.models.glob("*")) == []
+    assert file.exists()
+    with pytest.raises(UnknownModelError, match="there is no file"):
+        run(str(tmp_path / "y.gguf"))
+
+
+def test_a_file_without_room(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 1000
+
+    file = tmp_path / "x.gguf"
+    file.write_bytes(Q8)
+    monkeypatch.setattr("edgeembed.hub.checks.shutil.disk_usage", lambda folder: Usage)
+    with pytest.raises(HubError, match="not enough disk space"):
+        run(str(file))
+    assert leftovers(paths) == []
+
+
+def test_a_manifest_of_before_has_no_origin(paths: Paths, repository: FakeHub) -> None:
+    """Installed by a version that did not write the repository down."""
+    run(f"hf:{DEFAULT_REPO}", "--name", DEFAULT_MODEL)
+    [model] = Store(paths).installed()
+    manifest = Store(paths).manifest(model.path)
+    assert manifest is not None
+    old = msgspec.structs.replace(manifest, repo=None, revision=None, file=None, facts=None)
+    model.path.with_suffix(".json").write_bytes(msgspec.json.encode(old))
+    assert Store(paths).installed() == [model]
+    assert "is installed already" in run(f"hf:{DEFAULT_REPO}", "--name", DEFAULT_MODEL).stderr
+    assert STARTER_REPO not in repository.files and STARTER_MODEL not in names(paths)

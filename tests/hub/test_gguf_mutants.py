@@ -1,0 +1,233 @@
+"""Models of every family, sound and damaged: what the check says, and what a worker does with what it lets through."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import struct
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from edgeembed.engine.devices import Ladder, Rung
+from edgeembed.engine.protocol import BULK, WorkerOptions
+from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.errors import EngineUnavailableError, HubError
+from edgeembed.hub.gguf_check import check_gguf
+from edgeembed.hub.gguf_header import read_header
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.hub import gguf_loading
+from tests.hub.gguf_loading import Outcome
+from tests.hub.gguf_models import make_models, refusal
+from tests.hub.gguf_mutator import mutate
+from tests.hub.gguf_parts import ARRAY, BOOL, STRING, Array, read, write
+
+UINT32, INT32 = 4, 5
+F16, Q8_0, I8 = 1, 8, 24
+ROOT = Path(__file__).parents[2]
+
+MUTANTS = 240
+MARGIN = 16 * 2**20
+"""Bytes of memory that a damaged file may cost beyond the sound one."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def test_what_our_converter_makes_is_accepted(models: dict[str, Path]) -> None:
+    for name, file in models.items():
+        header = check_gguf(file)
+        assert header == read_header(file), name
+        assert header.architecture is not None and header.dimensions, name
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "kind", "value", "said"),
+    [
+        ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 100, "all look through a window"),
+        ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 1, "none look through a window"),
+        ("gemma", "gemma-embedding.dense_2_feat_in", UINT32, 1, "only 48 fits"),
+        ("modern-bert", "modern-bert.attention.sliding_window_pattern", UINT32, 1, "none look through a window"),
+        ("bert", "tokenizer.ggml.token_type", ARRAY, Array(INT32, [6] * 32), "a WordPiece vocabulary cannot have"),
+        ("rerank-bert", "bert.classifier.output_labels", ARRAY, Array(STRING, [b"a"] * 9), "asks for 9 on axis 1"),
+        ("rerank-bert", "bert.attention.causal", BOOL, 1, "sees all of a text at once"),
+        ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not fill it"),
+    ],
+)
+def test_keys_of_one_family(
+    tmp_path: Path, models: dict[str, Path], name: str, key: str, kind: int, value: int | Array, said: str
+) -> None:
+    file = read(models[name].read_bytes())
+    file.put(key, kind, value)
+    assert said in refusal(tmp_path, write(file))
+
+
+def test_a_special_token_that_wordpiece_needs(tmp_path: Path, models: dict[str, Path]) -> None:
+    file = read(models["bert"].read_bytes())
+    file.drop("tokenizer.ggml.seperator_token_id")  # llama.cpp would take 102, and there are 32
+    assert "no key 'tokenizer.ggml.seperator_token_id'" in refusal(tmp_path, write(file))
+
+
+def test_a_normalisation_table_that_leads_outside(tmp_path: Path, models: dict[str, Path]) -> None:
+    """Text walks through the table byte by byte; llama.cpp throws where nothing catches it when a step leads outside."""
+    file = read(models["xlm-roberta"].read_bytes())
+    table = file.value("tokenizer.ggml.precompiled_charsmap")
+    assert isinstance(table, Array)
+    blob = bytes(map(int, table.values))
+    (length,) = struct.unpack_from("<I", blob)
+    units = list(struct.unpack_from(f"<{length // 4}I", blob, 4))
+    beyond = ((2**21 - 1) << 10) | (units[0] & 0x3FF)
+    for damaged in ([beyond, *units[1:]], units[: len(units) // 2]):
+        raw = struct.pack(f"<I{len(damaged)}I", 4 * len(damaged), *damaged) + blob[4 + length :]
+        file.put("tokenizer.ggml.precompiled_charsmap", ARRAY, Array(table.kind, list(raw)))
+        assert "points outside of itself" in refusal(tmp_path, write(file))
+
+
+def test_dense_layers_that_do_not_follow_each_other(tmp_path: Path, models: dict[str, Path]) -> None:
+    file = read(models["gemma"].read_bytes())
+    file.tensors.remove(file.tensor("dense_3.weight"))
+    assert "'dense_3.weight' one is missing" in refusal(tmp_path, write(file))
+    file = read(models["gemma"].read_bytes())
+    last = file.tensor("dense_3.weight")
+    last.shape, last.data = [64, 48], bytes(4 * 64 * 48)
+    assert "dense_3.weight" in refusal(tmp_path, write(file))
+
+
+# --- whatever comes -------------------------------------------------------------------------------------------------------
+
+
+def test_any_bytes_end_in_a_header_or_in_a_reason(tmp_path: Path, models: dict[str, Path]) -> None:
+    contents = [path.read_bytes() for path in models.values()]
+    refused = 0
+    file = tmp_path / "x.gguf"
+    for seed in range(600):
+        what, content = mutate(contents[seed % len(contents)], seed + 1_000_000)
+        file.write_bytes(content)
+        try:
+            check_gguf(file)
+        except HubError as error:
+            assert re.search(r"(key|keys|tensor|header|head|version|begins|endian|layers|reranker|tensors)\b", str(error)), (
+                what
+            )
+            refused += 1
+    assert 200 < refused < 600
+
+
+def test_numbers_in_a_file_allocate_nothing(tmp_path: Path) -> None:
+    """Each length and count in turn promises an exabyte."""
+    sound = make_tiny_qwen3(tmp_path / "tiny.gguf").read_bytes()
+    spots = read(sound).spots
+    file = tmp_path / "x.gguf"
+    tracemalloc.start()
+    try:
+        for at in (*spots["count"], *spots["length"][::5], *spots["dimension"][::5]):
+            file.write_bytes(sound[:at] + struct.pack("<Q", 2**60) + sound[at + 8 :])
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            with contextlib.suppress(HubError):
+                check_gguf(file)
+            assert tracemalloc.get_traced_memory()[1] - before < 2 * 2**20, at
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
+    file = read(make_tiny_qwen3(tmp_path / "tiny.gguf").read_bytes())
+    count = 150_000
+    file.put("tokenizer.ggml.tokens", ARRAY, Array(STRING, [b"token %d" % number for number in range(count)]))
+    file.put("tokenizer.ggml.token_type", ARRAY, Array(INT32, [1] * count))
+    file.put("tokenizer.ggml.merges", ARRAY, Array(STRING, [b"%d %d" % (number, number) for number in range(count)]))
+    words = file.tensor("token_embd.weight")
+    words.shape, words.kind, words.data = [64, count], Q8_0, bytes(count * 68)
+    path = tmp_path / "x.gguf"
+    path.write_bytes(write(file))
+    del file
+    tracemalloc.start()
+    try:
+        check_gguf(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+# --- with real workers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: dict[str, Path]) -> None:
+    """No crash, no hang, no memory beyond what the sound file takes; seeds name what was done."""
+    done: dict[str, str] = {}
+    refused = 0
+    for name, file in models.items():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+        for seed in range(MUTANTS // len(models)):
+            what, content = mutate(file.read_bytes(), seed)
+            mutant = tmp_path / f"{name}-{seed:03}.gguf"
+            mutant.write_bytes(content)
+            try:
+                check_gguf(mutant)
+            except HubError:
+                mutant.unlink()
+                refused += 1
+            else:
+                done[mutant.name] = what
+    outcomes = load(tmp_path)
+    assert refused > MUTANTS // 4
+    assert sum(outcome.kind == "embedded" for outcome in outcomes.values()) > MUTANTS // 8
+    for name, file in models.items():
+        usual = outcomes[file.name]
+        assert usual.kind == "embedded", usual
+        for mutant, what in done.items():
+            if mutant.rpartition("-")[0] == name:
+                outcome = outcomes[mutant]
+                assert outcome.kind in ("embedded", "refused"), f"{mutant}: {what}: {outcome}"
+                assert outcome.peak < usual.peak + MARGIN, f"{mutant}: {what}: {outcome.peak} bytes instead of {usual.peak}"
+
+
+def load(folder: Path) -> dict[str, Outcome]:
+    """Load every file of a folder in a process of its own; see `gguf_loading`."""
+    command = [sys.executable, "-m", gguf_loading.__name__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return {name: Outcome(*outcome) for name, outcome in json.loads(done.stdout).items()}
+
+
+async def test_a_file_that_ends_its_worker_leaves_the_daemon_alone(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a hostile file slip past the check: llama.cpp aborts when a layer's weights are integers."""
+    monkeypatch.setenv("GGML_NO_BACKTRACE", "1")
+    file = read(models["bert"].read_bytes())
+    weights = file.tensor("blk.0.ffn_up.weight")
+    weights.kind, weights.data = I8, weights.data[: len(weights.data) // 4]
+    hostile = tmp_path / "hostile.gguf"
+    hostile.write_bytes(write(file))
+    assert "no model is computed with" in refusal(tmp_path, hostile.read_bytes())
+
+    async def rows(path: Path) -> int:
+        def options(rung: Rung) -> WorkerOptions:
+            return WorkerOptions(
+                path=str(path),
+                threads=1,
+                context_tokens=64,
+                batch_tokens=64,
+                rung=rung.name,
+                extra_buffers=rung.extra_buffers,
+            )
+
+        engine = WorkerEngine(options, Ladder())
+        try:
+            await engine.start()
+            (row,) = engine.submit(["hello"], BULK)
+            return len((await row).vector)
+        finally:
+            await engine.close()
+
+    with pytest.raises(EngineUnavailableError):
+        await rows(hostile)
+    assert await rows(models["bert"]) == 64
