@@ -10,18 +10,18 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import aiohttp
 import msgspec
 
 from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
+from edgeembed.client import ask, daemon_url
 from edgeembed.config import Paths, Resolved
-from edgeembed.daemon import CACHE_FOLDER, LADDER_FILE, make_engine
 from edgeembed.engine.devices import LadderMemory, build_fingerprint, usable_threads
 from edgeembed.engine.protocol import RungFall
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
+from edgeembed.fleet import CACHE_FOLDER, LADDER_FILE, make_engine
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
 
@@ -31,10 +31,6 @@ REBUILD = (
     "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler "
     "flags that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the rung a new chance"
 )
-
-
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}
-"""Addresses that one can listen on but not, everywhere, connect to."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +159,7 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
         return
     try:
         with contextlib.closing(DiskTier(folder, settings.cache_disk_mib * 2**20)) as tier:
-            text = f"{folder}: {len(tier):,} vectors, {tier.bytes / 2**20:.1f} of {settings.cache_disk_mib} MiB"
+            text = f"{folder}: {len(tier):,} vectors, {tier.size_bytes / 2**20:.1f} of {settings.cache_disk_mib} MiB"
         yield Finding(subject="cache", verdict="ok", text=text)
     except FAULTS as error:
         yield Finding(
@@ -172,23 +168,17 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
 
 
 async def _daemon(resolved: Resolved) -> Finding:
-    host = _ANYWHERE.get(resolved.settings.host, resolved.settings.host).strip("[]")
-    url = f"http://{f'[{host}]' if ':' in host else host}:{resolved.settings.port}/health"
-    try:
-        timeout = aiohttp.ClientTimeout(total=5)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
-            said: dict[str, Any] = await response.json()
-            server = response.headers.get("Server", "")
-    except (aiohttp.ClientConnectionError, TimeoutError):
+    url = f"{daemon_url(resolved.settings)}/health"
+    reply = await ask(resolved.settings, "/health")
+    if reply is None:
         return Finding(
             subject="daemon", verdict="note", text=f"none answers at {url}", advice="`edgeembed serve` starts one"
         )
-    except (aiohttp.ClientError, ValueError):
-        said, server = {}, ""
-    if not server.startswith("edgeembed/"):
+    if not reply.ours:
         return Finding(
             subject="daemon", verdict="problem", text=f"another program answers at {url}", advice="choose another port"
         )
+    said = reply.body
     falls = "".join(f"; rung {fall['rung']} did not hold: {fall['reason']}" for fall in said.get("falls", []))
     if said.get("status") == "ok":
         return Finding(

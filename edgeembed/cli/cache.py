@@ -1,25 +1,36 @@
-"""`edgeembed cache`: stats, clear, path."""
+"""`edgeembed cache`: stats, clear, path, warm, export, import."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.printing import ago, print_fields, print_json, print_table
+from edgeembed.cli.settings import setting_options
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from edgeembed.cache.disk import DiskTier
+    from edgeembed.cache.report import ModelReport
+    from edgeembed.config import Settings
+    from edgeembed.text import InputType
 
 
 @click.group()
 def cache() -> None:
-    """Look at and clear the cache of vectors. It holds digests of texts, never the texts.
+    """Look at, fill, carry and clear the cache of vectors. It holds digests of texts, never the texts.
 
     \b
-    edgeembed cache stats               how many vectors, how much disk
-    edgeembed cache clear               remove them all
-    edgeembed cache path                where they are
+    edgeembed cache stats                      how many vectors, how often they were found
+    edgeembed cache warm queries.txt           embed queries ahead, one in each line
+    edgeembed cache export vectors.cache       one file, to carry to another machine
+    edgeembed cache import vectors.cache
+    edgeembed cache clear                      remove them all
+    edgeembed cache path                       where they are
     """
 
 
@@ -30,42 +41,207 @@ def path() -> None:
 
 
 @cache.command()
-def stats() -> None:
-    """Print how much is on disk. What a running daemon answered from it is in GET /v1/status."""
-    if not _folder().parent.exists():
-        click.echo(f"{_folder()}: nothing yet")
-        return
-    tier = _open()
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@setting_options("host", "port")
+def stats(as_json: bool, **flags: str | None) -> None:
+    """Show what the cache holds of each model, how often it answered, and the computing time that this saved.
+
+    HIT RATE counts texts since the folder was begun, over all runs of the daemon. A running daemon adds what it has in
+    memory; where it uses another folder than the settings here, that one is shown.
+    """
+    import time
+
+    from edgeembed.cache.report import report_models
+    from edgeembed.config import resolve
+    from edgeembed.errors import EdgeEmbedError
+    from edgeembed.hub.progress import human_size, human_time
+
+    settings = resolve(flags).settings
     try:
-        click.echo(f"{_folder()}: {len(tier):,} vectors, {tier.bytes / 2**20:.1f} MiB")
-    finally:
-        tier.close()
+        daemon = _daemon_cache(settings)
+    except EdgeEmbedError:
+        daemon = None  # what answers there has no cache to tell of
+    folder = Path(daemon["folder"]) if daemon and daemon.get("folder") else _folder()
+    models: list[ModelReport] = []
+    size = 0
+    if folder.parent.exists():
+        with _opened(folder) as tier:
+            models, size = report_models(tier), tier.size_bytes
+    entries = sum(model.entries for model in models)
+    if as_json:
+        print_json({"folder": folder, "entries": entries, "bytes": size, "models": models, "daemon": daemon})
+        return
+    limit = settings.cache_disk_mib * 2**20
+    print_fields(
+        [
+            ("folder", str(folder)),
+            ("on disk", f"{entries:,} vectors, {human_size(size)} of {human_size(limit)}"),
+            ("in memory", _memory_line(daemon)),
+            ("problem", daemon.get("disk_problem") if daemon else None),
+        ]
+    )
+    if not models:
+        return
+    click.echo()
+    now = time.time()
+    print_table(
+        ("MODEL", "VECTORS", "SIZE", "OLDEST", "NEWEST", "HITS", "HIT RATE", "SAVED"),
+        [
+            (
+                model.model or "(unknown)",
+                f"{model.entries:,}",
+                human_size(model.bytes),
+                ago(model.oldest, now) if model.oldest else "-",
+                ago(model.newest, now) if model.newest else "-",
+                f"{model.hits:,}",
+                "-" if model.hit_rate is None else f"{model.hit_rate:.1%}",
+                human_time(model.saved_seconds),
+            )
+            for model in models
+        ],
+        right=("VECTORS", "SIZE", "HITS", "HIT RATE", "SAVED"),
+        spare=("NEWEST", "OLDEST", "SIZE", "HITS"),
+    )
 
 
 @cache.command()
-def clear() -> None:
-    """Remove every vector from disk. A running daemon keeps those that it has in memory."""
-    tier = _open()
-    try:
-        click.echo(f"removed {tier.clear():,} vectors")
-    finally:
-        tier.close()
+@click.option("--model", metavar="NAME", help="Remove the vectors of this model alone: NAME or NAME:TYPE.")
+def clear(model: str | None) -> None:
+    """Remove vectors from disk. A running daemon notices with its next requests, and forgets what it has in memory."""
+    from edgeembed.cache.report import labels_of
+    from edgeembed.errors import ConfigError
+
+    with _opened(_folder()) as tier:
+        labels = None
+        if model is not None:
+            labels = labels_of(tier, model)
+            if not labels:
+                known = ", ".join(sorted({found.model.partition("@")[0] for found in tier.models()})) or "none"
+                raise ConfigError(f"the cache has nothing of a model {model!r}; it has vectors of: {known}")
+        click.echo(f"removed {tier.clear(labels):,} vectors")
+
+
+@cache.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--input-type", type=click.Choice(("query", "document")), help="The input_type that clients send.")
+@click.option("--instruction", metavar="TEXT", help="The instruction that clients send.")
+@setting_options("model", "host", "port")
+def warm(file: Path, input_type: InputType | None, instruction: str | None, **flags: Any) -> None:
+    """Embed a file of queries ahead, so that they are answered from the cache from the first time on.
+
+    One query in each line; in a .jsonl file each line is a string, or an object with `text`, `query` or `input`. The running
+    daemon computes them; where none runs, the model of the settings is loaded for it. A vector is found again by requests
+    with the same prompt only: name the input type and the instruction that clients send.
+
+    \b
+    edgeembed cache warm queries.txt
+    edgeembed cache warm faq.jsonl --input-type query --model qwen3-embedding-0.6b
+    """
+    import asyncio
+
+    from edgeembed.config import resolve
+    from edgeembed.hub.progress import Progress
+    from edgeembed.logs import setup_logging
+    from edgeembed.warming import How, read_queries, warm_cache
+
+    resolved = resolve(flags)
+    setup_logging("warning")
+    queries = read_queries(file)
+    # The daemon's own default model, unless one is named here.
+    how = How(model=flags.get("model"), input_type=input_type, instruction=instruction)
+    with Progress(_say, "embedding", unit=" queries") as progress:
+        warmed = asyncio.run(warm_cache(queries, how, resolved, progress.update, _say))
+    click.echo(f"{warmed.queries:,} queries are in the cache, {len(warmed.refused):,} were refused")
+    for reason in warmed.refused[:10]:
+        _say(f"refused: {reason}")
+    if warmed.refused:
+        click.get_current_context().exit(1)
+
+
+@cache.command(name="export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--model", metavar="NAME", help="The vectors of this model alone: NAME or NAME:TYPE.")
+def export_command(file: Path, model: str | None) -> None:
+    """Write the vectors to one file, to carry them to another machine that serves the same model files."""
+    from edgeembed.cache.carry import export_rows
+    from edgeembed.cache.report import labels_of
+    from edgeembed.errors import ConfigError
+    from edgeembed.hub.progress import Progress, human_size
+
+    with _opened(_folder()) as tier, Progress(_say, "exporting", unit=" vectors") as progress:
+        labels = None if model is None else labels_of(tier, model)
+        if labels == []:
+            raise ConfigError(f"the cache has nothing of a model {model!r}")
+        try:
+            rows = export_rows(tier, file, labels, progress.update)
+        except OSError as error:
+            raise ConfigError(f"cannot write {file}: {error}") from error
+    click.echo(f"{rows:,} vectors, {human_size(file.stat().st_size)}: {file}")
+
+
+@cache.command(name="import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_command(file: Path) -> None:
+    """Take over the vectors of an exported file. Take files only from people you trust: a vector does not show its text."""
+    from edgeembed.cache.carry import import_rows
+    from edgeembed.hub.progress import Progress
+
+    with _opened(_folder()) as tier, Progress(_say, "importing", unit=" vectors") as progress:
+        rows = import_rows(tier, file, progress.update)
+        click.echo(f"{rows:,} vectors taken over; the cache has {len(tier):,} now")
+
+
+# --- what the commands share ----------------------------------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _folder() -> Path:
     from edgeembed.config import Paths
-    from edgeembed.daemon import CACHE_FOLDER
+    from edgeembed.fleet import CACHE_FOLDER
 
     return Paths.resolve().cache / CACHE_FOLDER
 
 
-def _open() -> DiskTier:
+@contextmanager
+def _opened(folder: Path) -> Iterator[DiskTier]:
+    """Open the disk tier; whatever is wrong with it ends the command with one line."""
     from edgeembed.cache.disk import FAULTS, DiskTier
     from edgeembed.cache.tiers import MIB
     from edgeembed.config import resolve
     from edgeembed.errors import ConfigError
 
     try:
-        return DiskTier(_folder(), resolve().settings.cache_disk_mib * MIB)
+        tier = DiskTier(folder, resolve().settings.cache_disk_mib * MIB)
     except FAULTS as error:
-        raise ConfigError(f"the cache in {_folder()} cannot be opened: {error}") from error
+        raise ConfigError(f"the cache in {folder} cannot be opened: {error}") from error
+    try:
+        yield tier
+    except FAULTS as error:
+        raise ConfigError(f"the cache in {folder} cannot be used: {error}") from error
+    finally:
+        tier.close()
+
+
+def _daemon_cache(settings: Settings) -> dict[str, Any] | None:
+    """Give what a running daemon tells of its cache; None when none answers, or it has none. Raises EdgeEmbedError."""
+    from edgeembed.client import ask_status
+
+    reply = ask_status(settings)
+    found = reply.body.get("cache") if reply else None
+    return found if isinstance(found, dict) else None
+
+
+def _memory_line(daemon: dict[str, Any] | None) -> str | None:
+    from edgeembed.hub.progress import human_size
+
+    if not daemon:
+        return None
+    asked = daemon["memory_hits"] + daemon["disk_hits"] + daemon["misses"]
+    taken = human_size(daemon["memory_bytes"] + daemon["encoded_bytes"])
+    line = f"{daemon['memory_entries']:,} vectors, {taken} of {human_size(daemon['memory_limit_bytes'])}"
+    if asked:
+        line += f"; of {asked:,} texts in this run, {daemon['memory_hits']:,} found there, {daemon['disk_hits']:,} on disk"
+    return line

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeembed import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name -> module, attribute, line for `edgeembed --help`. Importing every command to list them would make --help slow.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -15,11 +19,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pull": ("edgeembed.cli.pull", "pull", "Fetch a model, and convert it where it has to be."),
     "list": ("edgeembed.cli.models", "list_models", "List the models on this machine."),
     "show": ("edgeembed.cli.models", "show", "Show all about a model, or the licences of everything."),
+    "rm": ("edgeembed.cli.rm", "rm", "Remove installed models."),
+    "ps": ("edgeembed.cli.ps", "ps", "Show what a running daemon has loaded."),
     "convert": ("edgeembed.cli.convert", "convert", "Make a GGUF file from a safetensors checkpoint."),
     "verify": ("edgeembed.cli.verify", "verify", "Hold a model against its unquantised weights and published figures."),
+    "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
+    "tune": ("edgeembed.cli.tune", "tune", "Find out how a model runs fastest on this machine, and remember it."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Look at this machine, the build and the model, and say what is wrong."),
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
     "cache": ("edgeembed.cli.cache", "cache", "Look at and clear the cache of vectors."),
+    "completion": ("edgeembed.cli.completion", "completion", "Print the script that completes names in your shell."),
 }
 
 
@@ -40,9 +49,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=line) for name, (_, _, line) in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)  # click.Group's would import every command
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
-        if name not in COMMANDS and not name.startswith("-"):
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             import difflib
 
             near = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from edgeembed.cli.completion import complete_model, offered_types
+from edgeembed.cli.printing import ago, iso_time, print_fields, print_json, print_prose, print_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeembed.config import Resolved
+    from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, Prompts, Source
+    from edgeembed.hub.store import InstalledModel, Store
+
+_NOT_INSTALLED = "not installed"
 
 
 @click.command("list")
 @click.option("--available", is_flag=True, help="Show what the catalogue offers, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(available: bool, as_json: bool) -> None:
-    """List the installed models.
+    """List the installed models, and with --available those that could be.
+
+    A model that is not installed is shown with the type that `edgeembed pull` takes unless told otherwise. Where the
+    terminal is narrow, some columns are left out; a pipe gets all of them.
 
     \b
     Examples:
       edgeembed list
-      edgeembed list --available
-      edgeembed list --json
+      edgeembed list --available              what there is to pull
+      edgeembed list --json                   paths, digests and prompts, too
     """
     from edgeembed.config import resolve
     from edgeembed.hub.catalogue import catalogue
+    from edgeembed.hub.progress import human_size
     from edgeembed.hub.store import Store
 
     installed = Store(resolve().paths).installed()
@@ -28,103 +45,138 @@ def list_models(available: bool, as_json: bool) -> None:
     offered = [entry for name, entry in catalogue().items() if available and name not in there]
     if as_json:
         rows = [_installed_row(model) | {"installed": True} for model in installed]
-        rows += [_offered_row(entry) | {"installed": False} for entry in offered]
-        _print_json(rows)
+        print_json(rows + [_offered_row(entry) | {"installed": False} for entry in offered])
         return
     if not installed and not offered:
         click.echo("No model is installed. See what there is: edgeembed list --available")
         return
-    from edgeembed.hub.progress import human_size
-
-    table: list[tuple[str, ...]] = [("NAME", "TYPE", "SIZE", "DIMENSIONS", "LICENCE", "PATH")]
-    table += [
+    now = time.time()
+    table = [
         (
             model.name,
             model.type,
+            model.task,
             human_size(model.size_bytes),
-            str(model.dimensions or "?"),
+            "-" if model.task == "rerank" else str(model.dimensions or "?"),
             model.license or "?",
-            str(model.path),
+            ago(model.last_used, now),
         )
         for model in installed
     ]
-    table += [
-        (entry.name, entry.default_type, "", str(entry.dimensions), entry.license, f"edgeembed pull {entry.name}")
-        for entry in offered
-    ]
-    _print_table(table)
+    for entry in offered:
+        size = _size_of(entry, entry.default_type)
+        table.append(
+            (
+                entry.name,
+                entry.default_type,
+                entry.task,
+                human_size(size) if size else "?",
+                "-" if entry.task == "rerank" else str(entry.dimensions),
+                entry.license,
+                _NOT_INSTALLED,
+            )
+        )
+    print_table(
+        ("NAME", "TYPE", "TASK", "SIZE", "DIMENSIONS", "LICENCE", "LAST USED"),
+        table,
+        right=("SIZE", "DIMENSIONS"),
+        spare=("LICENCE", "DIMENSIONS", "TASK", "LAST USED"),
+    )
+    if offered:
+        click.echo(f"\nTo install one: edgeembed pull {offered[0].name}")
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", metavar="[NAME[:TYPE]|FILE]", required=False, shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str | None, as_json: bool) -> None:
     """Show everything about a model; without a name, about edgeembed itself and the licences it brings along.
 
     \b
     Examples:
-      edgeembed show qwen3-embedding-0.6b     prompts, dimensions, sources, installed files
+      edgeembed show qwen3-embedding-0.6b     prompts, figures, sources, installed files
+      edgeembed show all-minilm-l6-v2:F16     of its files only the one of this type
       edgeembed show ./my-model.gguf          what a file of your own says about itself
       edgeembed show                          versions and licences
       edgeembed show --json
     """
-    shown = _about_model(name) if name else _about_edgeembed()
-    if as_json:
-        _print_json(shown)
-    elif name:
-        _print_fields(shown)
-    else:
-        click.echo(f"edgeembed {shown['version']}  {shown['license']}")
-        click.echo("\nRuns on:")
-        _print_table([(row["name"], row["version"], row["license"]) for row in shown["dependencies"]], indent="  ")
-        click.echo("\nModels of the catalogue:")
-        _print_table(
-            [(row["name"], row["license"], source) for row in shown["models"] for source in row["sources"]], indent="  "
-        )
-
-
-def _about_model(name: str) -> dict[str, Any]:
-    import msgspec
-
+    if name is None:
+        _show_edgeembed(as_json)
+        return
     from edgeembed.config import resolve
+    from edgeembed.errors import UnknownModelError
     from edgeembed.hub.install import parse_spec
     from edgeembed.hub.store import Store
 
-    paths = resolve().paths
-    store = Store(paths)
-    spec = parse_spec(name, paths)
+    resolved = resolve()
+    store = Store(resolved.paths)
+    spec = parse_spec(name, resolved.paths)
     if spec.path is not None:
-        installed = [store.local(spec.path)]
+        installed = [_read_file(store, spec.path)]
+    elif spec.reference is not None:
+        if (pulled := installed_as(name, resolved)) is None:
+            raise UnknownModelError(f"{name} is not installed; what is on the hub is shown once it is pulled")
+        installed = [pulled]
     else:
         installed = [model for model in store.installed() if model.name == spec.name and spec.type in (None, model.type)]
-    known: dict[str, Any] = msgspec.to_builtins(spec.entry) if spec.entry else {"name": spec.name}
-    return known | {"installed": [_installed_row(model) for model in installed]}
+    entry = spec.entry or (installed[0].entry if installed else None)
+    title = installed[0].name if installed else spec.name
+    if as_json:
+        print_json(_about_model(title, spec.entry, installed))
+        return
+    _print_model(title, entry, installed)
+    if not installed:
+        click.echo(f"  {_NOT_INSTALLED}; to install it: edgeembed pull {spec}")
 
 
-def _about_edgeembed() -> dict[str, Any]:
-    from edgeembed import __version__
-    from edgeembed.hub.catalogue import catalogue
-    from edgeembed.hub.licenses import dependencies, license_of
+def installed_as(word: str, resolved: Resolved) -> InstalledModel | None:
+    """Give the installed model that the daemon would take for this word, be it NAME, NAME:TYPE, hf:... or a path.
 
-    return {
-        "version": __version__,
-        "license": license_of("edgeembed"),
-        "dependencies": [
-            {"name": found.name, "version": found.version, "license": found.license} for found in dependencies("edgeembed")
-        ],
-        "models": [_offered_row(entry) for entry in catalogue().values()],
-    }
+    None when there is none; nothing is fetched. Raises UnknownModelError for what names no model at all.
+    """
+    import msgspec
+
+    from edgeembed.errors import HubError, UnknownModelError
+    from edgeembed.hub.install import ensure_installed
+
+    offline = msgspec.structs.replace(resolved.settings, offline=True)
+    try:
+        return ensure_installed(word, paths=resolved.paths, settings=offline, report=lambda _line: None)
+    except UnknownModelError:
+        raise
+    except HubError:
+        return None
 
 
-def _installed_row(model: Any) -> dict[str, Any]:
+def _read_file(store: Store, path: Path) -> InstalledModel:
+    import functools
+
+    from edgeembed.hub.progress import Progress
+
+    with Progress(functools.partial(click.echo, err=True), f"reading {path.name}") as progress:
+        return store.local(path, progress.update)
+
+
+def _about_model(name: str, entry: CatalogueEntry | None, installed: list[InstalledModel]) -> dict[str, Any]:
+    import msgspec
+
+    known: dict[str, Any] = msgspec.to_builtins(entry) if entry else {"name": name}
+    task = entry.task if entry else installed[0].task if installed else None
+    return known | {"task": task, "installed": [_installed_row(model) for model in installed]}
+
+
+def _installed_row(model: InstalledModel) -> dict[str, Any]:
     import msgspec
 
     return {
         "name": model.name,
         "type": model.type,
+        "task": model.task,
         "size_bytes": model.size_bytes,
-        "dimensions": model.dimensions,
+        "dimensions": model.dimensions if model.task == "embed" else None,
+        "matryoshka": msgspec.to_builtins(model.matryoshka),
         "license": model.license,
+        "last_used": iso_time(model.last_used),
         "path": str(model.path),
         "sha256": model.digest,
         "source": model.source,
@@ -132,40 +184,171 @@ def _installed_row(model: Any) -> dict[str, Any]:
     }
 
 
-def _offered_row(entry: Any) -> dict[str, Any]:
+def _offered_row(entry: CatalogueEntry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "type": entry.default_type,
-        "dimensions": entry.dimensions,
+        "task": entry.task,
+        "size_bytes": _size_of(entry, entry.default_type),
+        "dimensions": entry.dimensions if entry.task == "embed" else None,
         "license": entry.license,
         "sources": [source.describe() for source in entry.sources],
     }
 
 
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+def _size_of(entry: CatalogueEntry, kind: str) -> int | None:
+    return _sizes(entry).get(kind)
 
 
-def _print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _sizes(entry: CatalogueEntry) -> dict[str, int]:
+    """Give the bytes of each type whose size somebody published."""
+    from edgeembed.hub.catalogue import HubGguf
+
+    ready = {source.type: source.size_bytes for source in entry.sources if isinstance(source, HubGguf) and source.size_bytes}
+    return ready | entry.sizes
 
 
-def _print_fields(value: dict[str, Any], indent: str = "") -> None:
-    for key, content in value.items():
-        label = key.replace("_", " ")
-        if isinstance(content, dict):
-            click.echo(f"{indent}{label}:")
-            _print_fields(content, indent + "  ")
-        elif isinstance(content, list | tuple) and content and isinstance(content[0], dict):
-            for number, item in enumerate(content, 1):
-                click.echo(f"{indent}{label} {number}:")
-                _print_fields(item, indent + "  ")
-        elif isinstance(content, list | tuple):
-            click.echo(f"{indent}{label}: {', '.join(map(str, content)) or 'none'}")
-        elif content is not None:
-            text = content.replace("\n", "\\n") if isinstance(content, str) else content
-            click.echo(f"{indent}{label}: {text}")
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def _print_model(name: str, entry: CatalogueEntry | None, installed: list[InstalledModel]) -> None:
+    click.echo(entry.title if entry else name)
+    if entry:
+        print_prose(entry.description, "  ")
+        click.echo()
+        print_fields(
+            [
+                ("name", entry.name),
+                ("task", entry.task),
+                ("licence", entry.license),
+                ("languages", ", ".join(entry.languages)),
+                ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
+                ("texts up to", f"{entry.context_tokens:,} tokens"),
+                ("pooling", entry.pooling),
+                ("architecture", entry.architecture),
+                ("default type", entry.default_type),
+                ("types", ", ".join(offered_types(entry))),
+            ],
+            indent="  ",
+            prose=("languages", "dimensions", "types"),
+        )
+        _print_prompts(entry.task, entry.prompts)
+        _print_figures(entry)
+        click.echo("\nsources, tried in this order")
+        for source in entry.sources:
+            _print_source(source)
+    elif installed:
+        model = installed[0]
+        click.echo()
+        print_fields(
+            [
+                ("task", model.task),
+                ("licence", model.license or "unknown"),
+                ("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka)),
+            ],
+            indent="  ",
+        )
+        _print_prompts(model.task, model.prompts)
+    click.echo("\ninstalled files")
+    for model in installed:
+        _print_installed(model)
+
+
+def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | None:
+    if task == "rerank":
+        return None  # it gives scores; what the file calls dimensions is the inside of the model
+    shown = str(count or "unknown")
+    return f"{shown}, may be cut to {cut.describe()}" if cut else shown
+
+
+def _print_prompts(task: str, prompts: Prompts) -> None:
+    click.echo("\nprompts")
+    fields = [("query", prompts.query), ("document", prompts.document)] if task == "embed" else []
+    print_fields([*fields, ("instruction", prompts.instruction)], indent="  ")
+
+
+def _print_figures(entry: CatalogueEntry) -> None:
+    from edgeembed.hub.progress import human_size
+
+    if sizes := _sizes(entry):
+        click.echo("\npublished sizes")
+        print_fields([(kind, human_size(size)) for kind, size in sizes.items()], indent="  ")
+    if entry.mteb:
+        click.echo("\npublished figures")
+        rows = [(figure.benchmark, f"{figure.score:.2f}", figure.source) for figure in entry.mteb]
+        print_table(("BENCHMARK", "SCORE", "PUBLISHED BY"), rows, right=("SCORE",), indent="  ")
+    if entry.check:
+        _print_check(entry.check)
+
+
+def _print_check(check: Check) -> None:
+    click.echo()
+    print_prose(f"similarities published by {check.source}, which `edgeembed verify` measures")
+    if check.instruction:
+        print_fields([("instruction", check.instruction)], indent="  ", prose=("instruction",))
+    for query, scores in zip(check.queries, check.scores, strict=True):
+        print_prose(query, "  ")
+        for document, score in zip(check.documents, scores, strict=True):
+            print_prose(document, f"    {score:.4f}  ", " " * 12)
+
+
+def _print_source(source: Source) -> None:
+    from edgeembed.hub.progress import human_size
+
+    print_prose(source.describe(), "  ", "    ")
+    size, sha256 = source.size_bytes, source.sha256
+    print_fields(
+        [
+            ("type", getattr(source, "type", None)),  # of a ready file only
+            ("download", human_size(size) if size else None),
+            ("sha256", sha256),
+        ],
+        indent="    ",
+    )
+
+
+def _print_installed(model: InstalledModel) -> None:
+    from edgeembed.hub.progress import human_size
+
+    click.echo(f"  {model.type}, {human_size(model.size_bytes)}")
+    print_fields(
+        [
+            ("path", str(model.path)),
+            ("sha256", model.digest),
+            ("source", model.source),
+            ("licence", model.license or "unknown"),
+            ("last used", ago(model.last_used, time.time())),
+        ],
+        indent="    ",
+    )
+
+
+# --- edgeembed itself -------------------------------------------------------------------------------------------------
+
+
+def _show_edgeembed(as_json: bool) -> None:
+    from edgeembed import __version__
+    from edgeembed.hub.catalogue import catalogue
+    from edgeembed.hub.licenses import dependencies, license_of
+
+    packages = dependencies("edgeembed")
+    models = [_offered_row(entry) for entry in catalogue().values()]
+    if as_json:
+        print_json(
+            {
+                "version": __version__,
+                "license": license_of("edgeembed"),
+                "dependencies": [{"name": row.name, "version": row.version, "license": row.license} for row in packages],
+                "models": models,
+            }
+        )
+        return
+    click.echo(f"edgeembed {__version__}  {license_of('edgeembed')}")
+    click.echo("\nRuns on:")
+    print_table(("", "", ""), [(row.name, row.version, row.license) for row in packages], indent="  ")
+    click.echo("\nModels of the catalogue:")
+    print_table(
+        ("", "", ""),
+        [(row["name"], row["license"], source) for row in models for source in row["sources"]],
+        indent="  ",
+    )

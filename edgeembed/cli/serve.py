@@ -29,17 +29,18 @@ def serve(**flags: Any) -> None:
     from edgeembed import daemon
     from edgeembed.config import resolve
     from edgeembed.hub.install import ensure_installed, first_model
-    from edgeembed.logs import setup_logging
+    from edgeembed.logs import log_anyway, setup_logging
 
     resolved = resolve(flags)
     settings, paths = resolved.settings, resolved.paths
-    setup_logging(settings.log_level)
+    setup_logging(settings.log_level, settings.log_format)
+    say = _say if settings.log_format == "text" else log_anyway
     daemon.check_address(settings)
     if settings.model is None:
-        model = first_model(paths=paths, settings=settings, report=_say)
+        model = first_model(paths=paths, settings=settings, report=say)
     else:
-        model = ensure_installed(settings.model, paths=paths, settings=settings, report=_say)
-    sys.exit(daemon.run(settings, paths, model, _say))
+        model = ensure_installed(settings.model, paths=paths, settings=settings, report=say)
+    sys.exit(daemon.run(settings, paths, model, say))
 
 
 def _say(line: str) -> None:

@@ -8,9 +8,13 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import click
 import msgspec
 
+from edgeembed.cli.completion import complete_model
 from edgeembed.config import ENV_PREFIX, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MODELS = ("model", "preload", "pin")
+"""Settings whose values a shell completes."""
 
 
 def setting_options(*only: str) -> Callable[[F], F]:
@@ -20,7 +24,8 @@ def setting_options(*only: str) -> Callable[[F], F]:
         hints = {field.name: field for field in msgspec.structs.fields(Settings)}
         for name in reversed(only or tuple(hints)):
             field = hints[name]
-            function = _option(name, field.type, field.default)(function)
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            function = _option(name, field.type, default)(function)
         return function
 
     return decorate
@@ -28,17 +33,30 @@ def setting_options(*only: str) -> Callable[[F], F]:
 
 def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
     type_, description = _parts(annotated)
-    shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    shown = "none" if default in (None, (), {}) else str(default).lower() if isinstance(default, bool) else str(default)
     help_ = f"{description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
     flag = f"--{name.replace('_', '-')}"
+    complete = complete_model if name in _MODELS else None
     if type_ is bool:
         return click.option(
             f"{flag}/--no-{name.replace('_', '-')}" if default else flag, name, default=None, help=help_, is_flag=True
         )
     if get_origin(type_) is Literal:
         return click.option(flag, name, type=click.Choice(get_args(type_)), help=help_)
+    if isinstance(default, tuple | dict):
+        return click.option(
+            flag,
+            name,
+            metavar="NAME=VALUE" if isinstance(default, dict) else "NAME",
+            multiple=True,
+            shell_complete=complete,
+            callback=lambda _context, _parameter, values: values or None,
+            help=f"{help_[:-1]}, may be repeated]",
+        )
     # Numbers are checked where the other layers' values are, so that every bad value is told in the same words.
-    return click.option(flag, name, metavar={int: "N", float: "SECONDS"}.get(type_, "TEXT"), help=help_)
+    return click.option(
+        flag, name, metavar={int: "N", float: "SECONDS"}.get(type_, "TEXT"), shell_complete=complete, help=help_
+    )
 
 
 def _parts(annotated: Any) -> tuple[Any, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeembed.cli.completion import complete_model
 from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spec", metavar="MODEL")
+@click.argument("spec", metavar="MODEL", shell_complete=complete_model)
 @click.option("--types", metavar="T,T,...", help="Print what these quantisation types cost, against F32, instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("threads", "context_tokens", "offline")
@@ -33,8 +34,9 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
     edgeembed verify all-minilm-l6-v2
     edgeembed verify ./my-model.gguf
     edgeembed verify all-minilm-l6-v2 --types Q8_0,Q5_0,Q4_0     a table: size, cosines, rank agreement, speed
+    edgeembed verify all-minilm-l6-v2 --json
 
-    Ends with status 1 when the model does not hold.
+    Ends with status 1 when the model does not hold, with 2 when there is no such model.
     """
     from edgeembed.config import resolve
     from edgeembed.hub.install import ensure_installed
@@ -76,9 +78,12 @@ def _print(found: Verification) -> None:
 def _print_losses(resolved: Resolved, spec: str, types: str, as_json: bool, say: Callable[[str], None]) -> None:
     import msgspec
 
-    from edgeembed.hub.install import ensure_installed
+    from edgeembed.hub.install import ensure_installed, parse_spec
     from edgeembed.verify import format_losses, loss_table
 
+    named = parse_spec(spec, resolved.paths)
+    if named.path is not None or named.reference is not None:
+        raise click.UsageError("--types fetches or converts each type, so it takes the name of a model, not a file")
     name = spec.partition(":")[0]
     wanted = dict.fromkeys(["F32", *(word.strip().upper() for word in types.split(",") if word.strip())])
     models = [

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 from edgeembed.cache import KeyMaker, VectorCache
 from edgeembed.cli.cache import cache
 from edgeembed.config import Paths, Settings
-from edgeembed.daemon import make_service
 from edgeembed.engine.protocol import Row
 from edgeembed.errors import ConfigError
-from edgeembed.hub.catalogue import Prompts
-from edgeembed.hub.store import InstalledModel
+from edgeembed.fleet import Fleet, make_service
+from edgeembed.hub.store import Store
+from edgeembed.roster import served
+from tests.cli.helpers import install
 
 KEYS = KeyMaker("5" * 64, "mean")
 
@@ -25,24 +26,10 @@ def run() -> CliRunner:
     return CliRunner(catch_exceptions=False)
 
 
-def daemons_cache(tmp_path: Path) -> VectorCache:
+def daemons_cache() -> VectorCache:
     """The cache that `serve` would use."""
-    file = tmp_path / "model.gguf"
-    file.touch()
-    model = InstalledModel(
-        name="model",
-        type="F32",
-        path=file,
-        digest="5" * 64,
-        size_bytes=0,
-        license=None,
-        prompts=Prompts(),
-        dimensions=None,
-        matryoshka=None,
-        source="",
-        entry=None,
-    )
-    found = make_service(Settings(), Paths.resolve(), model).cache
+    model = Store(Paths.resolve()).find("alpha") or install("alpha", "F32")
+    found = make_service(Settings(), Paths.resolve(), Fleet(served(model))).cache
     assert found is not None
     return found
 
@@ -54,17 +41,17 @@ async def fill(target: VectorCache, count: int) -> None:
     await target.close()
 
 
-async def test_stats_and_clear_see_what_the_daemon_wrote(run: CliRunner, tmp_path: Path) -> None:
-    await fill(daemons_cache(tmp_path), 1234)
+async def test_stats_and_clear_see_what_the_daemon_wrote(run: CliRunner) -> None:
+    await fill(daemons_cache(), 1234)
     folder = run.invoke(cache, ["path"]).output.strip()
     assert run.invoke(cache, ["stats"]).output.startswith(f"{folder}: 1,234 vectors, ")
     assert run.invoke(cache, ["clear"]).output == "removed 1,234 vectors\n"
     assert ": 0 vectors, " in run.invoke(cache, ["stats"]).output
 
 
-async def test_clear_while_the_daemon_runs(run: CliRunner, tmp_path: Path) -> None:
-    running = daemons_cache(tmp_path)
-    await fill(daemons_cache(tmp_path), 5)
+async def test_clear_while_the_daemon_runs(run: CliRunner) -> None:
+    running = daemons_cache()
+    await fill(daemons_cache(), 5)
     await running.open()
     assert run.invoke(cache, ["clear"]).output == "removed 5 vectors\n"
     assert await running.get_many([KEYS.key("{text}", "1")]) == {}
@@ -74,10 +61,8 @@ async def test_clear_while_the_daemon_runs(run: CliRunner, tmp_path: Path) -> No
     assert run.invoke(cache, ["clear"]).output == "removed 1 vectors\n"
 
 
-async def test_looking_removes_nothing_even_with_a_lower_limit(
-    run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await fill(daemons_cache(tmp_path), 2000)
+async def test_looking_removes_nothing_even_with_a_lower_limit(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(daemons_cache(), 2000)
     monkeypatch.setenv("EDGEEMBED_CACHE_DISK_MIB", "0")
     for _ in range(2):
         assert ": 2,000 vectors, " in run.invoke(cache, ["stats"]).output

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -16,14 +15,9 @@ from edgeembed import __version__
 from edgeembed.cli import main as main_module
 from edgeembed.cli.main import COMMANDS, main
 from edgeembed.errors import EngineUnavailableError, RequestError
+from tests.cli.helpers import MAIN, answering, edgeembed, install, status_of
 
 HEAVY = ("llama_cpp", "aiohttp", "numpy", "diskcache", "msgspec", "gguf", "huggingface_hub", "tomlkit", "asyncio")
-
-
-def edgeembed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does; the test's EDGEEMBED_HOME is in the environment."""
-    code = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembed'; main()"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
@@ -154,12 +148,19 @@ def test_the_daemon_never_imports_llama_cpp() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
-def test_a_reader_that_goes_away_gets_no_traceback(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    code = "from edgeembed.cli.main import main; main()"
-    with os.fdopen(writer, "wb") as pipe:
-        done = subprocess.run(
-            [sys.executable, "-u", "-c", code, "config", "show"], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120
-        )
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    "arguments",
+    [["config", "show"], ["list", "--available"], ["list", "--json", "--available"], ["show"], ["rm", "alpha"], ["ps"]],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_gets_no_traceback(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    install("alpha", "F16")
+    with answering(status_of()) as (port, _):
+        monkeypatch.setenv("EDGEEMBED_PORT", str(port))
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb") as pipe:
+            done = subprocess.run(
+                [sys.executable, "-c", MAIN, *arguments], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120
+            )
+    assert (done.stderr, done.returncode) == ("", 1)

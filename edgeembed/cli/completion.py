@@ -1,0 +1,215 @@
+"""`edgeembed completion`, and what the shells are offered where a model is named.
+
+Somebody waits with a finger on the tab key, so nothing here opens the store, loads llama.cpp's tools or asks the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+
+if TYPE_CHECKING:
+    from edgeembed.hub.catalogue import CatalogueEntry
+
+_PROGRAM = "edgeembed"
+_VARIABLE = "_EDGEEMBED_COMPLETE"
+"""The variable that click answers completions by; it looks for it at every start."""
+
+CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_XS")
+"""What a checkpoint can be converted to: edgeembed_convert's QUANTIZATIONS, which takes most of a second to import."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that lets a shell complete commands, options, models and their types.
+
+    \b
+    bash 4.4 or later, where the package bash-completion is installed:
+      mkdir -p ~/.local/share/bash-completion/completions
+      edgeembed completion bash > ~/.local/share/bash-completion/completions/edgeembed
+    \b
+    bash without it, in ~/.bashrc:
+      eval "$(edgeembed completion bash)"
+    \b
+    zsh:
+      mkdir -p ~/.zfunc && edgeembed completion zsh > ~/.zfunc/_edgeembed
+    and in ~/.zshrc:
+      fpath=(~/.zfunc $fpath)
+      autoload -Uz compinit && compinit
+    \b
+    fish:
+      mkdir -p ~/.config/fish/completions
+      edgeembed completion fish > ~/.config/fish/completions/edgeembed.fish
+
+    It works in shells that are started after that. Print it again after an upgrade of edgeembed.
+    """
+    script = _SHELLS[shell](click.get_current_context().find_root().command, {}, _PROGRAM, _VARIABLE).source()
+    click.echo(script.encode(), nl=False)  # as bytes: Windows would end the lines in a way that no shell reads
+
+
+def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the models of the catalogue and the installed ones; files where none begins like this."""
+    if incomplete.startswith("hf:"):
+        return []
+    from edgeembed.hub.catalogue import catalogue
+
+    installed = _installed()
+    types = installed | {
+        name: list(dict.fromkeys([*installed.get(name, []), *offered_types(entry)])) for name, entry in catalogue().items()
+    }
+    return _offer(incomplete, types, installed) or [CompletionItem(incomplete, type="file")]
+
+
+def offered_types(entry: CatalogueEntry) -> list[str]:
+    """Give the types in which a model of the catalogue can be had."""
+    from edgeembed.hub.catalogue import HubGguf
+
+    found = [(source.type,) if isinstance(source, HubGguf) else CONVERTED_TYPES for source in entry.sources]
+    return list(dict.fromkeys(kind for kinds in found for kind in kinds))
+
+
+def complete_installed(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the installed models that the command line does not name yet."""
+    installed = _installed()
+    given = context.params.get(parameter.name or "") or ()
+    return [item for item in _offer(incomplete, installed, ()) if item.value not in given]
+
+
+def _installed() -> dict[str, list[str]]:
+    """Give the types of each installed model as the names of files and folders tell them."""
+    from edgeembed.config import Paths
+
+    found: dict[str, list[str]] = {}
+    for path in sorted(Paths.resolve().models.glob("*/*.gguf")):
+        name = path.parent.name
+        if not name.startswith(".") and path.stem.startswith(f"{name}-"):
+            found.setdefault(name, []).append(path.stem.removeprefix(f"{name}-"))
+    return found
+
+
+def _offer(incomplete: str, types: dict[str, list[str]], installed: Container[str]) -> list[CompletionItem]:
+    """Give names that begin like this; their types once the name is plain, as twelve of each would bury the names."""
+    name, colon, kind = incomplete.partition(":")
+    if colon:
+        kinds = types.get(name.lower(), ())
+        return [CompletionItem(f"{name.lower()}:{known}") for known in kinds if known.startswith(kind.upper())]
+    names = sorted(known for known in types if known.startswith(name.lower()))
+    found = [CompletionItem(known, help="installed" if known in installed else None) for known in names]
+    if names and (len(names) == 1 or names[0] == name.lower()):
+        found += [CompletionItem(f"{names[0]}:{known}") for known in types[names[0]]]
+    return found
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+# click's own script for bash loses what stands before a colon or an equals sign: bash breaks words there, so that NAME:TYPE
+# and --model=NAME come in pieces. Pieces without a blank in between are joined again, and what bash takes for an earlier
+# word is cut off each answer.
+_BASH = r"""
+%(complete_func)s() {
+    local rest=$COMP_LINE piece word option='' cut='' type value
+    local -a words=()
+    local -i at
+    for ((at = 0; at <= COMP_CWORD; at++)); do
+        piece=${COMP_WORDS[at]}
+        if ((at == 0)) || [[ $rest == [[:blank:]]* ]]; then
+            words+=("$piece")
+        else
+            words[-1]+=$piece
+        fi
+        rest=${rest#*"$piece"}
+    done
+    word=${words[-1]}
+    if [[ $word == --*=* ]]; then
+        [[ $COMP_WORDBREAKS == *=* ]] || option=${word%%%%=*}=
+        word=${word#*=}
+    fi
+    if [[ $word == *:* && $word != [\"\']* && $COMP_WORDBREAKS == *:* ]]; then
+        cut=${word%%"${word##*:}"}
+        option=''
+    fi
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$option${value#"$cut"}") ;;
+        esac
+    done < <(env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) %(complete_var)s=bash_complete "$1" 2>/dev/null)
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+# click's own script for zsh replaces the whole of --model=NAME by the answer.
+_ZSH = r"""#compdef %(prog_name)s
+%(complete_func)s() {
+    (( $+commands[%(prog_name)s] )) || return 1
+    local type value help
+    local -a plain described
+    compset -P '--*='
+    for type value help in "${(@f)$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((CURRENT - 1)) \
+        %(complete_var)s=zsh_complete %(prog_name)s 2>/dev/null)}"; do
+        case $type in
+            dir) _path_files -/ ;;
+            file) _path_files -f ;;
+            plain)
+                if [[ $help == _ ]]; then
+                    plain+=("$value")
+                else
+                    described+=("$value:$help")
+                fi ;;
+        esac
+    done
+    # Types are written in capitals; nobody needs to type them so.
+    (( $#described )) && _describe -V described described -M 'm:{a-z}={A-Z}'
+    (( $#plain )) && compadd -V plain -M 'm:{a-z}={A-Z}' -a plain
+}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+
+
+# click's own script for fish answers --model=NAME without the option, which fish then takes for no match.
+_FISH = r"""
+function %(complete_func)s
+    set -l token (commandline -t)
+    set -l option (string match -r -- '^--[^=]+=' $token; or echo '')
+    set -lx COMP_WORDS (commandline -cp)
+    set -lx COMP_CWORD $token
+    set -lx %(complete_var)s fish_complete
+    for line in (%(prog_name)s 2>/dev/null)
+        set -l parts (string split -m 1 , -- $line)
+        switch $parts[1]
+            case dir
+                printf '%%s\n' $option(__fish_complete_directories $parts[2])
+            case file
+                printf '%%s\n' $option(__fish_complete_path $parts[2])
+            case plain
+                printf '%%s\n' $option$parts[2]
+        end
+    end
+end
+complete --no-files --command %(prog_name)s --arguments '(%(complete_func)s)'
+"""
+
+
+class _Bash(BashComplete):
+    source_template = _BASH
+
+
+class _Zsh(ZshComplete):
+    source_template = _ZSH
+
+
+class _Fish(FishComplete):
+    source_template = _FISH
+
+
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}

@@ -1,0 +1,104 @@
+"""`edgeembed ps`: what a running daemon has loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeembed.cli.printing import print_json, print_table, printable, short_duration
+from edgeembed.cli.settings import setting_options
+
+if TYPE_CHECKING:
+    from edgeembed.client import DaemonStatus, LoadedModel
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print what the daemon tells of itself as JSON.")
+@setting_options("host", "port", "uds")
+def ps(as_json: bool, **flags: str | None) -> None:
+    """Show the models that a running daemon has loaded, what they take and when they go.
+
+    IDLE is the time since the last request, "busy" while one is answered. UNLOADS IN is when an idle model makes room, as
+    the settings keep_alive and keep_alive_of say; pinned ones stay for ever. A model that wants memory may push an idle
+    one out before that. The model marked with * answers requests that name none.
+
+    \b
+    Examples:
+      edgeembed ps
+      edgeembed ps --port 9000                a daemon on another port
+      edgeembed ps --json                     counts, paths and digests, too
+
+    Ends with status 1 when no daemon answers.
+    """
+    import msgspec
+
+    from edgeembed.client import ask_status, daemon_url, read_status
+    from edgeembed.config import resolve
+    from edgeembed.errors import EdgeEmbedError
+
+    resolved = resolve(flags)
+    settings = resolved.settings
+    if "flag" in (resolved.origins["host"], resolved.origins["port"]) and resolved.origins["uds"] != "flag":
+        settings = msgspec.structs.replace(settings, uds=None)  # an address on the command line is meant
+    url = daemon_url(settings)
+    reply = ask_status(settings)
+    if reply is None:
+        hint = (
+            "--port names the daemon's port" if settings.port == 0 and not settings.uds else "`edgeembed serve` starts one"
+        )
+        raise EdgeEmbedError(f"no daemon answers at {url}; {hint}")
+    if as_json:
+        print_json({"url": url, **reply.body})
+        return
+    _print(url, read_status(reply))
+
+
+def _print(url: str, status: DaemonStatus) -> None:
+    from edgeembed.hub.progress import human_size
+
+    if status.models:
+        print_table(
+            ("NAME", "TYPE", "TASK", "STATE", "DEVICE", "MEMORY", "REQUESTS", "IDLE", "UNLOADS IN"),
+            [
+                (
+                    model.name + ("*" if model.default else ""),
+                    model.type,
+                    model.task,
+                    model.state,
+                    model.device or "-",
+                    human_size(model.memory_bytes) if model.memory_bytes else "-",
+                    f"{model.requests:,}",
+                    _idle(model),
+                    _unloads_in(model),
+                )
+                for model in status.models
+            ],
+            right=("MEMORY", "REQUESTS"),
+            spare=("TASK", "DEVICE", "REQUESTS", "IDLE", "UNLOADS IN", "TYPE"),
+        )
+        for model in status.models:
+            if model.reason:
+                click.echo(printable(f"{model.name}: {model.reason}"))
+    else:
+        click.echo("No model is loaded; the first request that names one loads it.")
+    used, budget = status.memory.used_bytes, status.memory.budget_bytes
+    memory = f"{human_size(used)} of {human_size(budget)}" if budget else f"{human_size(used)}, no limit"
+    click.echo(f"\nmemory {memory}")
+    click.echo(f"edgeembed {status.version}, process {status.pid}, up {short_duration(status.uptime_seconds)}, {url}")
+
+
+def _idle(model: LoadedModel) -> str:
+    if model.active:
+        return "busy"
+    return "-" if model.idle_seconds is None else short_duration(model.idle_seconds)
+
+
+def _unloads_in(model: LoadedModel) -> str:
+    if model.state != "ready":
+        return "-"
+    if model.pinned or model.keep_alive_seconds is None:
+        return "never"
+    if model.active or model.idle_seconds is None:
+        return short_duration(model.keep_alive_seconds)
+    return short_duration(model.keep_alive_seconds - model.idle_seconds)

@@ -1,0 +1,188 @@
+"""`edgeembed rm`: remove installed models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeembed.cli.completion import complete_installed
+from edgeembed.cli.models import installed_as
+from edgeembed.cli.printing import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeembed.config import Resolved, Settings
+    from edgeembed.hub.store import InstalledModel
+
+
+@click.command()
+@click.argument("specs", metavar="NAME[:TYPE]...", nargs=-1, required=True, shell_complete=complete_installed)
+@click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Remove installed models and say how much disk space that gives back.
+
+    NAME removes the model in every type that is installed, NAME:TYPE only this one. GGUF files of your own, which were
+    never pulled, are left alone.
+
+    What you may miss is asked about first: when NAME is installed in several types, when the settings name the model, and
+    when a running daemon has it loaded. Where there is no terminal to ask on, such a removal needs --yes.
+
+    \b
+    Examples:
+      edgeembed rm all-minilm-l6-v2:F16
+      edgeembed rm bge-small-en-v1.5 bge-m3:Q8_0
+      edgeembed rm qwen3-embedding-0.6b --yes   even if it is the default, or loaded
+
+    Ends with status 2, and nothing removed, when a model is not installed; with 1 when a file could not be removed, or the
+    answer was no.
+    """
+    from edgeembed.config import resolve
+    from edgeembed.errors import HubError
+    from edgeembed.hub.progress import human_size
+    from edgeembed.hub.store import Store
+
+    resolved = resolve()
+    store = Store(resolved.paths)
+    wanted, several = _find(specs, store.installed(), resolved)
+    if not yes:
+        _confirm(several + _configured(wanted, resolved) + _loaded(wanted, resolved.settings))
+    removed: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for model in wanted:
+        try:
+            freed = store.remove(model)
+        except HubError as error:
+            failed.append({"path": str(model.path), "reason": error.message})
+            click.echo(f"error: {error.message}", err=True)
+            continue
+        removed.append({"name": model.name, "type": model.type, "path": str(model.path), "freed_bytes": freed})
+        if not as_json:
+            click.echo(f"removed {model.name}:{model.type}, {human_size(freed)}")
+    total = sum(row["freed_bytes"] for row in removed)
+    if as_json:
+        print_json({"removed": removed, "failed": failed, "freed_bytes": total})
+    elif len(removed) > 1:
+        click.echo(f"{human_size(total)} in all")
+    sys.exit(1 if failed else 0)
+
+
+def _find(
+    specs: tuple[str, ...], installed: list[InstalledModel], resolved: Resolved
+) -> tuple[list[InstalledModel], list[str]]:
+    """Give the models meant by the words of the command line, each once, and a line for each word that means several.
+
+    Raises UnknownModelError for the first word that means none.
+    """
+    wanted: dict[Path, InstalledModel] = {}
+    several = []
+    for spec in specs:
+        found = [model for model in installed if _means(spec, model)]
+        if spec[:3].lower() == "hf:":
+            found = [model] if (model := installed_as(spec, resolved)) else []
+        if not found:
+            raise _unknown(spec, installed)
+        if len(found) > 1:
+            several.append(f"{found[0].name} is installed as {', '.join(model.type for model in found)}: all of them go")
+        wanted |= {model.path: model for model in found}
+    return list(wanted.values()), several
+
+
+def _means(spec: str, model: InstalledModel) -> bool:
+    name, _, kind = spec.partition(":")
+    if (name.lower(), kind.upper()) in ((model.name.lower(), ""), (model.name.lower(), model.type.upper())):
+        return True
+    return spec.lower().endswith(".gguf") and Path(spec).expanduser().absolute() == model.path.absolute()
+
+
+def _unknown(spec: str, installed: list[InstalledModel]) -> Exception:
+    import difflib
+
+    from edgeembed.errors import UnknownModelError
+
+    from_hub = spec[:3].lower() == "hf:"
+    if spec.lower().endswith(".gguf") and not from_hub:
+        return UnknownModelError(f"{spec} was not installed by edgeembed; it is yours to delete")
+    names = sorted({model.name for model in installed})
+    name, _, kind = (spec, "", "") if from_hub else spec.partition(":")
+    kinds = [model.type for model in installed if model.name.lower() == name.lower()]
+    if kinds:
+        return UnknownModelError(f"{name} is installed as {', '.join(kinds)}, not as {kind.upper()}; nothing was removed")
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    there = f"Installed: {', '.join(names)}; nothing was removed" if names else "Nothing is installed"
+    return UnknownModelError(f"no model named {name!r} is installed.{hint} {there}")
+
+
+def _configured(wanted: list[InstalledModel], resolved: Resolved) -> list[str]:
+    """Say which of the models the settings name."""
+    settings = resolved.settings
+    behind_aliases = [word.removesuffix(":query").removesuffix(":document") for word in settings.aliases.values()]
+    naming: list[tuple[str, Sequence[str | None]]] = [
+        ("model", [settings.model]),
+        ("preload", settings.preload),
+        ("pin", settings.pin),
+        ("aliases", behind_aliases),
+    ]
+    found = []
+    for setting, words in naming:
+        paths = {_path_of(word, resolved) for word in words if word}
+        then = "; the next start of the daemon needs it again" if setting == "model" else ""
+        found += [
+            f"{model.name}:{model.type} is named by the setting {setting} ({resolved.origins[setting]}){then}"
+            for model in wanted
+            if model.path in paths
+        ]
+    return found
+
+
+def _path_of(word: str, resolved: Resolved) -> Path | None:
+    """Give the installed file that a setting means; None when there is none, which is the daemon's business to tell."""
+    from edgeembed.errors import EdgeEmbedError
+
+    if word.lower().endswith(".gguf") and not word.lower().startswith("hf:"):
+        return Path(word).expanduser().absolute()
+    try:
+        model = installed_as(word, resolved)
+    except EdgeEmbedError:
+        return None
+    return model.path if model else None
+
+
+def _loaded(wanted: list[InstalledModel], settings: Settings) -> list[str]:
+    """Say which of the models a running daemon has loaded."""
+    from edgeembed.client import ask_status, read_status
+    from edgeembed.errors import EdgeEmbedError
+
+    try:
+        reply = ask_status(settings, seconds=2.0)
+        status = read_status(reply) if reply else None
+    except EdgeEmbedError as error:
+        click.echo(f"note: {error.message}. Whether a daemon uses the model is not known", err=True)
+        return []
+    there = {Path(model.path): model for model in status.models} if status else {}
+    return [
+        f"{model.name}:{model.type} is {loaded.state} in the running daemon (process {status.pid}), which cannot "
+        "load it again once it has unloaded it"
+        for model in wanted
+        if status and (loaded := there.get(model.path)) and loaded.state not in ("failed", "stopped")
+    ]
+
+
+def _confirm(reasons: list[str]) -> None:
+    """Ask on the terminal. Raises ConfigError where there is none; ends with status 1 when the answer is no."""
+    from edgeembed.errors import ConfigError
+
+    if not reasons:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nothing was removed: {'; '.join(reasons)}. --yes removes all the same")
+    for reason in reasons:
+        click.echo(reason, err=True)
+    if not click.confirm("Remove?", err=True):
+        click.echo("nothing was removed", err=True)
+        sys.exit(1)

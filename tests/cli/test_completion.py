@@ -1,0 +1,183 @@
+"""What shells are offered, and that real ones take it."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgeembed.cli.completion import CONVERTED_TYPES
+from edgeembed.cli.main import COMMANDS, cli
+from edgeembed.hub.catalogue import catalogue
+from edgeembed_convert import QUANTIZATIONS
+from tests.cli.helpers import edgeembed, install
+from tests.cli.test_main import HEAVY, imported
+
+START_SECONDS = 60.0
+
+
+def offered(*words: str) -> list[str]:
+    """Give what `edgeembed WORDS<TAB>` is answered; a file is "file"."""
+    environment = {
+        "_EDGEEMBED_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["edgeembed", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    result = CliRunner(catch_exceptions=False).invoke(cli, env=environment, prog_name="edgeembed")
+    assert result.exit_code == 0
+    answers = [line.split(",", 1) for line in result.output.splitlines() if line]
+    return [value if kind == "plain" else kind for kind, value in answers]
+
+
+def test_types_are_those_of_the_converter() -> None:
+    assert CONVERTED_TYPES == QUANTIZATIONS
+
+
+def test_commands_and_options() -> None:
+    assert offered("") == list(COMMANDS)
+    assert offered("co") == [name for name in COMMANDS if name.startswith("co")]
+    assert "--json" in offered("rm", "--")
+    assert "path" in offered("config", "")
+
+
+@pytest.mark.parametrize(
+    "words", [["show"], ["pull"], ["verify"], ["serve", "--model"], ["serve", "--pin"], ["doctor", "--model"]]
+)
+def test_models_of_the_catalogue_and_installed_ones(words: list[str]) -> None:
+    install("my-own", "Q8_0")
+    found = offered(*words, "")
+    assert found == sorted({*catalogue(), "my-own"})
+    assert offered(*words, "my") == ["my-own", "my-own:Q8_0"]
+
+
+def test_types_come_when_the_name_is_plain() -> None:
+    install("all-minilm-l6-v2", "IQ4_XS")
+    assert offered("show", "qwen3-e") == [name for name in catalogue() if name.startswith("qwen3-e")]
+    assert offered("show", "all-minilm-l6-v2:f") == ["all-minilm-l6-v2:F32", "all-minilm-l6-v2:F16"]
+    assert offered("show", "All-MiniLM-L6-v2:iq") == ["all-minilm-l6-v2:IQ4_XS"]
+    only = offered("pull", "qwen3-embedding-0.6b")
+    assert only[:2] == ["qwen3-embedding-0.6b", "qwen3-embedding-0.6b:Q8_0"]
+    assert offered("show", "nobody:Q") == ["file"]
+
+
+def test_files_where_no_name_begins_like_this() -> None:
+    assert offered("show", "./mod") == ["file"]
+    assert offered("serve", "--model", "zzz") == ["file"]
+    assert offered("pull", "hf:ow") == []
+
+
+def test_rm_knows_only_what_is_installed_and_not_named_yet() -> None:
+    assert offered("rm", "") == []
+    for name, kind in (("alpha", "F16"), ("alpha", "Q8_0"), ("beta", "F16")):
+        install(name, kind)
+    assert offered("rm", "") == ["alpha", "beta"]
+    assert offered("rm", "alpha:") == ["alpha:F16", "alpha:Q8_0"]
+    assert offered("rm", "alpha:F16", "alpha:") == ["alpha:Q8_0"]
+    assert offered("rm", "beta", "") == ["alpha"]
+
+
+def test_a_mistyped_command_is_no_error() -> None:
+    assert offered("sevre", "x") == []
+
+
+def test_a_key_press_imports_nothing_heavy() -> None:
+    code = (
+        "import contextlib, io, os, sys\n"
+        "from edgeembed.cli.main import main\n"
+        "sys.argv = ['edgeembed']\n"
+        "os.environ |= {'_EDGEEMBED_COMPLETE': 'bash_complete', 'COMP_WORDS': 'edgeembed show al', 'COMP_CWORD': '2'}\n"
+        "with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())) as out, contextlib.suppress(SystemExit): main()\n"
+        "out.flush(); assert b'plain,all-minilm-l6-v2' in out.buffer.getvalue()"
+    )
+    # The catalogue is parsed and the folders are looked up; that takes these two.
+    assert not imported(code) & set(HEAVY) - {"msgspec", "tomlkit"}
+
+
+def test_an_unknown_shell() -> None:
+    done = edgeembed("completion", "tcsh")
+    assert done.returncode == 2 and "'bash', 'zsh', 'fish'" in done.stderr
+
+
+# --- real shells ------------------------------------------------------------------------------------------------------
+
+PROGRAM = """#!/bin/sh
+if [ -z "$_EDGEEMBED_COMPLETE" ]; then echo "ran <$*>"; exit; fi
+exec '{python}' -c 'import sys; from edgeembed.cli.main import main; sys.argv[0] = "edgeembed"; main()'
+"""
+SHELLS = {
+    "bash": ["bash", "--noprofile", "--norc", "-i"],
+    "zsh": ["zsh", "-f", "-i"],
+    "fish": ["fish", "--no-config", "-i"],
+}
+LOAD = {
+    "bash": ". ./script",
+    "zsh": "autoload -Uz compinit; compinit -u -D; . ./script",
+    "fish": ". ./script",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a program `edgeembed` that says how it was called, and completes as the real one."""
+    program = tmp_path / "bin" / "edgeembed"
+    program.parent.mkdir()
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(0o755)
+    (tmp_path / "my-model.gguf").touch()
+    return tmp_path
+
+
+def typed(shell: str, folder: Path, lines: list[str], wanted: list[str]) -> str:
+    """Type lines into an interactive shell, each ended by TAB and Enter, until all that is wanted was shown."""
+    import pty
+
+    (folder / "script").write_text(edgeembed("completion", shell).stdout)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    # A home of its own: what is typed here is not for the developer's history.
+    environment = {**os.environ, "PATH": path, "TERM": "xterm", "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    ours, theirs = pty.openpty()
+    # fish wants a terminal that it controls.
+    process = subprocess.Popen(SHELLS[shell], cwd=folder, env=environment, preexec_fn=lambda: os.login_tty(theirs))
+    os.close(theirs)
+    shown = ""
+    try:
+        for line, expected in zip([LOAD[shell] + "; echo lo''aded", *lines], ["loaded", *wanted], strict=True):
+            os.write(ours, f"{line}{'' if expected == 'loaded' else chr(9)}\r".encode())
+            until = time.monotonic() + START_SECONDS
+            while expected not in shown and time.monotonic() < until:
+                if select.select([ours], [], [], 1.0)[0]:
+                    shown += os.read(ours, 4096).decode(errors="replace")
+        return shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals of POSIX")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_completes(shell: str, folder: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} on this machine")
+    if shell == "bash" and subprocess.run(["bash", "-c", "((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404))"]).returncode:
+        pytest.skip("this bash is older than 4.4")
+    lines = {
+        "edgeembed complet": "ran <completion>",
+        "edgeembed show all-minilm-l6-v2:F1": "ran <show all-minilm-l6-v2:F16>",
+        "edgeembed pull all-minilm-l6-v2:q8": "ran <pull all-minilm-l6-v2:Q8_0>",
+        "edgeembed serve --model=all-minilm-l6-v2:F1": "ran <serve --model=all-minilm-l6-v2:F16>",
+        "edgeembed serve --log-level=d": "ran <serve --log-level=debug>",
+        "edgeembed show ./my-m": "ran <show ./my-model.gguf>",
+        "edgeembed serve --model=./my-m": "ran <serve --model=./my-model.gguf>",
+        "edgeembed nonsense x": "ran <nonsense x>",
+    }
+    shown = typed(shell, folder, list(lines), list(lines.values()))
+    assert [said for said in lines.values() if said not in shown] == []
+    assert "Traceback" not in shown and "error" not in shown

@@ -1,0 +1,150 @@
+"""`edgeembed ps`, against a server that answers as the daemon does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from edgeembed.cli.ps import ps
+from edgeembed.errors import EdgeEmbedError
+from edgeembed.hub.catalogue import Prompts
+from edgeembed.hub.store import InstalledModel
+from tests.cli.helpers import answering, edgeembed, loaded, status_of
+
+
+@pytest.fixture
+def run() -> CliRunner:
+    return CliRunner(catch_exceptions=False)
+
+
+def entry(name: str, **changed: Any) -> dict[str, Any]:
+    model = InstalledModel(
+        name=name,
+        type="Q8_0",
+        path=Path(f"/models/{name}.gguf"),
+        digest="d" * 64,
+        size_bytes=1,
+        license=None,
+        prompts=Prompts(),
+        dimensions=8,
+        matryoshka=None,
+        source="",
+        entry=None,
+    )
+    return loaded(model, **changed)
+
+
+def columns(output: str) -> list[dict[str, str]]:
+    """Read a table back: its cells are two blanks or more apart, or below each other."""
+    titles, *lines = output.split("\n\n")[0].splitlines()
+    names = ["NAME", "TYPE", "TASK", "STATE", "DEVICE", "MEMORY", "REQUESTS", "IDLE", "UNLOADS IN"]
+    assert titles.split("  ")[0].strip() == "NAME"
+    return [dict(zip(names, [cell.strip() for cell in line.split("  ") if cell.strip()], strict=False)) for line in lines]
+
+
+def test_what_is_loaded(run: CliRunner) -> None:
+    told = status_of(
+        entry("alpha", default=True, keep_alive_seconds=None),
+        entry("beta", task="rerank", active=2, idle_seconds=None, device="cpu-plain"),
+        entry("gamma", pinned=True, idle_seconds=45.7),
+        entry("delta", idle_seconds=1795.0),
+    )
+    with answering(told) as (port, _):
+        result = run.invoke(ps, ["--port", str(port)])
+    assert result.exit_code == 0
+    alpha, beta, gamma, delta = columns(result.output)
+    assert alpha == {
+        "NAME": "alpha*",
+        "TYPE": "Q8_0",
+        "TASK": "embed",
+        "STATE": "ready",
+        "DEVICE": "cpu",
+        "MEMORY": "712.3 MB",
+        "REQUESTS": "1,234",
+        "IDLE": "5 min",
+        "UNLOADS IN": "never",
+    }
+    assert (beta["TASK"], beta["DEVICE"], beta["IDLE"], beta["UNLOADS IN"]) == ("rerank", "cpu-plain", "busy", "30 min")
+    assert (gamma["IDLE"], gamma["UNLOADS IN"]) == ("45 s", "never")
+    assert delta["UNLOADS IN"] == "5 s"
+    assert "memory 712.3 MB of 4.00 GB\n" in result.output
+    assert f"edgeembed 0.1.0, process 99, up 2 h, http://127.0.0.1:{port}\n" in result.output
+
+
+def test_what_is_not_ready(run: CliRunner) -> None:
+    told = status_of(
+        entry("alpha", state="loading", memory_bytes=0, idle_seconds=None, device=None),
+        entry("beta", state="failed", reason="no rung holds:\n\x1b[31mred", memory_bytes=0),
+        memory={"used_bytes": 0, "budget_bytes": None},
+    )
+    with answering(told) as (port, _):
+        output = run.invoke(ps, ["--port", str(port)]).output
+    alpha, *_ = columns(output)
+    assert [alpha[title] for title in ("STATE", "DEVICE", "MEMORY", "IDLE", "UNLOADS IN")] == ["loading", "-", "-", "-", "-"]
+    assert "beta: no rung holds:\\n\\x1b[31mred\n" in output
+    assert "memory 0 B, no limit\n" in output
+
+
+def test_nothing_is_loaded(run: CliRunner) -> None:
+    with answering(status_of()) as (port, _):
+        output = run.invoke(ps, ["--port", str(port)]).output
+    assert output.startswith("No model is loaded") and "memory" in output
+
+
+def test_json_is_all_that_the_daemon_tells(run: CliRunner) -> None:
+    told = status_of(entry("alpha"), new_in_a_later_version=[1])
+    with answering(told) as (port, asked):
+        output = run.invoke(ps, ["--port", str(port), "--json"]).output
+    assert json.loads(output) == {"url": f"http://127.0.0.1:{port}", **told}
+    assert asked == ["/v1/status"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_an_address_that_one_cannot_connect_to_is_asked_here(
+    run: CliRunner, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    with answering(status_of()) as (port, _):
+        monkeypatch.setenv("EDGEEMBED_HOST", host)
+        monkeypatch.setenv("EDGEEMBED_PORT", str(port))
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # the daemon's address is nobody else's business
+        assert f"http://127.0.0.1:{port}\n" in run.invoke(ps).output
+
+
+def test_a_port_on_the_command_line_counts_before_a_socket_in_the_settings(
+    run: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEEMBED_UDS", "/no/such/socket")
+    with answering(status_of()) as (port, _):
+        assert f"http://127.0.0.1:{port}\n" in run.invoke(ps, ["--port", str(port)]).output
+    with pytest.raises(EdgeEmbedError, match=r"no daemon answers at http\+unix:///no/such/socket; "):
+        run.invoke(ps)
+
+
+def test_no_daemon(unused_tcp_port: int) -> None:
+    done = edgeembed("ps", "--port", str(unused_tcp_port), "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: no daemon answers at http://127.0.0.1:{unused_tcp_port}; `edgeembed serve` starts one\n"
+
+
+def test_a_port_that_nobody_can_know(run: CliRunner) -> None:
+    with pytest.raises(EdgeEmbedError, match="--port names the daemon's port"):
+        run.invoke(ps, ["--port", "0"])
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "says"),
+    [
+        ("<html>", {"server": "nginx"}, "another program than edgeembed answers at http://127.0.0.1:"),
+        ({"error": {"message": "a key is needed"}}, {"status": 401}, "answers with status 401: a key is needed"),
+        ("busy", {"status": 503}, "answers with status 503: no reason given"),
+        ({"model": "alpha", "version": 2}, {}, r"is edgeembed/0\.1\.0, whose status this version cannot read .*restart it"),
+    ],
+)
+def test_other_answers_are_told_apart(run: CliRunner, body: Any, options: dict[str, Any], says: str) -> None:
+    with answering(body, **options) as (port, _), pytest.raises(EdgeEmbedError, match=says) as error:
+        run.invoke(ps, ["--port", str(port)])
+    assert error.value.exit_code == 1

@@ -1,0 +1,48 @@
+"""How `edgeembed verify` ends when it cannot say "holds". What it measures and prints is in tests/test_verify.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click import UsageError
+from click.testing import CliRunner
+
+from edgeembed.cli.verify import verify
+from edgeembed.errors import UnknownModelError
+from edgeembed_convert import convert_checkpoint
+from tests.cli.helpers import edgeembed, install
+from tests.convert.tiny_bert import make_tiny_bert
+from tests.hub.fakes import gguf_bytes
+
+
+def test_a_file_that_does_not_hold_ends_with_1(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=256, feed_forward=512, context=256)
+    file = tmp_path / "bad.gguf"
+    convert_checkpoint(checkpoint, file, quantization="Q8_0")
+    content = bytearray(file.read_bytes())
+    content[-20_000:-10_000] = bytes(10_000)  # the last layer's weights
+    file.write_bytes(content)
+    done = edgeembed("verify", str(file), "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "canary rows are too far" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (["nobody"], UnknownModelError, "no model is named 'nobody'"),
+        (["./no-such.gguf"], UnknownModelError, "there is no file"),
+        (["mine", "--types", "Q4_0"], UnknownModelError, "mine is installed as Q8_0 only, not as F32"),
+        (["./mine.gguf", "--types", "Q8_0"], UsageError, "the name of a model, not a file"),
+    ],
+)
+def test_what_cannot_be_verified_ends_with_2(
+    arguments: list[str], error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("mine", "Q8_0")
+    (tmp_path / "mine.gguf").write_bytes(gguf_bytes(general__architecture="bert"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=says) as raised:
+        CliRunner(catch_exceptions=False).invoke(verify, arguments, standalone_mode=False)
+    assert raised.value.exit_code == 2  # type: ignore[attr-defined]
