@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import stat
 import tempfile
 import tomllib
@@ -39,13 +40,78 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(description="Model to serve: a catalogue name, NAME:TYPE (such as all-minilm-l6-v2:F16) or a .gguf file."),
     ] = None
+    preload: Annotated[
+        tuple[str, ...], Meta(description="Further models to load at the start; others load when a request names them.")
+    ] = ()
+    pin: Annotated[
+        tuple[str, ...], Meta(description="Models to load at the start and never to unload, whatever else wants the memory.")
+    ] = ()
+    aliases: Annotated[
+        dict[str, str],
+        Meta(
+            description="Other names for models, such as text-embedding-3-small=qwen3-embedding-0.6b for tools with a "
+            "hard-wired name; the model may end in :query or :document."
+        ),
+    ] = {}
+    keep_alive: Annotated[
+        str,
+        Meta(
+            description="How long a model that nobody uses stays loaded: 0, a duration such as 90s, 30m or 2h, or forever. "
+            "The model of the setting `model` stays for ever unless keep_alive_of names it."
+        ),
+    ] = "30m"
+    keep_alive_of: Annotated[
+        dict[str, str], Meta(description="The same for single models, such as qwen3-embedding-4b=5m.")
+    ] = {}
+    memory_budget_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory that loaded models may take together, in MiB; 0 takes 70 % of the machine's, or of the "
+            "container's. The least recently used one goes first.",
+        ),
+    ] = 0
+    load_wait: Annotated[
+        float,
+        Meta(gt=0, description="Seconds a request waits for its model to load; then it is asked to come again (503)."),
+    ] = 60.0
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8327
     no_auth: Annotated[
         bool, Meta(description="Allow an address that other machines reach, although nothing asks for a key.")
     ] = False
+    api_key: Annotated[
+        str | None,
+        Meta(
+            description="Key that every request must carry (Authorization: Bearer KEY). Better in the variable or a file "
+            "than as a flag, which other users of this machine can see."
+        ),
+    ] = None
+    api_key_file: Annotated[
+        str | None,
+        Meta(description="File with a key in each line, as KEY or NAME: KEY; # begins a comment. The log shows the NAME."),
+    ] = None
+    certfile: Annotated[
+        str | None,
+        Meta(description="Certificate chain (PEM): the server speaks HTTPS. Needs keyfile, unless it is in there."),
+    ] = None
+    keyfile: Annotated[str | None, Meta(description="Private key of certfile (PEM).")] = None
+    uds: Annotated[
+        str | None,
+        Meta(description="Unix socket to listen on instead of host and port; only this user can open it."),
+    ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names besides localhost by which requests may call this server, such as that of a proxy in front."
+        ),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Web pages that may call this server, such as https://notes.example or vscode-webview://*."),
+    ] = ("vscode-webview://*",)
     threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads that compute; 0 takes the processors this process may use.")
+        int, Meta(ge=0, le=1024, description="Threads that compute; 0 takes what `edgeembed tune` found, or all processors.")
     ] = 0
     context_tokens: Annotated[
         int,
@@ -56,8 +122,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 4096
     batch_tokens: Annotated[
-        int, Meta(ge=1, le=65536, description="Tokens of all texts together that one forward pass aims at.")
-    ] = 128
+        int,
+        Meta(
+            ge=0,
+            le=65536,
+            description="Tokens of all texts together that one forward pass aims at; 0 takes what `edgeembed tune` found, "
+            "or 128.",
+        ),
+    ] = 0
     load_timeout: Annotated[
         float, Meta(gt=0, description="Seconds a model may take to load and to pass its canary texts.")
     ] = 300.0
@@ -66,10 +138,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache_disk_mib: Annotated[int, Meta(ge=0, description="Disk space for the cache, in MiB; 0 keeps nothing on disk.")] = (
         1024
     )
+    cache_ttl: Annotated[
+        str,
+        Meta(
+            description="How long a cached vector counts: a duration such as 12h or 30d, or forever, as the vectors of a "
+            "model's file do not age."
+        ),
+    ] = "forever"
     request_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a request is given up (504).")] = 600.0
     grace_period: Annotated[
         float, Meta(ge=0, description="Seconds that requests in flight get to finish when the daemon is told to stop.")
     ] = 10.0
+    max_queue_tokens: Annotated[
+        int,
+        Meta(ge=0, description="Tokens of all texts that may wait for one model; more are refused (429). 0: no limit."),
+    ] = 500_000
+    clean_text: Annotated[
+        bool,
+        Meta(description="Clean texts before they are embedded: Unicode NFC, no control characters, no halves of emoji."),
+    ] = True
     max_body_mib: Annotated[int, Meta(ge=1, le=4096, description="Largest request body, in MiB.")] = 64
     offline: Annotated[bool, Meta(description="Never use the network; only what is installed is served.")] = False
     hub_timeout: Annotated[
@@ -78,6 +165,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severity of the lines that are logged.")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="Log lines for people, or one JSON object in each for a log collector.")
+    ] = "text"
 
 
 @dataclass(frozen=True)
@@ -174,7 +264,7 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
         document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
         if comment and key not in document:
             document.add(tomlkit.comment(comment))
-        document[key] = checked
+        document[key] = list(checked) if isinstance(checked, tuple) else checked
         _replace(path.resolve(), tomlkit.dumps(document))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
@@ -236,8 +326,16 @@ def _checked(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
     """Convert and check one value. Text from flags and variables may stand for numbers and booleans; TOML has types."""
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     try:
-        return msgspec.convert(raw, fields[key].type, strict=origin == "config.toml" and not isinstance(raw, str))
-    except msgspec.ValidationError as error:
+        if key in _LISTS or key in _TABLES:
+            raw = _parts_of(raw, table=key in _TABLES)
+        value = msgspec.convert(raw, fields[key].type, strict=origin == "config.toml" and not isinstance(raw, str))
+        if key in ("keep_alive", "cache_ttl"):
+            seconds_of(value)
+        if key == "keep_alive_of":
+            for duration in value.values():
+                seconds_of(duration)
+        return value
+    except ValueError as error:  # msgspec.ValidationError is one
         where = {
             "flag": f"--{key.replace('_', '-')}",
             "environment": f"{ENV_PREFIX}{key.upper()}",
@@ -247,6 +345,41 @@ def _checked(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
         choices = get_args(get_args(fields[key].type)[0]) if isinstance(fields[key].default, str) else ()
         one_of = f"; one of {', '.join(choices)}" if choices else ""
         raise ConfigError(f"{where} = {raw!r}: {error}{one_of}") from error
+
+
+_LISTS = ("preload", "pin", "allowed_hosts", "allowed_origins")
+_TABLES = ("aliases", "keep_alive_of")
+
+
+def _parts_of(raw: Any, *, table: bool) -> Any:
+    """Take a list or a table apart where it came as text: with commas in between, or as a flag given several times.
+
+    Raises ValueError.
+    """
+    if isinstance(raw, dict):
+        return raw
+    words = [word.strip() for part in ([raw] if isinstance(raw, str) else raw) for word in str(part).split(",")]
+    words = [word for word in words if word]
+    if not table:
+        return words
+    pairs = [word.partition("=") for word in words]
+    if wrong := next((word for word, (name, _, value) in zip(words, pairs, strict=True) if not name or not value), None):
+        raise ValueError(f"{wrong!r} is not NAME=VALUE")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(duration: str) -> float | None:
+    """Give the seconds of "90", "90s", "1.5m", "2h" or "1d"; None for "forever". Raises ValueError."""
+    word = duration.strip().lower()
+    if word == "forever":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", word)
+    if found is None:
+        raise ValueError(f"{duration!r} is no duration: 0, 90s, 30m, 2h, 1d or forever is expected")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

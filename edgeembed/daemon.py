@@ -10,87 +10,38 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from aiohttp import web
 
 from edgeembed import __version__
-from edgeembed.cache import VectorCache
 from edgeembed.config import Paths, Settings
-from edgeembed.engine.devices import Ladder, LadderMemory, Rung, usable_threads
-from edgeembed.engine.protocol import WorkerOptions
-from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.engine.protocol import Engine
 from edgeembed.errors import ConfigError, EngineUnavailableError
-from edgeembed.hub.store import InstalledModel
+from edgeembed.fleet import make_fleet, make_service
+from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.notify import Notifier, watched
+from edgeembed.roster import ServedModel
 from edgeembed.server.app import make_app
-from edgeembed.service import EmbeddingService, ServedModel
+from edgeembed.server.security import Access, Keys
 
 log = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 
 ONE_SIGNAL_SECONDS = 1.0
-CACHE_FOLDER = "vectors"
-LADDER_FILE = "ladder.json"
-
-
-def make_engine(
-    settings: Settings, paths: Paths, model: InstalledModel, task: Literal["embed", "rerank"] = "embed"
-) -> WorkerEngine:
-    """Make the engine of an installed model; nothing starts yet."""
-    served = _identity(model.path)
-
-    def options(rung: Rung) -> WorkerOptions:
-        if _identity(model.path) != served:
-            # The cache would keep another model's rows under this one's digest.
-            raise EngineUnavailableError(f"{model.path} is not the file that this daemon began with; restart edgeembed")
-        return WorkerOptions(
-            path=str(model.path),
-            threads=settings.threads or usable_threads(),
-            context_tokens=settings.context_tokens,
-            batch_tokens=settings.batch_tokens,
-            rung=rung.name,
-            extra_buffers=rung.extra_buffers,
-            task=task,
-            verbose=settings.log_level == "debug",
-        )
-
-    ladder = Ladder(memory=LadderMemory(paths.state / LADDER_FILE, model.digest))
-    return WorkerEngine(options, ladder, load_timeout=settings.load_timeout)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Give what tells a file from another one under its name. Raises OSError."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def make_service(settings: Settings, paths: Paths, model: InstalledModel) -> EmbeddingService:
-    """Make the service of an installed model; nothing starts yet."""
-    cache = (
-        VectorCache(paths.cache / CACHE_FOLDER, memory_mib=settings.cache_memory_mib, disk_mib=settings.cache_disk_mib)
-        if settings.cache
-        else None
-    )
-    served = ServedModel(
-        name=model.name,
-        digest=model.digest,
-        aliases=(f"{model.name}:{model.type}", Path(model.path).name),
-        prompts=model.prompts,
-        created=int(Path(model.path).stat().st_mtime),
-    )
-    return EmbeddingService(served, make_engine(settings, paths, model), cache, timeout=settings.request_timeout)
 
 
 def check_address(settings: Settings) -> None:
     """Raise ConfigError when the address cannot or must not be listened on: before minutes go into fetching a model."""
-    if not settings.no_auth and not _is_loopback(settings.host):
-        raise ConfigError(
-            f"{settings.host} can be reached from other machines, and nothing here asks them for a key. Listen on "
-            "127.0.0.1, put a proxy that authenticates in front, or say --no-auth if the network is yours alone"
-        )
+    make_access(settings)
+    make_tls(settings)
+    if settings.uds:
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigError("uds: there are no Unix sockets on this system")
+        return
     if settings.port == 0:
         return
     try:
@@ -106,14 +57,60 @@ def check_address(settings: Settings) -> None:
         raise _cannot_listen(settings, error) from error
 
 
+def make_access(settings: Settings) -> Access:
+    """Say who may ask. Raises ConfigError for an address that others reach while nothing would ask them for a key."""
+    keys = Keys.read(settings.api_key, settings.api_key_file)
+    local = bool(settings.uds) or _is_loopback(settings.host)
+    if not (local or keys or settings.no_auth):
+        raise ConfigError(
+            f"{settings.host} can be reached from other machines, and nothing asks them for a key. Listen on 127.0.0.1, set "
+            "EDGEEMBED_API_KEY or --api-key-file, or say --no-auth if the network is yours alone"
+        )
+    return Access(
+        keys=keys,
+        check_host=not keys,
+        loopback_only=local,
+        hosts=frozenset(name.lower() for name in settings.allowed_hosts),
+        origins=settings.allowed_origins,
+    )
+
+
+def make_tls(settings: Settings) -> ssl.SSLContext | None:
+    """Read certificate and key; None without. Raises ConfigError."""
+    if settings.certfile is None:
+        if settings.keyfile is not None:
+            raise ConfigError("keyfile is set without certfile")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.certfile, settings.keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot use certfile {settings.certfile} (keyfile {settings.keyfile}): {error}") from error
+    return context
+
+
 async def serve(settings: Settings, paths: Paths, model: InstalledModel, announce: Announce) -> int:
     """Serve a model until SIGTERM or Ctrl-C; gives the exit status.
 
     announce: takes lines for a person at a terminal.
     """
     stop = _stop_on_signals()
-    service = make_service(settings, paths, model)
-    app = make_app(service, max_body_bytes=settings.max_body_mib * 2**20)
+    fleet = make_fleet(settings, paths, model)
+    service = make_service(settings, paths, fleet)
+    notifier = Notifier()
+    store = Store(paths)
+
+    def note_use(models: Sequence[ServedModel]) -> None:
+        for used in models:
+            store.mark_used(used.digest)
+
+    app = make_app(
+        service,
+        preload=(*fleet.pinned, *fleet.preload),
+        note_use=note_use,
+        access=make_access(settings),
+        max_body_bytes=settings.max_body_mib * 2**20,
+    )
     runner = web.AppRunner(
         app,
         handle_signals=False,
@@ -123,40 +120,45 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel, announc
     )
     await runner.setup()
     try:
+        mask = os.umask(0o177) if settings.uds else None  # a socket is this user's alone from its first moment on
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await _site(runner, settings).start()
         except OSError as error:
             raise _cannot_listen(settings, error) from error
-        url = _url(runner)
+        finally:
+            if mask is not None:
+                os.umask(mask)
+        url = _url(runner, settings)
         announce(f"edgeembed {__version__} listens on {url}, loading {model.name} {model.type}")
-        loading = asyncio.create_task(service.engine.start())
+        loading = asyncio.create_task(service.pool.load(fleet.default))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            await loading
-            _announce_ready(service, url, announce)
+            _announce_ready(fleet.default, await loading, url, announce)
+            notifier.ready(f"{model.name} {model.type} on {url}")
+            async with watched(notifier, service.check):
+                await stopping
         else:
             loading.cancel()
-        await stopping
+        notifier.stopping()
         announce("stopping: requests in flight get to finish; Ctrl-C again to end at once")
     except EngineUnavailableError as error:
-        announce(f"error: {model.name} cannot be served: {error.message}. `edgeembed doctor` looks closer")
+        announce(f"error: {error.message}. `edgeembed doctor` looks closer")
         return 1
     finally:
         await runner.cleanup()
     return 0
 
 
-def _announce_ready(service: EmbeddingService, url: str, announce: Announce) -> None:
-    info, status = service.engine.info, service.engine.status
+def _announce_ready(model: ServedModel, engine: Engine, url: str, announce: Announce) -> None:
+    info, status = engine.info, engine.status
     assert info is not None
     for fall in status.falls:
         announce(f"rung {fall.rung} did not hold: {fall.reason}")
-    announce(
-        f"ready: {service.model.name} ({info.dimensions} dimensions, texts up to {info.context_tokens} tokens) "
-        f"on rung {status.rung}"
-    )
-    announce(f"""try:   curl -s {url}/v1/embeddings -H 'content-type: application/json' -d '{{"input":"hello"}}'""")
+    size = f"{info.dimensions} dimensions, texts" if model.task == "embed" else "reranker, pairs"
+    announce(f"ready: {model.name} ({size} up to {info.context_tokens} tokens) on rung {status.rung}")
+    if model.task == "embed":
+        announce(f"""try:   curl -s {url}/v1/embeddings -H 'content-type: application/json' -d '{{"input":"hello"}}'""")
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -182,6 +184,8 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> ConfigError:
+    if settings.uds:
+        return ConfigError(f"cannot listen on {settings.uds}: {error.strerror or error}")
     where = f"[{settings.host}]:{settings.port}" if ":" in settings.host.strip("[]") else f"{settings.host}:{settings.port}"
     if error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)):
         return ConfigError(
@@ -201,11 +205,37 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
-def _url(runner: web.AppRunner) -> str:
+def _site(runner: web.AppRunner, settings: Settings) -> web.BaseSite:
+    tls = make_tls(settings)
+    if settings.uds is None:
+        return web.TCPSite(runner, settings.host, settings.port, ssl_context=tls)
+    path = Path(settings.uds)
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise OSError(errno.EADDRINUSE, "in use")
+        path.unlink()  # left by a daemon that was killed
+    return web.UnixSite(runner, path, ssl_context=tls)
+
+
+def _url(runner: web.AppRunner, settings: Settings) -> str:
+    scheme = "https" if settings.certfile else "http"
+    if settings.uds:
+        return f"{scheme}+unix://{settings.uds}"
     host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def run(settings: Settings, paths: Paths, model: InstalledModel, announce: Announce) -> int:
     """Run `serve` on an event loop of its own."""
-    return asyncio.run(serve(settings, paths, model, announce))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(settings, paths, model, announce))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give what makes the event loop: uvloop where it exists, which answers a hit in half the time."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop

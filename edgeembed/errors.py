@@ -11,17 +11,25 @@ exits with `exit_code`.
     │   ├── InputTooLongError
     │   ├── TokenInputError
     │   ├── ModelNotFoundError          404
-    │   └── RequestTooLargeError        413
+    │   ├── WrongTaskError              a reranker was asked for vectors, or an embedder for scores
+    │   ├── RequestTooLargeError        413
+    │   ├── ForbiddenError              403: this Host or Origin may not ask
+    │   └── UnauthorizedError           401: no key, or a wrong one
     ├── HubError                        a model could not be fetched
     │   ├── UnknownModelError           no such name in the catalogue, no such file
     │   ├── SourceUnreachableError      the line is down: another source may do
     │   └── ChecksumError               what arrived is not what was promised
     ├── ConversionError                 a checkpoint that cannot become a GGUF
+    ├── CacheFileError                  a file of queries or cached rows that cannot be used
     └── EngineError                     the model could not compute (500)
-        ├── EngineUnavailableError      503: loading, restarting, or beyond repair
+        ├── EngineUnavailableError      503: restarting, or beyond repair
+        │   ├── ModelLoadingError       503: not loaded yet
+        │   └── ModelReplacedError      503: its file is another one now; the next request takes that
+        ├── OverloadedError             429: too much waits already
         ├── EngineTimeoutError          504: no answer within the request's time
         ├── BadVectorError              NaN, infinite or zero row
-        └── WorkerCrashedError          this very text took the worker down, more than once
+        ├── WorkerCrashedError          this very text took the worker down, more than once
+        └── UnsupportedError            501: what runs the model cannot do this
 """
 
 from __future__ import annotations
@@ -30,6 +38,7 @@ from typing import ClassVar
 
 __all__ = [
     "BadVectorError",
+    "CacheFileError",
     "ChecksumError",
     "ConfigError",
     "ConversionError",
@@ -38,15 +47,22 @@ __all__ = [
     "EngineError",
     "EngineTimeoutError",
     "EngineUnavailableError",
+    "ForbiddenError",
     "HubError",
     "InputTooLongError",
+    "ModelLoadingError",
     "ModelNotFoundError",
+    "ModelReplacedError",
+    "OverloadedError",
     "RequestError",
     "RequestTooLargeError",
     "SourceUnreachableError",
     "TokenInputError",
+    "UnauthorizedError",
     "UnknownModelError",
+    "UnsupportedError",
     "WorkerCrashedError",
+    "WrongTaskError",
 ]
 
 
@@ -113,11 +129,31 @@ class ModelNotFoundError(RequestError):
     code = "model_not_found"
 
 
+class WrongTaskError(RequestError):
+    """The request asks a model for work that it was not made for."""
+
+    code = "wrong_task"
+
+
 class RequestTooLargeError(RequestError):
     """The request's body is larger than the server takes."""
 
     status = 413
     code = "request_too_large"
+
+
+class ForbiddenError(RequestError):
+    """The request comes by a name or from a web page that may not use this server."""
+
+    status = 403
+    code = "forbidden"
+
+
+class UnauthorizedError(RequestError):
+    """The request has no API key, or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
 
 
 class HubError(EdgeEmbedError):
@@ -142,6 +178,12 @@ class ConversionError(EdgeEmbedError):
     """A checkpoint that cannot be made into a GGUF file, and why."""
 
 
+class CacheFileError(EdgeEmbedError):
+    """A file of queries or of cached rows is damaged, of another version, or not what it should be."""
+
+    exit_code = 2
+
+
 class EngineError(EdgeEmbedError):
     """The model could not compute a vector."""
 
@@ -151,6 +193,26 @@ class EngineUnavailableError(EngineError):
 
     status = 503
     code = "engine_unavailable"
+
+
+class ModelLoadingError(EngineUnavailableError):
+    """The model was not loaded within the time that a request waits for that."""
+
+    code = "model_loading"
+
+
+class ModelReplacedError(EngineUnavailableError):
+    """The model's file is not the one that requests were meant for."""
+
+    code = "model_replaced"
+
+
+class OverloadedError(EngineError):
+    """The queue is full; nothing of the request was taken."""
+
+    status = 429
+    type = "rate_limit_exceeded"
+    code = "queue_full"
 
 
 class EngineTimeoutError(EngineError):
@@ -170,3 +232,10 @@ class WorkerCrashedError(EngineError):
     """The worker died more than once while computing this text."""
 
     code = "worker_crashed"
+
+
+class UnsupportedError(EngineError):
+    """What runs the model cannot do what is asked."""
+
+    status = 501
+    code = "unsupported"

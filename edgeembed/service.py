@@ -1,16 +1,23 @@
-"""The whole way of a request, minus HTTP: prompt, cache, texts in flight, engine, vectors."""
+"""The whole way of a request, minus HTTP: model, prompt, cache, texts in flight, engine, vectors."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
-from edgeembed.cache import KeyMaker, VectorCache
+import msgspec
+
+from edgeembed.admission import Admission
+from edgeembed.cache import CachedRow, KeyMaker, VectorCache, Wanted
 from edgeembed.engine.canary import defect
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, EngineStatus, Row
+from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, EngineStatus, Pair, Prompted, Row, Text
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -18,243 +25,379 @@ from edgeembed.errors import (
     EngineTimeoutError,
     EngineUnavailableError,
     InputTooLongError,
-    ModelNotFoundError,
     RequestError,
 )
-from edgeembed.hub.catalogue import Prompts
-from edgeembed.text import InputType, choose_prompt
-from edgeembed.vectors import Matrix, unit_rows
+from edgeembed.flights import Flights, Landed, TextError
+from edgeembed.pool import ModelPool
+from edgeembed.roster import Roster, ServedModel
+from edgeembed.text import InputType, choose_prompt, clean, without_surrogates
+from edgeembed.tokens import TokenizeRequest, TokenizeResult, tokenize
+from edgeembed.vector_health import VectorHealth
+from edgeembed.vectors import Matrix, relevance, unit_rows
 
 log = logging.getLogger(__name__)
 
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts is somebody waiting; a larger one is a bulk load."""
-PROBE_TEXT = "hello"
+INTERACTIVE_PAIRS = 100
+"""The same for the documents of a rerank request, which somebody nearly always waits for."""
+PROBES: Mapping[str, Text] = {"embed": "hello", "rerank": Pair("hello", "hello")}
 PROBE_FRESH_SECONDS = 5.0
 """A row that came this recently shows that the engine works."""
+PROBE_EVERY_SECONDS = 60.0
 PROBE_SECONDS = 2.0
 LONGEST_BATCH_SECONDS = 60.0
 """A forward pass that runs longer than this hangs."""
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """The model that requests reach, as far as a request needs to know."""
-
-    name: str
-    digest: str
-    """SHA-256 of the model file."""
-    aliases: tuple[str, ...] = ()
-    prompts: Prompts | None = None
-    created: int = 0
-    """Unix seconds at which the file was installed."""
+CacheUse = Literal["on", "off", "no-store", "keep"]
+"""What a request does with the cache. off: neither looks nor keeps. no-store: takes what is there and keeps nothing new.
+keep: what it asks for will be asked for again, and is let in before anything else."""
 
 
-@dataclass(frozen=True)
-class EmbedRequest:
+class EmbedRequest(msgspec.Struct, frozen=True):
     """Texts to embed, and how. `param` names the request field that holds the texts, for error messages."""
 
     texts: Sequence[str]
+    model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
     dimensions: int | None = None
     param: str = "input"
     single: bool = False
     """The field held one string, not a list: error messages name no index."""
+    cache: CacheUse = "on"
+
+
+@dataclass
+class EmbedResult:
+    """The rows of a request, in its order.
+
+    keys: what each row is cached under; hits: texts answered from the cache; hot: all of them from memory.
+    """
+
+    model: ServedModel
+    keys: Sequence[bytes]
+    rows: Sequence[Row | CachedRow]
+    dimensions: int | None
+    hits: int
+    hot: bool = False
+
+    @cached_property
+    def vectors(self) -> Matrix:
+        """Unit rows, float32, shape (texts, dimensions)."""
+        return unit_rows([row.vector for row in self.rows], self.dimensions)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of each text."""
+        return [row.tokens for row in self.rows]
+
+
+class RerankRequest(msgspec.Struct, frozen=True):
+    """Documents to score against a query. `param` names the request field that holds the documents."""
+
+    query: str
+    documents: Sequence[str]
+    model: str | None = None
+    instruction: str | None = None
+    param: str = "documents"
+    single: bool = False
+    cache: CacheUse = "on"
 
 
 @dataclass(frozen=True)
-class EmbedResult:
-    """vectors: unit rows, float32, shape (texts, dimensions); tokens: of each text; hits: texts answered from the cache."""
+class RerankResult:
+    """scores: relevance of each document in the request's order, 0 to 1; tokens: of each pair; hits: from the cache."""
 
-    vectors: Matrix
+    model: ServedModel
+    scores: list[float]
     tokens: list[int]
     hits: int
 
 
-class _Flight:
-    """One text that is being computed, and how many requests wait for it."""
-
-    __slots__ = ("future", "waiters")
-
-    def __init__(self, future: asyncio.Future[Row]) -> None:
-        self.future = future
-        self.waiters = 0
-
-
 class EmbeddingService:
-    """Answers requests for one model. Everything runs on one event loop."""
+    """Answers requests for every model of the roster. Everything runs on one event loop."""
 
-    def __init__(self, model: ServedModel, engine: Engine, cache: VectorCache | None, *, timeout: float = 600.0) -> None:
-        """Tie the parts together; engine and cache are started and stopped by the caller.
+    def __init__(
+        self,
+        roster: Roster,
+        pool: ModelPool,
+        cache: VectorCache | None,
+        *,
+        timeout: float = 600.0,
+        max_queue_tokens: int = 0,
+        clean_text: bool = True,
+        vectors: VectorHealth | None = None,
+    ) -> None:
+        """Tie the parts together; pool and cache are opened and closed by the caller.
 
-        timeout: seconds after which a request is given up.
+        timeout: seconds after which a request is given up. max_queue_tokens: tokens that may wait for one model; 0 is any
+        number. clean_text: whether texts are cleaned (see `edgeembed.text.clean`). vectors: watches the computed rows.
         """
-        self.model = model
-        self.engine = engine
+        self.roster = roster
+        self.pool = pool
         self.cache = cache
+        self.vectors = vectors or VectorHealth()
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """Requests answered, by the model's key, and in the same way `texts`."""
+        self.texts: Counter[tuple[str, str]] = Counter()
         self._timeout = timeout
-        self._flights: dict[bytes, _Flight] = {}
-        self._keys: KeyMaker | None = None
-        self._last_row_at = float("-inf")
+        self._max_queue_tokens = max_queue_tokens
+        self._clean = clean if clean_text else without_surrogates
+        self._doors: dict[tuple[str, str], Admission] = {}
+        self._flights = Flights()
+        self._keys: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
+        """How each model's keys are made, and how the cache's statistics name it."""
+        self._last_row_at: dict[tuple[str, str], float] = {}
+        self._probed_at: dict[tuple[str, str], float] = {}
 
     # --- requests -----------------------------------------------------------------------------------------------------
-
-    def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFoundError unless the request's model is the one served."""
-        if name is None or name == self.model.name or name in self.model.aliases:
-            return
-        raise ModelNotFoundError(
-            f"the model {name!r} is not served here; {self.model.name!r} is. GET /v1/models lists what is", param="model"
-        )
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Embed the texts of one request, in their order.
 
         Raises a RequestError for what the client did wrong, an EngineError otherwise.
         """
-        prompt = choose_prompt(self.model.prompts, request.input_type, request.instruction, self.model.name)
-        for index, text in enumerate(request.texts):
-            if not text:
-                raise EmptyInputError(
-                    f"{_place(request, index)} is an empty string; a text needs at least one character",
-                    param=_place(request, index),
-                )
+        target = await self.roster.resolve(request.model, "embed")
+        model = target.model
+        input_type = request.input_type or target.input_type
+        prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+        texts = [self._clean(text) for text in request.texts]
+        for index, text in enumerate(texts):
+            _refuse_empty(text, _place(request, index))
+        _check_dimensions(model, request.dimensions, model.dimensions)
+        maker, label = self._key_maker(model)
+        identity = prompt.identity
+        keys = [maker.key(identity, text) for text in texts]
+        interactive = len(keys) <= INTERACTIVE_TEXTS
+        frequent = interactive and input_type != "document"
+        if self.cache and frequent and request.cache in ("on", "no-store") and (hot := self.cache.get_hot(keys, label)):
+            _check_dimensions(model, request.dimensions, len(hot[0].vector))
+            self._count(model, len(keys))
+            return EmbedResult(model, keys, hot, request.dimensions, len(keys), hot=True)
+        rows, hits = await self._rows(
+            model,
+            keys,
+            dict(zip(keys, prompt.around(texts), strict=True)),
+            request,
+            interactive=interactive,
+            frequent=frequent,
+        )
+        _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
+        self._count(model, len(keys))
+        if hits < len(keys):
+            self.vectors.observe(model, input_type, keys, rows)
+        return EmbedResult(model, keys, rows, request.dimensions, hits)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Score the documents of one request, in their order.
+
+        Raises a RequestError for what the client did wrong, an EngineError otherwise.
+        """
+        target = await self.roster.resolve(request.model, "rerank")
+        model = target.model
+        query = self._clean(request.query)
+        documents = [self._clean(document) for document in request.documents]
+        _refuse_empty(query, "query")
+        for index, document in enumerate(documents):
+            _refuse_empty(document, _place(request, index))
+        prompt = json.dumps(["rerank", request.instruction, query])
+        maker, _ = self._key_maker(model)
+        keys = [maker.key(prompt, document) for document in documents]
+        rows, hits = await self._rows(
+            model,
+            keys,
+            {key: Pair(query, document, request.instruction) for key, document in zip(keys, documents, strict=True)},
+            request,
+            interactive=len(keys) <= INTERACTIVE_PAIRS,
+            frequent=len(keys) <= INTERACTIVE_PAIRS,
+        )
+        self._count(model, len(keys))
+        return RerankResult(model, [relevance(row.vector) for row in rows], [row.tokens for row in rows], hits)
+
+    async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
+        """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
+        return await tokenize(self.roster, self.pool, self._clean, request)
+
+    async def _rows(
+        self,
+        model: ServedModel,
+        keys: list[bytes],
+        texts: Mapping[bytes, Text],
+        request: EmbedRequest | RerankRequest,
+        *,
+        interactive: bool,
+        frequent: bool,
+    ) -> tuple[list[Row | CachedRow], int]:
+        """Give the row of each key, in order, and how many of them the cache had.
+
+        frequent: that these are asked for says that they may be asked for again.
+        """
+        _, label = self._key_maker(model)
+        frequent = frequent or request.cache == "keep"
         try:
             async with asyncio.timeout(self._timeout):
-                await self._model_known()
-                self._check_dimensions(request.dimensions)
-                keys = self._make_keys(prompt.identity, request.texts)
-                rows = await self.cache.get_many(dict.fromkeys(keys)) if self.cache else {}
+                rows: dict[bytes, Row | CachedRow] = {}
+                if self.cache and request.cache != "off":
+                    # An unloaded model stays so as long as the cache has every answer.
+                    rows |= await self.cache.get_many(dict.fromkeys(keys), label, low=not frequent)
+                    if request.cache == "keep":
+                        self.cache.keep(rows)
                 hits = sum(key in rows for key in keys)
-                texts = {key: text for key, text in zip(keys, request.texts, strict=True) if key not in rows}
-                if texts:
-                    rows |= await self._compute(
-                        {key: prompt.apply(text) for key, text in texts.items()}, bulk=len(keys) > INTERACTIVE_TEXTS
-                    )
+                missing = {key: text for key, text in texts.items() if key not in rows}
+                if missing:
+                    rows |= await self._computed(model, missing, request.cache, interactive=interactive, frequent=frequent)
+                    self._last_row_at[model.key] = time.monotonic()
         except TimeoutError:
             raise EngineTimeoutError(
                 f"no answer within {self._timeout:g} s; send fewer texts at a time or raise request_timeout", retry_after=1.0
             ) from None
-        except _TextError as failure:
-            raise self._blame(failure, keys, request) from failure.error
-        vectors = unit_rows([rows[key].vector for key in keys], request.dimensions)
-        return EmbedResult(vectors, [rows[key].tokens for key in keys], hits)
+        except TextError as failure:
+            if isinstance(failure.error, BadVectorError):
+                self.vectors.refused(model)
+            raise _blame(failure, keys, request, model) from failure.error
+        return [rows[key] for key in keys], hits
 
-    async def _compute(self, texts: dict[bytes, str], *, bulk: bool) -> dict[bytes, Row]:
-        """Compute rows, joining texts that other requests are computing already. Raises _TextError."""
-        new = {key: text for key, text in texts.items() if key not in self._flights}
-        futures = self.engine.submit(list(new.values()), BULK if bulk else INTERACTIVE)
-        for key, future in zip(new, futures, strict=True):
-            self._flights[key] = _Flight(future)
-            future.add_done_callback(lambda done, key=key: self._landed(key, done))  # type: ignore[misc]
-        joined = {key: self._flights[key] for key in texts}
-        for flight in joined.values():
-            flight.waiters += 1
-        try:
-            await asyncio.wait([flight.future for flight in joined.values()], return_when=asyncio.FIRST_EXCEPTION)
-            for key, flight in joined.items():
-                if flight.future.done() and (error := flight.future.exception()):
-                    raise _TextError(key, error)
-            return {key: flight.future.result() for key, flight in joined.items()}
-        finally:
-            for key, flight in joined.items():
-                flight.waiters -= 1
-                if flight.waiters == 0 and not flight.future.done():
-                    # Nobody waits any more: the text gives up its place in the queue.
-                    self._flights.pop(key, None)
-                    flight.future.cancel()
+    async def _computed(
+        self, model: ServedModel, texts: Mapping[bytes, Text], use: CacheUse, *, interactive: bool, frequent: bool
+    ) -> dict[bytes, Row]:
+        """Compute rows, or refuse all of them when too much waits already."""
+        door = self._doors.get(model.key)
+        if door is None:
+            door = self._doors[model.key] = Admission(self._max_queue_tokens)
+        characters = sum(map(_characters, texts.values()))
+        with door.admit(characters, interactive=interactive):
+            async with self.pool.lease(model) as lease:
+                began = time.monotonic()
+                landed = self._keeper(model, len(texts), use, frequent=frequent)
+                rows = await self._flights.compute(lease, texts, INTERACTIVE if interactive else BULK, landed)
+        door.learn(characters, sum(row.tokens for row in rows.values()), began)
+        return rows
 
-    def _landed(self, key: bytes, future: asyncio.Future[Row]) -> None:
-        """Take a finished text out of flight and keep its row, if it is one that may be kept."""
-        flight = self._flights.get(key)
-        if flight is not None and flight.future is future:
-            del self._flights[key]
-        if future.cancelled() or future.exception() is not None:
-            return
-        self._last_row_at = time.monotonic()
-        if self.cache:
-            self.cache.put(key, future.result())
+    def waiting_tokens(self, model: ServedModel) -> float:
+        """Estimate the tokens of a model's requests that are not finished."""
+        door = self._doors.get(model.key)
+        return door.waiting_tokens if door else 0.0
 
-    async def _model_known(self) -> None:
-        """Wait until the engine was ready once: limits and pooling come from the loaded model."""
-        if self._keys is None:
-            await self.engine.start()
-            info = self.engine.info
-            assert info is not None
-            self._keys = KeyMaker(self.model.digest, info.pooling)
+    def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
+        key = model.key
+        known = self._keys.get(key)
+        if known is None:
+            known = self._keys[key] = KeyMaker(model.digest, model.task), f"{model.spec}@{model.digest[:12]}"
+        return known
 
-    def _make_keys(self, prompt: str, texts: Sequence[str]) -> list[bytes]:
-        assert self._keys is not None
-        return [self._keys.key(prompt, text) for text in texts]
+    def _keeper(self, model: ServedModel, texts: int, use: CacheUse, *, frequent: bool) -> Landed:
+        """Give what is done with each of so many rows that a request computes, as they come."""
+        cache, began = self.cache, time.monotonic()
+        _, label = self._key_maker(model)
+        wanted: Wanted = "keep" if use == "keep" else "normal" if frequent else "low"
 
-    def _check_dimensions(self, dimensions: int | None) -> None:
-        info = self.engine.info
-        assert info is not None
-        if dimensions is not None and not 1 <= dimensions <= info.dimensions:
-            raise RequestError(
-                f"dimensions must be between 1 and {info.dimensions}, which is what model {self.model.name!r} has; "
-                f"{dimensions} was asked for",
-                param="dimensions",
-            )
+        def keep(key: bytes, row: Row) -> None:
+            if cache and use in ("on", "keep"):
+                # Texts of one request share its time: what a hit saves is a share of the wait for all of them.
+                cache.put(key, row, label, seconds=(time.monotonic() - began) / texts, wanted=wanted)
 
-    def _blame(self, failure: _TextError, keys: list[bytes], request: EmbedRequest) -> EdgeEmbedError:
-        """Say which input of this request failed, in the request's own terms."""
-        error = failure.error
-        place = _place(request, keys.index(failure.key))
-        match error:
-            case InputTooLongError():
-                return InputTooLongError(
-                    f"{place} has {error.tokens} tokens; model {self.model.name!r} takes at most {error.limit}. "
-                    "Split the text, or shorten it",
-                    tokens=error.tokens,
-                    limit=error.limit,
-                    param=place,
-                )
-            case EmptyInputError():
-                return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
-            case EngineUnavailableError():
-                return EngineUnavailableError(error.message, retry_after=5.0)
-            case EdgeEmbedError():
-                return type(error)(f"{place}: {error.message}", param=place)
-            case _:
-                raise error
+        return keep
+
+    def _count(self, model: ServedModel, texts: int) -> None:
+        key = model.key
+        self.requests[key] += 1
+        self.texts[key] += texts
 
     # --- health -------------------------------------------------------------------------------------------------------
 
     async def check(self) -> None:
-        """Show that the model can embed now, by a row that just came or by embedding a text.
+        """Show that the default model can compute now, by a row that just came or by a probe.
 
-        Raises EngineUnavailableError with the reason when it cannot.
+        One that is unloaded because nobody uses it is well. Raises EngineError with the reason when it is not.
         """
-        status = self.engine.status
+        model = self.roster.default
+        slot = self.pool.slot_of(model) if model else None
+        if model is None or slot is None:
+            return
+        if slot.state != "ready" or slot.engine is None:
+            raise EngineUnavailableError(slot.reason or "the model is loading", retry_after=1.0)
+        status = slot.engine.status
         if status.state != "ready":
             raise EngineUnavailableError(status.reason or f"the engine is {status.state}", retry_after=1.0)
-        if time.monotonic() - self._last_row_at < PROBE_FRESH_SECONDS:
+        now, never = time.monotonic(), float("-inf")
+        fresh = now - self._last_row_at.get(model.key, never) < PROBE_FRESH_SECONDS
+        # Other texts' rows show that it computes; the probe's shows that it computes what it always did.
+        compared = now - self._probed_at.get(model.key, never) < PROBE_EVERY_SECONDS
+        if fresh and compared and self.vectors.alarm(model) is None:
             return
-        (future,) = self.engine.submit([PROBE_TEXT], INTERACTIVE)
+        self._probed_at[model.key] = now
+        if await self._probe(slot.engine, model):
+            self._last_row_at[model.key] = time.monotonic()
+
+    async def _probe(self, engine: Engine, model: ServedModel) -> bool:
+        """Say whether a row came; none comes when the engine is busy with a long text, which is work, not illness."""
+        (future,) = engine.submit([PROBES[model.task]], INTERACTIVE)
         done, _ = await asyncio.wait([future], timeout=PROBE_SECONDS)
         if not done:
             future.cancel()
-            if not _hangs(self.engine.status):
-                return  # busy with a long text, which is work, not illness
+            if not _hangs(engine.status):
+                return False
             raise EngineUnavailableError(f"the model has not answered for {PROBE_SECONDS:g} s")
         row = future.result()
         if reason := defect(row.vector):
             raise BadVectorError(f"the model gives rows that are {reason}")
-        self._last_row_at = time.monotonic()
+        if model.task == "embed" and (reason := self.vectors.probed(model, row.vector)):
+            raise BadVectorError(reason)
+        return True
 
 
-class _TextError(Exception):
-    """The engine has no row for the text with this key."""
+def _characters(text: Text) -> int:
+    match text:
+        case str():
+            return len(text)
+        case Pair(query, document):
+            return len(query) + len(document)
+        case Prompted(prefix, inner, suffix):
+            return len(prefix) + len(inner) + len(suffix)
 
-    def __init__(self, key: bytes, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.key = key
-        self.error = error
+
+def _refuse_empty(text: str, place: str) -> None:
+    if not text:
+        raise EmptyInputError(f"{place} is empty; a text needs a character that is no control character", param=place)
 
 
-def _place(request: EmbedRequest, index: int) -> str:
+def _check_dimensions(model: ServedModel, asked: int | None, there_are: int | None) -> None:
+    if asked is not None and there_are is not None and not 1 <= asked <= there_are:
+        raise RequestError(
+            f"dimensions must be between 1 and {there_are}, which is what model {model.name!r} has; {asked} was asked for",
+            param="dimensions",
+        )
+
+
+def _blame(
+    failure: TextError, keys: list[bytes], request: EmbedRequest | RerankRequest, model: ServedModel
+) -> EdgeEmbedError:
+    """Say which input of this request failed, in the request's own terms."""
+    error = failure.error
+    place = _place(request, keys.index(failure.key))
+    match error:
+        case InputTooLongError():
+            what = f"{place} with its query" if isinstance(request, RerankRequest) else place
+            return InputTooLongError(
+                f"{what} has {error.tokens} tokens; model {model.name!r} takes at most {error.limit}. "
+                "Split the text, or shorten it",
+                tokens=error.tokens,
+                limit=error.limit,
+                param=place,
+            )
+        case EmptyInputError():
+            return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
+        case EngineUnavailableError():
+            return EngineUnavailableError(error.message, retry_after=5.0)
+        case EdgeEmbedError():
+            return type(error)(f"{place}: {error.message}", param=place)
+        case _:
+            raise error
+
+
+def _place(request: EmbedRequest | RerankRequest, index: int) -> str:
     return request.param if request.single else f"{request.param}[{index}]"
 
 

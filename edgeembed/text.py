@@ -1,16 +1,41 @@
-"""What happens to a text before it is tokenised: the prompt."""
+"""What happens to a text before it is tokenised: cleaning, then the prompt."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeembed.engine.protocol import Prompted, Text
 from edgeembed.errors import RequestError
 from edgeembed.hub.catalogue import Prompts
 
 InputType = Literal["query", "document"]
 
 PLAIN = "{text}"
+
+# What no tokenizer can read and no reader sees: controls of ASCII and Latin-1, but for tab, line feed, carriage return and
+# next line; and halves of surrogate pairs, which a program leaves that cuts a text in the middle of an emoji.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Clean a text: NFC (Unicode Standard Annex 15), no control characters, U+FFFD for what is half a surrogate pair.
+
+    Two texts that look the same then have the same vector, and the same row of the cache.
+    """
+    if text.isascii():
+        return _CONTROL.sub("", text) if not text.isprintable() else text
+    text = _SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def without_surrogates(text: str) -> str:
+    """Replace halves of surrogate pairs alone, which cannot be written as UTF-8."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,19 @@ class Prompt:
             return text
         return self.template.format(text=text, instruction=self.instruction)
 
+    def around(self, texts: Iterable[str]) -> list[Text]:
+        """Put the prompt around texts, in two parts each where an engine may share what stands in front of them all."""
+        if self.template == PLAIN:
+            return list(texts)
+        before, mark, behind = self.template.partition(PLAIN)
+        if not mark:  # such as {text!s}
+            return [self.apply(text) for text in texts]
+        before, behind = (part.format(instruction=self.instruction) for part in (before, behind))
+        return [Prompted(before, text, behind) for text in texts]
+
+
+_AS_IT_IS = Prompt(PLAIN, "")
+
 
 def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruction: str | None, model: str) -> Prompt:
     """Find the prompt that a request asks for.
@@ -39,7 +77,7 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
     means a query. Raises RequestError when the model cannot do what is asked.
     """
     if input_type is None and instruction is None:
-        return Prompt(PLAIN, "")
+        return _AS_IT_IS
     prompts = prompts or Prompts()
     kind: InputType = input_type or "query"
     template = prompts.query if kind == "query" else prompts.document

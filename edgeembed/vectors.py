@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +14,18 @@ from edgeembed.engine.protocol import Float32Row
 Matrix = npt.NDArray[np.float32]
 
 
+def raw_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matrix:
+    """Cut each row to its first `dimensions` numbers and leave its length as it is, float32, shape (rows, dimensions)."""
+    return np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
+
+
 def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matrix:
     """Cut each row to its first `dimensions` numbers and scale it to length 1, float32, shape (rows, dimensions).
 
     Cutting comes first: a cut unit vector is no unit vector (Matryoshka Representation Learning, Kusupati et al. 2022). A
     row whose first `dimensions` numbers are all zero stays zero.
     """
-    matrix = np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
+    matrix = raw_rows(rows, dimensions)
     # float64 sums: the squares of large unnormalised rows lose digits in float32.
     norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
     norms[norms == 0.0] = 1.0
@@ -30,3 +36,31 @@ def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matr
 def base64_rows(matrix: Matrix) -> list[str]:
     """Encode each row as base64 of little-endian float32, as OpenAI's `encoding_format: base64` does."""
     return [base64.b64encode(row.tobytes()).decode("ascii") for row in matrix.astype("<f4", copy=False)]
+
+
+def relevance(row: Float32Row) -> float:
+    """Give the score of a pair, 0 to 1, of a reranker's row.
+
+    One number is a logit, which a sigmoid maps; of two, llama.cpp's graph has made probabilities already, "yes" first
+    (Qwen3-Reranker).
+    """
+    return float(row[0]) if len(row) > 1 else float(1 / (1 + np.exp(-np.float64(row[0]))))
+
+
+def log_odds(score: float) -> float:
+    """Give the logit that `relevance` made a score of; of two labels, the difference of theirs."""
+    least = 1e-300
+    return math.log(max(score, least)) - math.log(max(1.0 - score, 2.0**-53))
+
+
+def int8_rows(matrix: Matrix) -> npt.NDArray[np.int8]:
+    """Scale each row so that its largest number is 127 or -127, and round; the cosine of two rows stays nearly the same."""
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    largest[largest == 0.0] = 1.0
+    scaled: npt.NDArray[np.int8] = np.rint(matrix * (127.0 / largest)).astype(np.int8)
+    return scaled
+
+
+def sign_bits(matrix: Matrix) -> npt.NDArray[np.uint8]:
+    """Pack the signs of each row, eight in a byte, the first one in the highest bit; a row ends with zeros."""
+    return np.packbits(matrix > 0, axis=1)

@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.config import Paths, Settings
-from edgeembed.daemon import make_engine
 from edgeembed.engine.canary import least_for
 from edgeembed.engine.protocol import BULK, ModelInfo
 from edgeembed.errors import EngineError
-from edgeembed.hub.gguf_header import RANK_POOLING, read_header
+from edgeembed.fleet import make_engine
 from edgeembed.hub.progress import Progress, Report
 from edgeembed.hub.store import InstalledModel
 from edgeembed.text import choose_prompt
@@ -75,8 +74,7 @@ def embed_texts(
 async def _embed(
     settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None
 ) -> Embedded:
-    ranks = read_header(model.path).pooling == RANK_POOLING
-    engine = make_engine(settings, paths, model, "rerank" if ranks else "embed")
+    engine = make_engine(settings, paths, model)
     try:
         await engine.start()
         assert engine.info is not None

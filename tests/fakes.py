@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgeembed.engine.protocol import EngineStatus, Float32Row, ModelInfo, Priority, Row
+from edgeembed.cache import VectorCache
+from edgeembed.engine.protocol import EngineStatus, Float32Row, ModelInfo, Pair, Priority, Prompted, Row, Task, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
+from edgeembed.hub.catalogue import Prompts
+from edgeembed.pool import ModelPool, PoolRules
+from edgeembed.roster import Roster, ServedModel
+from edgeembed.service import EmbeddingService
 
 DIMENSIONS = 16
 CONTEXT_TOKENS = 20
@@ -40,6 +45,9 @@ class FakeEngine:
         self.busy_since: float | None = None
         self.row_of: Callable[[str], Float32Row] = lambda text: fake_row(text, self.dimensions)
         self.closed = False
+        self.loaded = asyncio.Event()
+        """Cleared by a test that wants the model to take its time."""
+        self.loaded.set()
         self._waiting: list[tuple[str, asyncio.Future[Row]]] = []
 
     @property
@@ -71,16 +79,27 @@ class FakeEngine:
         )
 
     async def start(self) -> None:
+        await self.loaded.wait()
         if self.state == "failed":
             raise EngineUnavailableError(self.reason or "failed")
 
     async def close(self) -> None:
         self.closed = True
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(EngineUnavailableError("closed"))
 
-    def submit(self, texts: Sequence[str], priority: Priority) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = []
-        for text in texts:
+        for each in texts:
+            match each:
+                case str():
+                    text = each
+                case Pair(query, document, instruction):
+                    text = f"{instruction}|{query}|{document}"
+                case Prompted(prefix, inner, suffix):
+                    text = prefix + inner + suffix
             future: asyncio.Future[Row] = loop.create_future()
             future.add_done_callback(lambda done, text=text: done.cancelled() and self.cancelled.append(text))
             self.priorities.append(priority)
@@ -104,3 +123,33 @@ class FakeEngine:
             else:
                 self.computed.append(text)
                 future.set_result(Row(self.row_of(text), tokens))
+
+
+def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts | None = None) -> ServedModel:
+    """Give a model that a fake engine can stand for."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return ServedModel(
+        name,
+        digest,
+        type="F32",
+        task=task,
+        prompts=prompts,
+        dimensions=DIMENSIONS if task == "embed" else None,
+        created=1_700_000_000,
+    )
+
+
+def fake_service(
+    engine: FakeEngine,
+    cache: VectorCache | None = None,
+    *,
+    prompts: Prompts | None = None,
+    aliases: Mapping[str, str] | None = None,
+    timeout: float = 20.0,
+    max_queue_tokens: int = 0,
+    clean_text: bool = True,
+) -> EmbeddingService:
+    """Make a service of one model on a fake engine."""
+    roster = Roster(fake_model(prompts=prompts), aliases=aliases)
+    pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
+    return EmbeddingService(roster, pool, cache, timeout=timeout, max_queue_tokens=max_queue_tokens, clean_text=clean_text)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgeembed.config import Paths, Settings
-from edgeembed.daemon import check_address, make_engine
+from edgeembed.daemon import check_address
 from edgeembed.errors import ConfigError, EngineUnavailableError
+from edgeembed.fleet import make_engine
 from edgeembed.hub.store import Store
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
@@ -39,6 +40,6 @@ async def test_a_model_file_that_was_replaced_is_not_loaded_under_the_old_digest
     file = make_tiny_qwen3(tmp_path / "model.gguf")
     engine = make_engine(Settings(), paths, Store(paths).local(file))
     make_tiny_qwen3(file, seed=1)
-    with pytest.raises(EngineUnavailableError, match="not the file that this daemon began with"):
+    with pytest.raises(EngineUnavailableError, match="was replaced by another file"):
         await engine.start()
     await engine.close()

@@ -17,12 +17,11 @@ from edgeembed.errors import (
     EngineTimeoutError,
     EngineUnavailableError,
     InputTooLongError,
-    ModelNotFoundError,
     RequestError,
 )
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.service import EmbeddingService, EmbedRequest, ServedModel
-from tests.fakes import DIMENSIONS, FakeEngine, fake_row
+from edgeembed.service import EmbeddingService, EmbedRequest
+from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 
 QWEN = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find it")
 
@@ -31,8 +30,7 @@ def make(
     engine: FakeEngine | None = None, cache: VectorCache | None = None, timeout: float = 20.0, prompts: Prompts | None = None
 ) -> tuple[EmbeddingService, FakeEngine]:
     engine = engine or FakeEngine()
-    model = ServedModel("fake-model", "0" * 64, aliases=("alias",), prompts=prompts)
-    return EmbeddingService(model, engine, cache, timeout=timeout), engine
+    return fake_service(engine, cache, timeout=timeout, prompts=prompts, aliases={"alias": "fake-model"}), engine
 
 
 def memory_cache() -> VectorCache:
@@ -96,6 +94,7 @@ async def test_another_prompt_is_another_row() -> None:
 
 async def test_equal_texts_in_flight_are_computed_once() -> None:
     service, engine = make()
+    await service.pool.load(fake_model())
     engine.paused = True
     requests = [asyncio.create_task(service.embed(EmbedRequest(["same", f"own {number}"]))) for number in range(5)]
     await asyncio.sleep(0.01)
@@ -108,6 +107,7 @@ async def test_equal_texts_in_flight_are_computed_once() -> None:
 
 async def test_a_client_that_goes_away_frees_its_place_unless_another_waits_for_the_same_text() -> None:
     service, engine = make()
+    await service.pool.load(fake_model())
     engine.paused = True
     leaver = asyncio.create_task(service.embed(EmbedRequest(["shared", "only mine"])))
     stayer = asyncio.create_task(service.embed(EmbedRequest(["shared"])))
@@ -157,6 +157,7 @@ async def test_a_failed_text_is_not_cached_and_gives_up_the_rest_of_its_request(
 
 async def test_a_request_out_of_time_frees_its_places() -> None:
     service, engine = make(timeout=0.05)
+    await service.pool.load(fake_model())
     engine.paused = True
     with pytest.raises(EngineTimeoutError):
         await service.embed(EmbedRequest(["slow"]))
@@ -164,17 +165,9 @@ async def test_a_request_out_of_time_frees_its_places() -> None:
     assert engine.cancelled == ["slow"]
 
 
-async def test_an_unknown_model_is_named_with_what_is_served() -> None:
-    service, _ = make()
-    service.check_model(None)
-    service.check_model("fake-model")
-    service.check_model("alias")
-    with pytest.raises(ModelNotFoundError, match="'gpt' is not served here; 'fake-model' is"):
-        service.check_model("gpt")
-
-
 async def test_health_is_shown_by_a_vector() -> None:
     service, engine = make()
+    await service.pool.load(fake_model())
     await service.check()
     assert len(engine.computed) == 1
     await service.check()
@@ -184,6 +177,7 @@ async def test_health_is_shown_by_a_vector() -> None:
 async def test_health_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeembed.service.PROBE_SECONDS", 0.05)
     service, engine = make()
+    await service.pool.load(fake_model())
     engine.state, engine.reason = "restarting", "ended by SIGKILL"
     with pytest.raises(EngineUnavailableError, match="SIGKILL"):
         await service.check()

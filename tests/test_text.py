@@ -1,12 +1,14 @@
-"""Prompts: which one a request gets, and what it does to a text."""
+"""Cleaning, and prompts: which one a request gets, and what it does to a text."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgeembed.errors import RequestError
+from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.text import InputType, choose_prompt
+from edgeembed.service import EmbedRequest
+from edgeembed.text import InputType, Prompt, choose_prompt, clean
+from tests.fakes import FakeEngine, fake_service
 
 INSTRUCTED = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find passages")
 PREFIXED = Prompts(query="query: {text}", document="passage: {text}")
@@ -69,3 +71,50 @@ def test_prompts_share_their_identity_only_when_they_do_the_same() -> None:
     ]
     assert len({prompt.identity for prompt in chosen}) == len(chosen)
     assert choose_prompt(INSTRUCTED, "document", None, "m").identity == chosen[0].identity
+
+
+@pytest.mark.parametrize(
+    ("dirty", "cleaned"),
+    [
+        ("plain", "plain"),
+        ("tab\tand\r\nlines", "tab\tand\r\nlines"),
+        ("nul\0bell\x07del\x7f", "nulbelldel"),
+        ("c1\x9bcontrol next\x85line", "c1control next\x85line"),
+        ("e\u0301", "é"),
+        ("\u1112\u1161\u11ab\u1100\u116e\u11a8", "한국"),
+        ("half \ud83d of it", "half \ufffd of it"),
+        ("family 👨\u200d👩\u200d👧", "family 👨\u200d👩\u200d👧"),
+        ("\0\x01", ""),
+    ],
+)
+def test_cleaning(dirty: str, cleaned: str) -> None:
+    assert clean(dirty) == cleaned
+    assert clean(cleaned) == cleaned
+
+
+async def test_texts_that_look_the_same_are_one_text_unless_cleaning_is_off() -> None:
+    engine = FakeEngine()
+    await fake_service(engine).embed(EmbedRequest(["caf\u00e9", "cafe\u0301", "caf\u00e9\0"]))
+    assert engine.computed == ["caf\u00e9"]
+    engine = FakeEngine()
+    await fake_service(engine, clean_text=False).embed(EmbedRequest(["caf\u00e9", "cafe\u0301", "half \ud83d"]))
+    assert engine.computed == ["caf\u00e9", "cafe\u0301", "half \ufffd"], "what UTF-8 cannot hold is replaced"
+    with pytest.raises(EmptyInputError):
+        await fake_service(engine).embed(EmbedRequest(["\0\0"]))
+
+
+@pytest.mark.parametrize(
+    ("template", "instruction"),
+    [
+        ("Instruct: {instruction}\nQuery:{text}", "find {braces} \0"),
+        ("{text} | {instruction}", "x"),
+        ("a {{ b {text!s}", ""),
+        ("{text}", ""),
+    ],
+)
+def test_a_prompt_in_parts_is_the_same_text(template: str, instruction: str) -> None:
+    prompt = Prompt(template, instruction)
+    for text in ("hello", "{text} and {instruction}", ""):
+        (around,) = prompt.around([text])
+        joined = around if isinstance(around, str) else around.prefix + around.text + around.suffix
+        assert joined == prompt.apply(text)

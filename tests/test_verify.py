@@ -14,7 +14,7 @@ from edgeembed.cli.convert import convert
 from edgeembed.cli.verify import verify as verify_command
 from edgeembed.config import Paths, Settings
 from edgeembed.engine import canary
-from edgeembed.errors import EngineUnavailableError
+from edgeembed.errors import EngineUnavailableError, HubError
 from edgeembed.hub.catalogue import Check, catalogue, lookup
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.verify import embed_texts, kendall_tau, ndcg, retrieval_set, verify
@@ -48,15 +48,15 @@ def test_a_file_whose_weights_changed_is_refused_with_the_numbers(model: Install
     content[-20_000:-10_000] = bytes(10_000)  # the last layer's weights
     model.path.write_bytes(content)
     with pytest.raises(EngineUnavailableError, match=r"cpu: canary rows are too far .*cosines .*cpu-plain: canary rows"):
-        verify(SETTINGS, Paths.resolve(), model)
+        verify(SETTINGS, Paths.resolve(), Store(Paths.resolve()).local(model.path))
 
 
 def test_damaged_canary_rows_are_a_reason_too(model: InstalledModel) -> None:
     content = model.path.read_bytes()
     at = content.find(canary.ROWS_KEY.encode()) + len(canary.ROWS_KEY) + 12
     model.path.write_bytes(content[:at] + b"!!!!" + content[at + 4 :])
-    with pytest.raises(EngineUnavailableError, match="canary rows in the file are damaged"):
-        verify(SETTINGS, Paths.resolve(), model)
+    with pytest.raises(HubError, match="canary rows in the file are damaged"):
+        verify(SETTINGS, Paths.resolve(), Store(Paths.resolve()).local(model.path))
 
 
 def test_published_similarities_are_held_against_measured_ones(model: InstalledModel) -> None:

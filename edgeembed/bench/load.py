@@ -1,0 +1,203 @@
+"""Clients that send texts to a /v1/embeddings and time the answers.
+
+The clients run on the machine that they measure, so what they cost is taken from the server. Answers are therefore read but
+not parsed while the clock runs, and every measurement says what share of the processors the clients took. That was checked
+with `python -m tests.benchmarks.compare driver`, which alternates these clients with one on plain sockets in a process of
+its own: 0.3 ms of processor time a request here against 0.1 ms there (tests/benchmarks/README.md), so a server that answers
+more than about 1,000 requests a second on two processors looks slower than it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import msgspec
+import orjson
+from yarl import URL
+
+from edgeembed.errors import EngineError, EngineUnavailableError, RequestError
+
+ANSWER_SECONDS = 600.0
+"""Longest wait for one answer."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer, read whole. tokens: of all texts together; None when the server does not say."""
+
+    rows: list[list[float]]
+    tokens: int | None
+    cache: str | None
+    """What an edgeembed says about its cache: hit, partial or miss."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load came to."""
+
+    latencies: list[float]
+    """Seconds of each request, ascending."""
+    texts: int
+    seconds: float
+    """From the first request until the last answer."""
+    client_seconds: float
+    """Processor time that the clients took."""
+
+    @property
+    def texts_per_second(self) -> float:
+        return self.texts / self.seconds
+
+    @property
+    def client_share(self) -> float:
+        """What the clients took of the processors' time, from 0 to 1."""
+        return self.client_seconds / self.seconds / (os.cpu_count() or 1)
+
+    def percentile(self, percent: float) -> float | None:
+        """Give a percentile of the latencies in seconds, by nearest rank; None when there are too few to have one."""
+        if percent > 50 and len(self.latencies) < 100 / (100 - percent):
+            return None
+        return self.latencies[math.ceil(percent / 100 * len(self.latencies)) - 1]
+
+
+class Client:
+    """Speaks to one server. Use as an async context manager."""
+
+    def __init__(self, url: str, *, model: str | None = None, api_key: str | None = None) -> None:
+        """Prepare. url: with or without /v1 at its end. model: the name to send; None sends none."""
+        self.base = URL(_base(url))
+        self._embeddings = self.base / "v1" / "embeddings"
+        self.model = model
+        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Client:
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            # As many connections as clients, and no cookies, proxies or compression on the way.
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+            skip_auto_headers=("Accept-Encoding",),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def get(self, path: str) -> tuple[int, dict[str, Any], str]:
+        """GET a path; gives status, JSON object ({} when it is none) and the name that the server gives itself.
+
+        Raises EngineUnavailableError when nobody answers.
+        """
+        try:
+            async with self._open.get(self.base / path) as response:
+                raw = await response.read()
+                found = orjson.loads(raw) if raw else {}
+                return response.status, found if isinstance(found, dict) else {}, response.headers.get("Server", "")
+        except orjson.JSONDecodeError:
+            return response.status, {}, response.headers.get("Server", "")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(self.base, error) from error
+
+    async def ask(self, texts: Sequence[str]) -> Answer:
+        """Embed texts and look at the whole answer. Raises RequestError, EngineError or EngineUnavailableError."""
+        headers, raw = await self._post(self._body(texts))
+        try:
+            found = orjson.loads(raw)
+            rows = [item["embedding"] for item in found["data"]]
+            tokens = (found.get("usage") or {}).get("prompt_tokens")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EngineError(f"{self._embeddings} does not answer as /v1/embeddings should: {raw[:200]!r}") from error
+        if len(rows) != len(texts) or not all(isinstance(row, list) and row for row in rows):
+            raise EngineError(f"{self._embeddings} gave {len(rows)} rows for {len(texts)} texts")
+        return Answer(rows=rows, tokens=tokens or None, cache=headers.get("X-Edgeembed-Cache"))
+
+    async def load(self, next_texts: Callable[[], Sequence[str]], *, clients: int, seconds: float) -> Load:
+        """Let clients send requests back to back until the time is over, and wait for the answers to what was sent.
+
+        next_texts: gives the texts of a request; what it takes is not part of the request's latency.
+        Raises what `ask` raises; an answer counts only when it has status 200.
+        """
+        latencies: list[float] = []
+        texts_answered = 0
+        cpu_before = time.process_time()
+        began = time.perf_counter()
+        until = began + seconds
+        last = began
+
+        async def client() -> None:
+            nonlocal texts_answered, last
+            while True:
+                texts = next_texts()
+                body = self._body(texts)
+                sent = time.perf_counter()
+                await self._post(body)
+                last = time.perf_counter()
+                latencies.append(last - sent)
+                texts_answered += len(texts)
+                if last >= until:
+                    return
+
+        tasks = [asyncio.create_task(client()) for _ in range(clients)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return Load(sorted(latencies), texts_answered, last - began, time.process_time() - cpu_before)
+
+    @property
+    def _open(self) -> aiohttp.ClientSession:
+        assert self._session is not None, "use the client as a context manager"
+        return self._session
+
+    def _body(self, texts: Sequence[str]) -> bytes:
+        body: dict[str, Any] = {"input": texts[0] if len(texts) == 1 else texts}
+        if self.model:
+            body["model"] = self.model
+        return orjson.dumps(body)
+
+    async def _post(self, body: bytes) -> tuple[Any, bytes]:
+        try:
+            async with self._open.post(self._embeddings, data=body) as response:
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(self.base, error) from error
+        if response.status != 200:
+            refused = 400 <= response.status < 500
+            raise (RequestError if refused else EngineError)(f"{response.status}: {_reason(raw)}")
+        return response.headers, raw
+
+
+def _base(url: str) -> str:
+    """Give what stands in front of /v1 in the forms of it that people paste."""
+    url = url.strip().rstrip("/")
+    for end in ("/embeddings", "/v1"):
+        url = url.removesuffix(end)
+    return url if "://" in url else f"http://{url}"
+
+
+def _reason(raw: bytes) -> str:
+    """Find what an error's body says."""
+    try:
+        found = orjson.loads(raw)
+        error = found.get("error", found)
+        said = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+        return str(said or found)[:300]
+    except (orjson.JSONDecodeError, AttributeError):
+        return raw[:300].decode("utf-8", "replace")
+
+
+def _unreachable(url: URL, error: BaseException) -> EngineUnavailableError:
+    return EngineUnavailableError(f"{url} does not answer: {str(error) or type(error).__name__}")

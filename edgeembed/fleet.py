@@ -1,0 +1,218 @@
+"""The parts of a daemon put together from its settings: models, engines, names, rules, the service."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgeembed import memory
+from edgeembed.cache import VectorCache
+from edgeembed.config import Paths, Settings, seconds_of
+from edgeembed.engine.devices import Ladder, LadderMemory, Rung, usable_threads
+from edgeembed.engine.protocol import WorkerOptions
+from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError
+from edgeembed.hub.catalogue import catalogue
+from edgeembed.hub.install import ensure_installed
+from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.pool import ModelPool, PoolRules
+from edgeembed.roster import Roster, ServedModel, served
+from edgeembed.service import EmbeddingService
+from edgeembed.tune import DEFAULT_BATCH_TOKENS, Profiles, Way
+from edgeembed.vector_health import VectorHealth
+
+log = logging.getLogger(__name__)
+
+CACHE_FOLDER = "vectors"
+VECTORS_FOLDER = "vector-baselines"
+LADDER_FILE = "ladder.json"
+
+
+def make_engine(
+    settings: Settings, paths: Paths, model: InstalledModel | ServedModel, way: Way | None = None
+) -> WorkerEngine:
+    """Make the engine of a model; nothing starts yet. Raises HubError for a file that llama.cpp must not see.
+
+    way: how to run it; by default the settings decide, then what `edgeembed tune` found.
+    """
+    store = Store(paths)
+    served = _identity(model.path)
+    if store.digest(model.path) != model.digest:
+        # The cache would keep another model's rows under this one's digest.
+        raise ModelReplacedError(f"{model.path} was replaced by another file")
+    store.require_sound(model)
+    way = way or chosen_way(settings, paths, model.digest)
+
+    def options(rung: Rung) -> WorkerOptions:
+        if _identity(model.path) != served:
+            raise ModelReplacedError(f"{model.path} was replaced by another file")
+        return WorkerOptions(
+            path=str(model.path),
+            threads=way.threads,
+            context_tokens=settings.context_tokens,
+            batch_tokens=way.batch_tokens,
+            bulk_lanes=way.bulk_lanes,
+            pad_from_tokens=way.pad_from_tokens,
+            rung=rung.name,
+            extra_buffers=rung.extra_buffers,
+            task=model.task,
+            verbose=settings.log_level == "debug",
+        )
+
+    ladder = Ladder(memory=LadderMemory(paths.state / LADDER_FILE, model.digest))
+    return WorkerEngine(options, ladder, load_timeout=settings.load_timeout)
+
+
+def chosen_way(settings: Settings, paths: Paths, digest: str) -> Way:
+    """Say how a model runs: the settings go before what was measured, and that before the defaults."""
+    profile = Profiles(paths.state).find(digest)
+    found = profile.way if profile else Way(threads=usable_threads())
+    if settings.threads:
+        found = msgspec.structs.replace(found, threads=settings.threads)
+    if settings.batch_tokens:
+        found = msgspec.structs.replace(found, batch_tokens=settings.batch_tokens)
+    if profile:
+        log.info("%s: uses the profile of %s", digest[:12], time.strftime("%Y-%m-%d", time.localtime(profile.made_at)))
+    return found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Give what tells a file from another one under its name. Raises EngineUnavailableError when it is gone."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise EngineUnavailableError(f"cannot read {path}: {error.strerror or error}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The models that the settings name."""
+
+    default: ServedModel
+    preload: tuple[ServedModel, ...] = ()
+    pinned: tuple[ServedModel, ...] = ()
+    by_path: tuple[ServedModel, ...] = ()
+    """Files that aliases stand for."""
+
+
+def make_fleet(settings: Settings, paths: Paths, default: InstalledModel) -> Fleet:
+    """Find the models that the settings name besides the default one. What is not installed is left out, with a warning."""
+
+    def look_up(name: str, setting: str) -> ServedModel | None:
+        try:
+            offline = msgspec.structs.replace(settings, offline=True)
+            return served(ensure_installed(name, paths=paths, settings=offline, report=log.info))
+        except HubError as error:
+            log.warning("%s: %s cannot be had: %s", setting, name, error.message)
+            return None
+
+    def all_of(names: Iterable[str], setting: str) -> tuple[ServedModel, ...]:
+        return tuple(model for name in names if (model := look_up(name, setting)) is not None)
+
+    return Fleet(
+        default=served(default),
+        preload=all_of(settings.preload, "preload"),
+        pinned=all_of(settings.pin, "pin"),
+        by_path=all_of((name for name in settings.aliases.values() if _is_file(name)), "aliases"),
+    )
+
+
+def make_roster(settings: Settings, paths: Paths, fleet: Fleet) -> Roster:
+    """Make the roster: the settings' models, their aliases, and whatever the store holds."""
+    store = Store(paths)
+
+    def scan() -> list[ServedModel]:
+        found: list[ServedModel] = []
+        for model in store.installed():
+            with contextlib.suppress(OSError):  # it was removed in this moment
+                found.append(served(model))
+        known = catalogue()
+        # The type that the catalogue prefers comes first: it is the one that the bare name means.
+        return sorted(
+            found, key=lambda model: (model.name, model.name in known and model.type != known[model.name].default_type)
+        )
+
+    aliases = {
+        alias: str(Path(name).expanduser().absolute()) if _is_file(name) else name
+        for alias, name in settings.aliases.items()
+    }
+
+    def renew(model: ServedModel) -> ServedModel:
+        try:
+            if store.digest(model.path) == model.digest:
+                return model
+            return served(store.local(model.path))
+        except (HubError, OSError) as error:
+            log.warning("%s cannot be read now: %s", model.path, error)
+            return model
+
+    others = (*fleet.pinned, *fleet.preload, *fleet.by_path)
+    return Roster(fleet.default, others, aliases=aliases, scan=scan, renew=renew)
+
+
+def make_rules(settings: Settings, fleet: Fleet) -> PoolRules:
+    """Say how long models stay loaded, and how much memory they may take together."""
+    single = {name.lower(): seconds_of(duration) for name, duration in settings.keep_alive_of.items()}
+    otherwise = seconds_of(settings.keep_alive)
+    pinned = {model.key for model in fleet.pinned}
+
+    def keep_alive(model: ServedModel) -> float | None:
+        for name in (model.spec, model.name, model.path.name, str(model.path)):
+            if name.lower() in single:
+                return single[name.lower()]
+        return None if model.key == fleet.default.key else otherwise
+
+    return PoolRules(
+        budget_bytes=memory.budget_bytes(settings.memory_budget_mib),
+        load_wait=settings.load_wait,
+        keep_alive=keep_alive,
+        pinned=lambda model: model.key in pinned,
+        estimate=lambda model: memory.estimate(
+            model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS
+        ),
+        measure=lambda engine: memory.resident_bytes(engine.status.worker_pid),
+    )
+
+
+def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingService:
+    """Make the service of all models; nothing starts yet."""
+    cache = (
+        VectorCache(
+            paths.cache / CACHE_FOLDER,
+            memory_mib=settings.cache_memory_mib,
+            disk_mib=settings.cache_disk_mib,
+            ttl=seconds_of(settings.cache_ttl),
+        )
+        if settings.cache
+        else None
+    )
+    roster = make_roster(settings, paths, fleet)
+
+    def engine_of(model: ServedModel) -> WorkerEngine:
+        try:
+            return make_engine(settings, paths, model)
+        except ModelReplacedError:
+            roster.mark_stale()
+            raise
+
+    return EmbeddingService(
+        roster,
+        ModelPool(engine_of, make_rules(settings, fleet)),
+        cache,
+        timeout=settings.request_timeout,
+        max_queue_tokens=settings.max_queue_tokens,
+        clean_text=settings.clean_text,
+        vectors=VectorHealth(paths.state / VECTORS_FOLDER),
+    )
+
+
+def _is_file(name: str) -> bool:
+    """Say whether a name in the settings is the path of a file."""
+    return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()

@@ -1,0 +1,65 @@
+"""How much memory there is, and how much a model takes: before it is loaded, and while it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from edgeembed.hub.gguf_header import read_header
+
+MIB = 2**20
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+DEFAULT_SHARE = 0.7
+"""Of the machine's memory, for loaded models."""
+WORKER_BYTES = 96 * MIB
+"""A worker without a model: interpreter, numpy, llama.cpp, and a context's fixed buffers."""
+_BYTES_PER_VALUE = 2  # of the KV cache: float16
+
+
+def machine_bytes() -> int:
+    """Give the memory that this machine, or the container around this process (cgroup v2), has."""
+    total = psutil.virtual_memory().total
+    try:
+        limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
+        return min(total, int(limit)) if limit != "max" else total
+    except (OSError, ValueError):
+        return total  # no container, or one that says nothing
+
+
+def budget_bytes(memory_budget_mib: int) -> int:
+    """Give the setting's value in bytes; 0 takes a share of what there is."""
+    return memory_budget_mib * MIB or int(DEFAULT_SHARE * machine_bytes())
+
+
+def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
+    """Estimate the bytes that a worker takes with this file: weights, KV cache, buffers of a batch.
+
+    The KV cache has, for each layer and token, a key and a value of head_count_kv heads in float16. Raises HubError.
+    """
+    header = read_header(path)
+
+    def number(key: str, otherwise: int = 0) -> int:
+        return header.number(f"{header.architecture}.{key}") or otherwise
+
+    layers, width, heads = number("block_count"), number("embedding_length"), number("attention.head_count", 1)
+    head = width // heads
+    per_token = number("attention.head_count_kv", heads) * (
+        number("attention.key_length", head) + number("attention.value_length", head)
+    )
+    causal = header.values.get(f"{header.architecture}.attention.causal", True)
+    context = min(context_tokens, number("context_length", context_tokens))
+    cache = layers * per_token * context * _BYTES_PER_VALUE if causal else 0
+    batch = batch_tokens if causal else max(batch_tokens, context)
+    activations = 4 * batch * (4 * width + 2 * number("feed_forward_length"))
+    return path.stat().st_size + cache + activations + WORKER_BYTES
+
+
+def resident_bytes(pid: int | None) -> int | None:
+    """Give the resident memory of a process; None when it is not there."""
+    if pid is None:
+        return None
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None

@@ -1,0 +1,247 @@
+"""Which models can be served, and which of them a request's `model` means."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeembed.engine.protocol import Task
+from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
+from edgeembed.hub.catalogue import DEFAULT_MODEL, HubCheckpoint, HubGguf, Matryoshka, Prompts, catalogue
+from edgeembed.hub.store import InstalledModel
+from edgeembed.text import InputType
+
+RESCAN_SECONDS = 2.0
+"""An unknown name looks at the disk again, but not more often than this."""
+
+DEFAULT_RERANKER = "qwen3-reranker-0.6b"
+"""Suggested to somebody who has none."""
+
+_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
+_DOES = {
+    "embed": "makes vectors; POST /v1/embeddings takes texts for it",
+    "rerank": "scores documents against a query; POST /v1/rerank takes them",
+}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that requests reach, as far as a request needs to know. Two with one `key` are the same."""
+
+    name: str
+    digest: str
+    """SHA-256 of the model file."""
+    type: str = "unknown"
+    task: Task = "embed"
+    path: Path = Path()
+    prompts: Prompts | None = None
+    dimensions: int | None = None
+    """Length of its vectors, where the file's head says so."""
+    matryoshka: Matryoshka | None = None
+    size_bytes: int = 0
+    created: int = 0
+    """Unix seconds at which the file was installed."""
+    other_names: tuple[str, ...] = ()
+    """Such as the names of its repositories on the model hub, which clients of other servers send."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it this model: the file and what is in it."""
+        return str(self.path), self.digest
+
+    @property
+    def spec(self) -> str:
+        """Name and type."""
+        return f"{self.name}:{self.type}"
+
+
+def served(model: InstalledModel) -> ServedModel:
+    """Describe an installed model for requests. Raises OSError when its file is gone."""
+    entry = model.entry
+    repositories = {source.repo for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)} if entry else ()
+    return ServedModel(
+        name=model.name,
+        digest=model.digest,
+        type=model.type,
+        task=model.task,
+        path=Path(model.path),
+        prompts=model.prompts,
+        dimensions=model.dimensions,
+        matryoshka=model.matryoshka,
+        size_bytes=model.size_bytes,
+        created=int(Path(model.path).stat().st_mtime),
+        other_names=tuple(sorted(repositories)),
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a request's model name means."""
+
+    model: ServedModel
+    input_type: InputType | None = None
+    """The prompt that the name chooses: `NAME:query`."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One name that a request may use."""
+
+    name: str
+    target: Target
+    alias: bool = False
+
+
+class Roster:
+    """Names and models. Everything runs on one event loop; the disk is read in a thread."""
+
+    def __init__(
+        self,
+        default: ServedModel | None,
+        others: Sequence[ServedModel] = (),
+        *,
+        aliases: Mapping[str, str] | None = None,
+        scan: Callable[[], Iterable[ServedModel]] = tuple,
+        renew: Callable[[ServedModel], ServedModel] = lambda model: model,
+    ) -> None:
+        """Begin with what is known.
+
+        default: served to requests that name no model.
+        others: further models that lie outside the store, or that were looked up already.
+        aliases: other names; a value may be any name that a request may use, but no other alias.
+        scan: gives what the store holds now; called in a thread.
+        renew: describes a model anew whose file may have been replaced; called in a thread.
+        """
+        self.default = default
+        self._fixed = [model for model in (default, *others) if model is not None]
+        self._aliases = {name.lower(): meant for name, meant in (aliases or {}).items()}
+        self._scan = scan
+        self._renew = renew
+        self._stale = False
+        self._scanned_at = float("-inf")
+        self._scanning: asyncio.Task[None] | None = None
+        self._found: list[ServedModel] = []
+        self._by_name: dict[str, ServedModel] = {}
+        self._index()
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """Every model, the default first."""
+        return list({model.key: model for model in (*self._fixed, *self._found)}.values())
+
+    async def resolve(self, name: str | None, task: Task) -> Target:
+        """Give what a name means; no name means the default, or the only model that can do the task.
+
+        Raises ModelNotFoundError with what to do, WrongTaskError for a model that does other work.
+        """
+        if self._stale:
+            await self.refresh()
+        if name is None:
+            return Target(await self._unnamed(task))
+        target = self._lookup(name)
+        if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
+            await self.refresh()
+            target = self._lookup(name)
+        if target is None:
+            raise self._unknown(name)
+        if target.model.task != task:
+            raise WrongTaskError(f"{name!r} {_DOES[target.model.task]}", param="model")
+        return target
+
+    async def refresh(self) -> None:
+        """Look at the disk again; those who ask at once share one look."""
+        if self._scanning is None or self._scanning.done():
+            self._scanning = asyncio.create_task(self._rescan(), name="roster")
+        await asyncio.shield(self._scanning)
+
+    def mark_stale(self) -> None:
+        """Note that a file is not what it was: the next request looks at the disk first. May be called in any thread."""
+        self._stale = True
+
+    def find(self, name: str) -> Target | None:
+        """Give what a name means by what is known now, whatever it is for."""
+        return self._lookup(name)
+
+    def listings(self) -> list[Listing]:
+        """Give every name that a request may use: models, their types, prompts by suffix, aliases."""
+        found: list[Listing] = []
+        for model in self.models:
+            target = Target(model)
+            short = self._by_name[model.name.lower()] is model
+            if short:
+                found.append(Listing(model.name, target))
+                if model.prompts and model.prompts != Prompts():
+                    found += [Listing(model.name + suffix, Target(model, kind)) for suffix, kind in _SUFFIXES.items()]
+            if not short or model.type != "unknown":
+                found.append(Listing(model.spec, target))
+        for alias in self._aliases:
+            if (meant := self._lookup(alias)) is not None:
+                found.append(Listing(alias, meant, alias=True))
+        return found
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    async def _unnamed(self, task: Task) -> ServedModel:
+        if self.default is not None and self.default.task == task:
+            return self.default
+        able = [model for model in self.models if model.task == task]
+        if not able:
+            await self.refresh()
+            able = [model for model in self.models if model.task == task]
+        if len({model.name for model in able}) == 1:
+            return self._by_name[able[0].name.lower()]
+        if able:
+            names = ", ".join(sorted({model.name for model in able}))
+            raise RequestError(f"say which model: 'model' is missing, and these can do it: {names}", param="model")
+        what, known = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
+        raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {known}` fetches one", param="model")
+
+    def _lookup(self, name: str, *, aliases: bool = True) -> Target | None:
+        folded = name.lower()
+        if aliases and folded in self._aliases:
+            return self._lookup(self._aliases[folded], aliases=False)
+        if model := self._by_name.get(folded):
+            return Target(model)
+        for suffix, kind in _SUFFIXES.items():
+            if folded.endswith(suffix) and (inner := self._lookup(name[: -len(suffix)], aliases=aliases)):
+                return Target(inner.model, kind)
+        return None
+
+    def _unknown(self, name: str) -> ModelNotFoundError:
+        meant = self._aliases.get(name.lower(), name)
+        stands = "" if meant == name else f" (it stands for {meant!r})"
+        bare = meant.lower().partition(":")[0]
+        if bare in catalogue():
+            return ModelNotFoundError(
+                f"the model {name!r}{stands} is not installed; `edgeembed pull {meant}` fetches it; no restart is needed",
+                param="model",
+            )
+        known = [listing.name for listing in self.listings()]
+        near = difflib.get_close_matches(meant.lower(), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
+        raise ModelNotFoundError(
+            f"no model {name!r}{stands} is known here.{hint} Installed: {names}. GET /v1/models lists every name",
+            param="model",
+        )
+
+    async def _rescan(self) -> None:
+        self._stale = False
+        self._found, fixed = await asyncio.to_thread(lambda: (list(self._scan()), [*map(self._renew, self._fixed)]))
+        if self.default is not None:
+            self.default = fixed[0]
+        self._fixed = fixed
+        self._scanned_at = time.monotonic()
+        self._index()
+
+    def _index(self) -> None:
+        self._by_name = {}
+        for model in self.models:
+            # The first one keeps a short name: the default, then the catalogue's preferred type (see `scan`).
+            for name in (model.name, model.spec, model.path.name, str(model.path), *model.other_names):
+                if name:
+                    self._by_name.setdefault(name.lower(), model)

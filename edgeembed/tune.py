@@ -1,0 +1,219 @@
+"""Finds out how a model runs best on this machine, and remembers it: threads, batches, lanes, filling up.
+
+One choice after the other is tried with the rest kept (coordinate descent), each in a worker of its own. What is measured is
+what users wait for: a query of ten words, one of forty, and a bulk load. The score of a way to run is the geometric mean of
+the three times, each against the first way's, so that no single one decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgeembed.bench.texts import TextMaker
+from edgeembed.engine.devices import build_fingerprint, machine_fingerprint
+from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
+from edgeembed.hub.jsonfile import write_atomically
+
+log = logging.getLogger(__name__)
+
+PROFILE_FILE = "profiles.json"
+DEFAULT_BATCH_TOKENS = 128
+WORTH = 0.97
+"""A way must have at most this share of the best one's score to take its place: less is noise."""
+BULK_WORDS = (10, 20, 40, 80)
+BULK_TEXTS = 32
+WARM_UPS = 3
+TOKENS_PER_WORD = 12
+"""More than any tokenizer makes of a word: even a model of a few hundred tokens is not given a text that is too long."""
+
+
+class Way(msgspec.Struct, frozen=True):
+    """A way to run a model; None leaves the choice to the engine."""
+
+    threads: int
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    bulk_lanes: int | None = None
+    pad_from_tokens: int | None = None
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast one way is. Times in milliseconds, medians."""
+
+    way: Way
+    query_ms: float
+    """A text of ten words, alone."""
+    sentence_ms: float
+    """A text of forty words, alone."""
+    tokens_per_second: float
+    """In a bulk load of texts of 10 to 80 words."""
+
+    def score(self, first: Measurement) -> float:
+        """Give the geometric mean of the times against another way's; less is better."""
+        ratios = (
+            self.query_ms / first.query_ms,
+            self.sentence_ms / first.sentence_ms,
+            first.tokens_per_second / self.tokens_per_second,
+        )
+        return math.prod(ratios) ** (1 / len(ratios))
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """The best way that was found for a model on this machine."""
+
+    way: Way
+    made_at: float
+    """Unix seconds."""
+    thorough: bool
+    """False for the quick look on a model's first load."""
+    measured: list[Measurement]
+    """Everything that was tried, the first way first."""
+
+    @property
+    def gain(self) -> float:
+        """How many times faster the best way is than the first one, by score."""
+        best = next(each for each in self.measured if each.way == self.way)
+        return 1 / best.score(self.measured[0])
+
+
+class Profiles:
+    """Profiles on disk: by machine, build of llama.cpp and model file. One that cannot be read is none."""
+
+    def __init__(self, state: Path) -> None:
+        self._file = state / PROFILE_FILE
+
+    def find(self, digest: str) -> Profile | None:
+        """Give the profile of a model file with this SHA-256."""
+        try:
+            return msgspec.convert(self._all().get(_key(digest)), Profile | None)
+        except msgspec.ValidationError:
+            return None  # of an older version
+
+    def keep(self, digest: str, profile: Profile) -> None:
+        """Write a profile down. Raises OSError."""
+        write_atomically(self._file, {**self._all(), _key(digest): msgspec.to_builtins(profile)})
+
+    def forget(self, digest: str) -> bool:
+        """Remove a profile; says whether there was one. Raises OSError."""
+        known = self._all()
+        if known.pop(_key(digest), None) is None:
+            return False
+        write_atomically(self._file, known)
+        return True
+
+    def _all(self) -> dict[str, object]:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=dict[str, object])
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("%s cannot be read and is ignored: %s", self._file, error)
+            return {}
+
+
+def _key(digest: str) -> str:
+    return f"{machine_fingerprint()} {build_fingerprint()} {digest[:16]}"
+
+
+MakeEngine = Callable[[Way], Engine]
+Measure = Callable[[Way], Awaitable[tuple[Measurement, ModelInfo]]]
+Tell = Callable[[Measurement], None]
+
+
+async def tune(measure: Measure, start: Way, *, thorough: bool, tell: Tell = lambda _measurement: None) -> Profile:
+    """Find the best way for a model, beginning with `start`.
+
+    measure: measures one way, see `measurer`. thorough: try every choice; otherwise the number of threads alone. tell: gets
+    each measurement as it comes. Raises what `measure` raises.
+    """
+    first, info = await measure(start)
+    tell(first)
+    tried = {start: first}
+    best = first
+    for choices in _choices(start, info, thorough=thorough):
+        for change in choices:
+            way = msgspec.structs.replace(best.way, **change)
+            if way in tried:
+                continue
+            tried[way], _ = await measure(way)
+            tell(tried[way])
+        fastest = min(tried.values(), key=lambda each: each.score(first))
+        if fastest.score(first) < WORTH * best.score(first):
+            best = fastest
+    return Profile(way=best.way, made_at=time.time(), thorough=thorough, measured=list(tried.values()))
+
+
+def _choices(start: Way, info: ModelInfo, *, thorough: bool) -> Iterator[Sequence[dict[str, int | None]]]:
+    """Give what may be changed, one list of alternatives after the other."""
+    halves = [start.threads]
+    while halves[-1] > 1:
+        halves.append(halves[-1] // 2)
+    yield [{"threads": threads} for threads in (halves if thorough else halves[:2])]
+    if not thorough:
+        return
+    yield [{"bulk_lanes": lanes} for lanes in dict.fromkeys((0, 1, 2, max(1, start.threads // 2), start.threads))]
+    yield [{"batch_tokens": tokens} for tokens in (64, 256, 512)]
+    if info.pooling in ("mean", "cls"):  # decoders have no use for it
+        yield [{"pad_from_tokens": tokens} for tokens in (0, 24, 40, 52)]
+
+
+def measurer(make_engine: MakeEngine, seconds: float) -> Measure:
+    """Give a function that loads a model in one way, measures it for so many seconds and ends it. It raises EngineError."""
+
+    async def measure(way: Way) -> tuple[Measurement, ModelInfo]:
+        return await _measure(make_engine(way), way, seconds)
+
+    return measure
+
+
+async def _measure(engine: Engine, way: Way, seconds: float) -> tuple[Measurement, ModelInfo]:
+    try:
+        await engine.start()
+        info = engine.info
+        assert info is not None
+        maker = TextMaker(seed=time.time_ns())
+
+        def text(words: int) -> Text:
+            made = maker.text(min(words, info.context_tokens // TOKENS_PER_WORD))
+            return Pair(maker.text(8), made) if info.pooling == "rank" else made
+
+        await asyncio.gather(*engine.submit([text(20) for _ in range(WARM_UPS)], INTERACTIVE))
+        query = await _median_ms(engine, lambda: text(10), seconds / 4)
+        sentence = await _median_ms(engine, lambda: text(40), seconds / 4)
+        bulk = await _tokens_per_second(engine, text, seconds / 2)
+        return Measurement(way=way, query_ms=query, sentence_ms=sentence, tokens_per_second=bulk), info
+    finally:
+        await engine.close()
+
+
+async def _median_ms(engine: Engine, text: Callable[[], Text], seconds: float) -> float:
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        began = time.perf_counter()
+        await asyncio.gather(*engine.submit([text()], INTERACTIVE))
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+async def _tokens_per_second(engine: Engine, text: Callable[[int], Text], seconds: float) -> float:
+    tokens = 0
+    began = time.perf_counter()
+    # Two loads on their way at any time: the worker always has a next batch.
+    waiting: set[asyncio.Future[list[Row]]] = set()
+    while True:
+        over = time.perf_counter() - began >= seconds and tokens > 0
+        while not over and len(waiting) < 2:
+            texts = [text(BULK_WORDS[number % len(BULK_WORDS)]) for number in range(BULK_TEXTS)]
+            waiting.add(asyncio.gather(*engine.submit(texts, BULK)))
+        if not waiting:
+            return tokens / (time.perf_counter() - began)
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        tokens += sum(row.tokens for load in done for row in load.result())

@@ -1,0 +1,119 @@
+"""What systemd hears, over a real datagram socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeembed.errors import EngineUnavailableError
+from edgeembed.notify import Notifier, watched
+from tests.e2e.daemon import running
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd speaks over Unix sockets")
+
+
+class Systemd:
+    """The receiving end."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self._socket.settimeout(30)
+
+    def hear(self) -> list[str]:
+        """Wait for a message and give its lines."""
+        return self._socket.recv(4096).decode().splitlines()
+
+    def hear_all(self) -> list[list[str]]:
+        """Give every message that has come."""
+        self._socket.setblocking(False)
+        heard = []
+        while True:
+            try:
+                heard.append(self.hear())
+            except BlockingIOError:
+                return heard
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
+    if request.param == "abstract" and sys.platform != "linux":
+        pytest.skip("abstract sockets are Linux's")
+    other = Systemd(str(tmp_path / "notify") if request.param == "path" else f"@edgeembed-test-{os.getpid()}")
+    yield other
+    other.close()
+
+
+def test_ready_and_stopping(systemd: Systemd) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
+    assert notifier.watchdog_seconds is None
+    notifier.ready("a model on an address")
+    assert systemd.hear() == ["READY=1", "STATUS=a model on an address"]
+    notifier.stopping()
+    assert systemd.hear()[0] == "STOPPING=1"
+
+
+async def test_the_watchdog_hears_of_a_daemon_that_is_well_and_of_no_other(systemd: Systemd) -> None:
+    well = True
+    checks = 0
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        if not well:
+            raise EngineUnavailableError("hangs")
+
+    async def checked(times: int) -> None:
+        until = checks + times
+        async with asyncio.timeout(20):
+            while checks < until:
+                await asyncio.sleep(0.01)
+
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())})
+    assert notifier.watchdog_seconds == pytest.approx(0.1)
+    async with watched(notifier, check):
+        await checked(3)
+        well = False
+        await checked(1)
+        assert ["WATCHDOG=1"] in systemd.hear_all()
+        await checked(3)
+        assert systemd.hear_all() == []
+        well = True
+        await checked(3)
+        assert ["WATCHDOG=1"] in systemd.hear_all()
+
+
+def test_without_systemd_and_with_one_that_is_gone_nothing_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Notifier({}).ready("x")
+    assert not caplog.records
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("x")
+    assert "cannot tell systemd READY=1" in caplog.text
+
+
+def test_a_watchdog_of_another_process_is_none_of_ours(tmp_path: Path) -> None:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "x"), "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
+    assert Notifier(environ).watchdog_seconds is None
+    assert Notifier({**environ, "WATCHDOG_PID": "", "WATCHDOG_USEC": "rubbish"}).watchdog_seconds is None
+
+
+def test_a_daemon_says_ready_when_it_answers_and_stopping_when_it_ends(home: Path, tmp_path: Path) -> None:
+    systemd = Systemd(str(tmp_path / "notify"))
+    flags = ("--model", str(make_tiny_qwen3(tmp_path / "model.gguf")))
+    with running(*flags, home=home, ready=False, NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="2000000") as daemon:
+        assert systemd.hear()[0] == "READY=1"
+        assert daemon.embed("x").shape == (1, 64)
+        assert systemd.hear() == ["WATCHDOG=1"]
+        assert daemon.stop() == 0
+    assert ["STOPPING=1", "STATUS=stopping"] in systemd.hear_all()
+    systemd.close()

@@ -1,0 +1,286 @@
+"""Loaded models: first use, keep-alive, pinning, the memory budget, failures. On fake engines of given sizes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from edgeembed import pool as pool_module
+from edgeembed.engine.protocol import INTERACTIVE, Engine
+from edgeembed.errors import EngineUnavailableError, ModelLoadingError
+from edgeembed.pool import ModelPool, PoolRules
+from edgeembed.roster import ServedModel
+from tests.fakes import FakeEngine, fake_model
+
+GB = 10**9
+
+
+class Garage:
+    """Makes fake engines and remembers them; each takes `sizes[name]` bytes."""
+
+    def __init__(self, **sizes: float) -> None:
+        self.sizes = {name: int(size * GB) for name, size in sizes.items()}
+        self.made: list[tuple[str, FakeEngine]] = []
+        self.prepare: Callable[[str, FakeEngine], None] = lambda _name, _engine: None
+        self.most = 0
+
+    def make(self, model: ServedModel) -> Engine:
+        engine = FakeEngine()
+        self.prepare(model.name, engine)
+        self.made.append((model.name, engine))
+        self.most = max(self.most, sum(self.sizes[name] for name, made in self.made if not made.closed))
+        return engine
+
+    def loaded(self) -> list[str]:
+        return [name for name, engine in self.made if not engine.closed]
+
+    def pool(
+        self,
+        budget: float = 100,
+        keep_alive: float | None = None,
+        pinned: tuple[str, ...] = (),
+        load_wait: float = 20,
+        measure: Callable[[Engine], int | None] = lambda _engine: None,
+    ) -> ModelPool:
+        rules = PoolRules(
+            budget_bytes=int(budget * GB),
+            load_wait=load_wait,
+            keep_alive=lambda _model: keep_alive,
+            pinned=lambda model: model.name in pinned,
+            estimate=lambda model: self.sizes[model.name],
+            measure=measure,
+        )
+        return ModelPool(self.make, rules)
+
+
+async def use(pool: ModelPool, name: str) -> None:
+    async with pool.lease(fake_model(name)) as lease:
+        await asyncio.gather(*lease.submit([f"text for {name}"], INTERACTIVE))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_model_is_loaded_on_first_use_and_once_for_all_who_wait() -> None:
+    garage = Garage(a=1)
+    pool = garage.pool()
+    assert garage.made == []
+    await asyncio.gather(*(use(pool, "a") for _ in range(20)))
+    assert garage.loaded() == ["a"]
+    await pool.close()
+    assert garage.loaded() == []
+
+
+async def test_an_idle_model_leaves_after_its_keep_alive_and_a_busy_one_stays() -> None:
+    garage = Garage(a=1, b=1)
+    pool = garage.pool(keep_alive=0.05)
+    async with pool.lease(fake_model("b")):
+        await use(pool, "a")
+        await until(lambda: garage.loaded() == ["b"])
+        await asyncio.sleep(0.1)
+        assert garage.loaded() == ["b"], "a lease that is held keeps its model"
+    await until(lambda: garage.loaded() == [])
+    assert pool.slots == []
+    await use(pool, "a")
+    assert garage.loaded() == ["a"], "and it comes back when it is asked for"
+    await pool.close()
+
+
+async def test_keep_alive_0_unloads_at_once_and_none_never() -> None:
+    garage = Garage(a=1)
+    pool = garage.pool(keep_alive=0)
+    await use(pool, "a")
+    await until(lambda: garage.loaded() == [])
+    garage = Garage(a=1)
+    pool = garage.pool(keep_alive=None)
+    await use(pool, "a")
+    await asyncio.sleep(0.1)
+    assert garage.loaded() == ["a"]
+    await pool.close()
+
+
+async def test_a_preloaded_model_that_nobody_uses_leaves_too_unless_pinned() -> None:
+    garage = Garage(a=1, b=1)
+    pool = garage.pool(keep_alive=0.05, pinned=("b",))
+    await pool.load(fake_model("a"))
+    await pool.load(fake_model("b"))
+    await until(lambda: garage.loaded() == ["b"])
+    await asyncio.sleep(0.1)
+    assert garage.loaded() == ["b"]
+    await pool.close()
+
+
+async def test_use_begins_the_keep_alive_anew() -> None:
+    garage = Garage(a=1)
+    pool = garage.pool(keep_alive=0.5)
+    for _ in range(8):
+        await use(pool, "a")
+        await asyncio.sleep(0.1)
+    assert len(garage.made) == 1
+    await pool.close()
+
+
+async def test_the_budget_holds_and_the_least_recently_used_leaves() -> None:
+    garage = Garage(a=4, b=4, c=4)
+    pool = garage.pool(budget=10)
+    await use(pool, "a")
+    await use(pool, "b")
+    await use(pool, "a")
+    await use(pool, "c")
+    assert sorted(garage.loaded()) == ["a", "c"], "b was used least recently"
+    assert garage.most <= 10 * GB, "b was gone before c came"
+    await use(pool, "b")
+    assert sorted(garage.loaded()) == ["b", "c"]
+    await pool.close()
+
+
+async def test_only_as_many_leave_as_have_to() -> None:
+    garage = Garage(a=3, b=3, c=3, d=3)
+    pool = garage.pool(budget=9)
+    for name in "abcd":
+        await use(pool, name)
+    assert sorted(garage.loaded()) == ["b", "c", "d"]
+    await pool.close()
+
+
+async def test_a_pinned_model_never_leaves_and_what_cannot_fit_beside_it_says_so() -> None:
+    garage = Garage(pinned=6, small=3, large=5)
+    pool = garage.pool(budget=10, pinned=("pinned",))
+    await use(pool, "pinned")
+    await use(pool, "small")
+    with pytest.raises(EngineUnavailableError, match=r"takes about 5.0 GB.*may take 10.0 GB, of which pinned ones hold 6.0"):
+        await use(pool, "large")
+    assert sorted(garage.loaded()) == ["pinned", "small"], "nobody was sent away in vain"
+    await pool.close()
+
+
+async def test_a_model_larger_than_the_budget_says_so() -> None:
+    garage = Garage(huge=11)
+    with pytest.raises(EngineUnavailableError, match="memory_budget_mib"):
+        await use(garage.pool(budget=10), "huge")
+    assert garage.made == []
+
+
+async def test_a_busy_model_finishes_before_it_makes_room_and_loses_no_request() -> None:
+    garage = Garage(a=6, b=6)
+    pool = garage.pool(budget=10)
+    garage.prepare = lambda name, engine: setattr(engine, "paused", name == "a")
+    busy = [asyncio.create_task(use(pool, "a")) for _ in range(3)]
+    await until(lambda: bool(garage.made) and len(garage.made[0][1].priorities) == 3)
+    other = asyncio.create_task(use(pool, "b"))
+    await asyncio.sleep(0.05)
+    assert garage.loaded() == ["a"] and not other.done()
+    again = asyncio.create_task(use(pool, "a"))  # comes while a drains: waits for it to load anew
+    await asyncio.sleep(0.05)
+    garage.prepare = lambda _name, _engine: None
+    garage.made[0][1].resume()
+    await asyncio.gather(*busy, other, again)
+    assert [name for name, _ in garage.made] == ["a", "b", "a"]
+    assert garage.most <= 10 * GB
+    await pool.close()
+
+
+async def test_texts_keep_their_model_although_their_request_went_away() -> None:
+    garage = Garage(a=1)
+    pool = garage.pool(keep_alive=0)
+    garage.prepare = lambda _name, engine: setattr(engine, "paused", True)
+    async with pool.lease(fake_model("a")) as lease:
+        (future,) = lease.submit(["somebody else waits for this"], INTERACTIVE)
+    await asyncio.sleep(0.05)
+    assert garage.loaded() == ["a"]
+    garage.made[0][1].resume()
+    assert (await future).tokens == 7
+    await until(lambda: garage.loaded() == [])
+
+
+async def test_while_a_model_loads_its_requests_wait_and_then_are_told_to_come_again() -> None:
+    garage = Garage(slow=1, quick=1)
+    pool = garage.pool(load_wait=0.1)
+    gate = asyncio.Event()
+    garage.prepare = lambda name, engine: setattr(engine, "loaded", gate) if name == "slow" else None
+    with pytest.raises(ModelLoadingError, match="still loading") as caught:
+        await use(pool, "slow")
+    assert caught.value.status == 503 and caught.value.retry_after
+    await use(pool, "quick")  # others are not held up
+    waiting = asyncio.create_task(use(pool, "slow"))
+    await asyncio.sleep(0.02)
+    gate.set()
+    await waiting
+    assert [name for name, _ in garage.made] == ["slow", "quick"], "the load went on although nobody waited"
+    await pool.close()
+
+
+async def test_a_model_that_fails_says_why_leaves_the_others_alone_and_gets_another_chance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    garage = Garage(bad=1, good=1)
+    pool = garage.pool()
+
+    def fail(name: str, engine: FakeEngine) -> None:
+        if name == "bad":
+            engine.state, engine.reason = "failed", "no pooling in it"
+
+    garage.prepare = fail
+    await use(pool, "good")
+    for _ in range(3):
+        with pytest.raises(EngineUnavailableError, match="'bad' cannot be served: no pooling in it") as caught:
+            await use(pool, "bad")
+        assert caught.value.retry_after
+    assert [name for name, _ in garage.made] == ["good", "bad"], "it is not loaded again for each request"
+    await use(pool, "good")
+    assert {slot.model.name: slot.state for slot in pool.slots} == {"good": "ready", "bad": "failed"}
+    garage.prepare = lambda _name, _engine: None
+    monkeypatch.setattr(pool_module, "FAILURE_SECONDS", 0.0)
+    await use(pool, "bad")
+    await pool.close()
+    assert garage.loaded() == []
+
+
+async def test_an_engine_that_died_for_good_is_made_anew_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    garage = Garage(a=1)
+    pool = garage.pool()
+    await use(pool, "a")
+    garage.made[0][1].state = "failed"
+    garage.made[0][1].reason = "its file was replaced"
+    with pytest.raises(EngineUnavailableError, match="its file was replaced"):
+        await use(pool, "a")
+    monkeypatch.setattr(pool_module, "FAILURE_SECONDS", 0.0)
+    await use(pool, "a")
+    assert len(garage.made) == 2
+    await pool.close()
+
+
+async def test_a_model_that_turns_out_larger_sends_idle_ones_away() -> None:
+    garage = Garage(a=4, b=4)
+    pool = garage.pool(budget=10, measure=lambda engine: 7 * GB if engine is garage.made[-1][1] else 4 * GB)
+    await use(pool, "a")
+    await use(pool, "b")
+    await until(lambda: garage.loaded() == ["b"])
+    assert pool.used_bytes == 7 * GB
+    await pool.close()
+
+
+async def test_closing_in_the_middle_of_a_load_leaves_nothing() -> None:
+    garage = Garage(a=1)
+    pool = garage.pool()
+    garage.prepare = lambda _name, engine: engine.loaded.clear()
+    request = asyncio.create_task(use(pool, "a"))
+    await until(lambda: bool(garage.made))
+    await pool.close()
+    with pytest.raises(EngineUnavailableError):
+        await request
+    assert garage.loaded() == []
+
+
+async def test_a_storm_of_requests_for_more_models_than_fit_is_answered_within_the_budget() -> None:
+    garage = Garage(**dict.fromkeys("abcdef", 3))
+    pool = garage.pool(budget=7, keep_alive=0.01)
+    await asyncio.gather(*(use(pool, "abcdef"[number % 6]) for number in range(120)))
+    assert garage.most <= 7 * GB
+    await pool.close()
+    assert garage.loaded() == []
