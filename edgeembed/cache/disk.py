@@ -1,59 +1,63 @@
-"""The disk tier: rows in a diskcache folder, bounded in bytes, least recently stored ones leave first."""
+"""The disk tier: rows in a diskcache folder, bounded in bytes; what is asked for again stays longest.
+
+Segmented LRU (Karedla, Love and Wherry 1994), kept in columns that diskcache has: `access_count` is 0 for rows on probation
+and 1 for protected ones, which were asked for again; `access_time` orders both. Rows leave from the old end of the probation
+segment, so that a scan, however long and whether or not the daemon is restarted in it, washes out rows on probation only.
+`tag` is the row's model.
+"""
 
 from __future__ import annotations
 
-import logging
-import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple
 
 import diskcache
+import msgspec
 
-log = logging.getLogger(__name__)
+from edgeembed.cache.database import DATABASE, FAULTS, Database
+from edgeembed.cache.memory import Wanted
+from edgeembed.cache.rows import decode_row
+from edgeembed.cache.tally import COUNTS, Counts
 
-T = TypeVar("T")
+__all__ = ["DATABASE", "FAULTS", "DiskItem", "DiskTier", "ModelOnDisk"]
 
-FAULTS = (sqlite3.Error, OSError, diskcache.Timeout, ValueError)
-"""What a damaged, locked, full or vanished database raises. All of it makes a miss, none of it an error for a client."""
-
-_MODE_RAW = 1  # diskcache's mark for a value stored as it is
-_BUSY_SECONDS = 2.0
 _TRIM_BYTES = 4 * 2**20
 """The most that one write removes, unless it is larger itself: a lowered limit is reached in steps, nobody waits long."""
+_PROTECTED = 0.8
+"""Of all rows."""
+_LOW_SECONDS = 7 * 86400.0
+"""A row of a bulk load leaves as early as a query that is older by this."""
+_RECOUNT_TRIMS = 200
+_CHUNK = 500
+
+_TABLES = (
+    "CREATE INDEX IF NOT EXISTS EdgeembedOrder ON Cache(access_count, access_time)",
+    "CREATE TABLE IF NOT EXISTS EdgeembedCounts(model TEXT PRIMARY KEY, since REAL, "
+    + ", ".join(f"{name} NOT NULL DEFAULT 0" for name in COUNTS)
+    + ")",
+)
 
 
-class BytesDisk(diskcache.Disk):  # type: ignore[misc]
-    """Stores bytes under bytes and nothing else.
+class DiskItem(NamedTuple):
+    """A row to store: its key, its bytes, whose it is, and how much it is wanted."""
 
-    diskcache's own `Disk` pickles what it does not know and unpickles whatever the database says is a pickle, which lets
-    anybody who can write the folder run code (CVE-2025-69872). This one never imports pickle's loader: an entry of any other
-    kind raises ValueError, which callers treat as a miss.
-    """
+    key: bytes
+    value: bytes
+    model: str = ""
+    wanted: Wanted = "normal"
 
-    def put(self, key: Any) -> tuple[sqlite3.Binary, bool]:
-        if not isinstance(key, bytes):
-            raise TypeError("keys are bytes")
-        return sqlite3.Binary(key), True
 
-    def get(self, key: Any, raw: bool) -> bytes:
-        if not raw or not isinstance(key, bytes):
-            raise ValueError("a foreign key")
-        return key
+class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """What is on disk of one model. Times are in Unix seconds."""
 
-    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, str | None, Any]:
-        if not isinstance(value, bytes) or read:
-            raise TypeError("values are bytes")
-        # Always inside the database: a row of 4,096 dimensions has 16 KiB.
-        return 0, _MODE_RAW, None, sqlite3.Binary(value)
-
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
-        if mode != _MODE_RAW or filename is not None or not isinstance(value, bytes):
-            raise ValueError("a foreign value")
-        return value
+    model: str
+    entries: int
+    bytes: int
+    """Of rows and keys; the database's own overhead is not in it."""
+    oldest: float
+    newest: float
 
 
 class DiskTier:
@@ -64,77 +68,11 @@ class DiskTier:
 
     def __init__(self, folder: Path, capacity: int) -> None:
         """Open or begin the database; a corrupt one is set aside and begun anew. Raises one of FAULTS."""
-        self.folder = folder
         self._capacity = capacity
-        self._cache: diskcache.Cache | None = None
-        self._file: tuple[int, int] | None = None
-        """Which database file is open."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-        self._mended(lambda cache: cache.volume())
-
-    def _opened(self) -> diskcache.Cache:
-        if self._cache is not None and self._file_now() != self._file:
-            # Somebody cleared the folder: rows written to the file that is gone would be lost without a word.
-            log.warning("the cache in %s was removed or replaced; it is opened anew", self.folder)
-            self.close()
-            self._cache = None
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self._cache is None:
-            # diskcache waits a minute for each statement of its opening; who holds the lock that long is told at once.
-            with closing(sqlite3.connect(self.folder / diskcache.core.DBNAME, timeout=_BUSY_SECONDS)) as probe:
-                probe.isolation_level = None
-                probe.execute("BEGIN IMMEDIATE")
-                probe.execute("ROLLBACK")
-            try:
-                self._cache = diskcache.Cache(
-                    str(self.folder),
-                    timeout=_BUSY_SECONDS,
-                    disk=BytesDisk,
-                    size_limit=self._capacity,
-                    # Any other policy, and statistics, would turn each get into a write.
-                    eviction_policy="least-recently-stored",
-                    statistics=False,
-                    # A set that culls looks at the file's size, which does not shrink before the transaction ends: a batch
-                    # that passes the limit would remove ten rows for each of its own. `put_many` trims
-                    # afterwards.
-                    cull_limit=0,
-                )
-            except (TypeError, KeyError) as error:
-                raise ValueError(f"its database has settings of another program ({error})") from error
-            self._file = self._file_now()
-        return self._cache
-
-    def _file_now(self) -> tuple[int, int] | None:
-        try:
-            found = (self.folder / diskcache.core.DBNAME).stat()
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
-
-    def _mended(self, work: Callable[[diskcache.Cache], T]) -> T:
-        """Work with the database; when it turns out to be corrupt, set it aside and work with a new one."""
-        try:
-            return work(self._opened())
-        except sqlite3.DatabaseError as error:
-            # Its subclasses mean locked, read-only or out of space: the rows may be good.
-            if type(error) is not sqlite3.DatabaseError:
-                raise
-            reason = str(error)
-        # Behind the except clause, whose traceback would hold a failed opening's connection: Windows moves no open file.
-        self._set_aside(reason)
-        return work(self._opened())
-
-    def _set_aside(self, reason: str) -> None:
-        """Move the folder out of the way; the one moved before is removed, so that they do not fill the disk."""
-        self.close()
-        self._cache = None
-        for old in self.folder.parent.glob(f"{self.folder.name}.corrupt-*"):
-            shutil.rmtree(old, ignore_errors=True)
-        aside = self.folder.with_name(f"{self.folder.name}.corrupt-{time.time_ns()}")
-        log.warning("the cache in %s is corrupt (%s); it is set aside as %s and begun anew", self.folder, reason, aside.name)
-        self.folder.rename(aside)
-        self.folder.mkdir(mode=0o700)
+        self._protected: tuple[int, int] | None = None
+        """Number of protected rows, and of trims since they were counted."""
+        self._renewed = 0
+        self._database = Database(folder, capacity, _TABLES)
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Give the values that are there; a foreign entry counts as absent."""
@@ -151,35 +89,186 @@ class DiskTier:
                     found[key] = value
             return found
 
-        return self._mended(get)
+        return self._database.run(get)
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store values in one transaction, then remove the oldest ones beyond the limit."""
-        new = tuple(items)
+    def put_many(self, items: Iterable[DiskItem | tuple[bytes, bytes]]) -> None:
+        """Store values in one transaction, then remove beyond the limit what is wanted least."""
+        new = [DiskItem(*item) for item in items]
 
         def put(cache: diskcache.Cache) -> None:
             with cache.transact():
-                for key, value in new:
-                    cache.set(key, value)
-            slice_ = max(_TRIM_BYTES, 2 * sum(len(value) for _, value in new))
-            cache.size_limit = max(self._capacity, cache.volume() - slice_)
-            cache.cull()
+                for key, value, model, wanted in new:
+                    cache.set(key, value, tag=model)
+                    if wanted == "keep":
+                        self._promote(cache, key)
+                    elif wanted == "low":
+                        cache._sql(
+                            "UPDATE Cache SET access_time = access_time - ? WHERE key = ? AND raw = 1", (_LOW_SECONDS, key)
+                        )
+            self._trim(cache, max(_TRIM_BYTES, 2 * sum(len(item.value) for item in new)))
 
-        self._mended(put)
+        self._database.run(put)
+
+    def touch_many(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Protect rows that were asked for again; gives the keys that have no row any more."""
+        asked = tuple(keys)
+
+        def touch(cache: diskcache.Cache) -> list[bytes]:
+            with cache.transact():
+                return [key for key in asked if not self._promote(cache, key)]
+
+        return self._database.run(touch)
 
     def __len__(self) -> int:
-        return self._mended(len)
+        return self._database.run(len)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes on disk."""
-        return int(self._mended(lambda cache: cache.volume()))
+        return int(self._database.run(lambda cache: cache.volume()))
 
-    def clear(self) -> int:
-        """Remove everything; gives the number of entries that were there."""
-        return int(self._mended(lambda cache: cache.clear()))
+    def models(self) -> list[ModelOnDisk]:
+        """Tell what there is of each model. All rows of a model have one size, so that nobody has to read them all."""
+
+        def tell(cache: diskcache.Cache) -> list[ModelOnDisk]:
+            groups = cache._sql(
+                "SELECT COALESCE(tag, ''), COUNT(*), MIN(rowid), MAX(rowid) FROM Cache GROUP BY tag ORDER BY 2 DESC"
+            ).fetchall()
+            found = []
+            for model, entries, first, last in groups:
+                ends = cache._sql(
+                    "SELECT LENGTH(value) + LENGTH(key), store_time FROM Cache WHERE rowid IN (?, ?)", (first, last)
+                ).fetchall()
+                times = [stored for _, stored in ends]
+                size = max(size or 0 for size, _ in ends)
+                found.append(
+                    ModelOnDisk(model=model, entries=entries, bytes=entries * size, oldest=min(times), newest=max(times))
+                )
+            return found
+
+        return self._database.run(tell)
+
+    def rows(self, model: str | None = None) -> Iterator[tuple[DiskItem, bool]]:
+        """Give every sound row of a model, or of all, and whether it is protected, in the order in which they leave."""
+        place, seen = (-1, float("-inf"), -1), 0
+        while True:
+
+            def read(cache: diskcache.Cache, place: tuple[int, float, int] = place) -> list[tuple[object, ...]]:
+                found: list[tuple[object, ...]] = cache._sql(
+                    "SELECT access_count, access_time, rowid, key, value, tag FROM Cache "
+                    "WHERE (access_count, access_time, rowid) > (?, ?, ?) AND raw = 1 AND (? IS NULL OR tag = ?) "
+                    "ORDER BY access_count, access_time, rowid LIMIT ?",
+                    (*place, model, model, _CHUNK),
+                ).fetchall()
+                return found
+
+            chunk = self._database.run(read)
+            for count, at, rowid, key, value, tag in chunk:
+                place = (count, at, rowid)  # type: ignore[assignment]
+                if isinstance(key, bytes) and isinstance(value, bytes) and decode_row(key, value) is not None:
+                    seen += 1
+                    yield DiskItem(key, value, str(tag or "")), bool(count)
+            if len(chunk) < _CHUNK:
+                return
+
+    def clear(self, models: Iterable[str] | None = None) -> int:
+        """Remove everything, or all of some models; gives the number of entries that were there."""
+        tags = None if models is None else tuple(models)
+        where = "1" if tags is None else f"tag IN ({', '.join('?' * len(tags))})"
+
+        def remove(cache: diskcache.Cache) -> int:
+            with cache.transact():
+                found = cache._sql(
+                    f"SELECT rowid, filename FROM Cache WHERE {where} LIMIT ?", (*(tags or ()), _CHUNK)
+                ).fetchall()
+                self._delete(cache, found)
+            return len(found)
+
+        removed = 0
+        while chunk := self._database.run(remove):
+            removed += chunk
+        self._protected = None
+        self._database.run(lambda cache: cache._sql(f"PRAGMA user_version = {self.clears + 1}"))
+        return removed
+
+    @property
+    def clears(self) -> int:
+        """How often somebody cleared the cache: a daemon that sees it grow forgets what it has in memory."""
+
+        def read(cache: diskcache.Cache) -> int:
+            ((number,),) = cache._sql("PRAGMA user_version").fetchall()
+            return int(number)
+
+        return self._database.run(read)
+
+    def add_counts(self, counts: Mapping[str, Counts]) -> None:
+        """Add to what the database remembers of each model's hits and misses."""
+
+        def add(cache: diskcache.Cache) -> None:
+            with cache.transact():
+                for model, more in counts.items():
+                    cache._sql("INSERT OR IGNORE INTO EdgeembedCounts(model, since) VALUES (?, ?)", (model, time.time()))
+                    cache._sql(
+                        f"UPDATE EdgeembedCounts SET {', '.join(f'{name} = {name} + ?' for name in COUNTS)} WHERE model = ?",
+                        (*(getattr(more, name) for name in COUNTS), model),
+                    )
+
+        self._database.run(add)
+
+    def counts(self) -> dict[str, tuple[float, Counts]]:
+        """Give the hits and misses of each model, and the Unix second since when they were counted."""
+
+        def read(cache: diskcache.Cache) -> dict[str, tuple[float, Counts]]:
+            rows = cache._sql(f"SELECT model, since, {', '.join(COUNTS)} FROM EdgeembedCounts").fetchall()
+            return {model: (since, Counts(*numbers)) for model, since, *numbers in rows}
+
+        return self._database.run(read)
 
     def close(self) -> None:
         """Close this thread's connection."""
-        if self._cache is not None:
-            self._cache.close()
+        self._database.close()
+
+    def _promote(self, cache: diskcache.Cache, key: bytes) -> bool:
+        """Protect one row; says whether it was there."""
+        now = time.time()
+        where = "WHERE key = ? AND raw = 1 AND access_count"
+        if cache._sql(f"UPDATE Cache SET access_count = 1, access_time = ? {where} = 0", (now, key)).rowcount:
+            if self._protected is not None:
+                self._protected = (self._protected[0] + 1, self._protected[1])
+            return True
+        return bool(cache._sql(f"UPDATE Cache SET access_time = ? {where} > 0", (now, key)).rowcount)
+
+    def _trim(self, cache: diskcache.Cache, most_bytes: int) -> None:
+        """Remove rows beyond the limit, at most about so many bytes."""
+        volume = first = cache.volume()
+        while (excess := volume - self._capacity) > 0 and first - volume < most_bytes and (entries := len(cache)):
+            leaving = -(-min(excess, most_bytes) * entries // volume)
+            with cache.transact():
+                self._demote(cache, entries - leaving, 4 * leaving)
+                self._delete(
+                    cache,
+                    cache._sql(
+                        "SELECT rowid, filename FROM Cache ORDER BY access_count, access_time LIMIT ?", (leaving,)
+                    ).fetchall(),
+                )
+            volume = cache.volume()
+
+    def _demote(self, cache: diskcache.Cache, staying: int, most: int) -> None:
+        """Put the protected rows not asked for longest back on probation, old as they are: new rows must have a place."""
+        number, trims = self._protected or (0, _RECOUNT_TRIMS)
+        if trims >= _RECOUNT_TRIMS or self._renewed != self._database.renewed:
+            self._renewed, trims = self._database.renewed, 0
+            ((number,),) = cache._sql("SELECT COUNT(*) FROM Cache WHERE access_count > 0").fetchall()
+        if (too_many := number - int(_PROTECTED * staying)) > 0:
+            number -= cache._sql(
+                "UPDATE Cache SET access_count = 0 WHERE rowid IN "
+                "(SELECT rowid FROM Cache WHERE access_count > 0 ORDER BY access_count, access_time LIMIT ?)",
+                (min(too_many, most),),
+            ).rowcount
+        self._protected = (max(0, number), trims + 1)
+
+    def _delete(self, cache: diskcache.Cache, found: list[tuple[int, str | None]]) -> None:
+        cache._sql(f"DELETE FROM Cache WHERE rowid IN ({','.join(str(rowid) for rowid, _ in found)})")
+        for _, filename in found:
+            if filename is not None:  # a foreign entry's
+                cache.disk.remove(filename)

@@ -1,52 +1,180 @@
-"""The hot tier: rows in memory, bounded in bytes, least recently used ones leave first."""
+"""The hot tier: rows in memory, bounded in bytes; what is asked for again and again stays.
+
+W-TinyLFU (Einziger, Friedman and Manes 2017): new rows go through a small window, least recently used ones out. What leaves
+the window gets into the main part only in place of rows that were asked for less often. The main part is in two segments: a
+hit moves a row from probation to the protected one. A scan, however long, gets no further than the window.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Literal
 
-from edgeembed.engine.protocol import Row
+from edgeembed.cache.rows import CachedRow
+from edgeembed.cache.sketch import FrequencySketch
 
-OVERHEAD_BYTES = 400
+Wanted = Literal["normal", "low", "keep"]
+"""normal: a query, which may come again. low: of a bulk load, or a document: takes free space only. keep: known to come
+again."""
+
+OVERHEAD_BYTES = 420
 """What an entry costs besides its vector's numbers: key, tuple, array object, place in the dictionary."""
+_WINDOW = 0.02
+_PROTECTED = 0.8
+"""Of the main part."""
+_ENTRY_BYTES = 2048
+"""An entry's size as the sketch assumes it; smaller ones make its estimates a little coarser."""
+
+
+class _Segment:
+    """Rows in the order in which they were used, and their bytes."""
+
+    __slots__ = ("bytes", "rows")
+
+    def __init__(self) -> None:
+        self.rows: OrderedDict[bytes, CachedRow] = OrderedDict()
+        self.bytes = 0
+
+    def put(self, key: bytes, row: CachedRow) -> None:
+        self.rows[key] = row
+        self.bytes += _size(row)
+
+    def pop(self, key: bytes) -> CachedRow:
+        row = self.rows.pop(key)
+        self.bytes -= _size(row)
+        return row
+
+    def pop_oldest(self) -> tuple[bytes, CachedRow]:
+        key, row = self.rows.popitem(last=False)
+        self.bytes -= _size(row)
+        return key, row
 
 
 class MemoryTier:
-    """A dictionary of rows that never holds more than `capacity` bytes. Used on the event loop's thread only."""
+    """Rows by key that never take more than `capacity` bytes, the sketch included. Used on the event loop's thread only."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.bytes = 0
-        self._rows: OrderedDict[bytes, Row] = OrderedDict()
+        self.promoted: set[bytes] = set()
+        """Keys that turned out to be asked for again since somebody emptied this; the disk tier wants to know."""
+        self._sketch = FrequencySketch(capacity // _ENTRY_BYTES)
+        room = max(0, capacity - self._sketch.size_bytes)
+        self._window_bytes = int(room * _WINDOW)
+        self._main_bytes = room - self._window_bytes
+        self._protected_bytes = int(self._main_bytes * _PROTECTED)
+        self._window = _Segment()
+        self._probation = _Segment()
+        self._protected = _Segment()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._window.rows) + len(self._probation.rows) + len(self._protected.rows)
 
-    def get(self, key: bytes) -> Row | None:
-        """Give a row and mark it as used."""
-        row = self._rows.get(key)
-        if row is not None:
-            self._rows.move_to_end(key)
-        return row
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._protected.rows or key in self._probation.rows or key in self._window.rows
 
-    def put(self, key: bytes, row: Row) -> None:
-        """Keep a row; others leave until it fits. A row larger than the tier is not kept."""
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that rows take."""
+        return self._window.bytes + self._probation.bytes + self._protected.bytes
+
+    @property
+    def often_used(self) -> Iterable[bytes]:
+        """Keys of the rows that were asked for again."""
+        return self._protected.rows.keys()
+
+    def peek(self, key: bytes) -> CachedRow | None:
+        """Give a row without counting the question."""
+        return self._protected.rows.get(key) or self._probation.rows.get(key) or self._window.rows.get(key)
+
+    def get(self, key: bytes) -> CachedRow | None:
+        """Give a row and count the question, also for a row that is not there."""
+        if not self.capacity:
+            return None
+        self._sketch.add(key)
+        if (row := self._protected.rows.get(key)) is not None:
+            self._protected.rows.move_to_end(key)
+            return row
+        if key in self._probation.rows:
+            row = self._probation.pop(key)
+            self._protect(key, row)
+            return row
+        if (row := self._window.rows.get(key)) is not None:
+            self._window.rows.move_to_end(key)
+            return row
+        return None
+
+    def put(self, key: bytes, row: CachedRow, wanted: Wanted = "normal") -> None:
+        """Keep a row if it is worth it. One that is there already keeps its place."""
         size = _size(row)
-        if size > self.capacity:
+        if size > self._main_bytes:
             return
-        old = self._rows.pop(key, None)
-        if old is not None:
-            self.bytes -= _size(old)
-        self._rows[key] = row
-        self.bytes += size
-        while self.bytes > self.capacity:
-            _, evicted = self._rows.popitem(last=False)
-            self.bytes -= _size(evicted)
+        if (home := self._home(key)) is not None:
+            home.bytes += size - _size(home.rows[key])
+            home.rows[key] = row
+            self._shrink()
+        elif wanted == "keep":
+            self._protect(key, row)
+            self._shrink()
+        elif wanted == "low":
+            if self._main_bytes - self._probation.bytes - self._protected.bytes >= size:
+                self._probation.put(key, row)
+        else:
+            self._window.put(key, row)
+            while self._window.bytes > self._window_bytes:
+                self._admit(*self._window.pop_oldest())
+        self._sketch.resize(max(256, len(self)))
+
+    def drop(self, key: bytes) -> None:
+        """Forget one row."""
+        if (home := self._home(key)) is not None:
+            home.pop(key)
+        self.promoted.discard(key)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._rows.clear()
-        self.bytes = 0
+        for segment in (self._window, self._probation, self._protected):
+            segment.rows.clear()
+            segment.bytes = 0
+        self.promoted.clear()
+        self._sketch.clear()
+
+    def _home(self, key: bytes) -> _Segment | None:
+        for segment in (self._protected, self._probation, self._window):
+            if key in segment.rows:
+                return segment
+        return None
+
+    def _protect(self, key: bytes, row: CachedRow) -> None:
+        self._protected.put(key, row)
+        self.promoted.add(key)
+        while self._protected.bytes > self._protected_bytes and len(self._protected.rows) > 1:
+            self._probation.put(*self._protected.pop_oldest())
+
+    def _admit(self, key: bytes, row: CachedRow) -> None:
+        """Let a row into the main part, if those that would have to go were all asked for less often."""
+        wanted = _size(row) - (self._main_bytes - self._probation.bytes - self._protected.bytes)
+        if wanted > 0:
+            frequency = self._sketch.estimate(key)
+            victims: list[tuple[_Segment, bytes]] = []
+            for segment in (self._probation, self._protected):
+                for victim, old in segment.rows.items():
+                    if wanted <= 0:
+                        break
+                    if self._sketch.estimate(victim) >= frequency:
+                        return
+                    victims.append((segment, victim))
+                    wanted -= _size(old)
+            for segment, victim in victims:
+                segment.pop(victim)
+        self._probation.put(key, row)
+
+    def _shrink(self) -> None:
+        while self._probation.bytes + self._protected.bytes > self._main_bytes:
+            (self._probation if self._probation.rows else self._protected).pop_oldest()
+        while self._window.bytes > self._window_bytes:
+            self._admit(*self._window.pop_oldest())
 
 
-def _size(row: Row) -> int:
+def _size(row: CachedRow) -> int:
     return int(row.vector.nbytes) + OVERHEAD_BYTES

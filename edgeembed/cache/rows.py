@@ -1,40 +1,65 @@
-"""A cached row as bytes.
+"""A cached row, and how it is written as bytes.
 
-Layout, little-endian: magic "EE1\\0", CRC-32 over the key and everything behind this field, token count (uint32), number of
-dimensions (uint32), then the row as float32. The key takes part in the checksum, so a row that ended up under another key is
-as foreign as a damaged one.
+Layout, little-endian: magic "EE2\\0", CRC-32 over the key and everything behind this field, token count (uint32), number of
+dimensions (uint32), Unix second at which it was computed (uint32), microseconds that took (uint32), then the row as float32.
+The key takes part in the checksum, so a row that ended up under another key is as foreign as a damaged one.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.protocol import Float32Row
 
-_MAGIC = b"EE1\0"
+_MAGIC = b"EE2\0"
 _HEAD = struct.Struct("<4sI")
-_FIELDS = struct.Struct("<II")
+_FIELDS = struct.Struct("<IIII")
+_MOST = 2**32 - 1
+
+HEAD_BYTES = _HEAD.size + _FIELDS.size
+"""What a value has besides its row."""
 
 
-def encode_row(key: bytes, row: Row) -> bytes:
+class CachedRow(NamedTuple):
+    """A row and what is known of it.
+
+    vector: float32, shape (dimensions,), pooled, not normalised, full-dimension.
+    tokens: the text's length in the model's tokens, special ones included.
+    seconds: that computing it took; what a hit saves.
+    created: Unix second at which it was computed.
+    model: whose it is, as the statistics name it; not part of the bytes.
+    """
+
+    vector: Float32Row
+    tokens: int
+    seconds: float = 0.0
+    created: int = 0
+    model: str = ""
+
+
+def encode_row(key: bytes, row: CachedRow) -> bytes:
     """Give the bytes that stand for a row under its key."""
-    body = _FIELDS.pack(row.tokens, len(row.vector)) + row.vector.astype("<f4", copy=False).tobytes()
+    microseconds = min(_MOST, max(0, round(row.seconds * 1e6)))
+    fields = _FIELDS.pack(row.tokens, len(row.vector), min(_MOST, max(0, row.created)), microseconds)
+    body = fields + row.vector.astype("<f4", copy=False).tobytes()
     return _HEAD.pack(_MAGIC, zlib.crc32(body, zlib.crc32(key))) + body
 
 
-def decode_row(key: bytes, value: object) -> Row | None:
+def decode_row(key: bytes, value: object) -> CachedRow | None:
     """Read a row back; None when the value is damaged, foreign, or not ours."""
-    if not isinstance(value, bytes) or len(value) < _HEAD.size + _FIELDS.size:
+    if not isinstance(value, bytes) or len(value) < HEAD_BYTES:
         return None
     magic, checksum = _HEAD.unpack_from(value)
     body = memoryview(value)[_HEAD.size :]
     if magic != _MAGIC or zlib.crc32(body, zlib.crc32(key)) != checksum:
         return None
-    tokens, dimensions = _FIELDS.unpack_from(body)
+    tokens, dimensions, created, microseconds = _FIELDS.unpack_from(body)
     vector = body[_FIELDS.size :]
     if len(vector) != 4 * dimensions:
         return None
-    return Row(np.frombuffer(vector, dtype="<f4"), tokens)
+    # A copy owns its numbers: nothing else of the value stays in memory with it.
+    return CachedRow(np.frombuffer(vector, dtype="<f4").astype(np.float32), tokens, microseconds / 1e6, created)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import diskcache
 import msgspec
+import numpy as np
 
-from edgeembed.cache.disk import FAULTS, DiskTier
-from edgeembed.cache.memory import MemoryTier
-from edgeembed.cache.rows import decode_row, encode_row
+from edgeembed.cache.disk import FAULTS, DiskItem, DiskTier
+from edgeembed.cache.encodings import Encodings
+from edgeembed.cache.memory import MemoryTier, Wanted
+from edgeembed.cache.rows import CachedRow, decode_row, encode_row
+from edgeembed.cache.tally import Counts
+from edgeembed.cache.unwritten import Unwritten
 from edgeembed.engine.protocol import Row
 
 log = logging.getLogger(__name__)
@@ -27,10 +31,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-MOST_UNWRITTEN_BYTES = 64 * MIB
-"""Rows waiting for a slow disk; beyond that, new ones stay in the hot tier only."""
-_WRITE_AT_ONCE = 256
-"""Rows of one write; reads come between two of them."""
+REST_SECONDS = 5.0
+"""A disk at fault is left alone for so long, so that requests do not wait behind one busy time after the other."""
+FLUSH_SECONDS = 5.0
+"""How long counts, and news of rows that were asked for again, may wait for the disk."""
+REFRESH_SECONDS = 6 * 3600.0
+"""How often the disk learns of the rows that the hot tier answers all the time: it never sees those questions."""
+_ENCODED = 0.25
+"""Of the hot tier's memory: answers as they were written."""
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,89 +47,164 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     memory_hits: int
     disk_hits: int
     misses: int
+    saved_seconds: float
+    """Computing time of the rows that were found."""
     damaged: int
     """Entries of ours found damaged, or under another key."""
     memory_entries: int
     memory_bytes: int
+    encoded_bytes: int
+    """Of answers as they were written; they are memory too."""
+    memory_limit_bytes: int
+    disk_limit_bytes: int
     unwritten: int
     """Rows that are not on disk yet."""
+    folder: str | None
     disk_problem: str | None
     """Why the disk tier does not take part, if it does not."""
+    models: dict[str, Counts]
+    """The same counts by model: NAME:TYPE@ and the first digits of its file's digest."""
 
 
 class VectorCache:
     """Rows by key. All coroutines run on one event loop; the disk has a thread of its own."""
 
-    def __init__(self, folder: Path | None, *, memory_mib: int, disk_mib: int) -> None:
-        """Prepare; `open` does the work. No folder or no disk_mib: memory only. No memory_mib: disk only."""
+    def __init__(self, folder: Path | None, *, memory_mib: int, disk_mib: int, ttl: float | None = None) -> None:
+        """Prepare; `open` does the work. No folder or no disk_mib: memory only. No memory_mib: disk only.
+
+        ttl: seconds after which a row is computed anew; None: never, as the vectors of a file do not age.
+        """
         self._folder = folder if disk_mib else None
+        self._memory_bytes = memory_mib * MIB
         self._disk_bytes = disk_mib * MIB
-        self._memory = MemoryTier(memory_mib * MIB)
+        self._ttl = ttl
+        self._memory = MemoryTier(int(self._memory_bytes * (1 - _ENCODED)))
+        self.encodings = Encodings(int(self._memory_bytes * _ENCODED))
+        """Answers of the hot tier as they were written, for whoever writes them. A name holds the rows' keys."""
         self._disk: DiskTier | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-disk")
-        self._unwritten: dict[bytes, bytes] = {}
-        self._unwritten_bytes = 0
+        self._unwritten = Unwritten()
         self._writer: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._flush: asyncio.TimerHandle | None = None
+        self._refresh_at = time.monotonic() + REFRESH_SECONDS
+        self._rests_until: dict[str, float] = {}
+        self._closed = False
         self._problems: dict[str, str] = {} if self._folder else {"open": "switched off"}
-        self._memory_hits = self._disk_hits = self._misses = self._damaged = 0
+        self._damaged = 0
+        self._clears = 0
+        self._counts: dict[str, Counts] = {}
+        self._remembered: dict[str, Counts] = {}
+        """What of the counts is on disk."""
 
     @property
     def stats(self) -> CacheStats:
+        total = Counts()
+        for counts in self._counts.values():
+            total = total.plus(counts)
         return CacheStats(
-            memory_hits=self._memory_hits,
-            disk_hits=self._disk_hits,
-            misses=self._misses,
+            memory_hits=total.memory_hits,
+            disk_hits=total.disk_hits,
+            misses=total.misses,
+            saved_seconds=round(total.saved_seconds, 6),
             damaged=self._damaged,
             memory_entries=len(self._memory),
-            memory_bytes=self._memory.bytes,
+            memory_bytes=self._memory.used_bytes,
+            encoded_bytes=self.encodings.bytes,
+            memory_limit_bytes=self._memory_bytes,
+            disk_limit_bytes=self._disk_bytes if self._folder else 0,
             unwritten=len(self._unwritten),
+            folder=str(self._folder) if self._folder else None,
             disk_problem=next(iter(self._problems.values()), None),
+            models={model: counts.plus(Counts()) for model, counts in self._counts.items()},
         )
 
     async def open(self) -> None:
-        """Open the disk tier; when that fails the cache works in memory alone, and says so."""
+        """Open the disk tier; when that fails the cache works in memory alone, says so, and tries again later."""
         if self._folder is None:
             return
         folder, capacity = self._folder, self._disk_bytes
         try:
-            self._disk = await self._on_disk(lambda: DiskTier(folder, capacity))
+            disk = await self._on_disk(lambda: DiskTier(folder, capacity))
+            self._clears = await self._on_disk(lambda: disk.clears)
+            self._disk = disk
+            self._note("open", None)
         except FAULTS as error:
-            self._note("open", f"the cache folder {folder} cannot be used: {error}")
+            self._note("open", f"the cache folder {folder} cannot be used: {_words(error)}")
 
-    async def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
-        """Give the rows that are known; what is missing, damaged or foreign is not in the answer."""
-        found: dict[bytes, Row] = {}
+    def get_hot(self, keys: Sequence[bytes], model: str = "") -> list[CachedRow] | None:
+        """Give the rows if all of them are in memory, without ever waiting; counts only then."""
+        memory = self._memory
+        for key in keys:
+            row = memory.peek(key)
+            if row is None or (self._ttl is not None and self._is_old(row)):
+                return None
+        counts = self._counts_of(model)
+        rows = []
+        for key in keys:
+            row = memory.get(key)
+            assert row is not None
+            rows.append(row)
+            counts.memory_hits += 1
+            counts.saved_seconds += row.seconds
+        if self._flush is None:
+            self._flush_soon()
+        return rows
+
+    async def get_many(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> dict[bytes, CachedRow]:
+        """Give the rows that are known; what is missing, damaged, foreign or too old is not in the answer.
+
+        low: the question is part of a bulk load, which says nothing about how often a row will be asked for.
+        """
+        counts = self._counts_of(model)
+        found: dict[bytes, CachedRow] = {}
         missing: list[bytes] = []
         for key in keys:
-            row = self._memory.get(key)
-            if row is None:
+            row = self._memory.peek(key) if low else self._memory.get(key)
+            if row is None or self._is_old(row):
                 missing.append(key)
             else:
                 found[key] = row
-        self._memory_hits += len(found)
-        if missing and self._disk is not None:
-            for key, row in (await self._from_disk(missing)).items():
+        counts.memory_hits += len(found)
+        if missing and self._disk_takes_part("read"):
+            for key, row in (await self._from_disk(missing, model)).items():
                 found[key] = row
-                self._disk_hits += 1
-                self._memory.put(key, row)
-        self._misses += sum(key not in found for key in missing)
+                counts.disk_hits += 1
+                self._memory.put(key, row, "low" if low else "normal")
+                if not low:
+                    self._unwritten.touched.add(key)
+        for row in found.values():
+            counts.saved_seconds += row.seconds
+        counts.misses += sum(key not in found for key in missing)
+        self._flush_soon()
         return found
 
-    def put(self, key: bytes, row: Row) -> None:
-        """Keep a row, at once in memory and soon on disk."""
-        self._memory.put(key, row)
-        if self._disk is None or self._unwritten_bytes >= MOST_UNWRITTEN_BYTES:
-            return
-        self._unwritten_bytes -= len(self._unwritten.pop(key, b""))
-        value = self._unwritten[key] = encode_row(key, row)
-        self._unwritten_bytes += len(value)
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write(), name="cache-writer")
+    def put(self, key: bytes, row: Row, model: str = "", *, seconds: float = 0.0, wanted: Wanted = "normal") -> None:
+        """Keep a row, at once in memory and soon on disk. `seconds`: what it took to compute."""
+        # A copy: an engine's row may be part of a whole batch's memory.
+        kept = CachedRow(np.array(row.vector, dtype=np.float32), row.tokens, seconds, int(time.time()), model)
+        self._memory.put(key, kept, wanted)
+        if self._disk_takes_part("write"):
+            self._unwritten.add(DiskItem(key, encode_row(key, kept), model, wanted))
+            self._start_writer()
+
+    def keep(self, keys: Iterable[bytes]) -> None:
+        """Protect rows that are there already: they will be asked for again."""
+        if self._disk_takes_part("write"):
+            self._unwritten.touched.update(keys)
+            self._flush_soon()
 
     async def close(self) -> None:
         """Write what is not on disk yet and close the disk tier; a row that comes later stays in memory."""
+        self._closed = True
+        if self._flush is not None:
+            self._flush.cancel()
+        if self._opening is not None:
+            await self._opening
         while self._writer and not self._writer.done():
             await self._writer
+        if self._disk is not None:
+            await self._write()
         disk, self._disk = self._disk, None
         if disk is not None:
             try:
@@ -130,14 +213,22 @@ class VectorCache:
                 self._note("close", f"the cache did not close cleanly: {error}")
         self._thread.shutdown(wait=False)
 
-    async def _on_disk(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def _from_disk(self, keys: list[bytes]) -> dict[bytes, Row]:
+    def _counts_of(self, model: str) -> Counts:
+        counts = self._counts.get(model)
+        if counts is None:
+            counts = self._counts[model] = Counts()
+        return counts
+
+    def _is_old(self, row: CachedRow | None) -> bool:
+        return self._ttl is not None and row is not None and time.time() - row.created > self._ttl
+
+    async def _from_disk(self, keys: list[bytes], model: str) -> dict[bytes, CachedRow]:
         assert self._disk is not None
         disk = self._disk
         # A row that still waits for the disk may have left the hot tier already.
-        values = {key: self._unwritten[key] for key in keys if key in self._unwritten}
+        values = {key: value for key in keys if (value := self._unwritten.value(key)) is not None}
         rest = [key for key in keys if key not in values]
         if rest:
             try:
@@ -150,34 +241,96 @@ class VectorCache:
             row = decode_row(key, value)
             if row is None:
                 self._damaged += 1
-            else:
-                rows[key] = row
+            elif not self._is_old(row):
+                rows[key] = row._replace(model=model)
         return rows
 
+    # --- the disk -----------------------------------------------------------------------------------------------------
+
+    async def _on_disk(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _disk_takes_part(self, what: Literal["read", "write"]) -> bool:
+        """Say whether the disk may be asked now; a folder that could not be opened is tried again now and then."""
+        if self._closed or self._folder is None or self._rests(what):
+            return False
+        if self._disk is None and not self._rests("open") and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.get_running_loop().create_task(self.open(), name="cache-open")
+        return self._disk is not None
+
+    def _rests(self, what: str) -> bool:
+        return time.monotonic() < self._rests_until.get(what, 0.0)
+
+    def _flush_soon(self) -> None:
+        """See to it that counts, and news of rows asked for again, get to the disk."""
+        if self._flush is None and self._disk is not None and not self._closed:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._start_writer)
+
+    def _start_writer(self) -> None:
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write(), name="cache-writer")
+
     async def _write(self) -> None:
-        assert self._disk is not None
+        """Bring to disk what waits for it, in small transactions: reads come between two of them."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
         disk = self._disk
-        while self._unwritten:
-            batch = list(islice(self._unwritten.items(), _WRITE_AT_ONCE))
-            try:
-                await self._on_disk(lambda items=batch: disk.put_many(items))  # type: ignore[misc]
-                self._note("write", None)
-            except FAULTS as error:
-                self._note("write", f"the cache cannot be written: {_words(error)}")
-                batch = list(self._unwritten.items())  # the rest would wait for the same fault
-            for key, value in batch:
-                if self._unwritten.get(key) is value:
-                    del self._unwritten[key]
-                    self._unwritten_bytes -= len(value)
+        if disk is None or self._rests("write"):
+            return
+        try:
+            self._follow_clears(await self._on_disk(lambda: disk.clears))
+            self._note_often_used()
+            while self._unwritten:
+                if rows := self._unwritten.batch():
+                    await self._on_disk(lambda items=rows: disk.put_many(items))  # type: ignore[misc]
+                    self._unwritten.written(rows)
+                else:
+                    touched = self._unwritten.take_touched()
+                    for key in await self._on_disk(lambda keys=touched: disk.touch_many(keys)):  # type: ignore[misc]
+                        # It left the disk, or never got there; the hot tier has it and it is wanted.
+                        if (row := self._memory.peek(key)) is not None:
+                            self._unwritten.add(DiskItem(key, encode_row(key, row), row.model, "keep"))
+            counts = {model: now.plus(Counts()) for model, now in self._counts.items()}
+            new = {
+                model: more
+                for model, now in counts.items()
+                if (more := now.minus(self._remembered.get(model, Counts()))) != Counts()
+            }
+            if new:
+                await self._on_disk(lambda: disk.add_counts(new))
+                self._remembered = counts
+            self._note("write", None)
+        except FAULTS as error:
+            self._note("write", f"the cache cannot be written: {_words(error)}")
+            self._unwritten.clear()  # the rest would wait for the same fault
+
+    def _follow_clears(self, clears: int) -> None:
+        """Forget what is in memory when somebody cleared the disk since."""
+        if clears > self._clears:
+            self._memory.clear()
+            self.encodings.clear()
+            self._unwritten.touched.clear()
+            log.info("the cache was cleared")
+        self._clears = clears  # less than before in a database that was begun anew
+
+    def _note_often_used(self) -> None:
+        self._unwritten.touched |= self._memory.promoted
+        self._memory.promoted.clear()
+        if time.monotonic() >= self._refresh_at:
+            self._refresh_at = time.monotonic() + REFRESH_SECONDS
+            self._unwritten.touched |= set(self._memory.often_used)
 
     def _note(self, what: str, problem: str | None) -> None:
         """Log a problem of the disk when it is new; keep it for /health until the same work succeeds."""
         if problem is None:
-            self._problems.pop(what, None)
+            if self._problems.pop(what, None) is not None and not self._problems:
+                log.info("the cache in %s works again", self._folder)
             return
         if problem != self._problems.get(what):
             log.warning("%s", problem)
         self._problems[what] = problem
+        self._rests_until[what] = time.monotonic() + REST_SECONDS
 
 
 def _words(error: BaseException) -> str:

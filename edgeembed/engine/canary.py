@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from edgeembed.engine.protocol import Float32Row, Pair, Text
+from edgeembed.engine.protocol import Float32Row, Pair, Prompted, Text
 
 TokensT = TypeVar("TokensT")
 
@@ -125,13 +125,23 @@ def encode_rows(rows: Sequence[Float32Row]) -> str:
 
 def write_texts(texts: Sequence[Text]) -> str:
     """Give the value of TEXTS_KEY."""
-    return json.dumps([text if isinstance(text, str) else [text.query, text.document] for text in texts], ensure_ascii=False)
+    return json.dumps([_plain(text) for text in texts], ensure_ascii=False)
+
+
+def _plain(text: Text) -> str | list[str]:
+    match text:
+        case Pair(query, document):
+            return [query, document]
+        case Prompted(prefix, body, suffix):
+            return prefix + body + suffix
+        case _:
+            return text
 
 
 def read_rows(texts: str, rows: str) -> list[tuple[Text, Float32Row]]:
     """Read the values of both keys: each text that has a row. Raises CanaryError when they do not fit together."""
     try:
-        known = msgspec.json.decode(texts, type=list[Text])
+        known = msgspec.json.decode(texts, type=list[str | Pair])
         matrix = np.frombuffer(base64.b64decode(rows, validate=True), dtype="<f4").reshape(len(known), -1)
     except (ValueError, TypeError, msgspec.DecodeError) as error:
         raise CanaryError(f"the canary rows in the file are damaged: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -16,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 Float32Row = npt.NDArray[np.float32]
+
+Task = Literal["embed", "rerank"]
+"""What a model is for: rows of texts, or scores of pairs."""
 
 Priority = Literal[0, 1]
 INTERACTIVE: Priority = 0
@@ -44,7 +48,20 @@ class Pair(msgspec.Struct, array_like=True, frozen=True):
     """None takes the model's default."""
 
 
-Text = str | Pair
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A text in its prompt, told apart: what stands in front of many texts is computed once.
+
+    It gives the tokens, and the row, of `prefix + text + suffix`. (A dataclass, because msgspec cannot tell two kinds of
+    struct apart beside a string.)
+    """
+
+    prefix: str
+    text: str
+    suffix: str = ""
+
+
+Text = str | Pair | Prompted
 """What an embedder or a reranker computes one row of."""
 
 
@@ -78,10 +95,19 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     rung: str
     extra_buffers: bool
     """Repacked weights and AMX kernels (llama.cpp's `use_extra_bufts`)."""
-    task: Literal["embed", "rerank"] = "embed"
+    task: Task = "embed"
     """A file made for the other task is refused."""
     verbose: bool = False
     """Log llama.cpp's informational lines too."""
+    bulk_lanes: int | None = None
+    """Contexts for bulk loads beside the one for queries; None for as many as threads and memory allow, 0 for none."""
+    bulk_niceness: int = 5
+    """How far the threads of bulk lanes give way, in steps of Unix's nice; 0 for not at all."""
+    pad_from_tokens: int | None = None
+    """A lone text of an encoder from this many tokens on is filled up to the 64 at which the faster attention begins; None
+    for a guess by the model's width, 0 for never."""
+    prefix_tokens: int = 512
+    """KV cells for prefixes that several texts of a causal model share, in each context; 0 for none."""
 
 
 class RungFall(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +131,9 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     texts_computed: int
     """Texts whose row came from a forward pass since the daemon started."""
     batches_computed: int
+    """Forward passes that they came from."""
+    tokens_computed: int = 0
+    """Tokens of those texts."""
     texts_waiting: int
     busy_since: float | None = None
     """Unix seconds at which the forward pass now running began; None when idle."""
@@ -150,8 +179,14 @@ class EmbedItem(msgspec.Struct, array_like=True):
 
     @property
     def characters(self) -> int:
-        """Length of the text, or of both texts of a pair."""
-        return len(self.text) if isinstance(self.text, str) else len(self.text.query) + len(self.text.document)
+        """Length of the text, of both texts of a pair, or of a text with its prompt."""
+        match self.text:
+            case str():
+                return len(self.text)
+            case Pair(query, document):
+                return len(query) + len(document)
+            case Prompted(prefix, text, suffix):
+                return len(prefix) + len(text) + len(suffix)
 
 
 class Embed(msgspec.Struct, tag="embed"):

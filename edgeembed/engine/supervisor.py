@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -48,6 +48,7 @@ from edgeembed.errors import (
     InputTooLongError,
     WorkerCrashedError,
 )
+from edgeembed.logs import request_id
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class _Pending:
     future: asyncio.Future[Row]
     crashes: int = 0
     kills: int = 0
+    request: str | None = field(default_factory=request_id)
+    """Id of the request that it came with."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class WorkerEngine:
         self._restarts = 0
         self._texts_computed = 0
         self._batches_computed = 0
+        self._tokens_computed = 0
 
     # --- the engine's interface ---------------------------------------------------------------------------------------
 
@@ -147,6 +151,7 @@ class WorkerEngine:
             restarts=self._restarts,
             texts_computed=self._texts_computed,
             batches_computed=self._batches_computed,
+            tokens_computed=self._tokens_computed,
             texts_waiting=len(self._pending),
             busy_since=self._busy_since,
             worker_pid=self._process.pid if self._process else None,
@@ -197,7 +202,7 @@ class WorkerEngine:
             reason = death.reason
             self._accepts = False
             self._busy_since = None
-            log.warning("worker on rung %s ended: %s", rung.name, death.reason)
+            log.warning("worker on rung %s ended: %s%s", rung.name, death.reason, self._whose(death.suspects))
             pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
             if death.fatal:
                 self._give_up(death.reason)
@@ -229,6 +234,11 @@ class WorkerEngine:
             if pause:
                 log.info("next start of the worker in %.1f s", pause)
                 await asyncio.sleep(pause)
+
+    def _whose(self, ids: Sequence[int]) -> str:
+        """Name the requests whose texts were computing."""
+        found = {pending.request for id_ in ids if (pending := self._pending.get(id_)) and pending.request}
+        return f" [{', '.join(sorted(found))}]" if found else ""
 
     def _blame(self, death: _Death) -> None:
         """Count a death in the middle of work against the texts that were computing; fall a rung when it was a crash."""
@@ -334,6 +344,7 @@ class WorkerEngine:
                 self._busy_since = None
                 self._batches_computed += 1
                 self._texts_computed += len(items)
+                self._tokens_computed += sum(item.tokens for item in items)
                 for item in items:
                     self._finish(item.id, Row(np.frombuffer(item.vector, dtype=np.float32), item.tokens))
             case Failed():

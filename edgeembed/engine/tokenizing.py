@@ -19,6 +19,10 @@ TokensT = TypeVar("TokensT")
 LONG_CHARACTERS = 16_384
 """A text longer than this leaves the fast way: it takes milliseconds to tokenise, or very many of them."""
 
+TOGETHER_TOKENS = 512
+"""Texts of a bulk load are queued once so many tokens are ready, or nothing is left to read: a lane that took the first text
+alone would compute a nearly empty batch."""
+
 
 class Tokenizing(Generic[TokensT]):
     """Brings items to a batch queue by way of their tokens. `add` and `cancel` are called from one thread.
@@ -39,13 +43,16 @@ class Tokenizing(Generic[TokensT]):
     def add(self, items: Iterable[EmbedItem]) -> None:
         """Tokenise items at once, or queue them for it."""
         later: list[tuple[queue.SimpleQueue[EmbedItem], EmbedItem]] = []
+        now: list[QueuedText[TokensT]] = []
         for item in items:
             if item.characters > LONG_CHARACTERS:
                 later.append((self._long, item))
             elif item.priority != INTERACTIVE:
                 later.append((self._bulk, item))
             elif queued := self._tokenize(item):
-                self._ready.add([queued])
+                now.append(queued)
+        if now:  # together: the texts of one request share a batch
+            self._ready.add(now)
         with self._lock:
             self._waiting.update(item.id for _, item in later)
         for lane, item in later:
@@ -64,14 +71,21 @@ class Tokenizing(Generic[TokensT]):
         return lane
 
     def _run(self, lane: queue.SimpleQueue[EmbedItem]) -> None:
+        ready: list[QueuedText[TokensT]] = []
         while True:
-            # One by one: the first text of a long list computes while the next is tokenised.
             item = lane.get()
-            if item.id not in self._waiting:
-                continue
-            queued = self._tokenize(item)
-            with self._lock:  # `cancel` finds the text either here or in the batch queue
-                if item.id in self._waiting:
-                    self._waiting.discard(item.id)
-                    if queued is not None:
-                        self._ready.add([queued])
+            if item.id in self._waiting:
+                if queued := self._tokenize(item):
+                    ready.append(queued)
+                else:
+                    with self._lock:
+                        self._waiting.discard(item.id)
+            if ready and (lane.empty() or sum(text.count for text in ready) >= TOGETHER_TOKENS):
+                self._hand_over(ready)
+                ready = []
+
+    def _hand_over(self, texts: list[QueuedText[TokensT]]) -> None:
+        with self._lock:  # `cancel` finds a text either here or in the batch queue
+            wanted = [text for text in texts if text.id in self._waiting]
+            self._waiting.difference_update(text.id for text in wanted)
+            self._ready.add(wanted)

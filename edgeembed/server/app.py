@@ -3,34 +3,77 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiohttp import web
 
-from edgeembed.server import openai, status
+from edgeembed.errors import EngineError
+from edgeembed.roster import ServedModel
+from edgeembed.server import (
+    cohere,
+    dashboard,
+    docs,
+    metrics,
+    ollama,
+    openai,
+    openapi,
+    rerank,
+    security,
+    status,
+    tei,
+    tokenize,
+)
+from edgeembed.server.cards import CARDS, Cards
 from edgeembed.server.keys import MAX_INPUTS, SERVICE, STARTED_AT
+from edgeembed.server.metrics import METRICS, Metrics
 from edgeembed.server.middleware import errors, request_ids
+from edgeembed.server.openapi import OPENAPI, OpenApi
+from edgeembed.server.security import Access
 from edgeembed.service import EmbeddingService
 
 DEFAULT_MAX_INPUTS = 2048
+NOTE_USE_SECONDS = 60.0
+"""How often is written down which models were used."""
+
+SYNC_SECONDS = 10.0
+"""How often the vectors' baselines are read and written, and their alarms logged."""
+
+NoteUse = Callable[[Sequence[ServedModel]], None]
 
 
 def make_app(
-    service: EmbeddingService, *, max_body_bytes: int = 64 * 1024 * 1024, max_inputs: int = DEFAULT_MAX_INPUTS
+    service: EmbeddingService,
+    *,
+    preload: Sequence[ServedModel] = (),
+    note_use: NoteUse | None = None,
+    access: Access | None = None,
+    max_body_bytes: int = 64 * 1024 * 1024,
+    max_inputs: int = DEFAULT_MAX_INPUTS,
 ) -> web.Application:
-    """Make the application around a service, whose cache and engine it opens and closes.
+    """Make the application around a service, whose cache and models it opens and closes.
 
-    The engine starts loading when the application starts; requests wait for it.
+    The default model and those to preload start loading, one after the other, when the application starts; requests wait
+    for theirs. note_use: called in a thread with the models that were used of late. access: who may ask; by default whoever
+    calls this server by a name of this machine.
     """
-    app = web.Application(middlewares=[request_ids, errors], client_max_size=max_body_bytes)
+    middlewares = [request_ids, errors, security.middleware(access or Access())]
+    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
     app[SERVICE] = service
     app[MAX_INPUTS] = max_inputs
     app[STARTED_AT] = time.time()
-    app.add_routes(openai.routes)
-    app.add_routes(status.routes)
+    app[METRICS] = Metrics(service, app[STARTED_AT])
+    app[CARDS] = Cards()
+    app[OPENAPI] = OpenApi()
+    dialects = (openai.routes, rerank.routes, tokenize.routes, ollama.routes, tei.routes, cohere.routes)
+    for routes in (*dialects, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
+        app.add_routes(routes)
     app.cleanup_ctx.append(_cache)
-    app.cleanup_ctx.append(_engine)
+    app.cleanup_ctx.append(_baselines)
+    app.cleanup_ctx.append(_models([*([service.roster.default] if service.roster.default else []), *preload]))
+    if note_use is not None:
+        app.cleanup_ctx.append(_uses(note_use))
     return app
 
 
@@ -43,16 +86,63 @@ async def _cache(app: web.Application) -> AsyncIterator[None]:
         await cache.close()
 
 
-async def _engine(app: web.Application) -> AsyncIterator[None]:
-    engine = app[SERVICE].engine
-    # In the background: the server answers /health while the model loads.
-    loading = asyncio.create_task(engine.start())
-    loading.add_done_callback(_retrieve)  # whoever waits for the engine learns of a failure too
+async def _baselines(app: web.Application) -> AsyncIterator[None]:
+    """Bring what vectors were like from and to the disk, now and then and in the end."""
+    vectors = app[SERVICE].vectors
+
+    async def repeat() -> None:
+        while True:
+            await vectors.sync()
+            await asyncio.sleep(SYNC_SECONDS)
+
+    syncing = asyncio.create_task(repeat(), name="vector baselines")
     yield
-    loading.cancel()
-    await engine.close()
+    syncing.cancel()
+    await asyncio.gather(syncing, return_exceptions=True)
+    await vectors.sync()
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()
+def _models(first: Sequence[ServedModel]) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        pool = app[SERVICE].pool
+        # In the background: the server answers /health while models load. The slot is there at once.
+        loads = [asyncio.create_task(pool.load(model)) for model in first[:1]]
+
+        async def rest() -> None:
+            await asyncio.wait(loads) if loads else None
+            for model in first[1:]:
+                with contextlib.suppress(EngineError):  # said in the log, in /health and to whoever asks for it
+                    await pool.load(model)
+
+        loading = asyncio.create_task(rest(), name="preload")
+        await asyncio.sleep(0)
+        yield
+        loading.cancel()
+        await pool.close()
+        await asyncio.gather(loading, *loads, return_exceptions=True)
+
+    return context
+
+
+def _uses(note_use: NoteUse) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        service = app[SERVICE]
+        noted: dict[tuple[str, str], int] = {}
+
+        async def note() -> None:
+            used = [model for model in service.roster.models if service.requests[model.key] != noted.get(model.key, 0)]
+            noted.update({model.key: service.requests[model.key] for model in used})
+            if used:
+                await asyncio.to_thread(note_use, used)
+
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(NOTE_USE_SECONDS)
+                await note()
+
+        noting = asyncio.create_task(repeat(), name="note use")
+        yield
+        noting.cancel()
+        await note()
+
+    return context

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from edgeembed import __version__
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
+from edgeembed.logs import begin_request
 from edgeembed.server.answers import error_object, error_response
+from edgeembed.server.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.security import KEY_NAME
+from edgeembed.server.shapes import shape_of
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +25,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = "X-Request-Id"
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_RUN = secrets.token_hex(11)
+_numbers = itertools.count(1)
+"""Ids of one run differ by their number, those of two runs by their beginning; a UUID costs as much as a look-up."""
+PROBES = ("/health", "/readyz")
+"""Their 503 is an answer, and no failure of ours."""
 _SERVER = f"edgeembed/{__version__}"
 
 
@@ -27,46 +37,68 @@ _SERVER = f"edgeembed/{__version__}"
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every answer a request id, the client's own where it sent one, and log a line without any text."""
     given = request.headers.get(REQUEST_ID, "")
-    request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    request_id = given if _SANE_ID.fullmatch(given) else f"{_RUN}{next(_numbers):010x}"
+    scope = begin_request(request_id)
+    counts = request.app[METRICS].http
+    counts.in_flight += 1
+    status = CLIENT_GONE
     began = time.perf_counter()
-    response = await handler(request)
-    response.headers[REQUEST_ID] = request_id
-    response.headers["Server"] = _SERVER
-    took = 1000 * (time.perf_counter() - began)
-    level = logging.WARNING if response.status >= 500 and request.path != "/health" else logging.DEBUG
-    log.log(level, "%s %s %d %.1f ms %s", request.method, request.path, response.status, took, request_id)
-    return response
+    try:
+        response = await handler(request)
+        status = response.status
+        response.headers[REQUEST_ID] = request_id
+        response.headers["Server"] = _SERVER
+        return response
+    except web.HTTPException as answer:  # such as a redirect
+        status = answer.status
+        raise
+    finally:
+        took = time.perf_counter() - began
+        counts.in_flight -= 1
+        counts.count(request, status, took)
+        level = logging.WARNING if status >= 500 and request.path not in PROBES else logging.DEBUG
+        if log.isEnabledFor(level):
+            who = request.get(KEY_NAME, "-")
+            log.log(level, "%s %s %d %.1f ms %s", request.method, request.path, status, 1000 * took, who)
+        scope.active = False
 
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into OpenAI's error object; this is the one place where that happens."""
+    """Turn every error into the error object of the request's dialect; this is the one place where that happens."""
     try:
         return await handler(request)
     except EdgeEmbedError as error:
-        return error_response(error)
+        return error_response(error, shape_of(request))
     except web.HTTPRequestEntityTooLarge:
         limit = request.app._client_max_size / 2**20
         return error_response(
-            RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time")
+            RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time"),
+            shape_of(request),
         )
     except web.RequestPayloadError as error:  # such as a body that is not the gzip that its header promises
-        return error_object(400, f"the request body cannot be read: {' '.join(str(error).split())}")
+        message = f"the request body cannot be read: {' '.join(str(error).split())}"
+        response = error_object(400, message, shape_of(request))
+        response.force_close()  # aiohttp closes the connection, and a client that pools it must know
+        return response
     except web.HTTPNotFound:
-        return error_object(404, f"there is nothing at {request.method} {request.path}", code="unknown_url")
+        message = f"there is nothing at {request.method} {request.path}"
+        return error_object(404, message, shape_of(request), code="unknown_url")
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         return error_object(
             405,
             f"{request.path} takes {allowed}, not {request.method}",
+            shape_of(request),
             code="method_not_allowed",
             headers={"Allow": allowed},
         )
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return error_object(error.status, error.reason)
+        return error_object(error.status, error.reason, shape_of(request))
     except Exception:
         # The client learns that it was not its fault; the log has the rest.
         log.exception("an error that nobody foresaw, in %s %s", request.method, request.path)
-        return error_object(500, "an internal error; the daemon's log says more", code="internal_error")
+        message = "an internal error; the daemon's log says more"
+        return error_object(500, message, shape_of(request), code="internal_error")

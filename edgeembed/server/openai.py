@@ -1,22 +1,24 @@
 """OpenAI's dialect: POST /v1/embeddings, GET /v1/models.
 
-Reference: the OpenAI API documentation, "Create embeddings" and "List models". `input_type` and `instruction` are ours.
+Reference: the OpenAI API documentation, "Create embeddings" and "List models". `input_type`, `instruction` and `cache` are
+ours.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
-from edgeembed.errors import RequestError, TokenInputError
-from edgeembed.server.answers import json_response
+from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
+from edgeembed.roster import Listing
+from edgeembed.server.answers import json_bytes, json_response
+from edgeembed.server.bodies import CacheField, cache_header, cache_use, decode, json_name
+from edgeembed.server.embeddings import embeddings_json
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbeddingService, EmbedRequest
 from edgeembed.text import InputType
-from edgeembed.vectors import base64_rows
 
 routes = web.RouteTableDef()
 
@@ -33,86 +35,84 @@ class EmbeddingsBody(msgspec.Struct):
     user: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
+    cache: CacheField = None
 
 
-_CHOICES = {"encoding_format": ("float", "base64"), "input_type": ("query", "document")}
+_CHOICES = {
+    "encoding_format": ("float", "base64"),
+    "input_type": ("query", "document"),
+    "cache": ("true", "false", '"no-store"', '"keep"'),
+}
 _body_decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
 @routes.post("/v1/embeddings")
 async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
-    service = request.app[SERVICE]
-    body = _decode(await request.read())
-    service.check_model(body.model)
+    body = decode(await request.read(), _body_decoder, _CHOICES)
     texts = _texts(body.input, request.app[MAX_INPUTS])
+    service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
             texts=texts,
+            model=body.model,
             input_type=body.input_type,
             instruction=body.instruction,
             dimensions=body.dimensions,
             single=isinstance(body.input, str),
+            cache=cache_use(body.cache, request),
         )
     )
-    rows = base64_rows(result.vectors) if body.encoding_format == "base64" else result.vectors
-    tokens = sum(result.tokens)
-    return json_response(
-        {
-            "object": "list",
-            "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
-            "model": service.model.name,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        },
-        headers={"X-Edgeembed-Cache": _cache_word(result.hits, len(texts))},
+    return json_bytes(
+        embeddings_json(result, body.encoding_format or "float", service.cache), cache_header(result.hits, len(texts))
     )
 
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    """List what is served."""
-    return json_response({"object": "list", "data": [_model_object(request.app[SERVICE])]})
+    """List every name that a request may use: models, their types, prompts by suffix, aliases."""
+    service = request.app[SERVICE]
+    await service.roster.refresh()
+    data = [_model_object(service, listing) for listing in service.roster.listings()]
+    return json_response({"object": "list", "data": data})
 
 
 @routes.get("/v1/models/{name:.+}")
 async def model(request: web.Request) -> web.Response:
     """Describe one model."""
     service = request.app[SERVICE]
-    service.check_model(request.match_info["name"])
-    return json_response(_model_object(service))
+    name = request.match_info["name"]
+    target = service.roster.find(name)
+    if target is None:
+        await service.roster.refresh()
+        target = service.roster.find(name)
+    if target is None:
+        raise ModelNotFoundError(f"no model {name!r} is known here. GET /v1/models lists every name", param="model")
+    return json_response(_model_object(service, Listing(name, target)))
 
 
-def _model_object(service: EmbeddingService) -> dict[str, Any]:
-    info = service.engine.info
+def _model_object(service: EmbeddingService, listing: Listing) -> dict[str, Any]:
+    model = listing.target.model
+    slot = service.pool.slot_of(model)
+    info = slot.engine.info if slot and slot.engine else None
     described: dict[str, Any] = {
-        "id": service.model.name,
+        "id": listing.name,
         "object": "model",
-        "created": service.model.created,
+        "created": model.created,
         "owned_by": "edgeembed",
+        "task": model.task,
+        "type": model.type,
+        "loaded": slot is not None and slot.state == "ready",
     }
+    if listing.name.lower() not in (model.name.lower(), model.spec.lower()):
+        described["root"] = model.spec
+    if listing.target.input_type:
+        described["input_type"] = listing.target.input_type
+    if model.task == "embed" and (dimensions := info.dimensions if info else model.dimensions):
+        described["dimensions"] = dimensions
     if info is not None:
-        described |= {"dimensions": info.dimensions, "context_tokens": info.context_tokens, "type": info.file_type}
+        described["context_tokens"] = info.context_tokens
     return described
-
-
-def _decode(raw: bytes) -> EmbeddingsBody:
-    """Read the body. Raises RequestError naming the field, and the index inside it, that is wrong."""
-    try:
-        return _body_decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".") or None
-        if field is None and (missing := re.search(r"missing required field `(\w+)`", message)):
-            field = missing.group(1)
-        if choices := _CHOICES.get(field or ""):
-            message += f"; one of {', '.join(choices)} is expected"
-        raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(
-            f"the body is not valid JSON: {error}",
-        ) from error
-    except RecursionError as error:
-        raise RequestError("the body's lists or objects are nested too deeply") from error
 
 
 def _texts(given: str | list[Any], most: int) -> list[str]:
@@ -132,28 +132,8 @@ def _texts(given: str | list[Any], most: int) -> list[str]:
             "model. Send text instead; in LangChain set OpenAIEmbeddings(check_embedding_ctx_length=False)",
             param="input",
         )
-    raise RequestError(f"input[{wrong}] is {_json_name(given[wrong])}; a string is expected", param=f"input[{wrong}]")
+    raise RequestError(f"input[{wrong}] is {json_name(given[wrong])}; a string is expected", param=f"input[{wrong}]")
 
 
 def _is_tokens(items: list[Any]) -> bool:
     return all(type(item) is int for item in items)
-
-
-def _json_name(item: object) -> str:
-    match item:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case dict():
-            return "an object"
-        case _:
-            return "a list"
-
-
-def _cache_word(hits: int, texts: int) -> str:
-    if hits == 0:
-        return "miss"
-    return "hit" if hits == texts else "partial"

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import diskcache
+import numpy as np
 import pytest
 
-from edgeembed.cache import disk
-from edgeembed.cache.disk import FAULTS, DiskTier
+from edgeembed.cache import database
+from edgeembed.cache.disk import DATABASE, FAULTS, DiskItem, DiskTier
+from edgeembed.cache.rows import CachedRow, encode_row
+from edgeembed.cache.tally import Counts
 
 MIB = 2**20
-DATABASE = "cache.db"
 
 
 class Evil:
@@ -90,7 +92,7 @@ def test_the_limit_holds_and_the_oldest_rows_leave(folder: Path) -> None:
     with contextlib.closing(DiskTier(folder, 2 * MIB)) as tier:
         for first in range(0, 2000, 50):
             tier.put_many(rows(first, 50))
-            assert tier.bytes <= 2 * MIB
+            assert tier.size_bytes <= 2 * MIB
         kept = sorted(tier.get_many(key(number) for number in range(2000)))
         assert kept == [key(number) for number in range(2000 - len(kept), 2000)]
     assert (folder / DATABASE).stat().st_size <= 2 * MIB
@@ -102,7 +104,7 @@ def test_a_large_write_at_the_limit_costs_its_own_size_only(folder: Path) -> Non
         for first in (0, 400, 800):
             tier.put_many(rows(first, 400))
         full = len(tier)
-        assert 3 * MIB < tier.bytes <= 4 * MIB
+        assert 3 * MIB < tier.size_bytes <= 4 * MIB
         tier.put_many(rows(5000, 400))
         assert len(tier) > 0.95 * full
         assert len(tier.get_many(key(number) for number in range(5000, 5400))) == 400
@@ -112,13 +114,107 @@ def test_a_lowered_limit_is_reached(folder: Path) -> None:
     with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
         tier.put_many(rows(0, 3000))
     with contextlib.closing(DiskTier(folder, MIB)) as tier:
-        before = tier.bytes
+        before = tier.size_bytes
         tier.put_many(rows(9000, 1))
-        assert tier.bytes < before, "in steps, so that readers do not wait for all of it"
+        assert tier.size_bytes < before, "in steps, so that readers do not wait for all of it"
         for number in range(9001, 9010):
             tier.put_many(rows(number, 1))
-        assert tier.bytes <= MIB
+        assert tier.size_bytes <= MIB
         assert len(tier.get_many(key(number) for number in range(9000, 9010))) == 10
+
+
+# --- what stays ---------------------------------------------------------------------------------------------------------
+
+
+def filled(folder: Path, size: int, asked_again: int) -> DiskTier:
+    """A full tier, with so many rows that were asked for again."""
+    tier = DiskTier(folder, size)
+    tier.put_many(rows(0, asked_again))
+    assert tier.touch_many(key(number) for number in range(asked_again)) == []
+    for first in range(10_000, 10_000 + size // 4096, 50):
+        tier.put_many(rows(first, 50))
+    return tier
+
+
+def test_a_scan_washes_out_nothing_that_was_asked_for_again(folder: Path) -> None:
+    with contextlib.closing(filled(folder, 2 * MIB, 100)) as tier:
+        assert len(tier) < 550, "it is full"
+    with contextlib.closing(DiskTier(folder, 2 * MIB)) as tier:  # a new daemon
+        for first in range(20_000, 30_000, 64):
+            tier.put_many(rows(first, 64))
+        assert len(tier.get_many(key(number) for number in range(100))) == 100
+        newest = tier.get_many(key(number) for number in range(29_950, 30_000))
+        assert len(newest) == 50, "and what is new has its place, too"
+
+
+def test_rows_asked_for_again_take_no_more_than_their_share(folder: Path) -> None:
+    """Else nothing new could ever stay, whatever people ask today."""
+    with contextlib.closing(filled(folder, 2 * MIB, 100)) as tier:
+        for first in range(20_000, 22_000, 50):
+            tier.put_many(rows(first, 50))
+            tier.touch_many(key(number) for number in range(first, first + 50))
+        assert tier.size_bytes <= 2 * MIB
+        assert tier.get_many(key(number) for number in range(100)) == {}, "the oldest favourites made room"
+        assert len(tier.get_many(key(number) for number in range(21_700, 22_000))) > 200
+        tier.put_many(rows(50_000, 50))
+        tier.put_many(rows(60_000, 30))
+        assert len(tier.get_many(key(number) for number in range(50_000, 50_050))) == 50
+
+
+def test_a_bulk_load_leaves_before_queries_of_the_same_age(folder: Path) -> None:
+    with contextlib.closing(DiskTier(folder, 2 * MIB)) as tier:
+        tier.put_many(rows(0, 200))
+        for first in range(10_000, 13_000, 50):
+            tier.put_many(DiskItem(*row, "model", "low") for row in rows(first, 50))
+        assert len(tier.get_many(key(number) for number in range(200))) == 200
+        assert 0 < len(tier.get_many(key(number) for number in range(10_000, 13_000))) < 400
+
+
+def test_touching_says_what_is_gone(tier: DiskTier) -> None:
+    tier.put_many(rows(0, 2))
+    assert tier.touch_many([key(0), key(7)]) == [key(7)]
+
+
+# --- whose it is --------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_told_apart_and_cleared_apart(tier: DiskTier) -> None:
+    tier.put_many(DiskItem(*row, "one") for row in rows(0, 700))
+    tier.put_many(DiskItem(*row, "other") for row in rows(1000, 5, size=100))
+    told = {found.model: (found.entries, found.bytes) for found in tier.models()}
+    assert told == {"one": (700, 700 * (4096 + 32)), "other": (5, 5 * (100 + 32))}
+    assert all(0 < found.oldest <= found.newest for found in tier.models())
+    assert tier.clear(["other", "unknown"]) == 5
+    assert [found.model for found in tier.models()] == ["one"]
+    assert tier.clear([]) == 0 and tier.clear() == 700
+
+
+def test_rows_are_told_in_the_order_in_which_they_leave_and_only_sound_ones(tier: DiskTier) -> None:
+    sound = {number: encode_row(key(number), CachedRow(np.ones(4, np.float32), number)) for number in range(1200)}
+    tier.put_many(DiskItem(key(number), value, "one") for number, value in sound.items())
+    tier.put_many(
+        [
+            DiskItem(key(5000), b"damaged", "one"),
+            DiskItem(key(6000), encode_row(key(6000), CachedRow(np.ones(1, np.float32), 1)), "two"),
+        ]
+    )
+    tier.touch_many([key(3)])
+    found = [(item.key, protected) for item, protected in tier.rows("one")]
+    assert found == [(key(number), False) for number in range(1200) if number != 3] + [(key(3), True)]
+    assert sum(1 for _ in tier.rows()) == 1201
+
+
+def test_counts_add_up_over_lives_and_daemons(folder: Path) -> None:
+    for _ in range(2):
+        with contextlib.closing(DiskTier(folder, MIB)) as tier:
+            tier.add_counts({"one": Counts(1, 2, 3, 0.5), "two": Counts(misses=1)})
+    with contextlib.closing(DiskTier(folder, MIB)) as tier:
+        counts = tier.counts()
+        assert {model: found for model, (_, found) in counts.items()} == {
+            "one": Counts(2, 4, 6, 1.0),
+            "two": Counts(misses=2),
+        }
+        assert all(since > 1e9 for since, _ in counts.values())
 
 
 # --- what others wrote ------------------------------------------------------------------------------------------------
@@ -195,6 +291,16 @@ def test_damage_found_later_is_mended_too(folder: Path, first: str) -> None:
     assert list(folder.parent.glob("vectors.corrupt-*"))
 
 
+@pytest.mark.parametrize("damage", ["DROP TABLE Cache", "ALTER TABLE Cache RENAME COLUMN access_count TO other"])
+def test_a_database_that_lost_its_tables_is_set_aside(tier: DiskTier, folder: Path, damage: str) -> None:
+    tier.put_many(rows(0, 3))
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as other, other:
+        other.execute(damage)
+    tier.put_many(rows(1, 1))
+    assert tier.get_many([key(1)]) == {key(1): bytes([1]) * 4096}
+    assert len(list(folder.parent.glob("vectors.corrupt-*"))) == 1
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file")
 def test_a_folder_removed_while_it_is_open_begins_anew(
     tier: DiskTier, folder: Path, caplog: pytest.LogCaptureFixture
@@ -210,7 +316,7 @@ def test_a_folder_removed_while_it_is_open_begins_anew(
 
 
 def test_who_holds_the_lock_is_not_waited_for_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     DiskTier(folder, MIB).close()
     with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

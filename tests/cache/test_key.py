@@ -13,21 +13,23 @@ MODEL = "5" * 64
 def test_every_field_and_every_boundary_counts() -> None:
     pieces = ("", "a", "ab", "b", "bc", "abc", "a\0b", "\0")
     keys = [
-        KeyMaker(digest, pooling).key(prompt, text)
-        for digest, pooling, prompt, text in itertools.product(pieces, pieces, pieces, pieces)
+        KeyMaker(digest, task).key(prompt, text, rule)
+        for digest, task, prompt, text, rule in itertools.product(pieces, pieces, pieces, pieces, ("", "a"))
     ]
-    assert len(set(keys)) == len(pieces) ** 4
+    assert len(set(keys)) == 2 * len(pieces) ** 4
     assert {len(key) for key in keys} == {32}
 
 
 def test_the_same_text_has_the_same_key_in_the_next_run() -> None:
     """Fixed bytes: who changes what goes into a key must change SCHEMA, and then this."""
-    key = KeyMaker(MODEL, "mean").key(Prompt("query: {text}", "").identity, "größe 🙂")
-    assert key.hex() == "58c8afcdbac26ad219cb05a30a49df477e46c394f2722a4efa8da5bc8139bbc7"
+    key = KeyMaker(MODEL, "embed").key(Prompt("query: {text}", "").identity, "größe 🙂")
+    assert key.hex() == "1d284e81a56e2d8ed51e349045ef1329c017bf4c45155b0765b6635e825a142f"
 
 
 def test_a_key_maker_keeps_nothing_of_the_last_text() -> None:
-    keys = KeyMaker(MODEL, "mean")
+    keys = KeyMaker(MODEL, "embed")
     first = keys.key("{text}", "one")
     keys.key("{text}", "two")
+    for number in range(1000):  # more prompts than it remembers
+        keys.key(f"{number}: {{text}}", "two")
     assert keys.key("{text}", "one") == first

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.cache.rows import decode_row, encode_row
-from edgeembed.engine.protocol import Row
+from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 
 KEY = bytes(range(32))
-ROW = Row(np.array([1.5, -2.25e-30, 3e38], dtype=np.float32), 77)
+ROW = CachedRow(np.array([1.5, -2.25e-30, 3e38], dtype=np.float32), 77, 0.25, 1_800_000_000)
 
 
 @pytest.mark.parametrize("dimensions", [1, 384, 4096])
 def test_a_row_comes_back(dimensions: int) -> None:
-    row = Row(np.random.default_rng(1).normal(size=dimensions).astype(np.float32), 2**31)
+    row = CachedRow(np.random.default_rng(1).normal(size=dimensions).astype(np.float32), 2**31, 1.5, 1_800_000_000)
     back = decode_row(KEY, encode_row(KEY, row))
     assert back is not None
-    assert back.tokens == row.tokens
+    assert (back.tokens, back.seconds, back.created) == (2**31, 1.5, 1_800_000_000)
+    assert back.vector.base is None, "nothing else of the value stays in memory with it"
     assert back.vector.dtype == np.float32 and np.array_equal(back.vector, row.vector)
 
 
@@ -25,7 +25,7 @@ def test_a_part_of_a_matrix_comes_back() -> None:
     """Rows of a batch are views, not always contiguous."""
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
     for view in (matrix[1], matrix[:, 1], matrix[1, ::-1]):
-        back = decode_row(KEY, encode_row(KEY, Row(view, 3)))
+        back = decode_row(KEY, encode_row(KEY, CachedRow(view, 3)))
         assert back is not None and back.vector.tolist() == view.tolist()
 
 
@@ -52,3 +52,8 @@ def test_cut_lengthened_and_foreign_values_are_noticed() -> None:
         assert decode_row(KEY, value[:length]) is None, f"cut to {length}"
     for foreign in (value + b"\0", value + value, b"", bytes(64), None, "text", 5):
         assert decode_row(KEY, foreign) is None
+
+
+def test_times_that_no_field_can_hold_are_cut() -> None:
+    back = decode_row(KEY, encode_row(KEY, CachedRow(ROW.vector, 1, seconds=1e6, created=-5)))
+    assert back is not None and (back.seconds, back.created) == (4294.967295, 0)

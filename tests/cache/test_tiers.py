@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeembed.cache import KeyMaker, VectorCache, disk
+from edgeembed.cache import KeyMaker, VectorCache, database, disk, tiers
+from edgeembed.cache.tally import Counts
 from edgeembed.engine.protocol import Row
 
 KEYS = KeyMaker("5" * 64, "mean")
-DATABASE = "cache.db"
+DATABASE = disk.DATABASE
 
 
 @pytest.fixture
@@ -150,11 +152,11 @@ async def test_a_disk_tier_that_is_switched_off(folder: Path, disk_mib: int) -> 
 async def test_a_locked_database_makes_misses_and_is_told_until_it_works_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(disk, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     writes: list[int] = []
     put_many = disk.DiskTier.put_many
 
-    def counted(tier: disk.DiskTier, items: list[tuple[bytes, bytes]]) -> None:
+    def counted(tier: disk.DiskTier, items: list[disk.DiskItem]) -> None:
         writes.append(len(items))
         put_many(tier, items)
 
@@ -165,18 +167,44 @@ async def test_a_locked_database_makes_misses_and_is_told_until_it_works_again(
             for number in range(600):
                 cache.put(key(str(number)), row(number))
             await written(cache)
+            cache.put(key("rests"), row(1))
+            await written(cache)
             assert await cache.get_many([key("1")]) == {}
             problem = cache.stats.disk_problem
             assert problem is not None and "locked" in problem
             assert caplog.text.count("locked") == 1, "told once, not for each row"
             assert len(writes) == 1, "readers do not wait behind one busy time after the other"
+        monkeypatch.setattr(tiers, "REST_SECONDS", 0.0)
+        cache._rests_until.clear()
         cache.put(key("1"), row(1))
         await written(cache)
         assert key("1") in await cache.get_many([key("1")])
         assert cache.stats.disk_problem is None
 
 
-async def test_a_database_that_breaks_while_it_is_used_makes_misses(folder: Path) -> None:
+async def test_a_folder_that_could_not_be_opened_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tiers, "REST_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    (tmp_path / "file").write_text("I was here first")
+    async with opened(tmp_path / "file" / "vectors", memory_mib=0) as cache:
+        for _ in range(3):
+            assert await cache.get_many([key("a")]) == {}
+            await asyncio.sleep(0.05)
+        assert caplog.text.count("cannot be used") == 1, "told once"
+        (tmp_path / "file").unlink()
+        async with asyncio.timeout(10):
+            while cache.stats.disk_problem:
+                await cache.get_many([key("a")])
+                await asyncio.sleep(0.01)
+        cache.put(key("a"), row(1))
+        await written(cache)
+        assert key("a") in await cache.get_many([key("a")])
+        assert "works again" in caplog.text
+
+
+async def test_a_database_that_breaks_while_it_is_used_makes_misses_and_is_begun_anew(folder: Path) -> None:
     async with opened(folder, memory_mib=0) as cache:
         cache.put(key("a"), row(1))
         await written(cache)
@@ -185,9 +213,74 @@ async def test_a_database_that_breaks_while_it_is_used_makes_misses(folder: Path
         assert await cache.get_many([key("a")]) == {}
         cache.put(key("b"), row(2))
         await written(cache)
-        assert await cache.get_many([key("b")]) == {}
-        problem = cache.stats.disk_problem
-        assert problem is not None and "Cache" in problem
+        assert key("b") in await cache.get_many([key("b")])
+        assert cache.stats.disk_problem is None
+
+
+async def test_rows_get_old_only_when_somebody_wants_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    async with opened(folder) as cache:
+        cache.put(key("a"), row(1))
+    monkeypatch.setattr(time, "time", lambda: now + 1000)
+    for ttl, there in ((None, True), (2000.0, True), (900.0, False)):
+        cache = VectorCache(folder, memory_mib=1, disk_mib=64, ttl=ttl)
+        await cache.open()
+        assert (key("a") in await cache.get_many([key("a")])) is there
+        assert (cache.get_hot([key("a")]) is not None) is there
+        if not there:
+            cache.put(key("a"), row(2))
+            found = cache.get_hot([key("a")])
+            assert found is not None and found[0].tokens == 2
+            monkeypatch.setattr(time, "time", lambda: now + 2000)
+            assert cache.get_hot([key("a")]) is None, "in memory, too"
+        await cache.close()
+
+
+async def test_counts_are_kept_by_model_and_outlive_the_daemon(folder: Path) -> None:
+    for _ in range(2):
+        async with opened(folder) as cache:
+            for text in ("a", "b"):
+                if not await cache.get_many([key(text)], "one"):
+                    cache.put(key(text), row(1), "one", seconds=0.5)
+            assert cache.get_hot([key("a"), key("b")], "one") is not None
+            assert cache.get_hot([key("a"), key("c")], "one") is None, "nothing is counted when not all are there"
+            await cache.get_many([key("z")], "two")
+            stats = cache.stats
+    assert stats.models == {
+        "one": Counts(memory_hits=2, disk_hits=2, misses=0, saved_seconds=2.0),
+        "two": Counts(misses=1),
+    }
+    assert (stats.memory_hits, stats.disk_hits, stats.misses, stats.saved_seconds) == (2, 2, 1, 2.0)
+    with contextlib.closing(disk.DiskTier(folder, 2**20)) as tier:
+        counts = {model: found for model, (_, found) in tier.counts().items()}
+    assert counts == {
+        "one": Counts(memory_hits=4, disk_hits=2, misses=2, saved_seconds=3.0),
+        "two": Counts(misses=2),
+    }
+
+
+async def test_a_row_that_left_the_disk_returns_when_it_is_asked_for_again(folder: Path) -> None:
+    async with opened(folder) as cache:
+        for number in range(100):
+            cache.put(key(str(number)), row(number), "one")
+        await written(cache)
+        with contextlib.closing(sqlite3.connect(folder / DATABASE)) as other, other:
+            other.execute("DELETE FROM Cache")
+        for _ in range(2):
+            assert cache.get_hot([key("0")], "one")
+    async with opened(folder) as cache:
+        assert set(await cache.get_many([key("0"), key("1")])) == {key("0")}
+
+
+async def test_a_bulk_load_says_nothing_about_what_will_be_asked_for(folder: Path) -> None:
+    async with opened(folder) as cache:
+        for number in range(100):
+            cache.put(key(str(number)), row(number), wanted="low")
+        for _ in range(5):
+            assert len(await cache.get_many([key(str(number)) for number in range(100)], low=True)) == 100
+        await cache.get_many([key("7")])
+    with contextlib.closing(disk.DiskTier(folder, 2**20)) as tier:
+        assert [item.key for item, protected in tier.rows() if protected] == [key("7")]
 
 
 async def test_a_row_that_comes_after_closing_costs_nothing(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -10,8 +11,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.server.app import make_app
-from edgeembed.service import EmbeddingService, ServedModel
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, fake_service
 
 PROMPTS = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find it")
 
@@ -23,6 +23,13 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 async def client(engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    model = ServedModel("fake-model", "0" * 64, aliases=("alias",), prompts=PROMPTS, created=1_700_000_000)
-    service = EmbeddingService(model, engine, VectorCache(None, memory_mib=8, disk_mib=0), timeout=5)
+    cache = VectorCache(None, memory_mib=8, disk_mib=0)
+    service = fake_service(engine, cache, prompts=PROMPTS, aliases={"alias": "fake-model"}, timeout=5)
     return await aiohttp_client(make_app(service, max_body_bytes=100_000, max_inputs=2048))
+
+
+async def loaded(client: TestClient) -> None:
+    """Wait until the default model is loaded."""
+    async with asyncio.timeout(10):
+        while (await (await client.get("/health")).json())["status"] == "starting":
+            await asyncio.sleep(0.01)

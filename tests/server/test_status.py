@@ -1,15 +1,18 @@
-"""GET /health and GET /v1/status."""
+"""GET /livez, /readyz, /health and /v1/status."""
 
 from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 from aiohttp.test_utils import TestClient
 
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, fake_row
+from tests.server.conftest import loaded
 
 
 async def test_health_is_ok_when_the_model_embeds(client: TestClient) -> None:
+    await loaded(client)
     response = await client.get("/health")
     assert response.status == 200
     answer = await response.json()
@@ -18,6 +21,7 @@ async def test_health_is_ok_when_the_model_embeds(client: TestClient) -> None:
 
 
 async def test_health_is_503_with_the_reason_otherwise(client: TestClient, engine: FakeEngine) -> None:
+    await loaded(client)
     engine.state, engine.reason = "starting", "the model is loading"
     response = await client.get("/health")
     assert (response.status, (await response.json())["status"]) == (503, "starting")
@@ -48,3 +52,44 @@ async def test_a_client_that_hangs_up_frees_its_place(client: TestClient, engine
     async with asyncio.timeout(5):
         while engine.cancelled != ["gone"]:
             await asyncio.sleep(0.01)
+
+
+async def test_livez_says_that_the_loop_runs_and_readyz_that_the_model_computes(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    await loaded(client)
+    assert (await client.get("/readyz")).status == 200
+    engine.state, engine.reason = "restarting", "ended by SIGSEGV"
+    assert (await client.get("/livez")).status == 200
+    ready = await client.get("/readyz")
+    assert (ready.status, (await ready.json())["reason"]) == (503, "ended by SIGSEGV")
+
+
+async def test_vectors_outside_their_band_are_told_and_a_changed_model_is_not_ready(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    await loaded(client)
+    factor = 1.0
+    probe = fake_row("hello")
+    engine.row_of = lambda text: probe if text == "hello" else (factor * fake_row(text)).astype(np.float32)
+
+    async def embed(first: int, count: int) -> None:
+        body = {"input": [f"text {number}" for number in range(first, first + count)]}
+        assert (await client.post("/v1/embeddings", json=body)).status == 200
+
+    await embed(0, 1000)
+    assert (await (await client.get("/health")).json())["status"] == "ok"
+    factor = 50.0
+    await embed(1000, 1500)
+    degraded = await client.get("/health")
+    answer = await degraded.json()
+    assert (degraded.status, answer["status"]) == (200, "degraded")
+    assert "fake-model:F32: norms are about" in answer["vectors"] and "the texts" in answer["vectors"]
+    (watched,) = (await (await client.get("/v1/status")).json())["vectors"]
+    assert watched["rows"] == 2500 and "norms" in watched["alarm"]
+    probe = -probe
+    ill = await client.get("/readyz")
+    assert (ill.status, (await ill.json())["status"]) == (503, "unavailable")
+    assert "probe text's vector" in (await ill.json())["reason"]
+    probe = -probe
+    assert (await client.get("/readyz")).status == 200, "and it is taken back"

@@ -1,0 +1,148 @@
+"""Rows as one file, to carry to another machine.
+
+Layout: a line that names the format; frames of a little-endian 32-bit length and as many bytes of msgpack, first a header,
+then one for each row; a length of zero; the SHA-256 of everything before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from edgeembed import __version__
+from edgeembed.cache.disk import DiskItem, DiskTier
+from edgeembed.cache.key import SCHEMA
+from edgeembed.cache.rows import decode_row
+from edgeembed.errors import CacheFileError
+
+_FORMAT = b"edgeembed cache export 1\n"
+_LENGTH_BYTES = 4
+_MOST_FRAME_BYTES = 16 * 2**20
+_AT_ONCE = 256
+_CHUNK_BYTES = 2**20
+
+Report = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    schema: str
+    version: str
+    created: float
+
+
+class _Row(msgspec.Struct, array_like=True, frozen=True):
+    key: bytes
+    value: bytes
+    model: str
+    protected: bool
+
+
+_row_decoder = msgspec.msgpack.Decoder(_Row)
+
+
+def export_rows(tier: DiskTier, path: Path, models: list[str] | None, report: Report) -> int:
+    """Write the rows of some models, or of all, to a file; gives their number. It appears when it is whole.
+
+    Raises OSError, or one of FAULTS.
+    """
+    total = sum(found.entries for found in tier.models() if models is None or found.model in models)
+    rows = 0
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp", delete=False) as file:
+        new = Path(file.name)
+        digest = hashlib.sha256()
+
+        def write(part: bytes) -> None:
+            digest.update(part)
+            file.write(part)
+
+        try:
+            write(_FORMAT)
+            write(_frame(_Header(SCHEMA.decode(), __version__, time.time())))
+            for model in [None] if models is None else models:
+                for item, protected in tier.rows(model):
+                    write(_frame(_Row(item.key, item.value, item.model, protected)))
+                    rows += 1
+                    report(rows, max(rows, total))
+            write(bytes(_LENGTH_BYTES))
+            file.write(digest.digest())
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            new.replace(path)
+        except BaseException:
+            file.close()
+            new.unlink(missing_ok=True)
+            raise
+    return rows
+
+
+def import_rows(tier: DiskTier, path: Path, report: Report) -> int:
+    """Take over the rows of a file; gives their number. Nothing is taken over unless the whole file is sound.
+
+    Raises CacheFileError with what is wrong, OSError, or one of FAULTS.
+    """
+    _check_digest(path)
+    total = sum(1 for _ in _read(path))
+    rows = _read(path)
+    done = 0
+    while batch := list(islice(rows, _AT_ONCE)):
+        tier.put_many(DiskItem(row.key, row.value, row.model, "keep" if row.protected else "normal") for row in batch)
+        done += len(batch)
+        report(done, total)
+    return done
+
+
+def _frame(value: msgspec.Struct) -> bytes:
+    body = msgspec.msgpack.encode(value)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+def _check_digest(path: Path) -> None:
+    """Raise CacheFileError when the file is not what was exported."""
+    digest, size = hashlib.sha256(), path.stat().st_size - hashlib.sha256().digest_size
+    with path.open("rb") as file:
+        if file.read(len(_FORMAT)) != _FORMAT:
+            raise CacheFileError(f"{path} is no file of `edgeembed cache export`, or one of another version")
+        file.seek(0)
+        left = size
+        while left > 0 and (part := file.read(min(left, _CHUNK_BYTES))):
+            digest.update(part)
+            left -= len(part)
+        if size <= 0 or file.read() != digest.digest():
+            raise CacheFileError(f"{path} is damaged: its checksum does not fit")
+
+
+def _read(path: Path) -> Iterator[_Row]:
+    """Give the rows of a file. Raises CacheFileError for a header of another schema, or for a row that is not sound."""
+    with path.open("rb") as file:
+        file.seek(len(_FORMAT))
+        try:
+            header = msgspec.msgpack.decode(_next(file), type=_Header)
+            if header.schema != SCHEMA.decode():
+                raise CacheFileError(
+                    f"{path} has rows of the schema {header.schema!r}, written by edgeembed {header.version}; this version "
+                    f"reads {SCHEMA.decode()!r} only"
+                )
+            while frame := _next(file):
+                row = _row_decoder.decode(frame)
+                if decode_row(row.key, row.value) is None:
+                    raise CacheFileError(f"{path} has a row that is not sound")
+                yield row
+        except msgspec.DecodeError as error:
+            raise CacheFileError(f"{path} cannot be read: {error}") from error
+
+
+def _next(file: BinaryIO) -> bytes:
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if length > _MOST_FRAME_BYTES:
+        raise CacheFileError(f"a part of {length} bytes is not one of ours")
+    return file.read(length)

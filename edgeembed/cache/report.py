@@ -1,0 +1,70 @@
+"""What a cache folder holds and has done, for people."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgeembed.cache.disk import DiskTier
+from edgeembed.cache.tally import Counts
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's share of the cache. Times are Unix seconds."""
+
+    model: str
+    """NAME:TYPE; empty for rows of which nobody knows."""
+    digest: str
+    """First digits of the SHA-256 of the model's file."""
+    entries: int
+    bytes: int
+    oldest: float | None
+    newest: float | None
+    hits: int
+    misses: int
+    hit_rate: float | None
+    """Share of texts that were found, 0 to 1."""
+    saved_seconds: float
+    """Computing time that hits saved."""
+    since: float | None
+    """When hits and misses were counted first."""
+
+
+def report_models(tier: DiskTier) -> list[ModelReport]:
+    """Tell of each model what is on disk, and how often its rows were found since the folder was begun.
+
+    Raises one of FAULTS.
+    """
+    on_disk = {found.model: found for found in tier.models()}
+    counted = tier.counts()
+    reports = []
+    for label in dict.fromkeys((*on_disk, *counted)):
+        rows = on_disk.get(label)
+        since, counts = counted.get(label, (None, Counts()))
+        model, _, digest = label.partition("@")
+        reports.append(
+            ModelReport(
+                model=model,
+                digest=digest,
+                entries=rows.entries if rows else 0,
+                bytes=rows.bytes if rows else 0,
+                oldest=rows.oldest if rows else None,
+                newest=rows.newest if rows else None,
+                hits=counts.hits,
+                misses=counts.misses,
+                hit_rate=counts.hit_rate,
+                saved_seconds=round(counts.saved_seconds, 3),
+                since=since,
+            )
+        )
+    return reports
+
+
+def labels_of(tier: DiskTier, name: str) -> list[str]:
+    """Give the labels that a model's name, NAME or NAME:TYPE, stands for in a cache. Raises one of FAULTS."""
+    wanted = name.lower()
+    found = []
+    for rows in tier.models():
+        spec = rows.model.partition("@")[0].lower()
+        if wanted in (spec, spec.rpartition(":")[0], rows.model.lower()):
+            found.append(rows.model)
+    return found

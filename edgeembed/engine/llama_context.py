@@ -1,0 +1,152 @@
+"""A llama.cpp context: forward passes over batches of tokenised texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from edgeembed.engine.llama_batch import BatchBuffers
+from edgeembed.engine.llama_library import ComputeError, ModelLoadError, said
+from edgeembed.engine.llama_prefixes import KeptPrefixes
+from edgeembed.engine.llama_rows import Matrix, Rows
+from edgeembed.engine.plan import ContextShape, padding
+from edgeembed.engine.reading import Reading, Tokens
+
+
+class Context:
+    """One context of a loaded model. One thread at a time."""
+
+    def __init__(self, model: Any, shape: ContextShape, rows: Rows, *, dimensions: int) -> None:
+        """Make it. rows: a way that no other context uses. Raises ModelLoadError when there is no memory for it."""
+        self.shape = shape
+        self._rows = rows
+        self._dimensions = dimensions
+        self._context = self._make(model)
+        self._memory = lib.llama_get_memory(self._context)
+        # A model without a KV cache is an encoder; llama_decode would do the same, with a warning in the log for each batch.
+        self._forward = lib.llama_decode if self._memory else lib.llama_encode
+        self._buffers = BatchBuffers(shape.batch)
+        self._prefixes: KeptPrefixes | None = None
+        if shape.prefix_cells and rows.last_only and self._memory:
+            ids = range(shape.texts + 1, shape.texts + 1 + shape.prefixes)
+            self._prefixes = KeptPrefixes(self._memory, shape.prefix_cells, ids, self._fill_cells)
+
+    def compute(self, texts: Sequence[Reading], between: Callable[[], object] | None = None) -> Matrix:
+        """Give one pooled row for each text, in as few forward passes as the batch buffer allows.
+
+        Each text has 1 to `shape.longest_text` tokens. One that is longer than the batch buffer is taken in pieces, where
+        the shape says so; between two of them `between` is called, which may compute other texts here. Raises ComputeError.
+        """
+        rows = np.empty((len(texts), self._dimensions), dtype=np.float32)
+        starts = self._prefixes.prepare(texts) if self._prefixes is not None else [0] * len(texts)
+        for first, end in self._passes(texts, starts):
+            if first + 1 == end and len(texts[first].tokens) - starts[first] > self.shape.batch:
+                self._compute_in_pieces(texts[first], starts[first], rows[first:end], between)
+            else:
+                self._compute_together(texts[first:end], starts[first:end], rows[first:end])
+        return rows
+
+    def close(self) -> None:
+        """Free it."""
+        if self._context:
+            lib.llama_free(self._context)
+            self._context = None
+
+    # --- forward passes -----------------------------------------------------------------------------------------------
+
+    def _passes(self, texts: Sequence[Reading], starts: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Cut a list of texts into runs that fit into a pass, or hold one text that is longer."""
+        first = tokens = 0
+        for number, (text, start) in enumerate(zip(texts, starts, strict=True)):
+            own = len(text.tokens) - start
+            if number > first and (tokens + own > self.shape.batch or number - first >= self.shape.texts):
+                yield first, number
+                first, tokens = number, 0
+            tokens += own
+        if texts:
+            yield first, len(texts)
+
+    def _compute_together(self, texts: Sequence[Reading], starts: Sequence[int], rows: Matrix) -> None:
+        sequences = range(len(texts))
+        try:
+            for sequence, text, start in zip(sequences, texts, starts, strict=True):
+                if start and self._prefixes is not None:
+                    self._prefixes.attach(text, sequence)
+            tokens = [text.tokens[start:] if start else text.tokens for text, start in zip(texts, starts, strict=True)]
+            if self._memory:
+                self._pass(tokens, sequences, starts=starts)
+            elif filler := padding([len(text) for text in tokens], self.shape):
+                # A throw-away text: its row is never read, and no other text sees it.
+                self._pass([*tokens, np.zeros(filler, dtype=np.int32)], range(len(texts) + 1))
+            else:
+                self._pass(tokens, sequences)
+            self._rows.read(self._context, sequences, rows)
+        finally:
+            self._forget(sequences)
+
+    def _compute_in_pieces(self, text: Reading, start: int, row: Matrix, between: Callable[[], object] | None) -> None:
+        if not self.shape.pieces:
+            raise ComputeError(f"a text of {len(text.tokens)} tokens is longer than a batch of {self.shape.batch}")
+        sequence = self.shape.texts  # no other text has it, so that others can be computed between the pieces
+        try:
+            if start and self._prefixes is not None:
+                self._prefixes.attach(text, sequence)
+            # The KV cells carry the earlier pieces; the row of the last piece is that of the text's last token.
+            size, total = self.shape.batch, len(text.tokens)
+            for at in range(start, total, size):
+                last = at + size >= total
+                self._pass([text.tokens[at : at + size]], [sequence], starts=[at], outputs=last)
+                if between and not last:
+                    between()
+            self._rows.read(self._context, [sequence], row)
+        finally:
+            self._forget([sequence])
+
+    def _fill_cells(self, tokens: Tokens, sequence: int) -> None:
+        for at in range(0, len(tokens), self.shape.batch):
+            self._pass([tokens[at : at + self.shape.batch]], [sequence], starts=[at], outputs=False)
+
+    def _pass(
+        self,
+        texts: Sequence[Tokens],
+        sequences: Sequence[int] | range,
+        *,
+        starts: Sequence[int] | None = None,
+        outputs: bool = True,
+    ) -> None:
+        marked = [outputs] * len(texts) if self._rows.last_only else None
+        self._rows.expect(len(texts) if outputs else 0)
+        code = self._forward(self._context, self._buffers.fill(texts, sequences=sequences, starts=starts, outputs=marked))
+        if code != 0:
+            raise ComputeError(f"llama.cpp cannot compute this batch (code {code})")
+
+    def _forget(self, sequences: Sequence[int] | range) -> None:
+        """Free the cells of texts whose rows are out; those of kept prefixes stay."""
+        if self._memory:
+            for sequence in sequences:
+                lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    # --- making it ----------------------------------------------------------------------------------------------------
+
+    def _make(self, model: Any) -> Any:
+        shape = self.shape
+        params = lib.llama_context_default_params()
+        params.n_ctx = shape.cells
+        params.n_batch = shape.batch
+        params.n_ubatch = shape.batch
+        params.n_seq_max = shape.sequences
+        params.n_threads = shape.threads
+        params.n_threads_batch = shape.threads
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = True  # all sequences share one pool of n_ctx cells, instead of n_ctx / n_seq_max each
+        params.no_perf = True
+        self._rows.configure(params)
+        context = lib.llama_init_from_model(model, params)
+        if not context:
+            raise ModelLoadError(
+                f"llama.cpp cannot make a context of {shape.cells} tokens (not enough memory?){said()}", fatal=False
+            )
+        return context

@@ -1,0 +1,202 @@
+"""A worker's work: load the model, check it, and let the lanes compute what comes through the pipe.
+
+The reader's thread decodes, it and the threads of `tokenizing` tokenise, lanes compute, the writer answers. ctypes lets go
+of the interpreter lock inside llama.cpp, so texts are read and rows are sent while forward passes run.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edgeembed.engine import canary
+from edgeembed.engine.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.llama import ComputeError, LlamaModel, ModelLoadError
+from edgeembed.engine.llama_context import Context
+from edgeembed.engine.llama_rows import Matrix
+from edgeembed.engine.pipe import Pipe
+from edgeembed.engine.protocol import (
+    Cancel,
+    Embed,
+    EmbedItem,
+    Failed,
+    LoadFailed,
+    ModelInfo,
+    Ready,
+    RowItem,
+    Rows,
+    Stage,
+    Started,
+    Stop,
+    WorkerOptions,
+)
+from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.thread_priority import give_way
+from edgeembed.engine.tokenizing import Tokenizing
+
+Queued = QueuedText[Reading]
+
+
+class Worker:
+    """Ties the pipe, the queue and the model together."""
+
+    def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
+        self._options = options
+        self._pipe = pipe
+        self._model: LlamaModel | None = None
+        self._queue: BatchQueue[Reading] | None = None
+        self._tokenizing: Tokenizing[Reading] | None = None
+        self._loaded = threading.Event()
+
+    def run(self) -> int:
+        """Load, check the canary texts, then serve until told to stop. Gives the exit status."""
+        # The reader runs before the model loads: a daemon that dies meanwhile must not leave a loading process behind.
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        try:
+            self._pipe.send_now(Stage("loading the model"))
+            model = self._model = LlamaModel(self._options)
+            self._pipe.send_now(Stage("computing the canary texts"))
+            info = self._check_canary(model)
+        except ModelLoadError as error:
+            return self._give_up(str(error), fatal=error.fatal)
+        except (canary.CanaryError, ComputeError) as error:
+            return self._give_up(str(error), fatal=False)
+        plan = model.plan
+        queue: BatchQueue[Reading] = BatchQueue(
+            model.batch_budget, plan.wide.texts, bulk_lanes=plan.bulk_lanes, bulk_tokens=plan.bulk.longest_text
+        )
+        self._queue = queue
+        self._tokenizing = Tokenizing(self._tokenize, queue)
+        for number in range(1, plan.bulk_lanes + 1):
+            threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
+        self._loaded.set()
+        self._pipe.send(Ready(info))
+        while batch := queue.take(WIDE):
+            self._compute(model.wide, queue, batch)
+        self._pipe.finish()
+        return 0
+
+    def _give_up(self, reason: str, *, fatal: bool) -> int:
+        self._pipe.send(LoadFailed(reason, fatal))
+        self._pipe.finish()
+        return 1
+
+    def _check_canary(self, model: LlamaModel) -> ModelInfo:
+        """Check the rows of fixed texts, and of those that the file carries. Raises CanaryError, ComputeError."""
+        limit, scores = model.info.context_tokens, model.info.pooling == "rank"
+        tokenized = (model.read(text).tokens for text in (canary.PAIRS if scores else canary.TEXTS))
+        texts = [tokens[:limit] for tokens in tokenized if len(tokens)]
+        # As many as one batch holds: the shortest ones are always among them.
+        together: list[Tokens] = []
+        for tokens in sorted(texts, key=len):
+            if sum(map(len, together)) + len(tokens) <= model.batch_capacity:
+                together.append(tokens)
+        # A reranker's template alone may be longer than a batch.
+        canary.check(model.embed, together or [min(texts, key=len)], scores=scores)
+        in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
+        if in_file is None or rows is None:
+            return model.info
+        expected = canary.read_rows(in_file, rows)
+        found = canary.check_file(
+            model.embed, lambda text: model.read(text).tokens, expected, model.info.file_type, scores=scores
+        )
+        return msgspec.structs.replace(model.info, canary_cosines=tuple(found))
+
+    # --- the reader's thread ------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            message = self._pipe.read()
+            if message is None:
+                os._exit(0)
+            self._loaded.wait()
+            assert self._queue is not None and self._tokenizing is not None
+            match message:
+                case Embed(items):
+                    self._tokenizing.add(items)
+                case Cancel(ids):
+                    self._tokenizing.cancel(ids)
+                case Stop():
+                    self._queue.close()
+
+    def _tokenize(self, item: EmbedItem) -> Queued | None:
+        """Give a text with its tokens, or tell the daemon why it cannot be computed. Called from several threads."""
+        assert self._model is not None
+        limit = self._model.info.context_tokens
+        try:
+            reading = self._model.read(item.text)
+        except (ComputeError, UnicodeEncodeError) as error:
+            self._pipe.send(Failed(item.id, "engine", str(error)))
+            return None
+        count = len(reading.tokens)
+        if count > limit:
+            self._pipe.send(Failed(item.id, "too_long", f"{count} tokens", tokens=count, limit=limit))
+        elif count == 0:
+            self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
+        else:
+            return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
+        return None
+
+    # --- lanes --------------------------------------------------------------------------------------------------------
+
+    def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
+        assert self._model is not None
+        give_way(self._options.bulk_niceness)
+        context: Context | None = None
+        while batch := queue.take(number):
+            if context is None:  # a daemon that never sees a bulk load never pays for its lanes
+                try:
+                    context = self._model.new_bulk_context()
+                except ModelLoadError:  # no memory: the others do it
+                    queue.retire(number, batch)
+                    return
+            self._compute(context, queue, batch)
+
+    def _compute(self, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+        self._pipe.send_now(Started([text.id for text in batch]))
+        try:
+            rows = context.compute([text.tokens for text in batch], between=lambda: self._compute_queries(context, queue))
+        except ComputeError as error:
+            self._retry_or_fail(queue, batch, "engine", str(error))
+        else:
+            self._answer(queue, batch, rows)
+
+    def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
+        """Compute what somebody waits for, between two pieces of a long text."""
+        while context is self._wide and (batch := queue.take_query()):
+            self._compute(context, queue, batch)
+
+    @property
+    def _wide(self) -> Context | None:
+        return self._model.wide if self._model else None
+
+    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Matrix) -> None:
+        usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
+        self._pipe.send(
+            Rows(
+                [
+                    RowItem(text.id, text.count, row.tobytes())
+                    for text, row, ok in zip(batch, rows, usable, strict=True)
+                    if ok
+                ]
+            )
+        )
+        if not all(usable):
+            for text, row in zip(batch, rows, strict=True):
+                if reason := canary.defect(row):
+                    self._retry_or_fail(queue, [text], "bad_vector", f"the model gave a row that is {reason}")
+
+    def _retry_or_fail(
+        self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], message: str
+    ) -> None:
+        """Compute each text once more, alone; the second failure is the text's own."""
+        for text in batch:
+            if text.retried:
+                self._pipe.send(Failed(text.id, kind, message))
+            else:
+                text.retried = text.alone = True
+                queue.add([text])

@@ -1,0 +1,33 @@
+"""Threads that give way to others of the same process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+
+_BELOW_NORMAL = -1
+"""Windows' THREAD_PRIORITY_BELOW_NORMAL."""
+_QOS_CLASS_UTILITY = 0x11
+"""macOS's class for work that nobody waits for in front of the screen."""
+
+
+def give_way(niceness: int) -> None:
+    """Let the calling thread, and those that it starts, give way to the others. A system that refuses changes nothing.
+
+    niceness: steps of Unix's nice on Linux, where each thread has its own; elsewhere any number above 0 is one step.
+    """
+    if niceness <= 0:
+        return
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    elif sys.platform == "darwin":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).pthread_set_qos_class_self_np(_QOS_CLASS_UTILITY, 0)
+    elif sys.platform == "win32":
+        kernel = ctypes.windll.kernel32
+        kernel.GetCurrentThread.restype = ctypes.c_void_p
+        kernel.SetThreadPriority(ctypes.c_void_p(kernel.GetCurrentThread()), _BELOW_NORMAL)

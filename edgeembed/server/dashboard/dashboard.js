@@ -1,0 +1,570 @@
+// The page of an edgeembed daemon. It asks the same routes as everybody else; whatever comes from users or from the server
+// is put into the page as text, never as HTML.
+
+const POLL_MS = 2000;
+const KEY = "edgeembed-key";
+const $ = (id) => document.getElementById(id);
+
+// --- the page's parts ------------------------------------------------------------------------------------------------
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function draw(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function facts(pairs) {
+  return pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+}
+
+/** Say it to screen readers. */
+function say(words) {
+  $("said").textContent = words;
+}
+
+// --- numbers for people ----------------------------------------------------------------------------------------------
+
+const whole = new Intl.NumberFormat("en");
+const short = (value) => (value == null ? "–" : value !== 0 && Math.abs(value) < 10 ? value.toPrecision(2) : whole.format(Math.round(value)));
+const percent = (value) => (value == null ? "–" : `${Math.round(100 * value)} %`);
+
+function bytes(value) {
+  if (!value) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const step = Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
+  const scaled = value / 1000 ** step;
+  return `${scaled < 10 && step ? scaled.toFixed(1) : Math.round(scaled)} ${units[step]}`;
+}
+
+function duration(seconds) {
+  const rounded = Math.max(0, Math.round(seconds));
+  if (rounded < 60) return `${rounded} s`;
+  if (rounded < 3600) return `${Math.floor(rounded / 60)} min`;
+  if (rounded < 172800) return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
+  return `${Math.floor(rounded / 86400)} days`;
+}
+
+// --- asking the daemon -----------------------------------------------------------------------------------------------
+
+class Failure extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(path, body) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  if (body) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
+  } catch {
+    throw new Failure("The daemon does not answer. Is it still running?", 0);
+  }
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Failure(answer?.error?.message ?? `The daemon answered with status ${response.status}.`, response.status);
+  return { answer, cache: response.headers.get("x-edgeembed-cache") };
+}
+
+// --- tabs ------------------------------------------------------------------------------------------------------------
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+
+function show(tab, { focus = false } = {}) {
+  for (const each of tabs) {
+    const chosen = each === tab;
+    each.setAttribute("aria-selected", String(chosen));
+    each.tabIndex = chosen ? 0 : -1;
+    $(each.getAttribute("aria-controls")).hidden = !chosen;
+  }
+  if (focus) tab.focus();
+  history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
+}
+
+for (const tab of tabs) {
+  tab.addEventListener("click", () => show(tab));
+  tab.addEventListener("keydown", (event) => {
+    const at = tabs.indexOf(tab);
+    const next = { ArrowRight: at + 1, ArrowLeft: at - 1 + tabs.length, Home: 0, End: tabs.length - 1 }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    show(tabs[next % tabs.length], { focus: true });
+  });
+}
+
+function showAddressed() {
+  show(tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash) ?? tabs[0]);
+}
+addEventListener("hashchange", showAddressed);
+showAddressed();
+
+// --- charts ----------------------------------------------------------------------------------------------------------
+
+const WIDTH = 300;
+const HEIGHT = 60;
+
+/** Give an SVG path through shares of 1 from left to right; null breaks the line. */
+function path(values) {
+  let drawn = "";
+  let broken = true;
+  values.forEach((value, index) => {
+    if (value == null) {
+      broken = true;
+      return;
+    }
+    const x = ((index + 0.5) * WIDTH) / values.length;
+    drawn += `${broken ? "M" : "L"}${x.toFixed(1)} ${(HEIGHT - 2 - (HEIGHT - 6) * value).toFixed(1)}`;
+    // A lone point is a dot: the line has round ends.
+    if (broken && values[index + 1] == null) drawn += "h0.1";
+    broken = false;
+  });
+  return drawn;
+}
+
+/** One figure now, and its last minutes as a chart; pointing at the chart shows the figure of that moment. */
+class Tile {
+  constructor({ title, unit, format, legend = [], logarithmic = false }) {
+    this.format = format;
+    this.logarithmic = logarithmic;
+    this.unit = unit;
+    this.title = title;
+    this.value = make("span");
+    this.small = make("small", {}, unit);
+    this.when = make("span", {}, "");
+    this.svg = draw("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+    const head = make("div", { class: "head" }, make("span", {}, title), this.when);
+    this.element = make("div", { class: "tile" }, head, make("div", { class: "value" }, this.value, this.small), this.svg);
+    if (legend.length) {
+      const words = legend.map((word, index) => [make("i", { class: index ? "key second" : "key" }), word]);
+      this.element.append(make("div", { class: "faint" }, ...words.flat()));
+    }
+    this.svg.addEventListener("pointermove", (event) => this.point(event));
+    this.svg.addEventListener("pointerleave", () => this.rest());
+  }
+
+  update(now, step, lines, most = null) {
+    Object.assign(this, { now, step, lines });
+    const highest = Math.max(0, ...lines.flat().filter((value) => value != null));
+    // Hits take a fraction of a millisecond and bulk loads seconds: on a plain scale one of them cannot be seen.
+    const bend = this.logarithmic ? (value) => Math.log1p(20 * value) : (value) => value;
+    const scale = bend(most ?? (highest || 1));
+    const paths = lines.map((line) => path(line.map((value) => (value == null ? null : bend(value) / scale))));
+    const base = draw("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 });
+    const drawn = paths.map((_, index) => draw("path", { class: index ? "line second" : "line", d: paths[index] }));
+    // Only an unbroken line has an area below it.
+    if (!lines[0].includes(null)) drawn.unshift(draw("path", { class: "area", d: `${paths[0]}V${HEIGHT}H0Z` }));
+    this.svg.replaceChildren(base, ...drawn);
+    this.svg.setAttribute("aria-label", `${this.title}, last five minutes: now ${now} ${this.unit}, at most ${this.format(highest)}`);
+    this.rest();
+  }
+
+  point(event) {
+    if (!this.lines) return;
+    const box = this.svg.getBoundingClientRect();
+    const count = this.lines[0].length;
+    const at = Math.min(count - 1, Math.max(0, Math.floor((count * (event.clientX - box.left)) / box.width)));
+    const x = ((at + 0.5) * WIDTH) / count;
+    this.svg.querySelector(".cursor")?.remove();
+    this.svg.append(draw("line", { class: "cursor", x1: x, x2: x, y1: 0, y2: HEIGHT }));
+    this.value.textContent = this.lines.map((line) => this.format(line[at])).join(" / ");
+    this.when.textContent = `${duration((count - at) * this.step)} ago`;
+  }
+
+  rest() {
+    this.svg.querySelector(".cursor")?.remove();
+    this.value.textContent = this.now;
+    this.when.textContent = "5 min";
+  }
+}
+
+const tiles = {
+  requests: new Tile({ title: "Requests", unit: "per second", format: short }),
+  latency: new Tile({ title: "Latency", unit: "ms", format: short, logarithmic: true, legend: ["median", "95th percentile"] }),
+  hits: new Tile({ title: "From the cache", unit: "of texts", format: percent }),
+  tokens: new Tile({ title: "Computed", unit: "tokens per second", format: short }),
+};
+$("tiles").append(...Object.values(tiles).map((tile) => tile.element));
+
+/** Rows by their length: only the part of the axis where there are any. */
+function histogram(bounds, counts) {
+  const first = Math.max(0, counts.findIndex((count) => count) - 2);
+  const last = Math.min(counts.length - 1, counts.findLastIndex((count) => count) + 2);
+  const shown = counts.slice(first, last + 1);
+  const most = Math.max(...shown);
+  const wide = WIDTH / shown.length;
+  const svg = draw("svg", { class: "bars", viewBox: `0 0 ${WIDTH} 80`, preserveAspectRatio: "none", role: "img" });
+  svg.setAttribute("aria-label", `Lengths from ${short(bounds[first])} to ${short(bounds[Math.min(last, bounds.length - 1)])}`);
+  shown.forEach((count, index) => {
+    const height = count ? Math.max(1.5, (76 * count) / most) : 0;
+    const title = draw("title", {}, `up to ${short(bounds[first + index] ?? Infinity)}: ${whole.format(count)} rows`);
+    svg.append(draw("rect", { x: index * wide + 1, y: 79 - height, width: Math.max(1, wide - 2), height, rx: 1.5 }, title));
+  });
+  svg.append(draw("line", { class: "base", x1: 0, x2: WIDTH, y1: 79.5, y2: 79.5 }));
+  const axis = make("div", { class: "axis" }, make("span", {}, short(bounds[first - 1] ?? 0)), make("span", {}, short(bounds[last] ?? bounds.at(-1))));
+  return [svg, axis];
+}
+
+// --- overview --------------------------------------------------------------------------------------------------------
+
+const STATES = { ready: "good", loading: "wait", starting: "wait", restarting: "warn", unloading: "wait", failed: "bad", stopped: "bad" };
+
+function modelCard(model) {
+  const tags = [model.type, ...(model.task === "rerank" ? ["reranker"] : []), ...(model.default ? ["default"] : []), ...(model.pinned ? ["pinned"] : [])];
+  const left = model.keep_alive_seconds == null ? "never" : duration(model.keep_alive_seconds - (model.idle_seconds ?? 0));
+  const card = make(
+    "article",
+    { class: "card" },
+    make(
+      "div",
+      { class: "head" },
+      make("h3", {}, model.name),
+      make("span", { class: "pill", "data-state": STATES[model.state] ?? "wait" }, model.state),
+    ),
+    make("div", { class: "tags" }, ...tags.map((tag) => make("span", { class: "tag" }, tag))),
+    make(
+      "dl",
+      { class: "facts" },
+      ...facts([
+        ["runs on", model.device ?? "–"],
+        ["memory", bytes(model.memory_bytes)],
+        model.task === "embed"
+          ? ["dimensions", model.dimensions ? whole.format(model.dimensions) : "–"]
+          : ["longest pair", model.context_tokens ? `${whole.format(model.context_tokens)} tokens` : "–"],
+        ["requests", whole.format(model.requests)],
+        ["idle", model.idle_seconds == null ? "busy" : duration(model.idle_seconds)],
+        ["unloads in", model.state === "ready" ? left : "–"],
+      ]),
+    ),
+  );
+  if (model.reason) card.append(make("p", { class: "why" }, model.reason));
+  return card;
+}
+
+function vectorCard(one) {
+  const inputs = one.input_type === "plain" ? "texts as they are" : one.input_type === "query" ? "queries" : "documents";
+  const card = make(
+    "article",
+    { class: "card" },
+    make(
+      "div",
+      { class: "head" },
+      make("h3", {}, one.model),
+      make("span", { class: "pill", "data-state": one.alarm ? "warn" : "good" }, one.alarm ? "unusual" : "as usual"),
+    ),
+    make("div", { class: "tags" }, make("span", { class: "tag" }, inputs)),
+    ...(one.rows ? histogram(one.norm_bounds, one.norm_buckets) : []),
+    make(
+      "dl",
+      { class: "facts" },
+      ...facts([
+        ["typical length", one.norm == null ? "–" : one.norm.toPrecision(3)],
+        ["spread", one.spread == null ? "–" : one.spread.toFixed(2)],
+        one.drift_cosine == null
+          ? ["baseline", `${whole.format(one.baseline_rows)} of 1,000`]
+          : ["direction, to baseline", one.drift_cosine.toFixed(2)],
+        ["rows", whole.format(one.rows)],
+        ["bad rows", whole.format(one.bad_rows)],
+      ]),
+    ),
+  );
+  if (one.alarm) card.append(make("p", { class: "why" }, one.alarm));
+  return card;
+}
+
+function fill(id, cards, empty) {
+  $(id).replaceChildren(...(cards.length ? cards : [make("p", { class: "empty" }, empty)]));
+}
+
+const last = (values) => values.findLast((value) => value != null) ?? null;
+const recent = (values) => values.slice(-3).reduce((sum, value) => sum + value, 0) / 3;
+
+function overview(status) {
+  const { activity, memory, models, cache, vectors } = status;
+  const step = activity.step_seconds;
+  const unit = models.find((model) => model.default);
+  const alarms = vectors.filter((one) => one.alarm);
+  $("version").textContent = `${status.version}, up ${duration(status.uptime_seconds)}`;
+  const [state, words] = !unit
+    ? ["good", "ready, model unloaded"]
+    : unit.state !== "ready"
+      ? [STATES[unit.state] ?? "wait", unit.state]
+      : alarms.length
+        ? ["warn", "degraded"]
+        : ["good", "ready"];
+  // Screen readers hear of changes, not of every poll.
+  if ($("pill").textContent !== words) $("pill").textContent = words;
+  $("pill").dataset.state = state;
+
+  tiles.requests.update(short(recent(activity.requests_per_second)), step, [activity.requests_per_second]);
+  tiles.latency.update(short(last(activity.p50_ms)), step, [activity.p50_ms, activity.p95_ms]);
+  tiles.hits.update(percent(last(activity.hit_rate)), step, [activity.hit_rate], 1);
+  tiles.tokens.update(short(recent(activity.tokens_per_second)), step, [activity.tokens_per_second]);
+
+  $("memory-words").textContent = `${bytes(memory.used_bytes)} of ${bytes(memory.budget_bytes)} for models`;
+  $("memory").setAttribute("aria-label", $("memory-words").textContent);
+  $("memory").replaceChildren(
+    ...models.map((model) => {
+      const part = make("i", { title: `${model.name}: ${bytes(model.memory_bytes)}` });
+      part.style.setProperty("--share", `${(100 * model.memory_bytes) / Math.max(memory.budget_bytes, memory.used_bytes, 1)}%`);
+      return part;
+    }),
+  );
+  fill("models", models.map(modelCard), "No model is loaded. The first request that needs one loads it.");
+  fill("vectors", vectors.map(vectorCard), "No text has been computed yet.");
+  $("cache").replaceChildren(
+    ...(cache
+      ? facts([
+          ["hits in memory", whole.format(cache.memory_hits)],
+          ["hits on disk", whole.format(cache.disk_hits)],
+          ["misses", whole.format(cache.misses)],
+          ["time saved", duration(cache.saved_seconds)],
+          ["rows in memory", whole.format(cache.memory_entries)],
+          ["memory", `${bytes(cache.memory_bytes)} of ${bytes(cache.memory_limit_bytes)}`],
+          ["disk", cache.disk_problem ?? `up to ${bytes(cache.disk_limit_bytes)}`],
+        ])
+      : [make("p", { class: "faint" }, "The cache is switched off.")]),
+  );
+}
+
+// --- which models there are ------------------------------------------------------------------------------------------
+
+let names = { embed: [], rerank: [], prompted: new Set() };
+
+function choose(select, options) {
+  const before = select.value;
+  select.replaceChildren(...options.map((option) => make("option", {}, option)));
+  if (options.includes(before)) select.value = before;
+}
+
+async function loadNames() {
+  const { answer } = await ask("v1/models");
+  const ids = new Set(answer.data.map((model) => model.id));
+  // NAME stands for NAME:TYPE where there is one type; aliases and NAME:query mean the same models.
+  const plain = answer.data.filter(
+    ({ id, root, input_type }) => !root && !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))),
+  );
+  const of = (task) => plain.filter((model) => model.task === task).map((model) => model.id);
+  names = { embed: of("embed"), rerank: of("rerank"), prompted: new Set(plain.map(({ id }) => id).filter((id) => ids.has(`${id}:query`))) };
+  choose($("embedder"), names.embed);
+  choose($("connect-model"), names.embed);
+  choose($("reranker"), names.rerank);
+  $("rerank-line").hidden = !names.rerank.length;
+  snippets();
+}
+
+// --- playground ------------------------------------------------------------------------------------------------------
+
+/** Handle a form: its button waits, what goes wrong is said below it. */
+function handle(form, work) {
+  $(form).addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const button = event.submitter ?? $(form).querySelector("[type=submit]");
+    const error = $(`${form}-error`);
+    error.textContent = "";
+    button.disabled = true;
+    const began = performance.now();
+    try {
+      const cache = await work();
+      const took = performance.now() - began;
+      const from = cache === "hit" ? ", from the cache" : "";
+      $(`${form}-note`).textContent = `${took < 10 ? took.toFixed(1) : Math.round(took)} ms${from}`;
+    } catch (failure) {
+      if (!(failure instanceof Failure)) throw failure;
+      error.textContent = failure.message;
+      if (failure.status === 401) lock();
+    } finally {
+      button.disabled = false;
+      button.focus();
+    }
+  });
+}
+
+async function embed(input, inputType) {
+  const model = $("embedder").value || undefined;
+  const type = inputType && names.prompted.has(model) ? { input_type: inputType } : {};
+  const { answer, cache } = await ask("v1/embeddings", { model, input, ...type });
+  return { vectors: answer.data.map((item) => item.embedding), cache };
+}
+
+/** Vectors have length 1: their product is the cosine. */
+const cosine = (one, other) => one.reduce((sum, value, index) => sum + value * other[index], 0);
+
+function bar(share, kind = "") {
+  const inner = make("i");
+  inner.style.setProperty("--share", `${100 * Math.min(1, Math.max(0, share))}%`);
+  return make("div", { class: `bar ${kind}` }, inner);
+}
+
+const measure = (name, value, kind) => make("div", { class: "measure" }, make("span", {}, name), bar(value, kind), make("span", {}, value.toFixed(3)));
+
+handle("compare", async () => {
+  const { vectors, cache } = await embed([$("text-a").value, $("text-b").value]);
+  const value = cosine(...vectors);
+  const words = make("p", {}, make("b", {}, value.toFixed(3)), make("span", { class: "faint" }, "cosine; 1 is the same, 0 is unrelated"));
+  $("compare-result").replaceChildren(make("div", { class: "score" }, words, bar(value)));
+  return cache;
+});
+
+handle("search", async () => {
+  const query = $("query").value;
+  const passages = $("passages").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (!passages.length) throw new Failure("Write at least one passage.", 0);
+  const [asked, found] = [await embed([query], "query"), await embed(passages, "document")];
+  const rows = passages.map((passage, index) => ({ passage, cosine: cosine(asked.vectors[0], found.vectors[index]) }));
+  const reranked = !$("rerank-line").hidden && $("rerank").checked;
+  if (reranked) {
+    const { answer } = await ask("v1/rerank", { model: $("reranker").value, query, documents: passages });
+    for (const { index, relevance_score } of answer.results) rows[index].relevance = relevance_score;
+  }
+  rows.sort((one, other) => (reranked ? other.relevance - one.relevance : other.cosine - one.cosine));
+  $("search-result").replaceChildren(
+    ...rows.map((row) =>
+      make(
+        "li",
+        {},
+        make("p", {}, row.passage),
+        ...(reranked ? [measure("reranker", row.relevance)] : []),
+        measure("cosine", row.cosine, reranked ? "second" : ""),
+      ),
+    ),
+  );
+  return asked.cache === "hit" && found.cache === "hit" ? "hit" : "miss";
+});
+
+// --- connect ---------------------------------------------------------------------------------------------------------
+
+const base = new URL("v1", document.baseURI).href;
+
+function recipes(model, key) {
+  const [m, u, k] = [model, base, key].map((word) => JSON.stringify(word));
+  const bearer = sessionStorage.getItem(KEY) ? ` \\\n  -H 'authorization: Bearer ${key}'` : "";
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  return {
+    curl: `curl -s ${base}/embeddings \\\n  -H 'content-type: application/json'${bearer} \\\n  -d ${quoted(JSON.stringify({ model, input: "hello" }))}`,
+    "OpenAI, Python": `from openai import OpenAI\n\nclient = OpenAI(\n    base_url=${u},\n    api_key=${k},\n)\nanswer = client.embeddings.create(\n    model=${m},\n    input=["first text", "second text"],\n)\nvectors = [item.embedding for item in answer.data]`,
+    "OpenAI, JavaScript": `import OpenAI from "openai";\n\nconst client = new OpenAI({\n  baseURL: ${u},\n  apiKey: ${k},\n});\nconst answer = await client.embeddings.create({\n  model: ${m},\n  input: ["first text", "second text"],\n});\nconst vectors = answer.data.map((item) => item.embedding);`,
+    LangChain: `from langchain_openai import OpenAIEmbeddings\n\n# check_embedding_ctx_length: send text, not token ids\nembeddings = OpenAIEmbeddings(\n    base_url=${u},\n    api_key=${k},\n    model=${m},\n    check_embedding_ctx_length=False,\n)`,
+    LlamaIndex: `from llama_index.embeddings.openai_like import (\n    OpenAILikeEmbedding,\n)\n\nembed_model = OpenAILikeEmbedding(\n    api_base=${u},\n    api_key=${k},\n    model_name=${m},\n    embed_batch_size=64,\n)`,
+    "Continue, config.yaml": `models:\n  - name: edgeembed\n    provider: openai\n    model: ${m}\n    apiBase: ${u}\n    apiKey: ${k}\n    roles:\n      - embed`,
+  };
+}
+
+function snippets() {
+  const secret = sessionStorage.getItem(KEY);
+  $("connect-words").replaceChildren("Every client of OpenAI's embeddings works with the base URL ", make("code", {}, base), ".");
+  if (secret) $("connect-words").append(" Put your key where it says YOUR_KEY.");
+  const found = Object.entries(recipes($("connect-model").value, secret ? "YOUR_KEY" : "unused"));
+  $("snippets").replaceChildren(
+    ...found.map(([title, code]) => {
+      const button = make("button", { type: "button", class: "quiet", "aria-label": `Copy: ${title}` }, "Copy");
+      const block = make("code", {}, code);
+      button.addEventListener("click", () => copy(button, block));
+      // Scrolls sideways on narrow screens, so the keyboard must reach it.
+      const frame = make("pre", { tabindex: "0", role: "region", "aria-label": title }, block);
+      return make("article", { class: "card" }, make("div", { class: "head" }, make("h3", {}, title), button), frame);
+    }),
+  );
+}
+
+async function copy(button, block) {
+  try {
+    await navigator.clipboard.writeText(block.textContent);
+    button.textContent = "Copied";
+  } catch {
+    // There is no clipboard without HTTPS outside this machine: select it, so that one key press copies.
+    getSelection().selectAllChildren(block);
+    button.textContent = "Press Ctrl-C";
+  }
+  say(button.textContent);
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+}
+$("connect-model").addEventListener("change", snippets);
+
+// --- keys, and the loop ----------------------------------------------------------------------------------------------
+
+let locked = false;
+let named = false;
+
+function lock(words = "") {
+  locked = true;
+  named = false;
+  sessionStorage.removeItem(KEY);
+  $("unlock").hidden = false;
+  $("forget").hidden = true;
+  $("tabs").hidden = true;
+  for (const tab of tabs) $(tab.getAttribute("aria-controls")).hidden = true;
+  $("pill").textContent = "locked";
+  $("pill").dataset.state = "wait";
+  $("unlock-error").textContent = words;
+  $("key").focus();
+}
+
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, $("key").value);
+  $("key").value = "";
+  $("unlock-error").textContent = "";
+  refresh({ fresh: true });
+});
+$("forget").addEventListener("click", () => lock());
+
+function open() {
+  if (locked) {
+    locked = false;
+    $("unlock").hidden = true;
+    $("tabs").hidden = false;
+    showAddressed();
+  }
+  const keyed = sessionStorage.getItem(KEY) !== null;
+  $("forget").hidden = !keyed;
+  // A link carries no key.
+  for (const link of document.querySelectorAll("nav a")) link.hidden = keyed;
+}
+
+async function refresh({ fresh = false } = {}) {
+  if (locked && !fresh) return;
+  try {
+    const { answer } = await ask("v1/status");
+    open();
+    if (!named) {
+      await loadNames();
+      named = true;
+    }
+    overview(answer);
+    const reasons = answer.models.filter((model) => model.reason).map((model) => `${model.name}: ${model.reason}`);
+    notify(reasons.join("; "));
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    if (failure.status === 401) {
+      const tried = sessionStorage.getItem(KEY);
+      lock(tried ? "That key is not known here." : "");
+      return;
+    }
+    $("pill").textContent = "no answer";
+    $("pill").dataset.state = "bad";
+    notify(failure.message);
+  }
+}
+
+function notify(words) {
+  if ($("notice").textContent !== words) $("notice").textContent = words;
+  $("notice").hidden = !words;
+}
+
+/** Poll while somebody looks. A model that is installed meanwhile appears when the page is looked at again. */
+async function loop() {
+  if (!document.hidden) await refresh();
+  setTimeout(loop, POLL_MS);
+}
+document.addEventListener("visibilitychange", () => (named = named && document.hidden));
+loop();

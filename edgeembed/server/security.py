@@ -1,0 +1,201 @@
+"""Who may ask: the name that a request calls this server by, the web page that it comes from, and its key.
+
+A server on localhost is reached by every web page that the user opens. Two things keep pages out: a page of another site
+says so in `Origin` (or `Sec-Fetch-Site`), and one whose name was rebound to 127.0.0.1 calls us by that name in `Host`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from edgeembed.errors import ConfigError, ForbiddenError, UnauthorizedError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+KEY_NAME = web.RequestKey("key_name", str)
+"""Name of the key that a request carried."""
+OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
+"""What a probe may ask without a key, and the page that asks for one; it tells nothing by itself."""
+_PREFLIGHT_SECONDS = "600"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """API keys by name. Only their digests are kept, and every comparison takes the same time."""
+
+    digests: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def read(cls, key: str | None, file: str | None) -> Keys:
+        """Collect the keys of the settings. Raises ConfigError for a file that cannot be read or holds none."""
+        found: list[tuple[str, str]] = [("default", key)] if key else []
+        if file:
+            path = Path(file).expanduser()
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"cannot read the API keys in {path}: {error}") from error
+            named = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+            if not named:
+                raise ConfigError(f"{path} holds no API key: one in each line is expected, as KEY or NAME: KEY")
+            for number, line in enumerate(named, 1):
+                name, colon, secret = line.partition(":")
+                found.append((name.strip(), secret.strip()) if colon else (f"key {number}", line))
+        if any(not secret for _, secret in found):
+            raise ConfigError("an API key is empty")
+        return cls(tuple((name, _digest(secret)) for name, secret in found))
+
+    def __bool__(self) -> bool:
+        return bool(self.digests)
+
+    def name_of(self, secret: str) -> str | None:
+        """Give the name of a key; None for one that is not ours."""
+        given = _digest(secret)
+        matches = [name for name, digest in self.digests if hmac.compare_digest(digest, given)]
+        return matches[0] if matches else None
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask."""
+
+    keys: Keys = Keys()
+    check_host: bool = True
+    """Refuse names that could be anybody's: needed wherever no key is asked for."""
+    loopback_only: bool = True
+    """The server listens on this machine alone: the addresses of its network are no names of it."""
+    hosts: frozenset[str] = frozenset()
+    """Names besides those of this machine, lower case."""
+    origins: Sequence[str] = ()
+    own_names: frozenset[str] = field(default_factory=lambda: frozenset({socket.gethostname().lower()}))
+
+    def check(self, request: web.Request) -> str | None:
+        """Give the origin that may read the answer, if the request comes from a web page of another origin.
+
+        Raises ForbiddenError, UnauthorizedError.
+        """
+        host = _one(request, "Host")
+        if self.check_host and not self._knows(host):
+            raise ForbiddenError(
+                f"the Host header {host[:100]!r} is no name of this server; use 127.0.0.1 or localhost, or add the name to "
+                "allowed_hosts"
+            )
+        origin = self._origin(request, host)
+        if self.keys and request.method != "OPTIONS" and not _is_open(request):
+            name = self.keys.name_of(_secret(request))
+            if name is None:
+                raise UnauthorizedError("an API key is needed: Authorization: Bearer KEY")
+            request[KEY_NAME] = name
+        return origin
+
+    def _knows(self, host: str) -> bool:
+        return _is_ours(host, self.hosts, self.own_names, self.loopback_only)
+
+    def _origin(self, request: web.Request, host: str) -> str | None:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            # Requests that carry no Origin, such as those of an <img>, say where they come from in this one.
+            if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _navigates(request):
+                raise ForbiddenError("requests of other web sites are refused; add the site to allowed_origins")
+            return None
+        if origin == f"{request.scheme}://{host}":
+            return None
+        if any(fnmatch.fnmatchcase(origin.lower(), pattern.lower()) for pattern in self.origins):
+            return origin
+        raise ForbiddenError(
+            f"web pages of {origin[:100]!r} may not use this server; add the origin to allowed_origins to let them"
+        )
+
+
+def middleware(access: Access) -> Middleware:
+    """Make the middleware that lets through who may ask, and answers the preflights of allowed pages."""
+
+    @web.middleware
+    async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = access.check(request)
+        if origin is None:
+            return await handler(request)
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            response: web.StreamResponse = web.Response(status=204)
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+            asked = request.headers.get("Access-Control-Request-Headers", "")
+            response.headers["Access-Control-Allow-Headers"] = asked if asked.isascii() else ""
+            response.headers["Access-Control-Max-Age"] = _PREFLIGHT_SECONDS
+        else:
+            response = await handler(request)
+        # This very origin and never "*"; the page may not send cookies, which nobody here reads.
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Edgeembed-Cache, Retry-After"
+        response.headers.add("Vary", "Origin")
+        return response
+
+    return check_access
+
+
+@functools.lru_cache(maxsize=256)  # nearly every request carries the same few names
+def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopback_only: bool) -> bool:
+    name = _hostname(host)
+    if name is None:
+        return False
+    if name in hosts or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return not loopback_only and name in own_names
+    # An address cannot be rebound, but one of another machine is no name of a server that listens here alone.
+    return address.is_loopback or not loopback_only
+
+
+def _is_open(request: web.Request) -> bool:
+    if request.path == "/":  # POST / is work
+        return request.method in ("GET", "HEAD")
+    return request.path in OPEN_PATHS
+
+
+def _one(request: web.Request, name: str) -> str:
+    """Give a header that must be there exactly once. Raises ForbiddenError."""
+    values = request.headers.getall(name, [])
+    if len(values) != 1 or not values[0].strip():
+        raise ForbiddenError(f"a request needs one {name} header")
+    return values[0].strip()
+
+
+def _hostname(host: str) -> str | None:
+    """Give the name in a Host header, lower case; None when it is malformed."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises for one that is no number
+    except ValueError:
+        return None
+    if parts.username is not None or parts.path or parts.query or parts.fragment or parts.hostname is None:
+        return None
+    return parts.hostname.rstrip(".")
+
+
+def _navigates(request: web.Request) -> bool:
+    """Say whether somebody follows a link, which shows a page and gives nothing to the site with the link."""
+    return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+
+
+def _secret(request: web.Request) -> str:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret:
+        return secret.strip()
+    return request.headers.get("api-key") or request.headers.get("x-api-key") or ""
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

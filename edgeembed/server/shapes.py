@@ -1,0 +1,128 @@
+"""Error answers as each dialect's clients read them, and which dialect a request speaks.
+
+Formats: the OpenAI API documentation; `gin.H{"error": …}` in Ollama's server/routes.go; `ErrorResponse` in the router of
+huggingface/text-embeddings-inference; the Cohere API documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What went wrong with a request, before any dialect has words for it."""
+
+    status: int
+    message: str
+    type: str
+    code: str | None = None
+    param: str | None = None
+
+
+class OpenAIErrorDetails(msgspec.Struct):
+    """What went wrong. `param` names the field and the index of the item at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(msgspec.Struct):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorDetails
+
+
+class OllamaError(msgspec.Struct):
+    """An error in Ollama's shape."""
+
+    error: str
+
+
+TeiErrorType: TypeAlias = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+
+
+class TeiError(msgspec.Struct):
+    """An error in the shape of text-embeddings-inference."""
+
+    error: str
+    error_type: TeiErrorType
+
+
+class CohereError(msgspec.Struct):
+    """An error in Cohere's shape."""
+
+    message: str
+
+
+ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError
+Shape: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
+"""Gives the status and the body of a problem."""
+
+
+def openai(problem: Problem) -> tuple[int, OpenAIError]:
+    """Word a problem for clients of OpenAI."""
+    return problem.status, OpenAIError(OpenAIErrorDetails(problem.message, problem.type, problem.param, problem.code))
+
+
+def ollama(problem: Problem) -> tuple[int, OllamaError]:
+    """Word a problem for clients of Ollama."""
+    return problem.status, OllamaError(problem.message)
+
+
+def cohere(problem: Problem) -> tuple[int, CohereError]:
+    """Word a problem for clients of Cohere."""
+    return problem.status, CohereError(problem.message)
+
+
+_TEI_TYPES: dict[int, TeiErrorType] = {
+    HTTPStatus.SERVICE_UNAVAILABLE: "Unhealthy",
+    HTTPStatus.TOO_MANY_REQUESTS: "Overloaded",
+}
+
+
+def tei(problem: Problem) -> tuple[int, TeiError]:
+    """Word a problem for clients of text-embeddings-inference, which has statuses of its own."""
+    match problem.status, problem.code:
+        case HTTPStatus.BAD_REQUEST, "empty_input":
+            return HTTPStatus.BAD_REQUEST, TeiError(problem.message, "Empty")
+        case HTTPStatus.BAD_REQUEST, "wrong_task":
+            return HTTPStatus.FAILED_DEPENDENCY, TeiError(problem.message, "Backend")
+        case HTTPStatus.BAD_REQUEST, _:
+            return HTTPStatus.UNPROCESSABLE_ENTITY, TeiError(problem.message, "Validation")
+        case status, _:
+            otherwise: TeiErrorType = "Validation" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "Backend"
+            return status, TeiError(problem.message, _TEI_TYPES.get(status, otherwise))
+
+
+Dialect: TypeAlias = Literal["openai", "ollama", "tei", "cohere"]
+SHAPES: dict[str, Shape] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
+
+DIALECT = web.RequestKey("dialect", str)
+"""Set by a handler whose path several dialects share."""
+_TEI_PATHS = frozenset({"/embed", "/similarity", "/info", "/tokenize"})
+_COHERE_PATHS = frozenset({"/v1/embed"})
+
+
+def dialect_of(method: str, path: str) -> Dialect:
+    """Give the dialect that a path belongs to; OpenAI's where it belongs to none."""
+    if path.startswith("/api/"):
+        return "ollama"
+    if path in _TEI_PATHS or (method, path) == ("POST", "/"):
+        return "tei"
+    if path.startswith("/v2/") or path in _COHERE_PATHS:
+        return "cohere"
+    return "openai"
+
+
+def shape_of(request: web.Request) -> Shape:
+    """Give the shape in which a request wants to hear of errors."""
+    return SHAPES[request.get(DIALECT) or dialect_of(request.method, request.path)]

@@ -1,0 +1,357 @@
+"""Are a model's vectors still like those that it used to give? Statistics of computed rows against a stored baseline.
+
+Rows are watched by model and by input type, as queries and documents carry other prompts and lie elsewhere. The first rows
+that a model ever computes here make its baseline, which is kept in the state folder under the file's digest. From then on an
+exponentially forgetting window is held against it. A text that comes again soon counts once, so that a benchmark which sends
+one text a thousand times moves nothing.
+
+Leaving a band is a sign and no proof: the mean direction also moves when people embed something else than before. The proof
+is a probe text, whose first row is kept with the baseline: its row depends on the model alone. The service computes it now
+and then, and whenever a band is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeembed.cache import CachedRow
+from edgeembed.engine.protocol import Float32Row, Row
+from edgeembed.hub.jsonfile import write_atomically
+from edgeembed.roster import ServedModel
+from edgeembed.vector_sums import NORM_BOUNDS, Batch, Moments, Sums, moments_of
+
+log = logging.getLogger(__name__)
+
+PLAIN = "plain"
+"""The input type of texts that came without one."""
+BASELINE_ROWS = 1000
+HALF_LIFE_ROWS = 200
+"""A row in the window weighs half so many rows later."""
+JUDGED_ROWS = 200
+"""A window with fewer rows says nothing yet."""
+ADOPT_ROWS = 5 * BASELINE_ROWS
+"""Rows outside the band, with a model that is shown to be well, after which they are what is normal."""
+RECENT_TEXTS = 4096
+
+_BOUNDS = np.array(NORM_BOUNDS)
+
+LOWEST_COSINE = 0.1
+"""Of the window's mean direction to the baseline's. Wide, as texts move it far: between English documentation, code, licences
+and single words, numbers and five languages, MiniLM has 0.11 to 0.85 (`tests/benchmarks/vector_bands.py` prints the table)."""
+LEAST_LENGTH = 0.1
+"""Where the mean of the baseline's unit rows is shorter, the rows have no common direction that could drift."""
+NORM_DEVIATIONS = 4.0
+NORM_RATIO = 3.0
+"""The window's geometric mean of norms lies within so many of the baseline's standard deviations, and at least this ratio is
+allowed: between the same kinds of text MiniLM's mean norms differ up to 2.5 times, single words having the longest rows."""
+MOST_BAD = 0.01
+"""Share of rows that are NaN, infinite or zero. The odd one may be its text's fault."""
+LEAST_SPREAD = 0.02
+"""Mean squared distance of unit rows from their mean; below, different texts get the same vector."""
+PROBE_COSINE = 0.9
+"""Of the probe text's row to its first one. Other kernels, threads or batches make 0.99 and better, also at four bits."""
+
+
+class Baseline(msgspec.Struct, kw_only=True):
+    """What the first rows were like. mean: of the unit rows, float32, as bytes."""
+
+    rows: int
+    mean: bytes
+    log_norm: float
+    log_norm_squared: float
+
+
+class BaselineFile(msgspec.Struct, kw_only=True):
+    """What the state folder holds of one model file."""
+
+    model: str
+    probe: bytes | None = None
+    """The probe text's first row, float32."""
+    baselines: dict[str, Baseline] = {}
+
+
+@dataclass(frozen=True)
+class VectorStats:
+    """How the rows of a model look now, for one input type. Figures of an empty window are None."""
+
+    model: str
+    input_type: str
+    rows: int
+    """Computed since the daemon started, and in the same way `bad`."""
+    bad: int
+    norm_buckets: Sequence[int]
+    """Rows by norm: up to each of NORM_BOUNDS, and above the last."""
+    norm_sum: float
+    now: Moments | None
+    bad_share: float | None
+    baseline: Moments | None
+    baseline_rows: int
+    """Of the BASELINE_ROWS that make one."""
+    drift_cosine: float | None
+    alarm: str | None
+
+
+class _Watch:
+    """One model's rows of one input type."""
+
+    def __init__(self) -> None:
+        self.first = Sums()
+        self.window = Sums(HALF_LIFE_ROWS)
+        self.rows = self.bad = 0
+        self.bad_recent = 0.0
+        self.norm_buckets = [0] * (len(NORM_BOUNDS) + 1)
+        self.norm_sum = 0.0
+        self.outside_since: int | None = None
+        self.alarmed = False
+        self._recent: dict[bytes, None] = {}
+
+    @property
+    def baseline(self) -> Moments | None:
+        return moments_of(self.first) if self.first.rows >= BASELINE_ROWS else None
+
+    def add(self, rows: Mapping[bytes, Float32Row]) -> None:
+        new = {key: row for key, row in rows.items() if key not in self._recent}
+        if not new:
+            return
+        self._recent |= dict.fromkeys(new)
+        while len(self._recent) > RECENT_TEXTS:
+            del self._recent[next(iter(self._recent))]
+        matrix = np.stack(list(new.values()))
+        norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+        if not 0 < norms.min() <= norms.max() < np.inf:  # NaN makes this False, too
+            good = np.isfinite(norms) & (norms > 0)
+            self.add_bad(int(len(good) - good.sum()))
+            matrix, norms = matrix[good], norms[good]
+            if not len(norms):
+                return
+        for bucket in np.searchsorted(_BOUNDS, norms).tolist():
+            self.norm_buckets[bucket] += 1
+        self.norm_sum += float(norms.sum())
+        self.rows += len(norms)
+        self.bad_recent *= self.window.decay(len(norms))
+        batch = Batch.of(matrix, norms)
+        self.window.add(batch)
+        if self.first.rows < BASELINE_ROWS:
+            self.first.add(batch)
+
+    def add_bad(self, rows: int) -> None:
+        self.bad += rows
+        self.bad_recent += rows
+
+    @property
+    def bad_share(self) -> float | None:
+        everything = self.bad_recent + self.window.rows
+        return self.bad_recent / everything if everything else None
+
+    def drift(self) -> float | None:
+        """Give the cosine of the window's mean direction to the baseline's; None where there is none to speak of."""
+        base, now = self.baseline, moments_of(self.window)
+        if base is None or now is None or base.mean_length < LEAST_LENGTH or not now.mean_length:
+            return None
+        return float(base.mean @ now.mean / (base.mean_length * now.mean_length))
+
+    def alarm(self) -> str | None:
+        """Say which band the window has left; None when it is within, or too short to tell."""
+        share = self.bad_share or 0.0
+        if self.bad_recent >= 3 and share > MOST_BAD:
+            return f"{100 * share:.1f} % of the rows are NaN, infinite or zero"
+        now, base = moments_of(self.window), self.baseline
+        if now is None or self.window.rows < JUDGED_ROWS:
+            return None
+        if now.spread < LEAST_SPREAD and (base is None or base.spread > 2 * LEAST_SPREAD):
+            return f"different texts get nearly the same vector (spread {now.spread:.4f})"
+        if base is None:
+            return None
+        allowed = max(np.log(NORM_RATIO), NORM_DEVIATIONS * base.log_norm_deviation)
+        if abs(now.log_norm - base.log_norm) > allowed:
+            return f"norms are about {np.exp(now.log_norm):.4g}, and were about {np.exp(base.log_norm):.4g}"
+        drift = self.drift()
+        if drift is not None and drift < LOWEST_COSINE:
+            return f"the mean direction has a cosine of {drift:.2f} to that of the first {BASELINE_ROWS} rows"
+        return None
+
+
+class VectorHealth:
+    """Watches the rows of all models. Everything runs on one event loop; files are read and written in a thread."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Prepare; baselines are kept in the folder, or without one for as long as this object lives."""
+        self._folder = folder
+        self._watches: dict[tuple[str, str], dict[str, _Watch]] = {}
+        self._models: dict[tuple[str, str], ServedModel] = {}
+        self._probes: dict[tuple[str, str], Float32Row] = {}
+        self._well: dict[tuple[str, str], bool] = {}
+        """What the last probe of a model showed."""
+        self._read: set[tuple[str, str]] = set()
+        self._written: dict[tuple[str, str], bytes] = {}
+
+    def observe(
+        self, model: ServedModel, input_type: str | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
+    ) -> None:
+        """Count the rows of a request that were just computed; those of the cache are left out.
+
+        keys: of the texts with their prompts; a text that comes again soon counts once.
+        """
+        computed = {key: row.vector for key, row in zip(keys, rows, strict=True) if isinstance(row, Row)}
+        self._watch(model, input_type).add(computed)
+
+    def refused(self, model: ServedModel) -> None:
+        """Count a text for which the model gave no usable row, alone and again."""
+        self._watch(model, None).add_bad(1)
+
+    def probed(self, model: ServedModel, row: Float32Row) -> str | None:
+        """Hold the probe text's row against its first one; gives what is wrong."""
+        first = self._probes.get(model.key)
+        if first is None or first.shape != row.shape:
+            if first is None and (self._folder is None or model.key in self._read):
+                self._probes[model.key] = np.array(row, dtype=np.float32)
+            self._models.setdefault(model.key, model)
+            return None
+        cosine = _cosine(first, row)
+        self._well[model.key] = cosine >= PROBE_COSINE
+        if self._well[model.key]:
+            return None
+        return f"the probe text's vector has a cosine of {cosine:.2f} to the one that this model file gave at first"
+
+    def alarm(self, model: ServedModel) -> str | None:
+        """Say which band the model's rows have left, with what the last probe showed; None when all is well."""
+        found = [
+            f"{f'{kind}: ' if kind != PLAIN else ''}{reason}"
+            for kind, watch in self._watches.get(model.key, {}).items()
+            if (reason := watch.alarm())
+        ]
+        if not found:
+            return None
+        verdict = {
+            True: "; the probe text still has its vector, so what has changed is the texts",
+            False: "; the probe text's vector has changed, too: the model no longer computes what it did",
+        }
+        return "; ".join(found) + (verdict[self._well[model.key]] if model.key in self._well else "")
+
+    def stats(self) -> list[VectorStats]:
+        """Describe every watched model and input type."""
+        found = []
+        for key, watches in self._watches.items():
+            for kind, watch in watches.items():
+                found.append(
+                    VectorStats(
+                        model=self._models[key].spec,
+                        input_type=kind,
+                        rows=watch.rows,
+                        bad=watch.bad,
+                        norm_buckets=tuple(watch.norm_buckets),
+                        norm_sum=watch.norm_sum,
+                        now=moments_of(watch.window),
+                        bad_share=watch.bad_share,
+                        baseline=watch.baseline,
+                        baseline_rows=int(watch.first.rows),
+                        drift_cosine=watch.drift(),
+                        alarm=watch.alarm(),
+                    )
+                )
+        return found
+
+    async def sync(self) -> None:
+        """Read the baselines of models that are new here, write those that have grown, log alarms that came or went."""
+        for key, model in list(self._models.items()):
+            if self._folder is not None:
+                file = self._folder / f"{model.digest[:32]}.json"
+                if key not in self._read:
+                    self._take(key, await asyncio.to_thread(_read, file))
+                    self._read.add(key)
+                content = msgspec.json.encode(self._content(key))
+                if content != self._written.get(key):
+                    await asyncio.to_thread(_write, file, self._content(key))
+                    self._written[key] = content
+            self._look(key, model)
+
+    def _look(self, key: tuple[str, str], model: ServedModel) -> None:
+        """Log alarms that came or went, and take what has stayed for long, with a model that is well, as normal."""
+        for kind, watch in self._watches.get(key, {}).items():
+            reason = watch.alarm()
+            if reason is None:
+                watch.outside_since = None
+            elif watch.outside_since is None:
+                watch.outside_since = watch.rows
+            elif watch.rows - watch.outside_since >= ADOPT_ROWS and self._well.get(key):
+                log.info("%s, %s: the rows of late are the baseline from now on; %s", model.spec, kind, reason)
+                watch.first = watch.window.copy(rows=BASELINE_ROWS)
+                reason = watch.outside_since = None
+            if (reason is not None) is not watch.alarmed:
+                watch.alarmed = reason is not None
+                if reason:
+                    log.warning("vectors of %s (%s) have left their band: %s", model.spec, kind, reason)
+                else:
+                    log.info("vectors of %s (%s) are within their band again", model.spec, kind)
+
+    def _watch(self, model: ServedModel, input_type: str | None) -> _Watch:
+        watches = self._watches.get(model.key)
+        if watches is None:
+            watches = self._watches[model.key] = {}
+            self._models[model.key] = model
+        kind = input_type or PLAIN
+        watch = watches.get(kind)
+        if watch is None:
+            watch = watches[kind] = _Watch()
+        return watch
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _take(self, key: tuple[str, str], kept: BaselineFile | None) -> None:
+        if kept is None:
+            return
+        if kept.probe:
+            self._probes[key] = np.frombuffer(kept.probe, dtype="<f4").astype(np.float32)
+        for kind, baseline in kept.baselines.items():
+            watch = self._watch(self._models[key], kind)
+            mean = np.frombuffer(baseline.mean, dtype="<f4").astype(np.float64)
+            # What was computed while the file was being read belongs to this life's window alone.
+            watch.first = Sums.of(baseline.rows, mean, baseline.log_norm, baseline.log_norm_squared)
+
+    def _content(self, key: tuple[str, str]) -> BaselineFile:
+        probe = self._probes.get(key)
+        return BaselineFile(
+            model=self._models[key].spec,
+            probe=None if probe is None else probe.astype("<f4").tobytes(),
+            baselines={
+                kind: Baseline(
+                    rows=int(watch.first.rows),
+                    mean=moments.mean.astype("<f4").tobytes(),
+                    log_norm=moments.log_norm,
+                    log_norm_squared=moments.log_norm**2 + moments.log_norm_deviation**2,
+                )
+                for kind, watch in self._watches.get(key, {}).items()
+                if (moments := moments_of(watch.first)) is not None
+            },
+        )
+
+
+def _cosine(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one.astype(np.float64) @ other) / length if length else 0.0
+
+
+def _read(file: Path) -> BaselineFile | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=BaselineFile)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("the baseline of vectors in %s cannot be read and is made anew: %s", file, error)
+        return None
+
+
+def _write(file: Path, content: BaselineFile) -> None:
+    """A folder that cannot be written costs the memory, not the daemon."""
+    try:
+        write_atomically(file, content)
+    except OSError as error:
+        log.warning("cannot keep the baseline of vectors in %s: %s", file, error)

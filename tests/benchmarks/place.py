@@ -1,0 +1,91 @@
+"""Where the peers live, and how they get there: virtual environments, the source of llama.cpp."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ModelName = Literal["minilm", "qwen3"]
+LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
+"""The version in pyproject.toml: every peer that runs llama.cpp runs the same one."""
+REPAIRED = {"CXXFLAGS": "-fno-tree-dse -fno-dse"}
+"""Cures GCC 12 on processors with AMX, as pyproject.toml does for us."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One model in the forms that the peers read."""
+
+    name: ModelName
+    gguf: Path
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a peer lives and how it shall run. torch: the requirement that brings torch."""
+
+    folder: Path
+    threads: int
+    torch: str = "torch"
+
+    def python(self, environment: str) -> Path:
+        """Give the interpreter of a virtual environment."""
+        return self.folder / "venvs" / environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def environment(self) -> dict[str, str]:
+        """Give what all peers find in their environment: the threads, and no way to a model hub."""
+        threads = str(self.threads)
+        return {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+            "PYTHONPATH": "",
+        }
+
+    def log(self, peer: str) -> Path:
+        return self.folder / "logs" / f"{peer}.log"
+
+
+def install(place: Place, environment: str, requirements: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+    """Make a virtual environment and install into it; one that was finished before stays. Raises CalledProcessError."""
+    python = place.python(environment)
+    finished = python.parents[1] / "finished"
+    if finished.exists():
+        return
+    shutil.rmtree(python.parents[1], ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True, env=variables)
+    finished.write_text("\n".join(requirements))
+
+
+def absent(place: Place, environment: str, peer: str) -> str | None:
+    """Say that a virtual environment is missing."""
+    if (place.python(environment).parents[1] / "finished").exists():
+        return None
+    return f"its virtual environment is not made; `compare setup --peers {peer}` does it"
+
+
+def llama_cpp_source(folder: Path) -> Path:
+    """Fetch llama-cpp-python's sdist with pip and give the folder of llama.cpp inside it."""
+    for found in folder.glob("llama_cpp_python-*/vendor/llama.cpp"):
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["-q", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, LLAMA_CPP_PYTHON], check=True)
+    (archive,) = folder.glob("llama_cpp_python-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    archive.unlink()
+    (found,) = folder.glob("llama_cpp_python-*/vendor/llama.cpp")
+    return found

@@ -1,0 +1,110 @@
+"""A cache in a process of its own, whose disk fills up or is read-only, and is mended again. Prints what happened as JSON.
+
+python -m tests.cache.fault_driver full|readonly FOLDER
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeembed.cache import KeyMaker, VectorCache, tiers
+from edgeembed.engine.protocol import Row
+
+NOBODY = 65534
+KEYS = KeyMaker("5" * 64, "embed")
+
+
+def key(number: int) -> bytes:
+    return KEYS.key("{text}", str(number))
+
+
+async def settled(cache: VectorCache) -> None:
+    async with asyncio.timeout(60):
+        while cache.stats.unwritten or any(task and not task.done() for task in (cache._writer, cache._opening)):
+            await asyncio.sleep(0.01)
+
+
+async def phase(cache: VectorCache, first: int, count: int) -> dict[str, Any]:
+    """Put rows, ask for them, and for some of those put in the very beginning."""
+    for number in range(first, first + count):
+        cache.put(key(number), Row(np.full(384, number, np.float32), number))
+        await asyncio.sleep(0)
+    await settled(cache)
+    old = await cache.get_many([key(number) for number in range(20)])
+    new = await cache.get_many([key(first + count - 1)])
+    return {
+        "problem": cache.stats.disk_problem,
+        "old": len(old),
+        "new": len(new),
+        "right": all(row.vector[0] == row.tokens for row in (*old.values(), *new.values())),
+    }
+
+
+async def run(folder: Path, hurt: Callable[[Path], None], mend: Callable[[Path], None], *, at_start: bool) -> dict[str, Any]:
+    """Hurt the disk while the cache is open, or before it is opened."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("edgeembed").addHandler(handler)
+    tiers.REST_SECONDS = 0.0
+    memory_mib = 8 if at_start else 0
+    cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
+    await cache.open()
+    told = {"well": await phase(cache, 0, 100)}
+    if at_start:
+        await cache.close()
+    hurt(folder)
+    if at_start:
+        cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
+        await cache.open()
+    told["hurt"] = await phase(cache, 1000, 1500)
+    mend(folder)
+    await phase(cache, 5000, 1)
+    told["mended"] = await phase(cache, 5100, 100)
+    await cache.close()
+    cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
+    await cache.open()
+    told["later"] = {"problem": cache.stats.disk_problem, "old": len(await cache.get_many([key(5150), key(3)]))}
+    await cache.close()
+    return {**told, "warnings": warnings}
+
+
+def no_space(_folder: Path) -> None:
+    """No file may grow beyond 400 kB: what a full disk does to a write."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+
+
+def space(_folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def read_only(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    if os.geteuid() == 0:  # whom modes do not stop
+        os.seteuid(NOBODY)
+
+
+def writable(folder: Path) -> None:
+    if os.getuid() == 0:
+        os.seteuid(0)
+    folder.chmod(0o700)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
+if __name__ == "__main__":
+    what, where = sys.argv[1], Path(sys.argv[2])
+    faults = {"full": (no_space, space), "readonly": (read_only, writable)}
+    print(json.dumps(asyncio.run(run(where, *faults[what], at_start=what == "readonly"))))
