@@ -1,10 +1,17 @@
 """edgeembed: a private embedding server for your own computer."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("edgeembed")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
-
 __all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> str:
+    """Give `__version__`; only those who ask for it pay for the import of importlib.metadata."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("edgeembed")
+    except PackageNotFoundError:  # a source tree that was never installed
+        found = "0+unknown"
+    globals()["__version__"] = found
+    return found

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import platformdirs
-import tomlkit
 from msgspec import Meta
 
 from edgeembed.errors import ConfigError
@@ -256,6 +255,8 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
     """
     if key not in field_names():
         raise ConfigError(f"unknown setting {key!r}.{_did_you_mean(key, field_names())}")
+    import tomlkit  # takes as long to import as all else that a command needs
+
     checked = _checked(key, value, "config.toml", path)
     read_config(path)  # never rewrite a file that we do not understand
     try:
@@ -279,6 +280,8 @@ def remove_setting(path: Path, key: str) -> bool:
         raise ConfigError(f"unknown setting {key!r}.{_did_you_mean(key, field_names())}")
     if key not in read_config(path):
         return False
+    import tomlkit
+
     try:
         document = tomlkit.parse(path.read_text(encoding=_ENCODING))
         del document[key]

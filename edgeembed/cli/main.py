@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeembed import __version__
-
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -66,7 +64,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="edgeembed")
+@click.version_option(package_name="edgeembed", prog_name="edgeembed")
 def cli() -> None:
     """A private embedding server for your own computer.
 
