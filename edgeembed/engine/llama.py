@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edgeembed.engine import wordpiece
 from edgeembed.engine.llama_context import Context
+from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_library import (
     ComputeError,
     ModelLoadError,

@@ -6,9 +6,9 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from edgeembed.engine.llama_import import lib
 from edgeembed.engine.reading import Tokens
 
 

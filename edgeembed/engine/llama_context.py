@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edgeembed.engine.llama_batch import BatchBuffers
+from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_library import ComputeError, ModelLoadError, said
 from edgeembed.engine.llama_prefixes import KeptPrefixes
 from edgeembed.engine.llama_rows import Matrix, Rows
@@ -38,16 +38,26 @@ class Context:
         """Give one pooled row for each text, in as few forward passes as the batch buffer allows.
 
         Each text has 1 to `shape.longest_text` tokens. One that is longer than the batch buffer is taken in pieces, where
-        the shape says so; between two of them `between` is called, which may compute other texts here. Raises ComputeError.
+        the shape says so; between two of them `between` is called, which may compute texts here that need no pieces.
+        Raises ComputeError.
         """
         rows = np.empty((len(texts), self._dimensions), dtype=np.float32)
-        starts = self._prefixes.prepare(texts) if self._prefixes is not None else [0] * len(texts)
-        for first, end in self._passes(texts, starts):
-            if first + 1 == end and len(texts[first].tokens) - starts[first] > self.shape.batch:
+        starts = self._prepare(texts)
+        first = 0
+        while first < len(texts):
+            end = self._end_of_pass(texts, starts, first)
+            if len(texts[first].tokens) - starts[first] > self.shape.batch:
                 self._compute_in_pieces(texts[first], starts[first], rows[first:end], between)
+                starts[end:] = self._prepare(texts[end:])  # others may have taken the cells meanwhile
             else:
                 self._compute_together(texts[first:end], starts[first:end], rows[first:end])
+            first = end
         return rows
+
+    @property
+    def kept_prefixes(self) -> int:
+        """How many prefixes have cells of their own now."""
+        return self._prefixes.count if self._prefixes is not None else 0
 
     def close(self) -> None:
         """Free it."""
@@ -57,17 +67,18 @@ class Context:
 
     # --- forward passes -----------------------------------------------------------------------------------------------
 
-    def _passes(self, texts: Sequence[Reading], starts: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Cut a list of texts into runs that fit into a pass, or hold one text that is longer."""
-        first = tokens = 0
-        for number, (text, start) in enumerate(zip(texts, starts, strict=True)):
-            own = len(text.tokens) - start
-            if number > first and (tokens + own > self.shape.batch or number - first >= self.shape.texts):
-                yield first, number
-                first, tokens = number, 0
-            tokens += own
-        if texts:
-            yield first, len(texts)
+    def _prepare(self, texts: Sequence[Reading]) -> list[int]:
+        """Give the first position of each text that has to be computed."""
+        return self._prefixes.prepare(texts) if self._prefixes is not None else [0] * len(texts)
+
+    def _end_of_pass(self, texts: Sequence[Reading], starts: Sequence[int], first: int) -> int:
+        """Give the end of the run of texts from `first` on that fits into a pass; of one text when it is longer."""
+        tokens = 0
+        for number in range(first, min(len(texts), first + self.shape.texts)):
+            tokens += len(texts[number].tokens) - starts[number]
+            if number > first and tokens > self.shape.batch:
+                return number
+        return min(len(texts), first + self.shape.texts)
 
     def _compute_together(self, texts: Sequence[Reading], starts: Sequence[int], rows: Matrix) -> None:
         sequences = range(len(texts))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
+from edgeembed.engine.llama_import import lib
 
 
 class ModelLoadError(Exception):

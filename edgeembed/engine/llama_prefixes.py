@@ -6,8 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
-
+from edgeembed.engine.llama_import import lib
 from edgeembed.engine.reading import Prefix, Reading, Tokens
 
 MOST_REMEMBERED = 256

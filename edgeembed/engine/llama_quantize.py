@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lib
-
+from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_library import ComputeError, metadata_overrides, said
 
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_library import ComputeError, function
 
 Matrix = npt.NDArray[np.float32]
