@@ -180,11 +180,12 @@ async def _daemon(resolved: Resolved) -> Finding:
         )
     said = reply.body
     falls = "".join(f"; rung {fall['rung']} did not hold: {fall['reason']}" for fall in said.get("falls", []))
-    if said.get("status") == "ok":
+    if said.get("status") in ("ok", "degraded"):
+        unlike = f"; vectors are unlike what they were: {said['vectors']}" if "vectors" in said else ""
         return Finding(
             subject="daemon",
-            verdict="warning" if falls else "ok",
-            text=f"{url}: ok, {said.get('model')} on rung {said.get('rung')}{falls}",
+            verdict="warning" if falls or unlike else "ok",
+            text=f"{url}: {said['status']}, {said.get('model')} on rung {said.get('rung')}{falls}{unlike}",
         )
     return Finding(subject="daemon", verdict="problem", text=f"{url}: {said.get('status')}, {said.get('reason')}{falls}")
 

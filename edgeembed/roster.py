@@ -121,6 +121,8 @@ class Roster:
         self._aliases = {name.lower(): meant for name, meant in (aliases or {}).items()}
         self._scan = scan
         self._renew = renew
+        self.version = 0
+        """Grows whenever a name may mean something else than before."""
         self._stale = False
         self._scanned_at = float("-inf")
         self._scanning: asyncio.Task[None] | None = None
@@ -161,6 +163,7 @@ class Roster:
     def mark_stale(self) -> None:
         """Note that a file is not what it was: the next request looks at the disk first. May be called in any thread."""
         self._stale = True
+        self.version += 1
 
     def find(self, name: str) -> Target | None:
         """Give what a name means by what is known now, whatever it is for."""
@@ -239,6 +242,7 @@ class Roster:
         self._index()
 
     def _index(self) -> None:
+        self.version += 1
         self._by_name = {}
         for model in self.models:
             # The first one keeps a short name: the default, then the catalogue's preferred type (see `scan`).

@@ -69,11 +69,11 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     cache: CacheUse = "on"
 
 
-@dataclass
-class EmbedResult:
+class EmbedResult(msgspec.Struct, dict=True):
     """The rows of a request, in its order.
 
-    keys: what each row is cached under; hits: texts answered from the cache; hot: all of them from memory.
+    keys: what each row is cached under; hits: texts answered from the cache; hot: the model as the cache names it, if all of
+    them came from memory.
     """
 
     model: ServedModel
@@ -81,7 +81,7 @@ class EmbedResult:
     rows: Sequence[Row | CachedRow]
     dimensions: int | None
     hits: int
-    hot: bool = False
+    hot: str | None = None
 
     @cached_property
     def vectors(self) -> Matrix:
@@ -164,8 +164,8 @@ class EmbeddingService:
         input_type = request.input_type or target.input_type
         prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
         texts = [self._clean(text) for text in request.texts]
-        for index, text in enumerate(texts):
-            _refuse_empty(text, _place(request, index))
+        if "" in texts:
+            _refuse_empty("", _place(request, texts.index("")))
         _check_dimensions(model, request.dimensions, model.dimensions)
         maker, label = self._key_maker(model)
         identity = prompt.identity
@@ -174,8 +174,8 @@ class EmbeddingService:
         frequent = interactive and input_type != "document"
         if self.cache and frequent and request.cache in ("on", "no-store") and (hot := self.cache.get_hot(keys, label)):
             _check_dimensions(model, request.dimensions, len(hot[0].vector))
-            self._count(model, len(keys))
-            return EmbedResult(model, keys, hot, request.dimensions, len(keys), hot=True)
+            self.count(model.key, len(keys))
+            return EmbedResult(model, keys, hot, request.dimensions, len(keys), hot=label)
         rows, hits = await self._rows(
             model,
             keys,
@@ -185,7 +185,7 @@ class EmbeddingService:
             frequent=frequent,
         )
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
-        self._count(model, len(keys))
+        self.count(model.key, len(keys))
         if hits < len(keys):
             self.vectors.observe(model, input_type, keys, rows)
         return EmbedResult(model, keys, rows, request.dimensions, hits)
@@ -213,12 +213,12 @@ class EmbeddingService:
             interactive=len(keys) <= INTERACTIVE_PAIRS,
             frequent=len(keys) <= INTERACTIVE_PAIRS,
         )
-        self._count(model, len(keys))
+        self.count(model.key, len(keys))
         return RerankResult(model, [relevance(row.vector) for row in rows], [row.tokens for row in rows], hits)
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
-        return await tokenize(self.roster, self.pool, self._clean, request)
+        return await tokenize(self.roster, self.pool, self._clean, request, self._timeout)
 
     async def _rows(
         self,
@@ -300,10 +300,10 @@ class EmbeddingService:
 
         return keep
 
-    def _count(self, model: ServedModel, texts: int) -> None:
-        key = model.key
-        self.requests[key] += 1
-        self.texts[key] += texts
+    def count(self, model: tuple[str, str], texts: int) -> None:
+        """Count a request that was answered, by the model's key."""
+        self.requests[model] += 1
+        self.texts[model] += texts
 
     # --- health -------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 from edgeembed.engine.protocol import Text
-from edgeembed.errors import UnsupportedError
+from edgeembed.errors import EngineTimeoutError, UnsupportedError
 from edgeembed.pool import ModelPool
 from edgeembed.roster import Roster, ServedModel
 from edgeembed.text import InputType, choose_prompt
@@ -17,7 +18,8 @@ from edgeembed.text import InputType, choose_prompt
 class Token(NamedTuple):
     """One token of a text.
 
-    id: its place in the model's vocabulary. text: how it is written. special: a mark such as [CLS] or <|endoftext|>.
+    id: its place in the model's vocabulary. text: how it is written, empty where nobody asked. special: a mark such as [CLS]
+    or <|endoftext|>.
     """
 
     id: int
@@ -29,19 +31,26 @@ class Token(NamedTuple):
 class Tokenizer(Protocol):
     """An engine that can tokenise without computing."""
 
-    async def tokenize(self, texts: Sequence[Text], *, special: bool) -> list[list[Token]]:
-        """Give the tokens of each text as the model reads it; `special`: with the marks that it puts around a text."""
+    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[list[Token]]]:
+        """Give the tokens of each text as the model reads it, in futures; cancelling one frees its place.
+
+        written: fill in the tokens' texts too.
+        """
         ...
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True):
-    """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest."""
+    """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest.
+
+    special: with the marks that the model puts around a text. written: with the tokens' texts.
+    """
 
     texts: Sequence[str]
     model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
     special: bool = True
+    written: bool = False
     param: str = "input"
     single: bool = False
 
@@ -54,8 +63,10 @@ class TokenizeResult(msgspec.Struct, frozen=True):
     context_tokens: int
 
 
-async def tokenize(roster: Roster, pool: ModelPool, clean: Callable[[str], str], request: TokenizeRequest) -> TokenizeResult:
-    """Tokenise texts as an embedder would read them.
+async def tokenize(
+    roster: Roster, pool: ModelPool, clean: Callable[[str], str], request: TokenizeRequest, seconds: float
+) -> TokenizeResult:
+    """Tokenise texts as an embedder would read them. seconds: after which the request is given up.
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
@@ -68,4 +79,10 @@ async def tokenize(roster: Roster, pool: ModelPool, clean: Callable[[str], str],
         if not isinstance(engine, Tokenizer) or engine.info is None:
             raise UnsupportedError("this version cannot count tokens before it embeds; `usage` of an answer has them")
         texts = prompt.around([clean(text) for text in request.texts])
-        return TokenizeResult(model, await engine.tokenize(texts, special=request.special), engine.info.context_tokens)
+        try:
+            async with asyncio.timeout(seconds):
+                tokens = await asyncio.gather(*engine.tokenize(texts, written=request.written))
+        except TimeoutError:
+            raise EngineTimeoutError(f"no answer within {seconds:g} s; send fewer texts at a time") from None
+    kept = tokens if request.special else [[token for token in text if not token.special] for text in tokens]
+    return TokenizeResult(model, kept, engine.info.context_tokens)

@@ -25,6 +25,7 @@ def test_a_wheel_holds_the_three_packages_and_the_catalogue(tmp_path: Path) -> N
         for package, folder in (("edgeembed", ROOT / "edgeembed"), ("edgeembed_convert", ROOT / "convert"))
         for path in folder.rglob("*.py")
     } | {f"edgeembed_models/{path.name}" for path in (ROOT / "models").glob("*.toml")}
+    sources |= {f"edgeembed/server/dashboard/{name}" for name in ("index.html", "dashboard.css", "dashboard.js")}
     assert sources <= set(names), "a folder is missing from [tool.setuptools] packages"
 
 

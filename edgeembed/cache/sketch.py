@@ -25,7 +25,7 @@ class FrequencySketch:
 
     def __init__(self, entries: int) -> None:
         """Make room for about so many entries in the cache; it takes 8 to 16 bytes for each."""
-        width = 1 << max(8, (2 * entries - 1).bit_length())
+        width = 1 << max(10, (2 * entries - 1).bit_length())
         self._width = width
         self._mask = width - 1
         self._counters = bytearray(_DEPTH * width)
@@ -56,7 +56,6 @@ class FrequencySketch:
         """Count one question for a key."""
         first, second, third, fourth = _ROWS.unpack_from(key)
         counters, mask, width = self._counters, self._mask, self._width
-        # Written out: every hit comes through here.
         a, b, c, d = first & mask, width + (second & mask), 2 * width + (third & mask), 3 * width + (fourth & mask)
         one, two, three, four = counters[a], counters[b], counters[c], counters[d]
         least = min(one, two, three, four)
@@ -69,6 +68,10 @@ class FrequencySketch:
                 counters[c] = least + 1
             if four == least:
                 counters[d] = least + 1
+        self.age()
+
+    def age(self) -> None:
+        """Count a question that nothing else is to be learnt from: in time all counters are halved."""
         self._asked += 1
         if self._asked >= self.sample:
             self._asked //= 2

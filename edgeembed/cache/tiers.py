@@ -18,8 +18,8 @@ import diskcache
 import msgspec
 import numpy as np
 
+from edgeembed.cache.answers import Answers
 from edgeembed.cache.disk import FAULTS, DiskItem, DiskTier
-from edgeembed.cache.encodings import Encodings
 from edgeembed.cache.memory import MemoryTier, Wanted
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 from edgeembed.cache.tally import Counts
@@ -37,7 +37,7 @@ FLUSH_SECONDS = 5.0
 """How long counts, and news of rows that were asked for again, may wait for the disk."""
 REFRESH_SECONDS = 6 * 3600.0
 """How often the disk learns of the rows that the hot tier answers all the time: it never sees those questions."""
-_ENCODED = 0.25
+_ANSWERS = 0.25
 """Of the hot tier's memory: answers as they were written."""
 
 
@@ -53,7 +53,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of ours found damaged, or under another key."""
     memory_entries: int
     memory_bytes: int
-    encoded_bytes: int
+    answer_bytes: int
     """Of answers as they were written; they are memory too."""
     memory_limit_bytes: int
     disk_limit_bytes: int
@@ -78,9 +78,9 @@ class VectorCache:
         self._memory_bytes = memory_mib * MIB
         self._disk_bytes = disk_mib * MIB
         self._ttl = ttl
-        self._memory = MemoryTier(int(self._memory_bytes * (1 - _ENCODED)))
-        self.encodings = Encodings(int(self._memory_bytes * _ENCODED))
-        """Answers of the hot tier as they were written, for whoever writes them. A name holds the rows' keys."""
+        self._memory = MemoryTier(int(self._memory_bytes * (1 - _ANSWERS)))
+        self.answers = Answers(int(self._memory_bytes * _ANSWERS))
+        """Answers of the hot tier as they were written, for whoever writes them."""
         self._disk: DiskTier | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-disk")
         self._unwritten = Unwritten()
@@ -110,7 +110,7 @@ class VectorCache:
             damaged=self._damaged,
             memory_entries=len(self._memory),
             memory_bytes=self._memory.used_bytes,
-            encoded_bytes=self.encodings.bytes,
+            answer_bytes=self.answers.used_bytes,
             memory_limit_bytes=self._memory_bytes,
             disk_limit_bytes=self._disk_bytes if self._folder else 0,
             unwritten=len(self._unwritten),
@@ -135,16 +135,16 @@ class VectorCache:
     def get_hot(self, keys: Sequence[bytes], model: str = "") -> list[CachedRow] | None:
         """Give the rows if all of them are in memory, without ever waiting; counts only then."""
         memory = self._memory
+        if len(keys) > 1 and not all(key in memory for key in keys):
+            return None
+        rows: list[CachedRow] = []
         for key in keys:
-            row = memory.peek(key)
+            row = memory.hit(key)
             if row is None or (self._ttl is not None and self._is_old(row)):
                 return None
-        counts = self._counts_of(model)
-        rows = []
-        for key in keys:
-            row = memory.get(key)
-            assert row is not None
             rows.append(row)
+        counts = self._counts_of(model)
+        for row in rows:
             counts.memory_hits += 1
             counts.saved_seconds += row.seconds
         if self._flush is None:
@@ -309,7 +309,7 @@ class VectorCache:
         """Forget what is in memory when somebody cleared the disk since."""
         if clears > self._clears:
             self._memory.clear()
-            self.encodings.clear()
+            self.answers.clear()
             self._unwritten.touched.clear()
             log.info("the cache was cleared")
         self._clears = clears  # less than before in a database that was begun anew

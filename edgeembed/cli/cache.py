@@ -69,7 +69,7 @@ def stats(as_json: bool, **flags: str | None) -> None:
             models, size = report_models(tier), tier.size_bytes
     entries = sum(model.entries for model in models)
     if as_json:
-        print_json({"folder": folder, "entries": entries, "bytes": size, "models": models, "daemon": daemon})
+        print_json({"folder": str(folder), "entries": entries, "bytes": size, "models": models, "daemon": daemon})
         return
     limit = settings.cache_disk_mib * 2**20
     print_fields(
@@ -240,7 +240,7 @@ def _memory_line(daemon: dict[str, Any] | None) -> str | None:
     if not daemon:
         return None
     asked = daemon["memory_hits"] + daemon["disk_hits"] + daemon["misses"]
-    taken = human_size(daemon["memory_bytes"] + daemon["encoded_bytes"])
+    taken = human_size(daemon["memory_bytes"] + daemon["answer_bytes"])
     line = f"{daemon['memory_entries']:,} vectors, {taken} of {human_size(daemon['memory_limit_bytes'])}"
     if asked:
         line += f"; of {asked:,} texts in this run, {daemon['memory_hits']:,} found there, {daemon['disk_hits']:,} on disk"

@@ -178,13 +178,16 @@ class BatchQueue(Generic[TokensT]):
                 turn.wait()
             return []
 
-    def take_query(self) -> list[QueuedText[TokensT]]:
-        """Take the queries, if any, that the wide lane may compute between two pieces of a long text; never waits."""
+    def take_query(self, most: int) -> list[QueuedText[TokensT]]:
+        """Take queries that the wide lane may compute between two pieces of a long text, if any; never waits.
+
+        most: tokens of each.
+        """
         with self._lock:
             self._drop_cancelled()
-            if self._closed or self._first_is_alone() or not self._queries_are_few():
+            if self._closed or self._somebody_is_alone() or self._first_is_alone() or not self._queries_are_few():
                 return []
-            batch = self._pack([self._queues[INTERACTIVE]], self._budget)
+            batch = self._pack([self._queues[INTERACTIVE]], self._budget, most)
             self._waiting.difference_update(text.id for text in batch)
             return batch
 

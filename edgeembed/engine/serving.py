@@ -167,7 +167,7 @@ class Worker:
 
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
         """Compute what somebody waits for, between two pieces of a long text."""
-        while context is self._wide and (batch := queue.take_query()):
+        while context is self._wide and (batch := queue.take_query(context.shape.batch)):
             self._compute(context, queue, batch)
 
     @property

@@ -38,7 +38,7 @@ _MOST_CANARY_TEXTS, _LONGEST_CANARY_TEXTS = 64, 2**16
 def check_gguf(path: Path) -> GgufHeader:
     """Check a GGUF file's whole head and give its metadata. The weights themselves are not read.
 
-    A vocabulary of 150,000 tokens and as many merges takes a third of a second, and a few megabytes of memory. Raises
+    A vocabulary of 150,000 tokens and as many merges takes a fifth of a second, and three megabytes of memory. Raises
     UnknownModelError when there is no such file, HubError naming key or tensor and the reason when llama.cpp should not see
     this one.
     """

@@ -1,32 +1,52 @@
 """The answer of POST /v1/embeddings as JSON.
 
-An answer from memory alone is kept as it was written: turning numbers into digits costs more than everything else that a hit
-needs.
+An answer from memory alone is kept as it was written, under the digest of its request's body: a body that comes again is
+answered without being read. Turning numbers into digits costs more than everything else that a hit needs.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import orjson
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
-from edgeembed.cache import VectorCache
-from edgeembed.service import EmbedResult
+from edgeembed.cache import Answer
+from edgeembed.server.answers import JSON_TYPE
+from edgeembed.server.bodies import CACHE_HEADER
+from edgeembed.service import EmbeddingService, EmbedResult
 from edgeembed.vectors import Matrix, base64_rows
 
 Encoding = Literal["float", "base64"]
 
+MOST_BODY_BYTES = 16 * 1024
+"""Longer bodies are read each time: they are no frequent queries."""
+_HIT_HEADERS = CIMultiDict({hdrs.CONTENT_TYPE: JSON_TYPE, CACHE_HEADER: "hit"})
 
-def embeddings_json(result: EmbedResult, encoding: Encoding, cache: VectorCache | None) -> bytes:
-    """Write OpenAI's answer: a list of embeddings, the model's name, the tokens used."""
-    if not result.hot or cache is None:
-        return _written(result, encoding)
-    name = (encoding, result.dimensions, result.model.name, *result.keys)
-    answer = cache.encodings.get(name)
-    if answer is None:
-        answer = _written(result, encoding)
-        cache.encodings.put(name, answer)
-    return answer
+
+def known_answer(service: EmbeddingService, body: bytes) -> web.Response | None:
+    """Give the answer to a body that was answered from memory before, if that would happen again."""
+    cache = service.cache
+    if cache is None or len(body) > MOST_BODY_BYTES:
+        return None
+    answer = cache.answers.get(hashlib.sha256(body).digest())
+    if answer is None or answer.version != service.roster.version or cache.get_hot(answer.keys, answer.label) is None:
+        return None
+    service.count(answer.model, len(answer.keys))
+    return web.Response(body=answer.body, headers=_HIT_HEADERS)
+
+
+def write_answer(service: EmbeddingService, body: bytes, result: EmbedResult, encoding: Encoding) -> bytes:
+    """Write OpenAI's answer to a body: a list of embeddings, the model's name, the tokens used."""
+    written = _written(result, encoding)
+    if result.hot is not None and service.cache is not None and len(body) <= MOST_BODY_BYTES:
+        service.cache.answers.put(
+            hashlib.sha256(body).digest(),
+            Answer(written, tuple(result.keys), result.hot, result.model.key, service.roster.version),
+        )
+    return written
 
 
 def _written(result: EmbedResult, encoding: Encoding) -> bytes:

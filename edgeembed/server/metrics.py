@@ -225,7 +225,7 @@ def vectors(stats: list[VectorStats]) -> Iterator[Metric]:
         (
             "drift_cosine",
             "Of the mean direction to the baseline's.",
-            {w: o.drift_cosine for w, o in named if o.drift_cosine},
+            {w: o.drift_cosine for w, o in named if o.drift_cosine is not None},
         ),
         ("alarm", "Whether the rows of late have left a band.", {who: int(one.alarm is not None) for who, one in named}),
     ):

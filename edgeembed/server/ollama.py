@@ -7,7 +7,6 @@ NAME:query or NAME:document here, and NAME:latest is NAME.
 from __future__ import annotations
 
 import datetime
-import re
 import time
 from typing import Annotated, Any, TypeAlias
 
@@ -22,6 +21,7 @@ from edgeembed.roster import Roster, ServedModel
 from edgeembed.server.answers import struct_response
 from edgeembed.server.bodies import cache_header, cache_use, decode
 from edgeembed.server.cards import CARDS, Card
+from edgeembed.server.durations import FOR_EVER, keep_alive_seconds
 from edgeembed.server.inputs import TRUNCATE, Lengths, Matrix, Vector, embed, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbedRequest, EmbedResult
@@ -31,11 +31,7 @@ routes = web.RouteTableDef()
 OLLAMA_VERSION = "0.11.11"
 """The first version of Ollama whose /api/embed has all the fields of this one. Clients refuse versions that are too old."""
 LATEST = ":latest"
-_FOR_EVER = datetime.timedelta(days=365 * 100)
 
-_NANOSECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([+-]?)((?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+|[+-]?0", re.ASCII)
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 
 KeepAlive: TypeAlias = Annotated[
     str | float | None,
@@ -175,6 +171,8 @@ async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts. Texts that are too long for the model are refused, never cut."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
     body = decode(await request.read(), _embed_decoder, {})
+    if body.dimensions is not None and body.dimensions < 0:
+        raise RequestError(f"dimensions: {body.dimensions} is less than 0, which stands for all", param="dimensions")
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input") if body.input else []
     asked = EmbedRequest(
         texts=texts,
@@ -306,7 +304,7 @@ async def _compute(
 ) -> tuple[EmbedResult | None, Slot | None]:
     """Embed, or load the model where there is nothing to embed; and let it stay loaded as long as the client asks."""
     service = request.app[SERVICE]
-    seconds = seconds_of(keep_alive)
+    seconds = keep_alive_seconds(keep_alive)
     if asked.texts:
         result = await embed(service, asked, lengths)
         model = result.model
@@ -327,27 +325,6 @@ def _name(request: web.Request, given: str) -> str | None:
     if given.lower().endswith(LATEST) and roster.find(given) is None:
         given = given[: -len(LATEST)]
     return given or None
-
-
-def seconds_of(keep_alive: str | float | None) -> float | None:
-    """Give the seconds of a keep_alive; None for ever. A text is a duration as Go's time.ParseDuration reads it.
-
-    Raises RequestError.
-    """
-    if keep_alive is None:
-        return None
-    if isinstance(keep_alive, str):
-        word = keep_alive.strip()
-        if not _DURATION.fullmatch(word):
-            raise RequestError(
-                f'keep_alive: {keep_alive[:50]!r} is no duration; one such as "5m" or "1h30m", or seconds, is expected',
-                param="keep_alive",
-            )
-        seconds = sum(float(number) * _NANOSECONDS[unit] for number, unit in _PART.findall(word))
-        seconds = -seconds if word.startswith("-") else seconds
-    else:
-        seconds = float(keep_alive)
-    return None if seconds < 0 or seconds > _FOR_EVER.total_seconds() else seconds
 
 
 def _lengths(options: dict[str, Any] | None, truncate: bool | None) -> Lengths:
@@ -391,7 +368,7 @@ def _time(unix_seconds: float) -> str:
 def _expiry(slot: Slot) -> str:
     now = datetime.datetime.now(datetime.UTC)
     if slot.pinned or slot.keep_alive is None:
-        return (now + _FOR_EVER).isoformat().replace("+00:00", "Z")
+        return (now + FOR_EVER).isoformat().replace("+00:00", "Z")
     idle = 0.0 if slot.leases else time.monotonic() - slot.used_at
     left = datetime.timedelta(seconds=max(0.0, slot.keep_alive - idle))
     return (now + left).isoformat().replace("+00:00", "Z")

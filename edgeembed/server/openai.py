@@ -14,8 +14,8 @@ from aiohttp import web
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
 from edgeembed.roster import Listing
 from edgeembed.server.answers import json_bytes, json_response
-from edgeembed.server.bodies import CacheField, cache_header, cache_use, decode, json_name
-from edgeembed.server.embeddings import embeddings_json
+from edgeembed.server.bodies import CACHE_HEADER, CacheField, cache_header, cache_use, decode, json_name
+from edgeembed.server.embeddings import known_answer, write_answer
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbeddingService, EmbedRequest
 from edgeembed.text import InputType
@@ -49,9 +49,12 @@ _body_decoder = msgspec.json.Decoder(EmbeddingsBody)
 @routes.post("/v1/embeddings")
 async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
-    body = decode(await request.read(), _body_decoder, _CHOICES)
-    texts = _texts(body.input, request.app[MAX_INPUTS])
+    raw = await request.read()
     service = request.app[SERVICE]
+    if CACHE_HEADER not in request.headers and (answer := known_answer(service, raw)):
+        return answer
+    body = decode(raw, _body_decoder, _CHOICES)
+    texts = _texts(body.input, request.app[MAX_INPUTS])
     result = await service.embed(
         EmbedRequest(
             texts=texts,
@@ -64,7 +67,7 @@ async def embeddings(request: web.Request) -> web.Response:
         )
     )
     return json_bytes(
-        embeddings_json(result, body.encoding_format or "float", service.cache), cache_header(result.hits, len(texts))
+        write_answer(service, raw, result, body.encoding_format or "float"), cache_header(result.hits, len(texts))
     )
 
 

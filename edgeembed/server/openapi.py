@@ -71,7 +71,7 @@ class Operation:
     body: Any = None
     errors: tuple[int, ...] = _LOOKS
     example: dict[str, Any] | None = None
-    media: str = answers.JSON_TYPE
+    media: tuple[str, ...] = (answers.JSON_TYPE,)
     cached: bool = False
     """The cache answers texts seen before: a header says what to do with it, another one what it did."""
     fails: dict[int, Any] = field(default_factory=dict)
@@ -176,13 +176,13 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/health"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
     ("GET", "/readyz"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
     ("GET", "/livez"): Operation(_OURS, LiveAnswer, errors=(403, 500)),
-    ("GET", "/metrics"): Operation(_OURS, None, media="text/plain"),
-    ("GET", "/"): Operation(_OURS, None, media="text/plain", errors=(403, 500)),
-    ("GET", "/dashboard.css"): Operation(_OURS, None, media="text/css", errors=(403, 500)),
-    ("GET", "/dashboard.js"): Operation(_OURS, None, media="text/javascript", errors=(403, 500)),
+    ("GET", "/metrics"): Operation(_OURS, None, media=("text/plain",)),
+    ("GET", "/"): Operation(_OURS, None, media=("text/plain", "text/html"), errors=(403, 500)),
+    ("GET", "/dashboard.css"): Operation(_OURS, None, media=("text/css",), errors=(403, 500)),
+    ("GET", "/dashboard.js"): Operation(_OURS, None, media=("text/javascript",), errors=(403, 500)),
     ("GET", "/v1/status"): Operation(_OURS, StatusAnswer),
     ("GET", "/openapi.json"): Operation(_OURS, Anything),
-    ("GET", "/docs"): Operation(_OURS, None, media="text/html"),
+    ("GET", "/docs"): Operation(_OURS, None, media=("text/html",)),
 }
 """Every route of the server."""
 
@@ -310,7 +310,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
 
 def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     schema = {"type": "string"} if operation.answer is None else _schema(operation.answer, schemas)
-    done: dict[str, Any] = {"description": "Done.", "content": {operation.media: {"schema": schema}}}
+    done: dict[str, Any] = {"description": "Done.", "content": {media: {"schema": schema} for media in operation.media}}
     if operation.cached:
         done["headers"] = {
             str(CACHE_HEADER): {

@@ -304,6 +304,7 @@ async def tokenize(request: web.Request) -> web.Response:
             model=body.model,
             input_type=_input_type(body.prompt_name, "prompt_name"),
             special=body.add_special_tokens is not False,
+            written=True,
             param="inputs",
             single=isinstance(body.inputs, str),
         )

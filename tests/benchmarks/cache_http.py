@@ -4,7 +4,8 @@
 
 Both run on uvloop where it exists, each in a process of its own; the daemon has everything on that a user has. The driver is
 `wrk` (Debian: `apt install wrk`), one thread. Printed are the medians over the rounds: p50 with one client, requests/s with
-32, and the ratio of each round's pair, whose spread says how quiet the machine was.
+32, and the ratio of each round's pair, whose spread says how quiet the machine was. "CPU ratio" compares the processor time
+that a request takes in each server; it stands where other programs take the processors away.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -55,15 +59,26 @@ def bare(path: str) -> None:
         runner.run(serve())
 
 
+class Load(NamedTuple):
+    """p50 in milliseconds, requests/s, and the server's processor time per request in microseconds."""
+
+    p50: float
+    rate: float
+    cpu: float
+
+
+Server = tuple[str, psutil.Process]
+
+
 @contextmanager
-def bare_server(body: bytes, folder: Path) -> Iterator[str]:
-    """Run `bare` in a process of its own and give its URL."""
+def bare_server(body: bytes, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Run `bare` in a process of its own and give its URL and process."""
     path = folder / "answer.json"
     path.write_bytes(body)
     process = subprocess.Popen([sys.executable, __file__, "--bare", str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}", psutil.Process(process.pid)
     finally:
         process.kill()
         process.wait()
@@ -76,20 +91,27 @@ def post(url: str, body: bytes) -> tuple[bytes, str]:
         return response.read(), response.headers.get("X-Edgeembed-Cache", "")
 
 
-def wrk(url: str, script: Path, clients: int, seconds: float) -> tuple[float, float]:
-    """Load a server; gives the p50 in milliseconds, and requests/s. Raises RuntimeError when answers were errors."""
+def wrk(server: Server, script: Path, clients: int, seconds: float) -> Load:
+    """Load a server. Raises RuntimeError when answers were errors."""
+    url, process = server
+    before = process.cpu_times()
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", "-s", str(script), f"{url}/v1/embeddings"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
         raise RuntimeError(output)
+    after = process.cpu_times()
     value, unit = re.search(r"50%\s+([\d.]+)(us|ms|s)", output).groups()  # type: ignore[union-attr]
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
-    return float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit], rate
+    requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
+    cpu = after.user + after.system - before.user - before.system
+    return Load(float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit], rate, 1e6 * cpu / requests)
 
 
 def measure(model: str, *, rounds: int, seconds: float) -> None:
     """Print the table for one model."""
-    print(f"{'encoding':<10}{'bytes':>8}{'p50 ms, 1 client':>26}{'requests/s, 32 clients':>30}{'ratio':>22}")
+    print(
+        f"{'encoding':<10}{'bytes':>8}{'p50 ms, 1 client':>26}{'requests/s, 32 clients':>30}{'ratio':>22}{'CPU ratio':>10}"
+    )
     print(f"{'':<18}{'daemon':>13}{'bare':>13}{'daemon':>15}{'bare':>15}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -101,25 +123,31 @@ def measure(model: str, *, rounds: int, seconds: float) -> None:
                 assert said == "hit", said
                 script = folder / "post.lua"
                 script.write_text(
-                    f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{body.decode()}]==]\n'
+                    'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
+                    f"wrk.body = [==[{body.decode()}]==]\n"
                 )
                 with bare_server(answer, folder) as other:
-                    wrk(daemon.url, script, 32, 1)
-                    wrk(other, script, 32, 1)
-                    single: dict[str, list[float]] = {daemon.url: [], other: []}
-                    many: dict[str, list[float]] = {daemon.url: [], other: []}
+                    ours = (daemon.url, psutil.Process(daemon.process.pid))
+                    for server in (ours, other):
+                        wrk(server, script, 32, 1)
+                    single: dict[Server, list[Load]] = {ours: [], other: []}
+                    many: dict[Server, list[Load]] = {ours: [], other: []}
                     for _ in range(rounds):
-                        for url in (daemon.url, other):
-                            single[url].append(wrk(url, script, 1, seconds)[0])
-                        for url in (daemon.url, other):
-                            many[url].append(wrk(url, script, 32, seconds)[1])
-                    ratios = [ours / theirs for ours, theirs in zip(many[daemon.url], many[other], strict=True)]
-                    p50, ratio = statistics.median(single[daemon.url]), statistics.median(ratios)
+                        for clients, loads in ((1, single), (32, many)):
+                            for server in (ours, other):
+                                loads[server].append(wrk(server, script, clients, seconds))
+                    pairs = list(zip(many[ours], many[other], strict=True))
+                    ratios = [mine.rate / theirs.rate for mine, theirs in pairs]
+                    cpu = statistics.median(theirs.cpu / mine.cpu for mine, theirs in pairs)
+                    p50, ratio = statistics.median(load.p50 for load in single[ours]), statistics.median(ratios)
                     print(
-                        f"{encoding:<10}{len(answer):>8,}{p50:>13.3f}{statistics.median(single[other]):>13.3f}"
-                        f"{statistics.median(many[daemon.url]):>15,.0f}{statistics.median(many[other]):>15,.0f}"
-                        f"{ratio:>8.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
-                        f"   {'met' if p50 < GOAL_P50_MS and ratio >= GOAL_RATIO else 'NOT MET'}"
+                        f"{encoding:<10}{len(answer):>8,}{p50:>13.3f}"
+                        f"{statistics.median(load.p50 for load in single[other]):>13.3f}"
+                        f"{statistics.median(load.rate for load in many[ours]):>15,.0f}"
+                        f"{statistics.median(load.rate for load in many[other]):>15,.0f}"
+                        f"{ratio:>8.2f} ({min(ratios):.2f}..{max(ratios):.2f}){cpu:>10.2f}"
+                        f"   {'met' if p50 < GOAL_P50_MS and ratio >= GOAL_RATIO else 'NOT MET'}",
+                        flush=True,
                     )
 
 

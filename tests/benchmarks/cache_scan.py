@@ -3,8 +3,8 @@
     python tests/benchmarks/cache_scan.py
 
 Prints hit rates before and after the scan: the hot tier against plain LRU and Theine (where it is installed), and both tiers
-together with a restart of the daemon between queries and scan. The goal is a loss of at most 5 points. Nothing here is random
-from run to run.
+together with a restart of the daemon between queries and scan. The goal is a loss of at most 5 points. Nothing here is
+random from run to run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Ours:
 
     def __init__(self, entries: int) -> None:
         size = entries * (4 * DIMENSIONS + OVERHEAD_BYTES)
-        self._tier = MemoryTier(size + FrequencySketch(size // 2048).size_bytes)
+        self._tier = MemoryTier(size + FrequencySketch(size // 1024).size_bytes)
 
     def ask(self, key: bytes) -> bool:
         if self._tier.get(key) is not None:
@@ -159,7 +159,7 @@ def main() -> None:
         (1000, 900, 0.8, 5_000),
     ):
         print(
-            f"\n{entries} entries, {number:,} Zipf queries (alpha {alpha}) of {distinct:,}, hit rate before and after the scan"
+            f"\n{entries} entries, {number:,} Zipf queries (alpha {alpha}) of {distinct:,}: hit rate before and after a scan"
         )
         queries = [zipf(distinct, alpha, number, seed) for seed in range(3)]
         for asked in (1, 2):

@@ -301,6 +301,21 @@ def test_a_database_that_lost_its_tables_is_set_aside(tier: DiskTier, folder: Pa
     assert len(list(folder.parent.glob("vectors.corrupt-*"))) == 1
 
 
+def test_a_fault_is_named_as_what_it_is_and_a_new_connection_heals_it(tier: DiskTier) -> None:
+    """diskcache calls everything that keeps a transaction from beginning a timeout."""
+    tier._database.run(lambda cache: cache._sql("PRAGMA query_only = ON"))
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        tier.put_many(rows(0, 1))
+    tier.put_many(rows(0, 1))
+    assert len(tier) == 1
+
+
+def test_a_transaction_that_did_not_end_spoils_nothing(tier: DiskTier) -> None:
+    tier._database.run(lambda cache: cache._sql("BEGIN"))
+    tier.put_many(rows(0, 1))
+    assert len(tier) == 1
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file")
 def test_a_folder_removed_while_it_is_open_begins_anew(
     tier: DiskTier, folder: Path, caplog: pytest.LogCaptureFixture

@@ -83,6 +83,17 @@ def test_what_is_asked_for_again_outlives_a_scan() -> None:
     assert sum(ask(tier, number) for number in range(60)) >= 58
 
 
+def test_a_scan_does_not_drive_out_what_was_asked_for_in_one_burst() -> None:
+    """Nobody asked for these after they had left the window: their frequency alone speaks for them."""
+    tier = MemoryTier(100 * ENTRY)
+    for number in range(60):
+        for _ in range(3):
+            ask(tier, number)
+    for number in range(2000):
+        ask(tier, f"scan {number}")
+    assert sum(ask(tier, number) for number in range(60)) >= 55
+
+
 def test_a_new_favourite_gets_in_although_the_tier_is_full() -> None:
     tier = MemoryTier(100 * ENTRY)
     for _ in range(3):

@@ -15,6 +15,8 @@ import pytest
 from edgeembed.cache import KeyMaker, VectorCache, database, disk, tiers
 from edgeembed.cache.tally import Counts
 from edgeembed.engine.protocol import Row
+from edgeembed.service import EmbedRequest
+from tests.fakes import FakeEngine, fake_service
 
 KEYS = KeyMaker("5" * 64, "mean")
 DATABASE = disk.DATABASE
@@ -291,3 +293,13 @@ async def test_a_row_that_comes_after_closing_costs_nothing(folder: Path) -> Non
     await cache.close()
     async with opened(folder) as again:
         assert set(await again.get_many([key("a"), key("b")])) == {key("a")}
+
+
+async def test_what_is_known_already_is_kept_too_when_somebody_says_keep(folder: Path) -> None:
+    async with opened(folder) as cache:
+        service = fake_service(FakeEngine(), cache)
+        for use in ("on", "keep"):
+            await service.embed(EmbedRequest(["known", "too"], cache=use))  # type: ignore[arg-type]
+        await service.embed(EmbedRequest(["other"]))
+    with contextlib.closing(disk.DiskTier(folder, 2**20)) as tier:
+        assert sorted(protected for _, protected in tier.rows()) == [False, True, True]

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from edgeembed.cache import KeyMaker, VectorCache
+from edgeembed.cache.disk import DATABASE
 from edgeembed.cli.cache import cache
 from edgeembed.config import Paths, Settings
 from edgeembed.engine.protocol import Row
-from edgeembed.errors import ConfigError
+from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.fleet import Fleet, make_service
+from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.roster import served
+from edgeembed.server.app import make_app
 from tests.cli.helpers import install
+from tests.fakes import FakeEngine, fake_service
 
-KEYS = KeyMaker("5" * 64, "mean")
+KEYS = KeyMaker("5" * 64, "embed")
+NO_DAEMON = ("--port", "1")
 
 
 @pytest.fixture
@@ -34,44 +46,196 @@ def daemons_cache() -> VectorCache:
     return found
 
 
-async def fill(target: VectorCache, count: int) -> None:
+async def fill(target: VectorCache, count: int, model: str = "alpha:F32@5555") -> None:
+    """Put rows of a model, each computed in 10 ms, and ask for the first ten of them again."""
     await target.open()
     for number in range(count):
-        target.put(KEYS.key("{text}", str(number)), Row(np.full(384, number, dtype=np.float32), 3))
+        target.put(KEYS.key(model, str(number)), Row(np.full(384, number, np.float32), 3), model, seconds=0.01)
+    keys = [KEYS.key(model, str(number)) for number in range(count)]
+    await target.get_many([*keys[:10], KEYS.key(model, "nobody")], model)
     await target.close()
 
 
-async def test_stats_and_clear_see_what_the_daemon_wrote(run: CliRunner) -> None:
-    await fill(daemons_cache(), 1234)
-    folder = run.invoke(cache, ["path"]).output.strip()
-    assert run.invoke(cache, ["stats"]).output.startswith(f"{folder}: 1,234 vectors, ")
-    assert run.invoke(cache, ["clear"]).output == "removed 1,234 vectors\n"
-    assert ": 0 vectors, " in run.invoke(cache, ["stats"]).output
+async def numbers_of(model: str, count: int) -> list[float]:
+    """Give the first number of each row that is found."""
+    there = daemons_cache()
+    await there.open()
+    found = await there.get_many([KEYS.key(model, str(number)) for number in range(count)])
+    await there.close()
+    return sorted(float(row.vector[0]) for row in found.values())
 
 
-async def test_clear_while_the_daemon_runs(run: CliRunner) -> None:
+@contextlib.contextmanager
+def daemon(engine: FakeEngine) -> Iterator[int]:
+    """Run a server on a fake engine, with the cache that `serve` would use, in a thread; yields its port."""
+    loop = asyncio.new_event_loop()
+
+    async def start() -> web.AppRunner:
+        prompts = Prompts(query="query: {text}", document="{text}")
+        runner = web.AppRunner(make_app(fake_service(engine, daemons_cache(), prompts=prompts)), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        runner = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        yield runner.addresses[0][1]
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def told(run: CliRunner, *flags: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(run.invoke(cache, ["stats", "--json", *(flags or NO_DAEMON)]).output)
+    return found
+
+
+def test_stats_tell_of_each_model_what_the_daemon_wrote_and_found(run: CliRunner) -> None:
+    asyncio.run(fill(daemons_cache(), 300))
+    asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
+    found = told(run)
+    assert (found["folder"], found["entries"], found["daemon"]) == (run.invoke(cache, ["path"]).output.strip(), 320, None)
+    models = {model["model"]: model for model in found["models"]}  # type: ignore[attr-defined]
+    alpha = models["alpha:F32"]
+    assert (alpha["digest"], alpha["entries"], alpha["hits"], alpha["misses"]) == ("5555", 300, 10, 1)
+    assert alpha["hit_rate"] == pytest.approx(10 / 11) and alpha["saved_seconds"] == pytest.approx(0.1)
+    assert models["beta:Q8_0"]["entries"] == 20 and alpha["oldest"] <= alpha["newest"]
+    printed = run.invoke(cache, ["stats", *NO_DAEMON]).output
+    assert "320 vectors" in printed and "90.9%" in printed and "beta:Q8_0" in printed
+
+
+def test_clear_takes_all_or_one_model(run: CliRunner) -> None:
+    asyncio.run(fill(daemons_cache(), 50))
+    asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
+    with pytest.raises(ConfigError, match=r"nothing of a model 'gamma'; it has vectors of: alpha:F32, beta:Q8_0"):
+        run.invoke(cache, ["clear", "--model", "gamma"])
+    assert run.invoke(cache, ["clear", "--model", "Beta"]).output == "removed 20 vectors\n"
+    assert told(run)["entries"] == 50
+    assert run.invoke(cache, ["clear"]).output == "removed 50 vectors\n"
+    assert told(run)["entries"] == 0
+
+
+async def test_clear_while_the_daemon_runs(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeembed.cache.tiers.FLUSH_SECONDS", 0.01)
     running = daemons_cache()
-    await fill(daemons_cache(), 5)
     await running.open()
-    assert run.invoke(cache, ["clear"]).output == "removed 5 vectors\n"
-    assert await running.get_many([KEYS.key("{text}", "1")]) == {}
-    running.put(KEYS.key("{text}", "1"), Row(np.ones(384, dtype=np.float32), 3))
+    key = KEYS.key("{text}", "1")
+    running.put(key, Row(np.ones(384, np.float32), 3), "alpha:F32@5555")
+    async with asyncio.timeout(10):
+        while running.stats.unwritten:
+            await asyncio.sleep(0.01)
+    assert (await asyncio.to_thread(run.invoke, cache, ["clear"])).output == "removed 1 vectors\n"
+    async with asyncio.timeout(10):
+        while await running.get_many([key]):  # it forgets what it has in memory, too
+            await asyncio.sleep(0.01)
+    running.put(key, Row(np.ones(384, np.float32), 3))
     await running.close()
     assert running.stats.disk_problem is None
-    assert run.invoke(cache, ["clear"]).output == "removed 1 vectors\n"
+    assert (await asyncio.to_thread(run.invoke, cache, ["clear"])).output == "removed 1 vectors\n"
 
 
-async def test_looking_removes_nothing_even_with_a_lower_limit(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    await fill(daemons_cache(), 2000)
+def test_looking_removes_nothing_even_with_a_lower_limit(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(fill(daemons_cache(), 2000))
     monkeypatch.setenv("EDGEEMBED_CACHE_DISK_MIB", "0")
     for _ in range(2):
-        assert ": 2,000 vectors, " in run.invoke(cache, ["stats"]).output
+        assert told(run)["entries"] == 2000
+
+
+def test_nothing_there_yet(run: CliRunner) -> None:
+    assert "0 vectors" in run.invoke(cache, ["stats", *NO_DAEMON]).output
 
 
 def test_a_cache_that_cannot_be_opened(run: CliRunner, home: Path) -> None:
     home.mkdir()
     (home / "cache").write_text("a file where the folder should be")
-    for command in ("stats", "clear"):
+    for command in (["stats", *NO_DAEMON], ["clear"]):
         with pytest.raises(ConfigError, match="cannot be opened"):
-            run.invoke(cache, [command])
+            run.invoke(cache, command)
     assert run.invoke(cache, ["path"]).output.startswith(str(home / "cache"))
+
+
+# --- export and import ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_carried_to_another_machine(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(fill(daemons_cache(), 300))
+    asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
+    file, one = tmp_path / "all.cache", tmp_path / "beta.cache"
+    assert run.invoke(cache, ["export", str(file)]).output.startswith("320 vectors, ")
+    assert run.invoke(cache, ["export", "--model", "beta", str(one)]).output.startswith("20 vectors, ")
+    monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path / "other machine"))
+    for _ in range(2):
+        assert run.invoke(cache, ["import", str(one)]).output == "20 vectors taken over; the cache has 20 now\n"
+    assert run.invoke(cache, ["import", str(file)]).output == "320 vectors taken over; the cache has 320 now\n"
+    assert asyncio.run(numbers_of("alpha:F32@5555", 300)) == list(range(300))
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_damaged_or_foreign_file_is_refused_whole(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(fill(daemons_cache(), 50))
+    file, damaged = tmp_path / "all.cache", tmp_path / "damaged.cache"
+    run.invoke(cache, ["export", str(file)])
+    whole = file.read_bytes()
+    run.invoke(cache, ["clear"])
+    for place in (5, 30, 200, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        damaged.write_bytes(changed)
+        with pytest.raises(CacheFileError):
+            run.invoke(cache, ["import", str(damaged)])
+    for length in (0, 10, 40, len(whole) - 1):
+        damaged.write_bytes(whole[:length])
+        with pytest.raises(CacheFileError):
+            run.invoke(cache, ["import", str(damaged)])
+    monkeypatch.setattr("edgeembed.cache.carry.SCHEMA", b"edgeembed row 99")
+    with pytest.raises(CacheFileError, match=r"schema 'edgeembed row 2'.*reads 'edgeembed row 99' only"):
+        run.invoke(cache, ["import", str(file)])
+    assert told(run)["entries"] == 0
+
+
+# --- warm -----------------------------------------------------------------------------------------------------------------
+
+
+def test_warm_fills_the_running_daemons_cache(run: CliRunner, tmp_path: Path) -> None:
+    lines, as_json = tmp_path / "queries.txt", tmp_path / "queries.jsonl"
+    lines.write_text("\n".join(f"query {number}" for number in range(150)) + "\n\nquery 7\n" + "word " * 30 + "\n")
+    as_json.write_text('"one"\n{"text": "two"}\n{"query": "größe"}\n\n', encoding="utf-8")
+    engine = FakeEngine()
+    with daemon(engine) as port:
+        flags = ("--port", str(port))
+        first = run.invoke(cache, ["warm", str(lines), *flags])
+        assert first.exit_code == 1
+        assert "150 queries are in the cache, 1 were refused" in first.output and "at most 20" in first.output
+        computed = {text for text in engine.computed if text != "hello"}  # which asks for its health
+        assert computed == {f"query {number}" for number in range(150)}
+        before = len(engine.computed)
+        second = run.invoke(cache, ["warm", str(as_json), "--input-type", "query", *flags])
+        assert (second.exit_code, second.output.splitlines()[-1]) == (0, "3 queries are in the cache, 0 were refused")
+        computed = set(engine.computed[before:]) - {"hello"}
+        assert computed == {"query: größe", "query: one", "query: two"}
+        status = told(run, *flags)
+        assert status["daemon"]["memory_entries"] == 153  # type: ignore[index]
+        printed = run.invoke(cache, ["stats", *flags]).output
+        assert "in memory" in printed and "153 vectors" in printed
+    with contextlib.closing(sqlite3.connect(Path(run.invoke(cache, ["path"]).output.strip()) / DATABASE)) as database:
+        kept = database.execute("SELECT COUNT(*) FROM Cache WHERE access_count > 0").fetchone()
+    assert kept == (153,), "they are kept before anything else"
+
+
+def test_warm_needs_a_daemon_or_a_model(run: CliRunner, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.txt"
+    queries.write_text("one\n")
+    with pytest.raises(EdgeEmbedError, match="name one with --model"):
+        run.invoke(cache, ["warm", str(queries), *NO_DAEMON])
+
+
+@pytest.mark.parametrize("content", ['{"other": "x"}', "[1]", "5", "not json"])
+def test_warm_names_the_line_that_is_wrong(run: CliRunner, tmp_path: Path, content: str) -> None:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(f'"fine"\n{content}\n')
+    with pytest.raises(CacheFileError, match="line 2"):
+        run.invoke(cache, ["warm", str(queries), *NO_DAEMON])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import math
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -12,6 +16,7 @@ import pytest
 
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf_check import check_gguf
+from edgeembed.hub.gguf_file import GgufReader, MalformedError
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.hub.gguf_models import refusal
 from tests.hub.gguf_parts import ARRAY, BOOL, STRING, Array, Gguf, Tensor, read, write
@@ -96,6 +101,28 @@ def test_a_file_that_ends_anywhere_in_its_head_is_refused(tmp_path: Path, sound:
         assert "damaged or incomplete" in refusal(tmp_path, sound[:length])
 
 
+def test_a_file_that_becomes_shorter_meanwhile(sound: bytes) -> None:
+    class Cut(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return super().seek(offset, whence) + (len(sound) // 2 if whence == os.SEEK_END else 0)
+
+    reader = GgufReader(Cut(sound[: len(sound) // 200]))
+    with pytest.raises(MalformedError, match="became shorter"):
+        reader.head()
+
+
+def test_arrays_and_strings_that_promise_much(tmp_path: Path, sound: bytes) -> None:
+    def content(kind: int, count: int, raw: bytes) -> bytes:
+        return sound[:16] + struct.pack("<QQ", 1, 1) + b"x" + struct.pack("<IIQ", ARRAY, kind, count) + raw
+
+    assert "key 'x' promises 1048576 values" in refusal(tmp_path, content(UINT32, 2**20, bytes(2**20)))
+    assert "1048576 strings" in refusal(tmp_path, content(STRING, 2**20 + 1, bytes(2**24)))
+    file = read(sound)
+    for number in range(3):
+        file.put(f"x{number}", STRING, b"x" * (12 * 2**20))
+    assert "longer than 33554432 together" in refusal(tmp_path, write(file))
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError):
         check_gguf(tmp_path / "none.gguf")
@@ -123,6 +150,7 @@ KEYS: list[tuple[str, int, bytes | int | float | Array, str]] = [
     ("qwen3.block_count", UINT32, 513, "no number from 1 to 512"),
     ("qwen3.block_count", UINT32, 3, "blk.2.attn_q"),
     ("qwen3.block_count", STRING, b"2", "no number from 1"),
+    ("qwen3.block_count", ARRAY, Array(UINT32, [2]), "is an array"),
     ("qwen3.context_length", UINT32, 0, "no number from 1"),
     ("qwen3.context_length", UINT32, 2**31, "no number from 1"),
     ("qwen3.embedding_length", UINT32, 65, "token_embd.weight"),
@@ -134,6 +162,7 @@ KEYS: list[tuple[str, int, bytes | int | float | Array, str]] = [
     ("qwen3.feed_forward_length", ARRAY, Array(INT32, [128]), "1 values of type 5 for 2 layers"),
     ("qwen3.attention.head_count", UINT32, 0, "no number from 1"),
     ("qwen3.attention.head_count", UINT32, 8, "attn_q"),
+    ("qwen3.attention.head_count", UINT32, 1024, "too wide for 64"),
     ("qwen3.attention.head_count", ARRAY, Array(INT32, [4, -4]), "not one number"),
     ("qwen3.attention.head_count_kv", UINT32, 3, "does not divide 4 heads"),
     ("qwen3.attention.key_length", UINT32, 15, "value_length"),
@@ -144,6 +173,7 @@ KEYS: list[tuple[str, int, bytes | int | float | Array, str]] = [
     ("qwen3.rope.freq_base", FLOAT32, 0.0, "no positive number"),
     ("qwen3.rope.scaling.factor", FLOAT32, math.inf, "is inf"),
     ("qwen3.rope.scaling.type", STRING, b"su", "known are none, linear"),
+    ("qwen3.rope.scaling.type", UINT32, 1, "no word"),
     ("qwen3.expert_count", UINT32, 1025, "no number from 0 to 16"),
     ("qwen3.expert_count", UINT32, 4, "expert_used_count"),
     ("qwen3.expert_used_count", UINT32, 1, "no number from 0 to 0"),
@@ -173,6 +203,7 @@ KEYS: list[tuple[str, int, bytes | int | float | Array, str]] = [
     ("edgeembed.prompt.query", STRING, b"{text:>999999999}", "field that is not plainly one of"),
     ("edgeembed.prompt.query", STRING, b"{text.__class__}", "text"),
     ("edgeembed.prompt.document", STRING, b"{text", "edgeembed.prompt"),
+    ("edgeembed.prompt.query", STRING, b"without it", "needs .text. once"),
     ("edgeembed.prompt.query", UINT32, 1, "no text"),
     ("edgeembed.prompt.rerank", STRING, b"{query}{nothing}", "field that is not plainly one of"),
     ("edgeembed.prompt.rerank", STRING, b"}", "is no template"),
@@ -211,6 +242,20 @@ def test_a_key_that_is_missing(tmp_path: Path, sound: bytes, key: str) -> None:
     assert f"'{key}'" in refusal(tmp_path, write(file))
 
 
+def test_keys_that_do_not_fit_each_other(tmp_path: Path, sound: bytes) -> None:
+    file = read(sound)
+    file.put("qwen3.attention.key_length", UINT32, 32)
+    file.drop("qwen3.attention.value_length")  # llama.cpp would take 16
+    assert "no key 'qwen3.attention.value_length'" in refusal(tmp_path, write(file))
+    file = read(sound)
+    file.put("qwen3.expert_count", UINT32, 4)
+    file.put("qwen3.expert_used_count", UINT32, 2)
+    file.put("qwen3.expert_group_count", UINT32, 3)
+    assert "does not divide 4 experts" in refusal(tmp_path, write(file))
+    file.put("qwen3.expert_group_count", UINT32, 2)
+    assert "no key 'qwen3.expert_group_used_count'" in refusal(tmp_path, write(file))
+
+
 def test_keys_and_tensors_that_stand_twice(tmp_path: Path, sound: bytes) -> None:
     file = read(sound)
     file.pairs.append(file.pairs[1])
@@ -229,6 +274,9 @@ def test_canary_rows_that_do_not_fit(tmp_path: Path, sound: bytes) -> None:
     assert "canary rows in the file are damaged" in refusal(tmp_path, write(file))
     file.put("edgeembed.canary.texts", STRING, b'["' + b"a" * 70_000 + b'"]')
     assert "more than 65536" in refusal(tmp_path, write(file))
+    file.put("edgeembed.canary.texts", STRING, json.dumps(["a"] * 65).encode())
+    file.put("edgeembed.canary.rows", STRING, base64.b64encode(struct.pack("<f", 1) * 64 * 65))
+    assert "65 texts, more than 64" in refusal(tmp_path, write(file))
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------------
@@ -299,3 +347,8 @@ def test_sizes_out_of_proportion(tmp_path: Path, sound: bytes) -> None:
     file.put("qwen3.block_count", UINT32, 500)
     file.put("qwen3.attention.head_count_kv", UINT32, 4)
     assert "its 500 layers keep" in refusal(tmp_path, write(file))
+    file = read(sound)
+    file.put("qwen3.embedding_length", UINT32, 4)
+    file.put("tokenizer.ggml.tokens", ARRAY, Array(STRING, [b"%d" % number for number in range(4 * 4096 + 1)]))
+    file.drop("tokenizer.ggml.token_type")
+    assert "16385 tokens for embeddings of 4 numbers" in refusal(tmp_path, write(file))

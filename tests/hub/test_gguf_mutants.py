@@ -52,12 +52,17 @@ def test_what_our_converter_makes_is_accepted(models: dict[str, Path]) -> None:
     [
         ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 100, "all look through a window"),
         ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 1, "none look through a window"),
+        ("gemma", "gemma-embedding.attention.sliding_window_pattern", ARRAY, Array(BOOL, [1]), "1 values of type 7"),
         ("gemma", "gemma-embedding.dense_2_feat_in", UINT32, 1, "only 48 fits"),
         ("modern-bert", "modern-bert.attention.sliding_window_pattern", UINT32, 1, "none look through a window"),
+        ("bert", "bert.attention.head_count", UINT32, 5, "5 heads do not divide"),
+        ("bert", "bert.attention.causal", UINT32, 0, "neither true nor false"),
+        ("nomic-bert", "nomic-bert.rope.dimension_count", UINT32, 7, "an odd number"),
         ("bert", "tokenizer.ggml.token_type", ARRAY, Array(INT32, [6] * 32), "a WordPiece vocabulary cannot have"),
         ("rerank-bert", "bert.classifier.output_labels", ARRAY, Array(STRING, [b"a"] * 9), "asks for 9 on axis 1"),
         ("rerank-bert", "bert.attention.causal", BOOL, 1, "sees all of a text at once"),
         ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not fill it"),
+        ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [1, 2, 3]), "has 3 bytes"),
     ],
 )
 def test_keys_of_one_family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,11 +29,15 @@ LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}
 class Embedder(FakeEngine):
     """An engine that can tokenise: each word is a token, between two special ones."""
 
-    async def tokenize(self, texts: Sequence[Text], *, special: bool) -> list[list[Token]]:
+    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[list[Token]]]:
         """Give the words, numbered by their length."""
-        marks = [Token(0, "[CLS]", True)], [Token(1, "[SEP]", True)]
-        before, behind = marks if special else ([], [])
-        return [[*before, *(Token(len(word) + 10, word, False) for word in whole(text).split()), *behind] for text in texts]
+        futures: list[asyncio.Future[list[Token]]] = []
+        for text in texts:
+            words = [Token(len(word) + 10, word if written else "", False) for word in whole(text).split()]
+            future = asyncio.get_running_loop().create_future()
+            future.set_result([Token(0, "[CLS]" * written, True), *words, Token(1, "[SEP]" * written, True)])
+            futures.append(future)
+        return futures
 
 
 def whole(text: Text) -> str:

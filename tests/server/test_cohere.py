@@ -36,9 +36,9 @@ async def test_v2_gives_floats_by_default(client: TestClient) -> None:
 
 
 async def test_the_input_type_chooses_the_prompt(client: TestClient, server: Server) -> None:
-    for purpose in ("search_query", "search_document", "classification", "clustering", None):
-        await post(client, "/v2/embed", texts=["a"], input_type=purpose)
-    assert server.embedder.computed == ["Q: a", "D: a", "a"]
+    for text, purpose in enumerate(("search_query", "search_document", "classification", "clustering", None)):
+        await post(client, "/v2/embed", texts=[f"{text}"], input_type=purpose)
+    assert server.embedder.computed == ["Q: 0", "D: 1", "D: 2", "D: 3", "4"]
 
 
 async def test_every_kind_holds_the_same_row(client: TestClient) -> None:

@@ -66,8 +66,9 @@ async def test_a_client_that_hangs_up_is_counted_and_no_longer_in_flight(client:
     await loaded(client)
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "gone"}))
-    while "gone" not in [text for text, _ in engine._waiting]:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while "gone" not in [text for text, _ in engine._waiting]:
+            await asyncio.sleep(0.01)
     assert (await scrape(client))("http_requests_in_flight") == 2
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
@@ -126,16 +127,19 @@ async def test_a_model_that_drains_beside_its_successor_is_one_series(client: Te
     model = client.app[SERVICE].roster.models[0]
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "slow"}))
-    while not engine.priorities:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while not pool.slots[0].leases:
+            await asyncio.sleep(0.01)
     unloading = asyncio.create_task(pool.unload(model))
     await asyncio.sleep(0)
     loading = asyncio.create_task(pool.load(model))
     await asyncio.sleep(0)
-    assert len(pool.slots) == 2
+    old, new = pool.slots
+    old.memory_bytes, new.memory_bytes = 5, 7
     now = await scrape(client)
     assert now("model_state", model=MODEL, state="unloading") == 1
     assert now("model_state", model=MODEL, state="loading") == 1
+    assert now("model_memory_bytes", model=MODEL) == 12
     engine.paused = False
     engine.resume()
     await asyncio.gather(request, unloading, loading)

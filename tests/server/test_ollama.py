@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed import __version__
 from edgeembed.errors import RequestError
-from edgeembed.server.ollama import seconds_of
+from edgeembed.server.durations import keep_alive_seconds
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS
 from tests.server.dialects import Server, get, post, unit
 
@@ -103,7 +103,7 @@ async def test_nothing_to_embed_loads_the_model(
         ("/api/embed", {"model": "embedder", "input": {"a": 1}}, 400, "input: Expected"),
         ("/api/embed", {"model": "embedder", "input": ["a"] * 51}, 400, "at most 50"),
         ("/api/embed", {"model": "embedder", "input": "a", "dimensions": 17}, 400, "between 1 and 16"),
-        ("/api/embed", {"model": "embedder", "input": "a", "dimensions": -1}, 400, "between 1 and 16"),
+        ("/api/embed", {"model": "embedder", "input": "", "dimensions": -1}, 400, "dimensions: -1"),
         ("/api/embed", {"model": "embedder", "input": "a", "keep_alive": "soon"}, 400, "keep_alive"),
         ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": "8"}}, 400, "options.num_ctx"),
         ("/api/embed", {"model": "embedder", "input": "a", "truncate": "yes"}, 400, "truncate"),
@@ -208,13 +208,20 @@ async def test_a_clients_keep_alive_holds_unless_the_settings_say_for_ever(clien
     ],
 )
 def test_durations_are_go_s(given: str | float | None, seconds: float | None) -> None:
-    assert seconds_of(given) == (None if seconds is None else pytest.approx(seconds))
+    assert keep_alive_seconds(given) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize("given", ["", "5", "5 m", "m", "five", "1d", "5m!", "٣s"])
 def test_what_is_no_duration_is_refused(given: str) -> None:
     with pytest.raises(RequestError, match="keep_alive"):
-        seconds_of(given)
+        keep_alive_seconds(given)
+
+
+async def test_clients_that_only_knock_are_answered(client: TestClient) -> None:
+    """Ollama's clients ask HEAD / to see whether somebody is there."""
+    for method in ("HEAD", "GET"):
+        for path in ("/", "/api/version", "/api/tags"):
+            assert (await client.request(method, path)).status == 200
 
 
 async def test_the_version_is_one_that_ollamas_clients_accept(client: TestClient) -> None:

@@ -206,6 +206,7 @@ async def test_the_page_shows_every_route_without_a_script(client: TestClient) -
     page = await response.text()
     for method, path in OPERATIONS:
         assert f"<b>{method}</b> <code>{html.escape(path)}</code>" in page
+    assert "`" not in page, "what stands between backticks in a docstring is code on the page"
     policy = response.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy and "http" not in policy

@@ -45,8 +45,9 @@ async def test_status_counts_what_was_computed_and_what_was_cached(client: TestC
 async def test_a_client_that_hangs_up_frees_its_place(client: TestClient, engine: FakeEngine) -> None:
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "gone"}))
-    while not engine.priorities:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while not engine.priorities:
+            await asyncio.sleep(0.01)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
     async with asyncio.timeout(5):

@@ -1,0 +1,161 @@
+"""The cache as clients see it: what a request may say about it, and that a hit is what was computed."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient
+
+from edgeembed.cache import VectorCache
+from edgeembed.hub.catalogue import Prompts
+from edgeembed.pool import ModelPool, PoolRules
+from edgeembed.roster import Roster
+from edgeembed.server.app import make_app
+from edgeembed.service import EmbeddingService
+from tests.fakes import FakeEngine, fake_model, fake_service
+
+Asked = tuple[int, dict[str, Any], str | None]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def client(engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
+    prompts = Prompts(query="query: {text}", document="doc: {text}")
+    return await aiohttp_client(make_app(fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0), prompts=prompts)))
+
+
+async def ask(client: TestClient, header: str | None = None, **body: Any) -> Asked:
+    headers = {"X-Edgeembed-Cache": header} if header else {}
+    response = await client.post("/v1/embeddings", json=body, headers=headers)
+    return response.status, await response.json(), response.headers.get("X-Edgeembed-Cache")
+
+
+async def test_a_hit_is_byte_for_byte_what_was_computed(client: TestClient, engine: FakeEngine) -> None:
+    ways: list[dict[str, Any]] = [
+        {"encoding_format": encoding, "dimensions": dimensions, "input": given}
+        for encoding in ("float", "base64")
+        for dimensions in (None, 3, 16)
+        for given in ("one", ["one"], ["one", "two"], ["two", "one", "two"])
+    ]
+    answers: dict[int, bytes] = {}
+    for life in range(3):
+        for number, way in enumerate(ways):
+            response = await client.post("/v1/embeddings", json=way)
+            body = await response.read()
+            assert answers.setdefault(number, body) == body
+            if life:
+                assert response.headers["X-Edgeembed-Cache"] == "hit"
+    assert sorted(engine.computed) == ["one", "two"]
+    _, short, _ = await ask(client, input="one", encoding_format="base64", dimensions=3)
+    _, floats, _ = await ask(client, input="one", dimensions=3)
+    decoded = np.frombuffer(base64.b64decode(short["data"][0]["embedding"]), "<f4")
+    assert decoded.tolist() == np.array(floats["data"][0]["embedding"], np.float32).tolist()
+    assert np.linalg.norm(decoded) == pytest.approx(1, abs=1e-6)
+    assert short["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+async def test_a_hit_that_asks_for_too_much_is_refused_like_a_miss(client: TestClient) -> None:
+    for _ in range(2):
+        assert (await ask(client, input="one"))[0] == 200
+        assert (await ask(client, input="one", dimensions=17))[0] == 400
+
+
+async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(
+    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
+) -> None:
+    roster = Roster(dataclasses.replace(fake_model(), dimensions=None))
+    pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
+    client = await aiohttp_client(make_app(EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0))))
+    for _ in range(3):
+        assert (await ask(client, input="one"))[0] == 200
+        assert (await ask(client, input="one", dimensions=17))[0] == 400
+
+
+async def test_the_prompt_and_the_model_are_part_of_what_is_found(client: TestClient, engine: FakeEngine) -> None:
+    for _ in range(2):
+        for kind in (None, "query", "document"):
+            await ask(client, input="x", input_type=kind)
+    assert engine.computed == ["x", "query: x", "doc: x"]
+
+
+@pytest.mark.parametrize("way", [{"cache": False}, {"header": "off"}, {"header": " OFF "}])
+async def test_a_request_may_have_nothing_to_do_with_the_cache(
+    client: TestClient, engine: FakeEngine, way: dict[str, Any]
+) -> None:
+    await ask(client, input="known")
+    for _ in range(2):
+        assert (await ask(client, input=["known", "new"], **way))[2] == "miss"
+    assert engine.computed == ["known", "known", "new", "known", "new"]
+    assert (await ask(client, input="new"))[2] == "miss"
+
+
+@pytest.mark.parametrize("way", [{"cache": "no-store"}, {"header": "no-store"}])
+async def test_a_bulk_load_may_read_and_keep_nothing(client: TestClient, engine: FakeEngine, way: dict[str, Any]) -> None:
+    await ask(client, input="known")
+    for _ in range(2):
+        assert (await ask(client, input=["known", "new"], **way))[2] == "partial"
+    assert engine.computed == ["known", "new", "new"]
+    assert (await ask(client, input="known", **way))[2] == "hit"
+
+
+async def test_the_body_counts_where_the_header_says_otherwise(client: TestClient) -> None:
+    await ask(client, input="known")
+    assert (await ask(client, "off", input="known", cache=True))[2] == "hit"
+    assert (await ask(client, "on", input="known", cache=False))[2] == "miss"
+
+
+async def test_another_word_is_refused(client: TestClient) -> None:
+    response = await client.post("/v1/embeddings", json={"input": "a", "cache": "never"})
+    error = (await response.json())["error"]
+    assert (response.status, error["param"]) == (400, "cache")
+    status, answer, _ = await ask(client, "never", input="a")
+    assert (status, answer["error"]["param"]) == (400, "X-Edgeembed-Cache")
+    assert "no-store" in answer["error"]["message"]
+
+
+async def test_status_tells_what_the_cache_did_for_each_model(client: TestClient) -> None:
+    for _ in range(3):
+        await ask(client, input=["a", "b"])
+    told = (await (await client.get("/v1/status")).json())["cache"]
+    (model,) = told["models"]
+    assert model.startswith("fake-model:F32@")
+    counts = told["models"][model]
+    assert (counts["memory_hits"], counts["disk_hits"], counts["misses"]) == (4, 0, 2)
+    assert counts["saved_seconds"] > 0
+
+
+async def test_an_answer_is_forgotten_when_its_name_means_another_file(
+    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
+) -> None:
+    digests = iter(["1" * 64, "2" * 64])
+    roster = Roster(fake_model(), renew=lambda model: dataclasses.replace(model, digest=next(digests)))
+    pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
+    service = EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0))
+    client = await aiohttp_client(make_app(service))
+    for _ in range(2):
+        words = [(await ask(client, input="one"))[2] for _ in range(4)]
+        assert words == ["miss", "hit", "hit", "hit"]
+        await roster.refresh()
+
+
+async def test_answers_take_no_more_memory_than_they_may(
+    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
+) -> None:
+    cache = VectorCache(None, memory_mib=1, disk_mib=0)
+    client = await aiohttp_client(make_app(fake_service(engine, cache)))
+    for number in range(400):
+        for _ in range(3):
+            await ask(client, input=f"text {number}")
+    assert len(cache.answers) > 100
+    assert cache.stats.answer_bytes <= 2**20 // 4
+    assert cache.stats.memory_bytes + cache.stats.answer_bytes <= cache.stats.memory_limit_bytes == 2**20
+    assert (await ask(client, input="text 399"))[2] == "hit"

@@ -1,0 +1,117 @@
+"""The Python packages of Ollama, Cohere and Hugging Face against the real daemon, each by its own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cohere
+import numpy as np
+import ollama
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from tests.convert.tiny_encoders import make_tiny_cross_encoder
+from tests.convert.without_proof import convert_checkpoint
+from tests.e2e.daemon import Daemon, cosines, running
+from tests.e2e.test_models import install, post
+
+MODEL = "all-minilm-l6-v2"
+TEXTS = ["The rain falls.", "A dry desert.", "Umbrellas are sold out."]
+LONG = "word " * 600
+
+
+@pytest.fixture(scope="module")
+def daemon(minilm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("clients")
+    home = folder / "home"
+    home.mkdir()
+    make_tiny_cross_encoder(folder / "ranker")
+    convert_checkpoint(folder / "ranker", folder / "ranker.gguf", quantization="F32", license="Apache-2.0")
+    install(home, MODEL, "Q8_0", minilm("Q8_0"))
+    install(home, "tiny-ranker", "F32", folder / "ranker.gguf")
+    with running("--model", MODEL, "--aliases", f"nomic-embed-text={MODEL}", home=home) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected(daemon: Daemon) -> np.ndarray:
+    """What POST /v1/embeddings gives for the texts, shape (texts, 384)."""
+    return daemon.embed(TEXTS)
+
+
+def same(rows: object, expected: np.ndarray) -> bool:
+    return bool(np.allclose(np.asarray(rows, dtype=np.float32), expected, atol=1e-6))
+
+
+def test_ollama(daemon: Daemon, expected: np.ndarray) -> None:
+    client = ollama.Client(host=daemon.url)
+    answer = client.embed(model=MODEL, input=TEXTS)
+    assert same(answer.embeddings, expected)
+    assert answer.prompt_eval_count and answer.total_duration
+    assert same(client.embed(model=f"{MODEL}:latest", input=TEXTS[0], keep_alive="5m").embeddings, expected[:1])
+    assert same(client.embeddings(model="nomic-embed-text", prompt=TEXTS[0]).embedding, expected[0])
+    cut = client.embed(model=MODEL, input=TEXTS[0], dimensions=64, truncate=True, options={"num_ctx": 2048}).embeddings
+    assert same(cut, expected[:1, :64] / np.linalg.norm(expected[:1, :64]))
+    assert {f"{MODEL}:latest", f"{MODEL}:Q8_0", "nomic-embed-text:latest"} == {model.model for model in client.list().models}
+    shown = client.show("nomic-embed-text")
+    assert shown.capabilities == ["embedding"]
+    assert shown.modelinfo and shown.modelinfo["bert.embedding_length"] == 384
+    assert shown.details and (shown.details.family, shown.details.parameter_size) == ("bert", "22.57M")
+    (loaded, *_) = client.ps().models
+    assert (loaded.model, loaded.context_length) == (f"{MODEL}:Q8_0", 512)
+
+
+def test_ollamas_errors(daemon: Daemon) -> None:
+    client = ollama.Client(host=daemon.url)
+    with pytest.raises(ollama.ResponseError, match="no model 'no-such-model'") as missing:
+        client.embed(model="no-such-model", input="a")
+    assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="takes at most 512"):
+        client.embed(model=MODEL, input=LONG)
+    with pytest.raises(ollama.ResponseError, match="nothing at POST /api/generate"):
+        client.generate(MODEL, "a")
+
+
+def test_cohere(daemon: Daemon, expected: np.ndarray) -> None:
+    client = cohere.ClientV2(api_key="unused", base_url=daemon.url)
+    answer = client.embed(
+        model=MODEL, texts=TEXTS, input_type="search_document", embedding_types=["float", "int8", "ubinary"]
+    )
+    assert same(answer.embeddings.float_, expected)
+    assert cosines(np.array(answer.embeddings.int8, dtype=np.float32), expected).min() > 0.999
+    assert np.shape(answer.embeddings.ubinary) == (3, 48)
+    ranked = client.rerank(model="tiny-ranker", query="Is it raining?", documents=TEXTS, top_n=2).results
+    assert len(ranked) == 2 and ranked[0].relevance_score >= ranked[1].relevance_score
+    with pytest.raises(cohere.NotFoundError, match="embed-v4"):
+        client.embed(model="embed-v4.0", texts=TEXTS, input_type="search_query")
+    older = cohere.Client(api_key="unused", base_url=daemon.url)
+    many = older.embed(model=MODEL, texts=TEXTS * 50, input_type="search_document").embeddings
+    assert same(many, np.tile(expected, (50, 1)))
+    documents = older.rerank(model="tiny-ranker", query="q", documents=TEXTS, return_documents=True).results
+    assert {each.document.text for each in documents if each.document} == set(TEXTS)
+
+
+def test_hugging_face(daemon: Daemon, expected: np.ndarray) -> None:
+    for address in (daemon.url, f"{daemon.url}/embed"):
+        client = InferenceClient(address)
+        assert same(client.feature_extraction(TEXTS[0]), expected[:1])
+        assert same(client.feature_extraction(TEXTS, normalize=True, truncate=True), expected)
+        raw = client.feature_extraction(TEXTS, normalize=False)
+        assert not same(raw, expected) and cosines(raw, expected).min() > 0.99999
+        assert client.feature_extraction(TEXTS, dimensions=64).shape == (3, 64)
+    for address in (daemon.url, f"{daemon.url}/similarity"):
+        found = InferenceClient(address).sentence_similarity(TEXTS[0], other_sentences=TEXTS)
+        assert np.allclose(found, expected @ expected[0], atol=1e-5)
+    with pytest.raises(HfHubHTTPError, match="takes at most 512"):
+        InferenceClient(daemon.url).feature_extraction(LONG)
+
+
+def test_the_clients_of_text_embeddings_inference(daemon: Daemon, expected: np.ndarray) -> None:
+    """There is no official package: tools post to its routes themselves."""
+    assert same(post(daemon, "/embed", inputs=TEXTS, truncate=True)[1], expected)
+    ranks: Any = post(daemon, "/rerank", query="q", texts=TEXTS, raw_scores=False)[1]
+    assert sorted(rank["index"] for rank in ranks) == [0, 1, 2]
+    assert daemon.get("/info")[1]["max_input_length"] == 512

@@ -1,0 +1,236 @@
+"""The dashboard in a real browser: headless Chromium against a real daemon with real models.
+
+Chromium and its driver come from the system (on Debian: `apt-get install chromium chromium-driver`). Where they are missing
+these tests cannot run, and say so; in CI that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.convert.tiny_encoders import make_tiny_cross_encoder
+from tests.convert.without_proof import convert_checkpoint
+from tests.e2e.daemon import Daemon, running
+from tests.e2e.test_models import install
+
+SECONDS = 60.0
+SECRET = "a-key-that-nobody-guesses"
+MARKUP = "<img src=x onerror=document.title='owned'><b>bold</b>"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        missing = "the dashboard is NOT tested: chromium or chromedriver is missing (Debian: chromium, chromium-driver)"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    # Root, as in containers, cannot have Chromium's sandbox; /dev/shm is tiny there.
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+class Page:
+    """The dashboard of a daemon, as a user sees it."""
+
+    def __init__(self, chrome: webdriver.Chrome, daemon: Daemon) -> None:
+        self.chrome = chrome
+        self.url = daemon.url
+        chrome.get_log("browser")
+        chrome.get_log("performance")
+
+    def open(self, tab: str = "") -> None:
+        self.chrome.get("about:blank")
+        self.chrome.get(f"{self.url}/#{tab}")
+
+    def find(self, selector: str) -> WebElement:
+        return self.chrome.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        """Give the text that is shown, or nothing."""
+        try:
+            return " | ".join(element.text for element in self.chrome.find_elements(By.CSS_SELECTOR, selector))
+        except StaleElementReferenceException:  # it was drawn anew in this moment
+            return ""
+
+    def wait_for(self, selector: str, words: str) -> str:
+        until = time.monotonic() + SECONDS
+        while words not in (shown := self.text(selector)):
+            assert time.monotonic() < until, f"{selector} shows {shown!r}, never {words!r}"
+            time.sleep(0.05)
+        return shown
+
+    def write(self, selector: str, words: str) -> None:
+        field = self.find(selector)
+        field.clear()
+        field.send_keys(words)
+
+    def complaints(self) -> list[str]:
+        """Give what the browser's console complains of, such as breaches of the page's own policy."""
+        return [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture
+def installed(home: Path, minilm: Callable[[str], Path], tmp_path: Path) -> Path:
+    make_tiny_cross_encoder(tmp_path / "ranker")
+    ranker = tmp_path / "ranker.gguf"
+    convert_checkpoint(tmp_path / "ranker", ranker, quantization="F32", license="Apache-2.0")
+    install(home, "all-minilm-l6-v2", "Q8_0", minilm("Q8_0"))
+    install(home, "tiny-ranker", "F32", ranker)
+    return home
+
+
+def test_what_a_user_does_with_the_page(chromium: webdriver.Chrome, installed: Path) -> None:
+    with running("--model", "all-minilm-l6-v2", "--preload", "tiny-ranker", home=installed) as daemon:
+        page = Page(chromium, daemon)
+        _overview(page, daemon)
+        _playground(page)
+        _connect(page)
+        _keyboard(page)
+        _narrow(page)
+        assert page.complaints() == []
+        asked = [
+            entry["message"] for entry in chromium.get_log("performance") if "Network.requestWillBeSent" in entry["message"]
+        ]
+        assert asked and all(
+            '"url":"' not in one or f'"url":"{daemon.url}/' in one or '"url":"data:' in one for one in asked
+        )
+
+
+def _overview(page: Page, daemon: Daemon) -> None:
+    page.open()
+    page.wait_for("#pill", "ready")
+    daemon.embed(["some text", "another one"])
+    daemon.embed(["some text", "another one"])
+    assert "all-minilm-l6-v2" in page.wait_for("#models .card", "tiny-ranker")
+    # The counts of the requests arrive by themselves.
+    page.wait_for("#models .card", "requests\n2")
+    page.wait_for("#vectors .card", "rows\n2")
+    page.wait_for("#cache", "hits in memory\n2")
+    page.wait_for("#tiles .tile:nth-child(3) .value", "%")
+    assert page.find("#vectors svg").get_attribute("role") == "img"
+
+
+def _playground(page: Page) -> None:
+    page.find("#tab-playground").click()
+    page.write("#text-a", "The rain falls.")
+    page.write("#text-b", "The rain falls.")
+    page.find("#compare [type=submit]").click()
+    page.wait_for("#compare-result", "1.000")
+    page.write("#passages", f"A dry desert.\n{MARKUP}\nIt is raining hard.")
+    page.write("#query", "is it raining")
+    page.find("#rerank").click()
+    page.find("#search [type=submit]").click()
+    shown = page.wait_for("#search-result li", "A dry desert.")
+    assert shown.startswith("It is raining hard.")
+    assert MARKUP in shown, "texts are shown as they are"
+    assert page.chrome.title == "edgeembed" and not page.chrome.find_elements(By.CSS_SELECTOR, "#search-result b")
+    page.find("#rerank").click()
+    page.find("#search [type=submit]").click()
+    page.wait_for("#search-result", "reranker")
+    scores = [
+        float(word.text)
+        for word in page.chrome.find_elements(By.CSS_SELECTOR, "#search-result .measure:nth-of-type(1) span:last-child")
+    ]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    # What the daemon refuses is said where it was asked.
+    page.write("#text-a", "word " * 600)
+    page.find("#compare [type=submit]").click()
+    page.wait_for("#compare-error", "takes at most 512")
+    page.complaints()  # the refusal itself, which the console notes
+
+
+def _connect(page: Page) -> None:
+    page.find("#tab-connect").click()
+    shown = page.wait_for("#snippets", "OpenAI(")
+    for words in ("curl -s", "OpenAIEmbeddings(", "OpenAILikeEmbedding(", "provider: openai", "new OpenAI("):
+        assert words in shown
+    assert shown.count(f"{page.url}/v1") == 6
+    page.find("#snippets button").click()
+    page.wait_for("#snippets button", "C")
+    code = page.find("#snippets code").text
+    assert '{"model":"all-minilm-l6-v2","input":"hello"}' in code
+
+
+def _keyboard(page: Page) -> None:
+    """Tabs by arrow keys, everything else by the tabulator, in the order of the page."""
+    page.open()
+    page.wait_for("#pill", "ready")
+    page.find("#tab-overview").send_keys(Keys.ARROW_RIGHT)
+    focused = page.chrome.switch_to.active_element
+    assert (focused.get_attribute("id"), focused.get_attribute("aria-selected")) == ("tab-playground", "true")
+    order = []
+    for _ in range(9):
+        page.chrome.switch_to.active_element.send_keys(Keys.TAB)
+        focused = page.chrome.switch_to.active_element
+        order.append(focused.get_attribute("id") or focused.text)
+    assert order == ["embedder", "text-a", "text-b", "Compare", "query", "passages", "rerank", "reranker", "Search"]
+    page.find("#tab-playground").send_keys(Keys.END)
+    assert page.chrome.switch_to.active_element.get_attribute("id") == "tab-connect"
+    assert page.find("#connect").is_displayed() and not page.find("#playground").is_displayed()
+
+
+def _narrow(page: Page) -> None:
+    """360 pixels are enough, light and dark."""
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": False}
+    page.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for tab in ("overview", "playground", "connect"):
+        page.open(tab)
+        page.wait_for("#pill", "ready")
+        page.wait_for(f"#{tab}", "all-minilm-l6-v2")
+        assert page.chrome.execute_script("return document.documentElement.scrollWidth") <= 360, tab
+    colours = []
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        colours.append(page.chrome.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(set(colours)) == 2
+    page.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    page.chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_daemon_with_keys_shows_nothing_before_it_has_one(chromium: webdriver.Chrome, installed: Path) -> None:
+    with running("--model", "all-minilm-l6-v2", home=installed, EDGEEMBED_API_KEY=SECRET) as daemon:
+        page = Page(chromium, daemon)
+        page.open()
+        page.wait_for("#pill", "locked")
+        assert not page.find("#overview").is_displayed() and "all-minilm" not in page.text("body")
+        page.write("#key", "wrong")
+        page.find("#key").send_keys(Keys.ENTER)
+        page.wait_for("#unlock-error", "not known")
+        page.write("#key", SECRET)
+        page.find("#key").send_keys(Keys.ENTER)
+        page.wait_for("#models .card", "all-minilm-l6-v2")
+        page.find("#tab-playground").click()
+        page.find("#compare [type=submit]").click()
+        page.wait_for("#compare-result", "cosine")
+        page.find("#tab-connect").click()
+        assert SECRET not in page.wait_for("#snippets", "YOUR_KEY")
+        kept = page.chrome.execute_script(
+            "return [Object.values(localStorage), document.cookie, Object.values(sessionStorage)]"
+        )
+        assert kept == [[], "", [SECRET]]
+        page.find("#forget").click()
+        page.wait_for("#pill", "locked")
+        assert page.chrome.execute_script("return sessionStorage.length") == 0
+        page.open()
+        page.wait_for("#pill", "locked")
