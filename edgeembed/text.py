@@ -60,9 +60,7 @@ class Prompt:
         """Put the prompt around texts, in two parts each where an engine may share what stands in front of them all."""
         if self.template == PLAIN:
             return list(texts)
-        before, mark, behind = self.template.partition(PLAIN)
-        if not mark:  # such as {text!s}
-            return [self.apply(text) for text in texts]
+        before, _, behind = self.template.partition(PLAIN)
         before, behind = (part.format(instruction=self.instruction) for part in (before, behind))
         return [Prompted(before, text, behind) for text in texts]
 

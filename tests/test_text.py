@@ -108,7 +108,7 @@ async def test_texts_that_look_the_same_are_one_text_unless_cleaning_is_off() ->
     [
         ("Instruct: {instruction}\nQuery:{text}", "find {braces} \0"),
         ("{text} | {instruction}", "x"),
-        ("a {{ b {text!s}", ""),
+        ("a {{ b {text}", ""),
         ("{text}", ""),
     ],
 )

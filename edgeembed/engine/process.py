@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -60,6 +61,8 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                # A crash must not start a debugger, as ggml would where it finds one.
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
                 **_OWN_GROUP,
             )
         )

@@ -71,7 +71,11 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         """Raise ValueError for a template that cannot be filled; msgspec makes a ValidationError of it."""
         for template in (self.query, self.document):
-            fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+            parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+            if any(width or conversion for _, _, width, conversion in parts):
+                # A width, such as {text:>999999999}, makes gigabytes of a word.
+                raise ValueError(f"the prompt {template!r} has more in its braces than a name")
+            fields = [field for _, field, _, _ in parts]
             if fields.count("text") != 1 or not set(fields) <= {"text", "instruction"}:
                 raise ValueError(f"the prompt {template!r} needs {{text}} once, and knows only {{instruction}} besides")
             if "instruction" in fields and self.instruction is None:

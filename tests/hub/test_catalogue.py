@@ -17,6 +17,7 @@ from edgeembed.hub.catalogue import (
     HubCheckpoint,
     HubGguf,
     Matryoshka,
+    Prompts,
     PypiWheel,
     catalogue,
     lookup,
@@ -277,3 +278,9 @@ def test_lookup() -> None:
 )
 def test_general_names_are_matched_whatever_their_spelling(general_name: str, name: str | None) -> None:
     assert match_general_name(general_name) is (catalogue()[name] if name else None)
+
+
+@pytest.mark.parametrize("template", ["{text:>999999999}", "{text!r}", "{instruction:{text}}{text}"])
+def test_a_prompt_has_names_in_its_braces_and_nothing_else(template: str) -> None:
+    with pytest.raises(ValueError, match="more in its braces than a name"):
+        Prompts(query=template, instruction="x")
