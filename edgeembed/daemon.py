@@ -25,6 +25,7 @@ from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.notify import Notifier, watched
 from edgeembed.roster import ServedModel
 from edgeembed.server.app import make_app
+from edgeembed.server.front import put_in_front
 from edgeembed.server.security import Access, Keys
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel, announc
         handler_cancellation=True,  # a client that goes away frees its place
     )
     await runner.setup()
+    put_in_front(runner)
     try:
         mask = os.umask(0o177) if settings.uds else None  # a socket is this user's alone from its first moment on
         try:

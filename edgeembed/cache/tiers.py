@@ -33,6 +33,8 @@ T = TypeVar("T")
 MIB = 1024 * 1024
 REST_SECONDS = 5.0
 """A disk at fault is left alone for so long, so that requests do not wait behind one busy time after the other."""
+TELL_AGAIN_SECONDS = 600.0
+"""The same line about the disk is logged once in so long."""
 FLUSH_SECONDS = 5.0
 """How long counts, and news of rows that were asked for again, may wait for the disk."""
 REFRESH_SECONDS = 6 * 3600.0
@@ -91,6 +93,7 @@ class VectorCache:
         self._rests_until: dict[str, float] = {}
         self._closed = False
         self._problems: dict[str, str] = {} if self._folder else {"open": "switched off"}
+        self._told: dict[str, float] = {}
         self._damaged = 0
         self._clears = 0
         self._counts: dict[str, Counts] = {}
@@ -325,12 +328,18 @@ class VectorCache:
         """Log a problem of the disk when it is new; keep it for /health until the same work succeeds."""
         if problem is None:
             if self._problems.pop(what, None) is not None and not self._problems:
-                log.info("the cache in %s works again", self._folder)
+                self._tell(logging.INFO, f"the cache in {self._folder} works again")
             return
-        if problem != self._problems.get(what):
-            log.warning("%s", problem)
+        self._tell(logging.WARNING, problem)
         self._problems[what] = problem
         self._rests_until[what] = time.monotonic() + REST_SECONDS
+
+    def _tell(self, level: int, message: str) -> None:
+        # A disk that is nearly full takes a row now and then: that is one problem, not a new one each time.
+        now = time.monotonic()
+        if now - self._told.get(message, float("-inf")) > TELL_AGAIN_SECONDS:
+            self._told[message] = now
+            log.log(level, "%s", message)
 
 
 def _words(error: BaseException) -> str:

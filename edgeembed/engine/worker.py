@@ -18,7 +18,7 @@ import msgspec
 from edgeembed.engine.pipe import Pipe
 from edgeembed.engine.protocol import WorkerOptions
 
-OPENMP_SPINS = "10000"
+OPENMP_SPINS = "4000"
 """How often a thread of llama.cpp's looks whether there is more to do before it sleeps, if nobody has set it: enough between
 two operations of a forward pass, and nothing between two requests (GNU OpenMP's own default burns a processor for many
 milliseconds)."""

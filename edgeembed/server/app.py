@@ -26,7 +26,7 @@ from edgeembed.server import (
     tokenize,
 )
 from edgeembed.server.cards import CARDS, Cards
-from edgeembed.server.keys import MAX_INPUTS, SERVICE, STARTED_AT
+from edgeembed.server.keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.metrics import METRICS, Metrics
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.openapi import OPENAPI, OpenApi
@@ -58,8 +58,10 @@ def make_app(
     for theirs. note_use: called in a thread with the models that were used of late. access: who may ask; by default whoever
     calls this server by a name of this machine.
     """
-    middlewares = [request_ids, errors, security.middleware(access or Access())]
+    access = access or Access()
+    middlewares = [request_ids, errors, security.middleware(access)]
     app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    app[ACCESS] = access
     app[SERVICE] = service
     app[MAX_INPUTS] = max_inputs
     app[STARTED_AT] = time.time()

@@ -1,7 +1,8 @@
 """The answer of POST /v1/embeddings as JSON.
 
 An answer from memory alone is kept as it was written, under the digest of its request's body: a body that comes again is
-answered without being read. Turning numbers into digits costs more than everything else that a hit needs.
+answered without being parsed (see `edgeembed.server.front`). Turning numbers into digits costs more than everything else
+that a hit needs.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from edgeembed.server.security import Access
 from edgeembed.service import EmbeddingService
 
 SERVICE = web.AppKey("service", EmbeddingService)
 MAX_INPUTS = web.AppKey("max_inputs", int)
 STARTED_AT = web.AppKey("started_at", float)
+ACCESS = web.AppKey("access", Access)

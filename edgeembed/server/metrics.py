@@ -61,7 +61,10 @@ class HttpCounts:
     def count(self, request: web.Request, status: int, seconds: float) -> None:
         """Count a request that was answered, by its route's template: its path may hold anything."""
         resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else NO_ROUTE
+        self.add(resource.canonical if resource is not None else NO_ROUTE, request.method, status, seconds)
+
+    def add(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request of a route."""
         self.answered[route, status] += 1
         buckets = self.buckets.get(route)
         if buckets is None:
@@ -69,7 +72,7 @@ class HttpCounts:
             self.seconds[route] = 0.0
         buckets[bisect_left(SECONDS, seconds)] += 1
         self.seconds[route] += seconds
-        if request.method == "POST":
+        if method == "POST":
             self.activity.record(seconds, status)
 
 

@@ -9,7 +9,8 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from edgeembed import __version__
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-REQUEST_ID = "X-Request-Id"
+REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _RUN = secrets.token_hex(11)
 _numbers = itertools.count(1)
@@ -33,11 +34,22 @@ PROBES = ("/health", "/readyz")
 _SERVER = f"edgeembed/{__version__}"
 
 
+def request_id_of(request: web.BaseRequest) -> str:
+    """Give the client's own id where it sent a sane one, or a new one."""
+    given = request.headers.get(REQUEST_ID)
+    return given if given and _SANE_ID.fullmatch(given) else f"{_RUN}{next(_numbers):010x}"
+
+
+def sign(response: web.StreamResponse, request_id: str) -> None:
+    """Add what every answer of ours carries."""
+    response.headers[REQUEST_ID] = request_id
+    response.headers[hdrs.SERVER] = _SERVER
+
+
 @web.middleware
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every answer a request id, the client's own where it sent one, and log a line without any text."""
-    given = request.headers.get(REQUEST_ID, "")
-    request_id = given if _SANE_ID.fullmatch(given) else f"{_RUN}{next(_numbers):010x}"
+    request_id = request_id_of(request)
     scope = begin_request(request_id)
     counts = request.app[METRICS].http
     counts.in_flight += 1
@@ -46,8 +58,7 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         response = await handler(request)
         status = response.status
-        response.headers[REQUEST_ID] = request_id
-        response.headers["Server"] = _SERVER
+        sign(response, request_id)
         return response
     except web.HTTPException as answer:  # such as a redirect
         status = answer.status

@@ -14,8 +14,8 @@ from aiohttp import web
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
 from edgeembed.roster import Listing
 from edgeembed.server.answers import json_bytes, json_response
-from edgeembed.server.bodies import CACHE_HEADER, CacheField, cache_header, cache_use, decode, json_name
-from edgeembed.server.embeddings import known_answer, write_answer
+from edgeembed.server.bodies import CacheField, cache_header, cache_use, decode, json_name
+from edgeembed.server.embeddings import write_answer
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbeddingService, EmbedRequest
 from edgeembed.text import InputType
@@ -50,11 +50,9 @@ _body_decoder = msgspec.json.Decoder(EmbeddingsBody)
 async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
     raw = await request.read()
-    service = request.app[SERVICE]
-    if CACHE_HEADER not in request.headers and (answer := known_answer(service, raw)):
-        return answer
     body = decode(raw, _body_decoder, _CHOICES)
     texts = _texts(body.input, request.app[MAX_INPUTS])
+    service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
             texts=texts,

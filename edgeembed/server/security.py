@@ -81,7 +81,7 @@ class Access:
     origins: Sequence[str] = ()
     own_names: frozenset[str] = field(default_factory=lambda: frozenset({socket.gethostname().lower()}))
 
-    def check(self, request: web.Request) -> str | None:
+    def check(self, request: web.BaseRequest) -> str | None:
         """Give the origin that may read the answer, if the request comes from a web page of another origin.
 
         Raises ForbiddenError, UnauthorizedError.
@@ -103,7 +103,7 @@ class Access:
     def _knows(self, host: str) -> bool:
         return _is_ours(host, self.hosts, self.own_names, self.loopback_only)
 
-    def _origin(self, request: web.Request, host: str) -> str | None:
+    def _origin(self, request: web.BaseRequest, host: str) -> str | None:
         origin = request.headers.get("Origin")
         if origin is None:
             # Requests that carry no Origin, such as those of an <img>, say where they come from in this one.
@@ -159,13 +159,13 @@ def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopba
     return address.is_loopback or not loopback_only
 
 
-def _is_open(request: web.Request) -> bool:
+def _is_open(request: web.BaseRequest) -> bool:
     if request.path == "/":  # POST / is work
         return request.method in ("GET", "HEAD")
     return request.path in OPEN_PATHS
 
 
-def _one(request: web.Request, name: str) -> str:
+def _one(request: web.BaseRequest, name: str) -> str:
     """Give a header that must be there exactly once. Raises ForbiddenError."""
     values = request.headers.getall(name, [])
     if len(values) != 1 or not values[0].strip():
@@ -185,12 +185,12 @@ def _hostname(host: str) -> str | None:
     return parts.hostname.rstrip(".")
 
 
-def _navigates(request: web.Request) -> bool:
+def _navigates(request: web.BaseRequest) -> bool:
     """Say whether somebody follows a link, which shows a page and gives nothing to the site with the link."""
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
-def _secret(request: web.Request) -> str:
+def _secret(request: web.BaseRequest) -> str:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret:
         return secret.strip()

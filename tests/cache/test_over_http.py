@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
+from multidict import CIMultiDictProxy
 
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.pool import ModelPool, PoolRules
 from edgeembed.roster import Roster
 from edgeembed.server.app import make_app
+from edgeembed.server.front import put_in_front
+from edgeembed.server.metrics import METRICS
+from edgeembed.server.security import Access, Keys
 from edgeembed.service import EmbeddingService
 from tests.fakes import FakeEngine, fake_model, fake_service
 
@@ -27,10 +31,25 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
+Serve = Callable[..., Awaitable[TestClient]]
+
+
 @pytest.fixture
-async def client(engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
+def serve(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> Serve:
+    """Give a function that serves like the daemon: hits do not reach the application."""
+
+    async def start(service: EmbeddingService, access: Access | None = None) -> TestClient:
+        client = await aiohttp_client(make_app(service, access=access))
+        put_in_front(client.server.runner)  # type: ignore[union-attr]
+        return client
+
+    return start
+
+
+@pytest.fixture
+async def client(engine: FakeEngine, serve: Serve) -> TestClient:
     prompts = Prompts(query="query: {text}", document="doc: {text}")
-    return await aiohttp_client(make_app(fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0), prompts=prompts)))
+    return await serve(fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0), prompts=prompts))
 
 
 async def ask(client: TestClient, header: str | None = None, **body: Any) -> Asked:
@@ -69,12 +88,10 @@ async def test_a_hit_that_asks_for_too_much_is_refused_like_a_miss(client: TestC
         assert (await ask(client, input="one", dimensions=17))[0] == 400
 
 
-async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(
-    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
-) -> None:
+async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(engine: FakeEngine, serve: Serve) -> None:
     roster = Roster(dataclasses.replace(fake_model(), dimensions=None))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
-    client = await aiohttp_client(make_app(EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0))))
+    client = await serve(EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0)))
     for _ in range(3):
         assert (await ask(client, input="one"))[0] == 200
         assert (await ask(client, input="one", dimensions=17))[0] == 400
@@ -133,25 +150,21 @@ async def test_status_tells_what_the_cache_did_for_each_model(client: TestClient
     assert counts["saved_seconds"] > 0
 
 
-async def test_an_answer_is_forgotten_when_its_name_means_another_file(
-    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
-) -> None:
+async def test_an_answer_is_forgotten_when_its_name_means_another_file(engine: FakeEngine, serve: Serve) -> None:
     digests = iter(["1" * 64, "2" * 64])
     roster = Roster(fake_model(), renew=lambda model: dataclasses.replace(model, digest=next(digests)))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     service = EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0))
-    client = await aiohttp_client(make_app(service))
+    client = await serve(service)
     for _ in range(2):
         words = [(await ask(client, input="one"))[2] for _ in range(4)]
         assert words == ["miss", "hit", "hit", "hit"]
         await roster.refresh()
 
 
-async def test_answers_take_no_more_memory_than_they_may(
-    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
-) -> None:
+async def test_answers_take_no_more_memory_than_they_may(engine: FakeEngine, serve: Serve) -> None:
     cache = VectorCache(None, memory_mib=1, disk_mib=0)
-    client = await aiohttp_client(make_app(fake_service(engine, cache)))
+    client = await serve(fake_service(engine, cache))
     for number in range(400):
         for _ in range(3):
             await ask(client, input=f"text {number}")
@@ -159,3 +172,64 @@ async def test_answers_take_no_more_memory_than_they_may(
     assert cache.stats.answer_bytes <= 2**20 // 4
     assert cache.stats.memory_bytes + cache.stats.answer_bytes <= cache.stats.memory_limit_bytes == 2**20
     assert (await ask(client, input="text 399"))[2] == "hit"
+
+
+# --- hits that go past the application ----------------------------------------------------------------------------------
+
+
+async def hot(client: TestClient, **headers: str) -> tuple[int, CIMultiDictProxy[str]]:
+    """Ask for what is known by now, with some headers."""
+    response = await client.post("/v1/embeddings", data=b'{"input":"hot"}', headers=headers)
+    await response.read()
+    return response.status, response.headers
+
+
+async def test_a_hit_carries_what_every_answer_carries_and_is_counted(client: TestClient) -> None:
+    answers = [await hot(client, **{"X-Request-Id": "mine-1"}) for _ in range(5)]
+    names = [{name for name in headers if name != "Content-Length"} for _, headers in answers]
+    assert names[0] == names[-1]
+    assert answers[-1][1]["X-Request-Id"] == "mine-1" and answers[-1][1]["Server"] == answers[0][1]["Server"]
+    ids = {(await hot(client, **given))[1]["X-Request-Id"] for given in ({}, {}, {"X-Request-Id": "not <sane>"})}
+    assert len(ids) == 3 and "not <sane>" not in ids
+    counts = client.app[METRICS].http  # type: ignore[union-attr]
+    assert counts.answered["/v1/embeddings", 200] == 8 == sum(counts.buckets["/v1/embeddings"])
+    status = await (await client.get("/v1/status")).json()
+    assert status["models"][0]["requests"] == 8 and status["cache"]["memory_hits"] == 7
+
+
+async def test_a_hit_is_for_those_who_may_ask(engine: FakeEngine, serve: Serve) -> None:
+    keys = Keys.read("secret", None)
+    access = Access(keys=keys, origins=("https://friend.example",))
+    client = await serve(fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0)), access)
+    mine = {"Authorization": "Bearer secret"}
+    for _ in range(4):
+        assert (await hot(client, **mine))[0] == 200
+        assert (await hot(client))[0] == 401
+        assert (await hot(client, Authorization="Bearer other"))[0] == 401
+        assert (await hot(client, **mine, Host="rebound.example"))[0] == 403
+        assert (await hot(client, **mine, Origin="https://foe.example"))[0] == 403
+        status, headers = await hot(client, **mine, Origin="https://friend.example")
+        assert (status, headers["Access-Control-Allow-Origin"]) == (200, "https://friend.example")
+    assert engine.computed == ["hot"]
+
+
+async def test_a_body_that_is_sent_in_pieces_or_packed_is_answered_too(client: TestClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b'{"in', b'put":"h', b'ot"}'):
+            yield piece
+
+    for _ in range(4):
+        await hot(client)
+    sent = await client.post("/v1/embeddings", data=pieces())
+    packed = await client.post("/v1/embeddings", data=b'{"input":"hot"}', compress="gzip")
+    assert [response.headers["X-Edgeembed-Cache"] for response in (sent, packed)] == ["hit", "hit"]
+    assert (await sent.json()) == (await packed.json())
+    assert (await client.put("/v1/embeddings", data=b'{"input":"hot"}')).status == 405
+
+
+async def test_a_header_about_the_cache_counts_for_what_is_hot_too(client: TestClient, engine: FakeEngine) -> None:
+    for _ in range(4):
+        await hot(client)
+    _, headers = await hot(client, **{"X-Edgeembed-Cache": "off"})
+    assert headers["X-Edgeembed-Cache"] == "miss" and engine.computed == ["hot", "hot"]
+    assert (await hot(client, **{"X-Edgeembed-Cache": "never"}))[0] == 400
