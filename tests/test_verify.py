@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -119,3 +120,10 @@ def test_ndcg_and_tau_on_cases_worked_by_hand() -> None:
     assert kendall_tau(a, -a) == -1.0
     assert kendall_tau(a, np.array([4.0, 3.0, 1.0, 2.0])) == pytest.approx(4 / 6)
     assert kendall_tau(np.array([1.0, 1.0, 0.0]), np.array([5.0, 4.0, 3.0])) == 1.0
+
+
+def test_canary_texts_longer_than_the_context_are_left_out(model: InstalledModel) -> None:
+    everything = verify(SETTINGS, Paths.resolve(), model)
+    short = verify(msgspec.structs.replace(SETTINGS, context_tokens=24), Paths.resolve(), model)
+    assert short.holds
+    assert 0 < len(short.canary_cosines) < len(everything.canary_cosines)

@@ -100,7 +100,9 @@ class Worker:
         in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
         if in_file is None or rows is None:
             return model.info
-        expected = canary.read_rows(in_file, rows)
+        # Those that fit into the context that the settings allow.
+        known = canary.read_rows(in_file, rows)
+        expected = [(text, row) for text, row in known if len(model.read(text).tokens) <= limit]
         found = canary.check_file(
             model.embed, lambda text: model.read(text).tokens, expected, model.info.file_type, scores=scores
         )
