@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -204,3 +205,38 @@ def test_every_text_comes_out_once_whatever_the_lanes_do(seed: int) -> None:
         assert not thread.is_alive()
     assert sorted(came_out) == list(range(total))
     assert not wrong
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_comes_is_taken_by_some_lane(seed: int) -> None:
+    """A lane that ends its batch may find that what is left is for another one, which sleeps."""
+    dice = random.Random(seed)
+    lanes = dice.choice([1, 1, 2, 3])
+    queue: BatchQueue[None] = BatchQueue(100, 16, bulk_lanes=lanes, bulk_tokens=300)
+    taken: set[int] = set()
+
+    def work(lane: int) -> None:
+        while batch := queue.take(lane):
+            time.sleep(0.0005 * dice.random())
+            taken.update(text.id for text in batch)
+
+    threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in range(lanes + 1)]
+    for thread in threads:
+        thread.start()
+    sent = 0
+    for _ in range(12):
+        count = dice.choice([1, 2, 8, 32])
+        priority = dice.choice([INTERACTIVE, BULK])
+        lengths = [dice.choice([5, 12, 40, 90, 250, 400]) for _ in range(count)]
+        queue.add(
+            [QueuedText(sent + at, None, length, priority, dice.random() < 0.05) for at, length in enumerate(lengths, 1)]
+        )
+        sent += count
+        if dice.random() < 0.7:  # some come while lanes are busy, some when they are idle
+            until = time.monotonic() + 10
+            while len(taken) < sent and time.monotonic() < until:
+                time.sleep(0.001)
+            assert len(taken) == sent, f"{sent - len(taken)} texts wait although every lane is idle"
+    queue.close()
+    for thread in threads:
+        thread.join(5)
