@@ -179,7 +179,7 @@ class Roster:
                 found.append(Listing(model.name, target))
                 if model.prompts and model.prompts != Prompts():
                     found += [Listing(model.name + suffix, Target(model, kind)) for suffix, kind in _SUFFIXES.items()]
-            if not short or model.type != "unknown":
+            if not short or not (model.type == "unknown" or model.name.endswith(f"-{model.type}")):
                 found.append(Listing(model.spec, target))
         for alias in self._aliases:
             if (meant := self._lookup(alias)) is not None:
