@@ -6,8 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 

@@ -205,7 +205,7 @@ KEYS: list[tuple[str, int, bytes | int | float | Array, str]] = [
     ("edgeembed.prompt.document", STRING, b"{text", "edgeembed.prompt"),
     ("edgeembed.prompt.query", STRING, b"without it", "needs .text. once"),
     ("edgeembed.prompt.query", UINT32, 1, "no text"),
-    ("edgeembed.prompt.rerank", STRING, b"{query}{nothing}", "more in its braces than a name"),
+    ("edgeembed.prompt.rerank", STRING, b"{query}{nothing}", "field that is not plainly one of"),
     ("edgeembed.prompt.rerank", STRING, b"}", "is no template"),
     ("edgeembed.rerank.second_segment", UINT32, 259, "none of 259 tokens"),
     ("edgeembed.rerank.second_segment", STRING, b"x", "none of 259 tokens"),
