@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,31 +145,23 @@ class LlamaModel:
         encoded = self._normalize(text).encode("utf-8")
         capacity = len(encoded) + 16
         for _ in range(2):
-            buffer = self._token_buffer(capacity)
-            count = int(
-                lib.llama_tokenize(
-                    self._vocab,
-                    encoded,
-                    len(encoded),
-                    buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token)),
-                    len(buffer),
-                    frame,
-                    special,
-                )
-            )
+            buffer, pointer = self._token_buffer(capacity)
+            count = lib.llama_tokenize(self._vocab, encoded, len(encoded), pointer, len(buffer), frame, special)
             if count >= 0:
                 return buffer[:count].copy()
             capacity = -count
         raise ComputeError("llama.cpp cannot tokenise this text")
 
-    def _token_buffer(self, capacity: int) -> Tokens:
-        """Give this thread's buffer, grown to at least `capacity` tokens."""
-        buffer: Tokens | None = getattr(self._token_buffers, "value", None)
-        if buffer is None or len(buffer) < capacity:
-            buffer = np.empty(max(capacity, 4096), dtype=np.int32)
-            if capacity <= 1 << 20:  # a giant text does not leave its buffer behind
-                self._token_buffers.value = buffer
-        return buffer
+    def _token_buffer(self, capacity: int) -> tuple[Tokens, Any]:
+        """Give this thread's buffer, grown to at least `capacity` tokens, and a pointer to it."""
+        kept: tuple[Tokens, Any] | None = getattr(self._token_buffers, "value", None)
+        if kept is not None and len(kept[0]) >= capacity:
+            return kept
+        buffer = np.empty(max(capacity, 4096), dtype=np.int32)
+        made = buffer, buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token))
+        if capacity <= 1 << 20:  # a giant text does not leave its buffer behind
+            self._token_buffers.value = made
+        return made
 
     # --- loading ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgeembed.engine.llama_prefixes import KeptPrefixes
 from edgeembed.engine.llama_rows import Matrix, Rows
 from edgeembed.engine.plan import ContextShape, padding
 from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.thread_choice import ThreadChoice
 
 
 class Context:
@@ -29,6 +31,7 @@ class Context:
         # A model without a KV cache is an encoder; llama_decode would do the same, with a warning in the log for each batch.
         self._forward = lib.llama_decode if self._memory else lib.llama_encode
         self._buffers = BatchBuffers(shape.batch)
+        self._threads = ThreadChoice(shape.threads)
         self._prefixes: KeptPrefixes | None = None
         if shape.prefix_cells and rows.last_only and self._memory:
             ids = range(shape.texts + 1, shape.texts + 1 + shape.prefixes)
@@ -130,7 +133,15 @@ class Context:
     ) -> None:
         marked = [outputs] * len(texts) if self._rows.last_only else None
         self._rows.expect(len(texts) if outputs else 0)
-        code = self._forward(self._context, self._buffers.fill(texts, sequences=sequences, starts=starts, outputs=marked))
+        batch = self._buffers.fill(texts, sequences=sequences, starts=starts, outputs=marked)
+        if self.shape.threads == 1:
+            code = self._forward(self._context, batch)
+        else:
+            threads = self._threads.next()
+            lib.llama_set_n_threads(self._context, threads, threads)
+            start = time.perf_counter()
+            code = self._forward(self._context, batch)
+            self._threads.record(batch.n_tokens, time.perf_counter() - start)
         if code != 0:
             raise ComputeError(f"llama.cpp cannot compute this batch (code {code})")
 

@@ -28,10 +28,8 @@ MOST_PREFIXES = 8
 
 BULK_TOKENS = 512
 """The longest text of a bulk lane, where its memory allows; longer ones go to the wide context."""
-BULK_PREFIX_TOKENS = 256
-"""What a bulk lane has for prefixes at most: the scaffold of a reranker with its query."""
-BULK_BYTES = 256 * 2**20
-"""Memory for all bulk lanes of a model together, roughly."""
+BULK_BYTES = 512 * 2**20
+"""Memory for all bulk lanes of a model together, at most and roughly: most of it is taken when long texts come."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,10 @@ def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> 
     """Decide. last_only: whether rows come from `LastRows`, which can share prefixes."""
     longest = min(facts.trained_tokens, options.context_tokens)
     batch = max(options.batch_tokens, TILE)
-    bulk_text = min(longest, _bulk_tokens(facts, batch))
-    wide_prefixes = options.prefix_tokens if last_only else 0
+    bulk_text = min(longest, _bulk_tokens(facts, batch, options.threads))
+    prefixes = options.prefix_tokens if last_only else 0
 
-    def shape(text: int, threads: int, prefixes: int, beside: int = 0) -> ContextShape:
+    def shape(text: int, threads: int, beside: int = 0) -> ContextShape:
         if facts.pieces:
             cells = max(text, batch) + beside + prefixes
             texts, room = min(MOST_TEXTS_OF_DECODER, batch), batch
@@ -111,28 +109,30 @@ def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> 
             trained_tokens=facts.trained_tokens,
         )
 
-    bulk_prefixes = min(wide_prefixes, BULK_PREFIX_TOKENS)
     lanes = options.bulk_lanes
     if lanes is None:
-        lanes = max(1, min(options.threads, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1, bulk_prefixes))))
+        most = max(1, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1), last_only))
+        lanes = options.threads // -(-options.threads // most)  # each with the same number of threads
     return Plan(
         # Between two pieces of a long text queries are computed, so there is room for both.
-        wide=shape(longest, options.threads, wide_prefixes, beside=batch if longest > batch else 0),
-        bulk=shape(bulk_text, max(1, options.threads // max(1, lanes)), bulk_prefixes),
+        wide=shape(longest, options.threads, beside=batch if longest > batch else 0),
+        bulk=shape(bulk_text, max(1, options.threads // max(1, lanes))),
         bulk_lanes=lanes,
     )
 
 
-def _bulk_tokens(facts: ModelFacts, batch: int) -> int:
+def _bulk_tokens(facts: ModelFacts, batch: int, threads: int) -> int:
     """Longest text of a bulk lane: every token of an encoder's batch has a row of logits that is never computed."""
     if facts.pieces:
         return BULK_TOKENS
-    return max(batch, min(BULK_TOKENS, BULK_BYTES // 4 // (4 * facts.vocabulary)))
+    return max(batch, min(BULK_TOKENS, BULK_BYTES // threads // (4 * facts.vocabulary) // MOST_TEXTS * MOST_TEXTS))
 
 
-def _bulk_bytes(facts: ModelFacts, shape: ContextShape) -> int:
-    """Estimate the memory of a bulk lane: KV cells, and logits in the output buffer and in the graph's."""
-    outputs = 2 * shape.sequences if shape.pieces else shape.batch
+def _bulk_bytes(facts: ModelFacts, shape: ContextShape, last_only: bool) -> int:
+    """Estimate the memory of a bulk lane: KV cells, and logits in the output buffer and, of a decoder, in the graph's."""
+    outputs = shape.sequences if last_only else shape.batch
+    if shape.pieces:
+        outputs *= 2
     return max(1, shape.cells * facts.cell_bytes + 4 * facts.vocabulary * outputs)
 
 

@@ -106,7 +106,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     pad_from_tokens: int | None = None
     """A lone text of an encoder from this many tokens on is filled up to the 64 at which the faster attention begins; None
     for a guess by the model's width, 0 for never."""
-    prefix_tokens: int = 512
+    prefix_tokens: int = 256
     """KV cells for prefixes that several texts of a causal model share, in each context; 0 for none."""
 
 

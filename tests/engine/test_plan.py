@@ -52,9 +52,10 @@ def test_an_encoders_batch_holds_its_longest_text_and_is_a_multiple_of_its_seque
 
 
 def test_bulk_lanes_are_as_many_as_threads_and_memory_allow() -> None:
-    for facts, threads, lanes in ((MINILM, 4, 4), (MINILM, 1, 1), (QWEN3, 8, 2), (BGE_M3, 8, 2)):
+    for facts, threads, lanes in ((MINILM, 4, 4), (MINILM, 1, 1), (MINILM, 16, 16), (QWEN3, 8, 4), (BGE_M3, 7, 3)):
         plan = make_plan(facts, options(threads=threads), last_only=facts.pieces)
         assert (plan.bulk_lanes, plan.bulk.threads) == (lanes, threads // lanes)
+        assert plan.bulk.longest_text >= 128
         outputs = 2 * plan.bulk.sequences if facts.pieces else plan.bulk.batch
         assert lanes * (plan.bulk.cells * facts.cell_bytes + 4 * facts.vocabulary * outputs) <= BULK_BYTES
     assert make_plan(MINILM, options(bulk_lanes=0), last_only=False).bulk_lanes == 0

@@ -182,7 +182,7 @@ async def test_a_failed_canary_falls_too_and_the_rung_that_worked_is_remembered(
 
 
 async def test_a_hanging_load_counts_as_a_fall() -> None:
-    async with engine("hang:cpu", load_timeout=1.5) as made:
+    async with engine("hang:cpu", load_timeout=5) as made:
         await made.start()
         assert made.status.rung == "cpu-plain"
         assert "no answer" in made.status.falls[0].reason

@@ -1,0 +1,67 @@
+"""How many threads the next forward pass takes: fewer while somebody else keeps the processors busy.
+
+Threads of a pass wait for each other after every operation. When another program takes one of their processors, all of them
+stand still, and a pass of two threads took four times as long as one of a single thread. How long passes took is the only
+way to know that works everywhere.
+"""
+
+from __future__ import annotations
+
+TRY_EVERY = 128
+"""Passes between two tries of another number while all threads are the best choice: fewer than one in a hundred."""
+TRY_EVERY_REDUCED = 32
+"""The same while fewer are: the other program may have ended."""
+TRY_UNKNOWN_EVERY = 4
+"""The same for a number that was never tried."""
+BETTER = 0.8
+"""What another number has to take of the present one's time to be chosen."""
+WEIGHT = 0.3
+"""Of the newest pass in the average."""
+WEIGHT_OF_TRY = 0.7
+
+
+class ThreadChoice:
+    """Chooses among `most` threads, half of them, and so on down to one, by the seconds that a token took lately."""
+
+    def __init__(self, most: int) -> None:
+        self._numbers = [most]
+        while self._numbers[-1] > 1:
+            self._numbers.append(self._numbers[-1] // 2)
+        self._seconds: list[float | None] = [None] * len(self._numbers)
+        """Of a token, for each number of threads."""
+        self._chosen = 0
+        self._tried: int | None = None
+        self._upwards = False
+        self._passes = 0
+
+    def next(self) -> int:
+        """Give the number of threads for the next pass."""
+        self._passes += 1
+        self._tried = self._to_try()
+        return self._numbers[self._chosen if self._tried is None else self._tried]
+
+    def record(self, tokens: int, seconds: float) -> None:
+        """Note how long the pass took for which `next` gave the number."""
+        number, weight = (self._chosen, WEIGHT) if self._tried is None else (self._tried, WEIGHT_OF_TRY)
+        known, new = self._seconds[number], seconds / tokens
+        self._seconds[number] = new if known is None else (1 - weight) * known + weight * new
+        present = self._seconds[self._chosen]
+        if present is None:
+            return
+        for other in self._neighbours():
+            found = self._seconds[other]
+            if found is not None and found < BETTER * present:
+                self._chosen, present = other, found
+
+    def _to_try(self) -> int | None:
+        neighbours = self._neighbours()
+        unknown = [number for number in neighbours if self._seconds[number] is None]
+        if unknown and self._seconds[self._chosen] is not None and self._passes % TRY_UNKNOWN_EVERY == 0:
+            return unknown[0]
+        if neighbours and self._passes % (TRY_EVERY_REDUCED if self._chosen else TRY_EVERY) == 0:
+            self._upwards = not self._upwards
+            return neighbours[0] if self._upwards else neighbours[-1]
+        return None
+
+    def _neighbours(self) -> list[int]:
+        return [number for number in (self._chosen - 1, self._chosen + 1) if 0 <= number < len(self._numbers)]
