@@ -40,6 +40,8 @@ JUDGED_ROWS = 200
 ADOPT_ROWS = 5 * BASELINE_ROWS
 """Rows outside the band, with a model that is shown to be well, after which they are what is normal."""
 RECENT_TEXTS = 4096
+ROWS_AT_ONCE = 32
+"""Rows are counted so many at a time, or when somebody asks: for a row alone that takes as long as for many."""
 
 _BOUNDS = np.array(NORM_BOUNDS)
 
@@ -113,13 +115,21 @@ class _Watch:
         self.outside_since: int | None = None
         self.alarmed = False
         self._recent: dict[bytes, None] = {}
+        self._waiting: dict[bytes, Float32Row] = {}
 
     @property
     def baseline(self) -> Moments | None:
         return moments_of(self.first) if self.first.rows >= BASELINE_ROWS else None
 
     def add(self, rows: Mapping[bytes, Float32Row]) -> None:
-        new = {key: row for key, row in rows.items() if key not in self._recent}
+        self._waiting |= rows
+        if len(self._waiting) >= ROWS_AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the rows that came since."""
+        new = {key: row for key, row in self._waiting.items() if key not in self._recent}
+        self._waiting.clear()
         if not new:
             return
         self._recent |= dict.fromkeys(new)
@@ -224,6 +234,7 @@ class VectorHealth:
 
     def alarm(self, model: ServedModel) -> str | None:
         """Say which band the model's rows have left, with what the last probe showed; None when all is well."""
+        self._settle()
         found = [
             f"{f'{kind}: ' if kind != PLAIN else ''}{reason}"
             for kind, watch in self._watches.get(model.key, {}).items()
@@ -239,6 +250,7 @@ class VectorHealth:
 
     def stats(self) -> list[VectorStats]:
         """Describe every watched model and input type."""
+        self._settle()
         found = []
         for key, watches in self._watches.items():
             for kind, watch in watches.items():
@@ -262,6 +274,7 @@ class VectorHealth:
 
     async def sync(self) -> None:
         """Read the baselines of models that are new here, write those that have grown, log alarms that came or went."""
+        self._settle()
         for key, model in list(self._models.items()):
             if self._folder is not None:
                 file = self._folder / f"{model.digest[:32]}.json"
@@ -292,6 +305,11 @@ class VectorHealth:
                     log.warning("vectors of %s (%s) have left their band: %s", model.spec, kind, reason)
                 else:
                     log.info("vectors of %s (%s) are within their band again", model.spec, kind)
+
+    def _settle(self) -> None:
+        for watches in self._watches.values():
+            for watch in watches.values():
+                watch.settle()
 
     def _watch(self, model: ServedModel, input_type: str | None) -> _Watch:
         watches = self._watches.get(model.key)

@@ -201,6 +201,27 @@ class DiskTier:
 
         return self._database.run(read)
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Something that changes when another process or connection has changed the database, and not when this one does."""
+
+        def read(cache: diskcache.Cache) -> tuple[int, int]:
+            ((number,),) = cache._sql("PRAGMA data_version").fetchall()
+            return self._database.renewed, int(number)
+
+        return self._database.run(read)
+
+    def keys(self, behind: bytes = b"", most: int = 10_000) -> list[bytes]:
+        """Give the keys that come next behind one, in order, at most so many."""
+
+        def read(cache: diskcache.Cache) -> list[bytes]:
+            found = cache._sql(
+                "SELECT key FROM Cache WHERE key > ? AND raw = 1 ORDER BY key LIMIT ?", (behind, most)
+            ).fetchall()
+            return [bytes(key) for (key,) in found if isinstance(key, bytes)]
+
+        return self._database.run(read)
+
     def add_counts(self, counts: Mapping[str, Counts]) -> None:
         """Add to what the database remembers of each model's hits and misses."""
 

@@ -20,10 +20,11 @@ import numpy as np
 
 from edgeembed.cache.answers import Answers
 from edgeembed.cache.disk import FAULTS, DiskItem, DiskTier
+from edgeembed.cache.known import KeysOnDisk
 from edgeembed.cache.memory import MemoryTier, Wanted
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 from edgeembed.cache.tally import Counts
-from edgeembed.cache.unwritten import Unwritten
+from edgeembed.cache.unwritten import ROWS_AT_ONCE, Unwritten
 from edgeembed.engine.protocol import Row
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ REST_SECONDS = 5.0
 """A disk at fault is left alone for so long, so that requests do not wait behind one busy time after the other."""
 TELL_AGAIN_SECONDS = 600.0
 """The same line about the disk is logged once in so long."""
+WRITE_SECONDS = 0.5
+"""How long a row may wait for the disk, unless enough for a write are there: a transaction for each row of a stream of
+queries would take the processor from the next one."""
 FLUSH_SECONDS = 5.0
 """How long counts, and news of rows that were asked for again, may wait for the disk."""
 REFRESH_SECONDS = 6 * 3600.0
@@ -86,7 +90,9 @@ class VectorCache:
         self._disk: DiskTier | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-disk")
         self._unwritten = Unwritten()
+        self._present = KeysOnDisk(self._on_disk, self._unwritten.keys)
         self._writer: asyncio.Task[None] | None = None
+        self._write_later: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
         self._flush: asyncio.TimerHandle | None = None
         self._refresh_at = time.monotonic() + REFRESH_SECONDS
@@ -169,8 +175,8 @@ class VectorCache:
             else:
                 found[key] = row
         counts.memory_hits += len(found)
-        if missing and self._disk_takes_part("read"):
-            for key, row in (await self._from_disk(missing, model)).items():
+        if missing and self._disk_takes_part("read") and (asked := self._present.among(missing)):
+            for key, row in (await self._from_disk(asked, model)).items():
                 found[key] = row
                 counts.disk_hits += 1
                 self._memory.put(key, row, "low" if low else "normal")
@@ -189,7 +195,8 @@ class VectorCache:
         self._memory.put(key, kept, wanted)
         if self._disk_takes_part("write"):
             self._unwritten.add(DiskItem(key, encode_row(key, kept), model, wanted))
-            self._start_writer()
+            self._present.add(key)
+            self._write_soon()
 
     def keep(self, keys: Iterable[bytes]) -> None:
         """Protect rows that are there already: they will be asked for again."""
@@ -200,8 +207,7 @@ class VectorCache:
     async def close(self) -> None:
         """Write what is not on disk yet and close the disk tier; a row that comes later stays in memory."""
         self._closed = True
-        if self._flush is not None:
-            self._flush.cancel()
+        self._stop_timers()
         if self._opening is not None:
             await self._opening
         while self._writer and not self._writer.done():
@@ -209,6 +215,7 @@ class VectorCache:
         if self._disk is not None:
             await self._write()
         disk, self._disk = self._disk, None
+        await self._present.close()
         if disk is not None:
             try:
                 await self._on_disk(disk.close)
@@ -235,8 +242,10 @@ class VectorCache:
         rest = [key for key in keys if key not in values]
         if rest:
             try:
-                values.update(await self._on_disk(lambda: disk.get_many(rest)))
+                found, version = await self._on_disk(lambda: (disk.get_many(rest), disk.version))
+                values.update(found)
                 self._note("read", None)
+                self._present.follow(disk, version)
             except FAULTS as error:
                 self._note("read", f"the cache cannot be read: {_words(error)}")
         rows = {}
@@ -264,6 +273,19 @@ class VectorCache:
     def _rests(self, what: str) -> bool:
         return time.monotonic() < self._rests_until.get(what, 0.0)
 
+    def _write_soon(self) -> None:
+        """See to it that rows get to the disk, at once when there are enough for a write."""
+        if len(self._unwritten) >= ROWS_AT_ONCE:
+            self._start_writer()
+        elif self._write_later is None and not self._closed:
+            self._write_later = asyncio.get_running_loop().call_later(WRITE_SECONDS, self._start_writer)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._flush, self._write_later):
+            if timer is not None:
+                timer.cancel()
+        self._flush = self._write_later = None
+
     def _flush_soon(self) -> None:
         """See to it that counts, and news of rows asked for again, get to the disk."""
         if self._flush is None and self._disk is not None and not self._closed:
@@ -275,14 +297,14 @@ class VectorCache:
 
     async def _write(self) -> None:
         """Bring to disk what waits for it, in small transactions: reads come between two of them."""
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
+        self._stop_timers()
         disk = self._disk
         if disk is None or self._rests("write"):
             return
         try:
-            self._follow_clears(await self._on_disk(lambda: disk.clears))
+            clears, version = await self._on_disk(lambda: (disk.clears, disk.version))
+            self._follow_clears(clears)
+            self._present.follow(disk, version)
             self._note_often_used()
             while self._unwritten:
                 if rows := self._unwritten.batch():

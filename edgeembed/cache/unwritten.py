@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from edgeembed.cache.disk import DiskItem
 
 MOST_BYTES = 16 * 2**20
 """Rows waiting for a slow disk; beyond that, new ones stay in the hot tier only."""
-_ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 64
 """Rows of one write; reads come between two of them."""
 _TOUCHED_AT_ONCE = 256
 
@@ -38,6 +38,10 @@ class Unwritten:
         self._rows[item.key] = item
         self._bytes += len(item.value)
 
+    def keys(self) -> Iterable[bytes]:
+        """Give the keys of the rows."""
+        return self._rows.keys()
+
     def value(self, key: bytes) -> bytes | None:
         """Give the value that waits under a key."""
         item = self._rows.get(key)
@@ -45,7 +49,7 @@ class Unwritten:
 
     def batch(self) -> list[DiskItem]:
         """Give the rows that come next; they wait on until `written` is told of them."""
-        return list(islice(self._rows.values(), _ROWS_AT_ONCE))
+        return list(islice(self._rows.values(), ROWS_AT_ONCE))
 
     def written(self, items: Sequence[DiskItem]) -> None:
         """Take rows out, unless a newer one came under the same key meanwhile."""

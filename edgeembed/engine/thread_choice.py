@@ -13,8 +13,11 @@ TRY_EVERY_REDUCED = 32
 """The same while fewer are: the other program may have ended."""
 TRY_UNKNOWN_EVERY = 4
 """The same for a number that was never tried."""
-BETTER = 0.8
-"""What another number has to take of the present one's time to be chosen."""
+FEWER = 0.75
+"""What fewer threads have to take of the present number's time to be chosen: a pass that somebody was in the way of now and
+then is no reason."""
+MORE = 0.95
+"""The same for more threads: what they gain is lost for as long as they are not chosen."""
 WEIGHT = 0.3
 """Of the newest pass in the average."""
 WEIGHT_OF_TRY = 0.7
@@ -50,7 +53,7 @@ class ThreadChoice:
             return
         for other in self._neighbours():
             found = self._seconds[other]
-            if found is not None and found < BETTER * present:
+            if found is not None and found < (MORE if other < self._chosen else FEWER) * present:
                 self._chosen, present = other, found
 
     def _to_try(self) -> int | None:
