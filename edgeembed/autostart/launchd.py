@@ -1,0 +1,116 @@
+"""Start at login on macOS: an agent in ~/Library/LaunchAgents.
+
+Reference: launchd.plist(5), launchctl(1).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import plistlib
+import re
+import subprocess
+import xml.parsers.expat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeembed.autostart.base import NAME, Autostart, Entry, Program, write_own
+from edgeembed.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+LABEL = f"{NAME}.daemon"
+LAUNCHCTL_SECONDS = 30.0
+
+Launchctl = Callable[[Sequence[str]], str]
+"""Takes the arguments of launchctl, and gives what it printed; nothing when it failed."""
+
+
+class Launchd(Autostart):
+    """An agent of the user's own launchd."""
+
+    system = "launchd"
+    hint = "`launchctl bootstrap gui/$UID ~/Library/LaunchAgents/edgeembed.daemon.plist` starts it now"
+
+    def __init__(
+        self,
+        program: Program,
+        choice_file: Path,
+        *,
+        agents: Path | None = None,
+        user: int | None = None,
+        launchctl: Launchctl | None = None,
+    ) -> None:
+        """Take what to start; the folder of agents, the user's id and the tool are those of this user unless given."""
+        super().__init__(program, choice_file)
+        self._file = (agents or Path.home() / "Library" / "LaunchAgents") / f"{LABEL}.plist"
+        self._domain = f"gui/{os.getuid() if user is None else user}"
+        self._launchctl = launchctl or _launchctl
+
+    @property
+    def place(self) -> str:
+        return str(self._file)
+
+    def entry(self) -> Entry | None:
+        try:
+            found = plistlib.loads(self._file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, plistlib.InvalidFileException, xml.parsers.expat.ExpatError) as error:
+            raise ConfigError(f"cannot read {self._file}: {error or 'it is no property list'}") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"cannot read {self._file}: it is no dictionary")
+        active = not self._switched_off() and not found.get("Disabled", False)
+        return Entry(self.place, active=active, current=found == self._plist())
+
+    def _write(self) -> None:
+        self.program.log_file.parent.mkdir(parents=True, exist_ok=True)  # launchd makes the file, but no folder
+        write_own(self._file, plistlib.dumps(self._plist()))
+        if self._switched_off():
+            self._launchctl(("enable", f"{self._domain}/{LABEL}"))
+
+    def _remove(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+    def _switched_off(self) -> bool:
+        """Say whether `launchctl disable` holds, which outlives the file."""
+        said = self._launchctl(("print-disabled", self._domain))
+        return re.search(rf'"{re.escape(LABEL)}" => (disabled|true)\b', said) is not None
+
+    def _plist(self) -> dict[str, Any]:
+        plist: dict[str, Any] = {
+            "Label": LABEL,
+            "ProgramArguments": list(self.program.command),
+            "RunAtLoad": True,
+            # Started anew when it crashed, not when it was told to stop.
+            "KeepAlive": {"SuccessfulExit": False},
+            "ThrottleInterval": 30,
+            "ExitTimeOut": 30,
+            # Somebody waits for its answers: no throttling as for jobs in the background.
+            "ProcessType": "Interactive",
+            "StandardOutPath": str(self.program.log_file),
+            "StandardErrorPath": str(self.program.log_file),
+        }
+        if self.program.environment:
+            plist["EnvironmentVariables"] = dict(self.program.environment)
+        return plist
+
+
+def _launchctl(arguments: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            ["/bin/launchctl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=LAUNCHCTL_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("launchctl %s: %s", arguments[0], error)
+        return ""
+    if done.returncode:
+        log.warning("launchctl %s: %s", arguments[0], done.stderr.strip())
+        return ""
+    return done.stdout

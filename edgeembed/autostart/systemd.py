@@ -1,0 +1,167 @@
+"""Start at login through systemd's user manager: a unit in ~/.config/systemd/user, wanted by default.target.
+
+Reference: systemd.unit(5), systemd.service(5), systemd.exec(5). `systemctl --user enable` makes the same link; made here, it
+needs no manager that runs, so that `disable` works from anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own, write_own
+from edgeembed.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+UNIT = f"{NAME}.service"
+SYSTEMCTL_SECONDS = 30.0
+
+_UNIT_TEXT = """\
+# {mark}
+# Settings of your own: systemctl --user edit {name}
+
+[Unit]
+Description=edgeembed, a private embedding server
+# It is tried for as long as the session lasts.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={command}
+{environment}# A first start fetches a model, which may take an hour; the daemon itself limits how long a model may load.
+TimeoutStartSec=infinity
+# More than twice the setting grace_period, in which requests in flight get to finish; what computes for them is not told
+# to stop meanwhile.
+TimeoutStopSec=1min
+KillMode=mixed
+WatchdogSec=5min
+Restart=on-failure
+RestartSec=2s
+# systemd 254 and later; earlier ones stay at 2 s.
+RestartSteps=6
+RestartMaxDelaySec=1min
+# Wrong settings, or a daemon that runs already.
+RestartPreventExitStatus=2
+OOMPolicy=continue
+# A core file would hold texts.
+LimitCORE=0
+NoNewPrivileges=yes
+
+[Install]
+WantedBy=default.target
+"""
+
+
+class SystemdUser(Autostart):
+    """A unit of the user's own systemd."""
+
+    system = "systemd"
+    hint = (
+        f"`systemctl --user start {NAME}` starts it now; it ends when you log out, unless `loginctl enable-linger` lets it "
+        "run from boot on"
+    )
+
+    def __init__(self, program: Program, choice_file: Path, config_home: Path, *, others: Sequence[Autostart] = ()) -> None:
+        super().__init__(program, choice_file, others)
+        self._unit = config_home / "systemd" / "user" / UNIT
+        self._link = self._unit.parent / "default.target.wants" / UNIT
+
+    @property
+    def place(self) -> str:
+        return str(self._unit)
+
+    def entry(self) -> Entry | None:
+        if self._masked():
+            return Entry(self.place, active=False, current=False)
+        text = read_own(self._unit)
+        return None if text is None else Entry(self.place, active=self._link.is_symlink(), current=text == self._text())
+
+    def _write(self) -> None:
+        if self._masked():
+            raise ConfigError(f"{UNIT} is masked: `systemctl --user unmask {NAME}` allows it again")
+        read_own(self._unit)  # never replace a user's own unit
+        write_own(self._unit, self._text().encode())
+        self._link.parent.mkdir(exist_ok=True)
+        if not self._link.is_symlink():
+            self._link.symlink_to(self._unit)
+        _reload()
+
+    def _remove(self) -> None:
+        if self._masked() or (read_own(self._unit) is None and not self._link.is_symlink()):
+            return
+        self._link.unlink(missing_ok=True)
+        self._unit.unlink(missing_ok=True)
+        wants = self._link.parent
+        if wants.is_dir() and not any(wants.iterdir()):
+            wants.rmdir()
+        _reload()
+
+    def _masked(self) -> bool:
+        return self._unit.is_symlink() and self._unit.readlink() == Path(os.devnull)
+
+    def _text(self) -> str:
+        variables = [quote(f"{name}={value}") for name, value in self.program.environment.items()]
+        command = self.program.command
+        if any(sign in "\"'\\" for sign in command[0]):
+            command = ("/usr/bin/env", *command)  # systemd takes these in an argument, but in no program's path
+        first, *arguments = command
+        return _UNIT_TEXT.format(
+            mark=MARK,
+            name=NAME,
+            # The colon takes $ out of play, which could not be escaped in the path of a program.
+            command=" ".join(quote(word) for word in (f":{first}", *arguments)),
+            environment="".join(f"Environment={variable}\n" for variable in variables),
+        )
+
+
+def quote(word: str) -> str:
+    """Quote a word as systemd.service(5) and systemd.syntax(7) want it: C escapes, and % twice.
+
+    Raises ConfigError for what no unit can hold: a name that is no Unicode.
+    """
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{word!r} is no valid Unicode, and cannot be written to a unit of systemd") from error
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return '"' + "".join(f"\\x{ord(sign):02x}" if sign < " " or sign == "\x7f" else sign for sign in escaped) + '"'
+
+
+def user_manager_runs() -> bool:
+    """Say whether this user has a systemd that would start units at login."""
+    done = _systemctl("show-environment")
+    return done is not None and done.returncode == 0
+
+
+def _reload() -> None:
+    """Let a running manager read the units anew; one that does not run will read them when it starts."""
+    done = _systemctl("daemon-reload")
+    if done is not None and done.returncode:
+        log.debug("systemctl --user daemon-reload: %s", done.stderr.strip())
+
+
+def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str] | None:
+    tool = shutil.which("systemctl")
+    if tool is None:
+        return None
+    environ = dict(os.environ)
+    if "XDG_RUNTIME_DIR" not in environ:  # su and cron do not set it
+        environ["XDG_RUNTIME_DIR"] = f"/run/user/{os.getuid()}"
+    try:
+        return subprocess.run(
+            [tool, "--user", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=SYSTEMCTL_SECONDS,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("systemctl --user %s: %s", arguments[0], error)
+        return None

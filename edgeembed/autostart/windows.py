@@ -1,0 +1,92 @@
+"""Start at login on Windows: a value of the user's Run key, which needs no administrator.
+
+Reference: Microsoft's "Run and RunOnce Registry Keys". The key StartupApproved, in which Task Manager and the Settings app
+note what the user switched off there, is undocumented: a first byte that is odd means off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from edgeembed.autostart.base import NAME, Autostart, Entry, Program
+from edgeembed.errors import ConfigError
+
+RUN_KEY = r"Software\Microsoft\Windows\CurrentVersion\Run"
+APPROVED_KEY = r"Software\Microsoft\Windows\CurrentVersion\Explorer\StartupApproved\Run"
+ENVIRONMENT_KEY = "Environment"
+LONGEST_COMMAND = 260
+"""Characters that Windows takes of a Run value."""
+
+
+class WindowsRun(Autostart):
+    """A value of HKEY_CURRENT_USER's Run key."""
+
+    system = "Windows Run key"
+    hint = "Task Manager's page of startup apps shows it, too"
+
+    def __init__(self, program: Program, choice_file: Path, *, registry: Any = None) -> None:
+        """Take what to start; `registry` is the module winreg unless given."""
+        super().__init__(program, choice_file)
+        if registry is None:
+            import winreg as registry  # there on Windows alone
+        self._registry = registry
+
+    @property
+    def place(self) -> str:
+        return rf"HKEY_CURRENT_USER\{RUN_KEY}\{NAME}"
+
+    def entry(self) -> Entry | None:
+        command = self._read(RUN_KEY, NAME)
+        if command is None:
+            return None
+        approved = self._read(APPROVED_KEY, NAME)
+        off = isinstance(approved, bytes) and bool(approved) and approved[0] % 2 == 1
+        return Entry(self.place, active=not off, current=command == self._command())
+
+    def _write(self) -> None:
+        command = self._command()
+        if len(command) > LONGEST_COMMAND:
+            raise ConfigError(
+                f"Windows starts commands of up to {LONGEST_COMMAND} characters at login, and this one has {len(command)}: "
+                f"{command}. Install edgeembed in a folder with a shorter path"
+            )
+        self._check_environment()
+        registry = self._registry
+        with registry.CreateKeyEx(registry.HKEY_CURRENT_USER, RUN_KEY, 0, registry.KEY_SET_VALUE) as key:
+            registry.SetValueEx(key, NAME, 0, registry.REG_SZ, command)
+        self._delete(APPROVED_KEY)  # an "off" of Task Manager would outlive the entry
+
+    def _remove(self) -> None:
+        self._delete(RUN_KEY)
+        self._delete(APPROVED_KEY)
+
+    def _check_environment(self) -> None:
+        """Raise ConfigError for a variable that a login would not have: a Run value cannot set any."""
+        for name, value in self.program.environment.items():
+            lasting = self._read(ENVIRONMENT_KEY, name)
+            if not isinstance(lasting, str) or os.path.expandvars(lasting) != value:
+                raise ConfigError(
+                    f'{name} is set in this window alone, and a login would not know it: run `setx {name} "{value}"` first'
+                )
+
+    def _command(self) -> str:
+        return subprocess.list2cmdline(self.program.command)
+
+    def _read(self, path: str, name: str) -> Any:
+        try:
+            with self._registry.OpenKey(self._registry.HKEY_CURRENT_USER, path) as key:
+                return self._registry.QueryValueEx(key, name)[0]
+        except FileNotFoundError:
+            return None
+
+    def _delete(self, path: str) -> None:
+        registry = self._registry
+        with (
+            contextlib.suppress(FileNotFoundError),
+            registry.OpenKey(registry.HKEY_CURRENT_USER, path, 0, registry.KEY_SET_VALUE) as key,
+        ):
+            registry.DeleteValue(key, NAME)

@@ -1,0 +1,99 @@
+"""Which mechanism is chosen, and what is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeembed import autostart
+from edgeembed.autostart.base import Program
+from edgeembed.autostart.systemd import SystemdUser
+from edgeembed.autostart.xdg import XdgAutostart
+from edgeembed.errors import ConfigError
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the choice between systemd and XDG is Linux's")
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a user with a home of their own, and a systemctl whose exit status is in a file."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    systemctl = tools / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit $(cat {tmp_path}/status)\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    (tmp_path / "status").write_text("0")
+    return tmp_path
+
+
+@linux
+def test_systemd_where_it_manages_the_session_else_the_desktop(user: Path) -> None:
+    assert isinstance(autostart.current(), SystemdUser)
+    autostart.enable()
+    unit = user / "user" / ".config" / "systemd" / "user" / "edgeembed.service"
+    assert unit.exists() and autostart.status()
+    assert (user / "calls").read_text().splitlines()[-2:] == ["--user daemon-reload", "--user show-environment"]
+    (user / "status").write_text("1")
+    assert isinstance(autostart.current(), XdgAutostart)
+    assert autostart.status(), "what systemd was told still counts where it cannot be reached"
+    autostart.disable()
+    assert not unit.exists() and not autostart.status()
+
+
+@linux
+def test_no_two_entries_start_two_daemons(user: Path) -> None:
+    config = user / "user" / ".config"
+    unit, entry = config / "systemd" / "user" / "edgeembed.service", config / "autostart" / "edgeembed.desktop"
+    (user / "status").write_text("1")
+    autostart.enable()
+    assert entry.exists() and not unit.exists()
+    (user / "status").write_text("0")
+    autostart.enable()
+    assert unit.exists() and not entry.exists()
+
+
+@linux
+def test_xdg_config_home_counts_unless_it_is_relative(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(user / "elsewhere"))
+    assert autostart.current().place == str(user / "elsewhere" / "systemd" / "user" / "edgeembed.service")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "elsewhere")
+    assert autostart.current().place.startswith(str(user / "user" / ".config"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sudo")
+def test_under_sudo_nothing_is_written_to_anybodys_home(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "ann")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ConfigError, match="without sudo"):
+        autostart.enable()
+    assert not (user / "user").exists()
+
+
+def test_the_program_carries_the_home_and_no_secret(tmp_path: Path) -> None:
+    environ = {"EDGEEMBED_HOME": str(tmp_path), "EDGEEMBED_API_KEY": "secret", "HF_TOKEN": "secret", "PATH": "/bin"}
+    program = Program.this(environ)
+    assert program.environment == {"EDGEEMBED_HOME": str(tmp_path)}
+    assert program.log_file == tmp_path / "logs" / "daemon.log"
+    assert Program.this({}).environment == {}
+
+
+def test_the_program_starts_whatever_lies_in_the_folder_of_the_login(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise SystemExit('a module of the user')")
+    command = Program.this().command
+    assert Path(command[0]).is_absolute()
+    said = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 0 and "Run the daemon" in said.stdout, said.stderr
+
+
+def test_a_bundle_starts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", str(Path("/opt/edgeembed/edgeembed").absolute()))
+    assert Program.this({}).command == (sys.executable, "serve")
