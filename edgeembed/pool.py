@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 FAILURE_SECONDS = 10.0
 """A model that failed to load is not tried again for this long; requests get the reason at once."""
+PAUSED_SECONDS = 30.0
+"""After which clients are asked to come again while the daemon is paused."""
 RETRY_SECONDS = 5.0
 
 State = Literal["loading", "ready", "failed", "unloading"]
@@ -116,6 +118,8 @@ class ModelPool:
         """How often each model, by name and type, was loaded; in the same way `unloads` and `failures`."""
         self.unloads: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
+        self.paused = False
+        """Requests get no model, so that nothing new is computed; what the cache has is answered still."""
 
     @property
     def budget_bytes(self) -> int:
@@ -142,6 +146,8 @@ class ModelPool:
 
         Raises ModelLoadingError when it is not ready in time, EngineUnavailableError with the reason when it cannot load.
         """
+        if self.paused:
+            raise EngineUnavailableError("edgeembed is paused; its tray icon's menu resumes it", retry_after=PAUSED_SECONDS)
         slot = self._slot(model)
         slot.leases += 1
         if slot.timer is not None:

@@ -1,0 +1,127 @@
+"""Whether there is a place for an icon, and which of pystray's backends can use it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from edgeembed.errors import EdgeEmbedError
+
+log = logging.getLogger(__name__)
+
+
+class NoTrayError(EdgeEmbedError):
+    """There is no place for an icon here."""
+
+
+WATCHER = "org.kde.StatusNotifierWatcher"
+"""Name on the session bus, of the StatusNotifierItem specification."""
+WAY_OUT = "`edgeembed serve` runs the daemon without an icon"
+
+
+def backend(environ: Mapping[str, str] | None = None, seconds: float = 10.0) -> tuple[str | None, str]:
+    """Choose pystray's backend: its name, or None and why no icon is possible.
+
+    seconds: how long to wait for a tray: at login its panel may come later than we do. PYSTRAY_BACKEND is taken as it is.
+    """
+    environ = os.environ if environ is None else environ
+    if chosen := environ.get("PYSTRAY_BACKEND"):
+        return chosen, ""
+    if sys.platform == "darwin":
+        return "darwin", ""
+    if sys.platform == "win32":
+        return "win32", ""
+    if not (environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
+        return None, "there is no graphical session (DISPLAY and WAYLAND_DISPLAY are not set)"
+    until = time.monotonic() + seconds
+    while (found := choose(environ, _has_watcher, _has_x_tray)) is None and time.monotonic() < until:
+        time.sleep(0.5)
+    return (found, "") if found else (None, _why_not(environ))
+
+
+def choose(environ: Mapping[str, str], has_watcher: Callable[[], bool], has_x_tray: Callable[[str], bool]) -> str | None:
+    """Choose among the backends of Linux: menus on the session bus before those of GTK, and these before none at all."""
+    has_gi = importlib.util.find_spec("gi") is not None
+    if has_gi and has_watcher():
+        return "appindicator"
+    display = environ.get("DISPLAY")
+    if display and has_x_tray(display):
+        return "gtk" if has_gi and _has_gtk() else "xorg"
+    return None
+
+
+def _why_not(environ: Mapping[str, str]) -> str:
+    if importlib.util.find_spec("gi") is None:
+        needs = "; most desktops need PyGObject for it (Debian: apt install python3-gi gir1.2-ayatanaappindicator3-0.1)"
+    elif environ.get("WAYLAND_DISPLAY"):
+        needs = "; GNOME needs the extension AppIndicator for it"
+    else:
+        needs = ""
+    return f"this desktop shows no tray{needs}"
+
+
+def _has_watcher() -> bool:
+    """Say whether a panel on the session bus takes StatusNotifierItems, and the library that makes them is there."""
+    try:
+        import gi
+        from gi.repository import Gio, GLib
+
+        for name in ("AyatanaAppIndicator3", "AppIndicator3"):
+            try:
+                gi.require_version(name, "0.1")
+                break
+            except ValueError:
+                continue
+        else:
+            return False
+        bus = Gio.bus_get_sync(Gio.BusType.SESSION, None)
+        answer = bus.call_sync(
+            "org.freedesktop.DBus",
+            "/org/freedesktop/DBus",
+            "org.freedesktop.DBus",
+            "NameHasOwner",
+            GLib.Variant("(s)", (WATCHER,)),
+            None,
+            Gio.DBusCallFlags.NONE,
+            1000,
+            None,
+        )
+        return bool(answer.unpack()[0])
+    except ImportError:
+        return False
+    except GLib.Error as error:
+        log.debug("no session bus: %s", error)
+        return False
+
+
+def _has_gtk() -> bool:
+    try:
+        import gi
+
+        gi.require_version("Gtk", "3.0")
+    except (ImportError, ValueError):
+        return False
+    return True
+
+
+def _has_x_tray(display: str) -> bool:
+    """Say whether a panel of this X display embeds icons (freedesktop.org's System Tray Protocol)."""
+    try:
+        from Xlib.display import Display
+        from Xlib.error import DisplayError, XauthError
+    except ImportError:
+        return False
+    try:
+        connection = Display(display)
+    except (DisplayError, XauthError, OSError) as error:
+        log.debug("no X display: %s", error)
+        return False
+    try:
+        atom = connection.intern_atom(f"_NET_SYSTEM_TRAY_S{connection.get_default_screen()}")
+        return bool(connection.get_selection_owner(atom))
+    finally:
+        connection.close()

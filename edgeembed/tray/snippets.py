@@ -1,0 +1,48 @@
+"""What clients need to reach the daemon, ready to paste."""
+
+from __future__ import annotations
+
+from edgeembed.client import daemon_url
+from edgeembed.config import Settings
+
+_KEY_VARIABLE = "EDGEEMBED_API_KEY"
+
+
+def base_url(settings: Settings) -> str:
+    """Give the base URL that clients of OpenAI's API take."""
+    return f"{daemon_url(settings)}/v1"
+
+
+def curl(settings: Settings, model: str | None) -> str:
+    """Give a command that embeds a text. A key is named by its variable: a clipboard is read by others, too."""
+    # Names come from GET /v1/models, and a file may be called anything.
+    field = f'"model": "{_json(model)}", ' if model else ""
+    body = f'{{{field}"input": "hello"}}'.replace("'", "'\\''")
+    url = "http://localhost/v1/embeddings" if settings.uds else f"{base_url(settings)}/embeddings"
+    parts = [f"curl -s {url}"]
+    if settings.uds:
+        parts.append(f"--unix-socket '{settings.uds}'")
+    parts.append("-H 'content-type: application/json'")
+    if _has_key(settings):
+        parts.append(f'-H "authorization: Bearer ${_KEY_VARIABLE}"')
+    parts.append(f"-d '{body}'")
+    return " \\\n  ".join(parts)
+
+
+def python(settings: Settings, model: str | None) -> str:
+    """Give a program that embeds two texts with OpenAI's package."""
+    imports, key = ("import os\n\n", f'os.environ["{_KEY_VARIABLE}"]') if _has_key(settings) else ("", '"unused"')
+    return (
+        f"{imports}from openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{base_url(settings)}", api_key={key})\n'
+        f'answer = client.embeddings.create(model="{_json(model or "default")}", input=["first text", "second text"])\n'
+        "vectors = [item.embedding for item in answer.data]\n"
+    )
+
+
+def _has_key(settings: Settings) -> bool:
+    return bool(settings.api_key or settings.api_key_file)
+
+
+def _json(name: str) -> str:
+    return name.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,154 @@
+"""The daemon that the tray starts, as a real process: its log, its end, and when it is started again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeembed.tray.child import LOG_BYTES, MOST_QUICK_ENDS, STEADY_SECONDS, DaemonChild, command
+
+TALKS = "import sys, time; print('first', file=sys.stderr); print('listens', file=sys.stderr, flush=True); time.sleep(60)"
+FAILS = "import sys; sys.exit('bang')"  # status 1
+REFUSES = "import sys; print('error: the port is in use', file=sys.stderr); sys.exit(2)"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Starter:
+    """Starts Python code in place of a daemon."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        self.asked: list[Sequence[str]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, arguments: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+        self.asked.append(arguments)
+        self.processes.append(subprocess.Popen([sys.executable, "-c", self.code], **how))
+        return self.processes[-1]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[[str], tuple[DaemonChild, Starter, Clock]]]:
+    starters: list[Starter] = []
+
+    def make(code: str) -> tuple[DaemonChild, Starter, Clock]:
+        starter, clock = Starter(code), Clock()
+        starters.append(starter)
+        return DaemonChild(lambda: ["--port", "9"], tmp_path / "logs", start=starter, clock=clock), starter, clock
+
+    yield make
+    for starter in starters:
+        for process in starter.processes:
+            process.kill()
+            process.wait()
+
+
+def until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
+
+
+def last_line(child: DaemonChild) -> str:
+    return child.status.last_line if child.status else ""
+
+
+def ended(child: DaemonChild) -> None:
+    until(lambda: not child.running)
+    child.watch()
+
+
+def test_what_it_says_is_in_its_log_and_its_last_line_at_hand(make: Callable[..., Any]) -> None:
+    child, starter, _ = make(TALKS)
+    assert child.status is None
+    child.start()
+    child.start()
+    assert starter.asked == [["serve", "--port", "9"]], "one daemon, however often it is asked for"
+    until(lambda: last_line(child) == "listens")
+    assert child.status.running and child.is_process(starter.processes[0].pid) and not child.is_process(os.getpid())
+    child.end(10)
+    assert not child.running
+    assert child.log_file.read_text().split() == ["first", "listens"]
+    child.watch()
+    assert len(starter.asked) == 1, "what was ended is not started again"
+
+
+def test_one_that_dies_is_started_again_after_longer_and_longer_rests(make: Callable[..., Any]) -> None:
+    child, starter, clock = make(FAILS)
+    child.start()
+    rests = []
+    for number in range(1, MOST_QUICK_ENDS):
+        ended(child)
+        assert child.status.last_line == "bang" and not child.status.gave_up
+        began = clock.now
+        while len(starter.asked) == number:
+            clock.now += 0.5
+            child.watch()
+        rests.append(clock.now - began)
+    assert rests == [1.0, 2.0, 4.0, 8.0]
+    ended(child)
+    assert child.status.gave_up
+    clock.now += 1000
+    child.watch()
+    assert len(starter.asked) == MOST_QUICK_ENDS
+    child.start()
+    assert len(starter.asked) == MOST_QUICK_ENDS + 1, "unless somebody asks for it"
+
+
+def test_one_that_ran_for_long_is_worth_a_quick_start(make: Callable[..., Any]) -> None:
+    child, starter, clock = make(FAILS)
+    child.start()
+    for number in range(1, 3 * MOST_QUICK_ENDS):
+        clock.now += STEADY_SECONDS
+        ended(child)
+        clock.now += 1.0
+        child.watch()
+        assert len(starter.asked) == number + 1
+
+
+def test_one_that_cannot_be_as_it_is_told_is_left_alone(make: Callable[..., Any]) -> None:
+    child, starter, clock = make(REFUSES)
+    child.start()
+    ended(child)
+    clock.now += 1000
+    child.watch()
+    assert len(starter.asked) == 1
+    assert child.status.gave_up and child.status.last_line == "error: the port is in use"
+
+
+def test_a_long_log_is_put_aside(make: Callable[..., Any]) -> None:
+    child, _, _ = make(FAILS)
+    child.log_file.parent.mkdir(parents=True)
+    child.log_file.write_bytes(b"x" * (LOG_BYTES + 1))
+    child.start()
+    ended(child)
+    assert child.log_file.read_text().strip() == "bang"
+    assert child.log_file.with_suffix(".log.1").stat().st_size == LOG_BYTES + 1
+
+
+def test_a_log_that_cannot_be_written_holds_nothing_up(make: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    child, _, _ = make("import sys; sys.stderr.write('line\\n' * 100_000); sys.exit(2)")
+    child.start()
+    ended(child)
+    assert child.status.gave_up and child.status.last_line == "line"
+
+
+def test_the_command_runs_this_installation() -> None:
+    done = subprocess.run([*command("--version")], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("edgeembed, version ")

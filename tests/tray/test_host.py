@@ -1,0 +1,101 @@
+"""Where an icon can be shown, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from filelock import FileLock
+
+from edgeembed.config import Paths, resolve
+from edgeembed.errors import ConfigError
+from edgeembed.tray import host
+from edgeembed.tray.run import LOCK_FILE, run
+from tests.cli.helpers import edgeembed
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have one kind of tray")
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, *, gi: bool, watcher: bool, x_tray: bool, display: str = ":0") -> str | None:
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: object() if gi and name == "gi" else None)
+    monkeypatch.setattr(host, "_has_gtk", lambda: gi)
+    return host.choose({"DISPLAY": display}, lambda: watcher, lambda _display: x_tray)
+
+
+@pytest.mark.parametrize(
+    ("there", "backend"),
+    [
+        ({"gi": True, "watcher": True, "x_tray": True}, "appindicator"),
+        ({"gi": True, "watcher": False, "x_tray": True}, "gtk"),
+        ({"gi": False, "watcher": True, "x_tray": True}, "xorg"),
+        ({"gi": False, "watcher": True, "x_tray": False}, None),
+        ({"gi": True, "watcher": False, "x_tray": False}, None),
+        ({"gi": True, "watcher": False, "x_tray": True, "display": ""}, None),
+    ],
+)
+def test_menus_come_before_plain_icons(monkeypatch: pytest.MonkeyPatch, there: dict[str, bool], backend: str | None) -> None:
+    assert choose(monkeypatch, **there) == backend  # type: ignore[arg-type]
+
+
+@LINUX
+def test_without_a_graphical_session_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.time, "sleep", lambda _seconds: pytest.fail("there is nothing to wait for"))
+    backend, why = host.backend({})
+    assert backend is None and "no graphical session" in why
+
+
+@LINUX
+def test_a_panel_that_comes_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, None, "gtk"])
+    monkeypatch.setattr(host, "choose", lambda *_: next(answers))
+    monkeypatch.setattr(host.time, "sleep", lambda _seconds: None)
+    assert host.backend({"DISPLAY": ":0"}) == ("gtk", "")
+
+
+@LINUX
+def test_a_desktop_without_a_tray_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "choose", lambda *_: None)
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda _name: None)
+    backend, why = host.backend({"WAYLAND_DISPLAY": "wayland-0"}, seconds=0)
+    assert backend is None and "python3-gi" in why
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda _name: object())
+    assert "AppIndicator" in host.backend({"WAYLAND_DISPLAY": "wayland-0"}, seconds=0)[1]
+
+
+def test_the_users_choice_of_a_backend_is_taken() -> None:
+    assert host.backend({"PYSTRAY_BACKEND": "gtk"}) == ("gtk", "")
+
+
+@LINUX
+def test_the_command_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "PYSTRAY_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
+    done = edgeembed("tray")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "`edgeembed serve` runs the daemon without an icon" in done.stderr
+
+
+def test_a_second_start_shows_no_second_icon() -> None:
+    state = Paths.resolve().state
+    state.mkdir(parents=True)
+    with FileLock(state / LOCK_FILE):
+        assert run(resolve(), []) is False
+        done = edgeembed("tray")
+    assert (done.returncode, done.stderr) == (0, "the icon is there already\n")
+
+
+def test_a_port_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="port 0"):
+        run(resolve({"port": "0"}), [])
+
+
+def test_the_tray_knows_neither_the_engine_nor_the_server() -> None:
+    code = (
+        "import sys, edgeembed.tray.run\n"
+        "print([name for name in sys.modules if name.startswith(('edgeembed.engine', 'edgeembed.server', 'edgeembed.cache', "
+        "'llama_cpp', 'edgeembed.service'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
