@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import re
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
 import msgspec
+import orjson
 
 from edgeembed.config import Settings
 from edgeembed.errors import EdgeEmbedError
@@ -96,34 +99,55 @@ async def ask(settings: Settings, path: str, seconds: float = 5.0, body: dict[st
     Proxies do not count: what is asked is the daemon of this user, and its address may be told to nobody else. A key of the
     settings is sent to a daemon that asks for one, not to whatever else may listen there.
     """
-    url = daemon_url(settings) + path
-    nobody = Reply(url=url, status=0, server="", body={})
-    options: dict[str, Any] = {"ssl": pin} if (pin := _pin(settings)) else {}
-    options |= {"method": "GET"} if body is None else {"method": "POST", "json": body}
-    try:
-        async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=seconds),
-            connector=aiohttp.UnixConnector(path=settings.uds) if settings.uds else None,
-        ) as session:
-            to = f"{url.partition('+')[0]}://localhost{path}" if settings.uds else url
-            reply = await _send(session, to, url, options)
-            key = _key(settings)
-            if reply.status == 401 and reply.ours and key:
-                reply = await _send(session, to, url, {**options, "headers": {"Authorization": f"Bearer {key}"}})
+    async with connected(settings) as connection:
+        return await connection.ask(path, seconds, body)
+
+
+class Connection:
+    """Connections to a daemon that are kept between requests; see `connected`."""
+
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+        self._settings = settings
+        self._session = session
+        self._base = daemon_url(settings)
+        self._options: dict[str, Any] = {"ssl": pin} if (pin := _pin(settings)) else {}
+        self._authorization: dict[str, str] = {}
+
+    async def ask(self, path: str, seconds: float = 5.0, body: dict[str, Any] | None = None) -> Reply | None:
+        """Do what the function `ask` does."""
+        url = self._base + path
+        nobody = Reply(url=url, status=0, server="", body={})
+        options = self._options | ({"method": "GET"} if body is None else {"method": "POST", "json": body})
+        options |= {"headers": self._authorization, "timeout": aiohttp.ClientTimeout(total=seconds)}
+        try:
+            to = f"{url.partition('+')[0]}://localhost{path}" if self._settings.uds else url
+            reply = await _send(self._session, to, url, options)
+            if reply.status == 401 and reply.ours and not self._authorization and (key := _key(self._settings)):
+                self._authorization = {"Authorization": f"Bearer {key}"}
+                reply = await _send(self._session, to, url, options | {"headers": self._authorization})
             return reply
-    except aiohttp.ServerFingerprintMismatch:
-        return nobody
-    # The latter three are of an address that is none, or none on this system.
-    except (aiohttp.ClientConnectionError, TimeoutError, aiohttp.InvalidURL, UnicodeError, NotImplementedError):
-        return None
-    except aiohttp.ClientError:  # it speaks, but not HTTP
-        return nobody
+        except aiohttp.ServerFingerprintMismatch:
+            return nobody
+        # The latter three are of an address that is none, or none on this system.
+        except (aiohttp.ClientConnectionError, TimeoutError, aiohttp.InvalidURL, UnicodeError, NotImplementedError):
+            self._authorization = {}  # another program may listen there next
+            return None
+        except aiohttp.ClientError:  # it speaks, but not HTTP
+            return nobody
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """Keep connections to the daemon of these settings, for many requests; any number of them at once."""
+    connector = aiohttp.UnixConnector(path=settings.uds) if settings.uds else aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Connection(settings, session)
 
 
 async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict[str, Any]) -> Reply:
     async with session.request(url=to, allow_redirects=False, **options) as response:
         try:
-            body = await response.json()
+            body = await response.json(loads=orjson.loads)
         except (aiohttp.ContentTypeError, ValueError):
             body = None
         return Reply(

@@ -1,0 +1,250 @@
+"""Who makes vectors of texts: the running daemon, or an engine of our own. A job does not know which."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from edgeembed.bulk.patience import patiently
+from edgeembed.client import Connection, connected
+from edgeembed.config import Resolved
+from edgeembed.errors import (
+    ConfigError,
+    EdgeEmbedError,
+    EngineError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    OverloadedError,
+    RequestError,
+    RequestTooLargeError,
+)
+from edgeembed.fleet import Fleet, make_service
+from edgeembed.hub.install import ensure_installed
+from edgeembed.roster import ServedModel, served
+from edgeembed.service import EmbeddingService, EmbedRequest, RerankRequest
+from edgeembed.text import InputType
+from edgeembed.tokens import TokenizeRequest
+from edgeembed.vectors import Matrix
+
+PROBE = "edgeembed"
+"""A text that is embedded to learn what the model gives."""
+_REQUEST_SECONDS = 900.0
+"""Longer than a daemon waits before it gives a request up."""
+_HEALTH_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+
+
+class How(NamedTuple):
+    """How texts are embedded. model: None takes the daemon's own, or that of the settings."""
+
+    model: str | None = None
+    input_type: InputType | None = None
+    instruction: str | None = None
+    dimensions: int | None = None
+
+
+class Facts(NamedTuple):
+    """What computes. digest: SHA-256 of the model's file, empty where a daemon does not tell it."""
+
+    model: str
+    digest: str
+    dimensions: int
+    by: str
+    """In words, for a person."""
+    at_once: int
+    """Requests that keep it busy."""
+
+
+class Computer(Protocol):
+    """Embeds texts; any number of calls at once."""
+
+    facts: Facts
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        """Give a row of length 1 for each text, float32, shape (texts, dimensions).
+
+        Raises EdgeEmbedError, whose `param` is input[N] when text N is at fault; EngineUnavailableError, OverloadedError and
+        EngineTimeoutError may pass.
+        """
+        ...
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text, without the marks and the prompt around it. Raises EdgeEmbedError."""
+        ...
+
+
+class Scored(NamedTuple):
+    """The relevance of each document, from 0 to 1, in their order."""
+
+    model: str
+    scores: list[float]
+
+
+@asynccontextmanager
+async def open_computer(
+    resolved: Resolved, how: How, say: Callable[[str], None], *, own: bool = False
+) -> AsyncIterator[Computer]:
+    """Take the running daemon, or where none answers, or with `own`, load the model here. Raises EdgeEmbedError."""
+    async with connected(resolved.settings) as connection:
+        if not own and await _answers(connection):
+            computer = DaemonComputer(connection, how)
+            await computer.learn()
+            yield computer
+            return
+    async with own_service(resolved, say) as (service, model):
+        engine = EngineComputer(service, model, how)
+        await engine.learn()
+        yield engine
+
+
+async def rerank(
+    resolved: Resolved, query: str, documents: Sequence[str], model: str | None, say: Callable[[str], None]
+) -> Scored:
+    """Score documents against a query, by the running daemon or by a reranker loaded here. Raises EdgeEmbedError."""
+    async with connected(resolved.settings) as connection:
+        if await _answers(connection):
+            named = {"model": model} if model else {}
+            answer = await _post(connection, "/v1/rerank", {"query": query, "documents": list(documents), **named})
+            scores = {item["index"]: item["relevance_score"] for item in answer["results"]}
+            return Scored(answer["model"], [scores[index] for index in range(len(documents))])
+    async with own_service(resolved, say) as (service, _):
+        result = await service.rerank(RerankRequest(query, documents, model=model))
+        return Scored(result.model.name, result.scores)
+
+
+class DaemonComputer:
+    """The running daemon: at bulk priority, past its cache."""
+
+    facts: Facts
+
+    def __init__(self, connection: Connection, how: How) -> None:
+        self._connection = connection
+        self._body = {name: value for name, value in how._asdict().items() if value is not None}
+        self._marks: int | None = None
+
+    async def learn(self) -> None:
+        """Ask which model answers, and hold on to it."""
+        answer = await patiently(lambda: self._ask([PROBE]))
+        self._body.setdefault("model", answer["model"])
+        reply = await self._connection.ask("/v1/status", _HEALTH_SECONDS)
+        loaded = (reply.body.get("models") if reply else None) or []
+        named = str(self._body["model"]).lower().removesuffix(":query").removesuffix(":document")
+        same = [model for model in loaded if isinstance(model, dict) and model.get("name") == answer["model"]]
+        # Where two types of a model are loaded, only a name with the type says which one answers.
+        exact = [model for model in same if f"{model.get('name')}:{model.get('type')}".lower() == named]
+        digests = {str(model.get("digest", "")) for model in exact or same}
+        self.facts = Facts(
+            model=answer["model"],
+            digest=digests.pop() if len(digests) == 1 else "",
+            dimensions=_matrix(answer).shape[1],
+            by=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
+            at_once=4,
+        )
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        answer = await self._ask(texts)
+        if answer["model"] != self.facts.model:
+            raise ConfigError(f"the daemon answers with the model {answer['model']}, and did with {self.facts.model} before")
+        matrix = _matrix(answer)
+        if matrix.shape != (len(texts), self.facts.dimensions):
+            raise EngineError(f"the daemon gives rows of the shape {matrix.shape} for {len(texts)} texts")
+        return matrix
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        if self._marks is None:
+            self._marks = (await self._tokens([""]))[0]
+        counts = await self._tokens(texts)
+        return [max(count - self._marks, 0) for count in counts]
+
+    async def _tokens(self, texts: Sequence[str]) -> list[int]:
+        body = {"input": list(texts), **{name: value for name, value in self._body.items() if name != "dimensions"}}
+        answer = await _post(self._connection, "/v1/tokenize", body)
+        return [item["tokens"] for item in answer["data"]]
+
+    async def _ask(self, texts: Sequence[str]) -> dict[str, Any]:
+        body = {"input": list(texts), "encoding_format": "base64", "cache": False, **self._body}
+        return await _post(self._connection, "/v1/embeddings", body)
+
+
+class EngineComputer:
+    """A model loaded for this job in a worker of this process."""
+
+    facts: Facts
+
+    def __init__(self, service: EmbeddingService, model: ServedModel, how: How) -> None:
+        self._service = service
+        self._model = model
+        self._how = how
+
+    async def learn(self) -> None:
+        """Load the model."""
+        width = len((await patiently(lambda: self._ask([PROBE])))[0])
+        self.facts = Facts(self._model.name, self._model.digest, width, "this process", at_once=8)
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        return await self._ask(texts)
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        result = await self._service.count_tokens(TokenizeRequest(texts, special=False))
+        return [len(text.ids) for text in result.tokens]
+
+    async def _ask(self, texts: Sequence[str]) -> Matrix:
+        how = self._how
+        request = EmbedRequest(
+            texts, input_type=how.input_type, instruction=how.instruction, dimensions=how.dimensions, cache="off"
+        )
+        return (await self._service.embed(request)).vectors
+
+
+@asynccontextmanager
+async def own_service(resolved: Resolved, say: Callable[[str], None]) -> AsyncIterator[tuple[EmbeddingService, ServedModel]]:
+    """Load the model of the settings here, without a cache. Raises ConfigError when none is chosen."""
+    settings, paths = resolved.settings, resolved.paths
+    if settings.model is None:
+        raise ConfigError("no daemon answers, and no model is chosen yet; name one with --model")
+    model = served(ensure_installed(settings.model, paths=paths, settings=settings, report=say))
+    alone = msgspec.structs.replace(settings, cache=False, max_queue_tokens=0)
+    service = make_service(alone, paths, Fleet(model))
+    try:
+        yield service, model
+    finally:
+        await service.pool.close()
+
+
+async def _answers(connection: Connection) -> bool:
+    reply = await connection.ask("/livez", _HEALTH_SECONDS)
+    return reply is not None and reply.ours
+
+
+async def _post(connection: Connection, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    reply = await connection.ask(path, _REQUEST_SECONDS, body)
+    if reply is None:
+        raise EngineUnavailableError("the daemon answers no more", retry_after=_RETRY_SECONDS)
+    if reply.status == 200:
+        return reply.body
+    found = reply.body.get("error")
+    error: dict[str, Any] = found if isinstance(found, dict) else {}
+    message, param = str(error.get("message") or f"the daemon answers with status {reply.status}"), error.get("param")
+    kind: type[EdgeEmbedError]
+    match reply.status:
+        case 413:
+            kind = RequestTooLargeError
+        case 429:
+            kind = OverloadedError
+        case 502 | 503:
+            kind = EngineUnavailableError
+        case 504:
+            kind = EngineTimeoutError
+        case status:
+            kind = RequestError if 400 <= status < 500 else EngineError
+    raise kind(message, param=param if isinstance(param, str) else None, retry_after=_RETRY_SECONDS)
+
+
+def _matrix(answer: dict[str, Any]) -> Matrix:
+    data = sorted(answer["data"], key=lambda item: item["index"])
+    return np.stack([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in data]).astype(np.float32)

@@ -1,0 +1,113 @@
+"""One shard's texts made into vectors: requests of a good size, patience with what passes, and rows that are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeembed.bulk.computers import Computer
+from edgeembed.bulk.patience import patiently
+from edgeembed.bulk.shards import Refused, Row, Shard
+from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
+from edgeembed.vectors import Matrix
+
+TEXTS_AT_ONCE = 64
+CHARACTERS_AT_ONCE = 2**16
+FEW_TEXTS = 4
+"""A request of so few texts counts as somebody waiting (`edgeembed.service.INTERACTIVE_TEXTS`), which a job never is."""
+
+_PLACE = re.compile(r"input\[(\d+)\]")
+
+
+class Embedded(NamedTuple):
+    """A shard's rows that have vectors, those vectors, and all rows that were refused."""
+
+    rows: list[Row]
+    vectors: Matrix
+    refused: list[Refused]
+
+
+async def embed_shard(
+    shard: Shard, computer: Computer, turns: asyncio.Semaphore, done: Callable[[int], None] = lambda _texts: None
+) -> Embedded:
+    """Embed the texts of a shard. turns: how many requests may be under way, those of other shards included.
+
+    done: is told how many texts are behind. Raises EdgeEmbedError for what is wrong with more than a text.
+    """
+
+    async def one(rows: list[Row]) -> Embedded:
+        async with turns:
+            found = await _embed(rows, computer)
+        done(len(rows))
+        return found
+
+    tasks = [asyncio.create_task(one(rows)) for rows in requests(shard.rows)]
+    try:
+        parts = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    vectors = [part.vectors for part in parts if len(part.rows)]
+    return Embedded(
+        [row for part in parts for row in part.rows],
+        np.concatenate(vectors) if vectors else np.zeros((0, computer.facts.dimensions), np.float32),
+        [*shard.refused, *(refused for part in parts for refused in part.refused)],
+    )
+
+
+def requests(rows: Sequence[Row]) -> list[list[Row]]:
+    """Divide rows among requests: so many texts, fewer when they are long, but never a few at the end."""
+    found: list[list[Row]] = []
+    characters = 0
+    for row in rows:
+        full = found and (
+            len(found[-1]) >= TEXTS_AT_ONCE
+            or (characters + len(row.text) > CHARACTERS_AT_ONCE and len(found[-1]) > FEW_TEXTS)
+        )
+        if not found or full:
+            found.append([])
+            characters = 0
+        found[-1].append(row)
+        characters += len(row.text)
+    if len(found) > 1 and len(found[-1]) <= FEW_TEXTS:
+        few = found.pop()
+        found[-1] += few
+    return found
+
+
+async def _embed(rows: list[Row], computer: Computer) -> Embedded:
+    """Embed the texts of one request; one that is refused costs the others nothing but another try."""
+    refused: list[Refused] = []
+    while rows:
+        try:
+            vectors = await _rows_of(computer, rows)
+            return Embedded(rows, vectors, refused)
+        except RequestTooLargeError as error:
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                one, other = await _embed(rows[:middle], computer), await _embed(rows[middle:], computer)
+                return Embedded(
+                    one.rows + other.rows,
+                    np.concatenate([one.vectors, other.vectors]),
+                    refused + one.refused + other.refused,
+                )
+            index, reason = 0, error.message
+        except EdgeEmbedError as error:
+            place = _PLACE.fullmatch(error.param or "")
+            if place is None or int(place[1]) >= len(rows):
+                raise
+            index, reason = int(place[1]), error.message
+            reason = _PLACE.sub("the text", reason, count=1)
+        row = rows[index]
+        refused.append(Refused(row.input, row.place, reason, row.id))
+        rows = rows[:index] + rows[index + 1 :]
+    return Embedded([], np.zeros((0, computer.facts.dimensions), np.float32), refused)
+
+
+async def _rows_of(computer: Computer, rows: list[Row]) -> Matrix:
+    return await patiently(lambda: computer.embed([row.text for row in rows]))

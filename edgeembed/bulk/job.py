@@ -1,0 +1,211 @@
+"""A whole job: shards read, embedded and written until none is left; it goes on where it was broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Protocol
+
+import filelock
+import msgspec
+
+from edgeembed.bulk.chunking import Chunker
+from edgeembed.bulk.computers import Computer
+from edgeembed.bulk.embedding import embed_shard
+from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs
+from edgeembed.bulk.outputs import Output
+from edgeembed.bulk.shards import JobRules, Manifest, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
+from edgeembed.bulk.writers import Rows, assemble, join, write_shard
+from edgeembed.errors import ConfigError, EdgeEmbedError
+
+SHARDS_AT_ONCE = 2
+"""The last texts of a shard and the first of the next one are under way together, so that nothing stands idle between."""
+_WORDS_AT_ONCE = 1024
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done. inputs: as the user names them. resume: go on with what is there; overwrite: remove it first."""
+
+    inputs: Sequence[str]
+    output: Output
+    rules: JobRules
+    input_format: InputFormat | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job came to. before: of the rows, those that an earlier run had made."""
+
+    rows: int
+    refused: int
+    before: int
+    dimensions: int
+
+
+class Watch(Protocol):
+    """Who is told how far it is."""
+
+    def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None:
+        """Hear what was there before, and how much there is to read; None when nobody knows."""
+        ...
+
+    def add(self, texts: int, read_bytes: float) -> None:
+        """Hear that so many more texts are behind, and the bytes that they were."""
+        ...
+
+    def assembling(self) -> None:
+        """Hear that all vectors are there and become one file."""
+        ...
+
+
+@contextlib.contextmanager
+def claimed(job: Job) -> Iterator[None]:
+    """Make the job's folder and keep other processes from it. Raises ConfigError when one is at it, or may not begin."""
+    output, work = job.output, job.output.work()
+    try:
+        output.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = output.path.parent / f".{output.path.name}.lock"
+        with filelock.FileLock(lock, timeout=0):
+            if job.overwrite:
+                output.clear()
+            elif not job.resume and (work.began or output.finished):
+                state = "an unfinished job for" if work.began and not output.finished else "an output at"
+                raise ConfigError(
+                    f"there is {state} {output.path} already; --resume goes on with it, --overwrite begins anew"
+                )
+            work.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows removes it when it is released, and not before
+                    lock.unlink()
+    except filelock.Timeout as error:
+        raise ConfigError(f"another process is making {output.path}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot write {output.path}: {error}") from error
+
+
+async def run(job: Job, computer: Computer, watch: Watch) -> Outcome:
+    """Do a job, or what is left of it, with one computer; the caller has claimed it. Raises EdgeEmbedError."""
+    loop = asyncio.get_running_loop()
+
+    def count(words: Sequence[str]) -> list[int]:
+        """Count tokens from the thread that reads."""
+        found: list[int] = []
+        for first in range(0, len(words), _WORDS_AT_ONCE):
+            part = computer.count(words[first : first + _WORDS_AT_ONCE])
+            found += asyncio.run_coroutine_threadsafe(part, loop).result()
+        return found
+
+    rules = job.rules
+    inputs = open_inputs(job.inputs, job.input_format, rules.column, rules.id_column, Chunker(rules.chunks, count))
+    run_ = _Run(job, computer, watch, inputs)
+    await run_.prepare()
+    await run_.embed()
+    return await run_.finish()
+
+
+class _Run:
+    """A job under way."""
+
+    def __init__(self, job: Job, computer: Computer, watch: Watch, inputs: Inputs) -> None:
+        self._job = job
+        self._computer = computer
+        self._watch = watch
+        self._inputs = inputs
+        self._work: WorkFolder = job.output.work()
+        self._manifest: Manifest | None = None
+        self._turns = asyncio.Semaphore(computer.facts.at_once)
+        self._before = 0
+
+    async def prepare(self) -> None:
+        """Look at what is there, and whether it is of this job."""
+        facts, prints = self._computer.facts, await asyncio.to_thread(self._inputs.fingerprints)
+        self._expected = Manifest(
+            inputs=prints,
+            rules=self._job.rules,
+            model=facts.model,
+            digest=facts.digest,
+            dimensions=facts.dimensions,
+            ids="string",
+        )
+        done = 0
+        if self._work.began:
+            self._manifest = self._work.manifest()
+            self._manifest.require_same(self._expected)
+            for _, receipt in self._work.receipts():
+                self._before += receipt.rows
+                done += receipt.bytes
+        self._watch.begin(self._before, done, self._inputs.size_bytes)
+
+    async def embed(self) -> None:
+        """Embed and write every shard that is not there yet."""
+        running: set[asyncio.Task[None]] = set()
+        try:
+            async for shard in self._missing():
+                running.add(asyncio.create_task(self._make(shard)))
+                if len(running) == SHARDS_AT_ONCE:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+            await asyncio.gather(*running)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def finish(self) -> Outcome:
+        """Put the shards together. Raises EdgeEmbedError when there is not one vector."""
+        receipts = list(self._work.receipts())
+        rows, refused = sum(receipt.rows for _, receipt in receipts), sum(receipt.refused for _, receipt in receipts)
+        output, manifest = self._job.output, self._manifest
+        rejects = [file for number, _ in receipts if (file := self._work.rejects(number)).exists()]
+        if rejects:
+            await asyncio.to_thread(join, rejects, output.rejects)
+        if manifest is None or not rows:
+            seen = f"all {refused:,} were refused, see {output.rejects}" if refused else "there are no texts"
+            raise EdgeEmbedError(f"nothing was embedded: {seen}")
+        if not output.folder:
+            self._watch.assembling()
+            shards = [self._work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
+            await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
+        output.seal()
+        return Outcome(rows=rows, refused=refused, before=self._before, dimensions=manifest.dimensions)
+
+    async def _missing(self) -> AsyncIterator[Shard]:
+        """Read the shards that have no receipt; those that have one are passed over without being read."""
+        number, cursor = 0, Cursor()
+        steps: Iterator[Step] | None = None
+        while True:
+            if (receipt := self._work.receipt(number)) is not None:
+                cursor, steps = receipt.after, None
+            else:
+                steps = steps or self._inputs.read(cursor)
+                shard = await asyncio.to_thread(cut, steps, number, cursor, most_rows=self._job.rules.shard_rows)
+                if shard is None:
+                    return
+                cursor = shard.after
+                if self._manifest is None:
+                    self._manifest = msgspec.structs.replace(self._expected, ids=kind_of(shard))
+                    self._work.begin(self._manifest)
+                yield with_ids(shard, self._manifest.ids)
+            number += 1
+
+    async def _make(self, shard: Shard) -> None:
+        """Embed a shard and write it, its receipt last."""
+        manifest = self._manifest
+        assert manifest is not None, "it is written before the first shard is embedded"
+        share = shard.bytes / max(len(shard.rows), 1)
+        embedded = await embed_shard(shard, self._computer, self._turns, lambda texts: self._watch.add(texts, texts * share))
+        if embedded.rows:
+            rows = Rows(
+                [row.id for row in embedded.rows],
+                embedded.vectors,
+                [row.text for row in embedded.rows] if manifest.rules.with_text else None,
+            )
+            path = self._work.shard(shard.number, self._job.output.suffix)
+            await asyncio.to_thread(write_shard, path, rows, manifest)
+        receipt = Receipt(rows=len(embedded.rows), refused=len(embedded.refused), after=shard.after, bytes=shard.bytes)
+        self._work.finish(shard.number, receipt, embedded.refused)

@@ -1,0 +1,107 @@
+"""Parquet inputs, batch by batch. Positions are rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeembed.bulk.lines import choose_column
+from edgeembed.bulk.records import MOST_BYTES, Place, Read, Record, Reject, id_of
+from edgeembed.errors import ConfigError
+
+ROWS_AT_ONCE = 1024
+
+
+def import_pyarrow() -> ModuleType:
+    """Give pyarrow, which is an extra. Raises ConfigError saying how to get it."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError("Parquet and Arrow files need pyarrow: pip install 'edgeembed[bulk]'") from error
+    module: ModuleType = pyarrow
+    return module
+
+
+class ParquetRows:
+    """The rows of a Parquet file: a column of strings, and perhaps one of ids."""
+
+    def __init__(self, path: Path, column: str | None, id_column: str | None) -> None:
+        self.path = path
+        self._column = column
+        self._id_column = id_column
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def fingerprint(self) -> str:
+        status = self.path.stat()
+        return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+    def read(self, start: Place) -> Iterator[Read]:
+        with self._opened() as file:
+            text_name, names = self._columns(file)
+            rows = max(file.metadata.num_rows, 1)
+            before = 0
+            for group in range(file.metadata.num_row_groups):
+                group_rows = file.metadata.row_group(group).num_rows
+                number = before
+                before += group_rows
+                if before <= start.offset:
+                    continue
+                batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names, use_threads=False)
+                for batch in batches:
+                    first, number = number, number + batch.num_rows
+                    if number <= start.offset:
+                        continue
+                    texts = batch.column(text_name).to_pylist()
+                    ids = batch.column(self._id_column).to_pylist() if self._id_column else [None] * len(texts)
+                    for row, text, id_ in zip(range(first, number), texts, ids, strict=True):
+                        if row >= start.offset:
+                            after = Place(row + 1, row + 1, done=self.size_bytes * (row + 1) // rows)
+                            yield self._read(text, id_, row, after)
+
+    def _read(self, text: Any, value: Any, row: int, after: Place) -> Read:
+        place, id_ = f"row {row}", id_of(value)
+        if self._id_column is not None and id_ is None:
+            return Reject(place, f"the column {self._id_column!r} holds no string and no whole number here", after)
+        if not isinstance(text, str):
+            return Reject(place, "there is no text", after, id_)
+        if len(text) > MOST_BYTES:
+            return Reject(place, f"it is longer than {MOST_BYTES // 2**20} MiB", after, id_)
+        return Record(id_, text, row, after, place)
+
+    def _opened(self) -> Any:
+        pa = import_pyarrow()
+        try:
+            # A buffer instead of whole column chunks: a row group may be larger than memory.
+            return pa.parquet.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{self.path} is no Parquet file that can be read: {error}") from error
+
+    def _columns(self, file: Any) -> tuple[str, list[str]]:
+        pyarrow = import_pyarrow()
+        schema = file.schema_arrow
+        texts = [field.name for field in schema if _is_text(pyarrow, field.type)]
+        text_name = choose_column(self._column, texts if self._column is None else list(schema.names), self.name)
+        if text_name not in texts:
+            raise ConfigError(f"the column {text_name!r} of {self.name} holds no texts, but {schema.field(text_name).type}")
+        names = [text_name]
+        if self._id_column is not None:
+            names.append(choose_column(self._id_column, list(schema.names), self.name))
+        return text_name, names
+
+
+def _is_text(pyarrow: ModuleType, type_: Any) -> bool:
+    types = pyarrow.types
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
+    return bool(types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_))

@@ -1,0 +1,187 @@
+"""Shards as files, and one file of all shards: Parquet, Arrow IPC, JSON Lines, NPY (NumPy Enhancement Proposal 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from edgeembed.bulk.records import Id
+from edgeembed.bulk.shards import Dtype, Manifest
+from edgeembed.bulk.tables import import_pyarrow
+from edgeembed.vectors import Matrix, int8_rows, sign_bits
+
+OutputFormat = Literal["parquet", "arrow", "jsonl", "npy"]
+SUFFIXES: dict[str, OutputFormat] = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".npy": "npy",
+}
+IDS_SUFFIX = ".ids.jsonl"
+"""Beside an NPY file, which holds numbers alone: the id of each row, one a line."""
+
+
+class Rows(NamedTuple):
+    """What a shard's file holds. vectors: float32, shape (rows, dimensions), of length 1. texts: None where not stored."""
+
+    ids: Sequence[Id]
+    vectors: Matrix
+    texts: Sequence[str] | None
+
+
+def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
+    """Give vectors as they are stored.
+
+    int8: each row scaled so that its largest number is 127 or -127; binary: signs, eight in a byte, uint8 (see
+    `edgeembed.vectors`).
+    """
+    if dtype == "int8":
+        return int8_rows(vectors)
+    if dtype == "binary":
+        return sign_bits(vectors)
+    return vectors.astype(np.float16 if dtype == "float16" else np.float32, copy=False)
+
+
+def write_shard(path: Path, rows: Rows, manifest: Manifest) -> None:
+    """Write a shard in one step; whoever looks sees all of it or nothing. Raises OSError."""
+    numbers = stored(rows.vectors, manifest.rules.dtype)
+    match manifest.rules.format:
+        case "parquet" | "arrow" as format_:
+            with _replaced(path) as staged, _table_writer(staged, format_, manifest) as writer:
+                writer.write_table(_table(rows, numbers, manifest))
+        case "jsonl":
+            with _replaced(path) as staged:
+                staged.write_bytes(b"".join(_json_lines(rows, numbers)))
+        case "npy":
+            with _replaced(ids_path(path)) as staged:
+                staged.write_bytes(b"".join(orjson.dumps(id_) + b"\n" for id_ in rows.ids))
+            with _replaced(path) as staged, staged.open("wb") as file:
+                np.save(file, numbers)
+
+
+def assemble(shards: Sequence[Path], rows: int, out: Path, manifest: Manifest) -> None:
+    """Write one file of all shards, in their order, in one step. rows: of all of them together. Raises OSError."""
+    match manifest.rules.format:
+        case "parquet" | "arrow" as format_:
+            with _replaced(out) as staged, _table_writer(staged, format_, manifest) as writer:
+                for shard in shards:
+                    writer.write_table(_read_table(shard, format_))
+        case "jsonl":
+            with _replaced(out) as staged:
+                join(shards, staged)
+        case "npy":
+            with _replaced(ids_path(out)) as staged:
+                join([ids_path(shard) for shard in shards], staged)
+            with _replaced(out) as staged, staged.open("wb") as file:
+                _join_arrays(shards, rows, manifest, file)
+
+
+def join(files: Iterable[Path], out: Path) -> None:
+    """Write one file of the bytes of many. Raises OSError."""
+    with out.open("wb") as whole:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, whole, 2**20)
+
+
+def ids_path(path: Path) -> Path:
+    """Give the file with the ids beside an NPY file."""
+    return path.with_name(path.stem + IDS_SUFFIX)
+
+
+def _join_arrays(shards: Sequence[Path], rows: int, manifest: Manifest, file: Any) -> None:
+    empty = stored(np.zeros((0, manifest.dimensions), np.float32), manifest.rules.dtype)
+    header = np.lib.format.header_data_from_array_1_0(empty) | {"shape": (rows, empty.shape[1])}
+    np.lib.format.write_array_header_1_0(file, header)
+    for shard in shards:
+        file.write(np.load(shard, mmap_mode="r").tobytes())
+
+
+def _json_lines(rows: Rows, numbers: npt.NDArray[Any]) -> Iterator[bytes]:
+    # Half precision has no numbers of its own in JSON: the shortest that give the same half are as long as float32's.
+    shown = numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
+    for index, id_ in enumerate(rows.ids):
+        line: dict[str, Any] = {"id": id_}
+        if rows.texts is not None:
+            line["text"] = rows.texts[index]
+        yield orjson.dumps({**line, "vector": shown[index]}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def _schema(manifest: Manifest) -> Any:
+    pa = import_pyarrow()
+    number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
+    rules = manifest.rules
+    width = (manifest.dimensions + 7) // 8 if rules.dtype == "binary" else manifest.dimensions
+    fields = [("id", pa.int64() if manifest.ids == "int" else pa.string())]
+    if rules.with_text:
+        fields.append(("text", pa.string()))
+    fields.append(("vector", pa.list_(number[rules.dtype], width)))
+    told = {
+        "edgeembed.model": manifest.model,
+        "edgeembed.model_sha256": manifest.digest,
+        "edgeembed.dimensions": str(manifest.dimensions),
+        "edgeembed.dtype": rules.dtype,
+        "edgeembed.input_type": rules.input_type or "",
+        "edgeembed.instruction": rules.instruction or "",
+    }
+    return pa.schema(fields, metadata=told)
+
+
+def _table(rows: Rows, numbers: npt.NDArray[Any], manifest: Manifest) -> Any:
+    pa = import_pyarrow()
+    schema = _schema(manifest)
+    vector = schema.field("vector").type
+    flat = pa.array(numbers.reshape(-1), type=vector.value_type)
+    columns = [pa.array(rows.ids, type=schema.field("id").type)]
+    if rows.texts is not None:
+        columns.append(pa.array(rows.texts, type=pa.string()))
+    columns.append(pa.FixedSizeListArray.from_arrays(flat, type=vector))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _table_writer(path: Path, format_: str, manifest: Manifest) -> Any:
+    pa = import_pyarrow()
+    schema = _schema(manifest)
+    if format_ == "arrow":
+        return pa.ipc.new_file(str(path), schema)
+
+    # Numbers without a pattern: dictionaries and compression cost time, and save a few per cent of them.
+    return pa.parquet.ParquetWriter(
+        str(path), schema, use_dictionary=False, compression={"id": "zstd", "text": "zstd"}, write_statistics=["id"]
+    )
+
+
+def _read_table(path: Path, format_: str) -> Any:
+    pa = import_pyarrow()
+    if format_ == "arrow":
+        with pa.ipc.open_file(str(path)) as reader:
+            return reader.read_all()
+
+    with pa.parquet.ParquetFile(str(path)) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of another one once it is whole and on the disk."""
+    staged = path.with_name(f".{path.name}.tmp")
+    try:
+        yield staged
+        with staged.open("rb+") as file:
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+__all__ = ["IDS_SUFFIX", "SUFFIXES", "OutputFormat", "Rows", "assemble", "ids_path", "join", "stored", "write_shard"]

@@ -1,0 +1,223 @@
+"""`edgeembed embed`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeembed.cli.settings import setting_options
+
+if TYPE_CHECKING:
+    from edgeembed.bulk.computers import How
+    from edgeembed.bulk.inputs import InputFormat
+    from edgeembed.bulk.job import Job, Outcome
+    from edgeembed.bulk.shards import Dtype
+    from edgeembed.config import Resolved
+    from edgeembed.text import InputType
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="Where the vectors go: .parquet, .arrow, .jsonl, .npy, or a folder with a / at the end.",
+)
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice(("text", "jsonl", "csv", "parquet")),
+    help="What the inputs are, whatever they are called.",
+)
+@click.option("--column", metavar="NAME", help="The column or field with the texts.  [default: text, or the only one]")
+@click.option(
+    "--id", "id_column", metavar="NAME", help="The column or field with the ids.  [default: the rows' numbers, from 0]"
+)
+@click.option("--input-type", type=click.Choice(("query", "document")), help="Put the model's own prompt around each text.")
+@click.option("--instruction", metavar="TEXT", help="The task, for models that take one.")
+@click.option("--dimensions", type=click.IntRange(min=1), help="Cut each vector to its first numbers.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "float16", "int8", "binary")),
+    default="float32",
+    show_default=True,
+    help="How numbers are stored.",
+)
+@click.option("--with-text", is_flag=True, help="Store the texts, too (not with .npy).")
+@click.option(
+    "--chunk-tokens", type=click.IntRange(min=8), default=256, show_default=True, help="Of a folder's files: longest chunk."
+)
+@click.option(
+    "--overlap",
+    type=click.IntRange(min=0),
+    default=32,
+    show_default=True,
+    help="Tokens that a chunk shares with the one before.",
+)
+@click.option("--resume", is_flag=True, help="Go on with a job that was broken off; without one, begin.")
+@click.option("--overwrite", is_flag=True, help="Remove what is there, and begin anew.")
+@click.option(
+    "--shard-rows",
+    type=click.IntRange(min=1),
+    default=8192,
+    show_default=True,
+    help="Rows that are lost at most when it is broken off.",
+)
+@click.option("--no-daemon", is_flag=True, help="Load the model here, although a daemon may run.")
+@setting_options("model", "host", "port", "uds", "threads", "context_tokens", "batch_tokens", "offline")
+def embed(
+    inputs: tuple[str, ...],
+    output: str | None,
+    input_format: InputFormat | None,
+    column: str | None,
+    id_column: str | None,
+    input_type: InputType | None,
+    instruction: str | None,
+    dimensions: int | None,
+    dtype: Dtype,
+    with_text: bool,
+    chunk_tokens: int,
+    overlap: int,
+    resume: bool,
+    overwrite: bool,
+    shard_rows: int,
+    no_daemon: bool,
+    **flags: Any,
+) -> None:
+    """Embed texts, or with -o whole files of them. The running daemon computes; where none runs, the model is loaded here.
+
+    \b
+    edgeembed embed "some text"                            one JSON object a text
+    echo "some text" | edgeembed embed -                   one text in each line
+    edgeembed embed texts.txt -o vectors.parquet           .txt, .jsonl, .csv, .tsv, .parquet
+    edgeembed embed a.csv b.csv --column body --id key -o vectors.npy
+    edgeembed embed notes/ -o notes.parquet --with-text    a folder of text files, in chunks
+    edgeembed embed big.jsonl -o vectors/ --resume         a folder of Parquet files, one a shard
+
+    A file is made of shards. Break it off and call it again with --resume: finished shards stay, nothing is computed twice.
+    Until it is done they lie in OUT.parts, which takes as much space as the output. Rows that cannot be embedded (empty, too
+    long, damaged) are listed with the reason in OUT.rejects.jsonl, without their text. Ids of a folder's chunks are
+    FILE#START-END, in characters. int8 scales each row by its largest number; binary keeps signs, eight in a byte.
+    """
+    from edgeembed.bulk.computers import How
+    from edgeembed.config import resolve
+    from edgeembed.errors import ConfigError
+    from edgeembed.logs import setup_logging
+
+    resolved = resolve(flags)
+    setup_logging("warning")
+    how = How(flags.get("model"), input_type, instruction, dimensions)
+    if output is None:
+        import os
+
+        for name in inputs:
+            if os.path.exists(name):  # noqa: PTH110 - a text may be no path at all
+                raise ConfigError(f"{name} is a file: say with -o where its vectors go (-o vectors.parquet)")
+        _embed_texts(inputs, how, resolved, own=no_daemon)
+        return
+    if overlap >= chunk_tokens:
+        raise ConfigError("--overlap must be less than --chunk-tokens")
+    from edgeembed.bulk.chunking import ChunkRules
+    from edgeembed.bulk.job import Job
+    from edgeembed.bulk.outputs import Output
+    from edgeembed.bulk.shards import JobRules
+
+    out = Output.of(output)
+    if with_text and out.format == "npy":
+        raise ConfigError("an NPY file holds numbers alone; --with-text goes with .parquet, .arrow and .jsonl")
+    rules = JobRules(
+        format=out.format,
+        dtype=dtype,
+        column=column,
+        id_column=id_column,
+        input_format=input_format,
+        input_type=input_type,
+        instruction=instruction,
+        dimensions=dimensions,
+        with_text=with_text,
+        shard_rows=shard_rows,
+        chunks=ChunkRules(chunk_tokens, overlap),
+    )
+    if out.finished and resume and not overwrite:
+        click.echo(f"{out.path} is there already, whole", err=True)
+        return
+    job = Job(inputs=inputs, output=out, rules=rules, input_format=input_format, resume=resume, overwrite=overwrite)
+    _run_job(job, how, resolved, own=no_daemon)
+
+
+def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool) -> None:
+    import asyncio
+
+    from edgeembed.bulk.computers import open_computer
+    from edgeembed.bulk.job import claimed, run
+    from edgeembed.bulk.progress import JobProgress
+    from edgeembed.bulk.tables import import_pyarrow
+
+    if job.output.format in ("parquet", "arrow"):
+        import_pyarrow()  # before the model is loaded
+
+    async def work(progress: JobProgress) -> Outcome:
+        async with open_computer(resolved, how, _say, own=own) as computer:
+            _say(f"{computer.facts.model}, {computer.facts.dimensions} dimensions, computed by {computer.facts.by}")
+            return await run(job, computer, progress)
+
+    with claimed(job), JobProgress(_say) as progress:
+        try:
+            outcome = asyncio.run(work(progress))
+        except KeyboardInterrupt:
+            progress.close()
+            _say("broken off; the same command with --resume goes on")
+            raise
+    _say(_summary(job, outcome, progress))
+    if outcome.refused:
+        _say(f"{outcome.refused:,} rows could not be embedded: {job.output.rejects}")
+
+
+def _summary(job: Job, outcome: Outcome, progress: Any) -> str:
+    from edgeembed.hub.progress import human_size, human_time
+
+    path = job.output.path
+    size = sum(file.stat().st_size for file in (path.glob("shard-*") if job.output.folder else [path]))
+    new = outcome.rows - outcome.before
+    rate = f" at {progress.new_texts / progress.seconds:,.0f} texts/s" if new and progress.seconds > 0 else ""
+    before = f", {outcome.before:,} of them before" if outcome.before else ""
+    return (
+        f"{outcome.rows:,} vectors of {outcome.dimensions} dimensions in {human_time(progress.seconds)}{rate}{before}: "
+        f"{path} ({human_size(size)}, {job.rules.dtype})"
+    )
+
+
+def _embed_texts(texts: tuple[str, ...], how: How, resolved: Resolved, *, own: bool) -> None:
+    """Print a JSON object for each text, or for each line of standard input."""
+    import asyncio
+    import itertools
+    from collections.abc import Iterator
+
+    import orjson
+
+    from edgeembed.bulk.computers import open_computer
+    from edgeembed.bulk.embedding import TEXTS_AT_ONCE
+    from edgeembed.bulk.lines import stdin_lines
+
+    def lines() -> Iterator[str]:
+        for text in texts:
+            if text == "-":
+                yield from stdin_lines()
+            else:
+                yield text
+
+    async def work() -> None:
+        waiting = lines()
+        async with open_computer(resolved, how, _say, own=own) as computer:
+            while batch := list(itertools.islice(waiting, TEXTS_AT_ONCE)):
+                for vector in await computer.embed(batch):
+                    found = {"model": computer.facts.model, "embedding": vector}
+                    click.echo(orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
+
+    asyncio.run(work())
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

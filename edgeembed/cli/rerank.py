@@ -1,0 +1,55 @@
+"""`edgeembed rerank`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgeembed.cli.printing import printable
+from edgeembed.cli.settings import setting_options
+
+
+@click.command()
+@click.argument("query")
+@click.argument("documents", nargs=-1, metavar="[DOC…|-]")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Print the N best alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each document.")
+@setting_options("model", "host", "port", "uds", "threads", "context_tokens", "offline")
+def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: bool, **flags: Any) -> None:
+    """Score documents against QUERY with a reranker: the best first, from 0 to 1, a tab, and the document.
+
+    Without documents, or with -, each line of standard input is one. The running daemon computes; where none runs, the
+    model is loaded here.
+
+    \b
+    edgeembed rerank "rain" "a dry desert" "an umbrella"
+    grep -i error log.txt | edgeembed rerank "why did the disk fail" --top 5
+    edgeembed rerank "rain" --model qwen3-reranker-0.6b --json < documents.txt
+    """
+    import asyncio
+
+    import orjson
+
+    from edgeembed.bulk.computers import rerank as score
+    from edgeembed.bulk.lines import stdin_lines
+    from edgeembed.config import resolve
+    from edgeembed.errors import ConfigError
+    from edgeembed.logs import setup_logging
+
+    resolved = resolve(flags)
+    setup_logging("warning")
+    texts: list[str] = []
+    for document in documents or ("-",):
+        if document == "-":
+            texts += stdin_lines()
+        else:
+            texts.append(document)
+    if not texts:
+        raise ConfigError("there are no documents: name some, or send them on standard input, one in each line")
+    found = asyncio.run(score(resolved, query, texts, flags.get("model"), lambda line: click.echo(line, err=True)))
+    for index in sorted(range(len(texts)), key=lambda index: -found.scores[index])[:top]:
+        if as_json:
+            click.echo(orjson.dumps({"index": index, "score": found.scores[index], "document": texts[index]}))
+        else:
+            click.echo(f"{found.scores[index]:.4f}\t{printable(texts[index])}")

@@ -1,0 +1,51 @@
+"""A daemon for jobs: the real server on a fake engine, in a thread of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from tests.fakes import FakeEngine
+from tests.server.dialects import Server
+
+
+class CountingEngine(FakeEngine):
+    """Stops answering after so many texts, as if it took for ever; `until` None is never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until: int | None = None
+        self.stopped = threading.Event()
+
+    def resume(self) -> None:
+        if self.until is not None and len(self.computed) >= self.until:
+            self.stopped.set()
+            return
+        super().resume()
+
+
+@contextmanager
+def serving(engine: CountingEngine) -> Iterator[int]:
+    """Serve an embedder, and a reranker, on a free port; yields the port."""
+    loop = asyncio.new_event_loop()
+
+    async def start() -> web.AppRunner:
+        runner = web.AppRunner(Server(engine, max_inputs=2048).app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        runner = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        yield int(runner.addresses[0][1])
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,317 @@
+"""`edgeembed embed` and `rerank` in processes of their own, with a real server on a fake engine and with the real MiniLM."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from tests.bulk.daemon import CountingEngine, serving
+from tests.cli.helpers import MAIN, edgeembed
+from tests.server.dialects import unit
+
+ROWS = 400
+SHARD = 100
+
+
+@pytest.fixture
+def engine() -> CountingEngine:
+    return CountingEngine()
+
+
+@pytest.fixture
+def port(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with serving(engine) as port:
+        monkeypatch.setenv("EDGEEMBED_PORT", str(port))
+        yield port
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    lines = [json.dumps({"text": f"text number {row}", "key": 1000 + row}) for row in range(ROWS)]
+    lines[7] = '{"text": "' + "word " * 50 + '", "key": 1007}'  # longer than the model takes
+    lines[201] = "{broken"
+    lines[202] = '{"text": "", "key": 1202}'
+    path.write_text("\n".join(lines))
+    return path
+
+
+def said(*arguments: str) -> str:
+    """Run a command that must succeed; gives what it said on standard error."""
+    found = edgeembed(*arguments)
+    assert found.returncode == 0, found.stderr
+    return found.stderr
+
+
+def job(texts: Path, out: Path, *more: str) -> list[str]:
+    return ["embed", str(texts), "-o", str(out), "--id", "key", "--shard-rows", str(SHARD), *more]
+
+
+def read(out: Path) -> tuple[list[int], np.ndarray]:
+    """Give ids and vectors of an output."""
+    if out.suffix == ".npy":
+        ids = [json.loads(line) for line in out.with_name(f"{out.stem}.ids.jsonl").read_text().splitlines()]
+        return ids, np.load(out)
+    if out.suffix == ".jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        return [row["id"] for row in rows], np.array([row["vector"] for row in rows])
+    table = pa.ipc.open_file(out).read_all() if out.suffix == ".arrow" else pq.read_table(out)
+    return table["id"].to_pylist(), np.stack(table["vector"].to_numpy())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl", ".npy"])
+def test_every_format_holds_the_daemons_vectors_with_their_ids(port: int, texts: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"vectors{suffix}"
+    told = said(*job(texts, out))
+    ids, vectors = read(out)
+    wanted = [row for row in range(ROWS) if row not in (7, 201, 202)]
+    assert ids == [1000 + row for row in wanted]
+    assert np.allclose(vectors, [unit(f"text number {row}") for row in wanted], atol=1e-6)
+    rejects = [json.loads(line) for line in (tmp_path / "vectors.rejects.jsonl").read_text().splitlines()]
+    assert sorted(reject.get("id", 0) for reject in rejects) == [0, 1007, 1202]
+    (long,) = [reject for reject in rejects if "52 tokens" in reject["reason"]]
+    assert (long["input"], long["place"]) == (str(texts), "line 8")
+    assert "3 rows could not be embedded" in told
+    left = {path.name for path in tmp_path.iterdir()} - {"home", "texts.jsonl", "vectors.ids.jsonl"}
+    assert left == {out.name, "vectors.rejects.jsonl"}, "nothing else is left behind"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "width"), [("float16", "float16", 8), ("int8", "int8", 8), ("binary", "uint8", 1)]
+)
+def test_numbers_are_stored_as_asked_for(port: int, texts: Path, tmp_path: Path, dtype: str, kind: str, width: int) -> None:
+    vectors = {}
+    for suffix in (".npy", ".parquet", ".jsonl"):
+        out = tmp_path / f"v{suffix}"
+        said(*job(texts, out, "--dtype", dtype, "--dimensions", "8"))
+        _, vectors[suffix] = read(out)
+    assert vectors[".npy"].dtype == kind
+    assert vectors[".npy"].shape == (ROWS - 3, width)
+    assert np.array_equal(vectors[".npy"], vectors[".parquet"])
+    assert np.array_equal(vectors[".npy"], vectors[".jsonl"].astype(kind))
+    first = unit("text number 0", 8)
+    if dtype == "binary":
+        assert vectors[".npy"][0, 0] == np.packbits(first > 0)[0]
+    else:
+        row = vectors[".npy"][0].astype(float)
+        assert row @ first / np.linalg.norm(row) > 0.999
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.arrow", "v.jsonl", "v.npy", "v/"])
+def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
+    port: int, engine: CountingEngine, texts: Path, tmp_path: Path, name: str
+) -> None:
+    """No finished shard is computed again, and what a kill costs is no more than the shards that were under way."""
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    said(*job(texts, Path(f"{tmp_path}/whole/{name}"))) if name != "v/" else said(*folder_job(texts, tmp_path / "whole"))
+    undisturbed = len(engine.computed)
+    engine.computed.clear()
+    command = folder_job(texts, tmp_path / "killed") if name == "v/" else job(texts, tmp_path / "killed" / name)
+    finished: dict[str, int] = {}
+    for until in (SHARD + 90, 2 * SHARD + 130):
+        engine.until = until
+        engine.stopped.clear()
+        process = subprocess.Popen([sys.executable, "-c", MAIN, *command, "--resume"], stderr=subprocess.DEVNULL)
+        try:
+            assert engine.stopped.wait(60)
+            before = receipts(tmp_path / "killed")
+        finally:
+            process.kill()
+            process.wait()
+        assert before, "the kill came before the first shard was there"
+        if not finished:
+            numbers = [int(receipt.stem.removeprefix("receipt-")) * SHARD for receipt in before]
+            # The first request of a shard may hold a text that is refused; the others of it are then computed once more.
+            later = [f"text number {row}" for first in numbers for row in range(first + 64, first + SHARD)]
+            finished = {text: engine.computed.count(text) for text in later}
+    engine.until = None
+    told = said(*command, "--resume")
+    assert "are there already" in told
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    # Each of the two kills costs at most the shard that was not whole, and the requests of the next one on their way.
+    assert len(engine.computed) - undisturbed <= 2 * (SHARD + 4 * 64)
+    assert {text: engine.computed.count(text) for text in finished} == finished, "a finished shard was computed again"
+
+
+def folder_job(texts: Path, folder: Path) -> list[str]:
+    command = job(texts, folder)
+    command[3] = f"{folder}/v/"
+    return command
+
+
+def receipts(folder: Path) -> list[Path]:
+    """Wait until the first shard is written, and give the receipts."""
+    until = time.monotonic() + 20
+    while not (found := list(folder.rglob("receipt-*.json"))) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
+    port: int, engine: CountingEngine, texts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "v.parquet"
+    engine.until = SHARD + 90
+    process = subprocess.Popen([sys.executable, "-c", MAIN, *job(texts, out)], stderr=subprocess.DEVNULL)
+    assert engine.stopped.wait(60)
+    assert receipts(tmp_path)
+    process.kill()
+    process.wait()
+    engine.until = None
+    for command, word in (
+        (job(texts, out), "--resume goes on"),
+        (job(texts, out, "--resume", "--dtype", "int8"), "dtype = float32"),
+        (job(texts, out, "--resume", "--dimensions", "8"), "dimensions = None"),
+    ):
+        found = edgeembed(*command)
+        assert found.returncode == 2
+        assert word in found.stderr
+    os.utime(texts, (1, 1))
+    found = edgeembed(*job(texts, out, "--resume"))
+    assert (found.returncode, "the inputs are not those" in found.stderr) == (2, True)
+    said(*job(texts, out, "--overwrite"))
+    assert len(read(out)[0]) == ROWS - 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(
+    port: int, engine: CountingEngine, texts: Path, tmp_path: Path
+) -> None:
+    engine.until = SHARD + 90
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *job(texts, tmp_path / "v.npy")], stderr=subprocess.PIPE, text=True
+    )
+    assert engine.stopped.wait(60)
+    assert receipts(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "--resume goes on" in told
+    assert "Traceback" not in told
+
+
+def test_texts_are_computed_at_bulk_priority_and_leave_the_cache_alone(
+    port: int, engine: CountingEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(f"line {row}" for row in range(130)))
+    said("embed", str(path), "-o", str(tmp_path / "v.npy"))
+    said("embed", str(path), "-o", str(tmp_path / "v.npy"), "--overwrite")
+    lines = [text for text in engine.computed if text.startswith("line ")]
+    assert len(lines) == 2 * 130, "the cache answered"
+    assert engine.priorities.count(1) == 2 * 130, "only the probe of each run may go before bulk loads"
+
+
+def test_a_daemon_that_is_busy_for_a_while_is_waited_for(
+    port: int, engine: CountingEngine, texts: Path, tmp_path: Path
+) -> None:
+    from edgeembed.errors import EngineUnavailableError
+
+    refusals = iter(range(3))
+    engine.failing = lambda text: (
+        EngineUnavailableError("restarting") if "number 50" in text and next(refusals, None) is not None else None
+    )
+    said(*job(texts, tmp_path / "v.npy"))
+    assert next(refusals, None) is None, "it was never busy"
+    assert len(read(tmp_path / "v.npy")[0]) == ROWS - 3
+
+
+def test_standard_input_and_a_folder_are_inputs(port: int, tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", MAIN, "embed", "-", "-o", str(tmp_path / "in.npy")],
+        input="one\ntwo\n",
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert np.allclose(np.load(tmp_path / "in.npy"), [unit("one"), unit("two")], atol=1e-6)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    words = [f"word{number}" for number in range(40)]
+    (notes / "long.md").write_text(" ".join(words))
+    said("embed", str(notes), "-o", str(tmp_path / "notes.parquet"), "--with-text", "--chunk-tokens", "10", "--overlap", "3")
+    table = pq.read_table(tmp_path / "notes.parquet")
+    parts = [text.split() for text in table["text"].to_pylist()]
+    assert [len(part) for part in parts] == [10, 10, 10, 10, 10, 5]
+    assert all(one[-3:] == other[:3] for one, other in itertools.pairwise(parts))
+    assert table["id"].to_pylist()[0] == f"long.md#0-{len(' '.join(words[:10]))}"
+    assert np.allclose(table["vector"].to_pylist()[1], unit(" ".join(parts[1])), atol=1e-6)
+
+
+def test_nothing_is_written_when_nothing_can_be_embedded(port: int, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"body": "a"}\n')
+    found = edgeembed("embed", str(path), "-o", str(tmp_path / "v.npy"))
+    assert found.returncode == 1
+    assert "nothing was embedded" in found.stderr
+    assert not (tmp_path / "v.npy").exists()
+
+
+def test_one_text_is_a_line_of_json(port: int, tmp_path: Path) -> None:
+    found = edgeembed("embed", "one text", "another")
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [row["model"] for row in rows] == ["embedder", "embedder"]
+    assert np.allclose([row["embedding"] for row in rows], [unit("one text"), unit("another")], atol=1e-6)
+    (tmp_path / "file.txt").write_text("x")
+    refused = edgeembed("embed", str(tmp_path / "file.txt"))
+    assert (refused.returncode, "-o" in refused.stderr) == (2, True)
+
+
+def test_rerank_prints_the_best_first(port: int) -> None:
+    assert edgeembed("rerank", "query", "bad", "best", "good").stdout.split() == [
+        "0.9526", "best", "0.7311", "good", "0.0180", "bad",
+    ]  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-c", MAIN, "rerank", "query", "--top", "1", "--json"],
+        input="so-so\nbest\n",
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    (line,) = found.stdout.splitlines()
+    assert {key: json.loads(line)[key] for key in ("index", "document")} == {"index": 1, "document": "best"}
+
+
+def test_without_a_daemon_the_real_model_is_killed_and_resumed(
+    minilm: Callable[[str], Path], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows may differ a little: which texts share a batch depends on the moment, and kernels on how many there are."""
+    monkeypatch.setenv("EDGEEMBED_PORT", "1")
+    model = ["--model", str(minilm("Q8_0")), "--with-text"]
+    said(*job(texts, tmp_path / "whole.parquet", *model))
+    command = job(texts, tmp_path / "killed.parquet", *model)
+    process = subprocess.Popen([sys.executable, "-c", MAIN, *command], stderr=subprocess.DEVNULL)
+    assert receipts(tmp_path)
+    process.kill()
+    process.wait()
+    said(*command, "--resume")
+    whole, killed = pq.read_table(tmp_path / "whole.parquet"), pq.read_table(tmp_path / "killed.parquet")
+    assert whole.drop_columns("vector").equals(killed.drop_columns("vector"))
+    assert whole.schema.metadata == killed.schema.metadata
+    cosines = (np.stack(whole["vector"].to_numpy()) * np.stack(killed["vector"].to_numpy())).sum(1)
+    assert cosines.min() > 0.999
