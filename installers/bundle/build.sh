@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Builds the self-contained tarball: a Python, every package and a llama.cpp for all processors, in one folder.
+#
+#   installers/bundle/build.sh FOLDER [LLAMA_WHEEL]
+#
+# FOLDER receives edgeembed-VERSION-linux-ARCH.tar.xz. PYTHON names the interpreter that goes in (3.11 or later; its dynamic
+# libraries come along), LLAMA_WHEEL is what build-llama.sh made. Needs: apt install g++ patchelf git xz-utils. The tarball runs where
+# glibc is not older than here, so build on the oldest system that shall be served.
+set -euo pipefail
+
+installers=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source_tree=$(dirname "$installers")
+folder=${1:?"usage: $0 FOLDER [LLAMA_WHEEL]"}
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+python=${PYTHON:-python3}
+wheel=${2:-}
+if [[ -z $wheel ]]; then
+  PYTHON=$python "$installers/bundle/build-llama.sh" "$folder/wheels"
+  wheel=$(ls "$folder"/wheels/llama_cpp_python-*.whl)
+fi
+
+name=edgeembed-$("$python" "$installers/metadata.py" version)-linux-$(uname -m)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+bundle=$work/$name
+home=$bundle/python
+umask 022
+
+# The environment of this machine must not decide what ends up in there.
+unset PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE=1
+base=$("$python" -c 'import sys; print(sys._base_executable)')
+"$base" "$installers/bundle/relocate.py" copy "$home"
+library=$("$base" -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')
+inside=("env" "LD_LIBRARY_PATH=$library" "$home/bin/python3")
+"${inside[@]}" -m ensurepip >/dev/null
+mkdir "$work/source"
+cp -r "$source_tree"/{pyproject.toml,README.md,LICENSE,edgeembed,convert,models} "$work/source"
+"${inside[@]}" -m pip install --quiet --no-compile "$wheel" "$work/source[tray]"
+
+share=$bundle/share
+"${inside[@]}" "$installers/manpages.py" "$share/man/man1"
+"${inside[@]}" "$installers/icons/draw.py" "$share/icons"
+install -Dm644 "$installers/edgeembed.desktop" "$share/applications/edgeembed.desktop"
+mkdir -p "$share/completions"
+for shell in bash zsh fish; do
+  "${inside[@]}" -m edgeembed completion $shell >"$share/completions/edgeembed.$shell"
+done
+
+find "$home/bin" -mindepth 1 ! -name python3 -delete
+find "$home" -name direct_url.json -delete # it tells where this machine had the sources
+rm -rf "$home"/lib/python3*/ensurepip
+find "$home" -name __pycache__ -prune -exec rm -rf {} +
+find "$home" \( -name '*.h' -o -name '*.a' -o -name '*.pyx' \) -type f -delete
+# Python's own files alone: wheels' libraries were changed after they were linked, and strip damages such files.
+find "$home/bin" "$home"/lib/python3*/lib-dynload -type f -exec strip --strip-unneeded {} +
+# Before the files change: afterwards they look for libraries in the bundle alone.
+LD_LIBRARY_PATH=$library "$base" "$installers/bundle/relocate.py" link "$home"
+# By content and not by time: unpacking may set times anew.
+"$home/bin/python3" -m compileall -q -j 2 --invalidation-mode unchecked-hash -s "$bundle" "$home/lib"
+
+install -m755 "$installers/bundle/launcher" "$bundle/edgeembed"
+install -m644 "$installers/bundle/start.py" "$home/start.py"
+install -m755 "$installers/install.sh" "$bundle/install.sh"
+install -m644 "$source_tree/LICENSE" "$source_tree/README.md" "$bundle"
+
+tarball=$folder/$name.tar.xz
+tar -C "$work" --owner=0 --group=0 --numeric-owner -c "$name" | xz "-${COMPRESSION:-6}" -T2 >"$tarball"
+echo "$tarball"

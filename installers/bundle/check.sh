@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Shows that the tarball needs nothing of the system but glibc and a shell.
+#
+#   sudo installers/bundle/check.sh TARBALL FOLDER MODEL.gguf
+#
+# Unpacks it into a bare system without Python (made once, in FOLDER; needs: apt install debootstrap) and, with an empty PATH,
+# serves MODEL.gguf on localhost, port CHECK_PORT (18328), and asks it for a vector.
+set -euo pipefail
+
+tarball=$(realpath "${1:?"usage: $0 TARBALL FOLDER MODEL.gguf"}")
+mkdir -p "${2:?}"
+folder=$(cd "$2" && pwd)
+model=$(realpath "${3:?}")
+port=${CHECK_PORT:-18328}
+system=$folder/bare
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+if [[ ${INSIDE:-} != yes ]]; then
+  if [[ ! -f $folder/base.tar ]]; then
+    read -r mirror release < <(apt-get indextargets --format "\$(REPO_URI) \$(RELEASE)" 'Created-By: Packages' | head -1)
+    rm -rf --one-file-system "$system"
+    debootstrap --variant=minbase --include=ca-certificates "$release" "$system" "$mirror" >"$folder/debootstrap.log"
+    tar -C "$system" -cf "$folder/base.tar" .
+  fi
+  rm -rf --one-file-system "$system"
+  mkdir "$system"
+  tar -C "$system" -xf "$folder/base.tar"
+  INSIDE=yes exec unshare --mount --pid --fork --kill-child "$0" "$tarball" "$folder" "$model"
+fi
+
+mount -t proc proc "$system/proc"
+[[ ! -e $system/usr/bin/python3 ]] || fail "the bare system has a Python"
+tar -C "$system/opt" -xf "$tarball"
+home=/opt/$(basename "$tarball" .tar.xz)
+cp "$model" "$system/opt/model.gguf"
+# Not a function: a signal for what runs in the background must reach the program, and not a shell around it.
+inside=(chroot --userspec=nobody:nogroup "$system" /usr/bin/env -i PATH= HOME=/tmp/home)
+
+echo "== with an empty PATH"
+"${inside[@]}" "$home/edgeembed" --version
+"${inside[@]}" "$home/edgeembed" serve --port "$port" --model /opt/model.gguf 2>"$folder/serve.log" &
+daemon=$!
+ask() { curl -sf -m 60 "$@"; }
+for _ in $(seq 120); do ask -o /dev/null "http://127.0.0.1:$port/readyz" && break; sleep 0.5; done
+numbers=$(ask "http://127.0.0.1:$port/v1/embeddings" -H 'content-type: application/json' -d '{"input":"hello"}' |
+  tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "no answer"; }
+[[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "no vector"; }
+echo "== a vector came; the module that computes it:"
+grep -hoE '[^ ]*/libggml-cpu[^ ]*' "$system"/proc/[0-9]*/maps 2>/dev/null | sort -u | sed 's|.*/||'
+kill -TERM $daemon
+wait $daemon || fail "the daemon ended with status $?"
+echo "== all of it holds"

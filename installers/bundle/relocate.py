@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Make a folder with a Python and packages run wherever it is moved to: `relocate.py copy | link FOLDER`.
+
+`copy` takes the interpreter that runs this script and its standard library, without what a daemon never uses. `link` then
+brings every shared library that anything in there needs, except glibc's own, and makes each file look for them in
+FOLDER/lib. The result runs on any Linux of this architecture whose glibc is not older than this machine's. Needs patchelf,
+ldd and strip.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+NEVER_USED = (
+    "site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "turtle.py", "lib2to3", "config-*", "__pycache__",
+    "_tkinter*.so", "_test*.so", "xxlimited*.so", "pydoc_data", "EXTERNALLY-MANAGED",
+    "readline*.so", "_curses*.so", "_gdbm*.so", "_dbm*.so", "nis*.so",
+)  # fmt: skip
+"""Parts of the standard library that stay behind, the last line because of the libraries that would come along, one of them
+under the GPL. `ensurepip` does not: it is how pip comes in."""
+
+SYSTEM_LIBRARIES = re.compile(
+    r"(ld-linux.*|linux-vdso|libc|libm|libdl|libpthread|librt|libresolv|libutil|libnsl|libanl|libmvec)\.so"
+)
+"""glibc: its parts belong to each other and to the kernel's loader, and every Linux has them."""
+
+ELF_MAGIC = b"\x7fELF"
+
+
+def copy_python(folder: Path) -> Path:
+    """Copy interpreter and standard library; give the path of the interpreter's copy."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    (folder / "bin").mkdir(parents=True)
+    interpreter = folder / "bin" / "python3"
+    shutil.copy(Path(sys.executable).resolve(), interpreter)
+    interpreter.chmod(0o755)
+    shutil.copytree(
+        sysconfig.get_path("stdlib"), folder / "lib" / version, symlinks=False, ignore=shutil.ignore_patterns(*NEVER_USED)
+    )
+    return interpreter
+
+
+def link_libraries(folder: Path) -> set[str]:
+    """Bring the libraries that files below the folder need; give their names."""
+    brought: set[str] = set()
+    waiting = list(elf_files(folder))
+    while waiting:
+        file = waiting.pop()
+        needed = {name: path for name, path in libraries_of(file).items() if not _is_below(path, folder)}
+        for name, path in needed.items():
+            target = folder / "lib" / name
+            if not target.exists():
+                shutil.copy(path.resolve(), target)
+                target.chmod(0o644)
+                # Before it is changed below: strip damages files that patchelf has changed.
+                subprocess.run(["strip", "--strip-unneeded", str(target)], check=True)
+                waiting.append(target)
+            brought.add(name)
+        if needed or file.parent == folder / "bin":
+            _look_in(file, os.path.relpath(folder / "lib", file.parent))
+    return brought
+
+
+def elf_files(folder: Path) -> Iterator[Path]:
+    """Find programs and shared libraries."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                if file.read(4) == ELF_MAGIC:
+                    yield path
+
+
+def libraries_of(file: Path) -> dict[str, Path]:
+    """Give the libraries that the loader finds for a file, except glibc's, as name -> path.
+
+    Raises RuntimeError for one that it does not find.
+    """
+    said = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False).stdout
+    found = {}
+    for line in said.splitlines():
+        name, arrow, path = (part.strip() for part in line.partition("=>"))
+        if not arrow or SYSTEM_LIBRARIES.match(name):
+            continue
+        if path.startswith("not found"):
+            if (file.parent / name).exists():
+                continue  # loaded before this file, which then gets it by its name
+            raise RuntimeError(f"{file} needs {name}, which is not on this machine")
+        found[name] = Path(path.rsplit(" (", 1)[0])
+    return found
+
+
+def _look_in(file: Path, relative: str) -> None:
+    """Add a folder, relative to the file's own, to where the loader looks for what the file needs."""
+    known = subprocess.run(
+        ["patchelf", "--print-rpath", str(file)], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    # Folders of the machine that built a file are of no use to others, and may be anybody's there.
+    paths = [part for part in known.split(":") if part.startswith("$ORIGIN")]
+    wanted = f"$ORIGIN/{relative}"
+    subprocess.run(["patchelf", "--set-rpath", ":".join(dict.fromkeys([*paths, wanted])), str(file)], check=True)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+if __name__ == "__main__":
+    task, target = sys.argv[1], Path(sys.argv[2]).resolve()
+    if task == "copy":
+        copy_python(target)
+    elif task == "link":
+        sys.stderr.write(f"brought: {', '.join(sorted(link_libraries(target)))}\n")
+    else:
+        sys.exit(f"no such task: {task}")

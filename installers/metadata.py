@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Print what the installers need to know of pyproject.toml, so that no version is written down twice.
+
+Called as `metadata.py FACT`, where FACT is one of FACTS. Runs on a bare Python 3.11, before anything is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+DEBIAN_REVISION = "1"
+
+
+def read_project(pyproject: Path = PYPROJECT) -> dict[str, Any]:
+    """Give the table [project] of pyproject.toml."""
+    project: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    return project
+
+
+def debian_version(version: str) -> str:
+    """Write a version of PEP 440 so that dpkg sorts it alike: what comes before a release gets a tilde."""
+    return re.sub(r"\.?(a|b|rc|dev)(\d)", r"~\1\2", version) + f"-{DEBIAN_REVISION}"
+
+
+def _requirement(project: dict[str, Any]) -> str:
+    found: str = next(entry for entry in project["dependencies"] if entry.startswith("llama-cpp-python"))
+    return found
+
+
+FACTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "version": lambda project: project["version"],
+    "debian-version": lambda project: debian_version(project["version"]),
+    "description": lambda project: project["description"],
+    "python": lambda project: project["requires-python"].removeprefix(">="),
+    "llama": _requirement,
+}
+"""Fact -> how it is read: the oldest `python`, and `llama` is the pinned requirement of llama-cpp-python."""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in FACTS:
+        sys.exit(f"usage: {sys.argv[0]} {' | '.join(FACTS)}")
+    sys.stdout.write(FACTS[sys.argv[1]](read_project()) + "\n")

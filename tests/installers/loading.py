@@ -1,0 +1,19 @@
+"""Scripts of installers/, which are no package, as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
+INSTALLERS = ROOT / "installers"
+
+
+def load(script: str) -> ModuleType:
+    """Import installers/SCRIPT."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, INSTALLERS / script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,79 @@
+"""What the packages carry beside the program, and whether their recipes hold together."""
+
+from __future__ import annotations
+
+import configparser
+import gzip
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from edgeembed.cli.main import COMMANDS
+from edgeembed.cli.serve import serve
+from tests.installers.loading import INSTALLERS, ROOT, load
+
+SHELL_SCRIPTS = sorted(
+    path
+    for path in INSTALLERS.rglob("*")
+    if path.is_file() and re.match(rb"#!(/bin/sh|/usr/bin/env bash)", path.read_bytes()[:32])
+)
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not on this machine (apt install shellcheck)")
+def test_shell_scripts_pass_shellcheck() -> None:
+    assert len(SHELL_SCRIPTS) > 8
+    run = subprocess.run(["shellcheck", *map(str, SHELL_SCRIPTS)], capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no mark for what can be run")
+def test_scripts_can_be_run() -> None:
+    assert [path.name for path in SHELL_SCRIPTS if not path.stat().st_mode & 0o100] == []
+
+
+def test_there_is_a_manual_page_for_every_command_and_it_names_every_setting(tmp_path: Path) -> None:
+    load("manpages.py").write_pages(tmp_path)
+    pages = {path.name.removesuffix(".1.gz"): gzip.decompress(path.read_bytes()).decode() for path in tmp_path.iterdir()}
+    assert set(pages) == {"edgeembed", *(f"edgeembed-{name}" for name in COMMANDS)}
+    plain = pages["edgeembed-serve"].replace("\\-", "-")
+    flags = {flag for option in serve.params if isinstance(option, click.Option) for flag in option.opts}
+    assert {flag for flag in flags if flag not in plain} == set()
+    assert all(f"edgeembed\\-{name}" in pages["edgeembed"] for name in COMMANDS)
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff, which reads manual pages, is not on this machine")
+def test_groff_has_nothing_to_say_about_the_pages(tmp_path: Path) -> None:
+    for page in load("manpages.py").write_pages(tmp_path):
+        text = gzip.decompress(page.read_bytes())
+        command = ["groff", "-man", "-ww", "-z", "-Kutf8"]
+        run = subprocess.run(command, input=text, capture_output=True, check=True, timeout=60)
+        assert run.stderr == b"", page.name
+
+
+def test_the_menu_entry_starts_a_command_that_exists() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment]
+    parser.read(INSTALLERS / "edgeembed.desktop", encoding="utf-8")
+    program, command = parser["Desktop Entry"]["Exec"].split()
+    assert program == "edgeembed" and command in COMMANDS
+
+
+def test_the_container_copies_what_there_is() -> None:
+    lines = (INSTALLERS / "docker" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]]
+    assert len(copied) > 5
+    assert [word for word in copied if not (ROOT / word).exists()] == []
+
+
+def test_the_frozen_program_is_edgeembed_and_the_python_of_its_workers() -> None:
+    entry = str(INSTALLERS / "frozen" / "entry.py")
+    version = subprocess.run([sys.executable, entry, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert version.stdout.startswith("edgeembed")
+    # pip is started like a worker: by Python's arguments.
+    pip = subprocess.run([sys.executable, entry, "-P", "-m", "pip", "--version"], capture_output=True, text=True, timeout=60)
+    assert pip.stdout.startswith("pip "), pip.stderr

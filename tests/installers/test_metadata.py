@@ -1,0 +1,52 @@
+"""Versions and requirements of the installers come from pyproject.toml alone."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+
+import pytest
+
+from tests.installers.loading import INSTALLERS, ROOT, load
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def said(fact: str) -> str:
+    command = [sys.executable, str(INSTALLERS / "metadata.py"), fact]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_facts_are_those_of_pyproject() -> None:
+    assert said("version") == PROJECT["version"]
+    assert said("debian-version") == f"{PROJECT['version']}-1"
+    assert said("llama") in PROJECT["dependencies"] and "==" in said("llama")
+    assert f">={said('python')}" == PROJECT["requires-python"]
+
+
+def test_no_installer_has_a_version_of_its_own() -> None:
+    pinned = PROJECT["version"], said("llama").split("==")[1]
+    texts = {
+        path: path.read_text(encoding="utf-8") for path in INSTALLERS.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
+    assert len(texts) > 15
+    found = [(path.name, version) for path, text in texts.items() for version in pinned if version in text]
+    # 127.0.0.1 holds "0.0.1", which is why the whole version is looked for.
+    assert not found
+
+
+@pytest.mark.skipif(not shutil.which("dpkg"), reason="dpkg, which orders the versions, is not on this machine")
+def test_dpkg_orders_versions_as_python_does() -> None:
+    debian_version = load("metadata.py").debian_version
+    ordered = ["0.1.0.dev1", "0.1.0a1", "0.1.0b2", "0.1.0rc1", "0.1.0", "0.1.0.post1", "0.1.1rc1", "0.1.1", "0.10.0"]
+    # dpkg sorts "dev" behind "b": before a release all that matters is that the release is later.
+    for earlier, later in pairwise(ordered[1:]):
+        command = ["dpkg", "--compare-versions", debian_version(earlier), "lt", debian_version(later)]
+        assert subprocess.run(command, check=False).returncode == 0, (earlier, later)
+    assert (
+        subprocess.run(["dpkg", "--compare-versions", debian_version(ordered[0]), "lt", debian_version("0.1.0")]).returncode
+        == 0
+    )
