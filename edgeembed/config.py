@@ -152,6 +152,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=0, description="Tokens of all texts that may wait for one model; more are refused (429). 0: no limit."),
     ] = 500_000
+    max_request_tokens: Annotated[
+        int,
+        Meta(ge=0, description="Tokens of all texts of one request; a larger one is refused (400). 0: no limit."),
+    ] = 300_000
     clean_text: Annotated[
         bool,
         Meta(description="Clean texts before they are embedded: Unicode NFC, no control characters, no halves of emoji."),

@@ -9,6 +9,7 @@ exits with `exit_code`.
     ├── RequestError                    the client's mistake (4xx)
     │   ├── EmptyInputError
     │   ├── InputTooLongError
+    │   ├── TooManyTokensError
     │   ├── TokenInputError
     │   ├── ModelNotFoundError          404
     │   ├── WrongTaskError              a reranker was asked for vectors, or an embedder for scores
@@ -28,8 +29,7 @@ exits with `exit_code`.
         ├── OverloadedError             429: too much waits already
         ├── EngineTimeoutError          504: no answer within the request's time
         ├── BadVectorError              NaN, infinite or zero row
-        ├── WorkerCrashedError          this very text took the worker down, more than once
-        └── UnsupportedError            501: what runs the model cannot do this
+        └── WorkerCrashedError          this very text took the worker down, more than once
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ __all__ = [
     "RequestTooLargeError",
     "SourceUnreachableError",
     "TokenInputError",
+    "TooManyTokensError",
     "UnauthorizedError",
     "UnknownModelError",
-    "UnsupportedError",
     "WorkerCrashedError",
     "WrongTaskError",
 ]
@@ -114,6 +114,12 @@ class InputTooLongError(RequestError):
         super().__init__(message, param=param)
         self.tokens = tokens
         self.limit = limit
+
+
+class TooManyTokensError(RequestError):
+    """The texts of a request have more tokens together than one request may have."""
+
+    code = "max_tokens_per_request"
 
 
 class TokenInputError(RequestError):
@@ -232,10 +238,3 @@ class WorkerCrashedError(EngineError):
     """The worker died more than once while computing this text."""
 
     code = "worker_crashed"
-
-
-class UnsupportedError(EngineError):
-    """What runs the model cannot do what is asked."""
-
-    status = 501
-    code = "unsupported"

@@ -15,7 +15,7 @@ from edgeembed import memory
 from edgeembed.cache import VectorCache
 from edgeembed.config import Paths, Settings, seconds_of
 from edgeembed.engine.devices import Ladder, LadderMemory, Rung, usable_threads
-from edgeembed.engine.protocol import WorkerOptions
+from edgeembed.engine.protocol import ModelInfo, WorkerOptions
 from edgeembed.engine.supervisor import WorkerEngine
 from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError
 from edgeembed.hub.catalogue import catalogue
@@ -24,7 +24,7 @@ from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.pool import ModelPool, PoolRules
 from edgeembed.roster import Roster, ServedModel, served
 from edgeembed.service import EmbeddingService
-from edgeembed.tune import DEFAULT_BATCH_TOKENS, Profiles, Way
+from edgeembed.tune import DEFAULT_BATCH_TOKENS, Profile, Profiles, Way
 from edgeembed.vector_health import VectorHealth
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ def make_engine(
 ) -> WorkerEngine:
     """Make the engine of a model; nothing starts yet. Raises HubError for a file that llama.cpp must not see.
 
-    way: how to run it; by default the settings decide, then what `edgeembed tune` found.
+    way: how to run it; by default the settings decide, then what `edgeembed tune` found. A model that was never tuned here
+    is looked at quickly when it loads, and what is found is kept.
     """
     store = Store(paths)
     served = _identity(model.path)
@@ -47,26 +48,42 @@ def make_engine(
         # The cache would keep another model's rows under this one's digest.
         raise ModelReplacedError(f"{model.path} was replaced by another file")
     store.require_sound(model)
-    way = way or chosen_way(settings, paths, model.digest)
+    profiles = Profiles(paths.state)
+    look = way is None and profiles.find(model.digest) is None
+    chosen = way or chosen_way(settings, paths, model.digest)
+
+    def keep(info: ModelInfo) -> None:
+        nonlocal look, chosen
+        if not look or info.looked is None or info.looked.pad_from_tokens is None:
+            return  # there was no time to find anything: the next load looks again
+        look = False
+        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.looked.pad_from_tokens)
+        found = Way(threads=usable_threads(), pad_from_tokens=info.looked.pad_from_tokens)  # and nothing of the settings
+        try:
+            profiles.keep(model.digest, Profile(way=found, made_at=time.time(), thorough=False, measured=[]))
+        except OSError as error:
+            log.warning("how %s runs best cannot be kept: %s", model.spec, error)
 
     def options(rung: Rung) -> WorkerOptions:
         if _identity(model.path) != served:
             raise ModelReplacedError(f"{model.path} was replaced by another file")
         return WorkerOptions(
             path=str(model.path),
-            threads=way.threads,
+            threads=chosen.threads,
             context_tokens=settings.context_tokens,
-            batch_tokens=way.batch_tokens,
-            bulk_lanes=way.bulk_lanes,
-            pad_from_tokens=way.pad_from_tokens,
+            batch_tokens=chosen.batch_tokens,
+            bulk_lanes=chosen.bulk_lanes,
+            pad_from_tokens=chosen.pad_from_tokens,
+            quick_look=look,
             rung=rung.name,
             extra_buffers=rung.extra_buffers,
+            oldest_kernels=rung.oldest_kernels,
             task=model.task,
             verbose=settings.log_level == "debug",
         )
 
     ladder = Ladder(memory=LadderMemory(paths.state / LADDER_FILE, model.digest))
-    return WorkerEngine(options, ladder, load_timeout=settings.load_timeout)
+    return WorkerEngine(options, ladder, load_timeout=settings.load_timeout, on_ready=keep)
 
 
 def chosen_way(settings: Settings, paths: Paths, digest: str) -> Way:
@@ -208,6 +225,7 @@ def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingSer
         cache,
         timeout=settings.request_timeout,
         max_queue_tokens=settings.max_queue_tokens,
+        max_request_tokens=settings.max_request_tokens,
         clean_text=settings.clean_text,
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
     )

@@ -9,27 +9,28 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
 
 import msgspec
 
-from edgeembed.admission import Admission
-from edgeembed.cache import CachedRow, KeyMaker, VectorCache, Wanted
+from edgeembed import token_ids
+from edgeembed.cache import CachedRow, KeyMaker, VectorCache
 from edgeembed.engine.canary import defect
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, EngineStatus, Pair, Prompted, Row, Text
+from edgeembed.engine.protocol import INTERACTIVE, Engine, EngineStatus, Pair, Row, Text
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
     EmptyInputError,
-    EngineTimeoutError,
     EngineUnavailableError,
     InputTooLongError,
     RequestError,
 )
-from edgeembed.flights import Flights, Landed, TextError
+from edgeembed.flights import TextError
+from edgeembed.lengths import ANY_LENGTH, Lengths
 from edgeembed.pool import ModelPool
 from edgeembed.roster import Roster, ServedModel
+from edgeembed.row_source import MOST_REQUEST_TOKENS, RowSource, Wish
+from edgeembed.row_source import CacheUse as CacheUse
 from edgeembed.text import InputType, choose_prompt, clean, without_surrogates
 from edgeembed.tokens import TokenizeRequest, TokenizeResult, tokenize
 from edgeembed.vector_health import VectorHealth
@@ -50,11 +51,6 @@ LONGEST_BATCH_SECONDS = 60.0
 """A forward pass that runs longer than this hangs."""
 
 
-CacheUse = Literal["on", "off", "no-store", "keep"]
-"""What a request does with the cache. off: neither looks nor keeps. no-store: takes what is there and keeps nothing new.
-keep: what it asks for will be asked for again, and is let in before anything else."""
-
-
 class EmbedRequest(msgspec.Struct, frozen=True):
     """Texts to embed, and how. `param` names the request field that holds the texts, for error messages."""
 
@@ -67,6 +63,18 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     single: bool = False
     """The field held one string, not a list: error messages name no index."""
     cache: CacheUse = "on"
+    lengths: Lengths = ANY_LENGTH
+    ids: Sequence[Sequence[int]] | None = None
+    """Token ids of the model, in place of texts, which is empty then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A text of which a part was cut off: its place in the request, the tokens that were read, and those that it has."""
+
+    index: int
+    tokens: int
+    full: int
 
 
 class EmbedResult(msgspec.Struct, dict=True):
@@ -86,12 +94,19 @@ class EmbedResult(msgspec.Struct, dict=True):
     @cached_property
     def vectors(self) -> Matrix:
         """Unit rows, float32, shape (texts, dimensions)."""
-        return unit_rows([row.vector for row in self.rows], self.dimensions)
+        cut = self.model.matryoshka
+        rows = [row.vector for row in self.rows]
+        return unit_rows(rows, self.dimensions, layer_norm=cut is not None and cut.layer_norm)
 
     @property
     def tokens(self) -> list[int]:
-        """Tokens of each text."""
+        """Tokens of each text, as far as it was read."""
         return [row.tokens for row in self.rows]
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """The texts that were too long, if those were to be cut."""
+        return _cuts(self.rows)
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
@@ -104,16 +119,21 @@ class RerankRequest(msgspec.Struct, frozen=True):
     param: str = "documents"
     single: bool = False
     cache: CacheUse = "on"
+    lengths: Lengths = ANY_LENGTH
 
 
 @dataclass(frozen=True)
 class RerankResult:
-    """scores: relevance of each document in the request's order, 0 to 1; tokens: of each pair; hits: from the cache."""
+    """scores: relevance of each document in the request's order, 0 to 1; tokens: of each pair; hits: from the cache.
+
+    cuts: the pairs whose document was cut.
+    """
 
     model: ServedModel
     scores: list[float]
     tokens: list[int]
     hits: int
+    cuts: list[Cut]
 
 
 class EmbeddingService:
@@ -127,13 +147,15 @@ class EmbeddingService:
         *,
         timeout: float = 600.0,
         max_queue_tokens: int = 0,
+        max_request_tokens: int = MOST_REQUEST_TOKENS,
         clean_text: bool = True,
         vectors: VectorHealth | None = None,
     ) -> None:
         """Tie the parts together; pool and cache are opened and closed by the caller.
 
-        timeout: seconds after which a request is given up. max_queue_tokens: tokens that may wait for one model; 0 is any
-        number. clean_text: whether texts are cleaned (see `edgeembed.text.clean`). vectors: watches the computed rows.
+        timeout: seconds after which a request is given up. max_queue_tokens: tokens that may wait for one model, and
+        max_request_tokens: tokens of all texts of one request to embed; 0 is any number. clean_text: whether texts are
+        cleaned (see `edgeembed.text.clean`). vectors: watches the computed rows.
         """
         self.roster = roster
         self.pool = pool
@@ -143,10 +165,9 @@ class EmbeddingService:
         """Requests answered, by the model's key, and in the same way `texts`."""
         self.texts: Counter[tuple[str, str]] = Counter()
         self._timeout = timeout
-        self._max_queue_tokens = max_queue_tokens
+        self.max_request_tokens = max_request_tokens or None
         self._clean = clean if clean_text else without_surrogates
-        self._doors: dict[tuple[str, str], Admission] = {}
-        self._flights = Flights()
+        self._source = RowSource(pool, cache, timeout=timeout, max_queue_tokens=max_queue_tokens)
         self._keys: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """How each model's keys are made, and how the cache's statistics name it."""
         self._last_row_at: dict[tuple[str, str], float] = {}
@@ -168,22 +189,34 @@ class EmbeddingService:
             _refuse_empty("", _place(request, texts.index("")))
         _check_dimensions(model, request.dimensions, model.dimensions)
         maker, label = self._key_maker(model)
-        identity = prompt.identity
-        keys = [maker.key(identity, text) for text in texts]
+        identity, ids = prompt.identity, request.ids
+        names, kind = (texts, "") if ids is None else (token_ids.names_of(ids, partial(_place, request)), token_ids.KIND)
+        keys = [maker.key(identity, name, kind) for name in names]
         interactive = len(keys) <= INTERACTIVE_TEXTS
         frequent = interactive and input_type != "document"
-        if self.cache and frequent and request.cache in ("on", "no-store") and (hot := self.cache.get_hot(keys, label)):
+        # A row of a whole text is what every request wants that sets no limit of its own.
+        looks = frequent and request.lengths.max_tokens is None and request.cache in ("on", "no-store")
+        if self.cache and looks and (hot := self.cache.get_hot(keys, label)):
             _check_dimensions(model, request.dimensions, len(hot[0].vector))
             self.count(model.key, len(keys))
             return EmbedResult(model, keys, hot, request.dimensions, len(keys), hot=label)
-        rows, hits = await self._rows(
-            model,
-            keys,
-            dict(zip(keys, prompt.around(texts), strict=True)),
-            request,
+        wish = Wish(
+            model=model,
+            maker=maker,
+            label=label,
+            identity=identity,
+            names=names,
+            kind=kind,
+            keys=keys,
+            texts=prompt.around(texts) if ids is None else token_ids.texts_of(ids, prompt),
+            param=request.param,
+            lengths=request.lengths,
+            use=request.cache,
             interactive=interactive,
-            frequent=frequent,
+            frequent=frequent or request.cache == "keep",
+            most_tokens=self.max_request_tokens,
         )
+        rows, hits = await self._rows(wish, request)
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
         self.count(model.key, len(keys))
         if hits < len(keys):
@@ -203,82 +236,46 @@ class EmbeddingService:
         for index, document in enumerate(documents):
             _refuse_empty(document, _place(request, index))
         prompt = json.dumps(["rerank", request.instruction, query])
-        maker, _ = self._key_maker(model)
-        keys = [maker.key(prompt, document) for document in documents]
-        rows, hits = await self._rows(
-            model,
-            keys,
-            {key: Pair(query, document, request.instruction) for key, document in zip(keys, documents, strict=True)},
-            request,
-            interactive=len(keys) <= INTERACTIVE_PAIRS,
-            frequent=len(keys) <= INTERACTIVE_PAIRS,
+        maker, label = self._key_maker(model)
+        few = len(documents) <= INTERACTIVE_PAIRS
+        wish = Wish(
+            model=model,
+            maker=maker,
+            label=label,
+            identity=prompt,
+            names=documents,
+            keys=[maker.key(prompt, document) for document in documents],
+            texts=[Pair(query, document, request.instruction) for document in documents],
+            param=request.param,
+            lengths=request.lengths,
+            use=request.cache,
+            interactive=few,
+            frequent=few or request.cache == "keep",
         )
-        self.count(model.key, len(keys))
-        return RerankResult(model, [relevance(row.vector) for row in rows], [row.tokens for row in rows], hits)
+        rows, hits = await self._rows(wish, request)
+        self.count(model.key, len(documents))
+        scores = [relevance(row.vector) for row in rows]
+        return RerankResult(model, scores, [row.tokens for row in rows], hits, _cuts(rows))
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
         return await tokenize(self.roster, self.pool, self._clean, request, self._timeout)
 
-    async def _rows(
-        self,
-        model: ServedModel,
-        keys: list[bytes],
-        texts: Mapping[bytes, Text],
-        request: EmbedRequest | RerankRequest,
-        *,
-        interactive: bool,
-        frequent: bool,
-    ) -> tuple[list[Row | CachedRow], int]:
-        """Give the row of each key, in order, and how many of them the cache had.
-
-        frequent: that these are asked for says that they may be asked for again.
-        """
-        _, label = self._key_maker(model)
-        frequent = frequent or request.cache == "keep"
+    async def _rows(self, wish: Wish, request: EmbedRequest | RerankRequest) -> tuple[list[Row | CachedRow], int]:
+        """Give the row of each text, in order, and how many of them the cache had."""
         try:
-            async with asyncio.timeout(self._timeout):
-                rows: dict[bytes, Row | CachedRow] = {}
-                if self.cache and request.cache != "off":
-                    # An unloaded model stays so as long as the cache has every answer.
-                    rows |= await self.cache.get_many(dict.fromkeys(keys), label, low=not frequent)
-                    if request.cache == "keep":
-                        self.cache.keep(rows)
-                hits = sum(key in rows for key in keys)
-                missing = {key: text for key, text in texts.items() if key not in rows}
-                if missing:
-                    rows |= await self._computed(model, missing, request.cache, interactive=interactive, frequent=frequent)
-                    self._last_row_at[model.key] = time.monotonic()
-        except TimeoutError:
-            raise EngineTimeoutError(
-                f"no answer within {self._timeout:g} s; send fewer texts at a time or raise request_timeout", retry_after=1.0
-            ) from None
+            rows, hits = await self._source.rows(wish)
         except TextError as failure:
             if isinstance(failure.error, BadVectorError):
-                self.vectors.refused(model)
-            raise _blame(failure, keys, request, model) from failure.error
-        return [rows[key] for key in keys], hits
-
-    async def _computed(
-        self, model: ServedModel, texts: Mapping[bytes, Text], use: CacheUse, *, interactive: bool, frequent: bool
-    ) -> dict[bytes, Row]:
-        """Compute rows, or refuse all of them when too much waits already."""
-        door = self._doors.get(model.key)
-        if door is None:
-            door = self._doors[model.key] = Admission(self._max_queue_tokens)
-        characters = sum(map(_characters, texts.values()))
-        with door.admit(characters, interactive=interactive):
-            async with self.pool.lease(model) as lease:
-                began = time.monotonic()
-                landed = self._keeper(model, len(texts), use, frequent=frequent)
-                rows = await self._flights.compute(lease, texts, INTERACTIVE if interactive else BULK, landed)
-        door.learn(characters, sum(row.tokens for row in rows.values()), began)
-        return rows
+                self.vectors.refused(wish.model)
+            raise _blame(failure, wish.keys, request, wish.model) from failure.error
+        if hits < len(rows):
+            self._last_row_at[wish.model.key] = time.monotonic()
+        return rows, hits
 
     def waiting_tokens(self, model: ServedModel) -> float:
         """Estimate the tokens of a model's requests that are not finished."""
-        door = self._doors.get(model.key)
-        return door.waiting_tokens if door else 0.0
+        return self._source.waiting_tokens(model)
 
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         key = model.key
@@ -286,19 +283,6 @@ class EmbeddingService:
         if known is None:
             known = self._keys[key] = KeyMaker(model.digest, model.task), f"{model.spec}@{model.digest[:12]}"
         return known
-
-    def _keeper(self, model: ServedModel, texts: int, use: CacheUse, *, frequent: bool) -> Landed:
-        """Give what is done with each of so many rows that a request computes, as they come."""
-        cache, began = self.cache, time.monotonic()
-        _, label = self._key_maker(model)
-        wanted: Wanted = "keep" if use == "keep" else "normal" if frequent else "low"
-
-        def keep(key: bytes, row: Row) -> None:
-            if cache and use in ("on", "keep"):
-                # Texts of one request share its time: what a hit saves is a share of the wait for all of them.
-                cache.put(key, row, label, seconds=(time.monotonic() - began) / texts, wanted=wanted)
-
-        return keep
 
     def count(self, model: tuple[str, str], texts: int) -> None:
         """Count a request that was answered, by the model's key."""
@@ -348,14 +332,8 @@ class EmbeddingService:
         return True
 
 
-def _characters(text: Text) -> int:
-    match text:
-        case str():
-            return len(text)
-        case Pair(query, document):
-            return len(query) + len(document)
-        case Prompted(prefix, inner, suffix):
-            return len(prefix) + len(inner) + len(suffix)
+def _cuts(rows: Sequence[Row | CachedRow]) -> list[Cut]:
+    return [Cut(index, row.tokens, row.full) for index, row in enumerate(rows) if isinstance(row, Row) and row.full]
 
 
 def _refuse_empty(text: str, place: str) -> None:
@@ -372,7 +350,7 @@ def _check_dimensions(model: ServedModel, asked: int | None, there_are: int | No
 
 
 def _blame(
-    failure: TextError, keys: list[bytes], request: EmbedRequest | RerankRequest, model: ServedModel
+    failure: TextError, keys: Sequence[bytes], request: EmbedRequest | RerankRequest, model: ServedModel
 ) -> EdgeEmbedError:
     """Say which input of this request failed, in the request's own terms."""
     error = failure.error
@@ -380,9 +358,11 @@ def _blame(
     match error:
         case InputTooLongError():
             what = f"{place} with its query" if isinstance(request, RerankRequest) else place
+            lengths = request.lengths
+            by_client = lengths.max_tokens is not None and (lengths.own or lengths.max_tokens <= error.limit)
+            who = f", and {lengths.asked} allows" if by_client else f"; model {model.name!r} takes at most"
             return InputTooLongError(
-                f"{what} has {error.tokens} tokens; model {model.name!r} takes at most {error.limit}. "
-                "Split the text, or shorten it",
+                f"{what} has {error.tokens} tokens{who} {error.limit}. Split the text, or shorten it",
                 tokens=error.tokens,
                 limit=error.limit,
                 param=place,

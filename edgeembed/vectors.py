@@ -13,19 +13,34 @@ from edgeembed.engine.protocol import Float32Row
 
 Matrix = npt.NDArray[np.float32]
 
+LAYER_NORM_EPSILON = 1e-5
+"""Of torch's `layer_norm`, which model cards call without one."""
+
 
 def raw_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matrix:
     """Cut each row to its first `dimensions` numbers and leave its length as it is, float32, shape (rows, dimensions)."""
     return np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
 
 
-def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matrix:
+def layer_normed(matrix: Matrix) -> Matrix:
+    """Give each row mean 0 and variance 1 (Layer Normalization, Ba et al. 2016; without gain and bias), float32."""
+    centred = matrix - matrix.mean(axis=1, keepdims=True, dtype=np.float64)
+    variance = np.square(centred).mean(axis=1, keepdims=True)
+    normed: Matrix = (centred / np.sqrt(variance + LAYER_NORM_EPSILON)).astype(np.float32)
+    return normed
+
+
+def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, layer_norm: bool = False) -> Matrix:
     """Cut each row to its first `dimensions` numbers and scale it to length 1, float32, shape (rows, dimensions).
 
     Cutting comes first: a cut unit vector is no unit vector (Matryoshka Representation Learning, Kusupati et al. 2022). A
-    row whose first `dimensions` numbers are all zero stays zero.
+    row whose first `dimensions` numbers are all zero stays zero. layer_norm: rows that are cut are layer-normalised whole
+    before, as some models were trained; whole rows never are.
     """
-    matrix = raw_rows(rows, dimensions)
+    if layer_norm and dimensions is not None and any(len(row) > dimensions for row in rows):
+        matrix = layer_normed(raw_rows(rows))[:, :dimensions]
+    else:
+        matrix = raw_rows(rows, dimensions)
     # float64 sums: the squares of large unnormalised rows lose digits in float32.
     norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
     norms[norms == 0.0] = 1.0

@@ -45,8 +45,10 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     published_by: str | None
 
     @property
-    def holds(self) -> bool:
-        """Whether nothing found speaks against the file."""
+    def holds(self) -> bool | None:
+        """Whether what the file was held against agrees with it; None when there is nothing to hold it against."""
+        if not self.canary_cosines and self.published is None:
+            return None
         near = self.published is None or bool(
             np.abs(np.subtract(self.published, self.measured or [])).max() <= PUBLISHED_TOLERANCE
         )

@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import EngineStatus, Float32Row, ModelInfo, Pair, Priority, Prompted, Row, Task, Text
+from edgeembed.engine.protocol import (
+    EngineStatus,
+    Float32Row,
+    Limits,
+    ModelInfo,
+    Pair,
+    Priority,
+    Prompted,
+    Row,
+    Task,
+    Text,
+    Tokenized,
+)
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.pool import ModelPool, PoolRules
@@ -18,6 +30,8 @@ from edgeembed.service import EmbeddingService
 
 DIMENSIONS = 16
 CONTEXT_TOKENS = 20
+SPECIAL_TOKENS = 2
+"""Around each text."""
 
 
 def fake_row(text: str, dimensions: int = DIMENSIONS) -> Float32Row:
@@ -36,6 +50,8 @@ class FakeEngine:
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
         self.dimensions = dimensions
         self.computed: list[str] = []
+        self.read: list[str] = []
+        """Texts that were tokenised without being computed."""
         self.priorities: list[Priority] = []
         self.cancelled: list[str] = []
         self.paused = False
@@ -48,7 +64,7 @@ class FakeEngine:
         self.loaded = asyncio.Event()
         """Cleared by a test that wants the model to take its time."""
         self.loaded.set()
-        self._waiting: list[tuple[str, asyncio.Future[Row]]] = []
+        self._waiting: list[tuple[Text, asyncio.Future[Row]]] = []
 
     @property
     def info(self) -> ModelInfo:
@@ -92,21 +108,27 @@ class FakeEngine:
     def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = []
-        for each in texts:
-            match each:
-                case str():
-                    text = each
-                case Pair(query, document, instruction):
-                    text = f"{instruction}|{query}|{document}"
-                case Prompted(prefix, inner, suffix):
-                    text = prefix + inner + suffix
+        for text in texts:
+            whole = whole_text(text)
             future: asyncio.Future[Row] = loop.create_future()
-            future.add_done_callback(lambda done, text=text: done.cancelled() and self.cancelled.append(text))
+            future.add_done_callback(lambda done, whole=whole: done.cancelled() and self.cancelled.append(whole))
             self.priorities.append(priority)
             self._waiting.append((text, future))
             futures.append(future)
         if not self.paused:
             loop.call_soon(self.resume)
+        return futures
+
+    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+        """Give the words, numbered by their length, between two special tokens."""
+        futures: list[asyncio.Future[Tokenized]] = []
+        for text in texts:
+            words = whole_text(text).split()
+            ids = np.array([0, *(len(word) + 10 for word in words), 1], dtype=np.int32)
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(Tokenized(ids, ids < SPECIAL_TOKENS, ["[CLS]", *words, "[SEP]"] if written else None))
+            self.read.append(whole_text(text))
+            futures.append(future)
         return futures
 
     def resume(self) -> None:
@@ -115,14 +137,47 @@ class FakeEngine:
         for text, future in waiting:
             if future.done():
                 continue
-            tokens = len(text.split()) + 2
-            if error := self.failing(text):
+            whole = whole_text(text)
+            limits = None if isinstance(text, str) else text.limits
+            if error := self.failing(whole):
                 future.set_exception(error)
-            elif tokens > CONTEXT_TOKENS:
-                future.set_exception(InputTooLongError(f"{tokens} tokens", tokens=tokens, limit=CONTEXT_TOKENS))
-            else:
-                self.computed.append(text)
-                future.set_result(Row(self.row_of(text), tokens))
+                continue
+            tokens, kept = len(whole.split()) + SPECIAL_TOKENS, _within(text, limits or Limits())
+            if kept is None:
+                limit = min(CONTEXT_TOKENS, limits.most or CONTEXT_TOKENS) if limits else CONTEXT_TOKENS
+                future.set_exception(InputTooLongError(f"{tokens} tokens", tokens=tokens, limit=limit))
+                continue
+            self.computed.append(kept)
+            cut = kept != whole
+            future.set_result(Row(self.row_of(kept), len(kept.split()) + SPECIAL_TOKENS, tokens if cut else 0))
+
+
+def whole_text(text: Text) -> str:
+    """Give a text with its prompt, a pair's parts with bars in between, or the numbers of ids."""
+    match text:
+        case str():
+            return text
+        case Pair(query, document, instruction):
+            return f"{instruction}|{query}|{document}"
+        case Prompted(prefix, inner, suffix):
+            ids = np.frombuffer(text.ids or b"", dtype=np.int32).tolist()
+            return prefix + inner + " ".join(map(str, ids)) + suffix
+
+
+def _within(text: Text, limits: Limits) -> str | None:
+    """Give what is computed of a text, by words; None when it is too long."""
+    whole = whole_text(text)
+    before = whole[: len(whole) - len(text.document)] if isinstance(text, Pair) else ""
+    before = text.prefix if isinstance(text, Prompted) else before
+    own = whole[len(before) :].split()
+    around = len(whole.split()) - len(own) + SPECIAL_TOKENS
+    most = min(CONTEXT_TOKENS, limits.most + (around if limits.own else 0) or CONTEXT_TOKENS)
+    room = most - around
+    if len(own) <= room:
+        return whole
+    if limits.cut == "none":
+        return None
+    return before + " ".join(own[:room] if limits.cut == "end" else own[-room:])
 
 
 def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts | None = None) -> ServedModel:
@@ -147,9 +202,18 @@ def fake_service(
     aliases: Mapping[str, str] | None = None,
     timeout: float = 20.0,
     max_queue_tokens: int = 0,
+    max_request_tokens: int = 300_000,
     clean_text: bool = True,
 ) -> EmbeddingService:
     """Make a service of one model on a fake engine."""
     roster = Roster(fake_model(prompts=prompts), aliases=aliases)
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
-    return EmbeddingService(roster, pool, cache, timeout=timeout, max_queue_tokens=max_queue_tokens, clean_text=clean_text)
+    return EmbeddingService(
+        roster,
+        pool,
+        cache,
+        timeout=timeout,
+        max_queue_tokens=max_queue_tokens,
+        max_request_tokens=max_request_tokens,
+        clean_text=clean_text,
+    )

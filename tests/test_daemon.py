@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.address import check_address
 from edgeembed.config import Paths, Settings
-from edgeembed.daemon import check_address
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import Store

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import BULK, INTERACTIVE
+from edgeembed.engine.protocol import BULK, INTERACTIVE, Row
 from edgeembed.errors import (
     BadVectorError,
     EmptyInputError,
@@ -19,8 +19,9 @@ from edgeembed.errors import (
     InputTooLongError,
     RequestError,
 )
-from edgeembed.hub.catalogue import Prompts
-from edgeembed.service import EmbeddingService, EmbedRequest
+from edgeembed.hub.catalogue import Matryoshka, Prompts
+from edgeembed.roster import ServedModel
+from edgeembed.service import EmbeddingService, EmbedRequest, EmbedResult
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 
 QWEN = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find it")
@@ -194,3 +195,11 @@ async def test_health_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.row_of = lambda text: np.full(DIMENSIONS, np.nan, dtype=np.float32)
     with pytest.raises(BadVectorError):
         await service.check()
+
+
+async def test_cut_rows_are_layer_normalised_before_where_the_models_makers_do_so() -> None:
+    row = fake_row("a").astype(np.float64)
+    normed = (row - row.mean()) / np.sqrt(row.var() + 1e-5)
+    model = ServedModel(name="fake-model", digest="0" * 64, matryoshka=Matryoshka(min=2, max=DIMENSIONS, layer_norm=True))
+    result = EmbedResult(model, [b""], [Row(fake_row("a"), 1)], 4, 0)
+    assert np.allclose(result.vectors, [normed[:4] / np.linalg.norm(normed[:4])], atol=1e-6)

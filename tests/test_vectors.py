@@ -37,9 +37,34 @@ def test_a_row_that_is_zero_after_the_cut_stays_zero() -> None:
         assert unit_rows(rows, 2).tolist() == [[0.0, 0.0], [0.0, 1.0]]
 
 
+def test_layer_normalised_rows_are_normalised_whole_before_they_are_cut() -> None:
+    rows = [row + np.float32(11.0) for row in ROWS]  # a mean that is not 0 is what makes the difference
+    by_hand = []
+    for row in np.array(rows, dtype=np.float64):
+        normed = (row - row.sum() / 48) / np.sqrt(((row - row.sum() / 48) ** 2).sum() / 48 + 1e-5)
+        by_hand.append(normed[:17] / np.sqrt((normed[:17] ** 2).sum()))
+    unit = unit_rows(rows, 17, layer_norm=True)
+    assert unit.dtype == np.float32 and unit.shape == (5, 17)
+    assert np.allclose(unit, by_hand, atol=1e-6)
+    assert np.abs(unit - unit_rows(rows, 17)).max() > 0.1
+
+
+@pytest.mark.parametrize("dimensions", [None, 48])
+def test_rows_that_are_not_cut_are_not_layer_normalised(dimensions: int | None) -> None:
+    rows = list(ROWS + np.float32(11.0))
+    assert np.array_equal(unit_rows(rows, dimensions, layer_norm=True), unit_rows(rows))
+
+
+def test_a_row_of_equal_numbers_has_nothing_left_after_layer_normalising() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert unit_rows([np.full(8, 3.0, dtype=np.float32)], 4, layer_norm=True).tolist() == [[0.0] * 4]
+
+
 def test_the_rows_themselves_stay_as_they_are() -> None:
     rows = [row.copy() for row in ROWS]  # the cache owns them
     unit_rows(rows)
+    unit_rows(rows, 7, layer_norm=True)
     assert np.array_equal(rows, ROWS)
 
 

@@ -21,11 +21,15 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ps": ("edgeembed.cli.ps", "ps", "Show what a running daemon has loaded."),
     "convert": ("edgeembed.cli.convert", "convert", "Make a GGUF file from a safetensors checkpoint."),
     "verify": ("edgeembed.cli.verify", "verify", "Hold a model against its unquantised weights and published figures."),
+    "embed": ("edgeembed.cli.embed", "embed", "Embed texts, or whole files of them."),
+    "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find out how a model runs fastest on this machine, and remember it."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Look at this machine, the build and the model, and say what is wrong."),
+    "tray": ("edgeembed.cli.tray", "tray", "Show an icon with a menu for the daemon."),
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
     "cache": ("edgeembed.cli.cache", "cache", "Look at and clear the cache of vectors."),
+    "autostart": ("edgeembed.cli.autostart", "autostart", "Start the daemon when you log in."),
     "completion": ("edgeembed.cli.completion", "completion", "Print the script that completes names in your shell."),
 }
 

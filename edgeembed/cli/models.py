@@ -40,7 +40,8 @@ def list_models(available: bool, as_json: bool) -> None:
     from edgeembed.hub.progress import human_size
     from edgeembed.hub.store import Store
 
-    installed = Store(resolve().paths).installed()
+    store = Store(resolve().paths)
+    installed, unfinished = store.installed(), store.unfinished()
     there = {model.name for model in installed}
     offered = [entry for name, entry in catalogue().items() if available and name not in there]
     if as_json:
@@ -49,6 +50,7 @@ def list_models(available: bool, as_json: bool) -> None:
         return
     if not installed and not offered:
         click.echo("No model is installed. See what there is: edgeembed list --available")
+        _print_unfinished(unfinished)
         return
     now = time.time()
     table = [
@@ -84,6 +86,16 @@ def list_models(available: bool, as_json: bool) -> None:
     )
     if offered:
         click.echo(f"\nTo install one: edgeembed pull {offered[0].name}")
+    _print_unfinished(unfinished)
+
+
+def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
+    """Say in one line what lies here of pulls that have not ended; one may be running."""
+    from edgeembed.hub.progress import human_size
+
+    if unfinished:
+        named = ", ".join(f"{name} ({human_size(sum(sizes.values()))})" for name, sizes in unfinished.items())
+        click.echo(f"\nNot finished: {named}. Pull again to go on, or remove it: edgeembed rm {next(iter(unfinished))}")
 
 
 @click.command()

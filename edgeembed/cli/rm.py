@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeembed.config import Resolved, Settings
-    from edgeembed.hub.store import InstalledModel
+    from edgeembed.hub.store import InstalledModel, Store
 
 
 @click.command()
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove installed models and say how much disk space that gives back.
 
-    NAME removes the model in every type that is installed, NAME:TYPE only this one. GGUF files of your own, which were
-    never pulled, are left alone.
+    NAME removes the model in every type that is installed, NAME:TYPE only this one. Where a pull has not ended, the same
+    names remove what has come of it. GGUF files of your own, which were never pulled, are left alone.
 
     What you may miss is asked about first: when NAME is installed in several types, when the settings name the model, and
     when a running daemon has it loaded. Where there is no terminal to ask on, such a removal needs --yes.
@@ -48,7 +48,7 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
 
     resolved = resolve()
     store = Store(resolved.paths)
-    wanted, several = _find(specs, store.installed(), resolved)
+    wanted, parts, several = _find(specs, store, resolved)
     if not yes:
         _confirm(several + _configured(wanted, resolved) + _loaded(wanted, resolved.settings))
     removed: list[dict[str, Any]] = []
@@ -63,33 +63,68 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
         removed.append({"name": model.name, "type": model.type, "path": str(model.path), "freed_bytes": freed})
         if not as_json:
             click.echo(f"removed {model.name}:{model.type}, {human_size(freed)}")
-    total = sum(row["freed_bytes"] for row in removed)
+    discarded: list[dict[str, Any]] = []
+    for name, files in parts.items():
+        try:
+            freed = store.discard(name, files)
+        except HubError as error:
+            failed += [{"path": str(path), "reason": error.message} for path in files]
+            click.echo(f"error: {error.message}", err=True)
+            continue
+        discarded.append({"name": name, "paths": [str(path) for path in files], "freed_bytes": freed})
+        if not as_json:
+            click.echo(f"removed what had come of {name}, {human_size(freed)}")
+    total = sum(row["freed_bytes"] for row in (*removed, *discarded))
     if as_json:
-        print_json({"removed": removed, "failed": failed, "freed_bytes": total})
-    elif len(removed) > 1:
+        print_json({"removed": removed, "unfinished": discarded, "failed": failed, "freed_bytes": total})
+    elif len(removed) + len(discarded) > 1:
         click.echo(f"{human_size(total)} in all")
     sys.exit(1 if failed else 0)
 
 
 def _find(
-    specs: tuple[str, ...], installed: list[InstalledModel], resolved: Resolved
-) -> tuple[list[InstalledModel], list[str]]:
+    specs: tuple[str, ...], store: Store, resolved: Resolved
+) -> tuple[list[InstalledModel], dict[str, list[Path]], list[str]]:
     """Give the models meant by the words of the command line, each once, and a line for each word that means several.
 
-    Raises UnknownModelError for the first word that means none.
+    Between the two, by name: the files of pulls that have not ended, where a word means no installed model. Raises
+    UnknownModelError for the first word that means nothing.
     """
+    installed, unfinished = store.installed(), store.unfinished()
     wanted: dict[Path, InstalledModel] = {}
+    parts: dict[str, list[Path]] = {}
     several = []
     for spec in specs:
         found = [model for model in installed if _means(spec, model)]
         if spec[:3].lower() == "hf:":
             found = [model] if (model := installed_as(spec, resolved)) else []
         if not found:
-            raise _unknown(spec, installed)
+            if not (half := _parts_of(spec, unfinished)):
+                raise _unknown(spec, installed, unfinished)
+            for name, files in half.items():
+                parts[name] = list(dict.fromkeys([*parts.get(name, []), *files]))
         if len(found) > 1:
             several.append(f"{found[0].name} is installed as {', '.join(model.type for model in found)}: all of them go")
         wanted |= {model.path: model for model in found}
-    return list(wanted.values()), several
+    return list(wanted.values()), parts, several
+
+
+def _parts_of(spec: str, unfinished: dict[str, dict[Path, int]]) -> dict[str, list[Path]]:
+    """Give the files that a pull of this name, or name and type, has left.
+
+    A checkpoint's files belong to every type: they are converted once all of them are there.
+    """
+    from edgeembed.hub.references import type_in_name
+
+    def belongs(path: Path, kind: str) -> bool:
+        file, gguf, _ = path.name.partition(".gguf")
+        return not gguf or type_in_name(file + gguf) in (kind.upper(), None)
+
+    if spec[:3].lower() == "hf:":
+        return {}
+    name, _, kind = spec.lower().partition(":")
+    files = [path for path in unfinished.get(name, ()) if not kind or belongs(path, kind)]
+    return {name: files} if files else {}
 
 
 def _means(spec: str, model: InstalledModel) -> bool:
@@ -99,7 +134,7 @@ def _means(spec: str, model: InstalledModel) -> bool:
     return spec.lower().endswith(".gguf") and Path(spec).expanduser().absolute() == model.path.absolute()
 
 
-def _unknown(spec: str, installed: list[InstalledModel]) -> Exception:
+def _unknown(spec: str, installed: list[InstalledModel], unfinished: dict[str, dict[Path, int]]) -> Exception:
     import difflib
 
     from edgeembed.errors import UnknownModelError
@@ -112,10 +147,14 @@ def _unknown(spec: str, installed: list[InstalledModel]) -> Exception:
     kinds = [model.type for model in installed if model.name.lower() == name.lower()]
     if kinds:
         return UnknownModelError(f"{name} is installed as {', '.join(kinds)}, not as {kind.upper()}; nothing was removed")
-    near = difflib.get_close_matches(name.lower(), names, n=1)
+    near = difflib.get_close_matches(name.lower(), [*names, *unfinished], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    there = f"Installed: {', '.join(names)}; nothing was removed" if names else "Nothing is installed"
-    return UnknownModelError(f"no model named {name!r} is installed.{hint} {there}")
+    there = [f"Installed: {', '.join(names)}" if names else "Nothing is installed"]
+    if unfinished:
+        there.append(f"not finished: {', '.join(unfinished)}")
+    if names or unfinished:
+        there.append("nothing was removed")
+    return UnknownModelError(f"no model named {name!r} is installed.{hint} {'; '.join(there)}")
 
 
 def _configured(wanted: list[InstalledModel], resolved: Resolved) -> list[str]:

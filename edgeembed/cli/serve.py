@@ -27,6 +27,7 @@ def serve(**flags: Any) -> None:
     /v1/models, GET /health, GET /v1/status.
     """
     from edgeembed import daemon
+    from edgeembed.address import check_address
     from edgeembed.config import resolve
     from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.logs import log_anyway, setup_logging
@@ -35,7 +36,7 @@ def serve(**flags: Any) -> None:
     settings, paths = resolved.settings, resolved.paths
     setup_logging(settings.log_level, settings.log_format)
     say = _say if settings.log_format == "text" else log_anyway
-    daemon.check_address(settings)
+    check_address(settings)
     if settings.model is None:
         model = first_model(paths=paths, settings=settings, report=say)
     else:

@@ -23,7 +23,7 @@ TITLES = ("TYPE", "THREADS", "LANES", "BATCH TOKENS", "FILL UP FROM", "10 WORDS"
 @click.command()
 @click.argument("spec", metavar="[MODEL]", required=False, shell_complete=complete_model)
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.2), help="Of measuring each way.")
-@click.option("--quick", is_flag=True, help="Try numbers of threads only, as the daemon does on a model's first load.")
+@click.option("--quick", is_flag=True, help="Try numbers of threads only.")
 @click.option("--forget", is_flag=True, help="Forget what was found, and measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("threads", "context_tokens", "offline")

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from edgeembed.config import Resolved
     from edgeembed.verify import Verification
 
+_STATUS = {True: 0, False: 1, None: 3}
+_VERDICT = {
+    True: "holds",
+    False: "DOES NOT HOLD",
+    None: "NOT VERIFIED: it loads and computes, but there is nothing to hold its vectors against",
+}
+
 
 @click.command()
 @click.argument("spec", metavar="MODEL", shell_complete=complete_model)
@@ -36,7 +43,8 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
     edgeembed verify all-minilm-l6-v2 --types Q8_0,Q5_0,Q4_0     a table: size, cosines, rank agreement, speed
     edgeembed verify all-minilm-l6-v2 --json
 
-    Ends with status 1 when the model does not hold, with 2 when there is no such model.
+    Ends with status 0 when the model holds, with 1 when it does not, with 2 when there is no such model, and with 3 when
+    there is nothing to hold it against: no canary rows in the file, and no published figures ("holds" is null in JSON then).
     """
     from edgeembed.config import resolve
     from edgeembed.hub.install import ensure_installed
@@ -56,7 +64,7 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
         click.echo(json.dumps({**fields, "holds": found.holds}, indent=2))
     else:
         _print(found)
-    sys.exit(0 if found.holds else 1)
+    sys.exit(_STATUS[found.holds])
 
 
 def _print(found: Verification) -> None:
@@ -72,7 +80,7 @@ def _print(found: Verification) -> None:
             click.echo("  " + "    ".join(f"{a:.4f} {b:.4f}" for a, b in zip(published, measured, strict=True)))
     else:
         click.echo("published similarities: none known")
-    click.echo("holds" if found.holds else "DOES NOT HOLD")
+    click.echo(_VERDICT[found.holds])
 
 
 def _print_losses(resolved: Resolved, spec: str, types: str, as_json: bool, say: Callable[[str], None]) -> None:

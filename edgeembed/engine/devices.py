@@ -33,12 +33,26 @@ class Rung:
     name: str
     extra_buffers: bool
     description: str
+    oldest_kernels: bool = False
 
 
 CPU_BEST = Rung("cpu", True, "processor, fastest kernels (repacked weights, AMX where there is one)")
 CPU_PLAIN = Rung("cpu-plain", False, "processor, plain kernels")
 
+CPU_OLDEST = Rung("cpu-oldest", False, "processor, the oldest kernels of a build for many processors", oldest_kernels=True)
+
 CPU_LADDER = (CPU_BEST, CPU_PLAIN)
+PORTABLE_LADDER = (*CPU_LADDER, CPU_OLDEST)
+"""Where the build has a module for each generation of processors: the one that was chosen may be wrong about this one."""
+
+
+def cpu_ladder() -> tuple[Rung, ...]:
+    """Give the rungs that the installed build of llama.cpp has."""
+    try:
+        files = distribution("llama-cpp-python").files or ()
+    except PackageNotFoundError:
+        files = ()
+    return PORTABLE_LADDER if any("ggml-cpu-" in file.name for file in files) else CPU_LADDER
 
 
 class Ladder:
@@ -48,8 +62,9 @@ class Ladder:
     work last as long as the daemon, because a single text can cause them.
     """
 
-    def __init__(self, rungs: tuple[Rung, ...] = CPU_LADDER, memory: LadderMemory | None = None) -> None:
-        self._rungs = rungs
+    def __init__(self, rungs: tuple[Rung, ...] | None = None, memory: LadderMemory | None = None) -> None:
+        """rungs: best first; those of the installed build when there are none."""
+        self._rungs = rungs = rungs or cpu_ladder()
         self._memory = memory
         self._falls: list[RungFall] = [
             fall for fall in (memory.recall() if memory else []) if fall.rung in {rung.name for rung in rungs[:-1]}

@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgeembed.engine import wordpiece
+from edgeembed.engine.llama_backends import load_backends
 from edgeembed.engine.llama_context import Context
 from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_library import (
@@ -29,10 +31,12 @@ from edgeembed.engine.llama_library import (
 from edgeembed.engine.llama_probe import find_last_rows
 from edgeembed.engine.llama_quantize import quantize_file
 from edgeembed.engine.llama_rows import LastRows, PooledRows
+from edgeembed.engine.llama_vocabulary import Vocabulary
 from edgeembed.engine.normalizer import choose_normalizer
 from edgeembed.engine.pairs import TEMPLATE_KEY, PairTemplate
-from edgeembed.engine.plan import ContextShape, ModelFacts, make_plan
+from edgeembed.engine.plan import TILE, ContextShape, ModelFacts, make_plan
 from edgeembed.engine.protocol import Float32Row, ModelInfo, Pair, Text, WorkerOptions
+from edgeembed.engine.quick_look import look
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
 
 __all__ = [
@@ -53,6 +57,7 @@ class LlamaModel:
     def __init__(self, options: WorkerOptions) -> None:
         """Load the file. Raises ModelLoadError."""
         self._options = options
+        load_backends(oldest=options.oldest_kernels)
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -64,6 +69,7 @@ class LlamaModel:
             raise ModelLoadError(f"llama.cpp cannot load {options.path}{said()}", fatal=False)
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
+        self.vocabulary = Vocabulary(self._vocab, self.metadata)
         self._architecture = self.metadata("general.architecture") or "unknown"
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
@@ -77,6 +83,8 @@ class LlamaModel:
         self.plan = make_plan(facts, options, last_only=self._last_rows is not None)
         self.wide = self._new_context(self.plan.wide)
         self.info = self._describe()
+        if options.quick_look and not facts.pieces and facts.trained_tokens >= TILE:
+            self._look(facts)
 
     def new_bulk_context(self) -> Context:
         """Make a context for a bulk lane; the caller closes it. Raises ModelLoadError when there is no memory for it."""
@@ -178,6 +186,15 @@ class LlamaModel:
     def _new_context(self, shape: ContextShape) -> Context:
         rows = self._last_rows(shape.sequences) if self._last_rows else PooledRows()
         return Context(self._model, shape, rows, dimensions=self._dimensions)
+
+    def _look(self, facts: ModelFacts) -> None:
+        """Find out how the model runs fastest, and run it so from now on."""
+        found = look(self.wide.time_pass)
+        fill = self._options.pad_from_tokens if self._options.pad_from_tokens is not None else found.pad_from_tokens
+        self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)
+        self.plan = make_plan(facts, self._options, last_only=self._last_rows is not None)
+        self.wide.adopt(self.plan.wide)
+        self.info = msgspec.structs.replace(self.info, looked=found)
 
     def _find_last_rows(self, facts: ModelFacts) -> Callable[[int], LastRows] | None:
         if not facts.pieces:

@@ -40,7 +40,9 @@ def function(name: str, result: Any, *arguments: Any) -> Any:
         from llama_cpp._ctypes_extensions import load_shared_library
         from llama_cpp._ggml import libggml_base_path
 
-        found = load_shared_library("ggml-base", libggml_base_path)[name]
+        # What loads modules is in `ggml`, everything else in `ggml-base`.
+        home = "ggml" if name.startswith("ggml_backend_load") else "ggml-base"
+        found = load_shared_library(home, libggml_base_path)[name]
     found.restype = result
     found.argtypes = arguments
     return found

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgeembed.engine.llama_backends import load_backends
 from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_library import ComputeError, metadata_overrides, said
 
@@ -25,6 +26,7 @@ def quantize_file(
     file_type: llama.h's llama_ftype. keep_f32: names of tensors that stay F32. notes: metadata to add, each at most 127
     bytes. Raises ComputeError.
     """
+    load_backends(oldest=False)
     lib.llama_backend_init()
     params = lib.llama_model_quantize_default_params()
     params.ftype = file_type

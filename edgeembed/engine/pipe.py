@@ -43,7 +43,7 @@ class Pipe:
     def send_now(self, message: FromWorker) -> None:
         """Write a message before returning, so that it arrives even if the process dies in its next step.
 
-        What was queued before goes first: a batch's rows must not arrive behind the start of the next one.
+        What was queued before goes first.
         """
         self._outgoing.append(frame(message))
         self._write()

@@ -20,6 +20,7 @@ PADDING_PER_WIDTH = 30 / 384
 """Squared tokens of plain attention that cost as much as one token's matrix products, for each number of a row: 37 at Q8_0
 and 22 at F32 for 384 numbers, AVX-512 without AMX."""
 
+MOST_BULK_LANES = 128
 MOST_TEXTS = 64
 """Texts in a forward pass. llama.cpp allows 256; more than the token budget holds gains nothing."""
 MOST_TEXTS_OF_DECODER = 16
@@ -111,13 +112,13 @@ def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> 
 
     lanes = options.bulk_lanes
     if lanes is None:
-        most = max(1, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1), last_only))
+        most = min(MOST_BULK_LANES, max(1, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1), last_only)))
         lanes = options.threads // -(-options.threads // most)  # each with the same number of threads
     return Plan(
         # Between two pieces of a long text queries are computed, so there is room for both.
         wide=shape(longest, options.threads, beside=batch if longest > batch else 0),
         bulk=shape(bulk_text, max(1, options.threads // max(1, lanes))),
-        bulk_lanes=lanes,
+        bulk_lanes=min(lanes, MOST_BULK_LANES),
     )
 
 

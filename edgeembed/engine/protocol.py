@@ -33,10 +33,40 @@ class Row(NamedTuple):
 
     vector: float32, shape (dimensions,), pooled, not normalised, full-dimension.
     tokens: the text's length in the model's tokens, special ones included.
+    full: the same before the text was cut; 0 when it was not.
     """
 
     vector: Float32Row
     tokens: int
+    full: int = 0
+
+
+class Tokenized(NamedTuple):
+    """The tokens of a text.
+
+    ids: places in the model's vocabulary, int32, shape (tokens,). special: which of them are marks that the model puts
+    around a text, shape (tokens,). texts: how each is written; None where nobody asked.
+    """
+
+    ids: npt.NDArray[np.int32]
+    special: npt.NDArray[np.bool_]
+    texts: list[str] | None = None
+
+
+Side = Literal["none", "end", "start"]
+"""Where a text that is too long may be cut."""
+
+
+class Limits(msgspec.Struct, array_like=True, frozen=True):
+    """How long a text may be where that is not what the model takes, and what happens to a longer one.
+
+    most: tokens, special ones, prompt and query included; 0 for what the model takes. cut: the side that is cut off; a text
+    is refused when it is none. own: `most` counts the tokens of the text, or of the document of a pair, alone.
+    """
+
+    most: int = 0
+    cut: Side = "none"
+    own: bool = False
 
 
 class Pair(msgspec.Struct, array_like=True, frozen=True):
@@ -46,11 +76,13 @@ class Pair(msgspec.Struct, array_like=True, frozen=True):
     document: str
     instruction: str | None = None
     """None takes the model's default."""
+    limits: Limits | None = None
+    """Of the pair; only its document is ever cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A text in its prompt, told apart: what stands in front of many texts is computed once.
+    """A text in its prompt, told apart: what stands in front of many texts is computed once, and never cut.
 
     It gives the tokens, and the row, of `prefix + text + suffix`. (A dataclass, because msgspec cannot tell two kinds of
     struct apart beside a string.)
@@ -59,10 +91,22 @@ class Prompted:
     prefix: str
     text: str
     suffix: str = ""
+    limits: Limits | None = None
+    ids: bytes | None = None
+    """In place of `text`, its tokens: int32, native byte order. Special tokens around them may be there or not."""
 
 
 Text = str | Pair | Prompted
 """What an embedder or a reranker computes one row of."""
+
+
+class QuickLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first load of a model on this machine found out; see `edgeembed.engine.quick_look`."""
+
+    pad_from_tokens: int | None
+    """None where there was no time to find it."""
+    seconds: float
+    """That it took."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +127,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Version of llama-cpp-python and what the build can use of the processor."""
     canary_cosines: tuple[float, ...] = ()
     """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
+    looked: QuickLook | None = None
+    """What a quick look found, where one was asked for."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +141,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     rung: str
     extra_buffers: bool
     """Repacked weights and AMX kernels (llama.cpp's `use_extra_bufts`)."""
+    oldest_kernels: bool = False
+    """Of a build for many processors the module with the oldest kernels, in place of the best one."""
     task: Task = "embed"
     """A file made for the other task is refused."""
     verbose: bool = False
@@ -108,6 +156,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     for a guess by the model's width, 0 for never."""
     prefix_tokens: int = 256
     """KV cells for prefixes that several texts of a causal model share, in each context; 0 for none."""
+    ledger: str | None = None
+    """File in which the worker notes what it computes (see `edgeembed.engine.ledger`), filled in by the supervisor."""
+    quick_look: bool = False
+    """Look how an encoder runs fastest, and run it so; `pad_from_tokens` is not overruled."""
 
 
 class RungFall(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,10 +203,18 @@ class Engine(Protocol):
     @property
     def status(self) -> EngineStatus: ...
 
+    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+        """Queue texts to be read and not computed, however long they are; cancelling a future frees its place.
+
+        written: give the tokens' texts too. A future ends with EngineError, EngineUnavailableError or WorkerCrashedError.
+        """
+        ...
+
     def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
         """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
 
-        A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError or EngineUnavailableError.
+        A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError, EngineUnavailableError or
+        a RequestError for token ids that are none of the model's, or limits that leave no room for the text.
         """
         ...
 
@@ -170,12 +230,17 @@ class Engine(Protocol):
 # --- daemon to worker -------------------------------------------------------------------------------------------------
 
 
+Want = Literal["row", "ids", "tokens"]
+"""What becomes of a text: its row, the ids of its tokens, or ids and texts of its tokens."""
+
+
 class EmbedItem(msgspec.Struct, array_like=True):
     id: int
     text: Text
     priority: Priority
     alone: bool
     """Compute in a batch of its own: it was in a batch that ended a worker."""
+    want: Want = "row"
 
     @property
     def characters(self) -> int:
@@ -186,7 +251,7 @@ class EmbedItem(msgspec.Struct, array_like=True):
             case Pair(query, document):
                 return len(query) + len(document)
             case Prompted(prefix, text, suffix):
-                return len(prefix) + len(text) + len(suffix)
+                return len(prefix) + len(text) + len(suffix)  # ids are read already
 
 
 class Embed(msgspec.Struct, tag="embed"):
@@ -223,34 +288,42 @@ class Stage(msgspec.Struct, tag="stage"):
     doing: str
 
 
-class Started(msgspec.Struct, tag="started"):
-    """These items' forward pass begins now; sent before it, so that a crash has known suspects."""
-
-    ids: list[int]
-
-
 class RowItem(msgspec.Struct, array_like=True):
     id: int
     tokens: int
     vector: bytes
     """float32, native byte order: both ends are one machine."""
+    full: int = 0
+    """Tokens before the text was cut; 0 when it was not."""
 
 
 class Rows(msgspec.Struct, tag="rows"):
     items: list[RowItem]
 
 
+class Read(msgspec.Struct, tag="read"):
+    """The tokens of an item that is not computed.
+
+    ids: int32, native byte order. special: of each token a byte, 1 for a mark around the text. texts: empty for `ids`.
+    """
+
+    id: int
+    ids: bytes
+    special: bytes
+    texts: list[str]
+
+
 class Failed(msgspec.Struct, tag="failed"):
     """One item has no row. `tokens` and `limit` are set for kind too_long."""
 
     id: int
-    kind: Literal["too_long", "empty", "bad_vector", "engine"]
+    kind: Literal["too_long", "empty", "bad_ids", "no_room", "bad_vector", "engine"]
     message: str
     tokens: int = 0
     limit: int = 0
 
 
-FromWorker = Stage | Ready | LoadFailed | Started | Rows | Failed
+FromWorker = Stage | Ready | LoadFailed | Rows | Read | Failed
 
 # --- frames -----------------------------------------------------------------------------------------------------------
 

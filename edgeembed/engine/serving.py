@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 
 from edgeembed.engine import canary
 from edgeembed.engine.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.ledger import FIRST_BULK, NESTED, READING, Ledger
 from edgeembed.engine.llama import ComputeError, LlamaModel, ModelLoadError
 from edgeembed.engine.llama_context import Context
 from edgeembed.engine.llama_rows import Matrix
@@ -26,17 +28,18 @@ from edgeembed.engine.protocol import (
     Failed,
     LoadFailed,
     ModelInfo,
+    Read,
     Ready,
     RowItem,
     Rows,
     Stage,
-    Started,
     Stop,
     WorkerOptions,
 )
+from edgeembed.engine.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.thread_priority import give_way
-from edgeembed.engine.tokenizing import Tokenizing
+from edgeembed.engine.tokenizing import Tokenizing, start_reading_thread
 
 Queued = QueuedText[Reading]
 
@@ -48,14 +51,16 @@ class Worker:
         self._options = options
         self._pipe = pipe
         self._model: LlamaModel | None = None
+        self._reader: TextReader | None = None
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
+        self._ledger = Ledger(Path(options.ledger) if options.ledger else None)
 
     def run(self) -> int:
         """Load, check the canary texts, then serve until told to stop. Gives the exit status."""
         # The reader runs before the model loads: a daemon that dies meanwhile must not leave a loading process behind.
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        start_reading_thread(self._read, name="reader")
         try:
             self._pipe.send_now(Stage("loading the model"))
             model = self._model = LlamaModel(self._options)
@@ -70,13 +75,14 @@ class Worker:
             model.batch_budget, plan.wide.texts, bulk_lanes=plan.bulk_lanes, bulk_tokens=plan.bulk.longest_text
         )
         self._queue = queue
+        self._reader = TextReader(model, context_tokens=info.context_tokens, vocabulary=model.vocabulary.size)
         self._tokenizing = Tokenizing(self._tokenize, queue)
         for number in range(1, plan.bulk_lanes + 1):
             threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
         self._loaded.set()
         self._pipe.send(Ready(info))
         while batch := queue.take(WIDE):
-            self._compute(model.wide, queue, batch)
+            self._compute(WIDE, model.wide, queue, batch)
         self._pipe.finish()
         return 0
 
@@ -126,22 +132,36 @@ class Worker:
                     self._queue.close()
 
     def _tokenize(self, item: EmbedItem) -> Queued | None:
-        """Give a text with its tokens, or tell the daemon why it cannot be computed. Called from several threads."""
-        assert self._model is not None
-        limit = self._model.info.context_tokens
+        """Give a text with its tokens, or tell the daemon why it is not computed. Called from several threads."""
+        assert self._model is not None and self._reader is not None
+        entry = READING[threading.current_thread().name]
+        self._ledger.begin(entry, [item.id])  # a tokenizer can crash, too
         try:
-            reading = self._model.read(item.text)
+            if item.want != "row":
+                self._pipe.send(self._read_only(item))
+                return None
+            reading = self._reader.read_within(item.text)
+        except TooLongError as error:
+            self._pipe.send(Failed(item.id, "too_long", str(error), tokens=error.tokens, limit=error.limit))
+        except NoRoomError as error:
+            self._pipe.send(Failed(item.id, "no_room", str(error)))
+        except BadIdsError as error:
+            self._pipe.send(Failed(item.id, "bad_ids", str(error)))
         except (ComputeError, UnicodeEncodeError) as error:
             self._pipe.send(Failed(item.id, "engine", str(error)))
-            return None
-        count = len(reading.tokens)
-        if count > limit:
-            self._pipe.send(Failed(item.id, "too_long", f"{count} tokens", tokens=count, limit=limit))
-        elif count == 0:
-            self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
         else:
-            return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
+            if count := len(reading.tokens):
+                return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
+            self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
+        finally:
+            self._ledger.end(entry)
         return None
+
+    def _read_only(self, item: EmbedItem) -> Read:
+        assert self._model is not None and self._reader is not None
+        tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
+        texts = vocabulary.written(tokens) if item.want == "tokens" else []
+        return Read(item.id, tokens.tobytes(), vocabulary.special(tokens).tobytes(), texts)
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 
@@ -156,21 +176,24 @@ class Worker:
                 except ModelLoadError:  # no memory: the others do it
                     queue.retire(number, batch)
                     return
-            self._compute(context, queue, batch)
+            self._compute(FIRST_BULK + number - 1, context, queue, batch)
 
-    def _compute(self, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
-        self._pipe.send_now(Started([text.id for text in batch]))
+    def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+        """Compute a batch and answer it. entry: where the ledger notes it."""
+        self._ledger.begin(entry, [text.id for text in batch])
         try:
             rows = context.compute([text.tokens for text in batch], between=lambda: self._compute_queries(context, queue))
         except ComputeError as error:
+            self._ledger.end(entry)
             self._retry_or_fail(queue, batch, "engine", str(error))
         else:
+            self._ledger.end(entry)
             self._answer(queue, batch, rows)
 
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
         """Compute what somebody waits for, between two pieces of a long text."""
         while context is self._wide and (batch := queue.take_query(context.shape.batch)):
-            self._compute(context, queue, batch)
+            self._compute(NESTED, context, queue, batch)
 
     @property
     def _wide(self) -> Context | None:
@@ -181,7 +204,7 @@ class Worker:
         self._pipe.send(
             Rows(
                 [
-                    RowItem(text.id, text.count, row.tobytes())
+                    RowItem(text.id, text.count, row.tobytes(), _full(text.tokens))
                     for text, row, ok in zip(batch, rows, usable, strict=True)
                     if ok
                 ]
@@ -202,3 +225,7 @@ class Worker:
             else:
                 text.retried = text.alone = True
                 queue.add([text])
+
+
+def _full(reading: Reading) -> int:
+    return reading.full if isinstance(reading, CutReading) else 0

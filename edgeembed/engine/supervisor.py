@@ -8,54 +8,42 @@ is its own fault, ends that text with an error, and costs nobody else anything.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from edgeembed.engine.devices import Ladder, Rung
+from edgeembed.engine.ledger import Ledger
+from edgeembed.engine.pending import PendingTexts
 from edgeembed.engine.process import WORKER_COMMAND, WorkerProcess
 from edgeembed.engine.protocol import (
+    BULK,
     Cancel,
     Embed,
-    EmbedItem,
     EngineStatus,
     Failed,
     FromWorker,
     LoadFailed,
     ModelInfo,
     Priority,
+    Read,
     Ready,
     Row,
     Rows,
     Stage,
-    Started,
     Text,
+    Tokenized,
+    Want,
     WorkerOptions,
 )
-from edgeembed.errors import (
-    BadVectorError,
-    EdgeEmbedError,
-    EmptyInputError,
-    EngineError,
-    EngineUnavailableError,
-    InputTooLongError,
-    WorkerCrashedError,
-)
-from edgeembed.logs import request_id
+from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
-CRASHES_PER_TEXT = 2
-"""Native crashes with one text in the running batch after which the text is given up."""
-KILLS_PER_TEXT = 5
-"""The same for kills from outside, such as the kernel's when memory runs out."""
 KILLS_WHILE_LOADING = 3
 """Kills from outside in a row, before a worker is ready, that count as a fall: a lower rung needs less memory."""
 STABLE_SECONDS = 10.0
@@ -63,19 +51,6 @@ STABLE_SECONDS = 10.0
 LONGEST_PAUSE = 30.0
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
-
-
-@dataclass
-class _Pending:
-    """A text whose row has not come yet."""
-
-    text: Text
-    priority: Priority
-    future: asyncio.Future[Row]
-    crashes: int = 0
-    kills: int = 0
-    request: str | None = field(default_factory=request_id)
-    """Id of the request that it came with."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +64,7 @@ class _Death:
     fatal: bool
     """No other rung can help."""
     suspects: tuple[int, ...]
-    """Ids of the texts in the batch that was running."""
+    """Ids of the texts that were being read or computed."""
     lived: float
     """Seconds since it was ready."""
     never_ran: bool = False
@@ -106,6 +81,7 @@ class WorkerEngine:
         *,
         load_timeout: float = 300.0,
         command: Sequence[str] = WORKER_COMMAND,
+        on_ready: Callable[[ModelInfo], None] = lambda _info: None,
     ) -> None:
         """Prepare; nothing starts yet.
 
@@ -113,15 +89,16 @@ class WorkerEngine:
         when it never can.
         load_timeout: seconds a worker gets until it says ready.
         command: how a worker is started; rung and options are appended.
+        on_ready: told what each worker says of the model that it has loaded.
         """
+        self._on_ready = on_ready
         self._options = options
         self._ladder = ladder
         self._load_timeout = load_timeout
         self._command = tuple(command)
-        self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
-        self._running: tuple[int, ...] = ()
-        self._busy_since: float | None = None
+        self._pending = PendingTexts(self._left)
+        self._ledger: Ledger | None = None
+        """What the worker computes."""
         self._state: State = "starting"
         self._reason: str | None = "the model is loading"
         self._info: ModelInfo | None = None
@@ -153,7 +130,7 @@ class WorkerEngine:
             batches_computed=self._batches_computed,
             tokens_computed=self._tokens_computed,
             texts_waiting=len(self._pending),
-            busy_since=self._busy_since,
+            busy_since=self._ledger.busy_since if self._ledger else None,
             worker_pid=self._process.pid if self._process else None,
         )
 
@@ -167,19 +144,17 @@ class WorkerEngine:
         await asyncio.shield(self._first_outcome)
 
     def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Row]] = [loop.create_future() for _ in texts]
+        return self._submit(texts, priority, "row")
+
+    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+        # As bulk: the thread that reads what comes through the pipe is for those who wait for a vector.
+        return self._submit(texts, BULK, "tokens" if written else "ids")
+
+    def _submit(self, texts: Sequence[Text], priority: Priority, want: Want) -> list[asyncio.Future[Any]]:
+        items, futures = self._pending.add(texts, priority, want)
         if self._state in ("failed", "stopped"):
-            for future in futures:
-                future.set_exception(self._unavailable())
-            return futures
-        items = []
-        for text, future in zip(texts, futures, strict=True):
-            id_ = next(self._ids)
-            self._pending[id_] = _Pending(text, priority, future)
-            future.add_done_callback(partial(self._left, id_))
-            items.append(EmbedItem(id_, text, priority, False))
-        if self._process and self._accepts:
+            self._pending.fail_all(self._unavailable)
+        elif self._process and self._accepts:
             self._process.send(Embed(items))
         return futures
 
@@ -188,7 +163,7 @@ class WorkerEngine:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._fail_pending()
+        self._pending.fail_all(self._unavailable)
 
     # --- one life after another ---------------------------------------------------------------------------------------
 
@@ -201,7 +176,6 @@ class WorkerEngine:
             death = await self._live(rung)
             reason = death.reason
             self._accepts = False
-            self._busy_since = None
             log.warning("worker on rung %s ended: %s%s", rung.name, death.reason, self._whose(death.suspects))
             pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
             if death.fatal:
@@ -237,29 +211,12 @@ class WorkerEngine:
 
     def _whose(self, ids: Sequence[int]) -> str:
         """Name the requests whose texts were computing."""
-        found = {pending.request for id_ in ids if (pending := self._pending.get(id_)) and pending.request}
-        return f" [{', '.join(sorted(found))}]" if found else ""
+        found = self._pending.requests_of(ids)
+        return f" [{', '.join(found)}]" if found else ""
 
     def _blame(self, death: _Death) -> None:
         """Count a death in the middle of work against the texts that were computing; fall a rung when it was a crash."""
-        condemned = False
-        for id_ in death.suspects:
-            pending = self._pending.get(id_)
-            if pending is None:
-                continue
-            if death.from_outside:
-                pending.kills += 1
-            else:
-                pending.crashes += 1
-            if pending.crashes >= CRASHES_PER_TEXT or pending.kills >= KILLS_PER_TEXT:
-                condemned = True
-                self._finish(
-                    id_,
-                    WorkerCrashedError(
-                        f"this text ended the worker {pending.crashes + pending.kills} times ({death.reason}); "
-                        "it is not tried again"
-                    ),
-                )
+        condemned = self._pending.blame(death.suspects, death.reason, from_outside=death.from_outside)
         if condemned:
             self._ladder.forgive()
         elif not death.from_outside:
@@ -269,15 +226,19 @@ class WorkerEngine:
 
     async def _live(self, rung: Rung) -> _Death:
         """Start a worker, serve until it ends, and say how it ended."""
-        self._running = ()
+        ledger: Ledger | None = None
         try:
-            process = await WorkerProcess.start(self._command, self._options(rung))
+            options = self._options(rung)
+            ledger = Ledger.create()
+            process = await WorkerProcess.start(self._command, msgspec.structs.replace(options, ledger=str(ledger.path)))
         except EngineUnavailableError as error:
             return _Death(error.message, while_loading=True, from_outside=False, fatal=True, suspects=(), lived=0.0)
         except OSError as error:  # no memory, no process or no file to be had, just now
+            if ledger is not None:
+                ledger.close(remove=True)
             reason = f"a worker cannot be started: {error}"
             return _Death(reason, while_loading=True, from_outside=True, fatal=False, suspects=(), lived=0.0, never_ran=True)
-        self._process = process
+        self._process, self._ledger = process, ledger
         ready_at: float | None = None
         doing = "starting"
         problem: LoadFailed | None = None
@@ -304,15 +265,17 @@ class WorkerEngine:
         finally:
             self._accepts = False
             await process.end(politely=self._state == "stopped" and ready_at is not None)  # a load finishes nothing
-            self._process = None
+            running = ledger.running
+            self._process = self._ledger = None
+            ledger.close(remove=True)
         while_loading = ready_at is None
-        activity = doing if while_loading else ("computing" if self._running else "idle")
+        activity = doing if while_loading else ("computing" if running else "idle")
         return _Death(
             reason=problem.reason if problem else process.obituary(activity),
             while_loading=while_loading,
             from_outside=problem is None and process.killed_from_outside,
             fatal=problem is not None and problem.fatal,
-            suspects=self._running,
+            suspects=running,
             lived=0.0 if ready_at is None else time.monotonic() - ready_at,
         )
 
@@ -321,14 +284,12 @@ class WorkerEngine:
     def _became_ready(self, rung: Rung, info: ModelInfo) -> None:
         self._info = info
         self._ladder.remember()
+        self._on_ready(info)
         self._set_state("ready", None)
         log.info("worker ready on rung %s: %s %s", rung.name, info.name, info.file_type)
         log.debug("%s", info.llama_cpp)
         self._accepts = True
-        again = [
-            EmbedItem(id_, pending.text, pending.priority, bool(pending.crashes or pending.kills))
-            for id_, pending in self._pending.items()
-        ]
+        again = self._pending.items()
         if again and self._process:
             self._process.send(Embed(again))
         if self._first_outcome and not self._first_outcome.done():
@@ -336,34 +297,21 @@ class WorkerEngine:
 
     def _handle(self, message: FromWorker) -> None:
         match message:
-            case Started(ids):
-                self._running = tuple(ids)
-                self._busy_since = time.time()
             case Rows(items):
-                self._running = ()
-                self._busy_since = None
                 self._batches_computed += 1
                 self._texts_computed += len(items)
                 self._tokens_computed += sum(item.tokens for item in items)
-                for item in items:
-                    self._finish(item.id, Row(np.frombuffer(item.vector, dtype=np.float32), item.tokens))
+                self._pending.finish_rows(items)
+            case Read():
+                self._pending.finish_read(message)
             case Failed():
-                self._finish(message.id, _error_of(message))
+                self._pending.finish_failed(message)
             case _:
                 raise ValueError(f"unexpected message {message!r}")
 
-    def _finish(self, id_: int, outcome: Row | EdgeEmbedError) -> None:
-        pending = self._pending.pop(id_, None)
-        if pending is None or pending.future.done():
-            return  # cancelled meanwhile
-        if isinstance(outcome, Row):
-            pending.future.set_result(outcome)
-        else:
-            pending.future.set_exception(outcome)
-
-    def _left(self, id_: int, future: asyncio.Future[Row]) -> None:
-        """Free the place of a text whose future was cancelled."""
-        if future.cancelled() and self._pending.pop(id_, None) is not None and self._process and self._accepts:
+    def _left(self, id_: int) -> None:
+        """Tell the worker that nobody waits for a text any more."""
+        if self._process and self._accepts:
             self._process.send(Cancel([id_]))
 
     # --- states -------------------------------------------------------------------------------------------------------
@@ -377,11 +325,7 @@ class WorkerEngine:
         log.error("the model cannot be served: %s", reason)
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_exception(self._unavailable())
-        self._fail_pending()
-
-    def _fail_pending(self) -> None:
-        for id_ in list(self._pending):
-            self._finish(id_, self._unavailable())
+        self._pending.fail_all(self._unavailable)
 
     def _unavailable(self) -> EngineUnavailableError:
         return EngineUnavailableError(self._reason or f"the engine is {self._state}")
@@ -393,18 +337,6 @@ class WorkerEngine:
             self._give_up(f"internal error: {error!r}")
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_exception(self._unavailable())
-
-
-def _error_of(message: Failed) -> EdgeEmbedError:
-    match message.kind:
-        case "too_long":
-            return InputTooLongError(message.message, tokens=message.tokens, limit=message.limit)
-        case "empty":
-            return EmptyInputError(message.message)
-        case "bad_vector":
-            return BadVectorError(message.message)
-        case "engine":
-            return EngineError(message.message)
 
 
 def _all_failed(ladder: Ladder) -> str:

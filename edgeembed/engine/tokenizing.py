@@ -24,6 +24,20 @@ TOGETHER_TOKENS = 512
 alone would compute a nearly empty batch."""
 
 
+STACK_BYTES = 16 * 2**20
+"""Some of llama.cpp's pre-tokenizers recurse once for each character of a long run, some 320 bytes each, without a bound:
+a text that is beyond this ends the worker, and is not tried a third time."""
+
+
+def start_reading_thread(target: Callable[..., None], *arguments: object, name: str) -> None:
+    """Start a thread that tokenises."""
+    before = threading.stack_size(STACK_BYTES)  # of the threads that are started from now on
+    try:
+        threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
+    finally:
+        threading.stack_size(before)
+
+
 class Tokenizing(Generic[TokensT]):
     """Brings items to a batch queue by way of their tokens. `add` and `cancel` are called from one thread.
 
@@ -67,7 +81,7 @@ class Tokenizing(Generic[TokensT]):
 
     def _lane(self, name: str) -> queue.SimpleQueue[EmbedItem]:
         lane: queue.SimpleQueue[EmbedItem] = queue.SimpleQueue()
-        threading.Thread(target=self._run, args=(lane,), name=name, daemon=True).start()
+        start_reading_thread(self._run, lane, name=name)
         return lane
 
     def _run(self, lane: queue.SimpleQueue[EmbedItem]) -> None:

@@ -38,6 +38,8 @@ class Matryoshka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: Count
     lengths: tuple[Count, ...] | None = None
     """The lengths that its makers name, longest first; None where they allow any length in the range."""
+    layer_norm: bool = False
+    """Whether its makers layer-normalise a whole vector before they cut it."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for lengths that are not those of the range; msgspec makes a ValidationError of it."""

@@ -92,6 +92,7 @@ def install_file(path: Path, name: str | None, *, store: Store, report: Report) 
         model = store.local(path)
         report(f"{model.spec} is installed already: {path}")
         return model
+    before = _version(path)
     header = check_gguf(path)
     known_as, known_type = _catalogue_file(path, report)
     wanted = installed_name(name, None, path.name, known_as)
@@ -109,7 +110,10 @@ def install_file(path: Path, name: str | None, *, store: Store, report: Report) 
             with store.staging(wanted) as staging:
                 copy = staging / path.name
                 sha256 = _copy(path, copy, report)
-                fetched = Fetched(copy, sha256, require_gguf(copy), f"copied from {path}", header.text("general.license"))
+                if _version(path) != before:  # its name and type were chosen by what lay there then
+                    raise HubError(f"{path} changed while it was copied; is something still writing it?")
+                copied = require_gguf(copy)
+                fetched = Fetched(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
                 return _land(store, fetched, wanted, kind, None, report)
     except OSError as error:
         raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
@@ -205,19 +209,25 @@ def _catalogue_file(path: Path, report: Report) -> tuple[str, str] | tuple[None,
 
 
 def _copy(source: Path, target: Path, report: Report) -> str:
-    """Copy a file and give its SHA-256. Raises HubError when it changes meanwhile."""
-    before = source.stat()
+    """Copy a file and give the SHA-256 of what was copied."""
+    total = source.stat().st_size
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("xb") as writer, Progress(report, f"copying {source.name}") as progress:
         while block := reader.read(_BLOCK):
             writer.write(block)
             digest.update(block)
-            progress.update(writer.tell(), before.st_size)
+            progress.update(writer.tell(), total)
         os.fsync(writer.fileno())
-    after = source.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise HubError(f"{source} changed while it was copied; is something still writing it?")
     return digest.hexdigest()
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Give what differs once a file is written to, or another one is put in its place; None when there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _nowhere(_line: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -223,15 +223,42 @@ class Store:
                 freed = self._unlink(model.path)
                 freed += self._unlink(model.path.with_suffix(".json"))
                 if not any(folder.glob("*.gguf")):
-                    freed += self.partials(model.name).size()
-                    remove_tree(folder / PARTIALS)
-                    for stale in folder.glob(f"{_STAGING}*"):
-                        remove_tree(stale)
+                    freed += sum(self._parts(folder).values())
+                    for left in (folder / PARTIALS, *folder.glob(f"{_STAGING}*")):
+                        remove_tree(left)
                     (folder / LOCK).unlink(missing_ok=True)  # where versions before 0.2 kept it
         except Timeout as error:
-            raise HubError(f"{model.name} is being fetched by another process; try again when that has ended") from error
+            raise _is_being_fetched(model.name) from error
         self._usage.forget(model.digest)
         return freed
+
+    def unfinished(self) -> dict[str, dict[Path, int]]:
+        """Give what lies here of pulls that have not ended: the files and their bytes, by the name of the model."""
+        folders = sorted(folder for folder in self._models.glob("*") if not folder.name.startswith("."))
+        return {folder.name: parts for folder in folders if (parts := self._parts(folder))}
+
+    def discard(self, name: str, parts: Iterable[Path]) -> int:
+        """Remove files that `unfinished` gave, and give the bytes that are free now.
+
+        Raises HubError when the model is being fetched, or a file cannot be removed.
+        """
+        try:
+            with self.locked(name):
+                freed = sum(self._unlink(part) for part in parts)
+                for staging in self.folder(name).glob(f"{_STAGING}*"):
+                    Partials(staging).prune()
+                return freed
+        except Timeout as error:
+            raise _is_being_fetched(name) from error
+
+    def _parts(self, folder: Path) -> dict[Path, int]:
+        found: dict[Path, int] = {}
+        for left in (PARTIALS, f"{_STAGING}*"):
+            for path in sorted(folder.glob(f"{left}/**/*")):
+                with contextlib.suppress(FileNotFoundError):  # a pull that is running has just moved it
+                    if path.suffix != LOCK and path.is_file():
+                        found[path] = path.stat().st_size
+        return found
 
     def mark_used(self, digest_or_model: str | InstalledModel) -> None:
         """Write down that a model is used now; cheap, and never raises."""
@@ -347,3 +374,7 @@ class Store:
         except OSError as error:
             raise HubError(f"{path} cannot be removed: {error.strerror or error}") from error
         return size
+
+
+def _is_being_fetched(name: str) -> HubError:
+    return HubError(f"{name} is being fetched by another process; try again when that has ended")

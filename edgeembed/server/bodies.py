@@ -86,13 +86,11 @@ def cache_use(field: CacheField, request: web.Request) -> CacheUse:
 
     Raises RequestError for a header with another word.
     """
-    word = request.headers.get(CACHE_HEADER) if field is None else field
-    if word is None:
-        return "on"
-    use = _CACHE_USES.get(word.strip().lower() if isinstance(word, str) else word)
+    word = request.headers.get(CACHE_HEADER, "on")
+    use = _CACHE_USES.get(word.strip().lower())
     if use is None:
         raise RequestError(f"{CACHE_HEADER}: {word!r}; {_CACHE_WORDS} is expected", param=str(CACHE_HEADER))
-    return use
+    return use if field is None else _CACHE_USES[field]
 
 
 def cache_header(hits: int, texts: int) -> dict[str, str]:

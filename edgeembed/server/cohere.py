@@ -15,10 +15,12 @@ import numpy as np
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from edgeembed.engine.protocol import Side
 from edgeembed.errors import RequestError
+from edgeembed.lengths import Lengths
 from edgeembed.server.answers import struct_response
-from edgeembed.server.bodies import cache_header, cache_use, decode, json_name
-from edgeembed.server.inputs import TRUNCATE, Lengths, Matrix, Positive, Side, TextList, embed, texts_of
+from edgeembed.server.bodies import cache_use, decode, json_name
+from edgeembed.server.inputs import TRUNCATE, Matrix, Positive, TextList, answer_headers, check_positive, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbedRequest, EmbedResult
 from edgeembed.text import InputType
@@ -70,7 +72,7 @@ class CohereEmbedBody(msgspec.Struct):
     input_type: Purpose | None = None
     embedding_types: list[Kind] | None = None
     output_dimension: Positive | None = None
-    max_tokens: Annotated[Positive | None, Meta(description="The longest text. A longer one is an error.")] = None
+    max_tokens: Annotated[Positive | None, Meta(description="The longest text in tokens.")] = None
     truncate: Annotated[Truncate | None, Meta(description=TRUNCATE)] = None
 
 
@@ -102,6 +104,8 @@ class CohereMeta(msgspec.Struct):
 
     api_version: CohereVersion
     billed_units: CohereUnits
+    warnings: list[str] | UnsetType = UNSET
+    """What was cut."""
 
 
 class CohereEmbedAnswer(msgspec.Struct):
@@ -143,16 +147,13 @@ async def embed_v1(request: web.Request) -> web.Response:
     if body.embedding_types is not None:
         return _by_type(body, texts, result, "1")
     answer = CohereFloatsAnswer(uuid.uuid4().hex, result.vectors, texts, _meta(result, "1"))
-    return struct_response(answer, headers=cache_header(result.hits, len(texts)))
+    return struct_response(answer, headers=answer_headers(result, len(texts)))
 
 
 async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str], EmbedResult]:
     texts, param = _texts(body, request.app[MAX_INPUTS])
-    # Cohere cuts at the end unless told not to.
-    named = "max_tokens" if body.max_tokens is not None else "truncate" if body.truncate is not None else None
-    lengths = Lengths(cut=_SIDES[body.truncate or "END"], max_tokens=body.max_tokens, asked=named)
-    result = await embed(
-        request.app[SERVICE],
+    check_positive(body.max_tokens, "max_tokens")
+    result = await request.app[SERVICE].embed(
         EmbedRequest(
             texts=texts,
             model=body.model,
@@ -160,8 +161,9 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
             dimensions=body.output_dimension,
             param=param,
             cache=cache_use(None, request),
-        ),
-        lengths,
+            # Cohere cuts at the end unless told not to.
+            lengths=Lengths(_SIDES[body.truncate or "END"], body.max_tokens),
+        )
     )
     return texts, result
 
@@ -194,7 +196,7 @@ def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, versi
     for kind in body.embedding_types or ["float"]:
         setattr(rows, "float_" if kind == "float" else kind, _rows(result, kind))
     answer = CohereEmbedAnswer(uuid.uuid4().hex, rows, texts, _meta(result, version))
-    return struct_response(answer, headers=cache_header(result.hits, len(texts)))
+    return struct_response(answer, headers=answer_headers(result, len(texts)))
 
 
 def _rows(result: EmbedResult, kind: Kind) -> Any:
@@ -215,4 +217,5 @@ def _rows(result: EmbedResult, kind: Kind) -> Any:
 
 
 def _meta(result: EmbedResult, version: str) -> CohereMeta:
-    return CohereMeta(CohereVersion(version), CohereUnits(sum(result.tokens)))
+    cuts = [f"text {cut.index} was cut to {cut.tokens} of its {cut.full} tokens" for cut in result.cuts]
+    return CohereMeta(CohereVersion(version), CohereUnits(sum(result.tokens)), cuts or UNSET)

@@ -11,12 +11,8 @@ import hashlib
 from typing import Literal
 
 import orjson
-from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from edgeembed.cache import Answer
-from edgeembed.server.answers import JSON_TYPE
-from edgeembed.server.bodies import CACHE_HEADER
 from edgeembed.service import EmbeddingService, EmbedResult
 from edgeembed.vectors import Matrix, base64_rows
 
@@ -24,11 +20,10 @@ Encoding = Literal["float", "base64"]
 
 MOST_BODY_BYTES = 16 * 1024
 """Longer bodies are read each time: they are no frequent queries."""
-_HIT_HEADERS = CIMultiDict({hdrs.CONTENT_TYPE: JSON_TYPE, CACHE_HEADER: "hit"})
 
 
-def known_answer(service: EmbeddingService, body: bytes) -> web.Response | None:
-    """Give the answer to a body that was answered from memory before, if that would happen again."""
+def known_answer(service: EmbeddingService, body: bytes) -> bytes | None:
+    """Give the answer, as JSON, to a body that was answered from memory before, if that would happen again."""
     cache = service.cache
     if cache is None or len(body) > MOST_BODY_BYTES:
         return None
@@ -36,7 +31,7 @@ def known_answer(service: EmbeddingService, body: bytes) -> web.Response | None:
     if answer is None or answer.version != service.roster.version or cache.get_hot(answer.keys, answer.label) is None:
         return None
     service.count(answer.model, len(answer.keys))
-    return web.Response(body=answer.body, headers=_HIT_HEADERS)
+    return answer.body
 
 
 def write_answer(service: EmbeddingService, body: bytes, result: EmbedResult, encoding: Encoding) -> bytes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
+from multidict import istr
 
-from edgeembed.errors import InputTooLongError, RequestError, TokenInputError
-from edgeembed.server.bodies import json_name
-from edgeembed.service import EmbeddingService, EmbedRequest, EmbedResult, RerankRequest, RerankResult
+from edgeembed.errors import RequestError, TokenInputError
+from edgeembed.server.bodies import cache_header, json_name
+from edgeembed.service import EmbedResult, RerankResult
 
 # Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document says what is right.
 _TEXT = {"type": "string", "minLength": 1}
@@ -18,6 +17,10 @@ _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 TextList: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
 Text: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
 TextOrTexts: TypeAlias = Text | TextList
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TEXTS_OR_IDS = {"anyOf": [_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
+TextsOrIds: TypeAlias = Text | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
+"""The same, or token ids: of one text, or lists of them."""
 AnyTextOrTexts: TypeAlias = (
     str | Annotated[list[Any], Meta(extra_json_schema={"type": "array", "items": {"type": "string"}, "minItems": 1})]
 )
@@ -53,64 +56,20 @@ def texts_of(given: str | list[Any], most: int, param: str) -> list[str]:
     raise RequestError(f"{place} is {json_name(item)}; a string is expected", param=place)
 
 
-TRUNCATE = "Whether a text that is too long may be cut. This version cuts nothing: such a text is an error either way."
+TRUNCATE = "Whether a text that is too long is cut; the prompt and special tokens stay whole. Otherwise it is an error."
 PROMPT = "query or document puts the model's own prompt around each text; without it texts stay as they are."
-Side: TypeAlias = Literal["none", "end", "start"]
+TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """What a client wants to happen to texts that are too long.
-
-    cut: which side of such a text may be cut off. max_tokens: the longest text, where that is less than the model takes.
-    asked: how the client asked for it, for the message; None when it did not say anything and this is its dialect's default.
-    """
-
-    cut: Side = "none"
-    max_tokens: int | None = None
-    asked: str | None = None
+def answer_headers(result: EmbedResult | RerankResult, texts: int) -> dict[str, str]:
+    """Give the headers that say how many of the texts the cache answered, and, if any, how many were cut."""
+    headers = cache_header(result.hits, texts)
+    if cuts := result.cuts:
+        headers[TRUNCATED_HEADER] = str(len(cuts))
+    return headers
 
 
-async def embed(service: EmbeddingService, request: EmbedRequest, lengths: Lengths) -> EmbedResult:
-    """Embed texts none of which has to be cut. Raises what the service raises, and RequestError for a text to cut.
-
-    Cutting is the worker's work, which alone knows tokens. Until it can, nothing is cut in silence: a request whose texts
-    fit is what it asks for, and any other one is refused.
-    """
-    try:
-        result = await service.embed(request)
-    except InputTooLongError as error:
-        raise _unsupported(error, lengths) from error
-    _refuse_longer(result.tokens, lengths, request)
-    return result
-
-
-async def rerank(service: EmbeddingService, request: RerankRequest, lengths: Lengths) -> RerankResult:
-    """Score documents none of which has to be cut; the same as `embed`, with the tokens of query and document together."""
-    try:
-        result = await service.rerank(request)
-    except InputTooLongError as error:
-        raise _unsupported(error, lengths) from error
-    _refuse_longer(result.tokens, lengths, request)
-    return result
-
-
-def _unsupported(error: InputTooLongError, lengths: Lengths) -> InputTooLongError:
-    if lengths.cut == "none" or lengths.asked is None:
-        return error
-    message = f"{error.message}; {lengths.asked} asks to cut it, which this version cannot do"
-    return InputTooLongError(message, tokens=error.tokens, limit=error.limit, param=error.param)
-
-
-def _refuse_longer(tokens: Sequence[int], lengths: Lengths, request: EmbedRequest | RerankRequest) -> None:
-    most = lengths.max_tokens
-    long = next((index for index, count in enumerate(tokens) if most is not None and count > most), None)
-    if long is None or most is None:
-        return
-    place = request.param if request.single else f"{request.param}[{long}]"
-    raise InputTooLongError(
-        f"{place} has {tokens[long]} tokens, and {lengths.asked} allows {most}; this version cannot cut texts",
-        tokens=tokens[long],
-        limit=most,
-        param=place,
-    )
+def check_positive(number: int | None, param: str) -> None:
+    """Raise RequestError for a number that is less than 1."""
+    if number is not None and number < 1:
+        raise RequestError(f"{param} must be at least 1; {number} was asked for", param=param)

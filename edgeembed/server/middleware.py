@@ -31,7 +31,7 @@ _numbers = itertools.count(1)
 """Ids of one run differ by their number, those of two runs by their beginning; a UUID costs as much as a look-up."""
 PROBES = ("/health", "/readyz")
 """Their 503 is an answer, and no failure of ours."""
-_SERVER = f"edgeembed/{__version__}"
+SERVER = f"edgeembed/{__version__}"
 
 
 def request_id_of(request: web.BaseRequest) -> str:
@@ -43,7 +43,7 @@ def request_id_of(request: web.BaseRequest) -> str:
 def sign(response: web.StreamResponse, request_id: str) -> None:
     """Add what every answer of ours carries."""
     response.headers[REQUEST_ID] = request_id
-    response.headers[hdrs.SERVER] = _SERVER
+    response.headers[hdrs.SERVER] = SERVER
 
 
 @web.middleware

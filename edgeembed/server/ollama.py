@@ -16,13 +16,14 @@ from msgspec import Meta
 
 from edgeembed import __version__
 from edgeembed.errors import ModelNotFoundError, RequestError
+from edgeembed.lengths import Lengths
 from edgeembed.pool import Slot
 from edgeembed.roster import Roster, ServedModel
 from edgeembed.server.answers import struct_response
-from edgeembed.server.bodies import cache_header, cache_use, decode
+from edgeembed.server.bodies import cache_use, decode
 from edgeembed.server.cards import CARDS, Card
 from edgeembed.server.durations import FOR_EVER, keep_alive_seconds
-from edgeembed.server.inputs import TRUNCATE, Lengths, Matrix, Vector, embed, texts_of
+from edgeembed.server.inputs import TRUNCATE, Matrix, Vector, answer_headers, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbedRequest, EmbedResult
 
@@ -168,7 +169,7 @@ _show_decoder = msgspec.json.Decoder(OllamaShowBody)
 
 @routes.post("/api/embed")
 async def embed_texts(request: web.Request) -> web.Response:
-    """Embed a text or a list of texts. Texts that are too long for the model are refused, never cut."""
+    """Embed a text or a list of texts. The end of a text that is too long is cut off, unless `truncate` is false."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
     body = decode(await request.read(), _embed_decoder, {})
     if body.dimensions is not None and body.dimensions < 0:
@@ -180,9 +181,9 @@ async def embed_texts(request: web.Request) -> web.Response:
         dimensions=body.dimensions or None,
         single=isinstance(body.input, str),
         cache=cache_use(None, request),
+        lengths=_lengths(body.options, body.truncate),
     )
-    lengths = _lengths(body.options, body.truncate)
-    result, slot = await _compute(request, asked, lengths, body.keep_alive)
+    result, slot = await _compute(request, asked, body.keep_alive)
     return struct_response(
         OllamaEmbedAnswer(
             model=body.model,
@@ -191,7 +192,7 @@ async def embed_texts(request: web.Request) -> web.Response:
             load_duration=int(slot.load_seconds * 1e9) if slot and slot.began_at >= began else 0,
             prompt_eval_count=sum(result.tokens) if result else 0,
         ),
-        headers=cache_header(result.hits, len(texts)) if result else None,
+        headers=answer_headers(result, len(texts)) if result else None,
     )
 
 
@@ -205,11 +206,12 @@ async def embed_text(request: web.Request) -> web.Response:
         param="prompt",
         single=True,
         cache=cache_use(None, request),
+        lengths=_lengths(body.options, None),
     )
-    result, _ = await _compute(request, asked, _lengths(body.options, None), body.keep_alive)
+    result, _ = await _compute(request, asked, body.keep_alive)
     return struct_response(
         OllamaEmbeddingsAnswer(result.vectors[0] if result else []),
-        headers=cache_header(result.hits, 1) if result else None,
+        headers=answer_headers(result, 1) if result else None,
     )
 
 
@@ -300,13 +302,13 @@ async def version(_request: web.Request) -> web.Response:
 
 
 async def _compute(
-    request: web.Request, asked: EmbedRequest, lengths: Lengths, keep_alive: str | float | None
+    request: web.Request, asked: EmbedRequest, keep_alive: str | float | None
 ) -> tuple[EmbedResult | None, Slot | None]:
     """Embed, or load the model where there is nothing to embed; and let it stay loaded as long as the client asks."""
     service = request.app[SERVICE]
     seconds = keep_alive_seconds(keep_alive)
     if asked.texts:
-        result = await embed(service, asked, lengths)
+        result = await service.embed(asked)
         model = result.model
     else:
         result = None
@@ -333,8 +335,7 @@ def _lengths(options: dict[str, Any] | None, truncate: bool | None) -> Lengths:
     if most is not None and (type(most) is not int or most < 0):
         raise RequestError("options.num_ctx: a number of tokens is expected", param="options.num_ctx")
     # 0 stands for the model's own length.
-    asked = "options.num_ctx" if most else "truncate" if truncate else None
-    return Lengths(cut="none" if truncate is False else "end", max_tokens=most or None, asked=asked)
+    return Lengths("none" if truncate is False else "end", most or None, asked="options.num_ctx")
 
 
 def _details(model: ServedModel, card: Card) -> OllamaDetails:

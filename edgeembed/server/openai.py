@@ -1,23 +1,28 @@
 """OpenAI's dialect: POST /v1/embeddings, GET /v1/models.
 
-Reference: the OpenAI API documentation, "Create embeddings" and "List models". `input_type`, `instruction` and `cache` are
-ours.
+Reference: the OpenAI API documentation, "Create embeddings" and "List models". `input_type`, `instruction`,
+`truncate`, `max_tokens`, `token_ids` and `cache` are ours.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+import orjson
 from aiohttp import web
+from msgspec import Meta
 
+from edgeembed.engine.protocol import Side
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
+from edgeembed.lengths import Lengths
 from edgeembed.roster import Listing
 from edgeembed.server.answers import json_bytes, json_response
-from edgeembed.server.bodies import CacheField, cache_header, cache_use, decode, json_name
+from edgeembed.server.bodies import CacheField, cache_use, decode, json_name
 from edgeembed.server.embeddings import write_answer
+from edgeembed.server.inputs import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.service import EmbeddingService, EmbedRequest
+from edgeembed.service import Cut, EmbeddingService, EmbedRequest
 from edgeembed.text import InputType
 
 routes = web.RouteTableDef()
@@ -28,19 +33,29 @@ class EmbeddingsBody(msgspec.Struct):
     for a field that was left out, as typed clients write it.
     """
 
-    input: str | list[Any]
+    input: TextsOrIds
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None
-    input_type: InputType | None = None
-    instruction: str | None = None
+    input_type: Annotated[InputType | None, Meta(description=PROMPT)] = None
+    instruction: Annotated[str | None, Meta(description="The task, for models that take one.")] = None
+    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end or start is what goes.")] = None
+    max_tokens: Annotated[
+        Positive | None, Meta(description="The longest text in tokens, where that is less than the model takes.")
+    ] = None
+    token_ids: Annotated[
+        Literal["model"] | None,
+        Meta(description="model: input is a list of this model's token ids, or several; POST /v1/tokenize gives them."),
+    ] = None
     cache: CacheField = None
 
 
 _CHOICES = {
     "encoding_format": ("float", "base64"),
     "input_type": ("query", "document"),
+    "truncate": ("none", "end", "start"),
+    "token_ids": ("model",),
     "cache": ("true", "false", '"no-store"', '"keep"'),
 }
 _body_decoder = msgspec.json.Decoder(EmbeddingsBody)
@@ -51,7 +66,9 @@ async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
     raw = await request.read()
     body = decode(raw, _body_decoder, _CHOICES)
-    texts = _texts(body.input, request.app[MAX_INPUTS])
+    check_positive(body.max_tokens, "max_tokens")
+    ids, single = _ids(body, request.app[MAX_INPUTS])
+    texts = _texts(body.input, request.app[MAX_INPUTS]) if ids is None else []
     service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
@@ -60,13 +77,16 @@ async def embeddings(request: web.Request) -> web.Response:
             input_type=body.input_type,
             instruction=body.instruction,
             dimensions=body.dimensions,
-            single=isinstance(body.input, str),
+            single=single,
             cache=cache_use(body.cache, request),
+            lengths=Lengths(body.truncate or "none", body.max_tokens),
+            ids=ids,
         )
     )
-    return json_bytes(
-        write_answer(service, raw, result, body.encoding_format or "float"), cache_header(result.hits, len(texts))
-    )
+    written = write_answer(service, raw, result, body.encoding_format or "float")
+    if cuts := result.cuts:  # such an answer is never kept as it was written, so that its header always comes with it
+        written = b'%b,"truncated":%b}' % (written[:-1], _truncated(cuts))
+    return json_bytes(written, answer_headers(result, len(result.rows)))
 
 
 @routes.get("/v1/models")
@@ -130,11 +150,38 @@ def _texts(given: str | list[Any], most: int) -> list[str]:
     if _is_tokens(given) or all(isinstance(item, list) and _is_tokens(item) for item in given):
         raise TokenInputError(
             "input holds token ids, whose vocabulary nobody can know here: clients such as LangChain send ids of an OpenAI "
-            "model. Send text instead; in LangChain set OpenAIEmbeddings(check_embedding_ctx_length=False)",
+            "model. Send text instead; in LangChain set OpenAIEmbeddings(check_embedding_ctx_length=False). Ids of this "
+            'very model are taken with "token_ids": "model"',
             param="input",
         )
     raise RequestError(f"input[{wrong}] is {json_name(given[wrong])}; a string is expected", param=f"input[{wrong}]")
 
 
+def _ids(body: EmbeddingsBody, most: int) -> tuple[list[list[int]] | None, bool]:
+    """Give the input as lists of ids, if it is to be that, and whether it is one item and no list of them.
+
+    Raises RequestError naming the first item that is no list of ids.
+    """
+    given = body.input
+    if body.token_ids is None or not isinstance(given, list) or not given:
+        if body.token_ids is not None and isinstance(given, str):
+            raise RequestError("input is a string; token_ids asks for a list of token ids", param="input")
+        return None, isinstance(given, str)
+    if _is_tokens(given):
+        return [given], True
+    if len(given) > most:
+        raise RequestError(f"input has {len(given)} items; at most {most} are taken in one request", param="input")
+    wrong = next((index for index, item in enumerate(given) if not isinstance(item, list) or not _is_tokens(item)), None)
+    if wrong is not None:
+        raise RequestError(
+            f"input[{wrong}] is {json_name(given[wrong])}; a list of token ids is expected", param=f"input[{wrong}]"
+        )
+    return given, False
+
+
 def _is_tokens(items: list[Any]) -> bool:
     return all(type(item) is int for item in items)
+
+
+def _truncated(cuts: list[Cut]) -> bytes:
+    return orjson.dumps([{"index": cut.index, "tokens": cut.tokens, "full_tokens": cut.full} for cut in cuts])

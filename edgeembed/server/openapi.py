@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 from edgeembed import __version__
 from edgeembed.server import answers, cohere, ollama, openai, rerank, shapes, tei, tokenize
 from edgeembed.server.bodies import CACHE_HEADER
+from edgeembed.server.inputs import TRUNCATED_HEADER
 from edgeembed.server.schemas import (
     Anything,
     EmbeddingsAnswer,
@@ -51,7 +52,6 @@ _WHY = {
     424: "The model is not made for this.",
     429: "Too much waits already; nothing of the request was taken.",
     500: "The model could not compute.",
-    501: "What runs the model cannot do this.",
     503: "The model is loading, restarting or beyond repair; Retry-After says when to come again.",
     504: "The request's time ran out.",
 }
@@ -96,7 +96,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _OPENAI,
         tokenize.TokenizeAnswer,
         tokenize.TokenizeBody,
-        (*_COMPUTES, 501),
+        _COMPUTES,
         {"input": ["The rain falls."], "ids": True},
     ),
     ("POST", "/v1/rerank"): Operation(
@@ -146,7 +146,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         cached=True,
     ),
     ("POST", "/tokenize"): Operation(
-        _TEI, list[list[tei.TeiToken]], tei.TeiTokenizeBody, (*_TEI_COMPUTES, 501), {"inputs": "The rain falls."}
+        _TEI, list[list[tei.TeiToken]], tei.TeiTokenizeBody, _TEI_COMPUTES, {"inputs": "The rain falls."}
     ),
     ("POST", "/"): Operation(
         _TEI,
@@ -316,7 +316,11 @@ def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, 
             str(CACHE_HEADER): {
                 "description": "Whether the cache answered: all texts, some, or none.",
                 "schema": {"type": "string", "enum": ["hit", "partial", "miss"]},
-            }
+            },
+            str(TRUNCATED_HEADER): {
+                "description": "How many texts were cut; missing when none was.",
+                "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+            },
         }
     responses = {"200": done}
     error = _ERRORS[shapes.dialect_of(method, path)]

@@ -15,11 +15,11 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.errors import RequestError
+from edgeembed.lengths import Lengths
 from edgeembed.server import tei
 from edgeembed.server.answers import struct_response
-from edgeembed.server.bodies import CacheField, cache_header, cache_use, decode, json_name
-from edgeembed.server.inputs import Lengths, Positive, Text
-from edgeembed.server.inputs import rerank as rerank_within
+from edgeembed.server.bodies import CacheField, cache_use, decode, json_name
+from edgeembed.server.inputs import Positive, Text, answer_headers, check_positive
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.server.shapes import DIALECT
 from edgeembed.service import RerankRequest
@@ -34,7 +34,8 @@ _DOCUMENT = {
 }
 
 
-_MOST = "The longest query and document together, in tokens. This version cuts nothing: a longer one is an error."
+_MOST = "The longest query and document together, in tokens. Of a longer one the document's start is cut off."
+_MOST_OF_DOCUMENT = "The longest document, in tokens. The end of a longer one is cut off."
 
 
 class RerankBody(msgspec.Struct):
@@ -47,7 +48,7 @@ class RerankBody(msgspec.Struct):
     return_documents: bool | None = None
     instruction: Annotated[str | None, Meta(description="The task, for models that take one.")] = None
     instruct: Annotated[str | None, Meta(description="SGLang's name of instruction.")] = None
-    max_tokens_per_doc: Annotated[Positive | None, Meta(description=_MOST)] = None
+    max_tokens_per_doc: Annotated[Positive | None, Meta(description=_MOST_OF_DOCUMENT)] = None
     truncate_prompt_tokens: Annotated[
         int | None, Meta(description=f"{_MOST} -1 is what the model takes.", extra_json_schema={"minimum": -1})
     ] = None
@@ -136,22 +137,20 @@ async def rerank(request: web.Request) -> web.Response:
 async def _rerank(request: web.Request, version: str) -> web.Response:
     body = decode(await request.read(), _body_decoder, _CHOICES)
     documents = _documents(body.documents, request.app[MAX_INPUTS])
-    if body.top_n is not None and body.top_n < 1:
-        raise RequestError(f"top_n must be at least 1; {body.top_n} was asked for", param="top_n")
+    check_positive(body.top_n, "top_n")
     if body.rank_fields not in (None, ["text"]):
         raise RequestError(
             "rank_fields: only the field 'text' of a document is read here; put the others into it", param="rank_fields"
         )
-    result = await rerank_within(
-        request.app[SERVICE],
+    result = await request.app[SERVICE].rerank(
         RerankRequest(
             query=body.query,
             documents=documents,
             model=body.model,
             instruction=body.instruction if body.instruction is not None else body.instruct,
             cache=cache_use(body.cache, request),
-        ),
-        _lengths(body),
+            lengths=_lengths(body),
+        )
     )
     order = sorted(range(len(documents)), key=lambda index: -result.scores[index])[: body.top_n]
     found = [
@@ -168,7 +167,7 @@ async def _rerank(request: web.Request, version: str) -> web.Response:
             usage=RerankUsage(tokens, tokens),
             meta=RerankMeta(ApiVersion(version), RerankUnits(1)),
         ),
-        headers=cache_header(result.hits, len(documents)),
+        headers=answer_headers(result, len(documents)),
     )
 
 
@@ -177,10 +176,11 @@ def _lengths(body: RerankBody) -> Lengths:
     if body.truncate_prompt_tokens is not None:
         # vLLM: -1 stands for what the model takes.
         most = None if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens
+        check_positive(most, "truncate_prompt_tokens")
         return Lengths(cut="start", max_tokens=most, asked="truncate_prompt_tokens")
     if body.max_tokens_per_doc is not None:
-        # A pair of so few tokens has no document of more.
-        return Lengths(cut="end", max_tokens=body.max_tokens_per_doc, asked="max_tokens_per_doc")
+        check_positive(body.max_tokens_per_doc, "max_tokens_per_doc")
+        return Lengths(cut="end", max_tokens=body.max_tokens_per_doc, own=True, asked="max_tokens_per_doc")
     return Lengths()
 
 

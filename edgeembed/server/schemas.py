@@ -26,19 +26,28 @@ class EmbeddingItem(msgspec.Struct):
 
 
 class EmbeddingsUsage(msgspec.Struct):
-    """Tokens of all texts, special ones and the prompt's included."""
+    """Tokens of all texts as far as they were read, special ones and the prompt's included."""
 
     prompt_tokens: int
     total_tokens: int
 
 
+class TruncatedItem(msgspec.Struct):
+    """A text that was cut: how many of its tokens were read, of how many."""
+
+    index: int
+    tokens: int
+    full_tokens: int
+
+
 class EmbeddingsAnswer(msgspec.Struct):
-    """Vectors in the order of the texts."""
+    """Vectors in the order of the texts; `truncated` is there when something was cut."""
 
     object: Literal["list"]
     data: list[EmbeddingItem]
     model: str
     usage: EmbeddingsUsage
+    truncated: list[TruncatedItem] | UnsetType = UNSET
 
 
 class ModelAnswer(msgspec.Struct):

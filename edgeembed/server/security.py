@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import hashlib
-import hmac
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from edgeembed.errors import ConfigError, ForbiddenError, UnauthorizedError
+from edgeembed.api_keys import Keys
+from edgeembed.errors import ForbiddenError, UnauthorizedError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,50 +26,15 @@ KEY_NAME = web.RequestKey("key_name", str)
 """Name of the key that a request carried."""
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
 """What a probe may ask without a key, and the page that asks for one; it tells nothing by itself."""
+_EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Truncated, Retry-After"
 _PREFLIGHT_SECONDS = "600"
-
-
-@dataclass(frozen=True)
-class Keys:
-    """API keys by name. Only their digests are kept, and every comparison takes the same time."""
-
-    digests: tuple[tuple[str, bytes], ...] = ()
-
-    @classmethod
-    def read(cls, key: str | None, file: str | None) -> Keys:
-        """Collect the keys of the settings. Raises ConfigError for a file that cannot be read or holds none."""
-        found: list[tuple[str, str]] = [("default", key)] if key else []
-        if file:
-            path = Path(file).expanduser()
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"cannot read the API keys in {path}: {error}") from error
-            named = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-            if not named:
-                raise ConfigError(f"{path} holds no API key: one in each line is expected, as KEY or NAME: KEY")
-            for number, line in enumerate(named, 1):
-                name, colon, secret = line.partition(":")
-                found.append((name.strip(), secret.strip()) if colon else (f"key {number}", line))
-        if any(not secret for _, secret in found):
-            raise ConfigError("an API key is empty")
-        return cls(tuple((name, _digest(secret)) for name, secret in found))
-
-    def __bool__(self) -> bool:
-        return bool(self.digests)
-
-    def name_of(self, secret: str) -> str | None:
-        """Give the name of a key; None for one that is not ours."""
-        given = _digest(secret)
-        matches = [name for name, digest in self.digests if hmac.compare_digest(digest, given)]
-        return matches[0] if matches else None
 
 
 @dataclass(frozen=True)
 class Access:
     """Who may ask."""
 
-    keys: Keys = Keys()
+    keys: Keys = field(default_factory=Keys)
     check_host: bool = True
     """Refuse names that could be anybody's: needed wherever no key is asked for."""
     loopback_only: bool = True
@@ -137,7 +100,7 @@ def middleware(access: Access) -> Middleware:
             response = await handler(request)
         # This very origin and never "*"; the page may not send cookies, which nobody here reads.
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Edgeembed-Cache, Retry-After"
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
         response.headers.add("Vary", "Origin")
         return response
 
@@ -195,7 +158,3 @@ def _secret(request: web.BaseRequest) -> str:
     if scheme.lower() == "bearer" and secret:
         return secret.strip()
     return request.headers.get("api-key") or request.headers.get("x-api-key") or ""
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

@@ -15,25 +15,25 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed import __version__
-from edgeembed.engine.protocol import ModelInfo
+from edgeembed.engine.protocol import ModelInfo, Tokenized
 from edgeembed.errors import EngineUnavailableError, RequestError
+from edgeembed.lengths import Lengths
 from edgeembed.roster import ServedModel
 from edgeembed.server.answers import json_response, plain, struct_response
 from edgeembed.server.bodies import cache_header, cache_use, decode
 from edgeembed.server.inputs import (
     PROMPT,
     TRUNCATE,
+    TRUNCATED_HEADER,
     AnyTextOrTexts,
-    Lengths,
     Matrix,
     Positive,
     Text,
     TextList,
     TextOrTexts,
-    embed,
+    answer_headers,
     texts_of,
 )
-from edgeembed.server.inputs import rerank as rerank_within
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbedRequest, EmbedResult, RerankRequest
 from edgeembed.text import InputType
@@ -212,8 +212,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts; the answer is a list of rows."""
     body = decode(await request.read(), _embed_decoder, _CHOICES)
     texts = texts_of(body.inputs, request.app[MAX_INPUTS], "inputs")
-    result = await embed(
-        request.app[SERVICE],
+    result = await request.app[SERVICE].embed(
         EmbedRequest(
             texts=texts,
             model=body.model,
@@ -222,28 +221,33 @@ async def embed_texts(request: web.Request) -> web.Response:
             param="inputs",
             single=isinstance(body.inputs, str),
             cache=cache_use(None, request),
-        ),
-        _lengths(body.truncate, body.truncation_direction),
+            lengths=_lengths(body.truncate, body.truncation_direction),
+        )
     )
     rows: Matrix = (
         raw_rows([row.vector for row in result.rows], body.dimensions) if body.normalize is False else result.vectors
     )
-    return json_response(rows, headers=cache_header(result.hits, len(texts)))
+    return json_response(rows, headers=answer_headers(result, len(texts)))
 
 
 async def rerank(request: web.Request) -> web.Response:
     """Score texts against a query, the best first."""
     body = decode(await request.read(), _rerank_decoder, _CHOICES)
     texts = texts_of(body.texts, request.app[MAX_INPUTS], "texts")
-    result = await rerank_within(
-        request.app[SERVICE],
-        RerankRequest(query=body.query, documents=texts, model=body.model, param="texts", cache=cache_use(None, request)),
-        _lengths(body.truncate, body.truncation_direction),
+    result = await request.app[SERVICE].rerank(
+        RerankRequest(
+            query=body.query,
+            documents=texts,
+            model=body.model,
+            param="texts",
+            cache=cache_use(None, request),
+            lengths=_lengths(body.truncate, body.truncation_direction),
+        )
     )
     scores = [log_odds(score) for score in result.scores] if body.raw_scores else result.scores
     order = sorted(range(len(texts)), key=lambda index: -scores[index])
     ranks = [TeiRank(index, scores[index], texts[index] if body.return_text else UNSET) for index in order]
-    return json_response(plain(ranks), headers=cache_header(result.hits, len(texts)))
+    return json_response(plain(ranks), headers=answer_headers(result, len(texts)))
 
 
 @routes.post("/similarity")
@@ -257,15 +261,19 @@ async def similarity(request: web.Request) -> web.Response:
     lengths = _lengths(how.truncate, how.truncation_direction)
 
     async def of(texts: list[str], param: str, *, single: bool) -> EmbedResult:
-        asked = EmbedRequest(texts, body.model, input_type, param=param, single=single, cache=cache)
-        return await embed(service, asked, lengths)
+        return await service.embed(
+            EmbedRequest(texts, body.model, input_type, param=param, single=single, cache=cache, lengths=lengths)
+        )
 
     one, many = await asyncio.gather(
         of([body.inputs.source_sentence], "inputs.source_sentence", single=True),
         of(sentences, "inputs.sentences", single=False),
     )
     cosines = many.vectors.astype(np.float64) @ one.vectors[0].astype(np.float64)
-    return json_response(np.clip(cosines, -1.0, 1.0), headers=cache_header(one.hits + many.hits, 1 + len(sentences)))
+    headers = cache_header(one.hits + many.hits, 1 + len(sentences))
+    if cuts := len(one.cuts) + len(many.cuts):
+        headers[TRUNCATED_HEADER] = str(cuts)
+    return json_response(np.clip(cosines, -1.0, 1.0), headers=headers)
 
 
 @routes.get("/info")
@@ -298,7 +306,8 @@ async def info(request: web.Request) -> web.Response:
 async def tokenize(request: web.Request) -> web.Response:
     """Tokenise a text or a list of texts."""
     body = decode(await request.read(), _tokenize_decoder, {})
-    result = await request.app[SERVICE].count_tokens(
+    service = request.app[SERVICE]
+    result = await service.count_tokens(
         TokenizeRequest(
             texts=texts_of(body.inputs, request.app[MAX_INPUTS], "inputs"),
             model=body.model,
@@ -306,11 +315,15 @@ async def tokenize(request: web.Request) -> web.Response:
             special=body.add_special_tokens is not False,
             written=True,
             param="inputs",
-            single=isinstance(body.inputs, str),
+            most_tokens=service.max_request_tokens,
         )
     )
-    tokens = [[TeiToken(token.id, token.text, token.special) for token in text] for text in result.tokens]
-    return json_response(plain(tokens))
+    return json_response(plain([_tokens(text) for text in result.tokens]))
+
+
+def _tokens(text: Tokenized) -> list[TeiToken]:
+    written = text.texts or []
+    return [TeiToken(*token) for token in zip(text.ids.tolist(), written, text.special.tolist(), strict=True)]
 
 
 def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:
@@ -330,4 +343,4 @@ def _input_type(prompt_name: str | None, param: str) -> InputType | None:
 def _lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
     if not truncate:
         return Lengths()
-    return Lengths(cut="start" if direction in ("Left", "left") else "end", asked="truncate")
+    return Lengths(cut="start" if direction in ("Left", "left") else "end")

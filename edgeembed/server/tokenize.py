@@ -55,12 +55,15 @@ async def tokenize(request: web.Request) -> web.Response:
     """Count the tokens of texts, as the model would read them, without computing anything."""
     body = decode(await request.read(), _body_decoder, _CHOICES)
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input")
-    result = await request.app[SERVICE].count_tokens(
-        TokenizeRequest(texts, body.model, body.input_type, body.instruction, single=isinstance(body.input, str))
+    service = request.app[SERVICE]
+    # Numbers of tokens cost nothing to answer; ids are for embedding them, which takes so many.
+    most = service.max_request_tokens if body.ids else None
+    result = await service.count_tokens(
+        TokenizeRequest(texts, body.model, body.input_type, body.instruction, most_tokens=most)
     )
     data = [
-        TokenizedText(index, len(tokens), [token.id for token in tokens] if body.ids else UNSET)
-        for index, tokens in enumerate(result.tokens)
+        TokenizedText(index, len(text.ids), text.ids.tolist() if body.ids else UNSET)
+        for index, text in enumerate(result.tokens)
     ]
     total = sum(text.tokens for text in data)
     return struct_response(TokenizeAnswer("list", result.model.name, data, total, result.context_tokens))

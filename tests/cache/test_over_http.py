@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from multidict import CIMultiDictProxy
 
+from edgeembed.api_keys import Keys
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.pool import ModelPool, PoolRules
@@ -19,7 +22,7 @@ from edgeembed.roster import Roster
 from edgeembed.server.app import make_app
 from edgeembed.server.front import put_in_front
 from edgeembed.server.metrics import METRICS
-from edgeembed.server.security import Access, Keys
+from edgeembed.server.security import Access
 from edgeembed.service import EmbeddingService
 from tests.fakes import FakeEngine, fake_model, fake_service
 
@@ -233,3 +236,33 @@ async def test_a_header_about_the_cache_counts_for_what_is_hot_too(client: TestC
     _, headers = await hot(client, **{"X-Edgeembed-Cache": "off"})
     assert headers["X-Edgeembed-Cache"] == "miss" and engine.computed == ["hot", "hot"]
     assert (await hot(client, **{"X-Edgeembed-Cache": "never"}))[0] == 400
+
+
+async def test_a_hit_is_written_as_the_client_speaks(client: TestClient) -> None:
+    """Old protocols, a last request, several requests at once: what aiohttp would do for each."""
+    body = b'{"input":"hot"}'
+    for _ in range(2):
+        await hot(client)
+
+    async def ask_raw(*requests: tuple[str, str]) -> list[tuple[bytes, bytes, bytes]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        for version, connection in requests:
+            head = f"POST /v1/embeddings {version}\r\nHost: 127.0.0.1\r\nConnection: {connection}\r\n"
+            writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        found = []
+        for _ in requests:
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
+            found.append((head.split(b"\r\n", 1)[0], head, await reader.readexactly(int(length))))
+        if requests[-1][1] == "close":
+            assert await reader.read() == b""
+        writer.close()
+        return found
+
+    keep, last, old = ("HTTP/1.1", "keep-alive"), ("HTTP/1.1", "close"), ("HTTP/1.0", "close")
+    (first, *rest) = await ask_raw(keep, keep, keep, last)
+    assert [answer[0] for answer in (first, *rest)] == [b"HTTP/1.1 200 OK"] * 4
+    assert {answer[2] for answer in rest} == {first[2]} and all(b"hit\r\n" in answer[1] for answer in rest)
+    assert b"connection: close" in rest[-1][1].lower()
+    ((status, head, answer),) = await ask_raw(old)
+    assert status.startswith(b"HTTP/1.0 200") and answer == first[2] and b"x-edgeembed-cache: hit" in head.lower()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from edgeembed.cli.models import list_models
 from edgeembed.cli.rm import rm
 from edgeembed.config import Paths
 from edgeembed.errors import ConfigError, HubError, UnknownModelError
@@ -104,6 +105,61 @@ def test_what_is_not_installed_stops_all_of_it(run: CliRunner, name: str, says: 
 def test_nothing_is_installed(run: CliRunner) -> None:
     with pytest.raises(UnknownModelError, match="Nothing is installed"):
         run.invoke(rm, ["alpha"])
+
+
+# --- what pulls have left that never ended -----------------------------------------------------------------------------
+
+
+def leave(name: str, file: str, size: int) -> Path:
+    """Leave a part of a file, the way a killed pull does."""
+    part = Store(Paths.resolve()).partials(name).folder(f"acme/{name}", "a" * 40) / f"{file}.0123456789ab.part"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(bytes(size))
+    return part
+
+
+def test_a_pull_that_never_ended_is_listed_and_can_be_removed(run: CliRunner) -> None:
+    part = leave("large", "Large-Q8_0.gguf", 70_000)
+    staged = Store(Paths.resolve()).folder("large") / ".pull-x" / "checkpoint" / "model.safetensors"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(bytes(10_000))
+    listed = run.invoke(list_models).output
+    assert "Not finished: large (80.0 kB). " in listed and listed.endswith("edgeembed rm large\n")
+    told = json.loads(run.invoke(rm, ["large", "--json"]).stdout)
+    assert (told["freed_bytes"], told["removed"]) == (80_000, [])
+    assert sorted(told["unfinished"][0]["paths"]) == sorted(map(str, (part, staged)))
+    assert not Store(Paths.resolve()).folder("large").exists()
+    assert "Not finished" not in run.invoke(list_models).output
+    with pytest.raises(UnknownModelError, match=r"Nothing is installed$"):
+        run.invoke(rm, ["large"])
+
+
+def test_parts_of_another_type_go_alone(run: CliRunner) -> None:
+    kept = install("alpha", "F16")
+    half, other = leave("alpha", "alpha-Q8_0.gguf", 30_000), leave("alpha", "alpha-Q4_0.gguf", 20_000)
+    listed = run.invoke(list_models).output
+    assert kept.name in listed and "Not finished: alpha (50.0 kB)" in listed
+    with pytest.raises(UnknownModelError, match="not as Q5_0; nothing was removed"):
+        run.invoke(rm, ["alpha:q5_0"])
+    assert run.invoke(rm, ["alpha:q8_0"]).output == "removed what had come of alpha, 30.0 kB\n"
+    assert not half.exists() and other.exists()
+    leave("alpha", "alpha-Q8_0.gguf", 30_000)
+    assert json.loads(run.invoke(rm, ["alpha:q4_0", "alpha:q8_0", "--json"]).stdout)["freed_bytes"] == 20_000 + 30_000
+    assert there() == ["alpha:F16"]
+    leave("alpha", "alpha-Q4_0.gguf", 20_000)
+    # The last type that goes takes the rest along.
+    assert json.loads(run.invoke(rm, ["alpha", "--json"]).stdout)["freed_bytes"] >= 5000 + 20_000
+    assert not other.exists()
+
+
+def test_parts_that_are_just_coming_stay(run: CliRunner) -> None:
+    part = leave("large", "Large-Q8_0.gguf", 70_000)
+    with Store(Paths.resolve()).locked("large"):
+        result = run.invoke(rm, ["large"])
+    assert result.exit_code == 1 and part.exists()
+    assert result.stderr == "error: large is being fetched by another process; try again when that has ended\n"
+    with pytest.raises(UnknownModelError, match=r"Did you mean 'large'.*not finished: large; nothing was removed"):
+        run.invoke(rm, ["lrage"])
 
 
 # --- what is asked about ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from edgeembed.errors import UnknownModelError
 from edgeembed_convert import convert_checkpoint
 from tests.cli.helpers import edgeembed, install
 from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.without_proof import convert_checkpoint as convert_without_proof
 from tests.hub.fakes import gguf_bytes
 
 
@@ -26,6 +28,18 @@ def test_a_file_that_does_not_hold_ends_with_1(tmp_path: Path) -> None:
     done = edgeembed("verify", str(file), "--json")
     assert (done.returncode, done.stdout) == (1, "")
     assert "canary rows are too far" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_with_nothing_to_hold_it_against_ends_with_3(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=64, feed_forward=128, context=64)
+    file = tmp_path / "bare.gguf"
+    convert_without_proof(checkpoint, file, quantization="F32")
+    done = edgeembed("verify", str(file))
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-1].startswith("NOT VERIFIED: ")
+    assert "holds" not in done.stdout
+    told = edgeembed("verify", str(file), "--json")
+    assert (told.returncode, json.loads(told.stdout)["holds"]) == (3, None)
 
 
 @pytest.mark.parametrize(

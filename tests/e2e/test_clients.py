@@ -70,7 +70,8 @@ def test_ollamas_errors(daemon: Daemon) -> None:
         client.embed(model="no-such-model", input="a")
     assert missing.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="takes at most 512"):
-        client.embed(model=MODEL, input=LONG)
+        client.embed(model=MODEL, input=LONG, truncate=False)
+    assert client.embed(model=MODEL, input=LONG).prompt_eval_count == 512
     with pytest.raises(ollama.ResponseError, match="nothing at POST /api/generate"):
         client.generate(MODEL, "a")
 

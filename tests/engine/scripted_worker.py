@@ -18,6 +18,10 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+import numpy as np
+
+from edgeembed.engine.ledger import Ledger
 from edgeembed.engine.protocol import (
     LENGTH_BYTES,
     Cancel,
@@ -27,12 +31,13 @@ from edgeembed.engine.protocol import (
     FromWorker,
     LoadFailed,
     ModelInfo,
+    Read,
     Ready,
     RowItem,
     Rows,
     Stage,
-    Started,
     Stop,
+    WorkerOptions,
     frame,
     frame_length,
     to_worker_decoder,
@@ -53,7 +58,9 @@ def die(name: str) -> None:
     time.sleep(10)
 
 
-def main(script: list[list[str]], rung: str) -> None:
+def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
+    assert options.ledger is not None
+    ledger = Ledger(Path(options.ledger))
     send(Stage("loading the model"))
     for word, *arguments in script:
         if word == "die" and arguments[0] == rung:
@@ -80,7 +87,7 @@ def main(script: list[list[str]], rung: str) -> None:
                 alone = [[item] for item in items if item.alone]
                 others = [item for item in items if not item.alone]
                 for batch in [*alone, *(others[at : at + BATCH] for at in range(0, len(others), BATCH))]:
-                    compute(batch, script)
+                    compute(batch, script, ledger)
             case Cancel():
                 pass
             case Stop():
@@ -89,8 +96,8 @@ def main(script: list[list[str]], rung: str) -> None:
                 return
 
 
-def compute(batch: list[EmbedItem], script: list[list[str]]) -> None:
-    send(Started([item.id for item in batch]))
+def compute(batch: list[EmbedItem], script: list[list[str]], ledger: Ledger) -> None:
+    ledger.begin(0, [item.id for item in batch])
     for word, *arguments in script:
         if word == "poison" and any("poison" in item.text for item in batch):
             die(arguments[0])
@@ -100,12 +107,19 @@ def compute(batch: list[EmbedItem], script: list[list[str]]) -> None:
     rows = []
     for item in batch:
         tokens = len(item.text.split()) + 2
-        if tokens > 20:
+        if item.want != "row":
+            ids = np.arange(tokens, dtype=np.int32)
+            special = np.isin(ids, (0, tokens - 1))
+            texts = ["<", *item.text.split(), ">"] if item.want == "tokens" else []
+            send(Read(item.id, ids.tobytes(), special.tobytes(), texts))
+        elif tokens > 20:
             send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
         else:
             rows.append(RowItem(item.id, tokens, fake_row(item.text).tobytes()))
+    ledger.end(0)
     send(Rows(rows))
 
 
 if __name__ == "__main__":
-    main([part.split(":") for part in sys.argv[1].split()], sys.argv[2])
+    words, rung, options = sys.argv[1:]
+    main([part.split(":") for part in words.split()], rung, msgspec.json.decode(options, type=WorkerOptions))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.engine import devices
-from edgeembed.engine.devices import CPU_LADDER, Ladder, LadderMemory, Rung, usable_threads
+from edgeembed.engine.devices import CPU_LADDER, Ladder, LadderMemory, Rung, cpu_ladder, usable_threads
 
 DIGEST = "5" * 64
 THREE = (Rung("gpu", True, "first"), Rung("cpu", True, "second"), Rung("cpu-plain", False, "third"))
@@ -192,3 +192,18 @@ def test_a_containers_share_of_processors_counts(
     monkeypatch.setattr(devices, "CPU_QUOTA_FILE", tmp_path / "cpu.max")
     monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
     assert devices.usable_threads() == threads
+
+
+@pytest.mark.parametrize(("modules", "rungs"), [([], 2), (["libggml-cpu-x64.so", "libggml-cpu-haswell.so"], 3)])
+def test_a_build_for_many_processors_has_a_rung_for_the_oldest(
+    modules: list[str], rungs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "llama_cpp_python-0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: llama-cpp-python\nVersion: 0\n", encoding="utf-8")
+    names = [f"llama_cpp/lib/{name},," for name in ["libllama.so", *modules]]
+    (folder / "RECORD").write_text("\n".join(names), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert len(cpu_ladder()) == rungs
+    assert cpu_ladder()[-1].oldest_kernels is bool(modules)
+    assert Ladder().rung is CPU_LADDER[0]

@@ -72,6 +72,20 @@ async def test_rows_come_back_in_order_and_are_counted() -> None:
         assert made.status.falls == []
 
 
+async def test_tokens_come_without_a_row_even_from_a_worker_that_died_meanwhile(tmp_path: Path) -> None:
+    async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
+        await made.start()
+        long = "word " * 30
+        written, counted = made.tokenize(["two words"], written=True)[0], made.tokenize([long], written=False)[0]
+        tokens = await written
+        assert tokens.ids.tolist() == [0, 1, 2, 3]
+        assert tokens.special.tolist() == [True, False, False, True]
+        assert tokens.texts == ["<", "two", "words", ">"]
+        assert len((await counted).ids) == 32 and (await counted).texts is None
+        assert made.status.texts_computed == 0
+        assert made.status.restarts == 1
+
+
 async def test_texts_sent_before_the_model_is_loaded_wait_for_it() -> None:
     async with engine() as made:
         starting = asyncio.create_task(made.start())

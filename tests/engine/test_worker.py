@@ -29,7 +29,7 @@ from edgeembed.engine.protocol import (
     Ready,
     RowItem,
     Rows,
-    Started,
+    Stage,
     Text,
     WorkerOptions,
     frame,
@@ -47,14 +47,14 @@ def messages(raw: bytes) -> Iterator[FromWorker]:
         at = end
 
 
-def test_the_start_of_a_batch_never_overtakes_the_rows_of_the_one_before() -> None:
+def test_messages_arrive_in_the_order_in_which_they_were_sent_whichever_way_they_go() -> None:
     sink = io.BytesIO()
     pipe = Pipe(io.BytesIO(), sink)
     for number in range(500):
-        pipe.send_now(Started([number]))
+        pipe.send_now(Stage(str(number)))
         pipe.send(Rows([]))
     pipe.finish()
-    assert [type(message) for message in messages(sink.getvalue())] == [Started, Rows] * 500
+    assert [type(message) for message in messages(sink.getvalue())] == [Stage, Rows] * 500
 
 
 def test_a_message_that_breaks_off_is_the_end() -> None:

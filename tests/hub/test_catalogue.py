@@ -246,6 +246,12 @@ def test_cuts_are_told_in_words() -> None:
     assert told("bge-m3") == "none"
 
 
+def test_whose_vectors_are_layer_normalised_before_they_are_cut() -> None:
+    """As the model card of nomic-embed-text-v1.5 does it; no other card that allows cuts does."""
+    normed = [name for name, entry in catalogue().items() if entry.matryoshka and entry.matryoshka.layer_norm]
+    assert normed == ["nomic-embed-text-v1.5"]
+
+
 def test_sources_are_told_in_words() -> None:
     def told(entry: CatalogueEntry) -> list[str]:
         return [source.describe() for source in entry.sources]

@@ -17,6 +17,7 @@ from edgeembed.cli.pull import pull
 from edgeembed.config import Paths, Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import catalogue as catalogue_module
+from edgeembed.hub import foreign
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.huggingface import checkpoint_of
 from edgeembed.hub.install import ensure_installed
@@ -317,6 +318,30 @@ def test_a_damaged_file_is_not_installed(paths: Paths, tmp_path: Path, monkeypat
     assert file.exists()
     with pytest.raises(UnknownModelError, match="there is no file"):
         run(str(tmp_path / "y.gguf"))
+
+
+@pytest.mark.parametrize("moment", ["require_space", "sha256_of", "_copy"])
+def test_a_file_that_is_replaced_meanwhile_is_not_installed(
+    moment: str, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file of the same size, between the choice of its name and the copy, or before the copy is whole."""
+    file, other = tmp_path / "download.gguf", tmp_path / "other.gguf"
+    file.write_bytes(DEFAULT_FILE)
+    other.write_bytes(DEFAULT_FILE[:-1] + b"?")
+    at, real = f"edgeembed.hub.foreign.{moment}", getattr(foreign, moment)
+
+    def replace_then(*arguments: object) -> object:
+        done = real(*arguments)
+        if other.exists():
+            other.replace(file)
+        return done
+
+    monkeypatch.setattr(at, replace_then)
+    with pytest.raises(HubError, match="changed while it was copied"):
+        run(str(file), "--offline")
+    assert leftovers(paths) == []
+    run(str(file), "--offline")
+    assert names(paths) == ["download:Q8_0"], "by what it holds now, it is none of the catalogue's"
 
 
 def test_a_file_without_room(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

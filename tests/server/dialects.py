@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,39 +9,17 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import Prompted, Text
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.pool import ModelPool, PoolRules
 from edgeembed.roster import Roster
 from edgeembed.server.app import make_app
 from edgeembed.server.security import Access
 from edgeembed.service import EmbeddingService
-from edgeembed.tokens import Token
 from tests.fakes import FakeEngine, fake_model, fake_row
 
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
 LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}
 """What the reranker gives documents with these words."""
-
-
-class Embedder(FakeEngine):
-    """An engine that can tokenise: each word is a token, between two special ones."""
-
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[list[Token]]]:
-        """Give the words, numbered by their length."""
-        futures: list[asyncio.Future[list[Token]]] = []
-        for text in texts:
-            words = [Token(len(word) + 10, word if written else "", False) for word in whole(text).split()]
-            future = asyncio.get_running_loop().create_future()
-            future.set_result([Token(0, "[CLS]" * written, True), *words, Token(1, "[SEP]" * written, True)])
-            futures.append(future)
-        return futures
-
-
-def whole(text: Text) -> str:
-    """Give a text with its prompt."""
-    assert isinstance(text, str | Prompted)
-    return text if isinstance(text, str) else text.prefix + text.text + text.suffix
 
 
 def score(text: str) -> np.ndarray:
@@ -68,7 +44,7 @@ class Server:
         max_body_bytes: int = 100_000,
         max_inputs: int = 50,
     ) -> None:
-        self.embedder = embedder or Embedder()
+        self.embedder = embedder or FakeEngine()
         self.ranker = FakeEngine()
         self.ranker.row_of = score
         engines = {"embedder": self.embedder, "ranker": self.ranker}

@@ -78,18 +78,27 @@ async def test_v1_gives_a_plain_list_unless_kinds_are_named(client: TestClient) 
     assert list(answer["embeddings"]) == ["int8"]
 
 
-@pytest.mark.parametrize("truncate", [None, "NONE", "START", "END"])
-async def test_no_text_is_cut_in_silence(client: TestClient, truncate: str | None) -> None:
-    fits = "w " * (CONTEXT_TOKENS - 2)
-    assert (await post(client, "/v2/embed", texts=[fits], truncate=truncate))[0] == 200
-    status, answer = await post(client, "/v2/embed", texts=["a", fits + "w w"], truncate=truncate)
-    assert status == 400
-    assert f"texts[1] has {CONTEXT_TOKENS + 2} tokens" in answer["message"]
-    assert ("asks to cut" in answer["message"]) == (truncate in ("START", "END"))
-    assert (await post(client, "/v2/embed", texts=["a b"], max_tokens=4, truncate=truncate))[0] == 200
-    status, answer = await post(client, "/v2/embed", texts=["a b", "a b c"], max_tokens=4, truncate=truncate)
-    assert status == 400
-    assert "texts[1] has 5 tokens, and max_tokens allows 4" in answer["message"]
+@pytest.mark.parametrize(("truncate", "kept"), [(None, "1 2 3"), ("END", "1 2 3"), ("START", "3 4 5")])
+async def test_texts_are_cut_as_cohere_cuts_them(
+    client: TestClient, server: Server, truncate: str | None, kept: str
+) -> None:
+    status, answer = await post(client, "/v2/embed", texts=["1 2", "1 2 3 4 5"], max_tokens=5, truncate=truncate)
+    assert status == 200
+    assert np.allclose(answer["embeddings"]["float"], [unit("1 2"), unit(kept)], atol=1e-6)
+    assert server.embedder.computed == ["1 2", kept]
+    assert answer["meta"]["billed_units"] == {"input_tokens": 9}
+    assert answer["meta"]["warnings"] == ["text 1 was cut to 5 of its 7 tokens"]
+    words = " ".join(map(str, range(30)))
+    _, answer = await post(client, "/v1/embed", texts=[words], truncate=truncate)
+    assert answer["meta"]["warnings"] == [f"text 0 was cut to {CONTEXT_TOKENS} of its 32 tokens"]
+    assert "warnings" not in (await post(client, "/v2/embed", texts=["1 2"], truncate=truncate))[1]["meta"]
+
+
+async def test_nothing_is_cut_where_the_client_says_so(client: TestClient) -> None:
+    for more, words in (({}, "takes at most 20"), ({"max_tokens": 4}, "texts[1] has 32 tokens, and max_tokens allows 4")):
+        status, answer = await post(client, "/v2/embed", texts=["a", "w " * 30], truncate="NONE", **more)
+        assert status == 400
+        assert words in answer["message"]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +143,12 @@ async def test_rerank_takes_the_names_of_vllm_and_sglang(client: TestClient, ser
     assert server.ranker.computed == ["find code|q|good"]
     for more in ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 3}, {"max_tokens_per_doc": 3}):
         assert (await post(client, "/v1/rerank", query="q", documents=["good"], **more))[0] == 200
-    for name in ("truncate_prompt_tokens", "max_tokens_per_doc"):
-        status, answer = await post(client, "/v1/rerank", query="q", documents=["good", "a b c"], **{name: 3})
-        assert status == 400
-        assert f"documents[1] has 5 tokens, and {name} allows 3" in answer["error"]["message"]
+    server.ranker.computed.clear()
+    for number, (name, most, kept) in enumerate((("truncate_prompt_tokens", 5, "c d"), ("max_tokens_per_doc", 3, "a b c"))):
+        answer = await client.post("/v1/rerank", json={"query": f"q {number}", "documents": ["a b c d"], name: most})
+        assert answer.status == 200
+        assert answer.headers["X-Edgeembed-Truncated"] == "1"
+        assert server.ranker.computed.pop() == f"None|q {number}|{kept}"
 
 
 async def test_a_row_of_zeros_has_bytes_too(client: TestClient, server: Server) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
+from edgeembed.api_keys import Keys
 from edgeembed.errors import OverloadedError
-from edgeembed.server.security import Access, Keys
+from edgeembed.server.security import Access
 from tests.server.dialects import Server
 
 Connect = Callable[[Server], Awaitable[TestClient]]

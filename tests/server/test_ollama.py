@@ -122,20 +122,32 @@ async def test_errors_have_ollamas_shape(
     assert words in answer["error"]
 
 
-async def test_no_text_is_cut_in_silence(client: TestClient) -> None:
-    """Ollama cuts by default; a text that fits is what was asked for, and any other one is refused."""
-    fits, longer = "w " * (CONTEXT_TOKENS - 2), "w " * CONTEXT_TOKENS
-    for more in ({}, {"truncate": True}, {"truncate": False}):
-        assert (await post(client, "/api/embed", model="embedder", input=fits, **more))[0] == 200
-        status, answer = await post(client, "/api/embed", model="embedder", input=["a", longer], **more)
-        assert status == 400
-        assert f"input[1] has {CONTEXT_TOKENS + 2} tokens" in answer["error"]
+async def test_texts_are_cut_at_the_end_unless_the_client_says_no(client: TestClient, server: Server) -> None:
+    words = [str(number) for number in range(30)]
+    fits, longer = " ".join(words[: CONTEXT_TOKENS - 2]), " ".join(words)
+    for more in ({}, {"truncate": True}):
+        response = await client.post("/api/embed", json={"model": "embedder", "input": ["a", longer], **more})
+        assert (response.status, response.headers["X-Edgeembed-Truncated"]) == (200, "1")
+        answer = await response.json()
+        assert np.allclose(answer["embeddings"], [unit("a"), unit(fits)], atol=1e-6)
+        assert answer["prompt_eval_count"] == 3 + CONTEXT_TOKENS
+    status, answer = await post(client, "/api/embed", model="embedder", input=["a", longer], truncate=False)
+    assert status == 400
+    assert "input[1] has 32 tokens" in answer["error"]
+
+
+async def test_num_ctx_is_the_longest_text(client: TestClient) -> None:
     options = {"num_ctx": 5}
-    assert (await post(client, "/api/embed", model="embedder", input="a b c", options=options))[0] == 200
-    status, answer = await post(client, "/api/embed", model="embedder", input="a b c d", options=options)
+    for path, field, row in (
+        ("/api/embed", "input", lambda answer: answer["embeddings"][0]),
+        ("/api/embeddings", "prompt", lambda answer: answer["embedding"]),
+    ):
+        status, answer = await post(client, path, model="embedder", options=options, **{field: "a b c d"})
+        assert status == 200
+        assert np.allclose(row(answer), unit("a b c"), atol=1e-6)
+    status, answer = await post(client, "/api/embed", model="embedder", input="a b c d", options=options, truncate=False)
     assert status == 400
     assert "options.num_ctx allows 5" in answer["error"]
-    assert (await post(client, "/api/embeddings", model="embedder", prompt="a b c d", options=options))[0] == 400
 
 
 async def test_tags_list_every_name_of_embedders(client: TestClient) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient
 
+from edgeembed.api_keys import Keys
 from edgeembed.errors import ConfigError
 from edgeembed.server.app import make_app
-from edgeembed.server.security import Access, Keys
+from edgeembed.server.security import Access
 from tests.fakes import FakeEngine, fake_service
 
 Connect = Callable[[Access], Awaitable[TestClient]]

@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.errors import BadVectorError, EngineUnavailableError
-from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, FakeEngine, fake_row
+from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_row
 from tests.server.dialects import LOGITS, Server, get, post, unit
 
 
@@ -113,7 +113,6 @@ async def test_tokenize_gives_the_models_tokens(client: TestClient) -> None:
         ("/embed", {"inputs": [[1, 2]]}, 422, "Validation", "token ids"),
         ("/embed", {"inputs": ["a"] * 51}, 422, "Validation", "at most 50"),
         ("/embed", {"inputs": "w " * 30}, 422, "Validation", "at most 20"),
-        ("/embed", {"inputs": "w " * 30, "truncate": True}, 422, "Validation", "truncate asks to cut it"),
         ("/embed", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", "one of query, document, passage"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation", "Left, Right"),
         ("/embed", {"inputs": "a", "dimensions": 99}, 422, "Validation", "between 1 and 16"),
@@ -145,21 +144,31 @@ async def test_errors_have_the_shape_and_the_statuses_of_tei(
     assert words in answer["error"]
 
 
+@pytest.mark.parametrize(("direction", "kept"), [(None, slice(18)), ("Right", slice(18)), ("left", slice(12, None))])
+async def test_texts_are_cut_on_the_side_that_the_client_names(
+    client: TestClient, server: Server, direction: str | None, kept: slice
+) -> None:
+    words = [str(number) for number in range(30)]
+    how = {"truncate": True, "truncation_direction": direction}
+    response = await client.post("/embed", json={"inputs": ["a", " ".join(words)], **how})
+    assert (response.status, response.headers["X-Edgeembed-Truncated"]) == (200, "1")
+    assert np.allclose(await response.json(), [unit("a"), unit(" ".join(words[kept]))], atol=1e-6)
+    sentences = {"source_sentence": " ".join(words), "sentences": [" ".join(words), "a"]}
+    response = await client.post("/similarity", json={"inputs": sentences, "parameters": how})
+    assert response.headers["X-Edgeembed-Truncated"] == "2"
+    assert (await response.json())[0] == pytest.approx(1.0)
+    response = await client.post("/rerank", json={"query": "q", "texts": [" ".join(words)], **how})
+    assert (response.status, response.headers["X-Edgeembed-Truncated"]) == (200, "1")
+    (pair,) = server.ranker.computed
+    assert pair.startswith("None|q|") and len(pair.split()) == CONTEXT_TOKENS - 2
+
+
 async def test_errors_of_the_engine_say_whose_fault_it_is(client: TestClient, server: Server) -> None:
     server.embedder.failing = lambda text: EngineUnavailableError("the worker is away")
     assert (await post(client, "/embed", inputs="a"))[1]["error_type"] == "Unhealthy"
     server.embedder.failing = lambda text: BadVectorError("the model gave a row that is not finite")
     status, answer = await post(client, "/embed", inputs="a")
     assert (status, answer["error_type"]) == (500, "Backend")
-
-
-async def test_without_a_tokenizer_the_answer_is_a_plain_no(
-    aiohttp_client: Callable[..., Awaitable[TestClient]],
-) -> None:
-    client = await aiohttp_client(Server(FakeEngine()).app)
-    for path, body in (("/tokenize", {"inputs": "a"}), ("/v1/tokenize", {"input": "a"})):
-        status, _ = await post(client, path, **body)
-        assert status == 501
 
 
 async def test_a_row_of_zeros_is_as_far_from_everything(client: TestClient, server: Server) -> None:

@@ -1,0 +1,150 @@
+"""Texts in the supervisor's hands until their outcome has come, whichever worker brings it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from edgeembed.engine.protocol import EmbedItem, Failed, Priority, Read, Row, RowItem, Text, Tokenized, Want
+from edgeembed.errors import (
+    BadVectorError,
+    EdgeEmbedError,
+    EmptyInputError,
+    EngineError,
+    InputTooLongError,
+    RequestError,
+    WorkerCrashedError,
+)
+from edgeembed.logs import request_id
+
+CRASHES_PER_TEXT = 2
+"""Native crashes with one text in the running batch after which the text is given up."""
+KILLS_PER_TEXT = 5
+"""The same for kills from outside, such as the kernel's when memory runs out."""
+
+
+@dataclass
+class _PendingText:
+    """A text whose outcome has not come yet. future: ends with a Row, or with a Tokenized."""
+
+    text: Text
+    priority: Priority
+    want: Want
+    future: asyncio.Future[Any]
+    crashes: int = 0
+    kills: int = 0
+    request: str | None = field(default_factory=request_id)
+    """Id of the request that it came with."""
+
+
+class PendingTexts:
+    """Texts by their ids. Everything runs on the event loop's thread."""
+
+    def __init__(self, left: Callable[[int], None]) -> None:
+        """Prepare. left: called with the id of a text whose future was cancelled, which has given up its place by then."""
+        self._left = left
+        self._ids = itertools.count(1)
+        self._texts: dict[int, _PendingText] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(
+        self, texts: Sequence[Text], priority: Priority, want: Want
+    ) -> tuple[list[EmbedItem], list[asyncio.Future[Any]]]:
+        """Take texts; gives what a worker is sent, and a future for each."""
+        loop = asyncio.get_running_loop()
+        items: list[EmbedItem] = []
+        futures: list[asyncio.Future[Any]] = []
+        for text in texts:
+            id_, future = next(self._ids), loop.create_future()
+            self._texts[id_] = _PendingText(text, priority, want, future)
+            future.add_done_callback(partial(self._done, id_))
+            items.append(EmbedItem(id_, text, priority, False, want))
+            futures.append(future)
+        return items, futures
+
+    def items(self) -> list[EmbedItem]:
+        """Give what the next worker is sent; a text that was computing when one died has a batch of its own."""
+        return [
+            EmbedItem(id_, pending.text, pending.priority, bool(pending.crashes or pending.kills), pending.want)
+            for id_, pending in self._texts.items()
+        ]
+
+    def finish_rows(self, rows: Sequence[RowItem]) -> None:
+        """Hand rows to those who wait for them."""
+        for row in rows:
+            self._finish(row.id, Row(np.frombuffer(row.vector, dtype=np.float32), row.tokens, row.full))
+
+    def finish_read(self, message: Read) -> None:
+        """Hand a text's tokens to those who wait for them."""
+        ids = np.frombuffer(message.ids, dtype=np.int32)
+        special = np.frombuffer(message.special, dtype=np.bool_)
+        self._finish(message.id, Tokenized(ids, special, message.texts if len(message.texts) == len(ids) else None))
+
+    def finish_failed(self, message: Failed) -> None:
+        """Tell those who wait for a text why it has no row."""
+        self._finish(message.id, _error_of(message))
+
+    def fail_all(self, make_error: Callable[[], EdgeEmbedError]) -> None:
+        """End every text with an error of its own."""
+        for id_ in list(self._texts):
+            self._finish(id_, make_error())
+
+    def blame(self, ids: Sequence[int], reason: str, *, from_outside: bool) -> bool:
+        """Count a worker's death against the texts that it was computing; says whether one of them is given up for it."""
+        condemned = False
+        for id_ in ids:
+            pending = self._texts.get(id_)
+            if pending is None:
+                continue
+            if from_outside:
+                pending.kills += 1
+            else:
+                pending.crashes += 1
+            if pending.crashes >= CRASHES_PER_TEXT or pending.kills >= KILLS_PER_TEXT:
+                condemned = True
+                times = pending.crashes + pending.kills
+                self._finish(
+                    id_,
+                    WorkerCrashedError(f"this text ended the worker {times} times ({reason}); it is not tried again"),
+                )
+        return condemned
+
+    def requests_of(self, ids: Sequence[int]) -> list[str]:
+        """Give the ids of the requests that texts came with."""
+        return sorted({found.request for id_ in ids if (found := self._texts.get(id_)) and found.request})
+
+    def _finish(self, id_: int, outcome: Row | Tokenized | EdgeEmbedError) -> None:
+        pending = self._texts.pop(id_, None)
+        if pending is None or pending.future.done():
+            return  # cancelled meanwhile
+        if isinstance(outcome, EdgeEmbedError):
+            pending.future.set_exception(outcome)
+        else:
+            pending.future.set_result(outcome)
+
+    def _done(self, id_: int, future: asyncio.Future[Any]) -> None:
+        """Free the place of a text whose future was cancelled."""
+        if future.cancelled() and self._texts.pop(id_, None) is not None:
+            self._left(id_)
+
+
+def _error_of(message: Failed) -> EdgeEmbedError:
+    match message.kind:
+        case "too_long":
+            return InputTooLongError(message.message, tokens=message.tokens, limit=message.limit)
+        case "empty":
+            return EmptyInputError(message.message)
+        case "bad_ids" | "no_room":
+            return RequestError(message.message)
+        case "bad_vector":
+            return BadVectorError(message.message)
+        case "engine":
+            return EngineError(message.message)

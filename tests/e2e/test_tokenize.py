@@ -1,0 +1,38 @@
+"""Counting tokens with the real tokenizer, on the real daemon with the real MiniLM."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.daemon import Daemon, running
+
+TEXTS = ["The rain falls.", "déjà vu, 🙂 [CLS] <|endoftext|>", "word " * 100]
+
+
+def post(daemon: Daemon, path: str, **body: Any) -> Any:
+    request = urllib.request.Request(daemon.url + path, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.load(response)
+
+
+def test_the_count_is_what_embedding_uses(minilm: Callable[[str], Path], home: Path) -> None:
+    with running("--model", str(minilm("Q8_0")), home=home) as daemon:
+        counted = post(daemon, "/v1/tokenize", input=TEXTS, ids=True)
+        assert counted["total_tokens"] == post(daemon, "/v1/embeddings", input=TEXTS)["usage"]["total_tokens"]
+        assert counted["data"][0]["ids"] == [101, 1996, 4542, 4212, 1012, 102]
+        assert counted["context_tokens"] == 512
+        # What is too long to embed is counted all the same: that is what counting is for.
+        assert post(daemon, "/v1/tokenize", input="word " * 50_000)["total_tokens"] == 50_002
+        (tokens,) = post(daemon, "/tokenize", inputs="rain 🙂")
+        assert [(token["text"].strip(), token["special"]) for token in tokens] == [
+            ("[CLS]", True),
+            ("rain", False),
+            ("[UNK]", False),
+            ("[SEP]", True),
+        ]
+        (bare,) = post(daemon, "/tokenize", inputs="rain 🙂", add_special_tokens=False)
+        assert [token["id"] for token in bare] == [4542, 100]

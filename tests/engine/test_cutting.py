@@ -1,0 +1,117 @@
+"""What is cut off a real model's tokens: an embedder with byte-level BPE, and rerankers of both families."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeembed.engine.canary import cosine
+from edgeembed.engine.llama import LlamaModel
+from edgeembed.engine.protocol import BULK, EmbedItem, Failed, Limits, Pair, Prompted, RowItem, Side, WorkerOptions
+from edgeembed.engine.reader import CutReading, TextReader
+from edgeembed.row_source import tokens_at_most
+from edgeembed_convert import convert_checkpoint
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.engine.test_worker import answers, start, wait_until_ready, worker_options
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+PREFIX = "Instruct: find it\nQuery:"
+TEXT = "hello, hell is full of hellish shells; " * 30
+"""Holds the two pairs of letters that the tiny vocabulary has tokens for."""
+
+
+def test_a_worker_computes_the_row_of_what_is_left(tmp_path: Path) -> None:
+    path = make_tiny_qwen3(tmp_path / "tiny.gguf")
+    model = LlamaModel(worker_options(path))
+    limits = [Limits(most, side) for most in (0, 100) for side in ("end", "start")]
+    items = [EmbedItem(id_, Prompted(PREFIX, TEXT, "", each), BULK, False) for id_, each in enumerate(limits)]
+    items.append(EmbedItem(100, Prompted(PREFIX, "", "", ids=model.tokenize("hello").tobytes()), BULK, False))
+    items.append(EmbedItem(101, Prompted("", "", "", ids=np.array([5000], dtype=np.int32).tobytes()), BULK, False))
+    items.append(EmbedItem(102, Prompted(PREFIX, TEXT, "", Limits(10, "end")), BULK, False))
+    with start(path) as process:
+        wait_until_ready(process)
+        found, _ = answers(process, items)
+    full = len(model.tokenize(PREFIX + TEXT))
+    prompt, text = model.tokenize(PREFIX)[:-1], model.tokenize(TEXT)
+    for id_, each in enumerate(limits):
+        most = each.most or model.info.context_tokens
+        room = most - len(prompt) - 1
+        own = text[:-1][:room] if each.cut == "end" else text[:-1][-room:]
+        row = found[id_]
+        assert isinstance(row, RowItem)
+        assert (row.tokens, row.full) == (most, full)
+        (by_hand,) = model.embed([np.concatenate([prompt, own, text[-1:]])])
+        assert cosine(np.frombuffer(row.vector, dtype=np.float32), by_hand) > 0.9999
+    row = found[100]
+    assert isinstance(row, RowItem) and row.full == 0
+    (by_hand,) = model.embed([model.tokenize(PREFIX + "hello")])
+    assert cosine(np.frombuffer(row.vector, dtype=np.float32), by_hand) > 0.9999
+    for id_, kind in ((101, "bad_ids"), (102, "no_room")):
+        failed = found[id_]
+        assert isinstance(failed, Failed) and failed.kind == kind
+
+
+RERANKERS = {
+    "cross_encoder": make_tiny_cross_encoder,
+    "xlm_roberta": make_tiny_xlm_roberta_reranker,
+    "qwen3": partial(make_qwen3_checkpoint, kind="rerank"),
+}
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+@pytest.mark.parametrize("side", ["end", "start"])
+def test_a_pair_keeps_its_query_and_its_template(name: str, side: Side, tmp_path: Path) -> None:
+    model = reranker(name, tmp_path)
+    reader = TextReader(model, context_tokens=model.info.context_tokens, vocabulary=model.vocabulary.size)
+    pair = Pair("what is rain", "a b c d " * 20)
+    whole, scaffold = model.read(pair).tokens, model.read(Pair("what is rain", "")).tokens
+    most = len(scaffold) + 20
+    reading = reader.read_within(Pair(pair.query, pair.document, None, Limits(most, side)))
+    assert isinstance(reading, CutReading)
+    assert (len(reading.tokens), reading.full) == (most, len(whole))
+    first = int(np.flatnonzero(scaffold != whole[: len(scaffold)])[0])
+    last = len(scaffold) - first
+    assert scaffold[first:].tolist() == whole[-last:].tolist()
+    assert reading.tokens[:first].tolist() == whole[:first].tolist()
+    assert reading.tokens[-last:].tolist() == whole[-last:].tolist()
+    kept = reading.tokens[first:-last]
+    own = whole[first:-last]
+    assert kept.tolist() == (own[: len(kept)] if side == "end" else own[-len(kept) :]).tolist()
+    short = reader.read_within(Pair(pair.query, pair.document, None, Limits(5, side, own=True)))
+    assert len(short.tokens) - first - last == 5
+
+
+HARD_TO_GUESS = [
+    "ﷺ" * 50,
+    "한글" * 50,
+    "İstanbul" * 20,
+    "e\u0301" * 100,
+    "🙂👍🏽" * 30,
+    "漢字かな" * 50,
+    " " * 100,
+    "a-b.c" * 40,
+    "½㎏" * 50,
+]
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_no_text_has_more_tokens_than_guessed(name: str, tmp_path: Path) -> None:
+    model = reranker(name, tmp_path)
+    for text in [*HARD_TO_GUESS, "ﷺ" * 5000]:
+        assert len(model.tokenize(text)) <= tokens_at_most(text)
+        pair = Pair("what is rain", text)
+        assert len(model.tokenize_pair(pair)) <= tokens_at_most(pair)
+
+
+def reranker(name: str, folder: Path) -> LlamaModel:
+    checkpoint = RERANKERS[name](folder / "tiny")
+    path = convert_checkpoint(checkpoint, folder / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
+    return LlamaModel(
+        WorkerOptions(
+            path=str(path), threads=1, context_tokens=4096, batch_tokens=64, rung="cpu", extra_buffers=True, task="rerank"
+        )
+    )

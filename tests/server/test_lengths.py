@@ -1,0 +1,192 @@
+"""Texts that are too long, token ids, and requests with too many tokens: POST /v1/embeddings on the fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient
+
+from edgeembed.cache import VectorCache
+from edgeembed.engine.protocol import (
+    BULK,
+    LENGTH_BYTES,
+    Embed,
+    EmbedItem,
+    Pair,
+    Prompted,
+    Text,
+    frame,
+    to_worker_decoder,
+)
+from edgeembed.lengths import Lengths
+from edgeembed.server.app import make_app
+from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_service
+from tests.server.conftest import PROMPTS
+from tests.server.dialects import unit
+
+WORDS = [str(number) for number in range(30)]
+LONG = " ".join(WORDS)
+FITS = " ".join(WORDS[: CONTEXT_TOKENS - 2])
+
+
+async def embed(client: TestClient, **body: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
+    response = await client.post("/v1/embeddings", json=body)
+    return response.status, await response.json(), dict(response.headers)
+
+
+async def vectors(client: TestClient, **body: Any) -> np.ndarray:
+    status, answer, _ = await embed(client, **body)
+    assert status == 200, answer
+    return np.array([item["embedding"] for item in answer["data"]])
+
+
+async def test_what_was_cut_is_said(client: TestClient) -> None:
+    status, answer, headers = await embed(client, input=["a", LONG, "b c", LONG + " more"], truncate="end")
+    assert status == 200
+    assert answer["truncated"] == [
+        {"index": 1, "tokens": CONTEXT_TOKENS, "full_tokens": 32},
+        {"index": 3, "tokens": CONTEXT_TOKENS, "full_tokens": 33},
+    ]
+    assert headers["X-Edgeembed-Truncated"] == "2"
+    assert answer["usage"]["total_tokens"] == 3 + CONTEXT_TOKENS + 4 + CONTEXT_TOKENS
+    assert np.allclose([item["embedding"] for item in answer["data"]][:2], [unit("a"), unit(FITS)], atol=1e-6)
+
+
+async def test_nothing_is_said_where_nothing_was_cut(client: TestClient) -> None:
+    _, answer, headers = await embed(client, input=["a", FITS], truncate="end")
+    assert "truncated" not in answer
+    assert "X-Edgeembed-Truncated" not in headers
+
+
+async def test_either_side_can_go_and_the_prompt_stays(client: TestClient, engine: FakeEngine) -> None:
+    await vectors(client, input="1 2 3 4 5", truncate="end", max_tokens=4)
+    await vectors(client, input="1 2 3 4 5", truncate="start", max_tokens=4)
+    await vectors(client, input="1 2 3 4 5", truncate="start", max_tokens=7, input_type="query")
+    assert engine.computed == ["1 2", "4 5", "Instruct: find it\nQuery:4 5"]
+
+
+async def test_without_truncate_max_tokens_is_a_limit(client: TestClient, engine: FakeEngine) -> None:
+    for _ in range(2):  # the second time, the cache knows the row
+        status, answer, _ = await embed(client, input=["1 2", "1 2 3 4"], max_tokens=4)
+        assert status == 400
+        assert answer["error"]["code"] == "context_length_exceeded"
+        assert answer["error"]["param"] == "input[1]"
+        assert "input[1] has 6 tokens, and max_tokens allows 4" in answer["error"]["message"]
+        await vectors(client, input="1 2 3 4")
+    assert "1 2 3 4" in engine.computed
+
+
+async def test_a_cut_row_never_answers_for_another_text(client: TestClient, engine: FakeEngine) -> None:
+    """Each way to cut has rows of its own, and whole texts share theirs with requests that cut nothing."""
+    for _ in range(2):
+        assert np.allclose(await vectors(client, input="1 2 3 4", truncate="end", max_tokens=4), [unit("1 2")], atol=1e-6)
+        assert np.allclose(await vectors(client, input="1 2 3 4", truncate="start", max_tokens=4), [unit("3 4")], atol=1e-6)
+        assert np.allclose(await vectors(client, input="1 2 3 4", truncate="end", max_tokens=5), [unit("1 2 3")], atol=1e-6)
+        assert np.allclose(await vectors(client, input="1 2 3 4"), [unit("1 2 3 4")], atol=1e-6)
+        assert np.allclose(await vectors(client, input="1 2 3 4", truncate="end"), [unit("1 2 3 4")], atol=1e-6)
+    assert engine.computed == ["1 2", "3 4", "1 2 3", "1 2 3 4"]
+
+
+async def test_a_cached_row_still_says_that_it_was_cut(client: TestClient) -> None:
+    answers = [await embed(client, input=["a", LONG], truncate="end") for _ in range(3)]
+    assert [headers["X-Edgeembed-Cache"] for _, _, headers in answers] == ["miss", "hit", "hit"]
+    assert [headers["X-Edgeembed-Truncated"] for _, _, headers in answers] == ["1", "1", "1"]
+    assert answers[0][1] == answers[1][1] == answers[2][1]
+    assert (await embed(client, input=["a", LONG]))[0] == 400
+
+
+async def test_the_same_text_twice_in_a_request_is_cut_twice(client: TestClient) -> None:
+    _, answer, _ = await embed(client, input=[LONG, "a", LONG], truncate="end")
+    assert [item["index"] for item in answer["truncated"]] == [0, 2]
+
+
+async def test_ids_of_this_model_are_taken_where_the_client_says_that_they_are(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    assert len(await vectors(client, input=[5, 6, 7], token_ids="model")) == 1
+    assert len(await vectors(client, input=[[5, 6, 7], [8]], token_ids="model")) == 2
+    await vectors(client, input=[5, 6], token_ids="model", input_type="query")
+    assert engine.computed == ["5 6 7", "8", "Instruct: find it\nQuery:5 6"], "the row of the first ids was known"
+    await vectors(client, input="5,6,7")
+    assert engine.computed[-1] == "5,6,7", "ids and text are never taken for each other"
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "words"),
+    [
+        ("text", "input", "input is a string"),
+        ([], "input", "empty list"),
+        ([[]], "input[0]", "no token ids"),
+        ([[1], []], "input[1]", "no token ids"),
+        ([[1], "a"], "input[1]", "a string; a list of token ids"),
+        ([[1], [True]], "input[1]", "a list of token ids"),
+        ([1, "a"], "input[0]", "a number; a list of token ids"),
+        ([-1], "input", "no token -1"),
+        ([[1], [2**31]], "input[1]", "no token 2147483648"),
+        ([[1]] * 2049, "input", "2049 items"),
+    ],
+)
+async def test_what_is_no_list_of_ids_is_named(client: TestClient, given: Any, param: str, words: str) -> None:
+    status, answer, _ = await embed(client, input=given, token_ids="model")
+    assert (status, answer["error"]["param"]) == (400, param)
+    assert words in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("text", ["a", Prompted("q", "a"), Pair("q", "a")])
+def test_a_limit_without_end_fits_into_a_message_to_the_worker(text: Text) -> None:
+    item = EmbedItem(1, Lengths("end", 10**30, own=True).around(text), BULK, False)
+    sent = to_worker_decoder.decode(frame(Embed([item]))[LENGTH_BYTES:])
+    assert isinstance(sent, Embed) and sent == Embed([item])
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"truncate": "middle"}, "truncate"), ({"max_tokens": 0}, "max_tokens"), ({"token_ids": "openai"}, "token_ids")],
+)
+async def test_what_these_fields_cannot_hold(client: TestClient, body: dict[str, Any], param: str) -> None:
+    status, answer, _ = await embed(client, input="a", **body)
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+@pytest.fixture
+async def strict(engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
+    """A server that takes 30 tokens in a request."""
+    service = fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0), prompts=PROMPTS, max_request_tokens=30)
+    return await aiohttp_client(make_app(service))
+
+
+async def test_a_request_with_too_many_tokens_is_refused_before_anything_is_computed(
+    strict: TestClient, engine: FakeEngine
+) -> None:
+    texts = [f"{number} two three" for number in range(6)]
+    assert len(await vectors(strict, input=texts)) == 6
+    computed = list(engine.computed)
+    for given in ([*texts, "one more"], [f"{number} new words" for number in range(7)], ["the same words"] * 7):
+        status, answer, _ = await embed(strict, input=given)
+        assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "max_tokens_per_request", "input")
+        assert "at most 30" in answer["error"]["message"]
+    assert engine.computed == computed
+    assert engine.status.texts_waiting == 0
+
+
+async def test_of_a_text_that_is_cut_only_what_is_left_counts(strict: TestClient) -> None:
+    given = [" ".join([str(number), *WORDS[:15]]) for number in range(3)]
+    assert (await embed(strict, input=given))[0] == 400
+    assert len(await vectors(strict, input=given, truncate="end", max_tokens=10)) == 3
+
+
+async def test_a_text_that_is_too_long_by_itself_is_named_first(strict: TestClient) -> None:
+    status, answer, _ = await embed(strict, input=["a", LONG])
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", "input[1]")
+
+
+async def test_tokens_are_counted_without_end_and_listed_up_to_what_a_request_takes(strict: TestClient) -> None:
+    many = ["two words"] * 10
+    assert (await (await strict.post("/v1/tokenize", json={"input": many})).json())["total_tokens"] == 40
+    for path, body, status in (("/v1/tokenize", {"input": many, "ids": True}, 400), ("/tokenize", {"inputs": many}, 422)):
+        refused = await strict.post(path, json=body)
+        assert refused.status == status
+        assert "40 tokens in all; at most 30" in await refused.text()
