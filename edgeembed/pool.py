@@ -216,7 +216,7 @@ class ModelPool:
     def _slot(self, model: ServedModel) -> Slot:
         """Give the model's slot, a new one where there is none that could serve. Raises EngineUnavailableError."""
         slot = self._slots.get(model.key)
-        if slot is not None and slot.state == "ready" and slot.engine and slot.engine.status.state in ("failed", "stopped"):
+        if slot is not None and slot.state == "ready" and slot.engine and slot.engine.is_over:
             reason = slot.engine.status.reason or "the engine stopped"
             self._fail(slot, EngineUnavailableError(f"model {model.name!r} cannot be served: {reason}"))
             slot.task = asyncio.create_task(slot.engine.close())

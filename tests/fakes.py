@@ -81,6 +81,10 @@ class FakeEngine:
         )
 
     @property
+    def is_over(self) -> bool:
+        return self.status.state in ("failed", "stopped")
+
+    @property
     def status(self) -> EngineStatus:
         return EngineStatus(
             state=self.state,  # type: ignore[arg-type]

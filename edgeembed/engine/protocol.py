@@ -203,6 +203,11 @@ class Engine(Protocol):
     @property
     def status(self) -> EngineStatus: ...
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it failed or was stopped, and computes nothing any more; cheaper to ask than `status`."""
+        ...
+
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
         """Queue texts to be read and not computed, however long they are; cancelling a future frees its place.
 

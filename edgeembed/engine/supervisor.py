@@ -134,6 +134,10 @@ class WorkerEngine:
             worker_pid=self._process.pid if self._process else None,
         )
 
+    @property
+    def is_over(self) -> bool:
+        return self._state in ("failed", "stopped")
+
     async def start(self) -> None:
         if self._task is None:
             self._first_outcome = asyncio.get_running_loop().create_future()
