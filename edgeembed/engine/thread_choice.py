@@ -2,22 +2,27 @@
 
 Threads of a pass wait for each other after every operation. When another program takes one of their processors, all of them
 stand still, and a pass of two threads took four times as long as one of a single thread. How long passes took is the only
-way to know that works everywhere.
+way to know that works everywhere. The other program may be our own: the lanes of a bulk load, or the server.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 TRY_EVERY = 128
 """Passes between two tries of another number while all threads are the best choice: fewer than one in a hundred."""
-TRY_EVERY_REDUCED = 32
-"""The same while fewer are: the other program may have ended."""
 TRY_UNKNOWN_EVERY = 4
 """The same for a number that was never tried."""
+REDUCED_SECONDS = 0.5
+REDUCED_PASSES = 16
+"""After so long with fewer threads all of them are tried again: whoever was in the way may have gone, and what is lost while
+nobody is there is more than a try costs."""
 FEWER = 0.75
 """What fewer threads have to take of the present number's time to be chosen: a pass that somebody was in the way of now and
 then is no reason."""
 MORE = 0.95
-"""The same for more threads: what they gain is lost for as long as they are not chosen."""
+"""The same for more threads."""
 WEIGHT = 0.3
 """Of the newest pass in the average."""
 WEIGHT_OF_TRY = 0.7
@@ -26,7 +31,7 @@ WEIGHT_OF_TRY = 0.7
 class ThreadChoice:
     """Chooses among `most` threads, half of them, and so on down to one, by the seconds that a token took lately."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._numbers = [most]
         while self._numbers[-1] > 1:
             self._numbers.append(self._numbers[-1] // 2)
@@ -36,10 +41,17 @@ class ThreadChoice:
         self._tried: int | None = None
         self._upwards = False
         self._passes = 0
+        self._clock = clock
+        self._reduced = (0.0, 0)
+        """When, and at which pass, fewer threads than all were chosen."""
 
     def next(self) -> int:
         """Give the number of threads for the next pass."""
         self._passes += 1
+        since, at = self._reduced
+        if self._chosen and self._passes - at >= REDUCED_PASSES and self._clock() - since >= REDUCED_SECONDS:
+            self._chosen = 0
+            self._seconds[0] = None  # whatever it was, that was then
         self._tried = self._to_try()
         return self._numbers[self._chosen if self._tried is None else self._tried]
 
@@ -51,9 +63,10 @@ class ThreadChoice:
         present = self._seconds[self._chosen]
         if present is None:
             return
-        for other in self._neighbours():
-            found = self._seconds[other]
+        for other, found in enumerate(self._seconds):
             if found is not None and found < (MORE if other < self._chosen else FEWER) * present:
+                if self._chosen == 0:
+                    self._reduced = self._clock(), self._passes
                 self._chosen, present = other, found
 
     def _to_try(self) -> int | None:
@@ -61,7 +74,7 @@ class ThreadChoice:
         unknown = [number for number in neighbours if self._seconds[number] is None]
         if unknown and self._seconds[self._chosen] is not None and self._passes % TRY_UNKNOWN_EVERY == 0:
             return unknown[0]
-        if neighbours and self._passes % (TRY_EVERY_REDUCED if self._chosen else TRY_EVERY) == 0:
+        if neighbours and self._passes % TRY_EVERY == 0:
             self._upwards = not self._upwards
             return neighbours[0] if self._upwards else neighbours[-1]
         return None

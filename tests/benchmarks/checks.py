@@ -1,9 +1,11 @@
-"""Two measurements of the measuring: what the load driver costs, and which settings serve a peer best."""
+"""Measurements of the measuring: the load driver's cost, a peer's best settings, how steadily the machine computes."""
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -121,3 +123,33 @@ async def _with_aiohttp(server: Server, job: Job) -> Load:
     async with Client(f"http://127.0.0.1:{server.port}") as client:
         await client.load(source_of(group, job.seed + 1), clients=group.clients, seconds=job.warm_seconds)
         return await client.load(source_of(group, job.seed), clients=group.clients, seconds=job.seconds)
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Pauses of processes that only spin, one for each processor: what the machine or its host took from them."""
+
+    share: float
+    """Of the time, in all processes together."""
+    longest_ms: float
+
+
+def gaps(seconds: float = 3.0) -> Gaps:
+    """Look how steadily this machine computes: what is taken here is missing in every figure, most of all in a p99."""
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
+        found = pool.map(_spin, [seconds] * (os.cpu_count() or 1), chunksize=1)
+    return Gaps(
+        share=sum(lost for lost, _ in found) / (seconds * len(found)), longest_ms=1000 * max(most for _, most in found)
+    )
+
+
+def _spin(seconds: float) -> tuple[float, float]:
+    lost = most = 0.0
+    last = time.perf_counter()
+    end = last + seconds
+    while last < end:
+        now = time.perf_counter()
+        if now - last > 0.001:
+            lost, most = lost + now - last, max(most, now - last)
+        last = now
+    return lost, most

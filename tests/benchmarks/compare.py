@@ -29,7 +29,7 @@ import click
 from edgeembed.bench.machine import busy_share, machine_facts
 from edgeembed.bench.texts import TextMaker
 from edgeembed.engine.devices import usable_threads
-from tests.benchmarks.checks import driver_cost, tuning
+from tests.benchmarks.checks import driver_cost, gaps, tuning
 from tests.benchmarks.peers import PEERS, Edgeembed, Peer
 from tests.benchmarks.place import Place, Weights
 from tests.benchmarks.processes import Loop, Server
@@ -123,10 +123,13 @@ def run(
     wanted = [each for each in _scenarios(scenarios) if each.model == model]
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     phases = sum(len(each.phases) * (each.seconds_factor * seconds + 1.5) for each in wanted)
-    busy = busy_share()
+    busy, taken = busy_share(), gaps()
     click.echo(f"{json.dumps(machine_facts())}\nthreads {threads}, seed {seed}, {rounds} rounds of {seconds:g} s")
     if busy > BUSY:
         click.echo(f"OTHER PROGRAMS TAKE {busy:.0%} OF THE PROCESSORS' TIME: THE FIGURES ARE WORTH LITTLE")
+    click.echo(
+        f"taken from processes that only spin: {taken.share:.1%} of the time, up to {taken.longest_ms:.0f} ms at once"
+    )
     click.echo("\n".join(table_of_settings({peer.name: peer.settings(weights) for peer in taking_part})))
     click.echo(f"about {phases * rounds * len(taking_part) / 60:.0f} min, and the starts\n")
     own_weights = dataclasses.replace(weights, gguf=our_gguf.absolute()) if our_gguf else weights
@@ -143,6 +146,8 @@ def run(
         result = {
             "machine": machine_facts(),
             "busy_before": busy,
+            "taken_share": taken.share,
+            "taken_longest_ms": taken.longest_ms,
             "threads": threads,
             "seed": seed,
             "rounds": rounds,

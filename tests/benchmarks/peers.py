@@ -109,7 +109,7 @@ class LlamaServer(Peer):
     about = "llama.cpp's own server, built from the source in the sdist of llama-cpp-python, native, repaired flags"
 
     BEST: Mapping[ModelName, tuple[str, ...]] = {
-        "minilm": ("-b", "512", "-ub", "512", "-np", "8", "-c", "4096", "-fa", "on"),
+        "minilm": ("-b", "256", "-ub", "256", "-np", "8", "-c", "4096", "-fa", "on"),
         "qwen3": ("-b", "2048", "-ub", "512", "-np", "8", "-c", "4096", "-fa", "on"),
     }
     POOLING: Mapping[ModelName, str] = {"minilm": "mean", "qwen3": "last"}
