@@ -7,7 +7,9 @@ way to know that works everywhere. The other program may be our own: the lanes o
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 
 TRY_EVERY = 128
@@ -23,20 +25,21 @@ FEWER = 0.75
 then is no reason."""
 MORE = 0.95
 """The same for more threads."""
-WEIGHT = 0.3
-"""Of the newest pass in the average."""
-WEIGHT_OF_TRY = 0.7
+LATEST = 7
+"""Passes whose median counts: a host takes a processor away for many milliseconds now and then, whatever is chosen."""
+ENOUGH = 3
+"""Passes without which nothing is said about a number."""
 
 
 class ThreadChoice:
-    """Chooses among `most` threads, half of them, and so on down to one, by the seconds that a token took lately."""
+    """Chooses among `most` threads, half of them, and so on down to one, by what a token took lately: a median."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._numbers = [most]
         while self._numbers[-1] > 1:
             self._numbers.append(self._numbers[-1] // 2)
-        self._seconds: list[float | None] = [None] * len(self._numbers)
-        """Of a token, for each number of threads."""
+        self._latest: list[deque[float]] = [deque(maxlen=LATEST) for _ in self._numbers]
+        """Seconds of a token in the latest passes, for each number of threads."""
         self._chosen = 0
         self._tried: int | None = None
         self._upwards = False
@@ -51,28 +54,31 @@ class ThreadChoice:
         since, at = self._reduced
         if self._chosen and self._passes - at >= REDUCED_PASSES and self._clock() - since >= REDUCED_SECONDS:
             self._chosen = 0
-            self._seconds[0] = None  # whatever it was, that was then
+            self._latest[0].clear()  # whatever it was, that was then
         self._tried = self._to_try()
         return self._numbers[self._chosen if self._tried is None else self._tried]
 
     def record(self, tokens: int, seconds: float) -> None:
         """Note how long the pass took for which `next` gave the number."""
-        number, weight = (self._chosen, WEIGHT) if self._tried is None else (self._tried, WEIGHT_OF_TRY)
-        known, new = self._seconds[number], seconds / tokens
-        self._seconds[number] = new if known is None else (1 - weight) * known + weight * new
-        present = self._seconds[self._chosen]
+        self._latest[self._chosen if self._tried is None else self._tried].append(seconds / tokens)
+        present = self._seconds(self._chosen)
         if present is None:
             return
-        for other, found in enumerate(self._seconds):
+        for other in range(len(self._numbers)):
+            found = self._seconds(other)
             if found is not None and found < (MORE if other < self._chosen else FEWER) * present:
                 if self._chosen == 0:
                     self._reduced = self._clock(), self._passes
                 self._chosen, present = other, found
 
+    def _seconds(self, number: int) -> float | None:
+        latest = self._latest[number]
+        return statistics.median(latest) if len(latest) >= ENOUGH else None
+
     def _to_try(self) -> int | None:
         neighbours = self._neighbours()
-        unknown = [number for number in neighbours if self._seconds[number] is None]
-        if unknown and self._seconds[self._chosen] is not None and self._passes % TRY_UNKNOWN_EVERY == 0:
+        unknown = [number for number in neighbours if len(self._latest[number]) < ENOUGH]
+        if unknown and self._passes % TRY_UNKNOWN_EVERY == 0:
             return unknown[0]
         if neighbours and self._passes % TRY_EVERY == 0:
             self._upwards = not self._upwards

@@ -65,7 +65,7 @@ def test_neighbours_take_threads_away_and_give_them_back() -> None:
     machine.run(50, quiet)
     assert machine.run(40, one_processor_is_taken)[-20:].count(4) >= 18
     taken = machine.run(400, all_are_taken)
-    assert taken[-200:].count(1) >= 170, "all of them are tried now and then"
+    assert taken[-200:].count(1) >= 160, "all of them are tried now and then"
     before = machine.clock.now
     while machine.run(1, quiet) != [8]:
         pass
@@ -74,11 +74,12 @@ def test_neighbours_take_threads_away_and_give_them_back() -> None:
 
 
 def test_a_machine_that_was_never_quiet_is_found_out_soon() -> None:
-    assert Machine(2).run(40, all_are_taken)[10:].count(1) >= 26
+    assert Machine(2).run(40, all_are_taken)[13:].count(1) >= 20
 
 
-def test_one_slow_pass_is_no_reason() -> None:
+def test_a_slow_pass_now_and_then_is_no_reason() -> None:
     machine = Machine(2)
     machine.run(50, quiet)
-    machine.run(1, lambda threads, tokens: 3 * quiet(threads, tokens))
-    assert machine.run(50, quiet).count(2) >= 49
+    for _ in range(20):
+        machine.run(1, lambda threads, tokens: 30 * quiet(threads, tokens))
+        assert machine.run(4, quiet).count(2) >= 3
