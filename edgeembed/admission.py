@@ -29,13 +29,13 @@ class Admission:
         self._most = most_tokens
         self._ratio = TOKENS_PER_CHARACTER
         self._rate: float | None = None
-        self.waiting_tokens = 0.0
-        """Of all requests that were let in and are not finished, estimated."""
+        self.waiting_tokens = 0
+        """Of all requests that were let in and are not finished, estimated. Whole ones: an empty queue must be empty."""
 
     @contextlib.contextmanager
     def admit(self, characters: int, *, interactive: bool) -> Iterator[None]:
         """Let a request in while it runs. Raises OverloadedError when the queue is full; an empty one takes anything."""
-        tokens = max(1.0, characters * self._ratio)
+        tokens = max(1, math.ceil(characters * self._ratio))
         most = self._most * (INTERACTIVE_SHARE if interactive else 1.0)
         if self._most and self.waiting_tokens and self.waiting_tokens + tokens > most:
             raise OverloadedError(
@@ -47,7 +47,7 @@ class Admission:
         try:
             yield
         finally:
-            self.waiting_tokens = max(0.0, self.waiting_tokens - tokens)
+            self.waiting_tokens -= tokens
 
     def learn(self, characters: int, tokens: int, began: float) -> None:
         """Learn from a request that has ended: began is its `time.monotonic()`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -64,3 +65,15 @@ async def test_a_request_is_taken_whole_or_refused_whole_and_leaves_no_trace() -
     engine.resume()
     await first
     await service.embed(EmbedRequest(["now there is room"]))
+
+
+def test_an_empty_queue_is_empty_whatever_went_through_it() -> None:
+    """A rest of a thousandth of a token would make it refuse what only an empty queue takes."""
+    door = Admission(1000)
+    door.learn(700, 100, time.monotonic())
+    with contextlib.ExitStack() as inside:
+        for characters in range(1, 200, 7):
+            inside.enter_context(door.admit(characters, interactive=False))
+    assert door.waiting_tokens == 0
+    with door.admit(1_000_000, interactive=False):
+        pass
