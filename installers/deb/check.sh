@@ -56,11 +56,11 @@ if [[ ${1:-} && ${INSIDE:-} == yes ]]; then
   old=$2 new=$3
   mount -t proc proc "$system/proc"
   mount -t tmpfs tmpfs "$system/dev/shm" 2>/dev/null || true
-  cp "$old" "$new" "$system/root/"
+  cp "$old" "$new" "$system/srv/"
 
   say "install $(basename "$old")"
   inside apt-get update -qq
-  inside apt-get install -y -qq --no-install-recommends "/root/$(basename "$old")" >"$folder/install.log" 2>&1 ||
+  inside apt-get install -y -qq --no-install-recommends "/srv/$(basename "$old")" >"$folder/install.log" 2>&1 ||
     { tail -20 "$folder/install.log" >&2; fail "apt cannot install it"; }
   inside useradd --create-home tester
   "${as_user[@]}" edgeembed --version
@@ -75,7 +75,7 @@ if [[ ${1:-} && ${INSIDE:-} == yes ]]; then
 
   say "upgrade to $(basename "$new")"
   echo 'EDGEEMBED_PORT=9000' >>"$system/etc/edgeembed/edgeembed.env"
-  inside dpkg --install "/root/$(basename "$new")" >>"$folder/install.log" 2>&1 || fail "dpkg cannot upgrade it"
+  inside dpkg --install "/srv/$(basename "$new")" >>"$folder/install.log" 2>&1 || fail "dpkg cannot upgrade it"
   grep -q EDGEEMBED_PORT=9000 "$system/etc/edgeembed/edgeembed.env" || fail "the upgrade lost a setting"
   "${as_user[@]}" edgeembed --version
   serve_and_ask

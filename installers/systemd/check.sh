@@ -118,8 +118,8 @@ as_service config set max_queue_tokens 1000 >/dev/null || fail "commands cannot 
 as_service cache stats >/dev/null || fail "commands cannot read the cache"
 inside grep -qx 'max_queue_tokens = 1000' /var/lib/edgeembed/config.toml || fail "the setting is not in config.toml"
 ok "commands run as the service's user, while it runs"
-echo 'box: sesame-open-4711' >"$work/memory/root/etc/edgeembed/api-keys"
-chmod 600 "$work/memory/root/etc/edgeembed/api-keys"
+echo 'box: sesame-open-4711' >"$root/etc/edgeembed/api-keys"
+chmod 600 "$root/etc/edgeembed/api-keys"
 printf '[Service]\n%s\n%s\n' 'LoadCredential=api-keys:/etc/edgeembed/api-keys' \
   'Environment=EDGEEMBED_API_KEY_FILE=%d/api-keys EDGEEMBED_HOST=0.0.0.0' |
   inside tee /run/systemd/system/edgeembed.service.d/keys.conf >/dev/null
