@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine import kernels
 from edgeembed.engine.protocol import RungFall
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ def machine_fingerprint() -> str:
 
 
 def build_fingerprint() -> str:
-    """Give the version of llama-cpp-python and a digest of the very build: a repaired build gets a new chance.
+    """Give the version of llama-cpp-python, and digests of the very build and of our kernels: a repaired one gets a new chance.
 
     The daemon must not import the library, so this reads the digests that the installer recorded.
     """
@@ -175,7 +176,7 @@ def build_fingerprint() -> str:
     except PackageNotFoundError:
         return "none"
     record = found.read_text("RECORD") or ""
-    return f"{found.version}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
+    return f"{found.version}-{hashlib.sha256(record.encode()).hexdigest()[:12]}-{kernels.fingerprint()}"
 
 
 def usable_threads() -> int:

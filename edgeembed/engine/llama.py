@@ -20,6 +20,7 @@ from edgeembed.engine import wordpiece
 from edgeembed.engine.llama_backends import load_backends
 from edgeembed.engine.llama_context import Context
 from edgeembed.engine.llama_import import lib
+from edgeembed.engine.llama_kernels import PLAIN_KERNELS, install_kernels
 from edgeembed.engine.llama_library import (
     ComputeError,
     ModelLoadError,
@@ -59,6 +60,7 @@ class LlamaModel:
         self._options = options
         load_backends(oldest=options.oldest_kernels)
         lib.llama_backend_init()
+        kernels = install_kernels() if options.extra_buffers else PLAIN_KERNELS
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = options.extra_buffers
@@ -82,7 +84,7 @@ class LlamaModel:
         self._last_rows = self._find_last_rows(facts)
         self.plan = make_plan(facts, options, last_only=self._last_rows is not None)
         self.wide = self._new_context(self.plan.wide)
-        self.info = self._describe()
+        self.info = self._describe(kernels)
         if options.quick_look and not facts.pieces and facts.trained_tokens >= TILE:
             self._look(facts)
 
@@ -227,7 +229,7 @@ class LlamaModel:
             cell_bytes=cells if pieces else 0,
         )
 
-    def _describe(self) -> ModelInfo:
+    def _describe(self, kernels: str) -> ModelInfo:
         description = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self._model, description, len(description))
         return ModelInfo(
@@ -239,7 +241,7 @@ class LlamaModel:
             file_type=_after_first_word(description.value.decode("utf-8", "replace")),
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
-            llama_cpp=system_info(),
+            llama_cpp=f"{system_info()}; {kernels}",
         )
 
     def _pooling_of_file(self) -> str:

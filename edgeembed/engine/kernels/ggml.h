@@ -1,0 +1,108 @@
+// The parts of ggml's structures that a buffer type of its CPU backend has to know.
+//
+// They are no published interface: the fields are those of ggml.h, ggml-backend-impl.h, ggml-cpu/ggml-cpu-impl.h and
+// ggml-cpu/traits.h in the llama.cpp of the release that `llama_kernels.py` names, and it installs nothing into another one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+struct Buffer;
+struct BufferType;
+
+struct Tensor {
+    int32_t type;
+    Buffer * buffer;
+    int64_t ne[4];
+    size_t nb[4];
+    int32_t op;
+    int32_t op_params[16];
+    int32_t flags;
+    Tensor * src[10];
+    Tensor * view_src;
+    size_t view_offs;
+    void * data;
+    char name[64];
+    void * extra;
+    char padding[8];
+};
+
+struct BufferTypeInterface {
+    const char * (*get_name)(BufferType *);
+    Buffer * (*alloc_buffer)(BufferType *, size_t);
+    size_t (*get_alignment)(BufferType *);
+    size_t (*get_max_size)(BufferType *);
+    size_t (*get_alloc_size)(BufferType *, const Tensor *);
+    bool (*is_host)(BufferType *);
+};
+
+struct BufferType {
+    BufferTypeInterface iface;
+    void * device;
+    void * context;
+};
+
+struct BufferInterface {
+    void (*free_buffer)(Buffer *);
+    void * (*get_base)(Buffer *);
+    int (*init_tensor)(Buffer *, Tensor *);
+    void (*memset_tensor)(Buffer *, Tensor *, uint8_t, size_t, size_t);
+    void (*set_tensor)(Buffer *, Tensor *, const void *, size_t, size_t);
+    void (*get_tensor)(Buffer *, const Tensor *, void *, size_t, size_t);
+    void (*set_tensor_2d)(Buffer *, Tensor *, const void *, size_t, size_t, size_t, size_t, size_t);
+    void (*get_tensor_2d)(Buffer *, const Tensor *, void *, size_t, size_t, size_t, size_t, size_t);
+    bool (*cpy_tensor)(Buffer *, const Tensor *, Tensor *);
+    void (*clear)(Buffer *, uint8_t);
+    void (*reset)(Buffer *);
+};
+
+struct Buffer {
+    BufferInterface iface;
+    BufferType * buft;
+    void * context;
+    size_t size;
+    int usage;
+};
+
+struct ComputeParams {
+    int ith, nth;
+    size_t wsize;
+    void * wdata;
+    void * threadpool;
+    bool use_ref;
+};
+
+// Their virtual functions stand in the order of ggml::cpu's classes of these names.
+class TensorTraits {
+  public:
+    virtual ~TensorTraits() = default;
+    virtual bool work_size(int n_threads, const Tensor * op, size_t & size) = 0;
+    virtual bool compute_forward(ComputeParams * params, Tensor * op) = 0;
+};
+
+class ExtraBufferType {
+  public:
+    virtual ~ExtraBufferType() = default;
+    virtual bool supports_op(void * device, const Tensor * op) = 0;
+    virtual TensorTraits * get_tensor_traits(const Tensor * op) = 0;
+};
+
+constexpr int32_t TYPE_F32 = 0;
+constexpr int32_t TYPE_F16 = 1;
+constexpr int32_t TYPE_Q8_0 = 8;
+
+// Functions of the loaded ggml, in the order of `llama_kernels.py`.
+struct Ggml {
+    std::vector<BufferType *> & (*extra_buffer_types)();
+    BufferType * (*cpu_buffer_type)();
+    Buffer * (*alloc_buffer)(BufferType *, size_t);
+    void (*barrier)(void * threadpool);
+    const char * (*op_name)(int);
+    const char * (*unary_op_name)(int);
+    size_t (*tensor_overhead)();
+};
+
+}  // namespace

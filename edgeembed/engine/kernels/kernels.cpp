@@ -1,0 +1,481 @@
+// Kernels for what llama.cpp is slow at when it embeds on x86 processors without AMX: products of Q8_0 weights (no kernel
+// with registers of 512 bits, no order of weights that suits VNNI), attention of few queries or of many short texts that share a
+// batch, GELU.
+//
+// llama.cpp keeps the weights of a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
+// each of them about each operation. This is one more of these; everything else is llama.cpp's own work.
+// `edgeembed/engine/llama_kernels.py` installs it before a model is loaded.
+//
+// The order of weights: 16 rows together; of each, 32 columns (a Q8_0 block), 4 columns of all 16 rows at a time.
+//   8 x 64 bytes  quants + 128, which makes them unsigned, as the first operand of VNNI's dpbusd is
+//   16 x 2 bytes  scales, half precision
+// That is the size of 16 blocks of Q8_0, so that nothing about memory changes.
+//
+// Source of the instructions: Intel's intrinsics guide.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "ggml.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 11
+#define HERE 1
+#include <immintrin.h>
+#else
+#define HERE 0
+#endif
+
+namespace {
+
+Ggml ggml;
+int32_t op_mul_mat = -1;
+int32_t op_attention = -1;
+int32_t op_unary = -1;
+int32_t unary_gelu = -1;
+
+constexpr int BLOCK = 32;           // columns that share a scale
+constexpr int GROUP = 16;           // rows that are kept together
+constexpr size_t BLOCK_BYTES = 34;  // of Q8_0 in a file: a scale, 32 quants
+constexpr size_t GROUP_BYTES = GROUP * BLOCK_BYTES;
+constexpr size_t SCALES_AT = GROUP * BLOCK;
+constexpr size_t COUNTER_BYTES = 64;
+constexpr int CHUNKS_PER_THREAD = 8;     // a thread that loses its processor holds up the others by a part of the work only
+constexpr size_t PANEL_BYTES = 1 << 18;  // activations that stay in a core's own cache while rows pass by
+constexpr int64_t TWO_FROM_TOKENS = 32;  // from so many tokens on two groups of rows are computed together
+constexpr int64_t QUERIES_AT_ONCE = 64;  // of a head, whose keys are put into columns once
+constexpr size_t MOST_KEY_BYTES = 1 << 19;  // keys as columns: what a core's own cache holds of them
+constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
+
+// Activations of all texts, quantised.
+struct Activations {
+    int8_t * quants;   // [tokens, columns]
+    float * scales;    // [tokens, blocks]
+    int32_t * starts;  // [tokens, blocks]: minus 128 times the sum of a block's quants, which takes back the weights' 128
+    int64_t columns;
+    int64_t blocks;
+};
+
+// Attention of one head of one stream. Strides are in bytes.
+struct Attention {
+    const char * query;
+    const char * key;
+    const char * value;
+    const char * mask;
+    char * out;
+    size_t query_stride, key_stride, value_stride, mask_stride, out_stride;
+    int64_t keys, depth, value_depth;
+    float scale;
+
+    const float * query_row(int64_t row) const { return reinterpret_cast<const float *>(query + row * query_stride); }
+    const uint16_t * key_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(key + row * key_stride); }
+    const uint16_t * value_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(value + row * value_stride); }
+    const uint16_t * mask_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(mask + row * mask_stride); }
+    float * out_row(int64_t row) const { return reinterpret_cast<float *>(out + row * out_stride); }
+};
+
+// A thread's own memory for attention.
+struct Scratch {
+    float * keys;      // as columns
+    float * queries;   // scaled
+    float * scores;    // [queries, seen keys]
+    int64_t * blocks;  // of keys that somebody sees
+};
+
+struct Kernels {
+    void (*quantise)(const float * row, int64_t token, const Activations & to);
+    // Computes so many groups of rows times so many tokens; out: of the first token, `stride` floats from one to the next.
+    void (*multiply)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens, float * out,
+                     size_t stride);
+    void (*gelu)(const float * from, float * to, int64_t count);
+    void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+};
+
+#if HERE
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+namespace width_512 {
+#include "width_512.h"
+
+#include "compute.h"
+constexpr Kernels KERNELS = {quantise, multiply, gelu, attention};
+}  // namespace width_512
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,avxvnni,fma,f16c")
+namespace width_256 {
+#include "width_256.h"
+
+#include "compute.h"
+constexpr Kernels KERNELS = {quantise, multiply, gelu, attention};
+}  // namespace width_256
+#pragma GCC pop_options
+
+const Kernels & kernels_of(int bits) { return bits == 512 ? width_512::KERNELS : width_256::KERNELS; }
+
+#else
+
+const Kernels & kernels_of(int) { std::abort(); }
+
+#endif
+
+Kernels kernels;
+
+void pack(const uint8_t * from, uint8_t * to, int64_t rows, int64_t blocks) {
+    for (int64_t group = 0; group < rows / GROUP; group++) {
+        for (int64_t block = 0; block < blocks; block++) {
+            for (int row = 0; row < GROUP; row++) {
+                const uint8_t * source = from + ((group * GROUP + row) * blocks + block) * BLOCK_BYTES;
+                std::memcpy(to + SCALES_AT + 2 * row, source, 2);
+                for (int column = 0; column < BLOCK; column++) {
+                    to[column / 4 * 4 * GROUP + 4 * row + column % 4] = source[2 + column] ^ 0x80;
+                }
+            }
+            to += GROUP_BYTES;
+        }
+    }
+}
+
+// --- operations -----------------------------------------------------------------------------------------------------------
+
+int64_t rows_of(const Tensor * tensor) { return tensor->ne[1] * tensor->ne[2] * tensor->ne[3]; }
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+template <typename T> T * row_of(const Tensor * tensor, int64_t row) {
+    const int64_t inner = row % tensor->ne[1], middle = row / tensor->ne[1] % tensor->ne[2],
+                  outer = row / tensor->ne[1] / tensor->ne[2];
+    return reinterpret_cast<T *>(static_cast<char *>(tensor->data) + inner * tensor->nb[1] + middle * tensor->nb[2] +
+                                 outer * tensor->nb[3]);
+}
+
+// Hands out pieces of work to threads; it lies at the beginning of the work buffer that they share.
+class Counter {
+  public:
+    explicit Counter(ComputeParams * params) : params_(params), next_(static_cast<std::atomic<int64_t> *>(params->wdata)) {
+        if (params->ith == 0) next_->store(0, std::memory_order_relaxed);
+    }
+    void wait_for_all() { ggml.barrier(params_->threadpool); }
+    int64_t take() { return next_->fetch_add(1, std::memory_order_relaxed); }
+
+  private:
+    ComputeParams * params_;
+    std::atomic<int64_t> * next_;
+};
+
+class Products final : public TensorTraits {
+  public:
+    bool work_size(int, const Tensor * op, size_t & size) override {
+        const int64_t columns = op->src[1]->ne[0], tokens = rows_of(op->src[1]);
+        size = COUNTER_BYTES + aligned(tokens * columns) + 2 * aligned(tokens * (columns / BLOCK) * sizeof(float));
+        return true;
+    }
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const Tensor * weights = op->src[0];
+        const Tensor * given = op->src[1];
+        const int64_t columns = given->ne[0], tokens = rows_of(given), groups = weights->ne[1] / GROUP;
+        Counter counter(params);
+        Activations activations{};
+        activations.columns = columns;
+        activations.blocks = columns / BLOCK;
+        auto * work = static_cast<uint8_t *>(params->wdata) + COUNTER_BYTES;
+        activations.quants = reinterpret_cast<int8_t *>(work);
+        work += aligned(tokens * columns);
+        activations.scales = reinterpret_cast<float *>(work);
+        work += aligned(tokens * activations.blocks * sizeof(float));
+        activations.starts = reinterpret_cast<int32_t *>(work);
+        for (int64_t token = params->ith; token < tokens; token += params->nth) {
+            kernels.quantise(row_of<const float>(given, token), token, activations);
+        }
+        counter.wait_for_all();
+
+        const int64_t wanted = static_cast<int64_t>(params->nth) * CHUNKS_PER_THREAD;
+        const int64_t share = (groups + wanted - 1) / wanted;
+        const int64_t chunk = share > 1 ? (share + 1) / 2 * 2 : 1;  // groups go in pairs
+        const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
+        const size_t group_bytes = activations.blocks * GROUP_BYTES;
+        for (int64_t begin = chunk * counter.take(); begin < groups; begin = chunk * counter.take()) {
+            const int64_t end = std::min(begin + chunk, groups);
+            for (int64_t first = 0; first < tokens; first += panel) {
+                kernels.multiply(static_cast<const uint8_t *>(weights->data) + begin * group_bytes, end - begin, activations,
+                                 first, std::min(panel, tokens - first), row_of<float>(op, first) + begin * GROUP,
+                                 op->nb[1] / sizeof(float));
+            }
+        }
+        return true;
+    }
+
+    // Whether it may: rows of floats, the answer's one after the other.
+    static bool fits(const Tensor * op) {
+        const Tensor * weights = op->src[0];
+        const Tensor * given = op->src[1];
+        return weights->type == TYPE_Q8_0 && given->type == TYPE_F32 && op->type == TYPE_F32 && weights->ne[2] == 1 &&
+               weights->ne[3] == 1 && weights->ne[0] % BLOCK == 0 && weights->ne[1] % GROUP == 0 &&
+               given->nb[0] == sizeof(float) && op->nb[0] == sizeof(float) && op->nb[2] == op->nb[1] * op->ne[1] &&
+               op->nb[3] == op->nb[2] * op->ne[2];
+    }
+};
+
+class Gelu final : public TensorTraits {
+  public:
+    bool work_size(int, const Tensor *, size_t &) override { return false; }  // ggml's own answer does
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const int64_t rows = rows_of(op);
+        for (int64_t row = params->ith; row < rows; row += params->nth) {
+            kernels.gelu(row_of<const float>(op->src[0], row), row_of<float>(op, row), op->ne[0]);
+        }
+        return true;
+    }
+
+    static bool fits(const Tensor * op) {
+        return op->op_params[0] == unary_gelu && op->type == TYPE_F32 && op->src[0]->type == TYPE_F32 &&
+               op->nb[0] == sizeof(float) && op->src[0]->nb[0] == sizeof(float);
+    }
+};
+
+class FlashAttention final : public TensorTraits {
+  public:
+    bool work_size(int n_threads, const Tensor * op, size_t & size) override {
+        size = COUNTER_BYTES + n_threads * Layout(op).bytes;
+        return true;
+    }
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const Tensor *queries = op->src[0], *keys = op->src[1], *values = op->src[2], *mask = op->src[3];
+        Counter counter(params);
+        const Layout layout(op);
+        auto * work = static_cast<uint8_t *>(params->wdata) + COUNTER_BYTES + params->ith * layout.bytes;
+        Scratch scratch{};
+        scratch.keys = reinterpret_cast<float *>(work);
+        scratch.queries = reinterpret_cast<float *>(work += layout.keys);
+        scratch.scores = reinterpret_cast<float *>(work += layout.queries);
+        scratch.blocks = reinterpret_cast<int64_t *>(work += layout.scores);
+        counter.wait_for_all();
+
+        const int64_t count = queries->ne[1], heads = queries->ne[2], streams = queries->ne[3];
+        const int64_t pieces = (count + QUERIES_AT_ONCE - 1) / QUERIES_AT_ONCE;
+        for (int64_t piece = counter.take(); piece < pieces * heads * streams; piece = counter.take()) {
+            const int64_t stream = piece / pieces / heads, head = piece / pieces % heads;
+            const int64_t first = piece % pieces * QUERIES_AT_ONCE;
+            Attention job{};
+            job.query = at(queries, head, stream);
+            job.key = at(keys, head / (heads / keys->ne[2]), stream / (streams / keys->ne[3]));
+            job.value = at(values, head / (heads / values->ne[2]), stream / (streams / values->ne[3]));
+            job.mask = at(mask, head % mask->ne[2], stream % mask->ne[3]);
+            job.out = static_cast<char *>(op->data) + head * op->nb[1] + stream * op->nb[3];
+            job.query_stride = queries->nb[1];
+            job.key_stride = keys->nb[1];
+            job.value_stride = values->nb[1];
+            job.mask_stride = mask->nb[1];
+            job.out_stride = op->nb[2];
+            job.keys = keys->ne[1];
+            job.depth = keys->ne[0];
+            job.value_depth = values->ne[0];
+            std::memcpy(&job.scale, op->op_params, sizeof(float));
+            kernels.attention(job, first, std::min(first + QUERIES_AT_ONCE, count), scratch);
+        }
+        return true;
+    }
+
+    // A single query is a vector's work, and long texts have more keys than the columns' memory holds: both are ggml's.
+    static bool fits(const Tensor * op) {
+        const Tensor *queries = op->src[0], *keys = op->src[1], *values = op->src[2], *mask = op->src[3];
+        float bias, softcap;
+        std::memcpy(&bias, op->op_params + 1, sizeof(float));
+        std::memcpy(&softcap, op->op_params + 2, sizeof(float));
+        return mask != nullptr && op->src[4] == nullptr && bias == 0.0f && softcap == 0.0f && queries->type == TYPE_F32 &&
+               keys->type == TYPE_F16 && values->type == TYPE_F16 && mask->type == TYPE_F16 && op->type == TYPE_F32 &&
+               queries->ne[1] >= 2 && keys->ne[0] % GROUP == 0 && values->ne[0] % GROUP == 0 &&
+               Layout(op).keys <= MOST_KEY_BYTES && queries->nb[0] == sizeof(float) && keys->nb[0] == sizeof(uint16_t) &&
+               values->nb[0] == sizeof(uint16_t) && mask->nb[0] == sizeof(uint16_t) && op->nb[0] == sizeof(float);
+    }
+
+  private:
+    // Bytes of a thread's scratch.
+    struct Layout {
+        size_t keys, queries, scores, bytes;
+        explicit Layout(const Tensor * op) {
+            const int64_t width = 16, most_queries = 8, depth = op->src[1]->ne[0];  // of either register size
+            const int64_t padded = (op->src[1]->ne[1] + width - 1) / width * width;
+            keys = aligned(padded * depth * sizeof(float));
+            queries = aligned(most_queries * depth * sizeof(float));
+            scores = aligned(most_queries * padded * sizeof(float));
+            bytes = keys + queries + scores + aligned(padded / 8 * sizeof(int64_t));
+        }
+    };
+
+    static char * at(const Tensor * tensor, int64_t head, int64_t stream) {
+        return static_cast<char *>(tensor->data) + head * tensor->nb[2] + stream * tensor->nb[3];
+    }
+};
+
+Products products;
+Gelu gelu;
+FlashAttention flash_attention;
+
+// --- the buffer type ------------------------------------------------------------------------------------------------------
+
+int init_tensor(Buffer *, Tensor * tensor) {
+    tensor->extra = &products;
+    return 0;
+}
+
+void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
+    const int64_t rows = rows_of(tensor), blocks = tensor->ne[0] / BLOCK;
+    if (offset != 0 || size != static_cast<size_t>(rows * blocks) * BLOCK_BYTES) std::abort();  // llama.cpp sets them whole
+    pack(static_cast<const uint8_t *>(data), static_cast<uint8_t *>(tensor->data), rows, blocks);
+}
+
+const char * get_name(BufferType *) { return "CPU_VNNI"; }
+
+size_t get_alignment(BufferType *) { return 64; }
+
+Buffer * alloc_buffer(BufferType * type, size_t size) {
+    Buffer * buffer = ggml.alloc_buffer(ggml.cpu_buffer_type(), size);
+    if (buffer != nullptr) {
+        buffer->buft = type;
+        buffer->iface.init_tensor = init_tensor;
+        buffer->iface.set_tensor = set_tensor;
+        buffer->iface.get_tensor = nullptr;
+        buffer->iface.cpy_tensor = nullptr;
+    }
+    return buffer;
+}
+
+class Extra final : public ExtraBufferType {
+  public:
+    bool supports_op(void *, const Tensor * op) override;
+    TensorTraits * get_tensor_traits(const Tensor * op) override;
+};
+
+Extra extra;
+BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, nullptr, nullptr}, nullptr, &extra};
+
+// Asked of operations whose weights lie, or would lie, in this buffer type.
+bool Extra::supports_op(void *, const Tensor * op) {
+    if (op->op != op_mul_mat || op->src[0]->buffer == nullptr || op->src[0]->buffer->buft != &buffer_type) return false;
+    if (!Products::fits(op)) return false;
+    if (op->src[1]->buffer == nullptr) return true;
+    BufferType * type = op->src[1]->buffer->buft;
+    return type->iface.is_host != nullptr && type->iface.is_host(type);
+}
+
+// Asked of every operation.
+TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
+    if (op->op == op_mul_mat) {
+        const Buffer * buffer = op->src[0]->buffer;
+        return buffer != nullptr && buffer->buft == &buffer_type ? static_cast<TensorTraits *>(op->src[0]->extra) : nullptr;
+    }
+    if (op->op == op_unary) return Gelu::fits(op) ? &gelu : nullptr;
+    if (op->op == op_attention) return FlashAttention::fits(op) ? &flash_attention : nullptr;
+    return nullptr;
+}
+
+int32_t find(const char * (*name_of)(int), const char * name, int end) {
+    for (int number = 0; number < end; number++) {
+        if (std::strcmp(name_of(number), name) == 0) return number;
+    }
+    return -1;
+}
+
+constexpr int OPERATIONS = 64;        // ggml has more; those that are looked for are among the first
+constexpr int UNARY_OPERATIONS = 12;  // the same
+constexpr size_t OBJECT_BYTES = 32;   // what ggml keeps in front of a tensor
+
+}  // namespace
+
+extern "C" {
+
+#define EXPORTED __attribute__((visibility("default")))
+
+// Say which registers with VNNI this processor has, in bits: 512, 256, or 0 for none.
+EXPORTED int edgeembed_kernels_bits(void) {
+#if HERE
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+        return 512;
+    }
+    // Not every compiler knows the name of AVX-VNNI: CPUID leaf 7, subleaf 1, EAX bit 4; F16C: leaf 1, ECX bit 29.
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        unsigned eax = 7, ebx, ecx = 1, edx;
+        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+        const bool vnni = eax >> 4 & 1;
+        eax = 1, ecx = 0;
+        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+        if (vnni && (ecx >> 29 & 1)) return 256;
+    }
+#endif
+    return 0;
+}
+
+// Add the buffer type to those of ggml's CPU backend. bits: 256 or 512. Gives null, or why it was not added.
+EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int bits) {
+    if (edgeembed_kernels_bits() < bits || (bits != 256 && bits != 512)) return "this processor has no such registers";
+    ggml = *functions;
+    if (ggml.tensor_overhead() != sizeof(Tensor) + OBJECT_BYTES) return "ggml's tensors have another layout";
+    op_mul_mat = find(ggml.op_name, "MUL_MAT", OPERATIONS);
+    op_unary = find(ggml.op_name, "UNARY", OPERATIONS * 2);
+    op_attention = find(ggml.op_name, "FLASH_ATTN_EXT", OPERATIONS * 2);
+    unary_gelu = find(ggml.unary_op_name, "GELU", UNARY_OPERATIONS);
+    if (op_mul_mat < 0 || op_unary < 0 || op_attention < 0 || unary_gelu < 0) return "ggml has not all of the operations";
+    kernels = kernels_of(bits);
+    std::vector<BufferType *> & types = ggml.extra_buffer_types();
+    for (const BufferType * type : types) {
+        if (type == &buffer_type) return nullptr;
+    }
+    buffer_type.device = ggml.cpu_buffer_type()->device;
+    types.push_back(&buffer_type);
+    return nullptr;
+}
+
+// Multiply, without ggml, for tests. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
+EXPORTED void edgeembed_kernels_multiply(int bits, const void * weights, const float * given, float * out, int64_t rows,
+                                         int64_t columns, int64_t tokens) {
+    const Kernels & these = kernels_of(bits);
+    const int64_t blocks = columns / BLOCK;
+    std::vector<uint8_t> packed(rows * blocks * BLOCK_BYTES);
+    pack(static_cast<const uint8_t *>(weights), packed.data(), rows, blocks);
+    std::vector<int8_t> quants(tokens * columns);
+    std::vector<float> scales(tokens * blocks);
+    std::vector<int32_t> starts(tokens * blocks);
+    const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
+    for (int64_t token = 0; token < tokens; token++) these.quantise(given + token * columns, token, activations);
+    these.multiply(packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
+}
+
+// Compute GELU, without ggml, for tests.
+EXPORTED void edgeembed_kernels_gelu(int bits, const float * from, float * to, int64_t count) {
+    kernels_of(bits).gelu(from, to, count);
+}
+
+// Compute the attention of one head, without ggml, for tests. query: [queries, depth]; key, value: [keys, depth] in half
+// precision; mask: [queries, keys] in half precision; out: [queries, depth].
+EXPORTED void edgeembed_kernels_attention(int bits, const float * query, const uint16_t * key, const uint16_t * value,
+                                          const uint16_t * mask, float * out, int64_t queries, int64_t keys, int64_t depth,
+                                          float scale) {
+    const int64_t padded = (keys + 15) / 16 * 16;
+    std::vector<float> columns(padded * depth), scaled(8 * depth), scores(8 * padded);
+    std::vector<int64_t> blocks(padded / 8);
+    Scratch scratch{columns.data(), scaled.data(), scores.data(), blocks.data()};
+    Attention job{};
+    job.query = reinterpret_cast<const char *>(query);
+    job.key = reinterpret_cast<const char *>(key);
+    job.value = reinterpret_cast<const char *>(value);
+    job.mask = reinterpret_cast<const char *>(mask);
+    job.out = reinterpret_cast<char *>(out);
+    job.query_stride = job.out_stride = depth * sizeof(float);
+    job.key_stride = job.value_stride = depth * sizeof(uint16_t);
+    job.mask_stride = keys * sizeof(uint16_t);
+    job.keys = keys;
+    job.depth = job.value_depth = depth;
+    job.scale = scale;
+    kernels_of(bits).attention(job, 0, queries, scratch);
+}
+}

@@ -1,0 +1,69 @@
+// What the kernels need of a processor, with registers of 256 bits: AVX2, FMA, F16C and AVX-VNNI. Included inside a namespace.
+
+using Floats = __m256;
+using Ints = __m256i;
+
+constexpr int WIDTH = 8;    // floats in a register
+constexpr int TOKENS = 4;   // whose products are computed together: with the weights, they fill the registers
+constexpr int TOKENS_OF_TWO = 0;  // the same for two groups of rows; 0: there are too few registers
+constexpr int QUERIES = 4;  // the same for attention
+
+inline Floats zeros() { return _mm256_setzero_ps(); }
+inline Floats all(float value) { return _mm256_set1_ps(value); }
+inline Floats load(const float * from) { return _mm256_loadu_ps(from); }
+inline void store(float * to, Floats values) { _mm256_storeu_ps(to, values); }
+inline Floats load_halves(const uint16_t * from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+}
+inline Floats add(Floats one, Floats other) { return _mm256_add_ps(one, other); }
+inline Floats sub(Floats one, Floats other) { return _mm256_sub_ps(one, other); }
+inline Floats mul(Floats one, Floats other) { return _mm256_mul_ps(one, other); }
+inline Floats div(Floats one, Floats other) { return _mm256_div_ps(one, other); }
+// Where one of two is no number, the second one is the answer.
+inline Floats larger(Floats one, Floats other) { return _mm256_max_ps(one, other); }
+inline Floats smaller(Floats one, Floats other) { return _mm256_min_ps(one, other); }
+inline Floats mul_add(Floats one, Floats other, Floats more) { return _mm256_fmadd_ps(one, other, more); }
+inline Floats positive(Floats values) {
+    return _mm256_and_ps(values, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
+}
+inline float largest(Floats values) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+inline float sum(Floats values) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+inline bool has_nan(Floats values) { return _mm256_movemask_ps(_mm256_cmp_ps(values, values, _CMP_UNORD_Q)) != 0; }
+// Two to the power of whole numbers, as the exponent's bits.
+inline Floats power_of_two(Floats exponents) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponents), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+inline Floats whole(Floats values) { return _mm256_round_ps(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+inline Ints all(int32_t value) { return _mm256_set1_epi32(value); }
+inline Ints load_bytes(const void * from) { return _mm256_loadu_si256(static_cast<const __m256i *>(from)); }
+inline Floats to_floats(Ints values) { return _mm256_cvtepi32_ps(values); }
+inline Ints to_ints(Floats values) { return _mm256_cvtps_epi32(values); }
+inline int32_t sum(Ints values) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+inline Ints add(Ints one, Ints other) { return _mm256_add_epi32(one, other); }
+// Add to each number the products of four unsigned and four signed bytes.
+inline Ints dot_add(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
+    return _mm256_dpbusd_avx_epi32(sums, unsigned_bytes, signed_bytes);
+}
+// Store numbers between -128 and 127 as bytes.
+inline void store_bytes(int8_t * to, Ints values) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
+}
+// Give the values whose other number is above a bound, and zeros elsewhere; a number that is none counts as above.
+inline Floats keep_where_above(Floats of, float bound, Floats values) {
+    return _mm256_and_ps(values, _mm256_cmp_ps(of, _mm256_set1_ps(bound), _CMP_NLT_UQ));
+}
