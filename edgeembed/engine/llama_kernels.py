@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 LLAMA_CPP_PYTHON = "0.3.36"
 """The release whose structures `kernels/ggml.h` describes; they are no published interface."""
 
+LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
+"""What processors have, by the number that `kernels/kernels.cpp` gives it."""
+
 PLAIN_KERNELS = "llama.cpp's own kernels"
 
 _FUNCTIONS = (
@@ -53,15 +56,15 @@ def _install() -> str:
     if version("llama-cpp-python") != LLAMA_CPP_PYTHON:
         return f"{PLAIN_KERNELS} (ours are for llama-cpp-python {LLAMA_CPP_PYTHON})"
     library = ctypes.CDLL(str(file))
-    bits = int(library.edgeembed_kernels_bits())
-    if not bits:
-        return f"{PLAIN_KERNELS} (ours need VNNI)"
+    level = int(library.edgeembed_kernels_level())
+    if level not in LEVELS:
+        return f"{PLAIN_KERNELS} (ours are for x86 with AVX2, and compiled by GCC)"
     functions = (ctypes.c_void_p * len(_FUNCTIONS))(*map(_address, _FUNCTIONS))
     library.edgeembed_kernels_install.restype = ctypes.c_char_p
-    problem = library.edgeembed_kernels_install(functions, bits)
+    problem = library.edgeembed_kernels_install(functions, level)
     if problem is not None:
         return f"{PLAIN_KERNELS} ({problem.decode()})"
-    return f"edgeembed's kernels, {bits} bits"
+    return f"edgeembed's kernels ({LEVELS[level]})"
 
 
 def _address(name: str) -> int | None:

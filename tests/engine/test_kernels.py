@@ -20,6 +20,7 @@ import pytest
 from edgeembed.engine import llama_kernels
 from edgeembed.engine.kernels import fingerprint, library_file
 from edgeembed.engine.llama import LlamaModel
+from edgeembed.engine.llama_kernels import LEVELS
 from edgeembed.engine.protocol import WorkerOptions
 
 Matrix = npt.NDArray[Any]
@@ -36,23 +37,19 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(file))
 
 
-def bits_here() -> list[int]:
-    """Registers that this machine can be tested with."""
+def levels_here() -> list[int]:
+    """What this processor can be tested with."""
     if library_file() is None:
         return []
-    most = library().edgeembed_kernels_bits()
-    return [bits for bits in (256, 512) if bits <= most and (bits == most or _has_avx_vnni())]
-
-
-def _has_avx_vnni() -> bool:
-    info = Path("/proc/cpuinfo")
-    return info.exists() and " avx_vnni " in info.read_text(encoding="utf-8")
+    most, info = library().edgeembed_kernels_level(), Path("/proc/cpuinfo")
+    has_avx_vnni = info.exists() and " avx_vnni " in info.read_text(encoding="utf-8")
+    return [level for level in LEVELS if level <= most and (level == most or LEVELS[level] != "AVX-VNNI" or has_avx_vnni)]
 
 
 def needs_kernels() -> list[int]:
-    found = bits_here()
+    found = levels_here()
     if not found:
-        pytest.skip("this processor has no VNNI, or there is no C++ compiler: there are no kernels to test")
+        pytest.skip("this processor has no AVX2, or there is no C++ compiler: there are no kernels to test")
     return found
 
 
@@ -60,12 +57,12 @@ def address(array: Matrix) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def multiply(bits: int, weights: Matrix, given: Matrix) -> Matrix:
+def multiply(level: int, weights: Matrix, given: Matrix) -> Matrix:
     """weights: Q8_0 bytes."""
     rows, columns = len(weights), given.shape[1]
     out = np.full((len(given), rows), 7, np.float32)
     library().edgeembed_kernels_multiply(
-        bits, address(weights), address(given), address(out), *map(ctypes.c_int64, (rows, columns, len(given)))
+        level, address(weights), address(given), address(out), *map(ctypes.c_int64, (rows, columns, len(given)))
     )
     return out
 
@@ -84,16 +81,16 @@ def test_a_product_is_that_of_the_quantised_numbers(tokens: int) -> None:
     weights = gguf.quants.quantize(RNG.standard_normal((48, 96)).astype(np.float32), Q8_0)
     given = RNG.standard_normal((tokens, 96)).astype(np.float32)
     known = gguf.quants.dequantize(gguf.quants.quantize(given, Q8_0), Q8_0) @ gguf.quants.dequantize(weights, Q8_0).T
-    for bits in needs_kernels():
+    for level in needs_kernels():
         # ggml rounds an activation's scale to half precision, and this does not.
-        assert np.abs(multiply(bits, weights, given) - known).max() < 2e-3 * np.abs(known).max()
+        assert np.abs(multiply(level, weights, given) - known).max() < 2e-3 * np.abs(known).max()
 
 
 def test_extreme_numbers_do_not_overflow() -> None:
     weights = gguf.quants.quantize(np.full((16, 1536), -1, np.float32), Q8_0)
-    for bits in needs_kernels():
-        assert np.allclose(multiply(bits, weights, np.full((2, 1536), 3, np.float32)), -3 * 1536, rtol=1e-3)
-        assert not multiply(bits, weights, np.zeros((2, 1536), np.float32)).any()
+    for level in needs_kernels():
+        assert np.allclose(multiply(level, weights, np.full((2, 1536), 3, np.float32)), -3 * 1536, rtol=1e-3)
+        assert not multiply(level, weights, np.zeros((2, 1536), np.float32)).any()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -101,8 +98,8 @@ def test_what_is_no_number_is_none_in_the_answer_and_touches_no_other_text(bad: 
     weights = gguf.quants.quantize(RNG.standard_normal((32, 64)).astype(np.float32), Q8_0)
     given = RNG.standard_normal((9, 64)).astype(np.float32)
     given[4, 40] = bad
-    for bits in needs_kernels():
-        out = multiply(bits, weights, given)
+    for level in needs_kernels():
+        out = multiply(level, weights, given)
         assert not np.isfinite(out[4]).any()
         assert np.isfinite(np.delete(out, 4, axis=0)).all()
 
@@ -111,9 +108,9 @@ def test_gelu() -> None:
     given = np.concatenate([np.linspace(-12, 12, 1003), [-1e4, 1e4, 0, np.nan]]).astype(np.float32)
     x = given.astype(np.float64)
     known = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    for bits in needs_kernels():
+    for level in needs_kernels():
         out = np.empty_like(given)
-        library().edgeembed_kernels_gelu(bits, address(given), address(out), ctypes.c_int64(len(given)))
+        library().edgeembed_kernels_gelu(level, address(given), address(out), ctypes.c_int64(len(given)))
         assert np.allclose(out, known, atol=2e-6, equal_nan=True)
 
 
@@ -129,10 +126,10 @@ def test_attention_is_softmax_over_what_the_mask_shows(queries: int, keys: int, 
     scores = query.astype(np.float64) @ key.T.astype(np.float64) * 0.3 + mask
     weights = np.exp(scores - scores.max(axis=1, keepdims=True, where=np.isfinite(scores), initial=-1e9))
     known = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
-    for bits in needs_kernels():
+    for level in needs_kernels():
         out = np.full_like(query, 7)
         library().edgeembed_kernels_attention(
-            bits, *map(address, (query, key, value, mask, out)), *map(ctypes.c_int64, (queries, keys, depth)),
+            level, *map(address, (query, key, value, mask, out)), *map(ctypes.c_int64, (queries, keys, depth)),
             ctypes.c_float(0.3),
         )  # fmt: skip
         assert np.abs(out - known).max() < 1e-4

@@ -23,7 +23,7 @@ void quantise(const float * row, int64_t token, const Activations & to) {
         }
         // What is no number must not become one: whoever looks at the row shall see it.
         to.scales[token * to.blocks + block] = nan ? std::numeric_limits<float>::quiet_NaN() : most / 127.0f;
-        to.starts[token * to.blocks + block] = -128 * sum(sums);
+        to.starts[token * to.blocks + block] = -WEIGHTS_ABOVE * sum(sums);
     }
 }
 
@@ -48,7 +48,7 @@ void tile(const uint8_t * group, const Activations & of, int64_t first, float * 
             for (int high = 0; high < GROUPS; high++) {
                 const uint8_t * from = packed + high * group_bytes;
 #pragma GCC unroll 8
-                for (int part = 0; part < 8; part++) weights[high][part] = load_bytes(from + 4 * GROUP * part + 4 * rows);
+                for (int part = 0; part < 8; part++) weights[high][part] = load_weights(from + 4 * GROUP * part + 4 * rows);
                 weight_scales[high] = load_halves(reinterpret_cast<const uint16_t *>(from + SCALES_AT) + rows);
             }
 #pragma GCC unroll 8

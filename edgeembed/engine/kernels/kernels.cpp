@@ -1,5 +1,5 @@
-// Kernels for what llama.cpp is slow at when it embeds on x86 processors without AMX: products of Q8_0 weights (no kernel
-// with registers of 512 bits, no order of weights that suits VNNI), attention of few queries or of many short texts that share a
+// Kernels for what llama.cpp is slow at when it embeds on x86 processors without AMX: products of Q8_0 weights (no
+// order of weights that suits the processor), attention of few queries or of many short texts that share a
 // batch, GELU.
 //
 // llama.cpp keeps the weights of a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
@@ -7,7 +7,7 @@
 // `edgeembed/engine/llama_kernels.py` installs it before a model is loaded.
 //
 // The order of weights: 16 rows together; of each, 32 columns (a Q8_0 block), 4 columns of all 16 rows at a time.
-//   8 x 64 bytes  quants + 128, which makes them unsigned, as the first operand of VNNI's dpbusd is
+//   8 x 64 bytes  quants + 128, which makes them unsigned, as the first factor of VNNI's dpbusd is
 //   16 x 2 bytes  scales, half precision
 // That is the size of 16 blocks of Q8_0, so that nothing about memory changes.
 //
@@ -53,7 +53,7 @@ constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
 struct Activations {
     int8_t * quants;   // [tokens, columns]
     float * scales;    // [tokens, blocks]
-    int32_t * starts;  // [tokens, blocks]: minus 128 times the sum of a block's quants, which takes back the weights' 128
+    int32_t * starts;  // [tokens, blocks]: what takes back the 128 that weights are above their value
     int64_t columns;
     int64_t blocks;
 };
@@ -84,6 +84,9 @@ struct Scratch {
     int64_t * blocks;  // of keys that somebody sees
 };
 
+// What processors have, each with everything of those before.
+enum Level { NOTHING_OF_USE, AVX2, AVX_VNNI, AVX512_VNNI };
+
 struct Kernels {
     void (*quantise)(const float * row, int64_t token, const Activations & to);
     // Computes so many groups of rows times so many tokens; out: of the first token, `stride` floats from one to the next.
@@ -107,15 +110,31 @@ constexpr Kernels KERNELS = {quantise, multiply, gelu, attention};
 
 #pragma GCC push_options
 #pragma GCC target("avx2,avxvnni,fma,f16c")
-namespace width_256 {
+namespace width_256_vnni {
+#define WITH_VNNI 1
 #include "width_256.h"
+#undef WITH_VNNI
+
+#include "compute.h"
+constexpr Kernels KERNELS = {quantise, multiply, gelu, attention};
+}  // namespace width_256_vnni
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+namespace width_256 {
+#define WITH_VNNI 0
+#include "width_256.h"
+#undef WITH_VNNI
 
 #include "compute.h"
 constexpr Kernels KERNELS = {quantise, multiply, gelu, attention};
 }  // namespace width_256
 #pragma GCC pop_options
 
-const Kernels & kernels_of(int bits) { return bits == 512 ? width_512::KERNELS : width_256::KERNELS; }
+const Kernels & kernels_of(int level) {
+    return level == AVX512_VNNI ? width_512::KERNELS : level == AVX_VNNI ? width_256_vnni::KERNELS : width_256::KERNELS;
+}
 
 #else
 
@@ -332,7 +351,7 @@ void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, siz
     pack(static_cast<const uint8_t *>(data), static_cast<uint8_t *>(tensor->data), rows, blocks);
 }
 
-const char * get_name(BufferType *) { return "CPU_VNNI"; }
+const char * get_name(BufferType *) { return "CPU_EDGEEMBED"; }
 
 size_t get_alignment(BufferType *) { return 64; }
 
@@ -394,30 +413,30 @@ extern "C" {
 
 #define EXPORTED __attribute__((visibility("default")))
 
-// Say which registers with VNNI this processor has, in bits: 512, 256, or 0 for none.
-EXPORTED int edgeembed_kernels_bits(void) {
+// Say what this processor has, as a Level. AVX-512 without AVX-VNNI counts as the highest one.
+EXPORTED int edgeembed_kernels_level(void) {
 #if HERE
     __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return NOTHING_OF_USE;
+    // Not every compiler knows the names of F16C and AVX-VNNI: CPUID leaf 1, ECX bit 29; leaf 7, subleaf 1, EAX bit 4.
+    unsigned eax = 1, ebx, ecx = 0, edx;
+    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    if (!(ecx >> 29 & 1)) return NOTHING_OF_USE;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-        return 512;
+        return AVX512_VNNI;
     }
-    // Not every compiler knows the name of AVX-VNNI: CPUID leaf 7, subleaf 1, EAX bit 4; F16C: leaf 1, ECX bit 29.
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        unsigned eax = 7, ebx, ecx = 1, edx;
-        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-        const bool vnni = eax >> 4 & 1;
-        eax = 1, ecx = 0;
-        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-        if (vnni && (ecx >> 29 & 1)) return 256;
-    }
+    eax = 7, ecx = 1;
+    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    return eax >> 4 & 1 ? AVX_VNNI : AVX2;
+#else
+    return NOTHING_OF_USE;
 #endif
-    return 0;
 }
 
-// Add the buffer type to those of ggml's CPU backend. bits: 256 or 512. Gives null, or why it was not added.
-EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int bits) {
-    if (edgeembed_kernels_bits() < bits || (bits != 256 && bits != 512)) return "this processor has no such registers";
+// Add the buffer type to those of ggml's CPU backend. Gives null, or why it was not added.
+EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int level) {
+    if (level <= NOTHING_OF_USE || level > edgeembed_kernels_level()) return "this processor has none of what they need";
     ggml = *functions;
     if (ggml.tensor_overhead() != sizeof(Tensor) + OBJECT_BYTES) return "ggml's tensors have another layout";
     op_mul_mat = find(ggml.op_name, "MUL_MAT", OPERATIONS);
@@ -425,7 +444,7 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int bits
     op_attention = find(ggml.op_name, "FLASH_ATTN_EXT", OPERATIONS * 2);
     unary_gelu = find(ggml.unary_op_name, "GELU", UNARY_OPERATIONS);
     if (op_mul_mat < 0 || op_unary < 0 || op_attention < 0 || unary_gelu < 0) return "ggml has not all of the operations";
-    kernels = kernels_of(bits);
+    kernels = kernels_of(level);
     std::vector<BufferType *> & types = ggml.extra_buffer_types();
     for (const BufferType * type : types) {
         if (type == &buffer_type) return nullptr;
@@ -436,9 +455,9 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int bits
 }
 
 // Multiply, without ggml, for tests. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
-EXPORTED void edgeembed_kernels_multiply(int bits, const void * weights, const float * given, float * out, int64_t rows,
+EXPORTED void edgeembed_kernels_multiply(int level, const void * weights, const float * given, float * out, int64_t rows,
                                          int64_t columns, int64_t tokens) {
-    const Kernels & these = kernels_of(bits);
+    const Kernels & these = kernels_of(level);
     const int64_t blocks = columns / BLOCK;
     std::vector<uint8_t> packed(rows * blocks * BLOCK_BYTES);
     pack(static_cast<const uint8_t *>(weights), packed.data(), rows, blocks);
@@ -451,13 +470,13 @@ EXPORTED void edgeembed_kernels_multiply(int bits, const void * weights, const f
 }
 
 // Compute GELU, without ggml, for tests.
-EXPORTED void edgeembed_kernels_gelu(int bits, const float * from, float * to, int64_t count) {
-    kernels_of(bits).gelu(from, to, count);
+EXPORTED void edgeembed_kernels_gelu(int level, const float * from, float * to, int64_t count) {
+    kernels_of(level).gelu(from, to, count);
 }
 
 // Compute the attention of one head, without ggml, for tests. query: [queries, depth]; key, value: [keys, depth] in half
 // precision; mask: [queries, keys] in half precision; out: [queries, depth].
-EXPORTED void edgeembed_kernels_attention(int bits, const float * query, const uint16_t * key, const uint16_t * value,
+EXPORTED void edgeembed_kernels_attention(int level, const float * query, const uint16_t * key, const uint16_t * value,
                                           const uint16_t * mask, float * out, int64_t queries, int64_t keys, int64_t depth,
                                           float scale) {
     const int64_t padded = (keys + 15) / 16 * 16;
@@ -476,6 +495,6 @@ EXPORTED void edgeembed_kernels_attention(int bits, const float * query, const u
     job.keys = keys;
     job.depth = job.value_depth = depth;
     job.scale = scale;
-    kernels_of(bits).attention(job, 0, queries, scratch);
+    kernels_of(level).attention(job, 0, queries, scratch);
 }
 }

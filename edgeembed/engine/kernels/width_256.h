@@ -1,4 +1,5 @@
-// What the kernels need of a processor, with registers of 256 bits: AVX2, FMA, F16C and AVX-VNNI. Included inside a namespace.
+// What the kernels need of a processor, with registers of 256 bits: AVX2, FMA, F16C; and AVX-VNNI where WITH_VNNI says so.
+// Included inside a namespace.
 
 using Floats = __m256;
 using Ints = __m256i;
@@ -54,10 +55,21 @@ inline int32_t sum(Ints values) {
     return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
 inline Ints add(Ints one, Ints other) { return _mm256_add_epi32(one, other); }
-// Add to each number the products of four unsigned and four signed bytes.
-inline Ints dot_add(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
-    return _mm256_dpbusd_avx_epi32(sums, unsigned_bytes, signed_bytes);
+#if WITH_VNNI
+constexpr int32_t WEIGHTS_ABOVE = 128;  // what weights are kept above their value, and used so
+inline Ints load_weights(const void * from) { return load_bytes(from); }
+// Add to each number the products of four weights and four signed bytes.
+inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm256_dpbusd_avx_epi32(sums, weights, bytes); }
+#else
+constexpr int32_t WEIGHTS_ABOVE = 0;
+inline Ints load_weights(const void * from) { return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8(-128)); }
+// Add to each number the products of four weights and four signed bytes. The first factor has to be unsigned: the weight's sign
+// goes to the other one. Sums of two products fit into 16 bits, as none is larger than 128 * 127.
+inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
+    const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(bytes, weights));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+#endif
 // Store numbers between -128 and 127 as bytes.
 inline void store_bytes(int8_t * to, Ints values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));

@@ -39,10 +39,10 @@ inline Floats to_floats(Ints values) { return _mm512_cvtepi32_ps(values); }
 inline Ints to_ints(Floats values) { return _mm512_cvtps_epi32(values); }
 inline int32_t sum(Ints values) { return _mm512_reduce_add_epi32(values); }
 inline Ints add(Ints one, Ints other) { return _mm512_add_epi32(one, other); }
-// Add to each number the products of four unsigned and four signed bytes.
-inline Ints dot_add(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
-    return _mm512_dpbusd_epi32(sums, unsigned_bytes, signed_bytes);
-}
+constexpr int32_t WEIGHTS_ABOVE = 128;  // what weights are kept above their value, and used so
+inline Ints load_weights(const void * from) { return load_bytes(from); }
+// Add to each number the products of four weights and four signed bytes.
+inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm512_dpbusd_epi32(sums, weights, bytes); }
 // Store numbers between -128 and 127 as bytes.
 inline void store_bytes(int8_t * to, Ints values) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(values));
