@@ -27,9 +27,22 @@ void quantise(const float * row, int64_t token, const Activations & to) {
     }
 }
 
-// COUNT tokens times GROUPS groups of rows.
+// Bring a block of the next group of rows into the cache: with few tokens, waiting for weights is most of the work.
+inline void fetch_ahead(const uint8_t * block, bool near) {
+    constexpr int LINE = 64;
+#pragma GCC unroll 9
+    for (size_t line = 0; line < GROUP_BYTES; line += LINE) {
+        if (near) {
+            __builtin_prefetch(block + line, 0, 3);
+        } else {
+            __builtin_prefetch(block + line, 0, 2);
+        }
+    }
+}
+
+// COUNT tokens times GROUPS groups of rows. ahead: another group is next.
 template <int COUNT, int GROUPS>
-void tile(const uint8_t * group, const Activations & of, int64_t first, float * out, size_t stride) {
+void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out, size_t stride) {
     const int8_t * quants = of.quants + first * of.columns;
     const float * scales = of.scales + first * of.blocks;
     const int32_t * starts = of.starts + first * of.blocks;
@@ -49,6 +62,7 @@ void tile(const uint8_t * group, const Activations & of, int64_t first, float * 
                 const uint8_t * from = packed + high * group_bytes;
 #pragma GCC unroll 8
                 for (int part = 0; part < 8; part++) weights[high][part] = load_weights(from + 4 * GROUP * part + 4 * rows);
+                if (GROUPS == 1 && ahead) fetch_ahead(from + group_bytes, group_bytes <= NEAR_BYTES);
                 weight_scales[high] = load_halves(reinterpret_cast<const uint16_t *>(from + SCALES_AT) + rows);
             }
 #pragma GCC unroll 8
@@ -84,19 +98,20 @@ void tile(const uint8_t * group, const Activations & of, int64_t first, float * 
 
 // As many groups as a tile takes, times any number of tokens. MOST: tokens of a tile.
 template <int MOST, int GROUPS>
-void strip(const uint8_t * group, const Activations & of, int64_t first, int64_t tokens, float * out, size_t stride) {
+void strip(const uint8_t * group, bool ahead, const Activations & of, int64_t first, int64_t tokens, float * out,
+           size_t stride) {
     while (tokens > 0) {
         // Full tiles, and two of nearly the same size for what is left of less than two.
         const int64_t now = tokens >= 2 * MOST ? MOST : tokens > MOST ? (tokens + 1) / 2 : tokens;
         switch (now) {
-            case 1: tile<1, GROUPS>(group, of, first, out, stride); break;
-            case 2: tile<2, GROUPS>(group, of, first, out, stride); break;
-            case 3: tile<3, GROUPS>(group, of, first, out, stride); break;
-            case 4: tile<4, GROUPS>(group, of, first, out, stride); break;
-            case 5: tile<(MOST > 4 ? 5 : 4), GROUPS>(group, of, first, out, stride); break;
-            case 6: tile<(MOST > 4 ? 6 : 4), GROUPS>(group, of, first, out, stride); break;
-            case 7: tile<(MOST > 4 ? 7 : 4), GROUPS>(group, of, first, out, stride); break;
-            default: tile<MOST, GROUPS>(group, of, first, out, stride); break;
+            case 1: tile<1, GROUPS>(group, ahead, of, first, out, stride); break;
+            case 2: tile<2, GROUPS>(group, ahead, of, first, out, stride); break;
+            case 3: tile<3, GROUPS>(group, ahead, of, first, out, stride); break;
+            case 4: tile<4, GROUPS>(group, ahead, of, first, out, stride); break;
+            case 5: tile<(MOST > 4 ? 5 : 4), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 6: tile<(MOST > 4 ? 6 : 4), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 7: tile<(MOST > 4 ? 7 : 4), GROUPS>(group, ahead, of, first, out, stride); break;
+            default: tile<MOST, GROUPS>(group, ahead, of, first, out, stride); break;
         }
         first += now;
         tokens -= now;
@@ -109,12 +124,12 @@ void multiply(const uint8_t * group, int64_t groups, const Activations & of, int
     const size_t group_bytes = of.blocks * GROUP_BYTES;
     // Two groups share what is loaded of the activations; with few tokens, what is loaded of the weights weighs more.
     for (; TOKENS_OF_TWO > 0 && tokens >= TWO_FROM_TOKENS && groups >= 2; groups -= 2) {
-        strip<(TOKENS_OF_TWO > 0 ? TOKENS_OF_TWO : 1), 2>(group, of, first, tokens, out, stride);
+        strip<(TOKENS_OF_TWO > 0 ? TOKENS_OF_TWO : 1), 2>(group, groups > 2, of, first, tokens, out, stride);
         group += 2 * group_bytes;
         out += 2 * GROUP;
     }
     for (; groups > 0; groups--) {
-        strip<TOKENS, 1>(group, of, first, tokens, out, stride);
+        strip<TOKENS, 1>(group, groups > 1, of, first, tokens, out, stride);
         group += group_bytes;
         out += GROUP;
     }
