@@ -15,12 +15,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
 from edgeembed.engine.protocol import BULK, INTERACTIVE, Priority
+from edgeembed.engine.sealing import pack
 
 TokensT = TypeVar("TokensT")
 
@@ -53,6 +54,8 @@ class QueuedText(Generic[TokensT]):
     """Its first row was not usable."""
     own: int = 0
     """Tokens that it does not share with a prefix, what it costs to compute; 0 stands for all."""
+    batch: int = 0
+    """Of a sealed text, the number of its batch, which is taken whole and with nothing else; 0 otherwise."""
     queued_at: float = field(default=0.0)
 
     @property
@@ -129,6 +132,14 @@ class BatchQueue(Generic[TokensT]):
                 self._waiting.add(text.id)
                 self._queues[text.priority].append(text)
             self._wake()
+
+    def add_sealed(self, texts: Sequence[QueuedText[TokensT]]) -> None:
+        """Queue texts that share batches with each other alone; see `edgeembed.engine.sealing`."""
+        batches = pack(texts, self._budget, self._max_texts)
+        for batch in batches:
+            for text in batch:
+                text.batch = batch[0].id
+        self.add(chain.from_iterable(batches))
 
     def cancel(self, ids: Iterable[int]) -> None:
         """Free the places of texts that nobody waits for; those already computing are not touched."""
@@ -305,7 +316,11 @@ class BatchQueue(Generic[TokensT]):
                     break
                 # The very first text always goes, however long: waiting would not make it fit.
                 fits = (text.cost <= room or not batch) and (most is None or text.count <= most)
+                if text.batch and batch:
+                    continue
                 if fits and not text.alone and text.id not in self._cancelled:
+                    if text.batch:
+                        return self._take_sealed(queue, position)
                     batch.append(text)
                     taken.append(position)
                     room -= text.cost
@@ -315,6 +330,18 @@ class BatchQueue(Generic[TokensT]):
                 del queue[position]
             if room <= 0 or len(batch) >= self._max_texts:
                 break
+        return batch
+
+    def _take_sealed(self, queue: deque[QueuedText[TokensT]], first: int) -> list[QueuedText[TokensT]]:
+        """Take the batch of a sealed text, whatever the budget is now: it stands together in the queue."""
+        number = queue[first].batch
+        end = first
+        while end < len(queue) and queue[end].batch == number:
+            end += 1
+        batch = [queue[position] for position in range(first, end) if queue[position].id not in self._cancelled]
+        for position in reversed(range(first, end)):
+            self._cancelled.discard(queue[position].id)
+            del queue[position]
         return batch
 
     def _start(self, lane: int, batch: list[QueuedText[TokensT]]) -> None:

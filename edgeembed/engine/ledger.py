@@ -68,12 +68,12 @@ class Ledger:
     @property
     def running(self) -> tuple[int, ...]:
         """Ids of all texts that are worked on."""
-        return tuple(id_ for _, ids in self._entries() for id_ in ids)
+        return tuple(id_ for _, ids in self.entries.values() for id_ in ids)
 
     @property
     def busy_since(self) -> float | None:
         """Unix second at which the work began that has gone on for longest; None when there is none."""
-        return min((began for began, _ in self._entries()), default=None)
+        return min((began for began, _ in self.entries.values()), default=None)
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the memory, and remove the file."""
@@ -82,10 +82,13 @@ class Ledger:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
-    def _entries(self) -> list[tuple[float, tuple[int, ...]]]:
-        found = []
-        for at in range(0, ENTRIES * _entry.size, _entry.size):
+    @property
+    def entries(self) -> dict[int, tuple[float, tuple[int, ...]]]:
+        """Of each thread that works, by its entry: the Unix second of the start, and the ids of its texts."""
+        found = {}
+        for number in range(ENTRIES):
+            at = number * _entry.size
             began, count = _head.unpack_from(self._memory, at)
             if 0 < count <= MOST_TEXTS:
-                found.append((began, struct.unpack_from(f"<{count}q", self._memory, at + _head.size)))
+                found[number] = began, struct.unpack_from(f"<{count}q", self._memory, at + _head.size)
         return found

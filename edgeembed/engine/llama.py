@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine import wordpiece
-from edgeembed.engine.llama_backends import load_backends
+from edgeembed.engine.llama_backends import device_handles, load_backends
 from edgeembed.engine.llama_context import Context
 from edgeembed.engine.llama_import import lib
 from edgeembed.engine.llama_kernels import PLAIN_KERNELS, install_kernels
@@ -58,11 +58,20 @@ class LlamaModel:
     def __init__(self, options: WorkerOptions) -> None:
         """Load the file. Raises ModelLoadError."""
         self._options = options
-        load_backends(oldest=options.oldest_kernels)
+        devices = [] if options.device == "cpu" else options.device.split(",")
+        load_backends(oldest=options.oldest_kernels, gpu=bool(devices))
         lib.llama_backend_init()
-        kernels = install_kernels() if options.extra_buffers else PLAIN_KERNELS
+        self.kernels = install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = options.gpu_layers
+        # An empty list, where llama.cpp would take every card that it finds: large matrix products go there even without
+        # a layer on it.
+        handles = device_handles(devices)
+        params.devices = ctypes.cast(handles, ctypes.c_void_p)
+        params.main_gpu = options.main_gpu
+        if options.tensor_split:
+            split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
+            params.tensor_split = split
         params.use_extra_bufts = options.extra_buffers
         overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see the module wordpiece
         params.kv_overrides = overrides
@@ -84,8 +93,8 @@ class LlamaModel:
         self._last_rows = self._find_last_rows(facts)
         self.plan = make_plan(facts, options, last_only=self._last_rows is not None)
         self.wide = self._new_context(self.plan.wide)
-        self.info = self._describe(kernels)
-        if options.quick_look and not facts.pieces and facts.trained_tokens >= TILE:
+        self.info = self._describe()
+        if options.quick_look and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
             self._look(facts)
 
     def new_bulk_context(self) -> Context:
@@ -187,7 +196,7 @@ class LlamaModel:
 
     def _new_context(self, shape: ContextShape) -> Context:
         rows = self._last_rows(shape.sequences) if self._last_rows else PooledRows()
-        return Context(self._model, shape, rows, dimensions=self._dimensions)
+        return Context(self._model, shape, rows, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
 
     def _look(self, facts: ModelFacts) -> None:
         """Find out how the model runs fastest, and run it so from now on."""
@@ -208,6 +217,7 @@ class LlamaModel:
             ranks=self._pooling == "rank",
             architecture=self._architecture,
             threads=self._options.threads,
+            on_card=bool(self._options.gpu_layers),
         )
 
     def _facts(self) -> ModelFacts:
@@ -227,9 +237,10 @@ class LlamaModel:
             width=width,
             vocabulary=int(lib.llama_vocab_n_tokens(self._vocab)),
             cell_bytes=cells if pieces else 0,
+            own_attention=self.kernels.ours,
         )
 
-    def _describe(self, kernels: str) -> ModelInfo:
+    def _describe(self) -> ModelInfo:
         description = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self._model, description, len(description))
         return ModelInfo(
@@ -241,7 +252,7 @@ class LlamaModel:
             file_type=_after_first_word(description.value.decode("utf-8", "replace")),
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
-            llama_cpp=f"{system_info()}; {kernels}",
+            llama_cpp=f"{system_info()}; {self.kernels.words}",
         )
 
     def _pooling_of_file(self) -> str:

@@ -21,9 +21,13 @@ from edgeembed.engine.thread_choice import ThreadChoice
 class Context:
     """One context of a loaded model. One thread at a time."""
 
-    def __init__(self, model: Any, shape: ContextShape, rows: Rows, *, dimensions: int) -> None:
-        """Make it. rows: a way that no other context uses. Raises ModelLoadError when there is no memory for it."""
+    def __init__(self, model: Any, shape: ContextShape, rows: Rows, *, dimensions: int, on_card: bool = False) -> None:
+        """Make it. rows: a way that no other context uses. on_card: whether layers of the model are on a graphics card.
+
+        Raises ModelLoadError when there is no memory for it.
+        """
         self.shape = shape
+        self._on_card = on_card
         self._rows = rows
         self._dimensions = dimensions
         self._context = self._make(model)
@@ -37,23 +41,26 @@ class Context:
             ids = range(shape.texts + 1, shape.texts + 1 + shape.prefixes)
             self._prefixes = KeptPrefixes(self._memory, shape.prefix_cells, ids, self._fill_cells)
 
-    def compute(self, texts: Sequence[Reading], between: Callable[[], object] | None = None) -> Matrix:
+    def compute(
+        self, texts: Sequence[Reading], between: Callable[[], object] | None = None, *, sealed: bool = False
+    ) -> Matrix:
         """Give one pooled row for each text, in as few forward passes as the batch buffer allows.
 
         Each text has 1 to `shape.longest_text` tokens. One that is longer than the batch buffer is taken in pieces, where
         the shape says so; between two of them `between` is called, which may compute texts here that need no pieces.
+        sealed: nothing but the texts decides how they are computed: not what was measured here, nor what came before them.
         Raises ComputeError.
         """
         rows = np.empty((len(texts), self._dimensions), dtype=np.float32)
-        starts = self._prepare(texts)
+        starts = self._prepare(texts, at_once=sealed)
         first = 0
         while first < len(texts):
             end = self._end_of_pass(texts, starts, first)
             if len(texts[first].tokens) - starts[first] > self.shape.batch:
                 self._compute_in_pieces(texts[first], starts[first], rows[first:end], between)
-                starts[end:] = self._prepare(texts[end:])  # others may have taken the cells meanwhile
+                starts[end:] = self._prepare(texts[end:], at_once=sealed)  # others may have taken the cells meanwhile
             else:
-                self._compute_together(texts[first:end], starts[first:end], rows[first:end])
+                self._compute_together(texts[first:end], starts[first:end], rows[first:end], fill_up=not sealed)
             first = end
         return rows
 
@@ -83,9 +90,9 @@ class Context:
 
     # --- forward passes -----------------------------------------------------------------------------------------------
 
-    def _prepare(self, texts: Sequence[Reading]) -> list[int]:
-        """Give the first position of each text that has to be computed."""
-        return self._prefixes.prepare(texts) if self._prefixes is not None else [0] * len(texts)
+    def _prepare(self, texts: Sequence[Reading], *, at_once: bool = False) -> list[int]:
+        """Give the first position of each text that has to be computed. at_once: see `KeptPrefixes.prepare`."""
+        return self._prefixes.prepare(texts, at_once=at_once) if self._prefixes is not None else [0] * len(texts)
 
     def _end_of_pass(self, texts: Sequence[Reading], starts: Sequence[int], first: int) -> int:
         """Give the end of the run of texts from `first` on that fits into a pass; of one text when it is longer."""
@@ -96,7 +103,7 @@ class Context:
                 return number
         return min(len(texts), first + self.shape.texts)
 
-    def _compute_together(self, texts: Sequence[Reading], starts: Sequence[int], rows: Matrix) -> None:
+    def _compute_together(self, texts: Sequence[Reading], starts: Sequence[int], rows: Matrix, *, fill_up: bool) -> None:
         sequences = range(len(texts))
         try:
             for sequence, text, start in zip(sequences, texts, starts, strict=True):
@@ -105,7 +112,7 @@ class Context:
             tokens = [text.tokens[start:] if start else text.tokens for text, start in zip(texts, starts, strict=True)]
             if self._memory:
                 self._pass(tokens, sequences, starts=starts)
-            elif filler := padding([len(text) for text in tokens], self.shape):
+            elif fill_up and (filler := padding([len(text) for text in tokens], self.shape)):
                 # A throw-away text: its row is never read, and no other text sees it.
                 self._pass([*tokens, np.zeros(filler, dtype=np.int32)], range(len(texts) + 1))
             else:
@@ -175,7 +182,9 @@ class Context:
         params.n_seq_max = shape.sequences
         params.n_threads = shape.threads
         params.n_threads_batch = shape.threads
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        # CUDA has no such kernel for heads of 32 numbers, as MiniLM's are: asked for one, llama.cpp would take each layer's
+        # attention back to the processor. Left to itself it takes the plain kernels there.
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if self._on_card else lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True  # all sequences share one pool of n_ctx cells, instead of n_ctx / n_seq_max each
         params.no_perf = True
         self._rows.configure(params)

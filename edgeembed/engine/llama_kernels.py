@@ -7,8 +7,10 @@ extra buffers, as on the lower rungs of the ladder, has none of it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +26,6 @@ LLAMA_CPP_PYTHON = "0.3.36"
 LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
 """What processors have, by the number that `kernels/kernels.cpp` gives it."""
 
-PLAIN_KERNELS = "llama.cpp's own kernels"
-
 _FUNCTIONS = (
     "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
     "ggml_backend_cpu_buffer_type",
@@ -39,32 +39,68 @@ _FUNCTIONS = (
 _MAPS = Path("/proc/self/maps")
 
 
+class Kernels:
+    """Whose kernels compute. words: for people."""
+
+    def __init__(self, words: str, library: ctypes.CDLL | None = None) -> None:
+        self.words = words
+        self._library = library
+
+    @property
+    def ours(self) -> bool:
+        return self._library is not None
+
+    def be_bulk(self) -> None:
+        """Let the calling thread wait, in its forward passes, whenever somebody is inside `query`."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_be_bulk()
+
+    @contextlib.contextmanager
+    def query(self) -> Iterator[None]:
+        """Compute what somebody waits for: bulk threads stop between two pieces of their work, after some 0.1 ms."""
+        if self._library is None:
+            yield
+            return
+        self._library.edgeembed_kernels_queries(1)
+        try:
+            yield
+        finally:
+            self._library.edgeembed_kernels_queries(-1)
+
+
+PLAIN_KERNELS = Kernels("llama.cpp's own kernels")
+
+
 @cache
-def install_kernels() -> str:
-    """Add our kernels to llama.cpp's, once in a process, and say what became of it, in a few words."""
+def install_kernels() -> Kernels:
+    """Add our kernels to llama.cpp's, once in a process, and say what became of it."""
     try:
         return _install()
     except (OSError, AttributeError) as error:
         log.debug("our kernels cannot be added to llama.cpp's: %s", error)
-        return f"{PLAIN_KERNELS} ({error})"
+        return _without(str(error))
 
 
-def _install() -> str:
+def _install() -> Kernels:
     file = library_file()
     if file is None:
-        return f"{PLAIN_KERNELS} (ours were not compiled)"
+        return _without("ours were not compiled")
     if version("llama-cpp-python") != LLAMA_CPP_PYTHON:
-        return f"{PLAIN_KERNELS} (ours are for llama-cpp-python {LLAMA_CPP_PYTHON})"
+        return _without(f"ours are for llama-cpp-python {LLAMA_CPP_PYTHON}")
     library = ctypes.CDLL(str(file))
     level = int(library.edgeembed_kernels_level())
     if level not in LEVELS:
-        return f"{PLAIN_KERNELS} (ours are for x86 with AVX2, and compiled by GCC)"
+        return _without("ours are for x86 with AVX2, and compiled by GCC")
     functions = (ctypes.c_void_p * len(_FUNCTIONS))(*map(_address, _FUNCTIONS))
     library.edgeembed_kernels_install.restype = ctypes.c_char_p
     problem = library.edgeembed_kernels_install(functions, level)
     if problem is not None:
-        return f"{PLAIN_KERNELS} ({problem.decode()})"
-    return f"edgeembed's kernels ({LEVELS[level]})"
+        return _without(problem.decode())
+    return Kernels(f"edgeembed's kernels ({LEVELS[level]})", library)
+
+
+def _without(why: str) -> Kernels:
+    return Kernels(f"{PLAIN_KERNELS.words} ({why})")
 
 
 def _address(name: str) -> int | None:

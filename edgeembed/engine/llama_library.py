@@ -5,6 +5,7 @@ Only modules whose name begins with `llama` import `llama_cpp`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -34,18 +35,24 @@ def function(name: str, result: Any, *arguments: Any) -> Any:
     It comes from the copy of ggml that llama.cpp itself uses: the wheel has no symbolic links, so loading ggml by its file
     name can give a second copy, whose state llama.cpp never sees.
     """
+    found = _find(name)
+    found.restype = result
+    found.argtypes = arguments
+    return found
+
+
+def _find(name: str) -> Any:
     try:
-        found = lib._lib[name]
+        return lib._lib[name]
     except AttributeError:  # Windows looks for a name in one library alone, and knows a loaded one by its file name
         from llama_cpp._ctypes_extensions import load_shared_library
         from llama_cpp._ggml import libggml_base_path
 
-        # What loads modules is in `ggml`, everything else in `ggml-base`.
-        home = "ggml" if name.startswith("ggml_backend_load") else "ggml-base"
-        found = load_shared_library(home, libggml_base_path)[name]
-    found.restype = result
-    found.argtypes = arguments
-    return found
+        # The registry of backends is in `ggml`, everything else in `ggml-base`.
+        for home in ("ggml-base", "ggml"):
+            with contextlib.suppress(AttributeError):
+                return load_shared_library(home, libggml_base_path)[name]
+        raise
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------

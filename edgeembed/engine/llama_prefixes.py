@@ -33,10 +33,11 @@ class KeptPrefixes:
         """How many are kept."""
         return len(self._kept)
 
-    def prepare(self, texts: Sequence[Reading]) -> list[int]:
+    def prepare(self, texts: Sequence[Reading], *, at_once: bool = False) -> list[int]:
         """See which texts can begin behind their prefix: give the first position that each has to compute.
 
         A prefix that several of these texts have, or that was seen before, is computed here if its cells are not kept yet.
+        at_once: any prefix is, whatever was seen.
         """
         prefixes = {text.prefix.key: text.prefix for text in texts if text.prefix}
         if not prefixes:
@@ -46,7 +47,7 @@ class KeptPrefixes:
             if key in self._kept:
                 self._kept.move_to_end(key)
         for key, prefix in prefixes.items():
-            if key not in self._kept and (users[key] > 1 or self._seen_before(key)):
+            if key not in self._kept and (at_once or users[key] > 1 or self._seen_before(key)):
                 self._keep(prefix, in_use=prefixes)
         return [text.shared if text.prefix and text.prefix.key in self._kept else 0 for text in texts]
 

@@ -80,11 +80,11 @@ class _PlainRows(PooledRows):
 
 
 def find_last_rows(
-    model: Any, *, width: int, dimensions: int, ranks: bool, architecture: str, threads: int
+    model: Any, *, width: int, dimensions: int, ranks: bool, architecture: str, threads: int, on_card: bool = False
 ) -> Callable[[int], LastRows] | None:
     """Give a maker of `LastRows(most outputs of a pass)` for a causal model; None when they would not be the model's rows.
 
-    width: numbers of a hidden state. dimensions: of a row. Takes two forward passes of a few tokens.
+    width: numbers of a hidden state. dimensions: of a row. on_card: as for `Context`. Takes two passes of a few tokens.
     """
     text = [Reading(np.arange(TOKENS, dtype=np.int32))]
     shape = ContextShape(
@@ -92,7 +92,7 @@ def find_last_rows(
         pad_factor=0.0, trained_tokens=TOKENS,
     )  # fmt: skip
     plain = _PlainRows()
-    expected = _compute(model, shape, plain, text, dimensions)
+    expected = _compute(model, shape, plain, text, dimensions, on_card=on_card)
     head: Head | None = None
     if ranks:
         if plain.classifier is None or plain.classifier.shape != (dimensions, width):
@@ -101,7 +101,7 @@ def find_last_rows(
     elif dimensions != width:
         return None
     try:
-        found = _compute(model, shape, LastRows(width, shape.sequences, head), text, dimensions)
+        found = _compute(model, shape, LastRows(width, shape.sequences, head), text, dimensions, on_card=on_card)
     except ComputeError:
         return None
     if not likeness(expected[0], found[0], scores=ranks) >= LEAST_LIKENESS:
@@ -109,8 +109,8 @@ def find_last_rows(
     return partial(LastRows, width, head=head)
 
 
-def _compute(model: Any, shape: ContextShape, rows: Rows, text: list[Reading], dimensions: int) -> Matrix:
-    context = Context(model, shape, rows, dimensions=dimensions)
+def _compute(model: Any, shape: ContextShape, rows: Rows, text: list[Reading], dimensions: int, *, on_card: bool) -> Matrix:
+    context = Context(model, shape, rows, dimensions=dimensions, on_card=on_card)
     try:
         return context.compute(text)
     finally:

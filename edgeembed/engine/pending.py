@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.engine.protocol import EmbedItem, Failed, Priority, Read, Row, RowItem, Text, Tokenized, Want
+from edgeembed.engine.protocol import EmbedItem, Failed, Priority, Read, Row, RowItem, Seal, Text, Tokenized, Want
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -37,10 +38,17 @@ class _PendingText:
     priority: Priority
     want: Want
     future: asyncio.Future[Any]
+    seal: int = 0
+    """Id of the texts that it was sealed with; 0 when it was not."""
     crashes: int = 0
     kills: int = 0
     request: str | None = field(default_factory=request_id)
     """Id of the request that it came with."""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it was computing when a worker died."""
+        return bool(self.crashes or self.kills)
 
 
 class PendingTexts:
@@ -56,24 +64,33 @@ class PendingTexts:
         return len(self._texts)
 
     def add(
-        self, texts: Sequence[Text], priority: Priority, want: Want
+        self, texts: Sequence[Text], priority: Priority, want: Want, *, sealed: bool = False
     ) -> tuple[list[EmbedItem], list[asyncio.Future[Any]]]:
-        """Take texts; gives what a worker is sent, and a future for each."""
+        """Take texts; gives what a worker is sent, and a future for each. sealed: as in `Engine.submit`."""
         loop = asyncio.get_running_loop()
         items: list[EmbedItem] = []
         futures: list[asyncio.Future[Any]] = []
+        seal = Seal(next(self._ids), len(texts)) if sealed else None
         for text in texts:
             id_, future = next(self._ids), loop.create_future()
-            self._texts[id_] = _PendingText(text, priority, want, future)
+            self._texts[id_] = _PendingText(text, priority, want, future, seal.id if seal else 0)
             future.add_done_callback(partial(self._done, id_))
-            items.append(EmbedItem(id_, text, priority, False, want))
+            items.append(EmbedItem(id_, text, priority, False, want, seal))
             futures.append(future)
         return items, futures
 
     def items(self) -> list[EmbedItem]:
         """Give what the next worker is sent; a text that was computing when one died has a batch of its own."""
+        left = Counter(pending.seal for pending in self._texts.values() if not pending.suspect)
         return [
-            EmbedItem(id_, pending.text, pending.priority, bool(pending.crashes or pending.kills), pending.want)
+            EmbedItem(
+                id_,
+                pending.text,
+                pending.priority,
+                pending.suspect,
+                pending.want,
+                Seal(pending.seal, left[pending.seal]) if pending.seal and not pending.suspect else None,
+            )
             for id_, pending in self._texts.items()
         ]
 
@@ -116,6 +133,11 @@ class PendingTexts:
                     WorkerCrashedError(f"this text ended the worker {times} times ({reason}); it is not tried again"),
                 )
         return condemned
+
+    def characters_of(self, id_: int) -> int | None:
+        """Give the length of a text; None when nobody waits for it."""
+        found = self._texts.get(id_)
+        return EmbedItem(id_, found.text, found.priority, False).characters if found else None
 
     def requests_of(self, ids: Sequence[int]) -> list[str]:
         """Give the ids of the requests that texts came with."""

@@ -44,6 +44,8 @@ class ModelFacts:
     vocabulary: int
     cell_bytes: int
     """Memory of one token in the KV cache; 0 for a model without one."""
+    own_attention: bool = False
+    """Attention is computed by our kernels, which have no threshold to fill up to."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _bulk_bytes(facts: ModelFacts, shape: ContextShape, last_only: bool) -> int:
 def _pad_factor(facts: ModelFacts, options: WorkerOptions) -> float:
     threshold = options.pad_from_tokens
     if threshold is None:
-        return PADDING_PER_WIDTH * facts.width
+        return 0.0 if facts.own_attention else PADDING_PER_WIDTH * facts.width
     if not 0 < threshold < TILE:
         return 0.0
     return threshold**2 / (TILE - threshold + TILE_TOKENS)

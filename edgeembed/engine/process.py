@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,17 @@ log = logging.getLogger(__name__)
 WORKER_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.worker")
 STOP_SECONDS = 2.0
 """What a worker gets to leave by itself when it is told to stop."""
+UNKILLABLE_SECONDS = 10.0
+"""What the operating system gets to end one that was killed."""
+
+_TELLING = (
+    re.compile("CUDA error:|OutOfDeviceMemory|DeviceLost|bad_alloc"),
+    re.compile("GGML_ASSERT|GGML_ABORT"),
+    re.compile(r"\.(?:c|cpp|cu|cuh|h|m):\d+: "),  # where ggml gave up, and why
+    re.compile("Fatal Python error"),
+    re.compile("Error|error|failed"),
+)
+"""What the line of a dying process looks like that says most, the most telling first."""
 
 _OUTSIDE_SIGNALS = {signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT}
 
@@ -94,6 +106,11 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, ConnectionResetError):
             return None
 
+    def kill(self) -> None:
+        """End the process at once; `end` has to follow."""
+        if self._process.returncode is None:
+            self._process.kill()
+
     async def end(self, *, politely: bool) -> None:
         """See to it that the process is gone, and read what it said last. `politely`: let it leave by itself first."""
         # asyncio's `wait` ends when the pipes do, and one that is full of rows nobody reads any more never would.
@@ -104,8 +121,9 @@ class WorkerProcess:
                 log.info("the worker does not stop by itself")
         # One whose pipe has just ended gets a moment to leave its own exit status.
         if not await self._gone_within(0.5):
-            self._process.kill()
-        await self._process.wait()
+            self.kill()
+        if not await self._gone_within(UNKILLABLE_SECONDS):  # inside a driver that does not come back
+            log.error("worker %d cannot be ended; it is left behind", self.pid)
         await asyncio.wait([self._listener, draining], timeout=1.0)
         self._listener.cancel()
         draining.cancel()
@@ -153,8 +171,8 @@ class WorkerProcess:
 
 def _telling_line(lines: Sequence[str]) -> str | None:
     """Find the line of a dying process that says most."""
-    for marks in (("GGML_ASSERT", "GGML_ABORT", "Fatal Python error"), ("Error", "error", "failed")):
+    for pattern in _TELLING:
         for line in reversed(lines):
-            if any(mark in line for mark in marks):
+            if pattern.search(line):
                 return line.strip()
     return None

@@ -127,6 +127,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Version of llama-cpp-python and what the build can use of the processor."""
     canary_cosines: tuple[float, ...] = ()
     """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
+    batch_tokens: int = 0
+    """Tokens of all texts together that a forward pass aims at; 0 where nobody tells."""
     looked: QuickLook | None = None
     """What a quick look found, where one was asked for."""
 
@@ -160,12 +162,37 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """File in which the worker notes what it computes (see `edgeembed.engine.ledger`), filled in by the supervisor."""
     quick_look: bool = False
     """Look how an encoder runs fastest, and run it so; `pad_from_tokens` is not overruled."""
+    own_kernels: bool = True
+    """Add our kernels to llama.cpp's, where there are extra buffers."""
+    device: str = "cpu"
+    """Names of ggml's devices for the layers that leave the processor, with commas in between; "cpu" for none."""
+    gpu_layers: int = 0
+    """The last so many layers go there, the output layer counted as one."""
+    main_gpu: int = 0
+    """The one of them that keeps what is not split."""
+    tensor_split: tuple[float, ...] = ()
+    """Shares of the layers on each, where there are several."""
 
 
 class RungFall(msgspec.Struct, frozen=True, kw_only=True):
     """One step down the ladder: from which rung, why, when (Unix seconds)."""
 
     rung: str
+    reason: str
+    at: float
+    cause: str = "other"
+    """One word for it; see `edgeembed.engine.causes`."""
+    again_at: float | None = None
+    """Unix seconds at which the rung is tried again; None for not by itself."""
+
+
+class RungMove(msgspec.Struct, frozen=True, kw_only=True):
+    """One move on the ladder, down or up (Unix seconds)."""
+
+    source: str
+    target: str
+    cause: str
+    """One word; "recovered" for a way up."""
     reason: str
     at: float
 
@@ -190,6 +217,12 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     busy_since: float | None = None
     """Unix seconds at which the forward pass now running began; None when idle."""
     worker_pid: int | None = None
+    moves: list[RungMove] = []
+    """On the ladder, the latest ones, the oldest first."""
+    moves_by_cause: dict[str, int] = {}
+    """How many there were, by "from>to>cause"."""
+    offload: str | None = None
+    """What of the model is on which graphics card, in words; None where nothing is."""
 
 
 class Engine(Protocol):
@@ -215,8 +248,11 @@ class Engine(Protocol):
         """
         ...
 
-    def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
         """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
+
+        sealed: they share forward passes among themselves alone, as bulk texts: the same texts give the same bits each time
+        (see `edgeembed.engine.sealing`).
 
         A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError, EngineUnavailableError or
         a RequestError for token ids that are none of the model's, or limits that leave no room for the text.
@@ -239,6 +275,13 @@ Want = Literal["row", "ids", "tokens"]
 """What becomes of a text: its row, the ids of its tokens, or ids and texts of its tokens."""
 
 
+class Seal(msgspec.Struct, array_like=True, frozen=True):
+    """Texts that share forward passes with each other and with no other text. texts: how many of them are sent."""
+
+    id: int
+    texts: int
+
+
 class EmbedItem(msgspec.Struct, array_like=True):
     id: int
     text: Text
@@ -246,6 +289,7 @@ class EmbedItem(msgspec.Struct, array_like=True):
     alone: bool
     """Compute in a batch of its own: it was in a batch that ended a worker."""
     want: Want = "row"
+    seal: Seal | None = None
 
     @property
     def characters(self) -> int:

@@ -6,6 +6,8 @@ of the interpreter lock inside llama.cpp, so texts are read and rows are sent wh
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import threading
 from pathlib import Path
@@ -22,6 +24,7 @@ from edgeembed.engine.llama_context import Context
 from edgeembed.engine.llama_rows import Matrix
 from edgeembed.engine.pipe import Pipe
 from edgeembed.engine.protocol import (
+    INTERACTIVE,
     Cancel,
     Embed,
     EmbedItem,
@@ -40,6 +43,9 @@ from edgeembed.engine.reader import BadIdsError, CutReading, NoRoomError, TextRe
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.thread_priority import give_way
 from edgeembed.engine.tokenizing import Tokenizing, start_reading_thread
+
+TOKENS_IN_FRONT = 512
+"""A longer forward pass shares the processors with bulk loads, which would stand still for too long."""
 
 Queued = QueuedText[Reading]
 
@@ -65,7 +71,7 @@ class Worker:
             self._pipe.send_now(Stage("loading the model"))
             model = self._model = LlamaModel(self._options)
             self._pipe.send_now(Stage("computing the canary texts"))
-            info = self._check_canary(model)
+            info = msgspec.structs.replace(self._check_canary(model), batch_tokens=model.batch_budget)
         except ModelLoadError as error:
             return self._give_up(str(error), fatal=error.fatal)
         except (canary.CanaryError, ComputeError) as error:
@@ -80,6 +86,7 @@ class Worker:
         for number in range(1, plan.bulk_lanes + 1):
             threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
         self._loaded.set()
+        gc.freeze()  # what is there stays: nobody has to wait while it is looked through again
         self._pipe.send(Ready(info))
         while batch := queue.take(WIDE):
             self._compute(WIDE, model.wide, queue, batch)
@@ -168,6 +175,7 @@ class Worker:
     def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
         assert self._model is not None
         give_way(self._options.bulk_niceness)
+        self._model.kernels.be_bulk()
         context: Context | None = None
         while batch := queue.take(number):
             if context is None:  # a daemon that never sees a bulk load never pays for its lanes
@@ -181,8 +189,15 @@ class Worker:
     def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
         """Compute a batch and answer it. entry: where the ledger notes it."""
         self._ledger.begin(entry, [text.id for text in batch])
+        assert self._model is not None
+        in_front = self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext()
         try:
-            rows = context.compute([text.tokens for text in batch], between=lambda: self._compute_queries(context, queue))
+            with in_front:
+                rows = context.compute(
+                    [text.tokens for text in batch],
+                    between=lambda: self._compute_queries(context, queue),
+                    sealed=bool(batch[0].batch),
+                )
         except ComputeError as error:
             self._ledger.end(entry)
             self._retry_or_fail(queue, batch, "engine", str(error))
@@ -218,13 +233,39 @@ class Worker:
     def _retry_or_fail(
         self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], message: str
     ) -> None:
-        """Compute each text once more, alone; the second failure is the text's own."""
+        """Compute each text once more, alone; the second failure is the text's own, unless a graphics card is to blame."""
         for text in batch:
             if text.retried:
+                if reason := self._fault_of_card(kind, message):
+                    # Without an answer: the text goes to the next worker.
+                    self._pipe.send_now(LoadFailed(reason, fatal=False))
+                    os._exit(1)
                 self._pipe.send(Failed(text.id, kind, message))
             else:
-                text.retried = text.alone = True
+                text.retried, text.alone, text.batch = True, True, 0
                 queue.add([text])
+
+    def _fault_of_card(self, kind: Literal["bad_vector", "engine"], message: str) -> str | None:
+        """Say what is wrong with the card that computed a text in vain; None when it was the text, or there is no card."""
+        if not self._options.gpu_layers:
+            return None
+        if kind == "engine":
+            return message  # a processor may have the memory that the card lacks
+        assert self._model is not None
+        if self._model.plan.bulk_lanes:
+            return message  # the wide context, which would compute the canary texts, is another thread's
+        try:
+            self._check_canary(self._model)
+        except (canary.CanaryError, ComputeError) as error:
+            return f"{message}, and so are canary texts: {error}"
+        return None
+
+
+def _is_query(entry: int, batch: list[Queued]) -> bool:
+    """Say whether somebody waits for a batch of the wide lane, which is short enough to let bulk loads stand still."""
+    return (
+        entry in (WIDE, NESTED) and batch[0].priority == INTERACTIVE and sum(text.count for text in batch) <= TOKENS_IN_FRONT
+    )
 
 
 def _full(reading: Reading) -> int:

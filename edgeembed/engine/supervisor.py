@@ -3,6 +3,9 @@
 Texts stay in the supervisor's hands until their row has come back, so a worker that dies takes no request with it: its
 successor gets them again. A text that was being computed when a worker crashed is tried again alone; the second crash on it
 is its own fault, ends that text with an error, and costs nobody else anything.
+
+When the cool-down of a higher rung is over, a second worker tries it beside the one that serves, and takes over between two
+requests once its canary texts have come out right.
 """
 
 from __future__ import annotations
@@ -11,15 +14,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from edgeembed.engine.devices import Ladder, Rung
-from edgeembed.engine.ledger import Ledger
+from edgeembed.engine.devices import Ladder, Rung, RungUnavailableError
+from edgeembed.engine.life import Death, Life, OptionsOf, unreadable
 from edgeembed.engine.pending import PendingTexts
-from edgeembed.engine.process import WORKER_COMMAND, WorkerProcess
+from edgeembed.engine.process import WORKER_COMMAND
 from edgeembed.engine.protocol import (
     BULK,
     Cancel,
@@ -31,15 +33,13 @@ from edgeembed.engine.protocol import (
     ModelInfo,
     Priority,
     Read,
-    Ready,
     Row,
     Rows,
-    Stage,
     Text,
     Tokenized,
     Want,
-    WorkerOptions,
 )
+from edgeembed.engine.watchdog import GRACE_SECONDS, LOOK_SECONDS, Watchdog
 from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
@@ -49,26 +49,11 @@ KILLS_WHILE_LOADING = 3
 STABLE_SECONDS = 10.0
 """A worker that lived this long restarts at once; one that died sooner waits longer each time."""
 LONGEST_PAUSE = 30.0
+LONGEST_WAIT_FOR_QUIET = 30.0
+"""A way up is for a moment without requests; where none comes for so long it does not wait for one."""
+QUIET_STEP = 0.05
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
-
-
-@dataclass(frozen=True)
-class _Death:
-    """How a worker's life ended."""
-
-    reason: str
-    while_loading: bool
-    from_outside: bool
-    """Killed by somebody else, not by its own kernels."""
-    fatal: bool
-    """No other rung can help."""
-    suspects: tuple[int, ...]
-    """Ids of the texts that were being read or computed."""
-    lived: float
-    """Seconds since it was ready."""
-    never_ran: bool = False
-    """There was no process."""
 
 
 class WorkerEngine:
@@ -76,33 +61,44 @@ class WorkerEngine:
 
     def __init__(
         self,
-        options: Callable[[Rung], WorkerOptions],
+        options: OptionsOf,
         ladder: Ladder,
         *,
         load_timeout: float = 300.0,
         command: Sequence[str] = WORKER_COMMAND,
         on_ready: Callable[[ModelInfo], None] = lambda _info: None,
+        obstacle: Callable[[Rung], str | None] = lambda _rung: None,
+        hang_seconds: float = GRACE_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """Prepare; nothing starts yet.
 
-        options: what a worker on a given rung shall do; raises OSError when it cannot run just now, EngineUnavailableError
-        when it never can.
+        options: what a worker on a given rung shall do.
         load_timeout: seconds a worker gets until it says ready.
         command: how a worker is started; rung and options are appended.
         on_ready: told what each worker says of the model that it has loaded.
+        obstacle: says, in a thread and while another worker runs, why a rung cannot be gone up to; None when it may.
+        hang_seconds: what a worker may be silent about any work; more work may take longer.
+        look_seconds: between two looks at whether it hangs, and whether a higher rung is due.
         """
+        self._obstacle = obstacle
+        self._hang_seconds = hang_seconds
+        self._look_seconds = look_seconds
         self._on_ready = on_ready
         self._options = options
         self._ladder = ladder
         self._load_timeout = load_timeout
         self._command = tuple(command)
         self._pending = PendingTexts(self._left)
-        self._ledger: Ledger | None = None
-        """What the worker computes."""
         self._state: State = "starting"
         self._reason: str | None = "the model is loading"
         self._info: ModelInfo | None = None
-        self._process: WorkerProcess | None = None
+        self._life: Life | None = None
+        """The worker now running."""
+        self._rising: Rung | None = None
+        """The rung that is gone up to when the worker now running has ended."""
+        self._successor: Life | None = None
+        """A worker that is ready on that rung."""
         self._accepts = False
         """Whether the process now running has said ready."""
         self._task: asyncio.Task[None] | None = None
@@ -130,8 +126,11 @@ class WorkerEngine:
             batches_computed=self._batches_computed,
             tokens_computed=self._tokens_computed,
             texts_waiting=len(self._pending),
-            busy_since=self._ledger.busy_since if self._ledger else None,
-            worker_pid=self._process.pid if self._process else None,
+            busy_since=self._life.ledger.busy_since if self._life else None,
+            worker_pid=self._life.process.pid if self._life else None,
+            moves=self._ladder.moves,
+            moves_by_cause=self._ladder.moves_by_cause,
+            offload=self._life.offload if self._life else None,
         )
 
     @property
@@ -147,19 +146,21 @@ class WorkerEngine:
         assert self._first_outcome is not None
         await asyncio.shield(self._first_outcome)
 
-    def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
-        return self._submit(texts, priority, "row")
+    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
+        return self._submit(texts, BULK if sealed else priority, "row", sealed=sealed)
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
         # As bulk: the thread that reads what comes through the pipe is for those who wait for a vector.
         return self._submit(texts, BULK, "tokens" if written else "ids")
 
-    def _submit(self, texts: Sequence[Text], priority: Priority, want: Want) -> list[asyncio.Future[Any]]:
-        items, futures = self._pending.add(texts, priority, want)
+    def _submit(
+        self, texts: Sequence[Text], priority: Priority, want: Want, *, sealed: bool = False
+    ) -> list[asyncio.Future[Any]]:
+        items, futures = self._pending.add(texts, priority, want, sealed=sealed)
         if self._state in ("failed", "stopped"):
             self._pending.fail_all(self._unavailable)
-        elif self._process and self._accepts:
-            self._process.send(Embed(items))
+        elif self._life and self._accepts:
+            self._life.process.send(Embed(items))
         return futures
 
     async def close(self) -> None:
@@ -167,6 +168,9 @@ class WorkerEngine:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._successor:
+            await self._successor.end(politely=False)
+            self._successor = None
         self._pending.fail_all(self._unavailable)
 
     # --- one life after another ---------------------------------------------------------------------------------------
@@ -180,6 +184,13 @@ class WorkerEngine:
             death = await self._live(rung)
             reason = death.reason
             self._accepts = False
+            if self._rising is not None:
+                self._ladder.climb(self._rising)
+                log.info("going up to rung %s (%s)", self._rising.name, self._rising.description)
+                if self._successor is None:
+                    self._set_state("restarting", f"the model loads anew, on rung {self._rising.name}")
+                self._rising = None
+                continue
             log.warning("worker on rung %s ended: %s%s", rung.name, death.reason, self._whose(death.suspects))
             pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
             if death.fatal:
@@ -218,7 +229,7 @@ class WorkerEngine:
         found = self._pending.requests_of(ids)
         return f" [{', '.join(found)}]" if found else ""
 
-    def _blame(self, death: _Death) -> None:
+    def _blame(self, death: Death) -> None:
         """Count a death in the middle of work against the texts that were computing; fall a rung when it was a crash."""
         condemned = self._pending.blame(death.suspects, death.reason, from_outside=death.from_outside)
         if condemned:
@@ -228,60 +239,105 @@ class WorkerEngine:
             if self._ladder.exhausted:
                 self._ladder.forgive()
 
-    async def _live(self, rung: Rung) -> _Death:
-        """Start a worker, serve until it ends, and say how it ended."""
-        ledger: Ledger | None = None
+    async def _live(self, rung: Rung) -> Death:
+        """Start a worker, or take over one that is ready; serve until it ends, and say how it ended."""
+        life, self._successor = self._successor, None
         try:
-            options = self._options(rung)
-            ledger = Ledger.create()
-            process = await WorkerProcess.start(self._command, msgspec.structs.replace(options, ledger=str(ledger.path)))
+            life = life or await Life.begin(rung, self._options, self._command)
         except EngineUnavailableError as error:
-            return _Death(error.message, while_loading=True, from_outside=False, fatal=True, suspects=(), lived=0.0)
+            return Death(error.message, while_loading=True, from_outside=False, fatal=True)
+        except RungUnavailableError as error:
+            return Death(str(error), while_loading=True, from_outside=False, fatal=False)
         except OSError as error:  # no memory, no process or no file to be had, just now
-            if ledger is not None:
-                ledger.close(remove=True)
             reason = f"a worker cannot be started: {error}"
-            return _Death(reason, while_loading=True, from_outside=True, fatal=False, suspects=(), lived=0.0, never_ran=True)
-        self._process, self._ledger = process, ledger
+            return Death(reason, while_loading=True, from_outside=True, fatal=False, never_ran=True)
+        self._life = life
         ready_at: float | None = None
-        doing = "starting"
         problem: LoadFailed | None = None
+        upkeep: list[asyncio.Task[None]] = []
         try:
-            while True:
-                timeout = None if ready_at is not None else self._load_timeout
-                message = await asyncio.wait_for(process.receive(), timeout)
-                match message:
-                    case None:
-                        break
-                    case Stage(stage):
-                        doing = stage
-                    case Ready(info):
-                        ready_at = time.monotonic()
-                        self._became_ready(rung, info)
-                    case LoadFailed():
+            problem = await life.load(self._load_timeout) if life.info is None else None
+            if life.info is not None:
+                ready_at = time.monotonic()
+                self._became_ready(rung, life.info)
+                upkeep = self._look_after(life, life.info)
+                while (message := await life.process.receive()) is not None:
+                    life.heard += 1
+                    if isinstance(message, LoadFailed):
                         problem = message
-                    case _:
+                    else:
                         self._handle(message)
-        except TimeoutError:
-            problem = LoadFailed(f"no answer for {self._load_timeout:g} s while {doing}", fatal=False)
         except (OSError, ValueError, msgspec.DecodeError) as error:
-            problem = LoadFailed(f"the worker's answers are not readable: {error}", fatal=False)
+            problem = unreadable(error)
         finally:
             self._accepts = False
-            await process.end(politely=self._state == "stopped" and ready_at is not None)  # a load finishes nothing
-            running = ledger.running
-            self._process = self._ledger = None
-            ledger.close(remove=True)
-        while_loading = ready_at is None
-        activity = doing if while_loading else ("computing" if running else "idle")
-        return _Death(
-            reason=problem.reason if problem else process.obituary(activity),
-            while_loading=while_loading,
-            from_outside=problem is None and process.killed_from_outside,
-            fatal=problem is not None and problem.fatal,
-            suspects=running,
-            lived=0.0 if ready_at is None else time.monotonic() - ready_at,
+            for task in upkeep:
+                task.cancel()
+            await asyncio.gather(*upkeep, return_exceptions=True)
+            running = await life.end(politely=self._state == "stopped" and ready_at is not None)  # a load finishes nothing
+            self._life = None
+        return life.death(problem, running, None if ready_at is None else time.monotonic() - ready_at)
+
+    # --- while a worker serves ----------------------------------------------------------------------------------------
+
+    def _look_after(self, life: Life, info: ModelInfo) -> list[asyncio.Task[None]]:
+        watchdog = Watchdog(
+            self._pending.characters_of,
+            token_seconds=life.rung.token_seconds,
+            context_tokens=info.context_tokens,
+            grace=self._hang_seconds,
         )
+        watching = life.watch(watchdog, lambda: len(self._pending), self._look_seconds)
+        tasks = [asyncio.create_task(watching), asyncio.create_task(self._climb(life))]
+        for task in tasks:
+            task.add_done_callback(_tell_of_a_bug)
+        return tasks
+
+    async def _climb(self, life: Life) -> None:
+        """Go back up when a rung's cool-down is over and its cause is gone."""
+        waited = 0.0
+        while True:
+            await asyncio.sleep(self._look_seconds)
+            rung = self._ladder.due()
+            waited = waited + self._look_seconds if rung else 0.0
+            if rung is None or (len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET):
+                continue
+            waited = 0.0
+            log.info("trying rung %s again", rung.name)
+            tried = await self._try(rung, life)
+            if isinstance(tried, str):
+                self._ladder.stay(rung, tried)
+                self._ladder.remember()
+                log.info("rung %s does not hold yet: %s", rung.name, tried)
+                continue
+            self._rising, self._successor = rung, tried
+            while len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET:
+                waited += QUIET_STEP
+                await asyncio.sleep(QUIET_STEP)
+            # What it computes in this moment its successor computes again.
+            life.process.kill()
+            return
+
+    async def _try(self, rung: Rung, beside: Life) -> Life | str | None:
+        """Load the model on a rung beside another worker; gives that worker, or why the rung does not hold.
+
+        None: nothing is in the way, but a card is not asked to hold the model twice.
+        """
+        if reason := await asyncio.to_thread(self._obstacle, rung):
+            return reason
+        if "none" not in (rung.gpu, beside.rung.gpu):
+            return None
+        try:
+            life = await Life.begin(rung, self._options, self._command)
+        except (OSError, RungUnavailableError, EngineUnavailableError) as error:
+            return str(error)
+        problem: LoadFailed | None = None
+        try:
+            problem = await life.load(self._load_timeout)
+        finally:
+            if life.info is None:
+                await life.end(politely=False)
+        return life if life.info is not None else problem.reason if problem else life.obituary()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -294,8 +350,8 @@ class WorkerEngine:
         log.debug("%s", info.llama_cpp)
         self._accepts = True
         again = self._pending.items()
-        if again and self._process:
-            self._process.send(Embed(again))
+        if again and self._life:
+            self._life.process.send(Embed(again))
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_result(None)
 
@@ -315,8 +371,8 @@ class WorkerEngine:
 
     def _left(self, id_: int) -> None:
         """Tell the worker that nobody waits for a text any more."""
-        if self._process and self._accepts:
-            self._process.send(Cancel([id_]))
+        if self._life and self._accepts:
+            self._life.process.send(Cancel([id_]))
 
     # --- states -------------------------------------------------------------------------------------------------------
 
@@ -345,3 +401,8 @@ class WorkerEngine:
 
 def _all_failed(ladder: Ladder) -> str:
     return "; ".join(f"{fall.rung}: {fall.reason}" for fall in ladder.falls)
+
+
+def _tell_of_a_bug(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("looking after a worker failed", exc_info=error)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from edgeembed.engine.batching import BatchQueue, QueuedText
 from edgeembed.engine.protocol import INTERACTIVE, EmbedItem
+from edgeembed.engine.sealing import SealedTexts
 
 TokensT = TypeVar("TokensT")
 
@@ -51,6 +52,7 @@ class Tokenizing(Generic[TokensT]):
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
         """Ids on a lane that nobody has cancelled."""
+        self._sealed: SealedTexts[QueuedText[TokensT]] = SealedTexts()
         self._bulk = self._lane("tokenize-bulk")
         self._long = self._lane("tokenize-long")
 
@@ -88,18 +90,24 @@ class Tokenizing(Generic[TokensT]):
         ready: list[QueuedText[TokensT]] = []
         while True:
             item = lane.get()
-            if item.id in self._waiting:
-                if queued := self._tokenize(item):
-                    ready.append(queued)
-                else:
-                    with self._lock:
-                        self._waiting.discard(item.id)
+            queued = self._tokenize(item) if item.id in self._waiting else None
+            if queued is None:
+                with self._lock:
+                    self._waiting.discard(item.id)
+            if item.seal is not None:
+                if whole := self._sealed.add(item.seal, queued):
+                    self._hand_over(whole, sealed=True)
+            elif queued is not None:
+                ready.append(queued)
             if ready and (lane.empty() or sum(text.count for text in ready) >= TOGETHER_TOKENS):
                 self._hand_over(ready)
                 ready = []
 
-    def _hand_over(self, texts: list[QueuedText[TokensT]]) -> None:
+    def _hand_over(self, texts: list[QueuedText[TokensT]], *, sealed: bool = False) -> None:
         with self._lock:  # `cancel` finds a text either here or in the batch queue
             wanted = [text for text in texts if text.id in self._waiting]
             self._waiting.difference_update(text.id for text in wanted)
-            self._ready.add(wanted)
+            if sealed:
+                self._ready.add_sealed(wanted)
+            else:
+                self._ready.add(wanted)

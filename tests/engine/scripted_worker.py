@@ -8,6 +8,9 @@ Called as: scripted_worker.py SCRIPT RUNG OPTIONS. SCRIPT is a list of words:
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
+  DEED@WHEN:RUNG:FILE  on that rung, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
+                     message of CUDA, `wrong` finds its canary rows wrong, `freeze` stands still, `kill` is killed; WHEN is
+                     `load` or `work`
 """
 
 from __future__ import annotations
@@ -45,6 +48,12 @@ from edgeembed.engine.protocol import (
 from tests.fakes import DIMENSIONS, fake_row
 
 BATCH = 4
+LAST_WORDS = {
+    "oom": "CUDA error: out of memory",
+    "lost": "CUDA error: unspecified launch failure",
+    "nodriver": "OSError: libcuda.so.1: cannot open shared object file: No such file or directory",
+    "olddriver": "CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+}
 
 
 def send(message: FromWorker) -> None:
@@ -56,6 +65,26 @@ def die(name: str) -> None:
     print("GGML_ASSERT(this is what a dying worker says) failed", file=sys.stderr, flush=True)
     os.kill(os.getpid(), getattr(signal, name))
     time.sleep(10)
+
+
+def misbehave(script: list[list[str]], when: str, rung: str) -> None:
+    for word, *arguments in script:
+        deed, _, moment = word.partition("@")
+        if moment != when or arguments[0] != rung or Path(arguments[1]).exists():
+            continue
+        if deed == "wrong":
+            send(LoadFailed("canary rows are too far from those of the unquantised weights: cosines 0.1", False))
+            os._exit(1)
+        if deed == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif deed == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            print(LAST_WORDS[deed], file=sys.stderr, flush=True)
+            if deed == "nodriver":
+                os._exit(1)  # a library that cannot be loaded is an exception
+            print("Fatal Python error: Aborted", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGABRT)
 
 
 def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
@@ -73,6 +102,7 @@ def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
             return
         if word == "hang" and arguments[0] == rung:
             time.sleep(60)
+    misbehave(script, "load", rung)
     send(
         Ready(
             ModelInfo(
@@ -87,7 +117,7 @@ def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
                 alone = [[item] for item in items if item.alone]
                 others = [item for item in items if not item.alone]
                 for batch in [*alone, *(others[at : at + BATCH] for at in range(0, len(others), BATCH))]:
-                    compute(batch, script, ledger)
+                    compute(batch, script, ledger, rung)
             case Cancel():
                 pass
             case Stop():
@@ -96,8 +126,9 @@ def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
                 return
 
 
-def compute(batch: list[EmbedItem], script: list[list[str]], ledger: Ledger) -> None:
+def compute(batch: list[EmbedItem], script: list[list[str]], ledger: Ledger, rung: str) -> None:
     ledger.begin(0, [item.id for item in batch])
+    misbehave(script, "work", rung)
     for word, *arguments in script:
         if word == "poison" and any("poison" in item.text for item in batch):
             die(arguments[0])

@@ -8,7 +8,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,7 @@ def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization
     by, ours = rows_of(minilm(quantization), "ours")
     assert "edgeembed's kernels" in by
     by, theirs = rows_of(minilm(quantization), "llama.cpp's")
-    assert by.endswith(llama_kernels.PLAIN_KERNELS)
+    assert by.endswith(llama_kernels.PLAIN_KERNELS.words)
     # At Q8_0 both differ from F32 by as much, in other directions.
     assert (ours * theirs).sum(axis=1).min() > (0.9995 if quantization == "Q8_0" else 0.99999)
     assert not np.array_equal(ours, theirs)
@@ -188,17 +190,56 @@ def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], 
     assert cosines.min() > 0.999999
 
 
+def install() -> llama_kernels.Kernels:
+    """Install once more: the answer is kept for the whole process."""
+    return llama_kernels.install_kernels.__wrapped__()
+
+
 def test_another_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_kernels, "version", lambda _name: "9.9.9")
     monkeypatch.setattr(llama_kernels, "library_file", lambda: Path(__file__))
-    assert "0.3.36" in llama_kernels.install_kernels.__wrapped__()
+    assert not install().ours
+    assert llama_kernels.LLAMA_CPP_PYTHON in install().words
 
 
 def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_kernels, "library_file", lambda: None)
-    assert "not compiled" in llama_kernels.install_kernels.__wrapped__()
+    assert not install().ours
+    assert "not compiled" in install().words
 
 
 def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_kernels, "library_file", lambda: Path(__file__))
-    assert llama_kernels.install_kernels.__wrapped__().startswith(llama_kernels.PLAIN_KERNELS)
+    assert not install().ours
+
+
+def test_the_release_that_they_are_for_is_the_one_that_is_installed() -> None:
+    assert version("llama-cpp-python") == llama_kernels.LLAMA_CPP_PYTHON
+
+
+def test_a_bulk_thread_stands_still_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
+    needs_kernels()
+    options = WorkerOptions(
+        path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, rung="cpu", extra_buffers=True
+    )
+    model = LlamaModel(options)
+    tokens = [model.tokenize(text) for text in TEXTS]
+    events: list[str] = []
+    begun = threading.Event()
+
+    def bulk() -> None:
+        model.kernels.be_bulk()
+        begun.set()
+        model.embed(tokens)
+        events.append("bulk")
+
+    thread = threading.Thread(target=bulk)
+    with model.kernels.query():
+        thread.start()
+        begun.wait()
+        # Some hundred pieces of work, of which each one waits: seconds, for what takes milliseconds.
+        thread.join(timeout=0.5)
+        events.append("query")
+    thread.join(timeout=60)
+    assert events == ["query", "bulk"]
+    model.close()

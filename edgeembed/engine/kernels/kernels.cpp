@@ -15,9 +15,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <mutex>
 
 #include "ggml.h"
 
@@ -160,7 +163,7 @@ void pack(const uint8_t * from, uint8_t * to, int64_t rows, int64_t blocks) {
     }
 }
 
-// --- operations -----------------------------------------------------------------------------------------------------------
+// --- ggml's tensors -------------------------------------------------------------------------------------------------------
 
 int64_t rows_of(const Tensor * tensor) { return tensor->ne[1] * tensor->ne[2] * tensor->ne[3]; }
 
@@ -173,6 +176,25 @@ template <typename T> T * row_of(const Tensor * tensor, int64_t row) {
                                  outer * tensor->nb[3]);
 }
 
+// --- who waits for whom ---------------------------------------------------------------------------------------------------
+
+// Bulk loads and queries share the processors. A thread of a bulk load waits, between two pieces of its work, as long as
+// queries compute: the system's own priorities would let it go on for milliseconds.
+constexpr auto LONGEST_WAIT = std::chrono::milliseconds(50);  // then a piece is done whatever comes: queries may never cease
+
+thread_local bool is_bulk = false;
+std::atomic<int> queries_computing{0};
+std::mutex queries_lock;
+std::condition_variable queries_done;
+
+void let_queries_pass() {
+    if (!is_bulk || queries_computing.load(std::memory_order_relaxed) == 0) return;
+    std::unique_lock<std::mutex> lock(queries_lock);
+    queries_done.wait_for(lock, LONGEST_WAIT, [] { return queries_computing.load() == 0; });
+}
+
+// --- operations -----------------------------------------------------------------------------------------------------------
+
 // Hands out pieces of work to threads; it lies at the beginning of the work buffer that they share.
 class Counter {
   public:
@@ -180,7 +202,10 @@ class Counter {
         if (params->ith == 0) next_->store(0, std::memory_order_relaxed);
     }
     void wait_for_all() { ggml.barrier(params_->threadpool); }
-    int64_t take() { return next_->fetch_add(1, std::memory_order_relaxed); }
+    int64_t take() {
+        let_queries_pass();
+        return next_->fetch_add(1, std::memory_order_relaxed);
+    }
 
   private:
     ComputeParams * params_;
@@ -453,6 +478,17 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.push_back(&buffer_type);
     return nullptr;
+}
+
+// Let the calling thread wait, in its work for ggml, whenever queries compute.
+EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }
+
+// Say that a query's forward pass begins, or with -1 that it has ended.
+EXPORTED void edgeembed_kernels_queries(int change) {
+    if (queries_computing.fetch_add(change) + change == 0) {
+        const std::lock_guard<std::mutex> lock(queries_lock);
+        queries_done.notify_all();
+    }
 }
 
 // Multiply, without ggml, for tests. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].

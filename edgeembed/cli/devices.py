@@ -1,0 +1,103 @@
+"""`edgeembed devices`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeembed.cli.completion import complete_model
+from edgeembed.cli.printing import print_fields, print_json, print_prose, print_table, printable
+from edgeembed.cli.settings import setting_options
+
+if TYPE_CHECKING:
+    from edgeembed.config import Resolved
+    from edgeembed.engine.gpus import Gpus
+
+
+@click.command()
+@click.option("--plan", "planned", metavar="MODEL", shell_complete=complete_model, help="Say what of a model goes where.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@setting_options("device", "gpu_layers", "gpu_memory_utilization", "context_tokens", "batch_tokens")
+def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
+    """Show what there is to compute on, and why a graphics card is not used.
+
+    \b
+    edgeembed devices
+    edgeembed devices --plan qwen3-embedding-0.6b --gpu-memory-utilization 0.5
+
+    Ends with status 1 when the setting `device` asks for a card that cannot be used.
+    """
+    from edgeembed.config import resolve
+    from edgeembed.fleet import make_gpus
+
+    resolved = resolve(flags)
+    gpus = make_gpus(resolved.settings)
+    inventory = gpus.inventory(fresh=True)
+    described = gpus.describe()
+    plan = _plan(resolved, gpus, planned) if planned else None
+    if as_json:
+        print_json({**described, "problem": inventory.problem, **({"plan": plan} if planned else {})})
+    else:
+        _print(described, inventory.problem)
+        if plan is not None:
+            click.echo(f"\n{planned}: {printable(str(plan['text']))}")
+    if described["why_no_gpu"] and resolved.settings.device not in ("auto", "cpu"):
+        raise SystemExit(1)
+
+
+def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
+    """Say what of an installed model would go where. Raises HubError when it is not installed."""
+    import msgspec
+
+    from edgeembed.engine.devices import RungUnavailableError
+    from edgeembed.fleet import card_options
+    from edgeembed.hub.gguf_weights import read_weights
+    from edgeembed.hub.install import ensure_installed
+
+    settings = msgspec.structs.replace(resolved.settings, offline=True)  # a look fetches nothing
+    model = ensure_installed(name, paths=resolved.paths, settings=settings, report=lambda _line: None)
+    if not gpus.possible or resolved.settings.gpu_layers == "0":
+        return {"text": "all on the processor", "gpu_layers": 0}
+    try:
+        plan = gpus.preview(read_weights(model.path), card_options(resolved.settings, model))
+    except RungUnavailableError as error:
+        return {"text": f"all on the processor: {error}", "gpu_layers": 0}
+    return {"text": str(plan), **msgspec.to_builtins(plan)}
+
+
+def _print(described: dict[str, Any], problem: str | None) -> None:
+    from edgeembed.hub.progress import human_size
+
+    def size(count: int) -> str:
+        return human_size(count) if count else "-"
+
+    used = described["used"] or [device["name"] for device in described["devices"] if device["kind"] == "cpu"]
+    print_table(
+        ("DEVICE", "NAME", "BACKEND", "FREE", "MEMORY", "USED"),
+        [
+            (
+                device["name"], device["description"], device["backend"], size(device["memory_free"]),
+                size(device["memory_total"]), "yes" if device["name"] in used else "",
+            )
+            for device in described["devices"]
+        ],
+        right=("FREE", "MEMORY"),
+        spare=("BACKEND", "FREE"),
+    )  # fmt: skip
+    nvidia = described["nvidia"]
+    cards = nvidia["cards"]
+    click.echo()
+    print_fields(
+        [
+            ("backends", ", ".join(described["backends"]) or "none"),
+            ("setting", f"device = {described['setting']}"),
+            ("NVIDIA driver", f"{nvidia['driver'] or 'unknown'}, CUDA up to {nvidia['cuda']}" if nvidia["cuda"] else None),
+            ("NVIDIA cards", str(cards) if cards else None),
+            ("problem", problem),
+        ]
+    )
+    for reason in described["why_no_gpu"]:
+        print_prose(f"{reason['text']}", "no GPU: ", "        ")
+        if reason["advice"]:
+            print_prose(reason["advice"], "        ")

@@ -1,0 +1,66 @@
+"""`edgeembed devices`, and the settings about graphics cards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeembed.cli.devices import devices
+from edgeembed.config import resolve
+from edgeembed.engine.inventory import LIBRARY_VARIABLE
+from edgeembed.errors import ConfigError
+from tests.engine.test_inventory import build_with_broken_cuda
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(devices, arguments)
+
+
+def test_it_shows_the_processor_and_why_no_card_is_used() -> None:
+    done = run()
+    assert done.exit_code == 0
+    assert "CPU" in done.output and "no GPU: " in done.output
+
+
+def test_a_card_that_is_asked_for_by_name_and_missing_ends_with_status_1() -> None:
+    done = run("--device", "cuda", "--json")
+    assert done.exit_code == 1
+    said = json.loads(done.output)
+    assert said["used"] == [] and said["setting"] == "cuda"
+    assert [reason["cause"] for reason in said["why_no_gpu"]] == ["no_build"]
+    assert run("--device", "cpu").exit_code == 0
+
+
+def test_a_broken_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(build_with_broken_cuda(tmp_path)))
+    said = json.loads(run("--json").output)
+    assert said["why_no_gpu"][0]["cause"] == "broken_module"
+    assert said["modules"][0]["problem"]
+
+
+def test_a_plan_says_where_a_model_would_go(tmp_path: Path) -> None:
+    file = make_tiny_qwen3(tmp_path / "tiny.gguf")
+    done = run("--plan", str(file))
+    assert done.exit_code == 0 and "all on the processor" in done.output
+    said = json.loads(run("--plan", str(file), "--device", "cuda", "--json").output)
+    assert said["plan"]["gpu_layers"] == 0 and "kernels for no NVIDIA GPU" in said["plan"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("device", "gpu"), ("device", "cuda:"), ("device", "cuda:x"), ("gpu_layers", "-1"), ("gpu_layers", "all"),
+     ("gpu_memory_utilization", "0"), ("gpu_memory_utilization", "1.5")],
+)  # fmt: skip
+def test_bad_settings_are_refused(setting: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')}"):
+        resolve({setting: value}, {})
+
+
+def test_layers_may_be_a_number_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('gpu_layers = 20\ndevice = "cuda:1"\ngpu_memory_utilization = 0.5\n')
+    settings = resolve({}, {"EDGEEMBED_HOME": str(tmp_path)}).settings
+    assert (settings.gpu_layers, settings.device, settings.gpu_memory_utilization) == ("20", "cuda:1", 0.5)
