@@ -6,6 +6,7 @@ import datetime
 import logging
 import sys
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Literal
 
 import orjson
@@ -14,6 +15,10 @@ Format = Literal["text", "json"]
 
 log = logging.getLogger("edgeembed.daemon")
 
+LOG_FILE = "daemon.log"
+"""Where no system keeps what the daemon says."""
+LOG_BYTES = 4 * 2**20
+"""A longer log is put aside when a daemon starts; one old one is kept."""
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -79,6 +84,25 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps(fields).decode()
         except TypeError:
             return orjson.dumps({name: value.encode(errors="replace").decode() for name, value in fields.items()}).decode()
+
+
+def provide_stderr(folder: Path) -> None:
+    """Where the process has no stderr, as one without a console on Windows, begin to write a file in place of it."""
+    if sys.stderr is not None:
+        return
+    file = folder / LOG_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        put_aside(file)
+        sys.stderr = file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    except OSError:
+        return  # nobody can be told; the daemon runs without
+
+
+def put_aside(file: Path) -> None:
+    """Begin a log file anew that has grown long; one old one is kept. Raises OSError."""
+    if file.exists() and file.stat().st_size > LOG_BYTES:
+        file.replace(file.with_suffix(".log.1"))
 
 
 def setup_logging(level: str, format_: Format = "text") -> None:

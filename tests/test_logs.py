@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from edgeembed.logs import begin_request, log_anyway, request_id, setup_logging
+from edgeembed.logs import LOG_BYTES, LOG_FILE, begin_request, log_anyway, provide_stderr, request_id, setup_logging
 
 log = logging.getLogger("edgeembed.test")
 
@@ -67,3 +71,34 @@ def test_announcements_are_lines_whatever_the_level(capsys: pytest.CaptureFixtur
     log.info("not this")
     log_anyway("listens on somewhere")
     assert json.loads(capsys.readouterr().err)["message"] == "listens on somewhere"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes stderr as a shell of POSIX does")
+def test_a_daemon_without_stderr_writes_a_file(home: Path) -> None:
+    """As on Windows, where what starts at login has no console."""
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "edgeembed", "serve"]
+    for port in ("70000", "80000"):
+        ended = subprocess.run([*command, "--port", port], check=False, timeout=60)
+        assert ended.returncode == 2
+    first, second = (home / "logs" / LOG_FILE).read_text(encoding="utf-8").splitlines()
+    assert first.startswith("error: ") and "70000" in first and "80000" in second
+
+
+def test_a_long_log_is_put_aside_where_nobody_else_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    file = tmp_path / "logs" / LOG_FILE
+    file.parent.mkdir()
+    file.write_bytes(b"x" * (LOG_BYTES + 1))
+    provide_stderr(file.parent)
+    setup_logging("info")
+    log.info("a new line")
+    assert "a new line" in file.read_text(encoding="utf-8") and file.stat().st_size < 1000
+    assert file.with_suffix(".log.1").stat().st_size == LOG_BYTES + 1
+    sys.stderr.close()
+
+
+def test_a_folder_that_cannot_be_written_costs_the_log_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    (tmp_path / "file").touch()
+    provide_stderr(tmp_path / "file" / "logs")
+    assert sys.stderr is None

@@ -17,6 +17,7 @@ import msgspec
 from edgeembed.config import HOME_VARIABLE, Paths
 from edgeembed.errors import ConfigError
 from edgeembed.hub.jsonfile import write_atomically
+from edgeembed.logs import LOG_FILE
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,19 @@ class Program:
         secret, such as an API key, and what starts at login can be read by backups and other tools.
         """
         environ = os.environ if environ is None else environ
+        frozen = getattr(sys, "frozen", False)
         python = Path(sys.executable).absolute()  # not resolved: the link is what makes it a virtual environment's
-        if sys.platform == "win32" and (silent := python.with_name("pythonw.exe")).exists():
-            python = silent  # opens no console window
+        # Windows opens a console window for any program but these; the installer lays the latter beside the first.
+        silent = python.with_name(f"{NAME}w.exe" if frozen else "pythonw.exe")
+        if sys.platform == "win32" and silent.exists():
+            python = silent
         # -P: a login starts in the user's home, whose files must not be taken for Python's modules.
-        module = () if getattr(sys, "frozen", False) else ("-P", "-m", NAME)
+        module = () if frozen else ("-P", "-m", NAME)
         home = environ.get(HOME_VARIABLE)
         return cls(
             command=(str(python), *module, "serve"),
             environment={HOME_VARIABLE: str(Path(home).expanduser().absolute())} if home else {},
-            log_file=Paths.resolve(environ).logs / "daemon.log",
+            log_file=Paths.resolve(environ).logs / LOG_FILE,
         )
 
 

@@ -8,7 +8,7 @@ hit moves a row from probation to the protected one. A scan, however long, gets 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from edgeembed.cache.rows import CachedRow
@@ -136,6 +136,14 @@ class MemoryTier:
         if (home := self._home(key)) is not None:
             home.pop(key)
         self.promoted.discard(key)
+
+    def drop_models(self, meant: Callable[[str], bool]) -> int:
+        """Forget the rows of the models whose labels are meant; gives how many there were."""
+        segments = (self._window, self._probation, self._protected)
+        keys = [key for segment in segments for key, row in segment.rows.items() if meant(row.model)]
+        for key in keys:
+            self.drop(key)
+        return len(keys)
 
     def clear(self) -> None:
         """Forget everything."""

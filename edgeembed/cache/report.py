@@ -61,10 +61,10 @@ def report_models(tier: DiskTier) -> list[ModelReport]:
 
 def labels_of(tier: DiskTier, name: str) -> list[str]:
     """Give the labels that a model's name, NAME or NAME:TYPE, stands for in a cache. Raises one of FAULTS."""
-    wanted = name.lower()
-    found = []
-    for rows in tier.models():
-        spec = rows.model.partition("@")[0].lower()
-        if wanted in (spec, spec.rpartition(":")[0], rows.model.lower()):
-            found.append(rows.model)
-    return found
+    return [rows.model for rows in tier.models() if stands_for(name, rows.model)]
+
+
+def stands_for(name: str, label: str) -> bool:
+    """Say whether a model's name, NAME or NAME:TYPE, means the rows with this label."""
+    spec = label.partition("@")[0].lower()
+    return name.lower() in (spec, spec.rpartition(":")[0], label.lower())

@@ -22,10 +22,12 @@ from edgeembed.cache.answers import Answers
 from edgeembed.cache.disk import FAULTS, DiskItem, DiskTier
 from edgeembed.cache.known import KeysOnDisk
 from edgeembed.cache.memory import MemoryTier, Wanted
+from edgeembed.cache.report import labels_of, stands_for
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 from edgeembed.cache.tally import Counts
 from edgeembed.cache.unwritten import ROWS_AT_ONCE, Unwritten
 from edgeembed.engine.protocol import Row
+from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +205,35 @@ class VectorCache:
         if self._disk_takes_part("write"):
             self._unwritten.touched.update(keys)
             self._flush_soon()
+
+    async def clear(self, model: str | None = None) -> int:
+        """Remove every row, or those of a model (NAME or NAME:TYPE), from memory and disk; gives how many there were.
+
+        Raises ModelNotFoundError when there is none of that model, EdgeEmbedError when the disk does not let them go.
+        """
+        if self._unwritten:
+            self._start_writer()  # what waits would come to the disk behind its back
+        if self._writer is not None:
+            await self._writer
+        disk, removed = self._disk, 0
+        if disk is None and self._folder is not None:
+            raise EdgeEmbedError(self._problems.get("open", "the cache is not open yet"))
+        if disk is not None:
+
+            def clear(disk: DiskTier = disk) -> tuple[int, int]:
+                return disk.clear(None if model is None else labels_of(disk, model)), disk.clears
+
+            try:
+                removed, self._clears = await self._on_disk(clear)
+            except FAULTS as error:
+                raise EdgeEmbedError(f"the cache cannot be cleared: {_words(error)}") from error
+        forgotten = self._memory.drop_models(lambda label: model is None or stands_for(model, label))
+        self.answers.clear()
+        removed = max(removed, forgotten)  # what is in memory is mostly on disk, too
+        if model is not None and not removed:
+            raise ModelNotFoundError(f"the cache has nothing of a model {model!r}", param="model")
+        log.info("the cache was cleared%s", "" if model is None else f" of {model}")
+        return removed
 
     async def close(self) -> None:
         """Write what is not on disk yet and close the disk tier; a row that comes later stays in memory."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgeembed.config import Settings
     from edgeembed.text import InputType
 
+_CLEAR_SECONDS = 120.0
+
 
 @click.group()
 def cache() -> None:
@@ -106,12 +108,22 @@ def stats(as_json: bool, **flags: str | None) -> None:
 
 @cache.command()
 @click.option("--model", metavar="NAME", help="Remove the vectors of this model alone: NAME or NAME:TYPE.")
-def clear(model: str | None) -> None:
-    """Remove vectors from disk. A running daemon notices with its next requests, and forgets what it has in memory."""
+@setting_options("host", "port")
+def clear(model: str | None, **flags: str | None) -> None:
+    """Remove vectors, from disk and from a running daemon's memory.
+
+    A daemon that uses another folder than the settings here is left alone.
+    """
     from edgeembed.cache.report import labels_of
+    from edgeembed.config import resolve
     from edgeembed.errors import ConfigError
 
-    with _opened(_folder()) as tier:
+    folder = _folder()
+    removed = _cleared_by_daemon(resolve(flags).settings, folder, model)
+    if removed is not None:
+        click.echo(f"removed {removed:,} vectors")
+        return
+    with _opened(folder) as tier:
         labels = None
         if model is not None:
             labels = labels_of(tier, model)
@@ -232,6 +244,27 @@ def _daemon_cache(settings: Settings) -> dict[str, Any] | None:
     reply = ask_status(settings)
     found = reply.body.get("cache") if reply else None
     return found if isinstance(found, dict) else None
+
+
+def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> int | None:
+    """Have a running daemon clear its cache; None when none does: its own cache is another, or it takes no such order."""
+    import asyncio
+
+    from edgeembed.client import ask, daemon_url
+    from edgeembed.errors import EdgeEmbedError
+
+    try:
+        daemon = _daemon_cache(settings)
+    except EdgeEmbedError:
+        return None
+    if daemon is None:
+        return None
+    if daemon.get("folder") and Path(daemon["folder"]).resolve() != folder.resolve():
+        _say(f"the daemon at {daemon_url(settings)} keeps its cache in {daemon['folder']}, and is left alone")
+        return None
+    # The disk is cleared in any case: a daemon that refuses, or is older, sees that and forgets what it has in memory.
+    reply = asyncio.run(ask(settings, "/v1/admin/cache/clear", _CLEAR_SECONDS, body={"model": model}))
+    return int(reply.body["removed"]) if reply is not None and reply.status == 200 else None
 
 
 def _memory_line(daemon: dict[str, Any] | None) -> str | None:

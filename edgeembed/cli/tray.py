@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Literal
 
 import click
@@ -37,10 +39,19 @@ def tray(icon: Literal["auto", "light", "dark"], **flags: str | None) -> None:
     """
     from edgeembed.config import resolve
     from edgeembed.logs import setup_logging
+    from edgeembed.tray.host import NoTrayError
     from edgeembed.tray.run import run
+    from edgeembed.tray.system import notify
 
     resolved = resolve(flags)
     setup_logging(resolved.settings.log_level, resolved.settings.log_format)
     told = [word for name, value in flags.items() if value is not None for word in (f"--{name.replace('_', '-')}", value)]
-    if not run(resolved, told, icon):
-        click.echo("the icon is there already", err=True)
+    try:
+        if not run(resolved, told, icon):
+            click.echo("the icon is there already", err=True)
+    except NoTrayError as error:
+        # Whoever chose it in the desktop's menu sees no terminal.
+        in_terminal = sys.stderr is not None and sys.stderr.isatty()
+        if not in_terminal and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            notify("edgeembed", error.message)
+        raise

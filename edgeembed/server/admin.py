@@ -1,7 +1,7 @@
-"""What the owner of the daemon may tell it to do: GET /v1/admin, POST /v1/admin/pause, /resume and /shutdown.
+"""What the owner of the daemon may tell it to do: GET /v1/admin, POST /v1/admin/pause, /resume, /shutdown, /cache/clear.
 
-The tray icon uses these. They belong to the running daemon and not to every application that `make_app` makes, as they need
-somebody who can end it.
+The tray icon uses these, and `edgeembed cache clear`. They belong to the running daemon and not to every application that
+`make_app` makes, as they need somebody who can end it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.answers import struct_response
+from edgeembed.server.bodies import decode
 from edgeembed.server.keys import ACCESS, SERVICE
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,21 @@ class AdminAnswer(msgspec.Struct):
     stopping: bool = False
 
 
+class ClearBody(msgspec.Struct):
+    """What is to be removed from the cache. model: NAME or NAME:TYPE; all vectors without it, or without a body."""
+
+    model: str | None = None
+
+
+class ClearAnswer(msgspec.Struct):
+    """How many vectors were removed."""
+
+    removed: int
+
+
+_clear_decoder = msgspec.json.Decoder(ClearBody)
+
+
 def add_to(app: web.Application, stop: Callable[[], None]) -> None:
     """Let the owner administer an application; stop: begins the end of the daemon."""
     app[STOP] = stop
@@ -40,6 +56,7 @@ def add_to(app: web.Application, stop: Callable[[], None]) -> None:
             web.post("/v1/admin/pause", pause),
             web.post("/v1/admin/resume", resume),
             web.post("/v1/admin/shutdown", shutdown),
+            web.post("/v1/admin/cache/clear", clear_cache),
         ]
     )
 
@@ -72,6 +89,15 @@ async def shutdown(request: web.Request) -> web.Response:
     log.info("told to stop by a request")
     request.app[STOP]()
     return _answer(request, stopping=True)
+
+
+async def clear_cache(request: web.Request) -> web.Response:
+    """Remove vectors from the cache, in memory and on disk: of all models, or of one."""
+    _require_owner(request)
+    raw = await request.read()
+    body = decode(raw, _clear_decoder, {}) if raw.strip() else ClearBody()
+    cache = request.app[SERVICE].cache
+    return struct_response(ClearAnswer(await cache.clear(body.model) if cache else 0))
 
 
 def _set_paused(request: web.Request, paused: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -14,7 +15,7 @@ from aiohttp import web
 from edgeembed.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.config import Settings
 from edgeembed.roster import ServedModel
-from edgeembed.server import admin
+from edgeembed.server import admin, forward
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.front import put_in_front
 from edgeembed.server.security import Access
@@ -41,6 +42,7 @@ async def listening(
         max_body_bytes=settings.max_body_mib * 2**20,
     )
     admin.add_to(app, stop)
+    forward.add_to(app, settings)
     runner = web.AppRunner(
         app,
         handle_signals=False,
@@ -61,7 +63,17 @@ async def listening(
                 os.umask(mask)
         yield _url(runner, settings)
     finally:
+        # aiohttp grants that time twice: for answers to be written, and again to those that were not by then.
+        hanging_up = asyncio.get_running_loop().call_later(settings.grace_period, _hang_up, runner)
         await runner.cleanup()
+        hanging_up.cancel()
+
+
+def _hang_up(runner: web.AppRunner) -> None:
+    """Close connections on which something is still going on, whether their clients read or not."""
+    for connection in runner.server.connections if runner.server else ():
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 def _make_access(settings: Settings) -> Access:

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from edgeembed import __version__
-from edgeembed.server import answers, cohere, ollama, openai, rerank, shapes, tei, tokenize
+from edgeembed.server import admin, answers, cohere, ollama, openai, rerank, shapes, tei, tokenize
 from edgeembed.server.bodies import CACHE_HEADER
 from edgeembed.server.inputs import TRUNCATED_HEADER
 from edgeembed.server.schemas import (
@@ -45,7 +45,7 @@ _ERRORS = {
 _WHY = {
     400: "The request is wrong; the message names the field and the item.",
     401: "A key is needed, or another one.",
-    403: "This Host or this web page may not ask.",
+    403: "This Host, this web page or this machine may not ask.",
     404: "There is no such model.",
     413: "The body is too large.",
     422: "The request is wrong; the message names the field and the item.",
@@ -75,6 +75,7 @@ class Operation:
     cached: bool = False
     """The cache answers texts seen before: a header says what to do with it, another one what it did."""
     fails: dict[int, Any] = field(default_factory=dict)
+    body_required: bool = True
 
 
 _OPENAI = "OpenAI"
@@ -83,6 +84,7 @@ _OLLAMA = "Ollama"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
 _OURS = "About this server"
+_ADMIN = "For its owner"
 
 _QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
 
@@ -183,6 +185,13 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/status"): Operation(_OURS, StatusAnswer),
     ("GET", "/openapi.json"): Operation(_OURS, Anything),
     ("GET", "/docs"): Operation(_OURS, None, media=("text/html",)),
+    ("GET", "/v1/admin"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/pause"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/resume"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/cache/clear"): Operation(
+        _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
+    ),
 }
 """Every route of the server."""
 
@@ -286,7 +295,7 @@ def _describe(
         content: dict[str, Any] = {"schema": _schema(operation.body, schemas)}
         if operation.example is not None:
             content["example"] = operation.example
-        described["requestBody"] = {"required": True, "content": {answers.JSON_TYPE: content}}
+        described["requestBody"] = {"required": operation.body_required, "content": {answers.JSON_TYPE: content}}
     described["responses"] = _responses(method, path, operation, schemas)
     return described
 

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import psutil
 
+from edgeembed.logs import LOG_FILE, put_aside
 from edgeembed.tray.state import Child
 
 log = logging.getLogger(__name__)
 
-LOG_FILE = "daemon.log"
-LOG_BYTES = 4 * 2**20
-"""A longer log is put aside when a daemon starts; one old one is kept."""
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 60.0
 STEADY_SECONDS = 30.0
 """A daemon that ran for so long and then died is worth starting at once."""
@@ -185,8 +183,7 @@ class DaemonChild:
         file: FileIO | None = None
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
-            if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES:
-                self.log_file.replace(self.log_file.with_suffix(".log.1"))
+            put_aside(self.log_file)
             file = self.log_file.open("ab", buffering=0)
         except OSError as error:
             log.warning("cannot write %s: %s", self.log_file, error)

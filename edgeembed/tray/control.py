@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from edgeembed.client import daemon_url
@@ -28,6 +27,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0
 NUMBERS_SECONDS = 15.0
 """How long new numbers wait for the menu: one that is open closes when it changes."""
+CLEAR_SECONDS = 120.0
+"""That a large cache may take until its rows are gone."""
 EXTRA_SECONDS = 5.0
 """Beyond its grace period, that a daemon gets to end before it is killed."""
 
@@ -219,14 +220,7 @@ class Controller:
         threading.Thread(target=wait, name=f"pull {name}", daemon=True).start()
 
     def _clear_cache(self, _argument: str) -> None:
-        ours = self._resolved.paths.cache
-        folder = self._view.cache.folder if self._view and self._view.cache else None
-        if folder is None or ours not in Path(folder).parents:
-            raise EdgeEmbedError(f"this daemon's cache is not under {ours}; `edgeembed cache clear` is for its own user")
-        process = popen(["cache", "clear"], stderr=subprocess.PIPE)
-        said = process.communicate()[1].decode(errors="replace").strip()
-        if process.returncode != 0:
-            raise EdgeEmbedError(said or "the cache could not be cleared")
+        self._watcher.tell("cache/clear", CLEAR_SECONDS)
         self._watcher.look_closely()
         self._face.tell("The cache is cleared", "Frequent queries are computed once more.")
 

@@ -138,5 +138,5 @@ def _cache(view: View) -> tuple[Entry, ...]:
     if view.disk_bytes is not None:
         size += f", {human_size(view.disk_bytes)} on disk"
     # A menu cannot ask whether one is sure; a second step can.
-    sure = Entry("Remove all vectors", Do.CLEAR_CACHE, enabled=view.cache.folder is not None)
+    sure = Entry("Remove all vectors", Do.CLEAR_CACHE)
     return (Entry(size, enabled=False), Entry("Clear…", inner=(sure,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,6 +31,8 @@ class Fall(msgspec.Struct, frozen=True):
 
     rung: str
     reason: str
+    again_at: float | None = None
+    """Unix seconds at which it is tried again; None for not by itself."""
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -305,12 +308,18 @@ def _judge(status: Status, default: Slot | None, seen: Seen) -> tuple[State, str
     reasons: Sequence[str | None] = (
         seen.alarm,
         *(f"{each.model}: {each.alarm}" for each in status.vectors if each.alarm),
-        f"{engine.falls[-1].rung} did not hold: {engine.falls[-1].reason}" if engine and engine.falls else None,
+        _fall(engine.falls[-1]) if engine and engine.falls else None,
         status.cache.disk_problem if status.cache and status.cache.disk_problem != "switched off" else None,
         *(f"{slot.name}: {slot.reason or 'failed'}" for slot in status.models if slot.state == "failed"),
     )
     reason = next((each for each in reasons if each), None)
     return (State.DEGRADED, reason) if reason else (State.READY, None)
+
+
+def _fall(fall: Fall) -> str:
+    """Say what did not hold; when it is tried again comes first, as the reason may be long."""
+    again = f" (again at {time.strftime('%H:%M', time.localtime(fall.again_at))})" if fall.again_at else ""
+    return f"{fall.rung} did not hold{again}: {fall.reason}"
 
 
 def _short(text: str, most: int = 70) -> str:

@@ -16,7 +16,7 @@ from edgeembed.tray.state import Theme
 log = logging.getLogger(__name__)
 
 _CLIPBOARDS = (("wl-copy",), ("xclip", "-selection", "clipboard"), ("xsel", "--clipboard", "--input"))
-_CLIPBOARD_SECONDS = 5.0
+_TOOL_SECONDS = 5.0
 _NEW_SETTINGS = "# Settings of edgeembed; `edgeembed serve --help` tells all, `edgeembed config show` those in force.\n"
 
 
@@ -62,7 +62,7 @@ def copy(text: str) -> bool:
                 input=data,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=_CLIPBOARD_SECONDS,
+                timeout=_TOOL_SECONDS,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -71,6 +71,24 @@ def copy(text: str) -> bool:
         if done.returncode == 0:
             return True
     return False
+
+
+def notify(title: str, text: str) -> bool:
+    """Show a notification where there is no icon to show it; says whether the desktop took it. Linux alone."""
+    if shutil.which("notify-send") is None:
+        return False
+    try:
+        done = subprocess.run(
+            ["notify-send", "--app-name=edgeembed", title, text],
+            capture_output=True,
+            timeout=_TOOL_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.debug("notify-send: %s", error)
+        return False
+    return done.returncode == 0
 
 
 def theme() -> Theme:

@@ -43,9 +43,12 @@ class Watcher:
         """Ask for everything at the next look, as something has been changed."""
         self._models_at = self._health_at = float("-inf")
 
-    def tell(self, what: str) -> None:
-        """Tell the daemon to pause, to resume or to shutdown. Raises EdgeEmbedError when it does not hear, or refuses."""
-        reply = asyncio.run(ask(self._settings, f"/v1/admin/{what}", ASK_SECONDS, body={}))
+    def tell(self, what: str, seconds: float = ASK_SECONDS) -> None:
+        """Give the daemon an order: pause, resume, shutdown, cache/clear; seconds: that it may take.
+
+        Raises EdgeEmbedError when it does not hear, or refuses.
+        """
+        reply = asyncio.run(ask(self._settings, f"/v1/admin/{what}", seconds, body={}))
         if reply is None:
             raise EdgeEmbedError(f"no daemon answers at {daemon_url(self._settings)}")
         if reply.status != 200:

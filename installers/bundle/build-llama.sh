@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the llama-cpp-python wheel that the packages carry: one llama.cpp for every processor of this architecture.
 #
-#   installers/bundle/build-llama.sh FOLDER      leaves llama_cpp_python-*.whl in FOLDER; 8 to 15 minutes on two cores
+#   installers/bundle/build-llama.sh FOLDER      leaves llama_cpp_python-*.whl in FOLDER; 14 minutes on two idle cores
 #
 # Needs a C++ compiler and pip; pip brings CMake's Python side by itself. PYTHON names another interpreter than python3, JOBS
 # the number of compilers at a time. The wheel needs the glibc of the machine that it was built on, or a later one.

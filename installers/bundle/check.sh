@@ -3,10 +3,12 @@
 #
 #   sudo installers/bundle/check.sh TARBALL FOLDER MODEL.gguf
 #
-# Unpacks it into a bare system without Python (made once, in FOLDER; needs: apt install debootstrap) and, with an empty PATH,
-# serves MODEL.gguf on localhost, port CHECK_PORT (18328), and asks it for a vector.
+# Unpacks it into a bare system without Python (made once, in FOLDER; needs: apt install debootstrap gcc python3) and, with an
+# empty PATH, serves MODEL.gguf on localhost, port CHECK_PORT (18328), and asks it for a vector. Then it adds kernels that crash,
+# and asks again.
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tarball=$(realpath "${1:?"usage: $0 TARBALL FOLDER MODEL.gguf"}")
 mkdir -p "${2:?}"
 folder=$(cd "$2" && pwd)
@@ -36,17 +38,43 @@ cp "$model" "$system/opt/model.gguf"
 # Not a function: a signal for what runs in the background must reach the program, and not a shell around it.
 inside=(chroot --userspec=nobody:nogroup "$system" /usr/bin/env -i PATH= HOME=/tmp/home)
 
+ask() { curl -sf -m 60 "$@"; }
+daemon=''
+serve() {
+  "${inside[@]}" "$home/edgeembed" serve --port "$port" --model /opt/model.gguf 2>"$folder/serve.log" &
+  daemon=$!
+  for _ in $(seq 240); do ask -o /dev/null "http://127.0.0.1:$port/readyz" && break; kill -0 "$daemon" || break; sleep 0.5; done
+  numbers=$(ask "http://127.0.0.1:$port/v1/embeddings" -H 'content-type: application/json' -d '{"input":"hello"}' |
+    tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "no answer"; }
+  [[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "no vector"; }
+}
+rung() { ask "http://127.0.0.1:$port/health" | sed 's/"falls".*//; s/.*"rung": *"\([^"]*\)".*/\1/'; }
+computing() {
+  "$here/variant.py" "$(ask "http://127.0.0.1:$port/v1/status" | grep -oE '"llama_cpp": *"[^"]*"')"
+}
+stop() {
+  kill -TERM "$daemon"
+  wait "$daemon" || fail "the daemon ended with status $?"
+}
+
 echo "== with an empty PATH"
 "${inside[@]}" "$home/edgeembed" --version
-"${inside[@]}" "$home/edgeembed" serve --port "$port" --model /opt/model.gguf 2>"$folder/serve.log" &
-daemon=$!
-ask() { curl -sf -m 60 "$@"; }
-for _ in $(seq 120); do ask -o /dev/null "http://127.0.0.1:$port/readyz" && break; sleep 0.5; done
-numbers=$(ask "http://127.0.0.1:$port/v1/embeddings" -H 'content-type: application/json' -d '{"input":"hello"}' |
-  tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "no answer"; }
-[[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "no vector"; }
-echo "== a vector came; the module that computes it:"
-grep -hoE '[^ ]*/libggml-cpu[^ ]*' "$system"/proc/[0-9]*/maps 2>/dev/null | sort -u | sed 's|.*/||'
-kill -TERM $daemon
-wait $daemon || fail "the daemon ended with status $?"
+serve
+[[ $(rung) == cpu ]] || { cat "$folder/serve.log" >&2; fail "it serves on rung $(rung)"; }
+echo "   a vector came from rung $(rung), kernels $(computing)"
+if [[ $(uname -m) == x86_64 ]]; then
+  wanted=$("$here/variant.py")
+  [[ $(computing) == "$wanted" ]] || fail "this processor's flags ask for $wanted"
+fi
+stop
+
+echo "== kernels that crash are stepped over"
+library=$(dirname "$(find "$system$home/python" -name 'libggml-cpu-*.so' | head -1)")
+gcc -shared -fPIC -o "$library/libggml-cpu-trap.so" "$here/trap.c"
+serve
+grep -E "did not hold|does not hold" "$folder/serve.log" | head -3 | sed 's/^/   /'
+[[ $(rung) == cpu-oldest ]] || { cat "$folder/serve.log" >&2; fail "it serves on rung $(rung)"; }
+echo "   a vector came from rung $(rung), kernels $(computing)"
+stop
+rm "$library/libggml-cpu-trap.so"
 echo "== all of it holds"

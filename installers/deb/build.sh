@@ -69,6 +69,7 @@ find "$home" \( -name '*.h' -o -name '*.pyx' -o -name '*.c' -o -name '*.a' \) -t
 find "$site" -type d -name tests -prune -exec rm -rf {} +
 sed -i '1s|.*|#!/usr/lib/edgeembed/bin/python|' "$home/bin/edgeembed"
 printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >"$home/pyvenv.cfg"
+echo 'the Debian package' >"$home/edgeembed-package" # edgeembed doctor reads it
 find "$site" -name direct_url.json -delete # it tells where this machine had the sources
 # Not stripped: wheels' libraries were changed after they were linked, and strip damages such files.
 find "$home" -type f -name '*.so*' -exec chmod 644 {} +
@@ -114,7 +115,7 @@ Priority: optional
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
 Depends: python3 (>= $minor), python3 (<< $next), $libraries
 Recommends: ca-certificates
-Suggests: gir1.2-ayatanaappindicator3-0.1, python3-gi
+Suggests: gir1.2-ayatanaappindicator3-0.1, libnotify-bin, python3-gi
 Description: private embedding server for your own computer
  edgeembed answers OpenAI's embeddings protocol on localhost. It runs quantised
  models with llama.cpp on any processor of this architecture, remembers the

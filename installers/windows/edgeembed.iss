@@ -25,7 +25,8 @@ CloseApplications=yes
 
 [Tasks]
 Name: path; Description: "Let terminals find the command edgeembed"
-; Not ticked: a program that starts by itself is the user's own choice, and an upgrade must not make it again.
+; Not ticked: a program that starts by itself is the user's own choice. Inno Setup ticks it again in an upgrade, where it was
+; ticked before; a user who has switched it off since stays heard by --unless-off.
 Name: autostart; Description: "Start at login"; Flags: unchecked
 
 [Files]
@@ -42,11 +43,11 @@ Name: "{autoprograms}\edgeembed"; Filename: "{app}\edgeembedw.exe"; Parameters: 
 Root: HKCU; Subkey: "Environment"; ValueType: expandsz; ValueName: "Path"; ValueData: "{olddata};{app}"; Tasks: path; Check: PathLacks(ExpandConstant('{app}'))
 
 [Run]
-Filename: "{app}\edgeembed.exe"; Parameters: "autostart enable"; Tasks: autostart; Flags: runhidden
+Filename: "{app}\edgeembed.exe"; Parameters: "autostart enable --unless-off"; Tasks: autostart; Flags: runhidden
 Filename: "{app}\edgeembedw.exe"; Parameters: "tray"; Description: "Start edgeembed now"; Flags: postinstall nowait skipifsilent
 
 [UninstallRun]
-Filename: "{app}\edgeembed.exe"; Parameters: "autostart disable"; RunOnceId: "autostart"; Flags: runhidden
+Filename: "{app}\edgeembed.exe"; Parameters: "autostart disable --forget"; RunOnceId: "autostart"; Flags: runhidden
 
 [Code]
 function PathLacks(Folder: string): Boolean;

@@ -97,3 +97,29 @@ def test_a_bundle_starts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(sys, "executable", str(Path("/opt/edgeembed/edgeembed").absolute()))
     assert Program.this({}).command == (sys.executable, "serve")
+
+
+@pytest.mark.parametrize(
+    ("frozen", "beside", "started"),
+    [
+        (True, ["edgeembed.exe", "edgeembedw.exe"], "edgeembedw.exe serve"),
+        (True, ["edgeembed.exe"], "edgeembed.exe serve"),
+        (False, ["python.exe", "pythonw.exe", "edgeembedw.exe"], "pythonw.exe -P -m edgeembed serve"),
+        (False, ["python.exe"], "python.exe -P -m edgeembed serve"),
+    ],
+)
+def test_on_windows_no_console_window_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool, beside: list[str], started: str
+) -> None:
+    for name in beside:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    entries = set()
+    # Called by the tray, which is windowless itself, as by the command in a terminal: both write the same entry.
+    for caller in {beside[0], started.partition(" ")[0]}:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / caller))
+        command = Program.this({"EDGEEMBED_HOME": str(tmp_path)}).command
+        assert Path(command[0]).parent == tmp_path
+        entries.add(" ".join([Path(command[0]).name, *command[1:]]))
+    assert entries == {started}

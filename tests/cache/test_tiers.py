@@ -15,6 +15,7 @@ import pytest
 from edgeembed.cache import KeyMaker, VectorCache, database, disk, known, tiers
 from edgeembed.cache.tally import Counts
 from edgeembed.engine.protocol import Row
+from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 from edgeembed.service import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
 
@@ -284,6 +285,38 @@ async def test_a_bulk_load_says_nothing_about_what_will_be_asked_for(folder: Pat
         await cache.get_many([key("7")])
     with contextlib.closing(disk.DiskTier(folder, 2**20)) as tier:
         assert [item.key for item, protected in tier.rows() if protected] == [key("7")]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_what_is_cleared_is_gone_from_memory_and_disk_and_stays_gone(folder: Path, on_disk: bool) -> None:
+    async with opened(folder if on_disk else None) as cache:
+        for number in range(100):
+            cache.put(key(f"text {number}"), row(number), "alpha:F32@5555" if number % 2 else "beta:F32@7777")
+        keys = [key(f"text {number}") for number in range(100)]
+        await cache.get_many(keys[:20])  # protected: those that a clearing must not miss
+        assert await cache.clear("Beta") == 50
+        assert sorted(found.tokens for found in (await cache.get_many(keys)).values()) == list(range(1, 100, 2))
+        with pytest.raises(ModelNotFoundError, match="nothing of a model 'beta'"):
+            await cache.clear("beta")
+        cache.put(key("waits"), row(1), "alpha:F32@5555")  # not on disk yet
+        assert await cache.clear() == 51
+        assert await cache.get_many([*keys, key("waits")]) == {}
+        assert await cache.clear() == 0
+    if on_disk:
+        async with opened(folder) as cache:
+            assert await cache.get_many([*keys, key("waits")]) == {}
+
+
+async def test_a_locked_database_is_not_called_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
+    async with opened(folder) as cache:
+        cache.put(key("a"), row(1))
+        await written(cache)
+        with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(EdgeEmbedError, match="cannot be cleared"):
+                await cache.clear()
+        assert await cache.clear() == 1
 
 
 async def test_a_row_that_comes_after_closing_costs_nothing(folder: Path) -> None:

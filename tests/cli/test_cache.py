@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.roster import served
+from edgeembed.server import admin
 from edgeembed.server.app import make_app
 from tests.cli.helpers import install
 from tests.fakes import FakeEngine, fake_service
@@ -72,7 +74,9 @@ def daemon(engine: FakeEngine) -> Iterator[int]:
 
     async def start() -> web.AppRunner:
         prompts = Prompts(query="query: {text}", document="{text}")
-        runner = web.AppRunner(make_app(fake_service(engine, daemons_cache(), prompts=prompts)), access_log=None)
+        app = make_app(fake_service(engine, daemons_cache(), prompts=prompts))
+        admin.add_to(app, lambda: None)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return runner
@@ -112,14 +116,42 @@ def test_clear_takes_all_or_one_model(run: CliRunner) -> None:
     asyncio.run(fill(daemons_cache(), 50))
     asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
     with pytest.raises(ConfigError, match=r"nothing of a model 'gamma'; it has vectors of: alpha:F32, beta:Q8_0"):
-        run.invoke(cache, ["clear", "--model", "gamma"])
-    assert run.invoke(cache, ["clear", "--model", "Beta"]).output == "removed 20 vectors\n"
+        run.invoke(cache, ["clear", "--model", "gamma", *NO_DAEMON])
+    assert run.invoke(cache, ["clear", "--model", "Beta", *NO_DAEMON]).output == "removed 20 vectors\n"
     assert told(run)["entries"] == 50
-    assert run.invoke(cache, ["clear"]).output == "removed 50 vectors\n"
+    assert run.invoke(cache, ["clear", *NO_DAEMON]).output == "removed 50 vectors\n"
     assert told(run)["entries"] == 0
 
 
-async def test_clear_while_the_daemon_runs(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_daemon_clears_its_cache_itself(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(fill(daemons_cache(), 50))
+    engine = FakeEngine()
+    with daemon(engine) as port:
+        flags = ("--port", str(port))
+
+        def ask(text: str) -> None:
+            body = json.dumps({"input": text}).encode()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/embeddings", body)
+            with urllib.request.urlopen(request, timeout=30) as response:
+                response.read()
+
+        for _ in range(2):
+            ask("known")
+        assert engine.computed.count("known") == 1
+        assert run.invoke(cache, ["clear", *flags]).output == "removed 51 vectors\n"
+        assert told(run, *flags)["daemon"]["memory_entries"] == 0  # type: ignore[index]
+        ask("known")
+        assert engine.computed.count("known") == 2
+        with pytest.raises(ConfigError, match=r"nothing of a model 'gamma'; it has vectors of: fake-model"):
+            run.invoke(cache, ["clear", "--model", "gamma", *flags])
+        monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path / "another"))
+        output = run.invoke(cache, ["clear", *flags]).output
+        assert "is left alone" in output and output.endswith("removed 0 vectors\n")
+        ask("known")
+        assert engine.computed.count("known") == 2
+
+
+async def test_a_daemon_that_cannot_be_asked_sees_what_was_cleared(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeembed.cache.tiers.FLUSH_SECONDS", 0.01)
     running = daemons_cache()
     await running.open()
@@ -128,14 +160,14 @@ async def test_clear_while_the_daemon_runs(run: CliRunner, monkeypatch: pytest.M
     async with asyncio.timeout(10):
         while running.stats.unwritten:
             await asyncio.sleep(0.01)
-    assert (await asyncio.to_thread(run.invoke, cache, ["clear"])).output == "removed 1 vectors\n"
+    assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
     async with asyncio.timeout(10):
         while await running.get_many([key]):  # it forgets what it has in memory, too
             await asyncio.sleep(0.01)
     running.put(key, Row(np.ones(384, np.float32), 3))
     await running.close()
     assert running.stats.disk_problem is None
-    assert (await asyncio.to_thread(run.invoke, cache, ["clear"])).output == "removed 1 vectors\n"
+    assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
 
 
 def test_looking_removes_nothing_even_with_a_lower_limit(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +184,7 @@ def test_nothing_there_yet(run: CliRunner) -> None:
 def test_a_cache_that_cannot_be_opened(run: CliRunner, home: Path) -> None:
     home.mkdir()
     (home / "cache").write_text("a file where the folder should be")
-    for command in (["stats", *NO_DAEMON], ["clear"]):
+    for command in (["stats", *NO_DAEMON], ["clear", *NO_DAEMON]):
         with pytest.raises(ConfigError, match="cannot be opened"):
             run.invoke(cache, command)
     assert run.invoke(cache, ["path"]).output.startswith(str(home / "cache"))
@@ -180,7 +212,7 @@ def test_a_damaged_or_foreign_file_is_refused_whole(run: CliRunner, tmp_path: Pa
     file, damaged = tmp_path / "all.cache", tmp_path / "damaged.cache"
     run.invoke(cache, ["export", str(file)])
     whole = file.read_bytes()
-    run.invoke(cache, ["clear"])
+    run.invoke(cache, ["clear", *NO_DAEMON])
     for place in (5, 30, 200, len(whole) // 2, len(whole) - 40, len(whole) - 1):
         changed = bytearray(whole)
         changed[place] ^= 1

@@ -13,8 +13,13 @@ from pathlib import Path
 import click
 import pytest
 
-from edgeembed.cli.main import COMMANDS
+from edgeembed import doctor
+from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
+from edgeembed.config import resolve
+from edgeembed.engine.devices import LadderMemory
+from edgeembed.engine.protocol import RungFall
+from tests.cli.helpers import install
 from tests.installers.loading import INSTALLERS, ROOT, load
 
 SHELL_SCRIPTS = sorted(
@@ -77,3 +82,43 @@ def test_the_frozen_program_is_edgeembed_and_the_python_of_its_workers() -> None
     # pip is started like a worker: by Python's arguments.
     pip = subprocess.run([sys.executable, entry, "-P", "-m", "pip", "--version"], capture_output=True, text=True, timeout=60)
     assert pip.stdout.startswith("pip "), pip.stderr
+
+
+@pytest.mark.parametrize(("script", "package"), [("deb/build.sh", "the Debian package"), ("bundle/build.sh", "the tarball")])
+def test_in_a_package_nobody_is_told_to_compile(
+    script: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = (INSTALLERS / script).read_text(encoding="utf-8")
+    line = next(line for line in recipe.splitlines() if doctor.PACKAGE_FILE in line)
+    subprocess.run(["bash", "-c", line], env={"home": str(tmp_path)}, check=True, timeout=20)
+    fall = RungFall(rung="cpu", reason="it crashed", at=0.0)
+    monkeypatch.setattr(LadderMemory, "recall", lambda _self: [fall])
+    model = install("alpha", "F16")
+
+    def advice() -> str:
+        return next(doctor._ladder(resolve({}), model, forget=False)).advice or ""
+
+    assert "uv sync" in advice()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert package in advice() and "uv sync" not in advice()
+
+
+WINDOWS_SETUP = INSTALLERS / "windows" / "edgeembed.iss"
+
+
+def test_the_windows_installer_calls_commands_that_exist() -> None:
+    called = re.findall(r'Parameters: "([^"]+)"', WINDOWS_SETUP.read_text(encoding="utf-8"))
+    assert {line.split()[0] for line in called} == {"tray", "autostart"}
+    for line in called:
+        command, words = cli, line.split()
+        while words and isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None, line
+            command = found
+        command.make_context(line, words)  # an option that it does not have is an error
+
+
+def test_windows_upgrades_and_removals_are_not_the_users_word() -> None:
+    text = WINDOWS_SETUP.read_text(encoding="utf-8")
+    assert "autostart enable --unless-off" in text and "autostart disable --forget" in text
+    assert len(re.findall(r"autostart (?:enable|disable)", text)) == 2

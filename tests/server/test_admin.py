@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
 
+from edgeembed.cache import VectorCache
 from edgeembed.engine.protocol import INTERACTIVE
 from edgeembed.errors import ForbiddenError
 from edgeembed.server import admin
+from edgeembed.server.keys import SERVICE
 from edgeembed.server.security import Access, Keys
 from tests.server.conftest import loaded
 from tests.server.dialects import Server, get, post
@@ -41,6 +43,12 @@ def connect(aiohttp_client: Callable[..., Awaitable[TestClient]], stop: Stop) ->
         return client
 
     return connect
+
+
+def server_cache(client: TestClient) -> VectorCache:
+    cache = client.app[SERVICE].cache
+    assert cache is not None
+    return cache
 
 
 async def test_a_paused_daemon_answers_from_the_cache_alone(connect: Connect) -> None:
@@ -84,6 +92,40 @@ async def test_shutdown_is_passed_on(connect: Connect, stop: Stop) -> None:
     assert stop.called == 1
 
 
+async def test_a_cleared_cache_computes_once_more(connect: Connect) -> None:
+    server = Server()
+    client = await connect(server)
+
+    async def computed(text: str) -> bool:
+        before = len(server.embedder.computed)
+        assert (await post(client, "/v1/embeddings", input=text))[0] == 200
+        return len(server.embedder.computed) > before
+
+    for text in ("one", "two"):
+        assert await computed(text)
+        for _ in range(3):  # so that the answer is kept as it was written, too
+            assert not await computed(text)
+    assert await post(client, "/v1/admin/cache/clear") == (200, {"removed": 2})
+    assert await computed("one") and await computed("two")
+    assert await post(client, "/v1/admin/cache/clear", model="embedder") == (200, {"removed": 2})
+    assert await computed("one")
+    response = await client.post("/v1/admin/cache/clear")  # no body at all
+    assert (response.status, await response.json()) == (200, {"removed": 1})
+
+
+async def test_one_models_vectors_go_and_the_others_stay(connect: Connect) -> None:
+    server = Server()
+    client = await connect(server)
+    assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
+    assert (await post(client, "/v1/rerank", model="ranker", query="q", documents=["good", "bad"]))[0] == 200
+    assert await post(client, "/v1/admin/cache/clear", model="Ranker") == (200, {"removed": 2})
+    computed = len(server.embedder.computed)
+    assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
+    assert len(server.embedder.computed) == computed
+    status, refused = await post(client, "/v1/admin/cache/clear", model="ranker")
+    assert status == 404 and "nothing of a model 'ranker'" in refused["error"]["message"]
+
+
 async def test_a_get_gives_no_order(connect: Connect, stop: Stop) -> None:
     client = await connect()
     assert (await get(client, "/v1/admin/shutdown"))[0] == 405
@@ -106,9 +148,11 @@ async def test_web_pages_and_whoever_comes_through_a_proxy_give_no_orders(
     connect: Connect, stop: Stop, headers: dict[str, str]
 ) -> None:
     client = await connect(origins=("vscode-webview://*", "http://127.0.0.1"))
-    for what in ("pause", "shutdown"):
+    assert (await post(client, "/v1/embeddings", input="kept"))[0] == 200
+    for what in ("pause", "shutdown", "cache/clear"):
         response = await client.post(f"/v1/admin/{what}", headers=headers)
         assert response.status == 403
+    assert server_cache(client).stats.memory_entries == 1
     assert stop.called == 0
     assert (await get(client, "/v1/admin"))[1]["paused"] is False
 

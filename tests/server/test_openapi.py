@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,20 +15,29 @@ from jsonschema import Draft202012Validator
 
 from edgeembed.api_keys import Keys
 from edgeembed.errors import EngineUnavailableError
+from edgeembed.server import admin
 from edgeembed.server.openapi import OPERATIONS, served
 from edgeembed.server.security import Access
 from tests.server.conftest import loaded
 from tests.server.dialects import Server
 
-POSTS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST")
+POSTS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is not None)
+ORDERS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)
 GETS = sorted(path for (method, path) in OPERATIONS if method == "GET")
-WITHOUT_EXAMPLE = {"/api/show": {"model": "embedder"}}
-"""Bodies that need the name of a model, which a document cannot know."""
+WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {"/api/show": {"model": "embedder"}, "/v1/admin/cache/clear": {}}
+"""Bodies that need the name of a model, which a document cannot know, or nothing."""
+
+
+def daemon(**options: Any) -> Server:
+    """Give a server as the daemon runs it: with the routes of its owner."""
+    server = Server(**options)
+    admin.add_to(server.app, lambda: None)
+    return server
 
 
 @pytest.fixture
 def server() -> Server:
-    return Server()
+    return daemon()
 
 
 @pytest.fixture
@@ -94,6 +104,20 @@ async def test_examples_work_and_their_answers_are_what_the_document_says(client
     await hold(document, "POST", path, response)
 
 
+@pytest.mark.parametrize("path", ORDERS)
+async def test_orders_without_a_body_are_answered_as_the_document_says(client: TestClient, path: str) -> None:
+    document = await document_of(client)
+    assert "requestBody" not in document["paths"][path]["post"]
+    await hold(document, "POST", path, await client.post(path))
+
+
+async def test_what_a_daemon_does_not_offer_is_not_in_its_document(
+    aiohttp_client: Callable[..., Awaitable[TestClient]],
+) -> None:
+    document = await document_of(await aiohttp_client(Server().app))
+    assert not [path for path in document["paths"] if path.startswith("/v1/admin")]
+
+
 @pytest.mark.parametrize("path", GETS)
 async def test_get_answers_are_what_the_document_says(client: TestClient, path: str) -> None:
     await loaded(client)
@@ -119,6 +143,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/embeddings", {"input": [[5, 6], [7]], "token_ids": "model"}),
     ("/v2/embed", {"texts": ["w " * 30]}),
     ("/api/embed", {"input": "w " * 30}),
+    ("/v1/admin/cache/clear", {"model": None}),
 ]
 
 
@@ -148,7 +173,7 @@ async def test_bodies_that_the_document_rules_out_are_refused_as_it_says(client:
     for body in [{**example, field: value} for field in sorted(fields) for value in WRONG] + WRONG:
         if allowed.is_valid(body):
             continue
-        response = await client.post(path, json=body)
+        response = await client.post(path, data=json.dumps(body), headers={"Content-Type": "application/json"})
         assert 400 <= response.status < 500, f"{body} gives {response.status}"
         await hold(document, "POST", path, response)
         tried += 1
@@ -178,9 +203,9 @@ async def test_errors_of_the_server_are_what_the_document_says(client: TestClien
 async def test_refusals_at_the_door_are_what_the_document_says(
     aiohttp_client: Callable[..., Awaitable[TestClient]],
 ) -> None:
-    open_client = await aiohttp_client(Server().app)
+    open_client = await aiohttp_client(daemon().app)
     document = await document_of(open_client)
-    client = await aiohttp_client(Server(access=Access(keys=Keys.read("sesame", None), check_host=True)).app)
+    client = await aiohttp_client(daemon(access=Access(keys=Keys.read("sesame", None), check_host=True)).app)
     for method, path in OPERATIONS:
         asked = path.replace("{name}", "embedder")
         response = await client.request(method, asked, headers={"Host": "evil.example", "Authorization": "Bearer sesame"})
@@ -194,7 +219,7 @@ async def test_refusals_at_the_door_are_what_the_document_says(
 async def test_a_route_that_nobody_described_leaves_the_rest_of_the_document(
     aiohttp_client: Callable[..., Awaitable[TestClient]],
 ) -> None:
-    server = Server()
+    server = daemon()
 
     async def handler(_request: web.Request) -> web.Response:
         return web.Response()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgeembed.tray.child import LOG_BYTES, MOST_QUICK_ENDS, STEADY_SECONDS, DaemonChild, command
+from edgeembed.logs import LOG_BYTES
+from edgeembed.tray.child import MOST_QUICK_ENDS, STEADY_SECONDS, DaemonChild, command
 
 TALKS = "import sys, time; print('first', file=sys.stderr); print('listens', file=sys.stderr, flush=True); time.sleep(60)"
 FAILS = "import sys; sys.exit('bang')"  # status 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,12 @@ class Daemon:
         async with asyncio.timeout(10):
             while app[admin.SERVICE].pool.slots[0].state != "ready":
                 await asyncio.sleep(0.01)
+
+    def embed(self, text: str) -> None:
+        body = json.dumps({"input": text}).encode()
+        url = f"http://127.0.0.1:{self.port}/v1/embeddings"
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=20) as response:
+            assert response.status == 200
 
     def down(self) -> None:
         if self._runner is not None:
@@ -297,12 +305,24 @@ def test_start_at_login_is_switched(make: Callable[..., Controller], face: Face)
     assert switch.on and find(face.menu, "Start at login").checked is True
 
 
-def test_a_cache_elsewhere_is_not_cleared(make: Callable[..., Controller], face: Face, daemon: Daemon) -> None:
+def test_the_cache_is_cleared_by_the_daemon_itself(make: Callable[..., Controller], face: Face, daemon: Daemon) -> None:
     daemon.up()
+    daemon.embed("known")
+    daemon.embed("known")
+    controller = make()
+    controller.step()
+    assert daemon.engine.computed.count("known") == 1
+    controller.perform(Do.CLEAR_CACHE)
+    assert face.told[-1][0] == "The cache is cleared"
+    daemon.embed("known")
+    assert daemon.engine.computed.count("known") == 2
+
+
+def test_a_cache_that_is_not_cleared_is_told(make: Callable[..., Controller], face: Face) -> None:
     controller = make()
     controller.step()
     controller.perform(Do.CLEAR_CACHE)
-    assert "is not under" in face.told[-1][1]
+    assert face.told[-1][1].startswith("no daemon answers")
 
 
 def test_what_is_copied_and_opened(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from edgeembed.config import Paths, resolve
 from edgeembed.errors import ConfigError
-from edgeembed.tray import host
+from edgeembed.tray import host, system
 from edgeembed.tray.run import LOCK_FILE, run
 from tests.cli.helpers import edgeembed
 
@@ -75,6 +77,22 @@ def test_the_command_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "`edgeembed serve` runs the daemon without an icon" in done.stderr
+
+
+@LINUX
+def test_whoever_sees_no_terminal_is_told_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where the desktop's menu started it."""
+    tool = tmp_path / "notify-send"
+    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{tmp_path}/told"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DISPLAY", ":9999")
+    monkeypatch.setenv("PYSTRAY_BACKEND", "of-nobody")
+    assert edgeembed("tray").returncode == 1
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told[1] == "edgeembed" and "`edgeembed serve` runs the daemon without an icon" in told[2]
+    monkeypatch.setattr(system.shutil, "which", lambda _name: None)
+    assert system.notify("edgeembed", "nobody shows it") is False
 
 
 def test_a_second_start_shows_no_second_icon() -> None:

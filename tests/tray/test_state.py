@@ -188,3 +188,10 @@ def test_news() -> None:
     assert titles(starting, well, 1.0) == [], "nobody looked away"
     # Another model is no changed file, and falls of a daemon before are no news of this one.
     assert titles(well, view(model={"name": "beta", "digest": "d2"})) == []
+
+
+def test_a_fall_with_a_cool_down_says_when_it_is_tried_again() -> None:
+    fall = {**FALL, "again_at": datetime.datetime(2026, 5, 4, 12, 30).timestamp()}
+    view = look(seen(engine={"state": "ready", "rung": "cpu", "falls": [fall]}), None, NOON)
+    assert view.state is State.DEGRADED
+    assert view.reason == "gpu did not hold (again at 12:30): out of memory"
