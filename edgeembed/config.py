@@ -12,13 +12,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
-from msgspec import Meta
 
 from edgeembed.errors import ConfigError
+from edgeembed.settings import Settings as Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,149 +29,6 @@ HOME_VARIABLE = "EDGEEMBED_HOME"
 _ENCODING = "utf-8-sig"  # editors on Windows put a mark in front of UTF-8
 
 Origin = Literal["flag", "environment", "config.toml", "default"]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting there is. A field `some_name` is the flag --some-name, the variable EDGEEMBED_SOME_NAME and the key
-    some_name of config.toml; its description is its help text.
-    """
-
-    model: Annotated[
-        str | None,
-        Meta(description="Model to serve: a catalogue name, NAME:TYPE (such as all-minilm-l6-v2:F16) or a .gguf file."),
-    ] = None
-    preload: Annotated[
-        tuple[str, ...], Meta(description="Further models to load at the start; others load when a request names them.")
-    ] = ()
-    pin: Annotated[
-        tuple[str, ...], Meta(description="Models to load at the start and never to unload, whatever else wants the memory.")
-    ] = ()
-    aliases: Annotated[
-        dict[str, str],
-        Meta(
-            description="Other names for models, such as text-embedding-3-small=qwen3-embedding-0.6b for tools with a "
-            "hard-wired name; the model may end in :query or :document."
-        ),
-    ] = {}
-    keep_alive: Annotated[
-        str,
-        Meta(
-            description="How long a model that nobody uses stays loaded: 0, a duration such as 90s, 30m or 2h, or forever. "
-            "The model of the setting `model` stays for ever unless keep_alive_of names it."
-        ),
-    ] = "30m"
-    keep_alive_of: Annotated[
-        dict[str, str], Meta(description="The same for single models, such as qwen3-embedding-4b=5m.")
-    ] = {}
-    memory_budget_mib: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Memory that loaded models may take together, in MiB; 0 takes 70 % of the machine's, or of the "
-            "container's. The least recently used one goes first.",
-        ),
-    ] = 0
-    load_wait: Annotated[
-        float,
-        Meta(gt=0, description="Seconds a request waits for its model to load; then it is asked to come again (503)."),
-    ] = 60.0
-    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8327
-    no_auth: Annotated[
-        bool, Meta(description="Allow an address that other machines reach, although nothing asks for a key.")
-    ] = False
-    api_key: Annotated[
-        str | None,
-        Meta(
-            description="Key that every request must carry (Authorization: Bearer KEY). Better in the variable or a file "
-            "than as a flag, which other users of this machine can see."
-        ),
-    ] = None
-    api_key_file: Annotated[
-        str | None,
-        Meta(description="File with a key in each line, as KEY or NAME: KEY; # begins a comment. The log shows the NAME."),
-    ] = None
-    certfile: Annotated[
-        str | None,
-        Meta(description="Certificate chain (PEM): the server speaks HTTPS. Needs keyfile, unless it is in there."),
-    ] = None
-    keyfile: Annotated[str | None, Meta(description="Private key of certfile (PEM).")] = None
-    uds: Annotated[
-        str | None,
-        Meta(description="Unix socket to listen on instead of host and port; only this user can open it."),
-    ] = None
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Names besides localhost by which requests may call this server, such as that of a proxy in front."
-        ),
-    ] = ()
-    allowed_origins: Annotated[
-        tuple[str, ...],
-        Meta(description="Web pages that may call this server, such as https://notes.example or vscode-webview://*."),
-    ] = ("vscode-webview://*",)
-    threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads that compute; 0 takes what `edgeembed tune` found, or all processors.")
-    ] = 0
-    context_tokens: Annotated[
-        int,
-        Meta(
-            ge=8,
-            description="Longest text in tokens; the model's own limit holds where it is lower. Decoder models keep a "
-            "KV cache of this length in memory (Qwen3-Embedding-0.6B: 115 kB per token).",
-        ),
-    ] = 4096
-    batch_tokens: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=65536,
-            description="Tokens of all texts together that one forward pass aims at; 0 takes what `edgeembed tune` found, "
-            "or 128.",
-        ),
-    ] = 0
-    load_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds a model may take to load and to pass its canary texts.")
-    ] = 300.0
-    cache: Annotated[bool, Meta(description="Answer texts seen before from the cache.")] = True
-    cache_memory_mib: Annotated[int, Meta(ge=0, description="Memory for the hot tier of the cache, in MiB.")] = 64
-    cache_disk_mib: Annotated[int, Meta(ge=0, description="Disk space for the cache, in MiB; 0 keeps nothing on disk.")] = (
-        1024
-    )
-    cache_ttl: Annotated[
-        str,
-        Meta(
-            description="How long a cached vector counts: a duration such as 12h or 30d, or forever, as the vectors of a "
-            "model's file do not age."
-        ),
-    ] = "forever"
-    request_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a request is given up (504).")] = 600.0
-    grace_period: Annotated[
-        float, Meta(ge=0, description="Seconds that requests in flight get to finish when the daemon is told to stop.")
-    ] = 10.0
-    max_queue_tokens: Annotated[
-        int,
-        Meta(ge=0, description="Tokens of all texts that may wait for one model; more are refused (429). 0: no limit."),
-    ] = 500_000
-    max_request_tokens: Annotated[
-        int,
-        Meta(ge=0, description="Tokens of all texts of one request; a larger one is refused (400). 0: no limit."),
-    ] = 300_000
-    clean_text: Annotated[
-        bool,
-        Meta(description="Clean texts before they are embedded: Unicode NFC, no control characters, no halves of emoji."),
-    ] = True
-    max_body_mib: Annotated[int, Meta(ge=1, le=4096, description="Largest request body, in MiB.")] = 64
-    offline: Annotated[bool, Meta(description="Never use the network; only what is installed is served.")] = False
-    hub_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds the model hub gets to answer before the next source is tried.")
-    ] = 3.0
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least severity of the lines that are logged.")
-    ] = "info"
-    log_format: Annotated[
-        Literal["text", "json"], Meta(description="Log lines for people, or one JSON object in each for a log collector.")
-    ] = "text"
 
 
 @dataclass(frozen=True)
@@ -333,11 +191,15 @@ def _checked(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
     """Convert and check one value. Text from flags and variables may stand for numbers and booleans; TOML has types."""
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     try:
+        if key == "gpu_layers" and isinstance(raw, int) and not isinstance(raw, bool):
+            raw = str(raw)
         if key in _LISTS or key in _TABLES:
             raw = _parts_of(raw, table=key in _TABLES)
         value = msgspec.convert(raw, fields[key].type, strict=origin == "config.toml" and not isinstance(raw, str))
         if key in ("keep_alive", "cache_ttl"):
             seconds_of(value)
+        if key in _URLS and value is not None:
+            value = _base_url(value)
         if key == "keep_alive_of":
             for duration in value.values():
                 seconds_of(duration)
@@ -349,13 +211,20 @@ def _checked(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
             "config.toml": f"{config_file}: {key}",
             "default": key,
         }[origin]
+        if key in _FORMS:
+            raise ConfigError(f"{where} = {raw!r}: {_FORMS[key]} is expected") from error
         choices = get_args(get_args(fields[key].type)[0]) if isinstance(fields[key].default, str) else ()
         one_of = f"; one of {', '.join(choices)}" if choices else ""
         raise ConfigError(f"{where} = {raw!r}: {error}{one_of}") from error
 
 
+_FORMS = {
+    "device": "auto, cpu, cuda, vulkan, metal, or one card of several such as cuda:1",
+    "gpu_layers": "auto or a number",
+}
 _LISTS = ("preload", "pin", "allowed_hosts", "allowed_origins")
 _TABLES = ("aliases", "keep_alive_of")
+_URLS = ("upstream", "forward")
 
 
 def _parts_of(raw: Any, *, table: bool) -> Any:
@@ -373,6 +242,17 @@ def _parts_of(raw: Any, *, table: bool) -> Any:
     if wrong := next((word for word, (name, _, value) in zip(words, pairs, strict=True) if not name or not value), None):
         raise ValueError(f"{wrong!r} is not NAME=VALUE")
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _base_url(value: str) -> str:
+    """Check the base URL of another server, and give it without a slash at its end. Raises ValueError."""
+    parts = urlsplit(value)
+    _ = parts.port  # raises for one that is no number
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("a base URL such as http://gpu-box:8000/v1 is expected")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("keys do not belong in the URL, which is logged; there is a setting for the key")
+    return value.rstrip("/")
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

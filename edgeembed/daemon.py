@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import importlib
 import logging
 import os
@@ -11,16 +12,20 @@ import shlex
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeembed import __version__
 from edgeembed.config import Paths, Settings
 from edgeembed.engine.protocol import Engine
 from edgeembed.errors import EngineUnavailableError
-from edgeembed.fleet import make_fleet, make_service
+from edgeembed.fleet import make_fleet, make_remote, make_service
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.notify import Notifier, watched
 from edgeembed.roster import ServedModel
 from edgeembed.tune import Profile, Profiles
+
+if TYPE_CHECKING:
+    from edgeembed.upstream.remote import Remote
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +34,18 @@ Announce = Callable[[str], None]
 ONE_SIGNAL_SECONDS = 1.0
 
 
-async def serve(settings: Settings, paths: Paths, model: InstalledModel, announce: Announce) -> int:
+async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
     """Serve a model until SIGTERM or Ctrl-C; gives the exit status.
 
-    announce: takes lines for a person at a terminal. Raises ConfigError when the address cannot be had.
+    model: None for the one that the setting `upstream` stands for. announce: takes lines for a person at a terminal. Raises
+    ConfigError when the address cannot be had.
     """
     stop = _stop_on_signals()
-    fleet = make_fleet(settings, paths, model)
+    try:
+        fleet = make_fleet(settings, paths, model or await _meet_upstream(settings, paths, stop, announce))
+    except EngineUnavailableError as error:
+        announce(f"error: {error.message}")
+        return 1
     service = make_service(settings, paths, fleet)
     notifier = Notifier()
     store = Store(paths)
@@ -44,22 +54,24 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel, announc
         for used in models:
             store.mark_used(used.digest)
 
-    loading = asyncio.create_task(service.pool.load(fleet.default))
+    default = fleet.default
+    loading = asyncio.create_task(service.pool.load(default))
     try:
         # Its import takes as long as the worker takes to load a small model, in a process of its own, meanwhile.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.listen")
         from edgeembed.server.listen import listening
 
         async with listening(service, settings, (*fleet.pinned, *fleet.preload), note_use, stop.set) as url:
-            announce(f"edgeembed {__version__} listens on {url}, loading {model.name} {model.type}")
+            announce(f"edgeembed {__version__} listens on {url}, loading {default.name} {default.type}")
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 engine = await loading
-                _announce_ready(fleet.default, engine, url, announce)
-                if profile := Profiles(paths.state).find(model.digest):
+                _announce_ready(default, engine, url, announce)
+                gc.freeze()  # what is there stays: looking through it again holds up every request for tens of milliseconds
+                if profile := Profiles(paths.state).find(default.digest):
                     announce(_tuned(profile, engine))
-                notifier.ready(f"{model.name} {model.type} on {url}")
+                notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
             notifier.stopping()
@@ -73,13 +85,24 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel, announc
     return 0
 
 
+async def _meet_upstream(settings: Settings, paths: Paths, stop: asyncio.Event, announce: Announce) -> Remote:
+    """Learn which model the upstream server has. Raises EngineUnavailableError, ConfigError."""
+    remote = await make_remote(settings, paths)
+    announce(f"upstream {settings.upstream} computes {remote.model}")
+    if remote.entry is None:
+        announce("the catalogue does not know it: input_type puts no prompt around texts")
+    await remote.meet(settings.load_timeout, stop)
+    return remote
+
+
 def _announce_ready(model: ServedModel, engine: Engine, url: str, announce: Announce) -> None:
     info, status = engine.info, engine.status
     assert info is not None
     for fall in status.falls:
         announce(f"rung {fall.rung} did not hold: {fall.reason}")
     size = f"{info.dimensions} dimensions, texts" if model.task == "embed" else "reranker, pairs"
-    announce(f"ready: {model.name} ({size} up to {info.context_tokens} tokens) on rung {status.rung}")
+    up_to = f" up to {info.context_tokens} tokens" if info.context_tokens else " as long as upstream takes them"
+    announce(f"ready: {model.name} ({size}{up_to}) on rung {status.rung}")
     if model.task == "embed":
         where = f"{_for_curl(url)}/v1/embeddings"
         announce(f"""try:   curl -s {where} -H 'content-type: application/json' -d '{{"input":"hello"}}'""")
@@ -129,7 +152,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def run(settings: Settings, paths: Paths, model: InstalledModel, announce: Announce) -> int:
+def run(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
     """Run `serve` on an event loop of its own."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(settings, paths, model, announce))

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url
 from edgeembed.config import Paths, Resolved
-from edgeembed.engine.devices import LadderMemory, build_fingerprint, usable_threads
+from edgeembed.engine.devices import GPU_FULL, GPU_PARTIAL, LadderMemory, build_fingerprint, usable_threads
 from edgeembed.engine.protocol import RungFall
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
-from edgeembed.fleet import CACHE_FOLDER, LADDER_FILE, make_engine
+from edgeembed.fleet import CACHE_FOLDER, LADDER_FILE, make_engine, make_gpus
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
 
@@ -31,6 +32,8 @@ REBUILD = (
     "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler "
     "flags that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the rung a new chance"
 )
+PACKAGE_FILE = "edgeembed-package"
+"""In sys.prefix of what installers/ builds: the package's name for people, such as "the Debian package"."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +52,18 @@ def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
     """
     logging.getLogger("edgeembed").setLevel(logging.ERROR)  # what a worker says comes back as a finding
     yield _machine()
+    yield from _graphics(resolved)
     yield from _folders(resolved.paths)
     yield from _settings(resolved)
+    if resolved.settings.upstream:
+        yield asyncio.run(_upstream(resolved))
+    else:
+        yield from _model(resolved, forget=forget)
+    yield from _cache(resolved)
+    yield asyncio.run(_daemon(resolved))
+
+
+def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
     model = None
     try:
         if resolved.settings.model:
@@ -73,8 +86,27 @@ def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
     else:
         yield Finding(subject="model", verdict="ok", text=f"{model.name} {model.type}, {model.path}")
         yield from _ladder(resolved, model, forget=forget)
-    yield from _cache(resolved)
-    yield asyncio.run(_daemon(resolved))
+
+
+async def _upstream(resolved: Resolved) -> Finding:
+    """Ask the upstream server for the canary texts, and say whose rows they are."""
+    from edgeembed.fleet import make_remote
+    from edgeembed.upstream.client import UpstreamClient, UpstreamError
+
+    url = resolved.settings.upstream
+    try:
+        remote = await make_remote(resolved.settings, resolved.paths)
+        began = time.monotonic()
+        async with UpstreamClient(remote.options) as client:
+            identity = remote.recognise(await remote.look(client))
+    except (UpstreamError, EdgeEmbedError) as error:
+        return Finding(subject="upstream", verdict="problem", text=f"{url}: {error}")
+    text = (
+        f"{url} gives vectors of {remote.model}, {identity.dimensions} dimensions, known as {identity.digest[:12]}, "
+        f"{time.monotonic() - began:.1f} s"
+    )
+    advice = None if remote.entry else "the catalogue does not know the model: input_type puts no prompt around texts"
+    return Finding(subject="upstream", verdict="ok", text=text, advice=advice)
 
 
 def _machine() -> Finding:
@@ -83,6 +115,25 @@ def _machine() -> Finding:
         f"{usable_threads()} processors usable, llama-cpp-python {build_fingerprint()}"
     )
     return Finding(subject="machine", verdict="ok", text=text)
+
+
+def _graphics(resolved: Resolved) -> Iterator[Finding]:
+    gpus = make_gpus(resolved.settings)
+    inventory = gpus.inventory(fresh=True)
+    for device in inventory.gpus:
+        memory = f", {device.memory_free / 2**30:.1f} of {device.memory_total / 2**30:.1f} GiB free"
+        driver = f", driver {inventory.nvidia.driver}" if inventory.nvidia.driver else ""
+        text = f"{device.name}: {device.description}{memory if device.memory_total else ''}{driver}"
+        yield Finding(subject="graphics card", verdict="ok", text=text)
+    asked = resolved.settings.device not in ("auto", "cpu")
+    for reason in gpus.why_none():
+        yield Finding(
+            subject="graphics card",
+            # Without a card in the machine there is nothing to mend, unless it was asked for.
+            verdict="warning" if asked or (inventory.nvidia.cards and reason.cause != "device_is_cpu") else "note",
+            text=f"not used: {reason.text}",
+            advice=reason.advice,
+        )
 
 
 def _folders(paths: Paths) -> Iterator[Finding]:
@@ -115,7 +166,7 @@ def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
             subject=f"rung {fall.rung}",
             verdict="warning",
             text=f"did not hold on {_date(fall)}: {fall.reason}",
-            advice=REBUILD,
+            advice=_advice(fall),
         )
     known = {(fall.rung, fall.at) for fall in memory.recall()}
     began = time.monotonic()
@@ -134,7 +185,7 @@ def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
     for fall in engine.status.falls:
         if (fall.rung, fall.at) not in known:
             yield Finding(
-                subject=f"rung {fall.rung}", verdict="warning", text=f"does not hold: {fall.reason}", advice=REBUILD
+                subject=f"rung {fall.rung}", verdict="warning", text=f"does not hold: {fall.reason}", advice=_advice(fall)
             )
     info = engine.info
     if reason or info is None:
@@ -145,6 +196,19 @@ def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
         verdict="ok",
         text=f"canary texts come out right on rung {engine.status.rung}, {time.monotonic() - began:.1f} s from start; "
         f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; {info.llama_cpp}",
+    )
+
+
+def _rebuild() -> str:
+    """Say what helps when kernels do not hold; in a package nobody can compile llama.cpp anew."""
+    package = "the installed program" if getattr(sys, "frozen", False) else None
+    with contextlib.suppress(OSError):
+        package = (Path(sys.prefix) / PACKAGE_FILE).read_text(encoding="utf-8").strip()
+    if package is None:
+        return REBUILD
+    return (
+        f"this llama.cpp is a part of {package}: a newer version of that may hold, and `edgeembed doctor --forget` then "
+        "gives the rung a new chance; until then the next rung answers. A clone of the sources compiles one for this machine"
     )
 
 
@@ -188,6 +252,12 @@ async def _daemon(resolved: Resolved) -> Finding:
             text=f"{url}: {said['status']}, {said.get('model')} on rung {said.get('rung')}{falls}{unlike}",
         )
     return Finding(subject="daemon", verdict="problem", text=f"{url}: {said.get('status')}, {said.get('reason')}{falls}")
+
+
+def _advice(fall: RungFall) -> str:
+    if fall.rung in (GPU_FULL.name, GPU_PARTIAL.name):
+        return "`edgeembed devices` says more; a running daemon tries the card again by itself"
+    return _rebuild()
 
 
 def _date(fall: RungFall) -> str:

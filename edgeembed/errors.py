@@ -22,6 +22,8 @@ exits with `exit_code`.
     │   └── ChecksumError               what arrived is not what was promised
     ├── ConversionError                 a checkpoint that cannot become a GGUF
     ├── CacheFileError                  a file of queries or cached rows that cannot be used
+    ├── ForwardError                    502: the server that a request is passed on to cannot be reached
+    │   └── ForwardTimeoutError         504: it is silent
     └── EngineError                     the model could not compute (500)
         ├── EngineUnavailableError      503: restarting, or beyond repair
         │   ├── ModelLoadingError       503: not loaded yet
@@ -48,6 +50,8 @@ __all__ = [
     "EngineTimeoutError",
     "EngineUnavailableError",
     "ForbiddenError",
+    "ForwardError",
+    "ForwardTimeoutError",
     "HubError",
     "InputTooLongError",
     "ModelLoadingError",
@@ -188,6 +192,20 @@ class CacheFileError(EdgeEmbedError):
     """A file of queries or of cached rows is damaged, of another version, or not what it should be."""
 
     exit_code = 2
+
+
+class ForwardError(EdgeEmbedError):
+    """The server that a request was to be passed on to cannot be reached, or breaks off."""
+
+    status = 502
+    code = "bad_gateway"
+
+
+class ForwardTimeoutError(ForwardError):
+    """The server that a request was passed on to has not answered in time."""
+
+    status = 504
+    code = "gateway_timeout"
 
 
 class EngineError(EdgeEmbedError):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeembed import memory
 from edgeembed.cache import VectorCache
 from edgeembed.config import Paths, Settings, seconds_of
-from edgeembed.engine.devices import Ladder, LadderMemory, Rung, usable_threads
-from edgeembed.engine.protocol import ModelInfo, WorkerOptions
+from edgeembed.engine.devices import GPU_FULL, Ladder, LadderMemory, Rung, cpu_ladder, usable_threads
+from edgeembed.engine.gpus import Gpus, for_card
+from edgeembed.engine.protocol import Engine, ModelInfo, WorkerOptions
 from edgeembed.engine.supervisor import WorkerEngine
-from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError
+from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, UnknownModelError
 from edgeembed.hub.catalogue import catalogue
+from edgeembed.hub.gguf_weights import read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.pool import ModelPool, PoolRules
@@ -27,20 +31,35 @@ from edgeembed.service import EmbeddingService
 from edgeembed.tune import DEFAULT_BATCH_TOKENS, Profile, Profiles, Way
 from edgeembed.vector_health import VectorHealth
 
+if TYPE_CHECKING:  # they import aiohttp, which no command needs that computes here
+    from edgeembed.upstream.client import UpstreamOptions
+    from edgeembed.upstream.remote import Remote
+
 log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "vectors"
 VECTORS_FOLDER = "vector-baselines"
 LADDER_FILE = "ladder.json"
+UPSTREAM_FILE = "upstream.json"
+"""What upstream's vectors are like."""
+
+
+def make_gpus(settings: Settings) -> Gpus:
+    """Make what knows the graphics cards that the settings allow; nothing is looked at yet."""
+    return Gpus(settings.device, settings.gpu_layers, settings.gpu_memory_utilization)
 
 
 def make_engine(
-    settings: Settings, paths: Paths, model: InstalledModel | ServedModel, way: Way | None = None
+    settings: Settings,
+    paths: Paths,
+    model: InstalledModel | ServedModel,
+    way: Way | None = None,
+    gpus: Gpus | None = None,
 ) -> WorkerEngine:
     """Make the engine of a model; nothing starts yet. Raises HubError for a file that llama.cpp must not see.
 
     way: how to run it; by default the settings decide, then what `edgeembed tune` found. A model that was never tuned here
-    is looked at quickly when it loads, and what is found is kept.
+    is looked at quickly when it loads, and what is found is kept. gpus: shared by the models of a daemon.
     """
     store = Store(paths)
     served = _identity(model.path)
@@ -52,8 +71,13 @@ def make_engine(
     look = way is None and profiles.find(model.digest) is None
     chosen = way or chosen_way(settings, paths, model.digest)
 
+    gpus = gpus or make_gpus(settings)
+    sizes = read_weights(model.path) if gpus.possible else None
+    key = str(model.path)
+
     def keep(info: ModelInfo) -> None:
         nonlocal look, chosen
+        gpus.loaded(key)
         if not look or info.looked is None or info.looked.pad_from_tokens is None:
             return  # there was no time to find anything: the next load looks again
         look = False
@@ -67,6 +91,15 @@ def make_engine(
     def options(rung: Rung) -> WorkerOptions:
         if _identity(model.path) != served:
             raise ModelReplacedError(f"{model.path} was replaced by another file")
+        if rung.gpu != "none" and sizes is not None:
+            return gpus.place(rung, key, sizes, on_card(rung))
+        gpus.left(key)
+        return on_processor(rung)
+
+    def on_card(rung: Rung) -> WorkerOptions:
+        return for_card(on_processor(rung), settings.batch_tokens or chosen.card_batch_tokens)
+
+    def on_processor(rung: Rung) -> WorkerOptions:
         return WorkerOptions(
             path=str(model.path),
             threads=chosen.threads,
@@ -77,13 +110,35 @@ def make_engine(
             quick_look=look,
             rung=rung.name,
             extra_buffers=rung.extra_buffers,
+            own_kernels=settings.kernels == "auto",
             oldest_kernels=rung.oldest_kernels,
             task=model.task,
             verbose=settings.log_level == "debug",
         )
 
-    ladder = Ladder(memory=LadderMemory(paths.state / LADDER_FILE, model.digest))
-    return WorkerEngine(options, ladder, load_timeout=settings.load_timeout, on_ready=keep)
+    rungs = gpus.rungs(sizes, on_card(GPU_FULL)) if sizes is not None else ()
+    ladder = Ladder((*rungs, *cpu_ladder()), LadderMemory(paths.state / LADDER_FILE, model.digest))
+    return WorkerEngine(
+        options,
+        ladder,
+        load_timeout=settings.load_timeout,
+        on_ready=keep,
+        obstacle=lambda rung: gpus.obstacle(rung, key, sizes, on_card(rung)) if sizes is not None else None,
+    )
+
+
+def card_options(settings: Settings, model: InstalledModel | ServedModel) -> WorkerOptions:
+    """Give the options with which a model's worker would run on a graphics card, as far as they decide about memory."""
+    base = WorkerOptions(
+        path=str(model.path),
+        threads=1,
+        context_tokens=settings.context_tokens,
+        batch_tokens=settings.batch_tokens,
+        rung=GPU_FULL.name,
+        extra_buffers=False,
+        task=model.task,
+    )
+    return for_card(base, settings.batch_tokens)
 
 
 def chosen_way(settings: Settings, paths: Paths, digest: str) -> Way:
@@ -117,10 +172,13 @@ class Fleet:
     pinned: tuple[ServedModel, ...] = ()
     by_path: tuple[ServedModel, ...] = ()
     """Files that aliases stand for."""
+    remote: Remote | None = None
+    """What the default is when another server computes it."""
 
 
-def make_fleet(settings: Settings, paths: Paths, default: InstalledModel) -> Fleet:
+def make_fleet(settings: Settings, paths: Paths, default: InstalledModel | Remote) -> Fleet:
     """Find the models that the settings name besides the default one. What is not installed is left out, with a warning."""
+    remote = None if isinstance(default, InstalledModel) else default
 
     def look_up(name: str, setting: str) -> ServedModel | None:
         try:
@@ -134,10 +192,11 @@ def make_fleet(settings: Settings, paths: Paths, default: InstalledModel) -> Fle
         return tuple(model for name in names if (model := look_up(name, setting)) is not None)
 
     return Fleet(
-        default=served(default),
+        default=served(default) if isinstance(default, InstalledModel) else default.served(),
         preload=all_of(settings.preload, "preload"),
         pinned=all_of(settings.pin, "pin"),
         by_path=all_of((name for name in settings.aliases.values() if _is_file(name)), "aliases"),
+        remote=remote,
     )
 
 
@@ -162,6 +221,8 @@ def make_roster(settings: Settings, paths: Paths, fleet: Fleet) -> Roster:
     }
 
     def renew(model: ServedModel) -> ServedModel:
+        if model.upstream and fleet.remote:
+            return fleet.remote.served()
         try:
             if store.digest(model.path) == model.digest:
                 return model
@@ -184,18 +245,82 @@ def make_rules(settings: Settings, fleet: Fleet) -> PoolRules:
         for name in (model.spec, model.name, model.path.name, str(model.path)):
             if name.lower() in single:
                 return single[name.lower()]
-        return None if model.key == fleet.default.key else otherwise
+        return None if model.upstream or model.key == fleet.default.key else otherwise
 
     return PoolRules(
         budget_bytes=memory.budget_bytes(settings.memory_budget_mib),
         load_wait=settings.load_wait,
         keep_alive=keep_alive,
         pinned=lambda model: model.key in pinned,
-        estimate=lambda model: memory.estimate(
-            model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS
+        estimate=lambda model: (
+            0
+            if model.upstream
+            else memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
         ),
         measure=lambda engine: memory.resident_bytes(engine.status.worker_pid),
     )
+
+
+async def make_remote(settings: Settings, paths: Paths) -> Remote:
+    """Describe the model of the upstream server; it is not met yet, but for its name where the settings have none.
+
+    Raises ConfigError when it has to be named.
+    """
+    from edgeembed.upstream.identity import IdentityBook
+    from edgeembed.upstream.remote import Remote, only_model
+
+    options, book = upstream_options(settings), IdentityBook(paths.state / UPSTREAM_FILE)
+    return Remote(options, settings.model or await only_model(options, book), book)
+
+
+def upstream_options(settings: Settings) -> UpstreamOptions:
+    """Take out of the settings what is about upstream, which must be set."""
+    from edgeembed.upstream.client import UpstreamOptions
+
+    assert settings.upstream is not None
+    return UpstreamOptions(
+        url=settings.upstream,
+        key=settings.upstream_key,
+        timeout=settings.upstream_timeout,
+        wait=settings.upstream_wait,
+        most_texts=settings.upstream_texts,
+        most_characters=settings.upstream_characters,
+        most_requests=settings.upstream_requests,
+        check_every=settings.upstream_check,
+        min_cosine=settings.upstream_min_cosine,
+    )
+
+
+def make_remote_engine(settings: Settings, paths: Paths, remote: Remote) -> Engine:
+    """Make the engine of the upstream server's model, with the local fall-back that the settings name; nothing starts."""
+    from edgeembed.upstream.engine import RemoteEngine
+
+    chosen = settings.upstream_fallback
+    if chosen == "off":
+        return RemoteEngine(remote)
+
+    def local() -> Engine:
+        if chosen == "auto" and remote.entry is None:
+            raise UnknownModelError(f"the catalogue has no model {remote.model!r}; name one with --upstream-fallback")
+        name = remote.entry.name if chosen == "auto" and remote.entry else chosen
+        return make_engine(settings, paths, ensure_installed(name, paths=paths, settings=settings, report=log.info))
+
+    return RemoteEngine(remote, local)
+
+
+class _Change:
+    """What is done when upstream turns out to have another model: requests find the new one, the old one goes."""
+
+    def __init__(self, roster: Roster, pool: ModelPool) -> None:
+        self._roster = roster
+        self._pool = pool
+        self._unloading: set[asyncio.Task[None]] = set()
+
+    def __call__(self, old: ServedModel) -> None:
+        self._roster.mark_stale()
+        task = asyncio.create_task(self._pool.unload(old), name="unload upstream's old model")
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
 
 
 def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingService:
@@ -211,23 +336,31 @@ def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingSer
         else None
     )
     roster = make_roster(settings, paths, fleet)
+    gpus = make_gpus(settings)
 
-    def engine_of(model: ServedModel) -> WorkerEngine:
+    def engine_of(model: ServedModel) -> Engine:
+        if model.upstream and fleet.remote:
+            return make_remote_engine(settings, paths, fleet.remote)
         try:
-            return make_engine(settings, paths, model)
+            return make_engine(settings, paths, model, gpus=gpus)
         except ModelReplacedError:
             roster.mark_stale()
             raise
 
+    pool = ModelPool(engine_of, make_rules(settings, fleet))
+    if fleet.remote:
+        fleet.remote.on_change = _Change(roster, pool)
     return EmbeddingService(
         roster,
-        ModelPool(engine_of, make_rules(settings, fleet)),
+        pool,
         cache,
         timeout=settings.request_timeout,
         max_queue_tokens=settings.max_queue_tokens,
-        max_request_tokens=settings.max_request_tokens,
+        # Nobody here can count tokens before they are computed by a model whose tokenizer is elsewhere.
+        max_request_tokens=0 if fleet.remote else settings.max_request_tokens,
         clean_text=settings.clean_text,
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
+        devices=gpus.describe,
     )
 
 

@@ -47,6 +47,8 @@ class ServedModel:
     """Unix seconds at which the file was installed."""
     other_names: tuple[str, ...] = ()
     """Such as the names of its repositories on the model hub, which clients of other servers send."""
+    upstream: str | None = None
+    """Base URL of the server that computes it; its digest is then that of upstream's identity."""
 
     @property
     def key(self) -> tuple[str, str]:

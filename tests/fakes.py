@@ -53,6 +53,8 @@ class FakeEngine:
         self.read: list[str] = []
         """Texts that were tokenised without being computed."""
         self.priorities: list[Priority] = []
+        self.sealed: list[bool] = []
+        """Of each text, whether it was to share forward passes with its own request's alone."""
         self.cancelled: list[str] = []
         self.paused = False
         self.failing: Callable[[str], EdgeEmbedError | None] = lambda _text: None
@@ -109,7 +111,7 @@ class FakeEngine:
             if not future.done():
                 future.set_exception(EngineUnavailableError("closed"))
 
-    def submit(self, texts: Sequence[Text], priority: Priority) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = []
         for text in texts:
@@ -117,6 +119,7 @@ class FakeEngine:
             future: asyncio.Future[Row] = loop.create_future()
             future.add_done_callback(lambda done, whole=whole: done.cancelled() and self.cancelled.append(whole))
             self.priorities.append(priority)
+            self.sealed.append(sealed)
             self._waiting.append((text, future))
             futures.append(future)
         if not self.paused:

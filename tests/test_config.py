@@ -80,6 +80,23 @@ def test_flags_made_from_the_settings_hide_nothing_unless_given(home: Path) -> N
         assert f"--{name.replace('_', '-')}" in help_ and f"EDGEEMBED_{name.upper()}" in help_
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("gpu-box:8000", "a base URL"),
+        ("ftp://gpu-box/v1", "a base URL"),
+        ("http://", "a base URL"),
+        ("http://gpu-box/v1?key=1", "a base URL"),
+        ("http://gpu-box:port/v1", "--upstream"),
+        ("http://me:secret@gpu-box/v1", "keys do not belong in the URL"),
+    ],
+)
+def test_the_address_of_another_server_is_checked_before_it_is_used(home: Path, url: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        resolve({"upstream": url}, env(home))
+    assert resolve({"forward": "http://gpu-box:8000/v1/"}, env(home)).settings.forward == "http://gpu-box:8000/v1"
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 

@@ -27,8 +27,9 @@ def show(as_json: bool) -> None:
 
     resolved = resolve()
     rows = {name: (getattr(resolved.settings, name), resolved.origins[name]) for name in field_names()}
-    if resolved.settings.api_key:
-        rows["api_key"] = ("(set)", rows["api_key"][1])
+    for secret in ("api_key", "upstream_key", "forward_key"):
+        if rows[secret][0]:
+            rows[secret] = ("(set)", rows[secret][1])
     if as_json:
         click.echo(json.dumps({name: {"value": value, "from": origin} for name, (value, origin) in rows.items()}, indent=2))
         return

@@ -14,7 +14,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("warning"
 @click.command()
 @click.option("--forget", is_flag=True, help="Forget which rungs of the ladder did not hold, and try them again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@setting_options("model", "port", "threads")
+@setting_options("model", "port", "threads", "device")
 def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:
     """Look at this machine, the build, the model and a running daemon, and say what is wrong and what helps.
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find out how a model runs fastest on this machine, and remember it."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Look at this machine, the build and the model, and say what is wrong."),
+    "devices": ("edgeembed.cli.devices", "devices", "Show what there is to compute on, and why a GPU is not used."),
     "tray": ("edgeembed.cli.tray", "tray", "Show an icon with a menu for the daemon."),
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
     "cache": ("edgeembed.cli.cache", "cache", "Look at and clear the cache of vectors."),

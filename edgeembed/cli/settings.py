@@ -17,6 +17,32 @@ _MODELS = ("model", "preload", "pin")
 """Settings whose values a shell completes."""
 
 
+_RATIOS, _RATIO = ("upstream_min_cosine",), "0..1"
+"""Numbers with a point that are no seconds."""
+_SECTIONS = {
+    "Another server computes (--upstream)": "upstream",
+    "Chat and more from another server (--forward)": "forward",
+}
+"""Sections of the help text, and how the names of their settings begin; the others are plain options."""
+
+
+class SectionedCommand(click.Command):
+    """A command whose help text shows settings that belong together under a heading of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{title: [] for title in _SECTIONS}}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                name = parameter.name or ""
+                title = next((title for title, start in _SECTIONS.items() if name.startswith(start)), "Options")
+                sections[title].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 def setting_options(*only: str) -> Callable[[F], F]:
     """Add a flag for each setting, or for those named. A flag that is not given is None, so that it hides nothing."""
 
@@ -55,7 +81,11 @@ def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
         )
     # Numbers are checked where the other layers' values are, so that every bad value is told in the same words.
     return click.option(
-        flag, name, metavar={int: "N", float: "SECONDS"}.get(type_, "TEXT"), shell_complete=complete, help=help_
+        flag,
+        name,
+        metavar=_RATIO if name in _RATIOS else {int: "N", float: "SECONDS"}.get(type_, "TEXT"),
+        shell_complete=complete,
+        help=help_,
     )
 
 

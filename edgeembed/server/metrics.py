@@ -31,6 +31,7 @@ from edgeembed.engine.protocol import EngineStatus
 from edgeembed.pool import Slot
 from edgeembed.server.activity import Activity, Totals
 from edgeembed.service import EmbeddingService
+from edgeembed.upstream.engine import RemoteEngine
 from edgeembed.vector_health import VectorStats
 from edgeembed.vector_sums import NORM_BOUNDS
 
@@ -126,6 +127,7 @@ class _Everything(Collector):
         yield gauge("uptime_seconds", "Seconds since the daemon started.", {(): time.time() - self._started_at})
         yield from self._requests()
         yield from self._models()
+        yield from _upstream(self._service.pool.slots)
         yield from self._cache()
         yield from vectors(self._service.vectors.stats())
 
@@ -207,8 +209,35 @@ def _slots(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
     yield counter("worker_restarts", "Times a loaded model's worker died and came back.", restarts, ["model"])
     rungs = {(*model, status.rung): 1 for model, status in engines}
     yield gauge("ladder_rung", "The rung that a model runs on, as a label; the value is 1.", rungs, ["model", "rung"])
+    moves = added(
+        ((*model, *kind.split(">")), count) for model, status in engines for kind, count in status.moves_by_cause.items()
+    )
+    words = "Moves on the ladder, down for a cause, up when it has recovered."
+    yield counter("ladder_moves", words, moves, ["model", "from", "to", "cause"])
     falls = added((model, len(status.falls)) for model, status in engines)
     yield gauge("ladder_falls", "Rungs above it that did not hold.", falls, ["model"])
+
+
+def _upstream(slots: list[Slot]) -> Iterator[Metric]:
+    """Tell of the server that computes, where that is another one."""
+    reports = [slot.engine.upstream for slot in slots if isinstance(slot.engine, RemoteEngine)]
+    if not reports:
+        return
+    states = added(((one.breaker,), 1) for one in reports)
+    words = "The breaker's state, as a label; the value is 1. open: nothing is sent but a probe now and then."
+    yield gauge("upstream_breaker", words, states, ["state"])
+    yield gauge("upstream_requests_in_flight", "Requests on their way.", {(): sum(one.in_flight for one in reports)})
+    same = sum(one.fallback == "same" for one in reports)
+    yield gauge("upstream_fallback_up", "Whether a local model was shown to be the same one.", {(): int(same > 0)})
+    for name, what, values in (
+        ("upstream_opened", "Times that the breaker opened.", [one.opened for one in reports]),
+        ("upstream_requests", "Requests sent, canary texts apart.", [one.requests for one in reports]),
+        ("upstream_retries", "Texts that were sent once more.", [one.retries for one in reports]),
+        ("upstream_refusals", "Texts that upstream did not want.", [one.refusals for one in reports]),
+        ("upstream_fallback_texts", "Texts that the local model answered.", [one.fallback_texts for one in reports]),
+        ("upstream_changes", "Times that upstream gave other vectors than before.", [one.changes for one in reports]),
+    ):
+        yield counter(name, what, {(): max(values) if name == "upstream_changes" else sum(values)})
 
 
 def vectors(stats: list[VectorStats]) -> Iterator[Metric]:

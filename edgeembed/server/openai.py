@@ -1,7 +1,7 @@
 """OpenAI's dialect: POST /v1/embeddings, GET /v1/models.
 
 Reference: the OpenAI API documentation, "Create embeddings" and "List models". `input_type`, `instruction`,
-`truncate`, `max_tokens`, `token_ids` and `cache` are ours.
+`truncate`, `max_tokens`, `token_ids`, `cache` and `repeatable` are ours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgeembed.roster import Listing
 from edgeembed.server.answers import json_bytes, json_response
 from edgeembed.server.bodies import CacheField, cache_use, decode, json_name
 from edgeembed.server.embeddings import write_answer
+from edgeembed.server.forward import FORWARD
 from edgeembed.server.inputs import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import Cut, EmbeddingService, EmbedRequest
@@ -49,6 +50,13 @@ class EmbeddingsBody(msgspec.Struct):
         Meta(description="model: input is a list of this model's token ids, or several; POST /v1/tokenize gives them."),
     ] = None
     cache: CacheField = None
+    repeatable: Annotated[
+        bool | None,
+        Meta(
+            description="Compute these texts by themselves, past the cache: the same request gives the same bits each time. "
+            "Otherwise a vector's last digits depend on which texts happen to be computed together."
+        ),
+    ] = None
 
 
 _CHOICES = {
@@ -56,6 +64,7 @@ _CHOICES = {
     "input_type": ("query", "document"),
     "truncate": ("none", "end", "start"),
     "token_ids": ("model",),
+    "repeatable": ("true", "false"),
     "cache": ("true", "false", '"no-store"', '"keep"'),
 }
 _body_decoder = msgspec.json.Decoder(EmbeddingsBody)
@@ -81,6 +90,7 @@ async def embeddings(request: web.Request) -> web.Response:
             cache=cache_use(body.cache, request),
             lengths=Lengths(body.truncate or "none", body.max_tokens),
             ids=ids,
+            repeatable=bool(body.repeatable),
         )
     )
     written = write_answer(service, raw, result, body.encoding_format or "float")
@@ -95,11 +105,13 @@ async def models(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     await service.roster.refresh()
     data = [_model_object(service, listing) for listing in service.roster.listings()]
+    if forward := request.app.get(FORWARD):
+        data += await forward.models(model["id"] for model in data)
     return json_response({"object": "list", "data": data})
 
 
 @routes.get("/v1/models/{name:.+}")
-async def model(request: web.Request) -> web.Response:
+async def model(request: web.Request) -> web.StreamResponse:
     """Describe one model."""
     service = request.app[SERVICE]
     name = request.match_info["name"]
@@ -107,6 +119,8 @@ async def model(request: web.Request) -> web.Response:
     if target is None:
         await service.roster.refresh()
         target = service.roster.find(name)
+    if target is None and (forward := request.app.get(FORWARD)):
+        return await forward.handle(request)
     if target is None:
         raise ModelNotFoundError(f"no model {name!r} is known here. GET /v1/models lists every name", param="model")
     return json_response(_model_object(service, Listing(name, target)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from edgeembed.server.answers import json_response
 from edgeembed.server.keys import SERVICE, STARTED_AT
 from edgeembed.server.metrics import METRICS
 from edgeembed.service import EmbeddingService
+from edgeembed.upstream.engine import RemoteEngine
 from edgeembed.vector_health import VectorStats
 from edgeembed.vector_sums import NORM_BOUNDS
 
@@ -84,11 +86,19 @@ async def status(request: web.Request) -> web.Response:
             "engine": _builtins(slot.engine.status) if slot and slot.engine else None,
             "memory": {"budget_bytes": service.pool.budget_bytes, "used_bytes": service.pool.used_bytes},
             "models": [_slot(service, slot) for slot in service.pool.slots],
+            "devices": await asyncio.to_thread(service.devices),
             "cache": _builtins(service.cache.stats) if service.cache else None,
+            "upstream": _upstream(slot),
             "vectors": [_vectors(one) for one in service.vectors.stats()],
             "activity": request.app[METRICS].http.activity.describe(),
         }
     )
+
+
+def _upstream(slot: Slot | None) -> dict[str, Any] | None:
+    """Describe the server that computes the default model, if that is another one."""
+    report = slot.engine.upstream if slot and isinstance(slot.engine, RemoteEngine) else None
+    return _builtins(report) if report else None
 
 
 def _vectors(stats: VectorStats) -> dict[str, Any]:
@@ -126,13 +136,15 @@ def _slot(service: EmbeddingService, slot: Slot) -> dict[str, Any]:
         "name": model.name,
         "type": model.type,
         "task": model.task,
-        "path": str(model.path),
+        "path": model.upstream or str(model.path),
         "digest": model.digest,
         "default": default is not None and model.key == default.key,
         "pinned": slot.pinned,
         "state": state,
         "reason": slot.reason,
         "device": engine_status.rung if engine_status else None,
+        "offload": engine_status.offload if engine_status else None,
+        "falls": [msgspec.to_builtins(fall) for fall in engine_status.falls] if engine_status else [],
         "memory_bytes": slot.memory_bytes,
         "requests": service.requests[model.key],
         "texts": service.texts[model.key],

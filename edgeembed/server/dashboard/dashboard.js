@@ -235,7 +235,7 @@ function modelCard(model) {
       "dl",
       { class: "facts" },
       ...facts([
-        ["runs on", model.device ?? "–"],
+        ["runs on", model.offload ? `${model.device}: ${model.offload}` : (model.device ?? "–")],
         ["memory", bytes(model.memory_bytes)],
         model.task === "embed"
           ? ["dimensions", model.dimensions ? whole.format(model.dimensions) : "–"]
@@ -247,6 +247,10 @@ function modelCard(model) {
     ),
   );
   if (model.reason) card.append(make("p", { class: "why" }, model.reason));
+  for (const fall of model.falls ?? []) {
+    const again = fall.again_at ? `, again at ${new Date(1000 * fall.again_at).toLocaleTimeString()}` : "";
+    card.append(make("p", { class: "why" }, `${fall.rung} did not hold${again}: ${fall.reason}`));
+  }
   return card;
 }
 

@@ -1,0 +1,119 @@
+"""The local model that answers while upstream is away, if it was shown to be the same model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized
+from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
+from edgeembed.upstream.identity import CANARY_TEXTS, Identity, least_cosine
+from edgeembed.upstream.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+FallbackState = Literal["off", "loading", "same", "different", "failed"]
+
+
+class Fallback:
+    """A local engine beside an upstream one. Everything runs on one event loop."""
+
+    def __init__(self, make: Callable[[], Engine] | None, identity: Identity, min_cosine: float) -> None:
+        """Prepare. make: makes the engine, in a thread; raises EdgeEmbedError. None: there is no fall-back."""
+        self._make = make
+        self._identity = identity
+        self._min_cosine = min_cosine
+        self._unit = identity.normalised
+        self._engine: Engine | None = None
+        self.state: FallbackState = "loading" if make else "off"
+        self.reason: str | None = "it is loading" if make else "there is no local fall-back"
+        self.cosine: float | None = None
+        self.texts = 0
+        """Texts that it has answered."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is the same model, and could answer now."""
+        return self.state == "same" and self._engine is not None and self._engine.status.state == "ready"
+
+    @property
+    def worker_pid(self) -> int | None:
+        return self._engine.status.worker_pid if self._engine else None
+
+    async def start(self) -> None:
+        """Load the local model and compare it with upstream by their rows of the canary texts; the log says the outcome."""
+        if self._make is None:
+            return
+        try:
+            self._engine = await asyncio.to_thread(self._make)
+            await self._engine.start()
+            found = await asyncio.gather(*self._engine.submit(CANARY_TEXTS, INTERACTIVE), return_exceptions=True)
+            rows = [None if isinstance(row, InputTooLongError) else _vector(row) for row in found]
+        except EdgeEmbedError as error:
+            self.state, self.reason = "failed", f"the local model cannot be loaded: {error.message}"
+            log.error("no local fall-back: %s", error.message)
+            await self.close()
+            return
+        await self._compare(rows)
+
+    async def _compare(self, rows: Sequence[Float32Row | None]) -> None:
+        """Judge by the texts that both sides can take: the last one is too long for the smallest contexts."""
+        pairs = [(here, there) for here, there in zip(rows, self._identity.canary_rows, strict=False) if here is not None]
+        self.cosine = least_cosine([here for here, _ in pairs], [there for _, there in pairs])
+        if self.cosine >= self._min_cosine:
+            self.state, self.reason = "same", None
+            log.info("the local fall-back gives upstream's vectors: cosine %.4f or more", self.cosine)
+            return
+        self.state = "different"
+        self.reason = f"the local model gives other vectors than upstream (cosine {self.cosine:.4f})"
+        log.warning("no local fall-back: %s, at least %g is asked for", self.reason, self._min_cosine)
+        await self.close()
+
+    def answer(self, texts: Sequence[Waiting]) -> None:
+        """Compute texts here."""
+        assert self._engine is not None
+        for priority in (INTERACTIVE, BULK):
+            group = [text for text in texts if text.priority == priority]
+            for text, local in zip(group, self._engine.submit([text.text for text in group], priority), strict=True):
+                local.add_done_callback(lambda done, text=text: self._done(text, done))  # type: ignore[misc]
+                text.future.add_done_callback(lambda _done, local=local: local.cancel())  # type: ignore[misc]
+
+    def _done(self, text: Waiting, local: asyncio.Future[Row]) -> None:
+        if local.cancelled():
+            return
+        error = local.exception()
+        if isinstance(error, InputTooLongError):
+            # The text is none too many for upstream: it will be right again when that is back.
+            text.fail(EngineUnavailableError("upstream is away, and the text is too long for the local fall-back"))
+        elif isinstance(error, Exception):
+            text.fail(error)
+        else:
+            self.texts += 1
+            text.finish(self._as_upstream(local.result()))
+
+    def _as_upstream(self, row: Row) -> Row:
+        """Give a row the length that upstream's have, so that the rows of one model are all of one kind."""
+        if not self._unit:
+            return row
+        length = float(np.linalg.norm(row.vector.astype(np.float64)))
+        return row._replace(vector=(row.vector / length).astype(np.float32)) if length else row
+
+    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+        """Read texts as upstream does, which has the same model."""
+        assert self._engine is not None
+        return self._engine.tokenize(texts, written=written)
+
+    async def close(self) -> None:
+        """End the local engine, if it runs."""
+        if self._engine is not None:
+            await self._engine.close()
+
+
+def _vector(outcome: Row | BaseException) -> Float32Row:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome.vector

@@ -1,0 +1,112 @@
+"""Texts that wait for upstream, and what of them goes in one request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from edgeembed.engine.protocol import BULK, INTERACTIVE, Pair, Priority, Prompted, Row, Text
+from edgeembed.errors import RequestError
+from edgeembed.row_source import tokens_at_most
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A text whose row has not come. sent: how it is sent, its prompt put around it."""
+
+    text: Text
+    sent: str
+    priority: Priority
+    future: asyncio.Future[Row]
+    most_tokens: int = 0
+    """A client's own limit that it may exceed; it is then sent alone, so that its tokens are counted. 0: none."""
+    tries: int = 0
+    """Requests with it over which upstream went away."""
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def alone(self) -> bool:
+        return bool(self.most_tokens) or self.tries > 1
+
+    def finish(self, row: Row) -> None:
+        """Hand the row on, if somebody waits."""
+        if not self.future.done():
+            self.future.set_result(row)
+
+    def fail(self, error: Exception) -> None:
+        """Say why there is none, if somebody waits."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def wait_for(text: Text, priority: Priority) -> Waiting:
+    """Take a text. Raises RequestError for what cannot be sent to another server."""
+    future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+    match text:
+        case str():
+            return Waiting(text, text, priority, future)
+        case Pair():
+            raise RequestError("upstream makes vectors; it scores no pairs")
+        case Prompted(prefix, inner, suffix, limits, ids):
+            if ids is not None:
+                raise RequestError("token ids are not sent upstream, whose vocabulary nobody here knows; send text")
+            most = limits.most if limits is not None and not limits.own else 0
+            sent = prefix + inner + suffix
+            return Waiting(text, sent, priority, future, most if most and tokens_at_most(sent) > most else 0)
+
+
+class Queue:
+    """Waiting texts, queries before bulk. Everything runs on one event loop."""
+
+    def __init__(self, most_texts: int, most_characters: int) -> None:
+        """Prepare. most_texts, most_characters: of one request."""
+        self.most_texts = most_texts
+        self._most_characters = most_characters
+        self._lines: dict[Priority, deque[Waiting]] = {INTERACTIVE: deque(), BULK: deque()}
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (one for line in self._lines.values() for one in line if not one.future.done())
+
+    def has(self, priority: Priority) -> bool:
+        """Say whether somebody waits with this priority."""
+        line = self._lines[priority]
+        while line and line[0].future.done():
+            line.popleft()
+        return bool(line)
+
+    def put(self, texts: Sequence[Waiting]) -> None:
+        """Let texts wait."""
+        for text in texts:
+            self._lines[text.priority].append(text)
+
+    def put_back(self, texts: Sequence[Waiting]) -> None:
+        """Let texts wait in front, whose request has failed."""
+        for text in reversed(texts):
+            self._lines[text.priority].appendleft(text)
+
+    def take(self, priority: Priority) -> list[Waiting]:
+        """Take what goes in one request: as many as may, of those who wait still."""
+        taken: list[Waiting] = []
+        characters = 0
+        while self.has(priority):
+            first = self._lines[priority][0]
+            characters += len(first.sent)
+            if taken and (first.alone or len(taken) >= max(1, self.most_texts) or characters > self._most_characters):
+                break
+            taken.append(self._lines[priority].popleft())
+            if first.alone:
+                break
+        return taken
+
+    def clear(self) -> list[Waiting]:
+        """Take everything."""
+        everything = list(self)
+        for line in self._lines.values():
+            line.clear()
+        return everything

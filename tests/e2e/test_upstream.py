@@ -1,0 +1,198 @@
+"""A daemon in front of another one: real processes, killed and brought back, and replaced by another model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.e2e.daemon import Daemon, cosines, running
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+NAME = "tiny"
+WAIT = 60.0
+"""Longer than a daemon takes to start here, whatever else this machine does."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_tiny_qwen3(tmp_path / f"{NAME}.gguf")
+
+
+@pytest.fixture
+def port() -> int:
+    """Give a port that an upstream keeps over its lives."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture
+def far(tmp_path: Path, model: Path, port: int) -> Callable[..., Any]:
+    """Give a function that runs the upstream daemon, without a cache: its rows are computed."""
+    home = tmp_path / "far" / "home"
+    home.mkdir(parents=True)
+    return lambda: running("--model", str(model), "--port", str(port), "--no-cache", home=home)
+
+
+@pytest.fixture
+def front(tmp_path: Path, port: int) -> Callable[..., Any]:
+    home = tmp_path / "front" / "home"
+    home.mkdir(parents=True)
+
+    def run(*flags: str, named: bool = True, **more: Any) -> Any:
+        name = ("--model", NAME) if named else ()
+        return running("--upstream", f"http://127.0.0.1:{port}/v1", *name, *flags, home=home, **more)
+
+    return run
+
+
+def ask(daemon: Daemon, text: str) -> tuple[int, dict[str, Any]]:
+    body = json.dumps({"input": text}).encode()
+    request = urllib.request.Request(f"{daemon.url}/v1/embeddings", body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def upstream(daemon: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.get("/v1/status")[1]["upstream"]
+    return found
+
+
+def wait_for(condition: Callable[[], bool], daemon: Daemon, seconds: float = WAIT) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, daemon.log
+        time.sleep(0.05)
+
+
+def test_its_vectors_are_upstreams_and_outlive_it(far: Callable[..., Any], front: Callable[..., Any]) -> None:
+    texts = ["hello", "the rain falls", "Größe, цвет, 颜色"]
+    with far() as upstream_daemon:
+        truth = upstream_daemon.embed(texts)
+        with front("--upstream-wait", "0.2", named=False) as daemon:
+            rows = daemon.embed(texts)
+            assert cosines(rows, truth).min() > 0.99999
+            described = next(found for found in daemon.get("/v1/models")[1]["data"] if found["id"] == NAME)
+            assert (described["type"], described["dimensions"]) == ("remote", truth.shape[1])
+            assert daemon.get("/health")[0] == 200
+            identity = upstream(daemon)["identity"]
+            environment = {**os.environ, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
+            doctor = [sys.executable, "-m", "edgeembed", "doctor"]
+            said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
+            assert re.search(rf"ok +upstream: .*/v1 gives vectors of {NAME}, .*known as {identity[:12]}", said)
+            upstream_daemon.process.kill()
+            upstream_daemon.process.wait(10)
+            np.testing.assert_array_equal(daemon.embed(texts), rows)
+            status, answer = ask(daemon, "never seen")
+            assert status == 503 and "is away" in answer["error"]["message"]
+            assert daemon.get("/health")[0] == 503
+            with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=30) as response:
+                assert 'edgeembed_upstream_breaker{state="closed"}' not in response.read().decode()
+            daemon.stop()
+    # Upstream is away still, and this daemon has forgotten nothing.
+    with front("--upstream-wait", "0.2", named=False) as daemon:
+        np.testing.assert_array_equal(daemon.embed(texts), rows)
+        assert upstream(daemon)["identity"] == identity
+
+
+def test_upstream_killed_and_returned_under_load(far: Callable[..., Any], front: Callable[..., Any]) -> None:
+    answered: list[tuple[list[str], npt.NDArray[np.float32]]] = []
+    stop = threading.Event()
+
+    def client(number: int, daemon: Daemon) -> None:
+        turn = 0
+        while not stop.is_set():
+            texts = [f"client {number} turn {turn} text {n}" for n in range(1 + 4 * number)]
+            answered.append((texts, daemon.embed(texts)))  # raises when it fails
+            turn += 1
+
+    with front("--upstream-wait", str(WAIT), ready=False) as daemon, ThreadPoolExecutor(3) as threads:
+        with far() as first:
+            daemon.wait_for("ready: ")
+            clients = [threads.submit(client, number, daemon) for number in range(3)]
+            wait_for(lambda: upstream(daemon)["requests"] > 10, daemon)
+            first.process.kill()
+        try:
+            wait_for(lambda: upstream(daemon)["breaker"] != "closed", daemon)
+            with far() as second:
+                wait_for(lambda: upstream(daemon)["breaker"] == "closed", daemon)
+                seen = upstream(daemon)["texts"]
+                wait_for(lambda: upstream(daemon)["texts"] > seen + 50, daemon)
+                stop.set()
+                for each in clients:
+                    each.result(120)
+                asked = [text for texts, _ in answered for text in texts]
+                truth = np.concatenate([second.embed(asked[at : at + 256]) for at in range(0, len(asked), 256)])
+        finally:
+            stop.set()
+    assert len(asked) > 50
+    assert cosines(np.concatenate([rows for _, rows in answered]), truth).min() > 0.9999
+
+
+def test_a_replaced_model_is_never_mixed_in(
+    far: Callable[..., Any], front: Callable[..., Any], model: Path, tmp_path: Path
+) -> None:
+    texts = ["hello", "the rain falls"]
+    with front("--upstream-wait", str(WAIT), ready=False) as daemon:
+        with far() as first:
+            daemon.wait_for("ready: ")
+            old = first.embed(texts)
+            assert cosines(daemon.embed(texts), old).min() > 0.99999
+            before = upstream(daemon)["identity"]
+        other = make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
+        shutil.move(other, model)
+        with far() as second:
+            new = second.embed(texts)
+            assert cosines(new, old).max() < 0.9
+            status, answer = ask(daemon, "a new text")
+            assert status == 503 and "another model now" in answer["error"]["message"]
+            daemon.wait_for("gives other vectors than before")
+            # The first two were cached, as rows of the other model.
+            assert cosines(daemon.embed(texts), new).min() > 0.99999
+            report = upstream(daemon)
+            assert report["identity"] != before and report["changes"] == 1
+
+
+def test_a_local_model_answers_meanwhile_if_it_is_the_same(
+    far: Callable[..., Any], front: Callable[..., Any], model: Path, tmp_path: Path
+) -> None:
+    same = shutil.copy(model, tmp_path / "same.gguf")
+    with far() as upstream_daemon:
+        truth = upstream_daemon.embed(["hello", "never seen"])
+        with front("--upstream-fallback", str(same)) as daemon:
+            wait_for(lambda: upstream(daemon)["fallback"] == "same", daemon)
+            upstream_daemon.process.kill()
+            upstream_daemon.process.wait(10)
+            assert cosines(daemon.embed(["hello", "never seen"]), truth).min() > 0.9999
+            assert upstream(daemon)["fallback_texts"] == 2
+            assert daemon.wait_until_ok()["rung"] == "local fall-back"
+            daemon.stop()
+
+
+def test_another_local_model_answers_nothing(far: Callable[..., Any], front: Callable[..., Any], tmp_path: Path) -> None:
+    other = make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
+    with far() as upstream_daemon, front("--upstream-fallback", str(other), "--upstream-wait", "0.2") as daemon:
+        wait_for(lambda: upstream(daemon)["fallback"] == "different", daemon)
+        upstream_daemon.process.kill()
+        upstream_daemon.process.wait(10)
+        status, answer = ask(daemon, "hello")
+        assert status == 503 and "other vectors than upstream" in answer["error"]["message"]

@@ -1,0 +1,505 @@
+"""The engine that asks another server: what is sent, what is taken, and what becomes of it when that server ails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from edgeembed.engine.protocol import BULK, INTERACTIVE, Limits, Pair, Prompted, Row, Text
+from edgeembed.errors import (
+    BadVectorError,
+    ConfigError,
+    EdgeEmbedError,
+    EngineError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    InputTooLongError,
+    ModelReplacedError,
+    RequestError,
+)
+from edgeembed.upstream.engine import RemoteEngine
+from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, IdentityBook
+from edgeembed.upstream.remote import Remote, entry_of, only_model
+from tests.fake_upstreams import FakeUpstream, Style, other_row, unit_row
+from tests.fakes import FakeEngine
+from tests.upstream.conftest import Start, until
+
+OUTAGE = 0.4
+
+
+async def rows_of(engine: RemoteEngine, texts: Sequence[Text], priority: Any = INTERACTIVE) -> list[Row]:
+    return list(await asyncio.gather(*engine.submit(texts, priority)))
+
+
+async def errors_of(engine: RemoteEngine, texts: Sequence[Text]) -> list[Any]:
+    found = await asyncio.gather(*engine.submit(texts, INTERACTIVE), return_exceptions=True)
+    return [error if isinstance(error, EdgeEmbedError) else None for error in found]
+
+
+def same(rows: Sequence[Row], texts: Sequence[str]) -> None:
+    np.testing.assert_allclose(np.stack([row.vector for row in rows]), np.stack([unit_row(t) for t in texts]), atol=1e-6)
+
+
+# --- what is sent and taken -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["openai", "sglang", "vllm", "vllm-old", "tei", "ollama"])
+async def test_every_server_gives_the_rows_of_the_texts(style: Style, start: Start) -> None:
+    server = FakeUpstream(style)
+    await server.start()
+    engine = await start(server)
+    texts = [f"text number {n}" for n in range(70)]
+    rows = await rows_of(engine, texts, BULK)
+    same(rows, texts)
+    assert sum(row.tokens for row in rows) == 70 * 5
+    assert all(len(asked) <= 32 and asked[0] == RIDER for asked in server.asked)
+    info = engine.info
+    assert info is not None and (info.dimensions, info.context_tokens) == (16, 512 if style in ("vllm", "sglang") else 0)
+    await engine.close()
+    await server.stop()
+
+
+async def test_base64_is_asked_for_and_the_key_sent(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, key="sesame")
+    await rows_of(engine, ["hello"])
+    assert server.bodies[-1] == {"model": "far-model", "input": [RIDER, "hello"], "encoding_format": "base64"}
+    assert server.headers[-1]["Authorization"] == "Bearer sesame"
+
+
+async def test_a_prompt_goes_in_front_of_the_text(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    await rows_of(engine, [Prompted("query: ", "hello", " </s>")])
+    assert server.asked[-1] == [RIDER, "query: hello </s>"]
+
+
+async def test_texts_that_come_together_go_together(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    await asyncio.gather(*(rows_of(engine, [f"lone {n}"]) for n in range(6)))
+    assert [len(asked) for asked in server.asked] == [7]
+
+
+async def test_requests_are_bounded_and_queries_go_before_bulk(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, most_requests=2, most_texts=5, most_characters=40)
+    server.hold.clear()
+    bulk = [asyncio.ensure_future(rows_of(engine, [f"bulk text {n}" for n in range(12)], BULK)) for _ in range(2)]
+    await until(lambda: server.in_flight == 1)
+    query = asyncio.ensure_future(rows_of(engine, ["query"]))
+    await until(lambda: server.in_flight == 2)
+    assert engine.upstream.in_flight == 2 and engine.status.texts_waiting > 10
+    server.hold.set()
+    await asyncio.gather(*bulk, query)
+    assert server.most_in_flight <= 2
+    assert "query" in server.asked[0] + server.asked[1], "one place is kept for it"
+    assert all(sum(map(len, asked[1:])) <= 40 and len(asked) <= 5 for asked in server.asked)
+
+
+async def test_a_text_longer_than_a_request_may_be_goes_by_itself(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, most_characters=10)
+    texts = ["a" * 50, "b", "c"]
+    same(await rows_of(engine, texts), texts)
+    assert [len(asked) for asked in server.asked] == [2, 3]
+
+
+async def test_a_client_that_leaves_takes_its_request_along(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, most_requests=1, timeout=60.0)
+    server.hold.clear()
+    (gone,) = engine.submit(["nobody waits for this"], INTERACTIVE)
+    await until(lambda: server.in_flight == 1)
+    (waiting,) = engine.submit(["and never will"], INTERACTIVE)
+    (stays,) = engine.submit(["hello"], INTERACTIVE)
+    waiting.cancel()
+    gone.cancel()
+    await until(lambda: server.gone == 1)
+    server.hold.set()
+    same([await stays], ["hello"])
+    assert server.asked == [[RIDER, "hello"]]
+
+
+# --- what upstream does not want --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["sglang", "vllm", "tei"])
+async def test_a_text_that_is_refused_costs_the_others_nothing(style: Style, start: Start) -> None:
+    server = FakeUpstream(style)
+    server.refused = lambda text: "far too long" in text
+    await server.start()
+    engine = await start(server)
+    texts = [f"text {n}" for n in range(20)]
+    texts[13] = "far too long"
+    futures = engine.submit(texts, BULK)
+    await asyncio.wait(futures)
+    with pytest.raises(RequestError, match="longer than the model's context length"):
+        futures.pop(13).result()
+    same([future.result() for future in futures], texts[:13] + texts[14:])
+    assert engine.upstream.refusals == 1 and engine.upstream.breaker == "closed"
+    assert engine.upstream.most_texts == 31, "one text's fault says nothing of requests"
+    await engine.close()
+    await server.stop()
+
+
+async def test_a_servers_largest_request_is_found_out(server: FakeUpstream, start: Start) -> None:
+    server.most_texts = 8
+    engine = await start(server)
+    texts = [f"text {n}" for n in range(31)]
+    same(await rows_of(engine, texts), texts)
+    refusals = len(server.bodies) - len(server.asked)
+    assert engine.upstream.most_texts < 8
+    same(await rows_of(engine, texts), texts)
+    assert len(server.bodies) - len(server.asked) == refusals, "it is not asked for more again"
+
+
+async def test_a_text_on_which_upstream_fails_is_not_tried_again(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    server.troubles.append(server.error(500, "CUDA error"))
+    (error,) = await errors_of(engine, ["hello"])
+    assert type(error) is EngineError and "CUDA error" in error.message
+    # llama-server's words for a text that is longer than its batch, and its status.
+    server.troubles.append(server.error(500, "input (1002 tokens) is too large to process"))
+    (error,) = await errors_of(engine, ["hello"])
+    assert type(error) is RequestError and "1002 tokens" in error.message
+
+
+async def test_what_cannot_be_sent_is_refused_with_the_reason(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    ids = Prompted("", "", "", None, np.array([1, 2], np.int32).tobytes())
+    found = await errors_of(engine, [ids, Pair("a", "b"), "fine"])
+    assert [type(error) for error in found[:2]] == [RequestError, RequestError] and found[2] is None
+    (future,) = engine.tokenize(["hello"], written=False)
+    with pytest.raises(RequestError, match="tokenizer"):
+        await future
+
+
+async def test_a_clients_own_limit_counts_by_upstreams_tokens(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    words = " ".join(["word"] * 30)
+    strict, cutting = Prompted("", words, "", Limits(16, "none")), Prompted("", words, "", Limits(16, "end"))
+    wide = Prompted("", words, "", Limits(40, "end"))
+    first, second, third = await errors_of(engine, [strict, cutting, wide])
+    assert isinstance(first, InputTooLongError) and (first.tokens, first.limit) == (32, 16)
+    assert type(second) is RequestError and "cannot be told where to cut" in second.message
+    assert third is None
+
+
+async def test_rows_that_are_none_are_not_handed_out(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    server.row_of = lambda text: unit_row(text) * (text != "zero")
+    zero, fine = await errors_of(engine, ["zero", "fine"])
+    assert isinstance(zero, BadVectorError) and fine is None
+
+
+# --- away -------------------------------------------------------------------------------------------------------------
+
+
+async def test_texts_wait_out_a_restart(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, wait=20.0)
+    await server.stop()
+    texts = [f"text {n}" for n in range(40)]
+    waiting = [asyncio.ensure_future(rows_of(engine, texts, BULK)), asyncio.ensure_future(rows_of(engine, ["query"]))]
+    await until(lambda: engine.upstream.breaker != "closed")
+    assert engine.status.state == "restarting" and "cannot be reached" in (engine.status.reason or "")
+    await server.start()
+    bulk, query = await asyncio.gather(*waiting)
+    same(bulk, texts)
+    same(query, ["query"])
+    report = engine.upstream
+    assert (report.breaker, report.opened, report.away_seconds) == ("closed", 1, None)
+    assert report.retries > 0
+
+
+async def test_a_request_that_breaks_off_is_sent_again(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, wait=20.0)
+    server.hold.clear()
+    waiting = asyncio.ensure_future(rows_of(engine, ["hello"]))
+    await until(lambda: server.in_flight == 1)
+    server.hold = asyncio.Event()
+    server.hold.set()
+    await server.stop()
+    await server.start()
+    same(await waiting, ["hello"])
+
+
+async def test_who_waited_long_enough_is_told_and_who_comes_later_does_not_wait(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, wait=OUTAGE)
+    await server.stop()
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, EngineUnavailableError) and "is away" in error.message and error.retry_after
+    requests = engine.upstream.requests
+    (error,) = await errors_of(engine, ["hello again"])
+    assert isinstance(error, EngineUnavailableError)
+    assert engine.upstream.requests == requests, "the breaker is open: nothing is sent"
+    await server.start()
+    await until(lambda: engine.upstream.breaker == "closed", 30)
+    same(await rows_of(engine, ["hello"]), ["hello"])
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_passing_failure_is_nobodys_business(status: int, server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    server.troubles.append(web.Response(status=status, text="<html>bad gateway</html>"))
+    same(await rows_of(engine, ["hello"]), ["hello"])
+    assert (engine.upstream.breaker, engine.upstream.opened, engine.upstream.retries) == ("closed", 0, 1)
+
+
+async def test_too_much_to_do_is_waited_for_as_long_as_it_asks(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, wait=20.0)
+    server.troubles.append(web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "0.3"}))
+    began = asyncio.get_running_loop().time()
+    same(await rows_of(engine, ["hello"]), ["hello"])
+    assert asyncio.get_running_loop().time() - began >= 0.3
+    assert engine.upstream.opened == 0
+
+
+async def test_too_much_to_do_for_too_long_is_told(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, wait=OUTAGE)
+    server.troubles.extend(web.json_response({}, status=429, headers={"Retry-After": "30"}) for _ in range(3))
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, EngineUnavailableError) and "429" in error.message
+
+
+async def test_silence_ends_a_request_and_is_not_asked_for_again(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, timeout=0.2)
+    server.hold.clear()
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, EngineTimeoutError) and engine.upstream.retries == 0
+
+
+async def test_a_wrong_key_is_said_and_may_be_put_right(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, wait=OUTAGE)
+    server.troubles.extend(server.error(401, "invalid api key") for _ in range(9))
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, EngineUnavailableError) and "upstream_key" in error.message
+
+
+async def test_what_no_server_of_embeddings_says_is_taken_for_absence(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    server.troubles.append(web.Response(text="<html>welcome</html>"))
+    same(await rows_of(engine, ["hello"]), ["hello"])
+
+
+async def test_closing_ends_whatever_waits(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    server.hold.clear()
+    flying = engine.submit(["on its way"], INTERACTIVE)
+    await until(lambda: server.in_flight == 1)
+    await engine.close()
+    for future in flying:
+        with pytest.raises((EngineUnavailableError, asyncio.CancelledError)):
+            await future
+    assert engine.is_over and engine.status.state == "stopped"
+
+
+# --- another one ------------------------------------------------------------------------------------------------------
+
+
+async def test_vectors_of_another_model_never_come_through(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    changed: list[Any] = []
+    engine._remote.on_change = changed.append
+    before = engine.upstream.identity
+    same(await rows_of(engine, ["hello"]), ["hello"])
+    server.row_of = other_row
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, ModelReplacedError)
+    assert engine.is_over and engine.status.state == "failed"
+    assert [model.digest for model in changed] == [before]
+    remote = engine._remote
+    assert remote.changes == 1 and remote.identity.digest != before
+    successor = RemoteEngine(remote)
+    await successor.start()
+    try:
+        (row,) = await rows_of(successor, ["hello"])
+        np.testing.assert_allclose(row.vector, other_row("hello"), atol=1e-6)
+        server.row_of = unit_row
+        assert isinstance((await errors_of(successor, ["hello"]))[0], ModelReplacedError)
+        assert remote.identity.digest == before, "the old model is known again, and its cached rows with it"
+    finally:
+        await successor.close()
+
+
+async def test_a_change_is_noticed_without_requests(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server, check_every=0.05)
+    server.row_of = other_row
+    await until(lambda: engine.is_over)
+
+
+async def test_a_single_backend_of_another_model_is_not_believed(server: FakeUpstream, start: Start) -> None:
+    """Behind a load balancer one of the servers may be another one: what it gives is asked for again."""
+    engine = await start(server)
+    turns = iter([other_row, *[unit_row] * 1000])
+    server.row_of = lambda text: turn(text)
+    turn = next(turns)
+
+    async def next_turn() -> None:
+        nonlocal turn
+        await until(lambda: len(server.asked) > 0)
+        turn = next(turns)
+
+    rows, _ = await asyncio.gather(rows_of(engine, ["hello"]), next_turn())
+    same(rows, ["hello"])
+    assert not engine.is_over
+
+
+async def test_a_context_too_short_for_the_longest_canary_text_will_do(server: FakeUpstream, start: Start) -> None:
+    server.refused = lambda text: len(text) > 200
+    engine = await start(server, check_every=0.05)
+    same(await rows_of(engine, ["hello"]), ["hello"])
+    await until(lambda: any(asked[1:] == list(CANARY_TEXTS[1:-1]) for asked in server.asked))
+    assert engine.upstream.breaker == "closed"
+    server.row_of = other_row
+    await until(lambda: engine.is_over)
+
+
+async def test_rows_of_another_length_are_another_model(server: FakeUpstream, start: Start) -> None:
+    engine = await start(server)
+    server.row_of = lambda text: unit_row(text, 32)
+    assert isinstance((await errors_of(engine, ["hello"]))[0], ModelReplacedError)
+    assert engine._remote.served().dimensions == 32
+
+
+# --- the local fall-back ----------------------------------------------------------------------------------------------
+
+
+class Local(FakeEngine):
+    """The same model here, with rows that are not normalised."""
+
+    def __init__(self, row_of: Callable[[str], Any] = lambda text: unit_row(text) * 5) -> None:
+        super().__init__()
+        self.row_of = row_of
+
+
+async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(server: FakeUpstream, start: Start) -> None:
+    local = Local()
+    engine = await start(server, lambda: local)
+    await until(lambda: engine.upstream.fallback == "same")
+    assert engine.upstream.fallback_cosine == pytest.approx(1.0)
+    await rows_of(engine, ["here"])
+    assert set(local.computed) < set(CANARY_TEXTS), "upstream computes as long as it is there"
+    await server.stop()
+    texts = ["hello", "world"]
+    same(await rows_of(engine, texts), texts)
+    assert (engine.status.state, engine.status.rung) == ("ready", "local fall-back")
+    assert engine.upstream.fallback_texts == 2
+    (tokens,) = engine.tokenize(["hello"], written=False)
+    assert len((await tokens).ids) > 0
+    await server.start()
+    await until(lambda: engine.upstream.breaker == "closed", 30)
+    server.asked.clear()
+    same(await rows_of(engine, ["again"]), ["again"])
+    assert server.asked == [[RIDER, "again"]]
+
+
+async def test_a_local_model_that_is_another_one_never_answers(
+    server: FakeUpstream, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    local = Local(other_row)
+    engine = await start(server, lambda: local, wait=OUTAGE)
+    await until(lambda: engine.upstream.fallback == "different")
+    assert local.closed, "it keeps no memory"
+    assert "other vectors than upstream" in caplog.text
+    await server.stop()
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, EngineUnavailableError) and "other vectors than upstream" in error.message
+    assert engine.status.state == "restarting"
+
+
+async def test_a_local_model_that_is_nearly_the_same_is_judged_by_the_setting(server: FakeUpstream, start: Start) -> None:
+    def near(text: str) -> Any:
+        return unit_row(text) + 0.15 * other_row(text)
+
+    strict = await start(server, lambda: Local(near))
+    await until(lambda: strict.upstream.fallback == "different")
+    cosine = strict.upstream.fallback_cosine
+    assert cosine is not None and 0.9 < cosine < 0.99
+    lenient = await start(server, lambda: Local(near), min_cosine=0.9)
+    await until(lambda: lenient.upstream.fallback == "same")
+
+
+async def test_a_local_model_that_cannot_load_is_said(server: FakeUpstream, start: Start) -> None:
+    def absent() -> Any:
+        raise EngineUnavailableError("there is no such file")
+
+    engine = await start(server, absent, wait=OUTAGE)
+    await until(lambda: engine.upstream.fallback == "failed")
+    await server.stop()
+    (error,) = await errors_of(engine, ["hello"])
+    assert error is not None and "there is no such file" in error.message
+
+
+async def test_a_text_too_long_for_here_is_not_the_clients_mistake(server: FakeUpstream, start: Start) -> None:
+    local = Local()
+    engine = await start(server, lambda: local)
+    await until(lambda: engine.upstream.fallback == "same")
+    local.failing = lambda _text: InputTooLongError("", tokens=600, limit=512)
+    await server.stop()
+    (error,) = await errors_of(engine, ["hello"])
+    assert isinstance(error, EngineUnavailableError) and "too long for the local fall-back" in error.message
+
+
+# --- the first meeting ------------------------------------------------------------------------------------------------
+
+
+async def test_an_upstream_that_was_never_seen_is_waited_for(make_remote: Callable[..., Remote]) -> None:
+    server = FakeUpstream()
+    await server.start()
+    await server.stop()
+    remote = make_remote(server)
+    with pytest.raises(EngineUnavailableError, match="never seen"):
+        await remote.meet(0.3, asyncio.Event())
+    meeting = asyncio.ensure_future(remote.meet(30.0, asyncio.Event()))
+    await asyncio.sleep(0.2)
+    await server.start()
+    await meeting
+    assert remote.served().dimensions == 16
+    await server.stop()
+
+
+async def test_one_that_was_seen_before_may_be_away_at_the_start(
+    server: FakeUpstream, make_remote: Callable[..., Remote]
+) -> None:
+    remote = make_remote(server)
+    await remote.meet(5.0, asyncio.Event())
+    await server.stop()
+    again = make_remote(server, wait=20.0)
+    await again.meet(5.0, asyncio.Event())
+    assert again.served().digest == remote.served().digest
+    engine = RemoteEngine(again)
+    await engine.start()
+    try:
+        assert engine.status.state == "restarting" and engine.info is not None
+        waiting = asyncio.ensure_future(rows_of(engine, ["hello"]))
+        await server.start()
+        same(await waiting, ["hello"])
+    finally:
+        await engine.close()
+
+
+async def test_the_catalogue_knows_models_by_the_names_of_others(make_remote: Callable[..., Remote], tmp_path: Path) -> None:
+    for name in (
+        "all-minilm-l6-v2",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "Qwen/Qwen3-Embedding-0.6B",
+        "/m/all-minilm-l6-v2-Q8_0.gguf",
+    ):
+        entry = entry_of(name)
+        assert entry is not None and entry.task == "embed"
+    assert entry_of("somebody/else") is None
+    assert entry_of("qwen3-reranker-0.6b") is None, "it makes no vectors"
+    server = FakeUpstream(model="Qwen/Qwen3-Embedding-0.6B")
+    await server.start()
+    remote = make_remote(server)
+    await remote.meet(5.0, asyncio.Event())
+    served = remote.served()
+    assert served.prompts is not None and "{instruction}" in served.prompts.query
+    assert served.name == "Qwen/Qwen3-Embedding-0.6B" and "qwen3-embedding-0.6b" in served.other_names
+    book = IdentityBook(tmp_path / "upstream.json")
+    assert await only_model(remote.options, book) == "Qwen/Qwen3-Embedding-0.6B"
+    await server.stop()
+    assert await only_model(remote.options, book) == "Qwen/Qwen3-Embedding-0.6B", "it was there before"
+    with pytest.raises(ConfigError, match="--model must name"):
+        await only_model(remote.options, IdentityBook(tmp_path / "empty.json"))

@@ -1,0 +1,129 @@
+"""Answers and errors of the servers that there are, as they document them."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from edgeembed.upstream.wire import (
+    UnreadableAnswerError,
+    context_tokens,
+    error_message,
+    model_names,
+    own_names,
+    read_answer,
+    spread,
+    write_body,
+)
+
+ROWS = np.array([[1.5, -2.0], [0.25, 3.0]], dtype=np.float32)
+
+
+def answer(*items: object, **more: object) -> bytes:
+    return json.dumps({"object": "list", "data": items, "model": "m", **more}).encode()
+
+
+def written(row: np.ndarray) -> str:
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+def test_base64_and_floats_are_read_alike() -> None:
+    encoded = answer(*({"index": i, "embedding": written(row)} for i, row in enumerate(ROWS)), usage={"prompt_tokens": 7})
+    floats = answer(*({"index": i, "embedding": row.tolist()} for i, row in enumerate(ROWS)), usage={"total_tokens": 7})
+    for body in (encoded, floats):
+        found = read_answer(body, 2)
+        np.testing.assert_array_equal(np.stack(found.rows), ROWS)
+        assert found.tokens == 7
+        assert all(row.dtype == np.float32 for row in found.rows)
+
+
+def test_rows_go_where_their_index_says() -> None:
+    shuffled = answer({"index": 1, "embedding": ROWS[1].tolist()}, {"index": 0, "embedding": ROWS[0].tolist()})
+    np.testing.assert_array_equal(np.stack(read_answer(shuffled, 2).rows), ROWS)
+    without = answer(*({"embedding": row.tolist()} for row in ROWS))
+    np.testing.assert_array_equal(np.stack(read_answer(without, 2).rows), ROWS)
+    assert read_answer(without, 2).tokens is None
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (answer({"index": 0, "embedding": [1.0]}), "2 texts were sent, and 1 rows came back"),
+        (answer({"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}), "two rows"),
+        (answer({"index": 0, "embedding": [1.0]}, {"index": 2, "embedding": [2.0]}), "no such text"),
+        (answer({"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [2.0, 3.0]}), "differ in length"),
+        (answer({"index": 0, "embedding": "AAAA"}, {"index": 1, "embedding": "AAAA"}), "not base64 of float32"),
+        (answer({"index": 0, "embedding": "***"}, {"index": 1, "embedding": "***"}), "not base64"),
+        (answer({"index": 0, "embedding": []}, {"index": 1, "embedding": []}), "is empty"),
+        (answer({"index": 0, "embedding": [[1.0]]}, {"index": 1, "embedding": [[1.0]]}), "no list of embeddings"),
+        (b"<html>welcome to the proxy</html>", "no list of embeddings"),
+    ],
+)
+def test_what_is_no_answer_is_no_rows(body: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableAnswerError, match=reason):
+        read_answer(body, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"object": "error", "message": "too long", "type": "BadRequestError", "param": None, "code": 400},
+        {"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}},
+        {"message": "too long", "code": 413, "type": "Validation"},
+        {"error": "too long", "error_type": "Validation"},
+        {"detail": "too long"},
+        {"detail": [{"loc": ["body", "input"], "msg": "too long", "type": "value_error"}]},
+    ],
+    ids=["sglang", "vllm", "tei", "tei-native", "fastapi", "pydantic"],
+)
+def test_errors_are_understood_in_every_shape(body: object) -> None:
+    assert error_message(json.dumps(body).encode(), 400) == "too long"
+
+
+def test_an_error_without_words_says_its_status() -> None:
+    assert error_message(b"<html><body>502</body></html>", 502) == "status 502"
+    assert error_message(b"", 500) == "status 500"
+    assert error_message(b"\xff\xfe plain", 500).endswith("plain")
+    assert len(error_message(b"x" * 5000, 500)) < 400
+
+
+def test_models_and_what_they_say_of_lengths() -> None:
+    vllm = {"id": "m", "max_model_len": 8192}
+    assert model_names(json.dumps({"object": "list", "data": [vllm, {"no": "id"}]}).encode()) == [vllm]
+    assert context_tokens(vllm) == 8192
+    assert context_tokens({"id": "m", "context_tokens": 512}) == 512
+    assert context_tokens({"id": "m", "max_model_len": None}) == 0
+    assert context_tokens({"id": "model.gguf", "meta": {"n_ctx": 512, "n_ctx_train": 8192}}) == 512, "llama-server"
+    assert model_names(b'{"object":"list","data":null}') == [], "Ollama without models"
+    with pytest.raises(UnreadableAnswerError):
+        model_names(b"[]")
+
+
+def test_a_model_with_several_names_is_one() -> None:
+    ours = {"owned_by": "edgeembed", "type": "F32"}
+    listed = [{"id": "tiny", **ours}, {"id": "tiny:query", "input_type": "query", **ours}, {"id": "tiny:F32", **ours}]
+    assert own_names([*listed, {"id": "alias", "root": "tiny:F32", **ours}]) == ["tiny"]
+    assert own_names([{"id": "tiny:F32", **ours}, {"id": "other", **ours}]) == ["tiny:F32", "other"]
+    assert own_names([{"id": "bge-m3", "type": "x"}, {"id": "bge-m3:x", "type": "x"}]) == ["bge-m3", "bge-m3:x"]
+
+
+def test_tokens_are_spread_by_length_and_add_up() -> None:
+    texts = ["a", "b" * 99, "", "c" * 899]
+    shares = spread(250, texts)
+    assert sum(shares) == 250
+    assert shares[3] > shares[1] > shares[0] >= 1
+    assert spread(1, ["one"]) == [1]
+    assert spread(9, ["only this one"]) == [9]
+    assert min(spread(2, ["a"] * 10)) == 1
+    assert spread(None, ["x" * 40]) == [11]
+
+
+def test_the_question_is_openais() -> None:
+    assert json.loads(write_body("m", ["a", "b"], "base64")) == {
+        "model": "m",
+        "input": ["a", "b"],
+        "encoding_format": "base64",
+    }
