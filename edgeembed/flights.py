@@ -37,13 +37,17 @@ class Flights:
         self._flights: dict[bytes, _Flight] = {}
 
     async def compute(
-        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, landed: Landed
+        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, landed: Landed, *, sealed: bool = False
     ) -> dict[bytes, Row]:
         """Compute rows, joining texts that other requests are computing already. Raises TextError.
+
+        sealed: joins nothing, and nothing joins these: another request's texts would change what shares a batch.
 
         A text that nobody waits for any more gives up its place in the queue. `landed` is called with the row of each text
         that was not in flight before, also when this request has failed or gone meanwhile.
         """
+        if sealed:
+            return await _sealed(lease, texts, priority)
         new = {key: text for key, text in texts.items() if key not in self._flights}
         futures = lease.submit(list(new.values()), priority)
         for key, future in zip(new, futures, strict=True):
@@ -72,3 +76,19 @@ class Flights:
             del self._flights[key]
         if not future.cancelled() and future.exception() is None:
             landed(key, future.result())
+
+
+async def _sealed(lease: Lease, texts: Mapping[bytes, Text], priority: Priority) -> dict[bytes, Row]:
+    futures = lease.submit(list(texts.values()), priority, sealed=True)
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+        for key, future in zip(texts, futures, strict=True):
+            if future.done() and (error := future.exception()):
+                raise TextError(key, error)
+        return {key: future.result() for key, future in zip(texts, futures, strict=True)}
+    finally:
+        for future in futures:
+            future.cancel()
+            # Of several that fail only the first one is told.
+            if future.done() and not future.cancelled():
+                future.exception()

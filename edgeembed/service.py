@@ -7,9 +7,10 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import msgspec
 
@@ -66,6 +67,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     lengths: Lengths = ANY_LENGTH
     ids: Sequence[Sequence[int]] | None = None
     """Token ids of the model, in place of texts, which is empty then."""
+    repeatable: bool = False
+    """Compute the texts by themselves, past the cache: the same texts give the same bits each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +153,20 @@ class EmbeddingService:
         max_request_tokens: int = MOST_REQUEST_TOKENS,
         clean_text: bool = True,
         vectors: VectorHealth | None = None,
+        devices: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Tie the parts together; pool and cache are opened and closed by the caller.
 
         timeout: seconds after which a request is given up. max_queue_tokens: tokens that may wait for one model, and
         max_request_tokens: tokens of all texts of one request to embed; 0 is any number. clean_text: whether texts are
-        cleaned (see `edgeembed.text.clean`). vectors: watches the computed rows.
+        cleaned (see `edgeembed.text.clean`). vectors: watches the computed rows. devices: tells what there is to compute on;
+        it may take a while.
         """
         self.roster = roster
         self.pool = pool
         self.cache = cache
         self.vectors = vectors or VectorHealth()
+        self.devices = devices
         self.requests: Counter[tuple[str, str]] = Counter()
         """Requests answered, by the model's key, and in the same way `texts`."""
         self.texts: Counter[tuple[str, str]] = Counter()
@@ -192,7 +198,7 @@ class EmbeddingService:
         identity, ids = prompt.identity, request.ids
         names, kind = (texts, "") if ids is None else (token_ids.names_of(ids, partial(_place, request)), token_ids.KIND)
         keys = [maker.key(identity, name, kind) for name in names]
-        interactive = len(keys) <= INTERACTIVE_TEXTS
+        interactive = len(keys) <= INTERACTIVE_TEXTS and not request.repeatable
         frequent = interactive and input_type != "document"
         # A row of a whole text is what every request wants that sets no limit of its own.
         looks = frequent and request.lengths.max_tokens is None and request.cache in ("on", "no-store")
@@ -211,9 +217,10 @@ class EmbeddingService:
             texts=prompt.around(texts) if ids is None else token_ids.texts_of(ids, prompt),
             param=request.param,
             lengths=request.lengths,
-            use=request.cache,
+            use="off" if request.repeatable else request.cache,
             interactive=interactive,
             frequent=frequent or request.cache == "keep",
+            sealed=request.repeatable,
             most_tokens=self.max_request_tokens,
         )
         rows, hits = await self._rows(wish, request)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
+from edgeembed import __version__
 from edgeembed.bulk.patience import patiently
 from edgeembed.client import Connection, connected
 from edgeembed.config import Resolved
@@ -49,7 +50,11 @@ class How(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What computes. digest: SHA-256 of the model's file, empty where a daemon does not tell it."""
+    """What computes. digest: SHA-256 of the model's file, empty where a daemon does not tell it.
+
+    batch_tokens: tokens that a forward pass aims at, 0 where nobody tells. engine: build and device in words, empty where
+    nobody tells.
+    """
 
     model: str
     digest: str
@@ -58,6 +63,8 @@ class Facts(NamedTuple):
     """In words, for a person."""
     at_once: int
     """Requests that keep it busy."""
+    batch_tokens: int = 0
+    engine: str = ""
 
 
 class Computer(Protocol):
@@ -144,10 +151,11 @@ class DaemonComputer:
             dimensions=_matrix(answer).shape[1],
             by=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
             at_once=4,
+            engine=str((exact or same or [{}])[0].get("device") or ""),
         )
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
-        answer = await self._ask(texts)
+        answer = await self._ask(texts, repeatable=True)
         if answer["model"] != self.facts.model:
             raise ConfigError(f"the daemon answers with the model {answer['model']}, and did with {self.facts.model} before")
         matrix = _matrix(answer)
@@ -166,8 +174,8 @@ class DaemonComputer:
         answer = await _post(self._connection, "/v1/tokenize", body)
         return [item["tokens"] for item in answer["data"]]
 
-    async def _ask(self, texts: Sequence[str]) -> dict[str, Any]:
-        body = {"input": list(texts), "encoding_format": "base64", "cache": False, **self._body}
+    async def _ask(self, texts: Sequence[str], *, repeatable: bool = False) -> dict[str, Any]:
+        body = {"input": list(texts), "encoding_format": "base64", "cache": False, "repeatable": repeatable, **self._body}
         return await _post(self._connection, "/v1/embeddings", body)
 
 
@@ -184,7 +192,18 @@ class EngineComputer:
     async def learn(self) -> None:
         """Load the model."""
         width = len((await patiently(lambda: self._ask([PROBE])))[0])
-        self.facts = Facts(self._model.name, self._model.digest, width, "this process", at_once=8)
+        slot = self._service.pool.slot_of(self._model)
+        assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just computed"
+        info, status = slot.engine.info, slot.engine.status
+        self.facts = Facts(
+            self._model.name,
+            self._model.digest,
+            width,
+            "this process",
+            at_once=4,
+            batch_tokens=info.batch_tokens,
+            engine=f"edgeembed {__version__}, {status.rung}, {info.llama_cpp}",
+        )
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         return await self._ask(texts)
@@ -196,7 +215,12 @@ class EngineComputer:
     async def _ask(self, texts: Sequence[str]) -> Matrix:
         how = self._how
         request = EmbedRequest(
-            texts, input_type=how.input_type, instruction=how.instruction, dimensions=how.dimensions, cache="off"
+            texts,
+            input_type=how.input_type,
+            instruction=how.instruction,
+            dimensions=how.dimensions,
+            cache="off",
+            repeatable=True,
         )
         return (await self._service.embed(request)).vectors
 
@@ -230,8 +254,13 @@ async def _post(connection: Connection, path: str, body: dict[str, Any]) -> dict
     found = reply.body.get("error")
     error: dict[str, Any] = found if isinstance(found, dict) else {}
     message, param = str(error.get("message") or f"the daemon answers with status {reply.status}"), error.get("param")
+    raise error_of(reply.status, message, param if isinstance(param, str) else None)
+
+
+def error_of(status: int, message: str, param: str | None) -> EdgeEmbedError:
+    """Give the error that another process had. status: HTTP's."""
     kind: type[EdgeEmbedError]
-    match reply.status:
+    match status:
         case 413:
             kind = RequestTooLargeError
         case 429:
@@ -240,9 +269,9 @@ async def _post(connection: Connection, path: str, body: dict[str, Any]) -> dict
             kind = EngineUnavailableError
         case 504:
             kind = EngineTimeoutError
-        case status:
+        case _:
             kind = RequestError if 400 <= status < 500 else EngineError
-    raise kind(message, param=param if isinstance(param, str) else None, retry_after=_RETRY_SECONDS)
+    return kind(message, param=param, retry_after=_RETRY_SECONDS)
 
 
 def _matrix(answer: dict[str, Any]) -> Matrix:

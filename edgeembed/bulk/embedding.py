@@ -15,7 +15,7 @@ from edgeembed.bulk.shards import Refused, Row, Shard
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.vectors import Matrix
 
-TEXTS_AT_ONCE = 64
+TEXTS_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 2**16
 FEW_TEXTS = 4
 """A request of so few texts counts as somebody waiting (`edgeembed.service.INTERACTIVE_TEXTS`), which a job never is."""

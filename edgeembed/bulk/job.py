@@ -21,6 +21,8 @@ from edgeembed.errors import ConfigError, EdgeEmbedError
 
 SHARDS_AT_ONCE = 2
 """The last texts of a shard and the first of the next one are under way together, so that nothing stands idle between."""
+REQUESTS_PER_SHARD = 16
+"""Of a full shard, at least: where many requests are needed to keep all workers busy, more shards are under way."""
 _WORDS_AT_ONCE = 1024
 
 
@@ -51,6 +53,10 @@ class Watch(Protocol):
         """Hear what was there before, and how much there is to read; None when nobody knows."""
         ...
 
+    def note(self, line: str) -> None:
+        """Hear what somebody should know."""
+        ...
+
     def add(self, texts: int, read_bytes: float) -> None:
         """Hear that so many more texts are behind, and the bytes that they were."""
         ...
@@ -58,6 +64,12 @@ class Watch(Protocol):
     def assembling(self) -> None:
         """Hear that all vectors are there and become one file."""
         ...
+
+
+def batch_tokens_of(job: Job) -> int | None:
+    """Give the size of the batches that an unfinished job began with; None when there is no such job, or nobody knows it."""
+    work = job.output.work()
+    return work.manifest().batch_tokens or None if work.began and job.resume and not job.overwrite else None
 
 
 @contextlib.contextmanager
@@ -118,6 +130,7 @@ class _Run:
         self._work: WorkFolder = job.output.work()
         self._manifest: Manifest | None = None
         self._turns = asyncio.Semaphore(computer.facts.at_once)
+        self._shards_at_once = max(SHARDS_AT_ONCE, 1 + -(-computer.facts.at_once // REQUESTS_PER_SHARD))
         self._before = 0
 
     async def prepare(self) -> None:
@@ -130,11 +143,15 @@ class _Run:
             digest=facts.digest,
             dimensions=facts.dimensions,
             ids="string",
+            batch_tokens=facts.batch_tokens,
+            engine=facts.engine,
         )
         done = 0
         if self._work.began:
             self._manifest = self._work.manifest()
             self._manifest.require_same(self._expected)
+            if difference := self._manifest.last_digits(self._expected):
+                self._watch.note(difference)
             for _, receipt in self._work.receipts():
                 self._before += receipt.rows
                 done += receipt.bytes
@@ -146,7 +163,7 @@ class _Run:
         try:
             async for shard in self._missing():
                 running.add(asyncio.create_task(self._make(shard)))
-                if len(running) == SHARDS_AT_ONCE:
+                if len(running) == self._shards_at_once:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()

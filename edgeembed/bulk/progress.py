@@ -57,6 +57,10 @@ class JobProgress:
                 file=sys.stderr,
             )
 
+    def note(self, line: str) -> None:
+        """See `edgeembed.bulk.job.Watch`."""
+        self._say(line)
+
     def add(self, texts: int, read_bytes: float) -> None:
         """See `edgeembed.bulk.job.Watch`."""
         self._texts += texts

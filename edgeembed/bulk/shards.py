@@ -109,7 +109,10 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A job, as its work folder remembers it. digest: of the model's file, empty where nobody tells it."""
+    """A job, as its work folder remembers it. digest: of the model's file, empty where nobody tells it.
+
+    batch_tokens, engine: as in `edgeembed.bulk.computers.Facts`; they decide about the last digits of the vectors.
+    """
 
     version: Literal[1] = 1
     inputs: list[str]
@@ -118,6 +121,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     dimensions: int
     ids: IdKind
+    batch_tokens: int = 0
+    engine: str = ""
 
     def require_same(self, other: Manifest) -> None:
         """Refuse to go on with a job that is not this one. Raises ConfigError naming what differs."""
@@ -135,6 +140,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         for name, here, there in told:
             if here != there:
                 raise ConfigError(f"the job began with {name} = {here}, and this is {there}; --overwrite begins anew")
+
+    def last_digits(self, other: Manifest) -> str | None:
+        """Say why the vectors of this job may differ in their last digits, if it goes on as the other one says."""
+        told = (("engine", self.engine, other.engine), ("batch_tokens", self.batch_tokens, other.batch_tokens))
+        for name, here, there in told:
+            if here and there and here != there:
+                return f"{name} was {here}, is {there}: last digits of vectors may differ from those of an undisturbed job"
+        return None
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import click
 from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
+    from edgeembed.bulk.cluster import ClusterRules
     from edgeembed.bulk.computers import How
     from edgeembed.bulk.inputs import InputFormat
     from edgeembed.bulk.job import Job, Outcome
@@ -63,9 +64,24 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=8192,
     show_default=True,
-    help="Rows that are lost at most when it is broken off.",
+    help="Rows of a shard; those under way are lost when it is broken off.",
 )
 @click.option("--no-daemon", is_flag=True, help="Load the model here, although a daemon may run.")
+@click.option(
+    "--engine",
+    type=click.Choice(("auto", "ray")),
+    default="auto",
+    show_default=True,
+    help="auto: the running daemon, or this process. ray: workers on a Ray cluster, each with the model (with -o).",
+)
+@click.option("--ray-address", metavar="ADDRESS", help="The cluster.  [default: RAY_ADDRESS, or this machine alone]")
+@click.option("--workers", type=click.IntRange(min=1), help="Of --engine ray.  [default: as many as fit]")
+@click.option(
+    "--cpus-per-worker", type=click.IntRange(min=1), default=1, show_default=True, help="Processors, and so threads."
+)
+@click.option(
+    "--gpus-per-worker", type=click.FloatRange(min=0), default=0, show_default=True, help="Cards, or a part of one."
+)
 @setting_options("model", "host", "port", "uds", "threads", "context_tokens", "batch_tokens", "offline")
 def embed(
     inputs: tuple[str, ...],
@@ -84,6 +100,11 @@ def embed(
     overwrite: bool,
     shard_rows: int,
     no_daemon: bool,
+    engine: str,
+    ray_address: str | None,
+    workers: int | None,
+    cpus_per_worker: int,
+    gpus_per_worker: float,
     **flags: Any,
 ) -> None:
     """Embed texts, or with -o whole files of them. The running daemon computes; where none runs, the model is loaded here.
@@ -95,11 +116,15 @@ def embed(
     edgeembed embed a.csv b.csv --column body --id key -o vectors.npy
     edgeembed embed notes/ -o notes.parquet --with-text    a folder of text files, in chunks
     edgeembed embed big.jsonl -o vectors/ --resume         a folder of Parquet files, one a shard
+    edgeembed embed big.jsonl -o vectors/ --engine ray --ray-address HOST:6379 --gpus-per-worker 1 --model NAME
 
     A file is made of shards. Break it off and call it again with --resume: finished shards stay, nothing is computed twice.
     Until it is done they lie in OUT.parts, which takes as much space as the output. Rows that cannot be embedded (empty, too
     long, damaged) are listed with the reason in OUT.rejects.jsonl, without their text. Ids of a folder's chunks are
     FILE#START-END, in characters. int8 scales each row by its largest number; binary keeps signs, eight in a byte.
+
+    The same inputs give the same bits on one machine with one build, broken off or not. What can change a vector's last
+    digits: a worker that died over it, a decoder model in a daemon that others use, a cluster of several kinds of machines.
     """
     from edgeembed.bulk.computers import How
     from edgeembed.config import resolve
@@ -110,6 +135,8 @@ def embed(
     setup_logging("warning")
     how = How(flags.get("model"), input_type, instruction, dimensions)
     if output is None:
+        if engine == "ray":
+            raise ConfigError("--engine ray is for whole files: say with -o where the vectors go")
         import os
 
         for name in inputs:
@@ -144,22 +171,37 @@ def embed(
         click.echo(f"{out.path} is there already, whole", err=True)
         return
     job = Job(inputs=inputs, output=out, rules=rules, input_format=input_format, resume=resume, overwrite=overwrite)
-    _run_job(job, how, resolved, own=no_daemon)
+    cluster = None
+    if engine == "ray":
+        from edgeembed.bulk.cluster import ClusterRules, import_ray
+
+        import_ray()  # before anything is made
+        cluster = ClusterRules(ray_address, workers, cpus_per_worker, gpus_per_worker)
+    _run_job(job, how, resolved, own=no_daemon, cluster=cluster)
 
 
-def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool) -> None:
+def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool, cluster: ClusterRules | None) -> None:
     import asyncio
+    import dataclasses
 
+    import msgspec
+
+    from edgeembed.bulk.cluster import open_cluster
     from edgeembed.bulk.computers import open_computer
-    from edgeembed.bulk.job import claimed, run
+    from edgeembed.bulk.job import batch_tokens_of, claimed, run
     from edgeembed.bulk.progress import JobProgress
     from edgeembed.bulk.tables import import_pyarrow
 
     if job.output.format in ("parquet", "arrow"):
         import_pyarrow()  # before the model is loaded
 
+    if before := batch_tokens_of(job):  # what `edgeembed tune` found meanwhile is for the next job
+        settings = msgspec.structs.replace(resolved.settings, batch_tokens=before)
+        resolved = dataclasses.replace(resolved, settings=settings)
+
     async def work(progress: JobProgress) -> Outcome:
-        async with open_computer(resolved, how, _say, own=own) as computer:
+        opened = open_cluster(resolved, how, _say, cluster) if cluster else open_computer(resolved, how, _say, own=own)
+        async with opened as computer:
             _say(f"{computer.facts.model}, {computer.facts.dimensions} dimensions, computed by {computer.facts.by}")
             return await run(job, computer, progress)
 

@@ -1,0 +1,100 @@
+"""`edgeembed embed --engine ray`: real workers of a local Ray cluster, with a real model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.helpers import MAIN, edgeembed
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+ROWS = 6000
+SHARD = 500
+WORKER = "ray::EngineWorker"
+"""How Ray names the process of a worker."""
+
+
+@pytest.fixture(autouse=True)
+def ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        reason = "Ray is not installed (it is in the dev group, and in edgeembed[ray]): no workers to compute with"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A job's command line, without its output."""
+    monkeypatch.setenv("EDGEEMBED_PORT", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    model = make_tiny_qwen3(tmp_path / "tiny.gguf")
+    texts = tmp_path / "texts.txt"
+    lines = [f"{row} " + "word " * (row % 7) for row in range(ROWS)]
+    lines[700] = "x" * 2000  # longer than the model takes
+    texts.write_text("\n".join(lines))
+    return ["embed", str(texts), "--model", str(model), "--shard-rows", str(SHARD), "-o"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+
+
+def test_one_worker_and_two_one_of_them_killed_give_what_a_single_process_gives(command: list[str], tmp_path: Path) -> None:
+    for folder in ("alone", "one", "two"):
+        (tmp_path / folder).mkdir()
+    alone = edgeembed(*command, str(tmp_path / "alone" / "v.npy"))
+    assert alone.returncode == 0, alone.stderr
+    wanted = content(tmp_path / "alone")
+    assert set(wanted) == {"v.npy", "v.ids.jsonl", "v.rejects.jsonl"}
+
+    one = edgeembed(*command, str(tmp_path / "one" / "v.npy"), "--engine", "ray", "--workers", "1")
+    assert one.returncode == 0, one.stderr
+    assert "computed by 1 worker on Ray" in one.stderr
+    assert content(tmp_path / "one") == wanted
+
+    two = [*command, str(tmp_path / "two" / "v.npy"), "--engine", "ray", "--workers", "2"]
+    process = subprocess.Popen([sys.executable, "-c", MAIN, *two], stderr=subprocess.PIPE, text=True)
+    try:
+        killed = kill_a_worker(process, tmp_path / "two")
+        _, told = process.communicate(timeout=180)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, told
+    assert content(tmp_path / "two") == wanted
+    assert not psutil.pid_exists(killed)
+
+
+def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
+    """Kill one of the job's workers once its first shard is written, and give its process id."""
+    until = time.monotonic() + 150
+    while not (found := list(folder.rglob("receipt-*.json"))) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert found, "no shard was written"
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "".join(child.cmdline()).startswith(WORKER)
+    ]
+    assert len(workers) == 2
+    workers[0].kill()
+    assert len(list(folder.rglob("receipt-*.json"))) < ROWS // SHARD, "it was done before the kill"
+    return workers[0].pid
+
+
+def test_what_the_cluster_cannot_hold_is_said(command: list[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "v.npy")
+    found = edgeembed(*command, out, "--engine", "ray", "--cpus-per-worker", "4096")
+    assert found.returncode == 2
+    assert "no worker fits into the cluster" in found.stderr
+    nobody = edgeembed(*command, out, "--engine", "ray", "--ray-address", "127.0.0.1:1", "--overwrite")
+    assert nobody.returncode == 2
+    assert "no Ray cluster at 127.0.0.1:1" in nobody.stderr
