@@ -30,6 +30,8 @@ WORTH = 0.97
 """A way must have at most this share of the best one's score to take its place: less is noise."""
 BULK_WORDS = (10, 20, 40, 80)
 BULK_TEXTS = 32
+BULK_TEXTS_ON_CARD = 512
+"""Enough to fill the largest batch that is tried."""
 WARM_UPS = 3
 TOKENS_PER_WORD = 12
 """More than any tokenizer makes of a word: even a model of a few hundred tokens is not given a text that is too long."""
@@ -42,6 +44,8 @@ class Way(msgspec.Struct, frozen=True):
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     bulk_lanes: int | None = None
     pad_from_tokens: int | None = None
+    card_batch_tokens: int = 0
+    """`batch_tokens` for a graphics card, which wants far larger ones; 0 leaves that to the engine."""
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,13 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """A text of forty words, alone."""
     tokens_per_second: float
     """In a bulk load of texts of 10 to 80 words."""
+    rung: str = ""
+    """Of the ladder that it was measured on."""
+
+    @property
+    def on_card(self) -> bool:
+        """Whether a graphics card computed, at least in part."""
+        return self.rung.startswith("gpu")
 
     def score(self, first: Measurement) -> float:
         """Give the geometric mean of the times against another way's; less is better."""
@@ -137,7 +148,8 @@ async def tune(measure: Measure, start: Way, *, thorough: bool, tell: Tell = lam
     tell(first)
     tried = {start: first}
     best = first
-    for choices in _choices(start, info, thorough=thorough):
+    choices_of = _choices_on_card(thorough=thorough) if first.on_card else _choices(start, info, thorough=thorough)
+    for choices in choices_of:
         for change in choices:
             way = msgspec.structs.replace(best.way, **change)
             if way in tried:
@@ -164,6 +176,12 @@ def _choices(start: Way, info: ModelInfo, *, thorough: bool) -> Iterator[Sequenc
         yield [{"pad_from_tokens": tokens} for tokens in (0, 24, 40, 52)]
 
 
+def _choices_on_card(*, thorough: bool) -> Iterator[Sequence[dict[str, int | None]]]:
+    """Give what may be changed where a graphics card computes: there threads, lanes and filling up count for nothing."""
+    if thorough:
+        yield [{"card_batch_tokens": tokens} for tokens in (512, 1024, 4096, 8192)]
+
+
 def measurer(make_engine: MakeEngine, seconds: float) -> Measure:
     """Give a function that loads a model in one way, measures it for so many seconds and ends it. It raises EngineError."""
 
@@ -187,8 +205,10 @@ async def _measure(engine: Engine, way: Way, seconds: float) -> tuple[Measuremen
         await asyncio.gather(*engine.submit([text(20) for _ in range(WARM_UPS)], INTERACTIVE))
         query = await _median_ms(engine, lambda: text(10), seconds / 4)
         sentence = await _median_ms(engine, lambda: text(40), seconds / 4)
-        bulk = await _tokens_per_second(engine, text, seconds / 2)
-        return Measurement(way=way, query_ms=query, sentence_ms=sentence, tokens_per_second=bulk), info
+        rung = engine.status.rung or ""
+        bulk_texts = BULK_TEXTS_ON_CARD if rung.startswith("gpu") else BULK_TEXTS
+        bulk = await _tokens_per_second(engine, text, seconds / 2, bulk_texts)
+        return Measurement(way=way, query_ms=query, sentence_ms=sentence, tokens_per_second=bulk, rung=rung), info
     finally:
         await engine.close()
 
@@ -203,7 +223,7 @@ async def _median_ms(engine: Engine, text: Callable[[], Text], seconds: float) -
     return statistics.median(times)
 
 
-async def _tokens_per_second(engine: Engine, text: Callable[[int], Text], seconds: float) -> float:
+async def _tokens_per_second(engine: Engine, text: Callable[[int], Text], seconds: float, load: int) -> float:
     tokens = 0
     began = time.perf_counter()
     # Two loads on their way at any time: the worker always has a next batch.
@@ -211,7 +231,7 @@ async def _tokens_per_second(engine: Engine, text: Callable[[int], Text], second
     while True:
         over = time.perf_counter() - began >= seconds and tokens > 0
         while not over and len(waiting) < 2:
-            texts = [text(BULK_WORDS[number % len(BULK_WORDS)]) for number in range(BULK_TEXTS)]
+            texts = [text(BULK_WORDS[number % len(BULK_WORDS)]) for number in range(load)]
             waiting.add(asyncio.gather(*engine.submit(texts, BULK)))
         if not waiting:
             return tokens / (time.perf_counter() - began)

@@ -42,6 +42,21 @@ async def test_the_best_way_is_found() -> None:
     assert told == profile.measured and told[0].way == START
 
 
+async def test_on_a_card_only_its_batches_are_tried() -> None:
+    def way_of(way: Way) -> float:
+        return 0.5 if way.card_batch_tokens == 4096 else 1.0
+
+    async def on_card(way: Way) -> tuple[Measurement, ModelInfo]:
+        slow = way_of(way)
+        found = Measurement(way=way, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow, rung="gpu-full")
+        return found, FakeEngine().info
+
+    profile = await tune(on_card, START, thorough=True)
+    assert profile.way == Way(threads=8, card_batch_tokens=4096)
+    assert {each.way.threads for each in profile.measured} == {8}
+    assert {each.way.card_batch_tokens for each in profile.measured} == {0, 512, 1024, 4096, 8192}
+
+
 async def test_noise_does_not_replace_the_first_way() -> None:
     async def noisy(way: Way) -> tuple[Measurement, ModelInfo]:
         slow = 1.0 if way == START else 0.98
@@ -117,7 +132,7 @@ async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Call
         return engine.info.looked
 
     for _ in range(10):
-        first = await look(Settings(threads=1, batch_tokens=64))
+        first = await look(Settings(threads=1, batch_tokens=64, kernels="llama.cpp"))
         assert first is not None
         if first.pad_from_tokens is not None:
             break
@@ -126,4 +141,4 @@ async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Call
     assert profile is not None and not profile.thorough
     assert profile.way == Way(threads=usable_threads(), pad_from_tokens=first.pad_from_tokens)
     assert chosen_way(Settings(), paths, model.digest) == profile.way
-    assert await look(Settings()) is None
+    assert await look(Settings(kernels="llama.cpp")) is None

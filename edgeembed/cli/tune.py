@@ -31,8 +31,9 @@ def tune(spec: str | None, seconds: float, quick: bool, forget: bool, as_json: b
     """Find out how MODEL, or the configured one, runs fastest on this machine, and remember it.
 
     Tries numbers of threads, lanes for bulk loads, sizes of batches, and from which length on short texts are filled up for
-    the faster attention. `edgeembed serve` uses what was found, for this machine, this build of llama.cpp and this file;
-    `threads` and `batch_tokens` in the settings go before it. Of a model with several installed types each is measured.
+    the faster attention; on a graphics card sizes of batches alone. `edgeembed serve` uses what was found, for this machine,
+    this build of llama.cpp and this file; `threads` and `batch_tokens` in the settings go before it. Of a model with several
+    installed types each is measured.
 
     \b
     edgeembed tune                          the configured model, about a minute with a small one
@@ -98,7 +99,7 @@ def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: b
         lanes = "auto" if way.bulk_lanes is None else way.bulk_lanes
         fill = "auto" if way.pad_from_tokens is None else way.pad_from_tokens
         click.echo(
-            f"  {way.threads} threads, {lanes} lanes, batches of {way.batch_tokens}, fill up from {fill}: "
+            f"  {way.threads} threads, {lanes} lanes, batches of {_batch(measurement)}, fill up from {fill}: "
             f"{measurement.query_ms:.1f} ms, {measurement.sentence_ms:.1f} ms, "
             f"{measurement.tokens_per_second:,.0f} tokens/s",
             err=True,
@@ -107,6 +108,13 @@ def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: b
     start = Way(threads=resolved.settings.threads or usable_threads())
     make = functools.partial(make_engine, resolved.settings, resolved.paths, model)
     return asyncio.run(tune(measurer(lambda way: make(way), seconds), start, thorough=not quick, tell=tell))
+
+
+def _batch(measurement: Measurement) -> str:
+    """Give the tokens of a batch, on what was measured."""
+    if measurement.on_card:
+        return f"{measurement.way.card_batch_tokens or 'auto'} (card)"
+    return str(measurement.way.batch_tokens)
 
 
 def _row(type_: str, measurement: Measurement, best: bool) -> tuple[str, ...]:
@@ -119,7 +127,7 @@ def _row(type_: str, measurement: Measurement, best: bool) -> tuple[str, ...]:
         f"{type_}{' *' if best else ''}",
         str(way.threads),
         choice(way.bulk_lanes),
-        str(way.batch_tokens),
+        _batch(measurement),
         "never" if way.pad_from_tokens == 0 else choice(way.pad_from_tokens),
         f"{measurement.query_ms:.2f} ms",
         f"{measurement.sentence_ms:.2f} ms",

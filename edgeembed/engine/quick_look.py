@@ -13,7 +13,7 @@ from collections.abc import Callable
 from edgeembed.engine.plan import TILE
 from edgeembed.engine.protocol import QuickLook
 
-LOOK_SECONDS = 0.4
+LOOK_SECONDS = 0.6
 """When so much time is gone nothing new is begun: large models are looked at by `edgeembed tune` alone."""
 REPEATS = 3
 LENGTHS = (24, 32, 40, 48, 56)

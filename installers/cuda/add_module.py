@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Put a CUDA module of llama.cpp into a wheel of llama-cpp-python, and say in its metadata what that needs.
+
+    add_module.py WHEEL MODULE cu130 FOLDER      prints the path of the new wheel, NAME-VERSION+cu130-…
+
+The version's local part tells the two apart, and pins such as ==0.3.36 take both (PEP 440). The module's own libraries come
+as requirements, from the package index: the wheel carries none of NVIDIA's. Format: "Binary distribution format" of the
+Python Packaging User Guide. Runs on a bare Python.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+LIBRARIES = "llama_cpp/lib"
+MODULE = f"{LIBRARIES}/libggml-cuda.so"
+LABEL = re.compile(r"cu(\d+)(\d)")
+
+
+def add_module(wheel: Path, module: Path, label: str, folder: Path) -> Path:
+    """Write the wheel with the module into the folder and give its path.
+
+    label: cu and the CUDA release without its dot, such as cu130. Raises ValueError for another label, and for a wheel whose
+    llama.cpp loads no modules.
+    """
+    release = LABEL.fullmatch(label)
+    if not release:
+        raise ValueError(f"{label} is no CUDA release: cu130 would be")
+    name, version, *tags = wheel.name.split("-")
+    labelled = f"{version.partition('+')[0]}+{label}"
+    old, new = f"{name}-{version}.dist-info/", f"{name}-{labelled}.dist-info/"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "-".join((name, labelled, *tags))
+    with zipfile.ZipFile(wheel) as source:
+        if not any(re.fullmatch(rf"{LIBRARIES}/libggml-cpu-.*\.so", entry) for entry in source.namelist()):
+            raise ValueError(f"{wheel.name} loads no modules: build it by installers/bundle/build-llama.sh")
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as made:
+            records: list[tuple[str, str, int | str]] = []
+
+            def write(info: zipfile.ZipInfo, data: bytes) -> None:
+                made.writestr(info, data, zipfile.ZIP_DEFLATED)
+                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+                records.append((info.filename, f"sha256={digest}", len(data)))
+
+            for info in source.infolist():
+                data = source.read(info)
+                if info.filename in (MODULE, f"{old}RECORD"):
+                    continue
+                if info.filename == f"{old}METADATA":
+                    data = _metadata(data, labelled, release)
+                info.filename = info.filename.replace(old, new)
+                write(info, data)
+            library = zipfile.ZipInfo(MODULE)
+            library.external_attr = 0o100755 << 16
+            write(library, module.read_bytes())
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows([*records, (f"{new}RECORD", "", "")])
+            made.writestr(f"{new}RECORD", table.getvalue())
+    return target
+
+
+def _metadata(data: bytes, version: str, release: re.Match[str]) -> bytes:
+    major, minor = release.groups()
+    needs = "".join(
+        f"Requires-Dist: nvidia-{each}>={major}.{minor},<{int(major) + 1}\n" for each in ("cublas", "cuda-runtime")
+    )
+    # The first one is the header; further down is somebody's description.
+    text = data.decode("utf-8")
+    return re.sub(r"^Version: .*\n", f"Version: {version}\n{needs}", text, count=1, flags=re.MULTILINE).encode()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(f"usage: {sys.argv[0]} WHEEL MODULE cu130 FOLDER")
+    sys.stdout.write(f"{add_module(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))}\n")

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs a wheel of build.sh beside edgeembed and looks whether it serves: on the card where there is one, and on the processor
+# where there is no card, or where NVIDIA's libraries are missing.
+#
+#   installers/cuda/check.sh WHEEL MODEL.gguf
+#
+# Into a virtual environment of its own, which pip fills: NVIDIA's libraries are 400 MB of that. PYTHON names another interpreter.
+# Ends with status 0 when all answered.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+usage="usage: $0 WHEEL MODEL.gguf"
+wheel=$(realpath -e "${1:?$usage}") model=$(realpath -e "${2:?$usage}")
+work=$(mktemp -d) daemon=''
+clean() {
+  if [ -n "$daemon" ]; then kill "$daemon" 2>/dev/null || true; fi
+  rm -rf "$work"
+}
+trap clean EXIT
+export EDGEEMBED_HOME=$work/home
+
+"${PYTHON:-python3}" -m venv "$work/venv"
+# edgeembed's pin takes this wheel as it is: pip looks for no other one.
+mkdir "$work/source"
+(cd "$here/../.." && cp -r pyproject.toml README.md LICENSE edgeembed convert models "$work/source")
+"$work/venv/bin/pip" install -q "$wheel" "$work/source"
+site=$("$work/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
+
+serves() {
+  "$work/venv/bin/edgeembed" serve --model "$model" --port 0 --offline "$@" 2>"$work/log" &
+  daemon=$!
+  for _ in $(seq 240); do
+    grep -q '^ready' "$work/log" && break
+    kill -0 "$daemon" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
+    sleep 0.5
+  done
+  url=$(sed -n 's/.*listens on \(http:[^,]*\),.*/\1/p' "$work/log")
+  "$work/venv/bin/python" - "$url" "$*" <<'PYTHON'
+import json, sys, urllib.request
+url, flags = sys.argv[1:]
+request = urllib.request.Request(f"{url}/v1/embeddings", b'{"input": "hello"}', {"content-type": "application/json"})
+row = json.load(urllib.request.urlopen(request, timeout=120))["data"][0]["embedding"]
+health = json.load(urllib.request.urlopen(f"{url}/health", timeout=60))
+falls = "; ".join(f"{fall['rung']}: {fall['reason']}" for fall in health["falls"])
+print(f"ok    {flags or 'no flags'}: rung {health['rung']}, {row[0]:.6f} {row[1]:.6f} {row[2]:.6f} …  {falls}")
+PYTHON
+  kill "$daemon"
+  wait "$daemon" || true
+  daemon=''
+}
+
+"$work/venv/bin/edgeembed" devices
+serves
+serves --device cuda
+serves --device cpu
+mv "$site/nvidia" "$site/nvidia-away"
+echo "without NVIDIA's libraries:"
+"$work/venv/bin/edgeembed" devices
+serves

@@ -1,0 +1,84 @@
+"""The wheel with CUDA: how the module comes into it, and what the recipe refuses. Nothing is compiled here."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from base64 import urlsafe_b64encode
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.installers.loading import INSTALLERS, load
+
+NAME = "llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl"
+METADATA = "Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: 0.3.36\nRequires-Dist: numpy\n\nVersion: 1 was slower\n"
+
+
+def make_wheel(folder: Path, *, modules: bool = True) -> Path:
+    wheel = folder / NAME
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("llama_cpp/__init__.py", "")
+        made.writestr("llama_cpp/lib/libllama.so", b"library")
+        if modules:
+            made.writestr("llama_cpp/lib/libggml-cpu-haswell.so", b"kernels")
+        made.writestr("llama_cpp_python-0.3.36.dist-info/METADATA", METADATA)
+        made.writestr("llama_cpp_python-0.3.36.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n")
+        made.writestr("llama_cpp_python-0.3.36.dist-info/RECORD", "")
+    return wheel
+
+
+def test_pip_installs_the_wheel_with_the_module_and_what_that_needs(tmp_path: Path) -> None:
+    module = tmp_path / "libggml-cuda.so"
+    module.write_bytes(b"cuda kernels")
+    made = load("cuda/add_module.py").add_module(make_wheel(tmp_path), module, "cu130", tmp_path / "out")
+    assert made.name == "llama_cpp_python-0.3.36+cu130-py3-none-linux_x86_64.whl"
+    # For another platform's machine, too: nothing of it is run.
+    options = ["--no-deps", "--no-index", "--quiet", "--target", str(tmp_path / "site")]
+    if sys.platform != "linux":
+        options += ["--platform", "linux_x86_64", "--only-binary=:all:"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(made)], check=True)
+    assert (tmp_path / "site/llama_cpp/lib/libggml-cuda.so").read_bytes() == b"cuda kernels"
+    found = PathDistribution(tmp_path / "site/llama_cpp_python-0.3.36+cu130.dist-info")
+    assert sorted(found.requires or []) == ["numpy", "nvidia-cublas>=13.0,<14", "nvidia-cuda-runtime>=13.0,<14"]
+    assert Requirement("llama-cpp-python==0.3.36").specifier.contains(found.version)
+    assert "Version: 1 was slower" in (found.read_text("METADATA") or "")
+    with zipfile.ZipFile(made) as archive:
+        record = archive.read("llama_cpp_python-0.3.36+cu130.dist-info/RECORD").decode()
+    digest = urlsafe_b64encode(hashlib.sha256(b"cuda kernels").digest()).rstrip(b"=").decode()
+    assert f"llama_cpp/lib/libggml-cuda.so,sha256={digest},12\n" in record
+
+
+def test_a_wheel_that_loads_no_modules_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="loads no modules"):
+        load("cuda/add_module.py").add_module(make_wheel(tmp_path, modules=False), tmp_path / "x", "cu130", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a recipe for bash")
+@pytest.mark.parametrize(
+    ("arguments", "release", "said"),
+    [
+        ([], "13.0", "--arch is missing"),
+        (["--arch", "hopper", "out"], "13.0", "numbers with ;"),
+        (["--arch", "90"], "13.0", "usage"),
+        (["--arch", "90", "out"], "12.4", "this recipe is for CUDA 13"),
+        (["--arch", "90", "out"], None, "no nvcc"),
+    ],
+)
+def test_the_recipe_says_what_is_wrong(tmp_path: Path, arguments: list[str], release: str | None, said: str) -> None:
+    nvcc = tmp_path / "nvcc"
+    if release:
+        nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
+        nvcc.chmod(0o755)
+    bash = shutil.which("bash")
+    assert bash
+    variables = {"PATH": "/usr/bin:/bin", "NVCC": str(nvcc)}
+    command = [bash, str(INSTALLERS / "cuda" / "build.sh"), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env=variables)
+    assert run.returncode == 1
+    assert said in run.stderr
