@@ -222,6 +222,8 @@ class _WorkerDiedError(EngineUnavailableError):
 def import_ray() -> Any:
     """Import Ray, which tells nobody what it is used for. Raises ConfigError when it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Under `uv run` Ray would copy the working directory, and install the project from the copy into the very environment.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
         import ray.exceptions

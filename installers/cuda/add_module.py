@@ -3,7 +3,7 @@
 
     add_module.py WHEEL MODULE cu130 FOLDER      prints the path of the new wheel, NAME-VERSION+cu130-…
 
-The version's local part tells the two apart, and pins such as ==0.3.36 take both (PEP 440). The module's own libraries come
+The version's local part tells the two apart, and pins of a version take both (PEP 440). The module's own libraries come
 as requirements, from the package index: the wheel carries none of NVIDIA's. Format: "Binary distribution format" of the
 Python Packaging User Guide. Runs on a bare Python.
 """

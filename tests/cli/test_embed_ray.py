@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -16,7 +17,7 @@ from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 ROWS = 6000
-SHARD = 500
+SHARD = 200
 WORKER = "ray::EngineWorker"
 """How Ray names the process of a worker."""
 
@@ -73,18 +74,26 @@ def test_one_worker_and_two_one_of_them_killed_give_what_a_single_process_gives(
     assert not psutil.pid_exists(killed)
 
 
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "".join(child.cmdline()).startswith(WORKER):
+                    found.append(child)
+    return found
+
+
 def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
-    """Kill one of the job's workers once its first shard is written, and give its process id."""
+    """Kill one of the job's two workers once a shard is written, and give its process id."""
     until = time.monotonic() + 150
-    while not (found := list(folder.rglob("receipt-*.json"))) and process.poll() is None and time.monotonic() < until:
+    found: list[Path] = []
+    workers: list[psutil.Process] = []
+    while not (found and len(workers) == 2) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
+        found, workers = list(folder.rglob("receipt-*.json")), workers_of(process)
     assert found, "no shard was written"
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "".join(child.cmdline()).startswith(WORKER)
-    ]
-    assert len(workers) == 2
+    assert len(workers) == 2, "there was but one worker until the end"
     workers[0].kill()
     assert len(list(folder.rglob("receipt-*.json"))) < ROWS // SHARD, "it was done before the kill"
     return workers[0].pid

@@ -22,8 +22,11 @@ import psutil
 from edgeembed.server.openapi import OPERATIONS
 
 EXAMPLES: dict[str, dict[str, Any]] = {
-    path: operation.example or {"model": "no-such-model"} for (_, path), operation in OPERATIONS.items() if operation.body
+    path: operation.example or {"model": "no-such-model"}
+    for (_, path), operation in OPERATIONS.items()
+    if operation.body and not path.startswith("/v1/admin")
 }
+"""Of the routes that every application has: the owner's orders are the daemon's (`test_admin.py`)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def _fields(path: str) -> list[str]:
 
 def _wrong_fields(rng: random.Random, path: str) -> Case:
     body = dict(EXAMPLES[path])
-    for name in rng.sample(_fields(path), k=rng.randint(1, 2)):
+    fields = _fields(path)
+    for name in rng.sample(fields, k=min(rng.randint(1, 2), len(fields))):
         body[name] = _value(rng)
     if rng.random() < 0.2:
         body.pop(rng.choice(sorted(body)))
