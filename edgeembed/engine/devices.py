@@ -116,6 +116,11 @@ class Ladder:
         return [*self._falls, *self._passing_falls]
 
     @property
+    def told(self) -> str:
+        """The falls in words."""
+        return "; ".join(f"{fall.rung}: {fall.reason}" for fall in self.falls)
+
+    @property
     def moves(self) -> list[RungMove]:
         """The latest moves, the oldest first."""
         return list(self._moves)

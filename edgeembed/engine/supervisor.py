@@ -206,10 +206,10 @@ class WorkerEngine:
                     kills_while_loading = 0
                     if self._ladder.exhausted:
                         if self._info is None:
-                            self._give_up(_all_failed(self._ladder))
+                            self._give_up(self._ladder.told)
                             return
                         # It has worked on this machine before: begin again from the top, later.
-                        reason = _all_failed(self._ladder)
+                        reason = self._ladder.told
                         self._ladder.reset()
                         pause = LONGEST_PAUSE
             else:
@@ -397,10 +397,6 @@ class WorkerEngine:
             self._give_up(f"internal error: {error!r}")
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_exception(self._unavailable())
-
-
-def _all_failed(ladder: Ladder) -> str:
-    return "; ".join(f"{fall.rung}: {fall.reason}" for fall in ladder.falls)
 
 
 def _tell_of_a_bug(task: asyncio.Task[None]) -> None:

@@ -6,20 +6,20 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 from edgeembed.engine.devices import CPU_LADDER, GPU_FULL, GPU_PARTIAL, Ladder, LadderMemory, Rung, RungUnavailableError
 from edgeembed.engine.protocol import BULK, WorkerOptions
 from edgeembed.engine.supervisor import WorkerEngine
-from tests.engine import scripted_worker
-from tests.fakes import fake_row
+from tests.engine import scripted_worker, supervised
+from tests.engine.supervised import rows_are_right
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
 
@@ -160,16 +160,7 @@ def in_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-async def rows_are_right(made: WorkerEngine, texts: list[str]) -> None:
-    rows = await asyncio.gather(*made.submit(texts, BULK))
-    for text, row in zip(texts, rows, strict=True):
-        assert np.array_equal(row.vector, fake_row(text))
-
-
-async def until(condition: Callable[[], bool], doing: Callable[[], Awaitable[None]] | None = None) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await (doing() if doing else asyncio.sleep(0.02))
+until = partial(supervised.until, seconds=60)
 
 
 def workers() -> list[psutil.Process]:

@@ -7,8 +7,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from edgeembed.engine.devices import Ladder, LadderMemory, Rung
 from edgeembed.engine.protocol import BULK, INTERACTIVE, WorkerOptions
 from edgeembed.engine.supervisor import WorkerEngine
 from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
-from tests.engine import scripted_worker
+from tests.engine import scripted_worker, supervised
+from tests.engine.supervised import rows_are_right
 from tests.fakes import fake_row
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
@@ -50,16 +52,7 @@ def in_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-async def rows_are_right(made: WorkerEngine, texts: list[str]) -> None:
-    rows = await asyncio.gather(*made.submit(texts, BULK))
-    for text, row in zip(texts, rows, strict=True):
-        assert np.array_equal(row.vector, fake_row(text))
-
-
-async def until(condition: Callable[[], bool], doing: Callable[[], Awaitable[None]] | None = None) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await (doing() if doing else asyncio.sleep(0.02))
+until = partial(supervised.until, seconds=20)
 
 
 async def test_rows_come_back_in_order_and_are_counted() -> None:
