@@ -256,11 +256,13 @@ def _compare(scenario: Scenario, running: dict[str, Server | Loop], rounds: int,
             one = taking_part[name]
             one.thaw()
             try:
-                phases, share = {}, 0.0
+                phases, share, hits = {}, 0.0, one.cache_hits()
                 for phase, job in scenario.jobs(seconds, seed + 104_729 * number).items():
                     phases[phase], cpu = one.do(job)
                     lasted = max(outcome.seconds for outcome in phases[phase].values())
                     share = max(share, cpu / lasted / (os.cpu_count() or 1))
+                if scenario.all_new and (hits := one.cache_hits() - hits):
+                    raise RuntimeError(f"its cache answered {hits} texts that were to be new")
                 comparison.add(number, name, phases, share)
             except RuntimeError as error:
                 comparison.failures[name] = str(error)

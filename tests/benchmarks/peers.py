@@ -6,10 +6,12 @@ other; README.md has what it printed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +59,15 @@ class Peer(ABC):
         return self._flags
 
 
+class _OwnServer(Server):
+    """Our daemon, which tells what its cache did."""
+
+    def cache_hits(self) -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status", timeout=60) as response:
+            cache = json.load(response)["cache"]
+        return int(cache["memory_hits"] + cache["disk_hits"]) if cache else 0
+
+
 class Edgeembed(Peer):
     """Ourselves, as shipped."""
 
@@ -87,7 +98,7 @@ class Edgeembed(Peer):
         # The second folder gives convert/ and models/ of this tree their import names.
         path = os.pathsep.join([str(self._tree), str(self._tree / ".ci" / "typed")])
         environment = {"EDGEEMBED_HOME": str(home), "PYTHONPATH": path}
-        return Server(
+        return _OwnServer(
             self.name, command, environment, place.log(self.name), port=port, body={}, query_body={"input_type": "query"}
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,11 +54,21 @@ class Scenario:
     seconds_factor: float = 1.0
 
     def jobs(self, seconds: float, seed: int) -> dict[str, Job]:
-        """Make the job of each phase; the same seed makes the same texts."""
+        """Make the job of each phase; the same seed makes the same texts, and no other scenario's."""
         return {
-            name: Job(port=0, groups=groups, seconds=seconds * self.seconds_factor, seed=seed + index * 7919)
-            for index, (name, groups) in enumerate(self.phases.items())
+            name: Job(
+                port=0,
+                groups=groups,
+                seconds=seconds * self.seconds_factor,
+                seed=zlib.crc32(f"{seed} {self.name} {name}".encode()),
+            )
+            for name, groups in self.phases.items()
         }
+
+    @property
+    def all_new(self) -> bool:
+        """Whether no text is sent twice, so that no cache may answer."""
+        return not any(group.zipf_pool for groups in self.phases.values() for group in groups)
 
 
 def percentile(values: list[float], percent: float) -> float:
