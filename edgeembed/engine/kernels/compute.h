@@ -2,29 +2,54 @@
 
 // --- Q8_0 -----------------------------------------------------------------------------------------------------------------
 
-void quantise(const float * row, int64_t token, const Activations & to) {
+// Of each of four registers: the largest of its numbers, which are not below zero, or their sum.
+inline __m128i largest_of(const Ints (&of)[4]) {
+    const Ints one = larger(low_pairs(of[0], of[1]), high_pairs(of[0], of[1]));
+    const Ints other = larger(low_pairs(of[2], of[3]), high_pairs(of[2], of[3]));
+    return largest_quarter(larger(low_fours(one, other), high_fours(one, other)));
+}
+inline __m128i sum_of(const Ints (&of)[4]) {
+    const Ints one = add(low_pairs(of[0], of[1]), high_pairs(of[0], of[1]));
+    const Ints other = add(low_pairs(of[2], of[3]), high_pairs(of[2], of[3]));
+    return sum_of_quarters(add(low_fours(one, other), high_fours(one, other)));
+}
+
+// COUNT blocks of a token, at most four.
+template <int COUNT>
+void quantise_blocks(const float * row, int64_t token, int64_t block, const Activations & to) {
     constexpr int PARTS = BLOCK / WIDTH;
-    for (int64_t block = 0; block < to.blocks; block++) {
-        Floats values[PARTS];
-        Floats most_of = zeros();
-        bool nan = false;
+    Ints most_of[4] = {}, sums[4] = {};
+#pragma GCC unroll 4
+    for (int one = 0; one < COUNT; one++) {
+        // As whole numbers, magnitudes have the order that they have as floats, and what is no number is above all of them.
         for (int part = 0; part < PARTS; part++) {
-            values[part] = load(row + block * BLOCK + WIDTH * part);
-            nan = nan || has_nan(values[part]);
-            most_of = larger(most_of, positive(values[part]));
+            most_of[one] = larger(most_of[one], magnitude(load(row + (block + one) * BLOCK + WIDTH * part)));
         }
-        const float most = largest(most_of);
-        const Floats inverse = all(most > 0 ? 127.0f / most : 0.0f);
-        Ints sums = all(int32_t{0});
-        for (int part = 0; part < PARTS; part++) {
-            const Ints quants = to_ints(mul(values[part], inverse));
-            store_bytes(to.quants + token * to.columns + block * BLOCK + WIDTH * part, quants);
-            sums = add(sums, quants);
-        }
-        // What is no number must not become one: whoever looks at the row shall see it.
-        to.scales[token * to.blocks + block] = nan ? std::numeric_limits<float>::quiet_NaN() : most / 127.0f;
-        to.starts[token * to.blocks + block] = -WEIGHTS_ABOVE * sum(sums);
     }
+    const __m128 most = _mm_castsi128_ps(largest_of(most_of));
+    float inverse[4], scales[4];
+    _mm_storeu_ps(inverse, _mm_and_ps(_mm_div_ps(_mm_set1_ps(127.0f), most), _mm_cmpgt_ps(most, _mm_setzero_ps())));
+    _mm_storeu_ps(scales, _mm_div_ps(most, _mm_set1_ps(127.0f)));
+#pragma GCC unroll 4
+    for (int one = 0; one < COUNT; one++) {
+        for (int part = 0; part < PARTS; part++) {
+            const int64_t at = (block + one) * BLOCK + WIDTH * part;
+            const Ints quants = to_ints(mul(load(row + at), all(inverse[one])));
+            store_bytes(to.quants + token * to.columns + at, quants);
+            sums[one] = add(sums[one], quants);
+        }
+    }
+    int32_t starts[4];
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(starts), _mm_mullo_epi32(sum_of(sums), _mm_set1_epi32(-WEIGHTS_ABOVE)));
+    // A block with what is no number has a scale that is none: whoever looks at the row shall see it.
+    std::memcpy(to.scales + token * to.blocks + block, scales, COUNT * sizeof(float));
+    std::memcpy(to.starts + token * to.blocks + block, starts, COUNT * sizeof(int32_t));
+}
+
+void quantise(const float * row, int64_t token, const Activations & to) {
+    int64_t block = 0;
+    for (; block + 4 <= to.blocks; block += 4) quantise_blocks<4>(row, token, block, to);
+    for (; block < to.blocks; block++) quantise_blocks<1>(row, token, block, to);
 }
 
 // Bring a block of the next group of rows into the cache: with few tokens, waiting for weights is most of the work.
@@ -137,25 +162,51 @@ void multiply(const uint8_t * group, int64_t groups, const Activations & of, int
 
 // --- functions ------------------------------------------------------------------------------------------------------------
 
-// e to the power of x; the polynomial is that of expf in the Cephes library.
-inline Floats exponential(Floats x) {
-    x = smaller(all(88.0f), larger(all(-87.0f), x));
-    const Floats n = whole(mul(x, all(1.44269504088896341f)));
-    const Floats r = mul_add(n, all(2.12194440e-4f), mul_add(n, all(-0.693359375f), x));
-    Floats y = all(1.9875691500e-4f);
-    y = mul_add(y, r, all(1.3981999507e-3f));
-    y = mul_add(y, r, all(8.3334519073e-3f));
-    y = mul_add(y, r, all(4.1665795894e-2f));
-    y = mul_add(y, r, all(1.6666665459e-1f));
-    y = mul_add(y, r, all(5.0000001201e-1f));
-    y = mul_add(y, mul(r, r), add(r, all(1.0f)));
-    return mul(y, power_of_two(n));
+// Two to the power of x: the polynomial, fitted to -1/2 to 1/2 with 1 at 0, is within 1e-7. Far below it is zero.
+inline Floats two_to(Floats x) {
+    x = larger(all(-200.0f), x);  // what is no number stays none
+    const Floats n = whole(x);
+    const Floats r = sub(x, n);
+    Floats y = all(1.326472731e-3f);
+    y = mul_add(y, r, all(9.671512991e-3f));
+    y = mul_add(y, r, all(5.550733581e-2f));
+    y = mul_add(y, r, all(2.402224243e-1f));
+    y = mul_add(y, r, all(6.931470037e-1f));
+    y = mul_add(y, r, all(1.0f));
+    return times_two_to(y, n);
 }
+
+constexpr float LOG2_E = 1.44269504088896341f;
 
 // GELU in its tanh form, x / (1 + exp(-2 sqrt(2/pi) (x + 0.044715 x^3))); ggml looks it up in a table of halves.
 inline Floats gelu_of(Floats x) {
-    const Floats inner = mul(x, mul_add(mul(x, x), all(-2.0f * 0.79788456080286536f * 0.044715f), all(-2.0f * 0.79788456080286536f)));
-    return div(x, add(all(1.0f), exponential(inner)));
+    constexpr float FACTOR = -2.0f * 0.79788456080286536f * LOG2_E;
+    const Floats inner = mul(x, mul_add(mul(x, x), all(FACTOR * 0.044715f), all(FACTOR)));
+    return divide(x, add(all(1.0f), two_to(smaller(all(126.0f), inner))));
+}
+
+// Layer normalisation of a row without weights, whose length is a multiple of 16.
+void norm(const float * from, float * to, int64_t count, float epsilon) {
+    Floats sums[2] = {zeros(), zeros()};
+    int64_t at = 0;
+    for (; at + 2 * WIDTH <= count; at += 2 * WIDTH) {
+        sums[0] = add(sums[0], load(from + at));
+        sums[1] = add(sums[1], load(from + at + WIDTH));
+    }
+    if (at < count) sums[0] = add(sums[0], load(from + at));
+    const Floats mean = all(sum(add(sums[0], sums[1])) / count);
+    Floats squares[2] = {zeros(), zeros()};
+    for (at = 0; at + 2 * WIDTH <= count; at += 2 * WIDTH) {
+        const Floats one = sub(load(from + at), mean), other = sub(load(from + at + WIDTH), mean);
+        squares[0] = mul_add(one, one, squares[0]);
+        squares[1] = mul_add(other, other, squares[1]);
+    }
+    if (at < count) {
+        const Floats value = sub(load(from + at), mean);
+        squares[0] = mul_add(value, value, squares[0]);
+    }
+    const Floats scale = all(1.0f / std::sqrt(sum(add(squares[0], squares[1])) / count + epsilon));
+    for (at = 0; at < count; at += WIDTH) store(to + at, mul(sub(load(from + at), mean), scale));
 }
 
 void gelu(const float * from, float * to, int64_t count) {
@@ -197,9 +248,43 @@ inline bool hidden(const uint16_t * row, int64_t at, int64_t end) {
     return differs == 0;
 }
 
+// Scores of COUNT queries and BLOCKS blocks of keys, with their mask, in powers of two.
+template <int COUNT, int BLOCKS>
+void score(const Attention & job, int64_t first, int64_t place, int64_t stride, Scratch & scratch, Floats * most) {
+    const float * columns[BLOCKS];
+    for (int one = 0; one < BLOCKS; one++) columns[one] = scratch.keys + scratch.blocks[place + one] * job.depth * WIDTH;
+    Floats scores[COUNT][BLOCKS];
+#pragma GCC unroll 8
+    for (int query = 0; query < COUNT; query++) {
+        for (int one = 0; one < BLOCKS; one++) scores[query][one] = zeros();
+    }
+    for (int64_t at = 0; at < job.depth; at++) {
+        Floats column[BLOCKS];
+#pragma GCC unroll 2
+        for (int one = 0; one < BLOCKS; one++) column[one] = load(columns[one] + at * WIDTH);
+#pragma GCC unroll 8
+        for (int query = 0; query < COUNT; query++) {
+            const Floats number = all(scratch.queries[query * job.depth + at]);
+#pragma GCC unroll 2
+            for (int one = 0; one < BLOCKS; one++) scores[query][one] = mul_add(number, column[one], scores[query][one]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int query = 0; query < COUNT; query++) {
+        const uint16_t * row = job.mask_row(first + query);
+#pragma GCC unroll 2
+        for (int one = 0; one < BLOCKS; one++) {
+            const Floats mask = load_halves_until(row, scratch.blocks[place + one] * WIDTH, job.keys, MINUS_INFINITY);
+            const Floats found = mul_add(mask, all(LOG2_E), scores[query][one]);
+            most[query] = larger(most[query], found);
+            store(scratch.scores + query * stride + (place + one) * WIDTH, found);
+        }
+    }
+}
+
 // Attention of some queries of one head: softmax(q k + mask) v, over those keys that the mask shows to one of them.
 template <int COUNT>
-void attend(const Attention & job, int64_t first, const float * keys, Scratch & scratch) {
+void attend(const Attention & job, int64_t first, Scratch & scratch) {
     const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
     // Which blocks of keys anybody sees: texts that share a batch do not see each other.
     int64_t seen = 0;
@@ -212,37 +297,19 @@ void attend(const Attention & job, int64_t first, const float * keys, Scratch & 
     }
     // A query's scores are [seen blocks, WIDTH], those of the next query behind them.
     const int64_t stride = seen * WIDTH;
-    float * queries = scratch.queries;
+    const Floats scale = all(job.scale * LOG2_E);
     for (int query = 0; query < COUNT; query++) {
         const float * row = job.query_row(first + query);
         for (int64_t at = 0; at < job.depth; at += WIDTH) {
-            store(queries + query * job.depth + at, mul(load(row + at), all(job.scale)));
+            store(scratch.queries + query * job.depth + at, mul(load(row + at), scale));
         }
     }
     Floats most[COUNT];
 #pragma GCC unroll 8
     for (int query = 0; query < COUNT; query++) most[query] = all(-std::numeric_limits<float>::infinity());
-    for (int64_t place = 0; place < seen; place++) {
-        const int64_t block = scratch.blocks[place];
-        const float * columns = keys + block * job.depth * WIDTH;
-        Floats scores[COUNT];
-#pragma GCC unroll 8
-        for (int query = 0; query < COUNT; query++) scores[query] = zeros();
-        for (int64_t at = 0; at < job.depth; at++) {
-            const Floats column = load(columns + at * WIDTH);
-#pragma GCC unroll 8
-            for (int query = 0; query < COUNT; query++) {
-                scores[query] = mul_add(all(queries[query * job.depth + at]), column, scores[query]);
-            }
-        }
-#pragma GCC unroll 8
-        for (int query = 0; query < COUNT; query++) {
-            const uint16_t * mask = job.mask_row(first + query);
-            scores[query] = add(load_halves_until(mask, block * WIDTH, job.keys, MINUS_INFINITY), scores[query]);
-            most[query] = larger(most[query], scores[query]);
-            store(scratch.scores + query * stride + place * WIDTH, scores[query]);
-        }
-    }
+    int64_t place = 0;
+    for (; place + 2 <= seen; place += 2) score<COUNT, 2>(job, first, place, stride, scratch, most);
+    if (place < seen) score<COUNT, 1>(job, first, place, stride, scratch, most);
     float inverse[COUNT];
     for (int query = 0; query < COUNT; query++) {
         float * scores = scratch.scores + query * stride;
@@ -254,9 +321,7 @@ void attend(const Attention & job, int64_t first, const float * keys, Scratch & 
         }
         Floats total = zeros();
         for (int64_t at = 0; at < stride; at += WIDTH) {
-            const Floats score = load(scores + at);
-            // The exponential's own lower bound would let a hidden key keep a trace.
-            const Floats weight = keep_where_above(score, -std::numeric_limits<float>::max(), exponential(sub(score, all(top))));
+            const Floats weight = two_to(sub(load(scores + at), all(top)));
             total = add(total, weight);
             store(scores + at, weight);
         }
@@ -270,20 +335,21 @@ void attend(const Attention & job, int64_t first, const float * keys, Scratch & 
         for (int query = 0; query < COUNT; query++) {
             for (int part = 0; part < PARTS; part++) sums[query][part] = zeros();
         }
-        for (int64_t place = 0; place < seen; place++) {
-            const int64_t block = scratch.blocks[place];
-            const int64_t end = job.keys - block * WIDTH < WIDTH ? job.keys - block * WIDTH : WIDTH;
-            for (int64_t lane = 0; lane < end; lane++) {
-                const uint16_t * row = job.value_row(block * WIDTH + lane) + at;
-                const Floats one = load_halves(row);
-                const Floats other = parts == PARTS ? load_halves(row + WIDTH) : zeros();
-                const float * weights = scratch.scores + place * WIDTH + lane;
+        for (place = 0; place < seen; place++) {
+            const int64_t key = scratch.blocks[place] * WIDTH;
+            const int64_t lanes = job.keys - key < WIDTH ? job.keys - key : WIDTH;
+            const float * row = scratch.values + key * job.value_depth + at;
+            const float * weights = scratch.scores + place * WIDTH;
+            for (int64_t lane = 0; lane < lanes; lane++) {
+                const Floats one = load(row);
+                const Floats other = parts == PARTS ? load(row + WIDTH) : zeros();
 #pragma GCC unroll 8
                 for (int query = 0; query < COUNT; query++) {
-                    const Floats weight = all(weights[query * stride]);
+                    const Floats weight = all(weights[query * stride + lane]);
                     sums[query][0] = mul_add(weight, one, sums[query][0]);
                     sums[query][1] = mul_add(weight, other, sums[query][1]);
                 }
+                row += job.value_depth;
             }
         }
 #pragma GCC unroll 8
@@ -297,7 +363,7 @@ void attend(const Attention & job, int64_t first, const float * keys, Scratch & 
 
 // Attention of a head's queries `first` to `end`.
 void attention(const Attention & job, int64_t first, int64_t end, Scratch & scratch) {
-    // Keys as columns: [blocks of keys, depth, WIDTH]. Only of blocks that somebody sees.
+    // Keys as columns: [blocks of keys, depth, WIDTH]; values as floats: [keys, depth]. Only of blocks that somebody sees.
     const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
     for (int64_t block = 0; block < blocks; block++) {
         bool shown = false;
@@ -306,24 +372,31 @@ void attention(const Attention & job, int64_t first, int64_t end, Scratch & scra
         }
         if (!shown) continue;
         float * columns = scratch.keys + block * job.depth * WIDTH;
-        for (int lane = 0; lane < WIDTH; lane++) {
-            const int64_t key = block * WIDTH + lane;
-            for (int64_t at = 0; at < job.depth; at += WIDTH) {
-                float values[WIDTH];
-                store(values, key < job.keys ? load_halves(job.key_row(key) + at) : zeros());
-                for (int part = 0; part < WIDTH; part++) columns[(at + part) * WIDTH + lane] = values[part];
+        for (int64_t at = 0; at < job.depth; at += WIDTH) {
+            Floats rows[WIDTH];
+            for (int lane = 0; lane < WIDTH; lane++) {
+                const int64_t key = block * WIDTH + lane;
+                rows[lane] = key < job.keys ? load_halves(job.key_row(key) + at) : zeros();
+            }
+            transpose(rows);
+            for (int row = 0; row < WIDTH; row++) store(columns + (at + row) * WIDTH, rows[row]);
+        }
+        const int64_t past = std::min<int64_t>((block + 1) * WIDTH, job.keys);
+        for (int64_t key = block * WIDTH; key < past; key++) {
+            for (int64_t at = 0; at < job.value_depth; at += WIDTH) {
+                store(scratch.values + key * job.value_depth + at, load_halves(job.value_row(key) + at));
             }
         }
     }
-    for (; first + QUERIES <= end; first += QUERIES) attend<QUERIES>(job, first, scratch.keys, scratch);
+    for (; first + QUERIES <= end; first += QUERIES) attend<QUERIES>(job, first, scratch);
     switch (end - first) {
-        case 1: attend<1>(job, first, scratch.keys, scratch); break;
-        case 2: attend<2>(job, first, scratch.keys, scratch); break;
-        case 3: attend<3>(job, first, scratch.keys, scratch); break;
-        case 4: attend<4>(job, first, scratch.keys, scratch); break;
-        case 5: attend<(QUERIES > 4 ? 5 : 4)>(job, first, scratch.keys, scratch); break;
-        case 6: attend<(QUERIES > 4 ? 6 : 4)>(job, first, scratch.keys, scratch); break;
-        case 7: attend<(QUERIES > 4 ? 7 : 4)>(job, first, scratch.keys, scratch); break;
+        case 1: attend<1>(job, first, scratch); break;
+        case 2: attend<2>(job, first, scratch); break;
+        case 3: attend<3>(job, first, scratch); break;
+        case 4: attend<4>(job, first, scratch); break;
+        case 5: attend<(QUERIES > 4 ? 5 : 4)>(job, first, scratch); break;
+        case 6: attend<(QUERIES > 4 ? 6 : 4)>(job, first, scratch); break;
+        case 7: attend<(QUERIES > 4 ? 7 : 4)>(job, first, scratch); break;
         default: break;
     }
 }

@@ -19,14 +19,11 @@ inline Floats load_halves(const uint16_t * from) {
 inline Floats add(Floats one, Floats other) { return _mm256_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm256_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm256_mul_ps(one, other); }
-inline Floats div(Floats one, Floats other) { return _mm256_div_ps(one, other); }
+inline Floats divide(Floats one, Floats other) { return _mm256_div_ps(one, other); }
 // Where one of two is no number, the second one is the answer.
 inline Floats larger(Floats one, Floats other) { return _mm256_max_ps(one, other); }
 inline Floats smaller(Floats one, Floats other) { return _mm256_min_ps(one, other); }
 inline Floats mul_add(Floats one, Floats other, Floats more) { return _mm256_fmadd_ps(one, other, more); }
-inline Floats positive(Floats values) {
-    return _mm256_and_ps(values, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
-}
 inline float largest(Floats values) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -37,11 +34,11 @@ inline float sum(Floats values) {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
-inline bool has_nan(Floats values) { return _mm256_movemask_ps(_mm256_cmp_ps(values, values, _CMP_UNORD_Q)) != 0; }
-// Two to the power of whole numbers, as the exponent's bits.
-inline Floats power_of_two(Floats exponents) {
+// Values times two to the power of whole numbers, as the exponent's bits; below the least normal number it is zero.
+inline Floats times_two_to(Floats values, Floats exponents) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponents), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+    const Floats power = _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+    return _mm256_and_ps(_mm256_mul_ps(values, power), _mm256_cmp_ps(exponents, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ));
 }
 inline Floats whole(Floats values) { return _mm256_round_ps(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
@@ -49,12 +46,22 @@ inline Ints all(int32_t value) { return _mm256_set1_epi32(value); }
 inline Ints load_bytes(const void * from) { return _mm256_loadu_si256(static_cast<const __m256i *>(from)); }
 inline Floats to_floats(Ints values) { return _mm256_cvtepi32_ps(values); }
 inline Ints to_ints(Floats values) { return _mm256_cvtps_epi32(values); }
-inline int32_t sum(Ints values) {
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
-}
 inline Ints add(Ints one, Ints other) { return _mm256_add_epi32(one, other); }
+inline Ints larger(Ints one, Ints other) { return _mm256_max_epi32(one, other); }
+inline Ints magnitude(Floats values) {
+    return _mm256_and_si256(_mm256_castps_si256(values), _mm256_set1_epi32(0x7fffffff));
+}
+inline Ints low_pairs(Ints one, Ints other) { return _mm256_unpacklo_epi32(one, other); }
+inline Ints high_pairs(Ints one, Ints other) { return _mm256_unpackhi_epi32(one, other); }
+inline Ints low_fours(Ints one, Ints other) { return _mm256_unpacklo_epi64(one, other); }
+inline Ints high_fours(Ints one, Ints other) { return _mm256_unpackhi_epi64(one, other); }
+// Of the quarters, or halves, of a register, 128 bits each, number by number.
+inline __m128i largest_quarter(Ints of) {
+    return _mm_max_epi32(_mm256_castsi256_si128(of), _mm256_extracti128_si256(of, 1));
+}
+inline __m128i sum_of_quarters(Ints of) {
+    return _mm_add_epi32(_mm256_castsi256_si128(of), _mm256_extracti128_si256(of, 1));
+}
 #if WITH_VNNI
 constexpr int32_t WEIGHTS_ABOVE = 128;  // what weights are kept above their value, and used so
 inline Ints load_weights(const void * from) { return load_bytes(from); }
@@ -75,7 +82,23 @@ inline void store_bytes(int8_t * to, Ints values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
 }
-// Give the values whose other number is above a bound, and zeros elsewhere; a number that is none counts as above.
-inline Floats keep_where_above(Floats of, float bound, Floats values) {
-    return _mm256_and_ps(values, _mm256_cmp_ps(of, _mm256_set1_ps(bound), _CMP_NLT_UQ));
+// Make rows columns.
+inline void transpose(Floats (&rows)[WIDTH]) {
+    Floats pairs[WIDTH];
+    for (int row = 0; row < WIDTH; row += 2) {
+        pairs[row] = _mm256_unpacklo_ps(rows[row], rows[row + 1]);
+        pairs[row + 1] = _mm256_unpackhi_ps(rows[row], rows[row + 1]);
+    }
+    Floats fours[WIDTH];  // [2 rows of 4, column of 4]: in each half, 4 rows of one column
+    for (int row = 0; row < WIDTH; row += 4) {
+        for (int half = 0; half < 2; half++) {
+            const Floats one = pairs[row + half], other = pairs[row + half + 2];
+            fours[row + 2 * half] = _mm256_shuffle_ps(one, other, 0x44);
+            fours[row + 2 * half + 1] = _mm256_shuffle_ps(one, other, 0xee);
+        }
+    }
+    for (int column = 0; column < 4; column++) {
+        rows[column] = _mm256_permute2f128_ps(fours[column], fours[4 + column], 0x20);
+        rows[4 + column] = _mm256_permute2f128_ps(fours[column], fours[4 + column], 0x31);
+    }
 }

@@ -18,17 +18,22 @@ inline Floats load_halves(const uint16_t * from) {
 inline Floats add(Floats one, Floats other) { return _mm512_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm512_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm512_mul_ps(one, other); }
-inline Floats div(Floats one, Floats other) { return _mm512_div_ps(one, other); }
+// One by another, which is at least 1: an estimate of its inverse, and a step of Newton's. A division takes as long as ten others.
+inline Floats divide(Floats one, Floats other) {
+    const Floats inverse = _mm512_rcp14_ps(other);
+    return _mm512_mul_ps(one, _mm512_mul_ps(inverse, _mm512_fnmadd_ps(other, inverse, _mm512_set1_ps(2.0f))));
+}
 // Where one of two is no number, the second one is the answer.
 inline Floats larger(Floats one, Floats other) { return _mm512_max_ps(one, other); }
 inline Floats smaller(Floats one, Floats other) { return _mm512_min_ps(one, other); }
 inline Floats mul_add(Floats one, Floats other, Floats more) { return _mm512_fmadd_ps(one, other, more); }
-inline Floats positive(Floats values) { return _mm512_abs_ps(values); }
 inline float largest(Floats values) { return _mm512_reduce_max_ps(values); }
 inline float sum(Floats values) { return _mm512_reduce_add_ps(values); }
-inline bool has_nan(Floats values) { return _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q) != 0; }
-// Two to the power of whole numbers.
-inline Floats power_of_two(Floats exponents) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), exponents); }
+// Values times two to the power of whole numbers; zero below the least normal number, where the processor takes its time.
+inline Floats times_two_to(Floats values, Floats exponents) {
+    const __mmask16 normal = _mm512_cmp_ps_mask(exponents, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_ps(normal, values, exponents);
+}
 inline Floats whole(Floats values) {
     return _mm512_roundscale_ps(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
@@ -37,8 +42,22 @@ inline Ints all(int32_t value) { return _mm512_set1_epi32(value); }
 inline Ints load_bytes(const void * from) { return _mm512_loadu_si512(from); }
 inline Floats to_floats(Ints values) { return _mm512_cvtepi32_ps(values); }
 inline Ints to_ints(Floats values) { return _mm512_cvtps_epi32(values); }
-inline int32_t sum(Ints values) { return _mm512_reduce_add_epi32(values); }
 inline Ints add(Ints one, Ints other) { return _mm512_add_epi32(one, other); }
+inline Ints larger(Ints one, Ints other) { return _mm512_max_epi32(one, other); }
+inline Ints magnitude(Floats values) { return _mm512_castps_si512(_mm512_abs_ps(values)); }
+inline Ints low_pairs(Ints one, Ints other) { return _mm512_unpacklo_epi32(one, other); }
+inline Ints high_pairs(Ints one, Ints other) { return _mm512_unpackhi_epi32(one, other); }
+inline Ints low_fours(Ints one, Ints other) { return _mm512_unpacklo_epi64(one, other); }
+inline Ints high_fours(Ints one, Ints other) { return _mm512_unpackhi_epi64(one, other); }
+// Of the quarters, or halves, of a register, 128 bits each, number by number.
+inline __m128i largest_quarter(Ints of) {
+    const __m256i half = _mm256_max_epi32(_mm512_castsi512_si256(of), _mm512_extracti64x4_epi64(of, 1));
+    return _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+inline __m128i sum_of_quarters(Ints of) {
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(of), _mm512_extracti64x4_epi64(of, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
 constexpr int32_t WEIGHTS_ABOVE = 128;  // what weights are kept above their value, and used so
 inline Ints load_weights(const void * from) { return load_bytes(from); }
 // Add to each number the products of four weights and four signed bytes.
@@ -47,7 +66,29 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm512_dpbusd_
 inline void store_bytes(int8_t * to, Ints values) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(values));
 }
-// Give the values whose other number is above a bound, and zeros elsewhere; a number that is none counts as above.
-inline Floats keep_where_above(Floats of, float bound, Floats values) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, _mm512_set1_ps(bound), _CMP_NLT_UQ), values);
+// Make rows columns.
+inline void transpose(Floats (&rows)[WIDTH]) {
+    Floats pairs[WIDTH];
+    for (int row = 0; row < WIDTH; row += 2) {
+        pairs[row] = _mm512_unpacklo_ps(rows[row], rows[row + 1]);
+        pairs[row + 1] = _mm512_unpackhi_ps(rows[row], rows[row + 1]);
+    }
+    Floats fours[WIDTH];  // [4 rows of 4, column of 4]: in each lane of 128 bits, 4 rows of one column
+    for (int row = 0; row < WIDTH; row += 4) {
+        for (int half = 0; half < 2; half++) {
+            const __m512d one = _mm512_castps_pd(pairs[row + half]), other = _mm512_castps_pd(pairs[row + half + 2]);
+            fours[row + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(one, other));
+            fours[row + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(one, other));
+        }
+    }
+    for (int column = 0; column < 4; column++) {
+        const Floats low = _mm512_shuffle_f32x4(fours[column], fours[4 + column], 0x88);
+        const Floats high = _mm512_shuffle_f32x4(fours[8 + column], fours[12 + column], 0x88);
+        const Floats low_odd = _mm512_shuffle_f32x4(fours[column], fours[4 + column], 0xdd);
+        const Floats high_odd = _mm512_shuffle_f32x4(fours[8 + column], fours[12 + column], 0xdd);
+        rows[column] = _mm512_shuffle_f32x4(low, high, 0x88);
+        rows[8 + column] = _mm512_shuffle_f32x4(low, high, 0xdd);
+        rows[4 + column] = _mm512_shuffle_f32x4(low_odd, high_odd, 0x88);
+        rows[12 + column] = _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd);
+    }
 }
