@@ -65,7 +65,9 @@ inline void fetch_ahead(const uint8_t * block, bool near) {
     }
 }
 
-// COUNT tokens times GROUPS groups of rows. ahead: another group is next.
+// COUNT tokens times GROUPS groups of rows. ahead: other groups are next, and nobody has fetched them.
+//
+// A product waits for the one before that it is added to. So tokens take turns: each has sums of its own.
 template <int COUNT, int GROUPS>
 void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out, size_t stride) {
     const int8_t * quants = of.quants + first * of.columns;
@@ -80,36 +82,48 @@ void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t fir
             for (int high = 0; high < GROUPS; high++) sums[token][high] = zeros();
         }
         for (int64_t block = 0; block < of.blocks; block++) {
-            Ints weights[GROUPS][8];
-            Floats weight_scales[GROUPS];
+            const int8_t * these = quants + block * BLOCK;
+            Ints dots[COUNT][GROUPS];
+#pragma GCC unroll 16
+            for (int token = 0; token < COUNT; token++) {
 #pragma GCC unroll 2
-            for (int high = 0; high < GROUPS; high++) {
-                const uint8_t * from = packed + high * group_bytes;
-#pragma GCC unroll 8
-                for (int part = 0; part < 8; part++) weights[high][part] = load_weights(from + 4 * GROUP * part + 4 * rows);
-                if (GROUPS == 1 && ahead) fetch_ahead(from + group_bytes, group_bytes <= NEAR_BYTES);
-                weight_scales[high] = load_halves(reinterpret_cast<const uint16_t *>(from + SCALES_AT) + rows);
+                for (int high = 0; high < GROUPS; high++) dots[token][high] = all(starts[token * of.blocks + block]);
             }
 #pragma GCC unroll 8
-            for (int token = 0; token < COUNT; token++) {
-                const int8_t * these = quants + token * of.columns + block * BLOCK;
-                Ints dots[GROUPS];
+            for (int part = 0; part < 8; part++) {
+                Ints weights[GROUPS];
 #pragma GCC unroll 2
-                for (int high = 0; high < GROUPS; high++) dots[high] = all(starts[token * of.blocks + block]);
-#pragma GCC unroll 8
-                for (int part = 0; part < 8; part++) {
+                for (int high = 0; high < GROUPS; high++) {
+                    weights[high] = load_weights(packed + high * group_bytes + 4 * GROUP * part + 4 * rows);
+                }
+#pragma GCC unroll 16
+                for (int token = 0; token < COUNT; token++) {
                     int32_t four;
-                    std::memcpy(&four, these + 4 * part, sizeof four);
+                    std::memcpy(&four, these + token * of.columns + 4 * part, sizeof four);
                     const Ints everywhere = all(four);
 #pragma GCC unroll 2
                     for (int high = 0; high < GROUPS; high++) {
-                        dots[high] = dot_add(dots[high], weights[high][part], everywhere);
+                        dots[token][high] = dot_add(dots[token][high], weights[high], everywhere);
                     }
                 }
+            }
+            if (ahead) {
+#pragma GCC unroll 2
+                for (int high = 0; high < GROUPS; high++) {
+                    fetch_ahead(packed + (GROUPS + high) * group_bytes, group_bytes <= NEAR_BYTES);
+                }
+            }
+            Floats weight_scales[GROUPS];
+#pragma GCC unroll 2
+            for (int high = 0; high < GROUPS; high++) {
+                weight_scales[high] = load_halves(reinterpret_cast<const uint16_t *>(packed + high * group_bytes + SCALES_AT) + rows);
+            }
+#pragma GCC unroll 16
+            for (int token = 0; token < COUNT; token++) {
                 const Floats scale = all(scales[token * of.blocks + block]);
 #pragma GCC unroll 2
                 for (int high = 0; high < GROUPS; high++) {
-                    sums[token][high] = mul_add(to_floats(dots[high]), mul(weight_scales[high], scale), sums[token][high]);
+                    sums[token][high] = mul_add(to_floats(dots[token][high]), mul(weight_scales[high], scale), sums[token][high]);
                 }
             }
             packed += GROUP_BYTES;
@@ -129,15 +143,22 @@ void strip(const uint8_t * group, bool ahead, const Activations & of, int64_t fi
         // Full tiles, and two of nearly the same size for what is left of less than two.
         const int64_t now = tokens >= 2 * MOST ? MOST : tokens > MOST ? (tokens + 1) / 2 : tokens;
         switch (now) {
-            case 1: tile<1, GROUPS>(group, ahead, of, first, out, stride); break;
-            case 2: tile<2, GROUPS>(group, ahead, of, first, out, stride); break;
-            case 3: tile<3, GROUPS>(group, ahead, of, first, out, stride); break;
-            case 4: tile<4, GROUPS>(group, ahead, of, first, out, stride); break;
-            case 5: tile<(MOST > 4 ? 5 : 4), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 6: tile<(MOST > 4 ? 6 : 4), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 7: tile<(MOST > 4 ? 7 : 4), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 1: tile<(MOST > 1 ? 1 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 2: tile<(MOST > 2 ? 2 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 3: tile<(MOST > 3 ? 3 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 4: tile<(MOST > 4 ? 4 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 5: tile<(MOST > 5 ? 5 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 6: tile<(MOST > 6 ? 6 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 7: tile<(MOST > 7 ? 7 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 8: tile<(MOST > 8 ? 8 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 9: tile<(MOST > 9 ? 9 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 10: tile<(MOST > 10 ? 10 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 11: tile<(MOST > 11 ? 11 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 12: tile<(MOST > 12 ? 12 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
+            case 13: tile<(MOST > 13 ? 13 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
             default: tile<MOST, GROUPS>(group, ahead, of, first, out, stride); break;
         }
+        ahead = false;
         first += now;
         tokens -= now;
         out += now * stride;

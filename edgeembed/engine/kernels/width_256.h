@@ -5,7 +5,7 @@ using Floats = __m256;
 using Ints = __m256i;
 
 constexpr int WIDTH = 8;    // floats in a register
-constexpr int TOKENS = 4;   // whose products are computed together: with the weights, they fill the registers
+constexpr int TOKENS = WITH_VNNI ? 6 : 4;  // whose products are computed together: they fill the registers
 constexpr int TOKENS_OF_TWO = 0;  // the same for two groups of rows; 0: there are too few registers
 constexpr int QUERIES = 4;  // the same for attention
 

@@ -4,8 +4,8 @@ using Floats = __m512;
 using Ints = __m512i;
 
 constexpr int WIDTH = 16;   // floats in a register
-constexpr int TOKENS = 8;   // whose products are computed together: with the weights, they fill the registers
-constexpr int TOKENS_OF_TWO = 4;  // the same for two groups of rows
+constexpr int TOKENS = 14;  // whose products are computed together: with two registers each, they fill all
+constexpr int TOKENS_OF_TWO = 6;  // the same for two groups of rows
 constexpr int QUERIES = 8;  // the same for attention
 
 inline Floats zeros() { return _mm512_setzero_ps(); }
