@@ -235,8 +235,8 @@ def make_roster(settings: Settings, paths: Paths, fleet: Fleet) -> Roster:
     return Roster(fleet.default, others, aliases=aliases, scan=scan, renew=renew)
 
 
-def make_rules(settings: Settings, fleet: Fleet) -> PoolRules:
-    """Say how long models stay loaded, and how much memory they may take together."""
+def make_rules(settings: Settings, fleet: Fleet, gpus: Gpus) -> PoolRules:
+    """Say how long models stay loaded, and how much of the machine's memory they may take together."""
     single = {name.lower(): seconds_of(duration) for name, duration in settings.keep_alive_of.items()}
     otherwise = seconds_of(settings.keep_alive)
     pinned = {model.key for model in fleet.pinned}
@@ -247,16 +247,20 @@ def make_rules(settings: Settings, fleet: Fleet) -> PoolRules:
                 return single[name.lower()]
         return None if model.upstream or model.key == fleet.default.key else otherwise
 
+    def estimate(model: ServedModel) -> int:
+        if model.upstream:
+            return 0
+        whole = memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+        if not gpus.possible:
+            return whole
+        return whole - gpus.weights_on_cards(read_weights(model.path), card_options(settings, model))
+
     return PoolRules(
         budget_bytes=memory.budget_bytes(settings.memory_budget_mib),
         load_wait=settings.load_wait,
         keep_alive=keep_alive,
         pinned=lambda model: model.key in pinned,
-        estimate=lambda model: (
-            0
-            if model.upstream
-            else memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
-        ),
+        estimate=estimate,
         measure=lambda engine: memory.resident_bytes(engine.status.worker_pid),
     )
 
@@ -347,7 +351,7 @@ def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingSer
             roster.mark_stale()
             raise
 
-    pool = ModelPool(engine_of, make_rules(settings, fleet))
+    pool = ModelPool(engine_of, make_rules(settings, fleet, gpus))
     if fleet.remote:
         fleet.remote.on_change = _Change(roster, pool)
     return EmbeddingService(

@@ -166,6 +166,19 @@ class Gpus:
             except RungUnavailableError:
                 return self._plan(GPU_PARTIAL, sizes, options, devices, rooms)
 
+    def weights_on_cards(self, sizes: Sizes, options: WorkerOptions) -> int:
+        """Estimate the bytes of a model's layers that cards would take off the machine's memory, were it loaded now.
+
+        The output layer is left out: where it is the embeddings' matrix, that stays in the machine's memory too.
+        """
+        if not self.possible or not chosen_gpus(self.inventory(), self.device):
+            return 0
+        try:
+            layers = self.preview(sizes, options).gpu_layers - 1
+        except RungUnavailableError:
+            return 0
+        return sum(sizes[0].layers[-layers:]) if layers > 0 else 0
+
     def describe(self) -> dict[str, Any]:
         """Give all that is known, for status and `edgeembed devices`; `inventory(fresh=True)` looks anew."""
         inventory = self.inventory()

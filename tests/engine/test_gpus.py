@@ -52,6 +52,15 @@ def test_the_rungs_are_those_that_the_empty_cards_would_hold() -> None:
     assert rungs(gpus(busy)) == ["gpu-full", "gpu-partial"], "what others have may come back"
 
 
+def test_what_cards_take_is_not_counted_against_the_machines_memory() -> None:
+    layers = sum(WEIGHTS.layers)
+    assert gpus(Machine(8)).weights_on_cards(SIZES, options()) == layers
+    assert 0 < gpus(Machine(2)).weights_on_cards(SIZES, options()) < layers
+    assert gpus(Machine(8), layers="12").weights_on_cards(SIZES, options()) == sum(WEIGHTS.layers[-11:])
+    for without in (gpus(Machine(0.3)), gpus(Machine()), gpus(Machine(), "cuda"), gpus(Machine(8), "cpu")):
+        assert without.weights_on_cards(SIZES, options()) == 0
+
+
 def test_settings_decide_about_rungs() -> None:
     assert rungs(gpus(Machine(8), "cpu")) == []
     assert rungs(gpus(Machine(8), layers="0")) == []

@@ -78,7 +78,7 @@ def test_they_are_compiled_where_there_is_a_compiler() -> None:
     assert fingerprint() != "none"
 
 
-@pytest.mark.parametrize("tokens", [*range(1, 18), 33])
+@pytest.mark.parametrize("tokens", [*range(1, 20), 23, 31, 33])
 def test_a_product_is_that_of_the_quantised_numbers(tokens: int) -> None:
     weights = gguf.quants.quantize(RNG.standard_normal((48, 96)).astype(np.float32), Q8_0)
     given = RNG.standard_normal((tokens, 96)).astype(np.float32)
@@ -114,6 +114,16 @@ def test_gelu() -> None:
         out = np.empty_like(given)
         library().edgeembed_kernels_gelu(level, address(given), address(out), ctypes.c_int64(len(given)))
         assert np.allclose(out, known, atol=2e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("width", [16, 48, 384, 1024])
+def test_layer_normalisation(width: int) -> None:
+    given = (RNG.standard_normal(width) * 3 + 40).astype(np.float32)
+    known = (given - given.mean(dtype=np.float64)) / np.sqrt(given.var(dtype=np.float64) + 1e-12)
+    for level in needs_kernels():
+        out = np.empty_like(given)
+        library().edgeembed_kernels_norm(level, address(given), address(out), ctypes.c_int64(width), ctypes.c_float(1e-12))
+        assert np.abs(out - known).max() < 1e-4
 
 
 @pytest.mark.parametrize(("queries", "keys", "depth"), [(2, 2, 16), (14, 14, 32), (64, 64, 64), (9, 33, 128), (77, 301, 48)])
