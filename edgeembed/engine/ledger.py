@@ -12,6 +12,7 @@ import contextlib
 import mmap
 import os
 import struct
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ READING = {"reader": 2, "tokenize-bulk": 3, "tokenize-long": 4}
 FIRST_BULK = 5
 """Entry of the first bulk lane."""
 ENTRIES = FIRST_BULK + MOST_BULK_LANES
+_MEMORY = "/dev/shm"
+"""Where Linux keeps files in memory: one on a disk is written out now and then, and whoever writes to its map waits."""
 MOST_TEXTS = 64
 """Of one batch; ids beyond that are left out."""
 _head = struct.Struct("<dq")
@@ -46,13 +49,23 @@ class Ledger:
 
     @classmethod
     def create(cls) -> Ledger:
-        """Make one in a new file, which `close` removes. Raises OSError when there is no place for it."""
-        handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".ledger")
+        """Make one in a new file, which `unlink` or `close` removes. Raises OSError when there is no place for it."""
+        in_memory = sys.platform == "linux" and os.access(_MEMORY, os.W_OK | os.X_OK)
+        handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".ledger", dir=_MEMORY if in_memory else None)
         try:
             os.write(handle, bytes(ENTRIES * _entry.size))  # not a hole: a full disk must say so now
         finally:
             os.close(handle)
         return cls(Path(name))
+
+    def unlink(self) -> None:
+        """Remove the file when everybody who wants it has it, so that nothing is left behind by a killed daemon.
+
+        A system that does not remove files in use leaves that to `close`.
+        """
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def begin(self, entry: int, ids: Sequence[int]) -> None:
         """Note what a thread begins."""
@@ -78,9 +91,8 @@ class Ledger:
     def close(self, *, remove: bool = False) -> None:
         """Let go of the memory, and remove the file."""
         self._memory.close()
-        if remove and self.path is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        if remove:
+            self.unlink()
 
     @property
     def entries(self) -> dict[int, tuple[float, tuple[int, ...]]]:

@@ -78,7 +78,10 @@ class Life:
         problem: LoadFailed | None = None
         try:
             while self.info is None:
-                match await asyncio.wait_for(self.process.receive(), most_silence):
+                message = await asyncio.wait_for(self.process.receive(), most_silence)
+                if message is not None:
+                    self.ledger.unlink()  # whoever speaks has it open
+                match message:
                     case None:
                         break
                     case Stage(stage):
@@ -87,7 +90,7 @@ class Life:
                         self.info = info
                     case LoadFailed() as problem:
                         pass
-                    case message:
+                    case _:
                         raise ValueError(f"unexpected message {message!r}")
         except TimeoutError:
             return LoadFailed(f"no answer for {most_silence:g} s while {self.doing}", fatal=False)

@@ -47,3 +47,13 @@ def test_what_a_killed_process_computed_is_known(ledger: Ledger) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, str(ledger.path)], check=False).returncode != 0
     assert ledger.running == (2, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove files in use: closing does")
+def test_a_file_that_is_gone_is_read_and_written_on(ledger: Ledger) -> None:
+    other = Ledger(ledger.path)
+    ledger.unlink()
+    assert ledger.path is not None and not ledger.path.exists()
+    other.begin(0, [5])
+    assert ledger.running == (5,)
+    other.close()
