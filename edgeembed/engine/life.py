@@ -65,7 +65,7 @@ class Life:
         ledger = Ledger.create()
         try:
             process = await WorkerProcess.start(command, msgspec.structs.replace(options, ledger=str(ledger.path)))
-        except OSError:
+        except BaseException:  # a daemon that is told to stop meanwhile, too
             ledger.close(remove=True)
             raise
         return cls(rung, process, ledger, f"{options.gpu_layers} layers on {options.device}" if options.gpu_layers else None)
