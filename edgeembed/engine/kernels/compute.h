@@ -77,7 +77,7 @@ void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t fir
     for (int rows = 0; rows < GROUP; rows += WIDTH) {
         const uint8_t * packed = group;
         Floats sums[COUNT][GROUPS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int token = 0; token < COUNT; token++) {
             for (int high = 0; high < GROUPS; high++) sums[token][high] = zeros();
         }
@@ -128,11 +128,21 @@ void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t fir
             }
             packed += GROUP_BYTES;
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int token = 0; token < COUNT; token++) {
             for (int high = 0; high < GROUPS; high++) store(out + token * stride + high * GROUP + rows, sums[token][high]);
         }
     }
+}
+
+// The tile of so many tokens, at most MOST.
+template <int MOST, int GROUPS>
+void tile_of(int64_t tokens, const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out,
+             size_t stride) {
+    if constexpr (MOST > 1) {
+        if (tokens < MOST) return tile_of<MOST - 1, GROUPS>(tokens, group, ahead, of, first, out, stride);
+    }
+    tile<MOST, GROUPS>(group, ahead, of, first, out, stride);
 }
 
 // As many groups as a tile takes, times any number of tokens. MOST: tokens of a tile.
@@ -142,22 +152,7 @@ void strip(const uint8_t * group, bool ahead, const Activations & of, int64_t fi
     while (tokens > 0) {
         // Full tiles, and two of nearly the same size for what is left of less than two.
         const int64_t now = tokens >= 2 * MOST ? MOST : tokens > MOST ? (tokens + 1) / 2 : tokens;
-        switch (now) {
-            case 1: tile<(MOST > 1 ? 1 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 2: tile<(MOST > 2 ? 2 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 3: tile<(MOST > 3 ? 3 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 4: tile<(MOST > 4 ? 4 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 5: tile<(MOST > 5 ? 5 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 6: tile<(MOST > 6 ? 6 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 7: tile<(MOST > 7 ? 7 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 8: tile<(MOST > 8 ? 8 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 9: tile<(MOST > 9 ? 9 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 10: tile<(MOST > 10 ? 10 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 11: tile<(MOST > 11 ? 11 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 12: tile<(MOST > 12 ? 12 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            case 13: tile<(MOST > 13 ? 13 : MOST), GROUPS>(group, ahead, of, first, out, stride); break;
-            default: tile<MOST, GROUPS>(group, ahead, of, first, out, stride); break;
-        }
+        tile_of<MOST, GROUPS>(now, group, ahead, of, first, out, stride);
         ahead = false;
         first += now;
         tokens -= now;
@@ -241,183 +236,4 @@ void gelu(const float * from, float * to, int64_t count) {
     }
 }
 
-// --- attention ------------------------------------------------------------------------------------------------------------
-
-// Load halves of a row of so many; what is behind its end reads as the filling.
-inline Floats load_halves_until(const uint16_t * row, int64_t at, int64_t end, uint16_t filling) {
-    if (at + WIDTH <= end) return load_halves(row + at);
-    uint16_t rest[WIDTH];
-    for (int lane = 0; lane < WIDTH; lane++) rest[lane] = at + lane < end ? row[at + lane] : filling;
-    return load_halves(rest);
-}
-
-// Whether a mask lets nothing of these through.
-inline bool hidden(const uint16_t * row, int64_t at, int64_t end) {
-    constexpr uint64_t NOTHING = 0xfc00fc00fc00fc00u;  // minus infinity, four times
-    if (at + WIDTH > end) {
-        for (; at < end; at++) {
-            if (row[at] != MINUS_INFINITY) return false;
-        }
-        return true;
-    }
-    uint64_t differs = 0;
-    for (int part = 0; part < WIDTH / 4; part++) {
-        uint64_t four;
-        std::memcpy(&four, row + at + 4 * part, sizeof four);
-        differs |= four ^ NOTHING;
-    }
-    return differs == 0;
-}
-
-// Scores of COUNT queries and BLOCKS blocks of keys, with their mask, in powers of two.
-template <int COUNT, int BLOCKS>
-void score(const Attention & job, int64_t first, int64_t place, int64_t stride, Scratch & scratch, Floats * most) {
-    const float * columns[BLOCKS];
-    for (int one = 0; one < BLOCKS; one++) columns[one] = scratch.keys + scratch.blocks[place + one] * job.depth * WIDTH;
-    Floats scores[COUNT][BLOCKS];
-#pragma GCC unroll 8
-    for (int query = 0; query < COUNT; query++) {
-        for (int one = 0; one < BLOCKS; one++) scores[query][one] = zeros();
-    }
-    for (int64_t at = 0; at < job.depth; at++) {
-        Floats column[BLOCKS];
-#pragma GCC unroll 2
-        for (int one = 0; one < BLOCKS; one++) column[one] = load(columns[one] + at * WIDTH);
-#pragma GCC unroll 8
-        for (int query = 0; query < COUNT; query++) {
-            const Floats number = all(scratch.queries[query * job.depth + at]);
-#pragma GCC unroll 2
-            for (int one = 0; one < BLOCKS; one++) scores[query][one] = mul_add(number, column[one], scores[query][one]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int query = 0; query < COUNT; query++) {
-        const uint16_t * row = job.mask_row(first + query);
-#pragma GCC unroll 2
-        for (int one = 0; one < BLOCKS; one++) {
-            const Floats mask = load_halves_until(row, scratch.blocks[place + one] * WIDTH, job.keys, MINUS_INFINITY);
-            const Floats found = mul_add(mask, all(LOG2_E), scores[query][one]);
-            most[query] = larger(most[query], found);
-            store(scratch.scores + query * stride + (place + one) * WIDTH, found);
-        }
-    }
-}
-
-// Attention of some queries of one head: softmax(q k + mask) v, over those keys that the mask shows to one of them.
-template <int COUNT>
-void attend(const Attention & job, int64_t first, Scratch & scratch) {
-    const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
-    // Which blocks of keys anybody sees: texts that share a batch do not see each other.
-    int64_t seen = 0;
-    for (int64_t block = 0; block < blocks; block++) {
-        bool shown = false;
-        for (int query = 0; query < COUNT && !shown; query++) {
-            shown = !hidden(job.mask_row(first + query), block * WIDTH, job.keys);
-        }
-        if (shown) scratch.blocks[seen++] = block;
-    }
-    // A query's scores are [seen blocks, WIDTH], those of the next query behind them.
-    const int64_t stride = seen * WIDTH;
-    const Floats scale = all(job.scale * LOG2_E);
-    for (int query = 0; query < COUNT; query++) {
-        const float * row = job.query_row(first + query);
-        for (int64_t at = 0; at < job.depth; at += WIDTH) {
-            store(scratch.queries + query * job.depth + at, mul(load(row + at), scale));
-        }
-    }
-    Floats most[COUNT];
-#pragma GCC unroll 8
-    for (int query = 0; query < COUNT; query++) most[query] = all(-std::numeric_limits<float>::infinity());
-    int64_t place = 0;
-    for (; place + 2 <= seen; place += 2) score<COUNT, 2>(job, first, place, stride, scratch, most);
-    if (place < seen) score<COUNT, 1>(job, first, place, stride, scratch, most);
-    float inverse[COUNT];
-    for (int query = 0; query < COUNT; query++) {
-        float * scores = scratch.scores + query * stride;
-        const float top = largest(most[query]);
-        if (top == -std::numeric_limits<float>::infinity()) {  // a query that sees nothing has zeros
-            inverse[query] = 0.0f;
-            for (int64_t at = 0; at < stride; at += WIDTH) store(scores + at, zeros());
-            continue;
-        }
-        Floats total = zeros();
-        for (int64_t at = 0; at < stride; at += WIDTH) {
-            const Floats weight = two_to(sub(load(scores + at), all(top)));
-            total = add(total, weight);
-            store(scores + at, weight);
-        }
-        inverse[query] = 1.0f / sum(total);
-    }
-    constexpr int PARTS = 2;
-    for (int64_t at = 0; at < job.value_depth; at += PARTS * WIDTH) {
-        const int parts = at + PARTS * WIDTH <= job.value_depth ? PARTS : 1;
-        Floats sums[COUNT][PARTS];
-#pragma GCC unroll 8
-        for (int query = 0; query < COUNT; query++) {
-            for (int part = 0; part < PARTS; part++) sums[query][part] = zeros();
-        }
-        for (place = 0; place < seen; place++) {
-            const int64_t key = scratch.blocks[place] * WIDTH;
-            const int64_t lanes = job.keys - key < WIDTH ? job.keys - key : WIDTH;
-            const float * row = scratch.values + key * job.value_depth + at;
-            const float * weights = scratch.scores + place * WIDTH;
-            for (int64_t lane = 0; lane < lanes; lane++) {
-                const Floats one = load(row);
-                const Floats other = parts == PARTS ? load(row + WIDTH) : zeros();
-#pragma GCC unroll 8
-                for (int query = 0; query < COUNT; query++) {
-                    const Floats weight = all(weights[query * stride + lane]);
-                    sums[query][0] = mul_add(weight, one, sums[query][0]);
-                    sums[query][1] = mul_add(weight, other, sums[query][1]);
-                }
-                row += job.value_depth;
-            }
-        }
-#pragma GCC unroll 8
-        for (int query = 0; query < COUNT; query++) {
-            float * to = job.out_row(first + query) + at;
-            store(to, mul(sums[query][0], all(inverse[query])));
-            if (parts == PARTS) store(to + WIDTH, mul(sums[query][1], all(inverse[query])));
-        }
-    }
-}
-
-// Attention of a head's queries `first` to `end`.
-void attention(const Attention & job, int64_t first, int64_t end, Scratch & scratch) {
-    // Keys as columns: [blocks of keys, depth, WIDTH]; values as floats: [keys, depth]. Only of blocks that somebody sees.
-    const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
-    for (int64_t block = 0; block < blocks; block++) {
-        bool shown = false;
-        for (int64_t query = first; query < end && !shown; query++) {
-            shown = !hidden(job.mask_row(query), block * WIDTH, job.keys);
-        }
-        if (!shown) continue;
-        float * columns = scratch.keys + block * job.depth * WIDTH;
-        for (int64_t at = 0; at < job.depth; at += WIDTH) {
-            Floats rows[WIDTH];
-            for (int lane = 0; lane < WIDTH; lane++) {
-                const int64_t key = block * WIDTH + lane;
-                rows[lane] = key < job.keys ? load_halves(job.key_row(key) + at) : zeros();
-            }
-            transpose(rows);
-            for (int row = 0; row < WIDTH; row++) store(columns + (at + row) * WIDTH, rows[row]);
-        }
-        const int64_t past = std::min<int64_t>((block + 1) * WIDTH, job.keys);
-        for (int64_t key = block * WIDTH; key < past; key++) {
-            for (int64_t at = 0; at < job.value_depth; at += WIDTH) {
-                store(scratch.values + key * job.value_depth + at, load_halves(job.value_row(key) + at));
-            }
-        }
-    }
-    for (; first + QUERIES <= end; first += QUERIES) attend<QUERIES>(job, first, scratch);
-    switch (end - first) {
-        case 1: attend<1>(job, first, scratch); break;
-        case 2: attend<2>(job, first, scratch); break;
-        case 3: attend<3>(job, first, scratch); break;
-        case 4: attend<4>(job, first, scratch); break;
-        case 5: attend<(QUERIES > 4 ? 5 : 4)>(job, first, scratch); break;
-        case 6: attend<(QUERIES > 4 ? 6 : 4)>(job, first, scratch); break;
-        case 7: attend<(QUERIES > 4 ? 7 : 4)>(job, first, scratch); break;
-        default: break;
-    }
-}
+#include "attention.h"

@@ -1,0 +1,226 @@
+// What ggml calls for an operation: its tensors, shared out among threads, handed to the kernels. Included inside a namespace, behind
+// what they share with the kernels.
+
+// --- ggml's tensors -------------------------------------------------------------------------------------------------------
+
+int64_t rows_of(const Tensor * tensor) { return tensor->ne[1] * tensor->ne[2] * tensor->ne[3]; }
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+template <typename T> T * row_of(const Tensor * tensor, int64_t row) {
+    const int64_t inner = row % tensor->ne[1], middle = row / tensor->ne[1] % tensor->ne[2],
+                  outer = row / tensor->ne[1] / tensor->ne[2];
+    return reinterpret_cast<T *>(static_cast<char *>(tensor->data) + inner * tensor->nb[1] + middle * tensor->nb[2] +
+                                 outer * tensor->nb[3]);
+}
+
+// --- who waits for whom ---------------------------------------------------------------------------------------------------
+
+// Bulk loads and queries share the processors. A thread of a bulk load waits, between two pieces of its work, as long as
+// queries compute: the system's own priorities would let it go on for milliseconds.
+constexpr auto LONGEST_WAIT = std::chrono::milliseconds(50);  // then a piece is done whatever comes: queries may never cease
+
+thread_local bool is_bulk = false;
+std::atomic<int> queries_computing{0};
+std::mutex queries_lock;
+std::condition_variable queries_done;
+
+void let_queries_pass() {
+    if (!is_bulk || queries_computing.load(std::memory_order_relaxed) == 0) return;
+    std::unique_lock<std::mutex> lock(queries_lock);
+    queries_done.wait_for(lock, LONGEST_WAIT, [] { return queries_computing.load() == 0; });
+}
+
+// --- operations -----------------------------------------------------------------------------------------------------------
+
+// Hands out pieces of work to threads; it lies at the beginning of the work buffer that they share.
+class Counter {
+  public:
+    explicit Counter(ComputeParams * params) : params_(params), next_(static_cast<std::atomic<int64_t> *>(params->wdata)) {
+        if (params->ith == 0) next_->store(0, std::memory_order_relaxed);
+    }
+    void wait_for_all() { ggml.barrier(params_->threadpool); }
+    int64_t take() {
+        let_queries_pass();
+        return next_->fetch_add(1, std::memory_order_relaxed);
+    }
+
+  private:
+    ComputeParams * params_;
+    std::atomic<int64_t> * next_;
+};
+
+class Products final : public TensorTraits {
+  public:
+    bool work_size(int, const Tensor * op, size_t & size) override {
+        const int64_t columns = op->src[1]->ne[0], tokens = rows_of(op->src[1]);
+        size = COUNTER_BYTES + aligned(tokens * columns) + 2 * aligned(tokens * (columns / BLOCK) * sizeof(float));
+        return true;
+    }
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const Tensor * weights = op->src[0];
+        const Tensor * given = op->src[1];
+        const int64_t columns = given->ne[0], tokens = rows_of(given), groups = weights->ne[1] / GROUP;
+        Counter counter(params);
+        Activations activations{};
+        activations.columns = columns;
+        activations.blocks = columns / BLOCK;
+        auto * work = static_cast<uint8_t *>(params->wdata) + COUNTER_BYTES;
+        activations.quants = reinterpret_cast<int8_t *>(work);
+        work += aligned(tokens * columns);
+        activations.scales = reinterpret_cast<float *>(work);
+        work += aligned(tokens * activations.blocks * sizeof(float));
+        activations.starts = reinterpret_cast<int32_t *>(work);
+        for (int64_t token = params->ith; token < tokens; token += params->nth) {
+            kernels.quantise(row_of<const float>(given, token), token, activations);
+        }
+        counter.wait_for_all();
+
+        const int64_t wanted = static_cast<int64_t>(params->nth) * CHUNKS_PER_THREAD;
+        const int64_t share = (groups + wanted - 1) / wanted;
+        const int64_t chunk = share > 1 ? (share + 1) / 2 * 2 : 1;  // groups go in pairs
+        const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
+        const size_t group_bytes = activations.blocks * GROUP_BYTES;
+        for (int64_t begin = chunk * counter.take(); begin < groups; begin = chunk * counter.take()) {
+            const int64_t end = std::min(begin + chunk, groups);
+            for (int64_t first = 0; first < tokens; first += panel) {
+                kernels.multiply(static_cast<const uint8_t *>(weights->data) + begin * group_bytes, end - begin, activations,
+                                 first, std::min(panel, tokens - first), row_of<float>(op, first) + begin * GROUP,
+                                 op->nb[1] / sizeof(float));
+            }
+        }
+        return true;
+    }
+
+    // Whether it may: rows of floats, the answer's one after the other.
+    static bool fits(const Tensor * op) {
+        const Tensor * weights = op->src[0];
+        const Tensor * given = op->src[1];
+        return weights->type == TYPE_Q8_0 && given->type == TYPE_F32 && op->type == TYPE_F32 && weights->ne[2] == 1 &&
+               weights->ne[3] == 1 && weights->ne[0] % BLOCK == 0 && weights->ne[1] % GROUP == 0 &&
+               given->nb[0] == sizeof(float) && op->nb[0] == sizeof(float) && op->nb[2] == op->nb[1] * op->ne[1] &&
+               op->nb[3] == op->nb[2] * op->ne[2];
+    }
+};
+
+class Gelu final : public TensorTraits {
+  public:
+    bool work_size(int, const Tensor *, size_t &) override { return false; }  // ggml's own answer does
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const int64_t rows = rows_of(op);
+        for (int64_t row = params->ith; row < rows; row += params->nth) {
+            kernels.gelu(row_of<const float>(op->src[0], row), row_of<float>(op, row), op->ne[0]);
+        }
+        return true;
+    }
+
+    static bool fits(const Tensor * op) {
+        return op->op_params[0] == unary_gelu && op->type == TYPE_F32 && op->src[0]->type == TYPE_F32 &&
+               op->nb[0] == sizeof(float) && op->src[0]->nb[0] == sizeof(float);
+    }
+};
+
+class Norm final : public TensorTraits {
+  public:
+    bool work_size(int, const Tensor *, size_t &) override { return false; }  // ggml's own answer does
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        float epsilon;
+        std::memcpy(&epsilon, op->op_params, sizeof(float));
+        const int64_t rows = rows_of(op);
+        for (int64_t row = params->ith; row < rows; row += params->nth) {
+            kernels.norm(row_of<const float>(op->src[0], row), row_of<float>(op, row), op->ne[0], epsilon);
+        }
+        return true;
+    }
+
+    static bool fits(const Tensor * op) {
+        return op->type == TYPE_F32 && op->src[0]->type == TYPE_F32 && op->ne[0] % GROUP == 0 &&
+               op->nb[0] == sizeof(float) && op->src[0]->nb[0] == sizeof(float);
+    }
+};
+
+class FlashAttention final : public TensorTraits {
+  public:
+    bool work_size(int n_threads, const Tensor * op, size_t & size) override {
+        size = COUNTER_BYTES + n_threads * Layout(op).bytes;
+        return true;
+    }
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const Tensor *queries = op->src[0], *keys = op->src[1], *values = op->src[2], *mask = op->src[3];
+        Counter counter(params);
+        const Layout layout(op);
+        auto * work = static_cast<uint8_t *>(params->wdata) + COUNTER_BYTES + params->ith * layout.bytes;
+        Scratch scratch{};
+        scratch.keys = reinterpret_cast<float *>(work);
+        scratch.values = reinterpret_cast<float *>(work += layout.keys);
+        scratch.queries = reinterpret_cast<float *>(work += layout.values);
+        scratch.scores = reinterpret_cast<float *>(work += layout.queries);
+        scratch.blocks = reinterpret_cast<int64_t *>(work += layout.scores);
+        counter.wait_for_all();
+
+        const int64_t count = queries->ne[1], heads = queries->ne[2], streams = queries->ne[3];
+        const int64_t pieces = (count + QUERIES_AT_ONCE - 1) / QUERIES_AT_ONCE;
+        for (int64_t piece = counter.take(); piece < pieces * heads * streams; piece = counter.take()) {
+            const int64_t stream = piece / pieces / heads, head = piece / pieces % heads;
+            const int64_t first = piece % pieces * QUERIES_AT_ONCE;
+            Attention job{};
+            job.query = at(queries, head, stream);
+            job.key = at(keys, head / (heads / keys->ne[2]), stream / (streams / keys->ne[3]));
+            job.value = at(values, head / (heads / values->ne[2]), stream / (streams / values->ne[3]));
+            job.mask = at(mask, head % mask->ne[2], stream % mask->ne[3]);
+            job.out = static_cast<char *>(op->data) + head * op->nb[1] + stream * op->nb[3];
+            job.query_stride = queries->nb[1];
+            job.key_stride = keys->nb[1];
+            job.value_stride = values->nb[1];
+            job.mask_stride = mask->nb[1];
+            job.out_stride = op->nb[2];
+            job.keys = keys->ne[1];
+            job.depth = keys->ne[0];
+            job.value_depth = values->ne[0];
+            std::memcpy(&job.scale, op->op_params, sizeof(float));
+            kernels.attention(job, first, std::min(first + QUERIES_AT_ONCE, count), scratch);
+        }
+        return true;
+    }
+
+    // A single query is a vector's work, and long texts have more keys than the columns' memory holds: both are ggml's.
+    static bool fits(const Tensor * op) {
+        const Tensor *queries = op->src[0], *keys = op->src[1], *values = op->src[2], *mask = op->src[3];
+        float bias, softcap;
+        std::memcpy(&bias, op->op_params + 1, sizeof(float));
+        std::memcpy(&softcap, op->op_params + 2, sizeof(float));
+        return mask != nullptr && op->src[4] == nullptr && bias == 0.0f && softcap == 0.0f && queries->type == TYPE_F32 &&
+               keys->type == TYPE_F16 && values->type == TYPE_F16 && mask->type == TYPE_F16 && op->type == TYPE_F32 &&
+               queries->ne[1] >= 2 && keys->ne[0] % GROUP == 0 && values->ne[0] % GROUP == 0 &&
+               Layout(op).keys <= MOST_KEY_BYTES && queries->nb[0] == sizeof(float) && keys->nb[0] == sizeof(uint16_t) &&
+               values->nb[0] == sizeof(uint16_t) && mask->nb[0] == sizeof(uint16_t) && op->nb[0] == sizeof(float);
+    }
+
+  private:
+    // Bytes of a thread's scratch.
+    struct Layout {
+        size_t keys, values, queries, scores, bytes;
+        explicit Layout(const Tensor * op) {
+            const int64_t width = 16, most_queries = 8, depth = op->src[1]->ne[0];  // of either register size
+            const int64_t padded = (op->src[1]->ne[1] + width - 1) / width * width;
+            keys = aligned(padded * depth * sizeof(float));
+            values = aligned(padded * op->src[2]->ne[0] * sizeof(float));
+            queries = aligned(most_queries * depth * sizeof(float));
+            scores = aligned(most_queries * padded * sizeof(float));
+            bytes = keys + values + queries + scores + aligned(padded / 8 * sizeof(int64_t));
+        }
+    };
+
+    static char * at(const Tensor * tensor, int64_t head, int64_t stream) {
+        return static_cast<char *>(tensor->data) + head * tensor->nb[2] + stream * tensor->nb[3];
+    }
+};
+
+Products products;
+Gelu gelu;
+Norm norm;
+FlashAttention flash_attention;
