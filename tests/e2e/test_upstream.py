@@ -84,7 +84,9 @@ def wait_for(condition: Callable[[], bool], daemon: Daemon, seconds: float = WAI
         time.sleep(0.05)
 
 
-def test_its_vectors_are_upstreams_and_outlive_it(far: Callable[..., Any], front: Callable[..., Any]) -> None:
+def test_its_vectors_are_upstreams_and_outlive_it(
+    far: Callable[..., Any], front: Callable[..., Any], tmp_path: Path
+) -> None:
     texts = ["hello", "the rain falls", "Größe, цвет, 颜色"]
     with far() as upstream_daemon:
         truth = upstream_daemon.embed(texts)
@@ -95,10 +97,13 @@ def test_its_vectors_are_upstreams_and_outlive_it(far: Callable[..., Any], front
             assert (described["type"], described["dimensions"]) == ("remote", truth.shape[1])
             assert daemon.get("/health")[0] == 200
             identity = upstream(daemon)["identity"]
-            environment = {**os.environ, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
+            # The daemon's own folders: what it wrote of these rows is what makes them known, for upstream may batch the
+            # same texts otherwise the second time, and the digest of rows that differ in a last bit is another one.
+            home = str(tmp_path / "front" / "home")
+            environment = {**os.environ, "EDGEEMBED_HOME": home, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
             doctor = [sys.executable, "-m", "edgeembed", "doctor"]
             said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
-            assert re.search(rf"ok +upstream: .*/v1 gives vectors of {NAME}, .*known as {identity[:12]}", said)
+            assert re.search(rf"ok +upstream: .*/v1 gives vectors of {NAME}, .*known as {identity[:12]}", said), said
             upstream_daemon.process.kill()
             upstream_daemon.process.wait(10)
             np.testing.assert_array_equal(daemon.embed(texts), rows)

@@ -146,13 +146,22 @@ class Panel:
         return found
 
     def choose(self, label: str) -> None:
-        """Choose an entry that can be chosen."""
+        """Choose an entry that can be chosen; a menu that is built anew before the choice reaches it is looked at again."""
+        until(lambda: self._chosen(label))
+
+    def _chosen(self, label: str) -> bool:
         assert self._item is not None
         entry = self.entries()[label]
         assert entry.get("enabled", True), f"{label} is grey"
         variant = self._gi.GLib.Variant
         arguments = variant("(isvu)", (entry["id"], "clicked", variant("i", 0), 0))
-        self._call(self._item[0], self._menu, "com.canonical.dbusmenu", "Event", arguments)
+        try:
+            self._call(self._item[0], self._menu, "com.canonical.dbusmenu", "Event", arguments)
+        except self._gi.GLib.Error as error:
+            if "does not refer to a menu item" not in error.message:
+                raise
+            return False  # the entry has another number by now
+        return True
 
     def _get(self, name: str, path: str, interface: str, attribute: str) -> Any:
         arguments = self._gi.GLib.Variant("(ss)", (interface, attribute))
