@@ -250,10 +250,10 @@ def make_rules(settings: Settings, fleet: Fleet, gpus: Gpus) -> PoolRules:
     def estimate(model: ServedModel) -> int:
         if model.upstream:
             return 0
-        whole = memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
-        if not gpus.possible:
-            return whole
-        return whole - gpus.weights_on_cards(read_weights(model.path), card_options(settings, model))
+        size = memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+        if gpus.possible:  # or else the file's header need not be read
+            size -= gpus.weights_on_cards(read_weights(model.path), card_options(settings, model))
+        return size
 
     return PoolRules(
         budget_bytes=memory.budget_bytes(settings.memory_budget_mib),

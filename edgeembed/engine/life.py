@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeembed.engine.devices import Rung
+from edgeembed.engine.devices import Rung, RungUnavailableError
 from edgeembed.engine.ledger import Ledger
 from edgeembed.engine.process import WorkerProcess
 from edgeembed.engine.protocol import LoadFailed, ModelInfo, Ready, Stage, WorkerOptions
 from edgeembed.engine.watchdog import Watchdog
+from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,23 @@ class Life:
             ledger.close(remove=True)
             raise
         return cls(rung, process, ledger, f"{options.gpu_layers} layers on {options.device}" if options.gpu_layers else None)
+
+    @classmethod
+    async def begin_and_load(
+        cls, rung: Rung, options_of: OptionsOf, command: Sequence[str], most_silence: float
+    ) -> Life | str:
+        """Start a worker and wait until it is ready; where it does not get there, it is ended, and the reason given."""
+        try:
+            life = await cls.begin(rung, options_of, command)
+        except (OSError, RungUnavailableError, EngineUnavailableError) as error:
+            return str(error)
+        problem: LoadFailed | None = None
+        try:
+            problem = await life.load(most_silence)
+        finally:
+            if life.info is None:
+                await life.end(politely=False)
+        return life if life.info is not None else problem.reason if problem else life.obituary()
 
     async def load(self, most_silence: float) -> LoadFailed | None:
         """Wait until the worker is ready, which fills `info`; gives its problem, if it tells of one.

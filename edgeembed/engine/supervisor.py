@@ -327,17 +327,7 @@ class WorkerEngine:
             return reason
         if "none" not in (rung.gpu, beside.rung.gpu):
             return None
-        try:
-            life = await Life.begin(rung, self._options, self._command)
-        except (OSError, RungUnavailableError, EngineUnavailableError) as error:
-            return str(error)
-        problem: LoadFailed | None = None
-        try:
-            problem = await life.load(self._load_timeout)
-        finally:
-            if life.info is None:
-                await life.end(politely=False)
-        return life if life.info is not None else problem.reason if problem else life.obituary()
+        return await Life.begin_and_load(rung, self._options, self._command, self._load_timeout)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 

@@ -201,6 +201,17 @@ inline Floats gelu_of(Floats x) {
     return divide(x, add(all(1.0f), two_to(smaller(all(126.0f), inner))));
 }
 
+void gelu(const float * from, float * to, int64_t count) {
+    int64_t at = 0;
+    for (; at + WIDTH <= count; at += WIDTH) store(to + at, gelu_of(load(from + at)));
+    if (at < count) {
+        float rest[WIDTH] = {};
+        std::memcpy(rest, from + at, (count - at) * sizeof(float));
+        store(rest, gelu_of(load(rest)));
+        std::memcpy(to + at, rest, (count - at) * sizeof(float));
+    }
+}
+
 // Layer normalisation of a row without weights, whose length is a multiple of 16.
 void norm(const float * from, float * to, int64_t count, float epsilon) {
     Floats sums[2] = {zeros(), zeros()};
@@ -223,17 +234,6 @@ void norm(const float * from, float * to, int64_t count, float epsilon) {
     }
     const Floats scale = all(1.0f / std::sqrt(sum(add(squares[0], squares[1])) / count + epsilon));
     for (at = 0; at < count; at += WIDTH) store(to + at, mul(sub(load(from + at), mean), scale));
-}
-
-void gelu(const float * from, float * to, int64_t count) {
-    int64_t at = 0;
-    for (; at + WIDTH <= count; at += WIDTH) store(to + at, gelu_of(load(from + at)));
-    if (at < count) {
-        float rest[WIDTH] = {};
-        std::memcpy(rest, from + at, (count - at) * sizeof(float));
-        store(rest, gelu_of(load(rest)));
-        std::memcpy(to + at, rest, (count - at) * sizeof(float));
-    }
 }
 
 #include "attention.h"
