@@ -15,10 +15,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _MODELS = ("model", "preload", "pin")
 """Settings whose values a shell completes."""
-
-
-_RATIOS, _RATIO = ("upstream_min_cosine",), "0..1"
-"""Numbers with a point that are no seconds."""
 _SECTIONS = {
     "Another server computes (--upstream)": "upstream",
     "Chat and more from another server (--forward)": "forward",
@@ -58,9 +54,9 @@ def setting_options(*only: str) -> Callable[[F], F]:
 
 
 def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
-    type_, description = _parts(annotated)
+    type_, meta = _parts(annotated)
     shown = "none" if default in (None, (), {}) else str(default).lower() if isinstance(default, bool) else str(default)
-    help_ = f"{description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
+    help_ = f"{meta.description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
     flag = f"--{name.replace('_', '-')}"
     complete = complete_model if name in _MODELS else None
     if type_ is bool:
@@ -83,16 +79,23 @@ def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
     return click.option(
         flag,
         name,
-        metavar=_RATIO if name in _RATIOS else {int: "N", float: "SECONDS"}.get(type_, "TEXT"),
+        metavar=_metavar(type_, meta),
         shell_complete=complete,
         help=help_,
     )
 
 
-def _parts(annotated: Any) -> tuple[Any, str]:
-    """Give the plain type and the description of a field."""
+def _metavar(type_: Any, meta: msgspec.Meta) -> str:
+    """Name what a value is: numbers with a point are seconds, where they are not at most 1."""
+    if type_ is float and meta.le == 1:
+        return "0..1"
+    return {int: "N", float: "SECONDS"}.get(type_, "TEXT")
+
+
+def _parts(annotated: Any) -> tuple[Any, msgspec.Meta]:
+    """Give the plain type of a field, and its description and bounds."""
     assert get_origin(annotated) is Annotated
     type_, meta = get_args(annotated)
     if type(None) in get_args(type_):
         (type_,) = (part for part in get_args(type_) if part is not type(None))
-    return type_, meta.description
+    return type_, meta

@@ -45,8 +45,11 @@ def test_every_command_teaches(name: str) -> None:
             assert any(f"edgeembed {name} {inner}" in line for line in examples), f"no example of {inner}"
 
 
-def test_help_of_serve_names_variable_and_default() -> None:
-    assert "[EDGEEMBED_PORT, default: 8327]" in " ".join(edgeembed("serve", "--help").stdout.split())
+def test_help_of_serve_names_variable_default_and_what_a_value_is() -> None:
+    shown = " ".join(edgeembed("serve", "--help").stdout.split())
+    assert "[EDGEEMBED_PORT, default: 8327]" in shown
+    for flag in ("--port N", "--load-timeout SECONDS", "--gpu-memory-utilization 0..1", "--upstream-min-cosine 0..1"):
+        assert f"{flag} " in shown
 
 
 def test_version() -> None:
