@@ -26,6 +26,7 @@ mkdir "$work/source"
 site=$("$work/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 
 serves() {
+  : >"$work/log" # now, not when the daemon is forked: what the last one said would be taken for this one's
   "$work/venv/bin/edgeembed" serve --model "$model" --port 0 --offline "$@" 2>"$work/log" &
   daemon=$!
   for _ in $(seq 240); do
