@@ -10,7 +10,7 @@ import socket
 import ssl
 
 from edgeembed.api_keys import Keys
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 
 

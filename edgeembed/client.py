@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 import orjson
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}

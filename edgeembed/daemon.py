@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeembed import __version__
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.protocol import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.fleet import make_fleet, make_remote, make_service

@@ -18,7 +18,8 @@ import msgspec
 from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url
-from edgeembed.config import Paths, Resolved
+from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import Resolved
 from edgeembed.engine.devices import GPU_FULL, GPU_PARTIAL, LadderMemory, build_fingerprint, usable_threads
 from edgeembed.engine.protocol import RungFall
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError

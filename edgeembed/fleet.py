@@ -15,7 +15,9 @@ import msgspec
 
 from edgeembed import memory
 from edgeembed.cache import VectorCache
-from edgeembed.config import Paths, Settings, seconds_of
+from edgeembed.config.durations import seconds_of
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.devices import GPU_FULL, Ladder, LadderMemory, Rung, cpu_ladder, usable_threads
 from edgeembed.engine.gpus import Gpus, for_card
 from edgeembed.engine.protocol import Engine, ModelInfo, WorkerOptions

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
 from edgeembed.engine.protocol import BULK, ModelInfo
 from edgeembed.errors import EngineError

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from edgeembed.client import ask
-from edgeembed.config import Resolved, Settings
+from edgeembed.config.resolution import Resolved
+from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.install import ensure_installed

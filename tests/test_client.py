@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 
 from edgeembed.client import ask, daemon_url
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from tests.cli.helpers import answering
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeembed.address import check_address
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import Store

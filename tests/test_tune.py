@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.devices import usable_threads
 from edgeembed.engine.protocol import ModelInfo, QuickLook
 from edgeembed.fleet import chosen_way, make_engine

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from edgeembed.cli.convert import convert
 from edgeembed.cli.verify import verify as verify_command
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine import canary
 from edgeembed.errors import EngineUnavailableError, HubError
 from edgeembed.hub.catalogue import Check, catalogue, lookup

@@ -22,7 +22,7 @@ __all__ = ["current", "disable", "enable", "status"]
 def current(environ: Mapping[str, str] | None = None) -> Autostart:
     """Give this system's way to start the daemon at login. Raises ConfigError where there is none, or under sudo."""
     from edgeembed.autostart.base import CHOICE_FILE, Program, config_home
-    from edgeembed.config import Paths
+    from edgeembed.config.paths import Paths
     from edgeembed.errors import ConfigError
 
     environ = os.environ if environ is None else environ

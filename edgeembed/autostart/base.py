@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgeembed.config import HOME_VARIABLE, Paths
+from edgeembed.config.paths import HOME_VARIABLE, Paths
 from edgeembed.errors import ConfigError
 from edgeembed.hub.jsonfile import write_atomically
 from edgeembed.logs import LOG_FILE

@@ -18,7 +18,10 @@ from pathlib import Path
 import psutil
 
 from edgeembed.bench.load import Client
-from edgeembed.config import ENV_PREFIX, HOME_VARIABLE, Resolved, write_setting
+from edgeembed.config.file import write_setting
+from edgeembed.config.paths import HOME_VARIABLE
+from edgeembed.config.resolution import Resolved
+from edgeembed.config.values import ENV_PREFIX
 from edgeembed.errors import EngineUnavailableError
 
 STOP_SECONDS = 15.0

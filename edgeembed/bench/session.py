@@ -16,7 +16,7 @@ from edgeembed.bench.load import Client
 from edgeembed.bench.machine import busy_share, machine_facts
 from edgeembed.bench.run import Cell, Result, Runner
 from edgeembed.bench.texts import TextMaker
-from edgeembed.config import Resolved
+from edgeembed.config.resolution import Resolved
 
 CACHE_OFF = "Cache off: every text is computed"
 CACHE_HOT = "Cache hot: every text was sent before"

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgeembed.bulk.computers import Computer, EngineComputer, Facts, How, error_of, own_service
-from edgeembed.config import Paths, Resolved, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import Resolved
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
 from edgeembed.tune import DEFAULT_BATCH_TOKENS
 from edgeembed.vectors import Matrix

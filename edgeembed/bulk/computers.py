@@ -13,7 +13,7 @@ import numpy as np
 from edgeembed import __version__
 from edgeembed.bulk.patience import patiently
 from edgeembed.client import Connection, connected
-from edgeembed.config import Resolved
+from edgeembed.config.resolution import Resolved
 from edgeembed.errors import (
     ConfigError,
     EdgeEmbedError,

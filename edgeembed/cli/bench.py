@@ -67,7 +67,7 @@ def bench(
 
     from edgeembed.bench.run import expected_seconds, plan
     from edgeembed.bench.session import Plan, measure_own, measure_url
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
     from edgeembed.hub.install import ensure_installed
     from edgeembed.hub.progress import Progress, human_size, human_time

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgeembed.cache.disk import DiskTier
     from edgeembed.cache.report import ModelReport
-    from edgeembed.config import Settings
+    from edgeembed.config.settings import Settings
     from edgeembed.text import InputType
 
 _CLEAR_SECONDS = 120.0
@@ -54,7 +54,7 @@ def stats(as_json: bool, **flags: str | None) -> None:
     import time
 
     from edgeembed.cache.report import report_models
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import EdgeEmbedError
     from edgeembed.hub.progress import human_size, human_time
 
@@ -115,7 +115,7 @@ def clear(model: str | None, **flags: str | None) -> None:
     A daemon that uses another folder than the settings here is left alone.
     """
     from edgeembed.cache.report import labels_of
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
 
     folder = _folder()
@@ -151,7 +151,7 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     """
     import asyncio
 
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.progress import Progress
     from edgeembed.logs import setup_logging
     from edgeembed.warming import How, read_queries, warm_cache
@@ -211,7 +211,7 @@ def _say(line: str) -> None:
 
 
 def _folder() -> Path:
-    from edgeembed.config import Paths
+    from edgeembed.config.paths import Paths
     from edgeembed.fleet import CACHE_FOLDER
 
     return Paths.resolve().cache / CACHE_FOLDER
@@ -222,7 +222,7 @@ def _opened(folder: Path) -> Iterator[DiskTier]:
     """Open the disk tier; whatever is wrong with it ends the command with one line."""
     from edgeembed.cache.disk import FAULTS, DiskTier
     from edgeembed.cache.tiers import MIB
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
 
     try:

@@ -81,7 +81,7 @@ def complete_installed(context: click.Context, parameter: click.Parameter, incom
 
 def _installed() -> dict[str, list[str]]:
     """Give the types of each installed model as the names of files and folders tell them."""
-    from edgeembed.config import Paths
+    from edgeembed.config.paths import Paths
 
     found: dict[str, list[str]] = {}
     for path in sorted(Paths.resolve().models.glob("*/*.gguf")):

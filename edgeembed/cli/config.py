@@ -23,7 +23,8 @@ def show(as_json: bool) -> None:
     """Show every setting, its value and where it comes from."""
     import json
 
-    from edgeembed.config import field_names, resolve
+    from edgeembed.config.resolution import resolve
+    from edgeembed.config.values import field_names
 
     resolved = resolve()
     rows = {name: (getattr(resolved.settings, name), resolved.origins[name]) for name in field_names()}
@@ -48,7 +49,8 @@ def set_(key: str, value: str) -> None:
     edgeembed config set model qwen3-embedding-0.6b
     edgeembed config set cache_disk_mib 4096
     """
-    from edgeembed.config import Paths, write_setting
+    from edgeembed.config.file import write_setting
+    from edgeembed.config.paths import Paths
 
     path = Paths.resolve().config_file
     write_setting(path, key.replace("-", "_"), value)
@@ -63,7 +65,8 @@ def unset(key: str) -> None:
     \b
     edgeembed config unset model        choose a model anew on the next start
     """
-    from edgeembed.config import Paths, remove_setting
+    from edgeembed.config.file import remove_setting
+    from edgeembed.config.paths import Paths
 
     path = Paths.resolve().config_file
     was_there = remove_setting(path, key.replace("-", "_"))
@@ -73,6 +76,6 @@ def unset(key: str) -> None:
 @config.command()
 def path() -> None:
     """Print where config.toml is, whether it exists or not."""
-    from edgeembed.config import Paths
+    from edgeembed.config.paths import Paths
 
     click.echo(Paths.resolve().config_file)

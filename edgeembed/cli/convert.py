@@ -82,7 +82,7 @@ def convert(
       edgeembed convert ./my-model --compare Q8_0,Q5_K_M,Q4_0      what would each cost?
       edgeembed serve --model minilm-f16.gguf
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConversionError
     from edgeembed.hub.huggingface import checkpoint_of
     from edgeembed_convert import parse_quantization
@@ -131,7 +131,7 @@ def _convert(folder: Path, target: Path, **options: Any) -> None:
 
 def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
     """Convert to each type in a folder that goes away again, and print the table."""
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.progress import Progress
     from edgeembed.hub.store import Store
     from edgeembed.verify import format_losses, loss_table

@@ -11,7 +11,7 @@ from edgeembed.cli.printing import print_fields, print_json, print_prose, print_
 from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
-    from edgeembed.config import Resolved
+    from edgeembed.config.resolution import Resolved
     from edgeembed.engine.gpus import Gpus
 
 
@@ -28,7 +28,7 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
 
     Ends with status 1 when the setting `device` asks for a card that cannot be used.
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.fleet import make_gpus
 
     resolved = resolve(flags)

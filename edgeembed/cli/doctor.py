@@ -26,7 +26,7 @@ def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:
     """
     import json
 
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.doctor import examine
 
     worst = 0

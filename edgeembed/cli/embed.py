@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeembed.bulk.inputs import InputFormat
     from edgeembed.bulk.job import Job, Outcome
     from edgeembed.bulk.shards import Dtype
-    from edgeembed.config import Resolved
+    from edgeembed.config.resolution import Resolved
     from edgeembed.text import InputType
 
 
@@ -127,7 +127,7 @@ def embed(
     digits: a worker that died over it, a decoder model in a daemon that others use, a cluster of several kinds of machines.
     """
     from edgeembed.bulk.computers import How
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
     from edgeembed.logs import setup_logging
 

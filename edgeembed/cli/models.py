@@ -13,7 +13,7 @@ from edgeembed.cli.printing import ago, iso_time, print_fields, print_json, prin
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeembed.config import Resolved
+    from edgeembed.config.resolution import Resolved
     from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, Prompts, Source
     from edgeembed.hub.store import InstalledModel, Store
 
@@ -35,7 +35,7 @@ def list_models(available: bool, as_json: bool) -> None:
       edgeembed list --available              what there is to pull
       edgeembed list --json                   paths, digests and prompts, too
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.catalogue import catalogue
     from edgeembed.hub.progress import human_size
     from edgeembed.hub.store import Store
@@ -115,7 +115,7 @@ def show(name: str | None, as_json: bool) -> None:
     if name is None:
         _show_edgeembed(as_json)
         return
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import UnknownModelError
     from edgeembed.hub.install import parse_spec
     from edgeembed.hub.store import Store

@@ -34,7 +34,7 @@ def ps(as_json: bool, **flags: str | None) -> None:
     import msgspec
 
     from edgeembed.client import ask_status, daemon_url, read_status
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import EdgeEmbedError
 
     resolved = resolve(flags)

@@ -38,7 +38,7 @@ def pull(spec: str, kind: str | None, name: str | None, offline: bool) -> None:
       edgeembed pull ./my-model.gguf
       edgeembed list --available              what there is to pull
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import pull as install
     from edgeembed.hub.progress import human_size
 

@@ -15,7 +15,8 @@ from edgeembed.cli.printing import print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeembed.config import Resolved, Settings
+    from edgeembed.config.resolution import Resolved
+    from edgeembed.config.settings import Settings
     from edgeembed.hub.store import InstalledModel, Store
 
 
@@ -41,7 +42,7 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
     Ends with status 2, and nothing removed, when a model is not installed; with 1 when a file could not be removed, or the
     answer was no.
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import HubError
     from edgeembed.hub.progress import human_size
     from edgeembed.hub.store import Store

@@ -34,7 +34,8 @@ def serve(**flags: Any) -> None:
     """
     from edgeembed import daemon
     from edgeembed.address import check_address
-    from edgeembed.config import Paths, resolve
+    from edgeembed.config.paths import Paths
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.logs import log_anyway, provide_stderr, setup_logging
 

@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from edgeembed.cli.completion import complete_model
-from edgeembed.config import ENV_PREFIX, Settings
+from edgeembed.config.settings import Settings
+from edgeembed.config.values import ENV_PREFIX
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,7 +13,7 @@ from edgeembed.cli.printing import print_json, print_table
 from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
-    from edgeembed.config import Resolved
+    from edgeembed.config.resolution import Resolved
     from edgeembed.hub.store import InstalledModel
     from edgeembed.tune import Measurement, Profile
 
@@ -42,7 +42,7 @@ def tune(spec: str | None, seconds: float, quick: bool, forget: bool, as_json: b
 
     A daemon that runs meanwhile would be measured along with it: stop it first, or at least leave it alone.
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
     from edgeembed.logs import setup_logging
     from edgeembed.tune import Profiles

@@ -15,7 +15,7 @@ from edgeembed.cli.settings import setting_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgeembed.config import Resolved
+    from edgeembed.config.resolution import Resolved
     from edgeembed.verify import Verification
 
 _STATUS = {True: 0, False: 1, None: 3}
@@ -46,7 +46,7 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
     Ends with status 0 when the model holds, with 1 when it does not, with 2 when there is no such model, and with 3 when
     there is nothing to hold it against: no canary rows in the file, and no published figures ("holds" is null in JSON then).
     """
-    from edgeembed.config import resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import ensure_installed
     from edgeembed.logs import setup_logging
     from edgeembed.verify import verify as verify_model

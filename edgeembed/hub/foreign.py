@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.catalogue import HubGguf, catalogue
 from edgeembed.hub.checks import require_space

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeembed import __version__
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import transport
 from edgeembed.hub.checks import require_space

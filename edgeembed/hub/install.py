@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 
-from edgeembed.config import Paths, Settings, write_setting
+from edgeembed.config.file import write_setting
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
 from edgeembed.hub.foreign import install_file, install_reference

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint, HubGguf, catalogue, lookup
 from edgeembed.hub.store import Store

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeembed import __version__
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, ConversionError, HubError
 from edgeembed.hub import transport
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, PypiWheel, Source

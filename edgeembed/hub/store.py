@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests

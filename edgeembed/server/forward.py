@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.logs import request_id
 from edgeembed.server.keys import ACCESS

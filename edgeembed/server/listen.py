@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from edgeembed.address import cannot_listen, is_local, make_tls, read_keys
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.roster import ServedModel
 from edgeembed.server import admin, forward
 from edgeembed.server.app import NoteUse, make_app

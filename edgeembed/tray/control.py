@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from edgeembed.client import daemon_url
-from edgeembed.config import Resolved, write_setting
+from edgeembed.config.file import write_setting
+from edgeembed.config.resolution import Resolved
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.tray import snippets, system
 from edgeembed.tray.child import DaemonChild, popen

@@ -9,7 +9,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from edgeembed.config import Resolved
+from edgeembed.config.resolution import Resolved
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.tray import host, system

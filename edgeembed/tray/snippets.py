@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeembed.client import daemon_url
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 
 _KEY_VARIABLE = "EDGEEMBED_API_KEY"
 

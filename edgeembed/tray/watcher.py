@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.client import Reply, ask, daemon_url
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.tray.state import Child, Listed, Seen, Status, read_models, read_status
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from tests.autostart.units import complaints
 
 UNIT = Path(__file__).parents[2] / "installers" / "systemd" / "edgeembed.service"

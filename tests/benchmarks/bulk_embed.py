@@ -32,7 +32,7 @@ import psutil
 from edgeembed.bench.daemon import own_daemon
 from edgeembed.bench.load import Client
 from edgeembed.bench.texts import TextMaker
-from edgeembed.config import resolve
+from edgeembed.config.resolution import resolve
 from edgeembed.hub.install import ensure_installed
 from tests.benchmarks.processes import free_port
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.protocol import BULK
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import Store

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.hub.store import InstalledModel, Manifest, Store
 from tests.hub.fakes import gguf_bytes
 

@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from edgeembed.cache import KeyMaker, VectorCache
 from edgeembed.cache.disk import DATABASE
 from edgeembed.cli.cache import cache
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.protocol import Row
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.fleet import Fleet, make_service

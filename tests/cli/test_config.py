@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.cli.config import config
-from edgeembed.config import field_names
+from edgeembed.config.values import field_names
 from edgeembed.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeembed.cli.devices import devices
-from edgeembed.config import resolve
+from edgeembed.config.resolution import resolve
 from edgeembed.engine.inventory import LIBRARY_VARIABLE
 from edgeembed.errors import ConfigError
 from tests.engine.test_inventory import build_with_broken_cuda

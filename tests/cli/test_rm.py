@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from edgeembed.cli.models import list_models
 from edgeembed.cli.rm import rm
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.errors import ConfigError, HubError, UnknownModelError
 from edgeembed.hub.store import InstalledModel, Store
 from tests.cli.helpers import answering, edgeembed, install, loaded, on_terminal, status_of

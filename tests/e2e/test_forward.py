@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.server.listen import listening
 from tests.fake_upstreams import FakeGeneration, generation
 from tests.fakes import FakeEngine, fake_service

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.store import Manifest, Store
 from tests.convert.tiny_encoders import make_tiny_cross_encoder

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.hub.install import pull
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.llama import LlamaModel, ModelLoadError
 from edgeembed.engine.pairs import PairTemplate
 from edgeembed.engine.protocol import Pair, WorkerOptions

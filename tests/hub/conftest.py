@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub import transport
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from edgeembed.cli.models import list_models, show
 from edgeembed.cli.pull import pull
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.licenses import dependencies

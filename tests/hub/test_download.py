@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub import transport
 from edgeembed.hub.download import RemoteFile, Watcher, download, missing_bytes
@@ -100,7 +100,7 @@ def test_nothing_but_the_file_is_asked_for(tmp_path: Path, hub: FakeHub) -> None
     program = f"""
 import sys
 from pathlib import Path
-from edgeembed.config import Settings
+from edgeembed.config.resolution import Settings
 from edgeembed.hub.huggingface import HuggingFace
 from edgeembed.hub.partials import Partials
 hub = HuggingFace(Settings(hub_timeout=30), print)

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeembed.config import Paths, Settings, resolve
+from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import resolve
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.install import ensure_installed, first_model

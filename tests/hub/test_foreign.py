@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from edgeembed.cli.models import list_models, show
 from edgeembed.cli.pull import pull
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub import foreign

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub import wheel as wheel_module

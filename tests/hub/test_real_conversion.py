@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgeembed.config import Paths, Settings
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import STARTER_MODEL
 from edgeembed.hub.gguf_header import read_header

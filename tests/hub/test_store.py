@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub import digests as digests_module
 from edgeembed.hub.catalogue import Prompts, catalogue

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeembed.config import Paths
+from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub import gguf_check
 from edgeembed.hub.catalogue import Matryoshka, Prompts, catalogue

@@ -16,7 +16,7 @@ import pytest
 from edgeembed import doctor
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
-from edgeembed.config import resolve
+from edgeembed.config.resolution import resolve
 from edgeembed.engine.devices import LadderMemory
 from edgeembed.engine.protocol import RungFall
 from tests.cli.helpers import install

@@ -8,7 +8,7 @@ import socket
 import pytest
 from aiohttp import ClientSession, ServerDisconnectedError
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.server.listen import listening
 from tests.fakes import FakeEngine, fake_service
 

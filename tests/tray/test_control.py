@@ -17,7 +17,8 @@ import pytest
 from aiohttp import web
 
 from edgeembed.cache import VectorCache
-from edgeembed.config import Resolved, read_config, resolve
+from edgeembed.config.file import read_config
+from edgeembed.config.resolution import Resolved, resolve
 from edgeembed.server import admin
 from edgeembed.server.app import make_app
 from edgeembed.tray import system

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from edgeembed.config import Paths, resolve
+from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import resolve
 from edgeembed.errors import ConfigError
 from edgeembed.tray import host, system
 from edgeembed.tray.run import LOCK_FILE, run

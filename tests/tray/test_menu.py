@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgeembed.config import Settings
+from edgeembed.config.settings import Settings
 from edgeembed.tray.menu import Do, Entry, Surroundings, make_menu
 from edgeembed.tray.snippets import base_url, curl, python
 from edgeembed.tray.state import Cache, Child, Listed, Seen, look

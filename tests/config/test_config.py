@@ -13,7 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.cli.settings import setting_options
-from edgeembed.config import Paths, Settings, field_names, read_config, remove_setting, resolve, write_setting
+from edgeembed.config.file import read_config, remove_setting, write_setting
+from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import resolve
+from edgeembed.config.settings import Settings
+from edgeembed.config.values import field_names
 from edgeembed.errors import ConfigError
 
 

@@ -1,0 +1,93 @@
+"""config.toml: reading it, and changing one key of it without touching the rest."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from edgeembed.config.values import check_value, did_you_mean, field_names
+from edgeembed.errors import ConfigError
+
+_ENCODING = "utf-8-sig"  # editors on Windows put a mark in front of UTF-8
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read config.toml; a missing file is an empty one. Raises ConfigError when it is not TOML or has an unknown key."""
+    try:
+        found = tomllib.loads(path.read_text(encoding=_ENCODING))
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    known = field_names()
+    for key in found:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(key, known)}")
+    return found
+
+
+def write_setting(path: Path, key: str, value: Any, comment: str | None = None) -> None:
+    """Set one key of config.toml, keeping the user's own lines and comments; the file is replaced atomically.
+
+    A link stays a link, and the file keeps its mode.
+
+    Raises ConfigError for an unknown key, a bad value, or a file that cannot be read or written.
+    """
+    if key not in field_names():
+        raise ConfigError(f"unknown setting {key!r}.{did_you_mean(key, field_names())}")
+    import tomlkit  # takes as long to import as all else that a command needs
+
+    checked = check_value(key, value, "config.toml", path)
+    read_config(path)  # never rewrite a file that we do not understand
+    try:
+        text = path.read_text(encoding=_ENCODING) if path.exists() else ""
+        # tomlkit would hang a new line onto a last one that is not ended.
+        document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
+        if comment and key not in document:
+            document.add(tomlkit.comment(comment))
+        document[key] = list(checked) if isinstance(checked, tuple) else checked
+        _replace(path.resolve(), tomlkit.dumps(document))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error}") from error
+
+
+def remove_setting(path: Path, key: str) -> bool:
+    """Take one key out of config.toml, so that its default counts again; says whether it was there.
+
+    Raises ConfigError for an unknown key, or a file that cannot be read or written.
+    """
+    if key not in field_names():
+        raise ConfigError(f"unknown setting {key!r}.{did_you_mean(key, field_names())}")
+    if key not in read_config(path):
+        return False
+    import tomlkit
+
+    try:
+        document = tomlkit.parse(path.read_text(encoding=_ENCODING))
+        del document[key]
+        _replace(path.resolve(), tomlkit.dumps(document))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error}") from error
+    return True
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one step. Raises OSError; the old file is then untouched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=".config-", suffix=".tmp", delete=False
+    ) as file:
+        new = Path(file.name)
+        try:
+            file.write(text)
+            file.close()
+            if path.exists():
+                new.chmod(stat.S_IMODE(path.stat().st_mode))
+            new.replace(path)
+        except OSError:
+            file.close()
+            new.unlink(missing_ok=True)
+            raise

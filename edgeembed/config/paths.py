@@ -1,0 +1,39 @@
+"""Where things live on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+HOME_VARIABLE = "EDGEEMBED_HOME"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things live. EDGEEMBED_HOME moves all of it under one folder."""
+
+    config_file: Path
+    models: Path
+    cache: Path
+    state: Path
+    logs: Path
+
+    @classmethod
+    def resolve(cls, environ: Mapping[str, str] | None = None) -> Paths:
+        """Give the folders of this user; nothing is created."""
+        environ = os.environ if environ is None else environ
+        if home := environ.get(HOME_VARIABLE):
+            root = Path(home).expanduser().absolute()
+            return cls(root / "config.toml", root / "models", root / "cache", root / "state", root / "logs")
+        dirs = platformdirs.PlatformDirs("edgeembed", appauthor=False)
+        return cls(
+            config_file=dirs.user_config_path / "config.toml",
+            models=dirs.user_data_path / "models",
+            cache=dirs.user_cache_path,
+            state=dirs.user_state_path / "state",
+            logs=dirs.user_log_path,
+        )

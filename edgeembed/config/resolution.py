@@ -1,0 +1,61 @@
+"""Settings and folders, resolved once: flags, then EDGEEMBED_* variables, then config.toml, then defaults."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeembed.config.file import read_config
+from edgeembed.config.paths import HOME_VARIABLE, Paths
+from edgeembed.config.settings import Settings
+from edgeembed.config.values import ENV_PREFIX, Origin, check_value, field_names
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings in force, and for each field where its value came from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    paths: Paths
+
+
+def resolve(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Resolved:
+    """Resolve the settings; a flag whose value is None was not given.
+
+    Raises ConfigError naming the flag, the variable or the file and key of a bad value.
+    """
+    environ = os.environ if environ is None else environ
+    paths = Paths.resolve(environ)
+    layers: list[tuple[Origin, dict[str, Any]]] = [
+        ("config.toml", read_config(paths.config_file)),
+        ("environment", _from_environment(environ)),
+        ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
+    ]
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = dict.fromkeys(field_names(), "default")
+    for origin, layer in layers:
+        for key, raw in layer.items():
+            values[key] = check_value(key, raw, origin, paths.config_file)
+            origins[key] = origin
+    return Resolved(Settings(**values), origins, paths)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Collect EDGEEMBED_* variables; an empty one counts as not set."""
+    known = set(field_names())
+    found = {}
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX) or name == HOME_VARIABLE or not value:
+            continue
+        key = name.removeprefix(ENV_PREFIX).lower()
+        if key in known:
+            found[key] = value
+        else:
+            log.warning("%s is not a setting of edgeembed and is ignored", name)
+    return found
