@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeembed import __version__
+from edgeembed.common.systemd import Notifier, watched
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.protocol import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.fleet import make_fleet, make_remote, make_service
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.notify import Notifier, watched
 from edgeembed.roster import ServedModel
 from edgeembed.tune import Profile, Profiles
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 
 from edgeembed.bench.texts import TextMaker
+from edgeembed.common.files import write_atomically
 from edgeembed.engine.devices import build_fingerprint, machine_fingerprint
 from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
-from edgeembed.hub.jsonfile import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow
+from edgeembed.common.files import write_atomically
 from edgeembed.engine.protocol import Float32Row, Row
-from edgeembed.hub.jsonfile import write_atomically
 from edgeembed.roster import ServedModel
 from edgeembed.vector_sums import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 

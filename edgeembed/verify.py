@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.common.progress import Progress, Report
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
 from edgeembed.engine.protocol import BULK, ModelInfo
 from edgeembed.errors import EngineError
 from edgeembed.fleet import make_engine
-from edgeembed.hub.progress import Progress, Report
 from edgeembed.hub.store import InstalledModel
 from edgeembed.text import choose_prompt
 from edgeembed.vectors import Matrix, unit_rows

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from edgeembed.common.files import write_atomically
+from edgeembed.common.logs import LOG_FILE
 from edgeembed.config.paths import HOME_VARIABLE, Paths
 from edgeembed.errors import ConfigError
-from edgeembed.hub.jsonfile import write_atomically
-from edgeembed.logs import LOG_FILE
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from edgeembed.hub.progress import human_time, on_terminal
+from edgeembed.common.progress import human_time, on_terminal
 
 _FIRST_LINE = 10.0
 """Seconds until the first plain line; then one comes each time that a tenth is done, and at least every minute."""

@@ -11,8 +11,8 @@ import msgspec
 from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
+from edgeembed.common.files import write_atomically
 from edgeembed.errors import ConfigError
-from edgeembed.hub.jsonfile import write_atomically
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
 IdKind = Literal["int", "string"]

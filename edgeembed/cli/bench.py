@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from edgeembed.bench.run import Result
     from edgeembed.bench.session import ServerFacts
-    from edgeembed.hub.progress import Progress
+    from edgeembed.common.progress import Progress
 
 DEFAULT_SECONDS = 3.0
 QUICK_SECONDS = 1.0
@@ -67,11 +67,11 @@ def bench(
 
     from edgeembed.bench.run import expected_seconds, plan
     from edgeembed.bench.session import Plan, measure_own, measure_url
+    from edgeembed.common.logs import setup_logging
+    from edgeembed.common.progress import Progress, human_size, human_time
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
     from edgeembed.hub.install import ensure_installed
-    from edgeembed.hub.progress import Progress, human_size, human_time
-    from edgeembed.logs import setup_logging
 
     resolved = resolve(flags)
     setup_logging("error")

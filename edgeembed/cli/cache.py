@@ -54,9 +54,9 @@ def stats(as_json: bool, **flags: str | None) -> None:
     import time
 
     from edgeembed.cache.report import report_models
+    from edgeembed.common.progress import human_size, human_time
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import EdgeEmbedError
-    from edgeembed.hub.progress import human_size, human_time
 
     settings = resolve(flags).settings
     try:
@@ -151,9 +151,9 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     """
     import asyncio
 
+    from edgeembed.common.logs import setup_logging
+    from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
-    from edgeembed.hub.progress import Progress
-    from edgeembed.logs import setup_logging
     from edgeembed.warming import How, read_queries, warm_cache
 
     resolved = resolve(flags)
@@ -177,8 +177,8 @@ def export_command(file: Path, model: str | None) -> None:
     """Write the vectors to one file, to carry them to another machine that serves the same model files."""
     from edgeembed.cache.carry import export_rows
     from edgeembed.cache.report import labels_of
+    from edgeembed.common.progress import Progress, human_size
     from edgeembed.errors import ConfigError
-    from edgeembed.hub.progress import Progress, human_size
 
     with _opened(_folder()) as tier, Progress(_say, "exporting", unit=" vectors") as progress:
         labels = None if model is None else labels_of(tier, model)
@@ -196,7 +196,7 @@ def export_command(file: Path, model: str | None) -> None:
 def import_command(file: Path) -> None:
     """Take over the vectors of an exported file. Take files only from people you trust: a vector does not show its text."""
     from edgeembed.cache.carry import import_rows
-    from edgeembed.hub.progress import Progress
+    from edgeembed.common.progress import Progress
 
     with _opened(_folder()) as tier, Progress(_say, "importing", unit=" vectors") as progress:
         rows = import_rows(tier, file, progress.update)
@@ -268,7 +268,7 @@ def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> i
 
 
 def _memory_line(daemon: dict[str, Any] | None) -> str | None:
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     if not daemon:
         return None

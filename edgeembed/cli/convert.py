@@ -116,7 +116,7 @@ def convert(
 
 
 def _convert(folder: Path, target: Path, **options: Any) -> None:
-    from edgeembed.hub.progress import Progress, human_size
+    from edgeembed.common.progress import Progress, human_size
     from edgeembed_convert import convert_checkpoint
 
     with Progress(_say, f"converting {folder.resolve().name}") as progress:
@@ -131,8 +131,8 @@ def _convert(folder: Path, target: Path, **options: Any) -> None:
 
 def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
     """Convert to each type in a folder that goes away again, and print the table."""
+    from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
-    from edgeembed.hub.progress import Progress
     from edgeembed.hub.store import Store
     from edgeembed.verify import format_losses, loss_table
     from edgeembed_convert import convert_checkpoint

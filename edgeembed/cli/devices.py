@@ -67,7 +67,7 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
 
 
 def _print(described: dict[str, Any], problem: str | None) -> None:
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     def size(count: int) -> str:
         return human_size(count) if count else "-"

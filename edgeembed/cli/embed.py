@@ -127,9 +127,9 @@ def embed(
     digits: a worker that died over it, a decoder model in a daemon that others use, a cluster of several kinds of machines.
     """
     from edgeembed.bulk.computers import How
+    from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
-    from edgeembed.logs import setup_logging
 
     resolved = resolve(flags)
     setup_logging("warning")
@@ -218,7 +218,7 @@ def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool, cluster: Clus
 
 
 def _summary(job: Job, outcome: Outcome, progress: Any) -> str:
-    from edgeembed.hub.progress import human_size, human_time
+    from edgeembed.common.progress import human_size, human_time
 
     path = job.output.path
     size = sum(file.stat().st_size for file in (path.glob("shard-*") if job.output.folder else [path]))

@@ -35,9 +35,9 @@ def list_models(available: bool, as_json: bool) -> None:
       edgeembed list --available              what there is to pull
       edgeembed list --json                   paths, digests and prompts, too
     """
+    from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
     from edgeembed.hub.catalogue import catalogue
-    from edgeembed.hub.progress import human_size
     from edgeembed.hub.store import Store
 
     store = Store(resolve().paths)
@@ -91,7 +91,7 @@ def list_models(available: bool, as_json: bool) -> None:
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
     """Say in one line what lies here of pulls that have not ended; one may be running."""
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     if unfinished:
         named = ", ".join(f"{name} ({human_size(sum(sizes.values()))})" for name, sizes in unfinished.items())
@@ -163,7 +163,7 @@ def installed_as(word: str, resolved: Resolved) -> InstalledModel | None:
 def _read_file(store: Store, path: Path) -> InstalledModel:
     import functools
 
-    from edgeembed.hub.progress import Progress
+    from edgeembed.common.progress import Progress
 
     with Progress(functools.partial(click.echo, err=True), f"reading {path.name}") as progress:
         return store.local(path, progress.update)
@@ -280,7 +280,7 @@ def _print_prompts(task: str, prompts: Prompts) -> None:
 
 
 def _print_figures(entry: CatalogueEntry) -> None:
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     if sizes := _sizes(entry):
         click.echo("\npublished sizes")
@@ -305,7 +305,7 @@ def _print_check(check: Check) -> None:
 
 
 def _print_source(source: Source) -> None:
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     print_prose(source.describe(), "  ", "    ")
     size, sha256 = source.size_bytes, source.sha256
@@ -320,7 +320,7 @@ def _print_source(source: Source) -> None:
 
 
 def _print_installed(model: InstalledModel) -> None:
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     click.echo(f"  {model.type}, {human_size(model.size_bytes)}")
     print_fields(

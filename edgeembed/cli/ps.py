@@ -55,7 +55,7 @@ def ps(as_json: bool, **flags: str | None) -> None:
 
 
 def _print(url: str, status: DaemonStatus) -> None:
-    from edgeembed.hub.progress import human_size
+    from edgeembed.common.progress import human_size
 
     if status.models:
         print_table(

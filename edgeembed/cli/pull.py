@@ -38,9 +38,9 @@ def pull(spec: str, kind: str | None, name: str | None, offline: bool) -> None:
       edgeembed pull ./my-model.gguf
       edgeembed list --available              what there is to pull
     """
+    from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import pull as install
-    from edgeembed.hub.progress import human_size
 
     if kind and spec.lower().endswith(".gguf"):
         raise click.UsageError("--type says what to fetch; a file has the type that it has")

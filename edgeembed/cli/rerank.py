@@ -33,9 +33,9 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
 
     from edgeembed.bulk.computers import rerank as score
     from edgeembed.bulk.lines import stdin_lines
+    from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
-    from edgeembed.logs import setup_logging
 
     resolved = resolve(flags)
     setup_logging("warning")

@@ -42,9 +42,9 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
     Ends with status 2, and nothing removed, when a model is not installed; with 1 when a file could not be removed, or the
     answer was no.
     """
+    from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import HubError
-    from edgeembed.hub.progress import human_size
     from edgeembed.hub.store import Store
 
     resolved = resolve()

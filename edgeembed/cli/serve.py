@@ -34,10 +34,10 @@ def serve(**flags: Any) -> None:
     """
     from edgeembed import daemon
     from edgeembed.address import check_address
+    from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import ensure_installed, first_model
-    from edgeembed.logs import log_anyway, provide_stderr, setup_logging
 
     provide_stderr(Paths.resolve().logs)
     resolved = resolve(flags)

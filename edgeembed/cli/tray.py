@@ -37,8 +37,8 @@ def tray(icon: Literal["auto", "light", "dark"], **flags: str | None) -> None:
 
     Ends with status 1 where no icon can be shown; `edgeembed serve` runs the daemon there.
     """
+    from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
-    from edgeembed.logs import setup_logging
     from edgeembed.tray.host import NoTrayError
     from edgeembed.tray.run import run
     from edgeembed.tray.system import notify

@@ -42,9 +42,9 @@ def tune(spec: str | None, seconds: float, quick: bool, forget: bool, as_json: b
 
     A daemon that runs meanwhile would be measured along with it: stop it first, or at least leave it alone.
     """
+    from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
-    from edgeembed.logs import setup_logging
     from edgeembed.tune import Profiles
 
     resolved = resolve(flags)

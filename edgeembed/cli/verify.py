@@ -46,9 +46,9 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
     Ends with status 0 when the model holds, with 1 when it does not, with 2 when there is no such model, and with 3 when
     there is nothing to hold it against: no canary rows in the file, and no published figures ("holds" is null in JSON then).
     """
+    from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import ensure_installed
-    from edgeembed.logs import setup_logging
     from edgeembed.verify import verify as verify_model
 
     resolved = resolve(flags)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.common.logs import request_id
 from edgeembed.engine.protocol import EmbedItem, Failed, Priority, Read, Row, RowItem, Seal, Text, Tokenized, Want
 from edgeembed.errors import (
     BadVectorError,
@@ -22,7 +23,6 @@ from edgeembed.errors import (
     RequestError,
     WorkerCrashedError,
 )
-from edgeembed.logs import request_id
 
 CRASHES_PER_TEXT = 2
 """Native crashes with one text in the running batch after which the text is given up."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from edgeembed.common.progress import Progress, Report, human_size
 from edgeembed.errors import ChecksumError, HubError
 from edgeembed.hub.digests import sha256_of
-from edgeembed.hub.progress import Progress, Report, human_size
 
 _RESERVE = 64 * 2**20
 

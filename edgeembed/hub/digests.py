@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from edgeembed import __version__
+from edgeembed.common.files import write_atomically
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.jsonfile import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from edgeembed.common.progress import human_size
 from edgeembed.errors import ChecksumError, SourceUnreachableError
 from edgeembed.hub import transport
 from edgeembed.hub.checks import wrong_file
-from edgeembed.hub.progress import human_size
 from edgeembed.hub.transport import Interrupted, Patience, Refusal
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from edgeembed.common.progress import Progress, Report
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.catalogue import HubGguf, catalogue
@@ -15,7 +16,6 @@ from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.gguf_header import GgufHeader
 from edgeembed.hub.huggingface import CHECK_THE_LINE, Listing
 from edgeembed.hub.landing import Fetched, land, require_gguf
-from edgeembed.hub.progress import Progress, Report
 from edgeembed.hub.references import (
     DEFAULT_TYPE,
     HubReference,

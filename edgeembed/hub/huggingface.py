@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeembed import __version__
+from edgeembed.common.progress import Progress, Report, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import transport
 from edgeembed.hub.checks import require_space
 from edgeembed.hub.download import RemoteFile, Watcher, download, missing_bytes
 from edgeembed.hub.partials import LOCK, Partials, hold, remove_tree
-from edgeembed.hub.progress import Progress, Report, human_size
 from edgeembed.hub.transport import Interrupted
 
 if TYPE_CHECKING:

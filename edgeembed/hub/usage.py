@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.hub.jsonfile import write_atomically
+from edgeembed.common.files import write_atomically
 
 log = logging.getLogger(__name__)
 

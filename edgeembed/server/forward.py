@@ -18,9 +18,9 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
-from edgeembed.logs import request_id
 from edgeembed.server.keys import ACCESS
 from edgeembed.server.middleware import REQUEST_ID, request_id_of, sign
 from edgeembed.upstream.wire import UnreadableAnswerError, model_names

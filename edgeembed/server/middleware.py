@@ -13,8 +13,8 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from edgeembed import __version__
+from edgeembed.common.logs import begin_request
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
-from edgeembed.logs import begin_request
 from edgeembed.server.answers import error_object, error_response
 from edgeembed.server.metrics import CLIENT_GONE, METRICS
 from edgeembed.server.security import KEY_NAME

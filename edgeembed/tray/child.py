@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from edgeembed.logs import LOG_FILE, put_aside
+from edgeembed.common.logs import LOG_FILE, put_aside
 from edgeembed.tray.state import Child
 
 log = logging.getLogger(__name__)

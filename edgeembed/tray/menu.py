@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from edgeembed.hub.progress import human_size
+from edgeembed.common.progress import human_size
 from edgeembed.tray.state import Listed, State, View
 
 

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from edgeembed.cli.models import list_models, show
 from edgeembed.cli.pull import pull
+from edgeembed.common.progress import human_size
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.licenses import dependencies
-from edgeembed.hub.progress import human_size
 from edgeembed.hub.store import Store
 from tests.cli.helpers import install
 from tests.hub.conftest import DEFAULT_FILE

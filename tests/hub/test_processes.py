@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.common.progress import human_size
 from edgeembed.config.paths import Paths
-from edgeembed.hub.progress import human_size
 from edgeembed.hub.store import Store
 from tests.hub.fakes import FakeHub, model_bytes
 

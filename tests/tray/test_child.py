@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgeembed.logs import LOG_BYTES
+from edgeembed.common.logs import LOG_BYTES
 from edgeembed.tray.child import MOST_QUICK_ENDS, STEADY_SECONDS, DaemonChild, command
 
 TALKS = "import sys, time; print('first', file=sys.stderr); print('listens', file=sys.stderr, flush=True); time.sleep(60)"

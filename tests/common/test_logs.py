@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.logs import LOG_BYTES, LOG_FILE, begin_request, log_anyway, provide_stderr, request_id, setup_logging
+from edgeembed.common.logs import LOG_BYTES, LOG_FILE, begin_request, log_anyway, provide_stderr, request_id, setup_logging
 
 log = logging.getLogger("edgeembed.test")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.common.systemd import Notifier, watched
 from edgeembed.errors import EngineUnavailableError
-from edgeembed.notify import Notifier, watched
 from tests.e2e.daemon import running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeembed.hub import progress as progress_module
-from edgeembed.hub.progress import Progress, human_size, human_time
+from edgeembed.common import progress as progress_module
+from edgeembed.common.progress import Progress, human_size, human_time
 from tests.hub.conftest import Lines
 
 
