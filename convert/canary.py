@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.engine import canary
-from edgeembed.engine.devices import CPU_PLAIN, Ladder, Rung, usable_threads
-from edgeembed.engine.protocol import BULK, Float32Row, Row, Text, WorkerOptions
-from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.engine.execution_modes import CPU_PLAIN, Rung
+from edgeembed.engine.interface import BULK, Float32Row, Row, Text
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.errors import ConversionError, EngineUnavailableError, InputTooLongError
 from edgeembed_convert.metadata import Metadata
 

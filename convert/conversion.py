@@ -12,7 +12,7 @@ from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
 from gguf.utility import model_weight_count_rounded_notation
 
 from edgeembed import __version__
-from edgeembed.engine.devices import usable_threads
+from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary

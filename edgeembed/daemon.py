@@ -18,7 +18,7 @@ from edgeembed import __version__
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.protocol import Engine
+from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.fleet import make_fleet, make_remote, make_service
 from edgeembed.hub.store import InstalledModel, Store

@@ -20,8 +20,10 @@ from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
-from edgeembed.engine.devices import GPU_FULL, GPU_PARTIAL, LadderMemory, build_fingerprint, usable_threads
-from edgeembed.engine.protocol import RungFall
+from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
+from edgeembed.engine.interface import RungFall
+from edgeembed.engine.machine import build_fingerprint, usable_threads
+from edgeembed.engine.supervisor.fallback_policy import LadderMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
 from edgeembed.fleet import CACHE_FOLDER, LADDER_FILE, make_engine, make_gpus
 from edgeembed.hub.install import ensure_installed

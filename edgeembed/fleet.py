@@ -18,10 +18,13 @@ from edgeembed.cache import VectorCache
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.devices import GPU_FULL, Ladder, LadderMemory, Rung, cpu_ladder, usable_threads
-from edgeembed.engine.gpus import Gpus, for_card
-from edgeembed.engine.protocol import Engine, ModelInfo, WorkerOptions
-from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.engine.execution_modes import GPU_FULL, Rung, cpu_ladder
+from edgeembed.engine.gpu.placement import Gpus, for_card
+from edgeembed.engine.interface import Engine, ModelInfo
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.supervisor.fallback_policy import Ladder, LadderMemory
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, UnknownModelError
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.hub.gguf_weights import read_weights

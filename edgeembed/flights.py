@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edgeembed.engine.protocol import Priority, Row, Text
+from edgeembed.engine.interface import Priority, Row, Text
 from edgeembed.pool import Lease
 
 Landed = Callable[[bytes, Row], None]

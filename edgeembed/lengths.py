@@ -6,7 +6,7 @@ import dataclasses
 
 import msgspec
 
-from edgeembed.engine.protocol import Limits, Pair, Prompted, Side, Text
+from edgeembed.engine.interface import Limits, Pair, Prompted, Side, Text
 
 _NO_TEXT_IS_LONGER = 2**31
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgeembed.engine.protocol import Engine, Priority, Row, Text
+from edgeembed.engine.interface import Engine, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
 from edgeembed.roster import ServedModel
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.engine.protocol import Task
+from edgeembed.engine.interface import Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, HubCheckpoint, HubGguf, Matryoshka, Prompts, catalogue
 from edgeembed.hub.store import InstalledModel

@@ -12,7 +12,7 @@ from typing import Literal
 
 from edgeembed.admission import Admission
 from edgeembed.cache import CachedRow, KeyMaker, VectorCache, Wanted
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import BULK, INTERACTIVE, Pair, Prompted, Row, Text
 from edgeembed.errors import EngineTimeoutError, InputTooLongError
 from edgeembed.flights import Flights, Landed, TextError
 from edgeembed.lengths import ANY_LENGTH, Lengths

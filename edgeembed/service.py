@@ -17,7 +17,7 @@ import msgspec
 from edgeembed import token_ids
 from edgeembed.cache import CachedRow, KeyMaker, VectorCache
 from edgeembed.engine.canary import defect
-from edgeembed.engine.protocol import INTERACTIVE, Engine, EngineStatus, Pair, Row, Text
+from edgeembed.engine.interface import INTERACTIVE, Engine, EngineStatus, Pair, Row, Text
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeembed.engine.protocol import Prompted, Text
+from edgeembed.engine.interface import Prompted, Text
 from edgeembed.errors import RequestError
 from edgeembed.hub.catalogue import Prompts
 

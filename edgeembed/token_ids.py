@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeembed.engine.protocol import Prompted, Text
+from edgeembed.engine.interface import Prompted, Text
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.text import Prompt
 

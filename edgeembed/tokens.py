@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edgeembed.engine.protocol import Engine, Text, Tokenized
+from edgeembed.engine.interface import Engine, Text, Tokenized
 from edgeembed.errors import EngineTimeoutError, TooManyTokensError
 from edgeembed.pool import ModelPool
 from edgeembed.roster import Roster, ServedModel

@@ -19,8 +19,8 @@ import msgspec
 
 from edgeembed.bench.texts import TextMaker
 from edgeembed.common.files import write_atomically
-from edgeembed.engine.devices import build_fingerprint, machine_fingerprint
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
+from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
+from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)
 

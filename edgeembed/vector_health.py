@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from edgeembed.cache import CachedRow
 from edgeembed.common.files import write_atomically
-from edgeembed.engine.protocol import Float32Row, Row
+from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.roster import ServedModel
 from edgeembed.vector_sums import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 

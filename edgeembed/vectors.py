@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 
 Matrix = npt.NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from edgeembed.common.progress import Progress, Report
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
-from edgeembed.engine.protocol import BULK, ModelInfo
+from edgeembed.engine.interface import BULK, ModelInfo
 from edgeembed.errors import EngineError
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import InstalledModel

@@ -19,7 +19,7 @@ import numpy as np
 from aiohttp import web
 from multidict import CIMultiDict
 
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 from tests.fakes import fake_row
 
 Style = Literal["openai", "sglang", "vllm", "vllm-old", "tei", "ollama"]

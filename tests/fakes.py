@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import (
+from edgeembed.engine.interface import (
     EngineStatus,
     Float32Row,
     Limits,

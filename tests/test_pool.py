@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from edgeembed import pool as pool_module
-from edgeembed.engine.protocol import INTERACTIVE, Engine
+from edgeembed.engine.interface import INTERACTIVE, Engine
 from edgeembed.errors import EngineUnavailableError, ModelLoadingError
 from edgeembed.pool import ModelPool, PoolRules
 from edgeembed.roster import ServedModel

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Row
+from edgeembed.engine.interface import BULK, INTERACTIVE, Row
 from edgeembed.errors import (
     BadVectorError,
     EmptyInputError,

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.devices import usable_threads
-from edgeembed.engine.protocol import ModelInfo, QuickLook
+from edgeembed.engine.interface import ModelInfo, QuickLook
+from edgeembed.engine.machine import usable_threads
 from edgeembed.fleet import chosen_way, make_engine
 from edgeembed.hub.store import Store
 from edgeembed.tune import Measurement, Profile, Profiles, Way, tune

@@ -10,7 +10,7 @@ import pytest
 
 from edgeembed import vector_health
 from edgeembed.cache import CachedRow
-from edgeembed.engine.protocol import Float32Row, Row
+from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.errors import BadVectorError
 from edgeembed.vector_health import BASELINE_ROWS, VectorHealth, VectorStats
 from tests.fakes import FakeEngine, fake_model, fake_service

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from edgeembed.engine.devices import usable_threads
+from edgeembed.engine.machine import usable_threads
 
 
 def machine_facts() -> dict[str, str | int]:

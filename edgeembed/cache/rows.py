@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 
 _MAGIC = b"EE2\0"
 _HEAD = struct.Struct("<4sI")

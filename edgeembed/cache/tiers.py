@@ -26,7 +26,7 @@ from edgeembed.cache.report import labels_of, stands_for
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 from edgeembed.cache.tally import Counts
 from edgeembed.cache.unwritten import ROWS_AT_ONCE, Unwritten
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 
 log = logging.getLogger(__name__)

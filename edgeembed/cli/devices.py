@@ -12,7 +12,7 @@ from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
     from edgeembed.config.resolution import Resolved
-    from edgeembed.engine.gpus import Gpus
+    from edgeembed.engine.gpu.placement import Gpus
 
 
 @click.command()
@@ -50,7 +50,7 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
     """Say what of an installed model would go where. Raises HubError when it is not installed."""
     import msgspec
 
-    from edgeembed.engine.devices import RungUnavailableError
+    from edgeembed.engine.execution_modes import RungUnavailableError
     from edgeembed.fleet import card_options
     from edgeembed.hub.gguf_weights import read_weights
     from edgeembed.hub.install import ensure_installed

@@ -90,7 +90,7 @@ def _models(resolved: Resolved, name: str) -> list[InstalledModel]:
 
 
 def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: bool) -> Profile:
-    from edgeembed.engine.devices import usable_threads
+    from edgeembed.engine.machine import usable_threads
     from edgeembed.fleet import make_engine
     from edgeembed.tune import Way, measurer, tune
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from edgeembed.engine.protocol import Float32Row, Pair, Prompted, Text
+from edgeembed.engine.interface import Float32Row, Pair, Prompted, Text
 
 TokensT = TypeVar("TokensT")
 

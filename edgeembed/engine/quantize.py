@@ -54,7 +54,7 @@ def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None
 
 def main(argv: list[str]) -> int:
     """Do a job; see the module's docstring."""
-    from edgeembed.engine.llama import ComputeError, quantize_file, send_log_to
+    from edgeembed.engine.llama.model import ComputeError, quantize_file, send_log_to
 
     job = msgspec.json.decode(argv[1], type=QuantizeJob)
 

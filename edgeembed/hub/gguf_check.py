@@ -11,7 +11,7 @@ import string
 from pathlib import Path
 
 from edgeembed.engine import canary
-from edgeembed.engine.pairs import SECOND_SEGMENT_KEY, TEMPLATE_KEY
+from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf_architecture import Sizes, check_sizes

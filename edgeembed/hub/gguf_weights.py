@@ -1,4 +1,4 @@
-"""Sizes of a model's parts out of its file's head, for `edgeembed.engine.gpu_plan`.
+"""Sizes of a model's parts out of its file's head, for `edgeembed.engine.gpu.plan`.
 
 Which tensors belong to the input and which to the output is llama.cpp's decision (llama-arch.cpp, LLM_TENSOR_INFOS).
 """
@@ -9,8 +9,8 @@ import math
 import re
 from pathlib import Path
 
-from edgeembed.engine.gpu_plan import ModelWeights
-from edgeembed.engine.plan import ModelFacts
+from edgeembed.engine.context_plan import ModelFacts
+from edgeembed.engine.gpu.plan import ModelWeights
 from edgeembed.hub.gguf_header import RANK_POOLING, GgufHeader, open_gguf
 
 _INPUT = ("token_embd", "token_embd_norm", "position_embd", "token_types")

@@ -15,7 +15,7 @@ import numpy as np
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from edgeembed.engine.protocol import Side
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.lengths import Lengths
 from edgeembed.server.answers import struct_response

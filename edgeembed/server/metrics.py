@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from edgeembed import __version__
-from edgeembed.engine.protocol import EngineStatus
+from edgeembed.engine.interface import EngineStatus
 from edgeembed.pool import Slot
 from edgeembed.server.activity import Activity, Totals
 from edgeembed.service import EmbeddingService

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 from msgspec import Meta
 
-from edgeembed.engine.protocol import Side
+from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
 from edgeembed.lengths import Lengths
 from edgeembed.roster import Listing

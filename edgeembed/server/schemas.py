@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from edgeembed.cache.tiers import CacheStats
-from edgeembed.engine.protocol import EngineStatus, Task
+from edgeembed.engine.interface import EngineStatus, Task
 from edgeembed.text import InputType
 
 Anything: TypeAlias = dict[str, Any]

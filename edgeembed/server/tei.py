@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed import __version__
-from edgeembed.engine.protocol import ModelInfo, Tokenized
+from edgeembed.engine.interface import ModelInfo, Tokenized
 from edgeembed.errors import EngineUnavailableError, RequestError
 from edgeembed.lengths import Lengths
 from edgeembed.roster import ServedModel

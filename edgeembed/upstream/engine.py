@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeembed.engine.canary import defect
-from edgeembed.engine.protocol import (
+from edgeembed.engine.interface import (
     BULK,
     INTERACTIVE,
     Engine,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized
+from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.upstream.identity import CANARY_TEXTS, Identity, least_cosine
 from edgeembed.upstream.waiting import Waiting

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine.canary import TEXTS, cosine, defect
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.wire import Encoding
 
 log = logging.getLogger(__name__)

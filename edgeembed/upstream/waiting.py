@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Pair, Priority, Prompted, Row, Text
+from edgeembed.engine.interface import BULK, INTERACTIVE, Pair, Priority, Prompted, Row, Text
 from edgeembed.errors import RequestError
 from edgeembed.row_source import tokens_at_most
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 
 Encoding = Literal["base64", "float"]
 

@@ -82,7 +82,7 @@ ok "not root, no capabilities, system calls filtered"
 inside sh -c 'test -d /var/lib/private/edgeembed/state && test -f /var/cache/private/edgeembed/vectors/cache.db' ||
   fail "its files are not where they belong"
 ok "state in /var/lib/edgeembed, cache in /var/cache/edgeembed"
-inside pkill -9 -f 'edgeembed.engine.worker'
+inside pkill -9 -f 'edgeembed.engine.worker.main'
 answers 8327 || fail "no answer after its worker was killed"
 [[ $(property MainPID) == "$pid" ]] || fail "a killed worker took the daemon along"
 ok "a killed worker is started anew, the daemon goes on"

@@ -26,7 +26,7 @@ from edgeembed.cache import KeyMaker, VectorCache, tiers
 from edgeembed.cache.memory import OVERHEAD_BYTES, MemoryTier
 from edgeembed.cache.rows import CachedRow
 from edgeembed.cache.sketch import FrequencySketch
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 
 DIMENSIONS = 100
 KEYS = KeyMaker("5" * 64, "embed")

@@ -28,7 +28,7 @@ import click
 
 from edgeembed.bench.machine import busy_share, machine_facts
 from edgeembed.bench.texts import TextMaker
-from edgeembed.engine.devices import usable_threads
+from edgeembed.engine.machine import usable_threads
 from tests.benchmarks.checks import driver_cost, gaps, tuning
 from tests.benchmarks.peers import PEERS, Edgeembed, Peer
 from tests.benchmarks.place import Place, Weights

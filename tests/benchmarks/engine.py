@@ -27,10 +27,12 @@ from typing import Any
 import msgspec
 import psutil
 
-from edgeembed.engine import protocol
-from edgeembed.engine.devices import CPU_BEST, Ladder
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Priority, WorkerOptions
-from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.engine import interface
+from edgeembed.engine.execution_modes import CPU_BEST
+from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 WORDS = (
@@ -87,7 +89,7 @@ class Meter:
         times = self._worker.cpu_times()
         return float(times.user + times.system)
 
-    async def wait_for(self, future: asyncio.Future[protocol.Row]) -> None:
+    async def wait_for(self, future: asyncio.Future[interface.Row]) -> None:
         """Wait for a row and count it."""
         start = time.perf_counter()
         row = await future
@@ -125,7 +127,7 @@ async def measure(options: WorkerOptions, seconds: float, seed: int) -> dict[str
     """Run all loads on one worker."""
     texts = Texts(seed)
     found: dict[str, dict[str, float]] = {}
-    prompted = getattr(protocol, "Prompted", lambda prefix, text: prefix + text)
+    prompted = getattr(interface, "Prompted", lambda prefix, text: prefix + text)
 
     async with open_engine(options) as engine:
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.protocol import BULK
+from edgeembed.engine.interface import BULK
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import Store
 

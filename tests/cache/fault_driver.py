@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgeembed.cache import KeyMaker, VectorCache, tiers
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 
 NOBODY = 65534
 KEYS = KeyMaker("5" * 64, "embed")

@@ -23,7 +23,7 @@ import numpy as np
 from edgeembed.cache import KeyMaker, VectorCache, tiers
 from edgeembed.cache.disk import DATABASE, DiskTier
 from edgeembed.cache.rows import decode_row
-from edgeembed.engine.protocol import Float32Row, Row
+from edgeembed.engine.interface import Float32Row, Row
 
 KEYS = KeyMaker("5" * 64, "embed")
 TEXTS = 3000

@@ -14,7 +14,7 @@ from edgeembed.cache import VectorCache
 from edgeembed.cache import known as known_module
 from edgeembed.cache.disk import DiskTier
 from edgeembed.cache.known import KnownKeys
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 
 ROW = Row(np.ones(8, dtype=np.float32), 3)
 

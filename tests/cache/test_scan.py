@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import KeyMaker, VectorCache
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 
 KEYS = KeyMaker("5" * 64, "embed")
 VECTOR = np.random.default_rng(1).standard_normal(384).astype(np.float32)

@@ -14,7 +14,7 @@ import pytest
 
 from edgeembed.cache import KeyMaker, VectorCache, database, disk, known, tiers
 from edgeembed.cache.tally import Counts
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 from edgeembed.service import EmbedRequest
 from tests.fakes import FakeEngine, fake_service

@@ -21,7 +21,7 @@ from edgeembed.cache.disk import DATABASE
 from edgeembed.cli.cache import cache
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.protocol import Row
+from edgeembed.engine.interface import Row
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.catalogue import Prompts

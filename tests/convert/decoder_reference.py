@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed.engine.llama import send_log_to
+from edgeembed.engine.llama.model import send_log_to
 from edgeembed_convert import convert_checkpoint
 
 

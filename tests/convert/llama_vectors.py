@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.engine.canary import cosine
-from edgeembed.engine.llama import LlamaModel
-from edgeembed.engine.protocol import Float32Row, WorkerOptions
+from edgeembed.engine.interface import Float32Row
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.llama.model import LlamaModel
 
 __all__ = ["cosine", "open_llama"]
 

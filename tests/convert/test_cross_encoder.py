@@ -91,7 +91,7 @@ def test_template_and_texts_become_the_reference_ids(tmp_path: Path, name: str) 
     keys = keys_of(result.path)
     with open_scores(result.path) as llama:
         for reference in read_reference(name, checkpoint):
-            # Beyond Latin, WordPiece needs the engine's normaliser (edgeembed/engine/wordpiece.py), not at work here.
+            # Beyond Latin, WordPiece needs the engine's normaliser (edgeembed/engine/llama/wordpiece.py), not at work here.
             if name == "cross_encoder" and not "".join(PAIRS[reference.kind]).isascii():
                 continue
             assert tokenize(llama, keys, reference) == reference.ids, reference.kind

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.engine.wordpiece import strip_accents
+from edgeembed.engine.llama.wordpiece import strip_accents
 from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, tokenizer_json, write_json, write_safetensors
 

@@ -120,7 +120,7 @@ def test_a_worker_killed_under_load_returns_and_every_request_gets_its_vector(
 
 CRASH_ON_FIRST_RUNG = """
 import os, signal, sys
-if "edgeembed.engine.worker" in sys.orig_argv and "cpu" in sys.orig_argv:
+if "edgeembed.engine.worker.main" in sys.orig_argv and "cpu" in sys.orig_argv:
     os.kill(os.getpid(), signal.SIGILL)
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeembed.engine import canary
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 
 Embed = Callable[[Sequence[str]], list[Float32Row]]
 

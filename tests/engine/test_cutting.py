@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.canary import cosine
-from edgeembed.engine.llama import LlamaModel
-from edgeembed.engine.protocol import BULK, EmbedItem, Failed, Limits, Pair, Prompted, RowItem, Side, WorkerOptions
-from edgeembed.engine.reader import CutReading, TextReader
+from edgeembed.engine.interface import BULK, Limits, Pair, Prompted, Side
+from edgeembed.engine.ipc.messages import EmbedItem, Failed, RowItem, WorkerOptions
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.worker.reader import CutReading, TextReader
 from edgeembed.row_source import tokens_at_most
 from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
-from tests.engine.test_worker import answers, start, wait_until_ready, worker_options
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.engine.worker.test_main import answers, start, wait_until_ready, worker_options
 
 PREFIX = "Instruct: find it\nQuery:"
 TEXT = "hello, hell is full of hellish shells; " * 30

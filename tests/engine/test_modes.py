@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.canary import cosine, likeness
-from edgeembed.engine.llama import LlamaModel, send_log_to
-from edgeembed.engine.plan import MOST_PREFIXES
-from edgeembed.engine.protocol import Pair, Prompted, WorkerOptions
+from edgeembed.engine.context_plan import MOST_PREFIXES
+from edgeembed.engine.interface import Pair, Prompted
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.llama.model import LlamaModel, send_log_to
 from edgeembed.engine.reading import Reading
 from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
@@ -43,7 +44,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LlamaModel]:
 
     def open_plain(path: Path, **changes: Any) -> LlamaModel:
         with monkeypatch.context() as patch:
-            patch.setattr("edgeembed.engine.llama.find_last_rows", lambda *_args, **_kwargs: None)
+            patch.setattr("edgeembed.engine.llama.model.find_last_rows", lambda *_args, **_kwargs: None)
             model = open_model(path, **changes)
         assert model.plan.wide.prefix_cells == 0
         return model

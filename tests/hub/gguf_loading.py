@@ -22,15 +22,13 @@ from typing import Literal, NamedTuple
 import msgspec
 import psutil
 
-from edgeembed.engine import worker
-from edgeembed.engine.protocol import (
-    INTERACTIVE,
+from edgeembed.engine.interface import INTERACTIVE, Pair
+from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     Embed,
     EmbedItem,
     Failed,
     LoadFailed,
-    Pair,
     Ready,
     Rows,
     WorkerOptions,
@@ -38,6 +36,7 @@ from edgeembed.engine.protocol import (
     frame_length,
     from_worker_decoder,
 )
+from edgeembed.engine.worker.main import main
 
 TEXTS = [
     "hello world",
@@ -66,7 +65,7 @@ def load_all(folder: Path) -> dict[str, Outcome]:
     """Load every GGUF file of a folder, each in a process of its own."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(os, "fork"):
-        context.set_forkserver_preload([__name__, worker.__name__])
+        context.set_forkserver_preload([__name__, main.__name__])
     paths = sorted(folder.glob("*.gguf"))
     with ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip([path.name for path in paths], pool.map(partial(_load, context), paths), strict=True))
@@ -109,7 +108,7 @@ def _run(options: str, log: str, answer: Connection) -> None:
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)))
     daemon = threading.Thread(target=_converse, args=(options, to_worker[1], from_worker[0], answer), daemon=True)
     daemon.start()
-    worker.main(["worker", "cpu", options])
+    main.main(["worker", "cpu", options])
     daemon.join(SECONDS)
 
 

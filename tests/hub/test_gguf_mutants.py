@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.engine.devices import Ladder, Rung
-from edgeembed.engine.protocol import BULK, WorkerOptions
-from edgeembed.engine.supervisor import WorkerEngine
+from edgeembed.engine.execution_modes import Rung
+from edgeembed.engine.interface import BULK
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.errors import EngineUnavailableError, HubError
 from edgeembed.hub.gguf_check import check_gguf
 from edgeembed.hub.gguf_header import read_header

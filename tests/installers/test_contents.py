@@ -17,8 +17,8 @@ from edgeembed import doctor
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
 from edgeembed.config.resolution import resolve
-from edgeembed.engine.devices import LadderMemory
-from edgeembed.engine.protocol import RungFall
+from edgeembed.engine.interface import RungFall
+from edgeembed.engine.supervisor.fallback_policy import LadderMemory
 from tests.cli.helpers import install
 from tests.installers.loading import INSTALLERS, ROOT, load
 

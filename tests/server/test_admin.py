@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import INTERACTIVE
+from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.errors import ForbiddenError
 from edgeembed.server import admin
 from edgeembed.server.keys import SERVICE

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed.engine.protocol import EngineStatus, RungFall, RungMove
+from edgeembed.engine.interface import EngineStatus, RungFall, RungMove
 from edgeembed.server.keys import SERVICE
 from tests.fakes import FakeEngine
 from tests.server.conftest import loaded

@@ -10,17 +10,8 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.protocol import (
-    BULK,
-    LENGTH_BYTES,
-    Embed,
-    EmbedItem,
-    Pair,
-    Prompted,
-    Text,
-    frame,
-    to_worker_decoder,
-)
+from edgeembed.engine.interface import BULK, Pair, Prompted, Text
+from edgeembed.engine.ipc.messages import LENGTH_BYTES, Embed, EmbedItem, frame, to_worker_decoder
 from edgeembed.lengths import Lengths
 from edgeembed.server.app import make_app
 from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_service

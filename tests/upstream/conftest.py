@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeembed.engine.protocol import Engine
+from edgeembed.engine.interface import Engine
 from edgeembed.upstream.client import UpstreamOptions
 from edgeembed.upstream.engine import RemoteEngine
 from edgeembed.upstream.identity import IdentityBook

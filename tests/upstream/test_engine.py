@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from edgeembed.engine.protocol import BULK, INTERACTIVE, Limits, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import BULK, INTERACTIVE, Limits, Pair, Prompted, Row, Text
 from edgeembed.errors import (
     BadVectorError,
     ConfigError,

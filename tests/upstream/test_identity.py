@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.engine.protocol import Float32Row
+from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.identity import CANARY_TEXTS, IdentityBook, Sight, least_cosine
 from tests.fake_upstreams import other_row, unit_row
 

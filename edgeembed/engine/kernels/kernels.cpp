@@ -4,7 +4,7 @@
 //
 // llama.cpp keeps the weights of a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
 // each of them about each operation. This is one more of these; everything else is llama.cpp's own work.
-// `edgeembed/engine/llama_kernels.py` installs it before a model is loaded.
+// `edgeembed/engine/llama/kernel_hook.py` installs it before a model is loaded.
 //
 // The order of weights: 16 rows together; of each, 32 columns (a Q8_0 block), 4 columns of all 16 rows at a time.
 //   8 x 64 bytes  quants + 128, which makes them unsigned, as the first factor of VNNI's dpbusd is

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from edgeembed.engine.inventory import take_inventory
+from edgeembed.engine.gpu.inventory import take_inventory
 
 QUERY = "name,driver_version,memory.total,memory.used"
 

@@ -1,0 +1,166 @@
+"""How large the contexts of a model are, how many there are, and when a batch is filled up. Arithmetic only, no llama.cpp.
+
+One wide context with all threads serves queries and the longest texts. Bulk loads get contexts of their own, narrow ones
+with few threads each: a forward pass of one thread never waits at a barrier for another one, and while one lane packs its
+next batch the others compute. Threads of bulk lanes give way to those of the wide context: a query does not wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeembed.engine.ipc.messages import WorkerOptions
+
+TILE = 64
+"""llama.cpp's tiled flash-attention kernel for processors starts at this many tokens in a batch (GGML_FA_TILE_Q)."""
+TILE_TOKENS = 19
+"""What a tile costs more than its tokens' matrix products, in tokens' matrix products; 17 to 20 were measured."""
+PADDING_PER_WIDTH = 30 / 384
+"""Squared tokens of plain attention that cost as much as one token's matrix products, for each number of a row: 37 at Q8_0
+and 22 at F32 for 384 numbers, AVX-512 without AMX."""
+
+MOST_BULK_LANES = 128
+MOST_TEXTS = 64
+"""Texts in a forward pass. llama.cpp allows 256; more than the token budget holds gains nothing."""
+MOST_TEXTS_OF_DECODER = 16
+"""Each has a row of logits in two buffers, whether it is computed or not: 1.2 MB for Qwen3's vocabulary."""
+MOST_PREFIXES = 8
+
+BULK_TOKENS = 512
+"""The longest text of a bulk lane, where its memory allows; longer ones go to the wide context."""
+BULK_BYTES = 512 * 2**20
+"""Memory for all bulk lanes of a model together, at most and roughly: most of it is taken when long texts come."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What decides about sizes. pieces: whether a text may be computed in pieces (causal, its last token is read)."""
+
+    pieces: bool
+    trained_tokens: int
+    width: int
+    """Numbers in a hidden state."""
+    vocabulary: int
+    cell_bytes: int
+    """Memory of one token in the KV cache; 0 for a model without one."""
+    own_attention: bool = False
+    """Attention is computed by our kernels, which have no threshold to fill up to."""
+
+
+@dataclass(frozen=True)
+class ContextShape:
+    """Sizes of a context, in tokens where nothing else is said."""
+
+    cells: int
+    """All tokens that it can hold at a time (llama.cpp's n_ctx)."""
+    batch: int
+    longest_text: int
+    texts: int
+    threads: int
+    pieces: bool
+    prefix_cells: int
+    """What kept prefixes may take together."""
+    pad_factor: float
+    """See `padding`; 0 for never."""
+    trained_tokens: int
+
+    @property
+    def prefixes(self) -> int:
+        return MOST_PREFIXES if self.prefix_cells else 0
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of texts, and of a causal model one for a long text in pieces and those of prefixes."""
+        return self.texts + 1 + self.prefixes if self.pieces else self.texts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The contexts of a model."""
+
+    wide: ContextShape
+    bulk: ContextShape
+    bulk_lanes: int
+
+
+def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> Plan:
+    """Decide. last_only: whether rows come from `LastRows`, which can share prefixes."""
+    longest = min(facts.trained_tokens, options.context_tokens)
+    batch = max(options.batch_tokens, TILE)
+    bulk_text = min(longest, _bulk_tokens(facts, batch, options.threads))
+    prefixes = options.prefix_tokens if last_only else 0
+
+    def shape(text: int, threads: int, beside: int = 0) -> ContextShape:
+        if facts.pieces:
+            cells = max(text, batch) + beside + prefixes
+            texts, room = min(MOST_TEXTS_OF_DECODER, batch), batch
+        else:
+            # llama.cpp aborts the process when a batch of an encoder is larger than the ubatch, and when the ubatch is no
+            # multiple of the sequences.
+            cells = room = -(-max(batch, text) // MOST_TEXTS) * MOST_TEXTS
+            texts = MOST_TEXTS
+        return ContextShape(
+            cells=cells,
+            batch=room,
+            longest_text=text,
+            texts=texts,
+            threads=threads,
+            pieces=facts.pieces,
+            prefix_cells=prefixes,
+            pad_factor=0.0 if facts.pieces else _pad_factor(facts, options),
+            trained_tokens=facts.trained_tokens,
+        )
+
+    lanes = options.bulk_lanes
+    if lanes is None:
+        most = min(MOST_BULK_LANES, max(1, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1), last_only)))
+        lanes = options.threads // -(-options.threads // most)  # each with the same number of threads
+    return Plan(
+        # Between two pieces of a long text queries are computed, so there is room for both.
+        wide=shape(longest, options.threads, beside=batch if longest > batch else 0),
+        bulk=shape(bulk_text, max(1, options.threads // max(1, lanes))),
+        bulk_lanes=min(lanes, MOST_BULK_LANES),
+    )
+
+
+def _bulk_tokens(facts: ModelFacts, batch: int, threads: int) -> int:
+    """Longest text of a bulk lane: every token of an encoder's batch has a row of logits that is never computed."""
+    if facts.pieces:
+        return BULK_TOKENS
+    return max(batch, min(BULK_TOKENS, BULK_BYTES // threads // (4 * facts.vocabulary) // MOST_TEXTS * MOST_TEXTS))
+
+
+def _bulk_bytes(facts: ModelFacts, shape: ContextShape, last_only: bool) -> int:
+    """Estimate the memory of a bulk lane: KV cells, and logits in the output buffer and, of a decoder, in the graph's."""
+    outputs = shape.sequences if last_only else shape.batch
+    if shape.pieces:
+        outputs *= 2
+    return max(1, shape.cells * facts.cell_bytes + 4 * facts.vocabulary * outputs)
+
+
+# --- filling up -------------------------------------------------------------------------------------------------------
+
+
+def _pad_factor(facts: ModelFacts, options: WorkerOptions) -> float:
+    threshold = options.pad_from_tokens
+    if threshold is None:
+        return 0.0 if facts.own_attention else PADDING_PER_WIDTH * facts.width
+    if not 0 < threshold < TILE:
+        return 0.0
+    return threshold**2 / (TILE - threshold + TILE_TOKENS)
+
+
+def padding(lengths: Sequence[int], shape: ContextShape) -> int:
+    """Give how many throw-away tokens make a batch of texts of these lengths faster; 0 when none do.
+
+    Below `TILE` tokens attention takes the plain kernel, whose work grows with the sum of squared lengths; the tile costs
+    the same whatever is in it, and the throw-away tokens pass through all matrix products:
+    pad when sum(n^2) >= factor * (TILE - sum(n) + TILE_TOKENS).
+    """
+    total = sum(lengths)
+    missing = TILE - total
+    if not shape.pad_factor or not 0 < missing < shape.trained_tokens or len(lengths) >= shape.texts:
+        return 0
+    pays = sum(length * length for length in lengths) >= shape.pad_factor * (missing + TILE_TOKENS)
+    return missing if pays else 0

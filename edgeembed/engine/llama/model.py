@@ -1,0 +1,277 @@
+"""A model loaded by llama.cpp through its low-level API: metadata, tokens, contexts.
+
+`Llama.embed()` of llama-cpp-python is not used: it cuts long texts in front of the final special token that Qwen3 pools, and
+fills batches token by token in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
+from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.llama.autotune import look
+from edgeembed.engine.llama.backends import device_handles, load_backends
+from edgeembed.engine.llama.bindings import lib
+from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, install_kernels
+from edgeembed.engine.llama.library import ComputeError, ModelLoadError, metadata_overrides, said, send_log_to, system_info
+from edgeembed.engine.llama.model import wordpiece
+from edgeembed.engine.llama.normalizer import choose_normalizer
+from edgeembed.engine.llama.quantize import quantize_file
+from edgeembed.engine.llama.row_probe import find_last_rows
+from edgeembed.engine.llama.rows import LastRows, PooledRows
+from edgeembed.engine.llama.vocabulary import Vocabulary
+from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
+from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
+
+__all__ = [
+    "ComputeError", "LlamaModel", "ModelLoadError", "Tokens", "quantize_file", "send_log_to", "system_info",
+]  # fmt: skip
+
+PREFIXES_READ = 64
+"""Prefixes whose tokens are remembered."""
+LONGEST_PREFIX_CHARACTERS = 16_384
+"""A longer one would be a document, and is not shared."""
+
+_POOLING = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
+
+
+class LlamaModel:
+    """One model and its wide context. `tokenize` and `read` may be called from any thread, a context from one at a time."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        """Load the file. Raises ModelLoadError."""
+        self._options = options
+        devices = [] if options.device == "cpu" else options.device.split(",")
+        load_backends(oldest=options.oldest_kernels, gpu=bool(devices))
+        lib.llama_backend_init()
+        self.kernels = install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = options.gpu_layers
+        # An empty list, where llama.cpp would take every card that it finds: large matrix products go there even without
+        # a layer on it.
+        handles = device_handles(devices)
+        params.devices = ctypes.cast(handles, ctypes.c_void_p)
+        params.main_gpu = options.main_gpu
+        if options.tensor_split:
+            split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
+            params.tensor_split = split
+        params.use_extra_bufts = options.extra_buffers
+        overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see the module wordpiece
+        params.kv_overrides = overrides
+        model = lib.llama_model_load_from_file(options.path.encode(), params)
+        if not model:
+            raise ModelLoadError(f"llama.cpp cannot load {options.path}{said()}", fatal=False)
+        self._model = model
+        self._vocab = lib.llama_model_get_vocab(model)
+        self.vocabulary = Vocabulary(self._vocab, self.metadata)
+        self._architecture = self.metadata("general.architecture") or "unknown"
+        self._pooling = self._pooling_of_file()
+        width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
+        self._dimensions = int(width(model))
+        self._normalize = choose_normalizer(self.metadata)
+        self._token_buffers = threading.local()
+        self._pairs = PairTemplate.of(self.metadata)
+        self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
+        facts = self._facts()
+        self._last_rows = self._find_last_rows(facts)
+        self.plan = make_plan(facts, options, last_only=self._last_rows is not None)
+        self.wide = self._new_context(self.plan.wide)
+        self.info = self._describe()
+        if options.quick_look and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
+            self._look(facts)
+
+    def new_bulk_context(self) -> Context:
+        """Make a context for a bulk lane; the caller closes it. Raises ModelLoadError when there is no memory for it."""
+        return self._new_context(self.plan.bulk)
+
+    @property
+    def batch_capacity(self) -> int:
+        """Tokens that one `embed` call of several texts can hold."""
+        return self.plan.wide.batch
+
+    @property
+    def batch_budget(self) -> int:
+        """Tokens of all texts together that one forward pass should aim at."""
+        return min(self._options.batch_tokens, self.plan.wide.batch)
+
+    def embed(self, texts: Sequence[Tokens]) -> list[Float32Row]:
+        """Compute one pooled row, float32, shape (dimensions,), for each text, in the wide context.
+
+        Each text has 1 to `info.context_tokens` tokens. Raises ComputeError.
+        """
+        return list(self.wide.compute([Reading(tokens) for tokens in texts]))
+
+    def close(self) -> None:
+        """Free the wide context and the model; contexts of bulk lanes have to be closed before."""
+        self.wide.close()
+        if self._model:
+            lib.llama_model_free(self._model)
+            self._model = None
+
+    # --- tokens -------------------------------------------------------------------------------------------------------
+
+    def read(self, text: Text) -> Reading:
+        """Tokenise whatever it is. Raises ComputeError for a pair when the file has no template for pairs."""
+        if isinstance(text, str):
+            return Reading(self.tokenize(text))
+        if isinstance(text, Pair):
+            tokens, scaffold = self.tokenize_pair(text), Pair(text.query, "", text.instruction)
+            return self._read_behind(tokens, scaffold, len(text.query) + len(text.instruction or ""))
+        tokens = self.tokenize(text.prefix + text.text + text.suffix)
+        return self._read_behind(tokens, text.prefix, len(text.prefix))
+
+    def tokenize(self, text: str) -> Tokens:
+        """Give the model's token ids, shape (tokens,), special ones of the template included.
+
+        What looks like a special token inside the text stays text.
+        """
+        return self._tokenize(text, frame=True, special=False)
+
+    def tokenize_pair(self, pair: Pair) -> Tokens:
+        """Give the ids of a query and a document in the file's own template. Raises ComputeError when it has none."""
+        if not self._pairs:
+            raise ComputeError(f"the file has no template for pairs ({TEMPLATE_KEY})")
+        return self._pairs.tokens(pair, lambda text, special: self._tokenize(text, frame=False, special=special))
+
+    def _read_behind(self, tokens: Tokens, prefix: str | Pair, characters: int) -> Reading:
+        if not self.plan.wide.prefix_cells or characters > LONGEST_PREFIX_CHARACTERS:
+            return Reading(tokens)
+        return read_behind(tokens, self._prefix_of(prefix))
+
+    def _read_prefix(self, prefix: str | Pair) -> Prefix:
+        """Tokenise a prefix alone, or the scaffold of a pair around no document."""
+        return Prefix(self.tokenize(prefix) if isinstance(prefix, str) else self.tokenize_pair(prefix))
+
+    def _tokenize(self, text: str, *, frame: bool, special: bool) -> Tokens:
+        """Tokenise. frame: add the special tokens around a text. special: names of special tokens in it become such."""
+        encoded = self._normalize(text).encode("utf-8")
+        capacity = len(encoded) + 16
+        for _ in range(2):
+            buffer, pointer = self._token_buffer(capacity)
+            count = lib.llama_tokenize(self._vocab, encoded, len(encoded), pointer, len(buffer), frame, special)
+            if count >= 0:
+                return buffer[:count].copy()
+            capacity = -count
+        raise ComputeError("llama.cpp cannot tokenise this text")
+
+    def _token_buffer(self, capacity: int) -> tuple[Tokens, Any]:
+        """Give this thread's buffer, grown to at least `capacity` tokens, and a pointer to it."""
+        kept: tuple[Tokens, Any] | None = getattr(self._token_buffers, "value", None)
+        if kept is not None and len(kept[0]) >= capacity:
+            return kept
+        buffer = np.empty(max(capacity, 4096), dtype=np.int32)
+        made = buffer, buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token))
+        if capacity <= 1 << 20:  # a giant text does not leave its buffer behind
+            self._token_buffers.value = made
+        return made
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def metadata(self, key: str) -> str | None:
+        """Give a value of the file's metadata as text; None when the file has no such key, or an array under it."""
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+            if length < size:
+                return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+            size = length + 1  # what snprintf would have written
+
+    def _new_context(self, shape: ContextShape) -> Context:
+        rows = self._last_rows(shape.sequences) if self._last_rows else PooledRows()
+        return Context(self._model, shape, rows, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
+
+    def _look(self, facts: ModelFacts) -> None:
+        """Find out how the model runs fastest, and run it so from now on."""
+        found = look(self.wide.time_pass)
+        fill = self._options.pad_from_tokens if self._options.pad_from_tokens is not None else found.pad_from_tokens
+        self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)
+        self.plan = make_plan(facts, self._options, last_only=self._last_rows is not None)
+        self.wide.adopt(self.plan.wide)
+        self.info = msgspec.structs.replace(self.info, looked=found)
+
+    def _find_last_rows(self, facts: ModelFacts) -> Callable[[int], LastRows] | None:
+        if not facts.pieces:
+            return None
+        return find_last_rows(
+            self._model,
+            width=facts.width,
+            dimensions=self._dimensions,
+            ranks=self._pooling == "rank",
+            architecture=self._architecture,
+            threads=self._options.threads,
+            on_card=bool(self._options.gpu_layers),
+        )
+
+    def _facts(self) -> ModelFacts:
+        causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
+        pieces = causal and self._pooling in ("last", "rank")
+        width, heads = int(lib.llama_model_n_embd(self._model)), max(1, int(lib.llama_model_n_head(self._model)))
+        key, value = (
+            int(self.metadata(f"{self._architecture}.attention.{part}_length") or width // heads)
+            for part in ("key", "value")
+        )
+        cells = (
+            int(lib.llama_model_n_layer(self._model)) * int(lib.llama_model_n_head_kv(self._model)) * (key + value) * 2
+        )  # F16
+        return ModelFacts(
+            pieces=pieces,
+            trained_tokens=int(lib.llama_model_n_ctx_train(self._model)),
+            width=width,
+            vocabulary=int(lib.llama_vocab_n_tokens(self._vocab)),
+            cell_bytes=cells if pieces else 0,
+            own_attention=self.kernels.ours,
+        )
+
+    def _describe(self) -> ModelInfo:
+        description = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, description, len(description))
+        return ModelInfo(
+            architecture=self._architecture,
+            name=self.metadata("general.name") or Path(self._options.path).stem,
+            dimensions=self._dimensions,
+            context_tokens=self.plan.wide.longest_text,
+            pooling=self._pooling,
+            file_type=_after_first_word(description.value.decode("utf-8", "replace")),
+            parameters=int(lib.llama_model_n_params(self._model)),
+            size_bytes=int(lib.llama_model_size(self._model)),
+            llama_cpp=f"{system_info()}; {self.kernels.words}",
+        )
+
+    def _pooling_of_file(self) -> str:
+        value = self.metadata(f"{self._architecture}.pooling_type")
+        if value is None:
+            raise ModelLoadError(
+                f"{self._options.path} does not say how token vectors become one vector (no "
+                f"{self._architecture}.pooling_type): it is a generation model, or was converted without its pooling",
+                fatal=True,
+            )
+        ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
+        if ranks and self._options.task == "rerank":
+            return "rank"
+        if self._options.task == "rerank":
+            raise ModelLoadError(f"{self._options.path} is an embedder: it has vectors and scores no pairs", fatal=True)
+        if ranks:
+            raise ModelLoadError(f"{self._options.path} is a reranker: it scores pairs and has no vectors", fatal=True)
+        try:
+            return _POOLING[int(value)]
+        except KeyError:
+            raise ModelLoadError(
+                f"{self._options.path} has pooling type {value}, which gives no vector per text", fatal=True
+            ) from None
+
+
+def _after_first_word(description: str) -> str:
+    """Give "Q8_0" of "bert 22M Q8_0": llama.cpp's description ends in the type of most tensors."""
+    return description.split(maxsplit=2)[-1] if description else "unknown"

@@ -1,0 +1,86 @@
+"""Prefixes whose KV cells stay in a context, for the texts that begin with them."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgeembed.engine.llama.bindings import lib
+from edgeembed.engine.reading import Prefix, Reading, Tokens
+
+MOST_REMEMBERED = 256
+"""Prefixes that were seen once; the second time they are worth their cells."""
+
+
+class KeptPrefixes:
+    """Cells of prefixes in sequences of their own, the least recently used one given up first.
+
+    cells: what all of them together may take. sequences: ids that belong to prefixes. compute: fills a sequence's cells.
+    """
+
+    def __init__(self, memory: Any, cells: int, sequences: range, compute: Callable[[Tokens, int], None]) -> None:
+        self._memory = memory
+        self._cells = cells
+        self._free = list(sequences)
+        self._compute = compute
+        self._kept: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        """By the tokens: sequence and number of cells."""
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+
+    @property
+    def count(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
+    def prepare(self, texts: Sequence[Reading], *, at_once: bool = False) -> list[int]:
+        """See which texts can begin behind their prefix: give the first position that each has to compute.
+
+        A prefix that several of these texts have, or that was seen before, is computed here if its cells are not kept yet.
+        at_once: any prefix is, whatever was seen.
+        """
+        prefixes = {text.prefix.key: text.prefix for text in texts if text.prefix}
+        if not prefixes:
+            return [0] * len(texts)
+        users = Counter(text.prefix.key for text in texts if text.prefix)
+        for key in prefixes:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+        for key, prefix in prefixes.items():
+            if key not in self._kept and (at_once or users[key] > 1 or self._seen_before(key)):
+                self._keep(prefix, in_use=prefixes)
+        return [text.shared if text.prefix and text.prefix.key in self._kept else 0 for text in texts]
+
+    def attach(self, text: Reading, sequence: int) -> None:
+        """Let a sequence begin with the cells that a prepared text shares."""
+        assert text.prefix is not None
+        kept, _ = self._kept[text.prefix.key]
+        lib.llama_memory_seq_cp(self._memory, kept, sequence, 0, text.shared)
+
+    def _seen_before(self, key: bytes) -> bool:
+        if key in self._seen:
+            del self._seen[key]
+            return True
+        self._seen[key] = None
+        if len(self._seen) > MOST_REMEMBERED:
+            self._seen.popitem(last=False)
+        return False
+
+    def _keep(self, prefix: Prefix, in_use: dict[bytes, Prefix]) -> None:
+        if len(prefix) > self._cells:
+            return
+        while not self._free or sum(cells for _, cells in self._kept.values()) + len(prefix) > self._cells:
+            oldest = next(iter(self._kept))
+            if oldest in in_use:  # and so is all behind it
+                return
+            sequence, _ = self._kept.pop(oldest)
+            lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            self._free.append(sequence)
+        sequence = self._free.pop()
+        try:
+            self._compute(prefix.tokens, sequence)
+        except BaseException:
+            lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            self._free.append(sequence)
+            raise
+        self._kept[prefix.key] = (sequence, len(prefix))

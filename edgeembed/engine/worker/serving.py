@@ -1,0 +1,271 @@
+"""A worker's work: load the model, check it, and let the lanes compute what comes through the pipe.
+
+The reader's thread decodes, it and the threads of `tokenizing` tokenise, lanes compute, the writer answers. ctypes lets go
+of the interpreter lock inside llama.cpp, so texts are read and rows are sent while forward passes run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edgeembed.engine import canary
+from edgeembed.engine.interface import INTERACTIVE, ModelInfo
+from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, Ledger
+from edgeembed.engine.ipc.messages import (
+    Cancel,
+    Embed,
+    EmbedItem,
+    Failed,
+    LoadFailed,
+    Read,
+    Ready,
+    RowItem,
+    Rows,
+    Stage,
+    Stop,
+    WorkerOptions,
+)
+from edgeembed.engine.ipc.pipe import Pipe
+from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.model import ComputeError, LlamaModel, ModelLoadError
+from edgeembed.engine.llama.rows import Matrix
+from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
+from edgeembed.engine.worker.thread_priority import give_way
+from edgeembed.engine.worker.tokenizing import Tokenizing, start_reading_thread
+
+TOKENS_IN_FRONT = 512
+"""A longer forward pass shares the processors with bulk loads, which would stand still for too long."""
+
+Queued = QueuedText[Reading]
+
+
+class Worker:
+    """Ties the pipe, the queue and the model together."""
+
+    def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
+        self._options = options
+        self._pipe = pipe
+        self._model: LlamaModel | None = None
+        self._reader: TextReader | None = None
+        self._queue: BatchQueue[Reading] | None = None
+        self._tokenizing: Tokenizing[Reading] | None = None
+        self._loaded = threading.Event()
+        self._ledger = Ledger(Path(options.ledger) if options.ledger else None)
+
+    def run(self) -> int:
+        """Load, check the canary texts, then serve until told to stop. Gives the exit status."""
+        # The reader runs before the model loads: a daemon that dies meanwhile must not leave a loading process behind.
+        start_reading_thread(self._read, name="reader")
+        try:
+            self._pipe.send_now(Stage("loading the model"))
+            model = self._model = LlamaModel(self._options)
+            self._pipe.send_now(Stage("computing the canary texts"))
+            info = msgspec.structs.replace(self._check_canary(model), batch_tokens=model.batch_budget)
+        except ModelLoadError as error:
+            return self._give_up(str(error), fatal=error.fatal)
+        except (canary.CanaryError, ComputeError) as error:
+            return self._give_up(str(error), fatal=False)
+        plan = model.plan
+        queue: BatchQueue[Reading] = BatchQueue(
+            model.batch_budget, plan.wide.texts, bulk_lanes=plan.bulk_lanes, bulk_tokens=plan.bulk.longest_text
+        )
+        self._queue = queue
+        self._reader = TextReader(model, context_tokens=info.context_tokens, vocabulary=model.vocabulary.size)
+        self._tokenizing = Tokenizing(self._tokenize, queue)
+        for number in range(1, plan.bulk_lanes + 1):
+            threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
+        self._loaded.set()
+        gc.freeze()  # what is there stays: nobody has to wait while it is looked through again
+        self._pipe.send(Ready(info))
+        while batch := queue.take(WIDE):
+            self._compute(WIDE, model.wide, queue, batch)
+        self._pipe.finish()
+        return 0
+
+    def _give_up(self, reason: str, *, fatal: bool) -> int:
+        self._pipe.send(LoadFailed(reason, fatal))
+        self._pipe.finish()
+        return 1
+
+    def _check_canary(self, model: LlamaModel) -> ModelInfo:
+        """Check the rows of fixed texts, and of those that the file carries. Raises CanaryError, ComputeError."""
+        limit, scores = model.info.context_tokens, model.info.pooling == "rank"
+        tokenized = (model.read(text).tokens for text in (canary.PAIRS if scores else canary.TEXTS))
+        texts = [tokens[:limit] for tokens in tokenized if len(tokens)]
+        # As many as one batch holds: the shortest ones are always among them.
+        together: list[Tokens] = []
+        for tokens in sorted(texts, key=len):
+            if sum(map(len, together)) + len(tokens) <= model.batch_capacity:
+                together.append(tokens)
+        # A reranker's template alone may be longer than a batch.
+        canary.check(model.embed, together or [min(texts, key=len)], scores=scores)
+        in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
+        if in_file is None or rows is None:
+            return model.info
+        # Those that fit into the context that the settings allow.
+        known = canary.read_rows(in_file, rows)
+        expected = [(text, row) for text, row in known if len(model.read(text).tokens) <= limit]
+        found = canary.check_file(
+            model.embed, lambda text: model.read(text).tokens, expected, model.info.file_type, scores=scores
+        )
+        return msgspec.structs.replace(model.info, canary_cosines=tuple(found))
+
+    # --- the reader's thread ------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            message = self._pipe.read()
+            if message is None:
+                os._exit(0)
+            self._loaded.wait()
+            assert self._queue is not None and self._tokenizing is not None
+            match message:
+                case Embed(items):
+                    self._tokenizing.add(items)
+                case Cancel(ids):
+                    self._tokenizing.cancel(ids)
+                case Stop():
+                    self._queue.close()
+
+    def _tokenize(self, item: EmbedItem) -> Queued | None:
+        """Give a text with its tokens, or tell the daemon why it is not computed. Called from several threads."""
+        assert self._model is not None and self._reader is not None
+        entry = READING[threading.current_thread().name]
+        self._ledger.begin(entry, [item.id])  # a tokenizer can crash, too
+        try:
+            if item.want != "row":
+                self._pipe.send(self._read_only(item))
+                return None
+            reading = self._reader.read_within(item.text)
+        except TooLongError as error:
+            self._pipe.send(Failed(item.id, "too_long", str(error), tokens=error.tokens, limit=error.limit))
+        except NoRoomError as error:
+            self._pipe.send(Failed(item.id, "no_room", str(error)))
+        except BadIdsError as error:
+            self._pipe.send(Failed(item.id, "bad_ids", str(error)))
+        except (ComputeError, UnicodeEncodeError) as error:
+            self._pipe.send(Failed(item.id, "engine", str(error)))
+        else:
+            if count := len(reading.tokens):
+                return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
+            self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
+        finally:
+            self._ledger.end(entry)
+        return None
+
+    def _read_only(self, item: EmbedItem) -> Read:
+        assert self._model is not None and self._reader is not None
+        tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
+        texts = vocabulary.written(tokens) if item.want == "tokens" else []
+        return Read(item.id, tokens.tobytes(), vocabulary.special(tokens).tobytes(), texts)
+
+    # --- lanes --------------------------------------------------------------------------------------------------------
+
+    def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
+        assert self._model is not None
+        give_way(self._options.bulk_niceness)
+        self._model.kernels.be_bulk()
+        context: Context | None = None
+        while batch := queue.take(number):
+            if context is None:  # a daemon that never sees a bulk load never pays for its lanes
+                try:
+                    context = self._model.new_bulk_context()
+                except ModelLoadError:  # no memory: the others do it
+                    queue.retire(number, batch)
+                    return
+            self._compute(FIRST_BULK + number - 1, context, queue, batch)
+
+    def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+        """Compute a batch and answer it. entry: where the ledger notes it."""
+        self._ledger.begin(entry, [text.id for text in batch])
+        assert self._model is not None
+        in_front = self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext()
+        try:
+            with in_front:
+                rows = context.compute(
+                    [text.tokens for text in batch],
+                    between=lambda: self._compute_queries(context, queue),
+                    sealed=bool(batch[0].batch),
+                )
+        except ComputeError as error:
+            self._ledger.end(entry)
+            self._retry_or_fail(queue, batch, "engine", str(error))
+        else:
+            self._ledger.end(entry)
+            self._answer(queue, batch, rows)
+
+    def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
+        """Compute what somebody waits for, between two pieces of a long text."""
+        while context is self._wide and (batch := queue.take_query(context.shape.batch)):
+            self._compute(NESTED, context, queue, batch)
+
+    @property
+    def _wide(self) -> Context | None:
+        return self._model.wide if self._model else None
+
+    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Matrix) -> None:
+        usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
+        self._pipe.send(
+            Rows(
+                [
+                    RowItem(text.id, text.count, row.tobytes(), _full(text.tokens))
+                    for text, row, ok in zip(batch, rows, usable, strict=True)
+                    if ok
+                ]
+            )
+        )
+        if not all(usable):
+            for text, row in zip(batch, rows, strict=True):
+                if reason := canary.defect(row):
+                    self._retry_or_fail(queue, [text], "bad_vector", f"the model gave a row that is {reason}")
+
+    def _retry_or_fail(
+        self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], message: str
+    ) -> None:
+        """Compute each text once more, alone; the second failure is the text's own, unless a graphics card is to blame."""
+        for text in batch:
+            if text.retried:
+                if reason := self._fault_of_card(kind, message):
+                    # Without an answer: the text goes to the next worker.
+                    self._pipe.send_now(LoadFailed(reason, fatal=False))
+                    os._exit(1)
+                self._pipe.send(Failed(text.id, kind, message))
+            else:
+                text.retried, text.alone, text.batch = True, True, 0
+                queue.add([text])
+
+    def _fault_of_card(self, kind: Literal["bad_vector", "engine"], message: str) -> str | None:
+        """Say what is wrong with the card that computed a text in vain; None when it was the text, or there is no card."""
+        if not self._options.gpu_layers:
+            return None
+        if kind == "engine":
+            return message  # a processor may have the memory that the card lacks
+        assert self._model is not None
+        if self._model.plan.bulk_lanes:
+            return message  # the wide context, which would compute the canary texts, is another thread's
+        try:
+            self._check_canary(self._model)
+        except (canary.CanaryError, ComputeError) as error:
+            return f"{message}, and so are canary texts: {error}"
+        return None
+
+
+def _is_query(entry: int, batch: list[Queued]) -> bool:
+    """Say whether somebody waits for a batch of the wide lane, which is short enough to let bulk loads stand still."""
+    return (
+        entry in (WIDE, NESTED) and batch[0].priority == INTERACTIVE and sum(text.count for text in batch) <= TOKENS_IN_FRONT
+    )
+
+
+def _full(reading: Reading) -> int:
+    return reading.full if isinstance(reading, CutReading) else 0

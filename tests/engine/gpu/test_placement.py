@@ -1,0 +1,137 @@
+"""The rungs that graphics cards put on a ladder, and who gets which room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, RungUnavailableError
+from edgeembed.engine.gpu.inventory import Device, Inventory
+from edgeembed.engine.gpu.placement import Gpus, for_card
+from tests.engine.gpu.test_plan import FACTS, GIB, WEIGHTS, cards, options
+
+SIZES = (WEIGHTS, FACTS)
+LIBRARIES = [Path("libggml-cuda.so")]
+
+
+class Machine:
+    """Cards whose free memory a test changes."""
+
+    def __init__(self, *gib: float) -> None:
+        self.devices = cards(*gib)
+        self.looks = 0
+
+    def take(self, number: int, gib: float) -> None:
+        device = self.devices[number]
+        self.devices[number] = msgspec.structs.replace(device, memory_free=int(device.memory_free - gib * GIB))
+
+    def look(self) -> Inventory:
+        self.looks += 1
+        cpu = Device(name="CPU", description="", backend="CPU", kind="cpu")
+        return Inventory(backends=("CPU", "CUDA"), devices=(*self.devices, cpu))
+
+
+def gpus(machine: Machine, device: str = "auto", layers: str = "auto", **more: Any) -> Gpus:
+    return Gpus(device, layers, look=machine.look, libraries=more.pop("libraries", LIBRARIES), environ={}, **more)
+
+
+def rungs(made: Gpus) -> list[str]:
+    return [rung.name for rung in made.rungs(SIZES, options())]
+
+
+def test_the_rungs_are_those_that_the_empty_cards_would_hold() -> None:
+    assert rungs(gpus(Machine(8))) == ["gpu-full", "gpu-partial"]
+    assert rungs(gpus(Machine(2))) == ["gpu-partial"], "a card that is too small is no fall each time"
+    assert rungs(gpus(Machine(0.3))) == []
+    assert rungs(gpus(Machine())) == []
+    busy = Machine(8)
+    busy.take(0, 7.9)
+    assert rungs(gpus(busy)) == ["gpu-full", "gpu-partial"], "what others have may come back"
+
+
+def test_what_cards_take_is_not_counted_against_the_machines_memory() -> None:
+    layers = sum(WEIGHTS.layers)
+    assert gpus(Machine(8)).weights_on_cards(SIZES, options()) == layers
+    assert 0 < gpus(Machine(2)).weights_on_cards(SIZES, options()) < layers
+    assert gpus(Machine(8), layers="12").weights_on_cards(SIZES, options()) == sum(WEIGHTS.layers[-11:])
+    for without in (gpus(Machine(0.3)), gpus(Machine()), gpus(Machine(), "cuda"), gpus(Machine(8), "cpu")):
+        assert without.weights_on_cards(SIZES, options()) == 0
+
+
+def test_settings_decide_about_rungs() -> None:
+    assert rungs(gpus(Machine(8), "cpu")) == []
+    assert rungs(gpus(Machine(8), layers="0")) == []
+    assert rungs(gpus(Machine(0.3), layers="99")) == ["gpu-full"]
+    assert rungs(gpus(Machine(8), layers="12")) == ["gpu-partial"]
+    assert rungs(gpus(Machine(), "cuda")) == ["gpu-full"], "what was asked for by name is missed"
+    assert rungs(gpus(Machine(8), "cuda:1")) == ["gpu-full"]
+    assert rungs(gpus(Machine(3.2), utilization=0.5)) == ["gpu-partial"]
+
+
+def test_a_build_for_processors_starts_no_look() -> None:
+    machine = Machine(8)
+    made = gpus(machine, libraries=[])
+    assert rungs(made) == [] and not made.possible
+    assert made.describe()["why_no_gpu"][0]["cause"] == "no_build"
+    assert machine.looks == 0
+
+
+def test_models_go_one_to_each_card_while_they_load_and_when_they_are_loaded() -> None:
+    machine = Machine(8, 8, 8)
+    made = gpus(machine)
+    first = made.place(GPU_FULL, "one", SIZES, options())
+    second = made.place(GPU_FULL, "two", SIZES, options())  # the first one still loads
+    assert {first.device, second.device} == {"CUDA0", "CUDA1"}
+    machine.take(0, 4)
+    machine.take(1, 4)
+    made.loaded("one")
+    made.loaded("two")
+    assert made.place(GPU_FULL, "three", SIZES, options()).device == "CUDA2"
+    assert (first.gpu_layers, first.tensor_split, first.rung) == (29, (), "x")
+
+
+def test_a_rung_without_room_is_refused_with_the_numbers_and_the_one_below_takes_less() -> None:
+    machine = Machine(8)
+    machine.take(0, 6)
+    made = gpus(machine)
+    with pytest.raises(RungUnavailableError, match=r"out of memory before loading.*CUDA0 has room for 1,2\d\d MiB"):
+        made.place(GPU_FULL, "model", SIZES, options())
+    assert 0 < made.place(GPU_PARTIAL, "model", SIZES, options()).gpu_layers < 20
+    # Below a whole model that fell for another reason there is always less than the whole.
+    assert gpus(Machine(80)).place(GPU_PARTIAL, "model", SIZES, options()).gpu_layers == 21
+
+
+def test_a_number_of_layers_is_taken_at_its_word() -> None:
+    placed = gpus(Machine(0.1), layers="12").place(GPU_PARTIAL, "model", SIZES, options())
+    assert (placed.gpu_layers, placed.device) == (12, "CUDA0")
+
+
+def test_what_a_model_has_itself_is_not_in_its_way_up() -> None:
+    machine = Machine(5)
+    machine.take(0, 2)
+    made = gpus(machine)
+    part = made.place(GPU_PARTIAL, "model", SIZES, options())
+    made.loaded("model")
+    machine.take(0, 2.2)
+    assert part.gpu_layers < 29
+    assert "out of memory" in (made.obstacle(GPU_FULL, "model", SIZES, options()) or "")
+    machine.take(0, -2)  # the other program has ended
+    assert made.obstacle(GPU_FULL, "model", SIZES, options()) is None
+    assert made.obstacle(GPU_FULL, "another", SIZES, options()) is not None
+    made.left("model")
+    assert made.obstacle(GPU_FULL, "model", SIZES, options()) is not None
+    assert made.obstacle(CPU_BEST, "model", SIZES, options()) is None
+
+
+def test_a_card_that_is_gone_is_a_reason_with_a_name() -> None:
+    with pytest.raises(RungUnavailableError, match="finds no cuda"):
+        gpus(Machine(8), "cuda:3").place(GPU_FULL, "model", SIZES, options())
+
+
+def test_a_card_is_given_large_batches_and_one_context() -> None:
+    given = for_card(options(batch_tokens=128, bulk_lanes=None), None)
+    assert (given.batch_tokens, given.bulk_lanes, given.pad_from_tokens) == (2048, 0, 0)
+    assert for_card(given, 512).batch_tokens == 512

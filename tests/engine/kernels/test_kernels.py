@@ -1,0 +1,254 @@
+"""Our kernels against numpy, and inside llama.cpp against llama.cpp's own."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.kernels import fingerprint, library_file
+from edgeembed.engine.llama.kernel_hook import LEVELS
+from edgeembed.engine.llama.model import LlamaModel, kernel_hook
+
+Matrix = npt.NDArray[Any]
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
+RNG = np.random.default_rng(7)
+
+WORDS = ["river", "engine", "night", "copper", "letter", "window", "early", "cloud", "paper", "garden", "silent", "stone"]
+TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90))]
+
+
+def library() -> ctypes.CDLL:
+    file = library_file()
+    assert file is not None
+    return ctypes.CDLL(str(file))
+
+
+def levels_here() -> list[int]:
+    """What this processor can be tested with."""
+    if library_file() is None:
+        return []
+    most, info = library().edgeembed_kernels_level(), Path("/proc/cpuinfo")
+    has_avx_vnni = info.exists() and " avx_vnni " in info.read_text(encoding="utf-8")
+    return [level for level in LEVELS if level <= most and (level == most or LEVELS[level] != "AVX-VNNI" or has_avx_vnni)]
+
+
+def needs_kernels() -> list[int]:
+    found = levels_here()
+    if not found:
+        pytest.skip("this processor has no AVX2, or there is no C++ compiler: there are no kernels to test")
+    return found
+
+
+def address(array: Matrix) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def multiply(level: int, weights: Matrix, given: Matrix) -> Matrix:
+    """weights: Q8_0 bytes."""
+    rows, columns = len(weights), given.shape[1]
+    out = np.full((len(given), rows), 7, np.float32)
+    library().edgeembed_kernels_multiply(
+        level, address(weights), address(given), address(out), *map(ctypes.c_int64, (rows, columns, len(given)))
+    )
+    return out
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux" or shutil.which("g++") is None,
+    reason="there is a compiler, and a processor to compile for, on x86 Linux with g++ alone",
+)
+def test_they_are_compiled_where_there_is_a_compiler() -> None:
+    assert library_file() is not None
+    assert fingerprint() != "none"
+
+
+@pytest.mark.parametrize("tokens", [*range(1, 20), 23, 31, 33])
+def test_a_product_is_that_of_the_quantised_numbers(tokens: int) -> None:
+    weights = gguf.quants.quantize(RNG.standard_normal((48, 96)).astype(np.float32), Q8_0)
+    given = RNG.standard_normal((tokens, 96)).astype(np.float32)
+    known = gguf.quants.dequantize(gguf.quants.quantize(given, Q8_0), Q8_0) @ gguf.quants.dequantize(weights, Q8_0).T
+    for level in needs_kernels():
+        # ggml rounds an activation's scale to half precision, and this does not.
+        assert np.abs(multiply(level, weights, given) - known).max() < 2e-3 * np.abs(known).max()
+
+
+def test_extreme_numbers_do_not_overflow() -> None:
+    weights = gguf.quants.quantize(np.full((16, 1536), -1, np.float32), Q8_0)
+    for level in needs_kernels():
+        assert np.allclose(multiply(level, weights, np.full((2, 1536), 3, np.float32)), -3 * 1536, rtol=1e-3)
+        assert not multiply(level, weights, np.zeros((2, 1536), np.float32)).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_none_in_the_answer_and_touches_no_other_text(bad: float) -> None:
+    weights = gguf.quants.quantize(RNG.standard_normal((32, 64)).astype(np.float32), Q8_0)
+    given = RNG.standard_normal((9, 64)).astype(np.float32)
+    given[4, 40] = bad
+    for level in needs_kernels():
+        out = multiply(level, weights, given)
+        assert not np.isfinite(out[4]).any()
+        assert np.isfinite(np.delete(out, 4, axis=0)).all()
+
+
+def test_gelu() -> None:
+    given = np.concatenate([np.linspace(-12, 12, 1003), [-1e4, 1e4, 0, np.nan]]).astype(np.float32)
+    x = given.astype(np.float64)
+    known = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    for level in needs_kernels():
+        out = np.empty_like(given)
+        library().edgeembed_kernels_gelu(level, address(given), address(out), ctypes.c_int64(len(given)))
+        assert np.allclose(out, known, atol=2e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("width", [16, 48, 384, 1024])
+def test_layer_normalisation(width: int) -> None:
+    given = (RNG.standard_normal(width) * 3 + 40).astype(np.float32)
+    known = (given - given.mean(dtype=np.float64)) / np.sqrt(given.var(dtype=np.float64) + 1e-12)
+    for level in needs_kernels():
+        out = np.empty_like(given)
+        library().edgeembed_kernels_norm(level, address(given), address(out), ctypes.c_int64(width), ctypes.c_float(1e-12))
+        assert np.abs(out - known).max() < 1e-4
+
+
+@pytest.mark.parametrize(("queries", "keys", "depth"), [(2, 2, 16), (14, 14, 32), (64, 64, 64), (9, 33, 128), (77, 301, 48)])
+def test_attention_is_softmax_over_what_the_mask_shows(queries: int, keys: int, depth: int) -> None:
+    query = RNG.standard_normal((queries, depth)).astype(np.float32)
+    key, value = (RNG.standard_normal((keys, depth)).astype(np.float16) for _ in range(2))
+    mask = np.where(RNG.random((queries, keys)) < 0.7, -np.inf, 0).astype(np.float16)
+    mask[:, 16:96] = -np.inf  # blocks that nobody sees
+    mask[0] = RNG.standard_normal(keys)  # a bias, such as ALiBi's
+    mask[1] = -np.inf  # a query that sees nothing
+    mask[2:, 0] = 0
+    scores = query.astype(np.float64) @ key.T.astype(np.float64) * 0.3 + mask
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True, where=np.isfinite(scores), initial=-1e9))
+    known = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    for level in needs_kernels():
+        out = np.full_like(query, 7)
+        library().edgeembed_kernels_attention(
+            level, *map(address, (query, key, value, mask, out)), *map(ctypes.c_int64, (queries, keys, depth)),
+            ctypes.c_float(0.3),
+        )  # fmt: skip
+        assert np.abs(out - known).max() < 1e-4
+        assert not out[1].any()
+
+
+_ROWS = """
+import json, sys
+import numpy as np
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.interface import WorkerOptions
+texts = json.loads(sys.argv[3])
+model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512, batch_tokens=512, rung="cpu",
+                                 extra_buffers=sys.argv[2] == "ours", pad_from_tokens=0))
+rows = model.embed([model.tokenize(text) for text in texts])
+json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.stdout)
+"""
+
+
+def rows_of(file: Path, kernels: str) -> tuple[str, Matrix]:
+    """Rows from a process of its own: in one that has our kernels, all models have their attention."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    rows = np.array(found["rows"])
+    return found["by"], rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("quantization", ["F32", "F16", "Q8_0"])
+def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization: str) -> None:
+    needs_kernels()
+    by, ours = rows_of(minilm(quantization), "ours")
+    assert "edgeembed's kernels" in by
+    by, theirs = rows_of(minilm(quantization), "llama.cpp's")
+    assert by.endswith(kernel_hook.PLAIN_KERNELS.words)
+    # At Q8_0 both differ from F32 by as much, in other directions.
+    assert (ours * theirs).sum(axis=1).min() > (0.9995 if quantization == "Q8_0" else 0.99999)
+    assert not np.array_equal(ours, theirs)
+    if quantization == "Q8_0":
+        _, exact = rows_of(minilm("F32"), "llama.cpp's")
+        assert (ours * exact).sum(axis=1).min() > 0.999
+
+
+def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], Path]) -> None:
+    needs_kernels()
+    options = WorkerOptions(
+        path=str(minilm("F32")), threads=2, context_tokens=512, batch_tokens=512, rung="cpu", extra_buffers=True
+    )
+    model = LlamaModel(options)
+    tokens = [model.tokenize(text) for text in TEXTS]
+    together = np.stack(model.embed(tokens))
+    alone = np.stack([model.embed([each])[0] for each in tokens])
+    model.close()
+    cosines = (together * alone).sum(axis=1) / np.linalg.norm(together, axis=1) / np.linalg.norm(alone, axis=1)
+    assert cosines.min() > 0.999999
+
+
+def install() -> kernel_hook.Kernels:
+    """Install once more: the answer is kept for the whole process."""
+    return kernel_hook.install_kernels.__wrapped__()
+
+
+def test_another_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_hook, "version", lambda _name: "9.9.9")
+    monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
+    assert not install().ours
+    assert kernel_hook.LLAMA_CPP_PYTHON in install().words
+
+
+def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_hook, "library_file", lambda: None)
+    assert not install().ours
+    assert "not compiled" in install().words
+
+
+def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
+    assert not install().ours
+
+
+def test_the_release_that_they_are_for_is_the_one_that_is_installed() -> None:
+    assert version("llama-cpp-python") == kernel_hook.LLAMA_CPP_PYTHON
+
+
+def test_a_bulk_thread_stands_still_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
+    needs_kernels()
+    options = WorkerOptions(
+        path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, rung="cpu", extra_buffers=True
+    )
+    model = LlamaModel(options)
+    tokens = [model.tokenize(text) for text in TEXTS]
+    events: list[str] = []
+    begun = threading.Event()
+
+    def bulk() -> None:
+        model.kernels.be_bulk()
+        begun.set()
+        model.embed(tokens)
+        events.append("bulk")
+
+    thread = threading.Thread(target=bulk)
+    with model.kernels.query():
+        thread.start()
+        begun.wait()
+        # Some hundred pieces of work, of which each one waits: seconds, for what takes milliseconds.
+        thread.join(timeout=0.5)
+        events.append("query")
+    thread.join(timeout=60)
+    assert events == ["query", "bulk"]
+    model.close()

@@ -1,0 +1,106 @@
+"""The engine on real llama.cpp, with tiny real GGUF files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from edgeembed.engine import canary
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.without_proof import convert_checkpoint
+from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
+
+TEXTS = ["hello", "hello world", "the quick brown fox", "a" * 40, "search embedding world hello the fox"]
+
+
+def options(path: Path, **changes: object) -> WorkerOptions:
+    base: dict[str, object] = {
+        "path": str(path), "threads": 2, "context_tokens": 4096, "batch_tokens": 128, "rung": "cpu", "extra_buffers": True,
+    }  # fmt: skip
+    return WorkerOptions(**(base | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_qwen3(tmp_path_factory.mktemp("qwen3") / "tiny-qwen3.gguf")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    convert_checkpoint(make_tiny_bert(folder / "checkpoint"), folder / "tiny-bert.gguf", quantization="F32")
+    return folder / "tiny-bert.gguf"
+
+
+def test_a_causal_model_says_what_it_is(qwen3: Path) -> None:
+    info = LlamaModel(options(qwen3)).info
+    assert (info.architecture, info.dimensions, info.context_tokens, info.pooling) == ("qwen3", DIMENSIONS, CONTEXT, "last")
+
+
+def test_the_final_special_token_is_there_and_special_tokens_in_a_text_are_text(qwen3: Path) -> None:
+    model = LlamaModel(options(qwen3))
+    end = model.tokenize("").tolist()
+    assert len(end) == 1
+    assert model.tokenize("hello").tolist()[-1:] == end
+    assert len(model.tokenize("hello")) == 4  # he ll o end
+    assert len(model.tokenize(END_OF_TEXT)) == len(END_OF_TEXT) + 1
+    assert model.tokenize("a\0b").tolist()[1] == 0
+
+
+@pytest.mark.parametrize("file", ["qwen3", "bert"])
+@pytest.mark.parametrize("extra_buffers", [True, False])
+def test_rows_of_a_batch_equal_rows_computed_alone(file: str, extra_buffers: bool, request: pytest.FixtureRequest) -> None:
+    model = LlamaModel(options(request.getfixturevalue(file), extra_buffers=extra_buffers))
+    tokens = [model.tokenize(text) for text in TEXTS]
+    together = model.embed(tokens)
+    for text, row in zip(tokens, together, strict=True):
+        (alone,) = model.embed([text])
+        assert canary.cosine(alone, row) > 0.99999
+    # Rows are the texts' own: no two are alike.
+    assert max(canary.cosine(a, b) for i, a in enumerate(together) for b in together[:i]) < 0.999
+
+
+def test_a_text_longer_than_the_batch_buffer_is_computed_in_pieces(qwen3: Path) -> None:
+    text = "the quick brown fox jumps over the lazy dog " * 10
+    whole, pieces = LlamaModel(options(qwen3, batch_tokens=512)), LlamaModel(options(qwen3, batch_tokens=64))
+    tokens = whole.tokenize(text)
+    assert len(tokens) > 400
+    (expected,), (row,) = whole.embed([tokens]), pieces.embed([tokens])
+    assert canary.cosine(expected, row) > 0.99999
+    # The cache of one text does not leak into the next.
+    (again,) = pieces.embed([pieces.tokenize("hello")])
+    assert canary.cosine(whole.embed([whole.tokenize("hello")])[0], again) > 0.99999
+
+
+def test_the_setting_limits_the_text_and_the_memory(qwen3: Path) -> None:
+    assert LlamaModel(options(qwen3, context_tokens=100)).info.context_tokens == 100
+
+
+def test_a_longest_text_is_computed_by_a_non_causal_model(bert: Path) -> None:
+    model = LlamaModel(options(bert, batch_tokens=1))
+    limit = model.info.context_tokens
+    tokens = model.tokenize("hello world " * limit)[:limit]
+    (row,) = model.embed([tokens])
+    assert np.isfinite(row).all()
+
+
+@pytest.mark.parametrize(
+    ("pooling", "words"), [(None, "pooling_type"), (gguf.PoolingType.RANK, "reranker"), (gguf.PoolingType.NONE, "no vector")]
+)
+def test_a_file_without_vectors_is_refused_for_good(pooling: gguf.PoolingType | None, words: str, tmp_path: Path) -> None:
+    path = make_tiny_qwen3(tmp_path / "model.gguf", pooling=pooling)
+    with pytest.raises(ModelLoadError, match=words) as caught:
+        LlamaModel(options(path))
+    assert caught.value.fatal
+
+
+def test_a_file_that_is_no_model_says_what_llama_cpp_says(tmp_path: Path) -> None:
+    path = tmp_path / "junk.gguf"
+    path.write_bytes(b"junk" * 100)
+    with pytest.raises(ModelLoadError, match="cannot load"):
+        LlamaModel(options(path))

@@ -1,0 +1,156 @@
+"""A worker process that speaks the real protocol, computes fake rows, and misbehaves as it is told.
+
+Called as: scripted_worker.py SCRIPT RUNG OPTIONS. SCRIPT is a list of words:
+  die:RUNG:SIGNAL    end by a signal while loading, on that rung
+  fail:RUNG          say LoadFailed on that rung
+  fatal              say LoadFailed, and that no other rung can help
+  hang:RUNG          never say ready on that rung
+  poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
+  once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
+  flood              send a megabyte of rows when told to stop
+  DEED@WHEN:RUNG:FILE  on that rung, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
+                     message of CUDA, `wrong` finds its canary rows wrong, `freeze` stands still, `kill` is killed; WHEN is
+                     `load` or `work`
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeembed.engine.interface import ModelInfo
+from edgeembed.engine.ipc.activity_table import Ledger
+from edgeembed.engine.ipc.messages import (
+    LENGTH_BYTES,
+    Cancel,
+    Embed,
+    EmbedItem,
+    Failed,
+    FromWorker,
+    LoadFailed,
+    Read,
+    Ready,
+    RowItem,
+    Rows,
+    Stage,
+    Stop,
+    WorkerOptions,
+    frame,
+    frame_length,
+    to_worker_decoder,
+)
+from tests.fakes import DIMENSIONS, fake_row
+
+BATCH = 4
+LAST_WORDS = {
+    "oom": "CUDA error: out of memory",
+    "lost": "CUDA error: unspecified launch failure",
+    "nodriver": "OSError: libcuda.so.1: cannot open shared object file: No such file or directory",
+    "olddriver": "CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+}
+
+
+def send(message: FromWorker) -> None:
+    sys.stdout.buffer.write(frame(message))
+    sys.stdout.buffer.flush()
+
+
+def die(name: str) -> None:
+    print("GGML_ASSERT(this is what a dying worker says) failed", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), getattr(signal, name))
+    time.sleep(10)
+
+
+def misbehave(script: list[list[str]], when: str, rung: str) -> None:
+    for word, *arguments in script:
+        deed, _, moment = word.partition("@")
+        if moment != when or arguments[0] != rung or Path(arguments[1]).exists():
+            continue
+        if deed == "wrong":
+            send(LoadFailed("canary rows are too far from those of the unquantised weights: cosines 0.1", False))
+            os._exit(1)
+        if deed == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif deed == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            print(LAST_WORDS[deed], file=sys.stderr, flush=True)
+            if deed == "nodriver":
+                os._exit(1)  # a library that cannot be loaded is an exception
+            print("Fatal Python error: Aborted", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGABRT)
+
+
+def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
+    assert options.ledger is not None
+    ledger = Ledger(Path(options.ledger))
+    send(Stage("loading the model"))
+    for word, *arguments in script:
+        if word == "die" and arguments[0] == rung:
+            die(arguments[1])
+        if word == "fail" and arguments[0] == rung:
+            send(LoadFailed(f"canary text 0 is wrong on {rung}", False))
+            return
+        if word == "fatal":
+            send(LoadFailed("it is a reranker", True))
+            return
+        if word == "hang" and arguments[0] == rung:
+            time.sleep(60)
+    misbehave(script, "load", rung)
+    send(
+        Ready(
+            ModelInfo(
+                architecture="scripted", name="scripted", dimensions=DIMENSIONS, context_tokens=20, pooling="mean",
+                file_type="F32", parameters=0, size_bytes=0, llama_cpp="none",
+            )
+        )
+    )  # fmt: skip
+    while header := sys.stdin.buffer.read(LENGTH_BYTES):
+        match to_worker_decoder.decode(sys.stdin.buffer.read(frame_length(header))):
+            case Embed(items):
+                alone = [[item] for item in items if item.alone]
+                others = [item for item in items if not item.alone]
+                for batch in [*alone, *(others[at : at + BATCH] for at in range(0, len(others), BATCH))]:
+                    compute(batch, script, ledger, rung)
+            case Cancel():
+                pass
+            case Stop():
+                if ["flood"] in script:
+                    send(Rows([RowItem(0, 3, bytes(1 << 20))]))
+                return
+
+
+def compute(batch: list[EmbedItem], script: list[list[str]], ledger: Ledger, rung: str) -> None:
+    ledger.begin(0, [item.id for item in batch])
+    misbehave(script, "work", rung)
+    for word, *arguments in script:
+        if word == "poison" and any("poison" in item.text for item in batch):
+            die(arguments[0])
+        if word == "once" and not Path(arguments[0]).exists():
+            Path(arguments[0]).touch()
+            die(arguments[1])
+    rows = []
+    for item in batch:
+        tokens = len(item.text.split()) + 2
+        if item.want != "row":
+            ids = np.arange(tokens, dtype=np.int32)
+            special = np.isin(ids, (0, tokens - 1))
+            texts = ["<", *item.text.split(), ">"] if item.want == "tokens" else []
+            send(Read(item.id, ids.tobytes(), special.tobytes(), texts))
+        elif tokens > 20:
+            send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
+        else:
+            rows.append(RowItem(item.id, tokens, fake_row(item.text).tobytes()))
+    ledger.end(0)
+    send(Rows(rows))
+
+
+if __name__ == "__main__":
+    words, rung, options = sys.argv[1:]
+    main([part.split(":") for part in words.split()], rung, msgspec.json.decode(options, type=WorkerOptions))

@@ -1,0 +1,257 @@
+"""Real workers that lose their card, their memory or their time: a build with a broken CUDA module, limits of the operating
+system, workers that are frozen and killed while they load and while they work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from edgeembed.engine.canary import cosine
+from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, Rung
+from edgeembed.engine.gpu.inventory import LIBRARY_VARIABLE
+from edgeembed.engine.gpu.placement import Gpus
+from edgeembed.engine.interface import BULK, INTERACTIVE, Float32Row
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.process import WORKER_COMMAND
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.hub.gguf_weights import read_weights
+from tests.engine.gpu.test_inventory import build_with_broken_cuda
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+
+ROOT = Path(__file__).parents[3]
+TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]
+
+# A worker whose memory is limited on rungs of a card, to what it has when llama.cpp is loaded and a little more.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from edgeembed.engine.llama import model
+from edgeembed.engine.worker import main as worker
+def main(argv):
+    if argv[1] == "gpu-full" and not Path({cured!r}).exists():
+        import psutil
+        limit = psutil.Process().memory_info().vms + {room}
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return worker.main(argv)
+sys.exit(main(sys.argv))
+"""
+
+# A worker that ends, or stands still, when it is about to load the model on a rung of a card.
+STRUCK = """
+import os, signal, sys
+from pathlib import Path
+from edgeembed.engine.llama import model
+from edgeembed.engine.worker import main as worker
+load = model.LlamaModel.__init__
+def struck(self, options):
+    if options.rung.startswith("gpu") and not Path({cured!r}).exists():
+        os.kill(os.getpid(), signal.{signal})
+    load(self, options)
+model.LlamaModel.__init__ = struck
+sys.exit(worker.main(sys.argv))
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return make_tiny_qwen3(tmp_path / "tiny.gguf")
+
+
+@pytest.fixture
+def expected(file: Path) -> dict[str, Float32Row]:
+    model = LlamaModel(options(CPU_BEST, file=file))
+    try:
+        return {text: model.embed([model.tokenize(text)])[0] for text in TEXTS}
+    finally:
+        model.close()
+
+
+def options(rung: Rung, *, file: Path, **changes: Any) -> WorkerOptions:
+    base: dict[str, Any] = {
+        "path": str(file), "threads": 1, "context_tokens": 512, "batch_tokens": 64, "rung": rung.name,
+        "extra_buffers": False, "bulk_lanes": 1,
+    }  # fmt: skip
+    return WorkerOptions(**(base | changes))
+
+
+@asynccontextmanager
+async def engine(
+    options_of: Callable[[Rung], WorkerOptions], command: tuple[str, ...] = WORKER_COMMAND, **more: Any
+) -> AsyncIterator[WorkerEngine]:
+    rungs = more.pop("rungs", (GPU_FULL, CPU_BEST))
+    ladder = Ladder(rungs, cool_down=more.pop("cool_down", 2.0))
+    made = WorkerEngine(options_of, ladder, command=command, look_seconds=0.1, **more)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def rows_are_right(made: WorkerEngine, expected: dict[str, Float32Row]) -> None:
+    futures = [*made.submit(TEXTS[:1], INTERACTIVE), *made.submit(TEXTS[1:], BULK)]
+    for text, row in zip(TEXTS, await asyncio.gather(*futures), strict=True):
+        assert cosine(row.vector, expected[text]) > 0.9999
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(90):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-c", code)
+
+
+@pytest.mark.parametrize("content", [b"", b"no library"])
+async def test_a_build_whose_cuda_module_cannot_be_loaded_serves_from_the_processor(
+    content: bytes, file: Path, expected: dict[str, Float32Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(build_with_broken_cuda(tmp_path, content)))
+    cards, sizes = Gpus("cuda"), read_weights(file)
+    rungs = cards.rungs(sizes, options(GPU_FULL, file=file))
+    assert [rung.name for rung in rungs] == ["gpu-full"]
+
+    def placed(rung: Rung) -> WorkerOptions:
+        plain = options(rung, file=file)
+        return plain if rung.gpu == "none" else cards.place(rung, "model", sizes, plain)
+
+    async with engine(placed, rungs=(*rungs, CPU_BEST)) as made:
+        await made.start()
+        await rows_are_right(made, expected)
+        (fall,) = made.status.falls
+        assert (made.status.rung, fall.rung, fall.cause) == ("cpu", "gpu-full", "no_driver")
+        assert "cannot be loaded" in fall.reason
+    # With "auto" there is nothing to miss.
+    assert Gpus("auto").rungs(sizes, options(GPU_FULL, file=file)) == ()
+
+
+async def test_a_worker_that_asks_for_a_device_that_is_none_falls(file: Path, expected: dict[str, Float32Row]) -> None:
+    def asked(rung: Rung) -> WorkerOptions:
+        more: dict[str, Any] = {} if rung is CPU_BEST else {"device": "CUDA0", "gpu_layers": 3}
+        return options(rung, file=file, **more)
+
+    async with engine(asked) as made:
+        await made.start()
+        await rows_are_right(made, expected)
+        assert [fall.cause for fall in made.status.falls] == ["no_device"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+async def test_out_of_memory_while_loading_falls_and_comes_back_with_the_memory(
+    file: Path, expected: dict[str, Float32Row], tmp_path: Path
+) -> None:
+    cured = tmp_path / "cured"
+
+    def greedy(rung: Rung) -> WorkerOptions:
+        # The buffers of such batches take hundreds of MB.
+        return options(rung, file=file, batch_tokens=16_384 if rung is GPU_FULL else 64)
+
+    code = LIMITED.format(cured=str(cured), room=200 * 2**20)
+    async with engine(greedy, python(code), rungs=(GPU_FULL, GPU_PARTIAL)) as made:
+        await made.start()
+        await rows_are_right(made, expected)
+        (fall,) = made.status.falls
+        assert (made.status.rung, fall.cause) == ("gpu-partial", "out_of_memory"), fall.reason
+        cured.touch()
+        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready")
+        await rows_are_right(made, expected)
+        assert made.status.falls == []
+
+
+@pytest.mark.parametrize(("signal_name", "cause"), [("SIGSTOP", "hang"), ("SIGKILL", "killed"), ("SIGSEGV", "crash")])
+async def test_a_worker_that_is_struck_in_the_middle_of_a_load_is_replaced(
+    signal_name: str, cause: str, file: Path, expected: dict[str, Float32Row], tmp_path: Path
+) -> None:
+    cured = tmp_path / "cured"
+    command = python(STRUCK.format(cured=str(cured), signal=signal_name))
+    async with engine(partial(options, file=file), command, load_timeout=8.0) as made:
+        starting = asyncio.create_task(made.start())
+        await rows_are_right(made, expected)  # asked before anything is loaded
+        await starting
+        (fall,) = made.status.falls
+        assert (made.status.rung, fall.cause) == ("cpu", cause)
+        assert "loading the model" in fall.reason
+        cured.touch()
+        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready")
+        await rows_are_right(made, expected)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_worker_that_is_struck_in_the_middle_of_its_work_costs_no_text(
+    signal_number: signal.Signals, file: Path, expected: dict[str, Float32Row]
+) -> None:
+    async with engine(partial(options, file=file), hang_seconds=2.0, cool_down=600) as made:
+        await made.start()
+        pid = made.status.worker_pid or 0
+        load = made.submit([f"{number} " * 100 for number in range(200)], BULK)
+        await until(lambda: made.status.texts_computed > 5)
+        os.kill(pid, signal_number)
+        await rows_are_right(made, expected)
+        rows = await asyncio.gather(*load)
+        assert all(np.isfinite(row.vector).all() and row.vector.any() for row in rows)
+        assert not psutil.pid_exists(pid)
+        # Whoever kills a worker says nothing about the card.
+        frozen = signal_number == signal.SIGSTOP
+        assert [fall.cause for fall in made.status.falls] == (["hang"] if frozen else [])
+        assert made.status.rung == ("cpu" if frozen else "gpu-full")
+
+
+# A worker whose rows are wrong while a file is there, canary texts included, as of a card that breaks in the middle of work.
+BROKEN = """
+import sys
+from pathlib import Path
+from edgeembed.engine.worker import main as worker
+from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.library import ComputeError
+compute = Context.compute
+def wrong(self, *arguments, **more):
+    rows = compute(self, *arguments, **more)
+    if sys.argv[1].startswith("gpu") and Path({broken!r}).exists():
+        {deed}
+    return rows
+Context.compute = wrong
+sys.exit(worker.main(sys.argv))
+"""
+
+
+@pytest.mark.parametrize(
+    ("deed", "cause"),
+    [
+        ("rows[:] = float('nan')", "wrong_vectors"),
+        ("raise ComputeError('failed to allocate')", "out_of_memory"),
+    ],
+)
+async def test_a_card_that_begins_to_compute_nonsense_falls_and_the_text_gets_its_row_elsewhere(
+    deed: str, cause: str, file: Path, expected: dict[str, Float32Row], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+
+    def on_card(rung: Rung) -> WorkerOptions:
+        # The processor stands for the card.
+        more: dict[str, Any] = {} if rung is CPU_BEST else {"device": "CPU", "gpu_layers": 3, "bulk_lanes": 0}
+        return options(rung, file=file, **more)
+
+    async with engine(on_card, python(BROKEN.format(broken=str(broken), deed=deed)), cool_down=600) as made:
+        await made.start()
+        await rows_are_right(made, expected)
+        assert made.status.rung == "gpu-full"
+        broken.touch()
+        await rows_are_right(made, expected)
+        assert made.status.rung == "cpu"
+        assert [fall.cause for fall in made.status.falls] == [cause]

@@ -1,0 +1,289 @@
+"""The supervisor with real child processes that misbehave as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from edgeembed.engine.execution_modes import Rung
+from edgeembed.engine.interface import BULK, INTERACTIVE
+from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.supervisor.fallback_policy import Ladder, LadderMemory
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
+from tests.engine.supervisor import scripted_worker, supervised
+from tests.engine.supervisor.supervised import rows_are_right
+from tests.fakes import fake_row
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
+
+ROOT = Path(__file__).parents[3]
+
+
+def options(rung: Rung) -> WorkerOptions:
+    return WorkerOptions(
+        path="none", threads=1, context_tokens=20, batch_tokens=64, rung=rung.name, extra_buffers=rung.extra_buffers
+    )
+
+
+@asynccontextmanager
+async def engine(
+    script: str = "", *, ladder: Ladder | None = None, load_timeout: float = 20.0
+) -> AsyncIterator[WorkerEngine]:
+    command = (sys.executable, "-m", scripted_worker.__name__, script or "ok")
+    made = WorkerEngine(options, ladder or Ladder(), load_timeout=load_timeout, command=command)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture(autouse=True)
+def in_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+until = partial(supervised.until, seconds=20)
+
+
+async def test_rows_come_back_in_order_and_are_counted() -> None:
+    async with engine() as made:
+        await made.start()
+        await rows_are_right(made, [f"text {number}" for number in range(50)])
+        assert made.status.state == "ready"
+        assert made.status.texts_computed == 50
+        assert made.status.rung == "cpu"
+        assert made.status.falls == []
+
+
+async def test_tokens_come_without_a_row_even_from_a_worker_that_died_meanwhile(tmp_path: Path) -> None:
+    async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
+        await made.start()
+        long = "word " * 30
+        written, counted = made.tokenize(["two words"], written=True)[0], made.tokenize([long], written=False)[0]
+        tokens = await written
+        assert tokens.ids.tolist() == [0, 1, 2, 3]
+        assert tokens.special.tolist() == [True, False, False, True]
+        assert tokens.texts == ["<", "two", "words", ">"]
+        assert len((await counted).ids) == 32 and (await counted).texts is None
+        assert made.status.texts_computed == 0
+        assert made.status.restarts == 1
+
+
+async def test_texts_sent_before_the_model_is_loaded_wait_for_it() -> None:
+    async with engine() as made:
+        starting = asyncio.create_task(made.start())
+        await rows_are_right(made, ["early"])
+        await starting
+
+
+async def test_close_leaves_no_process_and_no_waiting_caller() -> None:
+    async with engine() as made:
+        await made.start()
+        pid = made.status.worker_pid
+        assert pid
+        os.kill(pid, signal.SIGSTOP)  # a worker that does not listen
+        (future,) = made.submit(["never"], INTERACTIVE)
+        await made.close()
+        assert not psutil.pid_exists(pid)
+        with pytest.raises(EngineUnavailableError, match="stopping"):
+            await future
+
+
+async def test_close_comes_to_an_end_when_nobody_reads_the_workers_rows_any_more() -> None:
+    async with engine("flood") as made:
+        await made.start()
+        async with asyncio.timeout(10):
+            await made.close()
+
+
+async def test_close_while_loading_is_quick_and_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    async def load_and_close() -> None:
+        async with engine("hang:cpu") as made:
+            waiting = asyncio.create_task(made.start())
+            await until(lambda: made.status.worker_pid is not None)
+            waiting.cancel()
+            async with asyncio.timeout(1.8):  # and not the time that a worker gets to leave by itself
+                await made.close()
+
+    await load_and_close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
+    away = False
+
+    def somewhere(rung: Rung) -> WorkerOptions:
+        if away:
+            raise FileNotFoundError("the model's disk is away")
+        return options(rung)
+
+    made = WorkerEngine(somewhere, Ladder(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    try:
+        await made.start()
+        away = True
+        os.kill(made.status.worker_pid or 0, signal.SIGKILL)
+        await until(lambda: made.status.restarts >= 5)
+        assert "the model's disk is away" in (made.status.reason or "")
+        away = False
+        await rows_are_right(made, ["here again"])
+        assert (made.status.rung, made.status.falls) == ("cpu", [])
+    finally:
+        await made.close()
+
+
+async def test_a_model_that_is_another_one_now_is_never_loaded() -> None:
+    replaced = False
+
+    def checked(rung: Rung) -> WorkerOptions:
+        if replaced:
+            raise EngineUnavailableError("it is not the same file")
+        return options(rung)
+
+    made = WorkerEngine(checked, Ladder(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    try:
+        await made.start()
+        replaced = True
+        os.kill(made.status.worker_pid or 0, signal.SIGKILL)
+        await until(lambda: made.status.state == "failed")
+        with pytest.raises(EngineUnavailableError, match="not the same file"):
+            await made.submit(["text"], INTERACTIVE)[0]
+    finally:
+        await made.close()
+
+
+async def test_a_worker_that_dies_while_loading_starts_again_one_rung_lower_and_says_why() -> None:
+    async with engine("die:cpu:SIGILL") as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+        (fall,) = made.status.falls
+        assert fall.rung == "cpu"
+        assert "SIGILL" in fall.reason and "loading the model" in fall.reason and "GGML_ASSERT" in fall.reason
+        await rows_are_right(made, ["works"])
+
+
+async def test_a_failed_canary_falls_too_and_the_rung_that_worked_is_remembered(tmp_path: Path) -> None:
+    memory = tmp_path / "ladder.json"
+    async with engine("fail:cpu", ladder=Ladder(memory=LadderMemory(memory, "digest"))) as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+    # The next start does not try the rung that failed, and still knows why.
+    async with engine("ok", ladder=Ladder(memory=LadderMemory(memory, "digest"))) as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+        assert "canary text 0 is wrong" in made.status.falls[0].reason
+    # Another model has its own ladder.
+    async with engine("ok", ladder=Ladder(memory=LadderMemory(memory, "other"))) as made:
+        await made.start()
+        assert made.status.rung == "cpu"
+
+
+async def test_a_hanging_load_counts_as_a_fall() -> None:
+    async with engine("hang:cpu", load_timeout=5) as made:
+        await made.start()
+        assert made.status.rung == "cpu-plain"
+        assert "no answer" in made.status.falls[0].reason
+
+
+async def test_when_no_rung_holds_the_engine_fails_with_every_reason() -> None:
+    async with engine("die:cpu:SIGSEGV fail:cpu-plain") as made:
+        with pytest.raises(EngineUnavailableError, match=r"cpu: ended by SIGSEGV.*cpu-plain: canary text 0"):
+            await made.start()
+        assert made.status.state == "failed"
+        (future,) = made.submit(["late"], INTERACTIVE)
+        with pytest.raises(EngineUnavailableError):
+            await future
+
+
+async def test_what_no_rung_can_cure_is_not_tried_on_another_rung() -> None:
+    async with engine("fatal") as made:
+        with pytest.raises(EngineUnavailableError, match="reranker"):
+            await made.start()
+        assert made.status.falls == []
+
+
+async def test_a_killed_worker_returns_on_its_rung_and_no_text_is_lost() -> None:
+    async with engine() as made:
+        await made.start()
+        stop = False
+
+        async def load(client: int) -> None:
+            number = 0
+            while not stop:
+                await rows_are_right(made, [f"client {client} text {number + n}" for n in range(10)])
+                number += 10
+
+        clients = [asyncio.create_task(load(client)) for client in range(8)]
+        for kill in range(3):
+            await asyncio.sleep(0.1)
+            await until(lambda: made.status.state == "ready" and made.status.worker_pid is not None)
+            os.kill(made.status.worker_pid or 0, signal.SIGKILL)
+            await until(lambda kill=kill: made.status.restarts == kill + 1)  # type: ignore[misc]
+        await until(lambda: made.status.state == "ready")
+        stop = True
+        await asyncio.gather(*clients)
+        assert made.status.rung == "cpu"
+
+
+async def test_a_crash_in_the_middle_of_work_costs_a_rung_but_no_text(tmp_path: Path) -> None:
+    async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
+        await made.start()
+        await rows_are_right(made, [f"text {number}" for number in range(10)])
+        assert made.status.rung == "cpu-plain"
+        assert "computing" in made.status.falls[0].reason
+
+
+async def test_a_text_that_crashes_every_worker_fails_alone_and_gives_the_rung_back() -> None:
+    async with engine("poison:SIGABRT") as made:
+        await made.start()
+        good = [f"text {number}" for number in range(12)]
+        futures = made.submit([*good[:6], "this is poison", *good[6:]], BULK)
+        with pytest.raises(WorkerCrashedError, match="SIGABRT"):
+            await futures[6]
+        rows = await asyncio.gather(*futures[:6], *futures[7:])
+        assert all(np.array_equal(row.vector, fake_row(text)) for row, text in zip(rows, good, strict=True))
+        await until(lambda: made.status.state == "ready")
+        assert made.status.rung == "cpu"
+        await rows_are_right(made, ["and on it goes"])
+
+
+async def test_a_text_that_gets_every_worker_killed_is_given_up_at_last() -> None:
+    async with engine("poison:SIGKILL") as made:
+        await made.start()
+        (future,) = made.submit(["poison that takes all memory"], INTERACTIVE)
+        with pytest.raises(WorkerCrashedError, match="5 times"):
+            await asyncio.wait_for(future, 30)
+
+
+async def test_a_text_that_is_too_long_fails_with_its_numbers() -> None:
+    async with engine() as made:
+        await made.start()
+        (future,) = made.submit(["word " * 30], INTERACTIVE)
+        with pytest.raises(InputTooLongError) as caught:
+            await future
+        assert (caught.value.tokens, caught.value.limit) == (32, 20)
+
+
+async def test_a_cancelled_text_frees_its_place() -> None:
+    async with engine() as made:
+        await made.start()
+        os.kill(made.status.worker_pid or 0, signal.SIGSTOP)
+        (future,) = made.submit(["nobody waits"], INTERACTIVE)
+        assert made.status.texts_waiting == 1
+        future.cancel()
+        await asyncio.sleep(0)
+        assert made.status.texts_waiting == 0
+        os.kill(made.status.worker_pid or 0, signal.SIGCONT)
+        await rows_are_right(made, ["next"])

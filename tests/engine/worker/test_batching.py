@@ -1,0 +1,248 @@
+"""Which texts share a forward pass. No model: a text is its number and its length."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable
+
+import pytest
+
+from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
+from edgeembed.engine.worker.batching import LOOK_AHEAD, STARVED_SECONDS, BatchQueue, QueuedText
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def text(id_: int, count: int, priority: Priority = INTERACTIVE, *, alone: bool = False) -> QueuedText[None]:
+    return QueuedText(id_, None, count, priority, alone)
+
+
+def ids(batch: Iterable[QueuedText[None]]) -> list[int]:
+    return [queued.id for queued in batch]
+
+
+def make(budget: int = 100, max_texts: int = 50) -> tuple[BatchQueue[None], Clock]:
+    clock = Clock()
+    return BatchQueue(budget, max_texts, clock), clock
+
+
+# --- packing ----------------------------------------------------------------------------------------------------------
+
+
+def test_texts_go_in_their_order_up_to_the_budget() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 40), text(2, 40), text(3, 40), text(4, 60)])
+    assert ids(queue.take()) == [1, 2]
+    assert ids(queue.take()) == [3, 4]
+    assert len(queue) == 0
+
+
+def test_a_shorter_text_fills_the_room_that_a_longer_one_leaves() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 70), text(2, 80), text(3, 30), text(4, 20)])
+    assert ids(queue.take()) == [1, 3]
+    assert ids(queue.take()) == [2, 4]
+
+
+def test_the_look_ahead_has_an_end() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 70), *(text(number, 80) for number in range(2, LOOK_AHEAD + 1)), text(999, 10)])
+    assert ids(queue.take()) == [1]
+
+
+def test_a_text_longer_than_the_budget_goes_by_itself() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 500), text(2, 1), text(3, 500), text(4, 1)])
+    assert ids(queue.take()) == [1]
+    assert ids(queue.take()) == [2, 4]
+    assert ids(queue.take()) == [3]
+
+
+def test_a_batch_holds_no_more_texts_than_the_model_has_sequences() -> None:
+    queue, _ = make(1000, max_texts=3)
+    queue.add(text(number, 1) for number in range(5))
+    queue.add([text(9, 1, BULK)])
+    assert [ids(queue.take()) for _ in range(2)] == [[0, 1, 2], [3, 4, 9]]
+
+
+def test_alone_means_alone() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 10), text(2, 10, alone=True), text(3, 10), text(4, 10, BULK), text(5, 10, BULK, alone=True)])
+    assert ids(queue.take()) == [1, 3, 4]
+    assert ids(queue.take()) == [2]
+    assert ids(queue.take()) == [5]
+
+
+@pytest.mark.parametrize(("budget", "max_texts"), [(0, 1), (1, 0)])
+def test_a_queue_that_could_never_form_a_batch_is_refused(budget: int, max_texts: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        BatchQueue(budget, max_texts)
+
+
+# --- priority ---------------------------------------------------------------------------------------------------------
+
+
+def test_queries_pass_a_bulk_load_and_bulk_fills_the_rest() -> None:
+    queue, _ = make(100)
+    queue.add(text(number, 50, BULK) for number in range(4))
+    queue.add([text(10, 50)])
+    assert ids(queue.take()) == [10, 0]
+    assert ids(queue.take()) == [1, 2]
+
+
+def test_a_steady_stream_of_queries_never_stops_a_bulk_load() -> None:
+    queue, clock = make(100)
+    queue.add(text(number, 100, BULK) for number in range(3))
+    taken: dict[int, float] = {}
+    for number in range(100, 400):
+        queue.add([text(number, 100)])
+        for id_ in ids(queue.take()):
+            taken[id_] = clock.now - 1000.0
+        clock.now += 0.1
+    assert [round(taken[number]) for number in range(3)] == [STARVED_SECONDS, 2 * STARVED_SECONDS, 3 * STARVED_SECONDS]
+    assert len(taken) == 300, "one batch in two seconds is all that queries give up"
+
+
+def test_a_long_bulk_text_is_not_overtaken_for_ever() -> None:
+    """Each batch of queries has room for a short bulk text and none for the long one that waits in front of them."""
+    queue, clock = make(100)
+    queue.add([text(1, 90, BULK)])
+    waited = 0.0
+    for number in range(100, 300):
+        queue.add([text(number, 80), text(1000 + number, 10, BULK)])
+        if 1 in ids(queue.take()):
+            break
+        clock.now += 0.1
+        waited += 0.1
+    assert waited == pytest.approx(STARVED_SECONDS, abs=0.2)
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_text_frees_its_place() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 50), text(2, 50), text(3, 50), text(4, 50, BULK)])
+    queue.cancel([1, 3, 77])
+    assert len(queue) == 2
+    assert ids(queue.take()) == [2, 4]
+    assert len(queue) == 0
+
+
+def test_cancelling_what_is_computing_leaves_no_trace() -> None:
+    """The text comes back when its row was not usable; nobody may have told the queue to drop it in advance."""
+    queue, _ = make(100)
+    queue.add([text(1, 50)])
+    taken = queue.take()
+    queue.cancel([1])
+    queue.add(taken)
+    assert ids(queue.take()) == [1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_text_comes_out_once_and_no_batch_is_too_large(seed: int) -> None:
+    rng = random.Random(seed)
+    budget, max_texts = rng.randint(20, 200), rng.randint(1, 12)
+    clock = Clock()
+    queue: BatchQueue[None] = BatchQueue(budget, max_texts, clock)
+    waiting: dict[int, QueuedText[None]] = {}
+    came_out: list[int] = []
+    next_id = 0
+    for _ in range(400):
+        clock.now += rng.choice([0.0, 0.05, 1.0])
+        action = rng.random()
+        if action < 0.5:
+            new = []
+            for _ in range(rng.randint(1, 8)):
+                count = rng.choice([rng.randint(1, 30), rng.randint(1, 2 * budget)])
+                new.append(text(next_id, count, rng.choice([INTERACTIVE, BULK]), alone=rng.random() < 0.05))
+                next_id += 1
+            waiting.update({queued.id: queued for queued in new})
+            queue.add(new)
+        elif action < 0.6:
+            gone = rng.sample(sorted(waiting), min(len(waiting), 3))
+            queue.cancel([*gone, -1])
+            for id_ in gone:
+                del waiting[id_]
+        elif waiting:
+            _take_and_check(queue, waiting, came_out, budget, max_texts)
+        assert len(queue) == len(waiting)
+    while waiting:
+        _take_and_check(queue, waiting, came_out, budget, max_texts)
+    assert len(came_out) == len(set(came_out)) > 100
+    queue.close()
+    assert queue.take() == []
+
+
+def _take_and_check(
+    queue: BatchQueue[None], waiting: dict[int, QueuedText[None]], came_out: list[int], budget: int, max_texts: int
+) -> None:
+    batch = queue.take()
+    assert batch
+    for queued in batch:
+        assert waiting.pop(queued.id) is queued, "neither twice nor after it was cancelled"
+    came_out += ids(batch)
+    assert len(batch) == 1 or sum(queued.count for queued in batch) <= budget
+    assert len(batch) == 1 or not any(queued.alone for queued in batch)
+    assert len(batch) <= max_texts
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+class Taker(threading.Thread):
+    """Takes batches until the queue is closed."""
+
+    def __init__(self, queue: BatchQueue[None]) -> None:
+        super().__init__(daemon=True)
+        self.queue = queue
+        self.taken: list[int] = []
+        self.some = threading.Event()
+
+    def run(self) -> None:
+        while batch := self.queue.take():
+            self.taken += ids(batch)
+            self.some.set()
+
+
+def test_a_waiting_taker_wakes_for_texts_and_for_the_end() -> None:
+    queue: BatchQueue[None] = BatchQueue(100, 10)
+    taker = Taker(queue)
+    taker.start()
+    queue.add([text(1, 10)])
+    assert taker.some.wait(30)
+    queue.close()
+    taker.join(30)
+    assert not taker.is_alive()
+    assert taker.taken == [1]
+    queue.add([text(2, 10)])
+    assert queue.take() == [], "closed for ever"
+
+
+def test_texts_added_from_several_threads_all_come_out() -> None:
+    queue: BatchQueue[None] = BatchQueue(64, 10)
+    taker = Taker(queue)
+    taker.start()
+    adders = [
+        threading.Thread(target=lambda base=base: [queue.add([text(base + number, 5)]) for number in range(500)])
+        for base in (0, 1000, 2000)
+    ]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join(30)
+    last = threading.Event()
+    while len(queue) and not last.wait(0.01):
+        pass
+    queue.close()
+    taker.join(30)
+    assert sorted(taker.taken) == [base + number for base in (0, 1000, 2000) for number in range(500)]

@@ -1,0 +1,176 @@
+"""The worker's end of the pipe, and how a worker ends."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeembed.engine.canary import cosine
+from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Text
+from edgeembed.engine.ipc.messages import (
+    LENGTH_BYTES,
+    Embed,
+    EmbedItem,
+    Failed,
+    FromWorker,
+    Ready,
+    RowItem,
+    Rows,
+    Stage,
+    WorkerOptions,
+    frame,
+    frame_length,
+    from_worker_decoder,
+)
+from edgeembed.engine.ipc.pipe import Pipe
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.supervisor.process import WORKER_COMMAND
+from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+
+def messages(raw: bytes) -> Iterator[FromWorker]:
+    at = 0
+    while at < len(raw):
+        end = at + LENGTH_BYTES + frame_length(raw[at : at + LENGTH_BYTES])
+        yield from_worker_decoder.decode(raw[at + LENGTH_BYTES : end])
+        at = end
+
+
+def test_messages_arrive_in_the_order_in_which_they_were_sent_whichever_way_they_go() -> None:
+    sink = io.BytesIO()
+    pipe = Pipe(io.BytesIO(), sink)
+    for number in range(500):
+        pipe.send_now(Stage(str(number)))
+        pipe.send(Rows([]))
+    pipe.finish()
+    assert [type(message) for message in messages(sink.getvalue())] == [Stage, Rows] * 500
+
+
+def test_a_message_that_breaks_off_is_the_end() -> None:
+    whole = frame(Embed([EmbedItem(1, "text", BULK, False)]))
+    assert isinstance(Pipe(io.BytesIO(whole), io.BytesIO()).read(), Embed)
+    for length in range(len(whole)):
+        assert Pipe(io.BytesIO(whole[:length]), io.BytesIO()).read() is None
+
+
+def worker_options(path: Path) -> WorkerOptions:
+    return WorkerOptions(
+        path=str(path), threads=2, context_tokens=512, batch_tokens=64, rung="cpu", extra_buffers=True, bulk_lanes=2
+    )
+
+
+@contextmanager
+def start(path: Path, command: Sequence[str] = WORKER_COMMAND) -> Iterator[subprocess.Popen[bytes]]:
+    whole = [*command, "cpu", msgspec.json.encode(worker_options(path)).decode()]
+    with subprocess.Popen(whole, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    return make_tiny_qwen3(tmp_path / "tiny.gguf")
+
+
+@pytest.fixture
+def worker(model_file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with start(model_file) as process:
+        yield process
+
+
+def receive(process: subprocess.Popen[bytes]) -> FromWorker:
+    assert process.stdout is not None
+    header = process.stdout.read(LENGTH_BYTES)
+    assert header, process.stderr and process.stderr.read().decode()
+    return from_worker_decoder.decode(process.stdout.read(frame_length(header)))
+
+
+def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
+    while not isinstance(receive(process), Ready):
+        pass
+
+
+def answers(process: subprocess.Popen[bytes], items: Sequence[EmbedItem]) -> tuple[dict[int, RowItem | Failed], int]:
+    """Send items; give what came for each, and how many batches that took."""
+    assert process.stdin is not None
+    process.stdin.write(frame(Embed(list(items))))
+    process.stdin.flush()
+    found: dict[int, RowItem | Failed] = {}
+    batches = 0
+    while len(found) < len(items):
+        match receive(process):
+            case Rows(rows):
+                found.update({row.id: row for row in rows})
+                batches += 1
+            case Failed() as failed:
+                found[failed.id] = failed
+    return found, batches
+
+
+WITHOUT_MEMORY_FOR_LANES = """
+import sys
+from edgeembed.engine.worker import main as worker
+from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+def refuse(self):
+    raise ModelLoadError("no memory", fatal=False)
+LlamaModel.new_bulk_context = refuse
+worker.main(sys.argv)
+"""
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_every_text_gets_its_own_row_whichever_lane_computes_it(model_file: Path, memory: bool) -> None:
+    """Queries, prompted ones, a bulk load and texts in pieces, all at once."""
+    texts: list[Text] = []
+    for number in range(60):
+        texts += [f"text {number}", Prompted("Instruct: find it\nQuery:", f"{number}"), "long " * (number % 7 * 13)]
+    items = [EmbedItem(id_, text, (INTERACTIVE, BULK)[id_ // 3 % 2], False) for id_, text in enumerate(texts)]
+    items += [EmbedItem(1000, "x" * 600, BULK, False), EmbedItem(1001, "alone", INTERACTIVE, True)]
+    command = WORKER_COMMAND if memory else (sys.executable, "-c", WITHOUT_MEMORY_FOR_LANES)
+    with start(model_file, command) as process:
+        wait_until_ready(process)
+        found, _ = answers(process, items)
+    too_long = found.pop(1000)
+    assert isinstance(too_long, Failed) and (too_long.kind, too_long.tokens, too_long.limit) == ("too_long", 601, 512)
+    model = LlamaModel(worker_options(model_file))
+    for item in items:
+        if item.id in found:
+            row = found[item.id]
+            assert isinstance(row, RowItem), row
+            text = item.text.prefix + item.text.text if isinstance(item.text, Prompted) else item.text
+            assert isinstance(text, str)
+            tokens = model.tokenize(text)
+            assert row.tokens == len(tokens)
+            assert cosine(np.frombuffer(row.vector, dtype=np.float32), model.embed([tokens])[0]) > 0.9999
+    assert len(found) == len(items) - 1
+
+
+def test_texts_of_a_bulk_load_share_batches(worker: subprocess.Popen[bytes]) -> None:
+    wait_until_ready(worker)
+    _, batches = answers(worker, [EmbedItem(id_, f"text {id_}", BULK, False) for id_ in range(300)])
+    assert batches < 300 * 9 / 64 * 2, "texts of about 9 tokens, 64 in a batch"
+
+
+def test_a_daemon_that_dies_in_the_middle_of_a_message_leaves_no_worker(worker: subprocess.Popen[bytes]) -> None:
+    wait_until_ready(worker)
+    assert worker.stdin is not None
+    worker.stdin.write(frame(Embed([EmbedItem(1, "text " * 1000, BULK, False)]))[:-100])
+    worker.stdin.close()
+    assert worker.wait(10) == 0
+
+
+def test_a_worker_that_cannot_read_its_daemon_ends_with_the_reason(worker: subprocess.Popen[bytes]) -> None:
+    wait_until_ready(worker)
+    assert worker.stdin is not None and worker.stderr is not None
+    worker.stdin.write(b"\x03\0\0\0\xc1\xc1\xc1")
+    worker.stdin.flush()
+    assert worker.wait(10) == 1
+    assert b"DecodeError" in worker.stderr.read()

@@ -1,0 +1,149 @@
+"""What is left of a text that is too long. No model: a token is a character, between special tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeembed.engine.interface import Limits, Pair, Prompted, Side, Text
+from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
+
+BEGIN, END, MERGED = 1, 2, 3
+VOCABULARY = 200
+CONTEXT = 12
+
+
+class Model:
+    """Reads characters; ":x" is one token, as byte-level BPE has them. begin: it puts a mark in front of a text, too."""
+
+    def __init__(self, *, begin: bool = True) -> None:
+        self.begin = begin
+
+    def tokenize(self, text: str) -> Tokens:
+        inner = [MERGED if part == "\0" else ord(part) for part in text.replace(":x", "\0")]
+        return np.array([*([BEGIN] if self.begin else []), *inner, END], dtype=np.int32)
+
+    def read(self, text: Text) -> Reading:
+        match text:
+            case str():
+                return Reading(self.tokenize(text))
+            case Prompted(prefix, inner, suffix):
+                return Reading(self.tokenize(prefix + inner + suffix))
+            case Pair(query, document):
+                return Reading(np.concatenate([self.tokenize(query), self.tokenize(document)[self.begin :]]))
+
+
+def reader(*, begin: bool = True) -> TextReader:
+    return TextReader(Model(begin=begin), context_tokens=CONTEXT, vocabulary=VOCABULARY)
+
+
+def written(reading: Reading) -> str:
+    """Write tokens as text: < and > for the marks, * for the joined token."""
+    return "".join({BEGIN: "<", END: ">", MERGED: "*"}.get(token, chr(token)) for token in reading.tokens.tolist())
+
+
+def text(inner: str, side: Side, most: int = 0, prefix: str = "", suffix: str = "") -> Prompted:
+    return Prompted(prefix, inner, suffix, Limits(most, side))
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (text("0123456789", "end"), "<0123456789>"),
+        (text("0123456789abc", "end"), "<0123456789>"),
+        (text("0123456789abc", "start"), "<3456789abc>"),
+        (text("0123456789", "end", 5), "<012>"),
+        (text("0123456789", "start", 5), "<789>"),
+        (text("0123456789abc", "end", 1000), "<0123456789>"),
+        (text("0123456789", "end", 8, "q "), "<q 0123>"),
+        (text("0123456789", "start", 8, "q "), "<q 6789>"),
+        (text("0123456789", "end", 8, "q ", "!"), "<q 012!>"),
+        (text("0123456789", "start", 8, "q ", "!"), "<q 789!>"),
+        # What the prompt holds may stand in the text as well, at any end.
+        (text("q q q q q ", "end", 8, "q "), "<q q q >"),
+        (text("!!!!!!!!!!", "end", 6, "", "!"), "<!!!!>"),
+        (text("a!b!a!b!a!", "start", 8, "!a", "a!"), "<!aa!a!>"),
+        # The prompt's colon and the text's x are one token, whose place is in the text.
+        (text("x123456789", "end", 6, "q:"), "<q*12>"),
+        (text("x123456789", "start", 6, "q:"), "<q:89>"),
+    ],
+)
+def test_the_text_is_cut_and_nothing_else(given: Prompted, left: str) -> None:
+    reading = reader().read_within(given)
+    assert written(reading) == left
+    full = len(reader().read(given).tokens)
+    assert (reading.full if isinstance(reading, CutReading) else len(reading.tokens)) == full
+
+
+def test_a_mark_at_the_end_alone_is_kept() -> None:
+    assert written(reader(begin=False).read_within(text("0123456789abc", "start", 4))) == "abc>"
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        (Limits(0, "end"), "<que>0123456>"),
+        (Limits(8, "end"), "<que>01>"),
+        (Limits(8, "start"), "<que>bc>"),
+        (Limits(3, "end", own=True), "<que>012>"),
+        (Limits(3, "start", own=True), "<que>abc>"),
+        (Limits(100, "end", own=True), "<que>0123456>"),
+    ],
+)
+def test_of_a_pair_the_document_is_cut(limits: Limits, left: str) -> None:
+    pair = Pair("que", "0123456789abc", limits=limits)
+    assert written(TextReader(Model(), context_tokens=13, vocabulary=VOCABULARY).read_within(pair)) == left
+
+
+def test_own_tokens_are_not_those_of_the_query() -> None:
+    pair = Pair("query", "012", limits=Limits(3, "end", own=True))
+    assert written(reader().read_within(pair)) == "<query>012>", "10 tokens, of which 3 are the document's"
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens", "limit"),
+    [
+        ("0123456789a", 13, CONTEXT),
+        (text("0123456", "none", 5), 9, 5),
+        (text("0123456789a", "none", 1000), 13, CONTEXT),
+        (Pair("q", "01234", limits=Limits(4, "none", own=True)), 9, 8),
+    ],
+)
+def test_what_must_not_be_cut_is_too_long(given: Text, tokens: int, limit: int) -> None:
+    with pytest.raises(TooLongError) as caught:
+        reader().read_within(given)
+    assert (caught.value.tokens, caught.value.limit) == (tokens, limit)
+
+
+@pytest.mark.parametrize(
+    "given", [text("01234", "end", 2), text("01234", "start", 6, "0123"), text("0" * 20, "end", 0, "9" * 10)]
+)
+def test_a_prompt_that_leaves_no_room_is_an_error(given: Prompted) -> None:
+    with pytest.raises(NoRoomError, match="stand around the text"):
+        reader().read_within(given)
+
+
+def ids_of(*ids: int) -> bytes:
+    return np.array(ids, dtype=np.int32).tobytes()
+
+
+@pytest.mark.parametrize("given", [[65, 66], [BEGIN, 65, 66, END], [BEGIN, 65, 66], [65, 66, END]])
+def test_ids_are_framed_whether_they_came_so_or_not(given: list[int]) -> None:
+    assert written(reader().read_within(Prompted("", "", "", ids=ids_of(*given)))) == "<AB>"
+    assert written(reader().read_within(Prompted("q ", "", "!", ids=ids_of(*given)))) == "<q AB!>"
+
+
+def test_ids_are_cut_like_their_text() -> None:
+    given = Prompted("q ", "", "", Limits(6, "start"), ids=ids_of(*map(ord, "ABCDE")))
+    assert written(reader().read_within(given)) == "<q DE>"
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCABULARY, 2**31 - 1])
+def test_ids_of_another_vocabulary_are_named(wrong: int) -> None:
+    with pytest.raises(BadIdsError, match=f"no token {wrong}: the model's ids are 0 to 199"):
+        reader().read_within(Prompted("", "", "", ids=ids_of(65, wrong)))
+
+
+def test_marks_alone_are_no_text() -> None:
+    assert len(reader().read(Prompted("q ", "", "", ids=ids_of(BEGIN, END))).tokens) == 0
