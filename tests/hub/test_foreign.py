@@ -20,7 +20,7 @@ from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, 
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub import foreign
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
-from edgeembed.hub.huggingface import checkpoint_of
+from edgeembed.hub.download.huggingface import checkpoint_of
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import Store
 from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, Lines, leftovers
@@ -351,7 +351,7 @@ def test_a_file_without_room(paths: Paths, tmp_path: Path, monkeypatch: pytest.M
 
     file = tmp_path / "x.gguf"
     file.write_bytes(Q8)
-    monkeypatch.setattr("edgeembed.hub.checks.shutil.disk_usage", lambda folder: Usage)
+    monkeypatch.setattr("edgeembed.hub.download.checks.shutil.disk_usage", lambda folder: Usage)
     with pytest.raises(HubError, match="not enough disk space"):
         run(str(file))
     assert leftovers(paths) == []

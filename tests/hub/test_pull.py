@@ -15,9 +15,9 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import catalogue as catalogue_module
-from edgeembed.hub import wheel as wheel_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
-from edgeembed.hub.huggingface import HuggingFace
+from edgeembed.hub.download import wheel as wheel_module
+from edgeembed.hub.download.huggingface import HuggingFace
 from edgeembed.hub.install import ensure_installed, parse_spec, pull
 from edgeembed.hub.store import Manifest, Store
 from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, WEIGHTS, Lines, leftovers
@@ -191,7 +191,7 @@ def test_a_full_disk_is_seen_before(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr("edgeembed.hub.checks.shutil.disk_usage", lambda folder: Usage)
+    monkeypatch.setattr("edgeembed.hub.download.checks.shutil.disk_usage", lambda folder: Usage)
     with pytest.raises(HubError, match=r"not enough disk space: .* needed .* 1\.0 kB are free"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
     assert hub.downloads == []
@@ -208,7 +208,7 @@ def test_only_what_is_missing_needs_room(
     class Usage:
         free = 64 * 2**20 + 2_000
 
-    monkeypatch.setattr("edgeembed.hub.checks.shutil.disk_usage", lambda folder: Usage)
+    monkeypatch.setattr("edgeembed.hub.download.checks.shutil.disk_usage", lambda folder: Usage)
     ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
     assert hub.sent == len(DEFAULT_FILE) - 39_000
     assert "39.0 kB of 40.1 kB are here already" in str(report)

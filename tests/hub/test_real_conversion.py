@@ -9,7 +9,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import STARTER_MODEL
-from edgeembed.hub.gguf_header import read_header
+from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.install import ensure_installed
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.hub.conftest import WEIGHTS, Lines

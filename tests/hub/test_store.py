@@ -13,7 +13,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub import digests as digests_module
 from edgeembed.hub.catalogue import Prompts, catalogue
-from edgeembed.hub.gguf_header import read_header
+from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.store import InstalledModel, Manifest, Store
 from tests.hub.fakes import gguf_bytes
 

@@ -11,10 +11,10 @@ import pytest
 
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub import gguf_check
 from edgeembed.hub.catalogue import Matryoshka, Prompts, catalogue
-from edgeembed.hub.gguf_header import GgufHeader
-from edgeembed.hub.partials import hold
+from edgeembed.hub.download.partials import hold
+from edgeembed.hub.gguf import check
+from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.store import InstalledModel, Manifest, Store
 from tests.hub.fakes import gguf_bytes, model_bytes
 
@@ -140,13 +140,13 @@ def test_a_file_in_use_on_windows(paths: Paths, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_file_is_checked_once(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[Path] = []
-    real = gguf_check.check_gguf
+    real = check.check_gguf
 
     def counted(path: Path) -> GgufHeader:
         checked.append(path)
         return real(path)
 
-    monkeypatch.setattr(gguf_check, "check_gguf", counted)
+    monkeypatch.setattr(check, "check_gguf", counted)
     model = install(paths)
     for _ in range(3):
         Store(paths).require_sound(model)

@@ -25,7 +25,7 @@ from edgeembed.engine.gpu.plan import (
     room_on,
 )
 from edgeembed.engine.ipc.messages import WorkerOptions
-from edgeembed.hub.gguf_weights import read_weights
+from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 WEIGHTS = ModelWeights(

@@ -27,7 +27,7 @@ from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.fallback_policy import Ladder
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
-from edgeembed.hub.gguf_weights import read_weights
+from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.test_inventory import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 

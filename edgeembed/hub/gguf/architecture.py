@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from edgeembed.hub.gguf_file import BOOL, INT32, STRING, UINT32, GgufReader, Head
-from edgeembed.hub.gguf_header import RANK_POOLING
-from edgeembed.hub.gguf_tensors import Attention, UnfitError
+from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufReader, Head
+from edgeembed.hub.gguf.header import RANK_POOLING
+from edgeembed.hub.gguf.tensors import Attention, UnfitError
 
 ARCHITECTURE_KEY = "general.architecture"
 

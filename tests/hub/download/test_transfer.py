@@ -18,11 +18,11 @@ import pytest
 
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
-from edgeembed.hub import transport
-from edgeembed.hub.download import RemoteFile, Watcher, download, missing_bytes
-from edgeembed.hub.huggingface import HuggingFace
-from edgeembed.hub.partials import Partials
-from edgeembed.hub.transport import Patience
+from edgeembed.hub.download import transport
+from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.partials import Partials
+from edgeembed.hub.download.transfer import RemoteFile, Watcher, download, missing_bytes
+from edgeembed.hub.download.transport import Patience
 from tests.hub.conftest import Lines
 from tests.hub.fake_hub import COMMIT, SIGNATURE, FakeHub
 
@@ -101,8 +101,8 @@ def test_nothing_but_the_file_is_asked_for(tmp_path: Path, hub: FakeHub) -> None
 import sys
 from pathlib import Path
 from edgeembed.config.resolution import Settings
-from edgeembed.hub.huggingface import HuggingFace
-from edgeembed.hub.partials import Partials
+from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.partials import Partials
 hub = HuggingFace(Settings(hub_timeout=30), print)
 hub.head({REPO!r}, {FILE!r})
 hub.fetch(hub.listing({REPO!r}).files[{FILE!r}], Path({str(tmp_path)!r}))

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.gguf_check import check_gguf
-from edgeembed.hub.gguf_file import GgufReader, MalformedError
+from edgeembed.hub.gguf.check import check_gguf
+from edgeembed.hub.gguf.file import GgufReader, MalformedError
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.hub.gguf_models import refusal
-from tests.hub.gguf_parts import ARRAY, BOOL, STRING, Array, Gguf, Tensor, read, write
+from tests.hub.gguf.models import refusal
+from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, Tensor, read, write
 
 UINT32, INT32, FLOAT32 = 4, 5, 6
 

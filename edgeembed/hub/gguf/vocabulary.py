@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.hub.gguf_file import FLOAT32, INT32, STRING, GgufArray, GgufReader, Head, Scalar
-from edgeembed.hub.gguf_tensors import UnfitError
+from edgeembed.hub.gguf.file import FLOAT32, INT32, STRING, GgufArray, GgufReader, Head, Scalar
+from edgeembed.hub.gguf.tensors import UnfitError
 
 MODEL_KEY = "tokenizer.ggml.model"
 SPLITTER_KEY = "tokenizer.ggml.pre"

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from edgeembed.common.progress import human_size
 from edgeembed.errors import ChecksumError, SourceUnreachableError
-from edgeembed.hub import transport
-from edgeembed.hub.checks import wrong_file
-from edgeembed.hub.transport import Interrupted, Patience, Refusal
+from edgeembed.hub.download import transport
+from edgeembed.hub.download.checks import wrong_file
+from edgeembed.hub.download.transport import Interrupted, Patience, Refusal
 
 log = logging.getLogger(__name__)
 

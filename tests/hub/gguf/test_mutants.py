@@ -19,18 +19,18 @@ from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.supervisor.fallback_policy import Ladder
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.errors import EngineUnavailableError, HubError
-from edgeembed.hub.gguf_check import check_gguf
-from edgeembed.hub.gguf_header import read_header
+from edgeembed.hub.gguf.check import check_gguf
+from edgeembed.hub.gguf.header import read_header
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.hub import gguf_loading
-from tests.hub.gguf_loading import Outcome
-from tests.hub.gguf_models import make_models, refusal
-from tests.hub.gguf_mutator import mutate
-from tests.hub.gguf_parts import ARRAY, BOOL, STRING, Array, read, write
+from tests.hub.gguf import loading
+from tests.hub.gguf.loading import Outcome
+from tests.hub.gguf.models import make_models, refusal
+from tests.hub.gguf.mutator import mutate
+from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, read, write
 
 UINT32, INT32 = 4, 5
 F16, Q8_0, I8 = 1, 8, 24
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 MUTANTS = 240
 MARGIN = 16 * 2**20
@@ -198,7 +198,7 @@ def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: d
 
 def load(folder: Path) -> dict[str, Outcome]:
     """Load every file of a folder in a process of its own; see `gguf_loading`."""
-    command = [sys.executable, "-m", gguf_loading.__name__, str(folder)]
+    command = [sys.executable, "-m", loading.__name__, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return {name: Outcome(*outcome) for name, outcome in json.loads(done.stdout).items()}

@@ -14,10 +14,10 @@ from edgeembed.engine import canary
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.hub.gguf_architecture import Sizes, check_sizes
-from edgeembed.hub.gguf_file import Head
-from edgeembed.hub.gguf_header import GgufHeader, open_gguf
-from edgeembed.hub.gguf_tensors import (
+from edgeembed.hub.gguf.architecture import Sizes, check_sizes
+from edgeembed.hub.gguf.file import Head
+from edgeembed.hub.gguf.header import GgufHeader, open_gguf
+from edgeembed.hub.gguf.tensors import (
     UnfitError,
     check_dense,
     check_embeddings,
@@ -26,7 +26,7 @@ from edgeembed.hub.gguf_tensors import (
     check_layout,
     check_scores,
 )
-from edgeembed.hub.gguf_vocabulary import check_vocabulary
+from edgeembed.hub.gguf.vocabulary import check_vocabulary
 
 SPLIT_KEY = "split.count"
 _PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in ("query", "document", "instruction")}

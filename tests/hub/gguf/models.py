@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from edgeembed.errors import HubError
-from edgeembed.hub.gguf_check import check_gguf
+from edgeembed.hub.gguf.check import check_gguf
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta
 from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 from tests.convert.without_proof import convert_checkpoint
-from tests.hub.gguf_loading import RERANKERS
+from tests.hub.gguf.loading import RERANKERS
 
 _MAKERS = {
     "bert": (make_tiny_bert, "F32"),

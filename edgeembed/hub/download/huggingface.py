@@ -16,11 +16,11 @@ from edgeembed import __version__
 from edgeembed.common.progress import Progress, Report, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
-from edgeembed.hub import transport
-from edgeembed.hub.checks import require_space
-from edgeembed.hub.download import RemoteFile, Watcher, download, missing_bytes
-from edgeembed.hub.partials import LOCK, Partials, hold, remove_tree
-from edgeembed.hub.transport import Interrupted
+from edgeembed.hub.download import transport
+from edgeembed.hub.download.checks import require_space
+from edgeembed.hub.download.partials import LOCK, Partials, hold, remove_tree
+from edgeembed.hub.download.transfer import RemoteFile, Watcher, download, missing_bytes
+from edgeembed.hub.download.transport import Interrupted
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

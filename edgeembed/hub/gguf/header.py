@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.gguf_file import GgufReader, MalformedError, Scalar
+from edgeembed.hub.gguf.file import GgufReader, MalformedError, Scalar
 
 RANK_POOLING = 4
 """`pooling_type` of a reranker."""

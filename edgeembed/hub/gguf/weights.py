@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeembed.engine.context_plan import ModelFacts
 from edgeembed.engine.gpu.plan import ModelWeights
-from edgeembed.hub.gguf_header import RANK_POOLING, GgufHeader, open_gguf
+from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader, open_gguf
 
 _INPUT = ("token_embd", "token_embd_norm", "position_embd", "token_types")
 _LAST_POOLING = 3

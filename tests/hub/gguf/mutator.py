@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.hub.gguf_parts import (
+from tests.hub.gguf.parts import (
     ALIGNMENT,
     ARCHITECTURE,
     ARRAY,

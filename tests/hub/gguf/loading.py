@@ -1,6 +1,6 @@
 """Loads GGUF files in real worker processes, one for each file, and says what became of each.
 
-Run as `python -m tests.hub.gguf_loading FOLDER`: prints a JSON object of file name to Outcome. Each worker is
+Run as `python -m tests.hub.gguf.loading FOLDER`: prints a JSON object of file name to Outcome. Each worker is
 forked from a process that has imported everything, where the system can fork; it gets a few texts or pairs as soon as it is
 ready.
 """

