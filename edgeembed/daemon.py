@@ -22,8 +22,8 @@ from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.fleet import make_fleet, make_remote, make_service
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.roster import ServedModel
-from edgeembed.tune import Profile, Profiles
+from edgeembed.models.profiles import Profile, Profiles
+from edgeembed.models.registry import ServedModel
 
 if TYPE_CHECKING:
     from edgeembed.upstream.remote import Remote

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeembed import memory
 from edgeembed.cache import VectorCache
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
@@ -30,10 +29,11 @@ from edgeembed.hub.catalogue import catalogue
 from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.pool import ModelPool, PoolRules
-from edgeembed.roster import Roster, ServedModel, served
+from edgeembed.models import memory
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, Profile, Profiles, Way
+from edgeembed.models.registry import Roster, ServedModel, served
 from edgeembed.service import EmbeddingService
-from edgeembed.tune import DEFAULT_BATCH_TOKENS, Profile, Profiles, Way
 from edgeembed.vector_health import VectorHealth
 
 if TYPE_CHECKING:  # they import aiohttp, which no command needs that computes here

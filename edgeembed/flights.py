@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from edgeembed.engine.interface import Priority, Row, Text
-from edgeembed.pool import Lease
+from edgeembed.models.pool import Lease
 
 Landed = Callable[[bytes, Row], None]
 

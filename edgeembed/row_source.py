@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from typing import Literal
 
 from edgeembed.admission import Admission
 from edgeembed.cache import CachedRow, KeyMaker, VectorCache, Wanted
-from edgeembed.engine.interface import BULK, INTERACTIVE, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
+from edgeembed.engine.text_sizes import characters, tokens_at_most
 from edgeembed.errors import EngineTimeoutError, InputTooLongError
 from edgeembed.flights import Flights, Landed, TextError
 from edgeembed.lengths import ANY_LENGTH, Lengths
-from edgeembed.pool import Lease, ModelPool
-from edgeembed.roster import ServedModel
+from edgeembed.models.pool import Lease, ModelPool
+from edgeembed.models.registry import ServedModel
 from edgeembed.tokens import UnreadableError, read, refuse_too_many
 
 CacheUse = Literal["on", "off", "no-store", "keep"]
@@ -26,16 +26,6 @@ keep: what it asks for will be asked for again, and is let in before anything el
 
 MOST_REQUEST_TOKENS = 300_000
 """Tokens of all texts of a request that embeds; what OpenAI's API takes."""
-_MARKS = 8
-"""Special tokens around a text, at most."""
-_CHARACTERS_PER_TOKEN = 4
-_ID_BYTES = 4
-_TEMPLATE = 1024
-"""Bytes of a reranker's template with its own instruction, at most."""
-_LONG_CHARACTERS = 4096
-"""A text longer than this takes long to decompose."""
-_MOST_DECOMPOSED = 36
-"""Bytes of one character's decomposition, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +155,7 @@ class RowSource:
         door = self._doors.get(wish.model.key)
         if door is None:
             door = self._doors[wish.model.key] = Admission(self._max_queue_tokens)
-        characters = sum(map(_characters, missing.values()))
+        characters = sum(map(characters, missing.values()))
         with door.admit(characters, interactive=wish.interactive):
             async with self._pool.lease(wish.model) as lease:
                 context = self._note_context(wish.model, lease)
@@ -237,37 +227,3 @@ def _row_of_part(row: CachedRow, lengths: Lengths, context_tokens: int) -> Row:
     if lengths.own:
         return Row(row.vector, row.tokens, row.tokens)
     return Row(row.vector, lengths.most(context_tokens), row.tokens)
-
-
-def _characters(text: Text) -> int:
-    match text:
-        case str():
-            return len(text)
-        case Pair(query, document):
-            return len(query) + len(document)
-        case Prompted(prefix, inner, suffix):
-            ids = len(text.ids) // _ID_BYTES * _CHARACTERS_PER_TOKEN if text.ids else 0
-            return len(prefix) + len(inner) + len(suffix) + ids
-
-
-def tokens_at_most(text: Text) -> int:
-    """Give a number of tokens that a text does not exceed, in no time.
-
-    A token stands for a byte or more of what a tokenizer makes of a text, which is at most its compatibility decomposition
-    (Unicode Standard Annex 15).
-    """
-    match text:
-        case str():
-            return _MARKS + _bytes_at_most(text)
-        case Pair(query, document):
-            return _TEMPLATE + sum(map(_bytes_at_most, (query, document, text.instruction or "")))
-        case Prompted(prefix, inner, suffix):
-            return _MARKS + len(text.ids or b"") // _ID_BYTES + sum(map(_bytes_at_most, (prefix, inner, suffix)))
-
-
-def _bytes_at_most(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    if len(text) > _LONG_CHARACTERS:
-        return _MOST_DECOMPOSED * len(text)
-    return len(unicodedata.normalize("NFKD", text).encode())

@@ -27,12 +27,13 @@ from edgeembed.errors import (
     RequestError,
 )
 from edgeembed.flights import TextError
+from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.lengths import ANY_LENGTH, Lengths
-from edgeembed.pool import ModelPool
-from edgeembed.roster import Roster, ServedModel
+from edgeembed.models.pool import ModelPool
+from edgeembed.models.prompts import InputType, choose_prompt
+from edgeembed.models.registry import Roster, ServedModel
 from edgeembed.row_source import MOST_REQUEST_TOKENS, RowSource, Wish
 from edgeembed.row_source import CacheUse as CacheUse
-from edgeembed.text import InputType, choose_prompt, clean, without_surrogates
 from edgeembed.tokens import TokenizeRequest, TokenizeResult, tokenize
 from edgeembed.vector_health import VectorHealth
 from edgeembed.vectors import Matrix, relevance, unit_rows
@@ -159,7 +160,7 @@ class EmbeddingService:
 
         timeout: seconds after which a request is given up. max_queue_tokens: tokens that may wait for one model, and
         max_request_tokens: tokens of all texts of one request to embed; 0 is any number. clean_text: whether texts are
-        cleaned (see `edgeembed.text.clean`). vectors: watches the computed rows. devices: tells what there is to compute on;
+        cleaned (see `edgeembed.models.prompts.clean`). vectors: watches the computed rows. devices: tells what there is to compute on;
         it may take a while.
         """
         self.roster = roster

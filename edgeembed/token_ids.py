@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeembed.engine.interface import Prompted, Text
 from edgeembed.errors import EmptyInputError, RequestError
-from edgeembed.text import Prompt
+from edgeembed.models.prompts import Prompt
 
 KIND = "ids"
 """What sets the names of such texts apart from others in the cache."""

@@ -9,9 +9,9 @@ import msgspec
 
 from edgeembed.engine.interface import Engine, Text, Tokenized
 from edgeembed.errors import EngineTimeoutError, TooManyTokensError
-from edgeembed.pool import ModelPool
-from edgeembed.roster import Roster, ServedModel
-from edgeembed.text import InputType, choose_prompt
+from edgeembed.models.pool import ModelPool
+from edgeembed.models.prompts import InputType, choose_prompt
+from edgeembed.models.registry import Roster, ServedModel
 
 
 class UnreadableError(Exception):

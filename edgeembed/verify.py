@@ -19,7 +19,7 @@ from edgeembed.engine.interface import BULK, ModelInfo
 from edgeembed.errors import EngineError
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import InstalledModel
-from edgeembed.text import choose_prompt
+from edgeembed.models.prompts import choose_prompt
 from edgeembed.vectors import Matrix, unit_rows
 
 PUBLISHED_TOLERANCE = 0.02

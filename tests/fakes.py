@@ -24,8 +24,8 @@ from edgeembed.engine.interface import (
 )
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.pool import ModelPool, PoolRules
-from edgeembed.roster import Roster, ServedModel
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import Roster, ServedModel
 from edgeembed.service import EmbeddingService
 
 DIMENSIONS = 16

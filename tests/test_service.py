@@ -20,7 +20,7 @@ from edgeembed.errors import (
     RequestError,
 )
 from edgeembed.hub.catalogue import Matryoshka, Prompts
-from edgeembed.roster import ServedModel
+from edgeembed.models.registry import ServedModel
 from edgeembed.service import EmbeddingService, EmbedRequest, EmbedResult
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 

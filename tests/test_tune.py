@@ -14,7 +14,8 @@ from edgeembed.engine.interface import ModelInfo, QuickLook
 from edgeembed.engine.machine import usable_threads
 from edgeembed.fleet import chosen_way, make_engine
 from edgeembed.hub.store import Store
-from edgeembed.tune import Measurement, Profile, Profiles, Way, tune
+from edgeembed.models.profiles import Measurement, Profile, Profiles, Way
+from edgeembed.tune import tune
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.fakes import FakeEngine
 

@@ -24,7 +24,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
-from edgeembed.tune import DEFAULT_BATCH_TOKENS
+from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
 from edgeembed.vectors import Matrix
 
 AT_ONCE = 3

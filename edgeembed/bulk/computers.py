@@ -26,9 +26,9 @@ from edgeembed.errors import (
 )
 from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.install import ensure_installed
-from edgeembed.roster import ServedModel, served
+from edgeembed.models.prompts import InputType
+from edgeembed.models.registry import ServedModel, served
 from edgeembed.service import EmbeddingService, EmbedRequest, RerankRequest
-from edgeembed.text import InputType
 from edgeembed.tokens import TokenizeRequest
 from edgeembed.vectors import Matrix
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeembed.cache.disk import DiskTier
     from edgeembed.cache.report import ModelReport
     from edgeembed.config.settings import Settings
-    from edgeembed.text import InputType
+    from edgeembed.models.prompts import InputType
 
 _CLEAR_SECONDS = 120.0
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeembed.bulk.job import Job, Outcome
     from edgeembed.bulk.shards import Dtype
     from edgeembed.config.resolution import Resolved
-    from edgeembed.text import InputType
+    from edgeembed.models.prompts import InputType
 
 
 @click.command()

@@ -15,7 +15,7 @@ from edgeembed.cli.settings import setting_options
 if TYPE_CHECKING:
     from edgeembed.config.resolution import Resolved
     from edgeembed.hub.store import InstalledModel
-    from edgeembed.tune import Measurement, Profile
+    from edgeembed.models.profiles import Measurement, Profile
 
 TITLES = ("TYPE", "THREADS", "LANES", "BATCH TOKENS", "FILL UP FROM", "10 WORDS", "40 WORDS", "BULK")
 
@@ -45,7 +45,7 @@ def tune(spec: str | None, seconds: float, quick: bool, forget: bool, as_json: b
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
-    from edgeembed.tune import Profiles
+    from edgeembed.models.profiles import Profiles
 
     resolved = resolve(flags)
     setup_logging("error")
@@ -92,7 +92,8 @@ def _models(resolved: Resolved, name: str) -> list[InstalledModel]:
 def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: bool) -> Profile:
     from edgeembed.engine.machine import usable_threads
     from edgeembed.fleet import make_engine
-    from edgeembed.tune import Way, measurer, tune
+    from edgeembed.models.profiles import Way
+    from edgeembed.tune import measurer, tune
 
     def tell(measurement: Measurement) -> None:
         way = measurement.way

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from aiohttp import web
 
 from edgeembed.errors import EngineError
-from edgeembed.roster import ServedModel
+from edgeembed.models.registry import ServedModel
 from edgeembed.server import (
     cohere,
     dashboard,

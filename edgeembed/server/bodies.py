@@ -12,8 +12,8 @@ from aiohttp import web
 from multidict import istr
 
 from edgeembed.errors import RequestError
+from edgeembed.inference.cleaning import without_surrogates
 from edgeembed.service import CacheUse
-from edgeembed.text import without_surrogates
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from edgeembed.errors import HubError
 from edgeembed.hub.gguf.file import Scalar
 from edgeembed.hub.gguf.header import open_gguf
-from edgeembed.roster import ServedModel
+from edgeembed.models.registry import ServedModel
 
 _LONGEST_VALUE = 200
 """Characters of a value that is shown; templates and licence texts are longer."""

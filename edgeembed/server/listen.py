@@ -14,7 +14,7 @@ from aiohttp import web
 
 from edgeembed.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.config.settings import Settings
-from edgeembed.roster import ServedModel
+from edgeembed.models.registry import ServedModel
 from edgeembed.server import admin, forward
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.front import put_in_front

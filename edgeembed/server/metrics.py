@@ -28,7 +28,7 @@ from prometheus_client.utils import floatToGoString
 
 from edgeembed import __version__
 from edgeembed.engine.interface import EngineStatus
-from edgeembed.pool import Slot
+from edgeembed.models.pool import Slot
 from edgeembed.server.activity import Activity, Totals
 from edgeembed.service import EmbeddingService
 from edgeembed.upstream.engine import RemoteEngine

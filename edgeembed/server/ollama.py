@@ -17,8 +17,8 @@ from msgspec import Meta
 from edgeembed import __version__
 from edgeembed.errors import ModelNotFoundError, RequestError
 from edgeembed.lengths import Lengths
-from edgeembed.pool import Slot
-from edgeembed.roster import Roster, ServedModel
+from edgeembed.models.pool import Slot
+from edgeembed.models.registry import Roster, ServedModel
 from edgeembed.server.answers import struct_response
 from edgeembed.server.bodies import cache_use, decode
 from edgeembed.server.cards import CARDS, Card

@@ -16,7 +16,8 @@ from msgspec import Meta
 from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
 from edgeembed.lengths import Lengths
-from edgeembed.roster import Listing
+from edgeembed.models.prompts import InputType
+from edgeembed.models.registry import Listing
 from edgeembed.server.answers import json_bytes, json_response
 from edgeembed.server.bodies import CacheField, cache_use, decode, json_name
 from edgeembed.server.embeddings import write_answer
@@ -24,7 +25,6 @@ from edgeembed.server.forward import FORWARD
 from edgeembed.server.inputs import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import Cut, EmbeddingService, EmbedRequest
-from edgeembed.text import InputType
 
 routes = web.RouteTableDef()
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from edgeembed.cache.tiers import CacheStats
 from edgeembed.engine.interface import EngineStatus, Task
-from edgeembed.text import InputType
+from edgeembed.models.prompts import InputType
 
 Anything: TypeAlias = dict[str, Any]
 

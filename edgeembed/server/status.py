@@ -13,7 +13,7 @@ from aiohttp import web
 
 from edgeembed import __version__
 from edgeembed.errors import EngineError
-from edgeembed.pool import Slot
+from edgeembed.models.pool import Slot
 from edgeembed.server.answers import json_response
 from edgeembed.server.keys import SERVICE, STARTED_AT
 from edgeembed.server.metrics import METRICS

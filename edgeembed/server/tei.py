@@ -18,7 +18,8 @@ from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo, Tokenized
 from edgeembed.errors import EngineUnavailableError, RequestError
 from edgeembed.lengths import Lengths
-from edgeembed.roster import ServedModel
+from edgeembed.models.prompts import InputType
+from edgeembed.models.registry import ServedModel
 from edgeembed.server.answers import json_response, plain, struct_response
 from edgeembed.server.bodies import cache_header, cache_use, decode
 from edgeembed.server.inputs import (
@@ -36,7 +37,6 @@ from edgeembed.server.inputs import (
 )
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.service import EmbedRequest, EmbedResult, RerankRequest
-from edgeembed.text import InputType
 from edgeembed.tokens import TokenizeRequest
 from edgeembed.vectors import log_odds, raw_rows
 

@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from edgeembed.models.prompts import InputType
 from edgeembed.server.answers import struct_response
 from edgeembed.server.bodies import decode
 from edgeembed.server.inputs import PROMPT, AnyTextOrTexts, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.text import InputType
 from edgeembed.tokens import TokenizeRequest
 
 routes = web.RouteTableDef()

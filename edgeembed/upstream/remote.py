@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, catalogue
-from edgeembed.roster import ServedModel
+from edgeembed.models.registry import ServedModel
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import RefusedError, UpstreamClient, UpstreamError, UpstreamOptions
 from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, Identity, IdentityBook, Sight

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Pair, Priority, Prompted, Row, Text
+from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import RequestError
-from edgeembed.row_source import tokens_at_most
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from edgeembed.cache import KeyMaker
-from edgeembed.text import Prompt
+from edgeembed.models.prompts import Prompt
 
 MODEL = "5" * 64
 

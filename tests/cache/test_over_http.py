@@ -17,8 +17,8 @@ from multidict import CIMultiDictProxy
 from edgeembed.api_keys import Keys
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.pool import ModelPool, PoolRules
-from edgeembed.roster import Roster
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import Roster
 from edgeembed.server.app import make_app
 from edgeembed.server.front import put_in_front
 from edgeembed.server.metrics import METRICS

@@ -26,7 +26,7 @@ from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
-from edgeembed.roster import served
+from edgeembed.models.registry import served
 from edgeembed.server import admin
 from edgeembed.server.app import make_app
 from tests.cli.helpers import install

@@ -21,7 +21,7 @@ import pytest
 from edgeembed.bulk.embedding import TEXTS_AT_ONCE
 from edgeembed.bulk.job import SHARDS_AT_ONCE
 from edgeembed.config.paths import Paths
-from edgeembed.tune import Profile, Profiles, Way
+from edgeembed.models.profiles import Profile, Profiles, Way
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialects import unit

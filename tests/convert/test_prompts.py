@@ -9,7 +9,7 @@ import pytest
 
 from edgeembed.errors import ConversionError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.text import choose_prompt
+from edgeembed.models.prompts import choose_prompt
 from tests.convert.decoder_reference import convert
 from tests.convert.test_conversion import fields
 from tests.convert.tiny_bert import make_tiny_bert, write_json

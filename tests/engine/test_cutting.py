@@ -12,8 +12,8 @@ from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import BULK, Limits, Pair, Prompted, Side
 from edgeembed.engine.ipc.messages import EmbedItem, Failed, RowItem, WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.engine.worker.reader import CutReading, TextReader
-from edgeembed.row_source import tokens_at_most
 from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint

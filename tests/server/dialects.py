@@ -10,8 +10,8 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.pool import ModelPool, PoolRules
-from edgeembed.roster import Roster
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import Roster
 from edgeembed.server.app import make_app
 from edgeembed.server.security import Access
 from edgeembed.service import EmbeddingService

@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.errors import InputTooLongError
-from edgeembed.pool import ModelPool, PoolRules
-from edgeembed.roster import Roster
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import Roster
 from edgeembed.server.app import make_app
 from edgeembed.service import EmbeddingService
 from tests.fakes import FakeEngine, fake_model

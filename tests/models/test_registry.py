@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed import roster as roster_module
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.roster import Roster, ServedModel
+from edgeembed.models import registry as roster_module
+from edgeembed.models.registry import Roster, ServedModel
 
 QUERY = Prompts(query="query: {text}", document="passage: {text}")
 

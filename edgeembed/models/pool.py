@@ -20,7 +20,7 @@ from typing import Literal
 
 from edgeembed.engine.interface import Engine, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
-from edgeembed.roster import ServedModel
+from edgeembed.models.registry import ServedModel
 
 log = logging.getLogger(__name__)
 

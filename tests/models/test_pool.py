@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeembed import pool as pool_module
 from edgeembed.engine.interface import INTERACTIVE, Engine
 from edgeembed.errors import EngineUnavailableError, ModelLoadingError
-from edgeembed.pool import ModelPool, PoolRules
-from edgeembed.roster import ServedModel
+from edgeembed.models import pool as pool_module
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import ServedModel
 from tests.fakes import FakeEngine, fake_model
 
 GB = 10**9

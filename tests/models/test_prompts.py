@@ -6,8 +6,9 @@ import pytest
 
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.hub.catalogue import Prompts
+from edgeembed.inference.cleaning import clean
+from edgeembed.models.prompts import InputType, Prompt, choose_prompt
 from edgeembed.service import EmbedRequest
-from edgeembed.text import InputType, Prompt, choose_prompt, clean
 from tests.fakes import FakeEngine, fake_service
 
 INSTRUCTED = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find passages")

@@ -13,7 +13,7 @@ from edgeembed.engine.interface import Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, HubCheckpoint, HubGguf, Matryoshka, Prompts, catalogue
 from edgeembed.hub.store import InstalledModel
-from edgeembed.text import InputType
+from edgeembed.models.prompts import InputType
 
 RESCAN_SECONDS = 2.0
 """An unknown name looks at the disk again, but not more often than this."""

@@ -1,0 +1,62 @@
+"""How large a text is, in characters and in tokens at most, without a tokenizer."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from edgeembed.engine.interface import Pair, Prompted, Text
+
+_MARKS = 8
+"""Special tokens around a text, at most."""
+
+
+_CHARACTERS_PER_TOKEN = 4
+
+
+_ID_BYTES = 4
+
+
+_TEMPLATE = 1024
+"""Bytes of a reranker's template with its own instruction, at most."""
+
+
+_LONG_CHARACTERS = 4096
+"""A text longer than this takes long to decompose."""
+
+
+_MOST_DECOMPOSED = 36
+"""Bytes of one character's decomposition, at most."""
+
+
+def characters(text: Text) -> int:
+    match text:
+        case str():
+            return len(text)
+        case Pair(query, document):
+            return len(query) + len(document)
+        case Prompted(prefix, inner, suffix):
+            ids = len(text.ids) // _ID_BYTES * _CHARACTERS_PER_TOKEN if text.ids else 0
+            return len(prefix) + len(inner) + len(suffix) + ids
+
+
+def tokens_at_most(text: Text) -> int:
+    """Give a number of tokens that a text does not exceed, in no time.
+
+    A token stands for a byte or more of what a tokenizer makes of a text, which is at most its compatibility decomposition
+    (Unicode Standard Annex 15).
+    """
+    match text:
+        case str():
+            return _MARKS + _bytes_at_most(text)
+        case Pair(query, document):
+            return _TEMPLATE + sum(map(_bytes_at_most, (query, document, text.instruction or "")))
+        case Prompted(prefix, inner, suffix):
+            return _MARKS + len(text.ids or b"") // _ID_BYTES + sum(map(_bytes_at_most, (prefix, inner, suffix)))
+
+
+def _bytes_at_most(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    if len(text) > _LONG_CHARACTERS:
+        return _MOST_DECOMPOSED * len(text)
+    return len(unicodedata.normalize("NFKD", text).encode())
