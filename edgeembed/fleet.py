@@ -29,12 +29,12 @@ from edgeembed.hub.catalogue import catalogue
 from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.inference.drift import VectorHealth
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models import memory
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, Profile, Profiles, Way
 from edgeembed.models.registry import Roster, ServedModel, served
-from edgeembed.service import EmbeddingService
-from edgeembed.vector_health import VectorHealth
 
 if TYPE_CHECKING:  # they import aiohttp, which no command needs that computes here
     from edgeembed.upstream.client import UpstreamOptions

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeembed.bench.texts import TextMaker
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
-from edgeembed.models.profiles import Measurement, Way
+from edgeembed.models.profiles import Measurement, Profile, Way
 
 log = logging.getLogger(__name__)
 

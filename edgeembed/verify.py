@@ -19,8 +19,8 @@ from edgeembed.engine.interface import BULK, ModelInfo
 from edgeembed.errors import EngineError
 from edgeembed.fleet import make_engine
 from edgeembed.hub.store import InstalledModel
+from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.models.prompts import choose_prompt
-from edgeembed.vectors import Matrix, unit_rows
 
 PUBLISHED_TOLERANCE = 0.02
 """How far a quantised model's similarity may be from a published one, which is of the unquantised model in 16 bits."""

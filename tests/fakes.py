@@ -24,9 +24,9 @@ from edgeembed.engine.interface import (
 )
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import Roster, ServedModel
-from edgeembed.service import EmbeddingService
 
 DIMENSIONS = 16
 CONTEXT_TOKENS = 20

@@ -24,8 +24,8 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
+from edgeembed.inference.postprocess import Matrix
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
-from edgeembed.vectors import Matrix
 
 AT_ONCE = 3
 """Requests that each worker has: while one is computed, the next is there and the last one's rows are on their way."""

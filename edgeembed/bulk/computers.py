@@ -26,11 +26,11 @@ from edgeembed.errors import (
 )
 from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.install import ensure_installed
+from edgeembed.inference.postprocess import Matrix
+from edgeembed.inference.service import EmbeddingService, EmbedRequest, RerankRequest
+from edgeembed.inference.tokenize import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel, served
-from edgeembed.service import EmbeddingService, EmbedRequest, RerankRequest
-from edgeembed.tokens import TokenizeRequest
-from edgeembed.vectors import Matrix
 
 PROBE = "edgeembed"
 """A text that is embedded to learn what the model gives."""

@@ -13,7 +13,7 @@ from edgeembed.bulk.computers import Computer
 from edgeembed.bulk.patience import patiently
 from edgeembed.bulk.shards import Refused, Row, Shard
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
-from edgeembed.vectors import Matrix
+from edgeembed.inference.postprocess import Matrix
 
 TEXTS_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 2**16

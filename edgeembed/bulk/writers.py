@@ -16,7 +16,7 @@ import orjson
 from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import Dtype, Manifest
 from edgeembed.bulk.tables import import_pyarrow
-from edgeembed.vectors import Matrix, int8_rows, sign_bits
+from edgeembed.inference.postprocess import Matrix, int8_rows, sign_bits
 
 OutputFormat = Literal["parquet", "arrow", "jsonl", "npy"]
 SUFFIXES: dict[str, OutputFormat] = {
@@ -43,7 +43,7 @@ def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
     """Give vectors as they are stored.
 
     int8: each row scaled so that its largest number is 127 or -127; binary: signs, eight in a byte, uint8 (see
-    `edgeembed.vectors`).
+    `edgeembed.inference.postprocess`).
     """
     if dtype == "int8":
         return int8_rows(vectors)

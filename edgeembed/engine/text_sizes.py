@@ -28,7 +28,7 @@ _MOST_DECOMPOSED = 36
 """Bytes of one character's decomposition, at most."""
 
 
-def characters(text: Text) -> int:
+def characters_of(text: Text) -> int:
     match text:
         case str():
             return len(text)

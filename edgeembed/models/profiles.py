@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import msgspec
 
 from edgeembed.common.files import write_atomically
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
+
+log = logging.getLogger(__name__)
 
 PROFILE_FILE = "profiles.json"
 

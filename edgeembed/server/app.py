@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from aiohttp import web
 
 from edgeembed.errors import EngineError
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from edgeembed.server import (
     cohere,
@@ -31,7 +32,6 @@ from edgeembed.server.metrics import METRICS, Metrics
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.openapi import OPENAPI, OpenApi
 from edgeembed.server.security import Access
-from edgeembed.service import EmbeddingService
 
 DEFAULT_MAX_INPUTS = 2048
 NOTE_USE_SECONDS = 60.0

@@ -17,14 +17,14 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
-from edgeembed.lengths import Lengths
+from edgeembed.inference.postprocess import base64_rows, int8_rows, sign_bits
+from edgeembed.inference.service import EmbedRequest, EmbedResult
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.answers import struct_response
 from edgeembed.server.bodies import cache_use, decode, json_name
 from edgeembed.server.inputs import TRUNCATE, Matrix, Positive, TextList, answer_headers, check_positive, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.service import EmbedRequest, EmbedResult
-from edgeembed.vectors import base64_rows, int8_rows, sign_bits
 
 routes = web.RouteTableDef()
 

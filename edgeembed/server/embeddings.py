@@ -13,8 +13,8 @@ from typing import Literal
 import orjson
 
 from edgeembed.cache import Answer
-from edgeembed.service import EmbeddingService, EmbedResult
-from edgeembed.vectors import Matrix, base64_rows
+from edgeembed.inference.postprocess import Matrix, base64_rows
+from edgeembed.inference.service import EmbeddingService, EmbedResult
 
 Encoding = Literal["float", "base64"]
 

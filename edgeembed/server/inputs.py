@@ -8,8 +8,8 @@ from msgspec import Meta
 from multidict import istr
 
 from edgeembed.errors import RequestError, TokenInputError
+from edgeembed.inference.service import EmbedResult, RerankResult
 from edgeembed.server.bodies import cache_header, json_name
-from edgeembed.service import EmbedResult, RerankResult
 
 # Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document says what is right.
 _TEXT = {"type": "string", "minLength": 1}

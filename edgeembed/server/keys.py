@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.server.security import Access
-from edgeembed.service import EmbeddingService
 
 SERVICE = web.AppKey("service", EmbeddingService)
 MAX_INPUTS = web.AppKey("max_inputs", int)

@@ -14,12 +14,12 @@ from aiohttp import web
 
 from edgeembed.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.config.settings import Settings
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from edgeembed.server import admin, forward
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.front import put_in_front
 from edgeembed.server.security import Access
-from edgeembed.service import EmbeddingService
 
 
 @asynccontextmanager

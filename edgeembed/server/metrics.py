@@ -28,12 +28,12 @@ from prometheus_client.utils import floatToGoString
 
 from edgeembed import __version__
 from edgeembed.engine.interface import EngineStatus
+from edgeembed.inference.drift import VectorStats
+from edgeembed.inference.moments import NORM_BOUNDS
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import Slot
 from edgeembed.server.activity import Activity, Totals
-from edgeembed.service import EmbeddingService
 from edgeembed.upstream.engine import RemoteEngine
-from edgeembed.vector_health import VectorStats
-from edgeembed.vector_sums import NORM_BOUNDS
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -241,7 +241,7 @@ def _upstream(slots: list[Slot]) -> Iterator[Metric]:
 
 
 def vectors(stats: list[VectorStats]) -> Iterator[Metric]:
-    """Tell how the rows look; see `edgeembed.vector_health`."""
+    """Tell how the rows look; see `edgeembed.inference.drift`."""
     labels = ["model", "input_type"]
     norms = HistogramMetricFamily("edgeembed_vector_norm", "Length of computed rows before normalising.", labels=labels)
     for one in stats:

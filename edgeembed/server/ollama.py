@@ -16,7 +16,8 @@ from msgspec import Meta
 
 from edgeembed import __version__
 from edgeembed.errors import ModelNotFoundError, RequestError
-from edgeembed.lengths import Lengths
+from edgeembed.inference.service import EmbedRequest, EmbedResult
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
 from edgeembed.models.registry import Roster, ServedModel
 from edgeembed.server.answers import struct_response
@@ -25,7 +26,6 @@ from edgeembed.server.cards import CARDS, Card
 from edgeembed.server.durations import FOR_EVER, keep_alive_seconds
 from edgeembed.server.inputs import TRUNCATE, Matrix, Vector, answer_headers, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.service import EmbedRequest, EmbedResult
 
 routes = web.RouteTableDef()
 

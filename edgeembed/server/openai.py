@@ -15,7 +15,8 @@ from msgspec import Meta
 
 from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
-from edgeembed.lengths import Lengths
+from edgeembed.inference.service import Cut, EmbeddingService, EmbedRequest
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import Listing
 from edgeembed.server.answers import json_bytes, json_response
@@ -24,7 +25,6 @@ from edgeembed.server.embeddings import write_answer
 from edgeembed.server.forward import FORWARD
 from edgeembed.server.inputs import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.service import Cut, EmbeddingService, EmbedRequest
 
 routes = web.RouteTableDef()
 

@@ -15,14 +15,14 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.errors import RequestError
-from edgeembed.lengths import Lengths
+from edgeembed.inference.service import RerankRequest
+from edgeembed.inference.truncation import Lengths
 from edgeembed.server import tei
 from edgeembed.server.answers import struct_response
 from edgeembed.server.bodies import CacheField, cache_use, decode, json_name
 from edgeembed.server.inputs import Positive, Text, answer_headers, check_positive
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
 from edgeembed.server.shapes import DIALECT
-from edgeembed.service import RerankRequest
 
 routes = web.RouteTableDef()
 

@@ -13,14 +13,14 @@ from aiohttp import web
 
 from edgeembed import __version__
 from edgeembed.errors import EngineError
+from edgeembed.inference.drift import VectorStats
+from edgeembed.inference.moments import NORM_BOUNDS
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import Slot
 from edgeembed.server.answers import json_response
 from edgeembed.server.keys import SERVICE, STARTED_AT
 from edgeembed.server.metrics import METRICS
-from edgeembed.service import EmbeddingService
 from edgeembed.upstream.engine import RemoteEngine
-from edgeembed.vector_health import VectorStats
-from edgeembed.vector_sums import NORM_BOUNDS
 
 routes = web.RouteTableDef()
 
@@ -102,7 +102,7 @@ def _upstream(slot: Slot | None) -> dict[str, Any] | None:
 
 
 def _vectors(stats: VectorStats) -> dict[str, Any]:
-    """Describe the rows of a model; see `edgeembed.vector_health`."""
+    """Describe the rows of a model; see `edgeembed.inference.drift`."""
     now, before = stats.now, stats.baseline
     return {
         "model": stats.model,

@@ -17,7 +17,10 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo, Tokenized
 from edgeembed.errors import EngineUnavailableError, RequestError
-from edgeembed.lengths import Lengths
+from edgeembed.inference.postprocess import log_odds, raw_rows
+from edgeembed.inference.service import EmbedRequest, EmbedResult, RerankRequest
+from edgeembed.inference.tokenize import TokenizeRequest
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.answers import json_response, plain, struct_response
@@ -36,9 +39,6 @@ from edgeembed.server.inputs import (
     texts_of,
 )
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.service import EmbedRequest, EmbedResult, RerankRequest
-from edgeembed.tokens import TokenizeRequest
-from edgeembed.vectors import log_odds, raw_rows
 
 routes = web.RouteTableDef()
 

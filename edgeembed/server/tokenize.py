@@ -8,12 +8,12 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from edgeembed.inference.tokenize import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.server.answers import struct_response
 from edgeembed.server.bodies import decode
 from edgeembed.server.inputs import PROMPT, AnyTextOrTexts, texts_of
 from edgeembed.server.keys import MAX_INPUTS, SERVICE
-from edgeembed.tokens import TokenizeRequest
 
 routes = web.RouteTableDef()
 

@@ -1,4 +1,4 @@
-"""How far do kinds of text move a model's vectors? The table behind the bands of `edgeembed.vector_health`.
+"""How far do kinds of text move a model's vectors? The table behind the bands of `edgeembed.inference.drift`.
 
     python -m tests.benchmarks.vector_bands MODEL.gguf
 

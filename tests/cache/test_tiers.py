@@ -16,7 +16,7 @@ from edgeembed.cache import KeyMaker, VectorCache, database, disk, known, tiers
 from edgeembed.cache.tally import Counts
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
-from edgeembed.service import EmbedRequest
+from edgeembed.inference.service import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
 
 KEYS = KeyMaker("5" * 64, "mean")

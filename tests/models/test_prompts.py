@@ -7,8 +7,8 @@ import pytest
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.cleaning import clean
+from edgeembed.inference.service import EmbedRequest
 from edgeembed.models.prompts import InputType, Prompt, choose_prompt
-from edgeembed.service import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
 
 INSTRUCTED = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find passages")

@@ -10,11 +10,11 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import Roster
 from edgeembed.server.app import make_app
 from edgeembed.server.security import Access
-from edgeembed.service import EmbeddingService
 from tests.fakes import FakeEngine, fake_model, fake_row
 
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")

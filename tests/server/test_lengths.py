@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.cache import VectorCache
 from edgeembed.engine.interface import BULK, Pair, Prompted, Text
 from edgeembed.engine.ipc.messages import LENGTH_BYTES, Embed, EmbedItem, frame, to_worker_decoder
-from edgeembed.lengths import Lengths
+from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app import make_app
 from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_service
 from tests.server.conftest import PROMPTS

@@ -11,10 +11,10 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.errors import InputTooLongError
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import Roster
 from edgeembed.server.app import make_app
-from edgeembed.service import EmbeddingService
 from tests.fakes import FakeEngine, fake_model
 
 LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}

@@ -19,7 +19,7 @@ from edgeembed.engine.supervisor.fallback_policy import Ladder
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.isolated_batches import SealedTexts, pack
-from edgeembed.vectors import unit_rows
+from edgeembed.inference.postprocess import unit_rows
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 BUDGET = 100

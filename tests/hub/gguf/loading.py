@@ -36,7 +36,7 @@ from edgeembed.engine.ipc.messages import (
     frame_length,
     from_worker_decoder,
 )
-from edgeembed.engine.worker.main import main
+from edgeembed.engine.worker import main as worker
 
 TEXTS = [
     "hello world",
@@ -65,7 +65,7 @@ def load_all(folder: Path) -> dict[str, Outcome]:
     """Load every GGUF file of a folder, each in a process of its own."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(os, "fork"):
-        context.set_forkserver_preload([__name__, main.__name__])
+        context.set_forkserver_preload([__name__, worker.__name__])
     paths = sorted(folder.glob("*.gguf"))
     with ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip([path.name for path in paths], pool.map(partial(_load, context), paths), strict=True))
@@ -108,7 +108,7 @@ def _run(options: str, log: str, answer: Connection) -> None:
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)))
     daemon = threading.Thread(target=_converse, args=(options, to_worker[1], from_worker[0], answer), daemon=True)
     daemon.start()
-    main.main(["worker", "cpu", options])
+    worker.main(["worker", "cpu", options])
     daemon.join(SECONDS)
 
 

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeembed.admission import Admission
 from edgeembed.cache import CachedRow, KeyMaker, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
-from edgeembed.engine.text_sizes import characters, tokens_at_most
+from edgeembed.engine.text_sizes import characters_of, tokens_at_most
 from edgeembed.errors import EngineTimeoutError, InputTooLongError
-from edgeembed.flights import Flights, Landed, TextError
-from edgeembed.lengths import ANY_LENGTH, Lengths
+from edgeembed.inference.admission import Admission
+from edgeembed.inference.single_flight import Flights, Landed, TextError
+from edgeembed.inference.tokenize import UnreadableError, read, refuse_too_many
+from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.registry import ServedModel
-from edgeembed.tokens import UnreadableError, read, refuse_too_many
 
 CacheUse = Literal["on", "off", "no-store", "keep"]
 """What a request does with the cache. off: neither looks nor keeps. no-store: takes what is there and keeps nothing new.
@@ -155,7 +155,7 @@ class RowSource:
         door = self._doors.get(wish.model.key)
         if door is None:
             door = self._doors[wish.model.key] = Admission(self._max_queue_tokens)
-        characters = sum(map(characters, missing.values()))
+        characters = sum(map(characters_of, missing.values()))
         with door.admit(characters, interactive=wish.interactive):
             async with self._pool.lease(wish.model) as lease:
                 context = self._note_context(wish.model, lease)

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from edgeembed import token_ids
 from edgeembed.cache import CachedRow, KeyMaker, VectorCache
 from edgeembed.engine.canary import defect
 from edgeembed.engine.interface import INTERACTIVE, Engine, EngineStatus, Pair, Row, Text
@@ -26,17 +25,18 @@ from edgeembed.errors import (
     InputTooLongError,
     RequestError,
 )
-from edgeembed.flights import TextError
+from edgeembed.inference import token_ids
 from edgeembed.inference.cleaning import clean, without_surrogates
-from edgeembed.lengths import ANY_LENGTH, Lengths
+from edgeembed.inference.drift import VectorHealth
+from edgeembed.inference.pipeline import MOST_REQUEST_TOKENS, RowSource, Wish
+from edgeembed.inference.pipeline import CacheUse as CacheUse
+from edgeembed.inference.postprocess import Matrix, relevance, unit_rows
+from edgeembed.inference.single_flight import TextError
+from edgeembed.inference.tokenize import TokenizeRequest, TokenizeResult, tokenize
+from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt
 from edgeembed.models.registry import Roster, ServedModel
-from edgeembed.row_source import MOST_REQUEST_TOKENS, RowSource, Wish
-from edgeembed.row_source import CacheUse as CacheUse
-from edgeembed.tokens import TokenizeRequest, TokenizeResult, tokenize
-from edgeembed.vector_health import VectorHealth
-from edgeembed.vectors import Matrix, relevance, unit_rows
 
 log = logging.getLogger(__name__)
 

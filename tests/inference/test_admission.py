@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from edgeembed.admission import Admission
 from edgeembed.errors import OverloadedError
-from edgeembed.service import EmbedRequest
+from edgeembed.inference.admission import Admission
+from edgeembed.inference.service import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
 
 

@@ -25,8 +25,8 @@ import numpy.typing as npt
 from edgeembed.cache import CachedRow
 from edgeembed.common.files import write_atomically
 from edgeembed.engine.interface import Float32Row, Row
+from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 from edgeembed.models.registry import ServedModel
-from edgeembed.vector_sums import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed import vector_health
 from edgeembed.cache import CachedRow
 from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.errors import BadVectorError
-from edgeembed.vector_health import BASELINE_ROWS, VectorHealth, VectorStats
+from edgeembed.inference import drift
+from edgeembed.inference.drift import BASELINE_ROWS, VectorHealth, VectorStats
 from tests.fakes import FakeEngine, fake_model, fake_service
 
 MODEL = fake_model()
@@ -60,7 +60,7 @@ def test_the_figures_are_those_of_the_rows() -> None:
     assert found.norm_sum == pytest.approx(norms.sum(), rel=1e-6)
     assert sum(found.norm_buckets) == 50
     counted = np.cumsum(found.norm_buckets)
-    bounds = vector_health.NORM_BOUNDS
+    bounds = drift.NORM_BOUNDS
     assert counted[:-1].tolist() == [(norms <= bound).sum() for bound in bounds]
     assert found.now is not None
     # 50 rows out of a window that halves every 500 weigh all but the same.
@@ -177,7 +177,7 @@ async def test_alarms_come_and_go_in_the_log_and_what_stays_becomes_normal(
     assert "have left their band: norms" in caplog.text
     assert health.probed(MODEL, probe) is None
     assert "what has changed is the texts" in str(health.alarm(MODEL))
-    feed(health, rows(vector_health.ADOPT_ROWS, 4, norm=40.0), "still other texts")
+    feed(health, rows(drift.ADOPT_ROWS, 4, norm=40.0), "still other texts")
     await health.sync()
     assert "are the baseline from now on" in caplog.text
     assert "within their band again" in caplog.text
@@ -202,7 +202,7 @@ async def test_a_model_that_has_changed_is_not_well_even_under_load() -> None:
     await service.check()
 
     async def load(start: int, count: int) -> None:
-        from edgeembed.service import EmbedRequest
+        from edgeembed.inference.service import EmbedRequest
 
         await service.embed(EmbedRequest([str(number) for number in range(start, start + count)]))
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from edgeembed.vectors import base64_rows, unit_rows
+from edgeembed.inference.postprocess import base64_rows, unit_rows
 
 ROWS = np.random.default_rng(7).normal(size=(5, 48)).astype(np.float32) * 40
 
