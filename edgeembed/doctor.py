@@ -25,9 +25,9 @@ from edgeembed.engine.interface import RungFall
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import LadderMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
-from edgeembed.fleet import CACHE_FOLDER, LADDER_FILE, make_engine, make_gpus
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
+from edgeembed.runtime.assembly import CACHE_FOLDER, LADDER_FILE, make_engine, make_gpus
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
 
 async def _upstream(resolved: Resolved) -> Finding:
     """Ask the upstream server for the canary texts, and say whose rows they are."""
-    from edgeembed.fleet import make_remote
+    from edgeembed.runtime.assembly import make_remote
     from edgeembed.upstream.client import UpstreamClient, UpstreamError
 
     url = resolved.settings.upstream

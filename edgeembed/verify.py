@@ -17,10 +17,10 @@ from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
 from edgeembed.engine.interface import BULK, ModelInfo
 from edgeembed.errors import EngineError
-from edgeembed.fleet import make_engine
 from edgeembed.hub.store import InstalledModel
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.models.prompts import choose_prompt
+from edgeembed.runtime.assembly import make_engine
 
 PUBLISHED_TOLERANCE = 0.02
 """How far a quantised model's similarity may be from a published one, which is of the unquantised model in 16 bits."""

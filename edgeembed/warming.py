@@ -14,11 +14,11 @@ from edgeembed.client import ask
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
-from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.service import EmbeddingService, EmbedRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import served
+from edgeembed.runtime.assembly import Fleet, make_service
 
 TEXTS_AT_ONCE = 64
 _FIELDS = ("text", "query", "input")

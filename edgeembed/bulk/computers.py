@@ -24,13 +24,13 @@ from edgeembed.errors import (
     RequestError,
     RequestTooLargeError,
 )
-from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.service import EmbeddingService, EmbedRequest, RerankRequest
 from edgeembed.inference.tokenize import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel, served
+from edgeembed.runtime.assembly import Fleet, make_service
 
 PROBE = "edgeembed"
 """A text that is embedded to learn what the model gives."""

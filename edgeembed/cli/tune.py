@@ -91,8 +91,8 @@ def _models(resolved: Resolved, name: str) -> list[InstalledModel]:
 
 def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: bool) -> Profile:
     from edgeembed.engine.machine import usable_threads
-    from edgeembed.fleet import make_engine
     from edgeembed.models.profiles import Way
+    from edgeembed.runtime.assembly import make_engine
     from edgeembed.tune import measurer, tune
 
     def tell(measurement: Measurement) -> None:

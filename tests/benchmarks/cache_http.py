@@ -28,7 +28,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from edgeembed.daemon import _loop_factory
+from edgeembed.runtime.daemon import _loop_factory
 from tests.e2e.daemon import running
 
 TEXT = "how do I read a file line by line without loading all of it into memory?"

@@ -25,8 +25,8 @@ import numpy as np
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import BULK
-from edgeembed.fleet import make_engine
 from edgeembed.hub.store import Store
+from edgeembed.runtime.assembly import make_engine
 
 TEXTS = 250
 LANGUAGES = ("de", "fr", "ja", "zh_CN", "ru")

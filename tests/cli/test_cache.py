@@ -23,10 +23,10 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Row
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
-from edgeembed.fleet import Fleet, make_service
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.models.registry import served
+from edgeembed.runtime.assembly import Fleet, make_service
 from edgeembed.server import admin
 from edgeembed.server.app import make_app
 from tests.cli.helpers import install

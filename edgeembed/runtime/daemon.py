@@ -20,10 +20,10 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
-from edgeembed.fleet import make_fleet, make_remote, make_service
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import Profile, Profiles
 from edgeembed.models.registry import ServedModel
+from edgeembed.runtime.assembly import make_fleet, make_remote, make_service
 
 if TYPE_CHECKING:
     from edgeembed.upstream.remote import Remote
