@@ -13,9 +13,9 @@ from edgeembed.cli.settings import setting_options
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from edgeembed.bench.run import Result
-    from edgeembed.bench.session import ServerFacts
     from edgeembed.common.progress import Progress
+    from edgeembed.diagnostics.bench.run import Result
+    from edgeembed.diagnostics.bench.session import ServerFacts
 
 DEFAULT_SECONDS = 3.0
 QUICK_SECONDS = 1.0
@@ -65,11 +65,11 @@ def bench(
     import asyncio
     import secrets
 
-    from edgeembed.bench.run import expected_seconds, plan
-    from edgeembed.bench.session import Plan, measure_own, measure_url
     from edgeembed.common.logs import setup_logging
     from edgeembed.common.progress import Progress, human_size, human_time
     from edgeembed.config.resolution import resolve
+    from edgeembed.diagnostics.bench.run import expected_seconds, plan
+    from edgeembed.diagnostics.bench.session import Plan, measure_own, measure_url
     from edgeembed.errors import ConfigError
     from edgeembed.hub.install import ensure_installed
 

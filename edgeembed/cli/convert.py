@@ -133,8 +133,8 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
     """Convert to each type in a folder that goes away again, and print the table."""
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
+    from edgeembed.diagnostics.verify import format_losses, loss_table
     from edgeembed.hub.store import Store
-    from edgeembed.verify import format_losses, loss_table
     from edgeembed_convert import convert_checkpoint
 
     resolved = resolve()

@@ -27,7 +27,7 @@ def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:
     import json
 
     from edgeembed.config.resolution import resolve
-    from edgeembed.doctor import examine
+    from edgeembed.diagnostics.doctor import examine
 
     worst = 0
     found = []

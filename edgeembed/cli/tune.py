@@ -90,10 +90,10 @@ def _models(resolved: Resolved, name: str) -> list[InstalledModel]:
 
 
 def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: bool) -> Profile:
+    from edgeembed.diagnostics.tune import measurer, tune
     from edgeembed.engine.machine import usable_threads
     from edgeembed.models.profiles import Way
     from edgeembed.runtime.assembly import make_engine
-    from edgeembed.tune import measurer, tune
 
     def tell(measurement: Measurement) -> None:
         way = measurement.way

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgeembed.config.resolution import Resolved
-    from edgeembed.verify import Verification
+    from edgeembed.diagnostics.verify import Verification
 
 _STATUS = {True: 0, False: 1, None: 3}
 _VERDICT = {
@@ -48,8 +48,8 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
     """
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
+    from edgeembed.diagnostics.verify import verify as verify_model
     from edgeembed.hub.install import ensure_installed
-    from edgeembed.verify import verify as verify_model
 
     resolved = resolve(flags)
     setup_logging("error")
@@ -86,8 +86,8 @@ def _print(found: Verification) -> None:
 def _print_losses(resolved: Resolved, spec: str, types: str, as_json: bool, say: Callable[[str], None]) -> None:
     import msgspec
 
+    from edgeembed.diagnostics.verify import format_losses, loss_table
     from edgeembed.hub.install import ensure_installed, parse_spec
-    from edgeembed.verify import format_losses, loss_table
 
     named = parse_spec(spec, resolved.paths)
     if named.path is not None or named.reference is not None:

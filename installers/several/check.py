@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from boxes import RETURN_SECONDS, Box, answering, balancer, free_ports
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 
 KINDS = ("haproxy", "nginx")
 SAME = 0.999

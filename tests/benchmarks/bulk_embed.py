@@ -29,10 +29,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from edgeembed.bench.daemon import own_daemon
-from edgeembed.bench.load import Client
-from edgeembed.bench.texts import TextMaker
 from edgeembed.config.resolution import resolve
+from edgeembed.diagnostics.bench.daemon import own_daemon
+from edgeembed.diagnostics.bench.load import Client
+from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.hub.install import ensure_installed
 from tests.benchmarks.processes import free_port
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from edgeembed.bench.load import Client, Load
+from edgeembed.diagnostics.bench.load import Client, Load
 from tests.benchmarks.driver import Group, Job, source_of
 from tests.benchmarks.peers import PEERS, Edgeembed, Peer
 from tests.benchmarks.place import Place, Weights

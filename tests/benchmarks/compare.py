@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 
 import click
 
-from edgeembed.bench.machine import busy_share, machine_facts
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.machine import busy_share, machine_facts
+from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.engine.machine import usable_threads
 from tests.benchmarks.checks import driver_cost, gaps, tuning
 from tests.benchmarks.peers import PEERS, Edgeembed, Peer

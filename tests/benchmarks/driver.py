@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 
 CHUNK = 1 << 18
 

@@ -20,10 +20,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from edgeembed.bench.load import Client, Load
-from edgeembed.bench.run import Cell, Result, Runner
-from edgeembed.bench.session import Plan, ServerFacts, measure_url
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.load import Client, Load
+from edgeembed.diagnostics.bench.run import Cell, Result, Runner
+from edgeembed.diagnostics.bench.session import Plan, ServerFacts, measure_url
+from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -166,7 +166,7 @@ def test_without_a_model_it_asks_for_one() -> None:
 async def test_a_foreign_server_gets_new_texts_its_model_name_and_its_key(
     aiohttp_server: ServerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeembed.bench.run.PATIENCE", math.inf)
+    monkeypatch.setattr("edgeembed.diagnostics.bench.run.PATIENCE", math.inf)
     stand_in = StandIn()
     server: TestServer = await aiohttp_server(stand_in.app)
     loads = [{"clients": 1}, {"clients": 4}, {"texts": 64}]
@@ -249,7 +249,7 @@ def test_percentiles_are_by_nearest_rank_and_need_enough_requests() -> None:
 
 
 def test_texts_never_repeat_even_where_words_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeembed.bench.texts._VOCABULARY", tuple("abcdefgh"))
+    monkeypatch.setattr("edgeembed.diagnostics.bench.texts._VOCABULARY", tuple("abcdefgh"))
     texts = TextMaker(1).texts(8**3, 3)
     assert len(set(texts)) == 8**3
 

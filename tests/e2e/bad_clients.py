@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 
 Moment = Literal["after the body", "in the body", "in the answer"]
 MOMENTS: tuple[Moment, ...] = ("after the body", "in the body", "in the answer")

@@ -11,12 +11,12 @@ from gguf import GGUFReader
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.diagnostics.verify import verify
 from edgeembed.engine.interface import Pair
 from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
 from edgeembed.engine.pair_template import PairTemplate
 from edgeembed.hub.store import Store
-from edgeembed.verify import verify
 from edgeembed_convert import convert_checkpoint
 from tests.convert.decoder_reference import unpack
 from tests.convert.decoder_texts import PAIRS as DECODER_PAIRS

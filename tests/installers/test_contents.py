@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from edgeembed import doctor
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
 from edgeembed.config.resolution import resolve
+from edgeembed.diagnostics import doctor
 from edgeembed.engine.interface import RungFall
 from edgeembed.engine.supervisor.fallback_policy import LadderMemory
 from tests.cli.helpers import install

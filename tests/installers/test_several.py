@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 from tests.installers.loading import load
 
 boxes = load("several/boxes.py")

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 from tests.benchmarks.gpu.missing import card, torch_problem
 from tests.benchmarks.processes import ROOT
 from tests.e2e.daemon import Daemon, running

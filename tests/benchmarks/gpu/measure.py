@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 from tests.benchmarks.driver import Group, Job, Outcome
 from tests.benchmarks.gpu.missing import Card, card, missing
 from tests.benchmarks.processes import ROOT, Loop, Running, Server, free_port

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeembed.bench.load import Client, Load
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.load import Client, Load
+from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, RequestError
 
 POOL_TEXTS = 64

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.diagnostics.tune import tune
 from edgeembed.engine.interface import ModelInfo, QuickLook
 from edgeembed.engine.machine import usable_threads
 from edgeembed.hub.store import Store
 from edgeembed.models.profiles import Measurement, Profile, Profiles, Way
 from edgeembed.runtime.assembly import chosen_way, make_engine
-from edgeembed.tune import tune
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.fakes import FakeEngine
 

@@ -15,11 +15,11 @@ from edgeembed.cli.convert import convert
 from edgeembed.cli.verify import verify as verify_command
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.diagnostics.verify import embed_texts, kendall_tau, ndcg, retrieval_set, verify
 from edgeembed.engine import canary
 from edgeembed.errors import EngineUnavailableError, HubError
 from edgeembed.hub.catalogue import Check, catalogue, lookup
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.verify import embed_texts, kendall_tau, ndcg, retrieval_set, verify
 from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
 
@@ -96,7 +96,7 @@ def test_the_command_prints_the_numbers_and_ends_with_a_status(model: InstalledM
 
 def test_compare_prints_what_each_type_costs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = retrieval_set(1)
-    monkeypatch.setattr("edgeembed.verify.retrieval_set", lambda: small)
+    monkeypatch.setattr("edgeembed.diagnostics.verify.retrieval_set", lambda: small)
     said = CliRunner().invoke(convert, [str(checkpoint), "--compare", "Q8_0,Q4_K_M"])
     assert said.exit_code == 0, said.output
     _, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.stdout.splitlines()]

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 
-from edgeembed.bench.texts import TextMaker
+from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
 from edgeembed.models.profiles import Measurement, Profile, Way
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from edgeembed.bench.load import Client
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import HOME_VARIABLE
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.values import ENV_PREFIX
+from edgeembed.diagnostics.bench.load import Client
 from edgeembed.errors import EngineUnavailableError
 
 STOP_SECONDS = 15.0

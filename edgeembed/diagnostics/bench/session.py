@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from edgeembed.bench.daemon import PeakMemory, own_daemon
-from edgeembed.bench.load import Client
-from edgeembed.bench.machine import busy_share, machine_facts
-from edgeembed.bench.run import Cell, Result, Runner
-from edgeembed.bench.texts import TextMaker
 from edgeembed.config.resolution import Resolved
+from edgeembed.diagnostics.bench.daemon import PeakMemory, own_daemon
+from edgeembed.diagnostics.bench.load import Client
+from edgeembed.diagnostics.bench.machine import busy_share, machine_facts
+from edgeembed.diagnostics.bench.run import Cell, Result, Runner
+from edgeembed.diagnostics.bench.texts import TextMaker
 
 CACHE_OFF = "Cache off: every text is computed"
 CACHE_HOT = "Cache hot: every text was sent before"
