@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgeembed.bulk.computers import Computer, EngineComputer, Facts, How, error_of, own_service
+from edgeembed.bulk.embedders import Computer, EngineComputer, Facts, How, error_of, own_service
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeembed.bulk.computers import Computer
-from edgeembed.bulk.patience import patiently
+from edgeembed.bulk.embedders import Computer
+from edgeembed.bulk.retry import patiently
 from edgeembed.bulk.shards import Refused, Row, Shard
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.inference.postprocess import Matrix

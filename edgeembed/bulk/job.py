@@ -11,7 +11,7 @@ import filelock
 import msgspec
 
 from edgeembed.bulk.chunking import Chunker
-from edgeembed.bulk.computers import Computer
+from edgeembed.bulk.embedders import Computer
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs
 from edgeembed.bulk.outputs import Output

@@ -111,7 +111,7 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job, as its work folder remembers it. digest: of the model's file, empty where nobody tells it.
 
-    batch_tokens, engine: as in `edgeembed.bulk.computers.Facts`; they decide about the last digits of the vectors.
+    batch_tokens, engine: as in `edgeembed.bulk.embedders.Facts`; they decide about the last digits of the vectors.
     """
 
     version: Literal[1] = 1

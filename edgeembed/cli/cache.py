@@ -151,10 +151,10 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     """
     import asyncio
 
+    from edgeembed.bulk.warm_up import How, read_queries, warm_cache
     from edgeembed.common.logs import setup_logging
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
-    from edgeembed.warming import How, read_queries, warm_cache
 
     resolved = resolve(flags)
     setup_logging("warning")

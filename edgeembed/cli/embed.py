@@ -10,7 +10,7 @@ from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
     from edgeembed.bulk.cluster import ClusterRules
-    from edgeembed.bulk.computers import How
+    from edgeembed.bulk.embedders import How
     from edgeembed.bulk.inputs import InputFormat
     from edgeembed.bulk.job import Job, Outcome
     from edgeembed.bulk.shards import Dtype
@@ -126,7 +126,7 @@ def embed(
     The same inputs give the same bits on one machine with one build, broken off or not. What can change a vector's last
     digits: a worker that died over it, a decoder model in a daemon that others use, a cluster of several kinds of machines.
     """
-    from edgeembed.bulk.computers import How
+    from edgeembed.bulk.embedders import How
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
@@ -187,7 +187,7 @@ def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool, cluster: Clus
     import msgspec
 
     from edgeembed.bulk.cluster import open_cluster
-    from edgeembed.bulk.computers import open_computer
+    from edgeembed.bulk.embedders import open_computer
     from edgeembed.bulk.job import batch_tokens_of, claimed, run
     from edgeembed.bulk.progress import JobProgress
     from edgeembed.bulk.tables import import_pyarrow
@@ -239,7 +239,7 @@ def _embed_texts(texts: tuple[str, ...], how: How, resolved: Resolved, *, own: b
 
     import orjson
 
-    from edgeembed.bulk.computers import open_computer
+    from edgeembed.bulk.embedders import open_computer
     from edgeembed.bulk.embedding import TEXTS_AT_ONCE
     from edgeembed.bulk.lines import stdin_lines
 

@@ -31,7 +31,7 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
 
     import orjson
 
-    from edgeembed.bulk.computers import rerank as score
+    from edgeembed.bulk.embedders import rerank as score
     from edgeembed.bulk.lines import stdin_lines
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgeembed import __version__
-from edgeembed.bulk.patience import patiently
+from edgeembed.bulk.retry import patiently
 from edgeembed.client import Connection, connected
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import (
