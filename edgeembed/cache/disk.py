@@ -16,10 +16,10 @@ from typing import NamedTuple
 import diskcache
 import msgspec
 
+from edgeembed.cache.counters import COUNTS, Counts
 from edgeembed.cache.database import DATABASE, FAULTS, Database
 from edgeembed.cache.memory import Wanted
 from edgeembed.cache.rows import decode_row
-from edgeembed.cache.tally import COUNTS, Counts
 
 __all__ = ["DATABASE", "FAULTS", "DiskItem", "DiskTier", "ModelOnDisk"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeembed.cache.counters import Counts
 from edgeembed.cache.disk import DiskTier
-from edgeembed.cache.tally import Counts
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,13 +19,13 @@ import msgspec
 import numpy as np
 
 from edgeembed.cache.answers import Answers
+from edgeembed.cache.bloom_filter import KeysOnDisk
+from edgeembed.cache.counters import Counts
 from edgeembed.cache.disk import FAULTS, DiskItem, DiskTier
-from edgeembed.cache.known import KeysOnDisk
 from edgeembed.cache.memory import MemoryTier, Wanted
 from edgeembed.cache.report import labels_of, stands_for
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
-from edgeembed.cache.tally import Counts
-from edgeembed.cache.unwritten import ROWS_AT_ONCE, Unwritten
+from edgeembed.cache.write_buffer import ROWS_AT_ONCE, Unwritten
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 

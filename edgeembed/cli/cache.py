@@ -175,8 +175,8 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
 @click.option("--model", metavar="NAME", help="The vectors of this model alone: NAME or NAME:TYPE.")
 def export_command(file: Path, model: str | None) -> None:
     """Write the vectors to one file, to carry them to another machine that serves the same model files."""
-    from edgeembed.cache.carry import export_rows
     from edgeembed.cache.report import labels_of
+    from edgeembed.cache.transfer import export_rows
     from edgeembed.common.progress import Progress, human_size
     from edgeembed.errors import ConfigError
 
@@ -195,7 +195,7 @@ def export_command(file: Path, model: str | None) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_command(file: Path) -> None:
     """Take over the vectors of an exported file. Take files only from people you trust: a vector does not show its text."""
-    from edgeembed.cache.carry import import_rows
+    from edgeembed.cache.transfer import import_rows
     from edgeembed.common.progress import Progress
 
     with _opened(_folder()) as tier, Progress(_say, "importing", unit=" vectors") as progress:

@@ -19,7 +19,7 @@ from edgeembed.errors import EdgeEmbedError
 from edgeembed.tray import snippets, system
 from edgeembed.tray.child import DaemonChild, popen
 from edgeembed.tray.menu import Do, Entry, Surroundings, make_menu
-from edgeembed.tray.news import news
+from edgeembed.tray.notifications import news
 from edgeembed.tray.state import State, View, look
 from edgeembed.tray.watcher import Watcher
 

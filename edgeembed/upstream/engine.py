@@ -38,9 +38,9 @@ from edgeembed.errors import (
 from edgeembed.upstream.client import AwayError, BusyError, RefusedError, UpstreamClient
 from edgeembed.upstream.fallback import Fallback
 from edgeembed.upstream.identity import RIDER, least_cosine
+from edgeembed.upstream.queue import Queue, Waiting, wait_for
 from edgeembed.upstream.remote import REMOTE_TYPE, Remote
 from edgeembed.upstream.report import UpstreamStatus
-from edgeembed.upstream.waiting import Queue, Waiting, wait_for
 from edgeembed.upstream.watch import Watch, told
 from edgeembed.upstream.wire import Answer, says_too_long, spread
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.upstream.identity import CANARY_TEXTS, Identity, least_cosine
-from edgeembed.upstream.waiting import Waiting
+from edgeembed.upstream.queue import Waiting
 
 log = logging.getLogger(__name__)
 

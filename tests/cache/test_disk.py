@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import database
+from edgeembed.cache.counters import Counts
 from edgeembed.cache.disk import DATABASE, FAULTS, DiskItem, DiskTier
 from edgeembed.cache.rows import CachedRow, encode_row
-from edgeembed.cache.tally import Counts
 
 MIB = 2**20
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.cache import KeyMaker, VectorCache, database, disk, known, tiers
-from edgeembed.cache.tally import Counts
+from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, database, disk, tiers
+from edgeembed.cache.counters import Counts
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 from edgeembed.inference.service import EmbedRequest
@@ -104,7 +104,7 @@ async def test_no_text_is_on_disk(folder: Path) -> None:
 
 
 async def test_two_daemons_share_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "TRUSTED_SECONDS", 0.0)  # how late one may see what the other wrote
+    monkeypatch.setattr(bloom_filter, "TRUSTED_SECONDS", 0.0)  # how late one may see what the other wrote
     async with opened(folder, memory_mib=0) as one, opened(folder, memory_mib=0) as two:
         for number in range(300):
             (one if number % 2 else two).put(key(str(number)), row(number))

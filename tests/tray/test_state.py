@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeembed.tray.news import LONG_START_SECONDS, news
+from edgeembed.tray.notifications import LONG_START_SECONDS, news
 from edgeembed.tray.state import Child, Listed, Seen, State, View, first_day, look, read_models, read_status
 
 NOON = datetime.datetime(2026, 5, 4, 12, 0)

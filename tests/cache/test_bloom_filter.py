@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.cache import known as known_module
+from edgeembed.cache import bloom_filter as known_module
+from edgeembed.cache.bloom_filter import KnownKeys
 from edgeembed.cache.disk import DiskTier
-from edgeembed.cache.known import KnownKeys
 from edgeembed.engine.interface import Row
 
 ROW = Row(np.ones(8, dtype=np.float32), 3)
