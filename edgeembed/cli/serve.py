@@ -32,12 +32,12 @@ def serve(**flags: Any) -> None:
     The daemon answers on http://127.0.0.1:8327 unless told otherwise: POST /v1/embeddings as OpenAI documents it, GET
     /v1/models, GET /health, GET /v1/status.
     """
-    from edgeembed.address import check_address
     from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.runtime import daemon
+    from edgeembed.server.address import check_address
 
     provide_stderr(Paths.resolve().logs)
     resolved = resolve(flags)

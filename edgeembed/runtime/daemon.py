@@ -59,8 +59,8 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     loading = asyncio.create_task(service.pool.load(default))
     try:
         # Its import takes as long as the worker takes to load a small model, in a process of its own, meanwhile.
-        await asyncio.to_thread(importlib.import_module, "edgeembed.server.listen")
-        from edgeembed.server.listen import listening
+        await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
+        from edgeembed.server.lifecycle import listening
 
         async with listening(service, settings, (*fleet.pinned, *fleet.preload), note_use, stop.set) as url:
             announce(f"edgeembed {__version__} listens on {url}, loading {default.name} {default.type}")

@@ -12,26 +12,15 @@ from aiohttp import web
 from edgeembed.errors import EngineError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import (
-    cohere,
-    dashboard,
-    docs,
-    metrics,
-    ollama,
-    openai,
-    openapi,
-    rerank,
-    security,
-    status,
-    tei,
-    tokenize,
-)
-from edgeembed.server.cards import CARDS, Cards
-from edgeembed.server.keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
-from edgeembed.server.metrics import METRICS, Metrics
+from edgeembed.server import auth, dashboard
+from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
+from edgeembed.server.auth import Access
+from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
+from edgeembed.server.dialects.model_cards import CARDS, Cards
 from edgeembed.server.middleware import errors, request_ids
-from edgeembed.server.openapi import OPENAPI, OpenApi
-from edgeembed.server.security import Access
+from edgeembed.server.ops import docs, metrics, openapi, status
+from edgeembed.server.ops.metrics import METRICS, Metrics
+from edgeembed.server.ops.openapi import OPENAPI, OpenApi
 
 DEFAULT_MAX_INPUTS = 2048
 NOTE_USE_SECONDS = 60.0
@@ -59,7 +48,7 @@ def make_app(
     calls this server by a name of this machine.
     """
     access = access or Access()
-    middlewares = [request_ids, errors, security.middleware(access)]
+    middlewares = [request_ids, errors, auth.middleware(access)]
     app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
     app[ACCESS] = access
     app[SERVICE] = service

@@ -15,10 +15,10 @@ from multidict import istr
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
-from edgeembed.server.answers import error_object, error_response
-from edgeembed.server.metrics import CLIENT_GONE, METRICS
-from edgeembed.server.security import KEY_NAME
-from edgeembed.server.shapes import shape_of
+from edgeembed.server.auth import KEY_NAME
+from edgeembed.server.error_formats import shape_of
+from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.responses import error_object, error_response
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from tests.fakes import FakeEngine
-from tests.server.dialects import Server
+from tests.server.dialect_requests import Server
 
 
 class CountingEngine(FakeEngine):

@@ -14,16 +14,16 @@ import pytest
 from aiohttp.test_utils import TestClient
 from multidict import CIMultiDictProxy
 
-from edgeembed.api_keys import Keys
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import Roster
+from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
-from edgeembed.server.front import put_in_front
-from edgeembed.server.metrics import METRICS
-from edgeembed.server.security import Access
+from edgeembed.server.auth import Access
+from edgeembed.server.fast_path import put_in_front
+from edgeembed.server.ops.metrics import METRICS
 from tests.fakes import FakeEngine, fake_model, fake_service
 
 Asked = tuple[int, dict[str, Any], str | None]

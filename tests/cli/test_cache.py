@@ -27,8 +27,8 @@ from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.models.registry import served
 from edgeembed.runtime.assembly import Fleet, make_service
-from edgeembed.server import admin
 from edgeembed.server.app import make_app
+from edgeembed.server.ops import admin
 from tests.cli.helpers import install
 from tests.fakes import FakeEngine, fake_service
 

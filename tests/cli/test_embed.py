@@ -24,7 +24,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.models.profiles import Profile, Profiles, Way
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
-from tests.server.dialects import unit
+from tests.server.dialect_requests import unit
 
 ROWS = 2400
 SHARD = 300

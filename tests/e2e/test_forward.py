@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from edgeembed.config.settings import Settings
-from edgeembed.server.listen import listening
+from edgeembed.server.lifecycle import listening
 from tests.fake_upstreams import FakeGeneration, generation
 from tests.fakes import FakeEngine, fake_service
 

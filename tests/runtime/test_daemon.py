@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.address import check_address
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.hub.store import Store
 from edgeembed.runtime.assembly import make_engine
+from edgeembed.server.address import check_address
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 

@@ -9,10 +9,10 @@ from importlib import resources
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed.api_keys import Keys
 from edgeembed.server import dashboard
+from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
-from edgeembed.server.security import Access
+from edgeembed.server.auth import Access
 from tests.fakes import FakeEngine, fake_service
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}

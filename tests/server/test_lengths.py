@@ -16,7 +16,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app import make_app
 from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_service
 from tests.server.conftest import PROMPTS
-from tests.server.dialects import unit
+from tests.server.dialect_requests import unit
 
 WORDS = [str(number) for number in range(30)]
 LONG = " ".join(WORDS)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp.test_utils import TestClient
 
-from tests.server.dialects import Server, post
+from tests.server.dialect_requests import Server, post
 from tests.server.malformed import EXAMPLES, cases
 
 

@@ -19,8 +19,8 @@ from aiohttp import web
 from edgeembed.cache import VectorCache
 from edgeembed.config.file import read_config
 from edgeembed.config.resolution import Resolved, resolve
-from edgeembed.server import admin
 from edgeembed.server.app import make_app
+from edgeembed.server.ops import admin
 from edgeembed.tray import system
 from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import Controller

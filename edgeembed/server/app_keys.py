@@ -1,0 +1,13 @@
+"""What the handlers of one application share."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from edgeembed.inference.service import EmbeddingService
+from edgeembed.server.auth import Access
+
+SERVICE = web.AppKey("service", EmbeddingService)
+MAX_INPUTS = web.AppKey("max_inputs", int)
+STARTED_AT = web.AppKey("started_at", float)
+ACCESS = web.AppKey("access", Access)

@@ -1,0 +1,221 @@
+"""Cohere's dialect: POST /v2/embed and /v1/embed.
+
+Reference: the Cohere API documentation, "Embed API (v2)" and "Embed API (v1)". Cohere does not say how it makes bytes of
+numbers; here a row is scaled so that its largest number is 127 (int8), and 128 is added to that for uint8. binary holds the
+signs, eight in a byte; it is ubinary less 128.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from edgeembed.engine.interface import Side
+from edgeembed.errors import RequestError
+from edgeembed.inference.postprocess import base64_rows, int8_rows, sign_bits
+from edgeembed.inference.service import EmbedRequest, EmbedResult
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.prompts import InputType
+from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.body import cache_use, decode, json_name
+from edgeembed.server.fields import TRUNCATE, Matrix, Positive, TextList, answer_headers, check_positive, texts_of
+from edgeembed.server.responses import struct_response
+
+routes = web.RouteTableDef()
+
+Purpose: TypeAlias = Literal["search_query", "search_document", "classification", "clustering"]
+Kind: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
+Truncate: TypeAlias = Literal["NONE", "START", "END"]
+
+_INPUT_TYPES: dict[Purpose, InputType] = {
+    "search_query": "query",
+    "search_document": "document",
+    # Texts that are compared with one another, all of them in the same way.
+    "classification": "document",
+    "clustering": "document",
+}
+_SIDES: dict[Truncate, Side] = {"NONE": "none", "START": "start", "END": "end"}
+_CHOICES = {
+    "input_type": tuple(_INPUT_TYPES),
+    "truncate": tuple(_SIDES),
+}
+_INPUT = {
+    "type": "object",
+    "properties": {
+        "content": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {"type": {"const": "text"}, "text": {"type": "string", "minLength": 1}},
+                "required": ["type", "text"],
+            },
+        }
+    },
+    "required": ["content"],
+}
+
+
+class CohereEmbedBody(msgspec.Struct):
+    """Texts to embed: in `texts`, or in `inputs` with one text each. Pictures are not taken."""
+
+    texts: TextList | None = None
+    inputs: Annotated[list[Any], Meta(extra_json_schema={"items": _INPUT, "minItems": 1})] | None = None
+    images: list[Any] | None = None
+    model: str | None = None
+    input_type: Purpose | None = None
+    embedding_types: list[Kind] | None = None
+    output_dimension: Positive | None = None
+    max_tokens: Annotated[Positive | None, Meta(description="The longest text in tokens.")] = None
+    truncate: Annotated[Truncate | None, Meta(description=TRUNCATE)] = None
+
+
+class CohereEmbeddings(msgspec.Struct, rename={"float_": "float"}):
+    """The rows in each kind that was asked for."""
+
+    float_: Matrix | UnsetType = UNSET
+    int8: Matrix | UnsetType = UNSET
+    uint8: Matrix | UnsetType = UNSET
+    binary: Matrix | UnsetType = UNSET
+    ubinary: Matrix | UnsetType = UNSET
+    base64: list[str] | UnsetType = UNSET
+
+
+class CohereVersion(msgspec.Struct):
+    """Which version of the API answered."""
+
+    version: str
+
+
+class CohereUnits(msgspec.Struct):
+    """Tokens of all texts."""
+
+    input_tokens: int
+
+
+class CohereMeta(msgspec.Struct):
+    """Cohere's account of a request."""
+
+    api_version: CohereVersion
+    billed_units: CohereUnits
+    warnings: list[str] | UnsetType = UNSET
+    """What was cut."""
+
+
+class CohereEmbedAnswer(msgspec.Struct):
+    """Rows by kind."""
+
+    id: str
+    embeddings: CohereEmbeddings
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_by_type"] = "embeddings_by_type"
+
+
+class CohereFloatsAnswer(msgspec.Struct):
+    """Rows as numbers: version 1's answer to a request that names no kind."""
+
+    id: str
+    embeddings: Matrix
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_floats"] = "embeddings_floats"
+
+
+_body_decoder = msgspec.json.Decoder(CohereEmbedBody)
+
+
+@routes.post("/v2/embed")
+async def embed_v2(request: web.Request) -> web.Response:
+    """Embed texts; rows come in each of `embedding_types`."""
+    body = decode(await request.read(), _body_decoder, _CHOICES)
+    texts, result = await _embed(request, body)
+    return _by_type(body, texts, result, "2")
+
+
+@routes.post("/v1/embed")
+async def embed_v1(request: web.Request) -> web.Response:
+    """Embed texts; without `embedding_types` the answer is a plain list of rows."""
+    body = decode(await request.read(), _body_decoder, _CHOICES)
+    texts, result = await _embed(request, body)
+    if body.embedding_types is not None:
+        return _by_type(body, texts, result, "1")
+    answer = CohereFloatsAnswer(uuid.uuid4().hex, result.vectors, texts, _meta(result, "1"))
+    return struct_response(answer, headers=answer_headers(result, len(texts)))
+
+
+async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str], EmbedResult]:
+    texts, param = _texts(body, request.app[MAX_INPUTS])
+    check_positive(body.max_tokens, "max_tokens")
+    result = await request.app[SERVICE].embed(
+        EmbedRequest(
+            texts=texts,
+            model=body.model,
+            input_type=_INPUT_TYPES[body.input_type] if body.input_type else None,
+            dimensions=body.output_dimension,
+            param=param,
+            cache=cache_use(None, request),
+            # Cohere cuts at the end unless told not to.
+            lengths=Lengths(_SIDES[body.truncate or "END"], body.max_tokens),
+        )
+    )
+    return texts, result
+
+
+def _texts(body: CohereEmbedBody, most: int) -> tuple[list[str], str]:
+    """Give the texts and the name of the field that held them."""
+    if body.images:
+        raise RequestError("images: the models here take text alone", param="images")
+    if body.texts is not None:
+        if body.inputs is not None:
+            raise RequestError("texts and inputs are both there; send one of them", param="inputs")
+        return texts_of(body.texts, most, "texts"), "texts"
+    if body.inputs is None:
+        raise RequestError("texts: missing", param="texts")
+    return texts_of([_text_of(item, f"inputs[{index}]") for index, item in enumerate(body.inputs)], most, "inputs"), "inputs"
+
+
+def _text_of(item: Any, place: str) -> str:
+    match item:
+        case {"content": [{"type": "text", "text": str(text)}]}:
+            return text
+        case {"content": list()}:
+            raise RequestError(f"{place}.content: one part with a text is expected; pictures are not taken", param=place)
+        case _:
+            raise RequestError(f"{place} is {json_name(item)} without the list 'content'", param=place)
+
+
+def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
+    rows = CohereEmbeddings()
+    for kind in body.embedding_types or ["float"]:
+        setattr(rows, "float_" if kind == "float" else kind, _rows(result, kind))
+    answer = CohereEmbedAnswer(uuid.uuid4().hex, rows, texts, _meta(result, version))
+    return struct_response(answer, headers=answer_headers(result, len(texts)))
+
+
+def _rows(result: EmbedResult, kind: Kind) -> Any:
+    vectors = result.vectors
+    match kind:
+        case "float":
+            return vectors
+        case "base64":
+            return base64_rows(vectors)
+        case "int8":
+            return int8_rows(vectors)
+        case "uint8":
+            return (int8_rows(vectors).astype(np.int16) + 128).astype(np.uint8)
+        case "ubinary":
+            return sign_bits(vectors)
+        case "binary":
+            return (sign_bits(vectors).astype(np.int16) - 128).astype(np.int8)
+
+
+def _meta(result: EmbedResult, version: str) -> CohereMeta:
+    cuts = [f"text {cut.index} was cut to {cut.tokens} of its {cut.full} tokens" for cut in result.cuts]
+    return CohereMeta(CohereVersion(version), CohereUnits(sum(result.tokens)), cuts or UNSET)

@@ -1,0 +1,346 @@
+"""The dialect of text-embeddings-inference: /embed, /rerank, /similarity, /info, /tokenize, and POST / for any of them.
+
+Reference: router/src/http/types.rs and server.rs of huggingface/text-embeddings-inference. `model` is ours: there, a server
+has one model. POST / is what `huggingface_hub.InferenceClient` asks when its model is the server's address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from edgeembed import __version__
+from edgeembed.engine.interface import ModelInfo, Tokenized
+from edgeembed.errors import EngineUnavailableError, RequestError
+from edgeembed.inference.postprocess import log_odds, raw_rows
+from edgeembed.inference.service import EmbedRequest, EmbedResult, RerankRequest
+from edgeembed.inference.tokenize import TokenizeRequest
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.prompts import InputType
+from edgeembed.models.registry import ServedModel
+from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.body import cache_header, cache_use, decode
+from edgeembed.server.fields import (
+    PROMPT,
+    TRUNCATE,
+    TRUNCATED_HEADER,
+    AnyTextOrTexts,
+    Matrix,
+    Positive,
+    Text,
+    TextList,
+    TextOrTexts,
+    answer_headers,
+    texts_of,
+)
+from edgeembed.server.responses import json_response, plain, struct_response
+
+routes = web.RouteTableDef()
+
+Rows: TypeAlias = Matrix
+Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
+_CHOICES = {
+    "truncation_direction": ("Left", "Right"),
+    "parameters.truncation_direction": ("Left", "Right"),
+}
+_PROMPTS: dict[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
+"""The names of prompts that sentence-transformers' models have in common, and what they mean here."""
+
+
+class TeiEmbedBody(msgspec.Struct):
+    """Texts to embed. `normalize: false` gives rows as the model pools them."""
+
+    inputs: TextOrTexts
+    normalize: bool | None = None
+    truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
+    truncation_direction: Direction | None = None
+    prompt_name: Annotated[str | None, Meta(description=PROMPT)] = None
+    dimensions: Positive | None = None
+    model: str | None = None
+
+
+class TeiRerankBody(msgspec.Struct):
+    """A query, and texts to score against it. `raw_scores` gives logits in place of scores from 0 to 1."""
+
+    query: Text
+    texts: TextList
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+    truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
+    truncation_direction: Direction | None = None
+    model: str | None = None
+
+
+class TeiRank(msgspec.Struct):
+    """One text's place in the request, and its score."""
+
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+class SimilarityInputs(msgspec.Struct):
+    """One sentence, and others to compare it with."""
+
+    source_sentence: Text
+    sentences: TextList
+
+
+class SimilarityParameters(msgspec.Struct):
+    """How the sentences are embedded."""
+
+    truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
+    truncation_direction: Direction | None = None
+    prompt_name: Annotated[str | None, Meta(description=PROMPT)] = None
+
+
+class SimilarityBody(msgspec.Struct):
+    """Sentences to compare."""
+
+    inputs: SimilarityInputs
+    parameters: SimilarityParameters | None = None
+    model: str | None = None
+
+
+class TeiTokenizeBody(msgspec.Struct):
+    """Texts to tokenise."""
+
+    inputs: AnyTextOrTexts
+    add_special_tokens: bool | None = None
+    prompt_name: Annotated[str | None, Meta(description=PROMPT)] = None
+    model: str | None = None
+
+
+class TeiToken(msgspec.Struct):
+    """One token. Where in the text it stands is not known here: `start` and `stop` are null."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None = None
+    stop: int | None = None
+
+
+class EmbeddingType(msgspec.Struct):
+    """How an embedder pools."""
+
+    pooling: str
+
+
+class RerankerType(msgspec.Struct):
+    """A reranker, whose one score has no label."""
+
+    id2label: dict[str, str]
+    label2id: dict[str, int]
+
+
+class ModelType(msgspec.Struct):
+    """What the model is for: one of the two."""
+
+    embedding: EmbeddingType | UnsetType = UNSET
+    reranker: RerankerType | UnsetType = UNSET
+
+
+class TeiInfo(msgspec.Struct):
+    """The default model and what a client may send. Tokens are the model's, special ones included. What is null has no
+    fixed number here.
+    """
+
+    model_id: str
+    model_sha: str
+    model_dtype: str
+    served_model_name: str
+    model_type: ModelType
+    max_input_length: int
+    max_client_batch_size: int
+    auto_truncate: bool
+    version: str
+    max_concurrent_requests: int | None = None
+    max_batch_tokens: int | None = None
+    max_batch_requests: int | None = None
+    tokenization_workers: int | None = None
+    sha: str | None = None
+    docker_label: str | None = None
+
+
+class _Fields(msgspec.Struct):
+    """Which fields a body has, to tell what it asks for."""
+
+    inputs: msgspec.Raw | UnsetType = UNSET
+    texts: msgspec.Raw | UnsetType = UNSET
+    documents: msgspec.Raw | UnsetType = UNSET
+
+
+_embed_decoder = msgspec.json.Decoder(TeiEmbedBody)
+_rerank_decoder = msgspec.json.Decoder(TeiRerankBody)
+_similarity_decoder = msgspec.json.Decoder(SimilarityBody)
+_tokenize_decoder = msgspec.json.Decoder(TeiTokenizeBody)
+_fields_decoder = msgspec.json.Decoder(_Fields)
+
+
+def _fields(raw: bytes) -> _Fields:
+    try:
+        return _fields_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Fields()  # whoever reads the body next says what is wrong with it
+
+
+def asks_to_rerank(raw: bytes) -> bool:
+    """Say whether a body of /rerank is in this dialect."""
+    fields = _fields(raw)
+    return fields.texts is not UNSET and fields.documents is UNSET
+
+
+@routes.post("/")
+async def root(request: web.Request) -> web.StreamResponse:
+    """Embed, compare or rerank, as the body's fields say: `inputs` of texts, `inputs` with `source_sentence`, or `texts`."""
+    fields = _fields(await request.read())
+    if fields.texts is not UNSET:
+        return await rerank(request)
+    if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
+        return await similarity(request)
+    return await embed_texts(request)
+
+
+@routes.post("/embed")
+async def embed_texts(request: web.Request) -> web.Response:
+    """Embed a text or a list of texts; the answer is a list of rows."""
+    body = decode(await request.read(), _embed_decoder, _CHOICES)
+    texts = texts_of(body.inputs, request.app[MAX_INPUTS], "inputs")
+    result = await request.app[SERVICE].embed(
+        EmbedRequest(
+            texts=texts,
+            model=body.model,
+            input_type=_input_type(body.prompt_name, "prompt_name"),
+            dimensions=body.dimensions,
+            param="inputs",
+            single=isinstance(body.inputs, str),
+            cache=cache_use(None, request),
+            lengths=_lengths(body.truncate, body.truncation_direction),
+        )
+    )
+    rows: Matrix = (
+        raw_rows([row.vector for row in result.rows], body.dimensions) if body.normalize is False else result.vectors
+    )
+    return json_response(rows, headers=answer_headers(result, len(texts)))
+
+
+async def rerank(request: web.Request) -> web.Response:
+    """Score texts against a query, the best first."""
+    body = decode(await request.read(), _rerank_decoder, _CHOICES)
+    texts = texts_of(body.texts, request.app[MAX_INPUTS], "texts")
+    result = await request.app[SERVICE].rerank(
+        RerankRequest(
+            query=body.query,
+            documents=texts,
+            model=body.model,
+            param="texts",
+            cache=cache_use(None, request),
+            lengths=_lengths(body.truncate, body.truncation_direction),
+        )
+    )
+    scores = [log_odds(score) for score in result.scores] if body.raw_scores else result.scores
+    order = sorted(range(len(texts)), key=lambda index: -scores[index])
+    ranks = [TeiRank(index, scores[index], texts[index] if body.return_text else UNSET) for index in order]
+    return json_response(plain(ranks), headers=answer_headers(result, len(texts)))
+
+
+@routes.post("/similarity")
+async def similarity(request: web.Request) -> web.Response:
+    """Compare one sentence with others: the cosine of each, in the request's order."""
+    body = decode(await request.read(), _similarity_decoder, _CHOICES)
+    sentences = texts_of(body.inputs.sentences, request.app[MAX_INPUTS], "inputs.sentences")
+    how = body.parameters or SimilarityParameters()
+    service, cache = request.app[SERVICE], cache_use(None, request)
+    input_type = _input_type(how.prompt_name, "parameters.prompt_name")
+    lengths = _lengths(how.truncate, how.truncation_direction)
+
+    async def of(texts: list[str], param: str, *, single: bool) -> EmbedResult:
+        return await service.embed(
+            EmbedRequest(texts, body.model, input_type, param=param, single=single, cache=cache, lengths=lengths)
+        )
+
+    one, many = await asyncio.gather(
+        of([body.inputs.source_sentence], "inputs.source_sentence", single=True),
+        of(sentences, "inputs.sentences", single=False),
+    )
+    cosines = many.vectors.astype(np.float64) @ one.vectors[0].astype(np.float64)
+    headers = cache_header(one.hits + many.hits, 1 + len(sentences))
+    if cuts := len(one.cuts) + len(many.cuts):
+        headers[TRUNCATED_HEADER] = str(cuts)
+    return json_response(np.clip(cosines, -1.0, 1.0), headers=headers)
+
+
+@routes.get("/info")
+async def info(request: web.Request) -> web.Response:
+    """Describe the default model, as soon as it is loaded."""
+    service = request.app[SERVICE]
+    model = service.roster.default
+    if model is None:
+        raise EngineUnavailableError("no model is served", retry_after=1.0)
+    async with service.pool.lease(model) as lease:
+        loaded = lease.engine.info
+    if loaded is None:
+        raise EngineUnavailableError("the model is loading", retry_after=1.0)
+    return struct_response(
+        TeiInfo(
+            model_id=model.name,
+            model_sha=model.digest,
+            model_dtype=model.type,
+            served_model_name=model.name,
+            model_type=_model_type(model, loaded),
+            max_input_length=loaded.context_tokens,
+            max_client_batch_size=request.app[MAX_INPUTS],
+            auto_truncate=False,
+            version=__version__,
+        )
+    )
+
+
+@routes.post("/tokenize")
+async def tokenize(request: web.Request) -> web.Response:
+    """Tokenise a text or a list of texts."""
+    body = decode(await request.read(), _tokenize_decoder, {})
+    service = request.app[SERVICE]
+    result = await service.count_tokens(
+        TokenizeRequest(
+            texts=texts_of(body.inputs, request.app[MAX_INPUTS], "inputs"),
+            model=body.model,
+            input_type=_input_type(body.prompt_name, "prompt_name"),
+            special=body.add_special_tokens is not False,
+            written=True,
+            param="inputs",
+            most_tokens=service.max_request_tokens,
+        )
+    )
+    return json_response(plain([_tokens(text) for text in result.tokens]))
+
+
+def _tokens(text: Tokenized) -> list[TeiToken]:
+    written = text.texts or []
+    return [TeiToken(*token) for token in zip(text.ids.tolist(), written, text.special.tolist(), strict=True)]
+
+
+def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:
+    if model.task == "embed":
+        return ModelType(embedding=EmbeddingType(loaded.pooling))
+    return ModelType(reranker=RerankerType({}, {}))
+
+
+def _input_type(prompt_name: str | None, param: str) -> InputType | None:
+    if prompt_name is None:
+        return None
+    if prompt_name not in _PROMPTS:
+        raise RequestError(f"{param}: no prompt {prompt_name!r}; one of {', '.join(_PROMPTS)} is expected", param=param)
+    return _PROMPTS[prompt_name]
+
+
+def _lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
+    if not truncate:
+        return Lengths()
+    return Lengths(cut="start" if direction in ("Left", "left") else "end")

@@ -1,0 +1,109 @@
+"""The server on its address: the application on its socket, from the first connection to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from edgeembed.config.settings import Settings
+from edgeembed.inference.service import EmbeddingService
+from edgeembed.models.registry import ServedModel
+from edgeembed.server import proxy
+from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
+from edgeembed.server.app import NoteUse, make_app
+from edgeembed.server.auth import Access
+from edgeembed.server.fast_path import put_in_front
+from edgeembed.server.ops import admin
+
+
+@asynccontextmanager
+async def listening(
+    service: EmbeddingService,
+    settings: Settings,
+    preload: Sequence[ServedModel],
+    note_use: NoteUse,
+    stop: Callable[[], None],
+) -> AsyncIterator[str]:
+    """Serve as the settings say; gives the URL, and ends when requests in flight are done.
+
+    preload, note_use: see `make_app`. stop: begins the end of the daemon. Raises ConfigError.
+    """
+    app = make_app(
+        service,
+        preload=preload,
+        note_use=note_use,
+        access=_make_access(settings),
+        max_body_bytes=settings.max_body_mib * 2**20,
+    )
+    admin.add_to(app, stop)
+    proxy.add_to(app, settings)
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        shutdown_timeout=settings.grace_period,
+        handler_cancellation=True,  # a client that goes away frees its place
+    )
+    await runner.setup()
+    put_in_front(runner)
+    try:
+        mask = os.umask(0o177) if settings.uds else None  # a socket is this user's alone from its first moment on
+        try:
+            await _site(runner, settings).start()
+        except OSError as error:
+            raise cannot_listen(settings, error) from error
+        finally:
+            if mask is not None:
+                os.umask(mask)
+        yield _url(runner, settings)
+    finally:
+        # aiohttp grants that time twice: for answers to be written, and again to those that were not by then.
+        hanging_up = asyncio.get_running_loop().call_later(settings.grace_period, _hang_up, runner)
+        await runner.cleanup()
+        hanging_up.cancel()
+
+
+def _hang_up(runner: web.AppRunner) -> None:
+    """Close connections on which something is still going on, whether their clients read or not."""
+    for connection in runner.server.connections if runner.server else ():
+        if connection.transport is not None:
+            connection.transport.abort()
+
+
+def _make_access(settings: Settings) -> Access:
+    keys = read_keys(settings)
+    return Access(
+        keys=keys,
+        check_host=not keys,
+        loopback_only=is_local(settings),
+        hosts=frozenset(name.lower() for name in settings.allowed_hosts),
+        origins=settings.allowed_origins,
+    )
+
+
+def _site(runner: web.AppRunner, settings: Settings) -> web.BaseSite:
+    tls = make_tls(settings)
+    if settings.uds is None:
+        return web.TCPSite(runner, settings.host, settings.port, ssl_context=tls)
+    path = Path(settings.uds)
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise OSError(errno.EADDRINUSE, "in use")
+        path.unlink()  # left by a daemon that was killed
+    return web.UnixSite(runner, path, ssl_context=tls)
+
+
+def _url(runner: web.AppRunner, settings: Settings) -> str:
+    scheme = "https" if settings.certfile else "http"
+    if settings.uds:
+        return f"{scheme}+unix://{settings.uds}"
+    host, port = runner.addresses[0][:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

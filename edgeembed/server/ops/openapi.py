@@ -1,0 +1,343 @@
+"""GET /openapi.json: the OpenAPI 3.1 document, made from the routes, their docstrings and the types of their bodies.
+
+What a route takes and answers stands in `OPERATIONS`; everything else is read off the application, so that the document
+cannot say anything that the server does not do. Tests hold both against each other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aiohttp import hdrs, web
+
+from edgeembed import __version__
+from edgeembed.server import error_formats, responses
+from edgeembed.server.body import CACHE_HEADER
+from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
+from edgeembed.server.fields import TRUNCATED_HEADER
+from edgeembed.server.ops import admin
+from edgeembed.server.ops.schemas import (
+    Anything,
+    EmbeddingsAnswer,
+    HealthAnswer,
+    IllAnswer,
+    LiveAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    StatusAnswer,
+)
+
+routes = web.RouteTableDef()
+
+_REF = "#/components/schemas/{name}"
+_COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
+_TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
+_LOOKS = (401, 403, 500)
+_ERRORS = {
+    "openai": error_formats.OpenAIError,
+    "ollama": error_formats.OllamaError,
+    "tei": error_formats.TeiError,
+    "cohere": error_formats.CohereError,
+}
+_WHY = {
+    400: "The request is wrong; the message names the field and the item.",
+    401: "A key is needed, or another one.",
+    403: "This Host, this web page or this machine may not ask.",
+    404: "There is no such model.",
+    413: "The body is too large.",
+    422: "The request is wrong; the message names the field and the item.",
+    424: "The model is not made for this.",
+    429: "Too much waits already; nothing of the request was taken.",
+    500: "The model could not compute.",
+    503: "The model is loading, restarting or beyond repair; Retry-After says when to come again.",
+    504: "The request's time ran out.",
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a route takes and responses.
+
+    body, answer: types of the JSON, several in a tuple; None for no body and for an answer that is no JSON, whose media type
+    is `media` then. example: a body that works, shown to readers and tried in tests. fails: types of answers that are no
+    plain errors, by status.
+    """
+
+    tag: str
+    answer: Any
+    body: Any = None
+    errors: tuple[int, ...] = _LOOKS
+    example: dict[str, Any] | None = None
+    media: tuple[str, ...] = (responses.JSON_TYPE,)
+    cached: bool = False
+    """The cache answers texts seen before: a header says what to do with it, another one what it did."""
+    fails: dict[int, Any] = field(default_factory=dict)
+    body_required: bool = True
+
+
+_OPENAI = "OpenAI"
+_RERANK = "Rerank (Jina, Cohere, vLLM)"
+_OLLAMA = "Ollama"
+_TEI = "text-embeddings-inference"
+_COHERE = "Cohere"
+_OURS = "About this server"
+_ADMIN = "For its owner"
+
+_QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("POST", "/v1/embeddings"): Operation(
+        _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+    ),
+    ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
+    ("GET", "/v1/models/{name}"): Operation(_OPENAI, ModelAnswer, errors=(401, 403, 404, 500)),
+    ("POST", "/v1/tokenize"): Operation(
+        _OPENAI,
+        tokenize.TokenizeAnswer,
+        tokenize.TokenizeBody,
+        _COMPUTES,
+        {"input": ["The rain falls."], "ids": True},
+    ),
+    ("POST", "/v1/rerank"): Operation(
+        _RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, {**_QUERY, "top_n": 1}, cached=True
+    ),
+    ("POST", "/v2/rerank"): Operation(_RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, _QUERY, cached=True),
+    ("POST", "/rerank"): Operation(
+        _RERANK,
+        (rerank.RerankAnswer, list[tei.TeiRank]),
+        (rerank.RerankBody, tei.TeiRerankBody),
+        _TEI_COMPUTES,
+        {"query": "Is it raining?", "texts": ["The rain falls.", "A dry desert."]},
+        cached=True,
+        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
+    ),
+    ("POST", "/api/embed"): Operation(
+        _OLLAMA,
+        ollama.OllamaEmbedAnswer,
+        ollama.OllamaEmbedBody,
+        _COMPUTES,
+        {"input": ["The rain falls.", "A dry desert."]},
+        cached=True,
+    ),
+    ("POST", "/api/embeddings"): Operation(
+        _OLLAMA,
+        ollama.OllamaEmbeddingsAnswer,
+        ollama.OllamaEmbeddingsBody,
+        _COMPUTES,
+        {"prompt": "The rain falls."},
+        cached=True,
+    ),
+    ("GET", "/api/tags"): Operation(_OLLAMA, ollama.OllamaTags),
+    ("POST", "/api/show"): Operation(
+        _OLLAMA, ollama.OllamaShowAnswer, ollama.OllamaShowBody, (400, 401, 403, 404, 413, 500)
+    ),
+    ("GET", "/api/ps"): Operation(_OLLAMA, ollama.OllamaProcesses),
+    ("GET", "/api/version"): Operation(_OLLAMA, ollama.OllamaVersion),
+    ("POST", "/embed"): Operation(
+        _TEI, tei.Rows, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
+    ),
+    ("POST", "/similarity"): Operation(
+        _TEI,
+        list[float],
+        tei.SimilarityBody,
+        _TEI_COMPUTES,
+        {"inputs": {"source_sentence": "It rains.", "sentences": ["The rain falls.", "A dry desert."]}},
+        cached=True,
+    ),
+    ("POST", "/tokenize"): Operation(
+        _TEI, list[list[tei.TeiToken]], tei.TeiTokenizeBody, _TEI_COMPUTES, {"inputs": "The rain falls."}
+    ),
+    ("POST", "/"): Operation(
+        _TEI,
+        (tei.Rows, list[float], list[tei.TeiRank]),
+        (tei.TeiEmbedBody, tei.SimilarityBody, tei.TeiRerankBody),
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        cached=True,
+    ),
+    ("GET", "/info"): Operation(_TEI, tei.TeiInfo, errors=(401, 403, 500, 503)),
+    ("POST", "/v2/embed"): Operation(
+        _COHERE,
+        cohere.CohereEmbedAnswer,
+        cohere.CohereEmbedBody,
+        _COMPUTES,
+        {"texts": ["The rain falls."], "input_type": "search_document", "embedding_types": ["float", "ubinary"]},
+        cached=True,
+    ),
+    ("POST", "/v1/embed"): Operation(
+        _COHERE,
+        (cohere.CohereFloatsAnswer, cohere.CohereEmbedAnswer),
+        cohere.CohereEmbedBody,
+        _COMPUTES,
+        {"texts": ["The rain falls."]},
+        cached=True,
+    ),
+    ("GET", "/health"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
+    ("GET", "/readyz"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
+    ("GET", "/livez"): Operation(_OURS, LiveAnswer, errors=(403, 500)),
+    ("GET", "/metrics"): Operation(_OURS, None, media=("text/plain",)),
+    ("GET", "/"): Operation(_OURS, None, media=("text/plain", "text/html"), errors=(403, 500)),
+    ("GET", "/dashboard.css"): Operation(_OURS, None, media=("text/css",), errors=(403, 500)),
+    ("GET", "/dashboard.js"): Operation(_OURS, None, media=("text/javascript",), errors=(403, 500)),
+    ("GET", "/v1/status"): Operation(_OURS, StatusAnswer),
+    ("GET", "/openapi.json"): Operation(_OURS, Anything),
+    ("GET", "/docs"): Operation(_OURS, None, media=("text/html",)),
+    ("GET", "/v1/admin"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/pause"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/resume"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, admin.AdminAnswer),
+    ("POST", "/v1/admin/cache/clear"): Operation(
+        _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
+    ),
+}
+"""Every route of the server."""
+
+
+class OpenApi:
+    """The document of one application, made when it is asked for first."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] | None = None
+
+    def of(self, app: web.Application) -> dict[str, Any]:
+        """Give the document."""
+        if self._document is None:
+            self._document = make_document(app)
+        return self._document
+
+
+OPENAPI = web.AppKey("openapi", OpenApi)
+
+
+@routes.get("/openapi.json")
+async def openapi_json(request: web.Request) -> web.Response:
+    """Give this document."""
+    return responses.json_response(request.app[OPENAPI].of(request.app))
+
+
+def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
+    """Give every route by its method and its path; HEAD comes with each GET, and OPTIONS is for browsers alone."""
+    found: dict[tuple[str, str], web.AbstractRoute] = {}
+    for route in app.router.routes():
+        if route.method in (hdrs.METH_HEAD, hdrs.METH_OPTIONS) or route.resource is None:
+            continue
+        found[route.method, route.resource.canonical] = route
+    return found
+
+
+def make_document(app: web.Application) -> dict[str, Any]:
+    """Describe an application."""
+    known = {place: route for place, route in served(app).items() if place in OPERATIONS}
+    types = _types([OPERATIONS[place] for place in known])
+    found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schemas = dict(zip(types, found, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for (method, path), route in known.items():
+        described = _describe(method, path, route, OPERATIONS[method, path], schemas)
+        paths.setdefault(path, {})[method.lower()] = described
+    tags = dict.fromkeys(OPERATIONS[place].tag for place in known)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "edgeembed",
+            "version": __version__,
+            "summary": "A private embedding server.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in tags],
+        "security": [{}, {"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Only where the server was started with API keys.",
+                }
+            },
+        },
+    }
+
+
+def _types(operations: Sequence[Operation]) -> list[Any]:
+    types: dict[Any, None] = dict.fromkeys(_ERRORS.values())
+    for operation in operations:
+        for kind in (operation.body, operation.answer, *operation.fails.values()):
+            types |= dict.fromkeys(kind if isinstance(kind, tuple) else () if kind is None else (kind,))
+    return list(types)
+
+
+def _schema(kind: Any, schemas: dict[Any, Any]) -> dict[str, Any]:
+    if isinstance(kind, tuple):
+        return {"anyOf": [schemas[one] for one in kind]}
+    return dict(schemas[kind])
+
+
+def _describe(
+    method: str, path: str, route: web.AbstractRoute, operation: Operation, schemas: dict[Any, Any]
+) -> dict[str, Any]:
+    summary, _, more = inspect.cleandoc(route.handler.__doc__ or path).partition("\n\n")
+    described: dict[str, Any] = {
+        "operationId": f"{method.lower()}{path.replace('{', '').replace('}', '').replace('/', '_')}",
+        "tags": [operation.tag],
+        "summary": " ".join(summary.split()),
+    }
+    if more:
+        described["description"] = " ".join(more.split())
+    if parameters := _parameters(path, operation):
+        described["parameters"] = parameters
+    if operation.body is not None:
+        content: dict[str, Any] = {"schema": _schema(operation.body, schemas)}
+        if operation.example is not None:
+            content["example"] = operation.example
+        described["requestBody"] = {"required": operation.body_required, "content": {responses.JSON_TYPE: content}}
+    described["responses"] = _responses(method, path, operation, schemas)
+    return described
+
+
+def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if "{name}" in path:
+        found.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}})
+    if operation.cached:
+        found.append(
+            {
+                "name": str(CACHE_HEADER),
+                "in": "header",
+                "required": False,
+                "description": "What the cache does: off neither looks nor keeps, no-store only looks, keep keeps for sure.",
+                "schema": {"type": "string", "enum": ["on", "off", "no-store", "keep"]},
+            }
+        )
+    return found
+
+
+def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
+    schema = {"type": "string"} if operation.answer is None else _schema(operation.answer, schemas)
+    done: dict[str, Any] = {"description": "Done.", "content": {media: {"schema": schema} for media in operation.media}}
+    if operation.cached:
+        done["headers"] = {
+            str(CACHE_HEADER): {
+                "description": "Whether the cache answered: all texts, some, or none.",
+                "schema": {"type": "string", "enum": ["hit", "partial", "miss"]},
+            },
+            str(TRUNCATED_HEADER): {
+                "description": "How many texts were cut; missing when none was.",
+                "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+            },
+        }
+    responses = {"200": done}
+    error = _ERRORS[error_formats.dialect_of(method, path)]
+    for status in sorted({*operation.errors, *operation.fails}):
+        responses[str(status)] = {
+            "description": _WHY.get(status) or HTTPStatus(status).phrase,
+            "content": {responses.JSON_TYPE: {"schema": _schema(operation.fails.get(status, error), schemas)}},
+        }
+    return responses

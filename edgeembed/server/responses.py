@@ -1,0 +1,62 @@
+"""JSON answers and error answers."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+from aiohttp import hdrs, web
+
+from edgeembed.errors import EdgeEmbedError
+from edgeembed.server.error_formats import Problem, Shape, openai
+
+JSON_TYPE = "application/json"
+
+
+def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with JSON; numpy rows become lists of numbers."""
+    body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    return web.Response(body=body, status=status, headers=headers, content_type=JSON_TYPE)
+
+
+def json_bytes(body: bytes, headers: dict[str, str]) -> web.Response:
+    """Answer with JSON that is written already."""
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
+
+
+def struct_response(answer: msgspec.Struct, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with a struct, whose type is also what the OpenAPI document says of the answer."""
+    return json_response(plain(answer), headers=headers)
+
+
+def plain(answer: Any) -> Any:
+    """Give structs as dicts; numpy rows inside stay what they are."""
+    return msgspec.to_builtins(answer, builtin_types=(np.ndarray,))
+
+
+def error_response(error: EdgeEmbedError, shape: Shape = openai) -> web.Response:
+    """Answer with an error of ours."""
+    headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after is not None else None
+    return error_object(
+        error.status, error.message, shape, type_=error.type, code=error.code, param=error.param, headers=headers
+    )
+
+
+def error_object(
+    status: int,
+    message: str,
+    shape: Shape = openai,
+    *,
+    type_: str | None = None,
+    code: str | None = None,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> web.Response:
+    """Answer with an error in a dialect's shape."""
+    kind = type_ or ("invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
+    status, body = shape(Problem(status, message, kind, code, param))
+    return json_response(plain(body), status=status, headers=headers)

@@ -1,0 +1,73 @@
+"""A server with an embedder and a reranker on fake engines, for the tests of dialects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from edgeembed.cache import VectorCache
+from edgeembed.hub.catalogue import Prompts
+from edgeembed.inference.service import EmbeddingService
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import Roster
+from edgeembed.server.app import make_app
+from edgeembed.server.auth import Access
+from tests.fakes import FakeEngine, fake_model, fake_row
+
+PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
+LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}
+"""What the reranker gives documents with these words."""
+
+
+def score(text: str) -> np.ndarray:
+    """Give the reranker's row of `instruction|query|document`."""
+    return np.array([LOGITS.get(text.rpartition("|")[2], 0.0)], dtype=np.float32)
+
+
+def unit(text: str, dimensions: int | None = None) -> np.ndarray:
+    """Give the vector that the embedder's row becomes, shape (dimensions,)."""
+    row = fake_row(text).astype(np.float64)[:dimensions]
+    return row / np.linalg.norm(row)
+
+
+class Server:
+    """The application and its engines."""
+
+    def __init__(
+        self,
+        embedder: FakeEngine | None = None,
+        *,
+        access: Access | None = None,
+        max_body_bytes: int = 100_000,
+        max_inputs: int = 50,
+    ) -> None:
+        self.embedder = embedder or FakeEngine()
+        self.ranker = FakeEngine()
+        self.ranker.row_of = score
+        engines = {"embedder": self.embedder, "ranker": self.ranker}
+        roster = Roster(
+            fake_model("embedder", prompts=PROMPTS),
+            [fake_model("ranker", "rerank")],
+            aliases={"nomic-embed-text": "embedder"},
+        )
+        self.keep_alive: float | None = None
+        rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: self.keep_alive)
+        self.pool = ModelPool(lambda model: engines[model.name], rules)
+        cache = VectorCache(None, memory_mib=8, disk_mib=0)
+        service = EmbeddingService(roster, self.pool, cache, timeout=5)
+        self.app: web.Application = make_app(service, access=access, max_body_bytes=max_body_bytes, max_inputs=max_inputs)
+
+
+async def post(client: TestClient, path: str, **body: Any) -> tuple[int, Any]:
+    """POST a body and give the answer's status and JSON."""
+    response = await client.post(path, json=body)
+    return response.status, await response.json()
+
+
+async def get(client: TestClient, path: str) -> tuple[int, Any]:
+    """GET a path and give the answer's status and JSON."""
+    response = await client.get(path)
+    return response.status, await response.json()

@@ -1,0 +1,194 @@
+"""Orders of the daemon's owner: pause, resume, shutdown, and who may give them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, make_mocked_request
+
+from edgeembed.cache import VectorCache
+from edgeembed.engine.interface import INTERACTIVE
+from edgeembed.errors import ForbiddenError
+from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.auth import Access, Keys
+from edgeembed.server.ops import admin
+from tests.server.conftest import loaded
+from tests.server.dialect_requests import Server, get, post
+
+Connect = Callable[..., Awaitable[TestClient]]
+
+
+class Stop:
+    called = 0
+
+    def __call__(self) -> None:
+        self.called += 1
+
+
+@pytest.fixture
+def stop() -> Stop:
+    return Stop()
+
+
+@pytest.fixture
+def connect(aiohttp_client: Callable[..., Awaitable[TestClient]], stop: Stop) -> Connect:
+    async def connect(server: Server | None = None, **access: Any) -> TestClient:
+        server = server or Server(access=Access(**access))
+        admin.add_to(server.app, stop)
+        client = await aiohttp_client(server.app)
+        await loaded(client)
+        return client
+
+    return connect
+
+
+def server_cache(client: TestClient) -> VectorCache:
+    cache = client.app[SERVICE].cache
+    assert cache is not None
+    return cache
+
+
+async def test_a_paused_daemon_answers_from_the_cache_alone(connect: Connect) -> None:
+    server = Server()
+    client = await connect(server)
+    assert (await post(client, "/v1/embeddings", input="known"))[0] == 200
+    assert await post(client, "/v1/admin/pause") == (200, {"paused": True, "stopping": False})
+    computed = len(server.embedder.computed)
+    assert (await post(client, "/v1/embeddings", input="known"))[0] == 200
+    for path, body in (
+        ("/v1/embeddings", {"input": "new"}),
+        ("/v1/embeddings", {"input": ["known", "new"]}),
+        ("/v1/rerank", {"query": "q", "documents": ["good"]}),
+    ):
+        response = await client.post(path, json=body)
+        assert response.status == 503 and int(response.headers["Retry-After"]) > 0
+        assert "paused" in (await response.json())["error"]["message"]
+    assert len(server.embedder.computed) == computed
+    assert await get(client, "/v1/admin") == (200, {"paused": True, "stopping": False})
+    assert await post(client, "/v1/admin/resume") == (200, {"paused": False, "stopping": False})
+    assert (await post(client, "/v1/embeddings", input="new"))[0] == 200
+
+
+async def test_what_is_being_computed_gets_to_finish(connect: Connect) -> None:
+    server = Server()
+    client = await connect(server)
+    server.embedder.paused = True
+    waiting = asyncio.create_task(post(client, "/v1/embeddings", input="slow"))
+    async with asyncio.timeout(10):
+        while INTERACTIVE not in server.embedder.priorities[-1:] or not server.embedder._waiting:
+            await asyncio.sleep(0.01)
+    assert (await post(client, "/v1/admin/pause"))[0] == 200
+    server.embedder.paused = False
+    server.embedder.resume()
+    assert (await waiting)[0] == 200
+
+
+async def test_shutdown_is_passed_on(connect: Connect, stop: Stop) -> None:
+    client = await connect()
+    assert await post(client, "/v1/admin/shutdown") == (200, {"paused": False, "stopping": True})
+    assert stop.called == 1
+
+
+async def test_a_cleared_cache_computes_once_more(connect: Connect) -> None:
+    server = Server()
+    client = await connect(server)
+
+    async def computed(text: str) -> bool:
+        before = len(server.embedder.computed)
+        assert (await post(client, "/v1/embeddings", input=text))[0] == 200
+        return len(server.embedder.computed) > before
+
+    for text in ("one", "two"):
+        assert await computed(text)
+        for _ in range(3):  # so that the answer is kept as it was written, too
+            assert not await computed(text)
+    assert await post(client, "/v1/admin/cache/clear") == (200, {"removed": 2})
+    assert await computed("one") and await computed("two")
+    assert await post(client, "/v1/admin/cache/clear", model="embedder") == (200, {"removed": 2})
+    assert await computed("one")
+    response = await client.post("/v1/admin/cache/clear")  # no body at all
+    assert (response.status, await response.json()) == (200, {"removed": 1})
+
+
+async def test_one_models_vectors_go_and_the_others_stay(connect: Connect) -> None:
+    server = Server()
+    client = await connect(server)
+    assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
+    assert (await post(client, "/v1/rerank", model="ranker", query="q", documents=["good", "bad"]))[0] == 200
+    assert await post(client, "/v1/admin/cache/clear", model="Ranker") == (200, {"removed": 2})
+    computed = len(server.embedder.computed)
+    assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
+    assert len(server.embedder.computed) == computed
+    status, refused = await post(client, "/v1/admin/cache/clear", model="ranker")
+    assert status == 404 and "nothing of a model 'ranker'" in refused["error"]["message"]
+
+
+async def test_a_get_gives_no_order(connect: Connect, stop: Stop) -> None:
+    client = await connect()
+    assert (await get(client, "/v1/admin/shutdown"))[0] == 405
+    assert stop.called == 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "vscode-webview://tool"},
+        {"Origin": "http://127.0.0.1"},
+        {"Host": "evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"Forwarded": "for=203.0.113.9"},
+    ],
+    ids=str,
+)
+async def test_web_pages_and_whoever_comes_through_a_proxy_give_no_orders(
+    connect: Connect, stop: Stop, headers: dict[str, str]
+) -> None:
+    client = await connect(origins=("vscode-webview://*", "http://127.0.0.1"))
+    assert (await post(client, "/v1/embeddings", input="kept"))[0] == 200
+    for what in ("pause", "shutdown", "cache/clear"):
+        response = await client.post(f"/v1/admin/{what}", headers=headers)
+        assert response.status == 403
+    assert server_cache(client).stats.memory_entries == 1
+    assert stop.called == 0
+    assert (await get(client, "/v1/admin"))[1]["paused"] is False
+
+
+async def test_a_key_is_asked_for_where_there_are_keys(connect: Connect, stop: Stop) -> None:
+    client = await connect(keys=Keys.read("sesame", None))
+    assert (await client.post("/v1/admin/shutdown")).status == 401
+    assert stop.called == 0
+    allowed = {"Authorization": "Bearer sesame", "X-Forwarded-For": "203.0.113.9"}
+    assert (await client.post("/v1/admin/shutdown", headers=allowed)).status == 200
+    assert stop.called == 1
+
+
+@pytest.mark.parametrize(
+    ("remote", "let_in"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.10", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("", True),
+        (None, True),
+        ("192.168.1.20", False),
+        ("::ffff:192.168.1.20", False),
+        ("fe80::1%eth0", False),
+        ("unknown", False),
+    ],
+)
+async def test_another_machine_gives_no_orders_where_no_key_is_asked_for(remote: str | None, let_in: bool) -> None:
+    """As with --no-auth on a network: everybody there may embed, and nobody may stop the daemon."""
+    server = Server(access=Access(check_host=False, loopback_only=False))
+    admin.add_to(server.app, lambda: None)
+    request = make_mocked_request("POST", "/v1/admin/pause", headers={"Host": "box"}, app=server.app)
+    request = request.clone(remote=remote) if remote is not None else request
+    if let_in:
+        admin._require_owner(request)
+    else:
+        with pytest.raises(ForbiddenError, match="programs of this machine"):
+            admin._require_owner(request)

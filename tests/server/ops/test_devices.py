@@ -1,0 +1,57 @@
+"""What status and metrics say of devices and of moves on the ladder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient
+
+from edgeembed.engine.interface import EngineStatus, RungFall, RungMove
+from edgeembed.server.app_keys import SERVICE
+from tests.fakes import FakeEngine
+from tests.server.conftest import loaded
+
+FALL = RungFall(rung="gpu-full", reason="CUDA error: out of memory", at=1.0, cause="out_of_memory", again_at=61.0)
+MOVE = RungMove(source="gpu-full", target="gpu-partial", cause="out_of_memory", reason=FALL.reason, at=1.0)
+
+
+@pytest.fixture
+def on_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: Any = FakeEngine.status.fget  # type: ignore[attr-defined]
+
+    def status(self: FakeEngine) -> EngineStatus:
+        more = {
+            "rung": "gpu-partial", "falls": [FALL], "moves": [MOVE], "offload": "20 layers on CUDA0",
+            "moves_by_cause": {"gpu-full>gpu-partial>out_of_memory": 3, "gpu-partial>gpu-full>recovered": 2},
+        }  # fmt: skip
+        return msgspec.structs.replace(plain(self), **more)
+
+    monkeypatch.setattr(FakeEngine, "status", property(status))
+
+
+@pytest.mark.usefixtures("on_the_ladder")
+async def test_status_shows_every_move_and_when_a_rung_is_tried_again(client: TestClient) -> None:
+    await loaded(client)
+    said = await (await client.get("/v1/status")).json()
+    assert said["engine"]["moves"] == [msgspec.to_builtins(MOVE)]
+    assert said["engine"]["falls"][0]["again_at"] == 61.0
+    assert said["models"][0]["falls"] == said["engine"]["falls"]
+    assert said["models"][0]["device"] == "gpu-partial" and said["models"][0]["offload"] == "20 layers on CUDA0"
+
+
+@pytest.mark.usefixtures("on_the_ladder")
+async def test_metrics_count_moves_by_their_cause(client: TestClient) -> None:
+    await loaded(client)
+    lines = (await (await client.get("/metrics")).text()).splitlines()
+    moves = {line.partition("{")[2] for line in lines if line.startswith("edgeembed_ladder_moves_total{")}
+    assert len(moves) == 2
+    assert any('from="gpu-full",model="fake-model:F32",to="gpu-partial"} 3.0' in move for move in moves), moves
+    assert any('cause="recovered"' in move for move in moves)
+
+
+async def test_status_shows_the_devices(client: TestClient) -> None:
+    assert client.app is not None
+    client.app[SERVICE].devices = lambda: {"used": ["CUDA0"]}
+    assert (await (await client.get("/v1/status")).json())["devices"] == {"used": ["CUDA0"]}

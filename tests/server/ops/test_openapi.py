@@ -1,0 +1,253 @@
+"""The OpenAPI document and the server, held against each other; and the page that shows it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from jsonschema import Draft202012Validator
+
+from edgeembed.errors import EngineUnavailableError
+from edgeembed.server.api_keys import Keys
+from edgeembed.server.auth import Access
+from edgeembed.server.ops import admin
+from edgeembed.server.ops.openapi import OPERATIONS, served
+from tests.server.conftest import loaded
+from tests.server.dialect_requests import Server
+
+POSTS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is not None)
+ORDERS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)
+GETS = sorted(path for (method, path) in OPERATIONS if method == "GET")
+WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {"/api/show": {"model": "embedder"}, "/v1/admin/cache/clear": {}}
+"""Bodies that need the name of a model, which a document cannot know, or nothing."""
+
+
+def daemon(**options: Any) -> Server:
+    """Give a server as the daemon runs it: with the routes of its owner."""
+    server = Server(**options)
+    admin.add_to(server.app, lambda: None)
+    return server
+
+
+@pytest.fixture
+def server() -> Server:
+    return daemon()
+
+
+@pytest.fixture
+async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
+    return await aiohttp_client(server.app)
+
+
+async def document_of(client: TestClient) -> dict[str, Any]:
+    response = await client.get("/openapi.json")
+    assert response.status == 200
+    return await response.json()
+
+
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({**schema, "components": document["components"]})
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], instance: Any) -> None:
+    """Hold a value against a schema of the document. Raises jsonschema.ValidationError."""
+    validator(document, schema).validate(instance)
+
+
+async def hold(document: dict[str, Any], method: str, path: str, response: Any) -> None:
+    """Hold an answer against what the document says of its route: status, media type, headers and body."""
+    answers = document["paths"][path][method.lower()]["responses"]
+    assert str(response.status) in answers, f"{response.status} is not documented: {await response.text()}"
+    answer = answers[str(response.status)]
+    content = answer["content"]
+    assert response.content_type in content
+    for name, header in answer.get("headers", {}).items():
+        if name in response.headers:
+            check(document, header["schema"], response.headers[name])
+    if response.content_type == "application/json":
+        check(document, content["application/json"]["schema"], await response.json())
+
+
+def test_every_route_is_described_and_every_description_has_its_route(server: Server) -> None:
+    assert set(served(server.app)) == set(OPERATIONS)
+
+
+async def test_the_document_is_sound(client: TestClient) -> None:
+    document = await document_of(client)
+    assert document["openapi"].startswith("3.1")
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    named = set(re.findall(r'"\$ref":"#/components/schemas/(\w+)"', await (await client.get("/openapi.json")).text()))
+    assert named <= set(document["components"]["schemas"])
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids) == len(OPERATIONS)
+    for operation in operations:
+        assert operation["summary"].endswith(".")
+        assert {tag["name"] for tag in document["tags"]} >= set(operation["tags"])
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_examples_work_and_their_answers_are_what_the_document_says(client: TestClient, path: str) -> None:
+    document = await document_of(client)
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    body = content.get("example") or WITHOUT_EXAMPLE[path]
+    check(document, content["schema"], body)
+    response = await client.post(path, json=body)
+    assert response.status == 200, await response.text()
+    await hold(document, "POST", path, response)
+
+
+@pytest.mark.parametrize("path", ORDERS)
+async def test_orders_without_a_body_are_answered_as_the_document_says(client: TestClient, path: str) -> None:
+    document = await document_of(client)
+    assert "requestBody" not in document["paths"][path]["post"]
+    await hold(document, "POST", path, await client.post(path))
+
+
+async def test_what_a_daemon_does_not_offer_is_not_in_its_document(
+    aiohttp_client: Callable[..., Awaitable[TestClient]],
+) -> None:
+    document = await document_of(await aiohttp_client(Server().app))
+    assert not [path for path in document["paths"] if path.startswith("/v1/admin")]
+
+
+@pytest.mark.parametrize("path", GETS)
+async def test_get_answers_are_what_the_document_says(client: TestClient, path: str) -> None:
+    await loaded(client)
+    document = await document_of(client)
+    response = await client.get(path.replace("{name}", "embedder"))
+    assert response.status == 200
+    await hold(document, "GET", path, response)
+
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/embeddings", {"input": ["a"], "encoding_format": "base64"}),
+    ("/v1/rerank", {"query": "q", "documents": ["good", {"text": "bad"}], "return_documents": True}),
+    ("/rerank", {"query": "q", "documents": ["good"]}),
+    ("/rerank", {"query": "q", "texts": ["good"], "return_text": True, "raw_scores": True}),
+    ("/", {"query": "q", "texts": ["good"]}),
+    ("/", {"inputs": {"source_sentence": "a", "sentences": ["b"]}}),
+    ("/api/embed", {"input": ""}),
+    ("/api/embeddings", {"prompt": ""}),
+    ("/v1/embed", {"texts": ["a"], "embedding_types": ["float", "int8", "uint8", "binary", "ubinary", "base64"]}),
+    ("/embed", {"inputs": "a", "normalize": False}),
+    ("/v1/tokenize", {"input": "a"}),
+    ("/v1/embeddings", {"input": ["a", "w " * 30], "truncate": "end"}),
+    ("/v1/embeddings", {"input": [[5, 6], [7]], "token_ids": "model"}),
+    ("/v2/embed", {"texts": ["w " * 30]}),
+    ("/api/embed", {"input": "w " * 30}),
+    ("/v1/admin/cache/clear", {"model": None}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), VARIANTS)
+async def test_so_are_the_answers_to_other_bodies(client: TestClient, path: str, body: dict[str, Any]) -> None:
+    document = await document_of(client)
+    check(document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
+    response = await client.post(path, json=body)
+    assert response.status == 200
+    await hold(document, "POST", path, response)
+
+
+WRONG: list[Any] = [None, True, -1, 0, 1.5, "word", "", [], [None], [1], [""], {}, {"a": 1}, [[]], [{}]]
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_bodies_that_the_document_rules_out_are_refused_as_it_says(client: TestClient, path: str) -> None:
+    """For each field, values of every kind: what the schema refuses, the server refuses too."""
+    document = await document_of(client)
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    schema, example = content["schema"], content.get("example") or WITHOUT_EXAMPLE[path]
+    components = document["components"]["schemas"]
+    refs = [each["$ref"].rpartition("/")[2] for each in schema.get("anyOf", [schema])]
+    fields = {field for ref in refs for field in components[ref]["properties"]}
+    allowed = validator(document, schema)
+    tried = 0
+    for body in [{**example, field: value} for field in sorted(fields) for value in WRONG] + WRONG:
+        if allowed.is_valid(body):
+            continue
+        response = await client.post(path, data=json.dumps(body), headers={"Content-Type": "application/json"})
+        assert 400 <= response.status < 500, f"{body} gives {response.status}"
+        await hold(document, "POST", path, response)
+        tried += 1
+    assert tried > 10
+
+
+async def test_errors_of_the_server_are_what_the_document_says(client: TestClient, server: Server) -> None:
+    document = await document_of(client)
+
+    def away(_text: str) -> EngineUnavailableError:
+        return EngineUnavailableError("the worker is away")
+
+    server.embedder.failing = server.ranker.failing = away
+    for path in POSTS:
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"].get("example")
+        if body is None or path in ("/v1/tokenize", "/tokenize"):  # the fake engine reads without failing
+            continue
+        response = await client.post(path, json=body)
+        assert response.status == 503
+        await hold(document, "POST", path, response)
+    server.embedder.state, server.embedder.reason = "restarting", "it died"
+    response = await client.get("/health")
+    assert response.status == 503
+    await hold(document, "GET", "/health", response)
+
+
+async def test_refusals_at_the_door_are_what_the_document_says(
+    aiohttp_client: Callable[..., Awaitable[TestClient]],
+) -> None:
+    open_client = await aiohttp_client(daemon().app)
+    document = await document_of(open_client)
+    client = await aiohttp_client(daemon(access=Access(keys=Keys.read("sesame", None), check_host=True)).app)
+    for method, path in OPERATIONS:
+        asked = path.replace("{name}", "embedder")
+        response = await client.request(method, asked, headers={"Host": "evil.example", "Authorization": "Bearer sesame"})
+        assert response.status == 403
+        await hold(document, method, path, response)
+        response = await client.request(method, asked, json={} if method == "POST" else None)
+        if response.status != 200:  # such as a probe, which needs no key
+            await hold(document, method, path, response)
+
+
+async def test_a_route_that_nobody_described_leaves_the_rest_of_the_document(
+    aiohttp_client: Callable[..., Awaitable[TestClient]],
+) -> None:
+    server = daemon()
+
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    server.app.router.add_get("/undescribed", handler)
+    document = await document_of(await aiohttp_client(server.app))
+    assert "/undescribed" not in document["paths"]
+    assert "/v1/embeddings" in document["paths"]
+
+
+async def test_the_page_shows_every_route_without_a_script(client: TestClient) -> None:
+    response = await client.get("/docs")
+    assert response.status == 200
+    page = await response.text()
+    for method, path in OPERATIONS:
+        assert f"<b>{method}</b> <code>{html.escape(path)}</code>" in page
+    assert "`" not in page, "what stands between backticks in a docstring is code on the page"
+    policy = response.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy and "http" not in policy
+    assert "<script" not in page and "javascript:" not in page and " on" + "click" not in page
+    links = re.findall(r"""(?:href|src)=["']([^"']+)""", page)
+    assert all(link.startswith(("#", "/")) for link in links), "nothing comes from elsewhere"
+    anchors = {link[1:] for link in links if link.startswith("#")}
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+
+
+async def test_the_page_cannot_be_made_to_hold_markup(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
+    client = await aiohttp_client(Server(access=Access(check_host=False)).app)
+    page = await (await client.get("/docs", headers={"Host": "x'\"><script>alert(1)</script>"})).text()
+    assert "<script" not in page
