@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.engine import canary
-from edgeembed.engine.execution_modes import CPU_PLAIN, Rung
+from edgeembed.engine.execution_modes import CPU_PLAIN, ExecutionMode
 from edgeembed.engine.interface import BULK, Float32Row, Row, Text
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.machine import usable_threads
-from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import ConversionError, EngineUnavailableError, InputTooLongError
 from edgeembed_convert.metadata import Metadata
 
@@ -72,18 +72,18 @@ def _texts(scores: bool) -> Sequence[Text]:
 
 
 async def _embed(file: Path, scores: bool) -> list[Float32Row]:
-    def options(rung: Rung) -> WorkerOptions:
+    def options(mode: ExecutionMode) -> WorkerOptions:
         return WorkerOptions(
             path=str(file),
             threads=usable_threads(),
             context_tokens=MOST_TOKENS,
             batch_tokens=128,
-            rung=rung.name,
-            extra_buffers=rung.extra_buffers,
+            mode=mode.name,
+            extra_buffers=mode.extra_buffers,
             task="rerank" if scores else "embed",
         )
 
-    engine = WorkerEngine(options, Ladder((CPU_PLAIN,)))
+    engine = WorkerEngine(options, FallbackPolicy((CPU_PLAIN,)))
     try:
         await engine.start()
         assert engine.info is not None

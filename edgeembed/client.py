@@ -62,7 +62,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     reason: str | None = None
     device: str | None = None
-    """The rung of the ladder that it runs on."""
+    """The mode of the ladder that it runs on."""
     memory_bytes: int = 0
     requests: int = 0
     texts: int = 0

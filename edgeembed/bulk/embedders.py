@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgeembed import __version__
-from edgeembed.bulk.retry import patiently
+from edgeembed.bulk.retry import with_retries
 from edgeembed.client import Connection, connected
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import (
@@ -30,7 +30,7 @@ from edgeembed.inference.service import EmbeddingService, EmbedRequest, RerankRe
 from edgeembed.inference.tokenize import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel, served
-from edgeembed.runtime.assembly import Fleet, make_service
+from edgeembed.runtime.assembly import ConfiguredModels, make_service
 
 PROBE = "edgeembed"
 """A text that is embedded to learn what the model gives."""
@@ -136,7 +136,7 @@ class DaemonComputer:
 
     async def learn(self) -> None:
         """Ask which model answers, and hold on to it."""
-        answer = await patiently(lambda: self._ask([PROBE]))
+        answer = await with_retries(lambda: self._ask([PROBE]))
         self._body.setdefault("model", answer["model"])
         reply = await self._connection.ask("/v1/status", _HEALTH_SECONDS)
         loaded = (reply.body.get("models") if reply else None) or []
@@ -191,7 +191,7 @@ class EngineComputer:
 
     async def learn(self) -> None:
         """Load the model."""
-        width = len((await patiently(lambda: self._ask([PROBE])))[0])
+        width = len((await with_retries(lambda: self._ask([PROBE])))[0])
         slot = self._service.pool.slot_of(self._model)
         assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just computed"
         info, status = slot.engine.info, slot.engine.status
@@ -202,7 +202,7 @@ class EngineComputer:
             "this process",
             at_once=4,
             batch_tokens=info.batch_tokens,
-            engine=f"edgeembed {__version__}, {status.rung}, {info.llama_cpp}",
+            engine=f"edgeembed {__version__}, {status.mode}, {info.llama_cpp}",
         )
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
@@ -233,7 +233,7 @@ async def own_service(resolved: Resolved, say: Callable[[str], None]) -> AsyncIt
         raise ConfigError("no daemon answers, and no model is chosen yet; name one with --model")
     model = served(ensure_installed(settings.model, paths=paths, settings=settings, report=say))
     alone = msgspec.structs.replace(settings, cache=False, max_queue_tokens=0)
-    service = make_service(alone, paths, Fleet(model))
+    service = make_service(alone, paths, ConfiguredModels(model))
     try:
         yield service, model
     finally:

@@ -1,4 +1,4 @@
-"""One shard's texts made into vectors: requests of a good size, patience with what passes, and rows that are refused."""
+"""One shard's texts made into vectors: requests of a good size, retry_budget with what passes, and rows that are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeembed.bulk.embedders import Computer
-from edgeembed.bulk.retry import patiently
+from edgeembed.bulk.retry import with_retries
 from edgeembed.bulk.shards import Refused, Row, Shard
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.inference.postprocess import Matrix
@@ -110,4 +110,4 @@ async def _embed(rows: list[Row], computer: Computer) -> Embedded:
 
 
 async def _rows_of(computer: Computer, rows: list[Row]) -> Matrix:
-    return await patiently(lambda: computer.embed([row.text for row in rows]))
+    return await with_retries(lambda: computer.embed([row.text for row in rows]))

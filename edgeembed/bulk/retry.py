@@ -21,7 +21,7 @@ _PASSING = (EngineUnavailableError, OverloadedError, EngineTimeoutError)
 T = TypeVar("T")
 
 
-async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until there is an answer, with longer and longer pauses. Raises what is asked raises, when it does not pass.
 
     An error that names one text (`param`) is about that text, and does not pass.

@@ -18,7 +18,7 @@ from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.service import EmbeddingService, EmbedRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import served
-from edgeembed.runtime.assembly import Fleet, make_service
+from edgeembed.runtime.assembly import ConfiguredModels, make_service
 
 TEXTS_AT_ONCE = 64
 _FIELDS = ("text", "query", "input")
@@ -127,7 +127,7 @@ async def _own_service(resolved: Resolved, say: Callable[[str], None]) -> AsyncI
     if settings.model is None:
         raise ConfigError("no daemon answers, and no model is chosen yet; name one with --model")
     model = ensure_installed(settings.model, paths=paths, settings=settings, report=say)
-    service = make_service(settings, paths, Fleet(served(model)))
+    service = make_service(settings, paths, ConfiguredModels(served(model)))
     if service.cache is None:
         raise ConfigError("the cache is switched off by the setting `cache`")
     await service.cache.open()

@@ -133,7 +133,7 @@ class _Printer:
                     ("model", ", ".join(str(part) for part in model if part)),
                     ("server", facts.server or facts.url),
                     ("threads", str(facts.threads) if facts.threads else None),
-                    ("rung", facts.rung),
+                    ("mode", facts.mode),
                     ("llama.cpp", facts.llama_cpp and facts.llama_cpp.replace(" = 1", "").replace(" |", "")),
                 ]
             )

@@ -50,7 +50,7 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
     """Say what of an installed model would go where. Raises HubError when it is not installed."""
     import msgspec
 
-    from edgeembed.engine.execution_modes import RungUnavailableError
+    from edgeembed.engine.execution_modes import ModeUnavailableError
     from edgeembed.hub.gguf.weights import read_weights
     from edgeembed.hub.install import ensure_installed
     from edgeembed.runtime.assembly import card_options
@@ -61,7 +61,7 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
         return {"text": "all on the processor", "gpu_layers": 0}
     try:
         plan = gpus.preview(read_weights(model.path), card_options(resolved.settings, model))
-    except RungUnavailableError as error:
+    except ModeUnavailableError as error:
         return {"text": f"all on the processor: {error}", "gpu_layers": 0}
     return {"text": str(plan), **msgspec.to_builtins(plan)}
 

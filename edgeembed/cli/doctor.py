@@ -12,7 +12,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("warning"
 
 
 @click.command()
-@click.option("--forget", is_flag=True, help="Forget which rungs of the ladder did not hold, and try them again.")
+@click.option("--forget", is_flag=True, help="Forget which modes of the ladder did not hold, and try them again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("model", "port", "threads", "device")
 def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:

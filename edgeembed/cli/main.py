@@ -82,6 +82,10 @@ def cli() -> None:
     Settings are flags, EDGEEMBED_* variables, or keys of config.toml, in this order. EDGEEMBED_HOME moves everything that
     edgeembed writes under one folder.
     """
+    from edgeembed.common.migration import migrate_state
+    from edgeembed.config.paths import Paths
+
+    migrate_state(Paths.resolve().state)
 
 
 def main() -> None:

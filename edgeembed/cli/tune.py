@@ -15,7 +15,7 @@ from edgeembed.cli.settings import setting_options
 if TYPE_CHECKING:
     from edgeembed.config.resolution import Resolved
     from edgeembed.hub.store import InstalledModel
-    from edgeembed.models.profiles import Measurement, Profile
+    from edgeembed.models.profiles import Measurement, TuningResult
 
 TITLES = ("TYPE", "THREADS", "LANES", "BATCH TOKENS", "FILL UP FROM", "10 WORDS", "40 WORDS", "BULK")
 
@@ -45,7 +45,7 @@ def tune(spec: str | None, seconds: float, quick: bool, forget: bool, as_json: b
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
-    from edgeembed.models.profiles import Profiles
+    from edgeembed.models.profiles import TuningResults
 
     resolved = resolve(flags)
     setup_logging("error")
@@ -53,26 +53,27 @@ def tune(spec: str | None, seconds: float, quick: bool, forget: bool, as_json: b
     if name is None:
         raise ConfigError("no model is configured; name one: edgeembed tune MODEL")
     models = _models(resolved, name)
-    profiles = Profiles(resolved.paths.state)
+    tuning_results = TuningResults(resolved.paths.state)
     if forget:
         for model in models:
-            found = profiles.forget(model.digest)
+            found = tuning_results.forget(model.digest)
             click.echo(f"{model.spec}: {'forgotten' if found else 'nothing was known'}")
         return
-    results: list[tuple[InstalledModel, Profile]] = []
+    results: list[tuple[InstalledModel, TuningResult]] = []
     for model in models:
         click.echo(f"{model.spec}: measuring; nothing else should run meanwhile", err=True)
-        profile = _tune(resolved, model, seconds, quick=quick)
-        profiles.keep(model.digest, profile)
-        results.append((model, profile))
+        tuned = _tune(resolved, model, seconds, quick=quick)
+        tuning_results.keep(model.digest, tuned)
+        results.append((model, tuned))
     if as_json:
-        print_json([{"model": model.spec, "profile": profile} for model, profile in results])
+        print_json([{"model": model.spec, "tuned": tuned} for model, tuned in results])
         return
     print_table(
-        TITLES, [_row(model.type, each, each.way == profile.way) for model, profile in results for each in profile.measured]
+        TITLES,
+        [_row(model.type, each, each.profile == tuned.profile) for model, tuned in results for each in tuned.measured],
     )
-    for model, profile in results:
-        click.echo(f"{model.spec}: the way marked * is {profile.gain:.2f} times as fast as the first one; it is remembered")
+    for model, tuned in results:
+        click.echo(f"{model.spec}: the way marked * is {tuned.gain:.2f} times as fast as the first one; it is remembered")
     if len(results) > 1:
         _advise(results)
 
@@ -89,56 +90,56 @@ def _models(resolved: Resolved, name: str) -> list[InstalledModel]:
     return [ensure_installed(name, paths=resolved.paths, settings=resolved.settings, report=say)]
 
 
-def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: bool) -> Profile:
+def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: bool) -> TuningResult:
     from edgeembed.diagnostics.tune import measurer, tune
     from edgeembed.engine.machine import usable_threads
-    from edgeembed.models.profiles import Way
+    from edgeembed.models.profiles import RunProfile
     from edgeembed.runtime.assembly import make_engine
 
     def tell(measurement: Measurement) -> None:
-        way = measurement.way
-        lanes = "auto" if way.bulk_lanes is None else way.bulk_lanes
-        fill = "auto" if way.pad_from_tokens is None else way.pad_from_tokens
+        profile = measurement.profile
+        lanes = "auto" if profile.bulk_lanes is None else profile.bulk_lanes
+        fill = "auto" if profile.pad_from_tokens is None else profile.pad_from_tokens
         click.echo(
-            f"  {way.threads} threads, {lanes} lanes, batches of {_batch(measurement)}, fill up from {fill}: "
+            f"  {profile.threads} threads, {lanes} lanes, batches of {_batch(measurement)}, fill up from {fill}: "
             f"{measurement.query_ms:.1f} ms, {measurement.sentence_ms:.1f} ms, "
             f"{measurement.tokens_per_second:,.0f} tokens/s",
             err=True,
         )
 
-    start = Way(threads=resolved.settings.threads or usable_threads())
+    start = RunProfile(threads=resolved.settings.threads or usable_threads())
     make = functools.partial(make_engine, resolved.settings, resolved.paths, model)
-    return asyncio.run(tune(measurer(lambda way: make(way), seconds), start, thorough=not quick, tell=tell))
+    return asyncio.run(tune(measurer(lambda profile: make(profile), seconds), start, thorough=not quick, tell=tell))
 
 
 def _batch(measurement: Measurement) -> str:
     """Give the tokens of a batch, on what was measured."""
     if measurement.on_card:
-        return f"{measurement.way.card_batch_tokens or 'auto'} (card)"
-    return str(measurement.way.batch_tokens)
+        return f"{measurement.profile.card_batch_tokens or 'auto'} (card)"
+    return str(measurement.profile.batch_tokens)
 
 
 def _row(type_: str, measurement: Measurement, best: bool) -> tuple[str, ...]:
-    way = measurement.way
+    profile = measurement.profile
 
     def choice(value: int | None) -> str:
         return "auto" if value is None else str(value)
 
     return (
         f"{type_}{' *' if best else ''}",
-        str(way.threads),
-        choice(way.bulk_lanes),
+        str(profile.threads),
+        choice(profile.bulk_lanes),
         _batch(measurement),
-        "never" if way.pad_from_tokens == 0 else choice(way.pad_from_tokens),
+        "never" if profile.pad_from_tokens == 0 else choice(profile.pad_from_tokens),
         f"{measurement.query_ms:.2f} ms",
         f"{measurement.sentence_ms:.2f} ms",
         f"{measurement.tokens_per_second:,.0f} tokens/s",
     )
 
 
-def _advise(results: list[tuple[Any, Profile]]) -> None:
+def _advise(results: list[tuple[Any, TuningResult]]) -> None:
     """Say which type is fastest; which one is good enough is the user's to say."""
-    best = {model.spec: next(each for each in profile.measured if each.way == profile.way) for model, profile in results}
+    best = {model.spec: next(each for each in tuned.measured if each.profile == tuned.profile) for model, tuned in results}
     first = next(iter(best.values()))
     fastest = min(best, key=lambda spec: best[spec].score(first))
     click.echo(

@@ -68,7 +68,7 @@ def verify(spec: str, types: str | None, as_json: bool, **flags: str | None) -> 
 
 
 def _print(found: Verification) -> None:
-    click.echo(f"{found.model} {found.type}, on rung {found.rung}")
+    click.echo(f"{found.model} {found.type}, on mode {found.mode}")
     if found.canary_cosines:
         cosines = "  ".join(f"{value:.5f}" for value in found.canary_cosines)
         click.echo(f"canary rows, cosine to the unquantised weights: {cosines}  (at least {found.canary_least})")

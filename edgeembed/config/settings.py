@@ -1,4 +1,4 @@
-"""Every setting there is, with its type, its bounds, its default and its help text; `edgeembed.config.resolution` resolves them."""
+"""Every setting there is, with its type, bounds, default and help text; `edgeembed.config.resolution` resolves them."""
 
 from __future__ import annotations
 

@@ -21,19 +21,19 @@ from edgeembed.client import ask, daemon_url
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
-from edgeembed.engine.interface import RungFall
+from edgeembed.engine.interface import Demotion
 from edgeembed.engine.machine import build_fingerprint, usable_threads
-from edgeembed.engine.supervisor.fallback_policy import LadderMemory
+from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
-from edgeembed.runtime.assembly import CACHE_FOLDER, LADDER_FILE, make_engine, make_gpus
+from edgeembed.runtime.assembly import CACHE_FOLDER, EXECUTION_MODES_FILE, make_engine, make_gpus
 
 log = logging.getLogger(__name__)
 
 REBUILD = (
     "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler "
-    "flags that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the rung a new chance"
+    "flags that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the mode a new chance"
 )
 PACKAGE_FILE = "edgeembed-package"
 """In sys.prefix of what installers/ builds: the package's name for people, such as "the Debian package"."""
@@ -51,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
     """Look at one thing after the other; the slow ones come last.
 
-    forget: first forget which rungs of the ladder did not hold.
+    forget: first forget which modes of the ladder did not hold.
     """
     logging.getLogger("edgeembed").setLevel(logging.ERROR)  # what a worker says comes back as a finding
     yield _machine()
@@ -88,7 +88,7 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
         )
     else:
         yield Finding(subject="model", verdict="ok", text=f"{model.name} {model.type}, {model.path}")
-        yield from _ladder(resolved, model, forget=forget)
+        yield from _policy(resolved, model, forget=forget)
 
 
 async def _upstream(resolved: Resolved) -> Finding:
@@ -160,18 +160,18 @@ def _settings(resolved: Resolved) -> Iterator[Finding]:
     yield Finding(subject="settings", verdict="ok", text=text)
 
 
-def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
-    memory = LadderMemory(resolved.paths.state / LADDER_FILE, model.digest)
+def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
+    memory = FallbackMemory(resolved.paths.state / EXECUTION_MODES_FILE, model.digest)
     if forget:
         memory.keep([])
-    for fall in memory.recall():
+    for demotion in memory.recall():
         yield Finding(
-            subject=f"rung {fall.rung}",
+            subject=f"mode {demotion.mode}",
             verdict="warning",
-            text=f"did not hold on {_date(fall)}: {fall.reason}",
-            advice=_advice(fall),
+            text=f"did not hold on {_date(demotion)}: {demotion.reason}",
+            advice=_advice(demotion),
         )
-    known = {(fall.rung, fall.at) for fall in memory.recall()}
+    known = {(demotion.mode, demotion.at) for demotion in memory.recall()}
     began = time.monotonic()
     engine = make_engine(resolved.settings, resolved.paths, model)
 
@@ -185,10 +185,13 @@ def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
         return None
 
     reason = asyncio.run(load())
-    for fall in engine.status.falls:
-        if (fall.rung, fall.at) not in known:
+    for demotion in engine.status.demotions:
+        if (demotion.mode, demotion.at) not in known:
             yield Finding(
-                subject=f"rung {fall.rung}", verdict="warning", text=f"does not hold: {fall.reason}", advice=_advice(fall)
+                subject=f"mode {demotion.mode}",
+                verdict="warning",
+                text=f"does not hold: {demotion.reason}",
+                advice=_advice(demotion),
             )
     info = engine.info
     if reason or info is None:
@@ -197,7 +200,7 @@ def _ladder(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
     yield Finding(
         subject="engine",
         verdict="ok",
-        text=f"canary texts come out right on rung {engine.status.rung}, {time.monotonic() - began:.1f} s from start; "
+        text=f"canary texts come out right on mode {engine.status.mode}, {time.monotonic() - began:.1f} s from start; "
         f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; {info.llama_cpp}",
     )
 
@@ -211,7 +214,7 @@ def _rebuild() -> str:
         return REBUILD
     return (
         f"this llama.cpp is a part of {package}: a newer version of that may hold, and `edgeembed doctor --forget` then "
-        "gives the rung a new chance; until then the next rung answers. A clone of the sources compiles one for this machine"
+        "gives the mode a new chance; until then the next mode answers. A clone of the sources compiles one for this machine"
     )
 
 
@@ -246,22 +249,24 @@ async def _daemon(resolved: Resolved) -> Finding:
             subject="daemon", verdict="problem", text=f"another program answers at {url}", advice="choose another port"
         )
     said = reply.body
-    falls = "".join(f"; rung {fall['rung']} did not hold: {fall['reason']}" for fall in said.get("falls", []))
+    demotions = "".join(
+        f"; mode {demotion['mode']} did not hold: {demotion['reason']}" for demotion in said.get("demotions", [])
+    )
     if said.get("status") in ("ok", "degraded"):
         unlike = f"; vectors are unlike what they were: {said['vectors']}" if "vectors" in said else ""
         return Finding(
             subject="daemon",
-            verdict="warning" if falls or unlike else "ok",
-            text=f"{url}: {said['status']}, {said.get('model')} on rung {said.get('rung')}{falls}{unlike}",
+            verdict="warning" if demotions or unlike else "ok",
+            text=f"{url}: {said['status']}, {said.get('model')} on mode {said.get('mode')}{demotions}{unlike}",
         )
-    return Finding(subject="daemon", verdict="problem", text=f"{url}: {said.get('status')}, {said.get('reason')}{falls}")
+    return Finding(subject="daemon", verdict="problem", text=f"{url}: {said.get('status')}, {said.get('reason')}{demotions}")
 
 
-def _advice(fall: RungFall) -> str:
-    if fall.rung in (GPU_FULL.name, GPU_PARTIAL.name):
+def _advice(demotion: Demotion) -> str:
+    if demotion.mode in (GPU_FULL.name, GPU_PARTIAL.name):
         return "`edgeembed devices` says more; a running daemon tries the card again by itself"
     return _rebuild()
 
 
-def _date(fall: RungFall) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(fall.at))
+def _date(demotion: Demotion) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(demotion.at))

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Pair, Row, Text
-from edgeembed.models.profiles import Measurement, Profile, Way
+from edgeembed.models.profiles import Measurement, RunProfile, TuningResult
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,14 @@ TOKENS_PER_WORD = 12
 """More than any tokenizer makes of a word: even a model of a few hundred tokens is not given a text that is too long."""
 
 
-MakeEngine = Callable[[Way], Engine]
-Measure = Callable[[Way], Awaitable[tuple[Measurement, ModelInfo]]]
+MakeEngine = Callable[[RunProfile], Engine]
+Measure = Callable[[RunProfile], Awaitable[tuple[Measurement, ModelInfo]]]
 Tell = Callable[[Measurement], None]
 
 
-async def tune(measure: Measure, start: Way, *, thorough: bool, tell: Tell = lambda _measurement: None) -> Profile:
+async def tune(
+    measure: Measure, start: RunProfile, *, thorough: bool, tell: Tell = lambda _measurement: None
+) -> TuningResult:
     """Find the best way for a model, beginning with `start`.
 
     measure: measures one way, see `measurer`. thorough: try every choice; otherwise the number of threads alone. tell: gets
@@ -50,18 +52,18 @@ async def tune(measure: Measure, start: Way, *, thorough: bool, tell: Tell = lam
     choices_of = _choices_on_card(thorough=thorough) if first.on_card else _choices(start, info, thorough=thorough)
     for choices in choices_of:
         for change in choices:
-            way = msgspec.structs.replace(best.way, **change)
-            if way in tried:
+            profile = msgspec.structs.replace(best.profile, **change)
+            if profile in tried:
                 continue
-            tried[way], _ = await measure(way)
-            tell(tried[way])
+            tried[profile], _ = await measure(profile)
+            tell(tried[profile])
         fastest = min(tried.values(), key=lambda each: each.score(first))
         if fastest.score(first) < WORTH * best.score(first):
             best = fastest
-    return Profile(way=best.way, made_at=time.time(), thorough=thorough, measured=list(tried.values()))
+    return TuningResult(profile=best.profile, made_at=time.time(), thorough=thorough, measured=list(tried.values()))
 
 
-def _choices(start: Way, info: ModelInfo, *, thorough: bool) -> Iterator[Sequence[dict[str, int | None]]]:
+def _choices(start: RunProfile, info: ModelInfo, *, thorough: bool) -> Iterator[Sequence[dict[str, int | None]]]:
     """Give what may be changed, one list of alternatives after the other."""
     halves = [start.threads]
     while halves[-1] > 1:
@@ -84,13 +86,13 @@ def _choices_on_card(*, thorough: bool) -> Iterator[Sequence[dict[str, int | Non
 def measurer(make_engine: MakeEngine, seconds: float) -> Measure:
     """Give a function that loads a model in one way, measures it for so many seconds and ends it. It raises EngineError."""
 
-    async def measure(way: Way) -> tuple[Measurement, ModelInfo]:
-        return await _measure(make_engine(way), way, seconds)
+    async def measure(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
+        return await _measure(make_engine(profile), profile, seconds)
 
     return measure
 
 
-async def _measure(engine: Engine, way: Way, seconds: float) -> tuple[Measurement, ModelInfo]:
+async def _measure(engine: Engine, profile: RunProfile, seconds: float) -> tuple[Measurement, ModelInfo]:
     try:
         await engine.start()
         info = engine.info
@@ -104,10 +106,10 @@ async def _measure(engine: Engine, way: Way, seconds: float) -> tuple[Measuremen
         await asyncio.gather(*engine.submit([text(20) for _ in range(WARM_UPS)], INTERACTIVE))
         query = await _median_ms(engine, lambda: text(10), seconds / 4)
         sentence = await _median_ms(engine, lambda: text(40), seconds / 4)
-        rung = engine.status.rung or ""
-        bulk_texts = BULK_TEXTS_ON_CARD if rung.startswith("gpu") else BULK_TEXTS
+        mode = engine.status.mode or ""
+        bulk_texts = BULK_TEXTS_ON_CARD if mode.startswith("gpu") else BULK_TEXTS
         bulk = await _tokens_per_second(engine, text, seconds / 2, bulk_texts)
-        return Measurement(way=way, query_ms=query, sentence_ms=sentence, tokens_per_second=bulk, rung=rung), info
+        return Measurement(profile=profile, query_ms=query, sentence_ms=sentence, tokens_per_second=bulk, mode=mode), info
     finally:
         await engine.close()
 

@@ -33,7 +33,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     type: str
-    rung: str
+    mode: str
     canary_cosines: list[float]
     """Of each canary text to its row from the unquantised weights (a reranker's: 1 less the difference of the scores); empty
     when the file carries none."""
@@ -61,7 +61,7 @@ class Embedded:
     """Texts that went through a model. `rows`: unit rows, float32, shape (texts, dimensions)."""
 
     info: ModelInfo
-    rung: str
+    mode: str
     rows: Matrix
     tokens: int
     seconds: float
@@ -91,7 +91,7 @@ async def _embed(
                 progress.update(len(rows), len(texts))
         seconds = time.perf_counter() - began
         matrix = unit_rows(rows) if rows else np.zeros((0, engine.info.dimensions), dtype=np.float32)
-        return Embedded(engine.info, engine.status.rung, matrix, tokens, seconds)
+        return Embedded(engine.info, engine.status.mode, matrix, tokens, seconds)
     finally:
         await engine.close()
 
@@ -99,7 +99,7 @@ async def _embed(
 def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verification:
     """Load a model, which checks its canary rows, and hold it against published similarities.
 
-    Raises EngineError with the numbers when the canary rows do not hold on any rung.
+    Raises EngineError with the numbers when the canary rows do not hold on any mode.
     """
     check = model.entry.check if model.entry else None
     texts: list[str] = []
@@ -115,7 +115,7 @@ def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verificat
     return Verification(
         model=model.name,
         type=model.type,
-        rung=embedded.rung,
+        mode=embedded.mode,
         canary_cosines=[round(value, 5) for value in embedded.info.canary_cosines],
         canary_least=least_for(embedded.info.file_type, scores=embedded.info.pooling == "rank"),
         published=check.scores if check else None,

@@ -1,4 +1,4 @@
-"""One word for why a rung of the ladder did not hold, out of what a worker, llama.cpp or a driver said.
+"""One word for why a mode of the ladder did not hold, out of what a worker, llama.cpp or a driver said.
 
 The words of others are those of CUDA's error strings (cudaGetErrorString), of Vulkan's results (VkResult), of ggml's and
 llama.cpp's log.

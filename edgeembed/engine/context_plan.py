@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 
 TILE = 64
 """llama.cpp's tiled flash-attention kernel for processors starts at this many tokens in a batch (GGML_FA_TILE_Q)."""

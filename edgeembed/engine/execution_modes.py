@@ -7,12 +7,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
 
 
-class RungUnavailableError(Exception):
-    """A rung cannot be stood on just now, which is known without a worker: no driver, no room on the card."""
+class ModeUnavailableError(Exception):
+    """A mode cannot be stood on just now, which is known without a worker: no driver, no room on the card."""
 
 
 @dataclass(frozen=True)
-class Rung:
+class ExecutionMode:
     """One way to run a model."""
 
     name: str
@@ -24,32 +24,34 @@ class Rung:
     """What a token may take before the worker counts as hung: far more than it ever takes, on the slowest machine."""
 
 
-GPU_FULL = Rung("gpu-full", False, "graphics card, the whole model", gpu="whole", token_seconds=0.005)
+GPU_FULL = ExecutionMode("gpu-full", False, "graphics card, the whole model", gpu="whole", token_seconds=0.005)
 
 
-GPU_PARTIAL = Rung("gpu-partial", True, "graphics card, as many layers as fit", gpu="part")
+GPU_PARTIAL = ExecutionMode("gpu-partial", True, "graphics card, as many layers as fit", gpu="part")
 
 
-CPU_BEST = Rung("cpu", True, "processor, fastest kernels (repacked weights, AMX where there is one)")
+CPU_BEST = ExecutionMode("cpu", True, "processor, fastest kernels (repacked weights, AMX where there is one)")
 
 
-CPU_PLAIN = Rung("cpu-plain", False, "processor, plain kernels")
+CPU_PLAIN = ExecutionMode("cpu-plain", False, "processor, plain kernels")
 
 
-CPU_OLDEST = Rung("cpu-oldest", False, "processor, the oldest kernels of a build for many processors", oldest_kernels=True)
+CPU_OLDEST = ExecutionMode(
+    "cpu-oldest", False, "processor, the oldest kernels of a build for many processors", oldest_kernels=True
+)
 
 
-CPU_LADDER = (CPU_BEST, CPU_PLAIN)
+CPU_MODES = (CPU_BEST, CPU_PLAIN)
 
 
-PORTABLE_LADDER = (*CPU_LADDER, CPU_OLDEST)
+PORTABLE_CPU_MODES = (*CPU_MODES, CPU_OLDEST)
 """Where the build has a module for each generation of processors: the one that was chosen may be wrong about this one."""
 
 
-def cpu_ladder() -> tuple[Rung, ...]:
-    """Give the rungs that the installed build of llama.cpp has."""
+def cpu_modes() -> tuple[ExecutionMode, ...]:
+    """Give the modes that the installed build of llama.cpp has."""
     try:
         files = distribution("llama-cpp-python").files or ()
     except PackageNotFoundError:
         files = ()
-    return PORTABLE_LADDER if any("ggml-cpu-" in file.name for file in files) else CPU_LADDER
+    return PORTABLE_CPU_MODES if any("ggml-cpu-" in file.name for file in files) else CPU_MODES

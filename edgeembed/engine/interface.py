@@ -95,7 +95,7 @@ Text = str | Pair | Prompted
 """What an embedder or a reranker computes one row of."""
 
 
-class QuickLook(msgspec.Struct, frozen=True, kw_only=True):
+class AutotuneResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the first load of a model on this machine found out; see `edgeembed.engine.llama.autotune`."""
 
     pad_from_tokens: int | None
@@ -124,23 +124,23 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
     batch_tokens: int = 0
     """Tokens of all texts together that a forward pass aims at; 0 where nobody tells."""
-    looked: QuickLook | None = None
+    looked: AutotuneResult | None = None
     """What a quick look found, where one was asked for."""
 
 
-class RungFall(msgspec.Struct, frozen=True, kw_only=True):
-    """One step down the ladder: from which rung, why, when (Unix seconds)."""
+class Demotion(msgspec.Struct, frozen=True, kw_only=True):
+    """One step down the ladder: from which mode, why, when (Unix seconds)."""
 
-    rung: str
+    mode: str
     reason: str
     at: float
     cause: str = "other"
     """One word for it; see `edgeembed.engine.causes`."""
     again_at: float | None = None
-    """Unix seconds at which the rung is tried again; None for not by itself."""
+    """Unix seconds at which the mode is tried again; None for not by itself."""
 
 
-class RungMove(msgspec.Struct, frozen=True, kw_only=True):
+class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
     """One move on the ladder, down or up (Unix seconds)."""
 
     source: str
@@ -157,9 +157,9 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["starting", "ready", "restarting", "failed", "stopped"]
     reason: str | None = None
     """Why the state is not ready."""
-    rung: str
-    falls: list[RungFall]
-    """Rungs that did not hold, in the order in which they were left."""
+    mode: str
+    demotions: list[Demotion]
+    """Modes that did not hold, in the order in which they were left."""
     restarts: int
     texts_computed: int
     """Texts whose row came from a forward pass since the daemon started."""
@@ -171,9 +171,9 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     busy_since: float | None = None
     """Unix seconds at which the forward pass now running began; None when idle."""
     worker_pid: int | None = None
-    moves: list[RungMove] = []
+    mode_changes: list[ModeChange] = []
     """On the ladder, the latest ones, the oldest first."""
-    moves_by_cause: dict[str, int] = {}
+    mode_changes_by_cause: dict[str, int] = {}
     """How many there were, by "from>to>cause"."""
     offload: str | None = None
     """What of the model is on which graphics card, in words; None where nothing is."""
@@ -202,10 +202,10 @@ class Engine(Protocol):
         """
         ...
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
         """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
 
-        sealed: they share forward passes among themselves alone, as bulk texts: the same texts give the same bits each time
+        isolated: they share forward passes with each other only, as bulk texts: the same texts give the same bits each time
         (see `edgeembed.engine.worker.isolated_batches`).
 
         A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError, EngineUnavailableError or
@@ -214,7 +214,7 @@ class Engine(Protocol):
         ...
 
     async def start(self) -> None:
-        """Load the model; returns when canary texts came out right. Raises EngineUnavailableError when no rung holds."""
+        """Load the model; returns when canary texts came out right. Raises EngineUnavailableError when no mode holds."""
         ...
 
     async def close(self) -> None:

@@ -1,12 +1,7 @@
-"""Quantise a GGUF file in a child process: native code stays out of the process that asks.
-
-Run as `python -m edgeembed.engine.quantize JSON`, where JSON is a `QuantizeJob`. Prints a "DONE OF" line for each
-tensor; what went wrong is the last line of stderr.
-"""
+"""Quantise a GGUF file in a child process (`edgeembed.engine.llama.quantize`), so that native code stays out of this one."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +10,6 @@ from pathlib import Path
 import msgspec
 
 from edgeembed.errors import ConversionError
-
-_TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")  # llama.cpp's log line at the beginning of each tensor
 
 
 class QuantizeJob(msgspec.Struct, frozen=True):
@@ -35,7 +28,7 @@ def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None
 
     Raises ConversionError. When interrupted, the child is ended; the target may then be half a file.
     """
-    command = [sys.executable, "-P", "-m", "edgeembed.engine.quantize", msgspec.json.encode(job).decode()]
+    command = [sys.executable, "-P", "-m", "edgeembed.engine.llama.quantize", msgspec.json.encode(job).decode()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace") as child:
         assert child.stdout is not None and child.stderr is not None
         try:
@@ -50,34 +43,3 @@ def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None
     if child.returncode != 0:
         reason = said[-1] if said else f"llama.cpp ended with status {child.returncode}"
         raise ConversionError(f"{Path(job.source).name} cannot be quantised: {reason}")
-
-
-def main(argv: list[str]) -> int:
-    """Do a job; see the module's docstring."""
-    from edgeembed.engine.llama.model import ComputeError, quantize_file, send_log_to
-
-    job = msgspec.json.decode(argv[1], type=QuantizeJob)
-
-    def watch(line: str) -> None:
-        if found := _TENSOR.search(line):
-            sys.stdout.write(f"{found[1]} {found[2]}\n")
-            sys.stdout.flush()
-
-    send_log_to(watch, verbose=True)
-    try:
-        quantize_file(
-            Path(job.source),
-            Path(job.target),
-            file_type=job.file_type,
-            threads=job.threads,
-            keep_f32=job.keep_f32,
-            notes=job.notes,
-        )
-    except ComputeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

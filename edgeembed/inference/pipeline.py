@@ -35,7 +35,7 @@ class Wish:
     identity: of the prompt or query around them. In the same order: names, which tell each text from others under this
     identity; keys, under which the rows of whole texts are cached; texts, which the engine computes. kind: what the names
     are, empty for text. frequent: that these are asked for says that they may be asked for again. param: the request's field
-    that holds them. most_tokens: of all together. sealed: see `Engine.submit`.
+    that holds them. most_tokens: of all together. isolated: see `Engine.submit`.
     """
 
     model: ServedModel
@@ -52,7 +52,7 @@ class Wish:
     interactive: bool = True
     frequent: bool = True
     most_tokens: int | None = None
-    sealed: bool = False
+    isolated: bool = False
 
     def keys_within(self, context_tokens: int) -> dict[bytes, bytes]:
         """Give, for the key of each text, the one under which its row within its limits is cached.
@@ -172,7 +172,7 @@ class RowSource:
                         texts,
                         INTERACTIVE if wish.interactive else BULK,
                         self._keeper(wish, whole),
-                        sealed=wish.sealed,
+                        isolated=wish.isolated,
                     )
                 except TextError as failure:
                     raise TextError(whole[failure.key], failure.error) from failure

@@ -36,7 +36,7 @@ from edgeembed.inference.tokenize import TokenizeRequest, TokenizeResult, tokeni
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt
-from edgeembed.models.registry import Roster, ServedModel
+from edgeembed.models.registry import ModelRegistry, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -141,11 +141,11 @@ class RerankResult:
 
 
 class EmbeddingService:
-    """Answers requests for every model of the roster. Everything runs on one event loop."""
+    """Answers requests for every model of the registry. Everything runs on one event loop."""
 
     def __init__(
         self,
-        roster: Roster,
+        registry: ModelRegistry,
         pool: ModelPool,
         cache: VectorCache | None,
         *,
@@ -160,10 +160,10 @@ class EmbeddingService:
 
         timeout: seconds after which a request is given up. max_queue_tokens: tokens that may wait for one model, and
         max_request_tokens: tokens of all texts of one request to embed; 0 is any number. clean_text: whether texts are
-        cleaned (see `edgeembed.models.prompts.clean`). vectors: watches the computed rows. devices: tells what there is to compute on;
+        cleaned (see `inference.cleaning`). vectors: watches the computed rows. devices: tells what there is to compute on;
         it may take a while.
         """
-        self.roster = roster
+        self.registry = registry
         self.pool = pool
         self.cache = cache
         self.vectors = vectors or VectorHealth()
@@ -187,7 +187,7 @@ class EmbeddingService:
 
         Raises a RequestError for what the client did wrong, an EngineError otherwise.
         """
-        target = await self.roster.resolve(request.model, "embed")
+        target = await self.registry.resolve(request.model, "embed")
         model = target.model
         input_type = request.input_type or target.input_type
         prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
@@ -221,7 +221,7 @@ class EmbeddingService:
             use="off" if request.repeatable else request.cache,
             interactive=interactive,
             frequent=frequent or request.cache == "keep",
-            sealed=request.repeatable,
+            isolated=request.repeatable,
             most_tokens=self.max_request_tokens,
         )
         rows, hits = await self._rows(wish, request)
@@ -236,7 +236,7 @@ class EmbeddingService:
 
         Raises a RequestError for what the client did wrong, an EngineError otherwise.
         """
-        target = await self.roster.resolve(request.model, "rerank")
+        target = await self.registry.resolve(request.model, "rerank")
         model = target.model
         query = self._clean(request.query)
         documents = [self._clean(document) for document in request.documents]
@@ -267,7 +267,7 @@ class EmbeddingService:
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
-        return await tokenize(self.roster, self.pool, self._clean, request, self._timeout)
+        return await tokenize(self.registry, self.pool, self._clean, request, self._timeout)
 
     async def _rows(self, wish: Wish, request: EmbedRequest | RerankRequest) -> tuple[list[Row | CachedRow], int]:
         """Give the row of each text, in order, and how many of them the cache had."""
@@ -304,7 +304,7 @@ class EmbeddingService:
 
         One that is unloaded because nobody uses it is well. Raises EngineError with the reason when it is not.
         """
-        model = self.roster.default
+        model = self.registry.default
         slot = self.pool.slot_of(model) if model else None
         if model is None or slot is None:
             return

@@ -37,17 +37,17 @@ class Flights:
         self._flights: dict[bytes, _Flight] = {}
 
     async def compute(
-        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, landed: Landed, *, sealed: bool = False
+        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, landed: Landed, *, isolated: bool = False
     ) -> dict[bytes, Row]:
         """Compute rows, joining texts that other requests are computing already. Raises TextError.
 
-        sealed: joins nothing, and nothing joins these: another request's texts would change what shares a batch.
+        isolated: joins nothing, and nothing joins these: another request's texts would change what shares a batch.
 
         A text that nobody waits for any more gives up its place in the queue. `landed` is called with the row of each text
         that was not in flight before, also when this request has failed or gone meanwhile.
         """
-        if sealed:
-            return await _sealed(lease, texts, priority)
+        if isolated:
+            return await _isolated(lease, texts, priority)
         new = {key: text for key, text in texts.items() if key not in self._flights}
         futures = lease.submit(list(new.values()), priority)
         for key, future in zip(new, futures, strict=True):
@@ -78,8 +78,8 @@ class Flights:
             landed(key, future.result())
 
 
-async def _sealed(lease: Lease, texts: Mapping[bytes, Text], priority: Priority) -> dict[bytes, Row]:
-    futures = lease.submit(list(texts.values()), priority, sealed=True)
+async def _isolated(lease: Lease, texts: Mapping[bytes, Text], priority: Priority) -> dict[bytes, Row]:
+    futures = lease.submit(list(texts.values()), priority, isolated=True)
     try:
         await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
         for key, future in zip(texts, futures, strict=True):

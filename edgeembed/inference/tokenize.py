@@ -11,7 +11,7 @@ from edgeembed.engine.interface import Engine, Text, Tokenized
 from edgeembed.errors import EngineTimeoutError, TooManyTokensError
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt
-from edgeembed.models.registry import Roster, ServedModel
+from edgeembed.models.registry import ModelRegistry, ServedModel
 
 
 class UnreadableError(Exception):
@@ -49,13 +49,13 @@ class TokenizeResult(msgspec.Struct, frozen=True):
 
 
 async def tokenize(
-    roster: Roster, pool: ModelPool, clean: Callable[[str], str], request: TokenizeRequest, seconds: float
+    registry: ModelRegistry, pool: ModelPool, clean: Callable[[str], str], request: TokenizeRequest, seconds: float
 ) -> TokenizeResult:
     """Tokenise texts as an embedder would read them. seconds: after which the request is given up.
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await roster.resolve(request.model, "embed")
+    target = await registry.resolve(request.model, "embed")
     model = target.model
     input_type = request.input_type or target.input_type
     prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)

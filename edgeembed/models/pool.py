@@ -90,9 +90,9 @@ class Lease:
         self._slot = slot
         self.engine = engine
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
         """Queue texts; each keeps the model loaded until its row has come, whoever waits for it by then."""
-        futures = self.engine.submit(texts, priority, sealed=sealed)
+        futures = self.engine.submit(texts, priority, isolated=isolated)
         for future in futures:
             self._slot.leases += 1
             future.add_done_callback(lambda _future: self._pool.release(self._slot))

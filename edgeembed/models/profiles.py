@@ -13,13 +13,13 @@ from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)
 
-PROFILE_FILE = "profiles.json"
+PROFILE_FILE = "run-profiles.json"
 
 
 DEFAULT_BATCH_TOKENS = 128
 
 
-class Way(msgspec.Struct, frozen=True):
+class RunProfile(msgspec.Struct, frozen=True):
     """A way to run a model; None leaves the choice to the engine."""
 
     threads: int
@@ -33,20 +33,20 @@ class Way(msgspec.Struct, frozen=True):
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """How fast one way is. Times in milliseconds, medians."""
 
-    way: Way
+    profile: RunProfile
     query_ms: float
     """A text of ten words, alone."""
     sentence_ms: float
     """A text of forty words, alone."""
     tokens_per_second: float
     """In a bulk load of texts of 10 to 80 words."""
-    rung: str = ""
+    mode: str = ""
     """Of the ladder that it was measured on."""
 
     @property
     def on_card(self) -> bool:
         """Whether a graphics card computed, at least in part."""
-        return self.rung.startswith("gpu")
+        return self.mode.startswith("gpu")
 
     def score(self, first: Measurement) -> float:
         """Give the geometric mean of the times against another way's; less is better."""
@@ -58,10 +58,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         return math.prod(ratios) ** (1 / len(ratios))
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True):
+class TuningResult(msgspec.Struct, frozen=True, kw_only=True):
     """The best way that was found for a model on this machine."""
 
-    way: Way
+    profile: RunProfile
     made_at: float
     """Unix seconds."""
     thorough: bool
@@ -72,26 +72,26 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def gain(self) -> float:
         """How many times faster the best way is than the first one, by score."""
-        best = next(each for each in self.measured if each.way == self.way)
+        best = next(each for each in self.measured if each.profile == self.profile)
         return 1 / best.score(self.measured[0])
 
 
-class Profiles:
+class TuningResults:
     """Profiles on disk: by machine, build of llama.cpp and model file. One that cannot be read is none."""
 
     def __init__(self, state: Path) -> None:
         self._file = state / PROFILE_FILE
 
-    def find(self, digest: str) -> Profile | None:
+    def find(self, digest: str) -> TuningResult | None:
         """Give the profile of a model file with this SHA-256."""
         try:
-            return msgspec.convert(self._all().get(_key(digest)), Profile | None)
+            return msgspec.convert(self._all().get(_key(digest)), TuningResult | None)
         except msgspec.ValidationError:
             return None  # of an older version
 
-    def keep(self, digest: str, profile: Profile) -> None:
+    def keep(self, digest: str, tuned: TuningResult) -> None:
         """Write a profile down. Raises OSError."""
-        write_atomically(self._file, {**self._all(), _key(digest): msgspec.to_builtins(profile)})
+        write_atomically(self._file, {**self._all(), _key(digest): msgspec.to_builtins(tuned)})
 
     def forget(self, digest: str) -> bool:
         """Remove a profile; says whether there was one. Raises OSError."""

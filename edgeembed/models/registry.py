@@ -98,7 +98,7 @@ class Listing:
     alias: bool = False
 
 
-class Roster:
+class ModelRegistry:
     """Names and models. Everything runs on one event loop; the disk is read in a thread."""
 
     def __init__(
@@ -159,7 +159,7 @@ class Roster:
     async def refresh(self) -> None:
         """Look at the disk again; those who ask at once share one look."""
         if self._scanning is None or self._scanning.done():
-            self._scanning = asyncio.create_task(self._rescan(), name="roster")
+            self._scanning = asyncio.create_task(self._rescan(), name="registry")
         await asyncio.shield(self._scanning)
 
     def mark_stale(self) -> None:

@@ -17,13 +17,13 @@ from edgeembed.cache import VectorCache
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.execution_modes import GPU_FULL, Rung, cpu_ladder
+from edgeembed.engine.execution_modes import GPU_FULL, ExecutionMode, cpu_modes
 from edgeembed.engine.gpu.placement import Gpus, for_card
 from edgeembed.engine.interface import Engine, ModelInfo
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.machine import usable_threads
-from edgeembed.engine.supervisor.fallback_policy import Ladder, LadderMemory
+from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, UnknownModelError
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.hub.gguf.weights import read_weights
@@ -33,8 +33,8 @@ from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models import memory
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, Profile, Profiles, Way
-from edgeembed.models.registry import Roster, ServedModel, served
+from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, RunProfile, TuningResult, TuningResults
+from edgeembed.models.registry import ModelRegistry, ServedModel, served
 
 if TYPE_CHECKING:  # they import aiohttp, which no command needs that computes here
     from edgeembed.upstream.client import UpstreamOptions
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "vectors"
 VECTORS_FOLDER = "vector-baselines"
-LADDER_FILE = "ladder.json"
+EXECUTION_MODES_FILE = "execution-modes.json"
 UPSTREAM_FILE = "upstream.json"
 """What upstream's vectors are like."""
 
@@ -58,7 +58,7 @@ def make_engine(
     settings: Settings,
     paths: Paths,
     model: InstalledModel | ServedModel,
-    way: Way | None = None,
+    profile: RunProfile | None = None,
     gpus: Gpus | None = None,
 ) -> WorkerEngine:
     """Make the engine of a model; nothing starts yet. Raises HubError for a file that llama.cpp must not see.
@@ -72,9 +72,9 @@ def make_engine(
         # The cache would keep another model's rows under this one's digest.
         raise ModelReplacedError(f"{model.path} was replaced by another file")
     store.require_sound(model)
-    profiles = Profiles(paths.state)
-    look = way is None and profiles.find(model.digest) is None
-    chosen = way or chosen_way(settings, paths, model.digest)
+    tuning_results = TuningResults(paths.state)
+    look = profile is None and tuning_results.find(model.digest) is None
+    chosen = profile or chosen_profile(settings, paths, model.digest)
 
     gpus = gpus or make_gpus(settings)
     sizes = read_weights(model.path) if gpus.possible else None
@@ -87,24 +87,26 @@ def make_engine(
             return  # there was no time to find anything: the next load looks again
         look = False
         chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.looked.pad_from_tokens)
-        found = Way(threads=usable_threads(), pad_from_tokens=info.looked.pad_from_tokens)  # and nothing of the settings
+        found = RunProfile(
+            threads=usable_threads(), pad_from_tokens=info.looked.pad_from_tokens
+        )  # and nothing of the settings
         try:
-            profiles.keep(model.digest, Profile(way=found, made_at=time.time(), thorough=False, measured=[]))
+            tuning_results.keep(model.digest, TuningResult(profile=found, made_at=time.time(), thorough=False, measured=[]))
         except OSError as error:
             log.warning("how %s runs best cannot be kept: %s", model.spec, error)
 
-    def options(rung: Rung) -> WorkerOptions:
+    def options(mode: ExecutionMode) -> WorkerOptions:
         if _identity(model.path) != served:
             raise ModelReplacedError(f"{model.path} was replaced by another file")
-        if rung.gpu != "none" and sizes is not None:
-            return gpus.place(rung, key, sizes, on_card(rung))
+        if mode.gpu != "none" and sizes is not None:
+            return gpus.place(mode, key, sizes, on_card(mode))
         gpus.left(key)
-        return on_processor(rung)
+        return on_processor(mode)
 
-    def on_card(rung: Rung) -> WorkerOptions:
-        return for_card(on_processor(rung), settings.batch_tokens or chosen.card_batch_tokens)
+    def on_card(mode: ExecutionMode) -> WorkerOptions:
+        return for_card(on_processor(mode), settings.batch_tokens or chosen.card_batch_tokens)
 
-    def on_processor(rung: Rung) -> WorkerOptions:
+    def on_processor(mode: ExecutionMode) -> WorkerOptions:
         return WorkerOptions(
             path=str(model.path),
             threads=chosen.threads,
@@ -112,23 +114,23 @@ def make_engine(
             batch_tokens=chosen.batch_tokens,
             bulk_lanes=chosen.bulk_lanes,
             pad_from_tokens=chosen.pad_from_tokens,
-            quick_look=look,
-            rung=rung.name,
-            extra_buffers=rung.extra_buffers,
+            autotune=look,
+            mode=mode.name,
+            extra_buffers=mode.extra_buffers,
             own_kernels=settings.kernels == "auto",
-            oldest_kernels=rung.oldest_kernels,
+            oldest_kernels=mode.oldest_kernels,
             task=model.task,
             verbose=settings.log_level == "debug",
         )
 
-    rungs = gpus.rungs(sizes, on_card(GPU_FULL)) if sizes is not None else ()
-    ladder = Ladder((*rungs, *cpu_ladder()), LadderMemory(paths.state / LADDER_FILE, model.digest))
+    modes = gpus.modes(sizes, on_card(GPU_FULL)) if sizes is not None else ()
+    policy = FallbackPolicy((*modes, *cpu_modes()), FallbackMemory(paths.state / EXECUTION_MODES_FILE, model.digest))
     return WorkerEngine(
         options,
-        ladder,
+        policy,
         load_timeout=settings.load_timeout,
         on_ready=keep,
-        obstacle=lambda rung: gpus.obstacle(rung, key, sizes, on_card(rung)) if sizes is not None else None,
+        obstacle=lambda mode: gpus.obstacle(mode, key, sizes, on_card(mode)) if sizes is not None else None,
     )
 
 
@@ -139,23 +141,23 @@ def card_options(settings: Settings, model: InstalledModel | ServedModel) -> Wor
         threads=1,
         context_tokens=settings.context_tokens,
         batch_tokens=settings.batch_tokens,
-        rung=GPU_FULL.name,
+        mode=GPU_FULL.name,
         extra_buffers=False,
         task=model.task,
     )
     return for_card(base, settings.batch_tokens)
 
 
-def chosen_way(settings: Settings, paths: Paths, digest: str) -> Way:
+def chosen_profile(settings: Settings, paths: Paths, digest: str) -> RunProfile:
     """Say how a model runs: the settings go before what was measured, and that before the defaults."""
-    profile = Profiles(paths.state).find(digest)
-    found = profile.way if profile else Way(threads=usable_threads())
+    tuned = TuningResults(paths.state).find(digest)
+    found = tuned.profile if tuned else RunProfile(threads=usable_threads())
     if settings.threads:
         found = msgspec.structs.replace(found, threads=settings.threads)
     if settings.batch_tokens:
         found = msgspec.structs.replace(found, batch_tokens=settings.batch_tokens)
-    if profile:
-        log.info("%s: uses the profile of %s", digest[:12], time.strftime("%Y-%m-%d", time.localtime(profile.made_at)))
+    if tuned:
+        log.info("%s: uses the profile of %s", digest[:12], time.strftime("%Y-%m-%d", time.localtime(tuned.made_at)))
     return found
 
 
@@ -169,7 +171,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class ConfiguredModels:
     """The models that the settings name."""
 
     default: ServedModel
@@ -181,7 +183,7 @@ class Fleet:
     """What the default is when another server computes it."""
 
 
-def make_fleet(settings: Settings, paths: Paths, default: InstalledModel | Remote) -> Fleet:
+def find_configured_models(settings: Settings, paths: Paths, default: InstalledModel | Remote) -> ConfiguredModels:
     """Find the models that the settings name besides the default one. What is not installed is left out, with a warning."""
     remote = None if isinstance(default, InstalledModel) else default
 
@@ -196,7 +198,7 @@ def make_fleet(settings: Settings, paths: Paths, default: InstalledModel | Remot
     def all_of(names: Iterable[str], setting: str) -> tuple[ServedModel, ...]:
         return tuple(model for name in names if (model := look_up(name, setting)) is not None)
 
-    return Fleet(
+    return ConfiguredModels(
         default=served(default) if isinstance(default, InstalledModel) else default.served(),
         preload=all_of(settings.preload, "preload"),
         pinned=all_of(settings.pin, "pin"),
@@ -205,8 +207,8 @@ def make_fleet(settings: Settings, paths: Paths, default: InstalledModel | Remot
     )
 
 
-def make_roster(settings: Settings, paths: Paths, fleet: Fleet) -> Roster:
-    """Make the roster: the settings' models, their aliases, and whatever the store holds."""
+def make_registry(settings: Settings, paths: Paths, configured_models: ConfiguredModels) -> ModelRegistry:
+    """Make the registry: the settings' models, their aliases, and whatever the store holds."""
     store = Store(paths)
 
     def scan() -> list[ServedModel]:
@@ -226,8 +228,8 @@ def make_roster(settings: Settings, paths: Paths, fleet: Fleet) -> Roster:
     }
 
     def renew(model: ServedModel) -> ServedModel:
-        if model.upstream and fleet.remote:
-            return fleet.remote.served()
+        if model.upstream and configured_models.remote:
+            return configured_models.remote.served()
         try:
             if store.digest(model.path) == model.digest:
                 return model
@@ -236,21 +238,21 @@ def make_roster(settings: Settings, paths: Paths, fleet: Fleet) -> Roster:
             log.warning("%s cannot be read now: %s", model.path, error)
             return model
 
-    others = (*fleet.pinned, *fleet.preload, *fleet.by_path)
-    return Roster(fleet.default, others, aliases=aliases, scan=scan, renew=renew)
+    others = (*configured_models.pinned, *configured_models.preload, *configured_models.by_path)
+    return ModelRegistry(configured_models.default, others, aliases=aliases, scan=scan, renew=renew)
 
 
-def make_rules(settings: Settings, fleet: Fleet, gpus: Gpus) -> PoolRules:
+def make_rules(settings: Settings, configured_models: ConfiguredModels, gpus: Gpus) -> PoolRules:
     """Say how long models stay loaded, and how much of the machine's memory they may take together."""
     single = {name.lower(): seconds_of(duration) for name, duration in settings.keep_alive_of.items()}
     otherwise = seconds_of(settings.keep_alive)
-    pinned = {model.key for model in fleet.pinned}
+    pinned = {model.key for model in configured_models.pinned}
 
     def keep_alive(model: ServedModel) -> float | None:
         for name in (model.spec, model.name, model.path.name, str(model.path)):
             if name.lower() in single:
                 return single[name.lower()]
-        return None if model.upstream or model.key == fleet.default.key else otherwise
+        return None if model.upstream or model.key == configured_models.default.key else otherwise
 
     def estimate(model: ServedModel) -> int:
         if model.upstream:
@@ -320,19 +322,19 @@ def make_remote_engine(settings: Settings, paths: Paths, remote: Remote) -> Engi
 class _Change:
     """What is done when upstream turns out to have another model: requests find the new one, the old one goes."""
 
-    def __init__(self, roster: Roster, pool: ModelPool) -> None:
-        self._roster = roster
+    def __init__(self, registry: ModelRegistry, pool: ModelPool) -> None:
+        self._registry = registry
         self._pool = pool
         self._unloading: set[asyncio.Task[None]] = set()
 
     def __call__(self, old: ServedModel) -> None:
-        self._roster.mark_stale()
+        self._registry.mark_stale()
         task = asyncio.create_task(self._pool.unload(old), name="unload upstream's old model")
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
 
 
-def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingService:
+def make_service(settings: Settings, paths: Paths, configured_models: ConfiguredModels) -> EmbeddingService:
     """Make the service of all models; nothing starts yet."""
     cache = (
         VectorCache(
@@ -344,29 +346,29 @@ def make_service(settings: Settings, paths: Paths, fleet: Fleet) -> EmbeddingSer
         if settings.cache
         else None
     )
-    roster = make_roster(settings, paths, fleet)
+    registry = make_registry(settings, paths, configured_models)
     gpus = make_gpus(settings)
 
     def engine_of(model: ServedModel) -> Engine:
-        if model.upstream and fleet.remote:
-            return make_remote_engine(settings, paths, fleet.remote)
+        if model.upstream and configured_models.remote:
+            return make_remote_engine(settings, paths, configured_models.remote)
         try:
             return make_engine(settings, paths, model, gpus=gpus)
         except ModelReplacedError:
-            roster.mark_stale()
+            registry.mark_stale()
             raise
 
-    pool = ModelPool(engine_of, make_rules(settings, fleet, gpus))
-    if fleet.remote:
-        fleet.remote.on_change = _Change(roster, pool)
+    pool = ModelPool(engine_of, make_rules(settings, configured_models, gpus))
+    if configured_models.remote:
+        configured_models.remote.on_change = _Change(registry, pool)
     return EmbeddingService(
-        roster,
+        registry,
         pool,
         cache,
         timeout=settings.request_timeout,
         max_queue_tokens=settings.max_queue_tokens,
         # Nobody here can count tokens before they are computed by a model whose tokenizer is elsewhere.
-        max_request_tokens=0 if fleet.remote else settings.max_request_tokens,
+        max_request_tokens=0 if configured_models.remote else settings.max_request_tokens,
         clean_text=settings.clean_text,
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
         devices=gpus.describe,

@@ -21,9 +21,9 @@ from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.models.profiles import Profile, Profiles
+from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.registry import ServedModel
-from edgeembed.runtime.assembly import make_fleet, make_remote, make_service
+from edgeembed.runtime.assembly import find_configured_models, make_remote, make_service
 
 if TYPE_CHECKING:
     from edgeembed.upstream.remote import Remote
@@ -43,11 +43,13 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     """
     stop = _stop_on_signals()
     try:
-        fleet = make_fleet(settings, paths, model or await _meet_upstream(settings, paths, stop, announce))
+        configured_models = find_configured_models(
+            settings, paths, model or await _meet_upstream(settings, paths, stop, announce)
+        )
     except EngineUnavailableError as error:
         announce(f"error: {error.message}")
         return 1
-    service = make_service(settings, paths, fleet)
+    service = make_service(settings, paths, configured_models)
     notifier = Notifier()
     store = Store(paths)
 
@@ -55,14 +57,16 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         for used in models:
             store.mark_used(used.digest)
 
-    default = fleet.default
+    default = configured_models.default
     loading = asyncio.create_task(service.pool.load(default))
     try:
         # Its import takes as long as the worker takes to load a small model, in a process of its own, meanwhile.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
         from edgeembed.server.lifecycle import listening
 
-        async with listening(service, settings, (*fleet.pinned, *fleet.preload), note_use, stop.set) as url:
+        async with listening(
+            service, settings, (*configured_models.pinned, *configured_models.preload), note_use, stop.set
+        ) as url:
             announce(f"edgeembed {__version__} listens on {url}, loading {default.name} {default.type}")
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -70,8 +74,8 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
                 engine = await loading
                 _announce_ready(default, engine, url, announce)
                 gc.freeze()  # what is there stays: looking through it again holds up every request for tens of milliseconds
-                if profile := Profiles(paths.state).find(default.digest):
-                    announce(_tuned(profile, engine))
+                if tuned := TuningResults(paths.state).find(default.digest):
+                    announce(_tuned(tuned, engine))
                 notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
@@ -99,29 +103,29 @@ async def _meet_upstream(settings: Settings, paths: Paths, stop: asyncio.Event, 
 def _announce_ready(model: ServedModel, engine: Engine, url: str, announce: Announce) -> None:
     info, status = engine.info, engine.status
     assert info is not None
-    for fall in status.falls:
-        announce(f"rung {fall.rung} did not hold: {fall.reason}")
+    for demotion in status.demotions:
+        announce(f"mode {demotion.mode} did not hold: {demotion.reason}")
     size = f"{info.dimensions} dimensions, texts" if model.task == "embed" else "reranker, pairs"
     up_to = f" up to {info.context_tokens} tokens" if info.context_tokens else " as long as upstream takes them"
-    announce(f"ready: {model.name} ({size}{up_to}) on rung {status.rung}")
+    announce(f"ready: {model.name} ({size}{up_to}) on mode {status.mode}")
     if model.task == "embed":
         where = f"{_for_curl(url)}/v1/embeddings"
         announce(f"""try:   curl -s {where} -H 'content-type: application/json' -d '{{"input":"hello"}}'""")
 
 
-def _tuned(profile: Profile, engine: Engine) -> str:
+def _tuned(tuned: TuningResult, engine: Engine) -> str:
     """Say how the model runs, and who found that out."""
-    way = profile.way
-    found = [f"{way.threads} thread{'s' * (way.threads != 1)}"]
-    if way.pad_from_tokens is not None:
-        found.append(f"texts from {way.pad_from_tokens} tokens on are filled up" if way.pad_from_tokens else "no filling up")
+    profile = tuned.profile
+    found = [f"{profile.threads} thread{'s' * (profile.threads != 1)}"]
+    if profile.pad_from_tokens is not None:
+        found.append(
+            f"texts from {profile.pad_from_tokens} tokens on are filled up" if profile.pad_from_tokens else "no filling up"
+        )
     if engine.info is not None and engine.info.looked is not None:
         who = f"a first look at this machine ({engine.info.looked.seconds:.1f} s)"
     else:
-        who = (
-            f"{'`edgeembed tune`' if profile.thorough else 'a first look'} on {datetime.date.fromtimestamp(profile.made_at)}"
-        )
-    closer = "" if profile.thorough else "; `edgeembed tune` looks closer"
+        who = f"{'`edgeembed tune`' if tuned.thorough else 'a first look'} on {datetime.date.fromtimestamp(tuned.made_at)}"
+    closer = "" if tuned.thorough else "; `edgeembed tune` looks closer"
     return f"tuned: {', '.join(found)}, says {who}{closer}"
 
 

@@ -62,7 +62,7 @@ def make_app(
         app.add_routes(routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)
-    app.cleanup_ctx.append(_models([*([service.roster.default] if service.roster.default else []), *preload]))
+    app.cleanup_ctx.append(_models([*([service.registry.default] if service.registry.default else []), *preload]))
     if note_use is not None:
         app.cleanup_ctx.append(_uses(note_use))
     return app
@@ -121,7 +121,7 @@ def _uses(note_use: NoteUse) -> Callable[[web.Application], AsyncIterator[None]]
         noted: dict[tuple[str, str], int] = {}
 
         async def note() -> None:
-            used = [model for model in service.roster.models if service.requests[model.key] != noted.get(model.key, 0)]
+            used = [model for model in service.registry.models if service.requests[model.key] != noted.get(model.key, 0)]
             noted.update({model.key: service.requests[model.key] for model in used})
             if used:
                 await asyncio.to_thread(note_use, used)

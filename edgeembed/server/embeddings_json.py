@@ -28,7 +28,7 @@ def known_answer(service: EmbeddingService, body: bytes) -> bytes | None:
     if cache is None or len(body) > MOST_BODY_BYTES:
         return None
     answer = cache.answers.get(hashlib.sha256(body).digest())
-    if answer is None or answer.version != service.roster.version or cache.get_hot(answer.keys, answer.label) is None:
+    if answer is None or answer.version != service.registry.version or cache.get_hot(answer.keys, answer.label) is None:
         return None
     service.count(answer.model, len(answer.keys))
     return answer.body
@@ -40,7 +40,7 @@ def write_answer(service: EmbeddingService, body: bytes, result: EmbedResult, en
     if result.hot is not None and service.cache is not None and len(body) <= MOST_BODY_BYTES:
         service.cache.answers.put(
             hashlib.sha256(body).digest(),
-            Answer(written, tuple(result.keys), result.hot, result.model.key, service.roster.version),
+            Answer(written, tuple(result.keys), result.hot, result.model.key, service.registry.version),
         )
     return written
 

@@ -26,14 +26,17 @@ def news(before: View | None, now: View, loading_seconds: float = 0.0) -> Iterat
     for model in fresh_models(before.models, now.models):
         yield "A model is installed", f"{model.id} can be asked for now; no restart is needed."
     if before.pid == now.pid:
-        for fall in now.falls[len(before.falls) :]:
-            yield "Slower than before", f"{fall.rung} did not hold, edgeembed goes on with {now.device}: {fall.reason}"
+        for demotion in now.demotions[len(before.demotions) :]:
+            yield (
+                "Slower than before",
+                f"{demotion.mode} did not hold, edgeembed goes on with {now.device}: {demotion.reason}",
+            )
     if before.model == now.model and before.digest and now.digest and before.digest != now.digest:
         yield (
             "The model's file has changed",
             f"{now.model} is another file than before. Its vectors do not mix with those of the old one.",
         )
-    if before.state is not State.DEGRADED and now.state is State.DEGRADED and now.falls == before.falls:
+    if before.state is not State.DEGRADED and now.state is State.DEGRADED and now.demotions == before.demotions:
         yield "edgeembed is not well", now.reason or "The dashboard says more."
 
 

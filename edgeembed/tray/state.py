@@ -29,7 +29,7 @@ class State(Enum):
 class Fall(msgspec.Struct, frozen=True):
     """A way to run the model that did not hold."""
 
-    rung: str
+    mode: str
     reason: str
     again_at: float | None = None
     """Unix seconds at which it is tried again; None for not by itself."""
@@ -40,8 +40,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     reason: str | None = None
-    rung: str = ""
-    falls: tuple[Fall, ...] = ()
+    mode: str = ""
+    demotions: tuple[Fall, ...] = ()
     texts_computed: int = 0
 
 
@@ -211,7 +211,7 @@ class View:
     """Whether a daemon of ours answers."""
     owned: bool = False
     """Whether the tray started the daemon."""
-    falls: tuple[Fall, ...] = ()
+    demotions: tuple[Fall, ...] = ()
     digest: str | None = None
     pid: int | None = None
     work: tuple[int, int] = field(default=(0, 0), compare=False)
@@ -274,7 +274,7 @@ def look(seen: Seen, before: View | None, now: datetime.datetime) -> View:
         paused=seen.paused,
         answers=True,
         owned=owned,
-        falls=status.engine.falls if status.engine else (),
+        demotions=status.engine.demotions if status.engine else (),
         digest=status.model.digest if status.model else None,
         pid=status.pid,
         work=work,
@@ -308,7 +308,7 @@ def _judge(status: Status, default: Slot | None, seen: Seen) -> tuple[State, str
     reasons: Sequence[str | None] = (
         seen.alarm,
         *(f"{each.model}: {each.alarm}" for each in status.vectors if each.alarm),
-        _fall(engine.falls[-1]) if engine and engine.falls else None,
+        _fall(engine.demotions[-1]) if engine and engine.demotions else None,
         status.cache.disk_problem if status.cache and status.cache.disk_problem != "switched off" else None,
         *(f"{slot.name}: {slot.reason or 'failed'}" for slot in status.models if slot.state == "failed"),
     )
@@ -316,10 +316,10 @@ def _judge(status: Status, default: Slot | None, seen: Seen) -> tuple[State, str
     return (State.DEGRADED, reason) if reason else (State.READY, None)
 
 
-def _fall(fall: Fall) -> str:
+def _fall(demotion: Fall) -> str:
     """Say what did not hold; when it is tried again comes first, as the reason may be long."""
-    again = f" (again at {time.strftime('%H:%M', time.localtime(fall.again_at))})" if fall.again_at else ""
-    return f"{fall.rung} did not hold{again}: {fall.reason}"
+    again = f" (again at {time.strftime('%H:%M', time.localtime(demotion.again_at))})" if demotion.again_at else ""
+    return f"{demotion.mode} did not hold{again}: {demotion.reason}"
 
 
 def _short(text: str, most: int = 70) -> str:

@@ -116,8 +116,8 @@ class RemoteEngine:
                 "restarting"
             ),
             reason=self._watch.over.message if self._watch.over else reason,
-            rung="upstream" if closed or not local else "local fall-back",
-            falls=[],
+            mode="upstream" if closed or not local else "local fall-back",
+            demotions=[],
             restarts=self._watch.breaker.opened,
             texts_computed=self._texts_computed + self._fallback.texts,
             batches_computed=self._requests,
@@ -166,8 +166,8 @@ class RemoteEngine:
         self._loading = asyncio.create_task(self._start_fallback(), name="upstream fall-back")
         self._loading.add_done_callback(told)
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
-        # What shares a forward pass upstream is upstream's choice: `sealed` cannot be promised there.
+    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+        # What shares a forward pass upstream is upstream's choice: `isolated` cannot be promised there.
         futures: list[asyncio.Future[Row]] = []
         taken: list[Waiting] = []
         for text in texts:
@@ -240,7 +240,7 @@ class RemoteEngine:
 
     def _hold(self) -> None:
         """Treat those who wait while nothing may be sent: the fall-back answers, or they wait, or are refused."""
-        breaker, left = self._watch.breaker, self._watch.patience
+        breaker, left = self._watch.breaker, self._watch.retry_budget
         if breaker.state != "closed" and self._fallback.ready:
             self._fallback.answer(self._queue.clear())
             return
@@ -357,7 +357,7 @@ class RemoteEngine:
         """Let texts wait once more, but for those that have waited or tried enough."""
         again: list[Waiting] = []
         for text in texts:
-            if self._watch.patience > 0 and text.tries < MOST_TRIES and not self.is_over:
+            if self._watch.retry_budget > 0 and text.tries < MOST_TRIES and not self.is_over:
                 again.append(text)
             else:
                 text.fail(self._watch.over or self._unavailable())

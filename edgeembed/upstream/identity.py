@@ -66,7 +66,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return all(abs(float(np.linalg.norm(row.astype(np.float64))) - 1) < _UNIT for row in self.canary_rows)
 
 
-class Sight(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an upstream server has just given for the canary texts."""
 
     rows: Sequence[Float32Row]
@@ -96,7 +96,7 @@ class IdentityBook:
         known = [one for one in self._read() if one.url == url and model in (None, one.model)]
         return max(known, key=lambda one: one.seen_at, default=None)
 
-    def recognise(self, url: str, model: str, sight: Sight, min_cosine: float) -> tuple[Identity, float]:
+    def recognise(self, url: str, model: str, sight: ProbeResult, min_cosine: float) -> tuple[Identity, float]:
         """Give the identity of what was just seen, an old one where the rows are near enough, and the cosine to it.
 
         It is written down; a disk that does not take it is told in the log.
@@ -148,7 +148,7 @@ class IdentityBook:
             raise
 
 
-def _new(model: str, sight: Sight) -> Identity:
+def _new(model: str, sight: ProbeResult) -> Identity:
     matrix = np.stack(list(sight.rows)).astype("<f4")
     return Identity(
         url="",

@@ -13,7 +13,7 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, cata
 from edgeembed.models.registry import ServedModel
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import RefusedError, UpstreamClient, UpstreamError, UpstreamOptions
-from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, Identity, IdentityBook, Sight
+from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, Identity, IdentityBook, ProbeResult
 from edgeembed.upstream.wire import Encoding, context_tokens, own_names
 
 log = logging.getLogger(__name__)
@@ -46,12 +46,12 @@ class Remote:
         assert self._identity is not None  # it was met
         return self._identity
 
-    async def meet(self, patience: float, stop: asyncio.Event) -> None:
+    async def meet(self, retry_budget: float, stop: asyncio.Event) -> None:
         """Learn whose rows upstream gives; when it is away, whose it gave last. It is waited for when it was never seen.
 
-        patience: seconds to wait; stop: ends the wait. Raises EngineUnavailableError with the reason.
+        retry_budget: seconds to wait; stop: ends the wait. Raises EngineUnavailableError with the reason.
         """
-        until = time.monotonic() + patience
+        until = time.monotonic() + retry_budget
         breaker = Breaker()
         async with UpstreamClient(self.options) as client:
             while True:
@@ -69,20 +69,20 @@ class Remote:
                             f"{reason}; it was never seen, so that nothing can be served"
                         ) from error
                     if breaker.reason is None:
-                        log.warning("%s; waiting for it, up to %g s", reason, patience)
+                        log.warning("%s; waiting for it, up to %g s", reason, retry_budget)
                     breaker.failed(str(error))
                 try:
                     await asyncio.wait_for(stop.wait(), breaker.pause)
                 except TimeoutError:
                     continue
 
-    async def look(self, client: UpstreamClient, known: Identity | None = None) -> Sight:
+    async def look(self, client: UpstreamClient, known: Identity | None = None) -> ProbeResult:
         """Embed the canary texts. known: what need not be asked again. Raises UpstreamError's kinds."""
         seconds = min(LOOK_SECONDS, self.options.timeout)
         if known is not None:
             texts = CANARY_TEXTS[: len(known.canary_rows)]
             answer = await client.embed(self.model, texts, known.encoding, seconds=seconds)
-            return Sight(
+            return ProbeResult(
                 rows=answer.rows,
                 rider_tokens=known.rider_tokens,
                 context_tokens=known.context_tokens,
@@ -90,22 +90,22 @@ class Remote:
             )
         encoding: Encoding = "base64"
         try:
-            rider = await client.embed(self.model, [RIDER], encoding, seconds=seconds)
+            sentinel = await client.embed(self.model, [RIDER], encoding, seconds=seconds)
         except RefusedError:
             encoding = "float"  # servers there are that refuse base64 instead of answering with floats
-            rider = await client.embed(self.model, [RIDER], encoding, seconds=seconds)
+            sentinel = await client.embed(self.model, [RIDER], encoding, seconds=seconds)
         try:
             answer = await client.embed(self.model, CANARY_TEXTS, encoding, seconds=seconds)
         except RefusedError:  # the last one is too long for the smallest contexts
             answer = await client.embed(self.model, CANARY_TEXTS[:-1], encoding, seconds=seconds)
-        return Sight(
+        return ProbeResult(
             rows=answer.rows,
-            rider_tokens=rider.tokens or 0,
+            rider_tokens=sentinel.tokens or 0,
             context_tokens=await self._context_tokens(client),
             encoding=encoding,
         )
 
-    def recognise(self, sight: Sight) -> Identity:
+    def recognise(self, sight: ProbeResult) -> Identity:
         """Note whose rows upstream gives now, and give it."""
         before = self._identity
         identity, found = self._book.recognise(self.options.url, self.model, sight, self.options.min_cosine)

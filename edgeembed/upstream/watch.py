@@ -35,7 +35,7 @@ class Watch:
         self._prober: asyncio.Task[None] | None = None
 
     @property
-    def patience(self) -> float:
+    def retry_budget(self) -> float:
         """Seconds for which texts wait still, as upstream is away; 0 or less when they have waited enough."""
         away = self.breaker.away_since
         return self._options.wait - (time.monotonic() - away if away is not None else 0.0)

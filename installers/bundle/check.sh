@@ -48,7 +48,7 @@ serve() {
     tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "no answer"; }
   [[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "no vector"; }
 }
-rung() { ask "http://127.0.0.1:$port/health" | sed 's/"falls".*//; s/.*"rung": *"\([^"]*\)".*/\1/'; }
+mode() { ask "http://127.0.0.1:$port/health" | sed 's/"falls".*//; s/.*"mode": *"\([^"]*\)".*/\1/'; }
 computing() {
   "$here/variant.py" "$(ask "http://127.0.0.1:$port/v1/status" | grep -oE '"llama_cpp": *"[^"]*"')"
 }
@@ -60,8 +60,8 @@ stop() {
 echo "== with an empty PATH"
 "${inside[@]}" "$home/edgeembed" --version
 serve
-[[ $(rung) == cpu ]] || { cat "$folder/serve.log" >&2; fail "it serves on rung $(rung)"; }
-echo "   a vector came from rung $(rung), kernels $(computing)"
+[[ $(mode) == cpu ]] || { cat "$folder/serve.log" >&2; fail "it serves on mode $(mode)"; }
+echo "   a vector came from mode $(mode), kernels $(computing)"
 if [[ $(uname -m) == x86_64 ]]; then
   wanted=$("$here/variant.py")
   [[ $(computing) == "$wanted" ]] || fail "this processor's flags ask for $wanted"
@@ -73,8 +73,8 @@ library=$(dirname "$(find "$system$home/python" -name 'libggml-cpu-*.so' | head 
 gcc -shared -fPIC -o "$library/libggml-cpu-trap.so" "$here/trap.c"
 serve
 grep -E "did not hold|does not hold" "$folder/serve.log" | head -3 | sed 's/^/   /'
-[[ $(rung) == cpu-oldest ]] || { cat "$folder/serve.log" >&2; fail "it serves on rung $(rung)"; }
-echo "   a vector came from rung $(rung), kernels $(computing)"
+[[ $(mode) == cpu-oldest ]] || { cat "$folder/serve.log" >&2; fail "it serves on mode $(mode)"; }
+echo "   a vector came from mode $(mode), kernels $(computing)"
 stop
 rm "$library/libggml-cpu-trap.so"
 echo "== all of it holds"

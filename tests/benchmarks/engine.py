@@ -30,9 +30,9 @@ import psutil
 from edgeembed.engine import interface
 from edgeembed.engine.execution_modes import CPU_BEST
 from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
-from edgeembed.engine.ipc.messages import WorkerOptions
-from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 WORDS = (
@@ -62,7 +62,7 @@ class Texts:
 @asynccontextmanager
 async def open_engine(options: WorkerOptions) -> AsyncIterator[WorkerEngine]:
     """Start an engine; it ends with the context."""
-    engine = WorkerEngine(lambda _rung: options, Ladder((CPU_BEST,)))
+    engine = WorkerEngine(lambda _rung: options, FallbackPolicy((CPU_BEST,)))
     await engine.start()
     try:
         yield engine
@@ -221,7 +221,7 @@ def main() -> None:
     changes = {name: json.loads(value) for name, value in (setting.split("=", 1) for setting in arguments.set)}
     base = {
         "path": str(arguments.model), "threads": arguments.threads, "context_tokens": arguments.context,
-        "batch_tokens": 128, "rung": "cpu", "extra_buffers": True,
+        "batch_tokens": 128, "mode": "cpu", "extra_buffers": True,
     }  # fmt: skip
     options = msgspec.convert(base | changes, WorkerOptions)
     if arguments.json:

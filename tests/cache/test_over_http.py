@@ -18,7 +18,7 @@ from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import Roster
+from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import Access
@@ -92,9 +92,9 @@ async def test_a_hit_that_asks_for_too_much_is_refused_like_a_miss(client: TestC
 
 
 async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(engine: FakeEngine, serve: Serve) -> None:
-    roster = Roster(dataclasses.replace(fake_model(), dimensions=None))
+    registry = ModelRegistry(dataclasses.replace(fake_model(), dimensions=None))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
-    client = await serve(EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0)))
+    client = await serve(EmbeddingService(registry, pool, VectorCache(None, memory_mib=8, disk_mib=0)))
     for _ in range(3):
         assert (await ask(client, input="one"))[0] == 200
         assert (await ask(client, input="one", dimensions=17))[0] == 400
@@ -155,14 +155,14 @@ async def test_status_tells_what_the_cache_did_for_each_model(client: TestClient
 
 async def test_an_answer_is_forgotten_when_its_name_means_another_file(engine: FakeEngine, serve: Serve) -> None:
     digests = iter(["1" * 64, "2" * 64])
-    roster = Roster(fake_model(), renew=lambda model: dataclasses.replace(model, digest=next(digests)))
+    registry = ModelRegistry(fake_model(), renew=lambda model: dataclasses.replace(model, digest=next(digests)))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
-    service = EmbeddingService(roster, pool, VectorCache(None, memory_mib=8, disk_mib=0))
+    service = EmbeddingService(registry, pool, VectorCache(None, memory_mib=8, disk_mib=0))
     client = await serve(service)
     for _ in range(2):
         words = [(await ask(client, input="one"))[2] for _ in range(4)]
         assert words == ["miss", "hit", "hit", "hit"]
-        await roster.refresh()
+        await registry.refresh()
 
 
 async def test_answers_take_no_more_memory_than_they_may(engine: FakeEngine, serve: Serve) -> None:

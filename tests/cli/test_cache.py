@@ -26,7 +26,7 @@ from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.models.registry import served
-from edgeembed.runtime.assembly import Fleet, make_service
+from edgeembed.runtime.assembly import ConfiguredModels, make_service
 from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.cli.helpers import install
@@ -44,7 +44,7 @@ def run() -> CliRunner:
 def daemons_cache() -> VectorCache:
     """The cache that `serve` would use."""
     model = Store(Paths.resolve()).find("alpha") or install("alpha", "F32")
-    found = make_service(Settings(), Paths.resolve(), Fleet(served(model))).cache
+    found = make_service(Settings(), Paths.resolve(), ConfiguredModels(served(model))).cache
     assert found is not None
     return found
 

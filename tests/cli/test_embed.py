@@ -21,7 +21,7 @@ import pytest
 from edgeembed.bulk.embedding import TEXTS_AT_ONCE
 from edgeembed.bulk.job import SHARDS_AT_ONCE
 from edgeembed.config.paths import Paths
-from edgeembed.models.profiles import Profile, Profiles, Way
+from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
@@ -228,7 +228,7 @@ def test_texts_are_computed_at_bulk_priority_and_leave_the_cache_alone(
     lines = [text for text in engine.computed if text.startswith("line ")]
     assert len(lines) == 2 * 130, "the cache answered"
     assert engine.priorities.count(1) == 2 * 130, "only the probe of each run may go before bulk loads"
-    assert engine.sealed[-130:] == [True] * 130, "they share forward passes with other people's texts"
+    assert engine.isolated[-130:] == [True] * 130, "they share forward passes with other people's texts"
 
 
 def test_a_daemon_that_is_busy_for_a_while_is_waited_for(
@@ -320,9 +320,9 @@ def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     process.kill()
     process.wait()
     digest = json.loads((tmp_path / "killed" / "v.parquet.parts" / "manifest.json").read_text())["digest"]
-    other = Way(threads=1, batch_tokens=64, pad_from_tokens=8)
+    other = RunProfile(threads=1, batch_tokens=64, pad_from_tokens=8)
     # `edgeembed tune` has run meanwhile.
-    Profiles(Paths.resolve().state).keep(digest, Profile(way=other, made_at=0.0, thorough=True, measured=[]))
+    TuningResults(Paths.resolve().state).keep(digest, TuningResult(profile=other, made_at=0.0, thorough=True, measured=[]))
     told = said(*command, "--resume", "--threads", "1")
     assert "last digits" not in told
     assert content(tmp_path / "killed") == content(tmp_path / "whole")

@@ -92,7 +92,7 @@ def test_a_bad_setting_stops_serve_before_anything_is_fetched(monkeypatch: pytes
     ("raised", "status", "says"),
     [
         (RequestError("wrong"), 2, "error: wrong\n"),
-        (EngineUnavailableError("no rung holds"), 1, "error: no rung holds\n"),
+        (EngineUnavailableError("no mode holds"), 1, "error: no mode holds\n"),
         (click.Abort(), 130, "interrupted\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (click.exceptions.Exit(3), 3, ""),

@@ -78,14 +78,14 @@ def test_what_is_loaded(run: CliRunner) -> None:
 def test_what_is_not_ready(run: CliRunner) -> None:
     told = status_of(
         entry("alpha", state="loading", memory_bytes=0, idle_seconds=None, device=None),
-        entry("beta", state="failed", reason="no rung holds:\n\x1b[31mred", memory_bytes=0),
+        entry("beta", state="failed", reason="no mode holds:\n\x1b[31mred", memory_bytes=0),
         memory={"used_bytes": 0, "budget_bytes": None},
     )
     with answering(told) as (port, _):
         output = run.invoke(ps, ["--port", str(port)]).output
     alpha, *_ = columns(output)
     assert [alpha[title] for title in ("STATE", "DEVICE", "MEMORY", "IDLE", "UNLOADS IN")] == ["loading", "-", "-", "-", "-"]
-    assert "beta: no rung holds:\\n\\x1b[31mred\n" in output
+    assert "beta: no mode holds:\\n\\x1b[31mred\n" in output
     assert "memory 0 B, no limit\n" in output
 
 

@@ -1,4 +1,4 @@
-"""How `edgeembed verify` ends when it cannot say "holds". What it measures and prints is in tests/diagnostics/test_verify.py."""
+"""How `edgeembed verify` ends when it cannot say "holds"; what it measures is in tests/diagnostics/test_verify.py."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from edgeembed.common import progress as progress_module
 from edgeembed.common.progress import Progress, human_size, human_time
-from tests.hub.conftest import Lines
+from tests.fakes import Lines
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import Float32Row
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.worker_options import WorkerOptions
 
 __all__ = ["cosine", "open_llama"]
 
@@ -39,7 +39,7 @@ class Vectors:
 def open_llama(file: Path, tokens: int = 512) -> Iterator[Vectors]:
     """Load a GGUF file for texts of at most `tokens` tokens."""
     options = WorkerOptions(
-        path=str(file), threads=2, context_tokens=tokens, batch_tokens=128, rung="cpu", extra_buffers=True
+        path=str(file), threads=2, context_tokens=tokens, batch_tokens=128, mode="cpu", extra_buffers=True
     )
     model = LlamaModel(options)
     try:

@@ -11,100 +11,100 @@ from click.testing import CliRunner
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.diagnostics.tune import tune
-from edgeembed.engine.interface import ModelInfo, QuickLook
+from edgeembed.engine.interface import AutotuneResult, ModelInfo
 from edgeembed.engine.machine import usable_threads
 from edgeembed.hub.store import Store
-from edgeembed.models.profiles import Measurement, Profile, Profiles, Way
-from edgeembed.runtime.assembly import chosen_way, make_engine
+from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
+from edgeembed.runtime.assembly import chosen_profile, make_engine
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.fakes import FakeEngine
 
-START = Way(threads=8)
+START = RunProfile(threads=8)
 
 
-def speed_of(way: Way) -> float:
+def speed_of(profile: RunProfile) -> float:
     """Best at 4 threads and 2 lanes; filling up from 40 tokens on helps; other batches do not."""
-    slow = 1.0 if way.threads == 4 else 2.0
-    slow *= 0.7 if way.bulk_lanes == 2 else 1.0
-    slow *= 0.7 if way.pad_from_tokens == 40 else 1.0
-    return slow * (1.0 if way.batch_tokens == 128 else 1.3)
+    slow = 1.0 if profile.threads == 4 else 2.0
+    slow *= 0.7 if profile.bulk_lanes == 2 else 1.0
+    slow *= 0.7 if profile.pad_from_tokens == 40 else 1.0
+    return slow * (1.0 if profile.batch_tokens == 128 else 1.3)
 
 
-async def measure(way: Way) -> tuple[Measurement, ModelInfo]:
-    slow = speed_of(way)
-    found = Measurement(way=way, query_ms=3 * slow, sentence_ms=9 * slow, tokens_per_second=5000 / slow)
+async def measure(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
+    slow = speed_of(profile)
+    found = Measurement(profile=profile, query_ms=3 * slow, sentence_ms=9 * slow, tokens_per_second=5000 / slow)
     return found, FakeEngine().info
 
 
 async def test_the_best_way_is_found() -> None:
     told: list[Measurement] = []
-    profile = await tune(measure, START, thorough=True, tell=told.append)
-    assert profile.way == Way(threads=4, batch_tokens=128, bulk_lanes=2, pad_from_tokens=40)
-    assert profile.gain > 2.5
-    assert told == profile.measured and told[0].way == START
+    tuned = await tune(measure, START, thorough=True, tell=told.append)
+    assert tuned.profile == RunProfile(threads=4, batch_tokens=128, bulk_lanes=2, pad_from_tokens=40)
+    assert tuned.gain > 2.5
+    assert told == tuned.measured and told[0].profile == START
 
 
 async def test_on_a_card_only_its_batches_are_tried() -> None:
-    def way_of(way: Way) -> float:
-        return 0.5 if way.card_batch_tokens == 4096 else 1.0
+    def way_of(profile: RunProfile) -> float:
+        return 0.5 if profile.card_batch_tokens == 4096 else 1.0
 
-    async def on_card(way: Way) -> tuple[Measurement, ModelInfo]:
-        slow = way_of(way)
-        found = Measurement(way=way, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow, rung="gpu-full")
+    async def on_card(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
+        slow = way_of(profile)
+        found = Measurement(profile=profile, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow, mode="gpu-full")
         return found, FakeEngine().info
 
-    profile = await tune(on_card, START, thorough=True)
-    assert profile.way == Way(threads=8, card_batch_tokens=4096)
-    assert {each.way.threads for each in profile.measured} == {8}
-    assert {each.way.card_batch_tokens for each in profile.measured} == {0, 512, 1024, 4096, 8192}
+    tuned = await tune(on_card, START, thorough=True)
+    assert tuned.profile == RunProfile(threads=8, card_batch_tokens=4096)
+    assert {each.profile.threads for each in tuned.measured} == {8}
+    assert {each.profile.card_batch_tokens for each in tuned.measured} == {0, 512, 1024, 4096, 8192}
 
 
 async def test_noise_does_not_replace_the_first_way() -> None:
-    async def noisy(way: Way) -> tuple[Measurement, ModelInfo]:
-        slow = 1.0 if way == START else 0.98
-        return Measurement(way=way, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow), FakeEngine().info
+    async def noisy(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
+        slow = 1.0 if profile == START else 0.98
+        return Measurement(profile=profile, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow), FakeEngine().info
 
-    assert (await tune(noisy, START, thorough=True)).way == START
+    assert (await tune(noisy, START, thorough=True)).profile == START
 
 
 async def test_the_quick_look_tries_half_the_threads_and_nothing_else() -> None:
-    profile = await tune(measure, START, thorough=False)
-    assert [each.way for each in profile.measured] == [Way(threads=8), Way(threads=4)]
-    assert profile.way.threads == 4 and not profile.thorough
+    tuned = await tune(measure, START, thorough=False)
+    assert [each.profile for each in tuned.measured] == [RunProfile(threads=8), RunProfile(threads=4)]
+    assert tuned.profile.threads == 4 and not tuned.thorough
 
 
-def profile_of(way: Way) -> Profile:
-    measured = Measurement(way=way, query_ms=1.0, sentence_ms=2.0, tokens_per_second=3.0)
-    return Profile(way=way, made_at=0.0, thorough=True, measured=[measured])
+def profile_of(profile: RunProfile) -> TuningResult:
+    measured = Measurement(profile=profile, query_ms=1.0, sentence_ms=2.0, tokens_per_second=3.0)
+    return TuningResult(profile=profile, made_at=0.0, thorough=True, measured=[measured])
 
 
 def test_a_profile_is_kept_for_one_file_and_forgotten(tmp_path: Path) -> None:
-    profiles = Profiles(tmp_path)
-    assert profiles.find("a" * 64) is None
-    profiles.keep("a" * 64, profile_of(Way(3, 64, 1, None)))
-    profiles.keep("b" * 64, profile_of(Way(5)))
-    assert Profiles(tmp_path).find("a" * 64) == profile_of(Way(3, 64, 1, None))
-    assert profiles.forget("a" * 64) and not profiles.forget("a" * 64)
-    assert profiles.find("a" * 64) is None
-    assert profiles.find("b" * 64) == profile_of(Way(5))
+    tuning_results = TuningResults(tmp_path)
+    assert tuning_results.find("a" * 64) is None
+    tuning_results.keep("a" * 64, profile_of(RunProfile(3, 64, 1, None)))
+    tuning_results.keep("b" * 64, profile_of(RunProfile(5)))
+    assert TuningResults(tmp_path).find("a" * 64) == profile_of(RunProfile(3, 64, 1, None))
+    assert tuning_results.forget("a" * 64) and not tuning_results.forget("a" * 64)
+    assert tuning_results.find("a" * 64) is None
+    assert tuning_results.find("b" * 64) == profile_of(RunProfile(5))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": 1}'])
 def test_a_damaged_file_is_no_profile(tmp_path: Path, content: bytes) -> None:
-    profiles = Profiles(tmp_path)
-    profiles.keep("a" * 64, profile_of(START))
-    (tmp_path / "profiles.json").write_bytes(content)
-    assert profiles.find("a" * 64) is None
+    tuning_results = TuningResults(tmp_path)
+    tuning_results.keep("a" * 64, profile_of(START))
+    (tmp_path / "run-profiles.json").write_bytes(content)
+    assert tuning_results.find("a" * 64) is None
 
 
 def test_settings_go_before_the_profile_and_that_before_the_defaults() -> None:
     paths = Paths.resolve()
     digest = "c" * 64
-    assert chosen_way(Settings(), paths, digest).batch_tokens == 128
-    Profiles(paths.state).keep(digest, profile_of(Way(3, 256, 1, 24)))
-    assert chosen_way(Settings(), paths, digest) == Way(3, 256, 1, 24)
-    assert chosen_way(Settings(threads=7), paths, digest) == Way(7, 256, 1, 24)
-    assert chosen_way(Settings(batch_tokens=64), paths, digest) == Way(3, 64, 1, 24)
+    assert chosen_profile(Settings(), paths, digest).batch_tokens == 128
+    TuningResults(paths.state).keep(digest, profile_of(RunProfile(3, 256, 1, 24)))
+    assert chosen_profile(Settings(), paths, digest) == RunProfile(3, 256, 1, 24)
+    assert chosen_profile(Settings(threads=7), paths, digest) == RunProfile(7, 256, 1, 24)
+    assert chosen_profile(Settings(batch_tokens=64), paths, digest) == RunProfile(3, 64, 1, 24)
 
 
 def test_the_command_measures_remembers_and_forgets(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_the_command_measures_remembers_and_forgets(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     assert "tokens/s" in run.output and "it is remembered" in run.output
     paths = Paths.resolve()
-    profile = Profiles(paths.state).find(Store(paths).local(file).digest)
-    assert profile is not None and {each.way.threads for each in profile.measured} == {1, 2}
+    tuned = TuningResults(paths.state).find(Store(paths).local(file).digest)
+    assert tuned is not None and {each.profile.threads for each in tuned.measured} == {1, 2}
     assert "forgotten" in CliRunner().invoke(cli, ["tune", str(file), "--forget"]).output
     assert "nothing was known" in CliRunner().invoke(cli, ["tune", str(file), "--forget"]).output
 
@@ -126,7 +126,7 @@ async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Call
     paths = Paths.resolve()
     model = Store(paths).local(minilm("Q8_0"))
 
-    async def look(settings: Settings) -> QuickLook | None:
+    async def look(settings: Settings) -> AutotuneResult | None:
         engine = make_engine(settings, paths, model)
         await engine.start()
         assert engine.info is not None
@@ -138,9 +138,9 @@ async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Call
         assert first is not None
         if first.pad_from_tokens is not None:
             break
-        assert Profiles(paths.state).find(model.digest) is None, "this machine was too slow for a look just now"
-    profile = Profiles(paths.state).find(model.digest)
-    assert profile is not None and not profile.thorough
-    assert profile.way == Way(threads=usable_threads(), pad_from_tokens=first.pad_from_tokens)
-    assert chosen_way(Settings(), paths, model.digest) == profile.way
+        assert TuningResults(paths.state).find(model.digest) is None, "this machine was too slow for a look just now"
+    tuned = TuningResults(paths.state).find(model.digest)
+    assert tuned is not None and not tuned.thorough
+    assert tuned.profile == RunProfile(threads=usable_threads(), pad_from_tokens=first.pad_from_tokens)
+    assert chosen_profile(Settings(), paths, model.digest) == tuned.profile
     assert await look(Settings(kernels="llama.cpp")) is None

@@ -91,7 +91,7 @@ def test_the_command_prints_the_numbers_and_ends_with_a_status(model: InstalledM
     assert said.exit_code == 0
     assert "cosine to the unquantised weights: 0.9" in said.output
     fields = json.loads(CliRunner().invoke(verify_command, [str(model.path), "--json"]).stdout)
-    assert fields["holds"] is True and fields["rung"] == "cpu"
+    assert fields["holds"] is True and fields["mode"] == "cpu"
 
 
 def test_compare_prints_what_each_type_costs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

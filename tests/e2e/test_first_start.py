@@ -17,7 +17,7 @@ def test_without_a_hub_the_starter_is_taken_and_stays(home: Path) -> None:
         assert "The model hub cannot be reached" in daemon.log
         assert "starter" in daemon.log
         assert daemon.embed("hello").shape == (1, 384)
-        assert daemon.get("/health") == (200, {"status": "ok", "model": "all-minilm-l6-v2", "rung": "cpu", "falls": []})
+        assert daemon.get("/health") == (200, {"status": "ok", "model": "all-minilm-l6-v2", "mode": "cpu", "demotions": []})
     chosen = tomllib.loads((home / "config.toml").read_text())["model"]
     assert chosen == "all-minilm-l6-v2:Q8_0"
     # The second start asks nobody and changes nothing.

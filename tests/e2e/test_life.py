@@ -113,7 +113,7 @@ def test_a_worker_killed_under_load_returns_and_every_request_gets_its_vector(
         assert kills > 0
         for number in loads:
             assert cosines(expected[number], got[number]).min() > 0.999
-        assert daemon.wait_until_ok()["rung"] == "cpu"
+        assert daemon.wait_until_ok()["mode"] == "cpu"
         assert daemon.process.poll() is None
         assert daemon.get("/v1/status")[1]["engine"]["restarts"] == kills
 
@@ -136,24 +136,24 @@ def test_a_worker_that_crashes_on_its_first_rung_serves_one_rung_lower_and_says_
     with running("--model", model, home=home, **crash) as daemon:
         assert daemon.embed("works").shape == (1, 384)
         status, health = daemon.get("/health")
-        assert (status, health["rung"], health["falls"][0]["rung"]) == (200, "cpu-plain", "cpu")
-        assert "SIGILL" in health["falls"][0]["reason"]
+        assert (status, health["mode"], health["demotions"][0]["mode"]) == (200, "cpu-plain", "cpu")
+        assert "SIGILL" in health["demotions"][0]["reason"]
         assert "SIGILL" in daemon.log
-    # The rung that worked is remembered: the next start does not crash first. `doctor` tells why.
+    # The mode that worked is remembered: the next start does not crash first. `doctor` tells why.
     with running("--model", model, home=home, **crash) as daemon:
-        assert daemon.get("/health")[1]["rung"] == "cpu-plain"
+        assert daemon.get("/health")[1]["mode"] == "cpu-plain"
         assert "ended by SIGILL while starting; going on" not in daemon.log
     doctor = [sys.executable, "-m", "edgeembed", "doctor", "--model", model, "--port", "9"]
     environment = {**os.environ, "EDGEEMBED_HOME": str(home)}
     said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
-    assert "rung cpu" in said and "SIGILL" in said and "rung cpu-plain" in said
-    # When the cause is gone, one command gives the rung back.
+    assert "mode cpu" in said and "SIGILL" in said and "mode cpu-plain" in said
+    # When the cause is gone, one command gives the mode back.
     said = subprocess.run(
         [*doctor, "--forget"], env=environment, capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    assert "on rung cpu," in said
+    assert "on mode cpu," in said
     with running("--model", model, home=home) as daemon:
-        assert daemon.get("/health")[1]["rung"] == "cpu"
+        assert daemon.get("/health")[1]["mode"] == "cpu"
 
 
 @posix_only

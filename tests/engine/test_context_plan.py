@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgeembed.engine.context_plan import BULK_BYTES, TILE, ContextShape, ModelFacts, make_plan, padding
-from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 
 MINILM = ModelFacts(pieces=False, trained_tokens=512, width=384, vocabulary=30_522, cell_bytes=0)
 BGE_M3 = ModelFacts(pieces=False, trained_tokens=8192, width=1024, vocabulary=250_002, cell_bytes=0)
@@ -16,7 +16,7 @@ QWEN3 = ModelFacts(pieces=True, trained_tokens=32_768, width=1024, vocabulary=15
 
 def options(**changes: Any) -> WorkerOptions:
     base: dict[str, Any] = {
-        "path": "", "threads": 4, "context_tokens": 4096, "batch_tokens": 128, "rung": "cpu", "extra_buffers": True,
+        "path": "", "threads": 4, "context_tokens": 4096, "batch_tokens": 128, "mode": "cpu", "extra_buffers": True,
     }  # fmt: skip
     return WorkerOptions(**(base | changes))
 

@@ -10,10 +10,11 @@ import pytest
 
 from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import BULK, Limits, Pair, Prompted, Side
-from edgeembed.engine.ipc.messages import EmbedItem, Failed, RowItem, WorkerOptions
+from edgeembed.engine.ipc.messages import EmbedItem, Failed, RowItem
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.engine.worker.reader import CutReading, TextReader
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
@@ -113,6 +114,6 @@ def reranker(name: str, folder: Path) -> LlamaModel:
     path = convert_checkpoint(checkpoint, folder / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
     return LlamaModel(
         WorkerOptions(
-            path=str(path), threads=1, context_tokens=4096, batch_tokens=64, rung="cpu", extra_buffers=True, task="rerank"
+            path=str(path), threads=1, context_tokens=4096, batch_tokens=64, mode="cpu", extra_buffers=True, task="rerank"
         )
     )

@@ -13,9 +13,9 @@ import pytest
 from edgeembed.engine.canary import cosine, likeness
 from edgeembed.engine.context_plan import MOST_PREFIXES
 from edgeembed.engine.interface import Pair, Prompted
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel, send_log_to
 from edgeembed.engine.reading import Reading
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -27,7 +27,7 @@ DOCUMENTS = ["hello", "the quick brown fox jumps over the lazy dog", "b" * 90, "
 
 def open_model(path: Path, **changes: Any) -> LlamaModel:
     base: dict[str, Any] = {
-        "path": str(path), "threads": 1, "context_tokens": 512, "batch_tokens": 64, "rung": "cpu", "extra_buffers": True,
+        "path": str(path), "threads": 1, "context_tokens": 512, "batch_tokens": 64, "mode": "cpu", "extra_buffers": True,
     }  # fmt: skip
     return LlamaModel(WorkerOptions(**(base | changes)))
 

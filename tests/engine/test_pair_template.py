@@ -13,9 +13,9 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.diagnostics.verify import verify
 from edgeembed.engine.interface import Pair
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
 from edgeembed.engine.pair_template import PairTemplate
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.store import Store
 from edgeembed_convert import convert_checkpoint
 from tests.convert.decoder_reference import unpack
@@ -36,7 +36,7 @@ def reranker(path: Path, batch_tokens: int = 512) -> LlamaModel:
         threads=2,
         context_tokens=4096,
         batch_tokens=batch_tokens,
-        rung="cpu",
+        mode="cpu",
         extra_buffers=True,
         task="rerank",
     )

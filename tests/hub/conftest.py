@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from edgeembed.config.settings import Settings
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import transport
-from edgeembed.hub.download.transport import Patience
+from edgeembed.hub.download.transport import RetryBudget
 from tests.hub.fakes import FakeConverter, FakeHub, make_wheel, model_bytes
 
 WEIGHTS = b"weights of a small model"
@@ -24,28 +23,12 @@ DEFAULT_FILE = model_bytes(40_230, general__name="Tiny default")
 DEFAULT_REPO, STARTER_REPO = "acme/default-GGUF", "acme/starter"
 
 
-@dataclass
-class Lines:
-    """Collects what is reported."""
-
-    said: list[str] = field(default_factory=list)
-
-    def __call__(self, line: str) -> None:
-        self.said.append(line)
-
-    def __str__(self) -> str:
-        return "\n".join(self.said)
-
-
 @pytest.fixture(autouse=True)
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that a test can wait for."""
-    monkeypatch.setattr(transport, "PATIENCE", Patience(attempts=3, first_pause=0.01, longest_pause=0.04, silence=5.0))
-
-
-@pytest.fixture
-def report() -> Lines:
-    return Lines()
+    monkeypatch.setattr(
+        transport, "RETRY_BUDGET", RetryBudget(attempts=3, first_pause=0.01, longest_pause=0.04, silence=5.0)
+    )
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.install import ensure_installed, first_model
-from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, Lines, leftovers
+from tests.fakes import Lines
+from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, leftovers
 from tests.hub.fakes import FakeConverter, FakeHub
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")

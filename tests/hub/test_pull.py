@@ -20,7 +20,8 @@ from edgeembed.hub.download import wheel as wheel_module
 from edgeembed.hub.download.huggingface import HuggingFace
 from edgeembed.hub.install import ensure_installed, parse_spec, pull
 from edgeembed.hub.store import Manifest, Store
-from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, WEIGHTS, Lines, leftovers
+from tests.fakes import Lines
+from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, WEIGHTS, leftovers
 from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, make_wheel, model_bytes
 
 CONFIG = b'{"architectures": ["BertModel"]}'

@@ -12,7 +12,8 @@ from edgeembed.hub.catalogue import STARTER_MODEL
 from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.install import ensure_installed
 from tests.convert.tiny_bert import make_tiny_bert
-from tests.hub.conftest import WEIGHTS, Lines
+from tests.fakes import Lines
+from tests.hub.conftest import WEIGHTS
 from tests.hub.fakes import make_wheel
 
 

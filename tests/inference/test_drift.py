@@ -198,7 +198,7 @@ async def test_a_model_that_has_changed_is_not_well_even_under_load() -> None:
 
     engine.row_of = row_of
     service = fake_service(engine)
-    await service.pool.load(service.roster.models[0])
+    await service.pool.load(service.registry.models[0])
     await service.check()
 
     async def load(start: int, count: int) -> None:
@@ -212,5 +212,5 @@ async def test_a_model_that_has_changed_is_not_well_even_under_load() -> None:
     await load(2000, 1500)
     with pytest.raises(BadVectorError, match="probe text's vector"):
         await service.check()
-    assert "mean direction" in str(service.vectors.alarm(service.roster.models[0]))
+    assert "mean direction" in str(service.vectors.alarm(service.registry.models[0]))
     await asyncio.gather(service.pool.close())

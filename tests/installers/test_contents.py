@@ -17,8 +17,8 @@ from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
 from edgeembed.config.resolution import resolve
 from edgeembed.diagnostics import doctor
-from edgeembed.engine.interface import RungFall
-from edgeembed.engine.supervisor.fallback_policy import LadderMemory
+from edgeembed.engine.interface import Demotion
+from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from tests.cli.helpers import install
 from tests.installers.loading import INSTALLERS, ROOT, load
 
@@ -91,12 +91,12 @@ def test_in_a_package_nobody_is_told_to_compile(
     recipe = (INSTALLERS / script).read_text(encoding="utf-8")
     line = next(line for line in recipe.splitlines() if doctor.PACKAGE_FILE in line)
     subprocess.run(["bash", "-c", line], env={"home": str(tmp_path)}, check=True, timeout=20)
-    fall = RungFall(rung="cpu", reason="it crashed", at=0.0)
-    monkeypatch.setattr(LadderMemory, "recall", lambda _self: [fall])
+    demotion = Demotion(mode="cpu", reason="it crashed", at=0.0)
+    monkeypatch.setattr(FallbackMemory, "recall", lambda _self: [demotion])
     model = install("alpha", "F16")
 
     def advice() -> str:
-        return next(doctor._ladder(resolve({}), model, forget=False)).advice or ""
+        return next(doctor._policy(resolve({}), model, forget=False)).advice or ""
 
     assert "uv sync" in advice()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))

@@ -8,8 +8,8 @@ import pytest
 
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.models import registry as roster_module
-from edgeembed.models.registry import Roster, ServedModel
+from edgeembed.models import registry as registry_module
+from edgeembed.models.registry import ModelRegistry, ServedModel
 
 QUERY = Prompts(query="query: {text}", document="passage: {text}")
 
@@ -41,79 +41,79 @@ RANKER = model("ranker", task="rerank")
     ],
 )
 async def test_names(name: str | None, expected: ServedModel) -> None:
-    roster = Roster(SMALL_F16, [SMALL, OTHER], aliases={"text-embedding-3-small": "other-model"})
-    assert (await roster.resolve(name, "embed")).model == expected
+    registry = ModelRegistry(SMALL_F16, [SMALL, OTHER], aliases={"text-embedding-3-small": "other-model"})
+    assert (await registry.resolve(name, "embed")).model == expected
 
 
 async def test_a_suffix_chooses_the_prompt_for_every_name() -> None:
-    roster = Roster(SMALL, aliases={"ada": "small", "find": "small:query", "odd:query": "small"})
+    registry = ModelRegistry(SMALL, aliases={"ada": "small", "find": "small:query", "odd:query": "small"})
     for name in ("small:query", "small:Q8_0:query", "small-Q8_0.gguf:query", "ada:query", "find", "SMALL:QUERY"):
-        target = await roster.resolve(name, "embed")
+        target = await registry.resolve(name, "embed")
         assert (target.model, target.input_type) == (SMALL, "query"), name
-    assert (await roster.resolve("small:document", "embed")).input_type == "document"
-    assert (await roster.resolve("odd:query", "embed")).input_type is None, "a whole alias goes before a suffix"
+    assert (await registry.resolve("small:document", "embed")).input_type == "document"
+    assert (await registry.resolve("odd:query", "embed")).input_type is None, "a whole alias goes before a suffix"
 
 
 async def test_a_model_that_was_installed_meanwhile_is_found_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     store: list[ServedModel] = []
-    roster = Roster(SMALL, scan=lambda: store)
+    registry = ModelRegistry(SMALL, scan=lambda: store)
     with pytest.raises(ModelNotFoundError):
-        await roster.resolve("other-model", "embed")
+        await registry.resolve("other-model", "embed")
     store.append(OTHER)
-    monkeypatch.setattr(roster_module, "RESCAN_SECONDS", 0.0)
-    assert (await roster.resolve("other-model", "embed")).model == OTHER
+    monkeypatch.setattr(registry_module, "RESCAN_SECONDS", 0.0)
+    assert (await registry.resolve("other-model", "embed")).model == OTHER
     store.clear()
-    await roster.refresh()
+    await registry.refresh()
     with pytest.raises(ModelNotFoundError):
-        await roster.resolve("other-model", "embed")
+        await registry.resolve("other-model", "embed")
 
 
 async def test_unknown_names_do_not_make_it_read_the_disk_for_each_request() -> None:
     scans = []
-    roster = Roster(SMALL, scan=lambda: scans.append(1) or ())  # type: ignore[func-returns-value]
+    registry = ModelRegistry(SMALL, scan=lambda: scans.append(1) or ())  # type: ignore[func-returns-value]
     for _ in range(50):
         with pytest.raises(ModelNotFoundError):
-            await roster.resolve("nothing", "embed")
+            await registry.resolve("nothing", "embed")
     assert len(scans) == 1
 
 
 async def test_errors_say_what_to_do() -> None:
-    roster = Roster(SMALL, [RANKER], aliases={"ada": "qwen3-embedding-0.6b"})
+    registry = ModelRegistry(SMALL, [RANKER], aliases={"ada": "qwen3-embedding-0.6b"})
     with pytest.raises(ModelNotFoundError, match=r"'smal' is known here\. Did you mean 'small'\?.*Installed: small, ranker"):
-        await roster.resolve("smal", "embed")
+        await registry.resolve("smal", "embed")
     with pytest.raises(ModelNotFoundError, match=r"'ada' \(it stands for 'qwen3-embedding-0.6b'\).*edgeembed pull qwen3"):
-        await roster.resolve("ada", "embed")
+        await registry.resolve("ada", "embed")
     with pytest.raises(WrongTaskError, match=r"'ranker' scores documents.*/v1/rerank") as caught:
-        await roster.resolve("ranker", "embed")
+        await registry.resolve("ranker", "embed")
     assert (caught.value.status, caught.value.param) == (400, "model")
     with pytest.raises(WrongTaskError, match=r"'small' makes vectors.*/v1/embeddings"):
-        await roster.resolve("small", "rerank")
+        await registry.resolve("small", "rerank")
 
 
 async def test_without_a_name_the_only_model_that_can_do_it_is_taken() -> None:
-    assert (await Roster(SMALL, [RANKER]).resolve(None, "rerank")).model == RANKER
+    assert (await ModelRegistry(SMALL, [RANKER]).resolve(None, "rerank")).model == RANKER
     with pytest.raises(RequestError, match=r"say which model.*ranker, second"):
-        await Roster(SMALL, [RANKER, model("second", task="rerank")]).resolve(None, "rerank")
+        await ModelRegistry(SMALL, [RANKER, model("second", task="rerank")]).resolve(None, "rerank")
     with pytest.raises(ModelNotFoundError, match="no reranker is installed"):
-        await Roster(SMALL).resolve(None, "rerank")
+        await ModelRegistry(SMALL).resolve(None, "rerank")
 
 
 def test_every_name_is_listed_and_means_what_it_says() -> None:
-    roster = Roster(SMALL_F16, [SMALL, OTHER, RANKER], aliases={"ada": "other-model", "gone": "not-installed"})
-    names = [listing.name for listing in roster.listings()]
+    registry = ModelRegistry(SMALL_F16, [SMALL, OTHER, RANKER], aliases={"ada": "other-model", "gone": "not-installed"})
+    names = [listing.name for listing in registry.listings()]
     assert names == [
         "small", "small:query", "small:document", "small:F16", "small:Q8_0", "other-model", "other-model:Q8_0", "ranker",
         "ranker:Q8_0", "ada",
     ]  # fmt: skip
-    for listing in roster.listings():
-        assert roster.find(listing.name) == listing.target
+    for listing in registry.listings():
+        assert registry.find(listing.name) == listing.target
 
 
 async def test_a_replaced_file_is_taken_from_the_next_request_on() -> None:
     newer = model("small", prompts=QUERY, size_bytes=7)
-    roster = Roster(SMALL, [OTHER], renew=lambda each: newer if each == SMALL else each)
-    assert (await roster.resolve(None, "embed")).model == SMALL
-    roster.mark_stale()
-    assert (await roster.resolve(None, "embed")).model == newer
-    assert (await roster.resolve("small", "embed")).model == newer
-    assert (await roster.resolve("other-model", "embed")).model == OTHER
+    registry = ModelRegistry(SMALL, [OTHER], renew=lambda each: newer if each == SMALL else each)
+    assert (await registry.resolve(None, "embed")).model == SMALL
+    registry.mark_stale()
+    assert (await registry.resolve(None, "embed")).model == newer
+    assert (await registry.resolve("small", "embed")).model == newer
+    assert (await registry.resolve("other-model", "embed")).model == OTHER

@@ -12,7 +12,7 @@ from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import Roster
+from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import Access
 from tests.fakes import FakeEngine, fake_model, fake_row
@@ -48,7 +48,7 @@ class Server:
         self.ranker = FakeEngine()
         self.ranker.row_of = score
         engines = {"embedder": self.embedder, "ranker": self.ranker}
-        roster = Roster(
+        registry = ModelRegistry(
             fake_model("embedder", prompts=PROMPTS),
             [fake_model("ranker", "rerank")],
             aliases={"nomic-embed-text": "embedder"},
@@ -57,7 +57,7 @@ class Server:
         rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: self.keep_alive)
         self.pool = ModelPool(lambda model: engines[model.name], rules)
         cache = VectorCache(None, memory_mib=8, disk_mib=0)
-        service = EmbeddingService(roster, self.pool, cache, timeout=5)
+        service = EmbeddingService(registry, self.pool, cache, timeout=5)
         self.app: web.Application = make_app(service, access=access, max_body_bytes=max_body_bytes, max_inputs=max_inputs)
 
 

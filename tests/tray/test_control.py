@@ -197,10 +197,10 @@ def test_a_fall_is_seen_and_told(make: Callable[..., Controller], face: Face, da
     daemon.up()
     controller = make()
     controller.step()
-    daemon.engine.state, daemon.engine.reason = "failed", "no rung holds"
+    daemon.engine.state, daemon.engine.reason = "failed", "no mode holds"
     controller.step()
-    assert face.state is State.DEGRADED and "no rung holds" in face.title
-    assert face.told == [("edgeembed is not well", "no rung holds")]
+    assert face.state is State.DEGRADED and "no mode holds" in face.title
+    assert face.told == [("edgeembed is not well", "no mode holds")]
 
 
 def test_another_program_on_the_port_is_named_and_no_daemon_started(

@@ -11,7 +11,7 @@ from edgeembed.tray.notifications import LONG_START_SECONDS, news
 from edgeembed.tray.state import Child, Listed, Seen, State, View, first_day, look, read_models, read_status
 
 NOON = datetime.datetime(2026, 5, 4, 12, 0)
-FALL = {"rung": "gpu", "reason": "out of memory", "at": 1.0}
+FALL = {"mode": "gpu", "reason": "out of memory", "at": 1.0}
 
 
 def slot(**changed: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def body(*slots: dict[str, Any], **changed: Any) -> dict[str, Any]:
         "pid": 7,
         "uptime_seconds": 60.0,
         "model": {"name": "alpha", "digest": "d1", "pooling": "mean"},
-        "engine": {"state": "ready", "rung": "cpu", "falls": [], "restarts": 0},
+        "engine": {"state": "ready", "mode": "cpu", "demotions": [], "restarts": 0},
         "models": list(slots or (slot(),)),
         "cache": {"memory_hits": 0, "disk_hits": 0, "misses": 0, "folder": "/c", "disk_problem": None, "unwritten": 3},
         "vectors": [],
@@ -65,10 +65,10 @@ def view(*slots: dict[str, Any], before: View | None = None, **changed: Any) -> 
         (seen(slot(texts_waiting=9)), State.BUSY, "busy"),
         (seen(slot(state="loading", device=None)), State.LOADING, "alpha · loading"),
         (seen(slot(state="restarting", reason="it died")), State.LOADING, "it died"),
-        (seen(slot(state="failed", reason="no rung holds")), State.DEGRADED, "no rung holds"),
+        (seen(slot(state="failed", reason="no mode holds")), State.DEGRADED, "no mode holds"),
         (seen(paused=True), State.PAUSED, "alpha · cpu · paused"),
         (seen(slot(state="failed"), paused=True), State.DEGRADED, "cannot be served"),
-        (seen(engine={"state": "ready", "falls": [FALL]}), State.DEGRADED, "gpu did not hold: out of memory"),
+        (seen(engine={"state": "ready", "demotions": [FALL]}), State.DEGRADED, "gpu did not hold: out of memory"),
         (seen(alarm="vectors are unlike the first"), State.DEGRADED, "vectors are unlike the first"),
         (seen(vectors=[{"model": "alpha", "alarm": "drifts"}]), State.DEGRADED, "alpha: drifts"),
         (seen(cache={"disk_problem": "the disk is full"}), State.DEGRADED, "the disk is full"),
@@ -171,7 +171,7 @@ def test_news() -> None:
         return [title for title, _ in news(before, now, seconds)]
 
     well, gone = view(), look(Seen(), None, NOON)
-    fallen = view(engine={"state": "ready", "falls": [FALL]})
+    fallen = view(engine={"state": "ready", "demotions": [FALL]})
     replaced = view(model={"name": "alpha", "digest": "d2"})
     two = look(Seen(seen().status, models=(Listed(id="alpha"), Listed(id="beta"))), None, NOON)
     unread = look(Seen(seen().status), None, NOON)
@@ -191,7 +191,7 @@ def test_news() -> None:
 
 
 def test_a_fall_with_a_cool_down_says_when_it_is_tried_again() -> None:
-    fall = {**FALL, "again_at": datetime.datetime(2026, 5, 4, 12, 30).timestamp()}
-    view = look(seen(engine={"state": "ready", "rung": "cpu", "falls": [fall]}), None, NOON)
+    demotion = {**FALL, "again_at": datetime.datetime(2026, 5, 4, 12, 30).timestamp()}
+    view = look(seen(engine={"state": "ready", "mode": "cpu", "demotions": [demotion]}), None, NOON)
     assert view.state is State.DEGRADED
     assert view.reason == "gpu did not hold (again at 12:30): out of memory"

@@ -383,7 +383,7 @@ async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(ser
     await server.stop()
     texts = ["hello", "world"]
     same(await rows_of(engine, texts), texts)
-    assert (engine.status.state, engine.status.rung) == ("ready", "local fall-back")
+    assert (engine.status.state, engine.status.mode) == ("ready", "local fall-back")
     assert engine.upstream.fallback_texts == 2
     (tokens,) = engine.tokenize(["hello"], written=False)
     assert len((await tokens).ids) > 0

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.interface import Float32Row
-from edgeembed.upstream.identity import CANARY_TEXTS, IdentityBook, Sight, least_cosine
+from edgeembed.upstream.identity import CANARY_TEXTS, IdentityBook, ProbeResult, least_cosine
 from tests.fake_upstreams import other_row, unit_row
 
 URL = "http://gpu-box:8000/v1"
 
 
-def sight(rows: list[Float32Row]) -> Sight:
-    return Sight(rows=rows, rider_tokens=3, context_tokens=512, encoding="base64")
+def sight(rows: list[Float32Row]) -> ProbeResult:
+    return ProbeResult(rows=rows, rider_tokens=3, context_tokens=512, encoding="base64")
 
 
 def rows_like(cosine: float) -> list[Float32Row]:

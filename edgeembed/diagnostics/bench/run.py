@@ -14,7 +14,7 @@ from edgeembed.errors import EngineError, RequestError
 
 POOL_TEXTS = 64
 """Texts that are sent again and again where the cache is measured."""
-PATIENCE = 4
+RETRY_BUDGET = 4
 """A measurement whose requests would take longer than this many times its seconds is left out."""
 OVERHEAD_SECONDS = 0.3
 """What a measurement takes beside its seconds: first requests, the last answers."""
@@ -108,7 +108,7 @@ class Runner:
             words=cell.words, clients=cell.clients, texts_per_request=cell.texts, load=cell.load, repeated=cell.repeated
         )
         expected = self._alone.get(cell.words, 0.0) * max(cell.clients * cell.texts, POOL_TEXTS if cell.repeated else 0)
-        if expected > PATIENCE * self._seconds:
+        if expected > RETRY_BUDGET * self._seconds:
             return msgspec.structs.replace(frame, note=f"left out: one round would take up to {expected:.0f} s")
         try:
             next_texts = await self._pool(cell) if cell.repeated else lambda: self._maker.texts(cell.texts, cell.words)

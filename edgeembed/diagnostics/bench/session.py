@@ -35,7 +35,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     dimensions: int | None = None
     context_tokens: int | None = None
-    rung: str | None = None
+    mode: str | None = None
     threads: int | None = None
     llama_cpp: str | None = None
 
@@ -167,7 +167,7 @@ async def server_facts(client: Client) -> ServerFacts:
             parameters=info.get("parameters"),
             dimensions=info.get("dimensions"),
             context_tokens=info.get("context_tokens"),
-            rung=engine.get("rung"),
+            mode=engine.get("mode"),
             threads=info.get("threads"),
             llama_cpp=info.get("llama_cpp"),
         )

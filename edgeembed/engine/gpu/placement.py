@@ -1,4 +1,4 @@
-"""The graphics cards that the settings allow: the rungs that they put on a model's ladder, and what goes where.
+"""The graphics cards that the settings allow: the modes that they put on a model's ladder, and what goes where.
 
 Each model goes to the card with most room, so several models spread over several cards; one that no card holds alone is
 split over all of them. What a model that still loads is about to take counts as taken.
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.engine.context_plan import ModelFacts
-from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL, Rung, RungUnavailableError
+from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL, ExecutionMode, ModeUnavailableError
 from edgeembed.engine.gpu import nvidia
 from edgeembed.engine.gpu.inventory import (
     Device,
@@ -31,14 +31,14 @@ from edgeembed.engine.gpu.inventory import (
     why_no_gpu,
 )
 from edgeembed.engine.gpu.plan import DoesNotFitError, GpuPlan, ModelWeights, plan_gpu, room_on
-from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
 """Tokens of a forward pass where neither a setting nor a profile says otherwise: a card is idle with fewer."""
 PART = 0.75
-"""Of the layers, at most, on the rung below the whole model: it fell although it should have fitted."""
+"""Of the layers, at most, on the mode below the whole model: it fell although it should have fitted."""
 LOADING_SECONDS = 300.0
 """How long what a model is about to take counts, when nothing more is heard of it."""
 ALL_LAYERS = "auto"
@@ -100,11 +100,11 @@ class Gpus:
         """Say why no card is used; nothing when one can be."""
         return why_no_gpu(self.inventory(), self.device, libraries=self._libraries, environ=self._environ)
 
-    def rungs(self, sizes: Sizes, options: WorkerOptions) -> tuple[Rung, ...]:
-        """Give the rungs for cards, best first, that this model's ladder has.
+    def modes(self, sizes: Sizes, options: WorkerOptions) -> tuple[ExecutionMode, ...]:
+        """Give the modes for cards, best first, that this model's ladder has.
 
-        options: as for `place`. A model that is larger than the cards has no rung for the whole of it. Where the setting
-        asks for a card by name and there is none, the rung is there to fall from, and to be tried again.
+        options: as for `place`. A model that is larger than the cards has no mode for the whole of it. Where the setting
+        asks for a card by name and there is none, the mode is there to fall from, and to be tried again.
         """
         if not self.possible:
             return ()
@@ -122,29 +122,29 @@ class Gpus:
             return (GPU_PARTIAL,) if named else ()
         return (GPU_FULL, GPU_PARTIAL) if plan.whole else (GPU_PARTIAL,)
 
-    def place(self, rung: Rung, key: str, sizes: Sizes, options: WorkerOptions) -> WorkerOptions:
+    def place(self, mode: ExecutionMode, key: str, sizes: Sizes, options: WorkerOptions) -> WorkerOptions:
         """Decide what of a model goes where, by what is free now, and give the options that say so.
 
-        key: of the model. options: with batches and lanes for a card. Raises RungUnavailableError with the reason.
+        key: of the model. options: with batches and lanes for a card. Raises ModeUnavailableError with the reason.
         """
         with self._lock:
             devices, rooms = self._room(key, own=False)
-            plan = self._plan(rung, sizes, options, devices, rooms)
+            plan = self._plan(mode, sizes, options, devices, rooms)
             self._places[key] = _Place(plan, time.monotonic())
-        log.info("%s: %s", rung.name, plan)
+        log.info("%s: %s", mode.name, plan)
         return msgspec.structs.replace(
             options, device=",".join(plan.devices), gpu_layers=plan.gpu_layers, tensor_split=plan.tensor_split
         )
 
-    def obstacle(self, rung: Rung, key: str, sizes: Sizes, options: WorkerOptions) -> str | None:
-        """Say why a model cannot be loaded on a rung just now; what it has of a card already would be free then."""
-        if rung.gpu == "none":
+    def obstacle(self, mode: ExecutionMode, key: str, sizes: Sizes, options: WorkerOptions) -> str | None:
+        """Say why a model cannot be loaded on a mode just now; what it has of a card already would be free then."""
+        if mode.gpu == "none":
             return None
         with self._lock:
             try:
                 devices, rooms = self._room(key, own=True)
-                self._plan(rung, sizes, options, devices, rooms)
-            except RungUnavailableError as error:
+                self._plan(mode, sizes, options, devices, rooms)
+            except ModeUnavailableError as error:
                 return str(error)
         return None
 
@@ -158,12 +158,12 @@ class Gpus:
         self._places.pop(key, None)
 
     def preview(self, sizes: Sizes, options: WorkerOptions) -> GpuPlan:
-        """Say what would go where if a model were loaded now. Raises RungUnavailableError."""
+        """Say what would go where if a model were loaded now. Raises ModeUnavailableError."""
         with self._lock:
             devices, rooms = self._room("", own=False)
             try:
                 return self._plan(GPU_FULL, sizes, options, devices, rooms)
-            except RungUnavailableError:
+            except ModeUnavailableError:
                 return self._plan(GPU_PARTIAL, sizes, options, devices, rooms)
 
     def weights_on_cards(self, sizes: Sizes, options: WorkerOptions) -> int:
@@ -175,7 +175,7 @@ class Gpus:
             return 0
         try:
             layers = self.preview(sizes, options).gpu_layers - 1
-        except RungUnavailableError:
+        except ModeUnavailableError:
             return 0
         return sum(sizes[0].layers[-layers:]) if layers > 0 else 0
 
@@ -200,7 +200,7 @@ class Gpus:
         """Look, and give the devices with what may be taken of each. own: count what this model has as free."""
         devices = chosen_gpus(self.inventory(fresh=True), self.device)
         if not devices:
-            raise RungUnavailableError("; ".join(reason.text for reason in self.why_none()) or "llama.cpp finds no GPU")
+            raise ModeUnavailableError("; ".join(reason.text for reason in self.why_none()) or "llama.cpp finds no GPU")
         rooms = []
         for device in devices:
             mine = self._taken(device, lambda other, place: other == key and place.ready) if own else 0
@@ -220,19 +220,19 @@ class Gpus:
         )
 
     def _plan(
-        self, rung: Rung, sizes: Sizes, options: WorkerOptions, devices: Sequence[Device], rooms: Sequence[int]
+        self, mode: ExecutionMode, sizes: Sizes, options: WorkerOptions, devices: Sequence[Device], rooms: Sequence[int]
     ) -> GpuPlan:
         if self._layers is not None:  # who gives a number knows better than the estimate
             return plan_gpu(*sizes, options, devices[:1], [_ENDLESS], layers=self._layers)
         count = sizes[0].count
         try:
-            if rung.gpu == "whole":
+            if mode.gpu == "whole":
                 return plan_gpu(*sizes, options, devices, rooms, layers=count)
             part = plan_gpu(*sizes, options, devices, rooms)
             most = max(2, int(PART * count))
             return part if part.gpu_layers <= most else plan_gpu(*sizes, options, devices, rooms, layers=most)
         except DoesNotFitError as error:
-            raise RungUnavailableError(str(error)) from error
+            raise ModeUnavailableError(str(error)) from error
 
 
 def for_card(options: WorkerOptions, batch_tokens: int | None) -> WorkerOptions:
@@ -241,7 +241,7 @@ def for_card(options: WorkerOptions, batch_tokens: int | None) -> WorkerOptions:
     batch_tokens: what settings or a profile say.
     """
     return msgspec.structs.replace(
-        options, batch_tokens=batch_tokens or BATCH_TOKENS, bulk_lanes=0, pad_from_tokens=0, quick_look=False
+        options, batch_tokens=batch_tokens or BATCH_TOKENS, bulk_lanes=0, pad_from_tokens=0, autotune=False
     )
 
 

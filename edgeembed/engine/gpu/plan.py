@@ -15,7 +15,7 @@ import msgspec
 
 from edgeembed.engine.context_plan import ContextShape, ModelFacts, make_plan
 from edgeembed.engine.gpu.inventory import Device
-from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 
 MIB = 2**20
 CELLS_STEP = 256

@@ -35,7 +35,7 @@ _head = struct.Struct("<dq")
 _entry = struct.Struct(f"<dq{MOST_TEXTS}q")  # Unix second of the start, number of texts, their ids
 
 
-class Ledger:
+class ActivityTable:
     """One entry for each thread: since when it works on which texts. Each entry has one writer."""
 
     def __init__(self, path: Path | None) -> None:
@@ -48,10 +48,10 @@ class Ledger:
             self._memory = mmap.mmap(file.fileno(), ENTRIES * _entry.size)
 
     @classmethod
-    def create(cls) -> Ledger:
+    def create(cls) -> ActivityTable:
         """Make one in a new file, which `unlink` or `close` removes. Raises OSError when there is no place for it."""
         in_memory = sys.platform == "linux" and os.access(_MEMORY, os.W_OK | os.X_OK)
-        handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".ledger", dir=_MEMORY if in_memory else None)
+        handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".activity_table", dir=_MEMORY if in_memory else None)
         try:
             os.write(handle, bytes(ENTRIES * _entry.size))  # not a hole: a full disk must say so now
         finally:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from edgeembed.engine.context_plan import TILE
-from edgeembed.engine.interface import QuickLook
+from edgeembed.engine.interface import AutotuneResult
 
 LOOK_SECONDS = 0.6
 """When so much time is gone nothing new is begun: large models are looked at by `edgeembed tune` alone."""
@@ -22,7 +22,7 @@ TimePass = Callable[[int], float]
 """Gives the seconds of a forward pass over one text of so many tokens, not filled up."""
 
 
-def look(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter) -> QuickLook:
+def look(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter) -> AutotuneResult:
     """Measure. Of several passes over a length the fastest one counts: it was in nobody's way."""
     began = clock()
 
@@ -47,4 +47,4 @@ def look(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter)
             if best(length) <= filled:
                 break  # shorter ones are faster still
             pad_from = length
-    return QuickLook(pad_from_tokens=pad_from, seconds=round(clock() - began, 3))
+    return AutotuneResult(pad_from_tokens=pad_from, seconds=round(clock() - began, 3))

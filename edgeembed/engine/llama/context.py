@@ -42,25 +42,25 @@ class Context:
             self._prefixes = KeptPrefixes(self._memory, shape.prefix_cells, ids, self._fill_cells)
 
     def compute(
-        self, texts: Sequence[Reading], between: Callable[[], object] | None = None, *, sealed: bool = False
+        self, texts: Sequence[Reading], between: Callable[[], object] | None = None, *, isolated: bool = False
     ) -> Matrix:
         """Give one pooled row for each text, in as few forward passes as the batch buffer allows.
 
         Each text has 1 to `shape.longest_text` tokens. One that is longer than the batch buffer is taken in pieces, where
         the shape says so; between two of them `between` is called, which may compute texts here that need no pieces.
-        sealed: nothing but the texts decides how they are computed: not what was measured here, nor what came before them.
+        isolated: nothing but the texts decides how they are computed: not what was measured here, nor what came before them.
         Raises ComputeError.
         """
         rows = np.empty((len(texts), self._dimensions), dtype=np.float32)
-        starts = self._prepare(texts, at_once=sealed)
+        starts = self._prepare(texts, at_once=isolated)
         first = 0
         while first < len(texts):
             end = self._end_of_pass(texts, starts, first)
             if len(texts[first].tokens) - starts[first] > self.shape.batch:
                 self._compute_in_pieces(texts[first], starts[first], rows[first:end], between)
-                starts[end:] = self._prepare(texts[end:], at_once=sealed)  # others may have taken the cells meanwhile
+                starts[end:] = self._prepare(texts[end:], at_once=isolated)  # others may have taken the cells meanwhile
             else:
-                self._compute_together(texts[first:end], starts[first:end], rows[first:end], fill_up=not sealed)
+                self._compute_together(texts[first:end], starts[first:end], rows[first:end], fill_up=not isolated)
             first = end
         return rows
 

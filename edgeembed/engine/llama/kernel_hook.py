@@ -2,7 +2,7 @@
 
 llama.cpp keeps the weights of a processor feature in a buffer type of that feature, and asks each of them about every
 operation. Ours joins their list, behind those that llama.cpp has: with AMX, it gets no weights. A model loaded without
-extra buffers, as on the lower rungs of the ladder, has none of it.
+extra buffers, as on the lower modes of the ladder, has none of it.
 """
 
 from __future__ import annotations

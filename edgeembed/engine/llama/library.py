@@ -15,7 +15,7 @@ from edgeembed.engine.llama.bindings import lib
 
 
 class ModelLoadError(Exception):
-    """The file cannot be served. `fatal`: another rung of the ladder would not help."""
+    """The file cannot be served. `fatal`: another mode of the ladder would not help."""
 
     def __init__(self, message: str, *, fatal: bool) -> None:
         super().__init__(message)

@@ -18,14 +18,13 @@ import numpy as np
 
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
-from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import look
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, install_kernels
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, metadata_overrides, said, send_log_to, system_info
-from edgeembed.engine.llama.model import wordpiece
 from edgeembed.engine.llama.normalizer import choose_normalizer
 from edgeembed.engine.llama.quantize import quantize_file
 from edgeembed.engine.llama.row_probe import find_last_rows
@@ -33,6 +32,7 @@ from edgeembed.engine.llama.rows import LastRows, PooledRows
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
+from edgeembed.engine.worker_options import WorkerOptions
 
 __all__ = [
     "ComputeError", "LlamaModel", "ModelLoadError", "Tokens", "quantize_file", "send_log_to", "system_info",
@@ -88,7 +88,7 @@ class LlamaModel:
         self.plan = make_plan(facts, options, last_only=self._last_rows is not None)
         self.wide = self._new_context(self.plan.wide)
         self.info = self._describe()
-        if options.quick_look and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
+        if options.autotune and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
             self._look(facts)
 
     def new_bulk_context(self) -> Context:

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import partial
 
-from edgeembed.engine.llama.model import wordpiece
+from edgeembed.engine.llama import wordpiece
 
 NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 

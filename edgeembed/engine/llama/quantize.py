@@ -1,15 +1,25 @@
-"""Quantising a GGUF file with llama.cpp's own rules."""
+"""Quantise a GGUF file with llama.cpp's own rules.
+
+Run as `python -m edgeembed.engine.llama.quantize JSON`, where JSON is a `QuantizeJob`. Prints a "DONE OF" line for each
+tensor; what went wrong is the last line of stderr.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edgeembed.engine.llama.backends import load_backends
 from edgeembed.engine.llama.bindings import lib
-from edgeembed.engine.llama.library import ComputeError, metadata_overrides, said
+from edgeembed.engine.llama.library import ComputeError, metadata_overrides, said, send_log_to
+from edgeembed.engine.quantize import QuantizeJob
+
+_TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")  # llama.cpp's log line at the beginning of each tensor
 
 
 def quantize_file(
@@ -40,3 +50,32 @@ def quantize_file(
     code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
         raise ComputeError(f"llama.cpp cannot quantise {source}{said()}")
+
+
+def main(argv: list[str]) -> int:
+    """Do a job; see the module's docstring."""
+    job = msgspec.json.decode(argv[1], type=QuantizeJob)
+
+    def watch(line: str) -> None:
+        if found := _TENSOR.search(line):
+            sys.stdout.write(f"{found[1]} {found[2]}\n")
+            sys.stdout.flush()
+
+    send_log_to(watch, verbose=True)
+    try:
+        quantize_file(
+            Path(job.source),
+            Path(job.target),
+            file_type=job.file_type,
+            threads=job.threads,
+            keep_f32=job.keep_f32,
+            notes=job.notes,
+        )
+    except ComputeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeembed.common.logs import request_id
 from edgeembed.engine.interface import Priority, Row, Text, Tokenized
-from edgeembed.engine.ipc.messages import EmbedItem, Failed, Read, RowItem, Seal, Want
+from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, Read, RowItem, Want
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -40,7 +40,7 @@ class _PendingText:
     want: Want
     future: asyncio.Future[Any]
     seal: int = 0
-    """Id of the texts that it was sealed with; 0 when it was not."""
+    """Id of the texts that it was isolated with; 0 when it was not."""
     crashes: int = 0
     kills: int = 0
     request: str | None = field(default_factory=request_id)
@@ -65,13 +65,13 @@ class PendingTexts:
         return len(self._texts)
 
     def add(
-        self, texts: Sequence[Text], priority: Priority, want: Want, *, sealed: bool = False
+        self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False
     ) -> tuple[list[EmbedItem], list[asyncio.Future[Any]]]:
-        """Take texts; gives what a worker is sent, and a future for each. sealed: as in `Engine.submit`."""
+        """Take texts; gives what a worker is sent, and a future for each. isolated: as in `Engine.submit`."""
         loop = asyncio.get_running_loop()
         items: list[EmbedItem] = []
         futures: list[asyncio.Future[Any]] = []
-        seal = Seal(next(self._ids), len(texts)) if sealed else None
+        seal = IsolatedBatch(next(self._ids), len(texts)) if isolated else None
         for text in texts:
             id_, future = next(self._ids), loop.create_future()
             self._texts[id_] = _PendingText(text, priority, want, future, seal.id if seal else 0)
@@ -90,7 +90,7 @@ class PendingTexts:
                 pending.priority,
                 pending.suspect,
                 pending.want,
-                Seal(pending.seal, left[pending.seal]) if pending.seal and not pending.suspect else None,
+                IsolatedBatch(pending.seal, left[pending.seal]) if pending.seal and not pending.suspect else None,
             )
             for id_, pending in self._texts.items()
         ]

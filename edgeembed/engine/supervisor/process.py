@@ -16,16 +16,8 @@ from typing import Any
 
 import msgspec
 
-from edgeembed.engine.ipc.messages import (
-    LENGTH_BYTES,
-    FromWorker,
-    Stop,
-    ToWorker,
-    WorkerOptions,
-    frame,
-    frame_length,
-    from_worker_decoder,
-)
+from edgeembed.engine.ipc.messages import LENGTH_BYTES, FromWorker, Stop, ToWorker, frame, frame_length, from_worker_decoder
+from edgeembed.engine.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +56,11 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], options: WorkerOptions) -> WorkerProcess:
-        """Start a worker: the command, the rung's name, the options as JSON. Raises OSError."""
+        """Start a worker: the command, the mode's name, the options as JSON. Raises OSError."""
         return cls(
             await asyncio.create_subprocess_exec(
                 *command,
-                options.rung,
+                options.mode,
                 msgspec.json.encode(options).decode(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -128,7 +120,7 @@ class WorkerProcess:
         self._listener.cancel()
         draining.cancel()
 
-    def obituary(self, activity: str) -> str:
+    def exit_report(self, activity: str) -> str:
         """Say how the process ended, what it was doing, and the line of its log that tells most."""
         code = self._process.returncode or 0
         if code < 0:

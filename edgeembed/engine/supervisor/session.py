@@ -9,23 +9,24 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeembed.engine.execution_modes import Rung, RungUnavailableError
+from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import ModelInfo
-from edgeembed.engine.ipc.activity_table import Ledger
-from edgeembed.engine.ipc.messages import LoadFailed, Ready, Stage, WorkerOptions
+from edgeembed.engine.ipc.activity_table import ActivityTable
+from edgeembed.engine.ipc.messages import LoadFailed, Ready, Stage
 from edgeembed.engine.supervisor.process import WorkerProcess
 from edgeembed.engine.supervisor.watchdog import Watchdog
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
-OptionsOf = Callable[[Rung], WorkerOptions]
-"""What a worker on a given rung shall do, asked in a thread; raises RungUnavailableError when that rung cannot hold, OSError
+OptionsOf = Callable[[ExecutionMode], WorkerOptions]
+"""What a worker on a given mode shall do, asked in a thread; raises ModeUnavailableError when that mode cannot hold, OSError
 when nothing can run just now, EngineUnavailableError when it never can."""
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerExit:
     """How a worker's life ended."""
 
     reason: str
@@ -33,7 +34,7 @@ class Death:
     from_outside: bool
     """Killed by somebody else, not by its own kernels."""
     fatal: bool
-    """No other rung can help."""
+    """No other mode can help."""
     suspects: tuple[int, ...] = ()
     """Ids of the texts that were being read or computed."""
     lived: float = 0.0
@@ -43,12 +44,12 @@ class Death:
 
 
 @dataclass
-class Life:
+class WorkerSession:
     """A worker that was started."""
 
-    rung: Rung
+    mode: ExecutionMode
     process: WorkerProcess
-    ledger: Ledger
+    activity_table: ActivityTable
     offload: str | None
     """What of the model is on which graphics card, in words."""
     info: ModelInfo | None = None
@@ -61,25 +62,29 @@ class Life:
     """Messages that came from it since it was ready."""
 
     @classmethod
-    async def begin(cls, rung: Rung, options_of: OptionsOf, command: Sequence[str]) -> Life:
+    async def begin(cls, mode: ExecutionMode, options_of: OptionsOf, command: Sequence[str]) -> WorkerSession:
         """Start a worker. Raises what `options_of` raises, and OSError."""
-        options = await asyncio.to_thread(options_of, rung)  # a rung on a graphics card looks what is free there
-        ledger = Ledger.create()
+        options = await asyncio.to_thread(options_of, mode)  # a mode on a graphics card looks what is free there
+        activity_table = ActivityTable.create()
         try:
-            process = await WorkerProcess.start(command, msgspec.structs.replace(options, ledger=str(ledger.path)))
+            process = await WorkerProcess.start(
+                command, msgspec.structs.replace(options, activity_table=str(activity_table.path))
+            )
         except BaseException:  # a daemon that is told to stop meanwhile, too
-            ledger.close(remove=True)
+            activity_table.close(remove=True)
             raise
-        return cls(rung, process, ledger, f"{options.gpu_layers} layers on {options.device}" if options.gpu_layers else None)
+        return cls(
+            mode, process, activity_table, f"{options.gpu_layers} layers on {options.device}" if options.gpu_layers else None
+        )
 
     @classmethod
     async def begin_and_load(
-        cls, rung: Rung, options_of: OptionsOf, command: Sequence[str], most_silence: float
-    ) -> Life | str:
+        cls, mode: ExecutionMode, options_of: OptionsOf, command: Sequence[str], most_silence: float
+    ) -> WorkerSession | str:
         """Start a worker and wait until it is ready; where it does not get there, it is ended, and the reason given."""
         try:
-            life = await cls.begin(rung, options_of, command)
-        except (OSError, RungUnavailableError, EngineUnavailableError) as error:
+            life = await cls.begin(mode, options_of, command)
+        except (OSError, ModeUnavailableError, EngineUnavailableError) as error:
             return str(error)
         problem: LoadFailed | None = None
         try:
@@ -87,7 +92,7 @@ class Life:
         finally:
             if life.info is None:
                 await life.end(politely=False)
-        return life if life.info is not None else problem.reason if problem else life.obituary()
+        return life if life.info is not None else problem.reason if problem else life.exit_report()
 
     async def load(self, most_silence: float) -> LoadFailed | None:
         """Wait until the worker is ready, which fills `info`; gives its problem, if it tells of one.
@@ -99,7 +104,7 @@ class Life:
             while self.info is None:
                 message = await asyncio.wait_for(self.process.receive(), most_silence)
                 if message is not None:
-                    self.ledger.unlink()  # whoever speaks has it open
+                    self.activity_table.unlink()  # whoever speaks has it open
                 match message:
                     case None:
                         break
@@ -126,7 +131,7 @@ class Life:
             # A daemon that stood still itself must not take it for the worker's silence.
             seconds, last = min(clock() - last, 2 * look_seconds), clock()
             count = waiting()
-            entries = self.ledger.entries if count else {}
+            entries = self.activity_table.entries if count else {}
             self.hang = watchdog.look(entries, waiting=count, heard=self.heard, seconds=seconds)
         log.warning("worker %d hangs: %s", self.process.pid, self.hang)
         self.process.kill()
@@ -134,16 +139,16 @@ class Life:
     async def end(self, *, politely: bool) -> tuple[int, ...]:
         """End the process; gives the ids of the texts that it was at."""
         await self.process.end(politely=politely)
-        running = self.ledger.running
-        self.ledger.close(remove=True)
+        running = self.activity_table.running
+        self.activity_table.close(remove=True)
         return running
 
-    def death(self, problem: LoadFailed | None, running: tuple[int, ...], lived: float | None) -> Death:
+    def death(self, problem: LoadFailed | None, running: tuple[int, ...], lived: float | None) -> WorkerExit:
         """Say how it ended. problem: what it said itself. running: what `end` gave. lived: seconds since it was ready."""
         if self.hang:
             problem = LoadFailed(self.hang, fatal=False)
-        return Death(
-            reason=problem.reason if problem else self.obituary(running),
+        return WorkerExit(
+            reason=problem.reason if problem else self.exit_report(running),
             while_loading=lived is None,
             from_outside=problem is None and self.process.killed_from_outside,
             fatal=problem is not None and problem.fatal,
@@ -151,9 +156,9 @@ class Life:
             lived=lived or 0.0,
         )
 
-    def obituary(self, running: tuple[int, ...] = ()) -> str:
+    def exit_report(self, running: tuple[int, ...] = ()) -> str:
         """Say how the process ended and what it was at."""
-        return self.process.obituary(self.doing if self.info is None else "computing" if running else "idle")
+        return self.process.exit_report(self.doing if self.info is None else "computing" if running else "idle")
 
 
 def unreadable(error: Exception) -> LoadFailed:

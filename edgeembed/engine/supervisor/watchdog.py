@@ -20,7 +20,7 @@ _WIDE = 0
 _IDLE = -1
 
 Entries = Mapping[int, tuple[float, tuple[int, ...]]]
-"""What `Ledger.entries` gives: of each thread that works the start, and the ids of its texts."""
+"""What `ActivityTable.entries` gives: of each thread that works the start, and the ids of its texts."""
 
 
 @dataclass

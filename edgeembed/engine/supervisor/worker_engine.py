@@ -1,10 +1,10 @@
-"""The daemon's side of a worker: start it, feed it, restart it, and walk down the ladder when a rung does not hold.
+"""The daemon's side of a worker: start it, feed it, restart it, and walk down the ladder when a mode does not hold.
 
 Texts stay in the supervisor's hands until their row has come back, so a worker that dies takes no request with it: its
 successor gets them again. A text that was being computed when a worker crashed is tried again alone; the second crash on it
 is its own fault, ends that text with an error, and costs nobody else anything.
 
-When the cool-down of a higher rung is over, a second worker tries it beside the one that serves, and takes over between two
+When the cool-down of a higher mode is over, a second worker tries it beside the one that serves, and takes over between two
 requests once its canary texts have come out right.
 """
 
@@ -18,20 +18,20 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgeembed.engine.execution_modes import Rung, RungUnavailableError
+from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK, EngineStatus, ModelInfo, Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import Cancel, Embed, Failed, FromWorker, LoadFailed, Read, Rows, Want
-from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.pending import PendingTexts
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
-from edgeembed.engine.supervisor.session import Death, Life, OptionsOf, unreadable
+from edgeembed.engine.supervisor.session import OptionsOf, WorkerExit, WorkerSession, unreadable
 from edgeembed.engine.supervisor.watchdog import GRACE_SECONDS, LOOK_SECONDS, Watchdog
 from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
 KILLS_WHILE_LOADING = 3
-"""Kills from outside in a row, before a worker is ready, that count as a fall: a lower rung needs less memory."""
+"""Kills from outside in a row, before a worker is ready, that count as a fall: a lower mode needs less memory."""
 STABLE_SECONDS = 10.0
 """A worker that lived this long restarts at once; one that died sooner waits longer each time."""
 LONGEST_PAUSE = 30.0
@@ -48,43 +48,43 @@ class WorkerEngine:
     def __init__(
         self,
         options: OptionsOf,
-        ladder: Ladder,
+        policy: FallbackPolicy,
         *,
         load_timeout: float = 300.0,
         command: Sequence[str] = WORKER_COMMAND,
         on_ready: Callable[[ModelInfo], None] = lambda _info: None,
-        obstacle: Callable[[Rung], str | None] = lambda _rung: None,
+        obstacle: Callable[[ExecutionMode], str | None] = lambda _rung: None,
         hang_seconds: float = GRACE_SECONDS,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """Prepare; nothing starts yet.
 
-        options: what a worker on a given rung shall do.
+        options: what a worker on a given mode shall do.
         load_timeout: seconds a worker gets until it says ready.
-        command: how a worker is started; rung and options are appended.
+        command: how a worker is started; mode and options are appended.
         on_ready: told what each worker says of the model that it has loaded.
-        obstacle: says, in a thread and while another worker runs, why a rung cannot be gone up to; None when it may.
+        obstacle: says, in a thread and while another worker runs, why a mode cannot be gone up to; None when it may.
         hang_seconds: what a worker may be silent about any work; more work may take longer.
-        look_seconds: between two looks at whether it hangs, and whether a higher rung is due.
+        look_seconds: between two looks at whether it hangs, and whether a higher mode is due.
         """
         self._obstacle = obstacle
         self._hang_seconds = hang_seconds
         self._look_seconds = look_seconds
         self._on_ready = on_ready
         self._options = options
-        self._ladder = ladder
+        self._policy = policy
         self._load_timeout = load_timeout
         self._command = tuple(command)
         self._pending = PendingTexts(self._left)
         self._state: State = "starting"
         self._reason: str | None = "the model is loading"
         self._info: ModelInfo | None = None
-        self._life: Life | None = None
+        self._life: WorkerSession | None = None
         """The worker now running."""
-        self._rising: Rung | None = None
-        """The rung that is gone up to when the worker now running has ended."""
-        self._successor: Life | None = None
-        """A worker that is ready on that rung."""
+        self._rising: ExecutionMode | None = None
+        """The mode that is gone up to when the worker now running has ended."""
+        self._successor: WorkerSession | None = None
+        """A worker that is ready on that mode."""
         self._accepts = False
         """Whether the process now running has said ready."""
         self._task: asyncio.Task[None] | None = None
@@ -105,17 +105,17 @@ class WorkerEngine:
         return EngineStatus(
             state=self._state,
             reason=self._reason,
-            rung=self._ladder.rung.name,
-            falls=self._ladder.falls,
+            mode=self._policy.mode.name,
+            demotions=self._policy.demotions,
             restarts=self._restarts,
             texts_computed=self._texts_computed,
             batches_computed=self._batches_computed,
             tokens_computed=self._tokens_computed,
             texts_waiting=len(self._pending),
-            busy_since=self._life.ledger.busy_since if self._life else None,
+            busy_since=self._life.activity_table.busy_since if self._life else None,
             worker_pid=self._life.process.pid if self._life else None,
-            moves=self._ladder.moves,
-            moves_by_cause=self._ladder.moves_by_cause,
+            mode_changes=self._policy.mode_changes,
+            mode_changes_by_cause=self._policy.mode_changes_by_cause,
             offload=self._life.offload if self._life else None,
         )
 
@@ -132,17 +132,17 @@ class WorkerEngine:
         assert self._first_outcome is not None
         await asyncio.shield(self._first_outcome)
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, sealed: bool = False) -> list[asyncio.Future[Row]]:
-        return self._submit(texts, BULK if sealed else priority, "row", sealed=sealed)
+    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+        return self._submit(texts, BULK if isolated else priority, "row", isolated=isolated)
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
         # As bulk: the thread that reads what comes through the pipe is for those who wait for a vector.
         return self._submit(texts, BULK, "tokens" if written else "ids")
 
     def _submit(
-        self, texts: Sequence[Text], priority: Priority, want: Want, *, sealed: bool = False
+        self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False
     ) -> list[asyncio.Future[Any]]:
-        items, futures = self._pending.add(texts, priority, want, sealed=sealed)
+        items, futures = self._pending.add(texts, priority, want, isolated=isolated)
         if self._state in ("failed", "stopped"):
             self._pending.fail_all(self._unavailable)
         elif self._life and self._accepts:
@@ -166,37 +166,37 @@ class WorkerEngine:
         kills_while_loading = 0
         pause = 0.0
         while True:
-            rung = self._ladder.rung
-            death = await self._live(rung)
+            mode = self._policy.mode
+            death = await self._live(mode)
             reason = death.reason
             self._accepts = False
             if self._rising is not None:
-                self._ladder.climb(self._rising)
-                log.info("going up to rung %s (%s)", self._rising.name, self._rising.description)
+                self._policy.promote(self._rising)
+                log.info("going up to mode %s (%s)", self._rising.name, self._rising.description)
                 if self._successor is None:
-                    self._set_state("restarting", f"the model loads anew, on rung {self._rising.name}")
+                    self._set_state("restarting", f"the model loads anew, on mode {self._rising.name}")
                 self._rising = None
                 continue
-            log.warning("worker on rung %s ended: %s%s", rung.name, death.reason, self._whose(death.suspects))
+            log.warning("worker on mode %s ended: %s%s", mode.name, death.reason, self._whose(death.suspects))
             pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
             if death.fatal:
                 self._give_up(death.reason)
                 return
             if death.never_ran and self._info is not None:
-                pass  # no rung is to blame; one that has worked is tried until it can start again
+                pass  # no mode is to blame; one that has worked is tried until it can start again
             elif death.while_loading:
                 kills_while_loading = kills_while_loading + 1 if death.from_outside else 0
-                # Somebody's kill says nothing about the rung; one after the other may be the system's memory guard.
+                # Somebody's kill says nothing about the mode; one after the other may be the system's memory guard.
                 if not death.from_outside or kills_while_loading >= KILLS_WHILE_LOADING:
-                    self._ladder.fall(death.reason, passing=death.from_outside)
+                    self._policy.demote(death.reason, temporary=death.from_outside)
                     kills_while_loading = 0
-                    if self._ladder.exhausted:
+                    if self._policy.exhausted:
                         if self._info is None:
-                            self._give_up(self._ladder.told)
+                            self._give_up(self._policy.summary)
                             return
                         # It has worked on this machine before: begin again from the top, later.
-                        reason = self._ladder.told
-                        self._ladder.reset()
+                        reason = self._policy.summary
+                        self._policy.reset()
                         pause = LONGEST_PAUSE
             else:
                 kills_while_loading = 0
@@ -204,8 +204,8 @@ class WorkerEngine:
             if self._info is not None:
                 self._restarts += 1
                 self._set_state("restarting", reason)
-            if self._ladder.rung is not rung:
-                log.warning("going on with rung %s (%s)", self._ladder.rung.name, self._ladder.rung.description)
+            if self._policy.mode is not mode:
+                log.warning("going on with mode %s (%s)", self._policy.mode.name, self._policy.mode.description)
             if pause:
                 log.info("next start of the worker in %.1f s", pause)
                 await asyncio.sleep(pause)
@@ -215,28 +215,28 @@ class WorkerEngine:
         found = self._pending.requests_of(ids)
         return f" [{', '.join(found)}]" if found else ""
 
-    def _blame(self, death: Death) -> None:
-        """Count a death in the middle of work against the texts that were computing; fall a rung when it was a crash."""
+    def _blame(self, death: WorkerExit) -> None:
+        """Count a death in the middle of work against the texts that were computing; fall a mode when it was a crash."""
         condemned = self._pending.blame(death.suspects, death.reason, from_outside=death.from_outside)
         if condemned:
-            self._ladder.forgive()
+            self._policy.forgive()
         elif not death.from_outside:
-            self._ladder.fall(death.reason, passing=True)
-            if self._ladder.exhausted:
-                self._ladder.forgive()
+            self._policy.demote(death.reason, temporary=True)
+            if self._policy.exhausted:
+                self._policy.forgive()
 
-    async def _live(self, rung: Rung) -> Death:
+    async def _live(self, mode: ExecutionMode) -> WorkerExit:
         """Start a worker, or take over one that is ready; serve until it ends, and say how it ended."""
         life, self._successor = self._successor, None
         try:
-            life = life or await Life.begin(rung, self._options, self._command)
+            life = life or await WorkerSession.begin(mode, self._options, self._command)
         except EngineUnavailableError as error:
-            return Death(error.message, while_loading=True, from_outside=False, fatal=True)
-        except RungUnavailableError as error:
-            return Death(str(error), while_loading=True, from_outside=False, fatal=False)
+            return WorkerExit(error.message, while_loading=True, from_outside=False, fatal=True)
+        except ModeUnavailableError as error:
+            return WorkerExit(str(error), while_loading=True, from_outside=False, fatal=False)
         except OSError as error:  # no memory, no process or no file to be had, just now
             reason = f"a worker cannot be started: {error}"
-            return Death(reason, while_loading=True, from_outside=True, fatal=False, never_ran=True)
+            return WorkerExit(reason, while_loading=True, from_outside=True, fatal=False, never_ran=True)
         self._life = life
         ready_at: float | None = None
         problem: LoadFailed | None = None
@@ -245,7 +245,7 @@ class WorkerEngine:
             problem = await life.load(self._load_timeout) if life.info is None else None
             if life.info is not None:
                 ready_at = time.monotonic()
-                self._became_ready(rung, life.info)
+                self._became_ready(mode, life.info)
                 upkeep = self._look_after(life, life.info)
                 while (message := await life.process.receive()) is not None:
                     life.heard += 1
@@ -266,10 +266,10 @@ class WorkerEngine:
 
     # --- while a worker serves ----------------------------------------------------------------------------------------
 
-    def _look_after(self, life: Life, info: ModelInfo) -> list[asyncio.Task[None]]:
+    def _look_after(self, life: WorkerSession, info: ModelInfo) -> list[asyncio.Task[None]]:
         watchdog = Watchdog(
             self._pending.characters_of,
-            token_seconds=life.rung.token_seconds,
+            token_seconds=life.mode.token_seconds,
             context_tokens=info.context_tokens,
             grace=self._hang_seconds,
         )
@@ -279,24 +279,24 @@ class WorkerEngine:
             task.add_done_callback(_tell_of_a_bug)
         return tasks
 
-    async def _climb(self, life: Life) -> None:
-        """Go back up when a rung's cool-down is over and its cause is gone."""
+    async def _climb(self, life: WorkerSession) -> None:
+        """Go back up when a mode's cool-down is over and its cause is gone."""
         waited = 0.0
         while True:
             await asyncio.sleep(self._look_seconds)
-            rung = self._ladder.due()
-            waited = waited + self._look_seconds if rung else 0.0
-            if rung is None or (len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET):
+            mode = self._policy.due()
+            waited = waited + self._look_seconds if mode else 0.0
+            if mode is None or (len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET):
                 continue
             waited = 0.0
-            log.info("trying rung %s again", rung.name)
-            tried = await self._try(rung, life)
+            log.info("trying mode %s again", mode.name)
+            tried = await self._try(mode, life)
             if isinstance(tried, str):
-                self._ladder.stay(rung, tried)
-                self._ladder.remember()
-                log.info("rung %s does not hold yet: %s", rung.name, tried)
+                self._policy.stay(mode, tried)
+                self._policy.remember()
+                log.info("mode %s does not hold yet: %s", mode.name, tried)
                 continue
-            self._rising, self._successor = rung, tried
+            self._rising, self._successor = mode, tried
             while len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET:
                 waited += QUIET_STEP
                 await asyncio.sleep(QUIET_STEP)
@@ -304,25 +304,25 @@ class WorkerEngine:
             life.process.kill()
             return
 
-    async def _try(self, rung: Rung, beside: Life) -> Life | str | None:
-        """Load the model on a rung beside another worker; gives that worker, or why the rung does not hold.
+    async def _try(self, mode: ExecutionMode, beside: WorkerSession) -> WorkerSession | str | None:
+        """Load the model on a mode beside another worker; gives that worker, or why the mode does not hold.
 
         None: nothing is in the way, but a card is not asked to hold the model twice.
         """
-        if reason := await asyncio.to_thread(self._obstacle, rung):
+        if reason := await asyncio.to_thread(self._obstacle, mode):
             return reason
-        if "none" not in (rung.gpu, beside.rung.gpu):
+        if "none" not in (mode.gpu, beside.mode.gpu):
             return None
-        return await Life.begin_and_load(rung, self._options, self._command, self._load_timeout)
+        return await WorkerSession.begin_and_load(mode, self._options, self._command, self._load_timeout)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def _became_ready(self, rung: Rung, info: ModelInfo) -> None:
+    def _became_ready(self, mode: ExecutionMode, info: ModelInfo) -> None:
         self._info = info
-        self._ladder.remember()
+        self._policy.remember()
         self._on_ready(info)
         self._set_state("ready", None)
-        log.info("worker ready on rung %s: %s %s", rung.name, info.name, info.file_type)
+        log.info("worker ready on mode %s: %s %s", mode.name, info.name, info.file_type)
         log.debug("%s", info.llama_cpp)
         self._accepts = True
         again = self._pending.items()

@@ -55,7 +55,7 @@ class QueuedText(Generic[TokensT]):
     own: int = 0
     """Tokens that it does not share with a prefix, what it costs to compute; 0 stands for all."""
     batch: int = 0
-    """Of a sealed text, the number of its batch, which is taken whole and with nothing else; 0 otherwise."""
+    """Of a isolated text, the number of its batch, which is taken whole and with nothing else; 0 otherwise."""
     queued_at: float = field(default=0.0)
 
     @property
@@ -333,7 +333,7 @@ class BatchQueue(Generic[TokensT]):
         return batch
 
     def _take_sealed(self, queue: deque[QueuedText[TokensT]], first: int) -> list[QueuedText[TokensT]]:
-        """Take the batch of a sealed text, whatever the budget is now: it stands together in the queue."""
+        """Take the batch of a isolated text, whatever the budget is now: it stands together in the queue."""
         number = queue[first].batch
         end = first
         while end < len(queue) and queue[end].batch == number:

@@ -1,8 +1,8 @@
-"""Sealed texts: batches that are a pure function of the texts they were sent with.
+"""Isolated texts: batches that are a pure function of the texts they were sent with.
 
 A row's last digits depend on which texts share its forward pass, in which order, and on whether it is filled up; lanes, the
 number of threads and the moment make no difference. Where batches take whatever waits, they differ from run to run. The
-texts of a sealed request share batches among themselves alone, so that the same request gives the same bits each time. Only
+texts of an isolated batch share passes with each other only, so that the same request gives the same bits each time. Only
 texts that were computing when a worker died do not: they are tried again one by one.
 """
 
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
-from edgeembed.engine.ipc.messages import Seal
+from edgeembed.engine.ipc.messages import IsolatedBatch
 
 
 class ReadText(Protocol):
@@ -53,7 +53,7 @@ def pack(texts: Sequence[TextT], budget: int, max_texts: int) -> list[list[TextT
     return batches
 
 
-class SealedTexts(Generic[TextT]):
+class IsolatedBatches(Generic[TextT]):
     """Collects the texts of each seal until the last one has been read. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class SealedTexts(Generic[TextT]):
         self._read: dict[int, tuple[int, list[TextT]]] = {}
         """By the seal's id: how many texts have come, and those of them that are computed."""
 
-    def add(self, seal: Seal, text: TextT | None) -> list[TextT] | None:
+    def add(self, seal: IsolatedBatch, text: TextT | None) -> list[TextT] | None:
         """Note that a text of a seal was read, None when it is not computed.
 
         Gives all texts of the seal, in the order in which they were sent, when it was the last one.

@@ -15,8 +15,8 @@ import threading
 
 import msgspec
 
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.ipc.pipe import Pipe
+from edgeembed.engine.worker_options import WorkerOptions
 
 OPENMP_SPINS = "4000"
 """How often a thread of llama.cpp's looks whether there is more to do before it sleeps, if nobody has set it: enough between

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeembed.engine import canary
 from edgeembed.engine.interface import INTERACTIVE, ModelInfo
-from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, Ledger
+from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
     Embed,
@@ -31,7 +31,6 @@ from edgeembed.engine.ipc.messages import (
     Rows,
     Stage,
     Stop,
-    WorkerOptions,
 )
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
@@ -42,6 +41,7 @@ from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.worker.thread_priority import give_way
 from edgeembed.engine.worker.tokenizing import Tokenizing, start_reading_thread
+from edgeembed.engine.worker_options import WorkerOptions
 
 TOKENS_IN_FRONT = 512
 """A longer forward pass shares the processors with bulk loads, which would stand still for too long."""
@@ -60,7 +60,7 @@ class Worker:
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
-        self._ledger = Ledger(Path(options.ledger) if options.ledger else None)
+        self._activity_table = ActivityTable(Path(options.activity_table) if options.activity_table else None)
 
     def run(self) -> int:
         """Load, check the canary texts, then serve until told to stop. Gives the exit status."""
@@ -141,7 +141,7 @@ class Worker:
         """Give a text with its tokens, or tell the daemon why it is not computed. Called from several threads."""
         assert self._model is not None and self._reader is not None
         entry = READING[threading.current_thread().name]
-        self._ledger.begin(entry, [item.id])  # a tokenizer can crash, too
+        self._activity_table.begin(entry, [item.id])  # a tokenizer can crash, too
         try:
             if item.want != "row":
                 self._pipe.send(self._read_only(item))
@@ -160,7 +160,7 @@ class Worker:
                 return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
             self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
         finally:
-            self._ledger.end(entry)
+            self._activity_table.end(entry)
         return None
 
     def _read_only(self, item: EmbedItem) -> Read:
@@ -186,8 +186,8 @@ class Worker:
             self._compute(FIRST_BULK + number - 1, context, queue, batch)
 
     def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
-        """Compute a batch and answer it. entry: where the ledger notes it."""
-        self._ledger.begin(entry, [text.id for text in batch])
+        """Compute a batch and answer it. entry: where the activity_table notes it."""
+        self._activity_table.begin(entry, [text.id for text in batch])
         assert self._model is not None
         in_front = self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext()
         try:
@@ -195,13 +195,13 @@ class Worker:
                 rows = context.compute(
                     [text.tokens for text in batch],
                     between=lambda: self._compute_queries(context, queue),
-                    sealed=bool(batch[0].batch),
+                    isolated=bool(batch[0].batch),
                 )
         except ComputeError as error:
-            self._ledger.end(entry)
+            self._activity_table.end(entry)
             self._retry_or_fail(queue, batch, "engine", str(error))
         else:
-            self._ledger.end(entry)
+            self._activity_table.end(entry)
             self._answer(queue, batch, rows)
 
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.engine.ipc.messages import EmbedItem
 from edgeembed.engine.worker.batching import BatchQueue, QueuedText
-from edgeembed.engine.worker.isolated_batches import SealedTexts
+from edgeembed.engine.worker.isolated_batches import IsolatedBatches
 
 TokensT = TypeVar("TokensT")
 
@@ -53,7 +53,7 @@ class Tokenizing(Generic[TokensT]):
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
         """Ids on a lane that nobody has cancelled."""
-        self._sealed: SealedTexts[QueuedText[TokensT]] = SealedTexts()
+        self._isolated: IsolatedBatches[QueuedText[TokensT]] = IsolatedBatches()
         self._bulk = self._lane("tokenize-bulk")
         self._long = self._lane("tokenize-long")
 
@@ -96,19 +96,19 @@ class Tokenizing(Generic[TokensT]):
                 with self._lock:
                     self._waiting.discard(item.id)
             if item.seal is not None:
-                if whole := self._sealed.add(item.seal, queued):
-                    self._hand_over(whole, sealed=True)
+                if whole := self._isolated.add(item.seal, queued):
+                    self._hand_over(whole, isolated=True)
             elif queued is not None:
                 ready.append(queued)
             if ready and (lane.empty() or sum(text.count for text in ready) >= TOGETHER_TOKENS):
                 self._hand_over(ready)
                 ready = []
 
-    def _hand_over(self, texts: list[QueuedText[TokensT]], *, sealed: bool = False) -> None:
+    def _hand_over(self, texts: list[QueuedText[TokensT]], *, isolated: bool = False) -> None:
         with self._lock:  # `cancel` finds a text either here or in the batch queue
             wanted = [text for text in texts if text.id in self._waiting]
             self._waiting.difference_update(text.id for text in wanted)
-            if sealed:
+            if isolated:
                 self._ready.add_sealed(wanted)
             else:
                 self._ready.add(wanted)

@@ -22,7 +22,7 @@ from edgeembed.common.progress import human_size
 from edgeembed.errors import ChecksumError, SourceUnreachableError
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import wrong_file
-from edgeembed.hub.download.transport import Interrupted, Patience, Refusal
+from edgeembed.hub.download.transport import Interrupted, Refusal, RetryBudget
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,9 @@ def missing_bytes(remote: RemoteFile, target: Path) -> int:
     return max((remote.size_bytes or 0) - here, 0)
 
 
-def download(remote: RemoteFile, target: Path, watcher: Watcher | None = None, patience: Patience | None = None) -> str:
+def download(
+    remote: RemoteFile, target: Path, watcher: Watcher | None = None, retry_budget: RetryBudget | None = None
+) -> str:
     """Bring a file to `target`, whole and verified, and give its SHA-256.
 
     A part that an earlier call left is completed, however that call ended: the process may have been killed. Whoever
@@ -99,7 +101,7 @@ def download(remote: RemoteFile, target: Path, watcher: Watcher | None = None, p
     Raises SourceUnreachableError when the line does not come back (the part stays), or when the hub refuses the file;
     ChecksumError (nothing stays); OSError of the disk (the part stays).
     """
-    return _Download(remote, target, watcher or Watcher(), patience or transport.PATIENCE).run()
+    return _Download(remote, target, watcher or Watcher(), retry_budget or transport.RETRY_BUDGET).run()
 
 
 class _WrongBytes(Exception):
@@ -121,12 +123,12 @@ class _Sums:
 
 
 class _Download:
-    def __init__(self, remote: RemoteFile, target: Path, watcher: Watcher, patience: Patience) -> None:
+    def __init__(self, remote: RemoteFile, target: Path, watcher: Watcher, retry_budget: RetryBudget) -> None:
         self._remote = remote
         self._target = target
         self._partial = remote.partial(target)
         self._watcher = watcher
-        self._patience = patience
+        self._retry_budget = retry_budget
         self._have = 0
         self._furthest = 0
         self._whole = False
@@ -198,9 +200,9 @@ class _Download:
             except transport.line_errors() as error:
                 reason, asked = transport.first_line(error), None
             failures = 0 if self._have > self._furthest else failures + 1
-            if failures >= self._patience.attempts or (asked or 0.0) > self._patience.longest_wait:
+            if failures >= self._retry_budget.attempts or (asked or 0.0) > self._retry_budget.longest_wait:
                 raise SourceUnreachableError(self._giving_up(reason, asked))
-            pause = self._patience.pause(max(failures, 1), asked)
+            pause = self._retry_budget.pause(max(failures, 1), asked)
             if failures:
                 self._watcher.say(f"{self._remote.name}: {reason}; next try in {pause:.0f} s, Ctrl-C keeps what is here")
             log.info("%s: %s after %d bytes; next try in %.1f s", self._remote.describe(), reason, self._have, pause)
@@ -214,7 +216,7 @@ class _Download:
         # Through the hub each time: the address of the content delivery network is signed for a short while only. The
         # client takes the token off when it follows a redirect to another origin.
         with transport.session().stream(
-            "GET", self._remote.url, headers=headers, timeout=self._patience.silence, follow_redirects=True
+            "GET", self._remote.url, headers=headers, timeout=self._retry_budget.silence, follow_redirects=True
         ) as response:
             skip = self._accept(response, file)
             if self._whole:

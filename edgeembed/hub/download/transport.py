@@ -25,7 +25,7 @@ _TRY_AGAIN = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryBudget:
     """How long a line that fails is worth trying again. Seconds, where nothing else is said."""
 
     attempts: int = 7
@@ -43,7 +43,7 @@ class Patience:
         return max(min(self.longest_pause, self.first_pause * 2.0 ** (failures - 1)), asked or 0.0)
 
 
-PATIENCE = Patience()
+RETRY_BUDGET = RetryBudget()
 LIBRARY = "edgeembed"
 """Who asks, for the user agent."""
 

@@ -249,7 +249,7 @@ function modelCard(model) {
   if (model.reason) card.append(make("p", { class: "why" }, model.reason));
   for (const fall of model.falls ?? []) {
     const again = fall.again_at ? `, again at ${new Date(1000 * fall.again_at).toLocaleTimeString()}` : "";
-    card.append(make("p", { class: "why" }, `${fall.rung} did not hold${again}: ${fall.reason}`));
+    card.append(make("p", { class: "why" }, `${fall.mode} did not hold${again}: ${fall.reason}`));
   }
   return card;
 }

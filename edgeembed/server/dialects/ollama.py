@@ -19,7 +19,7 @@ from edgeembed.errors import ModelNotFoundError, RequestError
 from edgeembed.inference.service import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
-from edgeembed.models.registry import Roster, ServedModel
+from edgeembed.models.registry import ModelRegistry, ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import cache_use, decode
 from edgeembed.server.dialects.keep_alive import FOR_EVER, keep_alive_seconds
@@ -218,10 +218,10 @@ async def embed_text(request: web.Request) -> web.Response:
 @routes.get("/api/tags")
 async def tags(request: web.Request) -> web.Response:
     """List every embedder under each of its names."""
-    roster = request.app[SERVICE].roster
-    await roster.refresh()
+    registry = request.app[SERVICE].registry
+    await registry.refresh()
     models = []
-    for listing in roster.listings():
+    for listing in registry.listings():
         model = listing.target.model
         if model.task != "embed":
             continue
@@ -248,11 +248,11 @@ async def show(request: web.Request) -> web.Response:
     if not given:
         raise RequestError("model is missing; GET /api/tags lists every name", param="model")
     name = _name(request, given) or given
-    roster = request.app[SERVICE].roster
-    target = roster.find(name)
+    registry = request.app[SERVICE].registry
+    target = registry.find(name)
     if target is None:
-        await roster.refresh()
-        target = roster.find(name)
+        await registry.refresh()
+        target = registry.find(name)
     if target is None:
         raise ModelNotFoundError(f"model {given!r} not found; GET /api/tags lists every name", param="model")
     model = target.model
@@ -279,7 +279,7 @@ async def processes(request: web.Request) -> web.Response:
         if slot.state != "ready" or slot.engine is None:
             continue
         info, model = slot.engine.info, slot.model
-        on_processor = slot.engine.status.rung.startswith("cpu")
+        on_processor = slot.engine.status.mode.startswith("cpu")
         running.append(
             OllamaRunning(
                 name=model.spec,
@@ -312,7 +312,7 @@ async def _compute(
         model = result.model
     else:
         result = None
-        model = (await service.roster.resolve(asked.model, "embed")).model
+        model = (await service.registry.resolve(asked.model, "embed")).model
         async with service.pool.lease(model):
             pass
     slot = service.pool.slot_of(model)
@@ -323,8 +323,8 @@ async def _compute(
 
 def _name(request: web.Request, given: str) -> str | None:
     """Give the name that Ollama's name stands for; None, the default model, for none at all."""
-    roster: Roster = request.app[SERVICE].roster
-    if given.lower().endswith(LATEST) and roster.find(given) is None:
+    registry: ModelRegistry = request.app[SERVICE].registry
+    if given.lower().endswith(LATEST) and registry.find(given) is None:
         given = given[: -len(LATEST)]
     return given or None
 

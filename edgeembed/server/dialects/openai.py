@@ -103,8 +103,8 @@ async def embeddings(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     """List every name that a request may use: models, their types, prompts by suffix, aliases."""
     service = request.app[SERVICE]
-    await service.roster.refresh()
-    data = [_model_object(service, listing) for listing in service.roster.listings()]
+    await service.registry.refresh()
+    data = [_model_object(service, listing) for listing in service.registry.listings()]
     if forward := request.app.get(FORWARD):
         data += await forward.models(model["id"] for model in data)
     return json_response({"object": "list", "data": data})
@@ -115,10 +115,10 @@ async def model(request: web.Request) -> web.StreamResponse:
     """Describe one model."""
     service = request.app[SERVICE]
     name = request.match_info["name"]
-    target = service.roster.find(name)
+    target = service.registry.find(name)
     if target is None:
-        await service.roster.refresh()
-        target = service.roster.find(name)
+        await service.registry.refresh()
+        target = service.registry.find(name)
     if target is None and (forward := request.app.get(FORWARD)):
         return await forward.handle(request)
     if target is None:

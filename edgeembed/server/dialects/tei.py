@@ -280,7 +280,7 @@ async def similarity(request: web.Request) -> web.Response:
 async def info(request: web.Request) -> web.Response:
     """Describe the default model, as soon as it is loaded."""
     service = request.app[SERVICE]
-    model = service.roster.default
+    model = service.registry.default
     if model is None:
         raise EngineUnavailableError("no model is served", retry_after=1.0)
     async with service.pool.lease(model) as lease:

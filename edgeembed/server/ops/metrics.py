@@ -146,7 +146,7 @@ class _Everything(Collector):
 
     def _models(self) -> Iterator[Metric]:
         service, pool = self._service, self._service.pool
-        name = {model.key: (model.spec,) for model in service.roster.models}
+        name = {model.key: (model.spec,) for model in service.registry.models}
         for counts, what, words in (
             (service.requests, "model_requests", "Requests answered by a model, or from the cache for it."),
             (service.texts, "model_texts", "Texts, or pairs, in those requests."),
@@ -207,15 +207,17 @@ def _slots(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
         yield family
     restarts = added((model, status.restarts) for model, status in engines)
     yield counter("worker_restarts", "Times a loaded model's worker died and came back.", restarts, ["model"])
-    rungs = {(*model, status.rung): 1 for model, status in engines}
-    yield gauge("ladder_rung", "The rung that a model runs on, as a label; the value is 1.", rungs, ["model", "rung"])
-    moves = added(
-        ((*model, *kind.split(">")), count) for model, status in engines for kind, count in status.moves_by_cause.items()
+    modes = {(*model, status.mode): 1 for model, status in engines}
+    yield gauge("execution_mode", "The mode that a model runs on, as a label; the value is 1.", modes, ["model", "mode"])
+    mode_changes = added(
+        ((*model, *kind.split(">")), count)
+        for model, status in engines
+        for kind, count in status.mode_changes_by_cause.items()
     )
-    words = "Moves on the ladder, down for a cause, up when it has recovered."
-    yield counter("ladder_moves", words, moves, ["model", "from", "to", "cause"])
-    falls = added((model, len(status.falls)) for model, status in engines)
-    yield gauge("ladder_falls", "Rungs above it that did not hold.", falls, ["model"])
+    words = "Moves on the fallback policy, down for a cause, up when it has recovered."
+    yield counter("mode_changes", words, mode_changes, ["model", "from", "to", "cause"])
+    demotions = added((model, len(status.demotions)) for model, status in engines)
+    yield gauge("demotions", "Modes above it that did not hold.", demotions, ["model"])
 
 
 def _upstream(slots: list[Slot]) -> Iterator[Metric]:

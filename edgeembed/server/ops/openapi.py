@@ -61,7 +61,7 @@ _WHY = {
 
 @dataclass(frozen=True)
 class Operation:
-    """What a route takes and responses.
+    """What a route takes and answers.
 
     body, answer: types of the JSON, several in a tuple; None for no body and for an answer that is no JSON, whose media type
     is `media` then. example: a body that works, shown to readers and tried in tests. fails: types of answers that are no
@@ -333,11 +333,11 @@ def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, 
                 "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
             },
         }
-    responses = {"200": done}
+    found = {"200": done}
     error = _ERRORS[error_formats.dialect_of(method, path)]
     for status in sorted({*operation.errors, *operation.fails}):
-        responses[str(status)] = {
+        found[str(status)] = {
             "description": _WHY.get(status) or HTTPStatus(status).phrase,
             "content": {responses.JSON_TYPE: {"schema": _schema(operation.fails.get(status, error), schemas)}},
         }
-    return responses
+    return found

@@ -73,10 +73,10 @@ class ModelsAnswer(msgspec.Struct):
     data: list[ModelAnswer]
 
 
-class HealthFall(msgspec.Struct):
+class HealthDemotion(msgspec.Struct):
     """A way to run the model that did not hold."""
 
-    rung: str
+    mode: str
     reason: str
 
 
@@ -85,8 +85,8 @@ class HealthAnswer(msgspec.Struct):
 
     status: str
     model: str | None
-    rung: str | None
-    falls: list[HealthFall]
+    mode: str | None
+    demotions: list[HealthDemotion]
     failed_models: dict[str, str | None] | UnsetType = UNSET
     cache: str | UnsetType = UNSET
     vectors: str | UnsetType = UNSET

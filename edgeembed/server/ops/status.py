@@ -41,13 +41,13 @@ async def health(request: web.Request) -> web.Response:
     when a probe text shows that it is the model that has changed, it is a 503.
     """
     service = request.app[SERVICE]
-    default = service.roster.default
+    default = service.registry.default
     slot = service.pool.slot_of(default) if default else None
     engine = slot.engine.status if slot and slot.engine else None
     details: dict[str, Any] = {
         "model": default.name if default else None,
-        "rung": engine.rung if engine else None,
-        "falls": [{"rung": fall.rung, "reason": fall.reason} for fall in engine.falls] if engine else [],
+        "mode": engine.mode if engine else None,
+        "demotions": [{"mode": demotion.mode, "reason": demotion.reason} for demotion in engine.demotions] if engine else [],
     }
     if ill := {
         other.model.spec: other.reason for other in service.pool.slots if other.state == "failed" and other is not slot
@@ -63,7 +63,9 @@ async def health(request: web.Request) -> web.Response:
         word = "starting" if loading else "unavailable"
         return json_response({"status": word, "reason": error.message, **details}, status=503, headers={"Retry-After": "1"})
     ill_vectors = [
-        f"{model.spec}: {reason}" for model in service.roster.models if (reason := service.vectors.alarm(model)) is not None
+        f"{model.spec}: {reason}"
+        for model in service.registry.models
+        if (reason := service.vectors.alarm(model)) is not None
     ]
     if ill_vectors:
         return json_response({"status": "degraded", "vectors": "; ".join(ill_vectors), **details})
@@ -74,7 +76,7 @@ async def health(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """Tell everything that there is to know about the daemon; no text that anybody sent is in it."""
     service = request.app[SERVICE]
-    default = service.roster.default
+    default = service.registry.default
     slot = service.pool.slot_of(default) if default else None
     info = slot.engine.info if slot and slot.engine else None
     return json_response(
@@ -131,7 +133,7 @@ def _slot(service: EmbeddingService, slot: Slot) -> dict[str, Any]:
     state: str = slot.state
     if slot.state == "ready" and engine_status is not None:
         state = engine_status.state
-    default = service.roster.default
+    default = service.registry.default
     return {
         "name": model.name,
         "type": model.type,
@@ -142,9 +144,9 @@ def _slot(service: EmbeddingService, slot: Slot) -> dict[str, Any]:
         "pinned": slot.pinned,
         "state": state,
         "reason": slot.reason,
-        "device": engine_status.rung if engine_status else None,
+        "device": engine_status.mode if engine_status else None,
         "offload": engine_status.offload if engine_status else None,
-        "falls": [msgspec.to_builtins(fall) for fall in engine_status.falls] if engine_status else [],
+        "demotions": [msgspec.to_builtins(demotion) for demotion in engine_status.demotions] if engine_status else [],
         "memory_bytes": slot.memory_bytes,
         "requests": service.requests[model.key],
         "texts": service.texts[model.key],

@@ -1,4 +1,4 @@
-"""Take a card's memory and hold it until standard input ends: the other program that falls.py needs.
+"""Take a card's memory and hold it until standard input ends: the other program that fallback.py needs.
 
 python -m tests.benchmarks.gpu.hog --leave-mib 300
 """

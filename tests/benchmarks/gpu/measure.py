@@ -53,7 +53,7 @@ class Contender:
     name: str
     running: Server | Loop
     memory_mib: int = 0
-    rung: str = ""
+    mode: str = ""
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     tokens: dict[str, float] = field(default_factory=dict)
 
@@ -82,10 +82,10 @@ def our_daemon(name: str, gguf: Path, work: Path, *flags: str) -> Server:
 
 
 def rung_of(server: Server) -> str:
-    """Wait until a daemon embeds, and give the rung that its model stands on."""
+    """Wait until a daemon embeds, and give the mode that its model stands on."""
     server.wait()
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=60) as answer:
-        return str(json.load(answer).get("rung"))
+        return str(json.load(answer).get("mode"))
 
 
 def rows_of(running: Server | Loop, texts: list[str]) -> npt.NDArray[np.float64]:
@@ -157,8 +157,8 @@ def measure_model(options: argparse.Namespace, model: str, work: Path) -> tuple[
             before = card()
             server = our_daemon(f"{model}-{type_}", folder / f"{type_}.gguf", work)
             running.append(server)
-            rung = rung_of(server)
-            ours = Contender(f"edgeembed {type_}", server, held(before), rung)
+            mode = rung_of(server)
+            ours = Contender(f"edgeembed {type_}", server, held(before), mode)
             contenders.append(ours)
             processor = our_daemon(f"{model}-{type_}-cpu", folder / f"{type_}.gguf", work, "--device", "cpu")
             running.append(processor)
@@ -218,7 +218,7 @@ def report(
     }
     rows = []
     print(f"\n## {model}\n")
-    titles = ["", "rung", "one, p50", "16, p50", "bulk 128, tokens/s", "bulk 512, tokens/s", "32 clients, texts/s"]
+    titles = ["", "mode", "one, p50", "16, p50", "bulk 128, tokens/s", "bulk 512, tokens/s", "32 clients, texts/s"]
     titles += ["card memory", "of the peak"]
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for each in contenders:
@@ -228,16 +228,16 @@ def report(
             for name in ("bulk128", "bulk512")
             if top and name in figures and name in each.tokens
         }
-        cells = [each.name, each.rung or "loop"]
+        cells = [each.name, each.mode or "loop"]
         cells += [f"{figures[name]:.2f} ms" if name in figures else "" for name in SOUGHT]
         for name in ("bulk128", "bulk512"):
-            ratio = f" ({figures[name] / best_peer[name]:.2f})" if best_peer[name] and name in figures and each.rung else ""
+            ratio = f" ({figures[name] / best_peer[name]:.2f})" if best_peer[name] and name in figures and each.mode else ""
             cells.append(f"{figures[name]:,.0f}{ratio}" if name in figures else "")
         cells.append(f"{figures['clients']:,.0f}" if "clients" in figures else "")
         cells.append(f"{each.memory_mib:,} MiB" if each.memory_mib else "")
         cells.append(f"{max(shares.values()):.1%}" if shares else "")
         print("| " + " | ".join(cells) + " |")
-        known = {"model": model, "name": each.name, "rung": each.rung, "memory_mib": each.memory_mib}
+        known = {"model": model, "name": each.name, "mode": each.mode, "memory_mib": each.memory_mib}
         rows.append({**known, **figures, "share_of_peak": shares})
     print()
     for name, (plain, centred) in likeness.items():

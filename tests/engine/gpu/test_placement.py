@@ -1,4 +1,4 @@
-"""The rungs that graphics cards put on a ladder, and who gets which room."""
+"""The modes that graphics cards put on a ladder, and who gets which room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, RungUnavailableError
+from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, ModeUnavailableError
 from edgeembed.engine.gpu.inventory import Device, Inventory
 from edgeembed.engine.gpu.placement import Gpus, for_card
 from tests.engine.gpu.test_plan import FACTS, GIB, WEIGHTS, cards, options
@@ -38,18 +38,18 @@ def gpus(machine: Machine, device: str = "auto", layers: str = "auto", **more: A
     return Gpus(device, layers, look=machine.look, libraries=more.pop("libraries", LIBRARIES), environ={}, **more)
 
 
-def rungs(made: Gpus) -> list[str]:
-    return [rung.name for rung in made.rungs(SIZES, options())]
+def modes(made: Gpus) -> list[str]:
+    return [mode.name for mode in made.modes(SIZES, options())]
 
 
 def test_the_rungs_are_those_that_the_empty_cards_would_hold() -> None:
-    assert rungs(gpus(Machine(8))) == ["gpu-full", "gpu-partial"]
-    assert rungs(gpus(Machine(2))) == ["gpu-partial"], "a card that is too small is no fall each time"
-    assert rungs(gpus(Machine(0.3))) == []
-    assert rungs(gpus(Machine())) == []
+    assert modes(gpus(Machine(8))) == ["gpu-full", "gpu-partial"]
+    assert modes(gpus(Machine(2))) == ["gpu-partial"], "a card that is too small is no fall each time"
+    assert modes(gpus(Machine(0.3))) == []
+    assert modes(gpus(Machine())) == []
     busy = Machine(8)
     busy.take(0, 7.9)
-    assert rungs(gpus(busy)) == ["gpu-full", "gpu-partial"], "what others have may come back"
+    assert modes(gpus(busy)) == ["gpu-full", "gpu-partial"], "what others have may come back"
 
 
 def test_what_cards_take_is_not_counted_against_the_machines_memory() -> None:
@@ -62,19 +62,19 @@ def test_what_cards_take_is_not_counted_against_the_machines_memory() -> None:
 
 
 def test_settings_decide_about_rungs() -> None:
-    assert rungs(gpus(Machine(8), "cpu")) == []
-    assert rungs(gpus(Machine(8), layers="0")) == []
-    assert rungs(gpus(Machine(0.3), layers="99")) == ["gpu-full"]
-    assert rungs(gpus(Machine(8), layers="12")) == ["gpu-partial"]
-    assert rungs(gpus(Machine(), "cuda")) == ["gpu-full"], "what was asked for by name is missed"
-    assert rungs(gpus(Machine(8), "cuda:1")) == ["gpu-full"]
-    assert rungs(gpus(Machine(3.2), utilization=0.5)) == ["gpu-partial"]
+    assert modes(gpus(Machine(8), "cpu")) == []
+    assert modes(gpus(Machine(8), layers="0")) == []
+    assert modes(gpus(Machine(0.3), layers="99")) == ["gpu-full"]
+    assert modes(gpus(Machine(8), layers="12")) == ["gpu-partial"]
+    assert modes(gpus(Machine(), "cuda")) == ["gpu-full"], "what was asked for by name is missed"
+    assert modes(gpus(Machine(8), "cuda:1")) == ["gpu-full"]
+    assert modes(gpus(Machine(3.2), utilization=0.5)) == ["gpu-partial"]
 
 
 def test_a_build_for_processors_starts_no_look() -> None:
     machine = Machine(8)
     made = gpus(machine, libraries=[])
-    assert rungs(made) == [] and not made.possible
+    assert modes(made) == [] and not made.possible
     assert made.describe()["why_no_gpu"][0]["cause"] == "no_build"
     assert machine.looks == 0
 
@@ -90,14 +90,14 @@ def test_models_go_one_to_each_card_while_they_load_and_when_they_are_loaded() -
     made.loaded("one")
     made.loaded("two")
     assert made.place(GPU_FULL, "three", SIZES, options()).device == "CUDA2"
-    assert (first.gpu_layers, first.tensor_split, first.rung) == (29, (), "x")
+    assert (first.gpu_layers, first.tensor_split, first.mode) == (29, (), "x")
 
 
 def test_a_rung_without_room_is_refused_with_the_numbers_and_the_one_below_takes_less() -> None:
     machine = Machine(8)
     machine.take(0, 6)
     made = gpus(machine)
-    with pytest.raises(RungUnavailableError, match=r"out of memory before loading.*CUDA0 has room for 1,2\d\d MiB"):
+    with pytest.raises(ModeUnavailableError, match=r"out of memory before loading.*CUDA0 has room for 1,2\d\d MiB"):
         made.place(GPU_FULL, "model", SIZES, options())
     assert 0 < made.place(GPU_PARTIAL, "model", SIZES, options()).gpu_layers < 20
     # Below a whole model that fell for another reason there is always less than the whole.
@@ -127,7 +127,7 @@ def test_what_a_model_has_itself_is_not_in_its_way_up() -> None:
 
 
 def test_a_card_that_is_gone_is_a_reason_with_a_name() -> None:
-    with pytest.raises(RungUnavailableError, match="finds no cuda"):
+    with pytest.raises(ModeUnavailableError, match="finds no cuda"):
         gpus(Machine(8), "cuda:3").place(GPU_FULL, "model", SIZES, options())
 
 

@@ -24,7 +24,7 @@ from edgeembed.engine.gpu.plan import (
     plan_gpu,
     room_on,
 )
-from edgeembed.engine.ipc.messages import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
@@ -37,7 +37,7 @@ GIB = 1024 * MIB
 
 def options(path: str = "", **changes: Any) -> WorkerOptions:
     base: dict[str, Any] = {
-        "path": path, "threads": 2, "context_tokens": 4096, "batch_tokens": 512, "rung": "x", "extra_buffers": False,
+        "path": path, "threads": 2, "context_tokens": 4096, "batch_tokens": 512, "mode": "x", "extra_buffers": False,
         "bulk_lanes": 0,
     }  # fmt: skip
     return WorkerOptions(**(base | changes))

@@ -9,51 +9,51 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgeembed.engine.ipc.activity_table import ENTRIES, MOST_TEXTS, Ledger
+from edgeembed.engine.ipc.activity_table import ENTRIES, MOST_TEXTS, ActivityTable
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    made = Ledger.create()
+def activity_table() -> Iterator[ActivityTable]:
+    made = ActivityTable.create()
     yield made
     made.close(remove=True)
     assert not made.path.exists()
 
 
-def test_lanes_do_not_get_in_each_others_way(ledger: Ledger) -> None:
-    assert (ledger.running, ledger.busy_since) == ((), None)
+def test_lanes_do_not_get_in_each_others_way(activity_table: ActivityTable) -> None:
+    assert (activity_table.running, activity_table.busy_since) == ((), None)
     began = time.time()
-    ledger.begin(0, [7])
-    ledger.begin(2, [3, 2**40, 5])
-    ledger.begin(ENTRIES - 1, range(100))
-    assert ledger.running == (7, 3, 2**40, 5, *range(MOST_TEXTS))
-    assert began <= (ledger.busy_since or 0) <= time.time()
-    ledger.begin(2, [8])
-    ledger.end(0)
-    ledger.end(ENTRIES - 1)
-    assert ledger.running == (8,)
-    ledger.end(2)
-    assert (ledger.running, ledger.busy_since) == ((), None)
+    activity_table.begin(0, [7])
+    activity_table.begin(2, [3, 2**40, 5])
+    activity_table.begin(ENTRIES - 1, range(100))
+    assert activity_table.running == (7, 3, 2**40, 5, *range(MOST_TEXTS))
+    assert began <= (activity_table.busy_since or 0) <= time.time()
+    activity_table.begin(2, [8])
+    activity_table.end(0)
+    activity_table.end(ENTRIES - 1)
+    assert activity_table.running == (8,)
+    activity_table.end(2)
+    assert (activity_table.running, activity_table.busy_since) == ((), None)
 
 
-def test_what_a_killed_process_computed_is_known(ledger: Ledger) -> None:
+def test_what_a_killed_process_computed_is_known(activity_table: ActivityTable) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from edgeembed.engine.ipc.activity_table import Ledger\n"
-        "ledger = Ledger(Path(sys.argv[1]))\n"
-        "ledger.begin(0, [1]); ledger.begin(1, [2, 3]); ledger.end(0)\n"
+        "from edgeembed.engine.ipc.activity_table import ActivityTable\n"
+        "activity_table = ActivityTable(Path(sys.argv[1]))\n"
+        "activity_table.begin(0, [1]); activity_table.begin(1, [2, 3]); activity_table.end(0)\n"
         "os.abort()\n"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(ledger.path)], check=False).returncode != 0
-    assert ledger.running == (2, 3)
+    assert subprocess.run([sys.executable, "-c", code, str(activity_table.path)], check=False).returncode != 0
+    assert activity_table.running == (2, 3)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove files in use: closing does")
-def test_a_file_that_is_gone_is_read_and_written_on(ledger: Ledger) -> None:
-    other = Ledger(ledger.path)
-    ledger.unlink()
-    assert ledger.path is not None and not ledger.path.exists()
+def test_a_file_that_is_gone_is_read_and_written_on(activity_table: ActivityTable) -> None:
+    other = ActivityTable(activity_table.path)
+    activity_table.unlink()
+    assert activity_table.path is not None and not activity_table.path.exists()
     other.begin(0, [5])
-    assert ledger.running == (5,)
+    assert activity_table.running == (5,)
     other.close()

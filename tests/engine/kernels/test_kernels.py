@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.kernels import fingerprint, library_file
+from edgeembed.engine.llama import kernel_hook
 from edgeembed.engine.llama.kernel_hook import LEVELS
-from edgeembed.engine.llama.model import LlamaModel, kernel_hook
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.worker_options import WorkerOptions
 
 Matrix = npt.NDArray[Any]
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -153,7 +154,7 @@ import numpy as np
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.interface import WorkerOptions
 texts = json.loads(sys.argv[3])
-model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512, batch_tokens=512, rung="cpu",
+model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512, batch_tokens=512, mode="cpu",
                                  extra_buffers=sys.argv[2] == "ours", pad_from_tokens=0))
 rows = model.embed([model.tokenize(text) for text in texts])
 json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.stdout)
@@ -188,7 +189,7 @@ def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization
 def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
-        path=str(minilm("F32")), threads=2, context_tokens=512, batch_tokens=512, rung="cpu", extra_buffers=True
+        path=str(minilm("F32")), threads=2, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
     )
     model = LlamaModel(options)
     tokens = [model.tokenize(text) for text in TEXTS]
@@ -229,7 +230,7 @@ def test_the_release_that_they_are_for_is_the_one_that_is_installed() -> None:
 def test_a_bulk_thread_stands_still_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
-        path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, rung="cpu", extra_buffers=True
+        path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
     )
     model = LlamaModel(options)
     tokens = [model.tokenize(text) for text in TEXTS]

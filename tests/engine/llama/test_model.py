@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgeembed.engine import canary
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.worker_options import WorkerOptions
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
@@ -20,7 +20,7 @@ TEXTS = ["hello", "hello world", "the quick brown fox", "a" * 40, "search embedd
 
 def options(path: Path, **changes: object) -> WorkerOptions:
     base: dict[str, object] = {
-        "path": str(path), "threads": 2, "context_tokens": 4096, "batch_tokens": 128, "rung": "cpu", "extra_buffers": True,
+        "path": str(path), "threads": 2, "context_tokens": 4096, "batch_tokens": 128, "mode": "cpu", "extra_buffers": True,
     }  # fmt: skip
     return WorkerOptions(**(base | changes))  # type: ignore[arg-type]
 

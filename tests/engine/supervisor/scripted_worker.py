@@ -1,14 +1,14 @@
 """A worker process that speaks the real protocol, computes fake rows, and misbehaves as it is told.
 
 Called as: scripted_worker.py SCRIPT RUNG OPTIONS. SCRIPT is a list of words:
-  die:RUNG:SIGNAL    end by a signal while loading, on that rung
-  fail:RUNG          say LoadFailed on that rung
-  fatal              say LoadFailed, and that no other rung can help
-  hang:RUNG          never say ready on that rung
+  die:RUNG:SIGNAL    end by a signal while loading, on that mode
+  fail:RUNG          say LoadFailed on that mode
+  fatal              say LoadFailed, and that no other mode can help
+  hang:RUNG          never say ready on that mode
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
-  DEED@WHEN:RUNG:FILE  on that rung, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
+  DEED@WHEN:RUNG:FILE  on that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
                      message of CUDA, `wrong` finds its canary rows wrong, `freeze` stands still, `kill` is killed; WHEN is
                      `load` or `work`
 """
@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine.interface import ModelInfo
-from edgeembed.engine.ipc.activity_table import Ledger
+from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     Cancel,
@@ -40,11 +40,11 @@ from edgeembed.engine.ipc.messages import (
     Rows,
     Stage,
     Stop,
-    WorkerOptions,
     frame,
     frame_length,
     to_worker_decoder,
 )
+from edgeembed.engine.worker_options import WorkerOptions
 from tests.fakes import DIMENSIONS, fake_row
 
 BATCH = 4
@@ -67,10 +67,10 @@ def die(name: str) -> None:
     time.sleep(10)
 
 
-def misbehave(script: list[list[str]], when: str, rung: str) -> None:
+def misbehave(script: list[list[str]], when: str, mode: str) -> None:
     for word, *arguments in script:
         deed, _, moment = word.partition("@")
-        if moment != when or arguments[0] != rung or Path(arguments[1]).exists():
+        if moment != when or arguments[0] != mode or Path(arguments[1]).exists():
             continue
         if deed == "wrong":
             send(LoadFailed("canary rows are too far from those of the unquantised weights: cosines 0.1", False))
@@ -87,22 +87,22 @@ def misbehave(script: list[list[str]], when: str, rung: str) -> None:
             os.kill(os.getpid(), signal.SIGABRT)
 
 
-def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
-    assert options.ledger is not None
-    ledger = Ledger(Path(options.ledger))
+def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
+    assert options.activity_table is not None
+    activity_table = ActivityTable(Path(options.activity_table))
     send(Stage("loading the model"))
     for word, *arguments in script:
-        if word == "die" and arguments[0] == rung:
+        if word == "die" and arguments[0] == mode:
             die(arguments[1])
-        if word == "fail" and arguments[0] == rung:
-            send(LoadFailed(f"canary text 0 is wrong on {rung}", False))
+        if word == "fail" and arguments[0] == mode:
+            send(LoadFailed(f"canary text 0 is wrong on {mode}", False))
             return
         if word == "fatal":
             send(LoadFailed("it is a reranker", True))
             return
-        if word == "hang" and arguments[0] == rung:
+        if word == "hang" and arguments[0] == mode:
             time.sleep(60)
-    misbehave(script, "load", rung)
+    misbehave(script, "load", mode)
     send(
         Ready(
             ModelInfo(
@@ -117,7 +117,7 @@ def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
                 alone = [[item] for item in items if item.alone]
                 others = [item for item in items if not item.alone]
                 for batch in [*alone, *(others[at : at + BATCH] for at in range(0, len(others), BATCH))]:
-                    compute(batch, script, ledger, rung)
+                    compute(batch, script, activity_table, mode)
             case Cancel():
                 pass
             case Stop():
@@ -126,9 +126,9 @@ def main(script: list[list[str]], rung: str, options: WorkerOptions) -> None:
                 return
 
 
-def compute(batch: list[EmbedItem], script: list[list[str]], ledger: Ledger, rung: str) -> None:
-    ledger.begin(0, [item.id for item in batch])
-    misbehave(script, "work", rung)
+def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: ActivityTable, mode: str) -> None:
+    activity_table.begin(0, [item.id for item in batch])
+    misbehave(script, "work", mode)
     for word, *arguments in script:
         if word == "poison" and any("poison" in item.text for item in batch):
             die(arguments[0])
@@ -147,10 +147,10 @@ def compute(batch: list[EmbedItem], script: list[list[str]], ledger: Ledger, run
             send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
         else:
             rows.append(RowItem(item.id, tokens, fake_row(item.text).tobytes()))
-    ledger.end(0)
+    activity_table.end(0)
     send(Rows(rows))
 
 
 if __name__ == "__main__":
-    words, rung, options = sys.argv[1:]
-    main([part.split(":") for part in words.split()], rung, msgspec.json.decode(options, type=WorkerOptions))
+    words, mode, options = sys.argv[1:]
+    main([part.split(":") for part in words.split()], mode, msgspec.json.decode(options, type=WorkerOptions))

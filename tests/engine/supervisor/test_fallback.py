@@ -15,18 +15,18 @@ from typing import Any
 import psutil
 import pytest
 
-from edgeembed.engine.execution_modes import CPU_LADDER, GPU_FULL, GPU_PARTIAL, Rung, RungUnavailableError
+from edgeembed.engine.execution_modes import CPU_MODES, GPU_FULL, GPU_PARTIAL, ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK
-from edgeembed.engine.ipc.messages import WorkerOptions
-from edgeembed.engine.supervisor.fallback_policy import Ladder, LadderMemory
+from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
 
 ROOT = Path(__file__).parents[3]
-RUNGS = (GPU_FULL, GPU_PARTIAL, *CPU_LADDER)
+RUNGS = (GPU_FULL, GPU_PARTIAL, *CPU_MODES)
 DIGEST = "5" * 64
 
 
@@ -41,111 +41,111 @@ class Clock:
         return self.now
 
 
-def ladder(clock: Clock, memory: LadderMemory | None = None) -> Ladder:
-    return Ladder(RUNGS, memory, cool_down=60, clock=clock)
+def policy(clock: Clock, memory: FallbackMemory | None = None) -> FallbackPolicy:
+    return FallbackPolicy(RUNGS, memory, cool_down=60, clock=clock)
 
 
 def test_a_card_is_tried_again_after_a_time_that_doubles_each_time_it_fails() -> None:
     clock = Clock()
-    made = ladder(clock)
-    made.fall("CUDA error: out of memory", passing=False)
-    assert made.rung is GPU_PARTIAL and made.due() is None
+    made = policy(clock)
+    made.demote("CUDA error: out of memory", temporary=False)
+    assert made.mode is GPU_PARTIAL and made.due() is None
     for wait in (60, 120, 240):
         clock.now += wait - 1
         assert made.due() is None
         clock.now += 1
         assert made.due() is GPU_FULL
         made.stay(GPU_FULL, "CUDA error: out of memory")
-        assert made.rung is GPU_PARTIAL and [fall.rung for fall in made.falls] == ["gpu-full"]
+        assert made.mode is GPU_PARTIAL and [demotion.mode for demotion in made.demotions] == ["gpu-full"]
     for _ in range(20):
         made.stay(GPU_FULL, "still none")
-    assert (made.falls[0].again_at or 0) - clock.now == 3600, "and not for ever later"
+    assert (made.demotions[0].again_at or 0) - clock.now == 3600, "and not for ever later"
 
 
 def test_the_way_up_leads_past_rungs_that_are_not_due() -> None:
     clock = Clock()
-    made = ladder(clock)
-    made.fall("device lost", passing=True)  # gpu-full, due after 60 s
+    made = policy(clock)
+    made.demote("device lost", temporary=True)  # gpu-full, due after 60 s
     clock.now += 30
-    made.fall("SIGSEGV", passing=True)  # gpu-partial, due after 90 s
-    assert made.rung is CPU_LADDER[0]
+    made.demote("SIGSEGV", temporary=True)  # gpu-partial, due after 90 s
+    assert made.mode is CPU_MODES[0]
     clock.now += 30
     assert made.due() is GPU_FULL
     made.stay(GPU_FULL, "device lost")
     assert made.due() is None
     clock.now += 30
     assert made.due() is GPU_PARTIAL
-    made.climb(GPU_PARTIAL)
-    assert made.rung is GPU_PARTIAL and [fall.rung for fall in made.falls] == ["gpu-full"]
+    made.promote(GPU_PARTIAL)
+    assert made.mode is GPU_PARTIAL and [demotion.mode for demotion in made.demotions] == ["gpu-full"]
 
 
 def test_on_a_higher_rung_what_cooled_down_below_is_forgotten_and_what_never_held_is_not() -> None:
     clock = Clock()
-    made = ladder(clock)
-    made.fall("device lost", passing=True)
-    made.fall("no driver", passing=False)  # gpu-partial
-    made.fall("SIGILL", passing=False)  # cpu
+    made = policy(clock)
+    made.demote("device lost", temporary=True)
+    made.demote("no driver", temporary=False)  # gpu-partial
+    made.demote("SIGILL", temporary=False)  # cpu
     clock.now += 60
-    made.climb(GPU_FULL)
-    assert made.rung is GPU_FULL
-    assert [fall.rung for fall in made.falls] == ["cpu"]
+    made.promote(GPU_FULL)
+    assert made.mode is GPU_FULL
+    assert [demotion.mode for demotion in made.demotions] == ["cpu"]
 
 
 def test_a_processors_rung_that_failed_while_loading_is_not_tried_again_by_itself() -> None:
     clock = Clock()
-    made = Ladder(CPU_LADDER, clock=clock)
-    made.fall("SIGILL", passing=False)
+    made = FallbackPolicy(CPU_MODES, clock=clock)
+    made.demote("SIGILL", temporary=False)
     clock.now += 1e6
     assert made.due() is None
-    assert made.falls[0].again_at is None
+    assert made.demotions[0].again_at is None
 
 
 def test_every_move_is_kept_with_its_cause() -> None:
     clock = Clock()
-    made = ladder(clock)
-    made.fall("CUDA error: out of memory", passing=True)
-    made.fall("canary text 3 gave a row that is not finite", passing=True)
+    made = policy(clock)
+    made.demote("CUDA error: out of memory", temporary=True)
+    made.demote("canary text 3 gave a row that is not finite", temporary=True)
     clock.now += 60
-    made.climb(GPU_FULL)
-    assert [(move.source, move.target, move.cause) for move in made.moves] == [
+    made.promote(GPU_FULL)
+    assert [(move.source, move.target, move.cause) for move in made.mode_changes] == [
         ("gpu-full", "gpu-partial", "out_of_memory"),
         ("gpu-partial", "cpu", "wrong_vectors"),
         ("cpu", "gpu-full", "recovered"),
     ]
-    assert made.moves_by_cause["gpu-full>gpu-partial>out_of_memory"] == 1
+    assert made.mode_changes_by_cause["gpu-full>gpu-partial>out_of_memory"] == 1
 
 
 def test_the_next_start_knows_of_a_card_that_failed_until_its_cool_down_is_over(tmp_path: Path) -> None:
     clock = Clock()
-    memory = LadderMemory(tmp_path / "ladder.json", DIGEST)
-    made = ladder(clock, memory)
-    made.fall("no answer for 300 s while loading the model", passing=False)
+    memory = FallbackMemory(tmp_path / "execution-modes.json", DIGEST)
+    made = policy(clock, memory)
+    made.demote("no answer for 300 s while loading the model", temporary=False)
     made.remember()
     clock.now += 59
-    assert ladder(clock, memory).rung is GPU_PARTIAL
+    assert policy(clock, memory).mode is GPU_PARTIAL
     clock.now += 1
-    assert ladder(clock, memory).rung is GPU_FULL
+    assert policy(clock, memory).mode is GPU_FULL
     clock.now -= 1e6  # a clock that was set back keeps nobody off the card
-    assert ladder(clock, memory).rung is GPU_FULL
+    assert policy(clock, memory).mode is GPU_FULL
 
 
 # --- with workers that misbehave --------------------------------------------------------------------------------------
 
 
-def options(rung: Rung) -> WorkerOptions:
+def options(mode: ExecutionMode) -> WorkerOptions:
     return WorkerOptions(
-        path="none", threads=1, context_tokens=20, batch_tokens=64, rung=rung.name, extra_buffers=rung.extra_buffers,
-        gpu_layers=0 if rung.gpu == "none" else 5, device="cpu" if rung.gpu == "none" else "CUDA0",
+        path="none", threads=1, context_tokens=20, batch_tokens=64, mode=mode.name, extra_buffers=mode.extra_buffers,
+        gpu_layers=0 if mode.gpu == "none" else 5, device="cpu" if mode.gpu == "none" else "CUDA0",
     )  # fmt: skip
 
 
 @asynccontextmanager
 async def engine(
-    script: str, rungs: tuple[Rung, ...] = (GPU_FULL, CPU_LADDER[0]), **more: Any
+    script: str, modes: tuple[ExecutionMode, ...] = (GPU_FULL, CPU_MODES[0]), **more: Any
 ) -> AsyncIterator[WorkerEngine]:
     made = WorkerEngine(
         more.pop("options", options),
-        Ladder(rungs, cool_down=more.pop("cool_down", 0.5)),
+        FallbackPolicy(modes, cool_down=more.pop("cool_down", 0.5)),
         command=(sys.executable, "-m", scripted_worker.__name__, script),
         load_timeout=more.pop("load_timeout", 20.0),
         look_seconds=0.1,
@@ -197,18 +197,18 @@ async def test_for_every_cause_down_without_losing_a_text_and_up_when_it_is_gone
         await made.start()
         await rows_are_right(made, [f"text {number}" for number in range(10)])
         status = made.status
-        assert (status.rung, status.offload) == ("cpu", None)
-        (fall,) = status.falls
-        assert (fall.rung, fall.cause) == ("gpu-full", cause), fall.reason
-        assert fall.again_at is not None
-        assert status.moves_by_cause == {f"gpu-full>cpu>{cause}": 1}
+        assert (status.mode, status.offload) == ("cpu", None)
+        (demotion,) = status.demotions
+        assert (demotion.mode, demotion.cause) == ("gpu-full", cause), demotion.reason
+        assert demotion.again_at is not None
+        assert status.mode_changes_by_cause == {f"gpu-full>cpu>{cause}": 1}
         cured.touch()
-        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready")
+        await until(lambda: made.status.mode == "gpu-full" and made.status.state == "ready")
         await rows_are_right(made, ["up", "again"])
-        assert made.status.falls == []
+        assert made.status.demotions == []
         assert made.status.offload == "5 layers on CUDA0"
         assert made.status.restarts == (1 if deed.endswith("work") else 0), "going up is no restart"
-        assert [move.target for move in made.status.moves] == ["cpu", "gpu-full"]
+        assert [move.target for move in made.status.mode_changes] == ["cpu", "gpu-full"]
 
 
 @posix
@@ -219,7 +219,7 @@ async def test_a_killed_worker_comes_back_on_its_card(tmp_path: Path) -> None:
         await until(lambda: made.status.restarts == 1)
         (tmp_path / "cured").touch()
         await asyncio.gather(*futures)
-        assert (made.status.rung, made.status.falls) == ("gpu-full", [])
+        assert (made.status.mode, made.status.demotions) == ("gpu-full", [])
 
 
 @posix
@@ -238,11 +238,11 @@ async def test_no_text_is_lost_while_the_ladder_goes_up_and_down_under_load(tmp_
             return done
 
         clients = [asyncio.create_task(client(f"client {number}")) for number in range(4)]
-        await until(lambda: made.status.rung == "cpu")
+        await until(lambda: made.status.mode == "cpu")
         cured.touch()
-        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready")
+        await until(lambda: made.status.mode == "gpu-full" and made.status.state == "ready")
         cured.unlink()
-        await until(lambda: made.status.rung == "cpu")
+        await until(lambda: made.status.mode == "cpu")
         stop = True
         assert all(done > 0 for done in await asyncio.gather(*clients))
     assert not workers()
@@ -252,59 +252,59 @@ async def test_no_text_is_lost_while_the_ladder_goes_up_and_down_under_load(tmp_
 async def test_while_the_cause_lasts_the_worker_that_serves_is_not_touched(tmp_path: Path) -> None:
     async with engine(f"oom@load:gpu-full:{tmp_path / 'never'}", cool_down=0.2) as made:
         await made.start()
-        pid, first = made.status.worker_pid, made.status.falls[0]
+        pid, first = made.status.worker_pid, made.status.demotions[0]
         await until(
-            lambda: made.status.falls[0].at > first.at,
+            lambda: made.status.demotions[0].at > first.at,
             lambda: rows_are_right(made, ["asked", "meanwhile"]),
         )
         assert made.status.worker_pid == pid and made.status.restarts == 0
-        assert (made.status.falls[0].again_at or 0) - made.status.falls[0].at > (first.again_at or 0) - first.at
+        assert (made.status.demotions[0].again_at or 0) - made.status.demotions[0].at > (first.again_at or 0) - first.at
 
 
 @posix
 async def test_a_rung_that_is_known_not_to_hold_costs_no_process() -> None:
     room = False
 
-    def asked(rung: Rung) -> WorkerOptions:
-        if rung is GPU_FULL and not room:
-            raise RungUnavailableError("out of memory before loading: the model would take 900 MiB")
-        return options(rung)
+    def asked(mode: ExecutionMode) -> WorkerOptions:
+        if mode is GPU_FULL and not room:
+            raise ModeUnavailableError("out of memory before loading: the model would take 900 MiB")
+        return options(mode)
 
-    async with engine("ok", (GPU_FULL, GPU_PARTIAL, CPU_LADDER[0]), options=asked) as made:
+    async with engine("ok", (GPU_FULL, GPU_PARTIAL, CPU_MODES[0]), options=asked) as made:
         await made.start()
-        assert (made.status.rung, made.status.falls[0].cause) == ("gpu-partial", "out_of_memory")
+        assert (made.status.mode, made.status.demotions[0].cause) == ("gpu-partial", "out_of_memory")
         assert made.status.restarts == 0
         room = True
-        # From one rung on a card to another: never two workers on it at a time.
+        # From one mode on a card to another: never two workers on it at a time.
         counts = set()
 
         async def count() -> None:
             counts.add(len(workers()))
             await asyncio.sleep(0.01)
 
-        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready", count)
+        await until(lambda: made.status.mode == "gpu-full" and made.status.state == "ready", count)
         await rows_are_right(made, ["whole"])
         assert max(counts) == 1
-        assert made.status.falls == []
+        assert made.status.demotions == []
 
 
 @posix
 async def test_what_is_in_the_way_is_asked_before_a_worker_leaves_its_card() -> None:
     asked: list[str] = []
 
-    def obstacle(rung: Rung) -> str | None:
-        asked.append(rung.name)
+    def obstacle(mode: ExecutionMode) -> str | None:
+        asked.append(mode.name)
         return "out of memory before loading: another program has it" if len(asked) < 3 else None
 
-    async with engine("fail:gpu-full", (GPU_FULL, GPU_PARTIAL, CPU_LADDER[0]), obstacle=obstacle, cool_down=0.1) as made:
+    async with engine("fail:gpu-full", (GPU_FULL, GPU_PARTIAL, CPU_MODES[0]), obstacle=obstacle, cool_down=0.1) as made:
         await made.start()
         pid = made.status.worker_pid
         await until(lambda: len(asked) == 2)
-        assert made.status.worker_pid == pid and made.status.rung == "gpu-partial"
-        assert "another program has it" in made.status.falls[0].reason
-        # The third answer lets it try; the rung fails all the same, and the one below takes over again.
+        assert made.status.worker_pid == pid and made.status.mode == "gpu-partial"
+        assert "another program has it" in made.status.demotions[0].reason
+        # The third answer lets it try; the mode fails all the same, and the one below takes over again.
         await until(lambda: made.status.worker_pid not in (pid, None) and made.status.state == "ready")
-        assert made.status.rung == "gpu-partial" and len(asked) >= 3
+        assert made.status.mode == "gpu-partial" and len(asked) >= 3
         await rows_are_right(made, ["served"])
 
 
@@ -318,13 +318,13 @@ async def test_closing_while_a_rung_is_tried_leaves_no_process(tmp_path: Path) -
 
 @posix
 async def test_a_worker_that_is_frozen_in_its_work_is_replaced_and_a_slow_one_is_not() -> None:
-    async with engine("ok", CPU_LADDER, hang_seconds=1.0, cool_down=600) as made:
+    async with engine("ok", CPU_MODES, hang_seconds=1.0, cool_down=600) as made:
         await made.start()
         pid = made.status.worker_pid or 0
         os.kill(pid, signal.SIGSTOP)
         await rows_are_right(made, ["waits", "for a living worker"])
         assert made.status.worker_pid != pid
-        assert made.status.falls[0].cause == "hang"
+        assert made.status.demotions[0].cause == "hang"
         assert not psutil.pid_exists(pid)
         # An idle worker is as silent as a hung one.
         pid = made.status.worker_pid or 0

@@ -18,15 +18,15 @@ import psutil
 import pytest
 
 from edgeembed.engine.canary import cosine
-from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, Rung
+from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, ExecutionMode
 from edgeembed.engine.gpu.inventory import LIBRARY_VARIABLE
 from edgeembed.engine.gpu.placement import Gpus
 from edgeembed.engine.interface import BULK, INTERACTIVE, Float32Row
-from edgeembed.engine.ipc.messages import WorkerOptions
 from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.test_inventory import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and lim
 ROOT = Path(__file__).parents[3]
 TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]
 
-# A worker whose memory is limited on rungs of a card, to what it has when llama.cpp is loaded and a little more.
+# A worker whose memory is limited on modes of a card, to what it has when llama.cpp is loaded and a little more.
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -51,7 +51,7 @@ def main(argv):
 sys.exit(main(sys.argv))
 """
 
-# A worker that ends, or stands still, when it is about to load the model on a rung of a card.
+# A worker that ends, or stands still, when it is about to load the model on a mode of a card.
 STRUCK = """
 import os, signal, sys
 from pathlib import Path
@@ -59,7 +59,7 @@ from edgeembed.engine.llama import model
 from edgeembed.engine.worker import main as worker
 load = model.LlamaModel.__init__
 def struck(self, options):
-    if options.rung.startswith("gpu") and not Path({cured!r}).exists():
+    if options.mode.startswith("gpu") and not Path({cured!r}).exists():
         os.kill(os.getpid(), signal.{signal})
     load(self, options)
 model.LlamaModel.__init__ = struck
@@ -81,9 +81,9 @@ def expected(file: Path) -> dict[str, Float32Row]:
         model.close()
 
 
-def options(rung: Rung, *, file: Path, **changes: Any) -> WorkerOptions:
+def options(mode: ExecutionMode, *, file: Path, **changes: Any) -> WorkerOptions:
     base: dict[str, Any] = {
-        "path": str(file), "threads": 1, "context_tokens": 512, "batch_tokens": 64, "rung": rung.name,
+        "path": str(file), "threads": 1, "context_tokens": 512, "batch_tokens": 64, "mode": mode.name,
         "extra_buffers": False, "bulk_lanes": 1,
     }  # fmt: skip
     return WorkerOptions(**(base | changes))
@@ -91,11 +91,11 @@ def options(rung: Rung, *, file: Path, **changes: Any) -> WorkerOptions:
 
 @asynccontextmanager
 async def engine(
-    options_of: Callable[[Rung], WorkerOptions], command: tuple[str, ...] = WORKER_COMMAND, **more: Any
+    options_of: Callable[[ExecutionMode], WorkerOptions], command: tuple[str, ...] = WORKER_COMMAND, **more: Any
 ) -> AsyncIterator[WorkerEngine]:
-    rungs = more.pop("rungs", (GPU_FULL, CPU_BEST))
-    ladder = Ladder(rungs, cool_down=more.pop("cool_down", 2.0))
-    made = WorkerEngine(options_of, ladder, command=command, look_seconds=0.1, **more)
+    modes = more.pop("modes", (GPU_FULL, CPU_BEST))
+    policy = FallbackPolicy(modes, cool_down=more.pop("cool_down", 2.0))
+    made = WorkerEngine(options_of, policy, command=command, look_seconds=0.1, **more)
     try:
         yield made
     finally:
@@ -124,32 +124,32 @@ async def test_a_build_whose_cuda_module_cannot_be_loaded_serves_from_the_proces
 ) -> None:
     monkeypatch.setenv(LIBRARY_VARIABLE, str(build_with_broken_cuda(tmp_path, content)))
     cards, sizes = Gpus("cuda"), read_weights(file)
-    rungs = cards.rungs(sizes, options(GPU_FULL, file=file))
-    assert [rung.name for rung in rungs] == ["gpu-full"]
+    modes = cards.modes(sizes, options(GPU_FULL, file=file))
+    assert [mode.name for mode in modes] == ["gpu-full"]
 
-    def placed(rung: Rung) -> WorkerOptions:
-        plain = options(rung, file=file)
-        return plain if rung.gpu == "none" else cards.place(rung, "model", sizes, plain)
+    def placed(mode: ExecutionMode) -> WorkerOptions:
+        plain = options(mode, file=file)
+        return plain if mode.gpu == "none" else cards.place(mode, "model", sizes, plain)
 
-    async with engine(placed, rungs=(*rungs, CPU_BEST)) as made:
+    async with engine(placed, modes=(*modes, CPU_BEST)) as made:
         await made.start()
         await rows_are_right(made, expected)
-        (fall,) = made.status.falls
-        assert (made.status.rung, fall.rung, fall.cause) == ("cpu", "gpu-full", "no_driver")
-        assert "cannot be loaded" in fall.reason
+        (demotion,) = made.status.demotions
+        assert (made.status.mode, demotion.mode, demotion.cause) == ("cpu", "gpu-full", "no_driver")
+        assert "cannot be loaded" in demotion.reason
     # With "auto" there is nothing to miss.
-    assert Gpus("auto").rungs(sizes, options(GPU_FULL, file=file)) == ()
+    assert Gpus("auto").modes(sizes, options(GPU_FULL, file=file)) == ()
 
 
 async def test_a_worker_that_asks_for_a_device_that_is_none_falls(file: Path, expected: dict[str, Float32Row]) -> None:
-    def asked(rung: Rung) -> WorkerOptions:
-        more: dict[str, Any] = {} if rung is CPU_BEST else {"device": "CUDA0", "gpu_layers": 3}
-        return options(rung, file=file, **more)
+    def asked(mode: ExecutionMode) -> WorkerOptions:
+        more: dict[str, Any] = {} if mode is CPU_BEST else {"device": "CUDA0", "gpu_layers": 3}
+        return options(mode, file=file, **more)
 
     async with engine(asked) as made:
         await made.start()
         await rows_are_right(made, expected)
-        assert [fall.cause for fall in made.status.falls] == ["no_device"]
+        assert [demotion.cause for demotion in made.status.demotions] == ["no_device"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
@@ -158,20 +158,20 @@ async def test_out_of_memory_while_loading_falls_and_comes_back_with_the_memory(
 ) -> None:
     cured = tmp_path / "cured"
 
-    def greedy(rung: Rung) -> WorkerOptions:
+    def greedy(mode: ExecutionMode) -> WorkerOptions:
         # The buffers of such batches take hundreds of MB.
-        return options(rung, file=file, batch_tokens=16_384 if rung is GPU_FULL else 64)
+        return options(mode, file=file, batch_tokens=16_384 if mode is GPU_FULL else 64)
 
     code = LIMITED.format(cured=str(cured), room=200 * 2**20)
-    async with engine(greedy, python(code), rungs=(GPU_FULL, GPU_PARTIAL)) as made:
+    async with engine(greedy, python(code), modes=(GPU_FULL, GPU_PARTIAL)) as made:
         await made.start()
         await rows_are_right(made, expected)
-        (fall,) = made.status.falls
-        assert (made.status.rung, fall.cause) == ("gpu-partial", "out_of_memory"), fall.reason
+        (demotion,) = made.status.demotions
+        assert (made.status.mode, demotion.cause) == ("gpu-partial", "out_of_memory"), demotion.reason
         cured.touch()
-        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready")
+        await until(lambda: made.status.mode == "gpu-full" and made.status.state == "ready")
         await rows_are_right(made, expected)
-        assert made.status.falls == []
+        assert made.status.demotions == []
 
 
 @pytest.mark.parametrize(("signal_name", "cause"), [("SIGSTOP", "hang"), ("SIGKILL", "killed"), ("SIGSEGV", "crash")])
@@ -184,11 +184,11 @@ async def test_a_worker_that_is_struck_in_the_middle_of_a_load_is_replaced(
         starting = asyncio.create_task(made.start())
         await rows_are_right(made, expected)  # asked before anything is loaded
         await starting
-        (fall,) = made.status.falls
-        assert (made.status.rung, fall.cause) == ("cpu", cause)
-        assert "loading the model" in fall.reason
+        (demotion,) = made.status.demotions
+        assert (made.status.mode, demotion.cause) == ("cpu", cause)
+        assert "loading the model" in demotion.reason
         cured.touch()
-        await until(lambda: made.status.rung == "gpu-full" and made.status.state == "ready")
+        await until(lambda: made.status.mode == "gpu-full" and made.status.state == "ready")
         await rows_are_right(made, expected)
 
 
@@ -208,8 +208,8 @@ async def test_a_worker_that_is_struck_in_the_middle_of_its_work_costs_no_text(
         assert not psutil.pid_exists(pid)
         # Whoever kills a worker says nothing about the card.
         frozen = signal_number == signal.SIGSTOP
-        assert [fall.cause for fall in made.status.falls] == (["hang"] if frozen else [])
-        assert made.status.rung == ("cpu" if frozen else "gpu-full")
+        assert [demotion.cause for demotion in made.status.demotions] == (["hang"] if frozen else [])
+        assert made.status.mode == ("cpu" if frozen else "gpu-full")
 
 
 # A worker whose rows are wrong while a file is there, canary texts included, as of a card that breaks in the middle of work.
@@ -242,16 +242,16 @@ async def test_a_card_that_begins_to_compute_nonsense_falls_and_the_text_gets_it
 ) -> None:
     broken = tmp_path / "broken"
 
-    def on_card(rung: Rung) -> WorkerOptions:
+    def on_card(mode: ExecutionMode) -> WorkerOptions:
         # The processor stands for the card.
-        more: dict[str, Any] = {} if rung is CPU_BEST else {"device": "CPU", "gpu_layers": 3, "bulk_lanes": 0}
-        return options(rung, file=file, **more)
+        more: dict[str, Any] = {} if mode is CPU_BEST else {"device": "CPU", "gpu_layers": 3, "bulk_lanes": 0}
+        return options(mode, file=file, **more)
 
     async with engine(on_card, python(BROKEN.format(broken=str(broken), deed=deed)), cool_down=600) as made:
         await made.start()
         await rows_are_right(made, expected)
-        assert made.status.rung == "gpu-full"
+        assert made.status.mode == "gpu-full"
         broken.touch()
         await rows_are_right(made, expected)
-        assert made.status.rung == "cpu"
-        assert [fall.cause for fall in made.status.falls] == [cause]
+        assert made.status.mode == "cpu"
+        assert [demotion.cause for demotion in made.status.demotions] == [cause]

@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeembed.engine.execution_modes import Rung
+from edgeembed.engine.execution_modes import ExecutionMode
 from edgeembed.engine.interface import BULK, INTERACTIVE
-from edgeembed.engine.ipc.messages import WorkerOptions
-from edgeembed.engine.supervisor.fallback_policy import Ladder, LadderMemory
+from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
 from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
@@ -31,18 +31,18 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals end the
 ROOT = Path(__file__).parents[3]
 
 
-def options(rung: Rung) -> WorkerOptions:
+def options(mode: ExecutionMode) -> WorkerOptions:
     return WorkerOptions(
-        path="none", threads=1, context_tokens=20, batch_tokens=64, rung=rung.name, extra_buffers=rung.extra_buffers
+        path="none", threads=1, context_tokens=20, batch_tokens=64, mode=mode.name, extra_buffers=mode.extra_buffers
     )
 
 
 @asynccontextmanager
 async def engine(
-    script: str = "", *, ladder: Ladder | None = None, load_timeout: float = 20.0
+    script: str = "", *, policy: FallbackPolicy | None = None, load_timeout: float = 20.0
 ) -> AsyncIterator[WorkerEngine]:
     command = (sys.executable, "-m", scripted_worker.__name__, script or "ok")
-    made = WorkerEngine(options, ladder or Ladder(), load_timeout=load_timeout, command=command)
+    made = WorkerEngine(options, policy or FallbackPolicy(), load_timeout=load_timeout, command=command)
     try:
         yield made
     finally:
@@ -63,8 +63,8 @@ async def test_rows_come_back_in_order_and_are_counted() -> None:
         await rows_are_right(made, [f"text {number}" for number in range(50)])
         assert made.status.state == "ready"
         assert made.status.texts_computed == 50
-        assert made.status.rung == "cpu"
-        assert made.status.falls == []
+        assert made.status.mode == "cpu"
+        assert made.status.demotions == []
 
 
 async def test_tokens_come_without_a_row_even_from_a_worker_that_died_meanwhile(tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ async def test_close_while_loading_is_quick_and_quiet(caplog: pytest.LogCaptureF
 async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
     away = False
 
-    def somewhere(rung: Rung) -> WorkerOptions:
+    def somewhere(mode: ExecutionMode) -> WorkerOptions:
         if away:
             raise FileNotFoundError("the model's disk is away")
-        return options(rung)
+        return options(mode)
 
-    made = WorkerEngine(somewhere, Ladder(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    made = WorkerEngine(somewhere, FallbackPolicy(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
     try:
         await made.start()
         away = True
@@ -139,7 +139,7 @@ async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
         assert "the model's disk is away" in (made.status.reason or "")
         away = False
         await rows_are_right(made, ["here again"])
-        assert (made.status.rung, made.status.falls) == ("cpu", [])
+        assert (made.status.mode, made.status.demotions) == ("cpu", [])
     finally:
         await made.close()
 
@@ -147,12 +147,12 @@ async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
 async def test_a_model_that_is_another_one_now_is_never_loaded() -> None:
     replaced = False
 
-    def checked(rung: Rung) -> WorkerOptions:
+    def checked(mode: ExecutionMode) -> WorkerOptions:
         if replaced:
             raise EngineUnavailableError("it is not the same file")
-        return options(rung)
+        return options(mode)
 
-    made = WorkerEngine(checked, Ladder(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    made = WorkerEngine(checked, FallbackPolicy(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
     try:
         await made.start()
         replaced = True
@@ -167,34 +167,34 @@ async def test_a_model_that_is_another_one_now_is_never_loaded() -> None:
 async def test_a_worker_that_dies_while_loading_starts_again_one_rung_lower_and_says_why() -> None:
     async with engine("die:cpu:SIGILL") as made:
         await made.start()
-        assert made.status.rung == "cpu-plain"
-        (fall,) = made.status.falls
-        assert fall.rung == "cpu"
-        assert "SIGILL" in fall.reason and "loading the model" in fall.reason and "GGML_ASSERT" in fall.reason
+        assert made.status.mode == "cpu-plain"
+        (demotion,) = made.status.demotions
+        assert demotion.mode == "cpu"
+        assert "SIGILL" in demotion.reason and "loading the model" in demotion.reason and "GGML_ASSERT" in demotion.reason
         await rows_are_right(made, ["works"])
 
 
 async def test_a_failed_canary_falls_too_and_the_rung_that_worked_is_remembered(tmp_path: Path) -> None:
-    memory = tmp_path / "ladder.json"
-    async with engine("fail:cpu", ladder=Ladder(memory=LadderMemory(memory, "digest"))) as made:
+    memory = tmp_path / "execution-modes.json"
+    async with engine("fail:cpu", policy=FallbackPolicy(memory=FallbackMemory(memory, "digest"))) as made:
         await made.start()
-        assert made.status.rung == "cpu-plain"
-    # The next start does not try the rung that failed, and still knows why.
-    async with engine("ok", ladder=Ladder(memory=LadderMemory(memory, "digest"))) as made:
+        assert made.status.mode == "cpu-plain"
+    # The next start does not try the mode that failed, and still knows why.
+    async with engine("ok", policy=FallbackPolicy(memory=FallbackMemory(memory, "digest"))) as made:
         await made.start()
-        assert made.status.rung == "cpu-plain"
-        assert "canary text 0 is wrong" in made.status.falls[0].reason
+        assert made.status.mode == "cpu-plain"
+        assert "canary text 0 is wrong" in made.status.demotions[0].reason
     # Another model has its own ladder.
-    async with engine("ok", ladder=Ladder(memory=LadderMemory(memory, "other"))) as made:
+    async with engine("ok", policy=FallbackPolicy(memory=FallbackMemory(memory, "other"))) as made:
         await made.start()
-        assert made.status.rung == "cpu"
+        assert made.status.mode == "cpu"
 
 
 async def test_a_hanging_load_counts_as_a_fall() -> None:
     async with engine("hang:cpu", load_timeout=5) as made:
         await made.start()
-        assert made.status.rung == "cpu-plain"
-        assert "no answer" in made.status.falls[0].reason
+        assert made.status.mode == "cpu-plain"
+        assert "no answer" in made.status.demotions[0].reason
 
 
 async def test_when_no_rung_holds_the_engine_fails_with_every_reason() -> None:
@@ -211,7 +211,7 @@ async def test_what_no_rung_can_cure_is_not_tried_on_another_rung() -> None:
     async with engine("fatal") as made:
         with pytest.raises(EngineUnavailableError, match="reranker"):
             await made.start()
-        assert made.status.falls == []
+        assert made.status.demotions == []
 
 
 async def test_a_killed_worker_returns_on_its_rung_and_no_text_is_lost() -> None:
@@ -234,15 +234,15 @@ async def test_a_killed_worker_returns_on_its_rung_and_no_text_is_lost() -> None
         await until(lambda: made.status.state == "ready")
         stop = True
         await asyncio.gather(*clients)
-        assert made.status.rung == "cpu"
+        assert made.status.mode == "cpu"
 
 
 async def test_a_crash_in_the_middle_of_work_costs_a_rung_but_no_text(tmp_path: Path) -> None:
     async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
         await made.start()
         await rows_are_right(made, [f"text {number}" for number in range(10)])
-        assert made.status.rung == "cpu-plain"
-        assert "computing" in made.status.falls[0].reason
+        assert made.status.mode == "cpu-plain"
+        assert "computing" in made.status.demotions[0].reason
 
 
 async def test_a_text_that_crashes_every_worker_fails_alone_and_gives_the_rung_back() -> None:
@@ -255,7 +255,7 @@ async def test_a_text_that_crashes_every_worker_fails_alone_and_gives_the_rung_b
         rows = await asyncio.gather(*futures[:6], *futures[7:])
         assert all(np.array_equal(row.vector, fake_row(text)) for row, text in zip(rows, good, strict=True))
         await until(lambda: made.status.state == "ready")
-        assert made.status.rung == "cpu"
+        assert made.status.mode == "cpu"
         await rows_are_right(made, ["and on it goes"])
 
 

@@ -1,4 +1,4 @@
-"""Sealed texts: their batches depend on nothing but themselves, and so do the bits of their rows."""
+"""Isolated texts: their batches depend on nothing but themselves, and so do the bits of their rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Text
-from edgeembed.engine.ipc.messages import Seal, WorkerOptions
+from edgeembed.engine.ipc.messages import IsolatedBatch
 from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
-from edgeembed.engine.worker.isolated_batches import SealedTexts, pack
+from edgeembed.engine.worker.isolated_batches import IsolatedBatches, pack
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.inference.postprocess import unit_rows
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
@@ -49,15 +50,15 @@ def test_a_longer_text_is_alone_and_no_batch_has_more_texts_than_it_may() -> Non
 
 
 def test_a_seal_is_whole_when_its_last_text_has_been_read_whoever_read_it() -> None:
-    sealed: SealedTexts[QueuedText[None]] = SealedTexts()
-    one, other = Seal(7, 3), Seal(8, 2)
-    assert sealed.add(one, queued(12, 1)) is None
-    assert sealed.add(other, None) is None
-    assert sealed.add(one, None) is None, "a text that is refused counts"
-    whole = sealed.add(one, queued(11, 1))
+    isolated: IsolatedBatches[QueuedText[None]] = IsolatedBatches()
+    one, other = IsolatedBatch(7, 3), IsolatedBatch(8, 2)
+    assert isolated.add(one, queued(12, 1)) is None
+    assert isolated.add(other, None) is None
+    assert isolated.add(one, None) is None, "a text that is refused counts"
+    whole = isolated.add(one, queued(11, 1))
     assert whole is not None
     assert [text.id for text in whole] == [11, 12]
-    assert sealed.add(other, None) == []
+    assert isolated.add(other, None) == []
 
 
 def test_a_sealed_batch_is_taken_whole_and_with_nothing_else() -> None:
@@ -69,7 +70,7 @@ def test_a_sealed_batch_is_taken_whole_and_with_nothing_else() -> None:
     assert [4] in taken
     assert [13, 11, 12, 14] in taken
     rest = [text for batch in taken for text in batch if text in (1, 2, 3)]
-    assert sorted(rest) == [1, 2, 3], "others fill up their own batch past a sealed one"
+    assert sorted(rest) == [1, 2, 3], "others fill up their own batch past a isolated one"
 
 
 def test_cancelled_texts_leave_a_sealed_batch() -> None:
@@ -82,7 +83,7 @@ def test_cancelled_texts_leave_a_sealed_batch() -> None:
 
 def options_of(model: Path, **more: Any) -> WorkerOptions:
     return WorkerOptions(
-        path=str(model), threads=2, context_tokens=512, batch_tokens=64, rung="cpu", extra_buffers=False, **more
+        path=str(model), threads=2, context_tokens=512, batch_tokens=64, mode="cpu", extra_buffers=False, **more
     )
 
 
@@ -90,14 +91,14 @@ def test_a_sealed_text_keeps_its_prefix_at_once(tmp_path: Path) -> None:
     """Whether a context has seen a prefix before must not decide how a text is computed."""
     model = LlamaModel(options_of(make_tiny_qwen3(tmp_path / "tiny.gguf")))
     reading = model.read(Prompted("Instruct: find what answers the question\nQuery:", "x"))
-    fresh, sealed = model.new_bulk_context(), model.new_bulk_context()
+    fresh, isolated = model.new_bulk_context(), model.new_bulk_context()
     try:
         fresh.compute([reading])
-        sealed.compute([reading], sealed=True)
-        assert (fresh.kept_prefixes, sealed.kept_prefixes) == (0, 1)
+        isolated.compute([reading], isolated=True)
+        assert (fresh.kept_prefixes, isolated.kept_prefixes) == (0, 1)
     finally:
         fresh.close()
-        sealed.close()
+        isolated.close()
         model.close()
 
 
@@ -107,8 +108,8 @@ def test_a_sealed_batch_is_not_filled_up_whatever_was_measured_here(minilm: Call
         model = LlamaModel(options_of(minilm("Q8_0"), pad_from_tokens=pad_from_tokens))
         reading = model.read("a text of some forty words " * 8)
         assert 40 < len(reading.tokens) < 64
-        for sealed, found in rows.items():
-            found.add(model.wide.compute([reading], sealed=sealed).tobytes())
+        for isolated, found in rows.items():
+            found.add(model.wide.compute([reading], isolated=isolated).tobytes())
         model.close()
     assert (len(rows[False]), len(rows[True])) == (2, 1)
 
@@ -117,7 +118,7 @@ def test_a_sealed_batch_is_not_filled_up_whatever_was_measured_here(minilm: Call
 async def engine(tmp_path: Path) -> AsyncIterator[WorkerEngine]:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
 
-    engine = WorkerEngine(lambda _rung: options_of(model), Ladder())
+    engine = WorkerEngine(lambda _rung: options_of(model), FallbackPolicy())
     await engine.start()
     yield engine
     await engine.close()
@@ -129,24 +130,24 @@ async def test_the_same_sealed_texts_have_the_same_bits_whatever_else_is_compute
     rng = random.Random(3)
     texts: list[Text] = [Prompted(prefix, "x" * rng.randint(1, 40)) for _ in range(40)]
 
-    async def rows(*, sealed: bool, among: int) -> bytes:
+    async def rows(*, isolated: bool, among: int) -> bytes:
         noise = [asyncio.gather(*engine.submit(["y" * rng.randint(1, 60)], BULK)) for _ in range(among)]
-        futures = engine.submit(texts, BULK, sealed=sealed)
+        futures = engine.submit(texts, BULK, isolated=isolated)
         noise += [asyncio.gather(*engine.submit(["z" * rng.randint(1, 60)], INTERACTIVE)) for _ in range(among)]
         found = np.stack([row.vector for row in await asyncio.gather(*futures)])
         await asyncio.gather(*noise)
         return found.tobytes()
 
-    found = {await rows(sealed=True, among=among) for among in (0, 30, 7, 60, 0, 1)}
+    found = {await rows(isolated=True, among=among) for among in (0, 30, 7, 60, 0, 1)}
     assert len(found) == 1
-    assert len({await rows(sealed=False, among=among) for among in (0, 30, 7, 60)}) > 1, "or nothing was shown here"
+    assert len({await rows(isolated=False, among=among) for among in (0, 30, 7, 60)}) > 1, "or nothing was shown here"
 
 
 async def test_a_worker_that_dies_in_the_middle_takes_no_sealed_text_with_it(engine: WorkerEngine) -> None:
     texts: list[Text] = [f"{number} " + "x" * (number % 50) for number in range(600)]
-    wanted = unit_rows([row.vector for row in await asyncio.gather(*engine.submit(texts, BULK, sealed=True))])
+    wanted = unit_rows([row.vector for row in await asyncio.gather(*engine.submit(texts, BULK, isolated=True))])
     before = engine.status.texts_computed
-    futures = engine.submit(texts, BULK, sealed=True)
+    futures = engine.submit(texts, BULK, isolated=True)
     while engine.status.texts_computed == before:
         await asyncio.sleep(0.001)
     pid = engine.status.worker_pid

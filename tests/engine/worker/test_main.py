@@ -25,7 +25,6 @@ from edgeembed.engine.ipc.messages import (
     RowItem,
     Rows,
     Stage,
-    WorkerOptions,
     frame,
     frame_length,
     from_worker_decoder,
@@ -33,6 +32,7 @@ from edgeembed.engine.ipc.messages import (
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
+from edgeembed.engine.worker_options import WorkerOptions
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 
@@ -63,7 +63,7 @@ def test_a_message_that_breaks_off_is_the_end() -> None:
 
 def worker_options(path: Path) -> WorkerOptions:
     return WorkerOptions(
-        path=str(path), threads=2, context_tokens=512, batch_tokens=64, rung="cpu", extra_buffers=True, bulk_lanes=2
+        path=str(path), threads=2, context_tokens=512, batch_tokens=64, mode="cpu", extra_buffers=True, bulk_lanes=2
     )
 
 

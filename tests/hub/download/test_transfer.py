@@ -22,8 +22,8 @@ from edgeembed.hub.download import transport
 from edgeembed.hub.download.huggingface import HuggingFace
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile, Watcher, download, missing_bytes
-from edgeembed.hub.download.transport import Patience
-from tests.hub.conftest import Lines
+from edgeembed.hub.download.transport import RetryBudget
+from tests.fakes import Lines
 from tests.hub.fake_hub import COMMIT, SIGNATURE, FakeHub
 
 REPO, FILE = "acme/large", "large-Q8_0.gguf"
@@ -131,7 +131,7 @@ def test_a_server_without_ranges_and_a_line_that_always_breaks_at_one_place_are_
     setting.hub.trouble.cut = [1_000_000] * 50
     with pytest.raises(SourceUnreachableError, match=r"1\.0 MB of 6\.3 MB are kept"):
         setting.get()
-    assert len(setting.hub.downloads) == 1 + transport.PATIENCE.attempts
+    assert len(setting.hub.downloads) == 1 + transport.RETRY_BUDGET.attempts
     assert REMOTE.partial(setting.target).read_bytes() == CONTENT[:1_000_000]
 
 
@@ -301,7 +301,7 @@ def test_it_is_given_up_when_nothing_new_comes(setting: Setting) -> None:
 
 
 def test_silence_counts_as_a_broken_line(setting: Setting, monkeypatch: pytest.MonkeyPatch, black_hole: None) -> None:
-    monkeypatch.setattr(transport, "PATIENCE", Patience(attempts=2, first_pause=0.01, silence=0.1))
+    monkeypatch.setattr(transport, "RETRY_BUDGET", RetryBudget(attempts=2, first_pause=0.01, silence=0.1))
     with pytest.raises(SourceUnreachableError, match=r"127\.0\.0\.1: "):
         setting.get()
 

@@ -31,12 +31,12 @@ from edgeembed.engine.ipc.messages import (
     LoadFailed,
     Ready,
     Rows,
-    WorkerOptions,
     frame,
     frame_length,
     from_worker_decoder,
 )
 from edgeembed.engine.worker import main as worker
+from edgeembed.engine.worker_options import WorkerOptions
 
 TEXTS = [
     "hello world",
@@ -77,7 +77,7 @@ def _load(context: multiprocessing.context.BaseContext, path: Path) -> Outcome:
         threads=1,
         context_tokens=TOKENS,
         batch_tokens=TOKENS,
-        rung="cpu",
+        mode="cpu",
         extra_buffers=True,
         task="rerank" if path.name.startswith(RERANKERS) else "embed",
     )

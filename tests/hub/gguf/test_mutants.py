@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.engine.execution_modes import Rung
+from edgeembed.engine.execution_modes import ExecutionMode
 from edgeembed.engine.interface import BULK
-from edgeembed.engine.ipc.messages import WorkerOptions
-from edgeembed.engine.supervisor.fallback_policy import Ladder
+from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, HubError
 from edgeembed.hub.gguf.check import check_gguf
 from edgeembed.hub.gguf.header import read_header
@@ -217,17 +217,17 @@ async def test_a_file_that_ends_its_worker_leaves_the_daemon_alone(
     assert "no model is computed with" in refusal(tmp_path, hostile.read_bytes())
 
     async def rows(path: Path) -> int:
-        def options(rung: Rung) -> WorkerOptions:
+        def options(mode: ExecutionMode) -> WorkerOptions:
             return WorkerOptions(
                 path=str(path),
                 threads=1,
                 context_tokens=64,
                 batch_tokens=64,
-                rung=rung.name,
-                extra_buffers=rung.extra_buffers,
+                mode=mode.name,
+                extra_buffers=mode.extra_buffers,
             )
 
-        engine = WorkerEngine(options, Ladder())
+        engine = WorkerEngine(options, FallbackPolicy())
         try:
             await engine.start()
             (row,) = engine.submit(["hello"], BULK)

@@ -13,7 +13,7 @@ from edgeembed.cache import VectorCache
 from edgeembed.errors import InputTooLongError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import Roster
+from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
 from tests.fakes import FakeEngine, fake_model
 
@@ -34,10 +34,10 @@ def ranker() -> FakeEngine:
 @pytest.fixture
 async def client(ranker: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
     engines = {"embedder": FakeEngine(), "ranker": ranker}
-    roster = Roster(fake_model("embedder"), [fake_model("ranker", "rerank")], aliases={"rank": "ranker"})
+    registry = ModelRegistry(fake_model("embedder"), [fake_model("ranker", "rerank")], aliases={"rank": "ranker"})
     pool = ModelPool(lambda model: engines[model.name], PoolRules(budget_bytes=1))
     cache = VectorCache(None, memory_mib=8, disk_mib=0)
-    return await aiohttp_client(make_app(EmbeddingService(roster, pool, cache, timeout=5), max_inputs=50))
+    return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, timeout=5), max_inputs=50))
 
 
 async def rerank(client: TestClient, **body: Any) -> tuple[int, dict[str, Any]]:

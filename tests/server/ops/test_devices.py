@@ -1,4 +1,4 @@
-"""What status and metrics say of devices and of moves on the ladder."""
+"""What status and metrics say of devices and of moves on the fallback policy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed.engine.interface import EngineStatus, RungFall, RungMove
+from edgeembed.engine.interface import Demotion, EngineStatus, ModeChange
 from edgeembed.server.app_keys import SERVICE
 from tests.fakes import FakeEngine
 from tests.server.conftest import loaded
 
-FALL = RungFall(rung="gpu-full", reason="CUDA error: out of memory", at=1.0, cause="out_of_memory", again_at=61.0)
-MOVE = RungMove(source="gpu-full", target="gpu-partial", cause="out_of_memory", reason=FALL.reason, at=1.0)
+FALL = Demotion(mode="gpu-full", reason="CUDA error: out of memory", at=1.0, cause="out_of_memory", again_at=61.0)
+MOVE = ModeChange(source="gpu-full", target="gpu-partial", cause="out_of_memory", reason=FALL.reason, at=1.0)
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def on_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def status(self: FakeEngine) -> EngineStatus:
         more = {
-            "rung": "gpu-partial", "falls": [FALL], "moves": [MOVE], "offload": "20 layers on CUDA0",
-            "moves_by_cause": {"gpu-full>gpu-partial>out_of_memory": 3, "gpu-partial>gpu-full>recovered": 2},
+            "mode": "gpu-partial", "demotions": [FALL], "mode_changes": [MOVE], "offload": "20 layers on CUDA0",
+            "mode_changes_by_cause": {"gpu-full>gpu-partial>out_of_memory": 3, "gpu-partial>gpu-full>recovered": 2},
         }  # fmt: skip
         return msgspec.structs.replace(plain(self), **more)
 
@@ -35,9 +35,9 @@ def on_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_status_shows_every_move_and_when_a_rung_is_tried_again(client: TestClient) -> None:
     await loaded(client)
     said = await (await client.get("/v1/status")).json()
-    assert said["engine"]["moves"] == [msgspec.to_builtins(MOVE)]
-    assert said["engine"]["falls"][0]["again_at"] == 61.0
-    assert said["models"][0]["falls"] == said["engine"]["falls"]
+    assert said["engine"]["mode_changes"] == [msgspec.to_builtins(MOVE)]
+    assert said["engine"]["demotions"][0]["again_at"] == 61.0
+    assert said["models"][0]["demotions"] == said["engine"]["demotions"]
     assert said["models"][0]["device"] == "gpu-partial" and said["models"][0]["offload"] == "20 layers on CUDA0"
 
 
@@ -45,10 +45,10 @@ async def test_status_shows_every_move_and_when_a_rung_is_tried_again(client: Te
 async def test_metrics_count_moves_by_their_cause(client: TestClient) -> None:
     await loaded(client)
     lines = (await (await client.get("/metrics")).text()).splitlines()
-    moves = {line.partition("{")[2] for line in lines if line.startswith("edgeembed_ladder_moves_total{")}
-    assert len(moves) == 2
-    assert any('from="gpu-full",model="fake-model:F32",to="gpu-partial"} 3.0' in move for move in moves), moves
-    assert any('cause="recovered"' in move for move in moves)
+    mode_changes = {line.partition("{")[2] for line in lines if line.startswith("edgeembed_ladder_moves_total{")}
+    assert len(mode_changes) == 2
+    assert any('from="gpu-full",model="fake-model:F32",to="gpu-partial"} 3.0' in move for move in mode_changes), mode_changes
+    assert any('cause="recovered"' in move for move in mode_changes)
 
 
 async def test_status_shows_the_devices(client: TestClient) -> None:

@@ -94,7 +94,7 @@ async def test_models_cache_and_vectors_are_told(client: TestClient, engine: Fak
     assert now("cache_hits_total", model=MODEL, tier="memory") == 3
     assert now("cache_misses_total", model=MODEL) == 5
     assert now("batch_texts_sum", model=MODEL) == len(engine.computed)
-    assert now("ladder_rung", model=MODEL, rung="fake") == 1
+    assert now("execution_mode", model=MODEL, mode="fake") == 1
     assert now("queue_texts", model=MODEL) == 0
     assert now("memory_budget_bytes") == 1
     norms = [float(np.linalg.norm(fake_row(text))) for text in texts]
@@ -124,7 +124,7 @@ async def test_a_model_that_drains_beside_its_successor_is_one_series(client: Te
     """Two samples with the same labels would make the whole answer unreadable."""
     await loaded(client)
     pool = client.app[SERVICE].pool
-    model = client.app[SERVICE].roster.models[0]
+    model = client.app[SERVICE].registry.models[0]
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "slow"}))
     async with asyncio.timeout(10):

@@ -17,7 +17,7 @@ async def test_health_is_ok_when_the_model_embeds(client: TestClient) -> None:
     assert response.status == 200
     answer = await response.json()
     assert answer["status"] == "ok"
-    assert answer["rung"] == "fake"
+    assert answer["mode"] == "fake"
 
 
 async def test_health_is_503_with_the_reason_otherwise(client: TestClient, engine: FakeEngine) -> None:

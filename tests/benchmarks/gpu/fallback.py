@@ -1,6 +1,6 @@
 """Take the card away from a real daemon in real ways, under load, and say what became of the requests.
 
-    python -m tests.benchmarks.gpu.falls MODEL.gguf [--only killed frozen] [--json FILE]
+    python -m tests.benchmarks.gpu.fallback MODEL.gguf [--only killed frozen] [--json FILE]
 
 - hidden: CUDA_VISIBLE_DEVICES is empty when it starts
 - killed: the worker gets SIGKILL in the middle of work
@@ -40,7 +40,7 @@ from tests.e2e.daemon import Daemon, running
 
 CLIENTS = 8
 LEAST_COSINE = 0.99
-"""Rows of another rung differ a little, and more with quantised weights."""
+"""Rows of another mode differ a little, and more with quantised weights."""
 CLIMB_SECONDS = 150.0
 """Longer than the first cool-down of the ladder."""
 NEEDS_CARD = ("taken", "squeezed")
@@ -51,7 +51,7 @@ class Outcome:
     """What a fall came to."""
 
     name: str
-    rungs: list[str] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
     """That the model stood on, in order."""
     requests: int = 0
     failed: list[str] = field(default_factory=list)
@@ -115,14 +115,14 @@ class Load:
 
 
 def watch(daemon: Daemon, outcome: Outcome, until: Callable[[str], bool], seconds: float) -> bool:
-    """Note the rungs that the model stands on until one is reached; says whether it was."""
+    """Note the modes that the model stands on until one is reached; says whether it was."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         health = daemon.get("/health")[1]
-        rung = str(health.get("rung"))
-        if rung != "None" and outcome.rungs[-1:] != [rung]:
-            outcome.rungs.append(rung)
-        if health.get("status") == "ok" and until(rung):
+        mode = str(health.get("mode"))
+        if mode != "None" and outcome.modes[-1:] != [mode]:
+            outcome.modes.append(mode)
+        if health.get("status") == "ok" and until(mode):
             return True
         time.sleep(0.2)
     return False
@@ -141,7 +141,7 @@ def hog(leave_mib: int) -> Iterator[str]:
         process.wait()
 
 
-def fall(name: str, options: argparse.Namespace, home: Path) -> Outcome:
+def demote(name: str, options: argparse.Namespace, home: Path) -> Outcome:
     """Do one of them."""
     outcome = Outcome(name)
     flags = ("--model", str(options.model), "--no-cache", "--offline")
@@ -167,15 +167,15 @@ def fall(name: str, options: argparse.Namespace, home: Path) -> Outcome:
             elif name == "squeezed":
                 outcome.note = taken.enter_context(hog(0))
             time.sleep(1)
-            first = outcome.rungs[0]
+            first = outcome.modes[0]
             if name == "taken":
                 taken.close()
                 outcome.note += ", then gave it back"
-                watch(daemon, outcome, lambda rung: rung == "gpu-full", CLIMB_SECONDS)
+                watch(daemon, outcome, lambda mode: mode == "gpu-full", CLIMB_SECONDS)
             elif name == "frozen":
                 watch(daemon, outcome, lambda _rung: daemon.worker_pid not in (None, pid), CLIMB_SECONDS)
             else:
-                watch(daemon, outcome, lambda rung: rung == first or not options.climb, CLIMB_SECONDS)
+                watch(daemon, outcome, lambda mode: mode == first or not options.promote, CLIMB_SECONDS)
             time.sleep(2)
             watch(daemon, outcome, lambda _rung: True, 10)
     return outcome
@@ -192,11 +192,13 @@ def main() -> int:
     parser.add_argument(
         "--leave-mib", type=int, default=900, help="what `taken` leaves free: too little for the whole model"
     )
-    parser.add_argument("--climb", action="store_true", help="wait until the first rung is reached again")
+    parser.add_argument("--promote", action="store_true", help="wait until the first mode is reached again")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     here = card()
-    print(f"card: {here.name}, driver {here.driver}" if here else "NO CARD: the falls happen on the processor", flush=True)
+    print(
+        f"card: {here.name}, driver {here.driver}" if here else "NO CARD: the demotions happen on the processor", flush=True
+    )
     problem = torch_problem() if here else "no card"
     outcomes: list[Outcome] = []
     for name in options.only:
@@ -204,10 +206,10 @@ def main() -> int:
             print(f"not run: {name} ({problem})", flush=True)
             continue
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
-            outcomes.append(fall(name, options, Path(work) / "home"))
+            outcomes.append(demote(name, options, Path(work) / "home"))
         each = outcomes[-1]
         print(
-            f"{name}: {' > '.join(each.rungs)}; {each.requests} requests, {len(each.failed)} failed, least cosine "
+            f"{name}: {' > '.join(each.modes)}; {each.requests} requests, {len(each.failed)} failed, least cosine "
             f"{each.least_cosine:.6f}, longest {each.longest_seconds:.1f} s{f'; {each.note}' if each.note else ''}",
             flush=True,
         )

@@ -1,0 +1,55 @@
+"""State files of earlier versions, brought under today's names once.
+
+Up to 0.1 the state folder held `ladder.json` (which execution modes failed, today `execution-modes.json`) and
+`profiles.json` (how each model runs best, today `run-profiles.json`), with other names for some of their keys.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeembed.common.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def migrate_state(state: Path) -> None:
+    """Rewrite the files of earlier versions in the folder `state`; does nothing where there are none.
+
+    A file that cannot be read or written is left alone, with a warning: what it holds is found out anew.
+    """
+    for old, new, convert in _RENAMED:
+        if not (state / old).exists():
+            continue
+        try:
+            if not (state / new).exists():
+                write_atomically(state / new, convert(json.loads((state / old).read_text(encoding="utf-8"))))
+            (state / old).unlink(missing_ok=True)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("cannot migrate %s to %s: %s", state / old, new, error)
+
+
+def _with_modes(content: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {key: [_renamed(entry, {"rung": "mode"}) for entry in entries] for key, entries in content.items()}
+
+
+def _with_profiles(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    names = {"way": "profile", "rung": "mode"}
+    migrated = {key: _renamed(entry, names) for key, entry in content.items()}
+    for entry in migrated.values():
+        entry["measured"] = [_renamed(each, names) for each in entry.get("measured", [])]
+    return migrated
+
+
+def _renamed(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in entry.items()}
+
+
+_RENAMED: tuple[tuple[str, str, Callable[[Any], dict[str, Any]]], ...] = (
+    ("ladder.json", "execution-modes.json", _with_modes),
+    ("profiles.json", "run-profiles.json", _with_profiles),
+)
