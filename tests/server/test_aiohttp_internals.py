@@ -65,9 +65,7 @@ async def test_the_wrapped_handler_answers_or_passes_on() -> None:
         assert await ask(connection, "/raw", body=b"abc") == RAW
         assert (await ask(connection, "/other", body=b"abc")).endswith(b"\r\n\r\nabc")
         assert await ask(connection, "/raw", body=b"abc") == RAW, "the connection stays open"
-        assert (await ask(connection, "/raw", "1.0", b"abc")).endswith(b"\r\n\r\nabc"), (
-            "HTTP/1.0 gets aiohttp's own"
-        )
+        assert (await ask(connection, "/raw", "1.0", b"abc")).endswith(b"\r\n\r\nabc"), "HTTP/1.0 gets aiohttp's own"
 
 
 async def test_aborted_connections_end_at_once() -> None:
