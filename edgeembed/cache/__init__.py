@@ -5,6 +5,6 @@ from edgeembed.cache.counters import Counts
 from edgeembed.cache.key import KeyMaker
 from edgeembed.cache.memory import Wanted
 from edgeembed.cache.rows import CachedRow
-from edgeembed.cache.tiers import CacheStats, VectorCache
+from edgeembed.cache.tiers import VectorCache
 
-__all__ = ["Answer", "CacheStats", "CachedRow", "Counts", "KeyMaker", "VectorCache", "Wanted"]
+__all__ = ["Answer", "CachedRow", "Counts", "KeyMaker", "VectorCache", "Wanted"]
