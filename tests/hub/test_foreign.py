@@ -257,7 +257,7 @@ def test_a_full_disk_is_said(paths: Paths, repository: FakeHub, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("edgeembed.hub.download.os.fsync", full)
+        patched.setattr("edgeembed.hub.download.transfer.os.fsync", full)
         with pytest.raises(HubError, match="is full; nothing was installed, and what has arrived stays"):
             run(f"hf:{REPO}")
     run(f"hf:{REPO}")
