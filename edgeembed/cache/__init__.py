@@ -5,6 +5,6 @@ from edgeembed.cache.key import KeyMaker
 from edgeembed.cache.memory import Wanted
 from edgeembed.cache.responses import StoredResponse
 from edgeembed.cache.rows import CachedRow
-from edgeembed.cache.tiers import CacheStats, FoundRows, VectorCache
+from edgeembed.cache.tiers import FoundRows, VectorCache
 
-__all__ = ["CacheStats", "CachedRow", "Counts", "FoundRows", "KeyMaker", "StoredResponse", "VectorCache", "Wanted"]
+__all__ = ["CachedRow", "Counts", "FoundRows", "KeyMaker", "StoredResponse", "VectorCache", "Wanted"]

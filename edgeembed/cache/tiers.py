@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import diskcache
-import msgspec
 import numpy as np
 
 from edgeembed.cache.bloom_filter import KeysOnDisk
@@ -26,6 +25,7 @@ from edgeembed.cache.report import labels_of, stands_for
 from edgeembed.cache.responses import StoredResponses
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 from edgeembed.cache.write_buffer import ROWS_AT_ONCE, Unwritten
+from edgeembed.common.status import CacheStats
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 
@@ -47,31 +47,6 @@ REFRESH_SECONDS = 6 * 3600.0
 """How often the disk learns of the rows that the hot tier answers all the time: it never sees those questions."""
 _RESPONSES = 0.25
 """Of the hot tier's memory: stored responses."""
-
-
-class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts since the daemon started, and what the cache holds now."""
-
-    memory_hits: int
-    disk_hits: int
-    misses: int
-    saved_seconds: float
-    """Computing time of the rows that were found."""
-    damaged: int
-    """Entries of ours found damaged, or under another key."""
-    memory_entries: int
-    memory_bytes: int
-    answer_bytes: int
-    """Of stored responses; they are memory, too."""
-    memory_limit_bytes: int
-    disk_limit_bytes: int
-    unwritten: int
-    """Rows that are not on disk yet."""
-    folder: str | None
-    disk_problem: str | None
-    """Why the disk tier does not take part, if it does not."""
-    models: dict[str, Counts]
-    """The same counts by model: NAME:TYPE@ and the first digits of its file's digest."""
 
 
 class FoundRows(dict[bytes, CachedRow]):

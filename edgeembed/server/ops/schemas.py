@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from edgeembed.cache.tiers import CacheStats
-from edgeembed.engine.interface import EngineStatus, Task
+from edgeembed.common.status import CacheStats, EngineStatus
+from edgeembed.engine.interface import Task
 from edgeembed.models.prompts import InputType
 
 Anything: TypeAlias = dict[str, Any]
