@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.engine.causes import Cause
+
 Float32Row = npt.NDArray[np.float32]
 
 Task = Literal["embed", "rerank"]
@@ -134,8 +136,7 @@ class Demotion(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     reason: str
     at: float
-    cause: str = "other"
-    """One word for it; see `edgeembed.engine.causes`."""
+    cause: Cause = "other"
     again_at: float | None = None
     """Unix seconds at which the mode is tried again; None for not by itself."""
 
@@ -145,8 +146,8 @@ class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     target: str
-    cause: str
-    """One word; "recovered" for a way up."""
+    cause: Cause | Literal["recovered"]
+    """"recovered" for a promotion."""
     reason: str
     at: float
 
