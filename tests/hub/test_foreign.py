@@ -24,8 +24,7 @@ from edgeembed.hub.download.huggingface import checkpoint_of
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import Store
 from tests.fakes import Lines
-from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, leftovers
-from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, model_bytes
+from tests.hub.fakes import COMMIT, DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, FakeConverter, FakeHub, leftovers, model_bytes
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")
 

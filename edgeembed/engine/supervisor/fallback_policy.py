@@ -13,9 +13,9 @@ from typing import Literal
 
 import msgspec
 
+from edgeembed.common.status import Demotion, ModeChange
 from edgeembed.engine.causes import Cause
 from edgeembed.engine.execution_modes import ExecutionMode, cpu_modes
-from edgeembed.engine.interface import Demotion, ModeChange
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)

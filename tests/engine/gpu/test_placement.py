@@ -12,7 +12,7 @@ from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, Mo
 from edgeembed.engine.gpu.inventory import Device, Inventory
 from edgeembed.engine.gpu.nvidia import NvidiaFacts
 from edgeembed.engine.gpu.placement import Gpus, for_card
-from tests.engine.gpu.test_plan import FACTS, GIB, WEIGHTS, cards, options
+from tests.engine.gpu.cards import FACTS, GIB, WEIGHTS, cards, options
 
 SIZES = (WEIGHTS, FACTS)
 LIBRARIES = [Path("libggml-cuda.so")]

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed.engine.interface import Demotion, EngineStatus, ModeChange
+from edgeembed.common.status import Demotion, EngineStatus, ModeChange
 from edgeembed.server.app_keys import SERVICE
 from tests.fakes import FakeEngine
-from tests.server.conftest import loaded
+from tests.server.helpers import loaded
 
 FALL = Demotion(mode="gpu-full", reason="CUDA error: out of memory", at=1.0, cause="out_of_memory", again_at=61.0)
 MOVE = ModeChange(source="gpu-full", target="gpu-partial", cause="out_of_memory", reason=FALL.reason, at=1.0)
