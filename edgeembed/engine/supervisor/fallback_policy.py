@@ -100,7 +100,7 @@ class FallbackPolicy:
         left = self.mode
         demotion = self._demotion_of(left, reason, cause, temporary=temporary)
         (self._temporary_demotions if temporary else self._demotions).append(demotion)
-        self._moved(left.name, self.mode.name, demotion.cause, reason)
+        self._moved(left.name, self.mode.name, cause, reason)
 
     def forgive(self) -> None:
         """Take back the falls in the middle of work: their cause is known, and it was not the mode."""
