@@ -1,4 +1,4 @@
-"""The icon's pixels: crisp at every size, different for every state, visible on light and on dark panels."""
+"""The icon's pixels: sharp at every size, different for every state, visible on light and dark panels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THEMES: tuple[Theme, ...] = ("light", "dark")
 def test_bars_lie_on_whole_pixels(size: int) -> None:
     for theme in THEMES:
         alphas = {alpha for _, alpha in enumerate(draw(State.READY, size, theme).getchannel("A").histogram()) if alpha}
-        assert len(alphas) == 2, "an edge between two pixels is a blurred one"
+        assert len(alphas) == 2, "edges between pixels are blurred"
         image = draw(State.READY, size, theme)
         box = image.getbbox()
         assert box is not None and image.size == (size, size)
@@ -28,7 +28,7 @@ def test_bars_lie_on_whole_pixels(size: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("theme", THEMES)
-def test_states_differ_in_shape_and_not_only_in_colour(size: int, theme: Theme) -> None:
+def test_states_differ_in_shape_not_only_in_colour(size: int, theme: Theme) -> None:
     for one, other in itertools.combinations(State, 2):
         shapes = [
             draw(state, size, theme).getchannel("A").point(lambda alpha: 255 * (alpha > 127)) for state in (one, other)
@@ -37,7 +37,7 @@ def test_states_differ_in_shape_and_not_only_in_colour(size: int, theme: Theme) 
         assert different >= 0.02 * size * size, f"{one} and {other} look alike"
 
 
-def test_ink_stands_out_from_the_panel() -> None:
+def test_bars_contrast_with_the_panel() -> None:
     def brightness(theme: Theme) -> float:
         image = draw(State.READY, 32, theme)
         x = next(x for x in range(32) if image.getpixel((x, 28))[3] == 255)
@@ -46,7 +46,7 @@ def test_ink_stands_out_from_the_panel() -> None:
     assert brightness("light") < 80 and brightness("dark") > 220
 
 
-def test_a_toolkit_that_scales_gets_a_drawn_icon() -> None:
+def test_toolkits_that_resize_get_a_redrawn_icon() -> None:
     asked, drawn = scalable(State.BUSY, 64, "dark").resize((22, 22)), draw(State.BUSY, 22, "dark")
     assert asked.getchannel("A").tobytes() == drawn.getchannel("A").tobytes()
     tall = scalable(State.READY, 64, "dark", opaque=True).resize((24, 32), 1)

@@ -1,4 +1,4 @@
-"""What the icon shows for what a daemon says of itself: states, words, the counts of a day, news."""
+"""What the icon shows for a daemon's status: states, texts, the counts of a day, notifications."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeembed.tray.notifications import LONG_START_SECONDS, news
+from edgeembed.tray.notifications import LONG_START_SECONDS, notifications
 from edgeembed.tray.state import Child, Listed, Seen, State, View, first_day, look, read_models, read_status
 from tests.tray.states import NOON, body, seen, slot, view
 
@@ -118,17 +118,17 @@ def test_runs_of_the_daemon_add_up_and_midnight_begins_anew() -> None:
     assert (tomorrow.date, tomorrow.requests, tomorrow.lookups, tomorrow.since) == (late.date(), 2, 2, None)
 
 
-# --- news -------------------------------------------------------------------------------------------------------------
+# --- notifications ----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_so_at_the_start_is_no_news() -> None:
-    assert list(news(None, view(slot(state="failed")))) == []
-    assert list(news(view(), view())) == []
+def test_the_state_at_the_start_of_the_tray_sends_no_notifications() -> None:
+    assert list(notifications(None, view(slot(state="failed")))) == []
+    assert list(notifications(view(), view())) == []
 
 
-def test_news() -> None:
+def test_changes_that_send_notifications() -> None:
     def titles(before: View, now: View, seconds: float = 0.0) -> list[str]:
-        return [title for title, _ in news(before, now, seconds)]
+        return [title for title, _ in notifications(before, now, seconds)]
 
     well, gone = view(), look(Seen(), None, NOON)
     fallen = view(engine={"state": "ready", "demotions": [FALL]})
@@ -138,15 +138,15 @@ def test_news() -> None:
     starting = look(Seen(child=Child(running=True)), None, NOON)
     assert titles(well, gone) == ["edgeembed has stopped"]
     assert titles(gone, gone) == [] and titles(gone, well) == []
-    assert titles(well, fallen) == ["Slower than before"]
+    assert titles(well, fallen) == ["Running slower"]
     assert titles(fallen, fallen) == []
-    assert titles(well, replaced) == ["The model's file has changed"]
-    assert titles(well, two) == ["A model is installed"]
+    assert titles(well, replaced) == ["Model file changed"]
+    assert titles(well, two) == ["Model installed"]
     assert titles(unread, two) == [], "the list had not been read"
-    assert titles(well, view(alarm="drifts")) == ["edgeembed is not well"]
+    assert titles(well, view(alarm="drifts")) == ["edgeembed has a problem"]
     assert titles(starting, well, LONG_START_SECONDS) == ["edgeembed is ready"]
-    assert titles(starting, well, 1.0) == [], "nobody looked away"
-    # Another model is no changed file, and falls of a daemon before are no news of this one.
+    assert titles(starting, well, 1.0) == [], "a short start"
+    # A different model is not a changed file.
     assert titles(well, view(model={"name": "beta", "digest": "d2"})) == []
 
 
