@@ -13,7 +13,7 @@ from typing import Any
 from edgeembed.tray import icons
 from edgeembed.tray.host import ALTERNATIVE, NoTrayError
 from edgeembed.tray.menu import SEPARATOR, Action, MenuEntry
-from edgeembed.tray.state import State, Theme
+from edgeembed.tray.state import IconState, Theme
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,12 @@ class PystrayIcon:
             self._backend = backend
             self._theme = theme
             self._submit: Submit | None = None
-            self._state = State.LOADING
+            self._state = IconState.LOADING
             self._stopped = threading.Event()
             icon_class: Any = self._pystray.Icon
             if backend == "xorg":
                 icon_class = importlib.import_module("edgeembed.tray.xorg").XorgIcon
-            self._icon: Any = icon_class("edgeembed", self._image(State.LOADING), "edgeembed", self._menu(_FIRST))
+            self._icon: Any = icon_class("edgeembed", self._image(IconState.LOADING), "edgeembed", self._menu(_FIRST))
         except Exception as error:  # toolkits raise their own types: no display, no bus, a missing library
             raise NoTrayError(f"the tray backend {backend!r} does not work here: {error}; {ALTERNATIVE}") from error
 
@@ -75,7 +75,7 @@ class PystrayIcon:
             # Without a notification service, GTK's backends raise while they stop.
             log.debug("the icon ended with %s", error)
 
-    def show(self, state: State, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
+    def show(self, state: IconState, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
         """Show a state. menu: None keeps the current one."""
         if state is not self._state:
             self._state = state
@@ -120,7 +120,7 @@ class PystrayIcon:
             glib = importlib.import_module("gi.repository.GLib")
             glib.idle_add(lambda: signal.signal(signal.SIGINT, self._on_signal) and False)
 
-    def _image(self, state: State) -> Any:
+    def _image(self, state: IconState) -> Any:
         size = {"appindicator": _PANEL, "gtk": _PANEL, "win32": _WINDOWS}.get(self._backend, _BIG)
         return icons.scalable(state, size, self._theme, opaque=self._backend == "xorg")
 

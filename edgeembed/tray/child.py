@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from edgeembed.common.logs import LOG_FILE, put_aside
-from edgeembed.tray.state import Child
+from edgeembed.tray.state import ChildStatus
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,12 @@ class DaemonChild:
         self._wanted = False
 
     @property
-    def status(self) -> Child | None:
+    def status(self) -> ChildStatus | None:
         """Its current status; None if the tray has not started a daemon."""
         if self._process is None and not self._lines:
             return None
         last = self._lines[-1] if self._lines else ""
-        return Child(running=self.running, last_line=last, gave_up=not self.running and not self._wanted)
+        return ChildStatus(running=self.running, last_line=last, gave_up=not self.running and not self._wanted)
 
     @property
     def running(self) -> bool:

@@ -20,7 +20,7 @@ from edgeembed.tray import snippets, system
 from edgeembed.tray.child import DaemonChild, popen
 from edgeembed.tray.menu import Action, MenuContext, MenuEntry, make_menu
 from edgeembed.tray.notifications import notifications
-from edgeembed.tray.state import State, View, look
+from edgeembed.tray.state import IconState, View, make_view
 from edgeembed.tray.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ CLEAR_CACHE_SECONDS = 120.0
 SHUTDOWN_MARGIN_SECONDS = 5.0
 """Seconds beyond its grace period before a daemon that is shutting down is killed."""
 
-_ACTIVITY = {State.READY: State.READY, State.BUSY: State.READY}
+_ACTIVITY = {IconState.READY: IconState.READY, IconState.BUSY: IconState.READY}
 """States that differ only in activity: a change between them does not update the menu."""
 
 
 class TrayIcon(Protocol):
     """The icon on the desktop. Its methods may be called in any thread."""
 
-    def show(self, state: State, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
+    def show(self, state: IconState, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
         """Show a state. menu: None keeps the current one."""
 
     def notify(self, title: str, text: str) -> None:
@@ -98,8 +98,8 @@ class Controller:
             Action.COPY_SNIPPET: self._copy_snippet,
             Action.CHOOSE_MODEL: self._choose_model,
             Action.PULL_MODEL: self._pull,
-            Action.PAUSE: lambda _: self._watcher.tell("pause"),
-            Action.RESUME: lambda _: self._watcher.tell("resume"),
+            Action.PAUSE: lambda _: self._watcher.send("pause"),
+            Action.RESUME: lambda _: self._watcher.send("resume"),
             Action.START: lambda _: self._child.start(),
             Action.CLEAR_CACHE: self._clear_cache,
             Action.AUTOSTART: self._switch_autostart,
@@ -114,7 +114,7 @@ class Controller:
 
     def run(self) -> None:
         """Use the running daemon or start one; then poll it and carry out submitted actions until Quit."""
-        first = self._watcher.look()
+        first = self._watcher.poll()
         if first.status is None and first.problem is None:
             self._child.start()
         self.refresh()
@@ -131,12 +131,12 @@ class Controller:
     def refresh(self) -> None:
         """Poll the daemon once, and update the icon."""
         self._child.check()
-        seen = self._watcher.look(self._child.status)
-        before, self._view = self._view, look(seen, self._view, self._now())
+        polled = self._watcher.poll(self._child.status)
+        before, self._view = self._view, make_view(polled, self._view, self._now())
         waited = time.monotonic() - self._loading_since
         for title, text in notifications(before, self._view, waited):
             self._icon.notify(title, text)
-        if self._view.state is State.LOADING and (before is None or before.state is not State.LOADING):
+        if self._view.state is IconState.LOADING and (before is None or before.state is not IconState.LOADING):
             self._loading_since = time.monotonic()
         self._show(self._view)
 
@@ -172,7 +172,7 @@ class Controller:
     def _open_dashboard(self, _argument: str) -> None:
         if self._view is not None and not self._view.answers:
             # Reached by a click on the icon, on desktops where it has no menu.
-            if self._view.state is State.STOPPED:
+            if self._view.state is IconState.STOPPED:
                 self._child.start()
             return
         if self._settings.uds:
@@ -212,7 +212,7 @@ class Controller:
             output = process.stderr.read().decode(errors="replace").strip().splitlines()
             status = process.wait()
             self._pulls.discard(name)
-            self._watcher.look_closely()
+            self._watcher.refresh_all()
             if status != 0:
                 self._icon.notify(f"Could not download {name}", output[-1] if output else f"exit status {status}")
             elif self._view is None or not self._view.answers:  # else the daemon's list of models does it
@@ -221,8 +221,8 @@ class Controller:
         threading.Thread(target=wait, name=f"pull {name}", daemon=True).start()
 
     def _clear_cache(self, _argument: str) -> None:
-        self._watcher.tell("cache/clear", CLEAR_CACHE_SECONDS)
-        self._watcher.look_closely()
+        self._watcher.send("cache/clear", CLEAR_CACHE_SECONDS)
+        self._watcher.refresh_all()
         self._icon.notify("Cache cleared", "All vectors will be computed again when requested.")
 
     def _switch_autostart(self, _argument: str) -> None:
@@ -254,7 +254,7 @@ class Controller:
         self._closed = True
         try:
             if self._child.running:
-                self._icon.show(State.LOADING, "edgeembed: shutting down", None)
+                self._icon.show(IconState.LOADING, "edgeembed: shutting down", None)
                 self._stop_child()
         finally:
             self._icon.close()
@@ -265,7 +265,7 @@ class Controller:
         # Another daemon may answer on the port as long as ours does not listen.
         if self._view is not None and self._view.pid is not None and self._child.is_process(self._view.pid):
             try:
-                self._watcher.tell("shutdown")
+                self._watcher.send("shutdown")
                 self._child.wait(self._settings.grace_period + SHUTDOWN_MARGIN_SECONDS)
             except EdgeEmbedError as error:
                 log.info("shutting the daemon down by a signal: %s", error.message)

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
 
-from edgeembed.tray.state import State, Theme
+from edgeembed.tray.state import IconState, Theme
 
 Colour = tuple[int, int, int, int]
 
@@ -21,21 +21,21 @@ _HEIGHTS = (0.45, 0.95, 0.65, 0.80)
 _INK: dict[Theme, Colour] = {"light": (30, 41, 59, 255), "dark": (241, 245, 249, 255)}
 _GREY: dict[Theme, Colour] = {"light": (148, 158, 172, 255), "dark": (120, 130, 145, 255)}
 _BACKGROUND: dict[Theme, Colour] = {"light": (240, 240, 240, 255), "dark": (24, 26, 30, 255)}
-_BADGES: dict[State, Colour] = {
-    State.BUSY: (34, 150, 243, 255),
-    State.LOADING: (34, 150, 243, 255),
-    State.PAUSED: (245, 166, 35, 255),
-    State.DEGRADED: (235, 120, 20, 255),
-    State.STOPPED: (220, 60, 60, 255),
+_BADGES: dict[IconState, Colour] = {
+    IconState.BUSY: (34, 150, 243, 255),
+    IconState.LOADING: (34, 150, 243, 255),
+    IconState.PAUSED: (245, 166, 35, 255),
+    IconState.DEGRADED: (235, 120, 20, 255),
+    IconState.STOPPED: (220, 60, 60, 255),
 }
 
 
-def draw(state: State, size: int, theme: Theme) -> Image.Image:
+def draw(state: IconState, size: int, theme: Theme) -> Image.Image:
     """Return the icon of a state as an RGBA image of size x size pixels."""
     image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    ink = _GREY[theme] if state in (State.STOPPED, State.PAUSED) else _INK[theme]
+    ink = _GREY[theme] if state in (IconState.STOPPED, IconState.PAUSED) else _INK[theme]
     _bars(ImageDraw.Draw(image), size, ink)
-    if state is State.READY:
+    if state is IconState.READY:
         return image
     fine = Image.new("RGBA", (size * _OVERSAMPLING, size * _OVERSAMPLING), (0, 0, 0, 0))
     hole = Image.new("L", fine.size, 0)
@@ -48,7 +48,7 @@ def draw(state: State, size: int, theme: Theme) -> Image.Image:
     return image
 
 
-def scalable(state: State, size: int, theme: Theme, *, opaque: bool = False) -> Image.Image:
+def scalable(state: IconState, size: int, theme: Theme, *, opaque: bool = False) -> Image.Image:
     """Return an icon whose `resize`, which toolkits call, draws it again instead of resampling it.
 
     opaque: for toolkits without transparency: `resize` adds the background of a panel.
@@ -77,9 +77,9 @@ def _bars(pen: ImageDraw.ImageDraw, size: int, ink: Colour) -> None:
         pen.rectangle((x, top, x + wide - 1, foot - 1), fill=ink)
 
 
-def _badge(pen: ImageDraw.ImageDraw, hole: ImageDraw.ImageDraw, state: State, size: int) -> None:
+def _badge(pen: ImageDraw.ImageDraw, hole: ImageDraw.ImageDraw, state: IconState, size: int) -> None:
     colour = _BADGES[state]
-    if state is State.STOPPED:
+    if state is IconState.STOPPED:
         ends = (size * 0.08, size * 0.92, size * 0.92, size * 0.08)
         hole.line(ends, fill=255, width=round(size * 0.24))
         pen.line(ends, fill=colour, width=round(size * 0.11))
@@ -88,11 +88,11 @@ def _badge(pen: ImageDraw.ImageDraw, hole: ImageDraw.ImageDraw, state: State, si
     x = y = size - radius
     hole.ellipse((x - radius - margin, y - radius - margin, x + radius + margin, y + radius + margin), fill=255)
     box = (x - radius, y - radius, x + radius, y + radius)
-    if state is State.BUSY:
+    if state is IconState.BUSY:
         pen.ellipse(box, fill=colour)
-    elif state is State.LOADING:
+    elif state is IconState.LOADING:
         pen.arc(box, -60, 210, fill=colour, width=round(radius * 0.5))
-    elif state is State.PAUSED:
+    elif state is IconState.PAUSED:
         for side in (-1, 1):
             middle, half, tall = x + side * radius * 0.5, radius * 0.28, radius * 0.85
             pen.rectangle((middle - half, y - tall, middle + half, y + tall), fill=colour)

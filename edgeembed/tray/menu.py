@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edgeembed.common.progress import human_size
-from edgeembed.tray.state import Listed, State, View
+from edgeembed.common.status import ListedModel
+from edgeembed.tray.state import IconState, View
 
 
 class Action(Enum):
@@ -97,7 +98,7 @@ def _day_lines(view: View) -> Iterator[str]:
 
 def _run_entry(view: View) -> MenuEntry:
     if not view.answers:
-        starting = view.state is State.LOADING
+        starting = view.state is IconState.LOADING
         return MenuEntry("Start", Action.START, enabled=not starting and not view.owned)
     if view.paused:
         return MenuEntry("Resume", Action.RESUME)
@@ -112,7 +113,7 @@ def _models(view: View) -> Iterator[MenuEntry]:
         yield MenuEntry("no models", enabled=False)
 
 
-def _is_default(model: Listed, view: View) -> bool:
+def _is_default(model: ListedModel, view: View) -> bool:
     if model.id == f"{view.model}:{view.type}":
         return True
     return model.id == view.model and view.type in (None, model.type)

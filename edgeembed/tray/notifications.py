@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeembed.tray.state import Listed, State, View
+from edgeembed.common.status import ListedModel
+from edgeembed.tray.state import IconState, View
 
 LONG_START_SECONDS = 20.0
 """A start that takes longer downloads or converts a model, and the user may be doing something else by then."""
@@ -17,9 +18,10 @@ def notifications(before: View | None, now: View, loading_seconds: float = 0.0) 
     """
     if before is None:
         return
-    if before.state is State.LOADING and now.state in (State.READY, State.BUSY) and loading_seconds >= LONG_START_SECONDS:
+    loaded = before.state is IconState.LOADING and now.state in (IconState.READY, IconState.BUSY)
+    if loaded and loading_seconds >= LONG_START_SECONDS:
         yield "edgeembed is ready", f"{now.model or 'The model'} is loaded."
-    if before.state is not State.STOPPED and now.state is State.STOPPED:
+    if before.state is not IconState.STOPPED and now.state is IconState.STOPPED:
         yield "edgeembed has stopped", now.reason or "The daemon does not respond."
     if not (before.answers and now.answers):
         return
@@ -36,11 +38,11 @@ def notifications(before: View | None, now: View, loading_seconds: float = 0.0) 
             "Model file changed",
             f"{now.model} is now a different file. Its vectors are not compatible with the old ones.",
         )
-    if before.state is not State.DEGRADED and now.state is State.DEGRADED and now.demotions == before.demotions:
+    if before.state is not IconState.DEGRADED and now.state is IconState.DEGRADED and now.demotions == before.demotions:
         yield "edgeembed has a problem", now.reason or "See the dashboard."
 
 
-def new_models(before: tuple[Listed, ...], now: tuple[Listed, ...]) -> list[Listed]:
+def new_models(before: tuple[ListedModel, ...], now: tuple[ListedModel, ...]) -> list[ListedModel]:
     """Return the models that were added; an empty list means that it had not been read yet."""
     old = {model.id for model in before}
     return [model for model in now if model.id not in old] if old else []

@@ -17,7 +17,7 @@ from edgeembed.tray import system
 from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import Controller
 from edgeembed.tray.menu import Action, MenuEntry
-from edgeembed.tray.state import State
+from edgeembed.tray.state import IconState
 from tests.tray.daemon import Daemon
 from tests.tray.menus import find, flat
 
@@ -28,13 +28,13 @@ class RecordingIcon:
     """Records what it would show."""
 
     def __init__(self) -> None:
-        self.state: State | None = None
+        self.state: IconState | None = None
         self.title = ""
         self.menu: tuple[MenuEntry, ...] = ()
         self.notified: list[tuple[str, str]] = []
         self.closed = threading.Event()
 
-    def show(self, state: State, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
+    def show(self, state: IconState, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
         self.state, self.title, self.menu = state, title, menu or self.menu
 
     def notify(self, title: str, text: str) -> None:
@@ -97,26 +97,26 @@ def test_the_icon_follows_a_daemon_that_stops_and_comes_back(
 ) -> None:
     controller = make()
     controller.refresh()
-    assert icon.state is State.STOPPED
+    assert icon.state is IconState.STOPPED
     daemon.up()
     controller.refresh()
-    assert (icon.state, icon.title) == (State.READY, "fake-model · fake · ready")
+    assert (icon.state, icon.title) == (IconState.READY, "fake-model · fake · ready")
     assert find(icon.menu, "fake-model").checked is True
     assert icon.notified == []
     daemon.down()
     controller.refresh()
-    assert icon.state is State.STOPPED and find(icon.menu, "Start").enabled
+    assert icon.state is IconState.STOPPED and find(icon.menu, "Start").enabled
     assert icon.notified == [("edgeembed has stopped", "The daemon does not respond.")]
     daemon.up()
     controller.refresh()
-    assert icon.state is State.READY and len(icon.notified) == 1
+    assert icon.state is IconState.READY and len(icon.notified) == 1
 
 
 def test_pause_and_resume_reach_the_daemon(make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon) -> None:
     daemon.up()
     controller = make()
     controller.refresh()
-    for action, state, then in ((Action.PAUSE, State.PAUSED, "Resume"), (Action.RESUME, State.READY, "Pause")):
+    for action, state, then in ((Action.PAUSE, IconState.PAUSED, "Resume"), (Action.RESUME, IconState.READY, "Pause")):
         controller.perform(action)
         controller.refresh()
         assert icon.state is state and find(icon.menu, then).enabled
@@ -131,7 +131,7 @@ def test_a_failed_engine_shows_as_degraded_with_a_notification(
     controller.refresh()
     daemon.engine.state, daemon.engine.reason = "failed", "no mode holds"
     controller.refresh()
-    assert icon.state is State.DEGRADED and "no mode holds" in icon.title
+    assert icon.state is IconState.DEGRADED and "no mode holds" in icon.title
     assert icon.notified == [("edgeembed has a problem", "no mode holds")]
 
 
@@ -160,7 +160,7 @@ def test_a_daemon_is_started_if_none_runs_and_stopped_by_quit(
     thread.join(30)
     assert not thread.is_alive() and icon.closed.is_set()
     assert len(started) == 1 and started[0].poll() is not None
-    assert icon.state is State.LOADING and icon.notified == []
+    assert icon.state is IconState.LOADING and icon.notified == []
 
 
 def test_quit_does_not_stop_a_daemon_that_the_tray_did_not_start(

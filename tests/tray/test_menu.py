@@ -8,22 +8,23 @@ from dataclasses import replace
 
 import pytest
 
+from edgeembed.common.status import CacheStats, ListedModel
 from edgeembed.config.settings import Settings
 from edgeembed.tray.menu import Action, MenuContext, MenuEntry, make_menu
 from edgeembed.tray.snippets import base_url, curl, python
-from edgeembed.tray.state import Cache, Child, Listed, Seen, look
+from edgeembed.tray.state import ChildStatus, PollResult, make_view
 from tests.tray.menus import find, flat
-from tests.tray.states import NOON, seen, slot, view
+from tests.tray.states import NOON, loaded, polled, view
 
 MODELS = (
-    Listed(id="alpha", type="Q8_0"),
-    Listed(id="alpha:F16", type="F16"),
-    Listed(id="ranker", type="F16", task="rerank"),
+    ListedModel(id="alpha", type="Q8_0"),
+    ListedModel(id="alpha:F16", type="F16"),
+    ListedModel(id="ranker", type="F16", task="rerank"),
 )
 
 
 def test_every_entry_is_in_the_menu_of_a_ready_daemon() -> None:
-    shown = replace(view(slot(requests=1204)), models=MODELS, disk_bytes=3_000_000)
+    shown = replace(view(loaded(requests=1204)), models=MODELS, disk_bytes=3_000_000)
     menu = make_menu(shown, MenuContext(autostart=True, catalogue=("alpha", "beta"), pulling=frozenset()))
     assert menu[0] == MenuEntry("alpha · cpu · ready", enabled=False)
     assert menu[1].label == "1,204 requests today"
@@ -37,15 +38,15 @@ def test_every_entry_is_in_the_menu_of_a_ready_daemon() -> None:
 
 
 def test_the_served_type_is_checked() -> None:
-    menu = make_menu(replace(view(slot(type="F16")), models=MODELS), MenuContext())
+    menu = make_menu(replace(view(loaded(type="F16")), models=MODELS), MenuContext())
     assert [entry.label for entry in flat(menu) if entry.radio and entry.checked] == ["alpha:F16"]
 
 
 def test_a_stopped_daemon_can_only_be_started() -> None:
-    menu = make_menu(look(Seen(), None, NOON), MenuContext())
+    menu = make_menu(make_view(PollResult(), None, NOON), MenuContext())
     assert find(menu, "Start").enabled and not find(menu, "Open dashboard").enabled
     assert find(menu, "Quit").enabled and find(menu, "Copy base URL").enabled
-    starting = make_menu(look(Seen(child=Child(running=True)), None, NOON), MenuContext())
+    starting = make_menu(make_view(PollResult(child=ChildStatus(running=True)), None, NOON), MenuContext())
     assert not find(starting, "Start").enabled
 
 
@@ -58,7 +59,7 @@ def test_pause_or_resume_is_offered_unless_the_daemon_supports_neither() -> None
 def test_quit_says_whether_the_daemon_keeps_running() -> None:
     joined = make_menu(view(), MenuContext())
     assert find(joined, "Quit (the daemon keeps running)").action is Action.QUIT
-    owned = look(replace(seen(), child=Child(running=True)), None, NOON)
+    owned = make_view(replace(polled(), child=ChildStatus(running=True)), None, NOON)
     assert find(make_menu(owned, MenuContext()), "Quit").action is Action.QUIT
 
 
@@ -69,7 +70,7 @@ def test_impossible_actions_are_not_offered() -> None:
     assert "Start at login" not in [entry.label for entry in menu]
     assert not find(menu, "beta (downloading)").enabled
     assert find(make_menu(view(cache=None), MenuContext()), "off").action is None
-    in_memory = replace(shown, cache=Cache(folder=None))
+    in_memory = replace(shown, cache=CacheStats(folder=None))
     assert find(make_menu(in_memory, MenuContext()), "Remove all vectors").enabled, "the daemon can clear its memory"
 
 
