@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from edgeembed.engine.interface import Float32Row
+from edgeembed.upstream.engine import RemoteEngine
 from tests.fakes import fake_row
 
 Style = Literal["openai", "sglang", "vllm", "vllm-old", "tei", "ollama"]
@@ -207,3 +208,6 @@ async def generation() -> AsyncIterator[FakeGeneration]:
         yield fake
     finally:
         await runner.cleanup()
+
+
+Start = Callable[..., Awaitable[RemoteEngine]]

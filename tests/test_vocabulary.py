@@ -1,4 +1,4 @@
-"""The house's words (docs/glossary.md): names and prose use the field's terms, docstrings begin with what is returned or done.
+"""The words of docs/glossary.md: names and prose use the field's terms, docstrings begin with what is returned or done.
 
 Run as a script with paths it lists what it finds: `python -m tests.test_vocabulary edgeembed/hub`.
 """

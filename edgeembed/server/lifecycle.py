@@ -17,6 +17,7 @@ from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from edgeembed.server import proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
+from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import Access
 from edgeembed.server.fast_path import put_in_front
@@ -64,17 +65,10 @@ async def listening(
                 os.umask(mask)
         yield _url(runner, settings)
     finally:
-        # aiohttp grants that time twice: for answers to be written, and again to those that were not by then.
-        hanging_up = asyncio.get_running_loop().call_later(settings.grace_period, _hang_up, runner)
+        # aiohttp waits for the grace period twice: for handlers to finish, then again for those that did not.
+        aborting = asyncio.get_running_loop().call_later(settings.grace_period, abort_connections, runner)
         await runner.cleanup()
-        hanging_up.cancel()
-
-
-def _hang_up(runner: web.AppRunner) -> None:
-    """Close connections on which something is still going on, whether their clients read or not."""
-    for connection in runner.server.connections if runner.server else ():
-        if connection.transport is not None:
-            connection.transport.abort()
+        aborting.cancel()
 
 
 def _make_access(settings: Settings) -> Access:

@@ -18,7 +18,7 @@ from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.hub.catalogue import catalogue
 from edgeembed_convert import QUANTIZATIONS
 from tests.cli.helpers import edgeembed, install
-from tests.cli.test_main import HEAVY, imported
+from tests.cli.imports import HEAVY, imported
 
 START_SECONDS = 60.0
 

@@ -12,7 +12,7 @@ from edgeembed.cli.devices import devices
 from edgeembed.config.resolution import resolve
 from edgeembed.engine.gpu.inventory import LIBRARY_VARIABLE
 from edgeembed.errors import ConfigError
-from tests.engine.gpu.test_inventory import build_with_broken_cuda
+from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -16,9 +15,7 @@ from edgeembed.cli import main as main_module
 from edgeembed.cli.main import COMMANDS, main
 from edgeembed.errors import EngineUnavailableError, RequestError
 from tests.cli.helpers import MAIN, answering, edgeembed, install, status_of
-
-HEAVY = ("llama_cpp", "aiohttp", "numpy", "diskcache", "msgspec", "gguf", "huggingface_hub", "tomlkit", "asyncio")
-
+from tests.cli.imports import HEAVY, imported
 
 # --- help -------------------------------------------------------------------------------------------------------------
 
@@ -121,13 +118,6 @@ def test_exit_statuses(
 
 
 # --- what a start costs -----------------------------------------------------------------------------------------------
-
-
-def imported(code: str) -> set[str]:
-    """Run Python code in a process of its own and give the top-level modules that it imported."""
-    code += "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from edgeembed.engine.llama.model import send_log_to
 from edgeembed_convert import convert_checkpoint
+
+QWEN3_ROWS = Path(__file__).parents[1] / "reference" / "qwen3_rows.npz"
+"""Rows and scores of transformers, made by tests/reference/make_decoder_rows.py."""
 
 
 def convert(checkpoint: Path, quantization: str = "F32", **options: Any) -> Path:
@@ -22,9 +23,3 @@ def unpack(reference: Any, name: str) -> list[list[int]]:
     """Give the sequences of ids that make_decoder_rows.py packed into two arrays."""
     ends = np.cumsum(reference[f"{name}_lengths"])[:-1]
     return [[int(number) for number in ids] for ids in np.split(reference[f"{name}_ids"], ends)]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    """Throw llama.cpp's log away: by default each load of a model prints it, and stumbles over cut characters."""
-    send_log_to(lambda line: None, verbose=False)

@@ -15,6 +15,7 @@ import edgeembed
 from edgeembed.errors import ConversionError
 from edgeembed_convert import QUANTIZATIONS
 from tests.convert import numpy_bert
+from tests.convert.gguf_fields import fields
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import (
     PIECES,
@@ -29,10 +30,6 @@ from tests.convert.tiny_bert import (
 from tests.convert.without_proof import convert_checkpoint
 
 TEXT = "Hello world, the quick brown fox embeds über-cafes!"
-
-
-def fields(file: Path) -> dict[str, Any]:
-    return {key: field.contents() for key, field in GGUFReader(file).fields.items() if not key.startswith("GGUF.")}
 
 
 def config_of(checkpoint: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
-from tests.convert.decoder_reference import convert, quiet, unpack
+from tests.convert.decoder_reference import convert, unpack
+from tests.convert.gguf_fields import fields
 from tests.convert.llama_vectors import cosine, open_llama
-from tests.convert.test_conversion import fields
 from tests.convert.tiny_bert import edit_json
 from tests.convert.tiny_gemma_checkpoint import (
     CHARACTERS,
@@ -32,7 +32,7 @@ from tests.convert.tiny_gemma_checkpoint import (
     tiny_vocabulary,
 )
 
-__all__ = ["quiet"]
+pytestmark = pytest.mark.usefixtures("quiet")
 
 ROWS = Path(__file__).parents[1] / "reference" / "gemma_rows.npz"
 

@@ -11,7 +11,7 @@ from edgeembed.errors import ConversionError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.models.prompts import choose_prompt
 from tests.convert.decoder_reference import convert
-from tests.convert.test_conversion import fields
+from tests.convert.gguf_fields import fields
 from tests.convert.tiny_bert import make_tiny_bert, write_json
 
 TASK = "Given a question, retrieve passages"

@@ -14,17 +14,16 @@ from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
-from tests.convert.decoder_reference import convert, quiet, unpack
+from tests.convert.decoder_reference import QWEN3_ROWS, convert, unpack
 from tests.convert.decoder_texts import PAIRS
+from tests.convert.gguf_fields import fields
 from tests.convert.llama_scores import open_scores
 from tests.convert.llama_vectors import cosine, open_llama
-from tests.convert.test_conversion import fields
 from tests.convert.tiny_bert import edit_json
 from tests.convert.tiny_qwen3_checkpoint import ADDED, make_qwen3_checkpoint, tiny_vocabulary
 
-__all__ = ["quiet"]
+pytestmark = pytest.mark.usefixtures("quiet")
 
-ROWS = Path(__file__).parents[1] / "reference" / "qwen3_rows.npz"
 FIRST = len(tiny_vocabulary()[0])
 """Id of <|endoftext|>."""
 
@@ -32,7 +31,7 @@ FIRST = len(tiny_vocabulary()[0])
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("BF16", 0.99)])
 def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny"), quantization)
-    with np.load(ROWS) as reference, open_llama(file) as llama:
+    with np.load(QWEN3_ROWS) as reference, open_llama(file) as llama:
         texts = [str(text) for text in reference["texts"]]
         for text, ids, row in zip(texts, unpack(reference, "text"), reference["text_rows"], strict=True):
             assert llama.tokenize(text) == ids, text
@@ -61,7 +60,7 @@ def test_scores_of_transformers(
     assert types["cls.output.weight"] == "F32"
     assert "output.weight" not in types
     template = fields(file)["edgeembed.prompt.rerank"]
-    with np.load(ROWS) as reference, open_scores(file) as llama:
+    with np.load(QWEN3_ROWS) as reference, open_scores(file) as llama:
         for (query, document), ids, score in zip(PAIRS, unpack(reference, "pair"), reference[expected], strict=True):
             assert llama.tokenize(template, instruction=INSTRUCTION, query=query, document=document) == ids
             yes, no = llama.rank(ids)

@@ -13,7 +13,7 @@ import psutil
 
 from tests.e2e.bad_clients import MOMENTS, BadClients
 from tests.e2e.daemon import Daemon, cosines, running
-from tests.e2e.test_life import texts_of
+from tests.e2e.texts import texts_of
 
 SETTLE_SECONDS = 60.0
 

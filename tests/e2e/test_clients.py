@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
-from tests.e2e.daemon import Daemon, cosines, running
-from tests.e2e.test_models import install, post
+from tests.e2e.daemon import Daemon, cosines, post, running
+from tests.e2e.models import install
 
 MODEL = "all-minilm-l6-v2"
 TEXTS = ["The rain falls.", "A dry desert.", "Umbrellas are sold out."]

@@ -22,7 +22,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
 from tests.e2e.daemon import Daemon, running
-from tests.e2e.test_models import install
+from tests.e2e.models import install
 
 SECONDS = 60.0
 SECRET = "a-key-that-nobody-guesses"

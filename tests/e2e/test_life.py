@@ -18,37 +18,10 @@ import psutil
 import pytest
 
 from tests.e2e.daemon import cosines, running
+from tests.e2e.texts import texts_of
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-
-WORDS = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    "sigma",
-    "tau",
-    "upsilon",
-]
-
-
-def texts_of(client: int, count: int, words: int = 20) -> list[str]:
-    rng = np.random.default_rng(client)
-    return [" ".join(rng.choice(WORDS, words)) + f" {client} {number}" for number in range(count)]
 
 
 def gone(pid: int, seconds: float = 10) -> bool:

@@ -17,7 +17,7 @@ import pytest
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
 from tests.e2e.daemon import Daemon, running
-from tests.e2e.test_models import install
+from tests.e2e.models import install
 
 MARK = "xyzzyplugh"
 """Part of every text that is sent."""

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import shutil
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeembed.config.paths import Paths
-from edgeembed.hub.digests import sha256_of
-from edgeembed.hub.store import Manifest, Store
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
-from tests.e2e.daemon import Daemon, cosines, running
+from tests.e2e.daemon import Daemon, cosines, post, running
+from tests.e2e.models import install
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 QUERY = "is it raining"
@@ -44,35 +37,6 @@ def installed(home: Path, minilm: Callable[[str], Path], tmp_path: Path) -> Path
     ]:
         install(home, name, type_, file)
     return home
-
-
-def install(home: Path, name: str, type_: str, file: Path) -> None:
-    store = Store(Paths.resolve({"EDGEEMBED_HOME": str(home)}))
-    target = store.file(name, type_)
-    target.parent.mkdir(parents=True)
-    staged = Path(shutil.copy(file, target.with_suffix(".staged")))
-    status = staged.stat()
-    store.add(
-        staged,
-        Manifest(
-            name=name,
-            type=type_,
-            sha256=sha256_of(staged),
-            size_bytes=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            source="a test",
-            installed_at=datetime.datetime.now(datetime.UTC).isoformat(),
-        ),
-    )
-
-
-def post(daemon: Daemon, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(daemon.url + path, json.dumps(body).encode(), {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def scores(daemon: Daemon) -> list[float]:

@@ -19,7 +19,7 @@ from edgeembed_convert import convert_checkpoint
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.engine.worker.test_main import answers, start, wait_until_ready, worker_options
+from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
 PREFIX = "Instruct: find it\nQuery:"
 TEXT = "hello, hell is full of hellish shells; " * 30

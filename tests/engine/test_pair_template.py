@@ -18,11 +18,10 @@ from edgeembed.engine.pair_template import PairTemplate
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.store import Store
 from edgeembed_convert import convert_checkpoint
-from tests.convert.decoder_reference import unpack
+from tests.convert.decoder_reference import QWEN3_ROWS, unpack
 from tests.convert.decoder_texts import PAIRS as DECODER_PAIRS
 from tests.convert.encoder_rows import read_reference
 from tests.convert.encoder_texts import PAIRS as ENCODER_PAIRS
-from tests.convert.test_qwen3 import ROWS
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
@@ -66,7 +65,7 @@ def test_scores_of_qwen3_rerankers_whole_and_in_pieces(batch_tokens: int, most: 
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank")
     path = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
     model = reranker(path, batch_tokens)
-    with np.load(ROWS) as reference:
+    with np.load(QWEN3_ROWS) as reference:
         for (query, document), ids, score in zip(
             DECODER_PAIRS, unpack(reference, "pair"), reference["rerank_scores"], strict=True
         ):

@@ -16,11 +16,15 @@ from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.transport import RetryBudget
-from tests.hub.fakes import FakeConverter, FakeHub, make_wheel, model_bytes
-
-WEIGHTS = b"weights of a small model"
-DEFAULT_FILE = model_bytes(40_230, general__name="Tiny default")
-DEFAULT_REPO, STARTER_REPO = "acme/default-GGUF", "acme/starter"
+from tests.hub.fakes import (
+    DEFAULT_FILE,
+    DEFAULT_REPO,
+    STARTER_REPO,
+    WEIGHTS,
+    FakeConverter,
+    FakeHub,
+    make_wheel,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +128,3 @@ def converter(monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
     fake = FakeConverter()
     monkeypatch.setattr("edgeembed_convert.convert_checkpoint", fake)
     return fake
-
-
-def leftovers(paths: Paths) -> list[str]:
-    """Give the names of everything below the models' folder but locks: what a failed pull must not leave."""
-    return [path.name for path in paths.models.rglob("*") if path.is_file() and path.suffix != ".lock"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from edgeembed.config.paths import Paths
 from tests.hub.fake_hub import COMMIT, FakeHub
 
 __all__ = ["COMMIT", "FakeConverter", "FakeHub", "gguf_bytes", "make_wheel", "model_bytes"]
@@ -99,3 +100,17 @@ class FakeConverter:
         options["progress"](1, 1)
         target.write_bytes(model_bytes(general__name=options["name"] or "converted"))
         return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"])
+
+
+WEIGHTS = b"weights of a small model"
+
+
+DEFAULT_FILE = model_bytes(40_230, general__name="Tiny default")
+
+
+DEFAULT_REPO, STARTER_REPO = "acme/default-GGUF", "acme/starter"
+
+
+def leftovers(paths: Paths) -> list[str]:
+    """Give the names of everything below the models' folder but locks: what a failed pull must not leave."""
+    return [path.name for path in paths.models.rglob("*") if path.is_file() and path.suffix != ".lock"]

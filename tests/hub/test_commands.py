@@ -20,8 +20,7 @@ from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.licenses import dependencies
 from edgeembed.hub.store import Store
 from tests.cli.helpers import install
-from tests.hub.conftest import DEFAULT_FILE
-from tests.hub.fakes import FakeHub, gguf_bytes
+from tests.hub.fakes import DEFAULT_FILE, FakeHub, gguf_bytes
 
 pytestmark = pytest.mark.usefixtures("paths")
 

@@ -16,8 +16,7 @@ from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.install import ensure_installed, first_model
 from tests.fakes import Lines
-from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, leftovers
-from tests.hub.fakes import FakeConverter, FakeHub
+from tests.hub.fakes import DEFAULT_FILE, DEFAULT_REPO, FakeConverter, FakeHub, leftovers
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")
 

@@ -24,8 +24,7 @@ from edgeembed.hub.download.huggingface import checkpoint_of
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import Store
 from tests.fakes import Lines
-from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, leftovers
-from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, model_bytes
+from tests.hub.fakes import COMMIT, DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, FakeConverter, FakeHub, leftovers, model_bytes
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")
 
@@ -258,7 +257,7 @@ def test_a_full_disk_is_said(paths: Paths, repository: FakeHub, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("edgeembed.hub.download.os.fsync", full)
+        patched.setattr("edgeembed.hub.download.transfer.os.fsync", full)
         with pytest.raises(HubError, match="is full; nothing was installed, and what has arrived stays"):
             run(f"hf:{REPO}")
     run(f"hf:{REPO}")

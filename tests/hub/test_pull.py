@@ -21,8 +21,18 @@ from edgeembed.hub.download.huggingface import HuggingFace
 from edgeembed.hub.install import ensure_installed, parse_spec, pull
 from edgeembed.hub.store import Manifest, Store
 from tests.fakes import Lines
-from tests.hub.conftest import DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, WEIGHTS, leftovers
-from tests.hub.fakes import COMMIT, FakeConverter, FakeHub, make_wheel, model_bytes
+from tests.hub.fakes import (
+    COMMIT,
+    DEFAULT_FILE,
+    DEFAULT_REPO,
+    STARTER_REPO,
+    WEIGHTS,
+    FakeConverter,
+    FakeHub,
+    leftovers,
+    make_wheel,
+    model_bytes,
+)
 
 CONFIG = b'{"architectures": ["BertModel"]}'
 

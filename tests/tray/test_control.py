@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from edgeembed.cache import VectorCache
 from edgeembed.config.file import read_config
 from edgeembed.config.resolution import Resolved, resolve
-from edgeembed.server.app import make_app
-from edgeembed.server.ops import admin
 from edgeembed.tray import system
 from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import Controller
 from edgeembed.tray.menu import Do, Entry
 from edgeembed.tray.state import State
 from edgeembed.tray.watcher import Watcher
-from tests.fakes import FakeEngine, fake_service
-from tests.tray.test_menu import find, flat
+from tests.tray.daemon import Daemon
+from tests.tray.menus import find, flat
 
 SLEEPS = "import time; time.sleep(60)"
 
@@ -51,66 +43,6 @@ class Face:
 
     def close(self) -> None:
         self.closed.set()
-
-
-class Daemon:
-    """A daemon on a fake engine, in a thread; `up` may be called again after `down`."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.engine = FakeEngine()
-        self.stopped = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._runner: web.AppRunner | None = None
-
-    def up(self) -> None:
-        self._run(self._up())
-
-    async def _up(self) -> None:
-        app = make_app(fake_service(self.engine, VectorCache(None, memory_mib=1, disk_mib=0)))
-        admin.add_to(app, self.stopped.set)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        async with asyncio.timeout(10):
-            while app[admin.SERVICE].pool.slots[0].state != "ready":
-                await asyncio.sleep(0.01)
-
-    def embed(self, text: str) -> None:
-        body = json.dumps({"input": text}).encode()
-        url = f"http://127.0.0.1:{self.port}/v1/embeddings"
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=20) as response:
-            assert response.status == 200
-
-    def down(self) -> None:
-        if self._runner is not None:
-            self._run(self._runner.cleanup())
-            self._runner = None
-
-    def close(self) -> None:
-        self.down()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def daemon(port: int) -> Iterator[Daemon]:
-    daemon = Daemon(port)
-    yield daemon
-    daemon.close()
 
 
 @pytest.fixture

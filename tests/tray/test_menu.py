@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -13,22 +12,14 @@ from edgeembed.config.settings import Settings
 from edgeembed.tray.menu import Do, Entry, Surroundings, make_menu
 from edgeembed.tray.snippets import base_url, curl, python
 from edgeembed.tray.state import Cache, Child, Listed, Seen, look
-from tests.tray.test_state import NOON, seen, slot, view
+from tests.tray.menus import find, flat
+from tests.tray.states import NOON, seen, slot, view
 
 MODELS = (
     Listed(id="alpha", type="Q8_0"),
     Listed(id="alpha:F16", type="F16"),
     Listed(id="ranker", type="F16", task="rerank"),
 )
-
-
-def flat(entries: Iterable[Entry]) -> list[Entry]:
-    return [each for entry in entries for each in (entry, *flat(entry.inner))]
-
-
-def find(entries: Iterable[Entry], label: str) -> Entry:
-    (found,) = (entry for entry in flat(entries) if entry.label == label)
-    return found
 
 
 def test_a_daemon_that_is_well_has_every_entry() -> None:

@@ -15,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.tray.test_control import Daemon, daemon, port
-from tests.tray.test_on_x import until
-
-__all__ = ["daemon", "port"]
+from tests.tray.daemon import Daemon
+from tests.waiting import until
 
 DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
 """Where PyGObject is, which no wheel brings."""

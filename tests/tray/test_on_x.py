@@ -8,31 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tray.test_control import Daemon, daemon, port
-
-__all__ = ["daemon", "port"]
+from tests.tray.daemon import Daemon
+from tests.waiting import until
 
 MISSING = [
     *(name for name in ("Xvfb", "trayer") if shutil.which(name) is None),
     *(name for name in ("pystray", "PIL", "Xlib") if importlib.util.find_spec(name) is None),
 ]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs xvfb, trayer and the extra `tray`; missing: {MISSING}")
-
-
-def until(true: Callable[[], Any], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := true():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not come about")
 
 
 @pytest.fixture

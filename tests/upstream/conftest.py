@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from edgeembed.upstream.client import UpstreamOptions
 from edgeembed.upstream.engine import RemoteEngine
 from edgeembed.upstream.identity import IdentityBook
 from edgeembed.upstream.remote import Remote
-from tests.fake_upstreams import FakeUpstream
-
-Start = Callable[..., Awaitable[RemoteEngine]]
+from tests.fake_upstreams import FakeUpstream, Start
 
 
 @pytest.fixture
@@ -55,10 +53,3 @@ async def start(make_remote: Callable[..., Remote]) -> AsyncIterator[Start]:
             return engine
 
         yield started
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -26,9 +26,9 @@ from edgeembed.errors import (
 from edgeembed.upstream.engine import RemoteEngine
 from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, IdentityBook
 from edgeembed.upstream.remote import Remote, entry_of, only_model
-from tests.fake_upstreams import FakeUpstream, Style, other_row, unit_row
+from tests.fake_upstreams import FakeUpstream, Start, Style, other_row, unit_row
 from tests.fakes import FakeEngine
-from tests.upstream.conftest import Start, until
+from tests.waiting import until_async
 
 OUTAGE = 0.4
 
@@ -88,9 +88,9 @@ async def test_requests_are_bounded_and_queries_go_before_bulk(server: FakeUpstr
     engine = await start(server, most_requests=2, most_texts=5, most_characters=40)
     server.hold.clear()
     bulk = [asyncio.ensure_future(rows_of(engine, [f"bulk text {n}" for n in range(12)], BULK)) for _ in range(2)]
-    await until(lambda: server.in_flight == 1)
+    await until_async(lambda: server.in_flight == 1)
     query = asyncio.ensure_future(rows_of(engine, ["query"]))
-    await until(lambda: server.in_flight == 2)
+    await until_async(lambda: server.in_flight == 2)
     assert engine.upstream.in_flight == 2 and engine.status.texts_waiting > 10
     server.hold.set()
     await asyncio.gather(*bulk, query)
@@ -110,12 +110,12 @@ async def test_a_client_that_leaves_takes_its_request_along(server: FakeUpstream
     engine = await start(server, most_requests=1, timeout=60.0)
     server.hold.clear()
     (gone,) = engine.submit(["nobody waits for this"], INTERACTIVE)
-    await until(lambda: server.in_flight == 1)
+    await until_async(lambda: server.in_flight == 1)
     (waiting,) = engine.submit(["and never will"], INTERACTIVE)
     (stays,) = engine.submit(["hello"], INTERACTIVE)
     waiting.cancel()
     gone.cancel()
-    await until(lambda: server.gone == 1)
+    await until_async(lambda: server.gone == 1)
     server.hold.set()
     same([await stays], ["hello"])
     assert server.asked == [[RIDER, "hello"]]
@@ -201,7 +201,7 @@ async def test_texts_wait_out_a_restart(server: FakeUpstream, start: Start) -> N
     await server.stop()
     texts = [f"text {n}" for n in range(40)]
     waiting = [asyncio.ensure_future(rows_of(engine, texts, BULK)), asyncio.ensure_future(rows_of(engine, ["query"]))]
-    await until(lambda: engine.upstream.breaker != "closed")
+    await until_async(lambda: engine.upstream.breaker != "closed")
     assert engine.status.state == "restarting" and "cannot be reached" in (engine.status.reason or "")
     await server.start()
     bulk, query = await asyncio.gather(*waiting)
@@ -216,7 +216,7 @@ async def test_a_request_that_breaks_off_is_sent_again(server: FakeUpstream, sta
     engine = await start(server, wait=20.0)
     server.hold.clear()
     waiting = asyncio.ensure_future(rows_of(engine, ["hello"]))
-    await until(lambda: server.in_flight == 1)
+    await until_async(lambda: server.in_flight == 1)
     server.hold = asyncio.Event()
     server.hold.set()
     await server.stop()
@@ -234,7 +234,7 @@ async def test_who_waited_long_enough_is_told_and_who_comes_later_does_not_wait(
     assert isinstance(error, EngineUnavailableError)
     assert engine.upstream.requests == requests, "the breaker is open: nothing is sent"
     await server.start()
-    await until(lambda: engine.upstream.breaker == "closed", 30)
+    await until_async(lambda: engine.upstream.breaker == "closed", 30)
     same(await rows_of(engine, ["hello"]), ["hello"])
 
 
@@ -286,7 +286,7 @@ async def test_closing_ends_whatever_waits(server: FakeUpstream, start: Start) -
     engine = await start(server)
     server.hold.clear()
     flying = engine.submit(["on its way"], INTERACTIVE)
-    await until(lambda: server.in_flight == 1)
+    await until_async(lambda: server.in_flight == 1)
     await engine.close()
     for future in flying:
         with pytest.raises((EngineUnavailableError, asyncio.CancelledError)):
@@ -325,7 +325,7 @@ async def test_vectors_of_another_model_never_come_through(server: FakeUpstream,
 async def test_a_change_is_noticed_without_requests(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, check_every=0.05)
     server.row_of = other_row
-    await until(lambda: engine.is_over)
+    await until_async(lambda: engine.is_over)
 
 
 async def test_a_single_backend_of_another_model_is_not_believed(server: FakeUpstream, start: Start) -> None:
@@ -337,7 +337,7 @@ async def test_a_single_backend_of_another_model_is_not_believed(server: FakeUps
 
     async def next_turn() -> None:
         nonlocal turn
-        await until(lambda: len(server.asked) > 0)
+        await until_async(lambda: len(server.asked) > 0)
         turn = next(turns)
 
     rows, _ = await asyncio.gather(rows_of(engine, ["hello"]), next_turn())
@@ -349,10 +349,10 @@ async def test_a_context_too_short_for_the_longest_canary_text_will_do(server: F
     server.refused = lambda text: len(text) > 200
     engine = await start(server, check_every=0.05)
     same(await rows_of(engine, ["hello"]), ["hello"])
-    await until(lambda: any(asked[1:] == list(CANARY_TEXTS[1:-1]) for asked in server.asked))
+    await until_async(lambda: any(asked[1:] == list(CANARY_TEXTS[1:-1]) for asked in server.asked))
     assert engine.upstream.breaker == "closed"
     server.row_of = other_row
-    await until(lambda: engine.is_over)
+    await until_async(lambda: engine.is_over)
 
 
 async def test_rows_of_another_length_are_another_model(server: FakeUpstream, start: Start) -> None:
@@ -376,7 +376,7 @@ class Local(FakeEngine):
 async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(server: FakeUpstream, start: Start) -> None:
     local = Local()
     engine = await start(server, lambda: local)
-    await until(lambda: engine.upstream.fallback == "same")
+    await until_async(lambda: engine.upstream.fallback == "same")
     assert engine.upstream.fallback_cosine == pytest.approx(1.0)
     await rows_of(engine, ["here"])
     assert set(local.computed) < set(CANARY_TEXTS), "upstream computes as long as it is there"
@@ -388,7 +388,7 @@ async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(ser
     (tokens,) = engine.tokenize(["hello"], written=False)
     assert len((await tokens).ids) > 0
     await server.start()
-    await until(lambda: engine.upstream.breaker == "closed", 30)
+    await until_async(lambda: engine.upstream.breaker == "closed", 30)
     server.asked.clear()
     same(await rows_of(engine, ["again"]), ["again"])
     assert server.asked == [[RIDER, "again"]]
@@ -399,7 +399,7 @@ async def test_a_local_model_that_is_another_one_never_answers(
 ) -> None:
     local = Local(other_row)
     engine = await start(server, lambda: local, wait=OUTAGE)
-    await until(lambda: engine.upstream.fallback == "different")
+    await until_async(lambda: engine.upstream.fallback == "different")
     assert local.closed, "it keeps no memory"
     assert "other vectors than upstream" in caplog.text
     await server.stop()
@@ -413,11 +413,11 @@ async def test_a_local_model_that_is_nearly_the_same_is_judged_by_the_setting(se
         return unit_row(text) + 0.15 * other_row(text)
 
     strict = await start(server, lambda: Local(near))
-    await until(lambda: strict.upstream.fallback == "different")
+    await until_async(lambda: strict.upstream.fallback == "different")
     cosine = strict.upstream.fallback_cosine
     assert cosine is not None and 0.9 < cosine < 0.99
     lenient = await start(server, lambda: Local(near), min_cosine=0.9)
-    await until(lambda: lenient.upstream.fallback == "same")
+    await until_async(lambda: lenient.upstream.fallback == "same")
 
 
 async def test_a_local_model_that_cannot_load_is_said(server: FakeUpstream, start: Start) -> None:
@@ -425,7 +425,7 @@ async def test_a_local_model_that_cannot_load_is_said(server: FakeUpstream, star
         raise EngineUnavailableError("there is no such file")
 
     engine = await start(server, absent, wait=OUTAGE)
-    await until(lambda: engine.upstream.fallback == "failed")
+    await until_async(lambda: engine.upstream.fallback == "failed")
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])
     assert error is not None and "there is no such file" in error.message
@@ -434,7 +434,7 @@ async def test_a_local_model_that_cannot_load_is_said(server: FakeUpstream, star
 async def test_a_text_too_long_for_here_is_not_the_clients_mistake(server: FakeUpstream, start: Start) -> None:
     local = Local()
     engine = await start(server, lambda: local)
-    await until(lambda: engine.upstream.fallback == "same")
+    await until_async(lambda: engine.upstream.fallback == "same")
     local.failing = lambda _text: InputTooLongError("", tokens=600, limit=512)
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])

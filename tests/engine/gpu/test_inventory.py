@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from edgeembed.engine.gpu.inventory import (
     why_no_gpu,
 )
 from edgeembed.engine.gpu.nvidia import NvidiaFacts, version_in
+from tests.engine.gpu.broken_cuda import build_with_broken_cuda, module_name
 
 CPU = Device(name="CPU", description="a processor", backend="CPU", kind="cpu", memory_free=1, memory_total=2)
 CUDA_LIBRARY = [Path("libggml-cuda.so")]
@@ -165,17 +165,3 @@ def test_nothing_is_looked_for_where_llama_cpp_is_missing(tmp_path: Path) -> Non
     assert gpu_libraries(None) == []
     assert library_folder({LIBRARY_VARIABLE: str(tmp_path)}) == tmp_path
     assert gpu_libraries(tmp_path) == []
-
-
-def module_name() -> str:
-    return "ggml-cuda.dll" if sys.platform == "win32" else "libggml-cuda.so"
-
-
-def build_with_broken_cuda(folder: Path, content: bytes = b"") -> Path:
-    """Give a copy of the installed libraries with a CUDA module beside them that is none."""
-    installed = library_folder({})
-    assert installed is not None
-    made = folder / "lib"
-    shutil.copytree(installed, made)
-    (made / module_name()).write_bytes(content)
-    return made

@@ -11,7 +11,7 @@ import pytest
 from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, ModeUnavailableError
 from edgeembed.engine.gpu.inventory import Device, Inventory
 from edgeembed.engine.gpu.placement import Gpus, for_card
-from tests.engine.gpu.test_plan import FACTS, GIB, WEIGHTS, cards, options
+from tests.engine.gpu.cards import FACTS, GIB, WEIGHTS, cards, options
 
 SIZES = (WEIGHTS, FACTS)
 LIBRARIES = [Path("libggml-cuda.so")]

@@ -12,13 +12,11 @@ import msgspec
 import pytest
 
 from edgeembed.engine.context_plan import ModelFacts, make_plan
-from edgeembed.engine.gpu.inventory import Device
 from edgeembed.engine.gpu.plan import (
     MIB,
     SLACK,
     DoesNotFitError,
     GpuPlan,
-    ModelWeights,
     context_bytes,
     device_of_layer,
     plan_gpu,
@@ -26,31 +24,8 @@ from edgeembed.engine.gpu.plan import (
 )
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.gguf.weights import read_weights
+from tests.engine.gpu.cards import FACTS, GIB, WEIGHTS, cards, options
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-
-WEIGHTS = ModelWeights(
-    layers=(100 * MIB,) * 28, output=150 * MIB, largest_matrix=3 * MIB, feed_forward=6144, heads_width=2048, heads=16
-)
-FACTS = ModelFacts(pieces=True, trained_tokens=32_768, width=1024, vocabulary=151_669, cell_bytes=114_688)
-GIB = 1024 * MIB
-
-
-def options(path: str = "", **changes: Any) -> WorkerOptions:
-    base: dict[str, Any] = {
-        "path": path, "threads": 2, "context_tokens": 4096, "batch_tokens": 512, "mode": "x", "extra_buffers": False,
-        "bulk_lanes": 0,
-    }  # fmt: skip
-    return WorkerOptions(**(base | changes))
-
-
-def cards(*gib: float) -> list[Device]:
-    return [
-        Device(
-            name=f"CUDA{number}", description="", backend="CUDA", kind="gpu",
-            memory_free=int(size * GIB), memory_total=int(size * GIB),
-        )
-        for number, size in enumerate(gib)
-    ]  # fmt: skip
 
 
 def planned(*gib: float, layers: int | None = None, **changes: Any) -> GpuPlan:
@@ -144,7 +119,7 @@ from edgeembed.engine.llama.bindings import lib
 if sys.argv[2] == "plain":
     lib.LLAMA_FLASH_ATTN_TYPE_ENABLED = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
 from edgeembed.engine.llama.model import LlamaModel, send_log_to
-from edgeembed.engine.interface import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 send_log_to(sys.stdout.write, verbose=True)
 LlamaModel(msgspec.json.decode(sys.argv[1], type=WorkerOptions))
 """

@@ -152,7 +152,7 @@ _ROWS = """
 import json, sys
 import numpy as np
 from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.interface import WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 texts = json.loads(sys.argv[3])
 model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512, batch_tokens=512, mode="cpu",
                                  extra_buffers=sys.argv[2] == "ours", pad_from_tokens=0))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.engine import machine
 from edgeembed.engine.execution_modes import CPU_MODES, ExecutionMode, cpu_modes
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor import fallback_policy
@@ -174,8 +175,8 @@ def test_the_build_fingerprint_tells_builds_apart(monkeypatch: pytest.MonkeyPatc
 
     found = []
     for record in ("libllama.so,sha256=AAA,1", "libllama.so,sha256=BBB,1", None):
-        monkeypatch.setattr(fallback_policy, "distribution", lambda name, record=record: Distribution(record))
-        found.append(fallback_policy.build_fingerprint())
+        monkeypatch.setattr(machine, "distribution", lambda name, record=record: Distribution(record))
+        found.append(machine.build_fingerprint())
     assert len(set(found)) == 3 and all(name.startswith("0.3.36-") for name in found)
 
 
@@ -195,9 +196,9 @@ def test_a_containers_share_of_processors_counts(
     quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(fallback_policy, "CPU_QUOTA_FILE", tmp_path / "cpu.max")
-    monkeypatch.setattr(fallback_policy.os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
-    assert fallback_policy.usable_threads() == threads
+    monkeypatch.setattr(machine, "CPU_QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
+    assert machine.usable_threads() == threads
 
 
 @pytest.mark.parametrize(("modules", "modes"), [([], 2), (["libggml-cpu-x64.so", "libggml-cpu-haswell.so"], 3)])

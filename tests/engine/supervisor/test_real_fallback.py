@@ -28,7 +28,7 @@ from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.gguf.weights import read_weights
-from tests.engine.gpu.test_inventory import build_with_broken_cuda
+from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")

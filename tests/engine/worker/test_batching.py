@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable
 
 import pytest
 
-from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
+from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.engine.worker.batching import LOOK_AHEAD, STARVED_SECONDS, BatchQueue, QueuedText
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def text(id_: int, count: int, priority: Priority = INTERACTIVE, *, alone: bool = False) -> QueuedText[None]:
-    return QueuedText(id_, None, count, priority, alone)
-
-
-def ids(batch: Iterable[QueuedText[None]]) -> list[int]:
-    return [queued.id for queued in batch]
+from tests.engine.worker.queued import Clock, ids, text
 
 
 def make(budget: int = 100, max_texts: int = 50) -> tuple[BatchQueue[None], Clock]:

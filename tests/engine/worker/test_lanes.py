@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
 from edgeembed.engine.worker.batching import STARVED_SECONDS, WIDE, BatchQueue, QueuedText
-from tests.engine.worker.test_batching import Clock, ids, text
+from tests.engine.worker.queued import Clock, ids, text
 
 
 class Lanes:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -21,7 +19,6 @@ from edgeembed.engine.ipc.messages import (
     EmbedItem,
     Failed,
     FromWorker,
-    Ready,
     RowItem,
     Rows,
     Stage,
@@ -32,8 +29,8 @@ from edgeembed.engine.ipc.messages import (
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
-from edgeembed.engine.worker_options import WorkerOptions
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
 
 def messages(raw: bytes) -> Iterator[FromWorker]:
@@ -61,20 +58,6 @@ def test_a_message_that_breaks_off_is_the_end() -> None:
         assert Pipe(io.BytesIO(whole[:length]), io.BytesIO()).read() is None
 
 
-def worker_options(path: Path) -> WorkerOptions:
-    return WorkerOptions(
-        path=str(path), threads=2, context_tokens=512, batch_tokens=64, mode="cpu", extra_buffers=True, bulk_lanes=2
-    )
-
-
-@contextmanager
-def start(path: Path, command: Sequence[str] = WORKER_COMMAND) -> Iterator[subprocess.Popen[bytes]]:
-    whole = [*command, "cpu", msgspec.json.encode(worker_options(path)).decode()]
-    with subprocess.Popen(whole, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        yield process
-        process.kill()
-
-
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
     return make_tiny_qwen3(tmp_path / "tiny.gguf")
@@ -84,35 +67,6 @@ def model_file(tmp_path: Path) -> Path:
 def worker(model_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     with start(model_file) as process:
         yield process
-
-
-def receive(process: subprocess.Popen[bytes]) -> FromWorker:
-    assert process.stdout is not None
-    header = process.stdout.read(LENGTH_BYTES)
-    assert header, process.stderr and process.stderr.read().decode()
-    return from_worker_decoder.decode(process.stdout.read(frame_length(header)))
-
-
-def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    while not isinstance(receive(process), Ready):
-        pass
-
-
-def answers(process: subprocess.Popen[bytes], items: Sequence[EmbedItem]) -> tuple[dict[int, RowItem | Failed], int]:
-    """Send items; give what came for each, and how many batches that took."""
-    assert process.stdin is not None
-    process.stdin.write(frame(Embed(list(items))))
-    process.stdin.flush()
-    found: dict[int, RowItem | Failed] = {}
-    batches = 0
-    while len(found) < len(items):
-        match receive(process):
-            case Rows(rows):
-                found.update({row.id: row for row in rows})
-                batches += 1
-            case Failed() as failed:
-                found[failed.id] = failed
-    return found, batches
 
 
 WITHOUT_MEMORY_FOR_LANES = """

@@ -15,8 +15,8 @@ from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
 from edgeembed.server.ops import admin
-from tests.server.conftest import loaded
 from tests.server.dialect_requests import Server, get, post
+from tests.server.helpers import loaded
 
 Connect = Callable[..., Awaitable[TestClient]]
 

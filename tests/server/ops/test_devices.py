@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.engine.interface import Demotion, EngineStatus, ModeChange
 from edgeembed.server.app_keys import SERVICE
 from tests.fakes import FakeEngine
-from tests.server.conftest import loaded
+from tests.server.helpers import loaded
 
 FALL = Demotion(mode="gpu-full", reason="CUDA error: out of memory", at=1.0, cause="out_of_memory", again_at=61.0)
 MOVE = ModeChange(source="gpu-full", target="gpu-partial", cause="out_of_memory", reason=FALL.reason, at=1.0)
@@ -45,7 +45,7 @@ async def test_status_shows_every_move_and_when_a_rung_is_tried_again(client: Te
 async def test_metrics_count_moves_by_their_cause(client: TestClient) -> None:
     await loaded(client)
     lines = (await (await client.get("/metrics")).text()).splitlines()
-    mode_changes = {line.partition("{")[2] for line in lines if line.startswith("edgeembed_ladder_moves_total{")}
+    mode_changes = {line.partition("{")[2] for line in lines if line.startswith("edgeembed_mode_changes_total{")}
     assert len(mode_changes) == 2
     assert any('from="gpu-full",model="fake-model:F32",to="gpu-partial"} 3.0' in move for move in mode_changes), mode_changes
     assert any('cause="recovered"' in move for move in mode_changes)

@@ -16,7 +16,7 @@ from edgeembed.errors import BadVectorError
 from edgeembed.server.app import make_app
 from edgeembed.server.app_keys import SERVICE
 from tests.fakes import FakeEngine, fake_row, fake_service
-from tests.server.conftest import loaded
+from tests.server.helpers import loaded
 
 MODEL = "fake-model:F32"
 

@@ -18,8 +18,8 @@ from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.openapi import OPERATIONS, served
-from tests.server.conftest import loaded
 from tests.server.dialect_requests import Server
+from tests.server.helpers import loaded
 
 POSTS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is not None)
 ORDERS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)

@@ -8,7 +8,7 @@ import numpy as np
 from aiohttp.test_utils import TestClient
 
 from tests.fakes import FakeEngine, fake_row
-from tests.server.conftest import loaded
+from tests.server.helpers import loaded
 
 
 async def test_health_is_ok_when_the_model_embeds(client: TestClient) -> None:

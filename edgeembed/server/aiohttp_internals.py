@@ -1,0 +1,64 @@
+"""The parts of aiohttp's server that its documentation does not cover: only this module uses them.
+
+Written for aiohttp 3.14; what is used has been the same since 3.11. The contract test, test_aiohttp_internals.py, runs each
+function against a real server and fails when aiohttp changes. Source: aiohttp/web_server.py, web_protocol.py
+(`RequestHandler.start` and `finish_response`) and web_response.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import HttpVersion11, web
+
+Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def wrap_handler(runner: web.AppRunner, wrap: Callable[[Handle], Handle]) -> None:
+    """Replace the handler of all requests, which calls the application, by what `wrap` makes of it.
+
+    The runner must be set up. Each connection keeps the handler that it began with, so call this before the first one.
+    """
+    server = runner.server
+    assert server is not None, "call runner.setup() first"
+    server.request_handler = wrap(server.request_handler)
+
+
+def abort_connections(runner: web.AppRunner) -> None:
+    """Close every connection at once, without sending what is still buffered."""
+    for connection in runner.server.connections if runner.server else ():
+        if connection.transport is not None:
+            connection.transport.abort()
+
+
+def takes_raw(request: web.BaseRequest) -> bool:
+    """Return whether a `RawResponse` may answer: HTTP/1.1, kept open, and nothing is still waiting to be sent."""
+    transport = request.transport
+    return (
+        request.version == HttpVersion11
+        and request.keep_alive
+        and transport is not None
+        and not transport.get_write_buffer_size()
+    )
+
+
+class RawResponse(web.StreamResponse):
+    """A response whose head and body are already bytes. Building the head in aiohttp takes as long as a cache lookup."""
+
+    def __init__(self, written: bytes) -> None:
+        super().__init__()
+        self._written = written
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection stays open: always, see `takes_raw`."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write everything. Raises ConnectionResetError when the client has closed the connection."""
+        if request.transport is None:
+            raise ConnectionResetError("the client closed the connection")
+        request.transport.write(self._written)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: `prepare` has written everything."""

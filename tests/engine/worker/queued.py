@@ -1,0 +1,26 @@
+"""Texts in a batch queue, and a clock that moves when a test moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgeembed.engine.interface import INTERACTIVE, Priority
+from edgeembed.engine.worker.batching import QueuedText
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def text(id_: int, count: int, priority: Priority = INTERACTIVE, *, alone: bool = False) -> QueuedText[None]:
+    return QueuedText(id_, None, count, priority, alone)
+
+
+def ids(batch: Iterable[QueuedText[None]]) -> list[int]:
+    return [queued.id for queued in batch]

@@ -1,0 +1,50 @@
+"""Answers of GET /v1/status and what the tray makes of them."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from edgeembed.tray.state import Listed, Seen, View, look, read_status
+
+NOON = datetime.datetime(2026, 5, 4, 12, 0)
+
+
+def slot(**changed: Any) -> dict[str, Any]:
+    return {
+        "name": "alpha",
+        "type": "Q8_0",
+        "state": "ready",
+        "default": True,
+        "device": "cpu",
+        "requests": 0,
+        "texts_computed": 0,
+        "texts_waiting": 0,
+        "active": 0,
+        "reason": None,
+        "worker_pid": 4,
+        **changed,
+    }
+
+
+def body(*slots: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """Make what GET /v1/status answers; keys that the tray does not know are among it."""
+    return {
+        "version": "9.9",
+        "pid": 7,
+        "uptime_seconds": 60.0,
+        "model": {"name": "alpha", "digest": "d1", "pooling": "mean"},
+        "engine": {"state": "ready", "mode": "cpu", "demotions": [], "restarts": 0},
+        "models": list(slots or (slot(),)),
+        "cache": {"memory_hits": 0, "disk_hits": 0, "misses": 0, "folder": "/c", "disk_problem": None, "unwritten": 3},
+        "vectors": [],
+        **changed,
+    }
+
+
+def seen(*slots: dict[str, Any], paused: bool | None = False, alarm: str | None = None, **changed: Any) -> Seen:
+    return Seen(read_status(body(*slots, **changed)), paused=paused, alarm=alarm, models=(Listed(id="alpha", type="Q8_0"),))
+
+
+def view(*slots: dict[str, Any], before: View | None = None, **changed: Any) -> View:
+    return look(seen(*slots, **changed), before, NOON)
