@@ -9,12 +9,13 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import msgspec
 import orjson
 
+from edgeembed.common.status import DaemonStatus
 from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
 
@@ -39,48 +40,12 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is an edgeembed that answered, of any version."""
         return self.server.startswith(_SERVER)
 
-
-class MemoryUse(msgspec.Struct, frozen=True):
-    """Memory of all workers together, in bytes."""
-
-    used_bytes: int
-    budget_bytes: int | None = None
-    """None: there is no limit."""
-
-
-class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is loaded, on its way in or out, or has failed."""
-
-    name: str
-    type: str
-    path: str
-    state: str
-    """loading, ready, restarting, failed, unloading or stopped."""
-    task: Literal["embed", "rerank"] = "embed"
-    default: bool = False
-    """Whether requests that name no model get this one."""
-    pinned: bool = False
-    reason: str | None = None
-    device: str | None = None
-    """The mode of the ladder that it runs on."""
-    memory_bytes: int = 0
-    requests: int = 0
-    texts: int = 0
-    active: int = 0
-    """Requests being answered now."""
-    idle_seconds: float | None = None
-    keep_alive_seconds: float | None = None
-    """Idle seconds after which it is unloaded; None: never."""
-
-
-class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What commands need of GET /v1/status. Keys of a newer version are ignored."""
-
-    version: str
-    pid: int
-    uptime_seconds: float
-    memory: MemoryUse
-    models: list[LoadedModel]
+    @property
+    def reason(self) -> str:
+        """The message of an error."""
+        error = self.body.get("error")
+        message = error.get("message") if isinstance(error, dict) else None
+        return str(message) if message else "no reason given"
 
 
 def daemon_url(settings: Settings) -> str:
@@ -194,9 +159,7 @@ def ask_status(settings: Settings, seconds: float = 5.0) -> Reply | None:
     if not reply.ours:
         raise EdgeEmbedError(f"another program than edgeembed answers at {reply.url}; --port names the daemon's port")
     if reply.status != 200:
-        said = reply.body.get("error")
-        message = said.get("message") if isinstance(said, dict) else None
-        raise EdgeEmbedError(f"the daemon at {reply.url} answers with status {reply.status}: {message or 'no reason given'}")
+        raise EdgeEmbedError(f"the daemon at {reply.url} answers with status {reply.status}: {reply.reason}")
     return reply
 
 

@@ -18,10 +18,10 @@ import msgspec
 from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url
+from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
-from edgeembed.engine.interface import Demotion
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError

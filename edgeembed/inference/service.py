@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from edgeembed.cache import CachedRow, KeyMaker, VectorCache
+from edgeembed.common.status import EngineStatus
 from edgeembed.engine.canary import defect
-from edgeembed.engine.interface import INTERACTIVE, Engine, EngineStatus, Pair, Row, Text
+from edgeembed.engine.interface import INTERACTIVE, Engine, Pair, Row, Text
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,

@@ -12,7 +12,7 @@ from typing import Literal
 
 import orjson
 
-from edgeembed.cache import Answer
+from edgeembed.cache import StoredResponse
 from edgeembed.inference.postprocess import Matrix, base64_rows
 from edgeembed.inference.service import EmbeddingService, EmbedResult
 
@@ -27,7 +27,7 @@ def known_answer(service: EmbeddingService, body: bytes) -> bytes | None:
     cache = service.cache
     if cache is None or len(body) > MOST_BODY_BYTES:
         return None
-    answer = cache.answers.get(hashlib.sha256(body).digest())
+    answer = cache.responses.get(hashlib.sha256(body).digest())
     if answer is None or answer.version != service.registry.version or cache.get_hot(answer.keys, answer.label) is None:
         return None
     service.count(answer.model, len(answer.keys))
@@ -38,9 +38,9 @@ def write_answer(service: EmbeddingService, body: bytes, result: EmbedResult, en
     """Write OpenAI's answer to a body: a list of embeddings, the model's name, the tokens used."""
     written = _written(result, encoding)
     if result.hot is not None and service.cache is not None and len(body) <= MOST_BODY_BYTES:
-        service.cache.answers.put(
+        service.cache.responses.put(
             hashlib.sha256(body).digest(),
-            Answer(written, tuple(result.keys), result.hot, result.model.key, service.registry.version),
+            StoredResponse(written, tuple(result.keys), result.hot, result.model.key, service.registry.version),
         )
     return written
 

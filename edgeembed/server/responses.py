@@ -28,9 +28,9 @@ def json_bytes(body: bytes, headers: dict[str, str]) -> web.Response:
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
 
 
-def struct_response(answer: msgspec.Struct, headers: dict[str, str] | None = None) -> web.Response:
-    """Answer with a struct, whose type is also what the OpenAPI document says of the answer."""
-    return json_response(plain(answer), headers=headers)
+def struct_response(answer: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Return a JSON response with a struct, whose type the OpenAPI document describes."""
+    return json_response(plain(answer), status=status, headers=headers)
 
 
 def plain(answer: Any) -> Any:

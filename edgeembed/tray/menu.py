@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edgeembed.common.progress import human_size
-from edgeembed.tray.state import Listed, State, View
+from edgeembed.common.status import ListedModel
+from edgeembed.tray.state import State, View
 
 
 class Do(Enum):
@@ -113,7 +114,7 @@ def _models(view: View) -> Iterator[Entry]:
         yield Entry("none known", enabled=False)
 
 
-def _is_default(model: Listed, view: View) -> bool:
+def _is_default(model: ListedModel, view: View) -> bool:
     if model.id == f"{view.model}:{view.type}":
         return True
     return model.id == view.model and view.type in (None, model.type)

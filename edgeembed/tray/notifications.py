@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeembed.tray.state import Listed, State, View
+from edgeembed.common.status import ListedModel
+from edgeembed.tray.state import State, View
 
 LONG_START_SECONDS = 20.0
 """A start that took longer has fetched or converted a model, and whoever waits may have looked away."""
@@ -40,7 +41,7 @@ def news(before: View | None, now: View, loading_seconds: float = 0.0) -> Iterat
         yield "edgeembed is not well", now.reason or "The dashboard says more."
 
 
-def fresh_models(before: tuple[Listed, ...], now: tuple[Listed, ...]) -> list[Listed]:
+def fresh_models(before: tuple[ListedModel, ...], now: tuple[ListedModel, ...]) -> list[ListedModel]:
     """Give the models that came; a list that was empty had not been read yet."""
     known = {model.id for model in before}
     return [model for model in now if model.id not in known] if known else []

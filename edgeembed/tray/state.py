@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgeembed.common.status import CacheStats, DaemonStatus, Demotion, ListedModel, LoadedModel
+
 Theme = Literal["light", "dark"]
 """Of the panel that the icon sits on."""
 
@@ -24,89 +26,6 @@ class State(Enum):
     PAUSED = "paused"
     DEGRADED = "degraded"
     STOPPED = "stopped"
-
-
-class Fall(msgspec.Struct, frozen=True):
-    """A way to run the model that did not hold."""
-
-    mode: str
-    reason: str
-    again_at: float | None = None
-    """Unix seconds at which it is tried again; None for not by itself."""
-
-
-class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """The default model's engine, in GET /v1/status."""
-
-    state: str
-    reason: str | None = None
-    mode: str = ""
-    demotions: tuple[Fall, ...] = ()
-    texts_computed: int = 0
-
-
-class DefaultModel(msgspec.Struct, frozen=True):
-    """The model that answers requests which name none."""
-
-    name: str
-    digest: str
-
-
-class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is loaded, loading, or that could not be loaded."""
-
-    name: str
-    type: str
-    state: str
-    default: bool = False
-    reason: str | None = None
-    device: str | None = None
-    requests: int = 0
-    texts_computed: int = 0
-    texts_waiting: int = 0
-    active: int = 0
-
-
-class Cache(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache answered since the daemon started, and what it holds."""
-
-    memory_hits: int = 0
-    disk_hits: int = 0
-    misses: int = 0
-    memory_bytes: int = 0
-    answer_bytes: int = 0
-    folder: str | None = None
-    disk_problem: str | None = None
-
-
-class Vectors(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model's vectors have been of late."""
-
-    model: str
-    alarm: str | None = None
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tray needs of GET /v1/status; what a newer daemon says besides is ignored."""
-
-    version: str
-    pid: int
-    uptime_seconds: float
-    model: DefaultModel | None = None
-    engine: Engine | None = None
-    models: tuple[Slot, ...] = ()
-    cache: Cache | None = None
-    vectors: tuple[Vectors, ...] = ()
-
-
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A name of GET /v1/models."""
-
-    id: str
-    type: str = ""
-    task: str = "embed"
-    root: str | None = None
-    input_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,13 +43,13 @@ class Child:
 class Seen:
     """What one look at the daemon brought."""
 
-    status: Status | None = None
+    status: DaemonStatus | None = None
     """None: no daemon of ours answers."""
     problem: str | None = None
     """Why an answer could not be used, such as a missing key or another program on the port."""
     paused: bool | None = None
     """None: this daemon cannot be paused."""
-    models: tuple[Listed, ...] = ()
+    models: tuple[ListedModel, ...] = ()
     alarm: str | None = None
     """What GET /health said last when it was not well."""
     disk_bytes: int | None = None
@@ -157,7 +76,7 @@ class Day:
         """Share of texts that the cache answered, 0 to 1; None when there was none."""
         return self.hits / self.lookups if self.lookups else None
 
-    def after(self, status: Status, now: datetime.datetime) -> Day:
+    def after(self, status: DaemonStatus, now: datetime.datetime) -> Day:
         """Add what the daemon counted since it was asked last."""
         counts = _counts(status)
         if now.date() != self.date:
@@ -173,7 +92,7 @@ class Day:
         )
 
 
-def first_day(status: Status, now: datetime.datetime) -> Day:
+def first_day(status: DaemonStatus, now: datetime.datetime) -> Day:
     """Begin to count: with all that a daemon did which started today, else with nothing."""
     counts = _counts(status)
     if (now - datetime.timedelta(seconds=status.uptime_seconds)).date() == now.date():
@@ -181,8 +100,8 @@ def first_day(status: Status, now: datetime.datetime) -> Day:
     return Day(now.date(), now.time(), pid=status.pid, before=counts)
 
 
-def _counts(status: Status) -> tuple[int, int, int]:
-    cache = status.cache or Cache()
+def _counts(status: DaemonStatus) -> tuple[int, int, int]:
+    cache = status.cache or CacheStats()
     hits = cache.memory_hits + cache.disk_hits
     return sum(slot.requests for slot in status.models), hits, hits + cache.misses
 
@@ -201,35 +120,30 @@ class View:
     type: str | None = None
     """The default model's type, once it has been loaded."""
     device: str | None = None
-    models: tuple[Listed, ...] = ()
+    models: tuple[ListedModel, ...] = ()
     """What a client may call the installed models, without prompts and aliases."""
     day: Day | None = None
-    cache: Cache | None = None
+    cache: CacheStats | None = None
     disk_bytes: int | None = None
     paused: bool | None = None
     answers: bool = False
     """Whether a daemon of ours answers."""
     owned: bool = False
     """Whether the tray started the daemon."""
-    demotions: tuple[Fall, ...] = ()
+    demotions: tuple[Demotion, ...] = ()
     digest: str | None = None
     pid: int | None = None
     work: tuple[int, int] = field(default=(0, 0), compare=False)
     """Texts that were computed, and requests that were answered, since the daemon started."""
 
 
-def read_status(body: Mapping[str, Any]) -> Status:
-    """Understand GET /v1/status. Raises msgspec.ValidationError for that of a version whose form differs."""
-    return msgspec.convert(body, Status)
-
-
-def read_models(body: Mapping[str, Any]) -> tuple[Listed, ...]:
+def read_models(body: Mapping[str, Any]) -> tuple[ListedModel, ...]:
     """Give the models of GET /v1/models: each under its shortest name, without aliases and prompts.
 
     Raises msgspec.ValidationError for the list of a version whose form differs.
     """
-    listed = msgspec.convert(body.get("data", []), tuple[Listed, ...])
-    models = [each for each in listed if each.root is None and each.input_type is None]
+    listed = msgspec.convert(body.get("data", []), tuple[ListedModel, ...])
+    models = [each for each in listed if not each.root and not each.input_type]
     with_type = {f"{each.id}:{each.type}" for each in models}
     return tuple(each for each in models if each.id not in with_type)
 
@@ -274,7 +188,7 @@ def look(seen: Seen, before: View | None, now: datetime.datetime) -> View:
         paused=seen.paused,
         answers=True,
         owned=owned,
-        demotions=status.engine.demotions if status.engine else (),
+        demotions=tuple(status.engine.demotions) if status.engine else (),
         digest=status.model.digest if status.model else None,
         pid=status.pid,
         work=work,
@@ -294,7 +208,7 @@ def _silent(seen: Seen) -> tuple[State, str | None]:
     return State.STOPPED, child.last_line or None
 
 
-def _judge(status: Status, default: Slot | None, seen: Seen) -> tuple[State, str | None]:
+def _judge(status: DaemonStatus, default: LoadedModel | None, seen: Seen) -> tuple[State, str | None]:
     """Say how well the daemon is, and why it is not quite."""
     if default is not None and default.state in ("failed", "stopped"):
         return State.DEGRADED, default.reason or f"{default.name} cannot be served"
@@ -308,7 +222,7 @@ def _judge(status: Status, default: Slot | None, seen: Seen) -> tuple[State, str
     reasons: Sequence[str | None] = (
         seen.alarm,
         *(f"{each.model}: {each.alarm}" for each in status.vectors if each.alarm),
-        _fall(engine.demotions[-1]) if engine and engine.demotions else None,
+        _demotion_words(engine.demotions[-1]) if engine and engine.demotions else None,
         status.cache.disk_problem if status.cache and status.cache.disk_problem != "switched off" else None,
         *(f"{slot.name}: {slot.reason or 'failed'}" for slot in status.models if slot.state == "failed"),
     )
@@ -316,7 +230,7 @@ def _judge(status: Status, default: Slot | None, seen: Seen) -> tuple[State, str
     return (State.DEGRADED, reason) if reason else (State.READY, None)
 
 
-def _fall(demotion: Fall) -> str:
+def _demotion_words(demotion: Demotion) -> str:
     """Say what did not hold; when it is tried again comes first, as the reason may be long."""
     again = f" (again at {time.strftime('%H:%M', time.localtime(demotion.again_at))})" if demotion.again_at else ""
     return f"{demotion.mode} did not hold{again}: {demotion.reason}"

@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from edgeembed.client import Reply, ask, daemon_url
+from edgeembed.client import Reply, ask, daemon_url, read_status
+from edgeembed.common.status import DaemonStatus, ListedModel
 from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
-from edgeembed.tray.state import Child, Listed, Seen, Status, read_models, read_status
+from edgeembed.tray.state import Child, Seen, read_models
 
 MODELS_SECONDS = 30.0
 """How often is asked which models there are; the daemon looks at the disk for that."""
@@ -29,7 +29,7 @@ class Watcher:
         """Prepare; nothing is asked yet."""
         self._settings = settings
         self._clock = clock
-        self._models: tuple[Listed, ...] = ()
+        self._models: tuple[ListedModel, ...] = ()
         self._disk_bytes: int | None = None
         self._alarm: str | None = None
         self._models_at = self._health_at = float("-inf")
@@ -63,9 +63,9 @@ class Watcher:
         if status_reply.status != 200:
             return Seen(problem=_refusal(status_reply), child=child)
         try:
-            status = read_status(status_reply.body)
-        except msgspec.ValidationError as error:
-            return Seen(problem=f"the daemon is {status_reply.server}, whose status cannot be read: {error}", child=child)
+            status = read_status(status_reply)
+        except EdgeEmbedError as error:
+            return Seen(problem=error.message, child=child)
         if status.pid != self._pid:
             self._pid = status.pid
             self._models, self._alarm, self._disk_bytes = (), None, None
@@ -81,7 +81,7 @@ class Watcher:
             child=child,
         )
 
-    async def _look_more(self, status: Status) -> None:
+    async def _look_more(self, status: DaemonStatus) -> None:
         """Ask for what changes seldom, or costs the daemon something."""
         now = self._clock()
         if now - self._models_at >= MODELS_SECONDS:
@@ -125,10 +125,8 @@ def _alarm(reply: Reply | None) -> str | None:
 
 
 def _refusal(reply: Reply) -> str:
-    error: Any = reply.body.get("error")
-    message = error.get("message") if isinstance(error, dict) else None
     if reply.status == 401:
         return "the daemon asks for a key; set EDGEEMBED_API_KEY or api_key_file"
     if reply.status == 404:
         return "this daemon is of an older version, which takes no orders; restart it"
-    return f"the daemon answers with status {reply.status}: {message or 'no reason given'}"
+    return f"the daemon answers with status {reply.status}: {reply.reason}"

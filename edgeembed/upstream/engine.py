@@ -13,19 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeembed.common.status import EngineStatus, UpstreamStatus
 from edgeembed.engine.canary import defect
-from edgeembed.engine.interface import (
-    BULK,
-    INTERACTIVE,
-    Engine,
-    EngineStatus,
-    ModelInfo,
-    Priority,
-    Prompted,
-    Row,
-    Text,
-    Tokenized,
-)
+from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Prompted, Row, Text, Tokenized
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -40,7 +30,6 @@ from edgeembed.upstream.fallback import Fallback
 from edgeembed.upstream.identity import RIDER, least_cosine
 from edgeembed.upstream.queue import Queue, Waiting, wait_for
 from edgeembed.upstream.remote import REMOTE_TYPE, Remote
-from edgeembed.upstream.report import UpstreamStatus
 from edgeembed.upstream.watch import Watch, told
 from edgeembed.upstream.wire import Answer, says_too_long, spread
 

@@ -171,7 +171,7 @@ async def test_answers_take_no_more_memory_than_they_may(engine: FakeEngine, ser
     for number in range(400):
         for _ in range(3):
             await ask(client, input=f"text {number}")
-    assert len(cache.answers) > 100
+    assert len(cache.responses) > 100
     assert cache.stats.answer_bytes <= 2**20 // 4
     assert cache.stats.memory_bytes + cache.stats.answer_bytes <= cache.stats.memory_limit_bytes == 2**20
     assert (await ask(client, input="text 399"))[2] == "hit"

@@ -15,9 +15,9 @@ import pytest
 
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
+from edgeembed.common.status import Demotion
 from edgeembed.config.resolution import resolve
 from edgeembed.diagnostics import doctor
-from edgeembed.engine.interface import Demotion
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from tests.cli.helpers import install
 from tests.installers.loading import INSTALLERS, ROOT, load

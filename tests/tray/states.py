@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from edgeembed.tray.state import Listed, Seen, View, look, read_status
+import msgspec
+
+from edgeembed.common.status import DaemonStatus, ListedModel
+from edgeembed.tray.state import Seen, View, look
 
 NOON = datetime.datetime(2026, 5, 4, 12, 0)
 
@@ -43,7 +46,12 @@ def body(*slots: dict[str, Any], **changed: Any) -> dict[str, Any]:
 
 
 def seen(*slots: dict[str, Any], paused: bool | None = False, alarm: str | None = None, **changed: Any) -> Seen:
-    return Seen(read_status(body(*slots, **changed)), paused=paused, alarm=alarm, models=(Listed(id="alpha", type="Q8_0"),))
+    return Seen(
+        msgspec.convert(body(*slots, **changed), DaemonStatus),
+        paused=paused,
+        alarm=alarm,
+        models=(ListedModel(id="alpha", type="Q8_0"),),
+    )
 
 
 def view(*slots: dict[str, Any], before: View | None = None, **changed: Any) -> View:

@@ -8,17 +8,18 @@ from dataclasses import replace
 
 import pytest
 
+from edgeembed.common.status import CacheStats, ListedModel
 from edgeembed.config.settings import Settings
 from edgeembed.tray.menu import Do, Entry, Surroundings, make_menu
 from edgeembed.tray.snippets import base_url, curl, python
-from edgeembed.tray.state import Cache, Child, Listed, Seen, look
+from edgeembed.tray.state import Child, Seen, look
 from tests.tray.menus import find, flat
 from tests.tray.states import NOON, seen, slot, view
 
 MODELS = (
-    Listed(id="alpha", type="Q8_0"),
-    Listed(id="alpha:F16", type="F16"),
-    Listed(id="ranker", type="F16", task="rerank"),
+    ListedModel(id="alpha", type="Q8_0"),
+    ListedModel(id="alpha:F16", type="F16"),
+    ListedModel(id="ranker", type="F16", task="rerank"),
 )
 
 
@@ -69,7 +70,7 @@ def test_what_cannot_be_is_not_offered() -> None:
     assert "Start at login" not in [entry.label for entry in menu]
     assert not find(menu, "beta (is being fetched)").enabled
     assert find(make_menu(view(cache=None), Surroundings()), "switched off").do is None
-    in_memory = replace(shown, cache=Cache(folder=None))
+    in_memory = replace(shown, cache=CacheStats(folder=None))
     assert find(make_menu(in_memory, Surroundings()), "Remove all vectors").enabled, "the daemon can clear its memory"
 
 

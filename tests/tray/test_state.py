@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
+from edgeembed.common.status import DaemonStatus, ListedModel
 from edgeembed.tray.notifications import LONG_START_SECONDS, news
-from edgeembed.tray.state import Child, Listed, Seen, State, View, first_day, look, read_models, read_status
+from edgeembed.tray.state import Child, Seen, State, View, first_day, look, read_models
 from tests.tray.states import NOON, body, seen, slot, view
 
 FALL = {"mode": "gpu", "reason": "out of memory", "at": 1.0}
@@ -73,7 +75,7 @@ def test_work_that_came_and_went_between_two_looks_shows() -> None:
 
 def test_models_are_remembered_while_no_daemon_answers() -> None:
     gone = look(Seen(), view(), NOON)
-    assert (gone.model, gone.models, gone.answers) == ("alpha", (Listed(id="alpha", type="Q8_0"),), False)
+    assert (gone.model, gone.models, gone.answers) == ("alpha", (ListedModel(id="alpha", type="Q8_0"),), False)
 
 
 def test_models_are_listed_once_without_prompts_and_aliases() -> None:
@@ -90,31 +92,31 @@ def test_models_are_listed_once_without_prompts_and_aliases() -> None:
 # --- a day ------------------------------------------------------------------------------------------------------------
 
 
-def counts(requests: int, hits: int, misses: int, **changed: Any) -> dict[str, Any]:
+def counts(requests: int, hits: int, misses: int, **changed: Any) -> DaemonStatus:
     cache = {"memory_hits": hits, "disk_hits": 0, "misses": misses}
-    return body(slot(requests=requests), cache=cache, **changed)
+    return msgspec.convert(body(slot(requests=requests), cache=cache, **changed), DaemonStatus)
 
 
 def test_a_daemon_that_started_today_counts_whole() -> None:
-    day = first_day(read_status(counts(10, 3, 9)), NOON)
+    day = first_day(counts(10, 3, 9), NOON)
     assert (day.requests, day.hit_rate, day.since) == (10, 0.25, None)
 
 
 def test_one_that_started_before_counts_from_now_on() -> None:
-    day = first_day(read_status(counts(10, 3, 9, uptime_seconds=13 * 3600.0)), NOON)
+    day = first_day(counts(10, 3, 9, uptime_seconds=13 * 3600.0), NOON)
     assert (day.requests, day.hit_rate, day.since) == (0, None, NOON.time())
-    assert day.after(read_status(counts(12, 4, 9, uptime_seconds=13 * 3600.0)), NOON).requests == 2
+    assert day.after(counts(12, 4, 9, uptime_seconds=13 * 3600.0), NOON).requests == 2
 
 
 def test_runs_of_the_daemon_add_up_and_midnight_begins_anew() -> None:
-    day = first_day(read_status(counts(10, 3, 9)), NOON)
-    day = day.after(read_status(counts(4, 0, 4, pid=8)), NOON)
+    day = first_day(counts(10, 3, 9), NOON)
+    day = day.after(counts(4, 0, 4, pid=8), NOON)
     assert (day.requests, day.lookups) == (14, 16)
     # The model of those requests was unloaded, and took them with it.
-    day = day.after(read_status(counts(1, 0, 4, pid=8)), NOON)
+    day = day.after(counts(1, 0, 4, pid=8), NOON)
     assert day.requests == 14
     late = NOON + datetime.timedelta(hours=12)
-    tomorrow = day.after(read_status(counts(3, 0, 6, pid=8)), late)
+    tomorrow = day.after(counts(3, 0, 6, pid=8), late)
     assert (tomorrow.date, tomorrow.requests, tomorrow.lookups, tomorrow.since) == (late.date(), 2, 2, None)
 
 
@@ -133,7 +135,7 @@ def test_news() -> None:
     well, gone = view(), look(Seen(), None, NOON)
     fallen = view(engine={"state": "ready", "demotions": [FALL]})
     replaced = view(model={"name": "alpha", "digest": "d2"})
-    two = look(Seen(seen().status, models=(Listed(id="alpha"), Listed(id="beta"))), None, NOON)
+    two = look(Seen(seen().status, models=(ListedModel(id="alpha"), ListedModel(id="beta"))), None, NOON)
     unread = look(Seen(seen().status), None, NOON)
     starting = look(Seen(child=Child(running=True)), None, NOON)
     assert titles(well, gone) == ["edgeembed has stopped"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.common.status import Demotion, ModeChange
 from edgeembed.engine.causes import cause_of
 from edgeembed.engine.execution_modes import ExecutionMode, cpu_modes
-from edgeembed.engine.interface import Demotion, ModeChange
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgeembed.common.status import EngineStatus
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
-from edgeembed.engine.interface import BULK, EngineStatus, ModelInfo, Priority, Row, Text, Tokenized
+from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import Cancel, Embed, Failed, FromWorker, LoadFailed, Read, Rows, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.pending import PendingTexts

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import orjson
 from aiohttp import web
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
+from edgeembed.common.status import ListedModel
 from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
 from edgeembed.inference.service import Cut, EmbeddingService, EmbedRequest
@@ -24,7 +25,7 @@ from edgeembed.server.body import CacheField, cache_use, decode, json_name
 from edgeembed.server.embeddings_json import write_answer
 from edgeembed.server.fields import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
 from edgeembed.server.proxy import FORWARD
-from edgeembed.server.responses import json_bytes, json_response
+from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 
 routes = web.RouteTableDef()
 
@@ -104,7 +105,7 @@ async def models(request: web.Request) -> web.Response:
     """List every name that a request may use: models, their types, prompts by suffix, aliases."""
     service = request.app[SERVICE]
     await service.registry.refresh()
-    data = [_model_object(service, listing) for listing in service.registry.listings()]
+    data: list[dict[str, Any]] = [plain(_listed(service, listing)) for listing in service.registry.listings()]
     if forward := request.app.get(FORWARD):
         data += await forward.models(model["id"] for model in data)
     return json_response({"object": "list", "data": data})
@@ -123,31 +124,25 @@ async def model(request: web.Request) -> web.StreamResponse:
         return await forward.handle(request)
     if target is None:
         raise ModelNotFoundError(f"no model {name!r} is known here. GET /v1/models lists every name", param="model")
-    return json_response(_model_object(service, Listing(name, target)))
+    return struct_response(_listed(service, Listing(name, target)))
 
 
-def _model_object(service: EmbeddingService, listing: Listing) -> dict[str, Any]:
+def _listed(service: EmbeddingService, listing: Listing) -> ListedModel:
     model = listing.target.model
     slot = service.pool.slot_of(model)
     info = slot.engine.info if slot and slot.engine else None
-    described: dict[str, Any] = {
-        "id": listing.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "edgeembed",
-        "task": model.task,
-        "type": model.type,
-        "loaded": slot is not None and slot.state == "ready",
-    }
-    if listing.name.lower() not in (model.name.lower(), model.spec.lower()):
-        described["root"] = model.spec
-    if listing.target.input_type:
-        described["input_type"] = listing.target.input_type
-    if model.task == "embed" and (dimensions := info.dimensions if info else model.dimensions):
-        described["dimensions"] = dimensions
-    if info is not None:
-        described["context_tokens"] = info.context_tokens
-    return described
+    dimensions = (info.dimensions if info else model.dimensions) if model.task == "embed" else None
+    return ListedModel(
+        id=listing.name,
+        created=model.created,
+        task=model.task,
+        type=model.type,
+        loaded=slot is not None and slot.state == "ready",
+        root=UNSET if listing.name.lower() in (model.name.lower(), model.spec.lower()) else model.spec,
+        input_type=listing.target.input_type or UNSET,
+        dimensions=dimensions or UNSET,
+        context_tokens=info.context_tokens if info else UNSET,
+    )
 
 
 def _texts(given: str | list[Any], most: int) -> list[str]:

@@ -6,9 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from edgeembed.common.status import ActivityStatus
 
 STEP_SECONDS = 2
 STEPS = 150
@@ -58,27 +60,24 @@ class Activity:
         if len(step.seconds) < _MOST_LATENCIES:
             step.seconds.append(seconds)
 
-    def describe(self) -> dict[str, Any]:
-        """Give the steps that are over, the oldest first, the last of them just now; null where nothing happened.
-
-        Rates are per second, times in milliseconds, the hit rate is a share of 1.
-        """
+    def describe(self) -> ActivityStatus:
+        """Return the completed steps, oldest first."""
         last = int(self._clock()) // STEP_SECONDS
         if last != self._step.number:
             self._roll(last)
         steps = {step.number: step for step in self._past}
         span = [steps.get(number) for number in range(last - STEPS, last)]
-        return {
-            "step_seconds": STEP_SECONDS,
-            "requests_per_second": [step.requests / STEP_SECONDS if step else 0 for step in span],
-            "failures_per_second": [step.failures / STEP_SECONDS if step else 0 for step in span],
-            "tokens_per_second": [step.totals.tokens / STEP_SECONDS if step else 0 for step in span],
-            "p50_ms": [_percentile(step, 50) for step in span],
-            "p95_ms": [_percentile(step, 95) for step in span],
-            "hit_rate": [
+        return ActivityStatus(
+            step_seconds=STEP_SECONDS,
+            requests_per_second=tuple(step.requests / STEP_SECONDS if step else 0 for step in span),
+            failures_per_second=tuple(step.failures / STEP_SECONDS if step else 0 for step in span),
+            tokens_per_second=tuple(step.totals.tokens / STEP_SECONDS if step else 0 for step in span),
+            p50_ms=tuple(_percentile(step, 50) for step in span),
+            p95_ms=tuple(_percentile(step, 95) for step in span),
+            hit_rate=tuple(
                 round(step.totals.hits / step.totals.lookups, 4) if step and step.totals.lookups else None for step in span
-            ],
-        }
+            ),
+        )
 
     def _roll(self, number: int) -> None:
         now = self._totals()

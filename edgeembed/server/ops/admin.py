@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import hdrs, web
 
+from edgeembed.common.status import AdminStatus
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import ACCESS, SERVICE
 from edgeembed.server.body import decode
@@ -23,13 +24,6 @@ log = logging.getLogger(__name__)
 STOP: web.AppKey[Callable[[], None]] = web.AppKey("stop")
 """Tells the daemon to finish what it has and to end."""
 _FORWARDED = ("Forwarded", "X-Forwarded-For")
-
-
-class AdminAnswer(msgspec.Struct):
-    """What the daemon was told last. paused: nothing new is computed; stopping: it ends once it has finished what it has."""
-
-    paused: bool
-    stopping: bool = False
 
 
 class ClearBody(msgspec.Struct):
@@ -108,7 +102,7 @@ def _set_paused(request: web.Request, paused: bool) -> None:
 
 
 def _answer(request: web.Request, *, stopping: bool = False) -> web.Response:
-    return struct_response(AdminAnswer(paused=request.app[SERVICE].pool.paused, stopping=stopping))
+    return struct_response(AdminStatus(paused=request.app[SERVICE].pool.paused, stopping=stopping))
 
 
 def _require_owner(request: web.Request) -> None:

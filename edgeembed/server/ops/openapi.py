@@ -14,23 +14,17 @@ from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import UNSET
 
 from edgeembed import __version__
+from edgeembed.common import status as common_status
+from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
 from edgeembed.server.fields import TRUNCATED_HEADER
 from edgeembed.server.ops import admin
-from edgeembed.server.ops.schemas import (
-    Anything,
-    EmbeddingsAnswer,
-    HealthAnswer,
-    IllAnswer,
-    LiveAnswer,
-    ModelAnswer,
-    ModelsAnswer,
-    StatusAnswer,
-)
+from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
 
 routes = web.RouteTableDef()
 
@@ -95,7 +89,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
-    ("GET", "/v1/models/{name}"): Operation(_OPENAI, ModelAnswer, errors=(401, 403, 404, 500)),
+    ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
     ("POST", "/v1/tokenize"): Operation(
         _OPENAI,
         tokenize.TokenizeAnswer,
@@ -177,20 +171,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"texts": ["The rain falls."]},
         cached=True,
     ),
-    ("GET", "/health"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
-    ("GET", "/readyz"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
+    ("GET", "/health"): Operation(_OURS, Health, errors=(403, 500), fails={503: Health}),
+    ("GET", "/readyz"): Operation(_OURS, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/livez"): Operation(_OURS, LiveAnswer, errors=(403, 500)),
     ("GET", "/metrics"): Operation(_OURS, None, media=("text/plain",)),
     ("GET", "/"): Operation(_OURS, None, media=("text/plain", "text/html"), errors=(403, 500)),
     ("GET", "/dashboard.css"): Operation(_OURS, None, media=("text/css",), errors=(403, 500)),
     ("GET", "/dashboard.js"): Operation(_OURS, None, media=("text/javascript",), errors=(403, 500)),
-    ("GET", "/v1/status"): Operation(_OURS, StatusAnswer),
+    ("GET", "/v1/status"): Operation(_OURS, DaemonStatus),
     ("GET", "/openapi.json"): Operation(_OURS, Anything),
     ("GET", "/docs"): Operation(_OURS, None, media=("text/html",)),
-    ("GET", "/v1/admin"): Operation(_ADMIN, admin.AdminAnswer),
-    ("POST", "/v1/admin/pause"): Operation(_ADMIN, admin.AdminAnswer),
-    ("POST", "/v1/admin/resume"): Operation(_ADMIN, admin.AdminAnswer),
-    ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, admin.AdminAnswer),
+    ("GET", "/v1/admin"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),
@@ -235,6 +229,7 @@ def make_document(app: web.Application) -> dict[str, Any]:
     known = {place: route for place, route in served(app).items() if place in OPERATIONS}
     types = _types([OPERATIONS[place] for place in known])
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    _require_sent_fields(components)
     schemas = dict(zip(types, found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), route in known.items():
@@ -264,6 +259,16 @@ def make_document(app: web.Application) -> dict[str, Any]:
             },
         },
     }
+
+
+def _require_sent_fields(components: dict[str, Any]) -> None:
+    """Mark the fields that the daemon always sends: the defaults in `common.status` are for readers of other versions."""
+    for name, kind in inspect.getmembers(common_status, inspect.isclass):
+        if name in components and issubclass(kind, msgspec.Struct):
+            fields = msgspec.structs.fields(kind)
+            components[name]["required"] = [field.encode_name for field in fields if field.default is not UNSET]
+            for schema in components[name]["properties"].values():
+                schema.pop("default", None)
 
 
 def _types(operations: Sequence[Operation]) -> list[Any]:
