@@ -26,8 +26,8 @@ from edgeembed.errors import (
 )
 from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.service import EmbeddingService, EmbedRequest, RerankRequest
-from edgeembed.inference.tokenize import TokenizeRequest
+from edgeembed.inference.requests import EmbedRequest, RerankRequest, TokenizeRequest
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel, served
 from edgeembed.runtime.assembly import ConfiguredModels, make_service

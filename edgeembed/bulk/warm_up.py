@@ -15,7 +15,8 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.install import ensure_installed
-from edgeembed.inference.service import EmbeddingService, EmbedRequest
+from edgeembed.inference.requests import EmbedRequest
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import served
 from edgeembed.runtime.assembly import ConfiguredModels, make_service

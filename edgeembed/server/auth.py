@@ -24,6 +24,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 KEY_NAME = web.RequestKey("key_name", str)
 """Name of the key that a request carried."""
+CHECKED: web.RequestKey[str | None] = web.RequestKey("checked", str)
+"""What `Access.check` returned for this request."""
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
 """What a probe may ask without a key, and the page that asks for one; it tells nothing by itself."""
 _EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Truncated, Retry-After"
@@ -49,6 +51,8 @@ class Access:
 
         Raises ForbiddenError, UnauthorizedError.
         """
+        if CHECKED in request:
+            return request[CHECKED]
         host = _one(request, "Host")
         if self.check_host and not self._knows(host):
             raise ForbiddenError(
@@ -61,6 +65,7 @@ class Access:
             if name is None:
                 raise UnauthorizedError("an API key is needed: Authorization: Bearer KEY")
             request[KEY_NAME] = name
+        request[CHECKED] = origin
         return origin
 
     def _knows(self, host: str) -> bool:

@@ -13,7 +13,7 @@ from multidict import istr
 
 from edgeembed.errors import RequestError
 from edgeembed.inference.cleaning import without_surrogates
-from edgeembed.inference.service import CacheUse
+from edgeembed.inference.requests import CacheUse
 
 T = TypeVar("T")
 

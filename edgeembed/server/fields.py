@@ -8,7 +8,7 @@ from msgspec import Meta
 from multidict import istr
 
 from edgeembed.errors import RequestError, TokenInputError
-from edgeembed.inference.service import EmbedResult, RerankResult
+from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.server.body import cache_header, json_name
 
 # Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document says what is right.

@@ -15,12 +15,11 @@ from aiohttp import web
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import proxy
+from edgeembed.server import fast_path, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import Access
-from edgeembed.server.fast_path import put_in_front
 from edgeembed.server.ops import admin
 
 
@@ -53,7 +52,7 @@ async def listening(
         handler_cancellation=True,  # a client that goes away frees its place
     )
     await runner.setup()
-    put_in_front(runner)
+    fast_path.install(runner)
     try:
         mask = os.umask(0o177) if settings.uds else None  # a socket is this user's alone from its first moment on
         try:

@@ -22,7 +22,7 @@ from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.app_keys import ACCESS
-from edgeembed.server.middleware import REQUEST_ID, request_id_of, sign
+from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
 from edgeembed.upstream.wire import UnreadableAnswerError, model_names
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Forward:
         """Begin the answer: nothing that middlewares add after the handler would still be sent."""
         headers = _without(response.headers, _HOP_BY_HOP | _OF_ANSWERS | _cors(response.headers))
         answer = web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
-        sign(answer, request_id() or request_id_of(request))
+        answer.headers.update(common_headers(request_id() or request_id_of(request)))
         if origin := request.app[ACCESS].check(request):
             answer.headers["Access-Control-Allow-Origin"] = origin
             answer.headers["Vary"] = "Origin"

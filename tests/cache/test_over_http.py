@@ -19,10 +19,10 @@ from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
+from edgeembed.server import fast_path
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import Access
-from edgeembed.server.fast_path import put_in_front
 from edgeembed.server.ops.metrics import METRICS
 from tests.fakes import FakeEngine, fake_model, fake_service
 
@@ -43,7 +43,7 @@ def serve(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> Serve:
 
     async def start(service: EmbeddingService, access: Access | None = None) -> TestClient:
         client = await aiohttp_client(make_app(service, access=access))
-        put_in_front(client.server.runner)  # type: ignore[union-attr]
+        fast_path.install(client.server.runner)  # type: ignore[union-attr]
         return client
 
     return start

@@ -16,7 +16,7 @@ from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, database, disk,
 from edgeembed.cache.counters import Counts
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
-from edgeembed.inference.service import EmbedRequest
+from edgeembed.inference.requests import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
 
 KEYS = KeyMaker("5" * 64, "mean")

@@ -202,7 +202,7 @@ async def test_a_model_that_has_changed_is_not_well_even_under_load() -> None:
     await service.check()
 
     async def load(start: int, count: int) -> None:
-        from edgeembed.inference.service import EmbedRequest
+        from edgeembed.inference.requests import EmbedRequest
 
         await service.embed(EmbedRequest([str(number) for number in range(start, start + count)]))
 

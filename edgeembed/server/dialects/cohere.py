@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.postprocess import base64_rows, int8_rows, sign_bits
-from edgeembed.inference.service import EmbedRequest, EmbedResult
+from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from edgeembed import __version__
 from edgeembed.errors import ModelNotFoundError, RequestError
-from edgeembed.inference.service import EmbedRequest, EmbedResult
+from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
 from edgeembed.models.registry import ModelRegistry, ServedModel

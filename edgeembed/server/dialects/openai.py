@@ -16,13 +16,14 @@ from msgspec import UNSET, Meta
 from edgeembed.common.status import ListedModel
 from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
-from edgeembed.inference.service import Cut, EmbeddingService, EmbedRequest
+from edgeembed.inference.requests import Cut, EmbedRequest
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import Listing
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
 from edgeembed.server.body import CacheField, cache_use, decode, json_name
-from edgeembed.server.embeddings_json import write_answer
+from edgeembed.server.embeddings_json import write_embeddings
 from edgeembed.server.fields import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
@@ -94,7 +95,9 @@ async def embeddings(request: web.Request) -> web.Response:
             repeatable=bool(body.repeatable),
         )
     )
-    written = write_answer(service, raw, result, body.encoding_format or "float")
+    written = write_embeddings(result, body.encoding_format or "float")
+    if digest := request.get(BODY_DIGEST):
+        service.store_response(digest, written, result)
     if cuts := result.cuts:  # such an answer is never kept as it was written, so that its header always comes with it
         written = b'%b,"truncated":%b}' % (written[:-1], _truncated(cuts))
     return json_bytes(written, answer_headers(result, len(result.rows)))

@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.errors import RequestError
-from edgeembed.inference.service import RerankRequest
+from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import CacheField, cache_use, decode, json_name

@@ -18,8 +18,7 @@ from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo, Tokenized
 from edgeembed.errors import EngineUnavailableError, RequestError
 from edgeembed.inference.postprocess import log_odds, raw_rows
-from edgeembed.inference.service import EmbedRequest, EmbedResult, RerankRequest
-from edgeembed.inference.tokenize import TokenizeRequest
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from edgeembed.inference.tokenize import TokenizeRequest
+from edgeembed.inference.requests import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import decode
