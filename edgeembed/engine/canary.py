@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from edgeembed.engine.causes import Cause
 from edgeembed.engine.interface import Float32Row, Pair, Prompted, Text
 
 TokensT = TypeVar("TokensT")
@@ -62,6 +63,8 @@ LEAST_SCORE_LIKENESS = 0.98
 
 class CanaryError(Exception):
     """The rows are wrong; the message says which and how."""
+
+    cause: Cause = "wrong_vectors"
 
 
 def check(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from edgeembed.diagnostics.bench.load import Client, Load
+from edgeembed.diagnostics.bench.load import Client, LoadResult
 from tests.benchmarks.driver import Group, Job, source_of
 from tests.benchmarks.peers import PEERS, Edgeembed, Peer
 from tests.benchmarks.place import Place, Weights
@@ -118,7 +118,7 @@ def driver_cost(place: Place, weights: Weights, seconds: float, rounds: int) -> 
         server.end()
 
 
-async def _with_aiohttp(server: Server, job: Job) -> Load:
+async def _with_aiohttp(server: Server, job: Job) -> LoadResult:
     (group,) = job.groups
     async with Client(f"http://127.0.0.1:{server.port}") as client:
         await client.load(source_of(group, job.seed + 1), clients=group.clients, seconds=job.warm_seconds)
