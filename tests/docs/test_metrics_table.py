@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from unittest.mock import create_autospec
+from unittest.mock import Mock, create_autospec
 
 from edgeembed.cache import VectorCache
+from edgeembed.common.status import UpstreamStatus
 from edgeembed.models.pool import Slot
 from edgeembed.server.ops.metrics import Metrics
 from edgeembed.upstream.engine import RemoteEngine
-from edgeembed.upstream.report import UpstreamStatus
 from tests.fakes import FakeEngine, fake_service
 
 PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
@@ -22,7 +22,7 @@ async def test_the_table_names_every_metric() -> None:
     documented = {name.removesuffix("_total") for row in rows for name in re.findall(r"`(\w+)`", row)}
     service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0))
     upstream = create_autospec(RemoteEngine, instance=True)
-    upstream.upstream = create_autospec(UpstreamStatus, instance=True, **dict.fromkeys(_COUNTS, 0), breaker="closed")
+    upstream.upstream = Mock(spec=UpstreamStatus, breaker="closed", **dict.fromkeys(_COUNTS, 0))
     upstream.status = FakeEngine().status
     slot = create_autospec(Slot, instance=True, engine=upstream, state="ready", memory_bytes=0)
     slot.model = service.registry.models[0]

@@ -68,7 +68,7 @@ def _page_with(new: str) -> str:
 
 def test_the_table_of_settings_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == _page_with(table()), (
-        "a setting was changed: run `python -m tests.docs.test_settings_table` to write the table in docs/configuration.md anew"
+        "a setting was changed: run `python -m tests.docs.test_settings_table`, which writes docs/configuration.md anew"
     )
 
 
