@@ -105,7 +105,7 @@ class VectorCache:
             answer_bytes=self.responses.used_bytes,
             memory_limit_bytes=self._memory_bytes,
             disk_limit_bytes=self._disk_bytes if self._folder else 0,
-            unwritten=len(self._unwritten),
+            rows_to_write=len(self._unwritten),
             folder=str(self._folder) if self._folder else None,
             disk_problem=next(iter(self._problems.values()), None),
             models={model: counts.plus(Counts()) for model, counts in self._counts.items()},

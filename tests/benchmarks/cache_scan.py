@@ -123,7 +123,7 @@ async def both_tiers(
             else:
                 cache.put(key, Row(vector, 3), "model")
             if number % 500 == 0:
-                while cache.stats.unwritten:
+                while cache.stats.rows_to_write:
                     await asyncio.sleep(0.001)
         await cache.close()
         return 100 * hits / len(keys)
