@@ -57,7 +57,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedTexts:
     """Texts that went through a model. `rows`: unit rows, float32, shape (texts, dimensions)."""
 
     info: ModelInfo
@@ -69,14 +69,14 @@ class Embedded:
 
 def embed_texts(
     settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None = None
-) -> Embedded:
+) -> EmbeddedTexts:
     """Load a model, embed texts as they are, and end it again. Raises EngineError."""
     return asyncio.run(_embed(settings, paths, model, texts, report))
 
 
 async def _embed(
     settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None
-) -> Embedded:
+) -> EmbeddedTexts:
     engine = make_engine(settings, paths, model)
     try:
         await engine.start()
@@ -91,7 +91,7 @@ async def _embed(
                 progress.update(len(rows), len(texts))
         seconds = time.perf_counter() - began
         matrix = unit_rows(rows) if rows else np.zeros((0, engine.info.dimensions), dtype=np.float32)
-        return Embedded(engine.info, engine.status.mode, matrix, tokens, seconds)
+        return EmbeddedTexts(engine.info, engine.status.mode, matrix, tokens, seconds)
     finally:
         await engine.close()
 
