@@ -83,12 +83,12 @@ def make_engine(
     def keep(info: ModelInfo) -> None:
         nonlocal look, chosen
         gpus.loaded(key)
-        if not look or info.looked is None or info.looked.pad_from_tokens is None:
+        if not look or info.autotune is None or info.autotune.pad_from_tokens is None:
             return  # there was no time to find anything: the next load looks again
         look = False
-        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.looked.pad_from_tokens)
+        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.autotune.pad_from_tokens)
         found = RunProfile(
-            threads=usable_threads(), pad_from_tokens=info.looked.pad_from_tokens
+            threads=usable_threads(), pad_from_tokens=info.autotune.pad_from_tokens
         )  # and nothing of the settings
         try:
             tuning_results.keep(model.digest, TuningResult(profile=found, made_at=time.time(), thorough=False, measured=[]))
@@ -277,10 +277,10 @@ async def make_remote(settings: Settings, paths: Paths) -> Remote:
 
     Raises ConfigError when it has to be named.
     """
-    from edgeembed.upstream.identity import IdentityBook
+    from edgeembed.upstream.identity import IdentityStore
     from edgeembed.upstream.remote import Remote, only_model
 
-    options, book = upstream_options(settings), IdentityBook(paths.state / UPSTREAM_FILE)
+    options, book = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
     return Remote(options, settings.model or await only_model(options, book), book)
 
 
