@@ -23,7 +23,7 @@ from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized
-from edgeembed.engine.ipc.messages import Cancel, Embed, Failed, FromWorker, ModeFailed, Read, Rows, Want
+from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.pending import PendingTexts
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
@@ -353,12 +353,12 @@ class WorkerEngine:
 
     def _handle(self, message: FromWorker) -> None:
         match message:
-            case Rows(items):
+            case ComputedRows(items):
                 self._batches_computed += 1
                 self._texts_computed += len(items)
                 self._tokens_computed += sum(item.tokens for item in items)
                 self._pending.finish_rows(items)
-            case Read():
+            case ReadTokens():
                 self._pending.finish_read(message)
             case Failed():
                 self._pending.finish_failed(message)
