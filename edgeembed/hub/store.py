@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
@@ -199,7 +199,7 @@ class Store:
         with staged.open("rb+") as file:
             os.fsync(file.fileno())  # a power cut must not leave an empty file under a final name
         try:
-            write_atomically(target.with_suffix(".json"), manifest)
+            write_json(target.with_suffix(".json"), manifest)
             staged.replace(target)
         except PermissionError as error:  # Windows, while the older file is served
             raise HubError(f"{target} cannot be replaced, it is in use; stop what serves it and try again") from error

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 from edgeembed.models.registry import ServedModel
@@ -371,6 +371,6 @@ def _read(file: Path) -> BaselineFile | None:
 def _write(file: Path, content: BaselineFile) -> None:
     """A folder that cannot be written costs the memory, not the daemon."""
     try:
-        write_atomically(file, content)
+        write_json(file, content)
     except OSError as error:
         log.warning("cannot keep the baseline of vectors in %s: %s", file, error)

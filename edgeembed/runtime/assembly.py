@@ -83,12 +83,12 @@ def make_engine(
     def keep(info: ModelInfo) -> None:
         nonlocal look, chosen
         gpus.loaded(key)
-        if not look or info.autotuned is None or info.autotuned.pad_from_tokens is None:
+        if not look or info.autotune is None or info.autotune.pad_from_tokens is None:
             return  # there was no time to find anything: the next load looks again
         look = False
-        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.autotuned.pad_from_tokens)
+        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.autotune.pad_from_tokens)
         found = RunProfile(
-            threads=usable_threads(), pad_from_tokens=info.autotuned.pad_from_tokens
+            threads=usable_threads(), pad_from_tokens=info.autotune.pad_from_tokens
         )  # and nothing of the settings
         try:
             tuning_results.keep(model.digest, TuningResult(profile=found, made_at=time.time(), thorough=False, measured=[]))

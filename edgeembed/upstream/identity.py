@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeembed.common.files import write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.wire import Encoding
@@ -123,7 +122,7 @@ class IdentityBook:
             [identity, *(one for one in known if one.digest != identity.digest)], key=lambda one: one.seen_at, reverse=True
         )
         try:
-            self._write(kept[:MOST_KEPT])
+            write_json(self._path, kept[:MOST_KEPT])
         except OSError as error:
             log.warning("what upstream's rows are like cannot be kept: %s", error)
         return identity, found
@@ -136,16 +135,6 @@ class IdentityBook:
         except (OSError, msgspec.DecodeError) as error:
             log.warning("%s cannot be read, and begins anew: %s", self._path, error)
             return []
-
-    def _write(self, identities: Sequence[Identity]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=self._path.parent, prefix=".upstream-", delete=False) as file:
-            file.write(msgspec.json.encode(list(identities)))
-        try:
-            os.replace(file.name, self._path)  # noqa: PTH105
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _new(model: str, sight: ProbeResult) -> Identity:

@@ -39,7 +39,7 @@ def body(*models: dict[str, Any], **changed: Any) -> dict[str, Any]:
         "model": {"name": "alpha", "digest": "d1", "pooling": "mean"},
         "engine": {"state": "ready", "mode": "cpu", "demotions": [], "restarts": 0},
         "models": list(models or (loaded(),)),
-        "cache": {"memory_hits": 0, "disk_hits": 0, "misses": 0, "folder": "/c", "disk_problem": None, "unwritten": 3},
+        "cache": {"memory_hits": 0, "disk_hits": 0, "misses": 0, "folder": "/c", "disk_problem": None, "rows_to_write": 3},
         "vectors": [],
         **changed,
     }

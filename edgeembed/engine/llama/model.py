@@ -209,7 +209,7 @@ class LlamaModel:
         self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)
         self.plan = make_plan(facts, self._options, last_only=self._last_rows is not None)
         self.wide.adopt(self.plan.wide)
-        self.info = msgspec.structs.replace(self.info, autotuned=found)
+        self.info = msgspec.structs.replace(self.info, autotune=found)
 
     def _find_last_rows(self, facts: ModelFacts) -> Callable[[int], LastRows] | None:
         if not facts.pieces:
