@@ -12,7 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.backoff import Backoff
+from edgeembed.common.files import write_json
 from edgeembed.common.status import Demotion, ModeChange
 from edgeembed.engine.causes import Cause
 from edgeembed.engine.execution_modes import ExecutionMode, cpu_modes
@@ -46,7 +47,7 @@ class FallbackPolicy:
         """modes: fastest first; None for the CPU modes of the installed build. clock: returns Unix seconds."""
         self._modes = modes = modes or cpu_modes()
         self._memory = memory
-        self._cool_down = cool_down
+        self._cool_downs = Backoff(first=cool_down, longest=LONGEST_COOL_DOWN)
         self._clock = clock
         self._demotions: list[Demotion] = [
             demotion for demotion in (memory.load() if memory else []) if self._still_counts(demotion)
@@ -163,7 +164,7 @@ class FallbackPolicy:
             failures = 0  # too long ago to count
         self._failures[mode.name] = failures + 1, now
         cools = temporary or mode.gpu != "none"
-        wait = min(LONGEST_COOL_DOWN, self._cool_down * 2 ** min(failures, 30))
+        wait = self._cool_downs.pause(failures + 1)
         return Demotion(mode=mode.name, reason=reason, at=now, cause=cause, again_at=now + wait if cools else None)
 
     def _forget(self, mode: ExecutionMode) -> None:
@@ -206,7 +207,7 @@ class FallbackMemory:
         else:
             everything.pop(self._key, None)
         try:
-            write_atomically(self._file, everything)
+            write_json(self._file, everything)
         except OSError as error:
             log.warning("cannot remember in %s which execution modes work: %s", self._file, error)
 
