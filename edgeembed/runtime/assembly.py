@@ -277,10 +277,10 @@ async def make_remote(settings: Settings, paths: Paths) -> Remote:
 
     Raises ConfigError when it has to be named.
     """
-    from edgeembed.upstream.identity import IdentityBook
+    from edgeembed.upstream.identity import IdentityStore
     from edgeembed.upstream.remote import Remote, only_model
 
-    options, book = upstream_options(settings), IdentityBook(paths.state / UPSTREAM_FILE)
+    options, book = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
     return Remote(options, settings.model or await only_model(options, book), book)
 
 

@@ -20,13 +20,13 @@ import numpy as np
 from edgeembed.common.files import write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
-from edgeembed.upstream.wire import Encoding
+from edgeembed.upstream.wire import RowEncoding
 
 log = logging.getLogger(__name__)
 
 CANARY_TEXTS: Sequence[str] = TEXTS
 """The shorter ones first: where not all fit, the last one is left out."""
-RIDER = CANARY_TEXTS[0]
+SENTINEL_TEXT = CANARY_TEXTS[0]
 """Rides along with every request, a few tokens long: its row shows in the same answer that the others are whose they should
 be, whatever was restarted, replaced or put behind a load balancer meanwhile."""
 
@@ -50,7 +50,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     rider_tokens: int
     context_tokens: int = 0
     """0: nobody knows."""
-    encoding: Encoding = "base64"
+    encoding: RowEncoding = "base64"
     seen_at: float = 0.0
     """Unix seconds."""
 
@@ -71,7 +71,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     rows: Sequence[Float32Row]
     rider_tokens: int
     context_tokens: int
-    encoding: Encoding
+    encoding: RowEncoding
 
 
 def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> float:
@@ -84,7 +84,7 @@ def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> fl
     return min(cosine(one, other) for one, other in pairs)
 
 
-class IdentityBook:
+class IdentityStore:
     """The identities that this daemon has seen, in a file; it also says whose cached rows are when upstream is away."""
 
     def __init__(self, path: Path) -> None:

@@ -20,7 +20,7 @@ from edgeembed.inference.requests import Cut, EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import Listing
+from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
 from edgeembed.server.body import CacheField, cache_use, decode, json_name
 from edgeembed.server.embeddings_json import write_embeddings
@@ -139,10 +139,10 @@ async def model(request: web.Request) -> web.StreamResponse:
         return await forward.handle(request)
     if target is None:
         raise ModelNotFoundError(f"no model {name!r}; GET /v1/models lists every name", param="model")
-    return struct_response(_listed(service, Listing(name, target)))
+    return struct_response(_listed(service, ModelListing(name, target)))
 
 
-def _listed(service: EmbeddingService, listing: Listing) -> ListedModel:
+def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
     model = listing.target.model
     slot = service.pool.slot_of(model)
     info = slot.engine.info if slot and slot.engine else None
