@@ -40,7 +40,7 @@ def plain(answer: Any) -> Any:
 
 def error_response(error: EdgeEmbedError, shape: Shape = openai) -> web.Response:
     """Return the response for an error of `edgeembed.errors`."""
-    headers = {hdrs.RETRY_AFTER: format_retry_after(error.retry_after)} if error.retry_after is not None else None
+    headers = {"Retry-After": format_retry_after(error.retry_after)} if error.retry_after is not None else None
     return error_object(
         error.status, error.message, shape, type_=error.type, code=error.code, param=error.param, headers=headers
     )

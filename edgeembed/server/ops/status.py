@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed import __version__
@@ -61,7 +61,7 @@ async def health(request: web.Request) -> web.Response:
         await service.check()
     except EngineError as error:
         ill = msgspec.structs.replace(found, reason=error.message)
-        return struct_response(ill, status=503, headers={hdrs.RETRY_AFTER: format_retry_after(RETRY_SECONDS)})
+        return struct_response(ill, status=503, headers={"Retry-After": format_retry_after(RETRY_SECONDS)})
     alarms = [
         f"{model.spec}: {reason}"
         for model in service.registry.models
