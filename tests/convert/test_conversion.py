@@ -198,7 +198,7 @@ def test_new_pooling_config_and_transformer_in_its_own_folder(tmp_path: Path) ->
 
 
 def test_fallbacks_are_said(tmp_path: Path) -> None:
-    """Rows of 48 are no multiple of 32; rows of 128 are."""
+    """Rows of 48 are not a multiple of 32; rows of 128 are."""
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0")
     (note,) = result.fallbacks

@@ -189,15 +189,15 @@ def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (config(id2label={"0": "no", "1": "yes"}), "a reranker has a single one"),
-        (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json makes it"),
+        (config(id2label={"0": "no", "1": "yes"}), "a reranker must have one"),
+        (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json requires"),
         (config(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), r"the activation 'torch\.nn\.Tanh'"),
         (config(hidden_act="relu"), "hidden_act = 'relu'"),
-        (config(position_embedding_type="relative_key"), "'relative_key'; llama.cpp's BERT has only 'absolute'"),
-        (modules("Transformer", "Dense"), "Transformer alone"),
-        (pair(lambda p: p.pop("pair")), "does not say how a query and a document become one input"),
-        (pair(lambda p: p["pair"][0]["SpecialToken"].update(type_id=1)), r"the token types \[1, 0, 0, 1, 1\]"),
-        (pair(lambda p: p["pair"][0]["SpecialToken"].update(id="[X]")), "does not say which ids"),
+        (config(position_embedding_type="relative_key"), "'relative_key'; llama.cpp's BERT supports only 'absolute'"),
+        (modules("Transformer", "Dense"), "expected only Transformer"),
+        (pair(lambda p: p.pop("pair")), "no template for a pair of query and document"),
+        (pair(lambda p: p["pair"][0]["SpecialToken"].update(type_id=1)), r"unsupported token types \[1, 0, 0, 1, 1\]"),
+        (pair(lambda p: p["pair"][0]["SpecialToken"].update(id="[X]")), "does not define the ids"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_converted(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:

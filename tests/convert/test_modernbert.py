@@ -116,15 +116,15 @@ def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"hidden_activation": "relu"}, "hidden_activation = 'relu'; llama.cpp's ModernBERT has only gelu and silu"),
+        ({"hidden_activation": "relu"}, "hidden_activation = 'relu'; llama.cpp's ModernBERT supports only gelu and silu"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"norm_bias": True}, "norm_bias = True"),
-        ({"local_attention": 33}, "no half on either side"),
-        ({"global_attn_every_n_layers": 0}, "is not a positive whole number"),
-        ({"layer_types": ["sliding_attention", *["full_attention"] * 4]}, "layer_types must begin with full_attention"),
-        ({"global_rope_theta": None}, "global_rope_theta = None is not a positive number"),
-        ({"num_attention_heads": 5}, "hidden_size 64 is no multiple"),
-        ({"num_hidden_layers": 4}, "6 tensors have no place in a ModernBERT encoder"),
+        ({"local_attention": 33}, "local_attention = 33; expected an even number"),
+        ({"global_attn_every_n_layers": 0}, "expected a positive integer"),
+        ({"layer_types": ["sliding_attention", *["full_attention"] * 4]}, "expected full_attention in layers 0, n, 2n"),
+        ({"global_rope_theta": None}, "global_rope_theta = None; expected a positive number"),
+        ({"num_attention_heads": 5}, "hidden_size 64 is not a multiple"),
+        ({"num_hidden_layers": 4}, "6 tensors do not belong to a ModernBERT encoder"),
     ],
 )
 def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -139,5 +139,5 @@ def test_the_frame_must_be_two_special_tokens(tmp_path: Path) -> None:
     content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
     del content["post_processor"]["single"][0]
     write_json(checkpoint / "tokenizer.json", content)
-    with pytest.raises(ConversionError, match="between two special tokens"):
+    with pytest.raises(ConversionError, match="a special token before and after a text"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

@@ -91,16 +91,16 @@ def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"activation_function": "gelu"}, "activation_function = 'gelu'; llama.cpp's nomic-bert has only 'swiglu'"),
+        ({"activation_function": "gelu"}, "activation_function = 'gelu'; llama.cpp's nomic-bert supports only 'swiglu'"),
         ({"moe_every_n_layers": 2}, "moe_every_n_layers = 2"),
         ({"prenorm": True}, "prenorm = True"),
         ({"rotary_emb_fraction": 0.5}, "rotary_emb_fraction = 0.5"),
         ({"rotary_emb_interleaved": True}, "rotary_emb_interleaved = True"),
         ({"qkv_proj_bias": True}, "qkv_proj_bias = True"),
-        ({"rotary_emb_base": None}, "rotary_emb_base = None is not a positive number"),
+        ({"rotary_emb_base": None}, "rotary_emb_base = None; expected a positive number"),
         ({"vocab_size": 5000}, "but vocab_size in config.json is 5000"),
-        ({"n_layer": 3}, r"no tensor encoder\.layers\.2\.attn\.Wqkv\.weight"),
-        ({"n_layer": 1}, "9 tensors have no place in a nomic-bert encoder"),
+        ({"n_layer": 3}, r"tensor encoder\.layers\.2\.attn\.Wqkv\.weight is missing"),
+        ({"n_layer": 1}, "9 tensors do not belong to a nomic-bert encoder"),
     ],
 )
 def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

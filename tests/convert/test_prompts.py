@@ -58,5 +58,5 @@ def test_templates(tmp_path: Path, prompts: dict[str, str] | None, expected: dic
 
 @pytest.mark.parametrize("prompts", [{"query": 1}, ["query: "]])
 def test_malformed(tmp_path: Path, prompts: Any) -> None:
-    with pytest.raises(ConversionError, match="prompts is not an object of name to text"):
+    with pytest.raises(ConversionError, match="prompts must be an object"):
         stored_prompts(tmp_path, prompts)

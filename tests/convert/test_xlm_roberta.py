@@ -81,19 +81,19 @@ Change = Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t["model"].update(byte_fallback=True), "no byte pieces"),
+        (lambda t: t["model"].update(byte_fallback=True), "byte_fallback is not supported"),
         (lambda t: t["model"].update(type="BPE"), "the tokenizer's model is 'BPE'"),
         (lambda t: t["model"].update(unk_id=None), "unk_id = None"),
-        (lambda t: t["model"]["vocab"].append(["x", "1"]), "not a list of pieces with scores"),
-        (lambda t: t["model"]["vocab"].append(t["model"]["vocab"][9]), "stands twice"),
+        (lambda t: t["model"]["vocab"].append(["x", "1"]), "must be a list of pieces with scores"),
+        (lambda t: t["model"]["vocab"].append(t["model"]["vocab"][9]), "duplicate piece"),
         (lambda t: t["model"].update(vocab=t["model"]["vocab"] + [[f"x{n}", 0.0] for n in range(9)]), "but vocab_size"),
-        (lambda t: t["model"].update(vocab=t["model"]["vocab"][:50]), "the id 364, which is another piece's"),
+        (lambda t: t["model"].update(vocab=t["model"]["vocab"][:50]), "the id 364, which belongs to another piece"),
         (lambda t: t["normalizer"].update(precompiled_charsmap="?"), "not base64"),
-        (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "ends before its table"),
-        (lambda t: t.update(normalizer={"type": "Lowercase"}), "no normaliser 'Lowercase'"),
-        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "only the pre-tokenizer Metaspace"),
+        (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "precompiled_charsmap is truncated"),
+        (lambda t: t.update(normalizer={"type": "Lowercase"}), "normaliser 'Lowercase' is not supported"),
+        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "supports only Metaspace"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(prepend_scheme="never"), "Metaspace must"),
-        (lambda t: t["post_processor"]["single"].pop(), "one token in front of a text and one after it"),
+        (lambda t: t["post_processor"]["single"].pop(), "one token before a text and one after it"),
         (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
     ],
 )
@@ -117,9 +117,9 @@ def test_a_sentencepiece_model_alone_is_not_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("hidden_act", "relu", "hidden_act = 'relu'; llama.cpp's BERT has only 'gelu'"),
-        ("position_embedding_type", "relative_key", "has only 'absolute'"),
-        ("pad_token_id", "1", "pad_token_id = '1' is no id"),
+        ("hidden_act", "relu", "hidden_act = 'relu'; llama.cpp's BERT supports only 'gelu'"),
+        ("position_embedding_type", "relative_key", "supports only 'absolute'"),
+        ("pad_token_id", "1", "pad_token_id = '1' is not a token id"),
         ("pad_token_id", TOKENS + 1, "leaves no position"),
     ],
 )
@@ -133,5 +133,5 @@ def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, said: 
 def test_lower_cased_input_is_refused(tmp_path: Path) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     write_json(checkpoint / "sentence_bert_config.json", {"do_lower_case": True})
-    with pytest.raises(ConversionError, match="cannot do for a Unigram vocabulary"):
+    with pytest.raises(ConversionError, match="not supported by llama.cpp for Unigram"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
