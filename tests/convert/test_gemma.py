@@ -38,7 +38,7 @@ ROWS = Path(__file__).parents[1] / "reference" / "gemma_rows.npz"
 
 
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999)])
-def test_rows_of_sentence_transformers(tmp_path: Path, quantization: str, least: float) -> None:
+def test_rows_equal_those_of_sentence_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_gemma_checkpoint(tmp_path / "tiny"), quantization)
     with np.load(ROWS) as reference, open_llama(file) as llama:
         texts = [str(text) for text in reference["texts"]]
@@ -158,7 +158,7 @@ def change_tokenizer(checkpoint: Path, **changes: Any) -> None:
     edit_json(checkpoint / "tokenizer.json", model=content["model"] | changes)
 
 
-def test_merges_that_scores_cannot_express(tmp_path: Path) -> None:
+def test_merges_without_equivalent_scores(tmp_path: Path) -> None:
     checkpoint = make_gemma_checkpoint(tmp_path / "tiny")
     merges = tiny_merges()
     change_tokenizer(checkpoint, merges=[merge for merge in merges if merge != ["he", "ll"]])

@@ -1,4 +1,4 @@
-"""Every broken checkpoint ends in a ConversionError that names the file and the reason, and leaves no file."""
+"""Malformed checkpoints raise a ConversionError that names the file and the reason, and leave no file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def vocab(**changes: int) -> Break:
 
 
 def header(name: str, **changes: Any) -> Break:
-    """Change one tensor's entry in the safetensors header; the data stays."""
+    """Change one tensor's entry in the safetensors header, but not the data."""
 
     def apply(folder: Path) -> None:
         file = folder / "model.safetensors"
@@ -85,7 +85,7 @@ def header(name: str, **changes: Any) -> Break:
 
 
 def data(change: Callable[[bytes, int], bytes]) -> Break:
-    """Change the data; the function gets it with the place where the word embeddings begin."""
+    """Change the data by a function that takes it and the start of the word embeddings."""
 
     def apply(folder: Path) -> None:
         file = folder / "model.safetensors"
@@ -285,15 +285,17 @@ def test_broken_target(tmp_path: Path) -> None:
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q3_X")
 
 
-def test_full_disk_is_found_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_disk_space_is_an_error_before_the_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     usage = type("Usage", (), {"free": 1 << 20})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ConversionError, match="16 MiB needed, 1 MiB free"):
-        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: pytest.fail("work began"))
+        convert_checkpoint(
+            checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: pytest.fail("the work has begun")
+        )
 
 
-def test_full_disk_during_work_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     target = tmp_path / "tiny.gguf"
     target.write_bytes(b"older")
@@ -319,7 +321,7 @@ def test_interrupted_conversion_leaves_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32", progress=interrupt)
-    assert seen, "the interruption came before the file was begun"
+    assert seen, "interrupted before the file was created"
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
@@ -337,7 +339,7 @@ convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), quantization="F32", pro
 """
 
 
-def test_what_a_killed_conversion_leaves_is_hidden_and_removed_later(tmp_path: Path) -> None:
+def test_files_of_a_killed_conversion_are_hidden_and_removed_later(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     target = tmp_path / "tiny.gguf"
     command = [sys.executable, "-c", KILLED_MIDWAY, str(checkpoint), str(target)]
@@ -352,7 +354,7 @@ def test_what_a_killed_conversion_leaves_is_hidden_and_removed_later(tmp_path: P
     assert sorted(tmp_path.iterdir()) == [checkpoint, target]
 
 
-def test_tensors_may_lie_in_the_file_in_any_order(tmp_path: Path) -> None:
+def test_tensors_may_be_stored_in_any_order(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     convert_checkpoint(checkpoint, tmp_path / "one.gguf")
     entries, content = read_raw_safetensors(checkpoint / "model.safetensors")

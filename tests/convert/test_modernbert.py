@@ -1,4 +1,4 @@
-"""ModernBERT: the converted file computes what transformers does, beyond the local window too."""
+"""ModernBERT: rows equal those of transformers, also beyond the local window."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys_of(file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
+def test_rows_equal_those_of_transformers(tmp_path: Path, pooling: str) -> None:
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny", pooling=pooling)
     expected = read_reference(f"modern_bert_{pooling}", checkpoint)
     assert max(len(reference.ids) for reference in expected) > 10 * LOCAL_ATTENTION
@@ -43,7 +43,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
 
 @pytest.mark.parametrize("change", [{"global_attn_every_n_layers": 1}, {"global_rope_theta": 1000.0}])
 def test_window_and_rotation_matter(tmp_path: Path, change: dict[str, Any]) -> None:
-    """The comparison above would notice a wrong window or base."""
+    """The comparison above detects a wrong window or base."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     expected = read_reference("modern_bert_cls", checkpoint)
     edit_json(checkpoint / "config.json", **change)
@@ -53,8 +53,8 @@ def test_window_and_rotation_matter(tmp_path: Path, change: dict[str, Any]) -> N
     assert min(cosines) < 0.999
 
 
-def test_a_model_without_windows_says_none(tmp_path: Path) -> None:
-    """llama.cpp aborts when the file has a window that no layer uses."""
+def test_a_model_without_windows_has_no_window_key(tmp_path: Path) -> None:
+    """llama.cpp aborts if the file has a window that no layer uses."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", global_attn_every_n_layers=1)
     keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
@@ -84,7 +84,7 @@ def test_metadata(tmp_path: Path) -> None:
 
 
 def test_newer_config_gives_the_same_file(tmp_path: Path) -> None:
-    """transformers 5 writes layer_types and rope_parameters in place of three older keys."""
+    """transformers 5 writes layer_types and rope_parameters instead of three older keys."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     first = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path)
     edit_json(
@@ -101,7 +101,7 @@ def test_newer_config_gives_the_same_file(tmp_path: Path) -> None:
     assert keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path) == first
 
 
-def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
+def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", architectures=["ModernBertForMaskedLM"])
     file = checkpoint / "model.safetensors"

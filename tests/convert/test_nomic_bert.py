@@ -39,7 +39,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path) -> None:
 
 
 def test_the_base_of_the_rotation_matters(tmp_path: Path) -> None:
-    """The comparison above would notice a wrong base."""
+    """The comparison above detects a wrong base."""
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
     expected = read_reference("nomic_bert", checkpoint)
     edit_json(checkpoint / "config.json", rotary_emb_base=10000)
@@ -54,11 +54,11 @@ def test_metadata(tmp_path: Path) -> None:
     keys, count = keys_of(result.path), len(wordpiece_pieces())
     wanted = {
         "block_count": 2,
-        # What it was trained on, not what the reference code stretches the rotation to.
+        # The context of the training, not the one to which the reference code extends the rotation.
         "context_length": TOKENS,
         "embedding_length": 64,
         "feed_forward_length": 128,
-        # Without the rows that pad the table.
+        # Without the padding rows of the table.
         "vocab_size": count,
         "attention.head_count": 4,
         "attention.causal": False,

@@ -29,7 +29,7 @@ FIRST = len(tiny_vocabulary()[0])
 
 
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("BF16", 0.99)])
-def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
+def test_rows_equal_those_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny"), quantization)
     with np.load(QWEN3_ROWS) as reference, open_llama(file) as llama:
         texts = [str(text) for text in reference["texts"]]
@@ -37,7 +37,7 @@ def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -
             assert llama.tokenize(text) == ids, text
             assert ids[-1] == FIRST
             assert cosine(llama.embed_ids(ids), row) >= least, text
-        # Sequences with control tokens inside, which no user's text can bring about.
+        # Sequences with control tokens inside, which no user's text can produce.
         for text, ids, row in zip(texts, unpack(reference, "parsed"), reference["parsed_rows"], strict=True):
             assert cosine(llama.embed_ids(ids), row) >= least, text
 
@@ -52,7 +52,7 @@ def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -
     ],
 )
 @pytest.mark.parametrize(("quantization", "most"), [("F32", 1e-3), ("F16", 5e-3)])
-def test_scores_of_transformers(
+def test_scores_equal_those_of_transformers(
     tmp_path: Path, kind: str, tied: bool, expected: str, options: dict[str, Any], quantization: str, most: float
 ) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny", kind=kind, tied=tied), quantization, **options)
@@ -132,7 +132,7 @@ def test_metadata_of_a_reranker(tmp_path: Path) -> None:
     assert not {"edgeembed.prompt.query", "tokenizer.ggml.eot_token_id", "edgeembed.matryoshka.max"} & set(found)
 
 
-def test_stored_heads_of_an_embedder_are_left_out(tmp_path: Path) -> None:
+def test_the_heads_of_embedders_are_dropped(tmp_path: Path) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank", tied=False)
     embedder = make_qwen3_checkpoint(tmp_path / "embed")
     for name in ("modules.json", "tokenizer.json", "1_Pooling/config.json"):
@@ -143,7 +143,7 @@ def test_stored_heads_of_an_embedder_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["card", "caller"])
-def test_a_reranker_is_told_by_its_card_or_by_the_caller(tmp_path: Path, source: str) -> None:
+def test_rerankers_are_recognised_by_the_card_or_the_task(tmp_path: Path, source: str) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank")
     with pytest.raises(ConversionError, match=r"the purpose of this Qwen3 model is unknown.*--task rerank"):
         convert(checkpoint)
@@ -172,14 +172,14 @@ def test_a_reranker_with_an_unknown_prompt(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("no", [None, 3])
-def test_a_reranker_that_answers_with_other_words(tmp_path: Path, no: int | None) -> None:
+def test_a_reranker_with_other_labels(tmp_path: Path, no: int | None) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="logit-score")
     edit_json(checkpoint / "1_LogitScore" / "config.json", false_token_id=no)
     with pytest.raises(ConversionError, match="instead of yes and no"):
         convert(checkpoint)
 
 
-def test_an_embedder_is_no_reranker(tmp_path: Path) -> None:
+def test_an_embedder_cannot_be_converted_as_a_reranker(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="with the task rerank: its files say last pooling"):
         convert(make_qwen3_checkpoint(tmp_path / "tiny"), task="rerank")
 
@@ -213,7 +213,7 @@ def test_malformed(tmp_path: Path, file: str, changes: dict[str, Any], message: 
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_a_merge_that_makes_no_piece(tmp_path: Path) -> None:
+def test_a_merge_with_an_unknown_piece(tmp_path: Path) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny")
     vocab = {piece: number for number, piece in enumerate(tiny_vocabulary()[0])}
     for merges, message in ((["a b"], "produces a piece that is not"), (["a"], "is not a pair"), ("a b", "is not a list")):

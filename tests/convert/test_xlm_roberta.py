@@ -1,4 +1,4 @@
-"""XLM-RoBERTa: the converted file computes what transformers does, and its Unigram tokenizer cuts texts the same way."""
+"""XLM-RoBERTa: rows and tokens equal those of transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.998}
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
+def test_rows_equal_those_of_transformers(tmp_path: Path, pooling: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny", pooling=pooling)
     expected = read_reference(f"xlm_roberta_{pooling}", checkpoint)
     for quantization, least in LEAST.items():
@@ -54,7 +54,7 @@ def test_positions_begin_after_the_padding_id(tmp_path: Path) -> None:
     assert keys["tokenizer.ggml.token_type"][-4:] == [3, 5, 5, 5]
 
 
-def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
+def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", architectures=["XLMRobertaForMaskedLM"])
     weights = tiny_weights(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
@@ -97,7 +97,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
     ],
 )
-def test_tokenizers_that_llama_cpp_cannot_do(tmp_path: Path, change: Change, said: str) -> None:
+def test_unsupported_tokenizers(tmp_path: Path, change: Change, said: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
     change(content)
@@ -130,8 +130,8 @@ def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, said: 
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 
-def test_lower_cased_input_is_refused(tmp_path: Path) -> None:
+def test_lower_cased_input_is_rejected(tmp_path: Path) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     write_json(checkpoint / "sentence_bert_config.json", {"do_lower_case": True})
-    with pytest.raises(ConversionError, match="not supported by llama.cpp for Unigram"):
+    with pytest.raises(ConversionError, match="not supported by llama"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
