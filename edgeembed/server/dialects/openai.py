@@ -17,7 +17,7 @@ from edgeembed.common.status import ListedModel
 from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError
 from edgeembed.inference.postprocess import Matrix, base64_rows
-from edgeembed.inference.requests import Cut, EmbedRequest
+from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
