@@ -163,15 +163,15 @@ def _settings(resolved: Resolved) -> Iterator[Finding]:
 def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
     memory = FallbackMemory(resolved.paths.state / EXECUTION_MODES_FILE, model.digest)
     if forget:
-        memory.keep([])
-    for demotion in memory.recall():
+        memory.save([])
+    for demotion in memory.load():
         yield Finding(
             subject=f"mode {demotion.mode}",
             verdict="warning",
             text=f"did not hold on {_date(demotion)}: {demotion.reason}",
             advice=_advice(demotion),
         )
-    known = {(demotion.mode, demotion.at) for demotion in memory.recall()}
+    known = {(demotion.mode, demotion.at) for demotion in memory.load()}
     began = time.monotonic()
     engine = make_engine(resolved.settings, resolved.paths, model)
 

@@ -21,14 +21,14 @@ from edgeembed.engine.interface import INTERACTIVE, ModelInfo
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     ModeFailed,
-    Read,
+    ReadTokens,
     Ready,
     RowItem,
-    Rows,
     Stage,
     Stop,
 )
@@ -163,11 +163,11 @@ class Worker:
             self._activity_table.end(entry)
         return None
 
-    def _read_only(self, item: EmbedItem) -> Read:
+    def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
         tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
         texts = vocabulary.written(tokens) if item.want == "tokens" else []
-        return Read(item.id, tokens.tobytes(), vocabulary.special(tokens).tobytes(), texts)
+        return ReadTokens(item.id, tokens.tobytes(), vocabulary.special(tokens).tobytes(), texts)
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class Worker:
     def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Matrix) -> None:
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
-            Rows(
+            ComputedRows(
                 [
                     RowItem(text.id, text.count, row.tobytes(), _full(text.tokens))
                     for text, row, ok in zip(batch, rows, usable, strict=True)
