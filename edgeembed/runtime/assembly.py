@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 CACHE_FOLDER = "vectors"
 VECTORS_FOLDER = "vector-baselines"
 EXECUTION_MODES_FILE = "execution-modes.json"
-UPSTREAM_FILE = "upstream.json"
+UPSTREAM_FILE = "upstream-identities.json"
 """What upstream's vectors are like."""
 
 
@@ -280,8 +280,8 @@ async def make_remote(settings: Settings, paths: Paths) -> Remote:
     from edgeembed.upstream.identity import IdentityStore
     from edgeembed.upstream.remote import Remote, only_model
 
-    options, book = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
-    return Remote(options, settings.model or await only_model(options, book), book)
+    options, identities = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
+    return Remote(options, settings.model or await only_model(options, identities), identities)
 
 
 def upstream_options(settings: Settings) -> UpstreamOptions:
@@ -303,7 +303,7 @@ def upstream_options(settings: Settings) -> UpstreamOptions:
 
 
 def make_remote_engine(settings: Settings, paths: Paths, remote: Remote) -> Engine:
-    """Make the engine of the upstream server's model, with the local fall-back that the settings name; nothing starts."""
+    """Make the engine of the upstream server's model, with the local fallback that the settings name; nothing starts."""
     from edgeembed.upstream.engine import RemoteEngine
 
     chosen = settings.upstream_fallback
