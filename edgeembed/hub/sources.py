@@ -160,7 +160,7 @@ class Fetcher:
         repo: str | None,
         revision: str | None,
     ) -> FetchedModel:
-        from edgeembed_convert import convert_checkpoint
+        from edgeembed_convert import ConversionOptions, convert_checkpoint
 
         self._report(f"{what}: converting to {kind}")
         target = staging / f"{kind}.gguf"
@@ -168,12 +168,8 @@ class Fetcher:
             conversion = convert_checkpoint(
                 checkpoint,
                 target,
-                quantization=kind,
-                license=license_,
-                source_repo=repo,
-                source_revision=revision,
-                name=title,
-                progress=progress.update,
+                ConversionOptions(kind, license_, source_repo=repo, source_revision=revision, name=title),
+                progress.update,
             )
         header = require_gguf(target)
         for sentence in conversion.fallbacks:

@@ -98,7 +98,7 @@ async def _meet_upstream(settings: Settings, paths: Paths, stop: asyncio.Event, 
     announce(f"upstream {settings.upstream} computes {remote.model}")
     if remote.entry is None:
         announce("it is not in the catalogue: input_type has no effect, as its prompts are unknown")
-    await remote.meet(settings.load_timeout, stop)
+    await remote.identify(settings.load_timeout, stop)
     return remote
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they import aiohttp, which commands that compute in their o
 
 log = logging.getLogger(__name__)
 
-UPSTREAM_FILE = "upstream.json"
+UPSTREAM_FILE = "upstream-identities.json"
 """Identities of upstream models, by their vectors of the canary texts."""
 
 

@@ -19,16 +19,16 @@ from tests.fakes import FakeEngine, fake_model, fake_row
 
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
 LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}
-"""What the reranker gives documents with these words."""
+"""The reranker's logits for documents with these words."""
 
 
 def score(text: str) -> np.ndarray:
-    """Give the reranker's row of `instruction|query|document`."""
+    """Return the reranker's row for `instruction|query|document`."""
     return np.array([LOGITS.get(text.rpartition("|")[2], 0.0)], dtype=np.float32)
 
 
 def unit(text: str, dimensions: int | None = None) -> np.ndarray:
-    """Give the vector that the embedder's row becomes, shape (dimensions,)."""
+    """Return the unit vector of the embedder's row, shape (dimensions,)."""
     row = fake_row(text).astype(np.float64)[:dimensions]
     return row / np.linalg.norm(row)
 
@@ -62,12 +62,12 @@ class Server:
 
 
 async def post(client: TestClient, path: str, **body: Any) -> tuple[int, Any]:
-    """POST a body and give the answer's status and JSON."""
+    """POST a body; return the status and the JSON of the response."""
     response = await client.post(path, json=body)
     return response.status, await response.json()
 
 
 async def get(client: TestClient, path: str) -> tuple[int, Any]:
-    """GET a path and give the answer's status and JSON."""
+    """GET a path; return the status and the JSON of the response."""
     response = await client.get(path)
     return response.status, await response.json()

@@ -13,6 +13,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed import __version__
+from edgeembed.common.retry_after import format_retry_after
 from edgeembed.common.status import (
     DaemonStatus,
     DefaultModel,
@@ -34,6 +35,9 @@ from edgeembed.server.responses import json_response, struct_response
 from edgeembed.upstream.engine import RemoteEngine
 
 routes = web.RouteTableDef()
+
+RETRY_SECONDS = 1.0
+"""Retry-After of a health check that fails."""
 
 
 @routes.get("/livez")
@@ -57,7 +61,7 @@ async def health(request: web.Request) -> web.Response:
         await service.check()
     except EngineError as error:
         ill = msgspec.structs.replace(found, reason=error.message)
-        return struct_response(ill, status=503, headers={"Retry-After": "1"})
+        return struct_response(ill, status=503, headers={"Retry-After": format_retry_after(RETRY_SECONDS)})
     alarms = [
         f"{model.spec}: {reason}"
         for model in service.registry.models
