@@ -30,7 +30,7 @@ from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.inference.drift import VectorHealth
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models import memory
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, RunProfile, TuningResult, TuningResults
@@ -365,11 +365,13 @@ def make_service(settings: Settings, paths: Paths, configured_models: Configured
         registry,
         pool,
         cache,
-        timeout=settings.request_timeout,
-        max_queue_tokens=settings.max_queue_tokens,
-        # Nobody here can count tokens before they are computed by a model whose tokenizer is elsewhere.
-        max_request_tokens=0 if configured_models.remote else settings.max_request_tokens,
-        clean_text=settings.clean_text,
+        ServiceOptions(
+            timeout=settings.request_timeout,
+            max_queue_tokens=settings.max_queue_tokens,
+            # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
+            max_request_tokens=0 if configured_models.remote else settings.max_request_tokens,
+            clean_text=settings.clean_text,
+        ),
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
         devices=gpus.describe,
     )
