@@ -65,7 +65,7 @@ class EmbeddingService:
         registry: ModelRegistry,
         pool: ModelPool,
         cache: VectorCache | None,
-        options: ServiceOptions = ServiceOptions(),  # noqa: B008 (frozen)
+        options: ServiceOptions = ServiceOptions(),
         *,
         vectors: VectorHealth | None = None,
         devices: Callable[[], dict[str, Any]] = dict,
