@@ -101,7 +101,7 @@ async def _upstream(resolved: Resolved) -> Finding:
         remote = await make_remote(resolved.settings, resolved.paths)
         began = time.monotonic()
         async with UpstreamClient(remote.options) as client:
-            identity = remote.recognise(await remote.look(client))
+            identity = remote.recognise(await remote.probe(client))
     except (UpstreamError, EdgeEmbedError) as error:
         return Finding(subject="upstream", verdict="problem", text=f"{url}: {error}")
     text = (

@@ -30,7 +30,7 @@ from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.inference.drift import VectorHealth
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models import memory
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, RunProfile, TuningResult, TuningResults
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 CACHE_FOLDER = "vectors"
 VECTORS_FOLDER = "vector-baselines"
 EXECUTION_MODES_FILE = "execution-modes.json"
-UPSTREAM_FILE = "upstream.json"
+UPSTREAM_FILE = "upstream-identities.json"
 """What upstream's vectors are like."""
 
 
@@ -280,8 +280,8 @@ async def make_remote(settings: Settings, paths: Paths) -> Remote:
     from edgeembed.upstream.identity import IdentityStore
     from edgeembed.upstream.remote import Remote, only_model
 
-    options, book = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
-    return Remote(options, settings.model or await only_model(options, book), book)
+    options, identities = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
+    return Remote(options, settings.model or await only_model(options, identities), identities)
 
 
 def upstream_options(settings: Settings) -> UpstreamOptions:
@@ -303,7 +303,7 @@ def upstream_options(settings: Settings) -> UpstreamOptions:
 
 
 def make_remote_engine(settings: Settings, paths: Paths, remote: Remote) -> Engine:
-    """Make the engine of the upstream server's model, with the local fall-back that the settings name; nothing starts."""
+    """Make the engine of the upstream server's model, with the local fallback that the settings name; nothing starts."""
     from edgeembed.upstream.engine import RemoteEngine
 
     chosen = settings.upstream_fallback
@@ -365,11 +365,13 @@ def make_service(settings: Settings, paths: Paths, configured_models: Configured
         registry,
         pool,
         cache,
-        timeout=settings.request_timeout,
-        max_queue_tokens=settings.max_queue_tokens,
-        # Nobody here can count tokens before they are computed by a model whose tokenizer is elsewhere.
-        max_request_tokens=0 if configured_models.remote else settings.max_request_tokens,
-        clean_text=settings.clean_text,
+        ServiceOptions(
+            timeout=settings.request_timeout,
+            max_queue_tokens=settings.max_queue_tokens,
+            # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
+            max_request_tokens=0 if configured_models.remote else settings.max_request_tokens,
+            clean_text=settings.clean_text,
+        ),
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
         devices=gpus.describe,
     )

@@ -96,7 +96,7 @@ async def _meet_upstream(settings: Settings, paths: Paths, stop: asyncio.Event, 
     announce(f"upstream {settings.upstream} computes {remote.model}")
     if remote.entry is None:
         announce("the catalogue does not know it: input_type puts no prompt around texts")
-    await remote.meet(settings.load_timeout, stop)
+    await remote.identify(settings.load_timeout, stop)
     return remote
 
 
