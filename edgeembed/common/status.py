@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
+_Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
 
 
 class Demotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +174,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     state: str
     """loading, ready, restarting, failed, unloading or stopped."""
-    task: Task = "embed"
+    task: _Task = "embed"
     path: str = ""
     digest: str = ""
     default: bool = False
@@ -289,7 +289,7 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     object: Annotated[str, Meta(extra_json_schema={"const": "model"})] = "model"
     created: int = 0
     owned_by: str = "edgeembed"
-    task: Task = "embed"
+    task: _Task = "embed"
     type: str = ""
     loaded: bool = False
     root: str | UnsetType = UNSET

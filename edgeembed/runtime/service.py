@@ -11,7 +11,7 @@ from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
 from edgeembed.errors import ModelReplacedError
 from edgeembed.inference.drift import VectorHealth
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from edgeembed.runtime.engines import make_engine, make_gpus
@@ -43,11 +43,13 @@ def make_service(settings: Settings, paths: Paths, configured: ConfiguredModels)
         registry,
         pool,
         make_cache(settings, paths),
-        timeout=settings.request_timeout,
-        max_queue_tokens=settings.max_queue_tokens,
-        # Tokens cannot be counted in advance for an upstream model, whose tokenizer is elsewhere.
-        max_request_tokens=0 if configured.remote else settings.max_request_tokens,
-        clean_text=settings.clean_text,
+        ServiceOptions(
+            timeout=settings.request_timeout,
+            max_queue_tokens=settings.max_queue_tokens,
+            # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
+            max_request_tokens=0 if configured.remote else settings.max_request_tokens,
+            clean_text=settings.clean_text,
+        ),
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
         devices=gpus.describe,
     )
