@@ -10,19 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.interface import (
-    EngineStatus,
-    Float32Row,
-    Limits,
-    ModelInfo,
-    Pair,
-    Priority,
-    Prompted,
-    Row,
-    Task,
-    Text,
-    Tokenized,
-)
+from edgeembed.common.status import EngineStatus
+from edgeembed.engine.interface import Float32Row, Limits, ModelInfo, Pair, Priority, Prompted, Row, Task, Text, Tokenized
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgeembed.bulk.embedders import Computer, EngineComputer, Facts, How, error_of, own_service
+from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, error_of, own_service
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
@@ -61,50 +61,50 @@ class _Failure(NamedTuple):
 class EngineWorker:
     """What runs in a worker: a model in an engine of its own, loaded when it is first needed."""
 
-    def __init__(self, settings: Settings, how: How) -> None:
+    def __init__(self, settings: Settings, how: EmbedOptions) -> None:
         """Prepare. settings: those of the job; folders are this machine's own."""
         self._settings = settings
         self._how = how
         self._lock = asyncio.Lock()
-        self._computer: EngineComputer | None = None
+        self._computer: LocalEmbedder | None = None
         self._opened = contextlib.AsyncExitStack()
 
-    async def facts(self) -> Facts | _Failure:
+    async def info(self) -> EmbedderInfo | _Failure:
         """Load the model, and say what computes."""
         try:
-            return (await self._ready()).facts
+            return (await self._ready()).info
         except EdgeEmbedError as error:
             return _Failure(error.status, error.message, None)
 
     async def embed(self, texts: Sequence[str]) -> Matrix | _Failure:
-        """See `Computer.embed`."""
+        """See `Embedder.embed`."""
         try:
             return await (await self._ready()).embed(texts)
         except EdgeEmbedError as error:
             return _Failure(error.status, error.message, error.param)
 
     async def count(self, texts: Sequence[str]) -> list[int] | _Failure:
-        """See `Computer.count`."""
+        """See `Embedder.count`."""
         try:
             return await (await self._ready()).count(texts)
         except EdgeEmbedError as error:
             return _Failure(error.status, error.message, error.param)
 
-    async def _ready(self) -> EngineComputer:
+    async def _ready(self) -> LocalEmbedder:
         async with self._lock:
             if self._computer is None:
                 resolved = Resolved(self._settings, {}, Paths.resolve())
                 service, model = await self._opened.enter_async_context(own_service(resolved, log.info))
-                computer = EngineComputer(service, model, self._how)
-                await computer.learn()
-                self._computer = computer
+                embedder = LocalEmbedder(service, model, self._how)
+                await embedder.learn()
+                self._computer = embedder
             return self._computer
 
 
 @asynccontextmanager
 async def open_cluster(
-    resolved: Resolved, how: How, say: Callable[[str], None], rules: ClusterRules
-) -> AsyncIterator[Computer]:
+    resolved: Resolved, how: EmbedOptions, say: Callable[[str], None], rules: ClusterRules
+) -> AsyncIterator[Embedder]:
     """Start workers and wait until the first one has loaded the model. Raises ConfigError, EdgeEmbedError."""
     ray = import_ray()
     settings = msgspec.structs.replace(
@@ -120,20 +120,20 @@ async def open_cluster(
         options = {"num_cpus": rules.cpus, "num_gpus": rules.gpus, "max_restarts": -1, "max_concurrency": AT_ONCE + 1}
         actor = ray.remote(**options)(EngineWorker)
         workers = [actor.remote(settings, how) for _ in range(count)]
-        computer = ClusterComputer(ray, workers, say)
+        embedder = ClusterEmbedder(ray, workers, say)
         try:
-            await computer.learn()
-            yield computer
+            await embedder.learn()
+            yield embedder
         finally:
-            computer.close()
+            embedder.close()
             for worker in workers:
                 ray.kill(worker)
 
 
-class ClusterComputer:
+class ClusterEmbedder:
     """Workers of a cluster: each request goes to one that has room."""
 
-    facts: Facts
+    info: EmbedderInfo
 
     def __init__(self, ray: Any, workers: Sequence[Any], say: Callable[[str], None]) -> None:
         self._ray = ray
@@ -146,12 +146,12 @@ class ClusterComputer:
 
     async def learn(self) -> None:
         """Wait until one worker is ready; the others join as they become so. Raises EdgeEmbedError when none does."""
-        first: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
+        first: asyncio.Future[EmbedderInfo] = asyncio.get_running_loop().create_future()
         self._joining = [asyncio.create_task(self._join(worker, first)) for worker in self._workers]
-        facts = await first
+        info = await first
         count = len(self._workers)
         by = f"{count} worker{'s' if count > 1 else ''} on Ray"
-        self.facts = facts._replace(by=by, at_once=AT_ONCE * count)
+        self.info = info._replace(by=by, at_once=AT_ONCE * count)
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         found: Matrix = await self._ask(lambda worker: worker.embed.remote(texts))
@@ -166,27 +166,27 @@ class ClusterComputer:
         for task in self._joining:
             task.cancel()
 
-    async def _join(self, worker: Any, first: asyncio.Future[Facts]) -> None:
+    async def _join(self, worker: Any, first: asyncio.Future[EmbedderInfo]) -> None:
         """Give a worker its places when it has loaded the model, the same one as the first worker."""
         try:
-            facts = await self._answer(worker.facts.remote())
+            info = await self._answer(worker.info.remote())
         except EdgeEmbedError as error:
             self._leave(f"a worker cannot compute: {error.message}", first, error)
             return
         if not first.done():
-            first.set_result(facts)
+            first.set_result(info)
         model = first.result()
         for name in ("digest", "dimensions", "batch_tokens"):
-            if getattr(facts, name) != getattr(model, name):
-                told = f"a worker's {name} is {getattr(facts, name)}, another one's {getattr(model, name)}: it gets no texts"
+            if getattr(info, name) != getattr(model, name):
+                told = f"a worker's {name} is {getattr(info, name)}, another one's {getattr(model, name)}: it gets no texts"
                 self._leave(told, first, EngineUnavailableError(told))
                 return
-        if facts.engine != model.engine:
-            self._say(f"workers differ ({model.engine}; {facts.engine}): last digits depend on which one computes a text")
+        if info.engine != model.engine:
+            self._say(f"workers differ ({model.engine}; {info.engine}): last digits depend on which one computes a text")
         for _ in range(AT_ONCE):
             self._places.put_nowait(worker)
 
-    def _leave(self, told: str, first: asyncio.Future[Facts], error: EdgeEmbedError) -> None:
+    def _leave(self, told: str, first: asyncio.Future[EmbedderInfo], error: EdgeEmbedError) -> None:
         self._left -= 1
         self._say(told)
         if self._left == 0 and not first.done():

@@ -26,8 +26,8 @@ from edgeembed.errors import (
 )
 from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.service import EmbeddingService, EmbedRequest, RerankRequest
-from edgeembed.inference.tokenize import TokenizeRequest
+from edgeembed.inference.requests import EmbedRequest, RerankRequest, TokenizeRequest
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel, served
 from edgeembed.runtime.assembly import ConfiguredModels, make_service
@@ -40,7 +40,7 @@ _HEALTH_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 
 
-class How(NamedTuple):
+class EmbedOptions(NamedTuple):
     """How texts are embedded. model: None takes the daemon's own, or that of the settings."""
 
     model: str | None = None
@@ -49,7 +49,7 @@ class How(NamedTuple):
     dimensions: int | None = None
 
 
-class Facts(NamedTuple):
+class EmbedderInfo(NamedTuple):
     """What computes. digest: SHA-256 of the model's file, empty where a daemon does not tell it.
 
     batch_tokens: tokens that a forward pass aims at, 0 where nobody tells. engine: build and device in words, empty where
@@ -67,10 +67,10 @@ class Facts(NamedTuple):
     engine: str = ""
 
 
-class Computer(Protocol):
+class Embedder(Protocol):
     """Embeds texts; any number of calls at once."""
 
-    facts: Facts
+    info: EmbedderInfo
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         """Give a row of length 1 for each text, float32, shape (texts, dimensions).
@@ -93,18 +93,18 @@ class Scored(NamedTuple):
 
 
 @asynccontextmanager
-async def open_computer(
-    resolved: Resolved, how: How, say: Callable[[str], None], *, own: bool = False
-) -> AsyncIterator[Computer]:
+async def open_embedder(
+    resolved: Resolved, how: EmbedOptions, say: Callable[[str], None], *, own: bool = False
+) -> AsyncIterator[Embedder]:
     """Take the running daemon, or where none answers, or with `own`, load the model here. Raises EdgeEmbedError."""
     async with connected(resolved.settings) as connection:
         if not own and await _answers(connection):
-            computer = DaemonComputer(connection, how)
-            await computer.learn()
-            yield computer
+            embedder = DaemonEmbedder(connection, how)
+            await embedder.learn()
+            yield embedder
             return
     async with own_service(resolved, say) as (service, model):
-        engine = EngineComputer(service, model, how)
+        engine = LocalEmbedder(service, model, how)
         await engine.learn()
         yield engine
 
@@ -124,12 +124,12 @@ async def rerank(
         return Scored(result.model.name, result.scores)
 
 
-class DaemonComputer:
+class DaemonEmbedder:
     """The running daemon: at bulk priority, past its cache."""
 
-    facts: Facts
+    info: EmbedderInfo
 
-    def __init__(self, connection: Connection, how: How) -> None:
+    def __init__(self, connection: Connection, how: EmbedOptions) -> None:
         self._connection = connection
         self._body = {name: value for name, value in how._asdict().items() if value is not None}
         self._marks: int | None = None
@@ -145,7 +145,7 @@ class DaemonComputer:
         # Where two types of a model are loaded, only a name with the type says which one answers.
         exact = [model for model in same if f"{model.get('name')}:{model.get('type')}".lower() == named]
         digests = {str(model.get("digest", "")) for model in exact or same}
-        self.facts = Facts(
+        self.info = EmbedderInfo(
             model=answer["model"],
             digest=digests.pop() if len(digests) == 1 else "",
             dimensions=_matrix(answer).shape[1],
@@ -156,10 +156,10 @@ class DaemonComputer:
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         answer = await self._ask(texts, repeatable=True)
-        if answer["model"] != self.facts.model:
-            raise ConfigError(f"the daemon answers with the model {answer['model']}, and did with {self.facts.model} before")
+        if answer["model"] != self.info.model:
+            raise ConfigError(f"the daemon answers with the model {answer['model']}, and did with {self.info.model} before")
         matrix = _matrix(answer)
-        if matrix.shape != (len(texts), self.facts.dimensions):
+        if matrix.shape != (len(texts), self.info.dimensions):
             raise EngineError(f"the daemon gives rows of the shape {matrix.shape} for {len(texts)} texts")
         return matrix
 
@@ -179,12 +179,12 @@ class DaemonComputer:
         return await _post(self._connection, "/v1/embeddings", body)
 
 
-class EngineComputer:
+class LocalEmbedder:
     """A model loaded for this job in a worker of this process."""
 
-    facts: Facts
+    info: EmbedderInfo
 
-    def __init__(self, service: EmbeddingService, model: ServedModel, how: How) -> None:
+    def __init__(self, service: EmbeddingService, model: ServedModel, how: EmbedOptions) -> None:
         self._service = service
         self._model = model
         self._how = how
@@ -195,7 +195,7 @@ class EngineComputer:
         slot = self._service.pool.slot_of(self._model)
         assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just computed"
         info, status = slot.engine.info, slot.engine.status
-        self.facts = Facts(
+        self.info = EmbedderInfo(
             self._model.name,
             self._model.digest,
             width,

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeembed.bulk.embedders import Computer
+from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.retry import with_retries
-from edgeembed.bulk.shards import Refused, Row, Shard
+from edgeembed.bulk.shards import JobRow, Refused, Shard
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.inference.postprocess import Matrix
 
@@ -23,25 +23,25 @@ FEW_TEXTS = 4
 _PLACE = re.compile(r"input\[(\d+)\]")
 
 
-class Embedded(NamedTuple):
+class EmbeddedShard(NamedTuple):
     """A shard's rows that have vectors, those vectors, and all rows that were refused."""
 
-    rows: list[Row]
+    rows: list[JobRow]
     vectors: Matrix
     refused: list[Refused]
 
 
 async def embed_shard(
-    shard: Shard, computer: Computer, turns: asyncio.Semaphore, done: Callable[[int], None] = lambda _texts: None
-) -> Embedded:
+    shard: Shard, embedder: Embedder, turns: asyncio.Semaphore, done: Callable[[int], None] = lambda _texts: None
+) -> EmbeddedShard:
     """Embed the texts of a shard. turns: how many requests may be under way, those of other shards included.
 
     done: is told how many texts are behind. Raises EdgeEmbedError for what is wrong with more than a text.
     """
 
-    async def one(rows: list[Row]) -> Embedded:
+    async def one(rows: list[JobRow]) -> EmbeddedShard:
         async with turns:
-            found = await _embed(rows, computer)
+            found = await _embed(rows, embedder)
         done(len(rows))
         return found
 
@@ -53,16 +53,16 @@ async def embed_shard(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     vectors = [part.vectors for part in parts if len(part.rows)]
-    return Embedded(
+    return EmbeddedShard(
         [row for part in parts for row in part.rows],
-        np.concatenate(vectors) if vectors else np.zeros((0, computer.facts.dimensions), np.float32),
+        np.concatenate(vectors) if vectors else np.zeros((0, embedder.info.dimensions), np.float32),
         [*shard.refused, *(refused for part in parts for refused in part.refused)],
     )
 
 
-def requests(rows: Sequence[Row]) -> list[list[Row]]:
+def requests(rows: Sequence[JobRow]) -> list[list[JobRow]]:
     """Divide rows among requests: so many texts, fewer when they are long, but never a few at the end."""
-    found: list[list[Row]] = []
+    found: list[list[JobRow]] = []
     characters = 0
     for row in rows:
         full = found and (
@@ -80,18 +80,18 @@ def requests(rows: Sequence[Row]) -> list[list[Row]]:
     return found
 
 
-async def _embed(rows: list[Row], computer: Computer) -> Embedded:
+async def _embed(rows: list[JobRow], embedder: Embedder) -> EmbeddedShard:
     """Embed the texts of one request; one that is refused costs the others nothing but another try."""
     refused: list[Refused] = []
     while rows:
         try:
-            vectors = await _rows_of(computer, rows)
-            return Embedded(rows, vectors, refused)
+            vectors = await _rows_of(embedder, rows)
+            return EmbeddedShard(rows, vectors, refused)
         except RequestTooLargeError as error:
             if len(rows) > 1:
                 middle = len(rows) // 2
-                one, other = await _embed(rows[:middle], computer), await _embed(rows[middle:], computer)
-                return Embedded(
+                one, other = await _embed(rows[:middle], embedder), await _embed(rows[middle:], embedder)
+                return EmbeddedShard(
                     one.rows + other.rows,
                     np.concatenate([one.vectors, other.vectors]),
                     refused + one.refused + other.refused,
@@ -106,8 +106,8 @@ async def _embed(rows: list[Row], computer: Computer) -> Embedded:
         row = rows[index]
         refused.append(Refused(row.input, row.place, reason, row.id))
         rows = rows[:index] + rows[index + 1 :]
-    return Embedded([], np.zeros((0, computer.facts.dimensions), np.float32), refused)
+    return EmbeddedShard([], np.zeros((0, embedder.info.dimensions), np.float32), refused)
 
 
-async def _rows_of(computer: Computer, rows: list[Row]) -> Matrix:
-    return await with_retries(lambda: computer.embed([row.text for row in rows]))
+async def _rows_of(embedder: Embedder, rows: list[JobRow]) -> Matrix:
+    return await with_retries(lambda: embedder.embed([row.text for row in rows]))

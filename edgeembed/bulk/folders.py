@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeembed.bulk.chunking import Chunker
-from edgeembed.bulk.records import Place, Read, Record, Reject
+from edgeembed.bulk.records import Position, Read, Record, Reject
 from edgeembed.errors import ConfigError
 
 MOST_FILE_BYTES = 64 * 2**20
@@ -41,7 +41,7 @@ class Folder:
             )
         return f"{self.path.absolute()} {digest.hexdigest()}"
 
-    def read(self, start: Place) -> Iterator[Read]:
+    def read(self, start: Position) -> Iterator[Read]:
         """Give a record for each chunk; its id is FILE#START-END, in characters of the file.
 
         Raises ConfigError when the file is gone that the place is in.
@@ -68,13 +68,13 @@ class Folder:
             if start == 0:
                 # The next place is behind the file: no text is longer than its bytes.
                 reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-                yield Reject(relative, reason, Place(size + 1, number, relative, behind + size))
+                yield Reject(relative, reason, Position(size + 1, number, relative, behind + size))
             return
         for chunk in self._chunker.chunks(text, start):
             number += 1
             done = behind + size * chunk.next // max(len(text), 1)
             place = f"{relative}#{chunk.start}-{chunk.end}"
-            after = Place(chunk.next, number, relative, done)
+            after = Position(chunk.next, number, relative, done)
             yield Record(place, text[chunk.start : chunk.end], number - 1, after, place)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:

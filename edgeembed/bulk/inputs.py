@@ -11,7 +11,7 @@ import msgspec
 from edgeembed.bulk.chunking import Chunker
 from edgeembed.bulk.folders import Folder
 from edgeembed.bulk.lines import CsvLines, JsonLines, TextLines
-from edgeembed.bulk.records import Place, Read, Record, Reject, Source
+from edgeembed.bulk.records import Position, Read, Record, Reject, Source
 from edgeembed.bulk.tables import ParquetRows
 from edgeembed.errors import ConfigError
 
@@ -30,7 +30,7 @@ class Cursor(msgspec.Struct, frozen=True):
     """Where reading the inputs goes on: in which of them, and there. done: bytes of all inputs that are behind."""
 
     input: int = 0
-    place: Place = Place()
+    place: Position = Position()
     done: int = 0
 
 
@@ -66,7 +66,7 @@ class Inputs:
             source = self._sources[index]
             behind = sum(self._sizes[:index])
             files = isinstance(source, Folder)
-            for read in source.read(start.place if index == start.input else Place()):
+            for read in source.read(start.place if index == start.input else Position()):
                 after = Cursor(index, read.after, behind + read.after.done)
                 found = read
                 if isinstance(read, Record) and (read.id is None or (files and several)):

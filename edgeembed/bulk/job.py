@@ -11,12 +11,12 @@ import filelock
 import msgspec
 
 from edgeembed.bulk.chunking import Chunker
-from edgeembed.bulk.embedders import Computer
+from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs
 from edgeembed.bulk.outputs import Output
-from edgeembed.bulk.shards import JobRules, Manifest, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
-from edgeembed.bulk.writers import Rows, assemble, join, write_shard
+from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
+from edgeembed.bulk.writers import ShardRows, assemble, join, write_shard
 from edgeembed.errors import ConfigError, EdgeEmbedError
 
 SHARDS_AT_ONCE = 2
@@ -37,7 +37,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool = False
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a job came to. before: of the rows, those that an earlier run had made."""
 
     rows: int
@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int
 
 
-class Watch(Protocol):
+class JobListener(Protocol):
     """Who is told how far it is."""
 
     def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None:
@@ -99,21 +99,21 @@ def claimed(job: Job) -> Iterator[None]:
         raise ConfigError(f"cannot write {output.path}: {error}") from error
 
 
-async def run(job: Job, computer: Computer, watch: Watch) -> Outcome:
-    """Do a job, or what is left of it, with one computer; the caller has claimed it. Raises EdgeEmbedError."""
+async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
+    """Do a job, or what is left of it, with one embedder; the caller has claimed it. Raises EdgeEmbedError."""
     loop = asyncio.get_running_loop()
 
     def count(words: Sequence[str]) -> list[int]:
         """Count tokens from the thread that reads."""
         found: list[int] = []
         for first in range(0, len(words), _WORDS_AT_ONCE):
-            part = computer.count(words[first : first + _WORDS_AT_ONCE])
+            part = embedder.count(words[first : first + _WORDS_AT_ONCE])
             found += asyncio.run_coroutine_threadsafe(part, loop).result()
         return found
 
     rules = job.rules
     inputs = open_inputs(job.inputs, job.input_format, rules.column, rules.id_column, Chunker(rules.chunks, count))
-    run_ = _Run(job, computer, watch, inputs)
+    run_ = _Run(job, embedder, watch, inputs)
     await run_.prepare()
     await run_.embed()
     return await run_.finish()
@@ -122,29 +122,29 @@ async def run(job: Job, computer: Computer, watch: Watch) -> Outcome:
 class _Run:
     """A job under way."""
 
-    def __init__(self, job: Job, computer: Computer, watch: Watch, inputs: Inputs) -> None:
+    def __init__(self, job: Job, embedder: Embedder, watch: JobListener, inputs: Inputs) -> None:
         self._job = job
-        self._computer = computer
+        self._computer = embedder
         self._watch = watch
         self._inputs = inputs
         self._work: WorkFolder = job.output.work()
-        self._manifest: Manifest | None = None
-        self._turns = asyncio.Semaphore(computer.facts.at_once)
-        self._shards_at_once = max(SHARDS_AT_ONCE, 1 + -(-computer.facts.at_once // REQUESTS_PER_SHARD))
+        self._manifest: JobManifest | None = None
+        self._turns = asyncio.Semaphore(embedder.info.at_once)
+        self._shards_at_once = max(SHARDS_AT_ONCE, 1 + -(-embedder.info.at_once // REQUESTS_PER_SHARD))
         self._before = 0
 
     async def prepare(self) -> None:
         """Look at what is there, and whether it is of this job."""
-        facts, prints = self._computer.facts, await asyncio.to_thread(self._inputs.fingerprints)
-        self._expected = Manifest(
+        info, prints = self._computer.info, await asyncio.to_thread(self._inputs.fingerprints)
+        self._expected = JobManifest(
             inputs=prints,
             rules=self._job.rules,
-            model=facts.model,
-            digest=facts.digest,
-            dimensions=facts.dimensions,
+            model=info.model,
+            digest=info.digest,
+            dimensions=info.dimensions,
             ids="string",
-            batch_tokens=facts.batch_tokens,
-            engine=facts.engine,
+            batch_tokens=info.batch_tokens,
+            engine=info.engine,
         )
         done = 0
         if self._work.began:
@@ -173,7 +173,7 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> JobResult:
         """Put the shards together. Raises EdgeEmbedError when there is not one vector."""
         receipts = list(self._work.receipts())
         rows, refused = sum(receipt.rows for _, receipt in receipts), sum(receipt.refused for _, receipt in receipts)
@@ -189,7 +189,7 @@ class _Run:
             shards = [self._work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
             await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
         output.seal()
-        return Outcome(rows=rows, refused=refused, before=self._before, dimensions=manifest.dimensions)
+        return JobResult(rows=rows, refused=refused, before=self._before, dimensions=manifest.dimensions)
 
     async def _missing(self) -> AsyncIterator[Shard]:
         """Read the shards that have no receipt; those that have one are passed over without being read."""
@@ -217,7 +217,7 @@ class _Run:
         share = shard.bytes / max(len(shard.rows), 1)
         embedded = await embed_shard(shard, self._computer, self._turns, lambda texts: self._watch.add(texts, texts * share))
         if embedded.rows:
-            rows = Rows(
+            rows = ShardRows(
                 [row.id for row in embedded.rows],
                 embedded.vectors,
                 [row.text for row in embedded.rows] if manifest.rules.with_text else None,

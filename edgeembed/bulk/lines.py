@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from edgeembed.bulk.records import MOST_BYTES, Place, Read, Record, Reject, id_of
+from edgeembed.bulk.records import MOST_BYTES, Position, Read, Record, Reject, id_of
 from edgeembed.errors import ConfigError
 
 JSON_FIELDS = ("text", "query", "input", "content")
@@ -89,11 +89,11 @@ class Lines:
 class TextLines(Lines):
     """One text in each line; lines with nothing in them are none."""
 
-    def read(self, start: Place) -> Iterator[Read]:
+    def read(self, start: Position) -> Iterator[Read]:
         number = start.number
         for line, cut, at in self.lines(start.offset):
             number += 1
-            after = Place(at, number, done=at)
+            after = Position(at, number, done=at)
             if cut:
                 yield Reject(f"line {number}", _TOO_LONG, after)
                 continue
@@ -114,17 +114,17 @@ class JsonLines(Lines):
         self._columns = (column,) if column else JSON_FIELDS
         self._id_column = id_column
 
-    def read(self, start: Place) -> Iterator[Read]:
+    def read(self, start: Position) -> Iterator[Read]:
         number = start.number
         for line, cut, at in self.lines(start.offset):
             number += 1
-            after = Place(at, number, done=at)
+            after = Position(at, number, done=at)
             if cut:
                 yield Reject(f"line {number}", _TOO_LONG, after)
             elif line.strip():
                 yield self._read(line, number, after)
 
-    def _read(self, line: bytes, number: int, after: Place) -> Read:
+    def _read(self, line: bytes, number: int, after: Position) -> Read:
         place = f"line {number}"
         try:
             value = orjson.loads(line)
@@ -156,7 +156,7 @@ class CsvLines(Lines):
         self._header_end = 0
         self._delimiter = ","
 
-    def read(self, start: Place) -> Iterator[Read]:
+    def read(self, start: Position) -> Iterator[Read]:
         csv.field_size_limit(MOST_BYTES)  # 128 KiB unless told otherwise
         header = self._read_header()
         text_at = header.index(choose_column(self._column, header, self.name))
@@ -178,7 +178,7 @@ class CsvLines(Lines):
                 continue
             number += 1
             reason = reason or (_TOO_LONG if feed.cut else _defect(row, header))
-            after, place = Place(feed.at, number, done=feed.at), f"row {number}"
+            after, place = Position(feed.at, number, done=feed.at), f"row {number}"
             if reason is not None:
                 yield Reject(place, reason, after)
             elif id_at is not None and not row[id_at]:

@@ -39,7 +39,7 @@ class JobProgress:
         return self._texts - self._before
 
     def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None:
-        """See `edgeembed.bulk.job.Watch`."""
+        """See `edgeembed.bulk.job.JobListener`."""
         self._texts = self._before = texts
         self._done, self._all, self._known = float(done_bytes), float(all_bytes or 0), all_bytes is not None
         self._began = self._last = time.monotonic()
@@ -58,11 +58,11 @@ class JobProgress:
             )
 
     def note(self, line: str) -> None:
-        """See `edgeembed.bulk.job.Watch`."""
+        """See `edgeembed.bulk.job.JobListener`."""
         self._say(line)
 
     def add(self, texts: int, read_bytes: float) -> None:
-        """See `edgeembed.bulk.job.Watch`."""
+        """See `edgeembed.bulk.job.JobListener`."""
         self._texts += texts
         self._done += read_bytes
         if self._bar is not None:
@@ -75,7 +75,7 @@ class JobProgress:
             self._say(self.line())
 
     def assembling(self) -> None:
-        """See `edgeembed.bulk.job.Watch`."""
+        """See `edgeembed.bulk.job.JobListener`."""
         self.close()
 
     def line(self) -> str:

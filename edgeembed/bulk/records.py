@@ -13,7 +13,7 @@ MOST_BYTES = 16 * 2**20
 """A longer line, field or row is refused instead of read: no model takes such a text, and memory has an end."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True):
     """Where reading one input goes on. offset: bytes of a file of lines, rows of a table, characters of a folder's file.
 
     number: records before; file: of a folder, the file; done: bytes behind, for the progress.
@@ -31,7 +31,7 @@ class Record(NamedTuple):
     id: Id | None
     text: str
     number: int
-    after: Place
+    after: Position
     place: str
 
 
@@ -43,7 +43,7 @@ class Reject(NamedTuple):
 
     place: str
     reason: str
-    after: Place
+    after: Position
     id: Id | None = None
 
 
@@ -67,7 +67,7 @@ class Source(Protocol):
         """Give what changes when the input does, so that a job never goes on with another file."""
         ...
 
-    def read(self, start: Place) -> Iterator[Read]:
+    def read(self, start: Position) -> Iterator[Read]:
         """Give what is there from a place on. Raises ConfigError when the whole input is not what it should be."""
         ...
 

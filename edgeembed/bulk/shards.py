@@ -11,7 +11,7 @@ import msgspec
 from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.errors import ConfigError
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
@@ -32,7 +32,7 @@ class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
     id: Id | None = None
 
 
-class Row(NamedTuple):
+class JobRow(NamedTuple):
     """A text of a shard. place: for its refusal."""
 
     id: Id
@@ -45,7 +45,7 @@ class Shard(NamedTuple):
     """Rows that follow each other in the inputs. after: where the next shard begins; bytes: of the inputs that it took."""
 
     number: int
-    rows: list[Row]
+    rows: list[JobRow]
     refused: list[Refused]
     after: Cursor
     bytes: int
@@ -53,7 +53,7 @@ class Shard(NamedTuple):
 
 def cut(steps: Iterable[Step], number: int, start: Cursor, *, most_rows: int) -> Shard | None:
     """Take the next shard off the records; None when there are no more."""
-    rows: list[Row] = []
+    rows: list[JobRow] = []
     refused: list[Refused] = []
     after: Cursor | None = None
     characters = 0
@@ -62,7 +62,7 @@ def cut(steps: Iterable[Step], number: int, start: Cursor, *, most_rows: int) ->
         if isinstance(read, Record):
             assert read.id is not None, "the inputs give every record an id"
             if read.text.strip():
-                rows.append(Row(read.id, read.text, step.input, read.place))
+                rows.append(JobRow(read.id, read.text, step.input, read.place))
                 characters += len(read.text)
             else:
                 refused.append(Refused(step.input, read.place, "the text is empty", read.id))
@@ -108,10 +108,10 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     chunks: ChunkRules = ChunkRules()
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job, as its work folder remembers it. digest: of the model's file, empty where nobody tells it.
 
-    batch_tokens, engine: as in `edgeembed.bulk.embedders.Facts`; they decide about the last digits of the vectors.
+    batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; they decide about the last digits of the vectors.
     """
 
     version: Literal[1] = 1
@@ -124,7 +124,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     batch_tokens: int = 0
     engine: str = ""
 
-    def require_same(self, other: Manifest) -> None:
+    def require_same(self, other: JobManifest) -> None:
         """Refuse to go on with a job that is not this one. Raises ConfigError naming what differs."""
         if self.inputs != other.inputs:
             raise ConfigError("the inputs are not those that the job began with; --overwrite begins anew")
@@ -141,7 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             if here != there:
                 raise ConfigError(f"the job began with {name} = {here}, and this is {there}; --overwrite begins anew")
 
-    def last_digits(self, other: Manifest) -> str | None:
+    def last_digits(self, other: JobManifest) -> str | None:
         """Say why the vectors of this job may differ in their last digits, if it goes on as the other one says."""
         told = (("engine", self.engine, other.engine), ("batch_tokens", self.batch_tokens, other.batch_tokens))
         for name, here, there in told:
@@ -173,13 +173,13 @@ class WorkFolder:
         """Whether a job is there."""
         return self._manifest.exists()
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> JobManifest:
         """Read what the job is. Raises ConfigError when that cannot be read."""
-        return _read(self._manifest, Manifest)
+        return _read(self._manifest, JobManifest)
 
-    def begin(self, manifest: Manifest) -> None:
+    def begin(self, manifest: JobManifest) -> None:
         """Note what the job is."""
-        write_atomically(self._manifest, manifest)
+        write_json(self._manifest, manifest)
 
     def receipt(self, number: int) -> Receipt | None:
         """Give the receipt of a shard; None when it is not there yet."""
@@ -198,7 +198,7 @@ class WorkFolder:
             staged = file.with_suffix(".tmp")
             staged.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in refused))
             staged.replace(file)
-        write_atomically(self.folder / f"receipt-{number:07}.json", receipt)
+        write_json(self.folder / f"receipt-{number:07}.json", receipt)
 
     def rejects(self, number: int) -> Path:
         """Give the file of a shard's rejects, which is there when it has any."""

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeembed.bulk.lines import choose_column
-from edgeembed.bulk.records import MOST_BYTES, Place, Read, Record, Reject, id_of
+from edgeembed.bulk.records import MOST_BYTES, Position, Read, Record, Reject, id_of
 from edgeembed.errors import ConfigError
 
 ROWS_AT_ONCE = 1024
@@ -46,7 +46,7 @@ class ParquetRows:
         status = self.path.stat()
         return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
-    def read(self, start: Place) -> Iterator[Read]:
+    def read(self, start: Position) -> Iterator[Read]:
         with self._opened() as file:
             text_name, names = self._columns(file)
             rows = max(file.metadata.num_rows, 1)
@@ -66,10 +66,10 @@ class ParquetRows:
                     ids = batch.column(self._id_column).to_pylist() if self._id_column else [None] * len(texts)
                     for row, text, id_ in zip(range(first, number), texts, ids, strict=True):
                         if row >= start.offset:
-                            after = Place(row + 1, row + 1, done=self.size_bytes * (row + 1) // rows)
+                            after = Position(row + 1, row + 1, done=self.size_bytes * (row + 1) // rows)
                             yield self._read(text, id_, row, after)
 
-    def _read(self, text: Any, value: Any, row: int, after: Place) -> Read:
+    def _read(self, text: Any, value: Any, row: int, after: Position) -> Read:
         place, id_ = f"row {row}", id_of(value)
         if self._id_column is not None and id_ is None:
             return Reject(place, f"the column {self._id_column!r} holds no string and no whole number here", after)

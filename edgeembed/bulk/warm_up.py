@@ -15,7 +15,8 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.install import ensure_installed
-from edgeembed.inference.service import EmbeddingService, EmbedRequest
+from edgeembed.inference.requests import EmbedRequest
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import served
 from edgeembed.runtime.assembly import ConfiguredModels, make_service
@@ -29,7 +30,7 @@ Embed = Callable[[Sequence[str]], Awaitable[None]]
 Report = Callable[[int, int], None]
 
 
-class How(NamedTuple):
+class EmbedOptions(NamedTuple):
     """How clients will ask: a vector is found again by requests with the same model and prompt only."""
 
     model: str | None = None
@@ -67,7 +68,7 @@ def read_queries(path: Path) -> list[str]:
 
 
 async def warm_cache(
-    queries: Sequence[str], how: How, resolved: Resolved, report: Report, say: Callable[[str], None]
+    queries: Sequence[str], how: EmbedOptions, resolved: Resolved, report: Report, say: Callable[[str], None]
 ) -> Warmed:
     """Embed queries ahead through the running daemon; where none answers, load the model of the settings for it.
 
@@ -100,7 +101,7 @@ async def warm(queries: Sequence[str], embed: Embed, report: Report) -> Warmed:
     return Warmed(warmed, refused)
 
 
-def _by_daemon(settings: Settings, how: How) -> Embed:
+def _by_daemon(settings: Settings, how: EmbedOptions) -> Embed:
     async def embed(texts: Sequence[str]) -> None:
         body = {"input": list(texts), "encoding_format": "base64", "cache": "keep", **how._asdict()}
         reply = await ask(settings, "/v1/embeddings", _REQUEST_SECONDS, body)
@@ -113,7 +114,7 @@ def _by_daemon(settings: Settings, how: How) -> Embed:
     return embed
 
 
-def _by_service(service: EmbeddingService, how: How) -> Embed:
+def _by_service(service: EmbeddingService, how: EmbedOptions) -> Embed:
     async def embed(texts: Sequence[str]) -> None:
         await service.embed(EmbedRequest(texts, input_type=how.input_type, instruction=how.instruction, cache="keep"))
 

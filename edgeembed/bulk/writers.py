@@ -14,7 +14,7 @@ import numpy.typing as npt
 import orjson
 
 from edgeembed.bulk.records import Id
-from edgeembed.bulk.shards import Dtype, Manifest
+from edgeembed.bulk.shards import Dtype, JobManifest
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.inference.postprocess import Matrix, int8_rows, sign_bits
 
@@ -31,7 +31,7 @@ IDS_SUFFIX = ".ids.jsonl"
 """Beside an NPY file, which holds numbers alone: the id of each row, one a line."""
 
 
-class Rows(NamedTuple):
+class ShardRows(NamedTuple):
     """What a shard's file holds. vectors: float32, shape (rows, dimensions), of length 1. texts: None where not stored."""
 
     ids: Sequence[Id]
@@ -52,7 +52,7 @@ def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
     return vectors.astype(np.float16 if dtype == "float16" else np.float32, copy=False)
 
 
-def write_shard(path: Path, rows: Rows, manifest: Manifest) -> None:
+def write_shard(path: Path, rows: ShardRows, manifest: JobManifest) -> None:
     """Write a shard in one step; whoever looks sees all of it or nothing. Raises OSError."""
     numbers = stored(rows.vectors, manifest.rules.dtype)
     match manifest.rules.format:
@@ -69,7 +69,7 @@ def write_shard(path: Path, rows: Rows, manifest: Manifest) -> None:
                 np.save(file, numbers)
 
 
-def assemble(shards: Sequence[Path], rows: int, out: Path, manifest: Manifest) -> None:
+def assemble(shards: Sequence[Path], rows: int, out: Path, manifest: JobManifest) -> None:
     """Write one file of all shards, in their order, in one step. rows: of all of them together. Raises OSError."""
     match manifest.rules.format:
         case "parquet" | "arrow" as format_:
@@ -99,7 +99,7 @@ def ids_path(path: Path) -> Path:
     return path.with_name(path.stem + IDS_SUFFIX)
 
 
-def _join_arrays(shards: Sequence[Path], rows: int, manifest: Manifest, file: Any) -> None:
+def _join_arrays(shards: Sequence[Path], rows: int, manifest: JobManifest, file: Any) -> None:
     empty = stored(np.zeros((0, manifest.dimensions), np.float32), manifest.rules.dtype)
     header = np.lib.format.header_data_from_array_1_0(empty) | {"shape": (rows, empty.shape[1])}
     np.lib.format.write_array_header_1_0(file, header)
@@ -107,7 +107,7 @@ def _join_arrays(shards: Sequence[Path], rows: int, manifest: Manifest, file: An
         file.write(np.load(shard, mmap_mode="r").tobytes())
 
 
-def _json_lines(rows: Rows, numbers: npt.NDArray[Any]) -> Iterator[bytes]:
+def _json_lines(rows: ShardRows, numbers: npt.NDArray[Any]) -> Iterator[bytes]:
     # Half precision has no numbers of its own in JSON: the shortest that give the same half are as long as float32's.
     shown = numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
     for index, id_ in enumerate(rows.ids):
@@ -117,7 +117,7 @@ def _json_lines(rows: Rows, numbers: npt.NDArray[Any]) -> Iterator[bytes]:
         yield orjson.dumps({**line, "vector": shown[index]}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
-def _schema(manifest: Manifest) -> Any:
+def _schema(manifest: JobManifest) -> Any:
     pa = import_pyarrow()
     number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
     rules = manifest.rules
@@ -137,7 +137,7 @@ def _schema(manifest: Manifest) -> Any:
     return pa.schema(fields, metadata=told)
 
 
-def _table(rows: Rows, numbers: npt.NDArray[Any], manifest: Manifest) -> Any:
+def _table(rows: ShardRows, numbers: npt.NDArray[Any], manifest: JobManifest) -> Any:
     pa = import_pyarrow()
     schema = _schema(manifest)
     vector = schema.field("vector").type
@@ -149,7 +149,7 @@ def _table(rows: Rows, numbers: npt.NDArray[Any], manifest: Manifest) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _table_writer(path: Path, format_: str, manifest: Manifest) -> Any:
+def _table_writer(path: Path, format_: str, manifest: JobManifest) -> Any:
     pa = import_pyarrow()
     schema = _schema(manifest)
     if format_ == "arrow":
@@ -184,4 +184,4 @@ def _replaced(path: Path) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
-__all__ = ["IDS_SUFFIX", "SUFFIXES", "OutputFormat", "Rows", "assemble", "ids_path", "join", "stored", "write_shard"]
+__all__ = ["IDS_SUFFIX", "SUFFIXES", "OutputFormat", "ShardRows", "assemble", "ids_path", "join", "stored", "write_shard"]

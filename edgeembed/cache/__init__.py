@@ -1,10 +1,10 @@
 """The cache of rows: a hot tier in memory over a disk tier, behind one interface."""
 
-from edgeembed.cache.answers import Answer
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.key import KeyMaker
 from edgeembed.cache.memory import Wanted
+from edgeembed.cache.responses import StoredResponse
 from edgeembed.cache.rows import CachedRow
-from edgeembed.cache.tiers import CacheStats, VectorCache
+from edgeembed.cache.tiers import FoundRows, VectorCache
 
-__all__ = ["Answer", "CacheStats", "CachedRow", "Counts", "KeyMaker", "VectorCache", "Wanted"]
+__all__ = ["CachedRow", "Counts", "FoundRows", "KeyMaker", "StoredResponse", "VectorCache", "Wanted"]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeembed.common.status import CacheCounts
 
-class Counts(msgspec.Struct):
-    """Texts that were looked up, by where their row was found, and what that saved."""
 
-    memory_hits: int = 0
-    disk_hits: int = 0
-    misses: int = 0
-    saved_seconds: float = 0.0
-    """Computing time of the rows that were found."""
+class Counts(CacheCounts):
+    """The counts of the status, with arithmetic."""
 
     @property
     def hits(self) -> int:

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import diskcache
-import msgspec
 import numpy as np
 
-from edgeembed.cache.answers import Answers
 from edgeembed.cache.bloom_filter import KeysOnDisk
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.disk import FAULTS, DiskItem, DiskTier
 from edgeembed.cache.memory import MemoryTier, Wanted
 from edgeembed.cache.report import labels_of, stands_for
+from edgeembed.cache.responses import StoredResponses
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row
 from edgeembed.cache.write_buffer import ROWS_AT_ONCE, Unwritten
+from edgeembed.common.status import CacheStats
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 
@@ -45,33 +45,17 @@ FLUSH_SECONDS = 5.0
 """How long counts, and news of rows that were asked for again, may wait for the disk."""
 REFRESH_SECONDS = 6 * 3600.0
 """How often the disk learns of the rows that the hot tier answers all the time: it never sees those questions."""
-_ANSWERS = 0.25
-"""Of the hot tier's memory: answers as they were written."""
+_RESPONSES = 0.25
+"""Of the hot tier's memory: stored responses."""
 
 
-class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts since the daemon started, and what the cache holds now."""
+class FoundRows(dict[bytes, CachedRow]):
+    """Cached rows by key. missing: the other keys that were asked for. from_disk: how many rows only the disk had."""
 
-    memory_hits: int
-    disk_hits: int
-    misses: int
-    saved_seconds: float
-    """Computing time of the rows that were found."""
-    damaged: int
-    """Entries of ours found damaged, or under another key."""
-    memory_entries: int
-    memory_bytes: int
-    answer_bytes: int
-    """Of answers as they were written; they are memory too."""
-    memory_limit_bytes: int
-    disk_limit_bytes: int
-    unwritten: int
-    """Rows that are not on disk yet."""
-    folder: str | None
-    disk_problem: str | None
-    """Why the disk tier does not take part, if it does not."""
-    models: dict[str, Counts]
-    """The same counts by model: NAME:TYPE@ and the first digits of its file's digest."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[bytes] = []
+        self.from_disk = 0
 
 
 class VectorCache:
@@ -86,9 +70,9 @@ class VectorCache:
         self._memory_bytes = memory_mib * MIB
         self._disk_bytes = disk_mib * MIB
         self._ttl = ttl
-        self._memory = MemoryTier(int(self._memory_bytes * (1 - _ANSWERS)))
-        self.answers = Answers(int(self._memory_bytes * _ANSWERS))
-        """Answers of the hot tier as they were written, for whoever writes them."""
+        self._memory = MemoryTier(int(self._memory_bytes * (1 - _RESPONSES)))
+        self.responses = StoredResponses(int(self._memory_bytes * _RESPONSES))
+        """Responses whose rows came from memory, as they were written."""
         self._disk: DiskTier | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-disk")
         self._unwritten = Unwritten()
@@ -121,10 +105,10 @@ class VectorCache:
             damaged=self._damaged,
             memory_entries=len(self._memory),
             memory_bytes=self._memory.used_bytes,
-            answer_bytes=self.answers.used_bytes,
+            answer_bytes=self.responses.used_bytes,
             memory_limit_bytes=self._memory_bytes,
             disk_limit_bytes=self._disk_bytes if self._folder else 0,
-            unwritten=len(self._unwritten),
+            rows_to_write=len(self._unwritten),
             folder=str(self._folder) if self._folder else None,
             disk_problem=next(iter(self._problems.values()), None),
             models={model: counts.plus(Counts()) for model, counts in self._counts.items()},
@@ -162,33 +146,47 @@ class VectorCache:
             self._flush_soon()
         return rows
 
-    async def get_many(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> dict[bytes, CachedRow]:
-        """Give the rows that are known; what is missing, damaged, foreign or too old is not in the answer.
+    async def get_many(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> FoundRows:
+        """Return the cached rows; what is missing, damaged, foreign or too old is left out.
 
-        low: the question is part of a bulk load, which says nothing about how often a row will be asked for.
+        low: part of a bulk load, which is no sign that a row will be asked for again.
         """
-        counts = self._counts_of(model)
-        found: dict[bytes, CachedRow] = {}
-        missing: list[bytes] = []
+        found = self.get_from_memory(keys, model, low=low)
+        await self.add_from_disk(found, model, low=low)
+        return found
+
+    def get_from_memory(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> FoundRows:
+        """Return the rows in memory, without waiting: the first half of `get_many`."""
+        found = FoundRows()
+        lookup = self._memory.peek if low else self._memory.get
         for key in keys:
-            row = self._memory.peek(key) if low else self._memory.get(key)
+            row = lookup(key)
             if row is None or self._is_old(row):
-                missing.append(key)
+                found.missing.append(key)
             else:
                 found[key] = row
+        counts = self._counts_of(model)
         counts.memory_hits += len(found)
-        if missing and self._disk_takes_part("read") and (asked := self._present.among(missing)):
+        for row in found.values():
+            counts.saved_seconds += row.seconds
+        if self._flush is None:
+            self._flush_soon()
+        return found
+
+    async def add_from_disk(self, found: FoundRows, model: str = "", *, low: bool = False) -> None:
+        """Add the missing rows that the disk has: the second half of `get_many`, to be called once."""
+        counts = self._counts_of(model)
+        if found.missing and self._disk_takes_part("read") and (asked := self._present.among(found.missing)):
             for key, row in (await self._from_disk(asked, model)).items():
                 found[key] = row
+                found.from_disk += 1
                 counts.disk_hits += 1
+                counts.saved_seconds += row.seconds
                 self._memory.put(key, row, "low" if low else "normal")
                 if not low:
                     self._unwritten.touched.add(key)
-        for row in found.values():
-            counts.saved_seconds += row.seconds
-        counts.misses += sum(key not in found for key in missing)
-        self._flush_soon()
-        return found
+        found.missing = [key for key in found.missing if key not in found]
+        counts.misses += len(found.missing)
 
     def put(self, key: bytes, row: Row, model: str = "", *, seconds: float = 0.0, wanted: Wanted = "normal") -> None:
         """Keep a row, at once in memory and soon on disk. `seconds`: what it took to compute."""
@@ -228,7 +226,7 @@ class VectorCache:
             except FAULTS as error:
                 raise EdgeEmbedError(f"the cache cannot be cleared: {_words(error)}") from error
         forgotten = self._memory.drop_models(lambda label: model is None or stands_for(model, label))
-        self.answers.clear()
+        self.responses.clear()
         removed = max(removed, forgotten)  # what is in memory is mostly on disk, too
         if model is not None and not removed:
             raise ModelNotFoundError(f"the cache has nothing of a model {model!r}", param="model")
@@ -365,7 +363,7 @@ class VectorCache:
         """Forget what is in memory when somebody cleared the disk since."""
         if clears > self._clears:
             self._memory.clear()
-            self.answers.clear()
+            self.responses.clear()
             self._unwritten.touched.clear()
             log.info("the cache was cleared")
         self._clears = clears  # less than before in a database that was begun anew

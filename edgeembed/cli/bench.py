@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from edgeembed.common.progress import Progress
-    from edgeembed.diagnostics.bench.run import Result
+    from edgeembed.diagnostics.bench.run import CellResult
     from edgeembed.diagnostics.bench.session import ServerFacts
 
 DEFAULT_SECONDS = 3.0
@@ -69,7 +69,7 @@ def bench(
     from edgeembed.common.progress import Progress, human_size, human_time
     from edgeembed.config.resolution import resolve
     from edgeembed.diagnostics.bench.run import expected_seconds, plan
-    from edgeembed.diagnostics.bench.session import Plan, measure_own, measure_url
+    from edgeembed.diagnostics.bench.session import BenchPlan, measure_own, measure_url
     from edgeembed.errors import ConfigError
     from edgeembed.hub.install import ensure_installed
 
@@ -77,7 +77,7 @@ def bench(
     setup_logging("error")
     new, repeated = plan(quick=quick)
     seconds = seconds or (QUICK_SECONDS if quick else DEFAULT_SECONDS)
-    what = Plan(new=new, repeated=repeated, seconds=seconds, seed=secrets.randbits(32) if seed is None else seed)
+    what = BenchPlan(new=new, repeated=repeated, seconds=seconds, seed=secrets.randbits(32) if seed is None else seed)
     name = model or resolved.settings.model
     if name is None and not url:
         raise ConfigError("no model is chosen yet; name one: edgeembed bench MODEL")
@@ -88,12 +88,12 @@ def bench(
     total = expected_seconds([*new, *repeated], seconds) + (0 if url else START_SECONDS)
     _say(f"{len(new) + len(repeated)} measurements of {seconds:g} s: about {human_time(total)}, longer with a slow model")
     with Progress(_say, "measuring", unit=" measurements") as progress:
-        audience = _Printer(progress, silent=as_json)
+        listener = _BenchPrinter(progress, silent=as_json)
         if installed is None:
             assert url is not None
-            report = asyncio.run(measure_url(url, what, audience, model=model, api_key=api_key))
+            report = asyncio.run(measure_url(url, what, listener, model=model, api_key=api_key))
         else:
-            report = asyncio.run(measure_own(resolved, installed.path, what, audience))
+            report = asyncio.run(measure_own(resolved, installed.path, what, listener))
     if as_json:
         print_json(report)
     else:
@@ -112,8 +112,8 @@ def bench(
         sys.exit(1)
 
 
-class _Printer:
-    """Prints what comes while it is measured; see Audience."""
+class _BenchPrinter:
+    """Prints what comes while it is measured; see BenchListener."""
 
     def __init__(self, progress: Progress, *, silent: bool) -> None:
         self._progress = progress
@@ -141,7 +141,7 @@ class _Printer:
     def progress(self, done: int, total: int) -> None:
         self._progress.update(done, total)
 
-    def section(self, title: str, results: list[Result]) -> None:
+    def section(self, title: str, results: list[CellResult]) -> None:
         if self._silent:
             return
         with _beside_the_bar():
@@ -157,7 +157,7 @@ class _Printer:
                     click.echo(f"{result.words} words, {result.load}: {result.note}")
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _row(result: CellResult) -> tuple[str, ...]:
     def number(value: float | None, digits: int = 0) -> str:
         return "-" if value is None else f"{value:,.{digits}f}"
 

@@ -151,7 +151,7 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     """
     import asyncio
 
-    from edgeembed.bulk.warm_up import How, read_queries, warm_cache
+    from edgeembed.bulk.warm_up import EmbedOptions, read_queries, warm_cache
     from edgeembed.common.logs import setup_logging
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
@@ -160,7 +160,7 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     setup_logging("warning")
     queries = read_queries(file)
     # The daemon's own default model, unless one is named here.
-    how = How(model=flags.get("model"), input_type=input_type, instruction=instruction)
+    how = EmbedOptions(model=flags.get("model"), input_type=input_type, instruction=instruction)
     with Progress(_say, "embedding", unit=" queries") as progress:
         warmed = asyncio.run(warm_cache(queries, how, resolved, progress.update, _say))
     click.echo(f"{warmed.queries:,} queries are in the cache, {len(warmed.refused):,} were refused")

@@ -7,11 +7,12 @@ import dataclasses
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 if TYPE_CHECKING:
+    from edgeembed_convert import ConversionOptions
     from edgeembed_convert.checkpoint import Task
 
 
@@ -85,7 +86,7 @@ def convert(
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConversionError
     from edgeembed.hub.download.huggingface import checkpoint_of
-    from edgeembed_convert import parse_quantization
+    from edgeembed_convert import ConversionOptions, parse_quantization
 
     kinds = [parse_quantization(word) for word in (compare or kind).split(",") if word.strip()]
     name = (Path(source) if Path(source).is_dir() else Path(source.partition("@")[0])).resolve().name
@@ -102,9 +103,7 @@ def convert(
         if compare:
             _print_losses(folder, task, kinds)
             return
-        _convert(
-            folder,
-            target,
+        options = ConversionOptions(
             quantization=kinds[0],
             license=license_,
             source_repo=repo,
@@ -113,14 +112,15 @@ def convert(
             master=master,
             proof=not no_proof,
         )
+        _convert(folder, target, options)
 
 
-def _convert(folder: Path, target: Path, **options: Any) -> None:
+def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
     from edgeembed.common.progress import Progress, human_size
     from edgeembed_convert import convert_checkpoint
 
     with Progress(_say, f"converting {folder.resolve().name}") as progress:
-        result = convert_checkpoint(folder, target, progress=progress.update, **options)
+        result = convert_checkpoint(folder, target, options, progress.update)
     for note in result.fallbacks:
         _say(f"note: {note}")
     click.echo(
@@ -135,7 +135,7 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
     from edgeembed.config.resolution import resolve
     from edgeembed.diagnostics.verify import format_losses, loss_table
     from edgeembed.hub.store import Store
-    from edgeembed_convert import convert_checkpoint
+    from edgeembed_convert import ConversionOptions, convert_checkpoint
 
     resolved = resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,9 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
         for kind in dict.fromkeys(["F32", *kinds]):
             with Progress(_say, f"converting to {kind}") as progress:
                 path = Path(folder) / f"{kind}.gguf"
-                convert_checkpoint(source, path, quantization=kind, task=task, proof=False, progress=progress.update)
+                convert_checkpoint(
+                    source, path, ConversionOptions(quantization=kind, task=task, proof=False), progress=progress.update
+                )
             # Under the name that was asked for: what most of its tensors are may be another type.
             models.append(dataclasses.replace(Store(resolved.paths).local(path), type=kind))
         for line in format_losses(loss_table(resolved.settings, resolved.paths, models, _say)):

@@ -10,9 +10,9 @@ from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
     from edgeembed.bulk.cluster import ClusterRules
-    from edgeembed.bulk.embedders import How
+    from edgeembed.bulk.embedders import EmbedOptions
     from edgeembed.bulk.inputs import InputFormat
-    from edgeembed.bulk.job import Job, Outcome
+    from edgeembed.bulk.job import Job, JobResult
     from edgeembed.bulk.shards import Dtype
     from edgeembed.config.resolution import Resolved
     from edgeembed.models.prompts import InputType
@@ -126,14 +126,14 @@ def embed(
     The same inputs give the same bits on one machine with one build, broken off or not. What can change a vector's last
     digits: a worker that died over it, a decoder model in a daemon that others use, a cluster of several kinds of machines.
     """
-    from edgeembed.bulk.embedders import How
+    from edgeembed.bulk.embedders import EmbedOptions
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
 
     resolved = resolve(flags)
     setup_logging("warning")
-    how = How(flags.get("model"), input_type, instruction, dimensions)
+    how = EmbedOptions(flags.get("model"), input_type, instruction, dimensions)
     if output is None:
         if engine == "ray":
             raise ConfigError("--engine ray is for whole files: say with -o where the vectors go")
@@ -180,14 +180,14 @@ def embed(
     _run_job(job, how, resolved, own=no_daemon, cluster=cluster)
 
 
-def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool, cluster: ClusterRules | None) -> None:
+def _run_job(job: Job, how: EmbedOptions, resolved: Resolved, *, own: bool, cluster: ClusterRules | None) -> None:
     import asyncio
     import dataclasses
 
     import msgspec
 
     from edgeembed.bulk.cluster import open_cluster
-    from edgeembed.bulk.embedders import open_computer
+    from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.job import batch_tokens_of, claimed, run
     from edgeembed.bulk.progress import JobProgress
     from edgeembed.bulk.tables import import_pyarrow
@@ -199,39 +199,39 @@ def _run_job(job: Job, how: How, resolved: Resolved, *, own: bool, cluster: Clus
         settings = msgspec.structs.replace(resolved.settings, batch_tokens=before)
         resolved = dataclasses.replace(resolved, settings=settings)
 
-    async def work(progress: JobProgress) -> Outcome:
-        opened = open_cluster(resolved, how, _say, cluster) if cluster else open_computer(resolved, how, _say, own=own)
-        async with opened as computer:
-            _say(f"{computer.facts.model}, {computer.facts.dimensions} dimensions, computed by {computer.facts.by}")
-            return await run(job, computer, progress)
+    async def work(progress: JobProgress) -> JobResult:
+        opened = open_cluster(resolved, how, _say, cluster) if cluster else open_embedder(resolved, how, _say, own=own)
+        async with opened as embedder:
+            _say(f"{embedder.info.model}, {embedder.info.dimensions} dimensions, computed by {embedder.info.by}")
+            return await run(job, embedder, progress)
 
     with claimed(job), JobProgress(_say) as progress:
         try:
-            outcome = asyncio.run(work(progress))
+            result = asyncio.run(work(progress))
         except KeyboardInterrupt:
             progress.close()
             _say("broken off; the same command with --resume goes on")
             raise
-    _say(_summary(job, outcome, progress))
-    if outcome.refused:
-        _say(f"{outcome.refused:,} rows could not be embedded: {job.output.rejects}")
+    _say(_summary(job, result, progress))
+    if result.refused:
+        _say(f"{result.refused:,} rows could not be embedded: {job.output.rejects}")
 
 
-def _summary(job: Job, outcome: Outcome, progress: Any) -> str:
+def _summary(job: Job, result: JobResult, progress: Any) -> str:
     from edgeembed.common.progress import human_size, human_time
 
     path = job.output.path
     size = sum(file.stat().st_size for file in (path.glob("shard-*") if job.output.folder else [path]))
-    new = outcome.rows - outcome.before
+    new = result.rows - result.before
     rate = f" at {progress.new_texts / progress.seconds:,.0f} texts/s" if new and progress.seconds > 0 else ""
-    before = f", {outcome.before:,} of them before" if outcome.before else ""
+    before = f", {result.before:,} of them before" if result.before else ""
     return (
-        f"{outcome.rows:,} vectors of {outcome.dimensions} dimensions in {human_time(progress.seconds)}{rate}{before}: "
+        f"{result.rows:,} vectors of {result.dimensions} dimensions in {human_time(progress.seconds)}{rate}{before}: "
         f"{path} ({human_size(size)}, {job.rules.dtype})"
     )
 
 
-def _embed_texts(texts: tuple[str, ...], how: How, resolved: Resolved, *, own: bool) -> None:
+def _embed_texts(texts: tuple[str, ...], how: EmbedOptions, resolved: Resolved, *, own: bool) -> None:
     """Print a JSON object for each text, or for each line of standard input."""
     import asyncio
     import itertools
@@ -239,7 +239,7 @@ def _embed_texts(texts: tuple[str, ...], how: How, resolved: Resolved, *, own: b
 
     import orjson
 
-    from edgeembed.bulk.embedders import open_computer
+    from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.embedding import TEXTS_AT_ONCE
     from edgeembed.bulk.lines import stdin_lines
 
@@ -252,10 +252,10 @@ def _embed_texts(texts: tuple[str, ...], how: How, resolved: Resolved, *, own: b
 
     async def work() -> None:
         waiting = lines()
-        async with open_computer(resolved, how, _say, own=own) as computer:
+        async with open_embedder(resolved, how, _say, own=own) as embedder:
             while batch := list(itertools.islice(waiting, TEXTS_AT_ONCE)):
-                for vector in await computer.embed(batch):
-                    found = {"model": computer.facts.model, "embedding": vector}
+                for vector in await embedder.embed(batch):
+                    found = {"model": embedder.info.model, "embedding": vector}
                     click.echo(orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
 
     asyncio.run(work())

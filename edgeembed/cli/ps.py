@@ -10,7 +10,7 @@ from edgeembed.cli.printing import print_json, print_table, printable, short_dur
 from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
-    from edgeembed.client import DaemonStatus, LoadedModel
+    from edgeembed.common.status import DaemonStatus, LoadedModel
 
 
 @click.command()

@@ -1,21 +1,20 @@
-"""config.toml: reading it, and changing one key of it without touching the rest."""
+"""config.toml: read it, or change one key and keep the rest as it is."""
 
 from __future__ import annotations
 
-import stat
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from edgeembed.common.files import write_text
 from edgeembed.config.values import check_value, did_you_mean, field_names
 from edgeembed.errors import ConfigError
 
-_ENCODING = "utf-8-sig"  # editors on Windows put a mark in front of UTF-8
+_ENCODING = "utf-8-sig"  # editors on Windows begin UTF-8 files with a byte order mark
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read config.toml; a missing file is an empty one. Raises ConfigError when it is not TOML or has an unknown key."""
+    """Return what config.toml holds, empty if it is missing. Raises ConfigError if it is not TOML or has unknown keys."""
     try:
         found = tomllib.loads(path.read_text(encoding=_ENCODING))
     except FileNotFoundError:
@@ -30,32 +29,32 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def write_setting(path: Path, key: str, value: Any, comment: str | None = None) -> None:
-    """Set one key of config.toml, keeping the user's own lines and comments; the file is replaced atomically.
+    """Set one key of config.toml, keeping the user's lines and comments; the file is replaced atomically.
 
-    A link stays a link, and the file keeps its mode.
+    A symbolic link stays one, and the file keeps its mode.
 
     Raises ConfigError for an unknown key, a bad value, or a file that cannot be read or written.
     """
     if key not in field_names():
         raise ConfigError(f"unknown setting {key!r}.{did_you_mean(key, field_names())}")
-    import tomlkit  # takes as long to import as all else that a command needs
+    import tomlkit  # here: its import doubles the start-up time of a command
 
     checked = check_value(key, value, "config.toml", path)
-    read_config(path)  # never rewrite a file that we do not understand
+    read_config(path)  # never rewrite a file that cannot be parsed
     try:
         text = path.read_text(encoding=_ENCODING) if path.exists() else ""
-        # tomlkit would hang a new line onto a last one that is not ended.
+        # tomlkit would append to a last line that lacks its line break.
         document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
         if comment and key not in document:
             document.add(tomlkit.comment(comment))
         document[key] = list(checked) if isinstance(checked, tuple) else checked
-        _replace(path.resolve(), tomlkit.dumps(document))
+        write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
 
 
 def remove_setting(path: Path, key: str) -> bool:
-    """Take one key out of config.toml, so that its default counts again; says whether it was there.
+    """Remove one key from config.toml, which restores its default; return whether it was set.
 
     Raises ConfigError for an unknown key, or a file that cannot be read or written.
     """
@@ -68,26 +67,7 @@ def remove_setting(path: Path, key: str) -> bool:
     try:
         document = tomlkit.parse(path.read_text(encoding=_ENCODING))
         del document[key]
-        _replace(path.resolve(), tomlkit.dumps(document))
+        write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
     return True
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one step. Raises OSError; the old file is then untouched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=".config-", suffix=".tmp", delete=False
-    ) as file:
-        new = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            if path.exists():
-                new.chmod(stat.S_IMODE(path.stat().st_mode))
-            new.replace(path)
-        except OSError:
-            file.close()
-            new.unlink(missing_ok=True)
-            raise

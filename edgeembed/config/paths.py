@@ -1,4 +1,4 @@
-"""Where things live on this machine."""
+"""The files and folders of edgeembed on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOME_VARIABLE = "EDGEEMBED_HOME"
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things live. EDGEEMBED_HOME moves all of it under one folder."""
+    """Files and folders. EDGEEMBED_HOME moves all of them under one folder."""
 
     config_file: Path
     models: Path
@@ -24,7 +24,7 @@ class Paths:
 
     @classmethod
     def resolve(cls, environ: Mapping[str, str] | None = None) -> Paths:
-        """Give the folders of this user; nothing is created."""
+        """Return the paths of the current user; nothing is created."""
         environ = os.environ if environ is None else environ
         if home := environ.get(HOME_VARIABLE):
             root = Path(home).expanduser().absolute()

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings in force, and for each field where its value came from."""
+    """The settings in effect, and the origin of each value."""
 
     settings: Settings
     origins: Mapping[str, Origin]
@@ -26,7 +26,7 @@ class Resolved:
 
 
 def resolve(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Resolved:
-    """Resolve the settings; a flag whose value is None was not given.
+    """Return the settings in effect; a flag whose value is None was not given.
 
     Raises ConfigError naming the flag, the variable or the file and key of a bad value.
     """
@@ -47,7 +47,7 @@ def resolve(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] |
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Collect EDGEEMBED_* variables; an empty one counts as not set."""
+    """Return the settings in EDGEEMBED_* variables; an empty variable counts as unset."""
     known = set(field_names())
     found = {}
     for name, value in environ.items():
@@ -57,5 +57,5 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if key in known:
             found[key] = value
         else:
-            log.warning("%s is not a setting of edgeembed and is ignored", name)
+            log.warning("%s is not a setting of edgeembed; ignored", name)
     return found

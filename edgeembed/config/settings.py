@@ -1,4 +1,8 @@
-"""Every setting there is, with its type, bounds, default and help text; `edgeembed.config.resolution` resolves them."""
+"""Every setting, with its type, bounds, default and help text; `edgeembed.config.resolution` resolves them.
+
+To add one: a field here, its use in `edgeembed.runtime.assembly`. Flag, variable, key of config.toml and help text follow.
+`extra` in Meta says what a type cannot (see `edgeembed.config.values`).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+_DURATION = {"kind": "duration"}
+_BASE_URL = {"kind": "base URL"}
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting there is. A field `some_name` is the flag --some-name, the variable EDGEEMBED_SOME_NAME and the key
-    some_name of config.toml; its description is its help text.
+    """Every setting. The field `some_name` is the flag --some-name, the variable EDGEEMBED_SOME_NAME and the key some_name
+    of config.toml; its description is the help text.
     """
 
     model: Annotated[
@@ -18,108 +25,126 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="Model to serve: a catalogue name, NAME:TYPE (such as all-minilm-l6-v2:F16) or a .gguf file."),
     ] = None
     preload: Annotated[
-        tuple[str, ...], Meta(description="Further models to load at the start; others load when a request names them.")
+        tuple[str, ...],
+        Meta(description="More models to load at startup; other models load when a request first names them."),
     ] = ()
     pin: Annotated[
-        tuple[str, ...], Meta(description="Models to load at the start and never to unload, whatever else wants the memory.")
+        tuple[str, ...],
+        Meta(description="Models to load at startup and keep loaded, even when other models need the memory."),
     ] = ()
     aliases: Annotated[
         dict[str, str],
         Meta(
-            description="Other names for models, such as text-embedding-3-small=qwen3-embedding-0.6b for tools with a "
-            "hard-wired name; the model may end in :query or :document."
+            description="Additional names for models, for tools with a hard-coded model name, such as "
+            "text-embedding-3-small=qwen3-embedding-0.6b; the model may end in :query or :document."
         ),
     ] = {}
     keep_alive: Annotated[
         str,
         Meta(
-            description="How long a model that nobody uses stays loaded: 0, a duration such as 90s, 30m or 2h, or forever. "
-            "The model of the setting `model` stays for ever unless keep_alive_of names it."
+            description="How long an unused model stays loaded: 0, a duration such as 90s, 30m or 2h, or forever. "
+            "The model of the setting `model` is never unloaded, unless keep_alive_of names it.",
+            extra=_DURATION,
         ),
     ] = "30m"
     keep_alive_of: Annotated[
-        dict[str, str], Meta(description="The same for single models, such as qwen3-embedding-4b=5m.")
+        dict[str, str],
+        Meta(description="keep_alive for individual models, such as qwen3-embedding-4b=5m.", extra=_DURATION),
     ] = {}
     memory_budget_mib: Annotated[
         int,
         Meta(
             ge=0,
-            description="Memory that loaded models may take together, in MiB; 0 takes 70 % of the machine's, or of the "
-            "container's. The least recently used one goes first.",
+            description="Memory for all loaded models together, in MiB; the least recently used model is unloaded when it "
+            "is exceeded. 0: 70 % of the memory of the machine or container.",
         ),
     ] = 0
     load_wait: Annotated[
         float,
-        Meta(gt=0, description="Seconds a request waits for its model to load; then it is asked to come again (503)."),
+        Meta(gt=0, description="Seconds a request waits for its model to load before it gets a 503 with Retry-After."),
     ] = 60.0
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8327
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8327
     no_auth: Annotated[
-        bool, Meta(description="Allow an address that other machines reach, although nothing asks for a key.")
+        bool, Meta(description="Allow listening on an address that other machines can reach without requiring an API key.")
     ] = False
     api_key: Annotated[
         str | None,
         Meta(
-            description="Key that every request must carry (Authorization: Bearer KEY). Better in the variable or a file "
-            "than as a flag, which other users of this machine can see."
+            description="API key that every request must send (Authorization: Bearer KEY). Prefer the variable or "
+            "api_key_file: other users of this machine can see flags."
         ),
     ] = None
     api_key_file: Annotated[
         str | None,
-        Meta(description="File with a key in each line, as KEY or NAME: KEY; # begins a comment. The log shows the NAME."),
+        Meta(
+            description="File with one API key per line, as KEY or NAME: KEY; the log shows the NAME. Lines that begin with "
+            "# are comments."
+        ),
     ] = None
     certfile: Annotated[
         str | None,
-        Meta(description="Certificate chain (PEM): the server speaks HTTPS. Needs keyfile, unless it is in there."),
+        Meta(description="Certificate chain (PEM); turns on HTTPS. Needs keyfile, unless it contains the private key too."),
     ] = None
-    keyfile: Annotated[str | None, Meta(description="Private key of certfile (PEM).")] = None
+    keyfile: Annotated[str | None, Meta(description="Private key for certfile (PEM).")] = None
     uds: Annotated[
         str | None,
-        Meta(description="Unix socket to listen on instead of host and port; only this user can open it."),
+        Meta(description="Unix socket to listen on instead of host and port; only the current user can open it."),
     ] = None
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Names besides localhost by which requests may call this server, such as that of a proxy in front."
+            description="Host names, besides localhost, that requests may use for this server, such as the name of a "
+            "reverse proxy in front of it."
         ),
     ] = ()
     allowed_origins: Annotated[
         tuple[str, ...],
-        Meta(description="Web pages that may call this server, such as https://notes.example or vscode-webview://*."),
+        Meta(
+            description="Origins of web pages that may call this server, such as https://notes.example or "
+            "vscode-webview://*."
+        ),
     ] = ("vscode-webview://*",)
     threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads that compute; 0 takes what `edgeembed tune` found, or all processors.")
+        int,
+        Meta(ge=0, le=1024, description="Compute threads; 0 uses what `edgeembed tune` measured, or else all processors."),
     ] = 0
     kernels: Annotated[
         Literal["auto", "llama.cpp"],
-        Meta(description="auto adds edgeembed's own kernels for x86 processors; llama.cpp uses its own alone."),
+        Meta(description="auto uses edgeembed's own kernels where the processor (x86) supports them; llama.cpp never does."),
     ] = "auto"
     device: Annotated[
         str,
         Meta(
             pattern=r"^(auto|cpu|(cuda|vulkan|metal)(:\d{1,2})?)$",
-            description="What computes: auto (a graphics card where llama.cpp can use one, else the processor), cpu, cuda, "
-            "vulkan or metal, or one card of several such as cuda:1. `edgeembed devices` shows what there is.",
+            description="Where models run: auto (on a GPU if llama.cpp can use one, else on the CPU), cpu, cuda, vulkan or "
+            "metal, or one of several GPUs such as cuda:1. `edgeembed devices` lists them.",
+            extra={"expected": "auto, cpu, cuda, vulkan, metal, or one of several GPUs such as cuda:1"},
         ),
     ] = "auto"
     gpu_layers: Annotated[
         str,
         Meta(
             pattern=r"^(auto|\d{1,4})$",
-            description="Layers of a model that go onto the card: auto for as many as its free memory holds, or a number, "
-            "which is not checked against it.",
+            description="Layers of a model to put on the GPU: auto for as many as fit into its free memory, or a number, "
+            "which is used without checking.",
+            extra={"expected": "auto or a number of layers", "numbers": True},
         ),
     ] = "auto"
     gpu_memory_utilization: Annotated[
         float,
-        Meta(gt=0, le=1, description="Share of a card's memory that may be taken, with what other programs have there."),
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of a GPU's memory that may be in use, counting what other programs use.",
+        ),
     ] = 0.9
     context_tokens: Annotated[
         int,
         Meta(
             ge=8,
-            description="Longest text in tokens; the model's own limit holds where it is lower. Decoder models keep a "
-            "KV cache of this length in memory (Qwen3-Embedding-0.6B: 115 kB per token).",
+            description="Longest text in tokens, up to the model's own limit. Decoder models allocate a KV cache of this "
+            "length (Qwen3-Embedding-0.6B: 115 kB per token).",
         ),
     ] = 4096
     batch_tokens: Annotated[
@@ -127,62 +152,77 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=0,
             le=65536,
-            description="Tokens of all texts together that one forward pass aims at; 0 takes what `edgeembed tune` found, "
-            "or 128.",
+            description="Target size of a forward pass, in tokens of all its texts together; 0 uses what `edgeembed tune` "
+            "measured, or else 128.",
         ),
     ] = 0
     load_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds a model may take to load and to pass its canary texts.")
+        float,
+        Meta(gt=0, description="Seconds a model may take to load and pass its canary test before loading counts as failed."),
     ] = 300.0
     cache: Annotated[bool, Meta(description="Answer texts seen before from the cache.")] = True
-    cache_memory_mib: Annotated[int, Meta(ge=0, description="Memory for the hot tier of the cache, in MiB.")] = 64
+    cache_memory_mib: Annotated[int, Meta(ge=0, description="Memory for the in-memory tier of the cache, in MiB.")] = 64
     cache_disk_mib: Annotated[int, Meta(ge=0, description="Disk space for the cache, in MiB; 0 keeps nothing on disk.")] = (
         1024
     )
     cache_ttl: Annotated[
         str,
         Meta(
-            description="How long a cached vector counts: a duration such as 12h or 30d, or forever, as the vectors of a "
-            "model's file do not age."
+            description="How long cached vectors are used: a duration such as 12h or 30d, or forever (vectors of a local "
+            "model file never change).",
+            extra=_DURATION,
         ),
     ] = "forever"
-    request_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a request is given up (504).")] = 600.0
+    request_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds a request may take in total before it gets a 504.")
+    ] = 600.0
     grace_period: Annotated[
-        float, Meta(ge=0, description="Seconds that requests in flight get to finish when the daemon is told to stop.")
+        float, Meta(ge=0, description="Seconds that running requests get to finish when the daemon shuts down.")
     ] = 10.0
     max_queue_tokens: Annotated[
         int,
-        Meta(ge=0, description="Tokens of all texts that may wait for one model; more are refused (429). 0: no limit."),
+        Meta(
+            ge=0,
+            description="Tokens that may wait in the queue of one model, all requests together; requests beyond that get a "
+            "429. 0: no limit.",
+        ),
     ] = 500_000
     max_request_tokens: Annotated[
         int,
-        Meta(ge=0, description="Tokens of all texts of one request; a larger one is refused (400). 0: no limit."),
+        Meta(
+            ge=0, description="Tokens that one request may have, all its texts together; larger ones get a 400. 0: no limit."
+        ),
     ] = 300_000
     clean_text: Annotated[
         bool,
-        Meta(description="Clean texts before they are embedded: Unicode NFC, no control characters, no halves of emoji."),
+        Meta(
+            description="Clean texts before embedding: normalise to Unicode NFC, remove control characters, replace "
+            "unpaired surrogates (halves of an emoji)."
+        ),
     ] = True
     max_body_mib: Annotated[int, Meta(ge=1, le=4096, description="Largest request body, in MiB.")] = 64
-    offline: Annotated[bool, Meta(description="Never use the network; only what is installed is served.")] = False
+    offline: Annotated[bool, Meta(description="Never use the network; only installed models can be served.")] = False
     hub_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds the model hub gets to answer before the next source is tried.")
+        float, Meta(gt=0, description="Seconds to wait for the model hub before the next source is tried.")
     ] = 3.0
     upstream: Annotated[
         str | None,
         Meta(
-            description="Let another server compute, with our cache in front: the base URL of an OpenAI-compatible one "
-            "(SGLang, vLLM, TEI, llama-server, Ollama, edgeembed), such as http://gpu-box:30000/v1. `model` is then the "
-            "name that it knows the model by; it may be left out where there is just one."
+            description="Base URL of an OpenAI-compatible server (SGLang, vLLM, TEI, llama-server, Ollama, edgeembed) that "
+            "computes the vectors, with this daemon's cache in front, such as http://gpu-box:30000/v1. `model` is then that "
+            "server's name for the model, and may be omitted if it has only one.",
+            extra=_BASE_URL,
         ),
     ] = None
     upstream_key: Annotated[
-        str | None, Meta(description="Key for upstream (Authorization: Bearer KEY). Better in the variable than as a flag.")
+        str | None,
+        Meta(description="API key for upstream (Authorization: Bearer KEY). Prefer the variable to the flag."),
     ] = None
     upstream_fallback: Annotated[
         str,
         Meta(
-            description="Local model that answers while upstream is away, if its vectors are shown to be upstream's: a name "
-            "as for `model`, auto for the catalogue's model of upstream's name, or off."
+            description="Local model that answers while upstream is unavailable, provided that its vectors match "
+            "upstream's: a name as for `model`, auto for the catalogue model with upstream's name, or off."
         ),
     ] = "off"
     upstream_min_cosine: Annotated[
@@ -190,52 +230,56 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             gt=0,
             le=1,
-            description="Cosine that rows of the same texts must have at least, to count as those of one model: upstream's "
-            "to what it gave before, and the local fall-back's to upstream's.",
+            description="Lowest cosine similarity at which two vectors of a text count as the same model's. Used to detect "
+            "that upstream has changed its model, and to check that the fallback matches it.",
         ),
     ] = 0.99
     upstream_wait: Annotated[
         float,
         Meta(
             ge=0,
-            description="Seconds that requests wait for an upstream that is away, such as one that restarts; then they are "
-            "refused (503) until it is back. A fall-back answers at once.",
+            description="Seconds that requests wait for an unavailable upstream, such as one that is restarting, before "
+            "they get a 503. With a fallback they do not wait.",
         ),
     ] = 10.0
     upstream_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds that one request to upstream may take; it is given up then (504).")
+        float, Meta(gt=0, description="Seconds that one request to upstream may take before it counts as failed (504).")
     ] = 60.0
     upstream_check: Annotated[
         float,
-        Meta(gt=0, description="Seconds between two looks whether upstream is still the same model, by its canary texts."),
+        Meta(gt=0, description="Seconds between checks, with canary texts, that upstream still serves the same model."),
     ] = 60.0
     upstream_texts: Annotated[
         int,
-        Meta(ge=2, le=4096, description="Most texts of one request to upstream, one canary text among them."),
+        Meta(ge=2, le=4096, description="Maximum number of texts per request to upstream, including one canary text."),
     ] = 32
     upstream_characters: Annotated[
-        int, Meta(ge=1, description="Most characters of one request to upstream, unless a single text has more.")
+        int, Meta(ge=1, description="Maximum characters per request to upstream; a longer text is sent alone.")
     ] = 65_536
     upstream_requests: Annotated[
-        int, Meta(ge=1, le=1024, description="Most requests to upstream at a time; one of them is kept for queries.")
+        int,
+        Meta(ge=1, le=1024, description="Maximum number of concurrent requests to upstream; one is reserved for queries."),
     ] = 8
     forward: Annotated[
         str | None,
         Meta(
-            description="Pass every /v1 route that is not ours, such as chat, on to this server, so that tools need one "
-            "base URL only: http://gpu-box:8000/v1. Its models are listed with ours."
+            description="Base URL of a server that gets all /v1 requests that edgeembed does not handle itself, such as "
+            "chat, so that tools need only one base URL: http://gpu-box:8000/v1. Its models are listed with ours.",
+            extra=_BASE_URL,
         ),
     ] = None
     forward_key: Annotated[
         str | None,
-        Meta(description="Key for that server, in place of the client's, which never leaves. Better in the variable."),
+        Meta(
+            description="API key for the forward server; the client's own key is never passed on. Prefer the variable to "
+            "the flag."
+        ),
     ] = None
     forward_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds that it may be silent, before an answer or within one (504).")
+        float,
+        Meta(gt=0, description="Seconds the forward server may be silent, before or during its response (504)."),
     ] = 300.0
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least severity of the lines that are logged.")
-    ] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Lowest severity to log.")] = "info"
     log_format: Annotated[
-        Literal["text", "json"], Meta(description="Log lines for people, or one JSON object in each for a log collector.")
+        Literal["text", "json"], Meta(description="text for people, or json: one JSON object per line, for log collectors.")
     ] = "text"

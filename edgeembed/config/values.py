@@ -1,4 +1,10 @@
-"""One setting's value: text or TOML in, a checked value out."""
+"""The value of one setting: text or TOML in, a checked value out.
+
+The type of a field in Settings decides the conversion: a tuple is a list, a dict a table. `extra` in its Meta adds to that:
+    kind: "duration" or "base URL", checked here (for a table, each of its values)
+    expected: what the error message says instead of msgspec's words, where those would show a regular expression
+    numbers: True where a text setting may be a number in config.toml
+"""
 
 from __future__ import annotations
 
@@ -20,27 +26,25 @@ Origin = Literal["flag", "environment", "config.toml", "default"]
 
 
 def field_names() -> list[str]:
-    """Give the names of all settings, in the order of their definition."""
+    """Return the names of all settings, in the order of their definition."""
     return [field.name for field in msgspec.structs.fields(Settings)]
 
 
 def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
-    """Convert and check one value. Text from flags and variables may stand for numbers and booleans; TOML has types."""
-    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    """Return the checked value of a setting. Flags and variables hold numbers and booleans as text; TOML has types.
+
+    Raises ConfigError that names the flag, the variable, or the file and key.
+    """
+    field = next(field for field in msgspec.structs.fields(Settings) if field.name == key)
+    meta: msgspec.Meta = get_args(field.type)[1]
+    extra = meta.extra or {}
+    is_list, is_table = isinstance(field.default, tuple), field.default_factory is dict
     try:
-        if key == "gpu_layers" and isinstance(raw, int) and not isinstance(raw, bool):
-            raw = str(raw)
-        if key in _LISTS or key in _TABLES:
-            raw = _parts_of(raw, table=key in _TABLES)
-        value = msgspec.convert(raw, fields[key].type, strict=origin == "config.toml" and not isinstance(raw, str))
-        if key in ("keep_alive", "cache_ttl"):
-            seconds_of(value)
-        if key in _URLS and value is not None:
-            value = _base_url(value)
-        if key == "keep_alive_of":
-            for duration in value.values():
-                seconds_of(duration)
-        return value
+        given = _parts_of(raw, table=is_table) if is_list or is_table else raw
+        if extra.get("numbers") and isinstance(raw, int) and not isinstance(raw, bool):
+            given = str(raw)
+        value = msgspec.convert(given, field.type, strict=origin == "config.toml" and not isinstance(given, str))
+        return value if value is None else _check_kind(value, extra.get("kind"))
     except ValueError as error:  # msgspec.ValidationError is one
         where = {
             "flag": f"--{key.replace('_', '-')}",
@@ -48,34 +52,24 @@ def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
             "config.toml": f"{config_file}: {key}",
             "default": key,
         }[origin]
-        if key in _FORMS:
-            raise ConfigError(f"{where} = {raw!r}: {_FORMS[key]} is expected") from error
-        choices = get_args(get_args(fields[key].type)[0]) if isinstance(fields[key].default, str) else ()
-        one_of = f"; one of {', '.join(choices)}" if choices else ""
+        if "expected" in extra:
+            raise ConfigError(f"{where} = {raw!r}: expected {extra['expected']}") from error
+        choices = get_args(get_args(field.type)[0]) if isinstance(field.default, str) else ()
+        one_of = f"; expected one of {', '.join(choices)}" if choices else ""
         raise ConfigError(f"{where} = {raw!r}: {error}{one_of}") from error
 
 
-_FORMS = {
-    "device": "auto, cpu, cuda, vulkan, metal, or one card of several such as cuda:1",
-    "gpu_layers": "auto or a number",
-}
-
-
-_LISTS = ("preload", "pin", "allowed_hosts", "allowed_origins")
-
-
-_TABLES = ("aliases", "keep_alive_of")
-
-
-_URLS = ("upstream", "forward")
+def _check_kind(value: Any, kind: str | None) -> Any:
+    """Return the value in its canonical form. Raises ValueError."""
+    if kind == "duration":
+        for duration in value.values() if isinstance(value, dict) else [value]:
+            seconds_of(duration)
+    return _base_url(value) if kind == "base URL" else value
 
 
 def _parts_of(raw: Any, *, table: bool) -> Any:
-    """Take a list or a table apart where it came as text: with commas in between, or as a flag given several times.
-
-    Raises ValueError.
-    """
-    if isinstance(raw, dict):
+    """Split a list or a table that came as text: comma-separated, or as a repeated flag. Raises ValueError."""
+    if not isinstance(raw, str | list | tuple):
         return raw
     words = [word.strip() for part in ([raw] if isinstance(raw, str) else raw) for word in str(part).split(",")]
     words = [word for word in words if word]
@@ -83,18 +77,18 @@ def _parts_of(raw: Any, *, table: bool) -> Any:
         return words
     pairs = [word.partition("=") for word in words]
     if wrong := next((word for word, (name, _, value) in zip(words, pairs, strict=True) if not name or not value), None):
-        raise ValueError(f"{wrong!r} is not NAME=VALUE")
+        raise ValueError(f"expected NAME=VALUE, not {wrong!r}")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _base_url(value: str) -> str:
-    """Check the base URL of another server, and give it without a slash at its end. Raises ValueError."""
+    """Return the base URL of another server without a trailing slash. Raises ValueError."""
     parts = urlsplit(value)
-    _ = parts.port  # raises for one that is no number
+    _ = parts.port  # raises for a port that is not a number
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("a base URL such as http://gpu-box:8000/v1 is expected")
+        raise ValueError("expected a base URL such as http://gpu-box:8000/v1")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("keys do not belong in the URL, which is logged; there is a setting for the key")
+        raise ValueError("the URL is logged and must not contain a user name or password; use the setting for the API key")
     return value.rstrip("/")
 
 

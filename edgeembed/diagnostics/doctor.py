@@ -18,10 +18,10 @@ import msgspec
 from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url
+from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
-from edgeembed.engine.interface import Demotion
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
@@ -163,15 +163,15 @@ def _settings(resolved: Resolved) -> Iterator[Finding]:
 def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
     memory = FallbackMemory(resolved.paths.state / EXECUTION_MODES_FILE, model.digest)
     if forget:
-        memory.keep([])
-    for demotion in memory.recall():
+        memory.save([])
+    for demotion in memory.load():
         yield Finding(
             subject=f"mode {demotion.mode}",
             verdict="warning",
             text=f"did not hold on {_date(demotion)}: {demotion.reason}",
             advice=_advice(demotion),
         )
-    known = {(demotion.mode, demotion.at) for demotion in memory.recall()}
+    known = {(demotion.mode, demotion.at) for demotion in memory.load()}
     began = time.monotonic()
     engine = make_engine(resolved.settings, resolved.paths, model)
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.common.progress import Progress, Report
+from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
@@ -57,7 +57,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedTexts:
     """Texts that went through a model. `rows`: unit rows, float32, shape (texts, dimensions)."""
 
     info: ModelInfo
@@ -68,15 +68,15 @@ class Embedded:
 
 
 def embed_texts(
-    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None = None
-) -> Embedded:
+    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: ReportLine | None = None
+) -> EmbeddedTexts:
     """Load a model, embed texts as they are, and end it again. Raises EngineError."""
     return asyncio.run(_embed(settings, paths, model, texts, report))
 
 
 async def _embed(
-    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None
-) -> Embedded:
+    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: ReportLine | None
+) -> EmbeddedTexts:
     engine = make_engine(settings, paths, model)
     try:
         await engine.start()
@@ -91,7 +91,7 @@ async def _embed(
                 progress.update(len(rows), len(texts))
         seconds = time.perf_counter() - began
         matrix = unit_rows(rows) if rows else np.zeros((0, engine.info.dimensions), dtype=np.float32)
-        return Embedded(engine.info, engine.status.mode, matrix, tokens, seconds)
+        return EmbeddedTexts(engine.info, engine.status.mode, matrix, tokens, seconds)
     finally:
         await engine.close()
 
@@ -168,7 +168,7 @@ def retrieval_set(most_per_section: int = 4) -> RetrievalSet:
     return RetrievalSet(queries, documents, np.array(sections))
 
 
-def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel], report: Report) -> list[Loss]:
+def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel], report: ReportLine) -> list[Loss]:
     """Measure what types cost; the first model is the one that the others are held against. Raises EngineError."""
     data = retrieval_set()
     losses: list[Loss] = []

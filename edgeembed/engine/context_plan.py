@@ -76,7 +76,7 @@ class ContextShape:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ContextPlan:
     """The contexts of a model."""
 
     wide: ContextShape
@@ -84,7 +84,7 @@ class Plan:
     bulk_lanes: int
 
 
-def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> Plan:
+def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> ContextPlan:
     """Decide. last_only: whether rows come from `LastRows`, which can share prefixes."""
     longest = min(facts.trained_tokens, options.context_tokens)
     batch = max(options.batch_tokens, TILE)
@@ -116,7 +116,7 @@ def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> 
     if lanes is None:
         most = min(MOST_BULK_LANES, max(1, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1), last_only)))
         lanes = options.threads // -(-options.threads // most)  # each with the same number of threads
-    return Plan(
+    return ContextPlan(
         # Between two pieces of a long text queries are computed, so there is room for both.
         wide=shape(longest, options.threads, beside=batch if longest > batch else 0),
         bulk=shape(bulk_text, max(1, options.threads // max(1, lanes))),

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.common.status import EngineStatus
+
 Float32Row = npt.NDArray[np.float32]
 
 Task = Literal["embed", "rerank"]
@@ -124,59 +126,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
     batch_tokens: int = 0
     """Tokens of all texts together that a forward pass aims at; 0 where nobody tells."""
-    looked: AutotuneResult | None = None
+    autotune: AutotuneResult | None = None
     """What a quick look found, where one was asked for."""
-
-
-class Demotion(msgspec.Struct, frozen=True, kw_only=True):
-    """One step down the ladder: from which mode, why, when (Unix seconds)."""
-
-    mode: str
-    reason: str
-    at: float
-    cause: str = "other"
-    """One word for it; see `edgeembed.engine.causes`."""
-    again_at: float | None = None
-    """Unix seconds at which the mode is tried again; None for not by itself."""
-
-
-class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One move on the ladder, down or up (Unix seconds)."""
-
-    source: str
-    target: str
-    cause: str
-    """One word; "recovered" for a way up."""
-    reason: str
-    at: float
-
-
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot for /health, /v1/status and `edgeembed doctor`."""
-
-    state: Literal["starting", "ready", "restarting", "failed", "stopped"]
-    reason: str | None = None
-    """Why the state is not ready."""
-    mode: str
-    demotions: list[Demotion]
-    """Modes that did not hold, in the order in which they were left."""
-    restarts: int
-    texts_computed: int
-    """Texts whose row came from a forward pass since the daemon started."""
-    batches_computed: int
-    """Forward passes that they came from."""
-    tokens_computed: int = 0
-    """Tokens of those texts."""
-    texts_waiting: int
-    busy_since: float | None = None
-    """Unix seconds at which the forward pass now running began; None when idle."""
-    worker_pid: int | None = None
-    mode_changes: list[ModeChange] = []
-    """On the ladder, the latest ones, the oldest first."""
-    mode_changes_by_cause: dict[str, int] = {}
-    """How many there were, by "from>to>cause"."""
-    offload: str | None = None
-    """What of the model is on which graphics card, in words; None where nothing is."""
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""How much work may wait: a limit on queued tokens, so that a flood is refused at the door."""
+"""Admission: a limit on the tokens that wait for a model, so that a flood of requests is refused early."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ from collections.abc import Iterator
 from edgeembed.errors import OverloadedError
 
 TOKENS_PER_CHARACTER = 0.3
-"""Of a model of which nothing is known yet; English has about 0.25, Chinese 0.7."""
+"""Before anything was computed by a model; English has about 0.25, Chinese 0.7."""
 _LEARNED_WEIGHT = 0.1
 INTERACTIVE_SHARE = 1.25
-"""Texts that somebody waits for are still let in when bulk work has filled the queue."""
+"""Interactive requests have a higher limit, so that bulk requests cannot shut them out."""
 _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 
 
 class Admission:
-    """The door to one model's queue: a request is let in whole or refused whole.
+    """Limits one model's queue: a request is admitted whole or refused whole.
 
-    Tokens are counted by the worker, so what waits is estimated from characters, with a ratio that is learned from the rows
-    that come back.
+    The worker counts tokens, so the tokens that wait are estimated from characters, with a ratio learned from the rows that
+    come back.
     """
 
     def __init__(self, most_tokens: int) -> None:
-        """Prepare; 0 lets everything in."""
+        """most_tokens: the limit; 0 for none."""
         self._most = most_tokens
         self._ratio = TOKENS_PER_CHARACTER
         self._rate: float | None = None
         self.waiting_tokens = 0
-        """Of all requests that were let in and are not finished, estimated. Whole ones: an empty queue must be empty."""
+        """Estimated tokens of the admitted, unfinished requests; whole numbers, so that an empty queue is exactly 0."""
 
     @contextlib.contextmanager
     def admit(self, characters: int, *, interactive: bool) -> Iterator[None]:
-        """Let a request in while it runs. Raises OverloadedError when the queue is full; an empty one takes anything."""
+        """Count a request as waiting while it runs.
+
+        Raises OverloadedError when the queue is full; an empty queue takes any request.
+        """
         tokens = max(1, math.ceil(characters * self._ratio))
         most = self._most * (INTERACTIVE_SHARE if interactive else 1.0)
         if self._most and self.waiting_tokens and self.waiting_tokens + tokens > most:
             raise OverloadedError(
-                f"the queue is full: about {self.waiting_tokens:,.0f} tokens wait, and at most {self._most:,} may; this "
-                f"request has about {tokens:,.0f}",
+                f"the queue is full: about {self.waiting_tokens:,} tokens are waiting (limit {self._most:,}), "
+                f"and this request has about {tokens:,}",
                 retry_after=self._time_until(self.waiting_tokens + tokens - most),
             )
         self.waiting_tokens += tokens
@@ -50,7 +53,7 @@ class Admission:
             self.waiting_tokens -= tokens
 
     def learn(self, characters: int, tokens: int, began: float) -> None:
-        """Learn from a request that has ended: began is its `time.monotonic()`."""
+        """Learn from a finished request. began: its start, of `time.monotonic()`."""
         if not characters or not tokens:
             return
         self._ratio += _LEARNED_WEIGHT * (tokens / characters - self._ratio)
@@ -58,6 +61,6 @@ class Admission:
         self._rate = rate if self._rate is None else self._rate + _LEARNED_WEIGHT * (rate - self._rate)
 
     def _time_until(self, tokens: float) -> float:
-        """Estimate the seconds until so many tokens have left the queue."""
+        """Estimate the seconds until `tokens` tokens have left the queue."""
         seconds = tokens / self._rate if self._rate else _SHORTEST_RETRY
         return float(math.ceil(min(_LONGEST_RETRY, max(_SHORTEST_RETRY, seconds))))

@@ -1,229 +1,207 @@
-"""Where the rows of a request come from: the cache, another request that computes the same text, or the engine."""
+"""The way of a prepared request: cache, admission, lease, single flight, engine, cache.
+
+Each step happens once. A request whose rows are all cached ends after the first step, and needs no loaded model.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
 
-from edgeembed.cache import CachedRow, KeyMaker, VectorCache, Wanted
+from edgeembed.cache import CachedRow, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
 from edgeembed.engine.text_sizes import characters_of, tokens_at_most
-from edgeembed.errors import EngineTimeoutError, InputTooLongError
+from edgeembed.errors import EngineTimeoutError
 from edgeembed.inference.admission import Admission
-from edgeembed.inference.single_flight import Flights, Landed, TextError
-from edgeembed.inference.tokenize import UnreadableError, read, refuse_too_many
-from edgeembed.inference.truncation import ANY_LENGTH, Lengths
+from edgeembed.inference.row_request import RowRequest
+from edgeembed.inference.single_flight import OnResult, SingleFlight, TextError
+from edgeembed.inference.tokenize import UnreadableError, read_tokens, refuse_too_many
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.registry import ServedModel
 
-CacheUse = Literal["on", "off", "no-store", "keep"]
-"""What a request does with the cache. off: neither looks nor keeps. no-store: takes what is there and keeps nothing new.
-keep: what it asks for will be asked for again, and is let in before anything else."""
-
 MOST_REQUEST_TOKENS = 300_000
-"""Tokens of all texts of a request that embeds; what OpenAI's API takes."""
+"""Tokens of all texts of a request to embed; OpenAI's API takes as many."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """The texts of a request as cache and engine know them.
+class PipelineResult(NamedTuple):
+    """rows: of each text, in order. hits: how many the cache had. from_memory: all are frequent rows from its memory."""
 
-    identity: of the prompt or query around them. In the same order: names, which tell each text from others under this
-    identity; keys, under which the rows of whole texts are cached; texts, which the engine computes. kind: what the names
-    are, empty for text. frequent: that these are asked for says that they may be asked for again. param: the request's field
-    that holds them. most_tokens: of all together. isolated: see `Engine.submit`.
-    """
-
-    model: ServedModel
-    maker: KeyMaker
-    label: str
-    identity: str
-    names: Sequence[str]
-    keys: Sequence[bytes]
-    texts: Sequence[Text]
-    param: str
-    kind: str = ""
-    lengths: Lengths = ANY_LENGTH
-    use: CacheUse = "on"
-    interactive: bool = True
-    frequent: bool = True
-    most_tokens: int | None = None
-    isolated: bool = False
-
-    def keys_within(self, context_tokens: int) -> dict[bytes, bytes]:
-        """Give, for the key of each text, the one under which its row within its limits is cached.
-
-        They differ for a text that may be longer: a row that was computed from a part is another text's row, so to speak.
-        """
-        if self.lengths.plain:
-            return {key: key for key in self.keys}
-        rule, most = f"{self.kind} {self.lengths.rule(context_tokens)}", self.lengths.most(context_tokens)
-        return {
-            key: key if tokens_at_most(text) <= most else self.maker.key(self.identity, name, rule)
-            for key, name, text in zip(self.keys, self.names, self.texts, strict=True)
-        }
+    rows: list[Row | CachedRow]
+    hits: int
+    from_memory: bool
 
 
-class RowSource:
-    """Gives rows. Everything runs on one event loop."""
+class Pipeline:
+    """Answers prepared requests. Everything runs on one event loop."""
 
     def __init__(
         self, pool: ModelPool, cache: VectorCache | None, *, timeout: float = 600.0, max_queue_tokens: int = 0
     ) -> None:
-        """Tie the parts together; timeout (in seconds) and max_queue_tokens as in the service."""
+        """Connect pool and cache; timeout (in seconds) and max_queue_tokens as in the service."""
         self._pool = pool
         self._cache = cache
         self._timeout = timeout
         self._max_queue_tokens = max_queue_tokens
-        self._doors: dict[tuple[str, str], Admission] = {}
-        self._flights = Flights()
-        self._contexts: dict[tuple[str, str], int] = {}
+        self._admissions: dict[tuple[str, str], Admission] = {}
+        self._single_flight = SingleFlight()
+        self._context_tokens: dict[tuple[str, str], int] = {}
         """Longest text of each model that was loaded once."""
 
     def waiting_tokens(self, model: ServedModel) -> float:
-        """Estimate the tokens of a model's requests that are not finished."""
-        door = self._doors.get(model.key)
-        return door.waiting_tokens if door else 0.0
+        """Estimate the tokens of a model's unfinished requests."""
+        admission = self._admissions.get(model.key)
+        return admission.waiting_tokens if admission else 0.0
 
-    async def rows(self, wish: Wish) -> tuple[list[Row | CachedRow], int]:
-        """Give the row of each text, in order, and how many of them the cache had.
+    async def run(self, request: RowRequest) -> PipelineResult:
+        """Return the rows of a request.
 
-        Raises TextError naming the key of a text that has no row, EngineError, TooManyTokensError.
+        Raises RequestError for a text that cannot be read, TooManyTokensError, EngineError; all in the client's words.
         """
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        rows, from_disk = await self._look_up(request, deadline)
+        hits = sum([key in rows for key in request.keys])
+        cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
+        refuse_too_many(cached_tokens, request.most_tokens, request.client.param)
+        if hits < len(request.keys):
+            async with self._until(deadline):
+                rows |= await self._compute(request, rows, cached_tokens)
+        from_memory = hits == len(request.keys) and not from_disk and request.is_plain_query
+        return PipelineResult([rows[key] for key in request.keys], hits, from_memory)
+
+    @contextlib.asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        """Raise EngineTimeoutError when what happens inside is not done by `deadline`, in the event loop's seconds."""
         try:
-            async with asyncio.timeout(self._timeout):
-                rows = await self._cached(wish)
-                hits = sum(key in rows for key in wish.keys)
-                refuse_too_many(sum(rows[key].tokens for key in wish.keys if key in rows), wish.most_tokens, wish.param)
-                missing = {key: text for key, text in zip(wish.keys, wish.texts, strict=True) if key not in rows}
-                if missing:
-                    rows |= await self._computed(wish, missing, rows)
+            async with asyncio.timeout_at(deadline):
+                yield
         except TimeoutError:
             raise EngineTimeoutError(
                 f"no answer within {self._timeout:g} s; send fewer texts at a time or raise request_timeout", retry_after=1.0
             ) from None
-        return [rows[key] for key in wish.keys], hits
 
     # --- the cache ----------------------------------------------------------------------------------------------------
 
-    async def _cached(self, wish: Wish) -> dict[bytes, Row | CachedRow]:
-        """Give what the cache has; an unloaded model stays so as long as that is everything."""
-        cache, lengths = self._cache, wish.lengths
-        if cache is None or wish.use == "off":
-            return {}
-        found = await cache.get_many(dict.fromkeys(wish.keys), wish.label, low=not wish.frequent)
+    async def _look_up(self, request: RowRequest, deadline: float) -> tuple[dict[bytes, Row | CachedRow], int]:
+        """Return the cached rows of the request's texts by their keys, and how many only the disk had.
+
+        Rows of cut texts are found as soon as the model's context is known, which is when it was loaded once.
+        """
+        cache, lengths = self._cache, request.lengths
+        if cache is None or request.cache_use == "off":
+            return {}, 0
+        context = self._context_tokens.get(request.model.key)
+        cut_keys = request.cut_keys(context) if lengths.cut != "none" and context is not None else {}
+        asked = dict.fromkeys((*request.keys, *cut_keys.values()))
+        found = cache.get_from_memory(asked, request.label, low=not request.frequent)
+        if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
+            async with self._until(deadline):
+                await cache.add_from_disk(found, request.label, low=not request.frequent)
         rows: dict[bytes, Row | CachedRow] = {}
-        for key, row in found.items():
-            if lengths.max_tokens is None or row.tokens <= lengths.max_tokens:
+        used = []
+        for key in request.keys:
+            row = found.get(key)
+            if row is not None and (lengths.max_tokens is None or row.tokens <= lengths.max_tokens):
                 rows[key] = row
-            elif lengths.cut == "none" and not lengths.own:
-                raise TextError(key, InputTooLongError("", tokens=row.tokens, limit=lengths.max_tokens))
-        if wish.use == "keep":
-            cache.keep(rows)
-        if lengths.cut == "none" or all(key in rows for key in wish.keys):
-            return rows
-        context = await self._context_tokens(wish.model)
-        parts = {part: key for key, part in wish.keys_within(context).items() if key != part and key not in rows}
-        kept = await cache.get_many(parts, wish.label, low=not wish.frequent) if parts else {}
-        if wish.use == "keep":
-            cache.keep(kept)
-        return rows | {parts[part]: _row_of_part(row, lengths, context) for part, row in kept.items()}
+                used.append(key)
+            elif row is not None and lengths.max_tokens is not None and lengths.cut == "none" and not lengths.own:
+                raise request.too_long(key, row.tokens, lengths.max_tokens)
+            elif context is not None and key in cut_keys and (part := found.get(cut_keys[key])) is not None:
+                rows[key] = _row_of_part(part, lengths, context)
+                used.append(cut_keys[key])
+        if request.cache_use == "keep":
+            cache.keep(used)
+        return rows, found.from_disk
 
-    async def _context_tokens(self, model: ServedModel) -> int:
-        """Give the longest text that a model takes; it is loaded where nobody knows."""
-        if model.key not in self._contexts:
-            async with self._pool.lease(model) as lease:
-                self._note_context(model, lease)
-        return self._contexts[model.key]
+    def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes]) -> OnResult:
+        """Return what stores each computed row as it comes. keys: of whole texts, by the keys that are computed."""
+        cache, began = self._cache, time.monotonic()
+        wanted: Wanted = "keep" if request.cache_use == "keep" else "normal" if request.frequent else "low"
 
-    def _note_context(self, model: ServedModel, lease: Lease) -> int:
-        info = lease.engine.info
-        assert info is not None  # it was ready once
-        self._contexts[model.key] = info.context_tokens
-        return info.context_tokens
+        def store(key: bytes, row: Row) -> None:
+            if cache is None or request.cache_use not in ("on", "keep"):
+                return
+            if not row.full:
+                key = keys[key]
+            elif not request.lengths.own:
+                row = Row(row.vector, row.full)  # the key says how many of its tokens were read
+            # The texts of a request share its time: a hit saves its share of the wait.
+            cache.put(key, row, request.label, seconds=(time.monotonic() - began) / len(keys), wanted=wanted)
+
+        return store
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
-    async def _computed(
-        self, wish: Wish, missing: Mapping[bytes, Text], had: Mapping[bytes, Row | CachedRow]
+    async def _compute(
+        self, request: RowRequest, cached: Mapping[bytes, Row | CachedRow], cached_tokens: int
     ) -> dict[bytes, Row]:
-        """Compute rows, or refuse all of them when too much waits already."""
-        door = self._doors.get(wish.model.key)
-        if door is None:
-            door = self._doors[wish.model.key] = Admission(self._max_queue_tokens)
+        """Compute the rows that the cache does not have, or refuse all of them when too much is waiting."""
+        missing = {key: text for key, text in zip(request.keys, request.texts, strict=True) if key not in cached}
+        admission = self._admissions.get(request.model.key)
+        if admission is None:
+            admission = self._admissions[request.model.key] = Admission(self._max_queue_tokens)
         characters = sum(map(characters_of, missing.values()))
-        with door.admit(characters, interactive=wish.interactive):
-            async with self._pool.lease(wish.model) as lease:
-                context = self._note_context(wish.model, lease)
-                await self._check_together(wish, missing, had, lease)
+        with admission.admit(characters, interactive=request.interactive):
+            async with self._pool.lease(request.model) as lease:
+                assert lease.engine.info is not None  # it was ready once
+                context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
+                await self._check_total(request, missing, cached_tokens, lease)
                 began = time.monotonic()
-                within = wish.keys_within(context)
-                whole = {within[key]: key for key in missing}
-                texts = {
-                    within[key]: text if within[key] == key else wish.lengths.around(text) for key, text in missing.items()
-                }
-                try:
-                    rows = await self._flights.compute(
-                        lease,
-                        texts,
-                        INTERACTIVE if wish.interactive else BULK,
-                        self._keeper(wish, whole),
-                        isolated=wish.isolated,
-                    )
-                except TextError as failure:
-                    raise TextError(whole[failure.key], failure.error) from failure
-        door.learn(characters, sum(row.full or row.tokens for row in rows.values()), began)
+                rows = await self._in_flight(request, missing, context, lease)
+        admission.learn(characters, sum(row.full or row.tokens for row in rows.values()), began)
+        return rows
+
+    async def _in_flight(
+        self, request: RowRequest, missing: Mapping[bytes, Text], context: int, lease: Lease
+    ) -> dict[bytes, Row]:
+        """Compute texts that are missing in the cache, together with other requests for the same ones."""
+        cut_keys = request.cut_keys(context)
+        whole = {cut_keys.get(key, key): key for key in missing}
+        texts = {
+            computed: request.lengths.around(missing[key]) if computed != key else missing[key]
+            for computed, key in whole.items()
+        }
+        priority = INTERACTIVE if request.interactive else BULK
+        store = self._storing(request, whole)
+        try:
+            rows = await self._single_flight.compute(lease, texts, priority, store, isolated=request.isolated)
+        except TextError as failure:
+            raise request.failure(whole[failure.key], failure.error) from failure.error
         return {whole[key]: row for key, row in rows.items()}
 
-    def _keeper(self, wish: Wish, whole: Mapping[bytes, bytes]) -> Landed:
-        """Give what is done with each row that a request computes, as they come."""
-        cache, began = self._cache, time.monotonic()
-        wanted: Wanted = "keep" if wish.use == "keep" else "normal" if wish.frequent else "low"
-
-        def keep(key: bytes, row: Row) -> None:
-            if cache is None or wish.use not in ("on", "keep"):
-                return
-            if not row.full:
-                key = whole[key]
-            elif not wish.lengths.own:
-                row = Row(row.vector, row.full)  # how many are left of them, the key says
-            # Texts of one request share its time: what a hit saves is a share of the wait for all of them.
-            cache.put(key, row, wish.label, seconds=(time.monotonic() - began) / len(whole), wanted=wanted)
-
-        return keep
-
-    async def _check_together(
-        self, wish: Wish, missing: Mapping[bytes, Text], had: Mapping[bytes, Row | CachedRow], lease: Lease
+    async def _check_total(
+        self, request: RowRequest, missing: Mapping[bytes, Text], cached_tokens: int, lease: Lease
     ) -> None:
         """Refuse a request with too many tokens before anything of it is computed.
 
-        Only a large request has to be counted, which takes the tokenizer a small part of what the model takes.
+        Only large requests are counted, by the tokenizer, which takes a small part of the time that the model takes.
         """
-        if wish.most_tokens is None:
+        if request.most_tokens is None:
             return
-        times = Counter(wish.keys)
-        known = sum(row.tokens * times[key] for key, row in had.items())
-        if known + sum(tokens_at_most(text) * times[key] for key, text in missing.items()) <= wish.most_tokens:
+        times = Counter(request.keys)
+        total = cached_tokens
+        if total + sum(tokens_at_most(text) * times[key] for key, text in missing.items()) <= request.most_tokens:
             return
-        keys, most = list(missing), wish.lengths.most(self._contexts[wish.model.key])
+        most = request.lengths.most(self._context_tokens[request.model.key])
+        keys = list(missing)
         try:
-            read_texts = await read(lease.engine, list(missing.values()))
+            tokenized = await read_tokens(lease.engine, list(missing.values()))
         except UnreadableError as failure:
-            raise TextError(keys[failure.index], failure.error) from failure
-        for key, text in zip(keys, read_texts, strict=True):
+            raise request.failure(keys[failure.index], failure.error) from failure.error
+        for key, text in zip(keys, tokenized, strict=True):
             tokens = len(text.ids)
-            if wish.lengths.cut == "none" and tokens > most:
-                raise TextError(key, InputTooLongError("", tokens=tokens, limit=most))
-            known += min(tokens, most) * times[key]
-        refuse_too_many(known, wish.most_tokens, wish.param)
+            if request.lengths.cut == "none" and tokens > most:
+                raise request.too_long(key, tokens, most)
+            total += min(tokens, most) * times[key]
+        refuse_too_many(total, request.most_tokens, request.client.param)
 
 
 def _row_of_part(row: CachedRow, lengths: Lengths, context_tokens: int) -> Row:
-    """Give a cached row of a text that was cut, which was written with the tokens that `_keeper` says."""
+    """Return the row of a cut text out of the cache, which holds its tokens as `Pipeline._storing` wrote them."""
     if lengths.own:
         return Row(row.vector, row.tokens, row.tokens)
     return Row(row.vector, lengths.most(context_tokens), row.tokens)

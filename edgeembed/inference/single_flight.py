@@ -1,4 +1,4 @@
-"""Texts that are being computed: equal ones of several requests are computed once."""
+"""Single flight: equal texts of several requests are computed once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from edgeembed.engine.interface import Priority, Row, Text
 from edgeembed.models.pool import Lease
 
-Landed = Callable[[bytes, Row], None]
+OnResult = Callable[[bytes, Row], None]
 
 
 class TextError(Exception):
@@ -20,7 +20,7 @@ class TextError(Exception):
         self.error = error
 
 
-class _Flight:
+class _Computation:
     """One text that is being computed, and how many requests wait for it."""
 
     __slots__ = ("future", "waiters")
@@ -30,65 +30,66 @@ class _Flight:
         self.waiters = 0
 
 
-class Flights:
-    """Texts in flight by their key."""
+class SingleFlight:
+    """Texts that are being computed, by their key."""
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, _Flight] = {}
+        self._computations: dict[bytes, _Computation] = {}
 
     async def compute(
-        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, landed: Landed, *, isolated: bool = False
+        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, on_result: OnResult, *, isolated: bool = False
     ) -> dict[bytes, Row]:
-        """Compute rows, joining texts that other requests are computing already. Raises TextError.
+        """Return the rows of texts, joining computations that other requests started. Raises TextError.
 
-        isolated: joins nothing, and nothing joins these: another request's texts would change what shares a batch.
+        A text that no request waits for any more is cancelled. `on_result` is called with the row of each text that this
+        call started, even if its request has failed or gone meanwhile.
 
-        A text that nobody waits for any more gives up its place in the queue. `landed` is called with the row of each text
-        that was not in flight before, also when this request has failed or gone meanwhile.
+        isolated: nothing is joined or shared, because another request's texts would change what shares a batch; `on_result`
+        is not called.
         """
         if isolated:
-            return await _isolated(lease, texts, priority)
-        new = {key: text for key, text in texts.items() if key not in self._flights}
+            return await _compute_isolated(lease, texts, priority)
+        new = {key: text for key, text in texts.items() if key not in self._computations}
         futures = lease.submit(list(new.values()), priority)
         for key, future in zip(new, futures, strict=True):
-            self._flights[key] = _Flight(future)
-            future.add_done_callback(lambda done, key=key: self._land(key, done, landed))  # type: ignore[misc]
-        joined = {key: self._flights[key] for key in texts}
-        for flight in joined.values():
-            flight.waiters += 1
+            self._computations[key] = _Computation(future)
+            future.add_done_callback(lambda done, key=key: self._finish(key, done, on_result))  # type: ignore[misc]
+        joined = {key: self._computations[key] for key in texts}
+        for computation in joined.values():
+            computation.waiters += 1
         try:
-            await asyncio.wait([flight.future for flight in joined.values()], return_when=asyncio.FIRST_EXCEPTION)
-            for key, flight in joined.items():
-                if flight.future.done() and (error := flight.future.exception()):
-                    raise TextError(key, error)
-            return {key: flight.future.result() for key, flight in joined.items()}
+            return await _rows({key: computation.future for key, computation in joined.items()})
         finally:
-            for key, flight in joined.items():
-                flight.waiters -= 1
-                if flight.waiters == 0 and not flight.future.done():
-                    self._flights.pop(key, None)
-                    flight.future.cancel()
+            for key, computation in joined.items():
+                computation.waiters -= 1
+                if computation.waiters == 0 and not computation.future.done():
+                    self._computations.pop(key, None)
+                    computation.future.cancel()
 
-    def _land(self, key: bytes, future: asyncio.Future[Row], landed: Landed) -> None:
-        """Take a finished text out of flight and hand its row on."""
-        flight = self._flights.get(key)
-        if flight is not None and flight.future is future:
-            del self._flights[key]
+    def _finish(self, key: bytes, future: asyncio.Future[Row], on_result: OnResult) -> None:
+        """Forget a finished computation and hand its row on."""
+        computation = self._computations.get(key)
+        if computation is not None and computation.future is future:
+            del self._computations[key]
         if not future.cancelled() and future.exception() is None:
-            landed(key, future.result())
+            on_result(key, future.result())
 
 
-async def _isolated(lease: Lease, texts: Mapping[bytes, Text], priority: Priority) -> dict[bytes, Row]:
+async def _compute_isolated(lease: Lease, texts: Mapping[bytes, Text], priority: Priority) -> dict[bytes, Row]:
     futures = lease.submit(list(texts.values()), priority, isolated=True)
     try:
-        await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
-        for key, future in zip(texts, futures, strict=True):
-            if future.done() and (error := future.exception()):
-                raise TextError(key, error)
-        return {key: future.result() for key, future in zip(texts, futures, strict=True)}
+        return await _rows(dict(zip(texts, futures, strict=True)))
     finally:
         for future in futures:
             future.cancel()
-            # Of several that fail only the first one is told.
             if future.done() and not future.cancelled():
-                future.exception()
+                future.exception()  # retrieved: the first error is reported
+
+
+async def _rows(futures: Mapping[bytes, asyncio.Future[Row]]) -> dict[bytes, Row]:
+    """Wait for all rows, or for the first failure. Raises TextError."""
+    await asyncio.wait(futures.values(), return_when=asyncio.FIRST_EXCEPTION)
+    for key, future in futures.items():
+        if future.done() and (error := future.exception()):
+            raise TextError(key, error)
+    return {key: future.result() for key, future in futures.items()}

@@ -1,21 +1,20 @@
-"""Counting tokens before anything is computed, with the model's own tokenizer."""
+"""Tokenise texts with the model's own tokenizer, without computing anything."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from edgeembed.engine.interface import Engine, Text, Tokenized
 from edgeembed.errors import EngineTimeoutError, TooManyTokensError
+from edgeembed.inference.requests import TokenizeRequest, TokenizeResult
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.prompts import InputType, choose_prompt
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.prompts import choose_prompt
+from edgeembed.models.registry import ModelRegistry
 
 
 class UnreadableError(Exception):
-    """The text at this place among others cannot be read."""
+    """The tokenizer cannot read the text at `index`."""
 
     def __init__(self, index: int, error: BaseException) -> None:
         super().__init__(str(error))
@@ -23,35 +22,10 @@ class UnreadableError(Exception):
         self.error = error
 
 
-class TokenizeRequest(msgspec.Struct, frozen=True):
-    """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest.
-
-    special: with the marks that the model puts around a text. written: with the tokens' texts. most_tokens: of all texts
-    together, for an answer that holds them; None for any number.
-    """
-
-    texts: Sequence[str]
-    model: str | None = None
-    input_type: InputType | None = None
-    instruction: str | None = None
-    special: bool = True
-    written: bool = False
-    param: str = "input"
-    most_tokens: int | None = None
-
-
-class TokenizeResult(msgspec.Struct, frozen=True):
-    """tokens: of each text; context_tokens: the longest text that the model takes."""
-
-    model: ServedModel
-    tokens: list[Tokenized]
-    context_tokens: int
-
-
 async def tokenize(
     registry: ModelRegistry, pool: ModelPool, clean: Callable[[str], str], request: TokenizeRequest, seconds: float
 ) -> TokenizeResult:
-    """Tokenise texts as an embedder would read them. seconds: after which the request is given up.
+    """Tokenise texts as an embedder would read them. seconds: the request's timeout.
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
@@ -65,11 +39,11 @@ async def tokenize(
         texts = prompt.around([clean(text) for text in request.texts])
         try:
             async with asyncio.timeout(seconds):
-                # Ids first: texts of tokens are many times larger, and may be more than anybody takes.
-                tokens = await read(engine, texts)
+                # Ids first: the texts of tokens are many times larger, and the request may be refused for its size.
+                tokens = await read_tokens(engine, texts)
                 refuse_too_many(sum(len(text.ids) for text in tokens), request.most_tokens, request.param)
                 if request.written:
-                    tokens = await read(engine, texts, written=True)
+                    tokens = await read_tokens(engine, texts, written=True)
         except UnreadableError as failure:
             raise failure.error from failure
         except TimeoutError:
@@ -78,10 +52,10 @@ async def tokenize(
     return TokenizeResult(model, kept, engine.info.context_tokens)
 
 
-async def read(engine: Engine, texts: Sequence[Text], *, written: bool = False) -> list[Tokenized]:
-    """Give the tokens of texts, all or none: when one cannot be read, or nobody waits, the others give up their places.
+async def read_tokens(engine: Engine, texts: Sequence[Text], *, written: bool = False) -> list[Tokenized]:
+    """Return the tokens of texts, all or none: when one cannot be read, or the caller is cancelled, all are cancelled.
 
-    Raises UnreadableError for the first one that cannot be read.
+    Raises UnreadableError for the first text that cannot be read.
     """
     futures = engine.tokenize(texts, written=written)
     try:
@@ -94,14 +68,14 @@ async def read(engine: Engine, texts: Sequence[Text], *, written: bool = False) 
     finally:
         for future in futures:
             if not future.cancel() and not future.cancelled():
-                future.exception()  # seen: what the first one says is enough
+                future.exception()  # retrieved: the first error is reported
 
 
 def refuse_too_many(tokens: int, most: int | None, param: str) -> None:
-    """Raise TooManyTokensError when the texts of a request have more tokens together than they may."""
+    """Raise TooManyTokensError when the texts of a request have more than `most` tokens together."""
     if most and tokens > most:
         raise TooManyTokensError(
-            f"{param} has {tokens:,} tokens in all; at most {most:,} are taken in one request. Send fewer texts at a time",
+            f"{param} has {tokens:,} tokens in all; a request takes at most {most:,}. Send fewer texts at a time",
             param=param,
         )
 

@@ -1,4 +1,4 @@
-"""What a client wants to happen to texts that are too long."""
+"""What happens to texts that are too long: refused, or cut."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NO_TEXT_IS_LONGER = 2**31
 class Lengths:
     """How long the texts of a request may be.
 
-    cut: which side of a longer one is cut off; it is refused when that is none. max_tokens: tokens of the longest text,
-    special ones, prompt and query included, where that is less than the model takes. own: max_tokens counts those of the
-    text alone, or of a pair's document. asked: the request's field that holds max_tokens, for messages.
+    cut: the side of a longer text that is cut off; with "none" it is refused. max_tokens: limit for a text, including
+    special tokens, prompt and query, where it is lower than the model's. own: max_tokens counts the tokens of the text
+    itself, or of a pair's document. asked: the request's field that holds max_tokens, for messages.
     """
 
     cut: Side = "none"
@@ -27,11 +27,11 @@ class Lengths:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is cut, and the model alone says how long a text may be."""
+        """Whether the model's own limit holds, and nothing is cut."""
         return self.cut == "none" and self.max_tokens is None
 
     def rule(self, context_tokens: int | None) -> str:
-        """Name what becomes of a text in a model that takes so many tokens; two rules that share a name do the same."""
+        """Return a name for the limit in a model that takes `context_tokens`; equal names mean equal results."""
         if self.plain:
             return ""
         if self.own:
@@ -39,15 +39,15 @@ class Lengths:
         return f"{self.cut} {self.most(context_tokens)}"
 
     def most(self, context_tokens: int | None) -> int:
-        """Give the tokens that are left of a text that is cut, but for `own`; 0 when nobody knows."""
+        """Return the tokens that are left of a cut text, unless `own`; 0 if unknown."""
         known = [most for most in (self.max_tokens, context_tokens) if most]
         return min(known, default=0)
 
     def around(self, text: Text) -> Text:
-        """Give the text with its limits, as the engine wants it."""
+        """Return the text with its limits, as the engine takes it."""
         if self.plain:
             return text
-        # JSON's numbers have no end, those of a message to the worker have.
+        # A JSON number has no upper bound, an integer in a message to the worker has one.
         limits = Limits(min(self.max_tokens or 0, _NO_TEXT_IS_LONGER), self.cut, self.own)
         match text:
             case str():
@@ -59,4 +59,4 @@ class Lengths:
 
 
 ANY_LENGTH = Lengths()
-"""Whatever the model takes; nothing is cut."""
+"""The model's own limit; nothing is cut."""

@@ -1,4 +1,4 @@
-"""What the handlers of one application share."""
+"""What the handlers of one application share, and what a request carries between them."""
 
 from __future__ import annotations
 
@@ -11,3 +11,6 @@ SERVICE = web.AppKey("service", EmbeddingService)
 MAX_INPUTS = web.AppKey("max_inputs", int)
 STARTED_AT = web.AppKey("started_at", float)
 ACCESS = web.AppKey("access", Access)
+
+BODY_DIGEST = web.RequestKey("body_digest", bytes)
+"""SHA-256 of the request's body, if the response may be stored under it."""

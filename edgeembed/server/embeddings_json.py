@@ -1,51 +1,19 @@
-"""The answer of POST /v1/embeddings as JSON.
-
-An answer from memory alone is kept as it was written, under the digest of its request's body: a body that comes again is
-answered without being parsed (see `edgeembed.server.fast_path`). Turning numbers into digits costs more than everything else
-that a hit needs.
-"""
+"""OpenAI's answer to POST /v1/embeddings as JSON. Turning numbers into digits is most of the work of a cache hit."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 import orjson
 
-from edgeembed.cache import Answer
 from edgeembed.inference.postprocess import Matrix, base64_rows
-from edgeembed.inference.service import EmbeddingService, EmbedResult
+from edgeembed.inference.requests import EmbedResult
 
 Encoding = Literal["float", "base64"]
 
-MOST_BODY_BYTES = 16 * 1024
-"""Longer bodies are read each time: they are no frequent queries."""
 
-
-def known_answer(service: EmbeddingService, body: bytes) -> bytes | None:
-    """Give the answer, as JSON, to a body that was answered from memory before, if that would happen again."""
-    cache = service.cache
-    if cache is None or len(body) > MOST_BODY_BYTES:
-        return None
-    answer = cache.answers.get(hashlib.sha256(body).digest())
-    if answer is None or answer.version != service.registry.version or cache.get_hot(answer.keys, answer.label) is None:
-        return None
-    service.count(answer.model, len(answer.keys))
-    return answer.body
-
-
-def write_answer(service: EmbeddingService, body: bytes, result: EmbedResult, encoding: Encoding) -> bytes:
-    """Write OpenAI's answer to a body: a list of embeddings, the model's name, the tokens used."""
-    written = _written(result, encoding)
-    if result.hot is not None and service.cache is not None and len(body) <= MOST_BODY_BYTES:
-        service.cache.answers.put(
-            hashlib.sha256(body).digest(),
-            Answer(written, tuple(result.keys), result.hot, result.model.key, service.registry.version),
-        )
-    return written
-
-
-def _written(result: EmbedResult, encoding: Encoding) -> bytes:
+def write_embeddings(result: EmbedResult, encoding: Encoding) -> bytes:
+    """Write the answer: a list of embeddings, the model's name, the tokens used."""
     rows = enumerate(_rows(result.vectors, encoding))
     tokens = sum(row.tokens for row in result.rows)
     return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (

@@ -1,62 +1,58 @@
-"""In front of everything: bodies of POST /v1/embeddings that were answered from memory before.
+"""Responses to repeated bodies of POST /v1/embeddings, sent ahead of the application.
 
-Routes, middlewares and handlers cost more than a look-up in the cache. A hit goes past them, with what they would do for it
-done here: who may ask, the request id, the counts. Whatever is not plainly a hit takes the usual way.
+For a cache hit, routing, middlewares and the handler take longer than the lookup. This path does for it what they would do,
+with their own functions: access, request id, headers, counts. Everything else goes to the application, which finds on the
+request what was done already: the access check and the digest of the body.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from edgeembed.errors import EdgeEmbedError
-from edgeembed.server.app_keys import ACCESS, SERVICE
-from edgeembed.server.body import CACHE_HEADER
-from edgeembed.server.embeddings_json import MOST_BODY_BYTES, known_answer
-from edgeembed.server.middleware import REQUEST_ID, SERVER, log, request_id_of, sign
+from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, wrap_handler
+from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
+from edgeembed.server.body import CACHE_HEADER, cache_header
+from edgeembed.server.middleware import common_headers, log, request_id_of
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.responses import JSON_TYPE
 
-Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 PATH = "/v1/embeddings"
-_HEAD = (
-    "HTTP/1.1 200 OK\r\n"
-    f"{hdrs.CONTENT_TYPE}: {JSON_TYPE}\r\n{CACHE_HEADER}: hit\r\n{hdrs.SERVER}: {SERVER}\r\n"
-    f"{REQUEST_ID}: %s\r\n{hdrs.DATE}: %s\r\n{hdrs.CONTENT_LENGTH}: %d\r\n\r\n"
-)
-_ASIDE = (CACHE_HEADER, hdrs.CONTENT_ENCODING, hdrs.EXPECT)
-"""Headers that the usual way knows how to treat."""
+MOST_BODY_BYTES = 16 * 1024
+"""Longer bodies are no frequent queries: their responses are not stored."""
+_APPLICATION_HEADERS = (CACHE_HEADER, hdrs.CONTENT_ENCODING, hdrs.EXPECT)
+"""Requests with one of these go to the application, which handles them."""
 
 
-def put_in_front(runner: web.AppRunner) -> None:
-    """Let hits past the application of a runner that is set up, before its first connection comes."""
-    server = runner.server
-    assert server is not None
-    server.request_handler = in_front(runner.app, server.request_handler)
+def install(runner: web.AppRunner) -> None:
+    """Put the fast path ahead of the application of a runner that is set up; call this before its first connection."""
+    wrap_handler(runner, functools.partial(ahead_of, runner.app))
 
 
-def in_front(app: web.Application, usual: Handle) -> Handle:
-    """Give a handler that answers hits, and hands all else to the usual one."""
+def ahead_of(app: web.Application, application: Handle) -> Handle:
+    """Return a handler that sends stored responses, and leaves all other requests to the application."""
     service, access, counts = app[SERVICE], app[ACCESS], app[METRICS].http
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        if not _may_be_hit(request):
-            return await usual(request)
+        if not _may_be_stored(request):
+            return await application(request)
         began = time.perf_counter()
         try:
             if access.check(request) is not None:
-                return await usual(request)  # a web page, whose browser wants more headers
+                return await application(request)  # from a web page, whose browser needs more headers
         except EdgeEmbedError:
-            return await usual(request)  # which words the refusal
-        body = known_answer(service, await request.read())
+            return await application(request)  # which words the refusal
+        digest = hashlib.sha256(await request.read()).digest()  # the application reads the same body from the request
+        body = service.find_response(digest)
         if body is None:
-            return await usual(request)  # the body that was read stays with the request
+            request[BODY_DIGEST] = digest
+            return await application(request)
         response = _respond(request, body)
         counts.add(PATH, request.method, response.status, time.perf_counter() - began)
         return response
@@ -64,46 +60,25 @@ def in_front(app: web.Application, usual: Handle) -> Handle:
     return handle
 
 
-class _InOnePiece(web.StreamResponse):
-    """An answer whose head and body are written as they are: aiohttp takes as long to put a head together as a look-up."""
-
-    def __init__(self, written: bytes) -> None:
-        super().__init__()
-        self._written = written
-
-    @property
-    def keep_alive(self) -> bool:
-        return True
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        if request.transport is None:
-            raise ConnectionResetError("the client has gone")
-        request.transport.write(self._written)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """There is nothing more to come."""
-
-
-def _respond(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-    transport = request.transport
-    request_id = request_id_of(request)
-    # A client that reads slowly, closes the connection or speaks an old protocol gets what aiohttp does for it.
-    if request.version == HttpVersion11 and request.keep_alive and transport and not transport.get_write_buffer_size():
-        return _InOnePiece((_HEAD % (request_id, _date(int(time.time())), len(body))).encode() + body)
-    response = web.Response(body=body, headers={hdrs.CONTENT_TYPE: JSON_TYPE, CACHE_HEADER: "hit"})
-    sign(response, request_id)
-    return response
-
-
-@functools.lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
-
-
-def _may_be_hit(request: web.BaseRequest) -> bool:
+def _may_be_stored(request: web.BaseRequest) -> bool:
     if request.method != hdrs.METH_POST or request.path != PATH:
         return False
     headers, length = request.headers, request.content_length
     if length is None or length > MOST_BODY_BYTES or log.isEnabledFor(logging.DEBUG):
         return False
-    return not any(name in headers for name in _ASIDE)
+    return not any(name in headers for name in _APPLICATION_HEADERS)
+
+
+def _respond(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+    headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **cache_header(1, 1), **common_headers(request_id_of(request))}
+    if not takes_raw(request):
+        return web.Response(body=body, headers=headers)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    date = _date(int(time.time()))
+    head = f"HTTP/1.1 200 OK\r\n{lines}{hdrs.DATE}: {date}\r\n{hdrs.CONTENT_LENGTH}: {len(body)}\r\n\r\n"
+    return RawResponse(head.encode() + body)
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

@@ -1,4 +1,4 @@
-"""What happens around every handler: request ids, and errors as OpenAI's error object."""
+"""What happens around every handler: request ids, counts, the log line, and errors in the dialect's format."""
 
 from __future__ import annotations
 
@@ -28,27 +28,26 @@ REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _RUN = secrets.token_hex(11)
 _numbers = itertools.count(1)
-"""Ids of one run differ by their number, those of two runs by their beginning; a UUID costs as much as a look-up."""
+"""Request ids count up within a run, and begin with the run's own part; a UUID would take as long as a cache lookup."""
 PROBES = ("/health", "/readyz")
-"""Their 503 is an answer, and no failure of ours."""
+"""A 503 from these is a valid answer, not a failure of the server."""
 SERVER = f"edgeembed/{__version__}"
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Give the client's own id where it sent a sane one, or a new one."""
+    """Return the client's own id if it sent a valid one, else a new one."""
     given = request.headers.get(REQUEST_ID)
     return given if given and _SANE_ID.fullmatch(given) else f"{_RUN}{next(_numbers):010x}"
 
 
-def sign(response: web.StreamResponse, request_id: str) -> None:
-    """Add what every answer of ours carries."""
-    response.headers[REQUEST_ID] = request_id
-    response.headers[hdrs.SERVER] = SERVER
+def common_headers(request_id: str) -> dict[str, str]:
+    """Return the headers of every response."""
+    return {REQUEST_ID: request_id, hdrs.SERVER: SERVER}
 
 
 @web.middleware
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every answer a request id, the client's own where it sent one, and log a line without any text."""
+    """Set the common headers, count the request, and log a line that holds none of its text."""
     request_id = request_id_of(request)
     scope = begin_request(request_id)
     counts = request.app[METRICS].http
@@ -58,7 +57,7 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         response = await handler(request)
         status = response.status
-        sign(response, request_id)
+        response.headers.update(common_headers(request_id))
         return response
     except web.HTTPException as answer:  # such as a redirect
         status = answer.status
@@ -76,21 +75,21 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into the error object of the request's dialect; this is the one place where that happens."""
+    """Turn every error into the error object of the request's dialect. No other place does this."""
     try:
         return await handler(request)
     except EdgeEmbedError as error:
         return error_response(error, shape_of(request))
     except web.HTTPRequestEntityTooLarge:
-        limit = request.app._client_max_size / 2**20
+        limit = request.client_max_size / 2**20
         return error_response(
             RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time"),
             shape_of(request),
         )
-    except web.RequestPayloadError as error:  # such as a body that is not the gzip that its header promises
+    except web.RequestPayloadError as error:  # such as a body that is not gzip although its header says so
         message = f"the request body cannot be read: {' '.join(str(error).split())}"
         response = error_object(400, message, shape_of(request))
-        response.force_close()  # aiohttp closes the connection, and a client that pools it must know
+        response.force_close()  # aiohttp closes the connection, so tell clients that pool it
         return response
     except web.HTTPNotFound:
         message = f"there is nothing at {request.method} {request.path}"
@@ -109,7 +108,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return error_object(error.status, error.reason, shape_of(request))
     except Exception:
-        # The client learns that it was not its fault; the log has the rest.
-        log.exception("an error that nobody foresaw, in %s %s", request.method, request.path)
-        message = "an internal error; the daemon's log says more"
+        # Details are for the log: they may hold the client's text.
+        log.exception("unexpected error in %s %s", request.method, request.path)
+        message = "internal error; see the daemon's log"
         return error_object(500, message, shape_of(request), code="internal_error")

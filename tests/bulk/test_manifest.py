@@ -8,9 +8,9 @@ import msgspec
 
 from edgeembed.bulk.job import Job, batch_tokens_of
 from edgeembed.bulk.outputs import Output
-from edgeembed.bulk.shards import JobRules, Manifest
+from edgeembed.bulk.shards import JobManifest, JobRules
 
-BEFORE = Manifest(
+BEFORE = JobManifest(
     inputs=["a"],
     rules=JobRules(format="npy"),
     model="m",

@@ -19,10 +19,10 @@ from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
+from edgeembed.server import fast_path
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import Access
-from edgeembed.server.fast_path import put_in_front
 from edgeembed.server.ops.metrics import METRICS
 from tests.fakes import FakeEngine, fake_model, fake_service
 
@@ -43,7 +43,7 @@ def serve(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> Serve:
 
     async def start(service: EmbeddingService, access: Access | None = None) -> TestClient:
         client = await aiohttp_client(make_app(service, access=access))
-        put_in_front(client.server.runner)  # type: ignore[union-attr]
+        fast_path.install(client.server.runner)  # type: ignore[union-attr]
         return client
 
     return start
@@ -171,7 +171,7 @@ async def test_answers_take_no_more_memory_than_they_may(engine: FakeEngine, ser
     for number in range(400):
         for _ in range(3):
             await ask(client, input=f"text {number}")
-    assert len(cache.answers) > 100
+    assert len(cache.responses) > 100
     assert cache.stats.answer_bytes <= 2**20 // 4
     assert cache.stats.memory_bytes + cache.stats.answer_bytes <= cache.stats.memory_limit_bytes == 2**20
     assert (await ask(client, input="text 399"))[2] == "hit"

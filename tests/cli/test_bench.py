@@ -20,9 +20,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from edgeembed.diagnostics.bench.load import Client, Load
-from edgeembed.diagnostics.bench.run import Cell, Result, Runner
-from edgeembed.diagnostics.bench.session import Plan, ServerFacts, measure_url
+from edgeembed.diagnostics.bench.load import Client, LoadResult
+from edgeembed.diagnostics.bench.run import Cell, CellResult, Runner
+from edgeembed.diagnostics.bench.session import BenchPlan, ServerFacts, measure_url
 from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
@@ -73,16 +73,16 @@ class Listener:
     """Hears what a measurement tells while it runs."""
 
     def __init__(self) -> None:
-        self.sections: list[list[Result]] = []
+        self.sections: list[list[CellResult]] = []
         self.done = (0, 0)
 
-    def server(self, machine: dict[str, str | int], facts: ServerFacts) -> None:
-        assert machine["processors"] and facts.url
+    def server(self, machine: dict[str, str | int], info: ServerFacts) -> None:
+        assert machine["processors"] and info.url
 
     def progress(self, done: int, total: int) -> None:
         self.done = (done, total)
 
-    def section(self, _title: str, results: list[Result]) -> None:
+    def section(self, _title: str, results: list[CellResult]) -> None:
         self.sections.append(results)
 
 
@@ -131,7 +131,7 @@ def test_a_signal_leaves_no_daemon_behind(number: int, tmp_path: Path) -> None:
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None
-        process.stdout.readline()  # facts of the running daemon: it is being measured
+        process.stdout.readline()  # info of the running daemon: it is being measured
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) == 2, "a daemon and its worker"
         process.send_signal(number)
@@ -171,7 +171,7 @@ async def test_a_foreign_server_gets_new_texts_its_model_name_and_its_key(
     server: TestServer = await aiohttp_server(stand_in.app)
     loads = [{"clients": 1}, {"clients": 4}, {"texts": 64}]
     cells = [[Cell(10, **load, repeated=repeated) for load in loads] for repeated in (False, True)]
-    what = Plan(new=cells[0], repeated=cells[1], seconds=0.1, seed=7)
+    what = BenchPlan(new=cells[0], repeated=cells[1], seconds=0.1, seed=7)
     heard = Listener()
     report = await measure_url(str(server.make_url("/v1")), what, heard, model=None, api_key="s3cret")
     assert report.server.model == "their-model" and report.daemon_peak_bytes is None
@@ -241,10 +241,10 @@ async def test_an_answer_with_too_few_rows_is_an_error(aiohttp_server: ServerMak
 
 
 def test_percentiles_are_by_nearest_rank_and_need_enough_requests() -> None:
-    load = Load([float(number) for number in range(1, 201)], texts=200, seconds=2.0, client_seconds=0.1)
+    load = LoadResult([float(number) for number in range(1, 201)], texts=200, seconds=2.0, client_seconds=0.1)
     assert [load.percentile(percent) for percent in (50, 90, 99)] == [100.0, 180.0, 198.0]
     assert load.texts_per_second == 100.0
-    few = Load([1.0, 2.0, 3.0], texts=3, seconds=1.0, client_seconds=0.0)
+    few = LoadResult([1.0, 2.0, 3.0], texts=3, seconds=1.0, client_seconds=0.0)
     assert [few.percentile(percent) for percent in (50, 90, 99)] == [2.0, None, None]
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edgeembed.common.migration import migrate_state
-from edgeembed.engine.interface import Demotion
+from edgeembed.common.status import Demotion
 from edgeembed.models.profiles import RunProfile, TuningResult
 
 

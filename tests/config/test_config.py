@@ -1,4 +1,4 @@
-"""Settings: which layer wins, what a bad value says, and what `config set` does to a file."""
+"""Settings: precedence of the layers, errors for bad values, and what `config set` does to a file."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_booleans_from_the_environment(home: Path, text: str, expected: bool) ->
     assert (settings.cache, settings.no_auth) == (expected, expected)
 
 
-def test_text_that_looks_like_something_else_stays_text(home: Path) -> None:
+def test_text_settings_stay_text_even_if_they_look_like_numbers(home: Path) -> None:
     assert resolve({}, env(home, MODEL="123")).settings.model == "123"
     assert resolve({}, env(home, MODEL="null")).settings.model == "null"
 
 
-def test_flags_made_from_the_settings_hide_nothing_unless_given(home: Path) -> None:
-    """`serve` has a flag for each setting; one that is not given must leave the other layers alone."""
+def test_flags_override_other_layers_only_when_given(home: Path) -> None:
+    """`serve` has a flag for each setting; a flag that is not given must not override the other layers."""
     (home / "config.toml").write_text("no_auth = true\ncache = false\nport = 9000\n")
 
     @click.command()
@@ -87,12 +87,12 @@ def test_flags_made_from_the_settings_hide_nothing_unless_given(home: Path) -> N
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("gpu-box:8000", "a base URL"),
-        ("ftp://gpu-box/v1", "a base URL"),
-        ("http://", "a base URL"),
-        ("http://gpu-box/v1?key=1", "a base URL"),
+        ("gpu-box:8000", "expected a base URL"),
+        ("ftp://gpu-box/v1", "expected a base URL"),
+        ("http://", "expected a base URL"),
+        ("http://gpu-box/v1?key=1", "expected a base URL"),
         ("http://gpu-box:port/v1", "--upstream"),
-        ("http://me:secret@gpu-box/v1", "keys do not belong in the URL"),
+        ("http://me:secret@gpu-box/v1", "must not contain a user name or password"),
     ],
 )
 def test_the_address_of_another_server_is_checked_before_it_is_used(home: Path, url: str, reason: str) -> None:
@@ -104,15 +104,15 @@ def test_the_address_of_another_server_is_checked_before_it_is_used(home: Path, 
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_home_moves_everything(home: Path) -> None:
+def test_edgeembed_home_moves_all_paths(home: Path) -> None:
     paths = Paths.resolve(env(home))
     found = [paths.config_file, paths.models, paths.cache, paths.state, paths.logs]
     assert all(path.is_relative_to(home) for path in found)
     assert len(set(found)) == 5
-    assert not list(home.iterdir()), "looking creates nothing"
+    assert not list(home.iterdir()), "resolving paths creates nothing"
 
 
-def test_without_home_everything_is_the_users_own() -> None:
+def test_without_edgeembed_home_all_paths_are_in_the_users_folders() -> None:
     for environ in ({}, {"EDGEEMBED_HOME": ""}):
         paths = Paths.resolve(environ)
         found = [paths.config_file, paths.models, paths.cache, paths.state, paths.logs]
@@ -139,10 +139,15 @@ def test_without_home_everything_is_the_users_own() -> None:
         ({}, {}, "load_timeout = 0", r"config\.toml: load_timeout = 0: .*> 0"),
         ({}, {}, "[server]\nport = 1", r"config\.toml: unknown key 'server'"),
         ({}, {}, "cache_disk_mb = 5", r"config\.toml: unknown key 'cache_disk_mb'\. Did you mean 'cache_disk_mib'\?"),
+        ({}, {}, "preload = 5", r"config\.toml: preload = 5: .*array"),
+        ({"keep_alive": "soon"}, {}, "", r"--keep-alive = 'soon': invalid duration; expected for example \"90s\""),
+        ({"keep_alive_of": "m=soon"}, {}, "", r"--keep-alive-of = 'm=soon': invalid duration"),
+        ({"aliases": "text"}, {}, "", r"--aliases = 'text': expected NAME=VALUE, not 'text'"),
+        ({"device": "npu"}, {}, "", r"--device = 'npu': expected auto, cpu, cuda"),
         ({}, {}, "port = = 1", r"cannot read .*config\.toml: .*line 1"),
     ],
 )
-def test_a_bad_value_names_its_place(
+def test_the_error_for_a_bad_value_names_its_origin(
     home: Path, flags: dict[str, str], variables: dict[str, str], file: str, says: str
 ) -> None:
     (home / "config.toml").write_text(file)
@@ -151,7 +156,7 @@ def test_a_bad_value_names_its_place(
     assert caught.value.exit_code == 2
 
 
-def test_files_that_are_none(tmp_path: Path, home: Path) -> None:
+def test_missing_and_unreadable_config_files(tmp_path: Path, home: Path) -> None:
     assert read_config(tmp_path / "not" / "there.toml") == {}
     (home / "config.toml").write_bytes(b"model = '\xff\xfe'\n")
     with pytest.raises(ConfigError, match=r"config\.toml"):
@@ -162,7 +167,7 @@ def test_files_that_are_none(tmp_path: Path, home: Path) -> None:
         resolve({}, env(home / "config.toml"))  # a home that is a file
 
 
-def test_an_unknown_variable_is_told_and_ignored(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_variable_is_ignored_with_a_warning(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert resolve({}, env(home, PROT="9")).settings == Settings()
     assert "EDGEEMBED_PROT" in caplog.text
 
@@ -189,18 +194,18 @@ def test_write_keeps_every_other_line(home: Path) -> None:
     assert path.read_text().startswith(OWN.replace("9000", "9001"))
     assert read_config(path) == {"port": 9001, "model": "all-minilm-l6-v2", "cache": False}
     assert "# no disk here" in path.read_text()
-    assert [file.name for file in home.iterdir()] == ["config.toml"], "no temporary file stays"
+    assert [file.name for file in home.iterdir()] == ["config.toml"], "no temporary file is left"
 
 
 @pytest.mark.parametrize("text", ["port = 9000", "port = 9000 # mine", "port = 9000\n# the end", "# nothing yet"])
-def test_write_behind_a_last_line_that_is_not_ended(home: Path, text: str) -> None:
+def test_write_after_a_last_line_without_a_line_break(home: Path, text: str) -> None:
     path = home / "config.toml"
     path.write_text(text)
     write_setting(path, "offline", "true", comment="chosen by hand")
     assert path.read_text() == f"{text}\n# chosen by hand\noffline = true\n"
 
 
-def test_write_begins_a_file(tmp_path: Path) -> None:
+def test_write_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "config.toml"
     write_setting(path, "model", 'C:\\models\\"x".gguf')
     write_setting(path, "load_timeout", "7.5")
@@ -216,7 +221,7 @@ def test_write_begins_a_file(tmp_path: Path) -> None:
         ("colour = 'red'\n", "port", "1", "unknown key 'colour'"),
     ],
 )
-def test_write_refuses_and_leaves_the_file(home: Path, before: str, key: str, value: str, says: str) -> None:
+def test_a_rejected_write_leaves_the_file_unchanged(home: Path, before: str, key: str, value: str, says: str) -> None:
     path = home / "config.toml"
     path.write_text(before)
     with pytest.raises(ConfigError) as caught:
@@ -225,7 +230,7 @@ def test_write_refuses_and_leaves_the_file(home: Path, before: str, key: str, va
     assert path.read_text() == before
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = home / "config.toml"
     path.write_text(OWN)
 
@@ -240,7 +245,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(home: Path, mon
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
-def test_write_keeps_a_link_and_the_mode(tmp_path: Path, home: Path) -> None:
+def test_write_keeps_symbolic_links_and_the_mode(tmp_path: Path, home: Path) -> None:
     real = tmp_path / "dotfiles.toml"
     real.write_text(OWN)
     real.chmod(0o644)
@@ -251,10 +256,10 @@ def test_write_keeps_a_link_and_the_mode(tmp_path: Path, home: Path) -> None:
     assert stat.S_IMODE(real.stat().st_mode) == 0o644
 
 
-def test_a_setting_can_be_taken_back_and_the_rest_of_the_file_stays(home: Path) -> None:
+def test_remove_restores_the_default_and_keeps_the_rest_of_the_file(home: Path) -> None:
     path = Paths.resolve().config_file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\ufeff# mine\nport = 9000\nthreads = 3\n", encoding="utf-8")  # with the mark of a Windows editor
+    path.write_text("\ufeff# mine\nport = 9000\nthreads = 3\n", encoding="utf-8")  # begins with a byte order mark
     assert resolve(environ={"EDGEEMBED_HOME": str(home)}).settings.port == 9000
     assert remove_setting(path, "port")
     assert not remove_setting(path, "port")

@@ -16,7 +16,7 @@ from edgeembed.engine.interface import Pair, Prompted
 from edgeembed.engine.llama.model import LlamaModel, send_log_to
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
@@ -61,7 +61,9 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reranker")
     checkpoint = make_qwen3_checkpoint(folder / "tiny", kind="rerank")
-    return convert_checkpoint(checkpoint, folder / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
+    return convert_checkpoint(
+        checkpoint, folder / "tiny.gguf", ConversionOptions(quantization="F32", proof=False, task="rerank")
+    ).path
 
 
 def alone(model: LlamaModel, text: str) -> np.ndarray:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import struct
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from edgeembed.config.paths import Paths
+from edgeembed_convert import ConversionOptions
 from tests.hub.fake_hub import COMMIT, FakeHub
 
 __all__ = ["COMMIT", "FakeConverter", "FakeHub", "gguf_bytes", "make_wheel", "model_bytes"]
@@ -93,12 +96,14 @@ class FakeConverter:
         self.calls: list[dict[str, Any]] = []
         self._seconds = seconds
 
-    def __call__(self, source: Path, target: Path, **options: Any) -> Any:
-        self.calls.append({"source": source, "target": target, **options})
+    def __call__(
+        self, source: Path, target: Path, options: ConversionOptions, progress: Callable[[int, int], None]
+    ) -> SimpleNamespace:
+        self.calls.append({"source": source, "target": target, **dataclasses.asdict(options)})
         assert (source / "model.safetensors").is_file()
         time.sleep(self._seconds)
-        options["progress"](1, 1)
-        target.write_bytes(model_bytes(general__name=options["name"] or "converted"))
+        progress(1, 1)
+        target.write_bytes(model_bytes(general__name=options.name or "converted"))
         return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"])
 
 

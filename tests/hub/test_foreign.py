@@ -177,7 +177,7 @@ def test_a_conversion_that_fails_keeps_the_checkpoint_for_the_next(
     assert hub.sent == 70_000
     hub.trouble.cut = []
 
-    def fails(source: Path, target: Path, **options: object) -> None:
+    def fails(source: Path, target: Path, *options: object) -> None:
         # As the real converter looks for it.
         assert {path.name: path.stat().st_size for path in source.glob("*.safetensors")} == dict.fromkeys(shards, 50_000)
         raise ConversionError("not today")
@@ -185,7 +185,7 @@ def test_a_conversion_that_fails_keeps_the_checkpoint_for_the_next(
     monkeypatch.setattr("edgeembed_convert.convert_checkpoint", fails)
     with pytest.raises(ConversionError, match="not today"):
         run("hf:acme/Some-Model")
-    monkeypatch.setattr("edgeembed_convert.convert_checkpoint", lambda source, target, **options: converted(target))
+    monkeypatch.setattr("edgeembed_convert.convert_checkpoint", lambda source, target, *options: converted(target))
     assert run("hf:acme/Some-Model").stdout.startswith("some-model:Q8_0")
     assert hub.sent == 100_000, "each shard was fetched once"
     assert sorted(leftovers(paths)) == ["some-model-Q8_0.gguf", "some-model-Q8_0.json"]

@@ -10,7 +10,7 @@ import pytest
 
 from edgeembed.errors import OverloadedError
 from edgeembed.inference.admission import Admission
-from edgeembed.inference.service import EmbedRequest
+from edgeembed.inference.requests import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
 
 

@@ -20,7 +20,8 @@ from edgeembed.errors import (
     RequestError,
 )
 from edgeembed.hub.catalogue import Matryoshka, Prompts
-from edgeembed.inference.service import EmbeddingService, EmbedRequest, EmbedResult
+from edgeembed.inference.requests import EmbedRequest, EmbedResult
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 
@@ -176,7 +177,7 @@ async def test_health_is_shown_by_a_vector() -> None:
 
 
 async def test_health_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeembed.inference.service.PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("edgeembed.inference.health.PROBE_SECONDS", 0.05)
     service, engine = make()
     await service.pool.load(fake_model())
     engine.state, engine.reason = "restarting", "ended by SIGKILL"

@@ -7,7 +7,7 @@ import pytest
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.cleaning import clean
-from edgeembed.inference.service import EmbedRequest
+from edgeembed.inference.requests import EmbedRequest
 from edgeembed.models.prompts import InputType, Prompt, choose_prompt
 from tests.fakes import FakeEngine, fake_service
 

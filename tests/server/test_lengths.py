@@ -112,11 +112,11 @@ async def test_ids_of_this_model_are_taken_where_the_client_says_that_they_are(
         ([], "input", "empty list"),
         ([[]], "input[0]", "no token ids"),
         ([[1], []], "input[1]", "no token ids"),
-        ([[1], "a"], "input[1]", "a string; a list of token ids"),
+        ([[1], "a"], "input[1]", "a string; expected a list of token ids"),
         ([[1], [True]], "input[1]", "a list of token ids"),
-        ([1, "a"], "input[0]", "a number; a list of token ids"),
-        ([-1], "input", "no token -1"),
-        ([[1], [2**31]], "input[1]", "no token 2147483648"),
+        ([1, "a"], "input[0]", "a number; expected a list of token ids"),
+        ([-1], "input", "-1 is not a token id"),
+        ([[1], [2**31]], "input[1]", "2147483648 is not a token id"),
         ([[1]] * 2049, "input", "2049 items"),
     ],
 )
@@ -180,4 +180,4 @@ async def test_tokens_are_counted_without_end_and_listed_up_to_what_a_request_ta
     for path, body, status in (("/v1/tokenize", {"input": many, "ids": True}, 400), ("/tokenize", {"inputs": many}, 422)):
         refused = await strict.post(path, json=body)
         assert refused.status == status
-        assert "40 tokens in all; at most 30" in await refused.text()
+        assert "40 tokens in all; a request takes at most 30" in await refused.text()

@@ -29,7 +29,7 @@ ANSWER_SECONDS = 600.0
 """Longest wait for one answer."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class EmbeddingsReply(msgspec.Struct, frozen=True, kw_only=True):
     """One answer, read whole. tokens: of all texts together; None when the server does not say."""
 
     rows: list[list[float]]
@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadResult:
     """What a load came to."""
 
     latencies: list[float]
@@ -109,7 +109,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(self.base, error) from error
 
-    async def ask(self, texts: Sequence[str]) -> Answer:
+    async def ask(self, texts: Sequence[str]) -> EmbeddingsReply:
         """Embed texts and look at the whole answer. Raises RequestError, EngineError or EngineUnavailableError."""
         headers, raw = await self._post(self._body(texts))
         try:
@@ -120,9 +120,9 @@ class Client:
             raise EngineError(f"{self._embeddings} does not answer as /v1/embeddings should: {raw[:200]!r}") from error
         if len(rows) != len(texts) or not all(isinstance(row, list) and row for row in rows):
             raise EngineError(f"{self._embeddings} gave {len(rows)} rows for {len(texts)} texts")
-        return Answer(rows=rows, tokens=tokens or None, cache=headers.get("X-Edgeembed-Cache"))
+        return EmbeddingsReply(rows=rows, tokens=tokens or None, cache=headers.get("X-Edgeembed-Cache"))
 
-    async def load(self, next_texts: Callable[[], Sequence[str]], *, clients: int, seconds: float) -> Load:
+    async def load(self, next_texts: Callable[[], Sequence[str]], *, clients: int, seconds: float) -> LoadResult:
         """Let clients send requests back to back until the time is over, and wait for the answers to what was sent.
 
         next_texts: gives the texts of a request; what it takes is not part of the request's latency.
@@ -155,7 +155,7 @@ class Client:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return Load(sorted(latencies), texts_answered, last - began, time.process_time() - cpu_before)
+        return LoadResult(sorted(latencies), texts_answered, last - began, time.process_time() - cpu_before)
 
     @property
     def _open(self) -> aiohttp.ClientSession:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeembed.diagnostics.bench.load import Client, Load
+from edgeembed.diagnostics.bench.load import Client, LoadResult
 from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, RequestError
 
@@ -40,7 +40,7 @@ class Cell:
         return f"{self.clients} client{'s' if self.clients > 1 else ''}"
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a cell came to; latencies in milliseconds, of whole requests. A percentile is None when there were too few
     requests to have one, everything is None when `note` says why nothing was measured.
     """
@@ -99,12 +99,12 @@ class Runner:
         self._seconds = seconds
         self._alone = {} if alone is None else alone
 
-    async def measure(self, cell: Cell) -> Result:
+    async def measure(self, cell: Cell) -> CellResult:
         """Measure a cell. What the server refuses, such as texts longer than the model takes, ends in the result's note.
 
         Raises EngineUnavailableError when the server has gone.
         """
-        frame = Result(
+        frame = CellResult(
             words=cell.words, clients=cell.clients, texts_per_request=cell.texts, load=cell.load, repeated=cell.repeated
         )
         expected = self._alone.get(cell.words, 0.0) * max(cell.clients * cell.texts, POOL_TEXTS if cell.repeated else 0)
@@ -137,7 +137,7 @@ class Runner:
         return lambda: [next(turn)]
 
 
-def _filled(frame: Result, load: Load, tokens_per_text: float | None) -> Result:
+def _filled(frame: CellResult, load: LoadResult, tokens_per_text: float | None) -> CellResult:
     def milliseconds(percent: float) -> float | None:
         value = load.percentile(percent)
         return None if value is None else 1000 * value

@@ -15,7 +15,7 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.diagnostics.bench.daemon import PeakMemory, own_daemon
 from edgeembed.diagnostics.bench.load import Client
 from edgeembed.diagnostics.bench.machine import busy_share, machine_facts
-from edgeembed.diagnostics.bench.run import Cell, Result, Runner
+from edgeembed.diagnostics.bench.run import Cell, CellResult, Runner
 from edgeembed.diagnostics.bench.texts import TextMaker
 
 CACHE_OFF = "Cache off: every text is computed"
@@ -40,7 +40,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     llama_cpp: str | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to measure. seed: of the texts; two runs with one seed send the same ones."""
 
     new: Sequence[Cell]
@@ -49,7 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
-class Report(msgspec.Struct, kw_only=True):
+class BenchReport(msgspec.Struct, kw_only=True):
     """All that came out. Memory in bytes; None for a server that is not ours to look into."""
 
     machine: dict[str, str | int]
@@ -58,7 +58,7 @@ class Report(msgspec.Struct, kw_only=True):
     server: ServerFacts
     seed: int
     seconds: float
-    results: list[Result] = []
+    results: list[CellResult] = []
     daemon_peak_bytes: int | None = None
     workers_peak_bytes: int | None = None
 
@@ -68,7 +68,7 @@ class Report(msgspec.Struct, kw_only=True):
         return max((result.client_share or 0.0 for result in self.results), default=0.0)
 
 
-class Audience(Protocol):
+class BenchListener(Protocol):
     """Who is told while it runs."""
 
     def server(self, machine: dict[str, str | int], facts: ServerFacts) -> None:
@@ -79,18 +79,18 @@ class Audience(Protocol):
         """Hear how many cells are behind us."""
         ...
 
-    def section(self, title: str, results: list[Result]) -> None:
+    def section(self, title: str, results: list[CellResult]) -> None:
         """Hear the results of the cells that belong together."""
         ...
 
 
-async def measure_own(resolved: Resolved, model: Path, plan: Plan, audience: Audience) -> Report:
+async def measure_own(resolved: Resolved, model: Path, plan: BenchPlan, listener: BenchListener) -> BenchReport:
     """Start daemons of our own, one without a cache and one with, and measure them.
 
     Raises EngineUnavailableError when one does not start or goes away; none is left running in any case.
     """
     memory = PeakMemory()
-    session = _Session(plan, audience)
+    session = _Session(plan, listener)
     with _ended_by_signals():
         async with own_daemon(resolved, model, cache=False, memory=memory) as daemon, Client(daemon.url) as client:
             await session.meet(client)
@@ -101,12 +101,14 @@ async def measure_own(resolved: Resolved, model: Path, plan: Plan, audience: Aud
     return session.report
 
 
-async def measure_url(url: str, plan: Plan, audience: Audience, *, model: str | None, api_key: str | None) -> Report:
+async def measure_url(
+    url: str, plan: BenchPlan, listener: BenchListener, *, model: str | None, api_key: str | None
+) -> BenchReport:
     """Measure a server that runs already, of any make. model: the name to send; None takes the first that it lists.
 
     Raises EngineUnavailableError when it does not answer.
     """
-    session = _Session(plan, audience)
+    session = _Session(plan, listener)
     with _ended_by_signals():
         async with Client(url, model=model, api_key=api_key) as client:
             await session.meet(client)
@@ -118,13 +120,13 @@ async def measure_url(url: str, plan: Plan, audience: Audience, *, model: str | 
 class _Session:
     """Keeps the report while it grows."""
 
-    def __init__(self, plan: Plan, audience: Audience) -> None:
+    def __init__(self, plan: BenchPlan, listener: BenchListener) -> None:
         self._plan = plan
-        self._audience = audience
+        self._audience = listener
         self._maker = TextMaker(plan.seed)
         self._done = 0
         self._alone: dict[int, float] = {}
-        self.report = Report(
+        self.report = BenchReport(
             machine=machine_facts(),
             busy_before=busy_share(),
             server=ServerFacts(url=""),

@@ -95,8 +95,8 @@ class Tokenizing(Generic[TokensT]):
             if queued is None:
                 with self._lock:
                     self._waiting.discard(item.id)
-            if item.seal is not None:
-                if whole := self._isolated.add(item.seal, queued):
+            if item.isolated is not None:
+                if whole := self._isolated.add(item.isolated, queued):
                     self._hand_over(whole, isolated=True)
             elif queued is not None:
                 ready.append(queued)

@@ -247,9 +247,9 @@ function modelCard(model) {
     ),
   );
   if (model.reason) card.append(make("p", { class: "why" }, model.reason));
-  for (const fall of model.falls ?? []) {
-    const again = fall.again_at ? `, again at ${new Date(1000 * fall.again_at).toLocaleTimeString()}` : "";
-    card.append(make("p", { class: "why" }, `${fall.mode} did not hold${again}: ${fall.reason}`));
+  for (const demotion of model.demotions ?? []) {
+    const again = demotion.again_at ? `; tried again at ${new Date(1000 * demotion.again_at).toLocaleTimeString()}` : "";
+    card.append(make("p", { class: "why" }, `${demotion.mode} failed: ${demotion.reason}${again}`));
   }
   return card;
 }

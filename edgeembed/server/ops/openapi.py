@@ -1,7 +1,7 @@
 """GET /openapi.json: the OpenAPI 3.1 document, made from the routes, their docstrings and the types of their bodies.
 
-What a route takes and answers stands in `OPERATIONS`; everything else is read off the application, so that the document
-cannot say anything that the server does not do. Tests hold both against each other.
+`OPERATIONS` has the types of each route; everything else is taken from the application. Tests check that real requests and
+responses match the document.
 """
 
 from __future__ import annotations
@@ -14,30 +14,24 @@ from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import UNSET
 
 from edgeembed import __version__
+from edgeembed.common import status as common_status
+from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
-from edgeembed.server.fields import TRUNCATED_HEADER
+from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin
-from edgeembed.server.ops.schemas import (
-    Anything,
-    EmbeddingsAnswer,
-    HealthAnswer,
-    IllAnswer,
-    LiveAnswer,
-    ModelAnswer,
-    ModelsAnswer,
-    StatusAnswer,
-)
+from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
 
 routes = web.RouteTableDef()
 
 _REF = "#/components/schemas/{name}"
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
-_LOOKS = (401, 403, 500)
+_READS = (401, 403, 500)
 _ERRORS = {
     "openai": error_formats.OpenAIError,
     "ollama": error_formats.OllamaError,
@@ -45,37 +39,37 @@ _ERRORS = {
     "cohere": error_formats.CohereError,
 }
 _WHY = {
-    400: "The request is wrong; the message names the field and the item.",
-    401: "A key is needed, or another one.",
-    403: "This Host, this web page or this machine may not ask.",
-    404: "There is no such model.",
+    400: "Invalid request; the message names the field and the item.",
+    401: "The API key is missing or unknown.",
+    403: "This Host, web page or machine has no access.",
+    404: "Unknown model.",
     413: "The body is too large.",
-    422: "The request is wrong; the message names the field and the item.",
-    424: "The model is not made for this.",
-    429: "Too much waits already; nothing of the request was taken.",
-    500: "The model could not compute.",
-    503: "The model is loading, restarting or beyond repair; Retry-After says when to come again.",
-    504: "The request's time ran out.",
+    422: "Invalid request; the message names the field and the item.",
+    424: "The model cannot do this task.",
+    429: "Too many texts are waiting. No text of this request was queued; try again after Retry-After.",
+    500: "The server failed; its log has the reason.",
+    503: "The model is loading, restarting or failed; try again after Retry-After.",
+    504: "The request timed out.",
 }
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What a route takes and answers.
+    """What a route takes and returns.
 
-    body, answer: types of the JSON, several in a tuple; None for no body and for an answer that is no JSON, whose media type
-    is `media` then. example: a body that works, shown to readers and tried in tests. fails: types of answers that are no
-    plain errors, by status.
+    body, answer: types of the JSON, several in a tuple; None for no body, and for a response that is not JSON, which has one
+    of the types in `media`. example: a valid body, for readers and tests. fails: types of error responses, by status, where
+    they are not those of the dialect.
     """
 
     tag: str
     answer: Any
     body: Any = None
-    errors: tuple[int, ...] = _LOOKS
+    errors: tuple[int, ...] = _READS
     example: dict[str, Any] | None = None
     media: tuple[str, ...] = (responses.JSON_TYPE,)
     cached: bool = False
-    """The cache answers texts seen before: a header says what to do with it, another one what it did."""
+    """The cache is used: one header controls it, another one tells whether it answered."""
     fails: dict[int, Any] = field(default_factory=dict)
     body_required: bool = True
 
@@ -85,8 +79,8 @@ _RERANK = "Rerank (Jina, Cohere, vLLM)"
 _OLLAMA = "Ollama"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
-_OURS = "About this server"
-_ADMIN = "For its owner"
+_SERVER = "This server"
+_ADMIN = "Administration"
 
 _QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
 
@@ -95,7 +89,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
-    ("GET", "/v1/models/{name}"): Operation(_OPENAI, ModelAnswer, errors=(401, 403, 404, 500)),
+    ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
     ("POST", "/v1/tokenize"): Operation(
         _OPENAI,
         tokenize.TokenizeAnswer,
@@ -139,7 +133,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/api/ps"): Operation(_OLLAMA, ollama.OllamaProcesses),
     ("GET", "/api/version"): Operation(_OLLAMA, ollama.OllamaVersion),
     ("POST", "/embed"): Operation(
-        _TEI, tei.Rows, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
+        _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),
     ("POST", "/similarity"): Operation(
         _TEI,
@@ -154,7 +148,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/"): Operation(
         _TEI,
-        (tei.Rows, list[float], list[tei.TeiRank]),
+        (RowsField, list[float], list[tei.TeiRank]),
         (tei.TeiEmbedBody, tei.SimilarityBody, tei.TeiRerankBody),
         _TEI_COMPUTES,
         {"inputs": "The rain falls."},
@@ -177,35 +171,35 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"texts": ["The rain falls."]},
         cached=True,
     ),
-    ("GET", "/health"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
-    ("GET", "/readyz"): Operation(_OURS, HealthAnswer, errors=(403, 500), fails={503: IllAnswer}),
-    ("GET", "/livez"): Operation(_OURS, LiveAnswer, errors=(403, 500)),
-    ("GET", "/metrics"): Operation(_OURS, None, media=("text/plain",)),
-    ("GET", "/"): Operation(_OURS, None, media=("text/plain", "text/html"), errors=(403, 500)),
-    ("GET", "/dashboard.css"): Operation(_OURS, None, media=("text/css",), errors=(403, 500)),
-    ("GET", "/dashboard.js"): Operation(_OURS, None, media=("text/javascript",), errors=(403, 500)),
-    ("GET", "/v1/status"): Operation(_OURS, StatusAnswer),
-    ("GET", "/openapi.json"): Operation(_OURS, Anything),
-    ("GET", "/docs"): Operation(_OURS, None, media=("text/html",)),
-    ("GET", "/v1/admin"): Operation(_ADMIN, admin.AdminAnswer),
-    ("POST", "/v1/admin/pause"): Operation(_ADMIN, admin.AdminAnswer),
-    ("POST", "/v1/admin/resume"): Operation(_ADMIN, admin.AdminAnswer),
-    ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, admin.AdminAnswer),
+    ("GET", "/health"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
+    ("GET", "/readyz"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
+    ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
+    ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
+    ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
+    ("GET", "/dashboard.css"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)),
+    ("GET", "/dashboard.js"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500)),
+    ("GET", "/v1/status"): Operation(_SERVER, DaemonStatus),
+    ("GET", "/openapi.json"): Operation(_SERVER, Anything),
+    ("GET", "/docs"): Operation(_SERVER, None, media=("text/html",)),
+    ("GET", "/v1/admin"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),
 }
-"""Every route of the server."""
+"""All routes of the server, by method and path."""
 
 
 class OpenApi:
-    """The document of one application, made when it is asked for first."""
+    """The document of one application, made on first use."""
 
     def __init__(self) -> None:
         self._document: dict[str, Any] | None = None
 
     def of(self, app: web.Application) -> dict[str, Any]:
-        """Give the document."""
+        """Return the document."""
         if self._document is None:
             self._document = make_document(app)
         return self._document
@@ -216,12 +210,12 @@ OPENAPI = web.AppKey("openapi", OpenApi)
 
 @routes.get("/openapi.json")
 async def openapi_json(request: web.Request) -> web.Response:
-    """Give this document."""
+    """Return this document."""
     return responses.json_response(request.app[OPENAPI].of(request.app))
 
 
 def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
-    """Give every route by its method and its path; HEAD comes with each GET, and OPTIONS is for browsers alone."""
+    """Return all routes by method and path, without HEAD, which every GET has, and OPTIONS, which is for browsers."""
     found: dict[tuple[str, str], web.AbstractRoute] = {}
     for route in app.router.routes():
         if route.method in (hdrs.METH_HEAD, hdrs.METH_OPTIONS) or route.resource is None:
@@ -231,16 +225,16 @@ def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
 
 
 def make_document(app: web.Application) -> dict[str, Any]:
-    """Describe an application."""
-    known = {place: route for place, route in served(app).items() if place in OPERATIONS}
-    types = _types([OPERATIONS[place] for place in known])
+    """Return the document of an application."""
+    described = {place: route for place, route in served(app).items() if place in OPERATIONS}
+    types = _types([OPERATIONS[place] for place in described])
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    _require_sent_fields(components)
     schemas = dict(zip(types, found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for (method, path), route in known.items():
-        described = _describe(method, path, route, OPERATIONS[method, path], schemas)
-        paths.setdefault(path, {})[method.lower()] = described
-    tags = dict.fromkeys(OPERATIONS[place].tag for place in known)
+    for (method, path), route in described.items():
+        paths.setdefault(path, {})[method.lower()] = _describe(method, path, route, OPERATIONS[method, path], schemas)
+    tags = dict.fromkeys(OPERATIONS[place].tag for place in described)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -259,11 +253,21 @@ def make_document(app: web.Application) -> dict[str, Any]:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Only where the server was started with API keys.",
+                    "description": "Needed only if the server has API keys.",
                 }
             },
         },
     }
+
+
+def _require_sent_fields(components: dict[str, Any]) -> None:
+    """Mark the fields that the daemon always sends: the defaults in `common.status` are for readers of other versions."""
+    for name, kind in inspect.getmembers(common_status, inspect.isclass):
+        if name in components and issubclass(kind, msgspec.Struct):
+            fields = msgspec.structs.fields(kind)
+            components[name]["required"] = [field.encode_name for field in fields if field.default is not UNSET]
+            for schema in components[name]["properties"].values():
+                schema.pop("default", None)
 
 
 def _types(operations: Sequence[Operation]) -> list[Any]:
@@ -312,7 +316,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
                 "name": str(CACHE_HEADER),
                 "in": "header",
                 "required": False,
-                "description": "What the cache does: off neither looks nor keeps, no-store only looks, keep keeps for sure.",
+                "description": "Use of the cache: off neither reads nor stores, no-store only reads, keep always stores.",
                 "schema": {"type": "string", "enum": ["on", "off", "no-store", "keep"]},
             }
         )
@@ -321,15 +325,15 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
 
 def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     schema = {"type": "string"} if operation.answer is None else _schema(operation.answer, schemas)
-    done: dict[str, Any] = {"description": "Done.", "content": {media: {"schema": schema} for media in operation.media}}
+    done: dict[str, Any] = {"description": "Success.", "content": {media: {"schema": schema} for media in operation.media}}
     if operation.cached:
         done["headers"] = {
             str(CACHE_HEADER): {
-                "description": "Whether the cache answered: all texts, some, or none.",
+                "description": "Whether the cache had all, some or none of the texts.",
                 "schema": {"type": "string", "enum": ["hit", "partial", "miss"]},
             },
             str(TRUNCATED_HEADER): {
-                "description": "How many texts were cut; missing when none was.",
+                "description": "The number of texts that were cut; missing if none were.",
                 "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
             },
         }

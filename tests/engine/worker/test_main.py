@@ -15,12 +15,12 @@ from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Text
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     FromWorker,
     RowItem,
-    Rows,
     Stage,
     frame,
     frame_length,
@@ -46,9 +46,9 @@ def test_messages_arrive_in_the_order_in_which_they_were_sent_whichever_way_they
     pipe = Pipe(io.BytesIO(), sink)
     for number in range(500):
         pipe.send_now(Stage(str(number)))
-        pipe.send(Rows([]))
+        pipe.send(ComputedRows([]))
     pipe.finish()
-    assert [type(message) for message in messages(sink.getvalue())] == [Stage, Rows] * 500
+    assert [type(message) for message in messages(sink.getvalue())] == [Stage, ComputedRows] * 500
 
 
 def test_a_message_that_breaks_off_is_the_end() -> None:

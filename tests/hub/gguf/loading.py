@@ -25,12 +25,12 @@ import psutil
 from edgeembed.engine.interface import INTERACTIVE, Pair
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
-    LoadFailed,
+    ModeFailed,
     Ready,
-    Rows,
     frame,
     frame_length,
     from_worker_decoder,
@@ -121,11 +121,11 @@ def _converse(options: str, to_worker: int, from_worker: int, answer: Connection
             match from_worker_decoder.decode(source.read(frame_length(header))):
                 case Ready():
                     os.write(to_worker, frame(Embed(items)))
-                case Rows(rows):
+                case ComputedRows(rows):
                     answered += ["a row"] * len(rows)
                 case Failed(_, _, message):
                     answered.append(message)
-                case LoadFailed(reason):
+                case ModeFailed(reason):
                     answer.send(("refused", reason, _peak()))
                     return
             if len(answered) == len(items):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from edgeembed.server.ops.activity import STEP_SECONDS, STEPS, Activity, Totals
 
 
@@ -23,13 +25,13 @@ def test_steps_have_rates_percentiles_and_hit_rates() -> None:
     totals = Totals(hits=30, lookups=40, tokens=600)
     clock.now += 3 * STEP_SECONDS
     found = activity.describe()
-    assert {len(values) for name, values in found.items() if name != "step_seconds"} == {STEPS}
-    assert found["requests_per_second"][-5:] == [0, 50, 0.5, 0, 0]
-    assert found["failures_per_second"][-4:-2] == [5, 0]
-    assert found["tokens_per_second"][-4:-2] == [250, 50]
-    assert found["hit_rate"][-5:] == [None, 0.75, None, None, None]
-    assert found["p50_ms"][-4:] == [50.5, 1000, None, None]
-    assert 95 <= found["p95_ms"][-4] <= 96
+    assert {len(values) for values in msgspec.structs.astuple(found)[1:]} == {STEPS}
+    assert found.requests_per_second[-5:] == (0, 50, 0.5, 0, 0)
+    assert found.failures_per_second[-4:-2] == (5, 0)
+    assert found.tokens_per_second[-4:-2] == (250, 50)
+    assert found.hit_rate[-5:] == (None, 0.75, None, None, None)
+    assert found.p50_ms[-4:] == (50.5, 1000, None, None)
+    assert 95 <= found.p95_ms[-4] <= 96
 
 
 def test_old_steps_leave_and_an_unloaded_engine_takes_nothing_away() -> None:
@@ -40,6 +42,6 @@ def test_old_steps_leave_and_an_unloaded_engine_takes_nothing_away() -> None:
     activity.record(0.1, 200)
     totals = Totals(tokens=10)
     clock.now += STEP_SECONDS
-    assert activity.describe()["tokens_per_second"][-1] == 0
+    assert activity.describe().tokens_per_second[-1] == 0
     clock.now += STEPS * STEP_SECONDS
-    assert sum(activity.describe()["requests_per_second"]) == 0
+    assert sum(activity.describe().requests_per_second) == 0

@@ -190,5 +190,5 @@ async def test_another_machine_gives_no_orders_where_no_key_is_asked_for(remote:
     if let_in:
         admin._require_owner(request)
     else:
-        with pytest.raises(ForbiddenError, match="programs of this machine"):
+        with pytest.raises(ForbiddenError, match="programs on this machine"):
             admin._require_owner(request)

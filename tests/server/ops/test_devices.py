@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed.engine.interface import Demotion, EngineStatus, ModeChange
+from edgeembed.common.status import Demotion, EngineStatus, ModeChange
 from edgeembed.server.app_keys import SERVICE
 from tests.fakes import FakeEngine
 from tests.server.helpers import loaded

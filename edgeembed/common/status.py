@@ -1,0 +1,305 @@
+"""What a daemon says about itself, as JSON: GET /v1/status, /health, /v1/models and /v1/admin.
+
+The server fills these types, the OpenAPI document describes them, commands and the tray icon decode them. A reader may be of
+another version than the daemon: unknown fields are ignored, missing ones have a default where a reader can do without
+them, and words such as a state are plain strings, so that new ones can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
+
+
+class Demotion(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution mode that failed and was left for a slower one. Times are Unix seconds."""
+
+    mode: str
+    reason: str
+    at: float
+    cause: str = "other"
+    """The reason as one word; see `edgeembed.engine.causes`."""
+    again_at: float | None = None
+    """When the mode is tried again; None: not until the daemon restarts."""
+
+
+class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of the execution mode, to a slower or back to a faster one. `at` is in Unix seconds."""
+
+    source: str
+    target: str
+    cause: str
+    """One word; "recovered" for a change to a faster mode."""
+    reason: str
+    at: float
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine of one model. Counts begin when the model is loaded."""
+
+    state: Annotated[str, Meta(extra_json_schema={"enum": ["starting", "ready", "restarting", "failed", "stopped"]})]
+    reason: str | None = None
+    """Why the state is not ready."""
+    mode: str = ""
+    """The execution mode that it runs in."""
+    demotions: list[Demotion] = []
+    """Faster modes that failed, in the order in which they were left."""
+    restarts: int = 0
+    texts_computed: int = 0
+    """Texts whose row came from a forward pass."""
+    batches_computed: int = 0
+    """Forward passes."""
+    tokens_computed: int = 0
+    """Tokens of the texts computed."""
+    texts_waiting: int = 0
+    busy_since: float | None = None
+    """Unix seconds at which the current forward pass began; None when idle."""
+    worker_pid: int | None = None
+    mode_changes: list[ModeChange] = []
+    """The latest changes, oldest first."""
+    mode_changes_by_cause: dict[str, int] = {}
+    """Number of all changes, by "from>to>cause"."""
+    offload: str | None = None
+    """Which part of the model is on which GPU, in words; None where nothing is."""
+
+
+class CacheCounts(msgspec.Struct):
+    """Texts that were looked up, by where their row was found, and the computing time that this saved."""
+
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+    saved_seconds: float = 0.0
+
+
+class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache holds, and what it answered since the daemon started."""
+
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+    saved_seconds: float = 0.0
+    """Computing time of the rows that were found."""
+    damaged: int = 0
+    """Entries that were damaged, or stored under another key."""
+    memory_entries: int = 0
+    memory_bytes: int = 0
+    answer_bytes: int = 0
+    """Memory taken by complete answers, in addition to `memory_bytes`."""
+    memory_limit_bytes: int = 0
+    disk_limit_bytes: int = 0
+    rows_to_write: int = 0
+    """Rows in memory that are not on disk yet."""
+    folder: str | None = None
+    disk_problem: str | None = None
+    """Why the disk tier is not used, if it is not."""
+    models: Mapping[str, CacheCounts] = {}
+    """Counts by model: NAME:TYPE@ and the first digits of its file's digest."""
+
+
+class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that computes the default model's vectors. Counts start again when it serves another model."""
+
+    url: str
+    model: str = ""
+    identity: str = ""
+    """What stands for the model in the cache's keys."""
+    breaker: Annotated[str, Meta(extra_json_schema={"enum": ["closed", "open", "half-open"]})] = ""
+    reason: str | None = None
+    """Why the circuit breaker is not closed, or the last failure."""
+    away_seconds: float | None = None
+    """Seconds since the first of the failures in a row."""
+    next_try_seconds: float = 0.0
+    opened: int = 0
+    """How often the circuit breaker opened."""
+    changes: int = 0
+    """How often upstream's vectors were found to be unlike the earlier ones, since the daemon started."""
+    requests: int = 0
+    retries: int = 0
+    """Texts that were sent again."""
+    refusals: int = 0
+    """Texts that upstream refused."""
+    in_flight: int = 0
+    """Requests sent and not answered yet."""
+    waiting: int = 0
+    """Texts not sent yet."""
+    texts: int = 0
+    """Texts that upstream computed."""
+    most_texts: int = 0
+    """Texts that fit one request, as far as upstream's limits are known."""
+    fallback: Annotated[str, Meta(extra_json_schema={"enum": ["off", "loading", "same", "different", "failed"]})] = "off"
+    fallback_reason: str | None = None
+    fallback_cosine: float | None = None
+    """The lowest cosine of the canary texts, to upstream's rows."""
+    fallback_texts: int = 0
+    """Texts that the local model computed."""
+
+
+class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that answers requests which name none; the fields from its file are there once it is loaded."""
+
+    name: str
+    digest: str = ""
+    architecture: str | UnsetType = UNSET
+    dimensions: int | UnsetType = UNSET
+    context_tokens: int | UnsetType = UNSET
+    """The longest text in tokens, special tokens included."""
+    pooling: str | UnsetType = UNSET
+    file_type: str | UnsetType = UNSET
+    parameters: int | UnsetType = UNSET
+    size_bytes: int | UnsetType = UNSET
+    llama_cpp: str | UnsetType = UNSET
+    canary_cosines: tuple[float, ...] | UnsetType = UNSET
+    batch_tokens: int | UnsetType = UNSET
+    autotune: dict[str, Any] | UnsetType | None = UNSET
+
+
+class MemoryUse(msgspec.Struct, frozen=True):
+    """Memory of all loaded models together, in bytes."""
+
+    used_bytes: int
+    budget_bytes: int | None = None
+    """None: there is no limit."""
+
+
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is loaded, being loaded or unloaded, or that could not be loaded."""
+
+    name: str
+    type: str
+    state: str
+    """loading, ready, restarting, failed, unloading or stopped."""
+    task: Task = "embed"
+    path: str = ""
+    digest: str = ""
+    default: bool = False
+    """Whether requests that name no model get this one."""
+    pinned: bool = False
+    reason: str | None = None
+    """Why it failed, or restarts."""
+    device: str | None = None
+    """The execution mode that it runs in."""
+    offload: str | None = None
+    demotions: list[Demotion] = []
+    memory_bytes: int = 0
+    requests: int = 0
+    texts: int = 0
+    texts_computed: int = 0
+    texts_waiting: int = 0
+    restarts: int = 0
+    active: int = 0
+    """Requests being answered now."""
+    idle_seconds: float | None = None
+    """None while requests are being answered."""
+    keep_alive_seconds: float | None = None
+    """Idle seconds after which it is unloaded; None: never."""
+    dimensions: int | None = None
+    context_tokens: int | None = None
+    worker_pid: int | None = None
+
+
+class VectorsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest rows of a model before normalising, by input type; "plain" for requests that named none."""
+
+    model: str
+    input_type: str = "plain"
+    rows: int = 0
+    bad_rows: int = 0
+    bad_share: float | None = None
+    norm_bounds: tuple[float, ...] = ()
+    norm_buckets: tuple[int, ...] = ()
+    norm: float | None = None
+    mean: float | None = None
+    variance: float | None = None
+    spread: float | None = None
+    drift_cosine: float | None = None
+    baseline_rows: int = 0
+    baseline_norm: float | None = None
+    alarm: str | None = None
+    """How the rows differ from earlier ones, if they do."""
+
+
+class ActivityStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The last minutes in steps of equal length, oldest first; null where nothing happened.
+
+    Rates are per second, times in milliseconds, the hit rate is a share of 1.
+    """
+
+    step_seconds: int
+    requests_per_second: tuple[float, ...]
+    failures_per_second: tuple[float, ...]
+    tokens_per_second: tuple[float, ...]
+    p50_ms: tuple[float | None, ...]
+    p95_ms: tuple[float | None, ...]
+    hit_rate: tuple[float | None, ...]
+
+
+class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about the running daemon; no text of any request is in it."""
+
+    version: str
+    pid: int
+    uptime_seconds: float
+    model: DefaultModel | None = None
+    engine: EngineStatus | None = None
+    """The default model's; None when it is not loaded."""
+    memory: MemoryUse = MemoryUse(0)
+    models: tuple[LoadedModel, ...] = ()
+    devices: dict[str, Any] = {}
+    """The GPUs, and which of them are used."""
+    cache: CacheStats | None = None
+    upstream: UpstreamStatus | None = None
+    vectors: tuple[VectorsStatus, ...] = ()
+    activity: ActivityStatus | None = None
+
+
+class HealthDemotion(msgspec.Struct, frozen=True):
+    """An execution mode that failed, and why."""
+
+    mode: str
+    reason: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the default model can compute; an unloaded model can, as the next request loads it."""
+
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "degraded", "starting", "unavailable"]})]
+    reason: str | UnsetType = UNSET
+    """Why the model cannot compute."""
+    model: str | None = None
+    mode: str | None = None
+    demotions: tuple[HealthDemotion, ...] = ()
+    failed_models: dict[str, str | None] | UnsetType = UNSET
+    """Other models that cannot be served, and why."""
+    cache: str | UnsetType = UNSET
+    """Why the cache's disk tier is not used."""
+    vectors: str | UnsetType = UNSET
+    """How the latest vectors differ from earlier ones."""
+
+
+class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A name that requests may use. `root`: what an alias stands for. Some fields are there once the model is loaded."""
+
+    id: str
+    object: Annotated[str, Meta(extra_json_schema={"const": "model"})] = "model"
+    created: int = 0
+    owned_by: str = "edgeembed"
+    task: Task = "embed"
+    type: str = ""
+    loaded: bool = False
+    root: str | UnsetType = UNSET
+    input_type: Annotated[str | UnsetType, Meta(extra_json_schema={"enum": ["query", "document"]})] = UNSET
+    dimensions: int | UnsetType = UNSET
+    context_tokens: int | UnsetType = UNSET
+
+
+class AdminStatus(msgspec.Struct, frozen=True):
+    """paused: only the cache answers; stopping: the daemon ends once the requests in flight are done."""
+
+    paused: bool
+    stopping: bool = False

@@ -1,0 +1,143 @@
+"""What clients ask for and what they get: the types between a dialect and the service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from edgeembed.cache import CachedRow
+from edgeembed.engine.interface import Row, Tokenized
+from edgeembed.inference.postprocess import Matrix, unit_rows
+from edgeembed.inference.truncation import ANY_LENGTH, Lengths
+from edgeembed.models.prompts import InputType
+from edgeembed.models.registry import ServedModel
+
+CacheUse = Literal["on", "off", "no-store", "keep"]
+"""How a request uses the cache. off: not at all. no-store: reads, and stores nothing new. keep: stores its rows ahead of all
+others, because they will be asked for again."""
+
+
+class EmbedRequest(msgspec.Struct, frozen=True):
+    """Texts to embed, and how. `param` names the request field that holds the texts, for error messages."""
+
+    texts: Sequence[str]
+    model: str | None = None
+    input_type: InputType | None = None
+    instruction: str | None = None
+    dimensions: int | None = None
+    param: str = "input"
+    single: bool = False
+    """The field held one string, not a list: error messages name no index."""
+    cache: CacheUse = "on"
+    lengths: Lengths = ANY_LENGTH
+    ids: Sequence[Sequence[int]] | None = None
+    """Token ids of the model instead of texts; `texts` is empty then."""
+    repeatable: bool = False
+    """Compute the texts by themselves and without the cache: the same texts give the same bits each time."""
+
+
+class RerankRequest(msgspec.Struct, frozen=True):
+    """Documents to score against a query. `param` names the request field that holds the documents."""
+
+    query: str
+    documents: Sequence[str]
+    model: str | None = None
+    instruction: str | None = None
+    param: str = "documents"
+    single: bool = False
+    cache: CacheUse = "on"
+    lengths: Lengths = ANY_LENGTH
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True):
+    """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest.
+
+    special: include the special tokens around a text. written: include the text of each token. most_tokens: limit for all
+    texts together, as the answer holds every id; None for no limit.
+    """
+
+    texts: Sequence[str]
+    model: str | None = None
+    input_type: InputType | None = None
+    instruction: str | None = None
+    special: bool = True
+    written: bool = False
+    param: str = "input"
+    most_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A text that was cut: its index in the request, the tokens that were read, and the tokens that it has."""
+
+    index: int
+    tokens: int
+    full: int
+
+
+class EmbedResult(msgspec.Struct, dict=True):
+    """The rows of a request, in its order.
+
+    keys: what each row is cached under. hits: number of texts answered by the cache. memory_label: the model's label in the
+    cache if all rows came from the cache's memory, else None.
+    """
+
+    model: ServedModel
+    keys: Sequence[bytes]
+    rows: Sequence[Row | CachedRow]
+    dimensions: int | None
+    hits: int
+    memory_label: str | None = None
+
+    @cached_property
+    def vectors(self) -> Matrix:
+        """Unit rows, float32, shape (texts, dimensions)."""
+        matryoshka = self.model.matryoshka
+        rows = [row.vector for row in self.rows]
+        return unit_rows(rows, self.dimensions, layer_norm=matryoshka is not None and matryoshka.layer_norm)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of each text, as far as it was read."""
+        return [row.tokens for row in self.rows]
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """The texts that were cut."""
+        return cuts_of(self.rows)
+
+
+@dataclass(frozen=True)
+class RerankResult:
+    """scores: relevance of each document in the request's order, 0 to 1. tokens: of each pair. hits: answered by the cache.
+
+    cuts: the pairs whose document was cut.
+    """
+
+    model: ServedModel
+    scores: list[float]
+    tokens: list[int]
+    hits: int
+    cuts: list[Cut]
+
+
+class TokenizeResult(msgspec.Struct, frozen=True):
+    """tokens: of each text. context_tokens: the longest text that the model takes."""
+
+    model: ServedModel
+    tokens: list[Tokenized]
+    context_tokens: int
+
+
+def cuts_of(rows: Sequence[Row | CachedRow]) -> list[Cut]:
+    """Return the texts that were cut, by the rows that were computed from what was left of them."""
+    return [Cut(index, row.tokens, row.full) for index, row in enumerate(rows) if isinstance(row, Row) and row.full]
+
+
+def place_of(request: EmbedRequest | RerankRequest, index: int) -> str:
+    """Return what a text is called in the client's request: the field, with an index if it holds a list."""
+    return request.param if request.single else f"{request.param}[{index}]"

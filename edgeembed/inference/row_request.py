@@ -1,0 +1,105 @@
+"""A request prepared for the pipeline: its model is resolved, its texts are cleaned and keyed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edgeembed.cache import KeyMaker
+from edgeembed.engine.interface import Text
+from edgeembed.engine.text_sizes import tokens_at_most
+from edgeembed.errors import (
+    EdgeEmbedError,
+    EmptyInputError,
+    EngineUnavailableError,
+    InputTooLongError,
+)
+from edgeembed.inference.requests import CacheUse, EmbedRequest, RerankRequest, place_of
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.registry import ServedModel
+
+RETRY_SECONDS = 5.0
+"""After which a client may ask again when the engine cannot answer now."""
+
+
+class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request needs from cache and engine, made from `client`, the request as its dialect read it.
+
+    In the request's order: names, which distinguish texts under one prompt; keys, under which the rows of whole texts are
+    cached; texts, as the engine takes them. identity: of the prompt, or of a reranker's query. kind: what the names are,
+    empty for text. label: the model's label in the cache. frequent: these texts will probably be asked for again.
+    most_tokens: limit for all texts together. isolated: see `Engine.submit`.
+    """
+
+    client: EmbedRequest | RerankRequest
+    model: ServedModel
+    key_maker: KeyMaker
+    label: str
+    identity: str
+    names: Sequence[str]
+    keys: Sequence[bytes]
+    texts: Sequence[Text]
+    kind: str = ""
+    interactive: bool = True
+    frequent: bool = True
+    most_tokens: int | None = None
+    isolated: bool = False
+
+    @property
+    def lengths(self) -> Lengths:
+        return self.client.lengths
+
+    @property
+    def cache_use(self) -> CacheUse:
+        return "off" if self.isolated else self.client.cache
+
+    @property
+    def is_plain_query(self) -> bool:
+        """Whether its texts are frequent ones, and whole rows are what it asks for."""
+        return self.frequent and self.lengths.max_tokens is None and self.cache_use in ("on", "no-store")
+
+    def cut_keys(self, context_tokens: int) -> dict[bytes, bytes]:
+        """Return, by key, the keys of rows that are computed from a part of a text, for the texts that may be too long.
+
+        A row of a part is cached under a key of its own, which names the limit. context_tokens: longest text of the model.
+        """
+        if self.lengths.plain:
+            return {}
+        rule, most = f"{self.kind} {self.lengths.rule(context_tokens)}", self.lengths.most(context_tokens)
+        return {
+            key: self.key_maker.key(self.identity, name, rule)
+            for key, name, text in zip(self.keys, self.names, self.texts, strict=True)
+            if tokens_at_most(text) > most
+        }
+
+    # --- failures, in the words of the client's request ---------------------------------------------------------------
+
+    def too_long(self, key: bytes, tokens: int, limit: int) -> InputTooLongError:
+        """Return the error for a text that is too long."""
+        place = place_of(self.client, self.keys.index(key))
+        what = f"{place} with its query" if isinstance(self.client, RerankRequest) else place
+        lengths = self.lengths
+        by_client = lengths.max_tokens is not None and (lengths.own or lengths.max_tokens <= limit)
+        who = f", and {lengths.asked} allows" if by_client else f"; model {self.model.name!r} takes at most"
+        return InputTooLongError(
+            f"{what} has {tokens} tokens{who} {limit}. Split the text, or shorten it",
+            tokens=tokens,
+            limit=limit,
+            param=place,
+        )
+
+    def failure(self, key: bytes, error: BaseException) -> BaseException:
+        """Return what the client is told when the engine has no row for a text; errors of ours only change their words."""
+        place = place_of(self.client, self.keys.index(key))
+        match error:
+            case InputTooLongError():
+                return self.too_long(key, error.tokens, error.limit)
+            case EmptyInputError():
+                return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
+            case EngineUnavailableError():
+                return EngineUnavailableError(error.message, retry_after=RETRY_SECONDS)
+            case EdgeEmbedError():
+                return type(error)(f"{place}: {error.message}", param=place)
+            case _:
+                return error
