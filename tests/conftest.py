@@ -15,8 +15,6 @@ from edgeembed.hub.download.wheel import fetch_wheel_folder
 from tests import tiers
 from tests.fakes import Lines
 
-guard = tiers.UnitGuard()
-
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Accept pyproject's options of pytest-xdist where it is not loaded: tests then run one after the other."""
@@ -51,11 +49,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def keeps_to_its_tier(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a unit test that reaches another machine or loads a model."""
-    guard.seen.clear()
-    guard.watching = all(request.node.get_closest_marker(tier) is None for tier in ("model", "e2e", "desktop"))
+    tiers.guard.seen.clear()
+    tiers.guard.watching = all(request.node.get_closest_marker(tier) is None for tier in ("model", "e2e", "desktop"))
     yield
-    guard.watching = False
-    assert not guard.seen, f"this is no unit test: {', '.join(guard.seen)}"
+    tiers.guard.watching = False
+    assert not tiers.guard.seen, f"this is no unit test: {', '.join(tiers.guard.seen)}"
 
 
 @pytest.fixture(scope="session")

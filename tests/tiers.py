@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,13 @@ import pytest
 
 TIERS = ("unit", "model", "e2e", "desktop")
 """A test has at least one. `slow` comes on top: at least five seconds, worth starting first."""
-FIXTURES = {"minilm": "model", "minilm_checkpoint": "model", "daemon_process": "e2e", "chromium": "desktop", "display": "desktop"}
+FIXTURES = {
+    "minilm": "model",
+    "minilm_checkpoint": "model",
+    "chromium": "desktop",
+    "display": "desktop",
+    "desktop": "desktop",
+}
 """Fixtures that tell the tier of each test that asks for them."""
 FOLDERS = {
     "autostart": "unit",
@@ -40,8 +47,10 @@ FOLDERS = {
     "test_tiers.py": "unit",
     "test_vocabulary.py": "unit",
 }
-"""What the tests of a folder or top module are where neither they nor their fixtures say. New ones have to be written down here."""
+"""The tier of the tests of a folder or top module where neither they nor their fixtures say; new ones are added here."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost", b"localhost", "", None)
+HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+"""What a name server would be asked for; tests look up worse to see it refused."""
 
 
 def assign(items: Iterable[pytest.Item], root: Path) -> None:
@@ -64,7 +73,8 @@ def assign(items: Iterable[pytest.Item], root: Path) -> None:
         if item.get_closest_marker("xdist_group") is None and _shares_module_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(root).as_posix()))
     if without:
-        raise pytest.UsageError(f"no tier ({', '.join(TIERS)}) for {', '.join(dict.fromkeys(without))}: mark the tests, or see tests/tiers.py")
+        names = ", ".join(dict.fromkeys(without))
+        raise pytest.UsageError(f"no tier for {names}: mark them ({', '.join(TIERS)}), or add their folder to {__name__}")
 
 
 def _shares_module_fixtures(item: pytest.Item) -> bool:
@@ -92,7 +102,11 @@ class UnitGuard:
         match event:
             case "socket.connect" if isinstance(arguments[1], tuple) and arguments[1][0] not in LOOPBACK:
                 self.seen.append(f"it connects to {arguments[1][0]}")
-            case "socket.getaddrinfo" if arguments[0] not in LOOPBACK:
+            case "socket.getaddrinfo" if arguments[0] not in LOOPBACK and HOST_NAME.fullmatch(os.fsdecode(arguments[0])):
                 self.seen.append(f"it looks up {arguments[0]}")
             case "subprocess.Popen" if "edgeembed.engine.worker" in " ".join(map(os.fsdecode, arguments[1])):
                 self.seen.append("it starts a worker with a model")
+
+
+guard = UnitGuard()
+"""Of this process: hooks of the interpreter cannot be taken back."""

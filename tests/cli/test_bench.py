@@ -28,6 +28,8 @@ from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
+pytestmark = pytest.mark.e2e
+
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 ServerMaker = Callable[[web.Application], Any]

@@ -26,6 +26,8 @@ from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
 
+pytestmark = pytest.mark.e2e
+
 ROWS = 2400
 SHARD = 300
 UNDER_WAY = SHARDS_AT_ONCE * SHARD

@@ -19,7 +19,10 @@ from edgeembed.config.paths import Paths
 from edgeembed.hub.store import Store
 from tests.hub.fakes import FakeHub, model_bytes
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="a process there cannot be told to stop by a signal of its own")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.name == "nt", reason="a process there cannot be told to stop by a signal of its own"),
+]
 
 REPO = "acme/Large-GGUF"
 CONTENT = model_bytes(200_000)
