@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
@@ -57,7 +57,7 @@ class Server:
         rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: self.keep_alive)
         self.pool = ModelPool(lambda model: engines[model.name], rules)
         cache = VectorCache(None, memory_mib=8, disk_mib=0)
-        service = EmbeddingService(registry, self.pool, cache, timeout=5)
+        service = EmbeddingService(registry, self.pool, cache, ServiceOptions(timeout=5))
         self.app: web.Application = make_app(service, access=access, max_body_bytes=max_body_bytes, max_inputs=max_inputs)
 
 

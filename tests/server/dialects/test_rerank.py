@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.errors import InputTooLongError
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
@@ -37,7 +37,7 @@ async def client(ranker: FakeEngine, aiohttp_client: Callable[..., Awaitable[Tes
     registry = ModelRegistry(fake_model("embedder"), [fake_model("ranker", "rerank")], aliases={"rank": "ranker"})
     pool = ModelPool(lambda model: engines[model.name], PoolRules(budget_bytes=1))
     cache = VectorCache(None, memory_mib=8, disk_mib=0)
-    return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, timeout=5), max_inputs=50))
+    return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, ServiceOptions(timeout=5)), max_inputs=50))
 
 
 async def rerank(client: TestClient, **body: Any) -> tuple[int, dict[str, Any]]:
