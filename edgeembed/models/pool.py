@@ -164,7 +164,7 @@ class ModelPool:
         return await asyncio.shield(self._slot(model).outcome)
 
     def release(self, slot: Slot) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         slot.leases -= 1
         slot.used, slot.used_at = next(_ages), time.monotonic()
         if slot.leases:

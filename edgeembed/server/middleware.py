@@ -7,9 +7,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 from multidict import istr
 
 from edgeembed import __version__
@@ -21,8 +21,6 @@ from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
 from edgeembed.server.responses import error_object, error_response
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)

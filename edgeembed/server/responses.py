@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import orjson
 from aiohttp import hdrs, web
 
+from edgeembed.common.retry_after import format_retry_after
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.server.error_formats import Problem, Shape, openai
 
@@ -40,7 +40,7 @@ def plain(answer: Any) -> Any:
 
 def error_response(error: EdgeEmbedError, shape: Shape = openai) -> web.Response:
     """Return the response for an error of `edgeembed.errors`."""
-    headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after is not None else None
+    headers = {"Retry-After": format_retry_after(error.retry_after)} if error.retry_after is not None else None
     return error_object(
         error.status, error.message, shape, type_=error.type, code=error.code, param=error.param, headers=headers
     )

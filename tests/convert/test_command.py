@@ -90,7 +90,7 @@ def test_terminated_conversion_leaves_no_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STALLED, str(checkpoint), "-o", str(tmp_path / "tiny.gguf")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "now\n"
-        assert list(tmp_path.glob(".tiny.gguf.*.part"))
+        assert list(tmp_path.glob(".tiny.gguf.*.tmp"))
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == [checkpoint]

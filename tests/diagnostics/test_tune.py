@@ -15,7 +15,7 @@ from edgeembed.engine.interface import AutotuneResult, ModelInfo
 from edgeembed.engine.machine import usable_threads
 from edgeembed.hub.store import Store
 from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
-from edgeembed.runtime.assembly import chosen_profile, make_engine
+from edgeembed.runtime.engines import chosen_profile, make_engine
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.fakes import FakeEngine
 
