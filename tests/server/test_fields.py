@@ -43,7 +43,7 @@ def test_the_first_item_that_is_wrong_is_named(given: list[Any], param: str, wor
 
 @pytest.mark.parametrize("given", [[1, 2], [[1, 2], [3]], [[1]]])
 def test_token_ids_have_an_error_of_their_own(given: list[Any]) -> None:
-    with pytest.raises(TokenInputError, match="input holds token ids.*Send text, or whistle"):
+    with pytest.raises(TokenInputError, match=r"input holds token ids.*Send text, or whistle"):
         texts_of(given, MOST, "input", token_hint=", or whistle")
 
 
