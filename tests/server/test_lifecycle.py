@@ -33,9 +33,7 @@ async def stop_with(engine: FakeEngine, settings: Settings, *, resume_after: flo
                     await asyncio.sleep(0.01)
             engine.paused = True
             asked = asyncio.create_task(session.post(f"{url}/v1/embeddings", json={"input": "a"}))
-            async with asyncio.timeout(20):
-                while not engine.status.texts_waiting:
-                    await asyncio.sleep(0.01)
+            await engine.until(lambda: engine.waiting == ["a"])
             if resume_after is not None:
                 engine.paused = False
                 loop.call_later(resume_after, engine.resume)
