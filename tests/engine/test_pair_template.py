@@ -13,7 +13,8 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.diagnostics.verify import verify
 from edgeembed.engine.interface import Pair
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.pair_template import PairTemplate
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.store import Store
