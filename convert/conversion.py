@@ -8,8 +8,7 @@ file of the unquantised weights in between, the master.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from edgeembed_convert.quantization import (
     parse_quantization,
 )
 from edgeembed_convert.weights import StoredTensor
-from edgeembed_convert.writer import OutputTensor, check_target, hidden_part, replacing, write_gguf
+from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
@@ -173,9 +172,13 @@ class _Job:
         if self._options.proof:
             width = _labels(self._plan) if self._scores else self._plan.dimensions
             metadata = metadata | canary.placeholder(width, scores=self._scores)
+        if self._options.master is not None:
+            with replacing(self._options.master) as part:
+                metadata = self._write_master(part, metadata, work)
+            return self._run_with_master(self._options.master, metadata, work)
         if self._needs_master:
-            with _master_file(self._target, self._options.master) as master:
-                return self._run_with_master(master, metadata, work)
+            with temporary(self._target) as master:
+                return self._run_with_master(master, self._write_master(master, metadata, work), work)
         fallbacks, effective = self._types()
         with replacing(self._target) as part:
             self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
@@ -183,16 +186,21 @@ class _Job:
                 canary.fill(part, canary.compute(part, scores=self._scores))
         return fallbacks, effective
 
+    def _write_master(self, file: Path, metadata: Metadata, work: _ByteProgress) -> Metadata:
+        """Write the unquantised weights; return the metadata with the canary rows."""
+        self._write(file, {**metadata, **_type_keys(self._exact, [])}, self._originals, work)
+        if not self._options.proof:
+            return metadata
+        rows = canary.compute(file, scores=self._scores)
+        canary.fill(file, rows)
+        return canary.filled(metadata, rows)
+
     def _run_with_master(self, master: Path, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
-        self._write(master, {**metadata, **_type_keys(self._exact, [])}, self._originals, work)
-        if self._options.proof:
-            rows = canary.compute(master, scores=self._scores)
-            canary.fill(master, rows)
-            metadata = canary.filled(metadata, rows)
         if self._mixture:
             return _quantize(master, self._target, self._plan, self._wanted, work.tensor_done(self.size))
         fallbacks, effective = self._types()
-        self._write(self._target, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
+        with replacing(self._target) as part:
+            self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
         return fallbacks, effective
 
     def _types(self) -> tuple[list[str], str]:
@@ -276,19 +284,6 @@ def _exact_type(plan: ModelPlan) -> str:
 
 
 # --- types that llama.cpp writes ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _master_file(target: Path, master: Path | None) -> Iterator[Path]:
-    """Yield the path for the file of unquantised weights: the one to keep, or a hidden one that is removed."""
-    if master is not None:
-        yield master
-        return
-    hidden = hidden_part(target)
-    try:
-        yield hidden
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def _mixture_bytes(plan: ModelPlan) -> int:

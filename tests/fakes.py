@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from edgeembed.common.status import EngineStatus
 from edgeembed.engine.interface import Float32Row, Limits, ModelInfo, Pair, Priority, Prompted, Row, Task, Text, Tokenized
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
@@ -197,22 +198,16 @@ def fake_service(
     *,
     prompts: Prompts | None = None,
     aliases: Mapping[str, str] | None = None,
-    timeout: float = 20.0,
-    max_queue_tokens: int = 0,
-    max_request_tokens: int = 300_000,
-    clean_text: bool = True,
+    **options: Any,
 ) -> EmbeddingService:
-    """Make a service of one model on a fake engine."""
+    """Return a service of one model on a fake engine. options: of ServiceOptions."""
     registry = ModelRegistry(fake_model(prompts=prompts), aliases=aliases)
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     return EmbeddingService(
         registry,
         pool,
         cache,
-        timeout=timeout,
-        max_queue_tokens=max_queue_tokens,
-        max_request_tokens=max_request_tokens,
-        clean_text=clean_text,
+        ServiceOptions(**{"timeout": 20.0} | options),
     )
 
 
