@@ -92,7 +92,7 @@ def test_a_rerankers_file_carries_scores_and_holds(kind: str, tmp_path: Path) ->
 
 def test_a_file_for_the_other_task_is_refused(tmp_path: Path) -> None:
     path = convert_checkpoint(make_tiny_bert(tmp_path / "tiny"), tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path
-    with pytest.raises(ModelLoadError, match="embedder") as caught:
+    with pytest.raises(ModelLoadError, match="embedding model") as caught:
         reranker(path)
     assert caught.value.fatal
 

@@ -108,9 +108,7 @@ class Context:
                 return number
         return min(len(texts), first + self.shape.texts)
 
-    def _compute_together(
-        self, texts: Sequence[Reading], starts: Sequence[int], rows: Float32Matrix, *, pad: bool
-    ) -> None:
+    def _compute_together(self, texts: Sequence[Reading], starts: Sequence[int], rows: Float32Matrix, *, pad: bool) -> None:
         sequences = range(len(texts))
         try:
             for sequence, text, start in zip(sequences, texts, starts, strict=True):

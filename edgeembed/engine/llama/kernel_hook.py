@@ -79,9 +79,12 @@ def _install() -> Kernels:
     if found != ggml.GGML:
         return _plain(f"edgeembed's are for ggml {ggml.GGML}, this is {found}")
     library = ctypes.CDLL(str(file))
+    library.edgeembed_kernels_written_for.restype = ctypes.c_char_p
+    if library.edgeembed_kernels_written_for().decode() != ggml.LLAMA_CPP_PYTHON:
+        return _plain("edgeembed's were compiled for another llama.cpp: install edgeembed again")
     level = int(library.edgeembed_kernels_level())
     if level not in LEVELS:
-        return _plain("edgeembed's are for x86 with AVX2, and compiled by GCC")
+        return _plain("edgeembed's need an x86 processor with AVX2, and GCC to compile them")
     functions = (ctypes.c_void_p * len(ggml.KERNEL_FUNCTIONS))(*map(_address, ggml.KERNEL_FUNCTIONS))
     library.edgeembed_kernels_install.restype = ctypes.c_char_p
     problem = library.edgeembed_kernels_install(functions, level)

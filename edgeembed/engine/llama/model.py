@@ -272,7 +272,7 @@ class LlamaModel:
             return _POOLING[int(value)]
         except KeyError:
             raise ModelLoadError(
-                f"{self._options.path} has pooling type {value}, which does not result in one vector per text", fatal=True
+                f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
             ) from None
 
 
