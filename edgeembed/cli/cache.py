@@ -213,7 +213,7 @@ def _say(line: str) -> None:
 
 def _folder() -> Path:
     from edgeembed.config.paths import Paths
-    from edgeembed.runtime.assembly import CACHE_FOLDER
+    from edgeembed.runtime.service import CACHE_FOLDER
 
     return Paths.resolve().cache / CACHE_FOLDER
 

@@ -141,7 +141,7 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that answers requests which name none; the fields from its file are there once it is loaded."""
+    """The model for requests that name none. Most fields are present only once it is loaded."""
 
     name: str
     digest: str = ""
@@ -240,7 +240,7 @@ class ActivityStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about the running daemon; no text of any request is in it."""
+    """The state of the daemon. No text of any request is included."""
 
     version: str
     pid: int
@@ -283,7 +283,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A name that requests may use. `root`: what an alias stands for. Some fields are there once the model is loaded."""
+    """A name that requests may use. `root`: what an alias stands for. Some fields need the model to be loaded."""
 
     id: str
     object: Annotated[str, Meta(extra_json_schema={"const": "model"})] = "model"

@@ -27,7 +27,8 @@ from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
-from edgeembed.runtime.assembly import CACHE_FOLDER, EXECUTION_MODES_FILE, make_engine, make_gpus
+from edgeembed.runtime.engines import EXECUTION_MODES_FILE, make_engine, make_gpus
+from edgeembed.runtime.service import CACHE_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
 
 async def _upstream(resolved: Resolved) -> Finding:
     """Ask the upstream server for the canary texts, and say whose rows they are."""
-    from edgeembed.runtime.assembly import make_remote
+    from edgeembed.runtime.upstream import make_remote
     from edgeembed.upstream.client import UpstreamClient, UpstreamError
 
     url = resolved.settings.upstream

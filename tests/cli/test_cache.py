@@ -26,7 +26,8 @@ from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.models.registry import served
-from edgeembed.runtime.assembly import ConfiguredModels, make_service
+from edgeembed.runtime.models import ConfiguredModels
+from edgeembed.runtime.service import make_service
 from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.cli.helpers import install

@@ -20,6 +20,8 @@ from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
+pytestmark = pytest.mark.model
+
 PREFIX = "Instruct: find what answers the question\nQuery:"
 QUERIES = ["hello", " the quick brown fox", "a" * 40, "what is the capital of China?", "q"]
 DOCUMENTS = ["hello", "the quick brown fox jumps over the lazy dog", "b" * 90, "", "gravity is a force"]

@@ -18,8 +18,12 @@ from edgeembed.common.progress import human_size
 from edgeembed.config.paths import Paths
 from edgeembed.hub.store import Store
 from tests.hub.fakes import FakeHub, model_bytes
+from tests.signals import listening_to_sigint
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="a process there cannot be told to stop by a signal of its own")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to a single process"),
+]
 
 REPO = "acme/Large-GGUF"
 CONTENT = model_bytes(200_000)
@@ -36,9 +40,10 @@ def large(hub: FakeHub) -> FakeHub:
 
 def begin(**environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "edgeembed", "pull", f"hf:{REPO}"]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
+    with listening_to_sigint():
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -444,17 +444,20 @@ async def test_a_text_too_long_for_the_local_model_is_not_the_clients_mistake(se
 # --- the start --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_upstream_never_reached_before_is_waited_for(make_remote: Callable[..., Remote]) -> None:
+async def test_an_upstream_never_reached_before_is_waited_for(
+    make_remote: Callable[..., Remote], caplog: pytest.LogCaptureFixture
+) -> None:
     server = FakeUpstream()
     await server.start()
     await server.stop()
     remote = make_remote(server)
     with pytest.raises(EngineUnavailableError, match="never been reached"):
         await remote.identify(0.3, asyncio.Event())
-    meeting = asyncio.ensure_future(remote.identify(30.0, asyncio.Event()))
-    await asyncio.sleep(0.2)
+    caplog.clear()
+    identifying = asyncio.ensure_future(remote.identify(30.0, asyncio.Event()))
+    await until_async(lambda: "waiting up to 30 s" in caplog.text)
     await server.start()
-    await meeting
+    await identifying
     assert remote.served().dimensions == 16
     await server.stop()
 

@@ -53,7 +53,7 @@ class EmbeddingsBody(msgspec.Struct):
     user: str | None = None
     input_type: Annotated[InputType | None, Meta(description=PROMPT)] = None
     instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
-    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end and start name the side that is cut off.")] = None
+    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end or start: the side to cut off.")] = None
     max_tokens: Annotated[
         PositiveField | None, Meta(description="The longest text in tokens, if less than the model's limit.")
     ] = None

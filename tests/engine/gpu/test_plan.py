@@ -140,6 +140,7 @@ def attention(lines: list[str]) -> set[str]:
     return {line.split("=")[1].strip() for line in lines if "flash_attn " in line and "=" in line}
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("context", "batch", "kind"),
     [(512, 64, "flash"), (512, 2048, "flash"), (256, 4096, "flash"), (512, 512, "plain"), (512, 2048, "plain")],
@@ -167,6 +168,7 @@ def test_the_files_parts_are_all_counted(tmp_path: Path) -> None:
     assert facts == ModelFacts(pieces=True, trained_tokens=512, width=64, vocabulary=259, cell_bytes=2 * 2 * 32 * 2)
 
 
+@pytest.mark.model
 def test_llama_cpp_takes_devices_layers_and_split_as_they_are_given(tmp_path: Path) -> None:
     """The processor stands for two cards."""
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")

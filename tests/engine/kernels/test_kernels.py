@@ -171,6 +171,7 @@ def rows_of(file: Path, kernels: str) -> tuple[str, Matrix]:
     return found["by"], rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("quantization", ["F32", "F16", "Q8_0"])
 def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization: str) -> None:
     needs_kernels()
@@ -186,6 +187,7 @@ def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization
         assert (ours * exact).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.model
 def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
@@ -227,6 +229,7 @@ def test_the_release_that_they_are_for_is_the_one_that_is_installed() -> None:
     assert version("llama-cpp-python") == kernel_hook.LLAMA_CPP_PYTHON
 
 
+@pytest.mark.model
 def test_a_bulk_thread_stands_still_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(

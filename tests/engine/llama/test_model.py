@@ -15,6 +15,8 @@ from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
 
+pytestmark = pytest.mark.model
+
 TEXTS = ["hello", "hello world", "the quick brown fox", "a" * 40, "search embedding world hello the fox"]
 
 

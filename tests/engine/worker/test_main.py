@@ -32,6 +32,8 @@ from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
+pytestmark = pytest.mark.model
+
 
 def messages(raw: bytes) -> Iterator[FromWorker]:
     at = 0
