@@ -37,7 +37,7 @@ PANEL = """<?xml version="1.0" encoding="UTF-8"?>
   <property name="plugins" type="empty"><property name="plugin-1" type="string" value="systray"/></property>
 </channel>
 """
-"""xfce4-panel's settings: a panel with nothing but icons. The default one has a dozen plugins, and takes seconds to start."""
+"""xfce4-panel's settings: a panel with icons only. The default one has a dozen plugins, and takes seconds to start."""
 
 
 def gobject() -> Any:
