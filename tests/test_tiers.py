@@ -69,3 +69,20 @@ def test_no_test_module_and_no_conftest_is_imported_from() -> None:
         if isinstance(node, ast.ImportFrom) and re.match(r"tests\.(\w+\.)*(test_\w+|conftest)$", node.module or "")
     ]
     assert not found, "put what they share into a module of its own, or into a conftest's fixture"
+
+
+@pytest.mark.parametrize(
+    ("ci", "reason", "outcome"),
+    [
+        ("", "Skipped: shellcheck is not on this machine", "skipped"),
+        ("1", "Skipped: shellcheck is not on this machine", "failed"),
+        ("1", "Skipped: plutil is a tool of macOS", "skipped"),
+    ],
+)
+def test_what_ci_skips_for_want_of_a_package_fails_there(
+    ci: str, reason: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    report = pytest.TestReport("tests/x.py::test_it", ("x.py", 1, "x"), {}, "skipped", ("x.py", 1, reason), "setup")
+    tiers.fail_skipped_in_ci(report)
+    assert report.outcome == outcome and reason in str(report.longrepr)

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -49,6 +49,8 @@ FOLDERS = {
 }
 """The tier of the tests of a folder or top module where neither they nor their fixtures say; new ones are added here."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost", b"localhost", "", None)
+NOT_OF_CI = re.compile(r"macOS|Windows|POSIX|no IPv6|this (processor|bash|systemd-analyze) ")
+"""Reasons for which CI may skip a test: what it needs is another system, processor or version, not a package."""
 HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 """What a name server would be asked for; tests look up worse to see it refused."""
 
@@ -86,6 +88,19 @@ def _shares_module_fixtures(item: pytest.Item) -> bool:
         for _, found in definitions
         if found
     )
+
+
+R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
+
+
+def fail_skipped_in_ci(report: R) -> R:
+    """Return the report of a test or module; where CI is set, a skip for want of a package is a failure."""
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not NOT_OF_CI.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"CI has to run this test: {reason}"
+    return report
 
 
 class UnitGuard:
