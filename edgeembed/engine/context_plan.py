@@ -85,7 +85,7 @@ class ContextPlan:
 
 
 def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> ContextPlan:
-    """Decide. last_only: whether rows come from `LastRows`, which can share prefixes."""
+    """Decide. last_only: whether rows come from `LastTokenReader`, which can share prefixes."""
     longest = min(facts.trained_tokens, options.context_tokens)
     batch = max(options.batch_tokens, TILE)
     bulk_text = min(longest, _bulk_tokens(facts, batch, options.threads))

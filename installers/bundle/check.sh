@@ -48,7 +48,7 @@ serve() {
     tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "no answer"; }
   [[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "no vector"; }
 }
-mode() { ask "http://127.0.0.1:$port/health" | sed 's/"falls".*//; s/.*"mode": *"\([^"]*\)".*/\1/'; }
+mode() { ask "http://127.0.0.1:$port/health" | sed 's/"demotions".*//; s/.*"mode": *"\([^"]*\)".*/\1/'; }
 computing() {
   "$here/variant.py" "$(ask "http://127.0.0.1:$port/v1/status" | grep -oE '"llama_cpp": *"[^"]*"')"
 }

@@ -226,7 +226,7 @@ def test_a_damaged_or_foreign_file_is_refused_whole(run: CliRunner, tmp_path: Pa
         with pytest.raises(CacheFileError):
             run.invoke(cache, ["import", str(damaged)])
     monkeypatch.setattr("edgeembed.cache.transfer.SCHEMA", b"edgeembed row 99")
-    with pytest.raises(CacheFileError, match=r"schema 'edgeembed row 2'.*reads 'edgeembed row 99' only"):
+    with pytest.raises(CacheFileError, match=r"schema 'edgeembed row 2'.*reads only 'edgeembed row 99'"):
         run.invoke(cache, ["import", str(file)])
     assert told(run)["entries"] == 0
 

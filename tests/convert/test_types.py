@@ -28,6 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bert(tmp_path_factory.mktemp("checkpoint") / "tiny", hidden=256, feed_forward=512, layers=3)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_every_type_carries_canary_rows_of_the_unquantised_weights(
     quantization: str, checkpoint: Path, tmp_path: Path
@@ -65,6 +66,7 @@ def test_rows_that_no_mixture_can_hold_are_told_in_the_output_and_in_the_file(tm
     assert value(result.path, "general.file_type") == 8  # LLAMA_FTYPE_MOSTLY_Q5_0
 
 
+@pytest.mark.model
 def test_the_file_of_unquantised_weights_is_kept_where_asked(checkpoint: Path, tmp_path: Path) -> None:
     master = tmp_path / "master.gguf"
     convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", master=master))
@@ -75,6 +77,7 @@ def test_the_file_of_unquantised_weights_is_kept_where_asked(checkpoint: Path, t
     assert value(master, canary.ROWS_KEY) == value(tmp_path / "model.gguf", canary.ROWS_KEY)
 
 
+@pytest.mark.model
 def test_a_failure_of_llama_cpp_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(job: object, progress: object) -> None:
         raise ConversionError("model.gguf cannot be quantised: no memory")
@@ -114,6 +117,7 @@ def test_the_unquantised_weights_are_kept_as_exactly_as_the_checkpoint_has_them(
     assert value(master, "general.file_type") == number
 
 
+@pytest.mark.model
 def test_the_same_checkpoint_gives_the_same_file(checkpoint: Path, tmp_path: Path) -> None:
     files = [
         convert_checkpoint(checkpoint, tmp_path / name, ConversionOptions(quantization="Q8_0")).path

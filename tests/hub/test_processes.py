@@ -20,7 +20,10 @@ from edgeembed.hub.store import Store
 from tests.hub.fakes import FakeHub, model_bytes
 from tests.signals import listening_to_sigint
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to a single process")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to a single process"),
+]
 
 REPO = "acme/Large-GGUF"
 CONTENT = model_bytes(200_000)

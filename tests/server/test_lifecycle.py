@@ -30,12 +30,10 @@ async def stop_with(engine: FakeEngine, settings: Settings, *, resume_after: flo
         async with listening(fake_service(engine), settings, (), lambda _used: None, lambda: None) as url:
             async with asyncio.timeout(20):
                 while (await session.get(f"{url}/readyz")).status != 200:
-                    await asyncio.sleep(0.01)
+                    pass
             engine.paused = True
             asked = asyncio.create_task(session.post(f"{url}/v1/embeddings", json={"input": "a"}))
-            async with asyncio.timeout(20):
-                while not engine.status.texts_waiting:
-                    await asyncio.sleep(0.01)
+            await engine.until(lambda: engine.waiting == ["a"])
             if resume_after is not None:
                 engine.paused = False
                 loop.call_later(resume_after, engine.resume)

@@ -81,7 +81,11 @@ async def test_nothing_to_embed_loads_the_model(
 ) -> None:
     server.embedder.loaded.clear()
     asking = asyncio.create_task(post(client, path, model="embedder", **body))
-    await asyncio.sleep(0.05)
+    (slot,) = [slot for slot in server.pool.slots if slot.model.name == "embedder"]
+    assert slot.state == "loading"
+    async with asyncio.timeout(20):
+        while not slot.leases:
+            await get(client, "/livez")  # a few turns of the loop, until the request has its lease
     assert not asking.done(), "it waits for the model"
     server.embedder.loaded.set()
     status, answer = await asking
@@ -195,10 +199,8 @@ async def test_the_clients_keep_alive_is_used_unless_the_settings_pin_the_model(
     await post(client, "/api/embed", model="embedder", input="a", keep_alive=-1)
     assert (await expiry()).days > 10_000
     await post(client, "/api/embed", model="embedder", keep_alive=0)
-    async with asyncio.timeout(5):
-        while (await get(client, "/api/ps"))[1]["models"]:
-            await asyncio.sleep(0.01)
-    assert server.embedder.closed
+    await server.embedder.until(lambda: server.embedder.closed)
+    assert (await get(client, "/api/ps"))[1]["models"] == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
@@ -77,9 +76,7 @@ async def test_pausing_does_not_interrupt_running_requests(connect: Connect) -> 
     client = await connect(server)
     server.embedder.paused = True
     waiting = asyncio.create_task(post(client, "/v1/embeddings", input="slow"))
-    async with asyncio.timeout(10):
-        while INTERACTIVE not in server.embedder.priorities[-1:] or not server.embedder._waiting:
-            await asyncio.sleep(0.01)
+    await server.embedder.until(lambda: server.embedder.waiting == ["slow"])
     assert (await post(client, "/v1/admin/pause"))[0] == 200
     server.embedder.paused = False
     server.embedder.resume()

@@ -66,15 +66,14 @@ async def test_a_client_that_disconnects_is_counted_and_no_longer_in_flight(clie
     await loaded(client)
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "gone"}))
-    async with asyncio.timeout(10):
-        while "gone" not in [text for text, _ in engine._waiting]:
-            await asyncio.sleep(0.01)
+    await engine.until(lambda: engine.waiting == ["gone"])
     assert (await scrape(client))("http_requests_in_flight") == 2
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
-    async with asyncio.timeout(5):
+    await engine.until(lambda: engine.cancelled == ["gone"])
+    async with asyncio.timeout(20):
         while (await scrape(client))("http_requests_total", route="/v1/embeddings", status="499") != 1:
-            await asyncio.sleep(0.01)
+            pass  # the count follows the cancellation, within a few turns of the loop
     assert (await scrape(client))("http_requests_in_flight") == 1
 
 
@@ -109,10 +108,10 @@ async def test_waiting_texts_and_tokens_have_metrics(client: TestClient, engine:
     await loaded(client)
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "word " * 10}))
-    async with asyncio.timeout(5):
-        while not (await scrape(client))("queue_texts", model=MODEL):
-            await asyncio.sleep(0.01)
-    tokens = (await scrape(client))("queue_tokens", model=MODEL)
+    await engine.until(lambda: len(engine.waiting) == 1)
+    now = await scrape(client)
+    assert now("queue_texts", model=MODEL) == 1
+    tokens = now("queue_tokens", model=MODEL)
     assert tokens is not None and tokens > 5
     engine.paused = False
     engine.resume()
@@ -127,9 +126,7 @@ async def test_a_model_that_drains_while_it_is_loaded_again_is_one_series(client
     model = client.app[SERVICE].registry.models[0]
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "slow"}))
-    async with asyncio.timeout(10):
-        while not pool.slots[0].leases:
-            await asyncio.sleep(0.01)
+    await engine.until(lambda: engine.waiting == ["slow"])
     unloading = asyncio.create_task(pool.unload(model))
     await asyncio.sleep(0)
     loading = asyncio.create_task(pool.load(model))

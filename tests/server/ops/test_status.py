@@ -45,14 +45,10 @@ async def test_status_counts_what_was_computed_and_what_was_cached(client: TestC
 async def test_a_client_that_disconnects_frees_its_place_in_the_queue(client: TestClient, engine: FakeEngine) -> None:
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "gone"}))
-    async with asyncio.timeout(10):
-        while not engine.priorities:
-            await asyncio.sleep(0.01)
+    await engine.until(lambda: "gone" in engine.waiting)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
-    async with asyncio.timeout(5):
-        while engine.cancelled != ["gone"]:
-            await asyncio.sleep(0.01)
+    await engine.until(lambda: engine.cancelled == ["gone"])
 
 
 async def test_livez_checks_the_process_and_readyz_the_model(client: TestClient, engine: FakeEngine) -> None:
