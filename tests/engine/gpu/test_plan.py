@@ -118,7 +118,8 @@ import msgspec
 from edgeembed.engine.llama.bindings import lib
 if sys.argv[2] == "plain":
     lib.LLAMA_FLASH_ATTN_TYPE_ENABLED = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-from edgeembed.engine.llama.model import LlamaModel, send_log_to
+from edgeembed.engine.llama.library import send_log_to
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
 send_log_to(sys.stdout.write, verbose=True)
 LlamaModel(msgspec.json.decode(sys.argv[1], type=WorkerOptions))

@@ -74,7 +74,8 @@ def worker(model_file: Path) -> Iterator[subprocess.Popen[bytes]]:
 WITHOUT_MEMORY_FOR_LANES = """
 import sys
 from edgeembed.engine.worker import main as worker
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 def refuse(self):
     raise ModelLoadError("no memory", fatal=False)
 LlamaModel.new_bulk_context = refuse
