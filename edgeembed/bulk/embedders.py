@@ -30,7 +30,8 @@ from edgeembed.inference.requests import EmbedRequest, RerankRequest, TokenizeRe
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel, served
-from edgeembed.runtime.assembly import ConfiguredModels, make_service
+from edgeembed.runtime.models import ConfiguredModels
+from edgeembed.runtime.service import make_service
 
 PROBE = "edgeembed"
 """A text that is embedded to learn what the model gives."""

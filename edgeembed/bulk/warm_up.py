@@ -19,7 +19,8 @@ from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import served
-from edgeembed.runtime.assembly import ConfiguredModels, make_service
+from edgeembed.runtime.models import ConfiguredModels
+from edgeembed.runtime.service import make_service
 
 TEXTS_AT_ONCE = 64
 _FIELDS = ("text", "query", "input")

@@ -28,6 +28,8 @@ from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
+pytestmark = pytest.mark.e2e
+
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 ServerMaker = Callable[[web.Application], Any]
@@ -97,6 +99,7 @@ async def bench(*arguments: str) -> tuple[int | None, str, str]:
 # --- our own daemon ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.model
 def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     monkeypatch.setenv("EDGEEMBED_CONTEXT_TOKENS", "300")
@@ -122,6 +125,7 @@ def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, mo
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(model) in (each.info["cmdline"] or [])], url
 
 
+@pytest.mark.model
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_daemon_behind(number: int, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
 
+pytestmark = pytest.mark.e2e
+
 ROWS = 2400
 SHARD = 300
 UNDER_WAY = SHARDS_AT_ONCE * SHARD
@@ -304,6 +306,7 @@ def test_rerank_prints_the_best_first(port: int) -> None:
     assert {key: json.loads(line)[key] for key in ("index", "document")} == {"index": 1, "document": "best"}
 
 
+@pytest.mark.model
 def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     minilm: Callable[[str], Path], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint as convert_without_proof
 from tests.hub.fakes import gguf_bytes
 
+pytestmark = pytest.mark.model
+
 
 def test_a_file_that_does_not_hold_ends_with_1(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=256, feed_forward=512, context=256)

@@ -18,6 +18,7 @@ from tests.convert.tiny_bert import make_tiny_bert
 from tests.hub.fakes import COMMIT, FakeHub
 
 
+@pytest.mark.model
 def test_convert_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)
@@ -35,6 +36,7 @@ def test_convert_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 
+@pytest.mark.model
 def test_the_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     hub = FakeHub()

@@ -24,6 +24,8 @@ from tests.convert.tiny_encoders import (
     wordpiece_pieces,
 )
 
+pytestmark = pytest.mark.model
+
 MAKERS = {"cross_encoder": make_tiny_cross_encoder, "xlm_roberta_reranker": make_tiny_xlm_roberta_reranker}
 MOST = {"F32": 1e-3, "F16": 2e-3, "Q8_0": 3e-2}
 

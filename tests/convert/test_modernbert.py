@@ -19,6 +19,8 @@ from tests.convert.tiny_bert import edit_json, read_raw_safetensors, write_json,
 from tests.convert.tiny_encoders import TOKENS
 from tests.convert.tiny_rotary_encoders import LOCAL_ATTENTION, make_tiny_modern_bert
 
+pytestmark = pytest.mark.model
+
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
 
 

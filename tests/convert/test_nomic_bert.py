@@ -17,6 +17,8 @@ from tests.convert.tiny_bert import edit_json, write_json
 from tests.convert.tiny_encoders import TOKENS, wordpiece_pieces
 from tests.convert.tiny_rotary_encoders import make_tiny_nomic_bert
 
+pytestmark = pytest.mark.model
+
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
 
 

@@ -28,6 +28,7 @@ FIRST = len(tiny_vocabulary()[0])
 """Id of <|endoftext|>."""
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("BF16", 0.99)])
 def test_rows_equal_those_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny"), quantization)

@@ -28,6 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bert(tmp_path_factory.mktemp("checkpoint") / "tiny", hidden=256, feed_forward=512, layers=3)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_every_type_has_canary_rows_of_the_unquantised_weights(quantization: str, checkpoint: Path, tmp_path: Path) -> None:
     result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization=quantization))
@@ -63,6 +64,7 @@ def test_rows_that_do_not_fit_a_mixture_are_reported(tmp_path: Path) -> None:
     assert value(result.path, "general.file_type") == 8  # LLAMA_FTYPE_MOSTLY_Q5_0
 
 
+@pytest.mark.model
 def test_the_file_of_unquantised_weights_can_be_kept(checkpoint: Path, tmp_path: Path) -> None:
     master = tmp_path / "master.gguf"
     convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", master=master))
@@ -73,6 +75,7 @@ def test_the_file_of_unquantised_weights_can_be_kept(checkpoint: Path, tmp_path:
     assert value(master, canary.ROWS_KEY) == value(tmp_path / "model.gguf", canary.ROWS_KEY)
 
 
+@pytest.mark.model
 def test_a_failure_of_llama_cpp_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(job: object, progress: object) -> None:
         raise ConversionError("model.gguf cannot be quantised: no memory")
@@ -110,6 +113,7 @@ def test_the_file_of_unquantised_weights_is_lossless(dtype: str, number: int, tm
     assert value(master, "general.file_type") == number
 
 
+@pytest.mark.model
 def test_conversions_are_deterministic(checkpoint: Path, tmp_path: Path) -> None:
     files = [
         convert_checkpoint(checkpoint, tmp_path / name, ConversionOptions(quantization="Q8_0")).path

@@ -19,6 +19,8 @@ from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_encoders import TOKENS, make_tiny_xlm_roberta
 
+pytestmark = pytest.mark.model
+
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.998}
 
 

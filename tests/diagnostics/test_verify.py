@@ -23,6 +23,8 @@ from edgeembed.hub.store import InstalledModel, Store
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
 
+pytestmark = pytest.mark.model
+
 SETTINGS = Settings(threads=2)
 
 

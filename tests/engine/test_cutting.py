@@ -21,6 +21,8 @@ from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
+pytestmark = pytest.mark.model
+
 PREFIX = "Instruct: find it\nQuery:"
 TEXT = "hello, hell is full of hellish shells; " * 30
 """Holds the two pairs of letters that the tiny vocabulary has tokens for."""

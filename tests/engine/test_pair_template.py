@@ -13,7 +13,8 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.diagnostics.verify import verify
 from edgeembed.engine.interface import Pair
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.pair_template import PairTemplate
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.store import Store
@@ -25,6 +26,8 @@ from tests.convert.encoder_texts import PAIRS as ENCODER_PAIRS
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+
+pytestmark = pytest.mark.model
 
 ENCODERS = {"cross_encoder": make_tiny_cross_encoder, "xlm_roberta_reranker": make_tiny_xlm_roberta_reranker}
 
@@ -89,7 +92,7 @@ def test_a_rerankers_file_carries_scores_and_holds(kind: str, tmp_path: Path) ->
 
 def test_a_file_for_the_other_task_is_refused(tmp_path: Path) -> None:
     path = convert_checkpoint(make_tiny_bert(tmp_path / "tiny"), tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path
-    with pytest.raises(ModelLoadError, match="embedder") as caught:
+    with pytest.raises(ModelLoadError, match="embedding model") as caught:
         reranker(path)
     assert caught.value.fatal
 

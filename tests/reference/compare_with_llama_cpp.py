@@ -29,7 +29,7 @@ from gguf import GGUFReader, GGUFValueType
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from edgeembed.engine.llama.model import send_log_to
+from edgeembed.engine.llama.library import send_log_to
 from tests.convert.llama_vectors import open_llama
 
 IDS = Path(__file__).parent / "qwen_token_ids.json"

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.engine.causes import Cause
-from edgeembed.engine.interface import ModelInfo, Pair, Priority, Prompted, Text
+from edgeembed.engine.interface import ModelInfo, Priority, Text
 
 Want = Literal["row", "ids", "tokens"]
 """What is computed of a text: its row, the ids of its tokens, or ids and texts of its tokens."""
@@ -33,17 +33,6 @@ class EmbedItem(msgspec.Struct, array_like=True):
     """Compute it in a batch of its own: it was in a batch that ended a worker."""
     want: Want = "row"
     isolated: IsolatedBatch | None = None
-
-    @property
-    def characters(self) -> int:
-        """Length of a text, of both texts of a pair, or of a text with its prompt."""
-        match self.text:
-            case str():
-                return len(self.text)
-            case Pair(query, document):
-                return len(query) + len(document)
-            case Prompted(prefix, text, suffix):
-                return len(prefix) + len(text) + len(suffix)  # its ids need no tokenising
 
 
 class Embed(msgspec.Struct, tag="embed"):

@@ -15,6 +15,7 @@ import numpy as np
 from edgeembed.common.logs import request_id
 from edgeembed.engine.interface import Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, ReadTokens, RowItem, Want
+from edgeembed.engine.text_sizes import characters_to_read
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -136,7 +137,7 @@ class PendingTexts:
     def characters_of(self, id_: int) -> int | None:
         """Return the length of a text; None when nobody waits for it."""
         found = self._texts.get(id_)
-        return EmbedItem(id_, found.text, found.priority, False).characters if found else None
+        return characters_to_read(found.text) if found else None
 
     def requests_of(self, ids: Sequence[int]) -> list[str]:
         """Return the ids of the requests of texts."""

@@ -34,8 +34,9 @@ from edgeembed.engine.ipc.messages import (
 )
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
-from edgeembed.engine.llama.model import ComputeError, LlamaModel, ModelLoadError
-from edgeembed.engine.llama.rows import Matrix
+from edgeembed.engine.llama.library import ComputeError, ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.llama.rows import Float32Matrix
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
@@ -166,8 +167,8 @@ class Worker:
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
         tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
-        texts = vocabulary.written(tokens) if item.want == "tokens" else []
-        return ReadTokens(item.id, tokens.tobytes(), vocabulary.special(tokens).tobytes(), texts)
+        texts = vocabulary.pieces(tokens) if item.want == "tokens" else []
+        return ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes(), texts)
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class Worker:
     def _wide(self) -> Context | None:
         return self._model.wide if self._model else None
 
-    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Matrix) -> None:
+    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(

@@ -10,7 +10,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -158,7 +158,7 @@ class _DaemonCollector(Collector):
             (pool.failures, "model_failures", "How often a model could not be loaded, or failed permanently."),
         ):
             yield counter(what, words, {(spec,): n for spec, n in by_spec.items()}, ["model"])
-        yield from _slots(service, pool.slots)
+        yield from _loaded_models(service, pool.slots)
         yield gauge("memory_budget_bytes", "Memory that all loaded models together may take.", {(): pool.budget_bytes})
 
     def _cache(self) -> Iterator[Metric]:
@@ -183,7 +183,7 @@ class _DaemonCollector(Collector):
         yield gauge("cache_disk_up", "Whether the disk tier is used.", {(): int(stats.disk_problem is None)})
 
 
-def _slots(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
+def _loaded_models(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
     """Yield metrics of loaded models. A model can be there twice, while the old one drains: the values are added up."""
     engines: list[tuple[tuple[str], EngineStatus]] = [
         ((slot.model.spec,), slot.engine.status) for slot in slots if slot.engine is not None
@@ -208,9 +208,7 @@ def _slots(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
     restarts = added((model, status.restarts) for model, status in engines)
     yield counter("worker_restarts", "How often a model's worker was restarted.", restarts, ["model"])
     modes = {(*model, status.mode): 1 for model, status in engines}
-    yield gauge(
-        "execution_mode", "The execution mode of a model, as a label; the value is always 1.", modes, ["model", "mode"]
-    )
+    yield gauge("execution_mode", "A model's execution mode, as a label; the value is 1.", modes, ["model", "mode"])
     mode_changes = added(
         ((*model, *kind.split(">")), count)
         for model, status in engines
@@ -230,13 +228,10 @@ def _upstream(slots: list[Slot]) -> Iterator[Metric]:
     states = added(((one.breaker,), 1) for one in stats)
     words = "The state of the circuit breaker, as a label; the value is 1. open: only occasional probes are sent."
     yield gauge("upstream_breaker", words, states, ["state"])
-    yield gauge(
-        "upstream_requests_in_flight", "Requests sent and not answered yet.", {(): sum(one.in_flight for one in stats)}
-    )
-    same = sum(one.fallback == "same" for one in stats)
-    yield gauge(
-        "upstream_fallback_up", "Whether a local model is there that computes the same vectors.", {(): int(same > 0)}
-    )
+    in_flight = sum(one.in_flight for one in stats)
+    yield gauge("upstream_requests_in_flight", "Requests sent and not answered yet.", {(): in_flight})
+    same = any(one.fallback == "same" for one in stats)
+    yield gauge("upstream_fallback_up", "Whether a local model computes the same vectors.", {(): int(same)})
     for name, what, values in (
         ("upstream_opened", "How often the circuit breaker opened.", [one.opened for one in stats]),
         ("upstream_requests", "Requests sent, without canary texts.", [one.requests for one in stats]),
@@ -257,27 +252,19 @@ def vectors(stats: list[VectorStats]) -> Iterator[Metric]:
     yield norms
     named = [((one.model, one.input_type), one) for one in stats]
     yield counter("vector_bad_rows", "Rows that were NaN, infinite or zero.", {who: one.bad for who, one in named}, labels)
-    for what, words, values in (
-        ("mean", "Mean of the numbers in recent rows.", {w: one.now.value_mean for w, one in named if one.now}),
-        (
-            "variance",
-            "Variance of these numbers.",
-            {who: one.now.value_variance for who, one in named if one.now},
-        ),
-        (
-            "spread",
-            "1 - length² of the mean unit row: 0 if all are equal.",
-            {w: o.now.spread for w, o in named if o.now},
-        ),
-        ("bad_share", "Share of bad rows among recent ones.", {w: o.bad_share for w, o in named if o.bad_share is not None}),
-        (
-            "drift_cosine",
-            "Cosine of the mean direction of recent rows to the baseline's.",
-            {w: o.drift_cosine for w, o in named if o.drift_cosine is not None},
-        ),
-        ("alarm", "Whether recent rows differ from the baseline.", {who: int(one.alarm is not None) for who, one in named}),
-    ):
-        yield gauge(f"vector_{what}", words, values, labels)
+    for name, words, value in _VECTOR_GAUGES:
+        values = {who: number for who, one in named if (number := value(one)) is not None}
+        yield gauge(f"vector_{name}", words, values, labels)
+
+
+_VECTOR_GAUGES: tuple[tuple[str, str, Callable[[VectorStats], float | None]], ...] = (
+    ("mean", "Mean of the numbers in recent rows.", lambda one: one.now.value_mean if one.now else None),
+    ("variance", "Variance of the numbers in recent rows.", lambda one: one.now.value_variance if one.now else None),
+    ("spread", "1 - length² of the mean unit row: 0 if all are equal.", lambda one: one.now.spread if one.now else None),
+    ("bad_share", "Share of bad rows among recent ones.", lambda one: one.bad_share),
+    ("drift_cosine", "Cosine of the mean direction of recent rows to the baseline's.", lambda one: one.drift_cosine),
+    ("alarm", "Whether recent rows differ from the baseline.", lambda one: int(one.alarm is not None)),
+)
 
 
 def counter(name: str, words: str, values: Mapping[Any, float], labels: Sequence[str] = ()) -> Metric:

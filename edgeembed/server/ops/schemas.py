@@ -39,7 +39,7 @@ class TruncatedItem(msgspec.Struct):
 
 
 class EmbeddingsAnswer(msgspec.Struct):
-    """The vectors in the order of the texts. `truncated` is there if a text was cut."""
+    """The vectors in the order of the texts. `truncated` is present if a text was cut."""
 
     object: Literal["list"]
     data: list[EmbeddingItem]

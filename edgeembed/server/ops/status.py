@@ -42,7 +42,7 @@ RETRY_SECONDS = 1.0
 
 @routes.get("/livez")
 async def livez(_request: web.Request) -> web.Response:
-    """Answer at once: the process is alive, whatever the state of its models. If there is no answer, restart the daemon."""
+    """Answer 200 while the process is alive, whatever the state of its models. Without an answer, restart the daemon."""
     return json_response({"status": "ok"})
 
 
@@ -93,7 +93,7 @@ def _health(service: EmbeddingService) -> Health:
 
 @routes.get("/v1/status")
 async def status(request: web.Request) -> web.Response:
-    """Describe the daemon: its models, memory, cache, vectors and the last minutes. No text of any request is in it."""
+    """Describe the daemon: models, memory, cache, vectors and the last minutes. No text of any request is included."""
     service = request.app[SERVICE]
     default = service.registry.default
     slot = service.pool.slot_of(default) if default else None

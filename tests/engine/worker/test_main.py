@@ -32,6 +32,8 @@ from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
+pytestmark = pytest.mark.model
+
 
 def messages(raw: bytes) -> Iterator[FromWorker]:
     at = 0
@@ -72,7 +74,8 @@ def worker(model_file: Path) -> Iterator[subprocess.Popen[bytes]]:
 WITHOUT_MEMORY_FOR_LANES = """
 import sys
 from edgeembed.engine.worker import main as worker
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 def refuse(self):
     raise ModelLoadError("no memory", fatal=False)
 LlamaModel.new_bulk_context = refuse
