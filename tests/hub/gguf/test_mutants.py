@@ -63,7 +63,7 @@ def test_converted_models_are_accepted(models: dict[str, Path]) -> None:
         ("bert", "tokenizer.ggml.token_type", ARRAY, Array(INT32, [6] * 32), "a WordPiece vocabulary cannot have"),
         ("rerank-bert", "bert.classifier.output_labels", ARRAY, Array(STRING, [b"a"] * 9), "requires 9 on axis 1"),
         ("rerank-bert", "bert.attention.causal", BOOL, 1, "this architecture is not causal"),
-        ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not add up to its size"),
+        ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not add up"),
         ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [1, 2, 3]), "has 3 bytes"),
     ],
 )
