@@ -124,7 +124,7 @@ class _Run:
 
     def __init__(self, job: Job, embedder: Embedder, watch: JobListener, inputs: Inputs) -> None:
         self._job = job
-        self._computer = embedder
+        self._embedder = embedder
         self._watch = watch
         self._inputs = inputs
         self._work: WorkFolder = job.output.work()
@@ -135,7 +135,7 @@ class _Run:
 
     async def prepare(self) -> None:
         """Look at what is there, and whether it is of this job."""
-        info, prints = self._computer.info, await asyncio.to_thread(self._inputs.fingerprints)
+        info, prints = self._embedder.info, await asyncio.to_thread(self._inputs.fingerprints)
         self._expected = JobManifest(
             inputs=prints,
             rules=self._job.rules,
@@ -215,7 +215,7 @@ class _Run:
         manifest = self._manifest
         assert manifest is not None, "it is written before the first shard is embedded"
         share = shard.bytes / max(len(shard.rows), 1)
-        embedded = await embed_shard(shard, self._computer, self._turns, lambda texts: self._watch.add(texts, texts * share))
+        embedded = await embed_shard(shard, self._embedder, self._turns, lambda texts: self._watch.add(texts, texts * share))
         if embedded.rows:
             rows = ShardRows(
                 [row.id for row in embedded.rows],
