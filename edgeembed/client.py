@@ -1,4 +1,4 @@
-"""How commands on this machine reach the running daemon: its address, and what it says about itself."""
+"""How commands on this machine reach the running daemon: its address, its status, and requests to it."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Addresses that one can listen on but not, everywhere, connect to."""
+"""Addresses to listen on that not every system can connect to, and what to connect to instead."""
 _SERVER = "edgeembed/"
-"""How the `Server` header of our answers begins."""
+"""How the `Server` header of edgeembed's responses begins."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back from an address where something listens."""
+    """A response from an address where something listens."""
 
     url: str
     status: int
     server: str
-    """The `Server` header, or nothing."""
+    """The `Server` header; empty if there is none."""
     body: dict[str, Any]
-    """Empty when it was no JSON object."""
+    """Empty if it was not a JSON object."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is an edgeembed that answered, of any version."""
+        """Whether an edgeembed, of any version, answered."""
         return self.server.startswith(_SERVER)
 
     @property
     def reason(self) -> str:
-        """The message of an error."""
+        """The message of an error response."""
         error = self.body.get("error")
         message = error.get("message") if isinstance(error, dict) else None
         return str(message) if message else "no reason given"
 
 
 def daemon_url(settings: Settings) -> str:
-    """Give the base URL under which this machine reaches a daemon with these settings, without a slash at the end."""
+    """Return the base URL at which this machine reaches a daemon with these settings, without a trailing slash."""
     scheme = "https" if settings.certfile else "http"
     if settings.uds:
         return f"{scheme}+unix://{settings.uds}"
@@ -59,17 +59,17 @@ def daemon_url(settings: Settings) -> str:
 
 
 async def ask(settings: Settings, path: str, seconds: float = 5.0, body: dict[str, Any] | None = None) -> Reply | None:
-    """Send the daemon of these settings a GET request, or a POST with a body; None when nothing answers within the seconds.
+    """Send a GET request to the daemon, or a POST with a body; return None if nothing answers in time.
 
-    Proxies do not count: what is asked is the daemon of this user, and its address may be told to nobody else. A key of the
-    settings is sent to a daemon that asks for one, not to whatever else may listen there.
+    Proxies from the environment are not used. The API key of the settings is sent only to an edgeembed that requires one,
+    not to another program that listens there.
     """
     async with connected(settings) as connection:
         return await connection.ask(path, seconds, body)
 
 
 class Connection:
-    """Connections to a daemon that are kept between requests; see `connected`."""
+    """Connections to a daemon that stay open between requests; see `connected`."""
 
     def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
         self._settings = settings
@@ -79,9 +79,9 @@ class Connection:
         self._authorization: dict[str, str] = {}
 
     async def ask(self, path: str, seconds: float = 5.0, body: dict[str, Any] | None = None) -> Reply | None:
-        """Do what the function `ask` does."""
+        """Send a request; see the function `ask`."""
         url = self._base + path
-        nobody = Reply(url=url, status=0, server="", body={})
+        stranger = Reply(url=url, status=0, server="", body={})
         options = self._options | ({"method": "GET"} if body is None else {"method": "POST", "json": body})
         options |= {"headers": self._authorization, "timeout": aiohttp.ClientTimeout(total=seconds)}
         try:
@@ -92,18 +92,18 @@ class Connection:
                 reply = await _send(self._session, to, url, options | {"headers": self._authorization})
             return reply
         except aiohttp.ServerFingerprintMismatch:
-            return nobody
-        # The latter three are of an address that is none, or none on this system.
+            return stranger
+        # The last three: the address is invalid, or not supported on this system.
         except (aiohttp.ClientConnectionError, TimeoutError, aiohttp.InvalidURL, UnicodeError, NotImplementedError):
-            self._authorization = {}  # another program may listen there next
+            self._authorization = {}  # another program may be listening there next
             return None
-        except aiohttp.ClientError:  # it speaks, but not HTTP
-            return nobody
+        except aiohttp.ClientError:  # it does not speak HTTP
+            return stranger
 
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[Connection]:
-    """Keep connections to the daemon of these settings, for many requests; any number of them at once."""
+    """Keep connections to the daemon open, for many requests, also at the same time."""
     connector = aiohttp.UnixConnector(path=settings.uds) if settings.uds else aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Connection(settings, session)
@@ -124,19 +124,19 @@ async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict
 
 
 def _key(settings: Settings) -> str | None:
-    """Give a key that the daemon takes: the setting's, or the first in the file."""
+    """Return an API key for the daemon: the setting, or the first key in the file."""
     if settings.api_key or not settings.api_key_file:
         return settings.api_key
     try:
         lines = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return None  # the daemon may run as another user; it then says that it wants a key
+        return None  # the daemon may run as another user; its 401 tells the reason
     first = next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), "")
     return first.partition(":")[2].strip() or first
 
 
 def _pin(settings: Settings) -> aiohttp.Fingerprint | None:
-    """Give the certificate that the daemon shows, whatever name is in it: it need not be one for this machine's own name."""
+    """Return the fingerprint of the daemon's own certificate, which need not be valid for the name used here."""
     if not settings.certfile:
         return None
     try:
@@ -144,30 +144,31 @@ def _pin(settings: Settings) -> aiohttp.Fingerprint | None:
         if found := re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", text, re.DOTALL):
             return aiohttp.Fingerprint(hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).digest())
     except (OSError, ValueError):
-        pass  # the daemon may run as another user; the certificate is then checked as any other
+        pass  # the daemon may run as another user; the certificate is then checked like any other
     return None
 
 
 def ask_status(settings: Settings, seconds: float = 5.0) -> Reply | None:
-    """Ask the daemon for GET /v1/status; None when nothing answers.
+    """Return the daemon's reply to GET /v1/status; None if nothing answers.
 
-    Raises EdgeEmbedError when what answers is another program, or does not tell its status.
+    Raises EdgeEmbedError if another program answers, or the daemon answers with an error.
     """
     reply = asyncio.run(ask(settings, "/v1/status", seconds))
     if reply is None:
         return None
     if not reply.ours:
-        raise EdgeEmbedError(f"another program than edgeembed answers at {reply.url}; --port names the daemon's port")
+        raise EdgeEmbedError(f"a program other than edgeembed answers at {reply.url}; set the daemon's port with --port")
     if reply.status != 200:
         raise EdgeEmbedError(f"the daemon at {reply.url} answers with status {reply.status}: {reply.reason}")
     return reply
 
 
 def read_status(reply: Reply) -> DaemonStatus:
-    """Understand an answer of `ask_status`. Raises EdgeEmbedError for that of another version, whose form differs."""
+    """Decode a reply of `ask_status`. Raises EdgeEmbedError if the daemon's version has a different format."""
     try:
         return msgspec.convert(reply.body, DaemonStatus)
     except msgspec.ValidationError as error:
         raise EdgeEmbedError(
-            f"the daemon at {reply.url} is {reply.server}, whose status this version cannot read ({error}); restart it"
+            f"the daemon at {reply.url} is {reply.server}, whose status this version cannot read ({error}); "
+            "restart the daemon"
         ) from error

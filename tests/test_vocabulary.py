@@ -63,7 +63,7 @@ BANNED_NAMES = BANNED | {
     "told": "summary",
     "front": "fast path",
 }
-ALLOWED_NAMES = re.compile(r"single_?flight|in_?flight", re.IGNORECASE)
+ALLOWED_NAMES = re.compile(r"single_?flight|in_?flight|half_?life|look_?up|lifecycle", re.IGNORECASE)
 FIRST_WORDS = ("Give", "Gives", "Say", "Says", "Tell", "Tells")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.common.logs import LOG_FILE
 from edgeembed.config.paths import HOME_VARIABLE, Paths
 from edgeembed.errors import ConfigError
@@ -175,7 +174,7 @@ class Autostart(ABC):
             return "off"
 
     def _remember(self, choice: Choice) -> None:
-        write_atomically(self._choice_file, _Remembered(choice))
+        write_json(self._choice_file, _Remembered(choice))
 
 
 class _Remembered(msgspec.Struct, frozen=True):
@@ -189,7 +188,7 @@ def config_home(environ: Mapping[str, str]) -> Path:
 
 
 def read_own(path: Path) -> str | None:
-    """Read a file that `write_own` wrote; None when there is none. Raises ConfigError when it is somebody else's."""
+    """Return the text of a file of ours, None when there is none. Raises ConfigError when it is somebody else's."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -199,14 +198,3 @@ def read_own(path: Path) -> str | None:
     if MARK not in text:
         raise ConfigError(f"{path} was not written by edgeembed; rename or remove it if edgeembed is to start at login")
     return text
-
-
-def write_own(path: Path, content: bytes) -> None:
-    """Write a file in one step. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeembed.autostart.base import NAME, Autostart, Entry, Program, write_own
+from edgeembed.autostart.base import NAME, Autostart, Entry, Program
+from edgeembed.common.files import write_bytes
 from edgeembed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Launchd(Autostart):
 
     def _write(self) -> None:
         self.program.log_file.parent.mkdir(parents=True, exist_ok=True)  # launchd makes the file, but no folder
-        write_own(self._file, plistlib.dumps(self._plist()))
+        write_bytes(self._file, plistlib.dumps(self._plist()))
         if self._switched_off():
             self._launchctl(("enable", f"{self._domain}/{LABEL}"))
 

@@ -13,7 +13,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own, write_own
+from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own
+from edgeembed.common.files import write_bytes
 from edgeembed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class SystemdUser(Autostart):
         if self._masked():
             raise ConfigError(f"{UNIT} is masked: `systemctl --user unmask {NAME}` allows it again")
         read_own(self._unit)  # never replace a user's own unit
-        write_own(self._unit, self._text().encode())
+        write_bytes(self._unit, self._text().encode())
         self._link.parent.mkdir(exist_ok=True)
         if not self._link.is_symlink():
             self._link.symlink_to(self._unit)

@@ -9,7 +9,8 @@ import configparser
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own, write_own
+from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own
+from edgeembed.common.files import write_bytes
 from edgeembed.errors import ConfigError
 
 _GROUP = "Desktop Entry"
@@ -45,7 +46,7 @@ class XdgAutostart(Autostart):
 
     def _write(self) -> None:
         read_own(self._file)  # never replace a user's own entry
-        write_own(self._file, self._text().encode())
+        write_bytes(self._file, self._text().encode())
 
     def _remove(self) -> None:
         if read_own(self._file) is not None:

@@ -11,7 +11,7 @@ import msgspec
 from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.errors import ConfigError
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
@@ -179,7 +179,7 @@ class WorkFolder:
 
     def begin(self, manifest: JobManifest) -> None:
         """Note what the job is."""
-        write_atomically(self._manifest, manifest)
+        write_json(self._manifest, manifest)
 
     def receipt(self, number: int) -> Receipt | None:
         """Give the receipt of a shard; None when it is not there yet."""
@@ -198,7 +198,7 @@ class WorkFolder:
             staged = file.with_suffix(".tmp")
             staged.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in refused))
             staged.replace(file)
-        write_atomically(self.folder / f"receipt-{number:07}.json", receipt)
+        write_json(self.folder / f"receipt-{number:07}.json", receipt)
 
     def rejects(self, number: int) -> Path:
         """Give the file of a shard's rejects, which is there when it has any."""

@@ -50,9 +50,12 @@ _RESPONSES = 0.25
 
 
 class FoundRows(dict[bytes, CachedRow]):
-    """Cached rows by key. from_disk: how many of them only the disk had."""
+    """Cached rows by key. missing: the other keys that were asked for. from_disk: how many rows only the disk had."""
 
-    from_disk: int = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[bytes] = []
+        self.from_disk = 0
 
 
 class VectorCache:
@@ -105,7 +108,7 @@ class VectorCache:
             answer_bytes=self.responses.used_bytes,
             memory_limit_bytes=self._memory_bytes,
             disk_limit_bytes=self._disk_bytes if self._folder else 0,
-            unwritten=len(self._unwritten),
+            rows_to_write=len(self._unwritten),
             folder=str(self._folder) if self._folder else None,
             disk_problem=next(iter(self._problems.values()), None),
             models={model: counts.plus(Counts()) for model, counts in self._counts.items()},
@@ -148,29 +151,42 @@ class VectorCache:
 
         low: part of a bulk load, which is no sign that a row will be asked for again.
         """
-        counts = self._counts_of(model)
+        found = self.get_from_memory(keys, model, low=low)
+        await self.add_from_disk(found, model, low=low)
+        return found
+
+    def get_from_memory(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> FoundRows:
+        """Return the rows in memory, without waiting: the first half of `get_many`."""
         found = FoundRows()
-        missing: list[bytes] = []
+        lookup = self._memory.peek if low else self._memory.get
         for key in keys:
-            row = self._memory.peek(key) if low else self._memory.get(key)
+            row = lookup(key)
             if row is None or self._is_old(row):
-                missing.append(key)
+                found.missing.append(key)
             else:
                 found[key] = row
+        counts = self._counts_of(model)
         counts.memory_hits += len(found)
-        if missing and self._disk_takes_part("read") and (asked := self._present.among(missing)):
+        for row in found.values():
+            counts.saved_seconds += row.seconds
+        if self._flush is None:
+            self._flush_soon()
+        return found
+
+    async def add_from_disk(self, found: FoundRows, model: str = "", *, low: bool = False) -> None:
+        """Add the missing rows that the disk has: the second half of `get_many`, to be called once."""
+        counts = self._counts_of(model)
+        if found.missing and self._disk_takes_part("read") and (asked := self._present.among(found.missing)):
             for key, row in (await self._from_disk(asked, model)).items():
                 found[key] = row
-                counts.disk_hits += 1
                 found.from_disk += 1
+                counts.disk_hits += 1
+                counts.saved_seconds += row.seconds
                 self._memory.put(key, row, "low" if low else "normal")
                 if not low:
                     self._unwritten.touched.add(key)
-        for row in found.values():
-            counts.saved_seconds += row.seconds
-        counts.misses += sum(key not in found for key in missing)
-        self._flush_soon()
-        return found
+        found.missing = [key for key in found.missing if key not in found]
+        counts.misses += len(found.missing)
 
     def put(self, key: bytes, row: Row, model: str = "", *, seconds: float = 0.0, wanted: Wanted = "normal") -> None:
         """Keep a row, at once in memory and soon on disk. `seconds`: what it took to compute."""

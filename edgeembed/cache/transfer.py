@@ -7,8 +7,6 @@ then one for each row; a length of zero; the SHA-256 of everything before it.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -21,6 +19,7 @@ from edgeembed import __version__
 from edgeembed.cache.disk import DiskItem, DiskTier
 from edgeembed.cache.key import SCHEMA
 from edgeembed.cache.rows import decode_row
+from edgeembed.common.files import replacing
 from edgeembed.errors import CacheFileError
 
 _FORMAT = b"edgeembed cache export 1\n"
@@ -56,32 +55,22 @@ def export_rows(tier: DiskTier, path: Path, models: list[str] | None, report: Re
     """
     total = sum(found.entries for found in tier.models() if models is None or found.model in models)
     rows = 0
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp", delete=False) as file:
-        new = Path(file.name)
+    with replacing(path, private=True, sync=True) as staged, staged.open("wb") as file:
         digest = hashlib.sha256()
 
         def write(part: bytes) -> None:
             digest.update(part)
             file.write(part)
 
-        try:
-            write(_FORMAT)
-            write(_frame(_Header(SCHEMA.decode(), __version__, time.time())))
-            for model in [None] if models is None else models:
-                for item, protected in tier.rows(model):
-                    write(_frame(_Row(item.key, item.value, item.model, protected)))
-                    rows += 1
-                    report(rows, max(rows, total))
-            write(bytes(_LENGTH_BYTES))
-            file.write(digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            new.replace(path)
-        except BaseException:
-            file.close()
-            new.unlink(missing_ok=True)
-            raise
+        write(_FORMAT)
+        write(_frame(_Header(SCHEMA.decode(), __version__, time.time())))
+        for model in [None] if models is None else models:
+            for item, protected in tier.rows(model):
+                write(_frame(_Row(item.key, item.value, item.model, protected)))
+                rows += 1
+                report(rows, max(rows, total))
+        write(bytes(_LENGTH_BYTES))
+        file.write(digest.digest())
     return rows
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeembed.config.resolution import Resolved
-    from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, Prompts, Source
+    from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, ModelSource, Prompts
     from edgeembed.hub.store import InstalledModel, Store
 
 _NOT_INSTALLED = "not installed"
@@ -304,7 +304,7 @@ def _print_check(check: Check) -> None:
             print_prose(document, f"    {score:.4f}  ", " " * 12)
 
 
-def _print_source(source: Source) -> None:
+def _print_source(source: ModelSource) -> None:
     from edgeembed.common.progress import human_size
 
     print_prose(source.describe(), "  ", "    ")

@@ -48,7 +48,7 @@ def tray(icon: Literal["auto", "light", "dark"], **flags: str | None) -> None:
     told = [word for name, value in flags.items() if value is not None for word in (f"--{name.replace('_', '-')}", value)]
     try:
         if not run(resolved, told, icon):
-            click.echo("the icon is there already", err=True)
+            click.echo("the tray icon is already running", err=True)
     except NoTrayError as error:
         # Whoever chose it in the desktop's menu sees no terminal.
         in_terminal = sys.stderr is not None and sys.stderr.isatty()

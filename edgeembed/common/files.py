@@ -1,21 +1,60 @@
-"""Small JSON files that are replaced in one step."""
+"""Files that are replaced in one step: a reader sees the old content or the new one, never a part of either."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 
-def write_atomically(path: Path, value: Any) -> None:
-    """Write a value as JSON, one key a line; whoever reads sees the old file or the new one. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for their owner alone, while models may be shared.
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+@contextlib.contextmanager
+def replacing(path: Path, *, private: bool = False, follow_link: bool = False, sync: bool = False) -> Iterator[Path]:
+    """Yield a hidden path beside `path` to write to, and rename it to `path` at the end; after an error, remove it.
+
+    private: a new file is for its owner only, and an existing one keeps its mode.
+    follow_link: where `path` is a link, replace the file that it points to, not the link. sync: flush the content to the
+    disk before the rename, so that a power cut cannot leave an empty file.
+
+    Raises:
+        OSError: The file cannot be written; the old one is unchanged.
+    """
+    path = path.resolve() if follow_link else path
+    # Not tempfile, whose files are always private: models and their manifests may be shared.
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        beside.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1))
-        beside.replace(path)
+        if private:
+            os.close(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        yield staged
+        if private and path.exists():
+            staged.chmod(stat.S_IMODE(path.stat().st_mode))
+        if sync:
+            with staged.open("rb+") as file:
+                os.fsync(file.fileno())
+        staged.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the content of a file; missing folders are created. Raises OSError; see `replacing`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as staged:
+        staged.write_bytes(content)
+
+
+def write_text(path: Path, text: str, *, private: bool = False, follow_link: bool = False) -> None:
+    """Like `write_bytes`, for a text: UTF-8, with the system's line ends. Raises OSError."""
+    (path.resolve() if follow_link else path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, private=private, follow_link=follow_link) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Like `write_bytes`, for a value as JSON, indented by one space. Raises OSError."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def migrate_state(state: Path) -> None:
             continue
         try:
             if not (state / new).exists():
-                write_atomically(state / new, convert(json.loads((state / old).read_text(encoding="utf-8"))))
+                write_json(state / new, convert(json.loads((state / old).read_text(encoding="utf-8"))))
             (state / old).unlink(missing_ok=True)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             log.warning("cannot migrate %s to %s: %s", state / old, new, error)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     _Tqdm = tqdm  # generic for the type checker only
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 """Takes one line for a human."""
 
 _SHORT = 1.0
@@ -34,7 +34,7 @@ def on_terminal() -> bool:
 class Progress:
     """A bar fed with `update(done, total)`, as downloads, the converter and the digest call it. Use as a context manager."""
 
-    def __init__(self, report: Report, what: str, unit: str = "B") -> None:
+    def __init__(self, report: ReportLine, what: str, unit: str = "B") -> None:
         self._report = report
         self._what = what
         self._unit = unit
@@ -85,7 +85,7 @@ class Progress:
 class _Bar(_Tqdm):
     """Draws on a terminal, and reports lines elsewhere."""
 
-    def __init__(self, *, report: Report, drawn: bool, **options: Any) -> None:
+    def __init__(self, *, report: ReportLine, drawn: bool, **options: Any) -> None:
         self._report = report
         self._drawn = drawn
         self._tenth = 0

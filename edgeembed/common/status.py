@@ -93,8 +93,8 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     """Memory taken by complete answers, in addition to `memory_bytes`."""
     memory_limit_bytes: int = 0
     disk_limit_bytes: int = 0
-    unwritten: int = 0
-    """Rows that wait to be written to disk."""
+    rows_to_write: int = 0
+    """Rows in memory that are not on disk yet."""
     folder: str | None = None
     disk_problem: str | None = None
     """Why the disk tier is not used, if it is not."""
@@ -156,7 +156,7 @@ class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
     llama_cpp: str | UnsetType = UNSET
     canary_cosines: tuple[float, ...] | UnsetType = UNSET
     batch_tokens: int | UnsetType = UNSET
-    looked: dict[str, Any] | UnsetType | None = UNSET
+    autotune: dict[str, Any] | UnsetType | None = UNSET
 
 
 class MemoryUse(msgspec.Struct, frozen=True):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import stat
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from edgeembed.common.files import write_text
 from edgeembed.config.values import check_value, did_you_mean, field_names
 from edgeembed.errors import ConfigError
 
@@ -49,7 +48,7 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
         if comment and key not in document:
             document.add(tomlkit.comment(comment))
         document[key] = list(checked) if isinstance(checked, tuple) else checked
-        _replace(path.resolve(), tomlkit.dumps(document))
+        write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
 
@@ -68,26 +67,7 @@ def remove_setting(path: Path, key: str) -> bool:
     try:
         document = tomlkit.parse(path.read_text(encoding=_ENCODING))
         del document[key]
-        _replace(path.resolve(), tomlkit.dumps(document))
+        write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
     return True
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one step. Raises OSError; the old file is then untouched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=".config-", suffix=".tmp", delete=False
-    ) as file:
-        new = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            if path.exists():
-                new.chmod(stat.S_IMODE(path.stat().st_mode))
-            new.replace(path)
-        except OSError:
-            file.close()
-            new.unlink(missing_ok=True)
-            raise

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.common.progress import Progress, Report
+from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
@@ -68,14 +68,14 @@ class EmbeddedTexts:
 
 
 def embed_texts(
-    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None = None
+    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: ReportLine | None = None
 ) -> EmbeddedTexts:
     """Load a model, embed texts as they are, and end it again. Raises EngineError."""
     return asyncio.run(_embed(settings, paths, model, texts, report))
 
 
 async def _embed(
-    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: Report | None
+    settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: ReportLine | None
 ) -> EmbeddedTexts:
     engine = make_engine(settings, paths, model)
     try:
@@ -168,7 +168,7 @@ def retrieval_set(most_per_section: int = 4) -> RetrievalSet:
     return RetrievalSet(queries, documents, np.array(sections))
 
 
-def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel], report: Report) -> list[Loss]:
+def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel], report: ReportLine) -> list[Loss]:
     """Measure what types cost; the first model is the one that the others are held against. Raises EngineError."""
     data = retrieval_set()
     losses: list[Loss] = []

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from edgeembed.engine.causes import Cause
 from edgeembed.engine.interface import Float32Row, Pair, Prompted, Text
 
 TokensT = TypeVar("TokensT")
@@ -53,7 +54,7 @@ LEAST_BY_TYPE = {
     "Q4_K": 0.93, "Q4_1": 0.93, "Q4_0": 0.9, "IQ4_NL": 0.9, "IQ4_XS": 0.9,
 }  # fmt: skip
 """Least cosine of a canary row to the row of the unquantised weights, by the type of most tensors. Wide enough for the loss
-of the type itself (see the loss table in the README), far too narrow for a broken kernel."""
+of the type itself (see the table in docs/converting.md), far too narrow for a broken kernel."""
 LEAST_OF_OTHERS = 0.85
 LEAST_OF_ANY_SCORE = 0.3
 LEAST_SCORE_LIKENESS = 0.98
@@ -62,6 +63,8 @@ LEAST_SCORE_LIKENESS = 0.98
 
 class CanaryError(Exception):
     """The rows are wrong; the message says which and how."""
+
+    cause: Cause = "wrong_vectors"
 
 
 def check(

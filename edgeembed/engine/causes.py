@@ -1,11 +1,12 @@
-"""One word for why a mode of the ladder did not hold, out of what a worker, llama.cpp or a driver said.
+"""Causes: one word for why a model could not be run in an execution mode, set where the failure arises.
 
-The words of others are those of CUDA's error strings (cudaGetErrorString), of Vulkan's results (VkResult), of ggml's and
-llama.cpp's log.
+Only the texts of others are read for one: the error strings of CUDA (cudaGetErrorString) and Vulkan (VkResult), the logs of
+ggml and llama.cpp, and what a dying process printed. They arrive in the worker, in `gpu/` and on a worker's stderr.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Literal, get_args
 
@@ -13,32 +14,29 @@ Cause = Literal[
     "no_driver", "driver_too_old", "no_device", "out_of_memory", "device_lost", "wrong_vectors", "hang", "killed", "crash",
     "other",
 ]  # fmt: skip
-CAUSES: tuple[str, ...] = get_args(Cause)
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 
-_PATTERNS: tuple[tuple[Cause, str], ...] = (
-    ("driver_too_old", r"driver version is insufficient|driver.* is too old|unsupported toolchain|no kernel image"),
-    ("no_driver", r"no NVIDIA driver|driver.*(missing|not loaded)|libcuda|nvcuda|cannot be loaded|has kernels for"),
-    (
-        "out_of_memory",
+_FOREIGN_PATTERNS: dict[Cause, str] = {
+    "driver_too_old": r"driver version is insufficient|unsupported toolchain|no kernel image",
+    "no_driver": r"libcuda|nvcuda",
+    "out_of_memory": (
         r"out of memory|OutOf(Device|Host)Memory|cannot allocate|failed to allocate|not enough memory|bad_alloc|MemoryError"
-        r"|allocation of .* failed|ENOMEM|unable to (allocate|mmap)",
+        r"|allocation of .* failed|ENOMEM|unable to (allocate|mmap)"
     ),
-    (
-        "device_lost",
+    "device_lost": (
         r"device.?lost|fallen off the bus|GPU is lost|unspecified launch failure|illegal memory access|uncorrectable"
-        r"|hardware (stack )?error|remote RPC server crashed|misaligned address|driver shutting down|launch timed out",
+        r"|hardware (stack )?error|remote RPC server crashed|misaligned address|driver shutting down|launch timed out"
     ),
-    ("no_device", r"no CUDA-capable device|finds no |sees no card|no program sees a GPU|no NVIDIA card|cuda error: initial"),
-    ("wrong_vectors", r"canary|not finite|all zeros|different rows"),
-    ("hang", r"no answer for|nothing has come for"),
-    ("killed", r"SIGKILL|SIGTERM|SIGINT"),
-    ("crash", r"^ended |ended by|exit status"),
-)
+    "no_device": r"no CUDA-capable device|cuda error: initial",
+}
 
 
-def cause_of(reason: str) -> Cause:
-    """Name the cause that a reason tells of; the first that fits, as a crash has a cause of its own more often than not."""
-    for cause, pattern in _PATTERNS:
-        if re.search(pattern, reason, re.IGNORECASE):
-            return cause
-    return "other"
+def cause_in_foreign_text(text: str) -> Cause | None:
+    """Return the cause that an error text of a driver, ggml, llama.cpp or a runtime names; None for any other text."""
+    found = (cause for cause, pattern in _FOREIGN_PATTERNS.items() if re.search(pattern, text, re.IGNORECASE))
+    return next(found, None)
+
+
+def cause_of_os_error(error: OSError) -> Cause:
+    """Return the cause of a process that could not be started."""
+    return "out_of_memory" if error.errno == errno.ENOMEM else "other"

@@ -1,4 +1,4 @@
-"""The ways to run a model, from the fastest to the safest."""
+"""Execution modes: ways to run a model, from the fastest to the safest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
 
+from edgeembed.engine.causes import Cause
+
 
 class ModeUnavailableError(Exception):
-    """A mode cannot be stood on just now, which is known without a worker: no driver, no room on the card."""
+    """A model cannot run in a mode now: no driver, no room on the card, or a worker that did not get ready in it."""
+
+    def __init__(self, reason: str, cause: Cause) -> None:
+        super().__init__(reason)
+        self.cause: Cause = cause
 
 
 @dataclass(frozen=True)

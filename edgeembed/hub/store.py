@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests
 from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
-from edgeembed.hub.facts import Facts, entry_of, facts_of
+from edgeembed.hub.facts import GgufFacts, entry_of, facts_of
 from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.usage import Usage
 
@@ -31,7 +31,7 @@ Task = Literal["embed", "rerank"]
 _STAGING = ".pull-"
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What is written down beside an installed file. A key of a newer version is ignored, so that one can go back."""
 
     name: str
@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The repository's commit."""
     file: str | None = None
     """The GGUF file in the repository; None for what was converted."""
-    facts: Facts | None = None
+    facts: GgufFacts | None = None
     """What the file says of itself, kept here because a header with a large vocabulary takes long to read."""
 
 
@@ -189,7 +189,7 @@ class Store:
             source=manifest.source if manifest else "a local file",
         )
 
-    def add(self, staged: Path, manifest: Manifest, *, sound: bool = False) -> InstalledModel:
+    def add(self, staged: Path, manifest: ModelManifest, *, sound: bool = False) -> InstalledModel:
         """Move a finished file from the same disk to its final name, its manifest first, each by an atomic rename.
 
         `sound` says that the file passed `check_gguf`.
@@ -199,7 +199,7 @@ class Store:
         with staged.open("rb+") as file:
             os.fsync(file.fileno())  # a power cut must not leave an empty file under a final name
         try:
-            write_atomically(target.with_suffix(".json"), manifest)
+            write_json(target.with_suffix(".json"), manifest)
             staged.replace(target)
         except PermissionError as error:  # Windows, while the older file is served
             raise HubError(f"{target} cannot be replaced, it is in use; stop what serves it and try again") from error
@@ -286,11 +286,11 @@ class Store:
         """
         return self._digests.of(path, progress)
 
-    def manifest(self, path: Path) -> Manifest | None:
+    def manifest(self, path: Path) -> ModelManifest | None:
         """Read the manifest beside a file; None when there is none that can be read."""
         beside = path.with_suffix(".json")
         try:
-            return msgspec.json.decode(beside.read_bytes(), type=Manifest)
+            return msgspec.json.decode(beside.read_bytes(), type=ModelManifest)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
@@ -331,8 +331,8 @@ class Store:
     def _describe(
         self,
         path: Path,
-        facts: Facts,
-        manifest: Manifest | None,
+        facts: GgufFacts,
+        manifest: ModelManifest | None,
         *,
         name: str,
         type: str,  # noqa: A002 - the name of the field
@@ -342,7 +342,7 @@ class Store:
     ) -> InstalledModel:
         entry = entry_of(facts, manifest.name if manifest else None)
         curated = entry is not None and manifest is not None and entry.name == manifest.name
-        own = Facts() if curated else facts
+        own = GgufFacts() if curated else facts
         ranks = facts.ranks if facts.ranks is not None else entry is not None and entry.pooling == "rank"
         return InstalledModel(
             name=name,

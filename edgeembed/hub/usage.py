@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,6 @@ class Usage:
     def _write(self, known: dict[str, float]) -> None:
         latest = dict(sorted(known.items(), key=lambda item: item[1], reverse=True)[:_MOST])
         try:
-            write_atomically(self._path, latest)
+            write_json(self._path, latest)
         except OSError as error:
             log.warning("cannot write %s: %s", self._path, error)

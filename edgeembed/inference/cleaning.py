@@ -1,22 +1,20 @@
-"""What happens to a text before its prompt is put around it: it is cleaned."""
+"""Cleaning of texts, before prompts are added."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# What no tokenizer can read and no reader sees: controls of ASCII and Latin-1, but for tab, line feed, carriage return and
-# next line; and halves of surrogate pairs, which a program leaves that cuts a text in the middle of an emoji.
+# What tokenizers cannot read and people do not see: control characters of ASCII and Latin-1, except tab, line feed, carriage
+# return and next line; and halves of surrogate pairs, left by programs that cut a text in the middle of an emoji.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Clean a text: NFC (Unicode Standard Annex 15), no control characters, U+FFFD for what is half a surrogate pair.
+    """Return a text in NFC (Unicode Standard Annex 15), without control characters, with U+FFFD for half a surrogate pair.
 
-    Two texts that look the same then have the same vector, and the same row of the cache.
+    Texts that look the same then have the same vector, and share a cached row.
     """
     if text.isascii():
         return _CONTROL.sub("", text) if not text.isprintable() else text
@@ -25,5 +23,5 @@ def clean(text: str) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """Replace halves of surrogate pairs alone, which cannot be written as UTF-8."""
+    """Return a text with U+FFFD for halves of surrogate pairs, which UTF-8 cannot hold."""
     return _SURROGATE.sub("\ufffd", text)

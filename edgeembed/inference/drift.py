@@ -1,13 +1,13 @@
-"""Are a model's vectors still like those that it used to give? Statistics of computed rows against a stored baseline.
+"""Drift: whether a model's vectors still look as they used to, by statistics of computed rows against a stored baseline.
 
-Rows are watched by model and by input type, as queries and documents carry other prompts and lie elsewhere. The first rows
-that a model ever computes here make its baseline, which is kept in the state folder under the file's digest. From then on an
-exponentially forgetting window is held against it. A text that comes again soon counts once, so that a benchmark which sends
-one text a thousand times moves nothing.
+Rows are watched by model and by input type, because queries and documents have different prompts. The first rows that a
+model computes on this machine become its baseline, which is stored in the state folder under the file's digest. From
+then on an exponentially weighted window is compared with it. A text that is repeated soon counts once, so that a
+benchmark that sends one text a thousand times changes nothing.
 
-Leaving a band is a sign and no proof: the mean direction also moves when people embed something else than before. The proof
-is a probe text, whose first row is kept with the baseline: its row depends on the model alone. The service computes it now
-and then, and whenever a band is left.
+Leaving a band is a sign, not a proof: the mean direction also moves when people embed other texts than before. The
+proof is a probe text, whose first row is stored with the baseline and which depends on the model alone. The service
+computes it from time to time, and whenever a band is left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 from edgeembed.models.registry import ServedModel
@@ -31,40 +31,42 @@ from edgeembed.models.registry import ServedModel
 log = logging.getLogger(__name__)
 
 PLAIN = "plain"
-"""The input type of texts that came without one."""
+"""The input type of texts without one."""
 BASELINE_ROWS = 1000
 HALF_LIFE_ROWS = 200
-"""A row in the window weighs half so many rows later."""
+"""After this many further rows, a row in the window has half its weight."""
 JUDGED_ROWS = 200
-"""A window with fewer rows says nothing yet."""
+"""A window with fewer rows is not judged."""
 ADOPT_ROWS = 5 * BASELINE_ROWS
-"""Rows outside the band, with a model that is shown to be well, after which they are what is normal."""
+"""Rows outside the band, of a model whose probe is right, after which they become the new baseline."""
 RECENT_TEXTS = 4096
 ROWS_AT_ONCE = 32
-"""Rows are counted so many at a time, or when somebody asks: for a row alone that takes as long as for many."""
+"""Rows are counted in batches of this size, or when statistics are read: one row takes as long as many."""
 
 _BOUNDS = np.array(NORM_BOUNDS)
 
 LOWEST_COSINE = 0.05
-"""Of the window's mean direction to the baseline's. Low, as texts move it far: between English documentation, code,
-licences, single words, numbers and five languages MiniLM has 0.11 to 0.85; see `tests/benchmarks/vector_bands.py`. Rows that
-point anywhere have 0, give or take 0.05 at 384 dimensions: what slips through here is the probe's to find."""
+"""Of the window's mean direction to the baseline's. Low, because the kind of text moves it far:
+between English documentation, code, licences, single words, numbers and five languages MiniLM has 0.11 to 0.85
+(`tests/benchmarks/vector_bands.py`). Random rows have 0 +- 0.05 at 384 dimensions; the probe finds what this misses."""
 LEAST_LENGTH = 0.1
-"""Where the mean of the baseline's unit rows is shorter, the rows have no common direction that could drift."""
+"""If the mean of the baseline's unit rows is shorter, the rows have no common direction that could drift."""
 NORM_DEVIATIONS = 4.0
 NORM_RATIO = 3.0
-"""The window's geometric mean of norms lies within so many of the baseline's standard deviations, and at least this ratio is
-allowed: between the same kinds of text MiniLM's mean norms differ up to 2.5 times, single words having the longest rows."""
+"""The window's geometric mean of norms may differ by this many of the baseline's
+standard deviations, and by this ratio in any case: between the same kinds of text MiniLM's mean norms differ up to 2.5
+times; single words have the longest rows."""
 MOST_BAD = 0.01
-"""Share of rows that are NaN, infinite or zero. The odd one may be its text's fault."""
+"""Share of rows that are NaN, infinite or zero. A single one may be caused by its text."""
 LEAST_SPREAD = 0.02
-"""Mean squared distance of unit rows from their mean; below, different texts get the same vector."""
+"""Mean squared distance of unit rows from their mean; below this, different texts get the same vector."""
 PROBE_COSINE = 0.9
-"""Of the probe text's row to its first one. Other kernels, threads or batches make 0.99 and better, also at four bits."""
+"""Of the probe text's row to its first one. Other kernels, threads or batches change it to 0.99 or
+more, even at four bits."""
 
 
 class Baseline(msgspec.Struct, kw_only=True):
-    """What the first rows were like. mean: of the unit rows, float32, as bytes."""
+    """Statistics of the first rows. mean: of the unit rows, float32, as bytes."""
 
     rows: int
     mean: bytes
@@ -73,7 +75,7 @@ class Baseline(msgspec.Struct, kw_only=True):
 
 
 class BaselineFile(msgspec.Struct, kw_only=True):
-    """What the state folder holds of one model file."""
+    """What the state folder stores for one model file."""
 
     model: str
     probe: bytes | None = None
@@ -83,15 +85,15 @@ class BaselineFile(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True)
 class VectorStats:
-    """How the rows of a model look now, for one input type. Figures of an empty window are None."""
+    """Statistics of a model's rows, for one input type. Figures of an empty window are None."""
 
     model: str
     input_type: str
     rows: int
-    """Computed since the daemon started, and in the same way `bad`."""
+    """Computed since the daemon started; `bad` likewise."""
     bad: int
     norm_buckets: Sequence[int]
-    """Rows by norm: up to each of NORM_BOUNDS, and above the last."""
+    """Rows by norm: up to each of NORM_BOUNDS, then above the last."""
     norm_sum: float
     now: Moments | None
     bad_share: float | None
@@ -127,7 +129,7 @@ class _Watch:
             self.settle()
 
     def settle(self) -> None:
-        """Count the rows that came since."""
+        """Count the rows that were added since."""
         new = {key: row for key, row in self._waiting.items() if key not in self._recent}
         self._waiting.clear()
         if not new:
@@ -163,14 +165,14 @@ class _Watch:
         return self.bad_recent / everything if everything else None
 
     def drift(self) -> float | None:
-        """Give the cosine of the window's mean direction to the baseline's; None where there is none to speak of."""
+        """Return the cosine of the window's mean direction to the baseline's; None if there is no common direction."""
         base, now = self.baseline, moments_of(self.window)
         if base is None or now is None or base.mean_length < LEAST_LENGTH or not now.mean_length:
             return None
         return float(base.mean @ now.mean / (base.mean_length * now.mean_length))
 
     def alarm(self) -> str | None:
-        """Say which band the window has left; None when it is within, or too short to tell."""
+        """Return which band the window has left; None if none, or if the window is too short to judge."""
         share = self.bad_share or 0.0
         if self.bad_recent >= 3 and share > MOST_BAD:
             return f"{100 * share:.1f} % of the rows are NaN, infinite or zero"
@@ -194,7 +196,7 @@ class VectorHealth:
     """Watches the rows of all models. Everything runs on one event loop; files are read and written in a thread."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Prepare; baselines are kept in the folder, or without one for as long as this object lives."""
+        """folder: where baselines are stored; without one they are kept in memory."""
         self._folder = folder
         self._watches: dict[tuple[str, str], dict[str, _Watch]] = {}
         self._models: dict[tuple[str, str], ServedModel] = {}
@@ -207,19 +209,19 @@ class VectorHealth:
     def observe(
         self, model: ServedModel, input_type: str | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
     ) -> None:
-        """Count the rows of a request that were just computed; those of the cache are left out.
+        """Count the rows of a request that were just computed, not those from the cache.
 
-        keys: of the texts with their prompts; a text that comes again soon counts once.
+        keys: of the texts with their prompts; a text that is repeated soon counts once.
         """
         computed = {key: row.vector for key, row in zip(keys, rows, strict=True) if isinstance(row, Row)}
         self._watch(model, input_type).add(computed)
 
     def refused(self, model: ServedModel) -> None:
-        """Count a text for which the model gave no usable row, alone and again."""
+        """Count a text for which the model has no usable row, not even when computed alone."""
         self._watch(model, None).add_bad(1)
 
     def probed(self, model: ServedModel, row: Float32Row) -> str | None:
-        """Hold the probe text's row against its first one; gives what is wrong."""
+        """Compare the probe text's row with its first one; return what is wrong, or None."""
         first = self._probes.get(model.key)
         if first is None or first.shape != row.shape:
             if first is None and (self._folder is None or model.key in self._read):
@@ -230,10 +232,10 @@ class VectorHealth:
         self._well[model.key] = cosine >= PROBE_COSINE
         if self._well[model.key]:
             return None
-        return f"the probe text's vector has a cosine of {cosine:.2f} to the one that this model file gave at first"
+        return f"the probe text's vector has a cosine of {cosine:.2f} to the first one of this model file"
 
     def alarm(self, model: ServedModel) -> str | None:
-        """Say which band the model's rows have left, with what the last probe showed; None when all is well."""
+        """Return which band the model's rows have left, and what the last probe showed; None if all is well."""
         self._settle()
         found = [
             f"{f'{kind}: ' if kind != PLAIN else ''}{reason}"
@@ -243,13 +245,13 @@ class VectorHealth:
         if not found:
             return None
         verdict = {
-            True: "; the probe text still has its vector, so what has changed is the texts",
-            False: "; the probe text's vector has changed, too: the model no longer computes what it did",
+            True: "; the probe text still has the same vector, so the texts have changed, not the model",
+            False: "; the probe text's vector has changed, too: the model computes other vectors than before",
         }
         return "; ".join(found) + (verdict[self._well[model.key]] if model.key in self._well else "")
 
     def stats(self) -> list[VectorStats]:
-        """Describe every watched model and input type."""
+        """Return the statistics of every watched model and input type."""
         self._settle()
         found = []
         for key, watches in self._watches.items():
@@ -273,7 +275,7 @@ class VectorHealth:
         return found
 
     async def sync(self) -> None:
-        """Read the baselines of models that are new here, write those that have grown, log alarms that came or went."""
+        """Read the baselines of new models, write those that changed, log alarms that started or ended."""
         self._settle()
         for key, model in list(self._models.items()):
             if self._folder is not None:
@@ -285,10 +287,10 @@ class VectorHealth:
                 if content != self._written.get(key):
                     await asyncio.to_thread(_write, file, self._content(key))
                     self._written[key] = content
-            self._look(key, model)
+            self._log_alarms(key, model)
 
-    def _look(self, key: tuple[str, str], model: ServedModel) -> None:
-        """Log alarms that came or went, and take what has stayed for long, with a model that is well, as normal."""
+    def _log_alarms(self, key: tuple[str, str], model: ServedModel) -> None:
+        """Log alarms that started or ended; a change that lasts, of a model whose probe is right, becomes the baseline."""
         for kind, watch in self._watches.get(key, {}).items():
             reason = watch.alarm()
             if reason is None:
@@ -296,7 +298,7 @@ class VectorHealth:
             elif watch.outside_since is None:
                 watch.outside_since = watch.rows
             elif watch.rows - watch.outside_since >= ADOPT_ROWS and self._well.get(key):
-                log.info("%s, %s: the rows of late are the baseline from now on; %s", model.spec, kind, reason)
+                log.info("%s, %s: recent rows are the new baseline; %s", model.spec, kind, reason)
                 watch.first = watch.window.copy(rows=BASELINE_ROWS)
                 reason = watch.outside_since = None
             if (reason is not None) is not watch.alarmed:
@@ -332,7 +334,7 @@ class VectorHealth:
         for kind, baseline in kept.baselines.items():
             watch = self._watch(self._models[key], kind)
             mean = np.frombuffer(baseline.mean, dtype="<f4").astype(np.float64)
-            # What was computed while the file was being read belongs to this life's window alone.
+            # Rows that were computed while the file was being read belong to the window alone.
             watch.first = Sums.of(baseline.rows, mean, baseline.log_norm, baseline.log_norm_squared)
 
     def _content(self, key: tuple[str, str]) -> BaselineFile:
@@ -371,6 +373,6 @@ def _read(file: Path) -> BaselineFile | None:
 def _write(file: Path, content: BaselineFile) -> None:
     """A folder that cannot be written costs the memory, not the daemon."""
     try:
-        write_atomically(file, content)
+        write_json(file, content)
     except OSError as error:
         log.warning("cannot keep the baseline of vectors in %s: %s", file, error)

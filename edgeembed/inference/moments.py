@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 NORM_BOUNDS = tuple(2.0 ** (exponent / 2) for exponent in range(-8, 21))
-"""Upper bounds of the norm histogram, 1/16 to 1,024, each the square root of two times the one before: what models give
-before normalising lies anywhere in there, and within one model close together."""
+"""Upper bounds of the norm histogram, 1/16 to 1,024, each sqrt(2) times the one before: norms before normalising differ that
+much between models, and little within one model."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What rows are like.
+    """Statistics of rows.
 
     mean: of the unit rows, shape (dimensions,); mean_length: its norm, 0 to 1; spread: mean squared distance of unit rows
     from it, which is 1 - mean_length²; log_norm, log_norm_deviation: mean and standard deviation of the norms' natural
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
         logs = np.log(norms)
         return cls(
             rows=len(norms),
-            # float32 is plenty for a sum over one batch, and BLAS needs both sides alike.
+            # float32 is precise enough for a sum over one batch, and BLAS needs one type on both sides.
             unit=(1.0 / norms).astype(np.float32) @ matrix,
             log_norm=float(logs.sum()),
             log_norm_squared=float(logs @ logs),
@@ -60,9 +60,7 @@ class Batch(NamedTuple):
 
 
 class Sums:
-    """Sums over rows, of all or of those of late: half_life is how many rows later a row weighs half; None: it always
-    counts in full.
-    """
+    """Sums over rows. half_life: after this many further rows a row has half its weight; None: weights stay."""
 
     def __init__(self, half_life: float | None = None) -> None:
         self._base = 0.5 ** (1.0 / half_life) if half_life else 1.0
@@ -73,25 +71,25 @@ class Sums:
 
     @classmethod
     def of(cls, rows: int, mean: npt.NDArray[np.float64], log_norm: float, log_norm_squared: float) -> Sums:
-        """Make the sums over rows with these means. What their numbers were is not known."""
+        """Return the sums over `rows` rows with these means; the sums of their values are unknown and 0."""
         sums = cls()
         sums.rows, sums.unit = float(rows), mean * rows
         sums.log_norm, sums.log_norm_squared = log_norm * rows, log_norm_squared * rows
         return sums
 
     def copy(self, rows: int) -> Sums:
-        """Give sums with the same means over so many rows, which count in full from now on."""
+        """Return sums with the same means over `rows` rows of full weight."""
         assert self.unit is not None
         return Sums.of(rows, self.unit / self.rows, self.log_norm / self.rows, self.log_norm_squared / self.rows)
 
     def decay(self, rows: int) -> float:
-        """Give the weight that is left of what was there before so many rows."""
+        """Return the weight that earlier rows have left after `rows` further ones."""
         return float(self._base**rows)
 
     def add(self, batch: Batch) -> None:
         """Count a batch of rows."""
         keep = self.decay(batch.rows)
-        # Another length is another model under the same digest, which cannot be; a test's engine may do so.
+        # Another length would be another model under the same digest, which happens with engines of tests only.
         if self.unit is None or self.unit.shape != batch.unit.shape:
             self.unit, keep = np.zeros(len(batch.unit)), 0.0
         self.unit *= keep
@@ -104,7 +102,7 @@ class Sums:
 
 
 def moments_of(sums: Sums) -> Moments | None:
-    """Give the moments; None when no row was counted."""
+    """Return the moments; None if no row was counted."""
     if sums.unit is None or not sums.rows:
         return None
     mean = sums.unit / sums.rows

@@ -6,9 +6,10 @@ Each step happens once. A request whose rows are all cached ends after the first
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, VectorCache, Wanted
@@ -61,26 +62,31 @@ class Pipeline:
 
         Raises RequestError for a text that cannot be read, TooManyTokensError, EngineError; all in the client's words.
         """
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        rows, from_disk = await self._look_up(request, deadline)
+        hits = sum([key in rows for key in request.keys])
+        cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
+        refuse_too_many(cached_tokens, request.most_tokens, request.client.param)
+        if hits < len(request.keys):
+            async with self._until(deadline):
+                rows |= await self._compute(request, rows, cached_tokens)
+        from_memory = hits == len(request.keys) and not from_disk and request.is_plain_query
+        return PipelineResult([rows[key] for key in request.keys], hits, from_memory)
+
+    @contextlib.asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        """Raise EngineTimeoutError when what happens inside is not done by `deadline`, in the event loop's seconds."""
         try:
-            async with asyncio.timeout(self._timeout):
-                found, from_disk = await self._look_up(request)
-                rows: dict[bytes, Row | CachedRow] = found
-                hits = sum(key in rows for key in request.keys)
-                cached_tokens = sum(rows[key].tokens for key in request.keys if key in rows)
-                refuse_too_many(cached_tokens, request.most_tokens, request.client.param)
-                if hits < len(request.keys):
-                    rows |= await self._compute(request, rows, cached_tokens)
+            async with asyncio.timeout_at(deadline):
+                yield
         except TimeoutError:
             raise EngineTimeoutError(
                 f"no answer within {self._timeout:g} s; send fewer texts at a time or raise request_timeout", retry_after=1.0
             ) from None
-        result = [rows[key] for key in request.keys]
-        from_memory = hits == len(result) and not from_disk and request.is_plain_query
-        return PipelineResult(result, hits, from_memory)
 
     # --- the cache ----------------------------------------------------------------------------------------------------
 
-    async def _look_up(self, request: RowRequest) -> tuple[dict[bytes, Row | CachedRow], int]:
+    async def _look_up(self, request: RowRequest, deadline: float) -> tuple[dict[bytes, Row | CachedRow], int]:
         """Return the cached rows of the request's texts by their keys, and how many only the disk had.
 
         Rows of cut texts are found as soon as the model's context is known, which is when it was loaded once.
@@ -91,7 +97,10 @@ class Pipeline:
         context = self._context_tokens.get(request.model.key)
         cut_keys = request.cut_keys(context) if lengths.cut != "none" and context is not None else {}
         asked = dict.fromkeys((*request.keys, *cut_keys.values()))
-        found = await cache.get_many(asked, request.label, low=not request.frequent)
+        found = cache.get_from_memory(asked, request.label, low=not request.frequent)
+        if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
+            async with self._until(deadline):
+                await cache.add_from_disk(found, request.label, low=not request.frequent)
         rows: dict[bytes, Row | CachedRow] = {}
         used = []
         for key in request.keys:

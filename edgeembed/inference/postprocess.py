@@ -1,4 +1,4 @@
-"""What happens to rows behind the cache: cut, normalise, encode."""
+"""Rows after the cache: cut, normalised, encoded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from edgeembed.engine.interface import Float32Row
 Matrix = npt.NDArray[np.float32]
 
 LAYER_NORM_EPSILON = 1e-5
-"""Of torch's `layer_norm`, which model cards call without one."""
+"""The default of torch's `layer_norm`, as model cards use it."""
 
 
 def raw_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matrix:
-    """Cut each row to its first `dimensions` numbers and leave its length as it is, float32, shape (rows, dimensions)."""
+    """Return rows cut to their first `dimensions` numbers, not normalised, float32, shape (rows, dimensions)."""
     return np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
 
 
 def layer_normed(matrix: Matrix) -> Matrix:
-    """Give each row mean 0 and variance 1 (Layer Normalization, Ba et al. 2016; without gain and bias), float32."""
+    """Return rows with mean 0 and variance 1 (Layer Normalization, Ba et al. 2016; without gain and bias), float32."""
     centred = matrix - matrix.mean(axis=1, keepdims=True, dtype=np.float64)
     variance = np.square(centred).mean(axis=1, keepdims=True)
     normed: Matrix = (centred / np.sqrt(variance + LAYER_NORM_EPSILON)).astype(np.float32)
@@ -31,11 +31,11 @@ def layer_normed(matrix: Matrix) -> Matrix:
 
 
 def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, layer_norm: bool = False) -> Matrix:
-    """Cut each row to its first `dimensions` numbers and scale it to length 1, float32, shape (rows, dimensions).
+    """Return rows cut to their first `dimensions` numbers, then scaled to length 1, float32, shape (rows, dimensions).
 
-    Cutting comes first: a cut unit vector is no unit vector (Matryoshka Representation Learning, Kusupati et al. 2022). A
-    row whose first `dimensions` numbers are all zero stays zero. layer_norm: rows that are cut are layer-normalised whole
-    before, as some models were trained; whole rows never are.
+    Cut first: a cut unit vector has not length 1 (Matryoshka Representation Learning, Kusupati et al. 2022). A row whose
+    first `dimensions` numbers are all zero stays zero. layer_norm: rows that are cut are layer-normalised before, as some
+    models were trained; rows that are not cut never are.
     """
     if layer_norm and dimensions is not None and any(len(row) > dimensions for row in rows):
         matrix = layer_normed(raw_rows(rows))[:, :dimensions]
@@ -49,27 +49,27 @@ def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, laye
 
 
 def base64_rows(matrix: Matrix) -> list[str]:
-    """Encode each row as base64 of little-endian float32, as OpenAI's `encoding_format: base64` does."""
+    """Return each row as base64 of little-endian float32, as OpenAI's `encoding_format: base64` does."""
     return [base64.b64encode(row.tobytes()).decode("ascii") for row in matrix.astype("<f4", copy=False)]
 
 
 def relevance(row: Float32Row) -> float:
-    """Give the score of a pair, 0 to 1, of a reranker's row.
+    """Return the score of a pair, 0 to 1, from a reranker's row.
 
-    One number is a logit, which a sigmoid maps; of two, llama.cpp's graph has made probabilities already, "yes" first
-    (Qwen3-Reranker).
+    One number is a logit, which a sigmoid maps. Two numbers are probabilities already, "yes" first: llama.cpp's graph
+    applies the softmax (Qwen3-Reranker).
     """
     return float(row[0]) if len(row) > 1 else float(1 / (1 + np.exp(-np.float64(row[0]))))
 
 
 def log_odds(score: float) -> float:
-    """Give the logit that `relevance` made a score of; of two labels, the difference of theirs."""
+    """Return the logit of a score, the inverse of `relevance`; for two labels the difference of their logits."""
     least = 1e-300
     return math.log(max(score, least)) - math.log(max(1.0 - score, 2.0**-53))
 
 
 def int8_rows(matrix: Matrix) -> npt.NDArray[np.int8]:
-    """Scale each row so that its largest number is 127 or -127, and round; the cosine of two rows stays nearly the same."""
+    """Return rows scaled so that the largest magnitude is 127, and rounded; the cosine of two rows hardly changes."""
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     largest[largest == 0.0] = 1.0
     scaled: npt.NDArray[np.int8] = np.rint(matrix * (127.0 / largest)).astype(np.int8)
@@ -77,5 +77,5 @@ def int8_rows(matrix: Matrix) -> npt.NDArray[np.int8]:
 
 
 def sign_bits(matrix: Matrix) -> npt.NDArray[np.uint8]:
-    """Pack the signs of each row, eight in a byte, the first one in the highest bit; a row ends with zeros."""
+    """Return the signs of each row, eight in a byte, the first in the highest bit, padded with zeros."""
     return np.packbits(matrix > 0, axis=1)

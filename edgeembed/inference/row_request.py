@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from edgeembed.cache import KeyMaker
 from edgeembed.engine.interface import Text
@@ -22,8 +23,7 @@ RETRY_SECONDS = 5.0
 """After which a client may ask again when the engine cannot answer now."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowRequest:
+class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a request needs from cache and engine, made from `client`, the request as its dialect read it.
 
     In the request's order: names, which distinguish texts under one prompt; keys, under which the rows of whole texts are

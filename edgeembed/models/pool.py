@@ -1,8 +1,9 @@
-"""The models that are loaded: on first use, for as long as they are used, within a memory budget.
+"""The loaded models: each loads on first use and stays while it is used, within a memory budget.
 
-A model lives in a slot. Requests hold a lease on it, and so does every text until its row has come; a slot without leases is
-idle, and leaves when its keep-alive ends or when another model needs its memory. When only busy models could make room, the
-least recently used one drains: it finishes what it has, and requests that come for it meanwhile wait for it to load anew.
+A model is held in a slot. Requests hold a lease on it, and so does every text until its row has come. A slot without
+leases is idle, and is unloaded when its keep-alive ends or when another model needs its memory. If only busy models
+could make room, the least recently used one drains: it finishes its texts, and new requests for it wait until it is
+loaded again.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from edgeembed.models.registry import ServedModel
 log = logging.getLogger(__name__)
 
 FAILURE_SECONDS = 10.0
-"""A model that failed to load is not tried again for this long; requests get the reason at once."""
+"""A model that failed to load is not tried again for this long; requests fail at once with the reason."""
 PAUSED_SECONDS = 30.0
-"""After which clients are asked to come again while the daemon is paused."""
+"""Retry-After while the daemon is paused."""
 RETRY_SECONDS = 5.0
 
 State = Literal["loading", "ready", "failed", "unloading"]
@@ -35,16 +36,16 @@ State = Literal["loading", "ready", "failed", "unloading"]
 
 @dataclass(frozen=True, kw_only=True)
 class PoolRules:
-    """What the settings say about loaded models. Times are in seconds; None is for ever."""
+    """The settings for loaded models. Times in seconds; None means forever."""
 
     budget_bytes: int
     load_wait: float = 60.0
     keep_alive: Callable[[ServedModel], float | None] = lambda _model: None
     pinned: Callable[[ServedModel], bool] = lambda _model: False
     estimate: Callable[[ServedModel], int] = lambda _model: 0
-    """Bytes that a model takes, before it is loaded; called in a thread."""
+    """Returns the bytes that a model will take, before it is loaded; called in a thread."""
     measure: Callable[[Engine], int | None] = lambda _engine: None
-    """Bytes that a loaded model takes."""
+    """Returns the bytes that a loaded model takes."""
 
 
 _ages = itertools.count()
@@ -52,7 +53,7 @@ _ages = itertools.count()
 
 @dataclass(eq=False)
 class Slot:
-    """One model on its way in, loaded, or on its way out."""
+    """One model that is loading, loaded, failed or being unloaded."""
 
     model: ServedModel
     keep_alive: float | None
@@ -63,14 +64,14 @@ class Slot:
     error: EdgeEmbedError | None = None
     failed_at: float = 0.0
     memory_bytes: int = 0
-    """0 until there is room for it."""
+    """0 until there is room for the model."""
     leases: int = 0
     used: int = field(default_factory=lambda: next(_ages))
-    """Grows with each use: the least one was used least recently."""
+    """Grows with each use: the smallest was used least recently."""
     used_at: float = field(default_factory=time.monotonic)
     began_at: float = field(default_factory=time.monotonic)
     load_seconds: float = 0.0
-    """How long loading took, once it is ready."""
+    """How long loading took, if it is ready."""
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
 
@@ -91,7 +92,7 @@ class Lease:
         self.engine = engine
 
     def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
-        """Queue texts; each keeps the model loaded until its row has come, whoever waits for it by then."""
+        """Queue texts; each keeps the model loaded until its row has come, even if its request is gone by then."""
         futures = self.engine.submit(texts, priority, isolated=isolated)
         for future in futures:
             self._slot.leases += 1
@@ -103,23 +104,23 @@ class ModelPool:
     """Loads and unloads models. Everything runs on one event loop."""
 
     def __init__(self, make_engine: Callable[[ServedModel], Engine], rules: PoolRules) -> None:
-        """Prepare; nothing is loaded yet.
+        """Load nothing yet.
 
-        make_engine: checks the model's file and makes its engine, in a thread; raises EdgeEmbedError.
+        make_engine: checks a model's file and returns its engine; called in a thread; raises EdgeEmbedError.
         """
         self._make_engine = make_engine
         self._rules = rules
         self._slots: dict[tuple[str, str], Slot] = {}
-        self._leaving: set[Slot] = set()
-        self._admission = asyncio.Lock()
+        self._unloading: set[Slot] = set()
+        self._memory_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._closed = False
         self.loads: Counter[str] = Counter()
-        """How often each model, by name and type, was loaded; in the same way `unloads` and `failures`."""
+        """Loads by name and type of the model; `unloads` and `failures` likewise."""
         self.unloads: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.paused = False
-        """Requests get no model, so that nothing new is computed; what the cache has is answered still."""
+        """Leases are refused, so that nothing new is computed; cached texts are still answered."""
 
     @property
     def budget_bytes(self) -> int:
@@ -127,9 +128,9 @@ class ModelPool:
 
     @property
     def slots(self) -> list[Slot]:
-        """What is loaded, loading, failed or leaving."""
+        """Models that are loaded, loading, failed or being unloaded."""
         self._measure()
-        return [*self._slots.values(), *self._leaving]
+        return [*self._slots.values(), *self._unloading]
 
     @property
     def used_bytes(self) -> int:
@@ -137,17 +138,17 @@ class ModelPool:
         return sum(slot.memory_bytes for slot in self.slots)
 
     def slot_of(self, model: ServedModel) -> Slot | None:
-        """Give a model's slot; None when it is not loaded."""
+        """Return a model's slot; None if it has none."""
         return self._slots.get(model.key)
 
     @contextlib.asynccontextmanager
     async def lease(self, model: ServedModel) -> AsyncIterator[Lease]:
-        """Hold a model, loading it first where needed.
+        """Hold a model; it is loaded first if necessary.
 
         Raises ModelLoadingError when it is not ready in time, EngineUnavailableError with the reason when it cannot load.
         """
         if self.paused:
-            raise EngineUnavailableError("edgeembed is paused; its tray icon's menu resumes it", retry_after=PAUSED_SECONDS)
+            raise EngineUnavailableError("edgeembed is paused; resume it in the tray menu", retry_after=PAUSED_SECONDS)
         slot = self._slot(model)
         slot.leases += 1
         if slot.timer is not None:
@@ -159,7 +160,7 @@ class ModelPool:
             self.release(slot)
 
     async def load(self, model: ServedModel) -> Engine:
-        """Load a model, however long that takes, and give its engine. Raises EngineUnavailableError."""
+        """Load a model, without a time limit, and return its engine. Raises EngineUnavailableError."""
         return await asyncio.shield(self._slot(model).outcome)
 
     def release(self, slot: Slot) -> None:
@@ -169,15 +170,15 @@ class ModelPool:
         if slot.leases:
             return
         self._changed.set()  # an idle model can make room
-        if slot in self._leaving:
+        if slot in self._unloading:
             self._close_soon(slot)
         else:
-            self._wind(slot)
+            self._start_keep_alive(slot)
 
     def keep(self, model: ServedModel, seconds: float | None) -> None:
-        """Let a loaded model stay so long after its last use, as a client asks; None is for ever.
+        """Set how long a loaded model stays after its last use, as a client asks; None means forever.
 
-        What the settings keep for ever stays: one client's wish must not cost another one its model.
+        A model that the settings keep forever stays: no client may unload what others rely on.
         """
         slot = self._slots.get(model.key)
         if slot is None or slot.pinned or self._rules.keep_alive(model) is None:
@@ -187,20 +188,20 @@ class ModelPool:
             slot.timer.cancel()
             slot.timer = None
         if not slot.leases:
-            self._wind(slot)
+            self._start_keep_alive(slot)
 
     async def unload(self, model: ServedModel) -> None:
-        """Unload a model once it has finished what it has; nothing happens when it is not loaded."""
+        """Unload a model when it has finished its texts; do nothing if it is not loaded."""
         slot = self._slots.get(model.key)
         if slot is not None and slot.state == "ready":
-            self._retire(slot, "asked to")
-            while slot in self._leaving:
+            self._retire(slot, "by request")
+            while slot in self._unloading:
                 await self._wait_for_change()
 
     async def close(self) -> None:
         """Unload everything at once."""
         self._closed = True
-        slots = [*self._slots.values(), *self._leaving]
+        slots = [*self._slots.values(), *self._unloading]
         for slot in slots:
             if slot.timer:
                 slot.timer.cancel()
@@ -209,12 +210,12 @@ class ModelPool:
         await asyncio.gather(*(slot.task for slot in slots if slot.task), return_exceptions=True)
         await asyncio.gather(*(slot.engine.close() for slot in slots if slot.engine))
         self._slots.clear()
-        self._leaving.clear()
+        self._unloading.clear()
 
-    # --- coming -------------------------------------------------------------------------------------------------------
+    # --- loading -------------------------------------------------------------------------------------------------------
 
     def _slot(self, model: ServedModel) -> Slot:
-        """Give the model's slot, a new one where there is none that could serve. Raises EngineUnavailableError."""
+        """Return the model's slot, a new one if there is none that can serve. Raises EngineUnavailableError."""
         slot = self._slots.get(model.key)
         if slot is not None and slot.state == "ready" and slot.engine and slot.engine.is_over:
             reason = slot.engine.status.reason or "the engine stopped"
@@ -244,7 +245,7 @@ class ModelPool:
         except TimeoutError:
             took = time.monotonic() - slot.began_at
             raise ModelLoadingError(
-                f"model {slot.model.name!r} is still loading, for {took:.0f} s now; ask again soon",
+                f"model {slot.model.name!r} is still loading after {took:.0f} s; try again soon",
                 retry_after=RETRY_SECONDS,
             ) from None
         except EngineUnavailableError as error:
@@ -253,7 +254,7 @@ class ModelPool:
     async def _load(self, slot: Slot) -> None:
         model = slot.model
         try:
-            while any(other.model.key == model.key for other in self._leaving):
+            while any(other.model.key == model.key for other in self._unloading):
                 await self._wait_for_change()
             await self._make_room(slot)
             began = time.monotonic()
@@ -264,19 +265,19 @@ class ModelPool:
             slot.load_seconds = time.monotonic() - slot.began_at
             slot.outcome.set_result(engine)
             self.loads[model.spec] += 1
-            log.info("%s is loaded, %.1f s", model.spec, time.monotonic() - began)
+            log.info("loaded %s in %.1f s", model.spec, time.monotonic() - began)
             self._shrink(slot)
         except EdgeEmbedError as error:
             await self._give_up(slot, error)
         except asyncio.CancelledError:
             await self._give_up(slot, EngineUnavailableError("the daemon is stopping"))
             raise
-        except Exception as error:  # its waiters must hear of a bug too
-            log.exception("loading %s failed for a reason that nobody foresaw", model.spec)
+        except Exception as error:  # a bug must not leave its waiters waiting
+            log.exception("unexpected error while loading %s", model.spec)
             await self._give_up(slot, EngineUnavailableError(f"internal error: {error!r}"))
         finally:
             self._changed.set()
-            # What was only preloaded is idle from now on.
+            # A model that was only preloaded is idle from now on.
             if slot.state == "ready" and not slot.leases:
                 slot.leases += 1
                 self.release(slot)
@@ -297,41 +298,43 @@ class ModelPool:
         self.failures[slot.model.spec] += 1
         self._changed.set()
 
-    # --- room ---------------------------------------------------------------------------------------------------------
+    # --- memory ---------------------------------------------------------------------------------------------------------
 
     async def _make_room(self, slot: Slot) -> None:
-        """Wait until the model fits the budget, sending others away. Raises EngineUnavailableError when it never can."""
+        """Wait until the model fits the budget, and unload others for it. Raises EngineUnavailableError if it never can."""
         needed = await asyncio.to_thread(self._rules.estimate, slot.model)
-        async with self._admission:  # one after the other: what one frees, the next one must not take
+        async with self._memory_lock:  # one at a time: no other load may take the memory that this one frees
             while True:
                 self._measure()
-                others = [other for other in (*self._slots.values(), *self._leaving) if other is not slot]
+                others = [other for other in (*self._slots.values(), *self._unloading) if other is not slot]
                 pinned = sum(other.memory_bytes for other in others if other.pinned)
                 if needed + pinned > self._rules.budget_bytes:
                     raise EngineUnavailableError(self._does_not_fit(slot.model, needed, pinned))
-                staying = sum(other.memory_bytes for other in others if other not in self._leaving)
-                going = sum(other.memory_bytes for other in self._leaving)
+                staying = sum(other.memory_bytes for other in others if other not in self._unloading)
+                going = sum(other.memory_bytes for other in self._unloading)
                 if needed + staying + going <= self._rules.budget_bytes:
                     slot.memory_bytes = needed
                     return
                 if needed + staying <= self._rules.budget_bytes:
-                    await self._wait_for_change()  # those that are leaving make the room
+                    await self._wait_for_change()  # models that are being unloaded free enough
                     continue
                 movable = [other for other in others if other.state == "ready" and not other.pinned]
                 idle = [other for other in movable if not other.leases]
-                # A busy one drains, or a model under steady load would keep every other one out.
+                # A busy one drains; otherwise a model under steady load would keep every other one out.
                 if victims := idle or movable:
                     self._retire(min(victims, key=lambda other: other.used), f"{slot.model.spec} needs its memory")
                 await self._wait_for_change()
 
     def _does_not_fit(self, model: ServedModel, needed: int, pinned: int) -> str:
-        words = f"it takes about {needed / 1e9:.1f} GB, and loaded models may take {self._rules.budget_bytes / 1e9:.1f} GB"
+        words = (
+            f"it needs about {needed / 1e9:.1f} GB; the budget for loaded models is {self._rules.budget_bytes / 1e9:.1f} GB"
+        )
         if pinned:
-            words += f", of which pinned ones hold {pinned / 1e9:.1f} GB"
-        return f"{words}; a smaller type of it may fit, or raise memory_budget_mib"
+            words += f", of which pinned models take {pinned / 1e9:.1f} GB"
+        return f"{words}. Use a smaller type of this model, or raise memory_budget_mib"
 
     def _shrink(self, newest: Slot) -> None:
-        """Send idle models away when the newest one turned out larger than it was thought to be."""
+        """Unload idle models if the newest one takes more memory than estimated."""
         while self.used_bytes > self._rules.budget_bytes:
             idle = [
                 slot
@@ -339,21 +342,21 @@ class ModelPool:
                 if slot is not newest and slot.state == "ready" and not slot.leases and not slot.pinned
             ]
             if not idle:
-                log.warning("loaded models take %.1f GB, more than the budget", self.used_bytes / 1e9)
+                log.warning("loaded models take %.1f GB, which is over the budget", self.used_bytes / 1e9)
                 return
             victim = min(idle, key=lambda slot: slot.used)
-            self._retire(victim, f"{newest.model.spec} turned out larger than expected")
+            self._retire(victim, f"{newest.model.spec} takes more memory than estimated")
             victim.memory_bytes = 0
 
     def _measure(self) -> None:
-        for slot in (*self._slots.values(), *self._leaving):
+        for slot in (*self._slots.values(), *self._unloading):
             if slot.engine is not None and slot.state in ("ready", "unloading"):
                 slot.memory_bytes = self._rules.measure(slot.engine) or slot.memory_bytes
 
-    # --- going --------------------------------------------------------------------------------------------------------
+    # --- unloading --------------------------------------------------------------------------------------------------------
 
-    def _wind(self, slot: Slot) -> None:
-        """Start the timer of an idle model."""
+    def _start_keep_alive(self, slot: Slot) -> None:
+        """Start the keep-alive timer of an idle model."""
         if slot.state == "ready" and not slot.pinned and slot.keep_alive is not None and not self._closed:
             slot.timer = asyncio.get_running_loop().call_later(slot.keep_alive, self._expire, slot)
 
@@ -363,12 +366,12 @@ class ModelPool:
             self._retire(slot, f"idle for {slot.keep_alive:g} s")
 
     def _retire(self, slot: Slot, why: str) -> None:
-        """Take no more requests; end when the last lease is given back."""
-        log.info("%s is unloaded: %s", slot.model.spec, why)
+        """Take no more requests; unload when the last lease is given back."""
+        log.info("unloading %s: %s", slot.model.spec, why)
         slot.state = "unloading"
         self.unloads[slot.model.spec] += 1
         del self._slots[slot.model.key]
-        self._leaving.add(slot)
+        self._unloading.add(slot)
         if slot.timer:
             slot.timer.cancel()
         if not slot.leases:
@@ -382,7 +385,7 @@ class ModelPool:
             assert slot.engine is not None
             await slot.engine.close()
         finally:
-            self._leaving.discard(slot)
+            self._unloading.discard(slot)
             self._changed.set()
 
     async def _wait_for_change(self) -> None:
@@ -391,6 +394,6 @@ class ModelPool:
 
 
 def _retrieve(outcome: asyncio.Future[Engine]) -> None:
-    """Mark a failure as seen: whoever waits for it is told, and there may be nobody."""
+    """Mark an exception as retrieved: nobody may be waiting for it."""
     if not outcome.cancelled():
         outcome.exception()

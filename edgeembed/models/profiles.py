@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.common.files import write_atomically
+from edgeembed.common.files import write_json
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)
@@ -91,14 +91,14 @@ class TuningResults:
 
     def keep(self, digest: str, tuned: TuningResult) -> None:
         """Write a profile down. Raises OSError."""
-        write_atomically(self._file, {**self._all(), _key(digest): msgspec.to_builtins(tuned)})
+        write_json(self._file, {**self._all(), _key(digest): msgspec.to_builtins(tuned)})
 
     def forget(self, digest: str) -> bool:
         """Remove a profile; says whether there was one. Raises OSError."""
         known = self._all()
         if known.pop(_key(digest), None) is None:
             return False
-        write_atomically(self._file, known)
+        write_json(self._file, known)
         return True
 
     def _all(self) -> dict[str, object]:

@@ -90,7 +90,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ModelListing:
     """One name that a request may use."""
 
     name: str
@@ -171,21 +171,21 @@ class ModelRegistry:
         """Give what a name means by what is known now, whatever it is for."""
         return self._lookup(name)
 
-    def listings(self) -> list[Listing]:
+    def listings(self) -> list[ModelListing]:
         """Give every name that a request may use: models, their types, prompts by suffix, aliases."""
-        found: list[Listing] = []
+        found: list[ModelListing] = []
         for model in self.models:
             target = Target(model)
             short = self._by_name[model.name.lower()] is model
             if short:
-                found.append(Listing(model.name, target))
+                found.append(ModelListing(model.name, target))
                 if model.prompts and model.prompts != Prompts():
-                    found += [Listing(model.name + suffix, Target(model, kind)) for suffix, kind in _SUFFIXES.items()]
+                    found += [ModelListing(model.name + suffix, Target(model, kind)) for suffix, kind in _SUFFIXES.items()]
             if not short or not (model.type == "unknown" or model.name.endswith(f"-{model.type}")):
-                found.append(Listing(model.spec, target))
+                found.append(ModelListing(model.spec, target))
         for alias in self._aliases:
             if (meant := self._lookup(alias)) is not None:
-                found.append(Listing(alias, meant, alias=True))
+                found.append(ModelListing(alias, meant, alias=True))
         return found
 
     # --- names --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from edgeembed.engine.gpu.placement import Gpus, for_card
 from edgeembed.engine.interface import Engine, ModelInfo
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
-from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, UnknownModelError
 from edgeembed.hub.catalogue import catalogue
@@ -83,12 +83,12 @@ def make_engine(
     def keep(info: ModelInfo) -> None:
         nonlocal look, chosen
         gpus.loaded(key)
-        if not look or info.looked is None or info.looked.pad_from_tokens is None:
+        if not look or info.autotune is None or info.autotune.pad_from_tokens is None:
             return  # there was no time to find anything: the next load looks again
         look = False
-        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.looked.pad_from_tokens)
+        chosen = msgspec.structs.replace(chosen, pad_from_tokens=info.autotune.pad_from_tokens)
         found = RunProfile(
-            threads=usable_threads(), pad_from_tokens=info.looked.pad_from_tokens
+            threads=usable_threads(), pad_from_tokens=info.autotune.pad_from_tokens
         )  # and nothing of the settings
         try:
             tuning_results.keep(model.digest, TuningResult(profile=found, made_at=time.time(), thorough=False, measured=[]))
@@ -128,9 +128,9 @@ def make_engine(
     return WorkerEngine(
         options,
         policy,
-        load_timeout=settings.load_timeout,
+        timeouts=WorkerTimeouts(load=settings.load_timeout),
         on_ready=keep,
-        obstacle=lambda mode: gpus.obstacle(mode, key, sizes, on_card(mode)) if sizes is not None else None,
+        require_room=lambda mode: gpus.require_room(mode, key, sizes, on_card(mode)) if sizes is not None else None,
     )
 
 
@@ -277,10 +277,10 @@ async def make_remote(settings: Settings, paths: Paths) -> Remote:
 
     Raises ConfigError when it has to be named.
     """
-    from edgeembed.upstream.identity import IdentityBook
+    from edgeembed.upstream.identity import IdentityStore
     from edgeembed.upstream.remote import Remote, only_model
 
-    options, book = upstream_options(settings), IdentityBook(paths.state / UPSTREAM_FILE)
+    options, book = upstream_options(settings), IdentityStore(paths.state / UPSTREAM_FILE)
     return Remote(options, settings.model or await only_model(options, book), book)
 
 

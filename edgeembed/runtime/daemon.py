@@ -121,8 +121,8 @@ def _tuned(tuned: TuningResult, engine: Engine) -> str:
         found.append(
             f"texts from {profile.pad_from_tokens} tokens on are filled up" if profile.pad_from_tokens else "no filling up"
         )
-    if engine.info is not None and engine.info.looked is not None:
-        who = f"a first look at this machine ({engine.info.looked.seconds:.1f} s)"
+    if engine.info is not None and engine.info.autotune is not None:
+        who = f"a first look at this machine ({engine.info.autotune.seconds:.1f} s)"
     else:
         who = f"{'`edgeembed tune`' if tuned.thorough else 'a first look'} on {datetime.date.fromtimestamp(tuned.made_at)}"
     closer = "" if tuned.thorough else "; `edgeembed tune` looks closer"

@@ -1,4 +1,4 @@
-"""The address that the daemon listens on: whether it may, with which keys and certificate, and under which URL."""
+"""The address that the daemon listens on: whether it can and may, and its API keys and certificate."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgeembed.server.api_keys import Keys
 
 
 def check_address(settings: Settings) -> None:
-    """Raise ConfigError when the address cannot or must not be listened on: before minutes go into fetching a model."""
+    """Raise ConfigError if the daemon cannot or must not listen on the address. Called before models are downloaded."""
     read_keys(settings)
     make_tls(settings)
     if settings.uds:
         if not hasattr(socket, "AF_UNIX"):
-            raise ConfigError("uds: there are no Unix sockets on this system")
+            raise ConfigError("uds: this system has no Unix sockets")
         return
     if settings.port == 0:
         return
@@ -38,23 +38,23 @@ def check_address(settings: Settings) -> None:
 
 
 def read_keys(settings: Settings) -> Keys:
-    """Give the API keys. Raises ConfigError for an address that others reach while nothing would ask them for a key."""
+    """Return the API keys. Raises ConfigError if other machines can reach the address and there are no keys."""
     keys = Keys.read(settings.api_key, settings.api_key_file)
     if not (keys or settings.no_auth or is_local(settings)):
         raise ConfigError(
-            f"{settings.host} can be reached from other machines, and nothing asks them for a key. Listen on 127.0.0.1, set "
-            "EDGEEMBED_API_KEY or --api-key-file, or say --no-auth if the network is yours alone"
+            f"other machines can reach {settings.host}, and no API key is set. Listen on 127.0.0.1, set EDGEEMBED_API_KEY "
+            "or --api-key-file, or use --no-auth if you trust everybody on the network"
         )
     return keys
 
 
 def is_local(settings: Settings) -> bool:
-    """Say whether only this machine reaches the address."""
+    """Return whether only this machine can reach the address."""
     return bool(settings.uds) or _is_loopback(settings.host)
 
 
 def make_tls(settings: Settings) -> ssl.SSLContext | None:
-    """Read certificate and key; None without. Raises ConfigError."""
+    """Return the TLS context of the certificate; None without one. Raises ConfigError."""
     if settings.certfile is None:
         if settings.keyfile is not None:
             raise ConfigError("keyfile is set without certfile")
@@ -68,17 +68,17 @@ def make_tls(settings: Settings) -> ssl.SSLContext | None:
 
 
 def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
-    """Say why the system refuses an address, and what to do."""
+    """Return the error for an address that the system refuses, with what to do."""
     if settings.uds:
         return ConfigError(f"cannot listen on {settings.uds}: {error.strerror or error}")
     where = f"[{settings.host}]:{settings.port}" if ":" in settings.host.strip("[]") else f"{settings.host}:{settings.port}"
     if error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)):
         return ConfigError(
-            f"{where} is in use: another edgeembed may be running already (see http://{where}/health), or another program "
-            f"is. Choose another port with --port, EDGEEMBED_PORT or `edgeembed config set port N`"
+            f"{where} is in use, by another edgeembed (see http://{where}/health) or another program. Choose another port "
+            "with --port, EDGEEMBED_PORT or `edgeembed config set port N`"
         )
     if error.errno == errno.EACCES:
-        return ConfigError(f"this user may not listen on {where}; ports from 1024 on are free to all")
+        return ConfigError(f"this user may not listen on {where}; choose a port from 1024 up")
     return ConfigError(f"cannot listen on {where}: {error.strerror or error}")
 
 

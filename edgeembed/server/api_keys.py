@@ -1,4 +1,4 @@
-"""API keys: read from the settings, kept as digests, compared in constant time."""
+"""API keys: read from the settings, stored as digests, compared in constant time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgeembed.errors import ConfigError
 
 @dataclass(frozen=True)
 class Keys:
-    """API keys by name. Only their digests are kept, and every comparison takes the same time."""
+    """API keys by name, stored as digests. Every comparison takes the same time."""
 
     digests: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
     def read(cls, key: str | None, file: str | None) -> Keys:
-        """Collect the keys of the settings. Raises ConfigError for a file that cannot be read or holds none."""
+        """Read the keys of the settings. Raises ConfigError for a file that cannot be read or has no keys."""
         found: list[tuple[str, str]] = [("default", key)] if key else []
         if file:
             path = Path(file).expanduser()
@@ -28,7 +28,7 @@ class Keys:
                 raise ConfigError(f"cannot read the API keys in {path}: {error}") from error
             named = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
             if not named:
-                raise ConfigError(f"{path} holds no API key: one in each line is expected, as KEY or NAME: KEY")
+                raise ConfigError(f"{path} has no API keys; expected one per line, as KEY or NAME: KEY")
             for number, line in enumerate(named, 1):
                 name, colon, secret = line.partition(":")
                 found.append((name.strip(), secret.strip()) if colon else (f"key {number}", line))
@@ -40,7 +40,7 @@ class Keys:
         return bool(self.digests)
 
     def name_of(self, secret: str) -> str | None:
-        """Give the name of a key; None for one that is not ours."""
+        """Return the name of a key; None if it is unknown."""
         given = _digest(secret)
         matches = [name for name, digest in self.digests if hmac.compare_digest(digest, given)]
         return matches[0] if matches else None

@@ -1,4 +1,4 @@
-"""The aiohttp application: what it shares, its routes, its life."""
+"""The aiohttp application: what its handlers share, its routes, its background tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
-from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
+from edgeembed.server.dialects import cohere, ollama, openai, rerank, rerank_path, tei, tokenize
 from edgeembed.server.dialects.model_cards import CARDS, Cards
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.ops import docs, metrics, openapi, status
@@ -24,10 +24,10 @@ from edgeembed.server.ops.openapi import OPENAPI, OpenApi
 
 DEFAULT_MAX_INPUTS = 2048
 NOTE_USE_SECONDS = 60.0
-"""How often is written down which models were used."""
+"""Interval at which model use is noted on disk."""
 
 SYNC_SECONDS = 10.0
-"""How often the vectors' baselines are read and written, and their alarms logged."""
+"""Interval at which the drift baselines are read and written, and alarms are logged."""
 
 NoteUse = Callable[[Sequence[ServedModel]], None]
 
@@ -41,11 +41,11 @@ def make_app(
     max_body_bytes: int = 64 * 1024 * 1024,
     max_inputs: int = DEFAULT_MAX_INPUTS,
 ) -> web.Application:
-    """Make the application around a service, whose cache and models it opens and closes.
+    """Return the application of a service, whose cache and models it opens and closes.
 
-    The default model and those to preload start loading, one after the other, when the application starts; requests wait
-    for theirs. note_use: called in a thread with the models that were used of late. access: who may ask; by default whoever
-    calls this server by a name of this machine.
+    When it starts, the default model and then those of `preload` start loading, one at a time; requests wait for
+    theirs. note_use: called in a thread with the recently used models. access: who may use the server; by default
+    everybody who calls it by a name of this machine.
     """
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
@@ -57,7 +57,7 @@ def make_app(
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = Cards()
     app[OPENAPI] = OpenApi()
-    dialects = (openai.routes, rerank.routes, tokenize.routes, ollama.routes, tei.routes, cohere.routes)
+    dialects = (openai.routes, rerank.routes, rerank_path.routes, tokenize.routes, ollama.routes, tei.routes, cohere.routes)
     for routes in (*dialects, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
         app.add_routes(routes)
     app.cleanup_ctx.append(_cache)
@@ -78,7 +78,7 @@ async def _cache(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _baselines(app: web.Application) -> AsyncIterator[None]:
-    """Bring what vectors were like from and to the disk, now and then and in the end."""
+    """Read and write the drift baselines at intervals and at the end."""
     vectors = app[SERVICE].vectors
 
     async def repeat() -> None:
@@ -96,13 +96,13 @@ async def _baselines(app: web.Application) -> AsyncIterator[None]:
 def _models(first: Sequence[ServedModel]) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         pool = app[SERVICE].pool
-        # In the background: the server answers /health while models load. The slot is there at once.
+        # In the background, so that the server answers /health while models load. The slot exists at once.
         loads = [asyncio.create_task(pool.load(model)) for model in first[:1]]
 
         async def rest() -> None:
             await asyncio.wait(loads) if loads else None
             for model in first[1:]:
-                with contextlib.suppress(EngineError):  # said in the log, in /health and to whoever asks for it
+                with contextlib.suppress(EngineError):  # reported in the log, in /health and to each request for it
                     await pool.load(model)
 
         loading = asyncio.create_task(rest(), name="preload")

@@ -1,7 +1,7 @@
-"""Who may ask: the name that a request calls this server by, the web page that it comes from, and its key.
+"""Access: the `Host` that a request names, the web page that it comes from, and its API key.
 
-A server on localhost is reached by every web page that the user opens. Two things keep pages out: a page of another site
-says so in `Origin` (or `Sec-Fetch-Site`), and one whose name was rebound to 127.0.0.1 calls us by that name in `Host`.
+Every web page that the user opens can send requests to a server on localhost. Two checks keep pages out: `Origin` (or
+`Sec-Fetch-Site`) shows that a page is of another site, and `Host` shows a name that was rebound to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from edgeembed.server.api_keys import Keys
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 KEY_NAME = web.RequestKey("key_name", str)
-"""Name of the key that a request carried."""
+"""The name of the request's API key."""
 CHECKED: web.RequestKey[str | None] = web.RequestKey("checked", str)
 """What `Access.check` returned for this request."""
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
-"""What a probe may ask without a key, and the page that asks for one; it tells nothing by itself."""
+"""Paths that need no key: probes, and the files of the dashboard, which hold no data."""
 _EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Truncated, Retry-After"
 _PREFLIGHT_SECONDS = "600"
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask."""
+    """The rules for access."""
 
     keys: Keys = field(default_factory=Keys)
     check_host: bool = True
-    """Refuse names that could be anybody's: needed wherever no key is asked for."""
+    """Refuse a Host that is not a name of this server: needed wherever no key is required."""
     loopback_only: bool = True
-    """The server listens on this machine alone: the addresses of its network are no names of it."""
+    """The server listens on a loopback address only, so the machine's network addresses are not names of it."""
     hosts: frozenset[str] = frozenset()
-    """Names besides those of this machine, lower case."""
+    """Names in addition to those of this machine, lower case."""
     origins: Sequence[str] = ()
     own_names: frozenset[str] = field(default_factory=lambda: frozenset({socket.gethostname().lower()}))
 
     def check(self, request: web.BaseRequest) -> str | None:
-        """Give the origin that may read the answer, if the request comes from a web page of another origin.
+        """Return the origin of the web page that a request comes from, if it is another origin that is allowed.
 
         Raises ForbiddenError, UnauthorizedError.
         """
@@ -56,14 +56,14 @@ class Access:
         host = _one(request, "Host")
         if self.check_host and not self._knows(host):
             raise ForbiddenError(
-                f"the Host header {host[:100]!r} is no name of this server; use 127.0.0.1 or localhost, or add the name to "
-                "allowed_hosts"
+                f"the Host header {host[:100]!r} is not a name of this server; use 127.0.0.1 or localhost, or add the name "
+                "to allowed_hosts"
             )
         origin = self._origin(request, host)
         if self.keys and request.method != "OPTIONS" and not _is_open(request):
             name = self.keys.name_of(_secret(request))
             if name is None:
-                raise UnauthorizedError("an API key is needed: Authorization: Bearer KEY")
+                raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
             request[KEY_NAME] = name
         request[CHECKED] = origin
         return origin
@@ -74,21 +74,21 @@ class Access:
     def _origin(self, request: web.BaseRequest, host: str) -> str | None:
         origin = request.headers.get("Origin")
         if origin is None:
-            # Requests that carry no Origin, such as those of an <img>, say where they come from in this one.
+            # Requests without Origin, such as those of an <img>, have this header.
             if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _navigates(request):
-                raise ForbiddenError("requests of other web sites are refused; add the site to allowed_origins")
+                raise ForbiddenError("requests from other web sites are refused; add the site to allowed_origins")
             return None
         if origin == f"{request.scheme}://{host}":
             return None
         if any(fnmatch.fnmatchcase(origin.lower(), pattern.lower()) for pattern in self.origins):
             return origin
         raise ForbiddenError(
-            f"web pages of {origin[:100]!r} may not use this server; add the origin to allowed_origins to let them"
+            f"web pages of {origin[:100]!r} may not use this server; to allow them, add the origin to allowed_origins"
         )
 
 
 def middleware(access: Access) -> Middleware:
-    """Make the middleware that lets through who may ask, and answers the preflights of allowed pages."""
+    """Return the middleware that checks access, and answers the preflight requests of allowed web pages."""
 
     @web.middleware
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -103,7 +103,7 @@ def middleware(access: Access) -> Middleware:
             response.headers["Access-Control-Max-Age"] = _PREFLIGHT_SECONDS
         else:
             response = await handler(request)
-        # This very origin and never "*"; the page may not send cookies, which nobody here reads.
+        # The origin itself, never "*"; cookies are not allowed, as none are used.
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED
         response.headers.add("Vary", "Origin")
@@ -112,7 +112,7 @@ def middleware(access: Access) -> Middleware:
     return check_access
 
 
-@functools.lru_cache(maxsize=256)  # nearly every request carries the same few names
+@functools.lru_cache(maxsize=256)  # nearly all requests have the same few names
 def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopback_only: bool) -> bool:
     name = _hostname(host)
     if name is None:
@@ -123,29 +123,29 @@ def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopba
         address = ipaddress.ip_address(name)
     except ValueError:
         return not loopback_only and name in own_names
-    # An address cannot be rebound, but one of another machine is no name of a server that listens here alone.
+    # Addresses cannot be rebound, but only loopback ones are names of a server that listens on loopback.
     return address.is_loopback or not loopback_only
 
 
 def _is_open(request: web.BaseRequest) -> bool:
-    if request.path == "/":  # POST / is work
+    if request.path == "/":  # POST / embeds
         return request.method in ("GET", "HEAD")
     return request.path in OPEN_PATHS
 
 
 def _one(request: web.BaseRequest, name: str) -> str:
-    """Give a header that must be there exactly once. Raises ForbiddenError."""
+    """Return a header that must be there exactly once. Raises ForbiddenError."""
     values = request.headers.getall(name, [])
     if len(values) != 1 or not values[0].strip():
-        raise ForbiddenError(f"a request needs one {name} header")
+        raise ForbiddenError(f"expected exactly one {name} header")
     return values[0].strip()
 
 
 def _hostname(host: str) -> str | None:
-    """Give the name in a Host header, lower case; None when it is malformed."""
+    """Return the name in a Host header, lower case; None if it is malformed."""
     try:
         parts = urlsplit(f"//{host}")
-        _ = parts.port  # raises for one that is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         return None
     if parts.username is not None or parts.path or parts.query or parts.fragment or parts.hostname is None:
@@ -154,7 +154,7 @@ def _hostname(host: str) -> str | None:
 
 
 def _navigates(request: web.BaseRequest) -> bool:
-    """Say whether somebody follows a link, which shows a page and gives nothing to the site with the link."""
+    """Return whether the user follows a link, which shows a page and tells the site with the link nothing."""
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 

@@ -1,4 +1,4 @@
-"""Request bodies: JSON into structs, with errors that name the field and the item."""
+"""Request bodies: JSON to structs, with errors that name the field and the item; and the field and header `cache`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 from multidict import istr
 
 from edgeembed.errors import RequestError
@@ -21,10 +22,12 @@ T = TypeVar("T")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, again: bool = False) -> T:
-    """Read a body. `choices` has the words that a field may hold, for the message.
+def decode(
+    raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
+) -> T:
+    """Decode a body. choices: the words that each field may have, for the message.
 
-    Raises RequestError naming the field, and the index inside it, that is wrong.
+    Raises RequestError naming the field, and the index in it, that is wrong.
     """
     try:
         return decoder.decode(raw)
@@ -34,18 +37,18 @@ def decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, S
         if field is None and (missing := re.search(r"missing required field `(\w+)`", message)):
             field = missing.group(1)
         if words := choices.get(field or ""):
-            message += f"; one of {', '.join(words)} is expected"
+            message += f"; expected one of {', '.join(words)}"
         raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not again and _HALF_PAIR.search(raw):
-            return decode(_mended(raw), decoder, choices, again=True)
+        if not retried and _HALF_PAIR.search(raw):
+            return decode(_without_half_pairs(raw), decoder, choices, retried=True)
         raise RequestError(f"the body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise RequestError("the body's lists or objects are nested too deeply") from error
 
 
-def _mended(raw: bytes) -> bytes:
-    """Write a body again whose strings hold halves of surrogate pairs, as JavaScript writes them; Python can read those."""
+def _without_half_pairs(raw: bytes) -> bytes:
+    """Replace halves of surrogate pairs, which JavaScript writes and msgspec refuses; Python's json reads them."""
     try:
         text = json.dumps(json.loads(raw), ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -53,8 +56,27 @@ def _mended(raw: bytes) -> bytes:
     return without_surrogates(text).encode()
 
 
+class PeekedFields(msgspec.Struct):
+    """The fields, not parsed, by which a path that serves several dialects or tasks tells them apart."""
+
+    inputs: msgspec.Raw | UnsetType = UNSET
+    texts: msgspec.Raw | UnsetType = UNSET
+    documents: msgspec.Raw | UnsetType = UNSET
+
+
+_peek_decoder = msgspec.json.Decoder(PeekedFields)
+
+
+def peek(raw: bytes) -> PeekedFields:
+    """Return the fields that a body has; none for a malformed body, whose error the dialect's decoder raises."""
+    try:
+        return _peek_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return PeekedFields()
+
+
 def json_name(item: Any) -> str:
-    """Say what a JSON value is, in a word."""
+    """Return the kind of a JSON value with its article, for messages."""
     match item:
         case None:
             return "null"
@@ -72,7 +94,7 @@ def json_name(item: Any) -> str:
 
 CACHE_HEADER = istr("X-Edgeembed-Cache")
 CacheField = bool | Literal["no-store", "keep"] | None
-"""The body's field `cache`, in every dialect of ours."""
+"""The type of the body's field `cache`, in the dialects that have it."""
 _CACHE_USES: dict[bool | str | None, CacheUse] = {
     True: "on",
     False: "off",
@@ -82,18 +104,18 @@ _CACHE_WORDS = "on, off, no-store or keep"
 
 
 def cache_use(field: CacheField, request: web.Request) -> CacheUse:
-    """Say what a request does with the cache, by its body's field or its header; the field counts where both are there.
+    """Return how a request uses the cache, from the body's field or else the header.
 
-    Raises RequestError for a header with another word.
+    Raises RequestError for an unknown word in the header.
     """
     word = request.headers.get(CACHE_HEADER, "on")
     use = _CACHE_USES.get(word.strip().lower())
     if use is None:
-        raise RequestError(f"{CACHE_HEADER}: {word!r}; {_CACHE_WORDS} is expected", param=str(CACHE_HEADER))
+        raise RequestError(f"{CACHE_HEADER} is {word!r}; expected {_CACHE_WORDS}", param=str(CACHE_HEADER))
     return use if field is None else _CACHE_USES[field]
 
 
 def cache_header(hits: int, texts: int) -> dict[str, str]:
-    """Give the header that says how many of the texts the cache answered."""
+    """Return the header that tells whether the cache answered all, some or none of the texts."""
     word = "miss" if hits == 0 else "hit" if hits == texts else "partial"
     return {CACHE_HEADER: word}

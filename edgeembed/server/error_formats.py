@@ -1,4 +1,4 @@
-"""Error answers as each dialect's clients read them, and which dialect a request speaks.
+"""Errors in the format of each dialect, and the dialect of a request.
 
 Formats: the OpenAI API documentation; `gin.H{"error": …}` in Ollama's server/routes.go; `ErrorResponse` in the router of
 huggingface/text-embeddings-inference; the Cohere API documentation.
@@ -17,7 +17,7 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Problem:
-    """What went wrong with a request, before any dialect has words for it."""
+    """An error, before it is put into a dialect's format."""
 
     status: int
     message: str
@@ -27,7 +27,7 @@ class Problem:
 
 
 class OpenAIErrorDetails(msgspec.Struct):
-    """What went wrong. `param` names the field and the index of the item at fault."""
+    """The error. `param` names the field, and the index in it, that is wrong."""
 
     message: str
     type: str
@@ -36,13 +36,13 @@ class OpenAIErrorDetails(msgspec.Struct):
 
 
 class OpenAIError(msgspec.Struct):
-    """An error in OpenAI's shape."""
+    """An error in OpenAI's format."""
 
     error: OpenAIErrorDetails
 
 
 class OllamaError(msgspec.Struct):
-    """An error in Ollama's shape."""
+    """An error in Ollama's format."""
 
     error: str
 
@@ -51,35 +51,35 @@ TeiErrorType: TypeAlias = Literal["Unhealthy", "Backend", "Overloaded", "Validat
 
 
 class TeiError(msgspec.Struct):
-    """An error in the shape of text-embeddings-inference."""
+    """An error in the format of text-embeddings-inference."""
 
     error: str
     error_type: TeiErrorType
 
 
 class CohereError(msgspec.Struct):
-    """An error in Cohere's shape."""
+    """An error in Cohere's format."""
 
     message: str
 
 
 ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError
 Shape: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
-"""Gives the status and the body of a problem."""
+"""Returns the status and the body for a problem."""
 
 
 def openai(problem: Problem) -> tuple[int, OpenAIError]:
-    """Word a problem for clients of OpenAI."""
+    """Return a problem for clients of OpenAI."""
     return problem.status, OpenAIError(OpenAIErrorDetails(problem.message, problem.type, problem.param, problem.code))
 
 
 def ollama(problem: Problem) -> tuple[int, OllamaError]:
-    """Word a problem for clients of Ollama."""
+    """Return a problem for clients of Ollama."""
     return problem.status, OllamaError(problem.message)
 
 
 def cohere(problem: Problem) -> tuple[int, CohereError]:
-    """Word a problem for clients of Cohere."""
+    """Return a problem for clients of Cohere."""
     return problem.status, CohereError(problem.message)
 
 
@@ -90,7 +90,7 @@ _TEI_TYPES: dict[int, TeiErrorType] = {
 
 
 def tei(problem: Problem) -> tuple[int, TeiError]:
-    """Word a problem for clients of text-embeddings-inference, which has statuses of its own."""
+    """Return a problem for clients of text-embeddings-inference, which has its own statuses."""
     match problem.status, problem.code:
         case HTTPStatus.BAD_REQUEST, "empty_input":
             return HTTPStatus.BAD_REQUEST, TeiError(problem.message, "Empty")
@@ -107,13 +107,13 @@ Dialect: TypeAlias = Literal["openai", "ollama", "tei", "cohere"]
 SHAPES: dict[str, Shape] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
 
 DIALECT = web.RequestKey("dialect", str)
-"""Set by a handler whose path several dialects share."""
+"""Set by the handler of a path that several dialects share."""
 _TEI_PATHS = frozenset({"/embed", "/similarity", "/info", "/tokenize"})
 _COHERE_PATHS = frozenset({"/v1/embed"})
 
 
 def dialect_of(method: str, path: str) -> Dialect:
-    """Give the dialect that a path belongs to; OpenAI's where it belongs to none."""
+    """Return the dialect of a path; OpenAI's if it is in none."""
     if path.startswith("/api/"):
         return "ollama"
     if path in _TEI_PATHS or (method, path) == ("POST", "/"):
@@ -124,5 +124,5 @@ def dialect_of(method: str, path: str) -> Dialect:
 
 
 def shape_of(request: web.Request) -> Shape:
-    """Give the shape in which a request wants to hear of errors."""
+    """Return the error format for a request."""
     return SHAPES[request.get(DIALECT) or dialect_of(request.method, request.path)]

@@ -1,7 +1,8 @@
-"""Fields that several dialects share: lists of texts, and what is to happen to texts that are too long."""
+"""Fields that several dialects share: texts, lists of texts or token ids, and what happens to texts that are too long."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
@@ -11,58 +12,83 @@ from edgeembed.errors import RequestError, TokenInputError
 from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.server.body import cache_header, json_name
 
-# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document says what is right.
+# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
-TextList: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
-Text: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
-TextOrTexts: TypeAlias = Text | TextList
+TextField: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
+TextListField: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
+TextsField: TypeAlias = TextField | TextListField
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _TEXTS_OR_IDS = {"anyOf": [_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
-TextsOrIds: TypeAlias = Text | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
-"""The same, or token ids: of one text, or lists of them."""
-AnyTextOrTexts: TypeAlias = (
+TextsOrIdsField: TypeAlias = TextField | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
+"""Texts, or token ids: a list of them for one text, or a list of such lists."""
+AnyTextsField: TypeAlias = (
     str | Annotated[list[Any], Meta(extra_json_schema={"type": "array", "items": {"type": "string"}, "minItems": 1})]
 )
-"""The same where a text may be empty."""
-Positive: TypeAlias = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
-"""A number that is at least 1; whoever uses it says so, and by which name it was sent."""
+"""Texts that may be empty."""
+PositiveField: TypeAlias = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
+"""A number that is at least 1; see `check_positive`."""
 
-Matrix: TypeAlias = Annotated[
+RowsField: TypeAlias = Annotated[
     Any, Meta(extra_json_schema={"type": "array", "items": {"type": "array", "items": {"type": "number"}}})
 ]
-"""Rows of an answer: a numpy array, which becomes lists of numbers."""
-Vector: TypeAlias = Annotated[Any, Meta(extra_json_schema={"type": "array", "items": {"type": "number"}})]
+"""Rows in an answer: a numpy array, which becomes lists of numbers."""
+RowField: TypeAlias = Annotated[Any, Meta(extra_json_schema={"type": "array", "items": {"type": "number"}})]
 
 
-def texts_of(given: str | list[Any], most: int, param: str) -> list[str]:
-    """Give a field as a list of strings.
+def texts_of(
+    given: str | list[Any],
+    most: int,
+    param: str,
+    *,
+    item_text: Callable[[Any, str], str] | None = None,
+    token_hint: str = "",
+) -> list[str]:
+    """Return a field as a list of strings.
 
-    Raises RequestError for an empty list or one of more than `most` items, and naming the first item that is no string.
+    most: items that one request may have. item_text: returns the text of an item at a place such as "documents[3]", where
+    items are not plain strings. token_hint: added to the error for token ids.
+
+    Raises:
+        RequestError: the list is empty or too long, or an item is not a string; it names the first one.
+        TokenInputError: the list holds token ids.
     """
     if isinstance(given, str):
         return [given]
-    if not given:
-        raise RequestError(f"{param} is an empty list; send at least one text", param=param)
-    if len(given) > most:
-        raise RequestError(f"{param} has {len(given)} items; at most {most} are taken in one request", param=param)
+    check_count(given, most, param)
+    if item_text is not None:
+        return [item_text(item, f"{param}[{index}]") for index, item in enumerate(given)]
     wrong = next((index for index, item in enumerate(given) if type(item) is not str), None)
     if wrong is None:
         return given
+    if is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given):
+        raise TokenInputError(
+            f"{param} holds token ids, of a vocabulary that is not known here. Send text{token_hint}", param=param
+        )
     place = f"{param}[{wrong}]"
-    item = given[wrong]
-    if type(item) is int or (isinstance(item, list) and item and all(type(token) is int for token in item)):
-        raise TokenInputError(f"{place} holds token ids, whose vocabulary nobody can know here; send text", param=place)
-    raise RequestError(f"{place} is {json_name(item)}; a string is expected", param=place)
+    raise RequestError(f"{place} is {json_name(given[wrong])}; expected a string", param=place)
 
 
-TRUNCATE = "Whether a text that is too long is cut; the prompt and special tokens stay whole. Otherwise it is an error."
-PROMPT = "query or document puts the model's own prompt around each text; without it texts stay as they are."
+def check_count(items: list[Any], most: int, param: str) -> None:
+    """Raise RequestError for a list that is empty or has more than `most` items."""
+    if not items:
+        raise RequestError(f"{param} is an empty list; send at least one item", param=param)
+    if len(items) > most:
+        raise RequestError(f"{param} has {len(items)} items; one request may have at most {most}", param=param)
+
+
+def is_token_ids(items: list[Any]) -> bool:
+    """Return whether every item is an integer."""
+    return all(type(item) is int for item in items)
+
+
+TRUNCATE = "Whether to cut texts that are too long, never the prompt or special tokens; otherwise they are an error."
+PROMPT = "query or document: add the model's prompt to each text. Without it, texts are embedded as they are."
 TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")
 
 
 def answer_headers(result: EmbedResult | RerankResult, texts: int) -> dict[str, str]:
-    """Give the headers that say how many of the texts the cache answered, and, if any, how many were cut."""
+    """Return the headers with what the cache answered, and the number of texts that were cut, if any were."""
     headers = cache_header(result.hits, texts)
     if cuts := result.cuts:
         headers[TRUNCATED_HEADER] = str(len(cuts))
@@ -72,4 +98,4 @@ def answer_headers(result: EmbedResult | RerankResult, texts: int) -> dict[str, 
 def check_positive(number: int | None, param: str) -> None:
     """Raise RequestError for a number that is less than 1."""
     if number is not None and number < 1:
-        raise RequestError(f"{param} must be at least 1; {number} was asked for", param=param)
+        raise RequestError(f"{param} is {number}; expected at least 1", param=param)

@@ -1,4 +1,4 @@
-"""The server on its address: the application on its socket, from the first connection to the last answer."""
+"""Runs the application on its address, from the first connection to the last response."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ async def listening(
     note_use: NoteUse,
     stop: Callable[[], None],
 ) -> AsyncIterator[str]:
-    """Serve as the settings say; gives the URL, and ends when requests in flight are done.
+    """Listen as the settings say, and yield the URL; on exit, wait for requests in flight, at most the grace period.
 
-    preload, note_use: see `make_app`. stop: begins the end of the daemon. Raises ConfigError.
+    preload, note_use: see `make_app`. stop: shuts the daemon down. Raises ConfigError.
     """
     app = make_app(
         service,
@@ -49,12 +49,12 @@ async def listening(
         handle_signals=False,
         access_log=None,
         shutdown_timeout=settings.grace_period,
-        handler_cancellation=True,  # a client that goes away frees its place
+        handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
     fast_path.install(runner)
     try:
-        mask = os.umask(0o177) if settings.uds else None  # a socket is this user's alone from its first moment on
+        mask = os.umask(0o177) if settings.uds else None  # only this user may connect, from the start
         try:
             await _site(runner, settings).start()
         except OSError as error:
@@ -90,7 +90,7 @@ def _site(runner: web.AppRunner, settings: Settings) -> web.BaseSite:
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
                 raise OSError(errno.EADDRINUSE, "in use")
-        path.unlink()  # left by a daemon that was killed
+        path.unlink()  # left behind by a daemon that was killed
     return web.UnixSite(runner, path, ssl_context=tls)
 
 

@@ -81,7 +81,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except EdgeEmbedError as error:
         return error_response(error, shape_of(request))
     except web.HTTPRequestEntityTooLarge:
-        limit = request.app._client_max_size / 2**20
+        limit = request.client_max_size / 2**20
         return error_response(
             RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time"),
             shape_of(request),

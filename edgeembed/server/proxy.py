@@ -1,8 +1,7 @@
-"""Routes of /v1 that are not ours, such as chat: passed on to a generation server, chunk by chunk.
+"""Forwards the routes of /v1 that this server does not have, such as chat, to another server, chunk by chunk.
 
-A tool that takes a single base URL gets chat and embeddings from one. Who may ask is settled in front, by the same checks as
-for our own routes; the client's key and cookies stay here. Reference: RFC 9110, 7.6.1, on the headers that concern one
-connection only.
+So a tool with a single base URL gets chat and embeddings. Access is checked as for all other routes; the client's key and
+cookies are not forwarded. Reference: RFC 9110, 7.6.1, on headers that belong to one connection.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ PREFIX = "/v1"
 CONNECT_SECONDS = 5.0
 LIST_SECONDS = 2.0
 LIST_FRESH_SECONDS = 5.0
-"""The other side's models, or that it is away, are believed for so long."""
+"""How long the other server's list of models, or that it cannot be reached, is cached."""
 
 _HOP_BY_HOP = frozenset(
     {
@@ -39,47 +38,48 @@ _HOP_BY_HOP = frozenset(
         *("proxy-authenticate", "proxy-authorization", "proxy-authentication-info"),
     }
 )
-_OURS_ALONE = frozenset(
+_PRIVATE = frozenset(
     {"authorization", "api-key", "x-api-key", "cookie", "host", "content-length", "content-encoding", "expect"}
 )
-"""Of a request: secrets that were meant for us, and what is said anew of a body that was read."""
-_OF_BROWSERS = frozenset({"origin", "referer"})
-"""A web page was let in here; the other side knows nothing of that, and would turn it away."""
-_OF_ANSWERS = frozenset({"set-cookie", "server", "date", "x-request-id", "vary"})
+"""Request headers with secrets for this server, and those about the body, which the client session sets again."""
+_BROWSER = frozenset({"origin", "referer"})
+"""The access of web pages was checked here; the other server would refuse them."""
+_REPLACED = frozenset({"set-cookie", "server", "date", "x-request-id", "vary"})
+"""Response headers that are dropped, or set by this server."""
 
 
 class Forward:
-    """Another server behind this one; to be entered before it is used."""
+    """The server that requests are forwarded to."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take what the settings say; `forward` must be set."""
+        """Read the settings, of which `forward` must be set."""
         assert settings.forward is not None
         self.url = settings.forward
         self._base = URL(self.url)
         self._key = settings.forward_key
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout)
-        self._silent = settings.forward_timeout
+        self._read_seconds = settings.forward_timeout
         self._via = f"1.1 edgeembed-{secrets.token_hex(4)}"
-        """How the other side, and ourselves behind it, know that this server passed a request on (RFC 9110, 7.6.3)."""
+        """Marks requests that this server forwarded, so that it refuses them if they come back (RFC 9110, 7.6.3)."""
         self._session: aiohttp.ClientSession | None = None
         self._models: list[dict[str, Any]] = []
         self._models_at = float("-inf")
 
-    async def life(self, _app: web.Application) -> AsyncIterator[None]:
-        """Keep the connections as long as the application lives."""
-        # Bodies stay as they are, compressed or not; a chat waits for none of the others.
+    async def lifespan(self, _app: web.Application) -> AsyncIterator[None]:
+        """Keep the client session open while the application runs; a `cleanup_ctx` of aiohttp."""
+        # Bodies are passed on as they are, compressed or not, and chats do not wait for each other.
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
         ) as self._session:
             yield
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Pass a request on and its answer back. Raises ForwardError when there is none."""
+        """Forward a request, and return its response. Raises ForwardError when there is no response."""
         if self._via in ", ".join(request.headers.getall(hdrs.VIA, ())):
-            raise ForwardError(f"{self.url} is this very server, or passes requests back to it")
+            raise ForwardError(f"{self.url} is this server itself, or forwards requests back to it")
         path = request.rel_url.raw_path.removeprefix(PREFIX)
         if any(part in (".", "..") for part in URL(path, encoded=True).path.split("/")):
-            raise web.HTTPNotFound  # a way out of the base URL
+            raise web.HTTPNotFound  # it would leave the base URL
         query = request.rel_url.raw_query_string
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
         body = await request.read()
@@ -102,22 +102,22 @@ class Forward:
                 return answer
         except (aiohttp.ClientError, TimeoutError) as error:
             if answer is not None and isinstance(error, aiohttp.ClientConnectionResetError):
-                return answer  # our own client has gone
+                return answer  # our client closed its connection
             if answer is not None:
-                # Its head is sent: the client sees by the broken connection that the rest is missing.
-                log.warning("forward %s broke off: %s", self.url, error)
+                # The head is sent already: aborting the connection tells the client that the rest is missing.
+                log.warning("forward %s: the response ended early: %s", self.url, error)
                 if request.transport is not None:
                     request.transport.abort()
                 return answer
             raise self._failure(error) from error
 
     async def models(self, ours: Iterable[str]) -> list[dict[str, Any]]:
-        """Give the other side's models but for names of ours; none when it is away."""
+        """Return the other server's models without those whose names are used here; none if it cannot be reached."""
         now = time.monotonic()
         if now - self._models_at > LIST_FRESH_SECONDS:
             self._models, self._models_at = await self._list(), now
-        known = {name.lower() for name in ours}
-        return [model for model in self._models if model["id"].lower() not in known]
+        taken = {name.lower() for name in ours}
+        return [model for model in self._models if model["id"].lower() not in taken]
 
     async def _list(self) -> list[dict[str, Any]]:
         assert self._session is not None
@@ -131,7 +131,7 @@ class Forward:
                 response.raise_for_status()
                 return model_names(await response.read())
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
-            log.info("forward %s tells no models: %s", self.url, error)
+            log.info("forward %s: cannot list its models: %s", self.url, error)
             return []
 
     def _own_headers(self) -> dict[str, str]:
@@ -139,7 +139,7 @@ class Forward:
         return headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
     def _request_headers(self, request: web.Request) -> CIMultiDict[str]:
-        headers = _without(request.headers, _HOP_BY_HOP | _OURS_ALONE | _OF_BROWSERS)
+        headers = _without(request.headers, _HOP_BY_HOP | _PRIVATE | _BROWSER)
         for name in [name for name in headers if name.lower().startswith("sec-")]:
             del headers[name]
         if self._key:
@@ -149,8 +149,8 @@ class Forward:
         return headers
 
     async def _answer(self, request: web.Request, response: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Begin the answer: nothing that middlewares add after the handler would still be sent."""
-        headers = _without(response.headers, _HOP_BY_HOP | _OF_ANSWERS | _cors(response.headers))
+        """Send the head of the response, with the headers that middlewares set too late for a streamed one."""
+        headers = _without(response.headers, _HOP_BY_HOP | _REPLACED | _cors(response.headers))
         answer = web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
         answer.headers.update(common_headers(request_id() or request_id_of(request)))
         if origin := request.app[ACCESS].check(request):
@@ -161,9 +161,9 @@ class Forward:
 
     def _failure(self, error: Exception) -> ForwardError:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return ForwardTimeoutError(f"{self.url} cannot be reached within {CONNECT_SECONDS:g} s")
+            return ForwardTimeoutError(f"{self.url} did not accept a connection within {CONNECT_SECONDS:g} s")
         if isinstance(error, TimeoutError):
-            return ForwardTimeoutError(f"{self.url} has been silent for {self._silent:g} s")
+            return ForwardTimeoutError(f"{self.url} sent nothing for {self._read_seconds:g} s")
         return ForwardError(f"{self.url} cannot be reached: {error}")
 
 
@@ -171,26 +171,26 @@ FORWARD = web.AppKey("forward", Forward)
 
 
 def add_to(app: web.Application, settings: Settings) -> None:
-    """Let an application pass on what is not its own, if the settings say where to. To be called after all other routes."""
+    """Add the forwarding route to an application if the settings name a server; call this after all other routes."""
     if settings.forward is None:
         return
     forward = Forward(settings)
     app[FORWARD] = forward
-    app.cleanup_ctx.append(forward.life)
+    app.cleanup_ctx.append(forward.lifespan)
     ours = list(app.router.resources())
 
-    async def pass_on(request: web.Request) -> web.StreamResponse:
-        for resource in ours:  # a path of ours stays ours, whatever the method
+    async def forward_request(request: web.Request) -> web.StreamResponse:
+        for resource in ours:  # a path of this server with another method is a 405
             _, allowed = await resource.resolve(request)
             if allowed:
                 raise web.HTTPMethodNotAllowed(request.method, allowed)
         return await forward.handle(request)
 
-    app.router.add_route("*", f"{PREFIX}/{{tail:.*}}", pass_on)
+    app.router.add_route("*", f"{PREFIX}/{{tail:.*}}", forward_request)
 
 
 def _without(headers: Mapping[str, str], names: Iterable[str]) -> CIMultiDict[str]:
-    """Give headers but for those named, and for those that `Connection` names."""
+    """Return headers without those named, and without those that `Connection` names."""
     kept: CIMultiDict[str] = CIMultiDict(headers.items())
     named = [name.strip().lower() for name in headers.get(hdrs.CONNECTION, "").split(",")]
     for name in {*names, *named} - {""}:
@@ -199,5 +199,5 @@ def _without(headers: Mapping[str, str], names: Iterable[str]) -> CIMultiDict[st
 
 
 def _cors(headers: Mapping[str, str]) -> frozenset[str]:
-    """Name the headers by which the other side lets web pages in: that is settled here."""
+    """Return the names of the headers with which the other server lets web pages in, which this server decides."""
     return frozenset(name.lower() for name in headers if name.lower().startswith("access-control-"))

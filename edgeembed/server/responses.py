@@ -1,4 +1,4 @@
-"""JSON answers and error answers."""
+"""JSON responses and error responses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ JSON_TYPE = "application/json"
 
 
 def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Answer with JSON; numpy rows become lists of numbers."""
+    """Return a JSON response; numpy rows become lists of numbers."""
     body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
     return web.Response(body=body, status=status, headers=headers, content_type=JSON_TYPE)
 
 
 def json_bytes(body: bytes, headers: dict[str, str]) -> web.Response:
-    """Answer with JSON that is written already."""
+    """Return a response with JSON that is already encoded."""
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
 
 
@@ -34,12 +34,12 @@ def struct_response(answer: msgspec.Struct, *, status: int = 200, headers: dict[
 
 
 def plain(answer: Any) -> Any:
-    """Give structs as dicts; numpy rows inside stay what they are."""
+    """Return structs as dicts; numpy rows inside stay as they are."""
     return msgspec.to_builtins(answer, builtin_types=(np.ndarray,))
 
 
 def error_response(error: EdgeEmbedError, shape: Shape = openai) -> web.Response:
-    """Answer with an error of ours."""
+    """Return the response for an error of `edgeembed.errors`."""
     headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after is not None else None
     return error_object(
         error.status, error.message, shape, type_=error.type, code=error.code, param=error.param, headers=headers
@@ -56,7 +56,7 @@ def error_object(
     param: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.Response:
-    """Answer with an error in a dialect's shape."""
+    """Return an error response in a dialect's format."""
     kind = type_ or ("invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
     status, body = shape(Problem(status, message, kind, code, param))
     return json_response(plain(body), status=status, headers=headers)

@@ -1,4 +1,4 @@
-"""The daemon that the tray starts: a child process that is watched, started again when it dies, and asked to finish."""
+"""The daemon that the tray starts: a child process, restarted when it crashes, with its output in a log file."""
 
 from __future__ import annotations
 
@@ -15,33 +15,30 @@ from pathlib import Path
 import psutil
 
 from edgeembed.common.logs import LOG_FILE, put_aside
-from edgeembed.tray.state import Child
+from edgeembed.tray.state import ChildStatus
 
 log = logging.getLogger(__name__)
 
-FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 60.0
-STEADY_SECONDS = 30.0
-"""A daemon that ran for so long and then died is worth starting at once."""
-MOST_QUICK_ENDS = 5
-"""Ends in a row, each soon after the start, after which it is left alone."""
+FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 60.0
+STABLE_SECONDS = 30.0
+"""A daemon that ran for so long before it crashed is restarted without a growing delay."""
+MAX_QUICK_EXITS = 5
+"""Exits in a row, each within STABLE_SECONDS of the start, after which it is not restarted."""
 BAD_SETTINGS = 2
-"""Exit status of `edgeembed` when what it was told cannot be."""
+"""Exit status of `edgeembed` for unusable settings."""
 
 
 def command(*arguments: str) -> list[str]:
-    """Give the command line that runs `edgeembed` with these arguments."""
-    if getattr(sys, "frozen", False):  # a bundle is the command itself
+    """Return the command line that runs `edgeembed` with these arguments."""
+    if getattr(sys, "frozen", False):  # a bundle's executable is edgeembed itself
         return [sys.executable, *arguments]
-    # -P: a login starts in the user's home, whose files must not be taken for modules.
+    # -P: the working directory may be the user's home, whose files must not be imported as modules.
     return [sys.executable, "-P", "-m", "edgeembed", *arguments]
 
 
 def popen(arguments: Sequence[str], *, stderr: int) -> subprocess.Popen[bytes]:
-    """Start `edgeembed` with these arguments, so that neither a Ctrl-C in our terminal nor our end stops it.
-
-    Raises OSError.
-    """
-    no_window = 0x08000000 if sys.platform == "win32" else 0  # CREATE_NO_WINDOW, which only Windows' subprocess names
+    """Start `edgeembed` so that neither a Ctrl-C in our terminal nor our exit stops it. Raises OSError."""
+    no_window = 0x08000000 if sys.platform == "win32" else 0  # subprocess.CREATE_NO_WINDOW, which exists only on Windows
     return subprocess.Popen(
         command(*arguments),
         stdin=subprocess.DEVNULL,
@@ -53,7 +50,7 @@ def popen(arguments: Sequence[str], *, stderr: int) -> subprocess.Popen[bytes]:
 
 
 class DaemonChild:
-    """Starts `edgeembed serve`, writes down what it says, and starts it again when it dies by itself."""
+    """Runs `edgeembed serve`, logs its output, and restarts it when it exits unexpectedly."""
 
     def __init__(
         self,
@@ -63,7 +60,7 @@ class DaemonChild:
         start: Callable[..., subprocess.Popen[bytes]] = popen,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; flags: gives what `edgeembed serve` is told at each start; logs: the folder of its log."""
+        """Prepare. flags: returns the arguments of `edgeembed serve` for each start. logs: folder of its log file."""
         self._flags = flags
         self._logs = logs
         self._start = start
@@ -72,25 +69,25 @@ class DaemonChild:
         self._reader: threading.Thread | None = None
         self._lines: deque[str] = deque(maxlen=5)
         self._started_at = 0.0
-        self._quick_ends = 0
+        self._quick_exits = 0
         self._next_start: float | None = None
         self._wanted = False
 
     @property
-    def status(self) -> Child | None:
-        """How it is; None when the tray has not started one."""
+    def status(self) -> ChildStatus | None:
+        """Its current status; None if the tray has not started a daemon."""
         if self._process is None and not self._lines:
             return None
         last = self._lines[-1] if self._lines else ""
-        return Child(running=self.running, last_line=last, gave_up=not self.running and not self._wanted)
+        return ChildStatus(running=self.running, last_line=last, gave_up=not self.running and not self._wanted)
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def is_process(self, pid: int) -> bool:
-        """Say whether a process is the daemon that was started, or was started by it, as on Windows."""
+        """Return whether a process is the daemon or a descendant of it (on Windows, launchers start the real process)."""
         if self._process is None or not self.running:
             return False
         if pid == self._process.pid:
@@ -105,29 +102,29 @@ class DaemonChild:
         return self._logs / LOG_FILE
 
     def start(self) -> None:
-        """Start it now, unless it runs."""
-        self._wanted, self._quick_ends, self._next_start = True, 0, None
+        """Start it now, unless it is running."""
+        self._wanted, self._quick_exits, self._next_start = True, 0, None
         if not self.running:
             self._run()
 
-    def watch(self) -> None:
-        """Notice that it has ended, and start it again when its time has come. Called now and then."""
+    def check(self) -> None:
+        """Restart the daemon if it has exited and the delay is over. To be called regularly."""
         if not self._wanted or self.running:
             return
         now = self._clock()
         if self._next_start is None:
             assert self._process is not None
-            self._note_end(self._process.returncode, now - self._started_at, now)
+            self._on_exit(self._process.returncode, now - self._started_at, now)
         elif now >= self._next_start:
             self._next_start = None
             self._run()
 
-    def let_go(self) -> None:
-        """Do not start it again when it ends: somebody has asked it to."""
+    def expect_exit(self) -> None:
+        """Do not restart it when it exits: it is about to be shut down."""
         self._wanted = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it has ended; says whether it has."""
+        """Wait for it to exit; return whether it has."""
         if self._process is None:
             return True
         try:
@@ -138,30 +135,30 @@ class DaemonChild:
             self._reader.join(1.0)
         return True
 
-    def end(self, seconds: float) -> None:
-        """End it by a signal where it did not hear that it should; kill it when that takes longer than the seconds."""
+    def stop(self, seconds: float) -> None:
+        """Terminate it by a signal if it is running; kill it if it takes longer than so many seconds."""
         self._wanted = False
         if self._process is None or not self.running:
             return
         self._process.terminate()
         if not self.wait(seconds):
-            log.warning("the daemon does not end; it is killed")
+            log.warning("the daemon did not exit within %.0f s; killing it", seconds)
             self._process.kill()
             self.wait(seconds)
 
-    def _note_end(self, status: int, lived: float, now: float) -> None:
+    def _on_exit(self, status: int, uptime: float, now: float) -> None:
         if self._reader is not None:
             self._reader.join(1.0)
-        if lived >= STEADY_SECONDS:
-            self._quick_ends = 0
-        self._quick_ends += 1
-        if status in (0, BAD_SETTINGS) or self._quick_ends >= MOST_QUICK_ENDS:
-            log.warning("the daemon has ended with status %d and is left alone", status)
+        if uptime >= STABLE_SECONDS:
+            self._quick_exits = 0
+        self._quick_exits += 1
+        if status in (0, BAD_SETTINGS) or self._quick_exits >= MAX_QUICK_EXITS:
+            log.warning("the daemon exited with status %d; not restarting it", status)
             self._wanted = False
             return
-        rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** (self._quick_ends - 1))
-        log.warning("the daemon has ended with status %d; it starts again in %.0f s", status, rest)
-        self._next_start = now + rest
+        delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** (self._quick_exits - 1))
+        log.warning("the daemon exited with status %d; restarting it in %.0f s", status, delay)
+        self._next_start = now + delay
 
     def _run(self) -> None:
         self._lines.clear()
@@ -178,7 +175,7 @@ class DaemonChild:
         self._reader.start()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Write what it says to its log file. Its pipe is emptied even where that cannot be written: it would block."""
+        """Copy its output to the log file. The pipe is read even if the file cannot be written: the daemon would block."""
         assert process.stderr is not None
         file: FileIO | None = None
         try:
@@ -187,8 +184,8 @@ class DaemonChild:
             file = self.log_file.open("ab", buffering=0)
         except OSError as error:
             log.warning("cannot write %s: %s", self.log_file, error)
-        with process.stderr as said:
-            for raw in said:
+        with process.stderr as output:
+            for raw in output:
                 if line := raw.decode(errors="replace").strip():
                     self._lines.append(line)
                 if file is None:

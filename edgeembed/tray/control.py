@@ -1,4 +1,4 @@
-"""The tray's work, minus the icon: looks at the daemon, starts it, does what the menu says, tells the news."""
+"""The tray without its icon: polls the daemon, starts it, carries out the menu's actions, sends notifications."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.tray import snippets, system
 from edgeembed.tray.child import DaemonChild, popen
-from edgeembed.tray.menu import Do, Entry, Surroundings, make_menu
-from edgeembed.tray.notifications import news
-from edgeembed.tray.state import State, View, look
+from edgeembed.tray.menu import Action, MenuContext, MenuEntry, make_menu
+from edgeembed.tray.notifications import notifications
+from edgeembed.tray.state import IconState, View, make_view
 from edgeembed.tray.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
-NUMBERS_SECONDS = 15.0
-"""How long new numbers wait for the menu: one that is open closes when it changes."""
-CLEAR_SECONDS = 120.0
-"""That a large cache may take until its rows are gone."""
-EXTRA_SECONDS = 5.0
-"""Beyond its grace period, that a daemon gets to end before it is killed."""
+POLL_SECONDS = 2.0
+MENU_SECONDS = 15.0
+"""Seconds between updates of the menu when only its numbers change: an update closes an open menu."""
+CLEAR_CACHE_SECONDS = 120.0
+"""Timeout for clearing the cache, which may be large."""
+SHUTDOWN_MARGIN_SECONDS = 5.0
+"""Seconds beyond its grace period before a daemon that is shutting down is killed."""
 
-_ACTIVITY = {State.READY: State.READY, State.BUSY: State.READY}
-"""States between which nothing changes but how much there is to do."""
+_ACTIVITY = {IconState.READY: IconState.READY, IconState.BUSY: IconState.READY}
+"""States that differ only in activity: a change between them does not update the menu."""
 
 
-class Face(Protocol):
-    """What shows the icon. Its methods may be called in any thread."""
+class TrayIcon(Protocol):
+    """The icon on the desktop. Its methods may be called in any thread."""
 
-    def show(self, state: State, title: str, menu: tuple[Entry, ...] | None) -> None:
-        """Show a state; menu: the new one, or None where it is as before."""
+    def show(self, state: IconState, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
+        """Show a state. menu: None keeps the current one."""
 
-    def tell(self, title: str, text: str) -> None:
+    def notify(self, title: str, text: str) -> None:
         """Show a notification."""
 
     def close(self) -> None:
-        """Take the icon away and end the toolkit's loop."""
+        """Remove the icon and end the toolkit's loop."""
 
 
 class AutostartSwitch(Protocol):
-    """What starts edgeembed at login; see `edgeembed.autostart`."""
+    """The part of `edgeembed.autostart.Autostart` that the menu needs."""
 
     def status(self) -> bool: ...
 
@@ -61,13 +61,12 @@ class AutostartSwitch(Protocol):
 
 
 class Controller:
-    """Runs in a thread of its own. Only `ask` may be called in others."""
+    """Runs in a thread of its own. Only `submit` may be called from other threads."""
 
     def __init__(
         self,
         resolved: Resolved,
-        face: Face,
-        watcher: Watcher,
+        icon: TrayIcon,
         child: DaemonChild,
         *,
         autostart: AutostartSwitch | None = None,
@@ -75,131 +74,132 @@ class Controller:
         start_pull: Callable[[str], subprocess.Popen[bytes]] = lambda name: popen(["pull", name], stderr=subprocess.PIPE),
         now: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
-        """Tie the parts together; nothing happens before `run`."""
+        """Prepare; nothing happens before `run`."""
         self._resolved = resolved
         self._settings = resolved.settings
-        self._face = face
-        self._watcher = watcher
+        self._icon = icon
+        self._watcher = Watcher(resolved.settings)
         self._child = child
         self._autostart = autostart
         self._catalogue = catalogue
         self._start_pull = start_pull
         self._now = now
-        self._asked: queue.SimpleQueue[tuple[Do, str]] = queue.SimpleQueue()
+        self._submitted: queue.SimpleQueue[tuple[Action, str]] = queue.SimpleQueue()
         self._view: View | None = None
-        self._menu: tuple[Entry, ...] | None = None
-        self._structure: object = None
+        self._menu: tuple[MenuEntry, ...] | None = None
+        self._structure: object = None  # the menu without its numbers
         self._menu_at = self._loading_since = float("-inf")
         self._pulls: set[str] = set()
-        self._autostarts = self._read_autostart()
+        self._starts_at_login = self._read_autostart()
         self._closed = False
-        self._work: dict[Do, Callable[[str], None]] = {
-            Do.OPEN_DASHBOARD: self._open_dashboard,
-            Do.COPY_BASE_URL: lambda _: self._copy(snippets.base_url(self._settings)),
-            Do.COPY_SNIPPET: self._copy_snippet,
-            Do.CHOOSE_MODEL: self._choose_model,
-            Do.PULL_MODEL: self._pull,
-            Do.PAUSE: lambda _: self._watcher.tell("pause"),
-            Do.RESUME: lambda _: self._watcher.tell("resume"),
-            Do.START: lambda _: self._child.start(),
-            Do.CLEAR_CACHE: self._clear_cache,
-            Do.AUTOSTART: self._switch_autostart,
-            Do.OPEN_LOGS: self._open_logs,
-            Do.OPEN_SETTINGS: self._open_settings,
-            Do.QUIT: self._quit,
+        self._actions: dict[Action, Callable[[str], None]] = {
+            Action.OPEN_DASHBOARD: self._open_dashboard,
+            Action.COPY_BASE_URL: lambda _: self._copy(snippets.base_url(self._settings)),
+            Action.COPY_SNIPPET: self._copy_snippet,
+            Action.CHOOSE_MODEL: self._choose_model,
+            Action.PULL_MODEL: self._pull,
+            Action.PAUSE: lambda _: self._watcher.send("pause"),
+            Action.RESUME: lambda _: self._watcher.send("resume"),
+            Action.START: lambda _: self._child.start(),
+            Action.CLEAR_CACHE: self._clear_cache,
+            Action.AUTOSTART: self._switch_autostart,
+            Action.OPEN_LOGS: self._open_logs,
+            Action.OPEN_SETTINGS: self._open_settings,
+            Action.QUIT: self._quit,
         }
 
-    def ask(self, do: Do, argument: str = "") -> None:
-        """Have something done soon. May be called in any thread."""
-        self._asked.put((do, argument))
+    def submit(self, action: Action, argument: str = "") -> None:
+        """Queue an action. May be called in any thread."""
+        self._submitted.put((action, argument))
 
     def run(self) -> None:
-        """Join the daemon that runs, or start one; then look and do what is asked for until Quit."""
-        first = self._watcher.look()
+        """Use the running daemon or start one; then poll it and carry out submitted actions until Quit."""
+        first = self._watcher.poll()
         if first.status is None and first.problem is None:
             self._child.start()
-        self.step()
+        self.refresh()
         while not self._closed:
             try:
-                do, argument = self._asked.get(timeout=LOOK_SECONDS)
+                action, argument = self._submitted.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 pass
             else:
-                self.perform(do, argument)
+                self.perform(action, argument)
             if not self._closed:
-                self.step()
+                self.refresh()
 
-    def step(self) -> None:
-        """Look once, and show what there is."""
-        self._child.watch()
-        seen = self._watcher.look(self._child.status)
-        before, self._view = self._view, look(seen, self._view, self._now())
+    def refresh(self) -> None:
+        """Poll the daemon once, and update the icon."""
+        self._child.check()
+        polled = self._watcher.poll(self._child.status)
+        before, self._view = self._view, make_view(polled, self._view, self._now())
         waited = time.monotonic() - self._loading_since
-        for title, text in news(before, self._view, waited):
-            self._face.tell(title, text)
-        if self._view.state is State.LOADING and (before is None or before.state is not State.LOADING):
+        for title, text in notifications(before, self._view, waited):
+            self._icon.notify(title, text)
+        if self._view.state is IconState.LOADING and (before is None or before.state is not IconState.LOADING):
             self._loading_since = time.monotonic()
         self._show(self._view)
 
-    def perform(self, do: Do, argument: str = "") -> None:
-        """Do what an entry of the menu says; what does not work is told."""
+    def perform(self, action: Action, argument: str = "") -> None:
+        """Carry out an action; failures become notifications."""
         try:
-            self._work[do](argument)
+            self._actions[action](argument)
         except EdgeEmbedError as error:
-            self._face.tell("edgeembed", error.message)
+            self._icon.notify("edgeembed", error.message)
         except OSError as error:
-            self._face.tell("edgeembed", str(error))
+            self._icon.notify("edgeembed", str(error))
 
     def _show(self, view: View) -> None:
-        around = Surroundings(
+        context = MenuContext(
             browsable=not self._settings.uds,
-            autostart=self._autostarts,
+            autostart=self._starts_at_login,
             catalogue=self._catalogue,
             pulling=frozenset(self._pulls),
-            logs=True,
         )
-        menu = make_menu(view, around)
+        menu = make_menu(view, context)
         structure = (
-            make_menu(replace(view, day=None, cache=None, state=_ACTIVITY.get(view.state, view.state), line=""), around),
+            make_menu(replace(view, day=None, cache=None, state=_ACTIVITY.get(view.state, view.state), line=""), context),
             view.line if view.state not in _ACTIVITY else None,
         )
         now = time.monotonic()
-        renew = structure != self._structure or (menu != self._menu and now - self._menu_at >= NUMBERS_SECONDS)
-        if renew:
+        update = structure != self._structure or (menu != self._menu and now - self._menu_at >= MENU_SECONDS)
+        if update:
             self._menu, self._structure, self._menu_at = menu, structure, now
-        self._face.show(view.state, view.line, menu if renew else None)
+        self._icon.show(view.state, view.line, menu if update else None)
 
-    # --- what the menu does -------------------------------------------------------------------------------------------
+    # --- actions of the menu ------------------------------------------------------------------------------------------
 
     def _open_dashboard(self, _argument: str) -> None:
         if self._view is not None and not self._view.answers:
-            # A click on the icon, where there is no menu to start it from.
-            if self._view.state is State.STOPPED:
+            # Reached by a click on the icon, on desktops where it has no menu.
+            if self._view.state is IconState.STOPPED:
                 self._child.start()
             return
         if self._settings.uds:
-            raise EdgeEmbedError("a browser cannot open a Unix socket; set a port to see the dashboard")
+            raise EdgeEmbedError("browsers cannot open a Unix socket; set host and port instead of uds to use the dashboard")
         if not system.open_page(f"{daemon_url(self._settings)}/"):
-            raise EdgeEmbedError(f"no browser was found; the dashboard is at {daemon_url(self._settings)}/")
+            raise EdgeEmbedError(f"no browser found; open {daemon_url(self._settings)}/")
 
     def _copy(self, text: str) -> None:
         if not system.copy(text):
-            raise EdgeEmbedError(f"no clipboard was found (Linux: apt install xclip or wl-clipboard). The text: {text}")
+            raise EdgeEmbedError(f"cannot access the clipboard (Linux: install xclip or wl-clipboard). The text: {text}")
 
     def _copy_snippet(self, language: str) -> None:
-        make = {"curl": snippets.curl, "python": snippets.python}[language]
-        self._copy(make(self._settings, self._view.model if self._view else None))
+        snippet = {"curl": snippets.curl, "python": snippets.python}[language]
+        self._copy(snippet(self._settings, self._view.model if self._view else None))
 
     def _choose_model(self, name: str) -> None:
         if self._resolved.origins.get("model") in ("environment", "flag"):
-            raise EdgeEmbedError("EDGEEMBED_MODEL or --model decides which model is served; take that away first")
+            raise EdgeEmbedError("the model is set by EDGEEMBED_MODEL or --model; remove that setting first")
         write_setting(self._resolved.paths.config_file, "model", name)
         if not self._child.running:
-            self._face.tell("edgeembed", f"{name} answers once edgeembed is started again: the tray did not start this one.")
+            self._icon.notify(
+                "edgeembed", f"Restart the daemon to use {name}. The tray did not start it and cannot restart it."
+            )
             return
-        self._end_child()
+        self._stop_child()
         self._child.start()
-        self._face.tell("edgeembed", f"{name} is being loaded. Its vectors do not mix with those of another model.")
+        self._icon.notify("edgeembed", f"Loading {name}. Its vectors are not compatible with those of other models.")
 
     def _pull(self, name: str) -> None:
         if name in self._pulls:
@@ -209,21 +209,21 @@ class Controller:
 
         def wait() -> None:
             assert process.stderr is not None
-            said = process.stderr.read().decode(errors="replace").strip().splitlines()
+            output = process.stderr.read().decode(errors="replace").strip().splitlines()
             status = process.wait()
             self._pulls.discard(name)
-            self._watcher.look_closely()
+            self._watcher.refresh_all()
             if status != 0:
-                self._face.tell(f"{name} could not be fetched", said[-1] if said else f"status {status}")
-            elif self._view is None or not self._view.answers:  # else the daemon's list tells it
-                self._face.tell("A model is installed", f"{name} is there.")
+                self._icon.notify(f"Could not download {name}", output[-1] if output else f"exit status {status}")
+            elif self._view is None or not self._view.answers:  # else the daemon's list of models does it
+                self._icon.notify("Model installed", f"{name} is ready to use.")
 
         threading.Thread(target=wait, name=f"pull {name}", daemon=True).start()
 
     def _clear_cache(self, _argument: str) -> None:
-        self._watcher.tell("cache/clear", CLEAR_SECONDS)
-        self._watcher.look_closely()
-        self._face.tell("The cache is cleared", "Frequent queries are computed once more.")
+        self._watcher.send("cache/clear", CLEAR_CACHE_SECONDS)
+        self._watcher.refresh_all()
+        self._icon.notify("Cache cleared", "All vectors will be computed again when requested.")
 
     def _switch_autostart(self, _argument: str) -> None:
         if self._autostart is None:
@@ -232,7 +232,7 @@ class Controller:
             self._autostart.disable()
         else:
             self._autostart.enable()
-        self._autostarts = self._read_autostart()
+        self._starts_at_login = self._read_autostart()
 
     def _read_autostart(self) -> bool | None:
         return None if self._autostart is None else self._autostart.status()
@@ -240,33 +240,33 @@ class Controller:
     def _open_logs(self, _argument: str) -> None:
         if not self._child.log_file.exists():
             raise EdgeEmbedError(
-                "this daemon was not started by the tray, and writes its log elsewhere (a service: journalctl --user)"
+                "the tray did not start this daemon, so it does not know its log (systemd: journalctl --user -u edgeembed)"
             )
         if not system.open_file(self._child.log_file):
-            raise EdgeEmbedError(f"nothing opens it; the log is {self._child.log_file}")
+            raise EdgeEmbedError(f"no program found to open the log, {self._child.log_file}")
 
     def _open_settings(self, _argument: str) -> None:
         file = self._resolved.paths.config_file
         if not system.open_settings(file):
-            raise EdgeEmbedError(f"nothing opens it; the settings are in {file}")
+            raise EdgeEmbedError(f"no program found to open the settings, {file}")
 
     def _quit(self, _argument: str) -> None:
         self._closed = True
         try:
             if self._child.running:
-                self._face.show(State.LOADING, "edgeembed: finishing", None)
-                self._end_child()
+                self._icon.show(IconState.LOADING, "edgeembed: shutting down", None)
+                self._stop_child()
         finally:
-            self._face.close()
+            self._icon.close()
 
-    def _end_child(self) -> None:
-        """Ask the daemon that the tray started to finish, and see to it that it does."""
-        self._child.let_go()
-        # Before it listens itself, another daemon may answer in its place.
+    def _stop_child(self) -> None:
+        """Shut down the daemon that the tray started: over HTTP if possible, else by a signal."""
+        self._child.expect_exit()
+        # Another daemon may answer on the port as long as ours does not listen.
         if self._view is not None and self._view.pid is not None and self._child.is_process(self._view.pid):
             try:
-                self._watcher.tell("shutdown")
-                self._child.wait(self._settings.grace_period + EXTRA_SECONDS)
+                self._watcher.send("shutdown")
+                self._child.wait(self._settings.grace_period + SHUTDOWN_MARGIN_SECONDS)
             except EdgeEmbedError as error:
-                log.info("the daemon is ended by a signal: %s", error.message)
-        self._child.end(EXTRA_SECONDS)
+                log.info("shutting the daemon down by a signal: %s", error.message)
+        self._child.stop(SHUTDOWN_MARGIN_SECONDS)

@@ -1,4 +1,4 @@
-"""Whether there is a place for an icon, and which of pystray's backends can use it."""
+"""Whether this desktop can show an icon, and with which of pystray's backends."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ log = logging.getLogger(__name__)
 
 
 class NoTrayError(EdgeEmbedError):
-    """There is no place for an icon here."""
+    """This desktop cannot show an icon."""
 
 
 WATCHER = "org.kde.StatusNotifierWatcher"
-"""Name on the session bus, of the StatusNotifierItem specification."""
-WAY_OUT = "`edgeembed serve` runs the daemon without an icon"
+"""Bus name in the StatusNotifierItem specification."""
+ALTERNATIVE = "run `edgeembed serve` for a daemon without an icon"
 
 
 def backend(environ: Mapping[str, str] | None = None, seconds: float = 10.0) -> tuple[str | None, str]:
-    """Choose pystray's backend: its name, or None and why no icon is possible.
+    """Return the name of the pystray backend to use, or None and the reason why there is none.
 
-    seconds: how long to wait for a tray: at login its panel may come later than we do. PYSTRAY_BACKEND is taken as it is.
+    seconds: how long to wait for a panel, which may start after us at login. PYSTRAY_BACKEND overrides the choice.
     """
     environ = os.environ if environ is None else environ
     if chosen := environ.get("PYSTRAY_BACKEND"):
@@ -36,7 +36,7 @@ def backend(environ: Mapping[str, str] | None = None, seconds: float = 10.0) -> 
     if sys.platform == "win32":
         return "win32", ""
     if not (environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
-        return None, "there is no graphical session (DISPLAY and WAYLAND_DISPLAY are not set)"
+        return None, "no graphical session (neither DISPLAY nor WAYLAND_DISPLAY is set)"
     until = time.monotonic() + seconds
     while (found := choose(environ, _has_watcher, _has_x_tray)) is None and time.monotonic() < until:
         time.sleep(0.5)
@@ -44,7 +44,7 @@ def backend(environ: Mapping[str, str] | None = None, seconds: float = 10.0) -> 
 
 
 def choose(environ: Mapping[str, str], has_watcher: Callable[[], bool], has_x_tray: Callable[[str], bool]) -> str | None:
-    """Choose among the backends of Linux: menus on the session bus before those of GTK, and these before none at all."""
+    """Return a backend for Linux, None if none works. Preference: AppIndicator menus, GTK menus, no menu (plain X)."""
     has_gi = importlib.util.find_spec("gi") is not None
     if has_gi and has_watcher():
         return "appindicator"
@@ -56,16 +56,16 @@ def choose(environ: Mapping[str, str], has_watcher: Callable[[], bool], has_x_tr
 
 def _why_not(environ: Mapping[str, str]) -> str:
     if importlib.util.find_spec("gi") is None:
-        needs = "; most desktops need PyGObject for it (Debian: apt install python3-gi gir1.2-ayatanaappindicator3-0.1)"
+        hint = "; most desktops need PyGObject (Debian: apt install python3-gi gir1.2-ayatanaappindicator3-0.1)"
     elif environ.get("WAYLAND_DISPLAY"):
-        needs = "; GNOME needs the extension AppIndicator for it"
+        hint = "; GNOME needs the AppIndicator extension"
     else:
-        needs = ""
-    return f"this desktop shows no tray{needs}"
+        hint = ""
+    return f"this desktop has no system tray{hint}"
 
 
 def _has_watcher() -> bool:
-    """Say whether a panel on the session bus takes StatusNotifierItems, and the library that makes them is there."""
+    """Return whether a panel shows StatusNotifierItems and the library that creates them is installed."""
     try:
         import gi
         from gi.repository import Gio, GLib
@@ -109,7 +109,7 @@ def _has_gtk() -> bool:
 
 
 def _has_x_tray(display: str) -> bool:
-    """Say whether a panel of this X display embeds icons (freedesktop.org's System Tray Protocol)."""
+    """Return whether a panel of this X display embeds icons (freedesktop.org's System Tray Protocol)."""
     try:
         from Xlib.display import Display
         from Xlib.error import DisplayError, XauthError

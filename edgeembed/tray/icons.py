@@ -1,7 +1,7 @@
-"""The icon, drawn at the size at which it is shown: four bars, as a vector has components, and a badge for the state.
+"""The icon, drawn at its display size: four bars, like the components of a vector, and a badge for the state.
 
-Shapes differ, not only colours: a dot (busy), an open ring (loading), two bars (paused), a triangle (degraded), grey bars
-with a stroke through them (stopped).
+States differ in shape, not only in colour: a dot (busy), an open ring (loading), two bars (paused), a triangle (degraded),
+grey bars with a stroke through them (stopped).
 """
 
 from __future__ import annotations
@@ -10,63 +10,63 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
 
-from edgeembed.tray.state import State, Theme
+from edgeembed.tray.state import IconState, Theme
 
 Colour = tuple[int, int, int, int]
 
 SIZES = (16, 20, 22, 24, 32, 48, 64)
-_FINE = 8
-"""Pixels that each pixel of a badge is averaged from; bars lie on whole pixels and need no averaging."""
+_OVERSAMPLING = 8
+"""Badges are drawn so many times larger and averaged; bars lie on whole pixels and need no averaging."""
 _HEIGHTS = (0.45, 0.95, 0.65, 0.80)
 _INK: dict[Theme, Colour] = {"light": (30, 41, 59, 255), "dark": (241, 245, 249, 255)}
 _GREY: dict[Theme, Colour] = {"light": (148, 158, 172, 255), "dark": (120, 130, 145, 255)}
-_GROUND: dict[Theme, Colour] = {"light": (240, 240, 240, 255), "dark": (24, 26, 30, 255)}
-_BADGES: dict[State, Colour] = {
-    State.BUSY: (34, 150, 243, 255),
-    State.LOADING: (34, 150, 243, 255),
-    State.PAUSED: (245, 166, 35, 255),
-    State.DEGRADED: (235, 120, 20, 255),
-    State.STOPPED: (220, 60, 60, 255),
+_BACKGROUND: dict[Theme, Colour] = {"light": (240, 240, 240, 255), "dark": (24, 26, 30, 255)}
+_BADGES: dict[IconState, Colour] = {
+    IconState.BUSY: (34, 150, 243, 255),
+    IconState.LOADING: (34, 150, 243, 255),
+    IconState.PAUSED: (245, 166, 35, 255),
+    IconState.DEGRADED: (235, 120, 20, 255),
+    IconState.STOPPED: (220, 60, 60, 255),
 }
 
 
-def draw(state: State, size: int, theme: Theme) -> Image.Image:
-    """Draw the icon of a state; gives an RGBA image of size x size pixels."""
+def draw(state: IconState, size: int, theme: Theme) -> Image.Image:
+    """Return the icon of a state as an RGBA image of size x size pixels."""
     image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    ink = _GREY[theme] if state in (State.STOPPED, State.PAUSED) else _INK[theme]
+    ink = _GREY[theme] if state in (IconState.STOPPED, IconState.PAUSED) else _INK[theme]
     _bars(ImageDraw.Draw(image), size, ink)
-    if state is State.READY:
+    if state is IconState.READY:
         return image
-    fine = Image.new("RGBA", (size * _FINE, size * _FINE), (0, 0, 0, 0))
+    fine = Image.new("RGBA", (size * _OVERSAMPLING, size * _OVERSAMPLING), (0, 0, 0, 0))
     hole = Image.new("L", fine.size, 0)
-    _badge(ImageDraw.Draw(fine), ImageDraw.Draw(hole), state, size * _FINE)
-    # The bars keep away from the badge, so that it is seen on any of them.
+    _badge(ImageDraw.Draw(fine), ImageDraw.Draw(hole), state, size * _OVERSAMPLING)
+    # A gap between bars and badge keeps the badge visible.
     around = ImageChops.invert(hole.resize((size, size), Image.Resampling.BOX))
     image.putalpha(ImageChops.multiply(image.getchannel("A"), around))
-    # Colours of transparent pixels must not be averaged into the edges.
+    # _shrunk keeps the colours of transparent pixels out of the edges.
     image.alpha_composite(_shrunk(fine, size))
     return image
 
 
-def scalable(state: State, size: int, theme: Theme, *, opaque: bool = False) -> Image.Image:
-    """Draw an icon that is drawn anew, not resampled, when a toolkit asks for it at another size.
+def scalable(state: IconState, size: int, theme: Theme, *, opaque: bool = False) -> Image.Image:
+    """Return an icon whose `resize`, which toolkits call, draws it again instead of resampling it.
 
-    opaque: for toolkits that know no transparency; what is drawn anew gets the ground of a panel.
+    opaque: for toolkits without transparency: `resize` adds the background of a panel.
     """
     image = draw(state, size, theme)
 
-    def resize(wanted: tuple[int, int], *_how: Any, **_more: Any) -> Image.Image:
+    def resize(wanted: tuple[int, int], *_arguments: Any, **_options: Any) -> Image.Image:
         side = min(wanted)
-        whole = Image.new("RGBA", wanted, _GROUND[theme] if opaque else (0, 0, 0, 0))
+        whole = Image.new("RGBA", wanted, _BACKGROUND[theme] if opaque else (0, 0, 0, 0))
         whole.alpha_composite(draw(state, side, theme), ((wanted[0] - side) // 2, (wanted[1] - side) // 2))
         return whole
 
-    setattr(image, "resize", resize)  # noqa: B010 - the type has a method of this name
+    setattr(image, "resize", resize)  # noqa: B010 - mypy refuses an assignment to a method
     return image
 
 
 def _bars(pen: ImageDraw.ImageDraw, size: int, ink: Colour) -> None:
-    """Draw the bars on whole pixels: an edge between two pixels is what makes small icons blurred."""
+    """Draw the bars on whole pixels: edges between pixels blur small icons."""
     wide = max(2, round(size * 0.16))
     gap = max(1, (size - 4 * wide) // 5)
     left = (size - 4 * wide - 3 * gap) // 2
@@ -77,9 +77,9 @@ def _bars(pen: ImageDraw.ImageDraw, size: int, ink: Colour) -> None:
         pen.rectangle((x, top, x + wide - 1, foot - 1), fill=ink)
 
 
-def _badge(pen: ImageDraw.ImageDraw, hole: ImageDraw.ImageDraw, state: State, size: int) -> None:
+def _badge(pen: ImageDraw.ImageDraw, hole: ImageDraw.ImageDraw, state: IconState, size: int) -> None:
     colour = _BADGES[state]
-    if state is State.STOPPED:
+    if state is IconState.STOPPED:
         ends = (size * 0.08, size * 0.92, size * 0.92, size * 0.08)
         hole.line(ends, fill=255, width=round(size * 0.24))
         pen.line(ends, fill=colour, width=round(size * 0.11))
@@ -88,11 +88,11 @@ def _badge(pen: ImageDraw.ImageDraw, hole: ImageDraw.ImageDraw, state: State, si
     x = y = size - radius
     hole.ellipse((x - radius - margin, y - radius - margin, x + radius + margin, y + radius + margin), fill=255)
     box = (x - radius, y - radius, x + radius, y + radius)
-    if state is State.BUSY:
+    if state is IconState.BUSY:
         pen.ellipse(box, fill=colour)
-    elif state is State.LOADING:
+    elif state is IconState.LOADING:
         pen.arc(box, -60, 210, fill=colour, width=round(radius * 0.5))
-    elif state is State.PAUSED:
+    elif state is IconState.PAUSED:
         for side in (-1, 1):
             middle, half, tall = x + side * radius * 0.5, radius * 0.28, radius * 0.85
             pen.rectangle((middle - half, y - tall, middle + half, y + tall), fill=colour)

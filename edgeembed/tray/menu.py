@@ -1,4 +1,4 @@
-"""The menu as data: labels and what each entry does, for any toolkit to draw."""
+"""The menu as data: labels and actions, independent of the toolkit that shows it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import Enum
 
 from edgeembed.common.progress import human_size
 from edgeembed.common.status import ListedModel
-from edgeembed.tray.state import State, View
+from edgeembed.tray.state import IconState, View
 
 
-class Do(Enum):
-    """What an entry does. Some need an argument, which the entry carries."""
+class Action(Enum):
+    """What an entry does. Some take an argument, which is in the entry."""
 
     OPEN_DASHBOARD = "open dashboard"
     COPY_BASE_URL = "copy base url"
@@ -30,60 +30,59 @@ class Do(Enum):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the menu. Without `do` and without `inner` it only says something."""
+class MenuEntry:
+    """One line of the menu; plain text if it has neither an action nor a submenu."""
 
     label: str
-    do: Do | None = None
+    action: Action | None = None
     argument: str = ""
-    inner: tuple[Entry, ...] = ()
+    submenu: tuple[MenuEntry, ...] = ()
     enabled: bool = True
     checked: bool | None = None
-    """None: it is nothing that one switches on and off."""
+    """None: not a check box."""
     radio: bool = False
     default: bool = False
-    """What a click on the icon does where the desktop knows that."""
+    """Whether a click on the icon does this, on desktops that support it."""
 
 
-SEPARATOR = Entry("-")
+SEPARATOR = MenuEntry("-")
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the menu depends on besides the daemon.
-
-    browsable: whether a browser can open the daemon's address. autostart: None where this system has no such thing.
-    catalogue: names of models that can be fetched. pulling: those that are being fetched.
-    """
+class MenuContext:
+    """What the menu depends on besides the daemon."""
 
     browsable: bool = True
+    """Whether a browser can open the daemon's address."""
     autostart: bool | None = None
+    """Whether the daemon starts at login; None: not supported on this system."""
     catalogue: tuple[str, ...] = ()
+    """Names of models that can be downloaded."""
     pulling: frozenset[str] = frozenset()
-    logs: bool = True
+    """Names of models that are being downloaded."""
 
 
-def make_menu(view: View, around: Surroundings) -> tuple[Entry, ...]:
-    """Make the menu for what there is to show."""
+def make_menu(view: View, context: MenuContext) -> tuple[MenuEntry, ...]:
+    """Return the menu for the current view."""
     return (
-        Entry(view.line, enabled=False),
-        *(Entry(line, enabled=False) for line in _day_lines(view)),
+        MenuEntry(view.line, enabled=False),
+        *(MenuEntry(line, enabled=False) for line in _day_lines(view)),
         SEPARATOR,
-        Entry("Open dashboard", Do.OPEN_DASHBOARD, enabled=view.answers and around.browsable, default=True),
-        Entry("Copy base URL", Do.COPY_BASE_URL),
-        Entry(
+        MenuEntry("Open dashboard", Action.OPEN_DASHBOARD, enabled=view.answers and context.browsable, default=True),
+        MenuEntry("Copy base URL", Action.COPY_BASE_URL),
+        MenuEntry(
             "Copy snippet",
-            inner=(Entry("curl", Do.COPY_SNIPPET, "curl"), Entry("Python", Do.COPY_SNIPPET, "python")),
+            submenu=(MenuEntry("curl", Action.COPY_SNIPPET, "curl"), MenuEntry("Python", Action.COPY_SNIPPET, "python")),
         ),
         SEPARATOR,
-        Entry("Model", inner=(*_models(view), *_more(view, around))),
+        MenuEntry("Model", submenu=(*_models(view), *_downloads(view, context))),
         _run_entry(view),
-        Entry("Cache", inner=_cache(view)),
+        MenuEntry("Cache", submenu=_cache(view)),
         SEPARATOR,
-        *([] if around.autostart is None else [Entry("Start at login", Do.AUTOSTART, checked=around.autostart)]),
-        Entry("Open logs", Do.OPEN_LOGS, enabled=around.logs),
-        Entry("Open settings", Do.OPEN_SETTINGS),
-        Entry("Quit" if view.owned or not view.answers else "Quit (edgeembed goes on)", Do.QUIT),
+        *([] if context.autostart is None else [MenuEntry("Start at login", Action.AUTOSTART, checked=context.autostart)]),
+        MenuEntry("Open logs", Action.OPEN_LOGS),
+        MenuEntry("Open settings", Action.OPEN_SETTINGS),
+        MenuEntry("Quit" if view.owned or not view.answers else "Quit (the daemon keeps running)", Action.QUIT),
     )
 
 
@@ -97,21 +96,21 @@ def _day_lines(view: View) -> Iterator[str]:
     yield f"{day.requests:,} request{plural} {when}{rate}"
 
 
-def _run_entry(view: View) -> Entry:
+def _run_entry(view: View) -> MenuEntry:
     if not view.answers:
-        starting = view.state is State.LOADING
-        return Entry("Start", Do.START, enabled=not starting and not view.owned)
+        starting = view.state is IconState.LOADING
+        return MenuEntry("Start", Action.START, enabled=not starting and not view.owned)
     if view.paused:
-        return Entry("Resume", Do.RESUME)
-    return Entry("Pause", Do.PAUSE, enabled=view.paused is not None)
+        return MenuEntry("Resume", Action.RESUME)
+    return MenuEntry("Pause", Action.PAUSE, enabled=view.paused is not None)
 
 
-def _models(view: View) -> Iterator[Entry]:
+def _models(view: View) -> Iterator[MenuEntry]:
     embedders = [model for model in view.models if model.task == "embed"]
     for model in embedders:
-        yield Entry(model.id, Do.CHOOSE_MODEL, model.id, checked=_is_default(model, view), radio=True)
+        yield MenuEntry(model.id, Action.CHOOSE_MODEL, model.id, checked=_is_default(model, view), radio=True)
     if not embedders:
-        yield Entry("none known", enabled=False)
+        yield MenuEntry("no models", enabled=False)
 
 
 def _is_default(model: ListedModel, view: View) -> bool:
@@ -120,24 +119,26 @@ def _is_default(model: ListedModel, view: View) -> bool:
     return model.id == view.model and view.type in (None, model.type)
 
 
-def _more(view: View, around: Surroundings) -> Sequence[Entry]:
+def _downloads(view: View, context: MenuContext) -> Sequence[MenuEntry]:
     installed = {model.id.partition(":")[0] for model in view.models}
-    offered = [name for name in around.catalogue if name not in installed]
+    offered = [name for name in context.catalogue if name not in installed]
     if not offered:
         return ()
-    inner = tuple(
-        Entry(f"{name} (is being fetched)", enabled=False) if name in around.pulling else Entry(name, Do.PULL_MODEL, name)
+    submenu = tuple(
+        MenuEntry(f"{name} (downloading)", enabled=False)
+        if name in context.pulling
+        else MenuEntry(name, Action.PULL_MODEL, name)
         for name in offered
     )
-    return (SEPARATOR, Entry("Get more…", inner=inner))
+    return (SEPARATOR, MenuEntry("Download…", submenu=submenu))
 
 
-def _cache(view: View) -> tuple[Entry, ...]:
+def _cache(view: View) -> tuple[MenuEntry, ...]:
     if view.cache is None:
-        return (Entry("switched off" if view.answers else "not known while stopped", enabled=False),)
+        return (MenuEntry("off" if view.answers else "unknown while stopped", enabled=False),)
     size = f"{human_size(view.cache.memory_bytes + view.cache.answer_bytes)} in memory"
     if view.disk_bytes is not None:
         size += f", {human_size(view.disk_bytes)} on disk"
-    # A menu cannot ask whether one is sure; a second step can.
-    sure = Entry("Remove all vectors", Do.CLEAR_CACHE)
-    return (Entry(size, enabled=False), Entry("Clear…", inner=(sure,)))
+    # A menu cannot ask for confirmation, so clearing takes a second step.
+    confirm = MenuEntry("Remove all vectors", Action.CLEAR_CACHE)
+    return (MenuEntry(size, enabled=False), MenuEntry("Clear…", submenu=(confirm,)))

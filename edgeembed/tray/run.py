@@ -1,4 +1,4 @@
-"""The tray put together: one icon for each user, until Quit."""
+"""Runs the tray: one icon per user, until Quit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from edgeembed.hub.catalogue import catalogue
 from edgeembed.tray import host, system
 from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import AutostartSwitch, Controller
-from edgeembed.tray.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "tray.lock"
 
 
-def run(resolved: Resolved, flags: Sequence[str], look: Literal["auto", "light", "dark"] = "auto") -> bool:
-    """Show the icon until Quit; False when one is shown already.
+def run(resolved: Resolved, flags: Sequence[str], theme: Literal["auto", "light", "dark"] = "auto") -> bool:
+    """Show the icon until Quit; return False if another tray is running.
 
-    flags: what a daemon is told that has to be started. Raises NoTrayError with the way out, ConfigError for settings.
+    flags: for a daemon that has to be started. Raises NoTrayError, ConfigError for settings.
     """
     if resolved.settings.port == 0 and not resolved.settings.uds:
-        raise ConfigError("with port 0 nobody can know where the daemon will listen; the tray needs a port")
+        raise ConfigError("the tray cannot find a daemon on a random port; set a port other than 0")
     resolved.paths.state.mkdir(parents=True, exist_ok=True)
     lock = FileLock(resolved.paths.state / LOCK_FILE)
     try:
@@ -37,36 +36,37 @@ def run(resolved: Resolved, flags: Sequence[str], look: Literal["auto", "light",
         return False
     with lock:
         if importlib.util.find_spec("pystray") is None or importlib.util.find_spec("PIL") is None:
-            raise host.NoTrayError(f"the tray needs two more packages: pip install 'edgeembed[tray]'; {host.WAY_OUT}")
+            raise host.NoTrayError(
+                f"the tray needs the packages pystray and Pillow: pip install 'edgeembed[tray]'; {host.ALTERNATIVE}"
+            )
         backend, why_not = host.backend()
         if backend is None:
-            raise host.NoTrayError(f"no icon can be shown: {why_not}; {host.WAY_OUT}")
-        from edgeembed.tray.app import PystrayFace
+            raise host.NoTrayError(f"cannot show an icon: {why_not}; {host.ALTERNATIVE}")
+        from edgeembed.tray.app import PystrayIcon
 
-        face = PystrayFace(backend, system.theme() if look == "auto" else look)
-        if not face.has_menu:
-            log.warning("this desktop's tray shows no menu: a click on the icon opens the dashboard")
+        icon = PystrayIcon(backend, system.theme() if theme == "auto" else theme)
+        if not icon.has_menu:
+            log.warning("the tray of this desktop has no menus: a click on the icon opens the dashboard")
         child = DaemonChild(lambda: flags, resolved.paths.logs)
         controller = Controller(
             resolved,
-            face,
-            Watcher(resolved.settings),
+            icon,
             child,
             autostart=_autostart(),
             catalogue=tuple(catalogue()),
         )
-        face.run(controller.run, controller.ask)
+        icon.run(controller.run, controller.submit)
     return True
 
 
 def _autostart() -> AutostartSwitch | None:
-    """Give this system's way to start at login; None where it has none."""
+    """Return the start-at-login mechanism of this system; None if there is none."""
     from edgeembed import autostart
 
     try:
         switch: AutostartSwitch = autostart.current()
         switch.status()
     except EdgeEmbedError as error:
-        log.info("no start at login: %s", error.message)
+        log.info("start at login is not available: %s", error.message)
         return None
     return switch

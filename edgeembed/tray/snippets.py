@@ -1,4 +1,4 @@
-"""What clients need to reach the daemon, ready to paste."""
+"""Code for clients of the daemon, ready to paste."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _KEY_VARIABLE = "EDGEEMBED_API_KEY"
 
 
 def base_url(settings: Settings) -> str:
-    """Give the base URL that clients of OpenAI's API take."""
+    """Return the base URL for clients of OpenAI's API."""
     return f"{daemon_url(settings)}/v1"
 
 
 def curl(settings: Settings, model: str | None) -> str:
-    """Give a command that embeds a text. A key is named by its variable: a clipboard is read by others, too."""
-    # Names come from GET /v1/models, and a file may be called anything.
+    """Return a command that embeds a text. The API key stays in its variable: other programs can read the clipboard."""
+    # Names come from GET /v1/models and may contain any character that file names may.
     field = f'"model": "{_json(model)}", ' if model else ""
     body = f'{{{field}"input": "hello"}}'.replace("'", "'\\''")
     url = "http://localhost/v1/embeddings" if settings.uds else f"{base_url(settings)}/embeddings"
@@ -30,13 +30,13 @@ def curl(settings: Settings, model: str | None) -> str:
 
 
 def python(settings: Settings, model: str | None) -> str:
-    """Give a program that embeds two texts with OpenAI's package."""
+    """Return a program that embeds two texts with OpenAI's package."""
     imports, key = ("import os\n\n", f'os.environ["{_KEY_VARIABLE}"]') if _has_key(settings) else ("", '"unused"')
     return (
         f"{imports}from openai import OpenAI\n\n"
         f'client = OpenAI(base_url="{base_url(settings)}", api_key={key})\n'
-        f'answer = client.embeddings.create(model="{_json(model or "default")}", input=["first text", "second text"])\n'
-        "vectors = [item.embedding for item in answer.data]\n"
+        f'response = client.embeddings.create(model="{_json(model or "default")}", input=["first text", "second text"])\n'
+        "vectors = [item.embedding for item in response.data]\n"
     )
 
 

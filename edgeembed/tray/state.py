@@ -1,4 +1,4 @@
-"""What the icon shows, made from what a daemon says of itself. Knows no icon, no HTTP and no clock."""
+"""What the icon shows, computed from the daemon's status: pure functions of a poll's result, the last view and the time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import msgspec
 from edgeembed.common.status import CacheStats, DaemonStatus, Demotion, ListedModel, LoadedModel
 
 Theme = Literal["light", "dark"]
-"""Of the panel that the icon sits on."""
+"""Of the panel that shows the icon."""
 
 
-class State(Enum):
-    """What the icon shows. The value is the word for it."""
+class IconState(Enum):
+    """The states of the icon; the values are their names for users."""
 
     READY = "ready"
     BUSY = "busy"
@@ -29,63 +29,63 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Child:
-    """The daemon that the tray started, if it did."""
+class ChildStatus:
+    """The daemon that the tray started."""
 
     running: bool
     last_line: str = ""
-    """What it said last: while a model is fetched it does not answer yet."""
+    """The last line of its output: the progress, while a model is downloaded and it does not respond yet."""
     gave_up: bool = False
-    """It ended by itself again and again, or will not start as it is told to."""
+    """Whether it is not restarted any more: it crashed repeatedly, or its settings are unusable."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one look at the daemon brought."""
+class PollResult:
+    """The result of polling the daemon once."""
 
     status: DaemonStatus | None = None
-    """None: no daemon of ours answers."""
+    """None: no edgeembed daemon responds."""
     problem: str | None = None
-    """Why an answer could not be used, such as a missing key or another program on the port."""
+    """Why a response could not be used: a missing key, another program on the port."""
     paused: bool | None = None
-    """None: this daemon cannot be paused."""
+    """None: the daemon does not support pausing."""
     models: tuple[ListedModel, ...] = ()
     alarm: str | None = None
-    """What GET /health said last when it was not well."""
+    """The problem that GET /health reported last."""
     disk_bytes: int | None = None
-    """What the cache takes on disk."""
-    child: Child | None = None
+    """Size of the cache on disk."""
+    child: ChildStatus | None = None
 
 
 @dataclass(frozen=True)
 class Day:
-    """Requests and texts of one day, added up over the runs of the daemon."""
+    """Requests and texts of one day, summed over restarts of the daemon."""
 
     date: datetime.date
     since: datetime.time | None = None
-    """When counting began, where it was not at midnight."""
+    """When counting began; None: at midnight."""
     requests: int = 0
     hits: int = 0
     lookups: int = 0
     pid: int = 0
     before: tuple[int, int, int] = (0, 0, 0)
-    """What this run of the daemon had counted when it was asked last."""
+    """The counts of this run of the daemon at the last poll."""
 
     @property
     def hit_rate(self) -> float | None:
-        """Share of texts that the cache answered, 0 to 1; None when there was none."""
+        """Share of texts found in the cache, 0 to 1; None if there were no texts."""
         return self.hits / self.lookups if self.lookups else None
 
     def after(self, status: DaemonStatus, now: datetime.datetime) -> Day:
-        """Add what the daemon counted since it was asked last."""
+        """Return the day with the daemon's counts since the last poll added."""
         counts = _counts(status)
         if now.date() != self.date:
             if self.pid != status.pid:
                 return first_day(status, now)
-            # What came between the last look and midnight counts for the new day.
+            # Requests between the last poll and midnight count for the new day.
             return Day(now.date(), pid=self.pid, before=self.before).after(status, now)
         before = self.before if self.pid == status.pid else (0, 0, 0)
-        # A model that was unloaded takes its requests with it.
+        # Unloading a model removes its requests from the counts.
         more = [max(0, new - old) for new, old in zip(counts, before, strict=True)]
         return Day(
             self.date, self.since, self.requests + more[0], self.hits + more[1], self.lookups + more[2], status.pid, counts
@@ -93,7 +93,7 @@ class Day:
 
 
 def first_day(status: DaemonStatus, now: datetime.datetime) -> Day:
-    """Begin to count: with all that a daemon did which started today, else with nothing."""
+    """Return the first counts of a day: all of a daemon that started today, else none."""
     counts = _counts(status)
     if (now - datetime.timedelta(seconds=status.uptime_seconds)).date() == now.date():
         return Day(now.date(), None, *counts, pid=status.pid, before=counts)
@@ -103,44 +103,44 @@ def first_day(status: DaemonStatus, now: datetime.datetime) -> Day:
 def _counts(status: DaemonStatus) -> tuple[int, int, int]:
     cache = status.cache or CacheStats()
     hits = cache.memory_hits + cache.disk_hits
-    return sum(slot.requests for slot in status.models), hits, hits + cache.misses
+    return sum(model.requests for model in status.models), hits, hits + cache.misses
 
 
 @dataclass(frozen=True)
 class View:
-    """What there is to show."""
+    """What the icon and its menu show."""
 
-    state: State
+    state: IconState
     line: str
-    """One line: the state with its model and device, or what is wrong."""
+    """One line: model, device and state, or the problem."""
     reason: str | None = None
-    """Why it is not well, in full."""
+    """The problem in full."""
     model: str | None = None
     """The default model's name."""
     type: str | None = None
-    """The default model's type, once it has been loaded."""
+    """The default model's type; None until it is loaded."""
     device: str | None = None
     models: tuple[ListedModel, ...] = ()
-    """What a client may call the installed models, without prompts and aliases."""
+    """The installed models, without aliases and names with prompts."""
     day: Day | None = None
     cache: CacheStats | None = None
     disk_bytes: int | None = None
     paused: bool | None = None
     answers: bool = False
-    """Whether a daemon of ours answers."""
+    """Whether an edgeembed daemon responds."""
     owned: bool = False
     """Whether the tray started the daemon."""
     demotions: tuple[Demotion, ...] = ()
     digest: str | None = None
     pid: int | None = None
     work: tuple[int, int] = field(default=(0, 0), compare=False)
-    """Texts that were computed, and requests that were answered, since the daemon started."""
+    """Computed texts and answered requests since the daemon started."""
 
 
 def read_models(body: Mapping[str, Any]) -> tuple[ListedModel, ...]:
-    """Give the models of GET /v1/models: each under its shortest name, without aliases and prompts.
+    """Return the models of GET /v1/models: each once, under its shortest name, without aliases and prompts.
 
-    Raises msgspec.ValidationError for the list of a version whose form differs.
+    Raises msgspec.ValidationError for the format of an incompatible version.
     """
     listed = msgspec.convert(body.get("data", []), tuple[ListedModel, ...])
     models = [each for each in listed if not each.root and not each.input_type]
@@ -148,28 +148,28 @@ def read_models(body: Mapping[str, Any]) -> tuple[ListedModel, ...]:
     return tuple(each for each in models if each.id not in with_type)
 
 
-def look(seen: Seen, before: View | None, now: datetime.datetime) -> View:
-    """Say what is to be shown; before: what was shown last."""
-    owned = seen.child is not None and seen.child.running
+def make_view(polled: PollResult, before: View | None, now: datetime.datetime) -> View:
+    """Return what to show for a poll's result. before: the last view, whose models and counts are kept."""
+    owned = polled.child is not None and polled.child.running
     day = before.day if before else None
-    status = seen.status
+    status = polled.status
     if status is None:
-        state, reason = _silent(seen)
+        state, reason = _without_daemon(polled)
         what = reason or "stopped"
-        model = before.model if before else None
         models = before.models if before else ()
-        return View(state, f"edgeembed: {_short(what)}", reason, model, models=models, day=day, owned=owned)
+        name = before.model if before else None
+        return View(state, f"edgeembed: {_short(what)}", reason, name, models=models, day=day, owned=owned)
     day = day.after(status, now) if day else first_day(status, now)
-    default = next((slot for slot in status.models if slot.default), None)
-    work = sum(slot.texts_computed for slot in status.models), sum(slot.requests for slot in status.models)
+    default = next((model for model in status.models if model.default), None)
+    work = sum(model.texts_computed for model in status.models), sum(model.requests for model in status.models)
     same = before is not None and before.pid == status.pid
-    state, reason = _judge(status, default, seen)
-    if state is State.READY and (
-        any(slot.active or slot.texts_waiting for slot in status.models)
-        # Short requests come and go between two looks. GET /health computes a row and is no request.
+    state, reason = _condition(status, default, polled)
+    if state is IconState.READY and (
+        any(model.active or model.texts_waiting for model in status.models)
+        # Short requests begin and end between two polls. GET /health computes a row but is not a request.
         or (same and before is not None and work[0] > before.work[0] and work[1] > before.work[1])
     ):
-        state = State.BUSY
+        state = IconState.BUSY
     device = default.device if default else None
     name = status.model.name if status.model else None
     what = f"{state.value}: {_short(reason)}" if reason else state.value
@@ -181,11 +181,11 @@ def look(seen: Seen, before: View | None, now: datetime.datetime) -> View:
         model=name,
         type=default.type if default else None,
         device=device,
-        models=seen.models,
+        models=polled.models,
         day=day,
         cache=status.cache,
-        disk_bytes=seen.disk_bytes,
-        paused=seen.paused,
+        disk_bytes=polled.disk_bytes,
+        paused=polled.paused,
         answers=True,
         owned=owned,
         demotions=tuple(status.engine.demotions) if status.engine else (),
@@ -195,48 +195,48 @@ def look(seen: Seen, before: View | None, now: datetime.datetime) -> View:
     )
 
 
-def _silent(seen: Seen) -> tuple[State, str | None]:
-    child = seen.child
-    if seen.problem:
-        return State.DEGRADED, seen.problem
+def _without_daemon(polled: PollResult) -> tuple[IconState, str | None]:
+    child = polled.child
+    if polled.problem:
+        return IconState.DEGRADED, polled.problem
     if child is None:
-        return State.STOPPED, None
+        return IconState.STOPPED, None
     if child.running:
-        return State.LOADING, child.last_line or "starting"
+        return IconState.LOADING, child.last_line or "starting"
     if not child.gave_up:
-        return State.LOADING, f"it has ended and starts again: {child.last_line or 'it said nothing'}"
-    return State.STOPPED, child.last_line or None
+        return IconState.LOADING, f"restarting after: {child.last_line or 'no output'}"
+    return IconState.STOPPED, child.last_line or None
 
 
-def _judge(status: DaemonStatus, default: LoadedModel | None, seen: Seen) -> tuple[State, str | None]:
-    """Say how well the daemon is, and why it is not quite."""
+def _condition(status: DaemonStatus, default: LoadedModel | None, polled: PollResult) -> tuple[IconState, str | None]:
+    """Return the state of a daemon that responds, and the reason unless all is well."""
     if default is not None and default.state in ("failed", "stopped"):
-        return State.DEGRADED, default.reason or f"{default.name} cannot be served"
+        return IconState.DEGRADED, default.reason or f"{default.name} cannot be served"
     if default is not None and default.state in ("loading", "starting"):
-        return State.LOADING, None
+        return IconState.LOADING, None
     if default is not None and default.state == "restarting":
-        return State.LOADING, default.reason or "the worker starts again"
-    if seen.paused:
-        return State.PAUSED, None
+        return IconState.LOADING, default.reason or "the worker is restarting"
+    if polled.paused:
+        return IconState.PAUSED, None
     engine = status.engine
     reasons: Sequence[str | None] = (
-        seen.alarm,
+        polled.alarm,
         *(f"{each.model}: {each.alarm}" for each in status.vectors if each.alarm),
-        _demotion_words(engine.demotions[-1]) if engine and engine.demotions else None,
+        _demotion_text(engine.demotions[-1]) if engine and engine.demotions else None,
         status.cache.disk_problem if status.cache and status.cache.disk_problem != "switched off" else None,
-        *(f"{slot.name}: {slot.reason or 'failed'}" for slot in status.models if slot.state == "failed"),
+        *(f"{model.name}: {model.reason or 'failed'}" for model in status.models if model.state == "failed"),
     )
     reason = next((each for each in reasons if each), None)
-    return (State.DEGRADED, reason) if reason else (State.READY, None)
+    return (IconState.DEGRADED, reason) if reason else (IconState.READY, None)
 
 
-def _demotion_words(demotion: Demotion) -> str:
-    """Say what did not hold; when it is tried again comes first, as the reason may be long."""
-    again = f" (again at {time.strftime('%H:%M', time.localtime(demotion.again_at))})" if demotion.again_at else ""
-    return f"{demotion.mode} did not hold{again}: {demotion.reason}"
+def _demotion_text(demotion: Demotion) -> str:
+    """Describe a demotion; the time of the next attempt comes before the reason, which may be long."""
+    again = f" (retry at {time.strftime('%H:%M', time.localtime(demotion.again_at))})" if demotion.again_at else ""
+    return f"{demotion.mode} failed{again}: {demotion.reason}"
 
 
-def _short(text: str, most: int = 70) -> str:
-    """Give a text that fits a menu's line."""
+def _short(text: str, limit: int = 70) -> str:
+    """Return a text shortened to fit a line of the menu."""
     text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"

@@ -1,4 +1,4 @@
-"""What the menu asks of the desktop: opening files and pages, the clipboard, light or dark."""
+"""The desktop: opens files and pages, copies to the clipboard, knows whether the theme is light or dark."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ log = logging.getLogger(__name__)
 
 _CLIPBOARDS = (("wl-copy",), ("xclip", "-selection", "clipboard"), ("xsel", "--clipboard", "--input"))
 _TOOL_SECONDS = 5.0
-_NEW_SETTINGS = "# Settings of edgeembed; `edgeembed serve --help` tells all, `edgeembed config show` those in force.\n"
+_NEW_SETTINGS = (
+    "# Settings of edgeembed. `edgeembed serve --help` explains them; `edgeembed config show` prints those in effect.\n"
+)
 
 
 def open_page(url: str) -> bool:
-    """Open a page in the user's browser; says whether there is one."""
+    """Open a page in the user's browser; return whether there is one."""
     return webbrowser.open(url)
 
 
 def open_settings(file: Path) -> bool:
-    """Open config.toml in the user's editor; a file that is missing is begun. Raises OSError."""
+    """Open config.toml in the user's editor, and create it if it is missing. Return as `open_file`. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as new:
@@ -37,14 +39,14 @@ def open_settings(file: Path) -> bool:
 
 
 def open_file(path: Path) -> bool:
-    """Open a file or a folder with what the desktop has for it; says whether there is something."""
+    """Open a file or a folder in the desktop's program for it; return whether there is one."""
     if sys.platform.startswith("linux") and shutil.which("xdg-open") is None:
         return False
     return click.launch(str(path)) == 0
 
 
 def copy(text: str) -> bool:
-    """Put a text on the clipboard; says whether that was possible."""
+    """Copy a text to the clipboard; return whether that worked."""
     if sys.platform == "darwin":
         tools: tuple[tuple[str, ...], ...] = (("pbcopy",),)
     elif sys.platform == "win32":
@@ -56,7 +58,7 @@ def copy(text: str) -> bool:
         if shutil.which(tool[0]) is None:
             continue
         try:
-            # xclip stays to hand the text out: it must not hold a pipe of ours that somebody reads to its end.
+            # xclip keeps running to serve the text, so it must not inherit a pipe that somebody reads to its end.
             done = subprocess.run(
                 tool,
                 input=data,
@@ -74,7 +76,7 @@ def copy(text: str) -> bool:
 
 
 def notify(title: str, text: str) -> bool:
-    """Show a notification where there is no icon to show it; says whether the desktop took it. Linux alone."""
+    """Show a notification without an icon; return whether that worked. Linux only."""
     if shutil.which("notify-send") is None:
         return False
     try:
@@ -92,11 +94,11 @@ def notify(title: str, text: str) -> bool:
 
 
 def theme() -> Theme:
-    """Say whether the panel is light or dark, as far as the system tells; most panels are dark."""
+    """Return the theme of the panel; dark, like most panels, if the system does not say."""
     if sys.platform == "win32":
         return _windows_theme()
     if sys.platform == "darwin":
-        # The key exists in dark mode alone.
+        # The key exists only in dark mode.
         answer = _output("defaults", "read", "-g", "AppleInterfaceStyle")
         return "dark" if "Dark" in answer else "light"
     answer = _output("gsettings", "get", "org.gnome.desktop.interface", "color-scheme")
@@ -108,9 +110,9 @@ def _windows_theme() -> Theme:
         return "dark"
     import winreg
 
-    place = r"Software\Microsoft\Windows\CurrentVersion\Themes\Personalize"
+    subkey = r"Software\Microsoft\Windows\CurrentVersion\Themes\Personalize"
     try:
-        with winreg.OpenKey(winreg.HKEY_CURRENT_USER, place) as key:
+        with winreg.OpenKey(winreg.HKEY_CURRENT_USER, subkey) as key:
             return "light" if winreg.QueryValueEx(key, "SystemUsesLightTheme")[0] else "dark"
     except OSError:
         return "dark"

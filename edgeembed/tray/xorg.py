@@ -1,7 +1,7 @@
-"""pystray's icon for plain X, with what pystray 0.19.5 lacks: clicks arrive, no event is
-missed, and a panel that starts again gets its icon back.
+"""pystray's icon for plain X, with fixes for pystray 0.19.5: clicks arrive, no event is missed, and a panel that restarts
+gets its icon back.
 
-Imported on X alone: pystray's own module needs python-xlib.
+Imported on X only: pystray's module needs python-xlib.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from collections.abc import Iterator
 from typing import Any
 
 import Xlib.X
-from pystray._xorg import Icon as PystrayIcon
+from pystray._xorg import Icon as PystrayXorgIcon
 
 DOCK_SECONDS = 2.0
-"""How often is looked for a panel when the one with the icon has gone."""
+"""Seconds between searches for a panel after the panel with the icon has gone."""
 
 
-class Icon(PystrayIcon):  # type: ignore[misc]
-    """Mends, in methods of pystray's that are its own: the version is pinned for them."""
+class XorgIcon(PystrayXorgIcon):  # type: ignore[misc]
+    """Overrides private methods of pystray, whose version is pinned for that reason."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
-        """Make the icon, as pystray's."""
+        """Create the icon; the arguments are pystray's."""
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         super().__init__(*arguments, **more)
-        # pystray handles clicks and forgets to ask the server for them.
+        # pystray handles clicks but does not ask the server for them.
         self._window.change_attributes(event_mask=Xlib.X.ExposureMask | Xlib.X.StructureNotifyMask | Xlib.X.ButtonPressMask)
         flush = self._display.flush
 
         def flush_and_wake() -> None:
             flush()
-            with contextlib.suppress(BlockingIOError):  # it is awake already, many times over
+            with contextlib.suppress(BlockingIOError):  # a full pipe: the loop will wake up anyway
                 os.write(self._wake, b".")
 
         self._display.flush = flush_and_wake
 
     def _events(self) -> Iterator[Any]:
-        """Give events as they come.
+        """Yield events as they arrive.
 
-        A thread that sends something reads what has arrived meanwhile, such as the very message that it sent to this loop;
-        a loop that waits for the socket would not hear of it before something else comes.
+        A thread that sends something also reads what has arrived, including messages that it sent to this loop. If the
+        loop waited for the socket alone, it would miss them until the next event; hence the pipe.
         """
         while True:
             while self._display.pending_events():
@@ -50,6 +50,6 @@ class Icon(PystrayIcon):  # type: ignore[misc]
             lost = self.visible and self._systray_manager is None
             ready, _, _ = select.select([self._display, self._woken], [], [], DOCK_SECONDS if lost else None)
             if lost and not ready:
-                self._dock_window()  # a panel that has started again takes it
+                self._dock_window()  # in case the panel has restarted
             if self._woken in ready:
                 os.read(self._woken, 4096)

@@ -13,7 +13,7 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 """Between two tries, in seconds; each pause is twice the one before, less a random part so that no two callers keep step."""
 JITTER = 0.3
-LONGEST_WISH = 60.0
+LONGEST_ASKED = 60.0
 """The longest pause that a server's Retry-After is believed."""
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -57,7 +57,7 @@ class Breaker:
         if self.state == "open" and before == "closed":
             self.opened += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 16)) * (1 - JITTER * random.random())
-        self.try_at = now + max(pause, min(seconds or 0.0, LONGEST_WISH))
+        self.try_at = now + max(pause, min(seconds or 0.0, LONGEST_ASKED))
 
     def busy(self, reason: str, seconds: float | None) -> None:
         """Note that the other side is there and has too much to do: nothing is sent for so long."""
@@ -65,7 +65,7 @@ class Breaker:
         self.reason = reason
         if self.away_since is None:
             self.away_since = now
-        self.try_at = max(self.try_at, now + min(LONGEST_WISH, seconds if seconds is not None else 1.0))
+        self.try_at = max(self.try_at, now + min(LONGEST_ASKED, seconds if seconds is not None else 1.0))
 
     def probe(self) -> None:
         """Note that a probe is on its way."""

@@ -13,9 +13,9 @@ import aiohttp
 from aiohttp import hdrs
 
 from edgeembed.upstream.wire import (
-    Answer,
-    Encoding,
+    RowEncoding,
     UnreadableAnswerError,
+    UpstreamAnswer,
     error_message,
     model_names,
     read_answer,
@@ -55,7 +55,7 @@ class BusyError(UpstreamError):
         self.seconds = seconds
 
 
-class AwayError(UpstreamError):
+class UnavailableError(UpstreamError):
     """Nothing that could answer is there; seconds after which it may be, if somebody said so."""
 
     def __init__(
@@ -110,22 +110,22 @@ class UpstreamClient:
             await self._session.close()
 
     async def embed(
-        self, model: str, texts: Sequence[str], encoding: Encoding = "base64", *, seconds: float | None = None
-    ) -> Answer:
+        self, model: str, texts: Sequence[str], encoding: RowEncoding = "base64", *, seconds: float | None = None
+    ) -> UpstreamAnswer:
         """Ask for the rows of texts, within so many seconds or the options' timeout. Raises UpstreamError's kinds."""
         body = write_body(model, texts, encoding)
         answered = await self._ask("POST", "/embeddings", seconds or self._options.timeout, body)
         try:
             return read_answer(answered, len(texts))
         except UnreadableAnswerError as error:
-            raise AwayError(f"its answer cannot be used: {error}") from error
+            raise UnavailableError(f"its answer cannot be used: {error}") from error
 
     async def models(self) -> list[dict[str, Any]]:
         """Ask for the list of models. Raises UpstreamError's kinds."""
         try:
             return model_names(await self._ask("GET", "/models", LOOK_SECONDS, None))
         except UnreadableAnswerError as error:
-            raise AwayError(str(error)) from error
+            raise UnavailableError(str(error)) from error
 
     async def _ask(self, method: str, path: str, seconds: float, body: bytes | None) -> bytes:
         assert self._session is not None
@@ -137,11 +137,11 @@ class UpstreamClient:
                 raw = await response.read()
                 status, headers = response.status, response.headers
         except aiohttp.ConnectionTimeoutError as error:
-            raise AwayError(f"it cannot be reached within {CONNECT_SECONDS:g} s", gone=True) from error
+            raise UnavailableError(f"it cannot be reached within {CONNECT_SECONDS:g} s", gone=True) from error
         except TimeoutError as error:
-            raise AwayError(f"no answer within {seconds:g} s", hangs=True) from error
+            raise UnavailableError(f"no answer within {seconds:g} s", hangs=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise AwayError(
+            raise UnavailableError(
                 _plainly(error),
                 broke_off=isinstance(error, _BROKEN_OFF),
                 gone=isinstance(error, aiohttp.ClientConnectorError),
@@ -154,8 +154,8 @@ class UpstreamClient:
         if status in REFUSALS:
             raise RefusedError(said, status)
         if status in (401, 403):
-            raise AwayError(f"it does not take our key ({status}): {said}; the setting upstream_key holds it")
-        raise AwayError(f"it answers {status}: {said}", _retry_after(headers.get(hdrs.RETRY_AFTER)))
+            raise UnavailableError(f"it does not take our key ({status}): {said}; the setting upstream_key holds it")
+        raise UnavailableError(f"it answers {status}: {said}", _retry_after(headers.get(hdrs.RETRY_AFTER)))
 
 
 def _plainly(error: BaseException) -> str:

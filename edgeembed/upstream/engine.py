@@ -25,13 +25,13 @@ from edgeembed.errors import (
     InputTooLongError,
     RequestError,
 )
-from edgeembed.upstream.client import AwayError, BusyError, RefusedError, UpstreamClient
+from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient
 from edgeembed.upstream.fallback import Fallback
-from edgeembed.upstream.identity import RIDER, least_cosine
-from edgeembed.upstream.queue import Queue, Waiting, wait_for
+from edgeembed.upstream.identity import SENTINEL_TEXT, least_cosine
+from edgeembed.upstream.queue import PendingText, TextQueue, pending_text
 from edgeembed.upstream.remote import REMOTE_TYPE, Remote
-from edgeembed.upstream.watch import Watch, told
-from edgeembed.upstream.wire import Answer, says_too_long, spread
+from edgeembed.upstream.watch import HealthMonitor, log_failure
+from edgeembed.upstream.wire import UpstreamAnswer, says_too_long, spread
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _SOON = 0.001
 class _Flight:
     """A request on its way."""
 
-    texts: Sequence[Waiting]
+    texts: Sequence[PendingText]
     priority: Priority
     since: float = field(default_factory=time.time)
     """Unix seconds."""
@@ -62,9 +62,9 @@ class RemoteEngine:
         self._identity = remote.identity
         self._rider_row = self._identity.canary_rows[:1]
         self._client = UpstreamClient(remote.options)
-        self._watch = Watch(remote, self._client, self._wake)
+        self._watch = HealthMonitor(remote, self._client, self._wake)
         self._fallback = Fallback(make_fallback, self._identity, self._options.min_cosine)
-        self._queue = Queue(max(1, self._options.most_texts - 1), self._options.most_characters)
+        self._queue = TextQueue(max(1, self._options.most_texts - 1), self._options.most_characters)
         self._flights: set[_Flight] = set()
         self._loading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -153,15 +153,15 @@ class RemoteEngine:
         await self._watch.start()
         self._started = True
         self._loading = asyncio.create_task(self._start_fallback(), name="upstream fall-back")
-        self._loading.add_done_callback(told)
+        self._loading.add_done_callback(log_failure)
 
     def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
         # What shares a forward pass upstream is upstream's choice: `isolated` cannot be promised there.
         futures: list[asyncio.Future[Row]] = []
-        taken: list[Waiting] = []
+        taken: list[PendingText] = []
         for text in texts:
             try:
-                waiting = wait_for(text, priority)
+                waiting = pending_text(text, priority)
             except RequestError as error:
                 futures.append(_failed(error))
                 continue
@@ -267,14 +267,14 @@ class RemoteEngine:
             if not self._stopped:
                 self._wake()
 
-    async def _send(self, texts: Sequence[Waiting]) -> bool:
+    async def _send(self, texts: Sequence[PendingText]) -> bool:
         """Send texts and hand out their rows; says whether all have one. What fails passingly goes back in the queue."""
         texts = [text for text in texts if not text.future.done()]
         if not texts:
             return True
         self._requests += 1
         try:
-            asked = [RIDER, *(text.sent for text in texts)]
+            asked = [SENTINEL_TEXT, *(text.sent for text in texts)]
             answer = await self._client.embed(self._remote.model, asked, self._identity.encoding)
         except RefusedError as error:
             return await self._refused(texts, error)
@@ -282,7 +282,7 @@ class RemoteEngine:
             self._watch.failed(error)
             self._retry(texts)
             return False
-        except AwayError as error:
+        except UnavailableError as error:
             self._away(texts, error)
             return False
         if least_cosine(answer.rows[:1], self._rider_row) < self._options.min_cosine:
@@ -292,7 +292,7 @@ class RemoteEngine:
         self._land(texts, answer)
         return True
 
-    def _land(self, texts: Sequence[Waiting], answer: Answer) -> None:
+    def _land(self, texts: Sequence[PendingText], answer: UpstreamAnswer) -> None:
         rows = answer.rows[1:]
         sent = [text.sent for text in texts]
         total = None if answer.tokens is None else max(len(texts), answer.tokens - self._identity.rider_tokens)
@@ -306,7 +306,7 @@ class RemoteEngine:
                 self._tokens_computed += tokens
                 text.finish(Row(row, tokens))
 
-    async def _refused(self, texts: Sequence[Waiting], error: RefusedError) -> bool:
+    async def _refused(self, texts: Sequence[PendingText], error: RefusedError) -> bool:
         """Find the text that is to blame by halves; a request that is merely too large shows itself so."""
         if len(texts) == 1:
             self._refusals += 1
@@ -323,7 +323,7 @@ class RemoteEngine:
             log.info("upstream takes no requests of %d texts (%s); %d at a time go from now on", len(texts), error, half)
         return all(fine)
 
-    def _away(self, texts: Sequence[Waiting], error: AwayError) -> None:
+    def _away(self, texts: Sequence[PendingText], error: UnavailableError) -> None:
         self._watch.failed(error)
         for text in texts:
             text.tries += error.broke_off
@@ -335,16 +335,16 @@ class RemoteEngine:
         else:
             self._retry(texts)
 
-    def _other_vectors(self, texts: Sequence[Waiting]) -> None:
+    def _other_vectors(self, texts: Sequence[PendingText]) -> None:
         """Take none of the rows that came with a canary row of another model, and look closer before anything else."""
-        self._watch.failed(AwayError("its vectors are not those of before"), at_once=True)
+        self._watch.failed(UnavailableError("its vectors are not those of before"), at_once=True)
         for text in texts:
             text.tries += 1
         self._retry(texts)
 
-    def _retry(self, texts: Sequence[Waiting]) -> None:
+    def _retry(self, texts: Sequence[PendingText]) -> None:
         """Let texts wait once more, but for those that have waited or tried enough."""
-        again: list[Waiting] = []
+        again: list[PendingText] = []
         for text in texts:
             if self._watch.retry_budget > 0 and text.tries < MOST_TRIES and not self.is_over:
                 again.append(text)
@@ -374,7 +374,7 @@ def _failed(error: EdgeEmbedError) -> asyncio.Future[Any]:
     return future
 
 
-def _too_long(text: Waiting, tokens: int) -> RequestError:
+def _too_long(text: PendingText, tokens: int) -> RequestError:
     if isinstance(text.text, Prompted) and text.text.limits is not None and text.text.limits.cut != "none":
         return RequestError(
             f"it has {tokens} tokens, {text.most_tokens} are allowed, and upstream cannot be told where to cut; shorten it"

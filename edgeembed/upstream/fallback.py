@@ -12,7 +12,7 @@ import numpy as np
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.upstream.identity import CANARY_TEXTS, Identity, least_cosine
-from edgeembed.upstream.queue import Waiting
+from edgeembed.upstream.queue import PendingText
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Fallback:
         log.warning("no local fall-back: %s, at least %g is asked for", self.reason, self._min_cosine)
         await self.close()
 
-    def answer(self, texts: Sequence[Waiting]) -> None:
+    def answer(self, texts: Sequence[PendingText]) -> None:
         """Compute texts here."""
         assert self._engine is not None
         for priority in (INTERACTIVE, BULK):
@@ -82,7 +82,7 @@ class Fallback:
                 local.add_done_callback(lambda done, text=text: self._done(text, done))  # type: ignore[misc]
                 text.future.add_done_callback(lambda _done, local=local: local.cancel())  # type: ignore[misc]
 
-    def _done(self, text: Waiting, local: asyncio.Future[Row]) -> None:
+    def _done(self, text: PendingText, local: asyncio.Future[Row]) -> None:
         if local.cancelled():
             return
         error = local.exception()

@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +17,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeembed.common.files import write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
-from edgeembed.upstream.wire import Encoding
+from edgeembed.upstream.wire import RowEncoding
 
 log = logging.getLogger(__name__)
 
 CANARY_TEXTS: Sequence[str] = TEXTS
 """The shorter ones first: where not all fit, the last one is left out."""
-RIDER = CANARY_TEXTS[0]
+SENTINEL_TEXT = CANARY_TEXTS[0]
 """Rides along with every request, a few tokens long: its row shows in the same answer that the others are whose they should
 be, whatever was restarted, replaced or put behind a load balancer meanwhile."""
 
@@ -51,7 +50,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     rider_tokens: int
     context_tokens: int = 0
     """0: nobody knows."""
-    encoding: Encoding = "base64"
+    encoding: RowEncoding = "base64"
     seen_at: float = 0.0
     """Unix seconds."""
 
@@ -72,7 +71,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     rows: Sequence[Float32Row]
     rider_tokens: int
     context_tokens: int
-    encoding: Encoding
+    encoding: RowEncoding
 
 
 def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> float:
@@ -85,7 +84,7 @@ def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> fl
     return min(cosine(one, other) for one, other in pairs)
 
 
-class IdentityBook:
+class IdentityStore:
     """The identities that this daemon has seen, in a file; it also says whose cached rows are when upstream is away."""
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +122,7 @@ class IdentityBook:
             [identity, *(one for one in known if one.digest != identity.digest)], key=lambda one: one.seen_at, reverse=True
         )
         try:
-            self._write(kept[:MOST_KEPT])
+            write_json(self._path, kept[:MOST_KEPT])
         except OSError as error:
             log.warning("what upstream's rows are like cannot be kept: %s", error)
         return identity, found
@@ -136,16 +135,6 @@ class IdentityBook:
         except (OSError, msgspec.DecodeError) as error:
             log.warning("%s cannot be read, and begins anew: %s", self._path, error)
             return []
-
-    def _write(self, identities: Sequence[Identity]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=self._path.parent, prefix=".upstream-", delete=False) as file:
-            file.write(msgspec.json.encode(list(identities)))
-        try:
-            os.replace(file.name, self._path)  # noqa: PTH105
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _new(model: str, sight: ProbeResult) -> Identity:

@@ -14,7 +14,7 @@ from edgeembed.errors import RequestError
 
 
 @dataclass(eq=False)
-class Waiting:
+class PendingText:
     """A text whose row has not come. sent: how it is sent, its prompt put around it."""
 
     text: Text
@@ -42,12 +42,12 @@ class Waiting:
             self.future.set_exception(error)
 
 
-def wait_for(text: Text, priority: Priority) -> Waiting:
+def pending_text(text: Text, priority: Priority) -> PendingText:
     """Take a text. Raises RequestError for what cannot be sent to another server."""
     future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
     match text:
         case str():
-            return Waiting(text, text, priority, future)
+            return PendingText(text, text, priority, future)
         case Pair():
             raise RequestError("upstream makes vectors; it scores no pairs")
         case Prompted(prefix, inner, suffix, limits, ids):
@@ -55,22 +55,22 @@ def wait_for(text: Text, priority: Priority) -> Waiting:
                 raise RequestError("token ids are not sent upstream, whose vocabulary nobody here knows; send text")
             most = limits.most if limits is not None and not limits.own else 0
             sent = prefix + inner + suffix
-            return Waiting(text, sent, priority, future, most if most and tokens_at_most(sent) > most else 0)
+            return PendingText(text, sent, priority, future, most if most and tokens_at_most(sent) > most else 0)
 
 
-class Queue:
+class TextQueue:
     """Waiting texts, queries before bulk. Everything runs on one event loop."""
 
     def __init__(self, most_texts: int, most_characters: int) -> None:
         """Prepare. most_texts, most_characters: of one request."""
         self.most_texts = most_texts
         self._most_characters = most_characters
-        self._lines: dict[Priority, deque[Waiting]] = {INTERACTIVE: deque(), BULK: deque()}
+        self._lines: dict[Priority, deque[PendingText]] = {INTERACTIVE: deque(), BULK: deque()}
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[PendingText]:
         return (one for line in self._lines.values() for one in line if not one.future.done())
 
     def has(self, priority: Priority) -> bool:
@@ -80,19 +80,19 @@ class Queue:
             line.popleft()
         return bool(line)
 
-    def put(self, texts: Sequence[Waiting]) -> None:
+    def put(self, texts: Sequence[PendingText]) -> None:
         """Let texts wait."""
         for text in texts:
             self._lines[text.priority].append(text)
 
-    def put_back(self, texts: Sequence[Waiting]) -> None:
+    def put_back(self, texts: Sequence[PendingText]) -> None:
         """Let texts wait in front, whose request has failed."""
         for text in reversed(texts):
             self._lines[text.priority].appendleft(text)
 
-    def take(self, priority: Priority) -> list[Waiting]:
+    def take(self, priority: Priority) -> list[PendingText]:
         """Take what goes in one request: as many as may, of those who wait still."""
-        taken: list[Waiting] = []
+        taken: list[PendingText] = []
         characters = 0
         while self.has(priority):
             first = self._lines[priority][0]
@@ -104,7 +104,7 @@ class Queue:
                 break
         return taken
 
-    def clear(self) -> list[Waiting]:
+    def clear(self) -> list[PendingText]:
         """Take everything."""
         everything = list(self)
         for line in self._lines.values():

@@ -13,8 +13,8 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, cata
 from edgeembed.models.registry import ServedModel
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import RefusedError, UpstreamClient, UpstreamError, UpstreamOptions
-from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, Identity, IdentityBook, ProbeResult
-from edgeembed.upstream.wire import Encoding, context_tokens, own_names
+from edgeembed.upstream.identity import CANARY_TEXTS, SENTINEL_TEXT, Identity, IdentityStore, ProbeResult
+from edgeembed.upstream.wire import RowEncoding, context_tokens, own_names
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ LOOK_SECONDS = 20.0
 class Remote:
     """An upstream model. Everything runs on one event loop."""
 
-    def __init__(self, options: UpstreamOptions, model: str, book: IdentityBook) -> None:
+    def __init__(self, options: UpstreamOptions, model: str, book: IdentityStore) -> None:
         """Take what the settings say. model: its name, as upstream knows it."""
         self.options = options
         self.model = model
@@ -88,12 +88,12 @@ class Remote:
                 context_tokens=known.context_tokens,
                 encoding=known.encoding,
             )
-        encoding: Encoding = "base64"
+        encoding: RowEncoding = "base64"
         try:
-            sentinel = await client.embed(self.model, [RIDER], encoding, seconds=seconds)
+            sentinel = await client.embed(self.model, [SENTINEL_TEXT], encoding, seconds=seconds)
         except RefusedError:
             encoding = "float"  # servers there are that refuse base64 instead of answering with floats
-            sentinel = await client.embed(self.model, [RIDER], encoding, seconds=seconds)
+            sentinel = await client.embed(self.model, [SENTINEL_TEXT], encoding, seconds=seconds)
         try:
             answer = await client.embed(self.model, CANARY_TEXTS, encoding, seconds=seconds)
         except RefusedError:  # the last one is too long for the smallest contexts
@@ -149,7 +149,7 @@ class Remote:
         return found or (self.entry.context_tokens if self.entry else 0)
 
 
-async def only_model(options: UpstreamOptions, book: IdentityBook) -> str:
+async def only_model(options: UpstreamOptions, book: IdentityStore) -> str:
     """Give the name of the model of an upstream server that has just one; when it is away, that of the last one there.
 
     Raises ConfigError.

@@ -10,14 +10,14 @@ from typing import Any
 
 from edgeembed.errors import ModelReplacedError
 from edgeembed.upstream.breaker import Breaker
-from edgeembed.upstream.client import AwayError, BusyError, UpstreamClient, UpstreamError
+from edgeembed.upstream.client import BusyError, UnavailableError, UpstreamClient, UpstreamError
 from edgeembed.upstream.identity import least_cosine
 from edgeembed.upstream.remote import Remote
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
+class HealthMonitor:
     """Keeps the breaker, probes while it is open, and embeds the canary texts now and then."""
 
     def __init__(self, remote: Remote, client: UpstreamClient, changed: Callable[[], None]) -> None:
@@ -61,8 +61,8 @@ class Watch:
             self.breaker.busy(str(error), error.seconds)
             return
         before = self.breaker.opened
-        seconds = error.seconds if isinstance(error, AwayError | BusyError) else None
-        gone = isinstance(error, AwayError) and error.gone
+        seconds = error.seconds if isinstance(error, UnavailableError | BusyError) else None
+        gone = isinstance(error, UnavailableError) and error.gone
         self.breaker.failed(str(error), seconds, at_once=at_once or gone)
         if self.breaker.opened > before:
             log.warning("upstream %s is away: %s", self._options.url, error)
@@ -114,11 +114,11 @@ class Watch:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(told)
+        task.add_done_callback(log_failure)
         return task
 
 
-def told(task: asyncio.Task[None]) -> None:
+def log_failure(task: asyncio.Task[None]) -> None:
     """Let nobody miss a bug in what runs beside the requests."""
     if not task.cancelled() and (error := task.exception()):
         log.error("%s failed for a reason that nobody foresaw", task.get_name(), exc_info=error)

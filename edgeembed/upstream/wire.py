@@ -18,7 +18,7 @@ import orjson
 
 from edgeembed.engine.interface import Float32Row
 
-Encoding = Literal["base64", "float"]
+RowEncoding = Literal["base64", "float"]
 
 _LONGEST_MESSAGE = 300
 """Characters of a message of the other side that are passed on."""
@@ -33,7 +33,7 @@ class UnreadableAnswerError(Exception):
     """What came is no answer to the question; the message says why."""
 
 
-class Answer(NamedTuple):
+class UpstreamAnswer(NamedTuple):
     """The rows of texts in their order; tokens: of all of them together, None where nobody counted."""
 
     rows: list[Float32Row]
@@ -58,12 +58,12 @@ class _Body(msgspec.Struct):
 _body_decoder = msgspec.json.Decoder(_Body)
 
 
-def write_body(model: str, texts: Sequence[str], encoding: Encoding) -> bytes:
+def write_body(model: str, texts: Sequence[str], encoding: RowEncoding) -> bytes:
     """Write the body of POST /embeddings."""
     return orjson.dumps({"model": model, "input": texts, "encoding_format": encoding})
 
 
-def read_answer(body: bytes, texts: int) -> Answer:
+def read_answer(body: bytes, texts: int) -> UpstreamAnswer:
     """Read the rows of so many texts, base64 or floats, in whatever order they come. Raises UnreadableAnswerError."""
     try:
         answer = _body_decoder.decode(body)
@@ -82,7 +82,7 @@ def read_answer(body: bytes, texts: int) -> Answer:
     if len({len(row) for row in found}) > 1:
         raise UnreadableAnswerError("its rows differ in length")
     usage = answer.usage
-    return Answer(found, (usage.prompt_tokens or usage.total_tokens) if usage else None)
+    return UpstreamAnswer(found, (usage.prompt_tokens or usage.total_tokens) if usage else None)
 
 
 def _row(embedding: str | list[float]) -> Float32Row:

@@ -65,6 +65,7 @@ install -m644 "$installers/bundle/start.py" "$home/start.py"
 echo 'the tarball' >"$home/edgeembed-package" # edgeembed doctor reads it
 install -m755 "$installers/install.sh" "$bundle/install.sh"
 install -m644 "$source_tree/LICENSE" "$source_tree/README.md" "$bundle"
+install -Dm644 -t "$bundle/docs" "$source_tree"/docs/*.md
 
 tarball=$folder/$name.tar.xz
 tar -C "$work" --owner=0 --group=0 --numeric-owner -c "$name" | xz "-${COMPRESSION:-6}" -T2 >"$tarball"

@@ -84,6 +84,7 @@ install -Dm600 "$installers/deb/edgeembed.env" "$root/etc/edgeembed/edgeembed.en
 echo /etc/edgeembed/edgeembed.env >"$root/DEBIAN/conffiles"
 documents=$share/doc/edgeembed
 install -Dm644 "$source_tree/README.md" "$documents/README.md"
+install -Dm644 -t "$documents/docs" "$source_tree"/docs/*.md
 install -Dm644 "$installers/deb/copyright" "$documents/copyright"
 install -Dm644 "$installers/deb/lintian-overrides" "$share/lintian/overrides/edgeembed"
 gzip -9n <"$source_tree/CHANGELOG.md" >"$documents/changelog.gz"

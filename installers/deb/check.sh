@@ -112,7 +112,7 @@ say "build this version and a later one"
 later=$folder/later
 rm -rf "$later" "$folder/old" "$folder/new"
 mkdir -p "$later"
-cp -r "$source_tree"/{pyproject.toml,README.md,CHANGELOG.md,LICENSE,edgeembed,convert,models,installers} "$later"
+cp -r "$source_tree"/{pyproject.toml,README.md,CHANGELOG.md,LICENSE,docs,edgeembed,convert,models,installers} "$later"
 sed -i '0,/^version = "\(.*\)"/s//version = "\1.post1"/' "$later/pyproject.toml"
 old=$(COMPRESSION=${COMPRESSION:-1} "$here/build.sh" "$folder/old" "$wheel" 2>"$folder/build.log" | tail -1)
 new=$(COMPRESSION=0 "$later/installers/deb/build.sh" "$folder/new" "$wheel" 2>>"$folder/build.log" | tail -1)

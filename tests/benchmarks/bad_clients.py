@@ -3,9 +3,9 @@
     python tests/benchmarks/bad_clients.py --model model.gguf [--clients 64] [--texts 64] [--seconds 3] [--rounds 8]
 
 Each round measures a normal client, which asks for one new text after the other, alone and then beside the bad ones (see
-`tests.e2e.bad_clients`): the slow readers, the vanishing ones, both. Printed are p50 and p99 over all rounds, the ratio of
-the p99s, which is to stay below 2, that of each round, whose spread says how quiet the machine was, and the daemon's memory
-and open connections before, meanwhile and after.
+`tests.e2e.bad_clients`): the slow readers, the vanishing ones, both. It prints p50 and p99 over all rounds, the ratio of the
+p99s (the goal: below 2) over all and for each round, whose spread shows how quiet the machine was, and the daemon's memory
+and open connections before, during and after.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def misbehaving(port: int, slow: int, vanishing: int, texts: int) -> Iterator[di
 
 
 def resources(daemon: Daemon) -> str:
-    """Say what the daemon takes, without its worker."""
+    """Return the daemon's memory and connections in words, without its worker's."""
     process = psutil.Process(daemon.process.pid)
     connections = sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
     return f"{process.memory_info().rss / 2**20:.0f} MiB, {connections} connections"
 
 
 def processor_seconds(daemon: Daemon) -> float:
-    """Give the processor time that the daemon and its worker have taken."""
+    """Return the processor seconds that the daemon and its worker have used."""
     process = psutil.Process(daemon.process.pid)
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
     return sum(each.user + each.system for each in times)

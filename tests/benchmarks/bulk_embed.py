@@ -5,7 +5,7 @@
     python -m tests.benchmarks.bulk_embed --model FILE.gguf --texts 20000 --daemon
 
 bench's load is one client with 64 texts a request and no cache; it is measured before and after the job, because machines
-change their speed. A machine that does other things meanwhile makes rates worthless; processor time says more then.
+change their speed. On a machine that is busy with other work, rates are worthless; compare processor time.
 The output of the run that is killed, with SIGKILL, must equal the undisturbed one's byte for byte.
 """
 
@@ -44,7 +44,7 @@ _IDS = "{}.ids.jsonl"
 
 
 class Peak:
-    """The most memory that a process and its children took, in bytes: resident, pages that they share counted for each."""
+    """Peak resident memory of a process and its children, in bytes; shared pages are counted once per process."""
 
     def __init__(self) -> None:
         self.own = self.workers = self.together = 0
@@ -66,7 +66,7 @@ class Peak:
 
 
 def write_texts(path: Path, count: int, words: range, seed: int) -> None:
-    """Write so many new texts, one a line, each of so many words."""
+    """Write new texts, one per line."""
     maker, rng = TextMaker(seed), random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(count):
@@ -74,13 +74,13 @@ def write_texts(path: Path, count: int, words: range, seed: int) -> None:
 
 
 def children_seconds() -> float:
-    """Give the processor time of children that have ended, and of theirs."""
+    """Return the processor seconds of child processes that have ended, and of their children."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def embed(command: list[str], environment: dict[str, str], peak: Peak, until: Callable[[], bool] = lambda: False) -> bool:
-    """Run a job, and kill it as soon as `until` says so. Says whether it came to its end."""
+    """Run a job, and kill it as soon as `until` returns true. Return whether it finished."""
     process = subprocess.Popen(command, env=environment)
     done = threading.Event()
     watcher = threading.Thread(target=peak.watch, args=(process.pid, done))
@@ -113,7 +113,7 @@ def daemon(model: str, environment: dict[str, str]) -> Iterator[None]:
 
 
 def bench(model: str, texts: Path, environment: dict[str, str], seconds: float) -> tuple[float, float]:
-    """Give texts a second, and texts a second of processor time, of bench's bulk load; the texts are sent in turn."""
+    """Return texts per second, and per second of processor time, of bench's bulk load; the texts are sent in turn."""
     resolved = resolve({}, environment)
     installed = ensure_installed(model, paths=resolved.paths, settings=resolved.settings, report=lambda _line: None)
 
@@ -138,7 +138,7 @@ def bench(model: str, texts: Path, environment: dict[str, str], seconds: float) 
 
 
 def compare(whole: Path, killed: Path) -> str:
-    """Say how alike two outputs are; the undisturbed one may be of the first texts alone."""
+    """Describe how alike two outputs are; the undisturbed one may hold only the first texts."""
     ids, others = (path.with_name(_IDS.format(path.stem)) for path in (whole, killed))
     if filecmp.cmp(whole, killed, shallow=False) and filecmp.cmp(ids, others, shallow=False):
         return f"equal byte for byte, {whole.stat().st_size:,} bytes of vectors, {ids.stat().st_size:,} of ids"

@@ -3,9 +3,9 @@
     python tests/benchmarks/cache_http.py --model model.gguf
 
 Both run on uvloop where it exists, each in a process of its own; the daemon has everything on that a user has. The driver is
-`wrk` (Debian: `apt install wrk`), one thread. Printed are the medians over the rounds: p50 with one client, requests/s with
-32, and the ratio of each round's pair, whose spread says how quiet the machine was. "CPU ratio" compares the processor time
-that a request takes in each server; it stands where other programs take the processors away.
+`wrk` (Debian: `apt install wrk`), one thread. It prints the medians over the rounds: p50 with one client, requests/s with
+32, and the ratio of each round's pair, whose spread shows how quiet the machine was. "CPU ratio" compares the processor time
+that a request takes in each server; it remains valid on a busy machine.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ Server = tuple[str, psutil.Process]
 
 @contextmanager
 def bare_server(body: bytes, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `bare` in a process of its own and give its URL and process."""
+    """Run `bare` in a process of its own; return its URL and process."""
     path = folder / "answer.json"
     path.write_bytes(body)
     process = subprocess.Popen([sys.executable, __file__, "--bare", str(path)], stdout=subprocess.PIPE, text=True)
@@ -85,7 +85,7 @@ def bare_server(body: bytes, folder: Path) -> Iterator[tuple[str, psutil.Process
 
 
 def post(url: str, body: bytes) -> tuple[bytes, str]:
-    """Send one request; gives the answer and what the cache did."""
+    """Send one request; return the answer and the cache header."""
     request = urllib.request.Request(f"{url}/v1/embeddings", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         return response.read(), response.headers.get("X-Edgeembed-Cache", "")

@@ -1,4 +1,4 @@
-"""Does a scan wash out what people ask every day? Zipf queries, a scan of 20 times the cache's size, the same queries again.
+"""Does a scan displace frequent queries? Zipf queries, a scan of 20 times the cache's size, the same queries again.
 
     python tests/benchmarks/cache_scan.py
 
@@ -38,7 +38,7 @@ class Policy(Protocol):
     """Something that answers from a cache."""
 
     def ask(self, key: bytes) -> bool:
-        """Say whether the row was there; it is now, if the policy lets it in."""
+        """Return whether the row was there; then add it, if the policy admits it."""
         ...
 
 
@@ -57,7 +57,7 @@ class Ours:
 
 
 class Lru:
-    """Least recently used out: what the cache did before."""
+    """Least recently used: what the cache did before."""
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
@@ -74,7 +74,7 @@ class Lru:
 
 
 class Theine:
-    """The kept library that comes nearest."""
+    """The maintained library that comes nearest."""
 
     def __init__(self, entries: int) -> None:
         from theine import Cache  # type: ignore[import-not-found,unused-ignore]
@@ -89,7 +89,7 @@ class Theine:
 
 
 def zipf(distinct: int, alpha: float, number: int, seed: int) -> list[bytes]:
-    """Draw queries of which few are asked often and many rarely."""
+    """Draw queries by Zipf's law: a few often, many rarely."""
     weights = 1 / np.arange(1, distinct + 1) ** alpha
     drawn = np.random.default_rng(seed).choice(distinct, number, p=weights / weights.sum())
     keys = [KEYS.key("{text}", f"query {number}") for number in range(distinct)]
@@ -97,23 +97,23 @@ def zipf(distinct: int, alpha: float, number: int, seed: int) -> list[bytes]:
 
 
 def scan_of(entries: int, asked: int) -> list[bytes]:
-    """Give the keys of a scan, each asked for so many times in a row."""
+    """Return the keys of a scan, each requested `asked` times in a row."""
     return [KEYS.key("{text}", f"document {number}") for number in range(SCAN * entries) for _ in range(asked)]
 
 
 def rate(policy: Policy, keys: Sequence[bytes]) -> float:
-    """Give the hit rate in per cent."""
+    """Return the hit rate in per cent."""
     return 100 * sum(policy.ask(key) for key in keys) / len(keys)
 
 
 async def both_tiers(
     memory_mib: int, disk_mib: int, queries: Sequence[Sequence[bytes]], scan: Sequence[bytes]
 ) -> list[float]:
-    """Give the hit rates before and after; the daemon is restarted before the scan and after it."""
+    """Return the hit rates before and after the scan; the daemon is restarted before it and after it."""
     found: list[float] = []
     vector = np.random.default_rng(1).standard_normal(384).astype(np.float32)
 
-    async def life(keys: Sequence[bytes]) -> float:
+    async def run(keys: Sequence[bytes]) -> float:
         cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=disk_mib)
         await cache.open()
         hits = 0
@@ -123,17 +123,17 @@ async def both_tiers(
             else:
                 cache.put(key, Row(vector, 3), "model")
             if number % 500 == 0:
-                while cache.stats.unwritten:
+                while cache.stats.rows_to_write:
                     await asyncio.sleep(0.001)
         await cache.close()
         return 100 * hits / len(keys)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "vectors"
-        await life(queries[0])
-        found.append(await life(queries[1]))
-        await life(scan)
-        found.append(await life(queries[2]))
+        await run(queries[0])
+        found.append(await run(queries[1]))
+        await run(scan)
+        found.append(await run(queries[2]))
     return found
 
 

@@ -49,7 +49,7 @@ def fill(folder: Path, first: int, last: int) -> None:
 
 
 async def ask(folder: Path, rows: int) -> list[float]:
-    """Ask for rows one by one, as requests do; gives milliseconds, sorted."""
+    """Look up rows one by one, as requests do; return milliseconds, sorted."""
     cache = VectorCache(folder, memory_mib=0, disk_mib=64 * 1024)
     await cache.open()
     rng = np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""Measurements of the measuring: the load driver's cost, a peer's best settings, how steadily the machine computes."""
+"""Checks of the measurements: the load driver's cost, a peer's best settings, how steadily the machine computes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GRIDS: dict[str, list[str]] = {
 
 
 def tuning(name: str, place: Place, weights: Weights, seconds: float) -> Iterator[str]:
-    """Start a peer with one set of settings after the other, and give a line of figures for each."""
+    """Start a peer with one set of settings after the other, and return a line of figures for each."""
     scenarios = [scenario for scenario in SCENARIOS.values() if scenario.model == weights.name and "main" in scenario.phases]
     if PEERS[name].loop:
         scenarios = [scenario for scenario in scenarios if scenario.loops]
@@ -62,7 +62,7 @@ def tuning(name: str, place: Place, weights: Weights, seconds: float) -> Iterato
 
 @dataclass(frozen=True)
 class _Drive:
-    """What a driver saw, and what it took."""
+    """What a driver measured, and the processor time that it took."""
 
     texts_per_second: float
     p50: float
@@ -135,7 +135,7 @@ class Gaps:
 
 
 def gaps(seconds: float = 3.0) -> Gaps:
-    """Look how steadily this machine computes: what is taken here is missing in every figure, most of all in a p99."""
+    """Measure how steadily this machine computes: what is taken away here affects every figure, a p99 most of all."""
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
         found = pool.map(_spin, [seconds] * (os.cpu_count() or 1), chunksize=1)
     return Gaps(

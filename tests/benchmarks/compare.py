@@ -1,4 +1,4 @@
-"""Compare our daemon with its peers: same weights, one machine, one after the other, again and again.
+"""Compare our daemon with its peers: same weights, one machine, in alternating order.
 
     python -m tests.benchmarks.compare setup                        build and install the peers (see README.md)
     python -m tests.benchmarks.compare run --peers llama-server     print ratios with their spread, write JSON
@@ -6,7 +6,8 @@
     python -m tests.benchmarks.compare driver                       what the load driver costs
 
 All peers of a run stay loaded. While one is measured the others are frozen (SIGSTOP), so that they take nothing. Every round
-measures each of them once with the same texts, in turning order: A B C, C B A, and so on. A ratio is taken within a round.
+measures each of them once with the same texts, in alternating order: A B C, C B A, and so on. Ratios are taken within a
+round.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "edgeembed-peers"
 @click.group()
 def cli() -> None:
     """Compare our daemon with its peers."""
-    # So that an end from outside, too, ends the peers.
+    # So that the peers end, too, when this process is terminated.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
@@ -66,7 +67,7 @@ def common(function: F) -> F:
 @click.option("--peers", default=",".join(PEERS), help="Names, separated by commas.  [default: all]")
 @click.option("--torch", default="torch", show_default=True, help="What pip shall install as torch, such as a CPU build.")
 def setup(folder: Path, threads: int, model: Any, peers: str, torch: str) -> None:
-    """Make the weights, and build or install the peers, each in a place of its own; what is there already stays."""
+    """Make the weights, and build or install the peers, each in a folder of its own; skip what is there already."""
     place = Place(folder.absolute(), threads, torch)
     weights = make_weights(place.folder, model)
     failed = []
@@ -194,7 +195,7 @@ def _chosen(names: str, weights: Weights) -> list[Peer]:
 
 
 def _present(names: str | None, place: Place, weights: Weights) -> list[Peer]:
-    """Give the peers that can run here, and say of the others why they cannot."""
+    """Return the peers that can run here; print why the others cannot."""
     present = []
     for peer in _chosen(names or ",".join(PEERS), weights):
         if reason := peer.missing(place):
@@ -238,7 +239,7 @@ def _running(
 
 
 def _agreement(running: dict[str, Server | Loop]) -> dict[str, float]:
-    """Give each peer's least cosine to our rows, of a few texts: the same weights must give the same vectors."""
+    """Return each peer's least cosine to our rows over a few texts: the same weights must give the same vectors."""
     texts = [TextMaker(3).text(words) for words in (5, 10, 40, 100)]
     rows = {}
     for name, one in running.items():

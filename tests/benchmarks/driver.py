@@ -1,7 +1,7 @@
 """A load driver in a process of its own: plain sockets, one thread, nothing imported that costs.
 
-The machine that is measured also runs the driver, and every microsecond that it takes is one that the server does not get.
-It takes a third of what aiohttp's client does (README.md has the figures), and its share is in every result.
+The machine that is measured also runs the driver: every microsecond that the driver takes is missing for the server.
+It takes a third of what aiohttp's client does (figures: docs/benchmarks.md), and its share is in every result.
 
     python -m tests.benchmarks.driver < JOB > RESULT        both JSON, see `Job`
 """
@@ -64,7 +64,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What a group came to."""
+    """The outcome of a group."""
 
     latencies: list[float] = field(default_factory=list)
     """Seconds of each request, in the order of the answers."""
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def source_of(group: Group, seed: int) -> Callable[[], list[str]]:
-    """Give a function that makes the texts of a group's next request."""
+    """Return a function that makes the texts of a group's next request."""
     maker = TextMaker(seed)
     if not group.zipf_pool:
         return lambda: [group.prefix + text for text in maker.texts(group.texts, group.words)]
@@ -101,7 +101,7 @@ class _Connection:
         self._head = f"POST /v1/embeddings HTTP/1.1\r\nHost: {job.host}:{job.port}\r\nContent-Type: application/json\r\n"
         self.texts: list[str] = []
         self.sent_at = 0.0
-        self.under_way = False
+        self.in_flight = False
         self._request = b""
         self._received: list[bytes] = []
         self._missing: int | None = None
@@ -117,21 +117,21 @@ class _Connection:
         body = json.dumps({"input": self.texts[0] if len(self.texts) == 1 else self.texts, **self._job.body}).encode()
         self._request = f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         self._received, self._missing = [], None
-        self.under_way = True
+        self.in_flight = True
         self.sent_at = time.perf_counter()
         self.socket.sendall(self._request)
 
     def reconnect(self) -> None:
-        """Take a new connection, and send the request under way again: servers close connections that were idle."""
+        """Reconnect and resend the current request: servers close idle connections."""
         self.socket.close()
         self.socket = self._connect()
-        if self.under_way:
+        if self.in_flight:
             self.socket.sendall(self._request)
 
     def receive(self) -> bool:
-        """Take what has come; says whether the answer is whole. Raises RuntimeError for one that is not status 200."""
+        """Read what has arrived; return whether the answer is complete. Raises RuntimeError unless its status is 200."""
         chunk = self.socket.recv(CHUNK)
-        if not chunk and (not self.under_way or not self._received):
+        if not chunk and (not self.in_flight or not self._received):
             raise ConnectionResetError("the server closed the connection")
         if not chunk:
             raise RuntimeError(f"the server closed the connection after {self.answer[:300]!r}")
@@ -153,7 +153,7 @@ class _Connection:
             return False
         if not self._received[0].startswith(b"HTTP/1.1 200"):
             raise RuntimeError(self.answer[:600].decode("utf-8", "replace"))
-        self.under_way = False
+        self.in_flight = False
         return True
 
     @property
@@ -162,7 +162,7 @@ class _Connection:
 
 
 def run(job: Job) -> tuple[dict[str, Outcome], float]:
-    """Do a job; gives the outcome of each group, and the processor time in seconds that the driver took."""
+    """Do a job; return the outcome of each group, and the processor seconds that the driver took."""
     if job.cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job.cpus)
     if job.warm_seconds:
@@ -195,14 +195,14 @@ class _Clients:
             each.socket.close()
 
     def drive(self, seconds: float) -> dict[str, Outcome]:
-        """Let every client send until the time is over, and wait for what is on its way."""
+        """Let every client send until the time is over, then wait for outstanding answers."""
         outcomes = {each.group.name: Outcome() for each in self._connections}
         seen: dict[str, set[str]] = {name: set() for name in outcomes}
         selector = selectors.DefaultSelector()
         for each in self._connections:
             selector.register(each.socket, selectors.EVENT_READ, each)
         waiting = dict.fromkeys(self._connections, 0.0)  # when it sends next
-        under_way = 0
+        in_flight = 0
         began = time.perf_counter()
         until = began + seconds
         while True:
@@ -214,8 +214,8 @@ class _Clients:
                 del waiting[each]
                 each.send()
                 seen[each.group.name].update(each.texts)
-                under_way += 1
-            if not under_way and not waiting:
+                in_flight += 1
+            if not in_flight and not waiting:
                 break
             timeout = max(min(waiting.values()) - time.perf_counter(), 0.0) if waiting else None
             for key, _ in selector.select(timeout):
@@ -230,7 +230,7 @@ class _Clients:
                 if not whole:
                     continue
                 now = time.perf_counter()
-                under_way -= 1
+                in_flight -= 1
                 outcome = outcomes[connection.group.name]
                 outcome.latencies.append(now - connection.sent_at)
                 outcome.texts += len(connection.texts)
@@ -250,7 +250,7 @@ def _connections(job: Job, seed: int) -> Iterator[_Connection]:
 
 
 def _tokens_per_text(connection: _Connection) -> float | None:
-    """Read what an answer says about tokens, and see that it holds what was asked for."""
+    """Return an answer's tokens per text, after checking that it holds as many vectors as were requested."""
     answer = json.loads(connection.answer.partition(b"\r\n\r\n")[2])
     if len(answer["data"]) != len(connection.texts):
         raise RuntimeError(f"{len(answer['data'])} rows for {len(connection.texts)} texts")

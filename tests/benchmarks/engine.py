@@ -1,8 +1,8 @@
-"""What the engine gives by itself: texts in, rows out, one worker, no HTTP and no cache.
+"""The speed of the engine alone: texts in, rows out, one worker, no HTTP and no cache.
 
     python tests/benchmarks/engine.py MODEL.gguf [--threads 2] [--seconds 3] [--set bulk_lanes=0] [--against TREE]
 
-For each load it prints tokens per second, the worker's processor time per 1,000 tokens (which says more than the wall clock
+For each load it prints tokens per second, the worker's processor time per 1,000 tokens (more reliable than the wall clock
 when others use the machine), and for queries the median and the 99th percentile of the wait. `--against` runs the same in
 another source tree, in turns, and adds the ratio of the medians. Words are random, and no text comes twice.
 """
@@ -47,7 +47,7 @@ IN_FLIGHT_WORDS = 6_000
 
 
 class Texts:
-    """Texts that were never seen before."""
+    """Makes texts that never repeat."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -62,7 +62,7 @@ class Texts:
 @asynccontextmanager
 async def open_engine(options: WorkerOptions) -> AsyncIterator[WorkerEngine]:
     """Start an engine; it ends with the context."""
-    engine = WorkerEngine(lambda _rung: options, FallbackPolicy((CPU_BEST,)))
+    engine = WorkerEngine(lambda _mode: options, FallbackPolicy((CPU_BEST,)))
     await engine.start()
     try:
         yield engine
@@ -98,7 +98,7 @@ class Meter:
         self.texts += 1
 
     def result(self) -> dict[str, float]:
-        """Give the numbers of the load so far."""
+        """Return the figures of the load so far."""
         wall, cpu = time.perf_counter() - self._wall, self._cpu_now() - self._cpu
         waits = sorted(self.waits)
         return {
@@ -189,7 +189,7 @@ COLUMNS = ("tokens/s", "cpu ms/1k tokens", "p50 ms", "p99 ms")
 
 
 def table(rounds: list[dict[str, dict[str, float]]], others: list[dict[str, dict[str, float]]]) -> str:
-    """Give medians over rounds; with another tree's rounds, ours / theirs in brackets."""
+    """Format the medians over rounds; with another tree's rounds, ours / theirs in brackets."""
     lines = [f"{'load':<45}" + "".join(f"{column:>24}" for column in COLUMNS)]
     for name in rounds[0]:
         cells = []

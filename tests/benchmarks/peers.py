@@ -1,7 +1,7 @@
-"""The peers: how each is set up in a folder of its own, started with its best settings, and asked.
+"""The peers: how each is set up in a folder of its own, started with its best settings, and queried.
 
 "Best" was found with `python -m tests.benchmarks.compare tune PEER`, which starts a peer with one set of settings after the
-other; README.md has what it printed.
+other.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class Peer(ABC):
 
     @abstractmethod
     def missing(self, place: Place) -> str | None:
-        """Say why it cannot run here; None when it can."""
+        """Return why it cannot run here; None if it can."""
 
     @abstractmethod
     def start(self, place: Place, weights: Weights) -> Server | Loop:
         """Start it; it is not ready yet."""
 
     def settings(self, weights: Weights) -> tuple[str, ...]:
-        """Give the settings that it runs with, beside threads and paths."""
+        """Return the settings that it runs with, besides threads and paths."""
         return self._flags
 
 
 class _OwnServer(Server):
-    """Our daemon, which tells what its cache did."""
+    """Our daemon, which reports its cache's hits."""
 
     def cache_hits(self) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status", timeout=60) as response:
@@ -69,7 +69,7 @@ class _OwnServer(Server):
 
 
 class Edgeembed(Peer):
-    """Ourselves, as shipped."""
+    """Our daemon as shipped."""
 
     name = "edgeembed"
     about = "our daemon, settings as shipped: cache on"
@@ -104,7 +104,7 @@ class Edgeembed(Peer):
 
 
 class EdgeembedNoCache(Edgeembed):
-    """Ourselves without a cache."""
+    """Our daemon without a cache."""
 
     name = "edgeembed-nocache"
     about = "our daemon, --no-cache"
@@ -190,7 +190,7 @@ class LlamaCppPython(Peer):
         command = [str(place.python(self.name)), "-m", "llama_cpp.server", "--model", str(weights.gguf)]
         command += ["--embedding", "true", "--host", "127.0.0.1", "--port", str(port), "--verbose", "false"]
         command += ["--n_threads", threads, "--n_threads_batch", threads, *self.settings(weights)]
-        # It logs every request; a log that is written costs it.
+        # It logs every request, and writing the log takes time.
         environment = {**place.environment(), "UVICORN_LOG_LEVEL": "warning"}
         return Server(self.name, command, environment, place.log(self.name), port=port, body={})
 

@@ -1,4 +1,4 @@
-"""Where the peers live, and how they get there: virtual environments, the source of llama.cpp."""
+"""Where the peers are installed, and how: virtual environments, the source of llama.cpp."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a peer lives and how it shall run. torch: the requirement that brings torch."""
+    """Where peers are installed and how they run. torch: the requirement that pip installs as torch."""
 
     folder: Path
     threads: int
     torch: str = "torch"
 
     def python(self, environment: str) -> Path:
-        """Give the interpreter of a virtual environment."""
+        """Return the interpreter of a virtual environment."""
         return self.folder / "venvs" / environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     def environment(self) -> dict[str, str]:
-        """Give what all peers find in their environment: the threads, and no way to a model hub."""
+        """Return the environment variables of all peers: the number of threads, and no access to a model hub."""
         threads = str(self.threads)
         return {
             "OMP_NUM_THREADS": threads,
@@ -58,7 +58,7 @@ class Place:
 
 
 def install(place: Place, environment: str, requirements: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-    """Make a virtual environment and install into it; one that was finished before stays. Raises CalledProcessError."""
+    """Make a virtual environment and install into it; one that is finished is kept. Raises CalledProcessError."""
     python = place.python(environment)
     finished = python.parents[1] / "finished"
     if finished.exists():
@@ -70,14 +70,14 @@ def install(place: Place, environment: str, requirements: Sequence[str], variabl
 
 
 def absent(place: Place, environment: str, peer: str) -> str | None:
-    """Say that a virtual environment is missing."""
+    """Return a message if a virtual environment is missing; else None."""
     if (place.python(environment).parents[1] / "finished").exists():
         return None
     return f"its virtual environment is not made; `compare setup --peers {peer}` does it"
 
 
 def llama_cpp_source(folder: Path) -> Path:
-    """Fetch llama-cpp-python's sdist with pip and give the folder of llama.cpp inside it."""
+    """Fetch llama-cpp-python's sdist with pip and return the folder of llama.cpp inside it."""
     for found in folder.glob("llama_cpp_python-*/vendor/llama.cpp"):
         return found
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ START_SECONDS = 300.0
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -37,7 +37,7 @@ class Running:
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path, *, pipes: bool = False
     ) -> None:
-        """Start. log: what it says goes there. pipes: its standard input and output are ours."""
+        """Start it. log: the file for its output. pipes: its standard input and output are ours."""
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -52,23 +52,23 @@ class Running:
             )
 
     def cache_hits(self) -> int:
-        """Give how many texts a cache of its has answered so far."""
+        """Return how many texts its cache has answered so far."""
         return 0
 
     def freeze(self) -> None:
-        """Stop the clock of all its processes, so that it takes nothing from the one that is measured."""
+        """Stop all its processes, so that they take nothing from the one that is measured."""
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
 
     def end(self) -> None:
-        """Kill it and everything that it started; nothing of it is worth keeping."""
+        """Kill it and everything that it started."""
         family = self._family()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,7 +132,7 @@ class Server(Running):
         raise self.failure(f"does not answer after {START_SECONDS:g} s")
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Embed texts and give their rows. Raises OSError."""
+        """Embed texts and return their rows. Raises OSError."""
         body = json.dumps({"input": list(texts), **self._body}).encode()
         url = f"http://127.0.0.1:{self.port}/v1/embeddings"
         request = urllib.request.Request(url, body, {"content-type": "application/json"})
@@ -140,7 +140,7 @@ class Server(Running):
             return [item["embedding"] for item in json.load(response)["data"]]
 
     def do(self, job: Job) -> tuple[dict[str, Outcome], float]:
-        """Send a load from a driver in a process of its own; gives what came out and the driver's processor seconds."""
+        """Send a load from a driver in a process of its own; return the outcomes and the driver's processor seconds."""
         body = self._body
         if self._query_body is not None and any(group.prefix for group in job.groups):
             job = replace(job, groups=tuple(replace(group, prefix="") for group in job.groups))
@@ -170,7 +170,7 @@ class Loop(Running):
         self._answer()
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Embed texts and give their rows."""
+        """Embed texts and return their rows."""
         rows: list[list[float]] = json.loads(self._ask({"embed": list(texts)}))["rows"]
         return rows
 

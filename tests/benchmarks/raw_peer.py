@@ -27,7 +27,7 @@ from tests.benchmarks.driver import Job, Outcome, source_of
 
 
 class Backend(Protocol):
-    """Embeds texts: gives unit rows, the tokens of all texts, and the seconds that count (None: all of the call's)."""
+    """Embeds texts: returns unit rows, the tokens of all texts, and the seconds that count (None: all of the call's)."""
 
     def embed(self, texts: list[str]) -> tuple[Any, int, float | None]: ...
 
@@ -144,7 +144,7 @@ def do(job: Job, backend: Backend) -> dict[str, Outcome]:
             outcome.texts += len(texts)
             outcome.distinct += len(texts)
             outcome.tokens_per_text = tokens / len(texts) if tokens else None
-        # Making the texts is no part of it.
+        # Making the texts does not count.
         outcome.seconds = sum(outcome.latencies)
     return {group.name: outcome}
 

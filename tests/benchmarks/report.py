@@ -60,7 +60,7 @@ class Comparison:
                 )
 
     def ratios(self, ours: str, peer: str) -> list[float]:
-        """Give our figure divided by a peer's, of each round that has both."""
+        """Return our figure divided by a peer's for each round that has both."""
         return [a / b for a, b in zip(self.figures[ours], self.figures[peer], strict=False)]
 
     def lines(self, ours: str) -> Iterator[str]:
@@ -81,7 +81,7 @@ class Comparison:
             yield f"  {peer:<22} failed: {reason.splitlines()[0] if reason else ''}"
 
     def to_json(self, ours: str) -> dict[str, Any]:
-        """Give everything, every round included."""
+        """Return everything, every round included."""
         scenario = self.scenario
         peers = {}
         for peer, figures in self.figures.items():
@@ -108,7 +108,7 @@ class Comparison:
 
 
 def cosines(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[float]:
-    """Give the cosine of each pair of rows."""
+    """Return the cosine of each pair of rows."""
     return [_cosine(a, b) for a, b in zip(ours, theirs, strict=True)]
 
 

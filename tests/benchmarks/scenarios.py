@@ -1,4 +1,4 @@
-"""What is compared: the loads, the figure that each is judged by, and the goals of issue 5."""
+"""What is compared: the loads, the figure that each is judged by, and the goals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Goal:
         return f"at {'most' if self.at_most else 'least'} {self.bound:g}"
 
     def met(self, ratio: float) -> bool:
-        """Say whether a ratio holds."""
+        """Return whether a ratio is within the bound."""
         return ratio <= self.bound if self.at_most else ratio >= self.bound
 
 
@@ -72,7 +72,7 @@ class Scenario:
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """Give a percentile by nearest rank."""
+    """Return a percentile by nearest rank."""
     ordered = sorted(values)
     return ordered[math.ceil(percent / 100 * len(ordered)) - 1]
 

@@ -1,10 +1,10 @@
-"""A daemon in front of llama-server, which is killed and started again under load: how many requests fail, how many lie.
+"""A daemon in front of a llama-server that is killed and restarted under load: failed requests, wrong vectors.
 
     python -m tests.benchmarks.upstream --llama-server PATH --gguf PATH [--pooling mean] [--kills 3] [--away 2] [--wait 20]
         [--fallback PATH]
 
-Nothing may lie. Nothing may fail either where there is a fall-back, or where `--away` and the time that llama-server takes
-to load stay below `--wait`. `python -m tests.benchmarks.compare setup --peers llama-server` builds llama-server.
+No vector may be wrong. No request may fail either if there is a fall-back, or if `--away` and the time that llama-server
+takes to load stay below `--wait`. `python -m tests.benchmarks.compare setup --peers llama-server` builds llama-server.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def paragraphs(texts: Iterable[str]) -> list[str]:
 
 
 def messages(language: str) -> list[str]:
-    """Give the translated messages of installed programs."""
+    """Return the translated messages of installed programs."""
     found: list[str] = []
     for file in (MESSAGES / language / "LC_MESSAGES").glob("*.mo"):
         # Some programs keep theirs in an encoding of their own, which they do not name.
@@ -50,7 +50,7 @@ def messages(language: str) -> list[str]:
 
 
 def collect() -> dict[str, list[str]]:
-    """Give texts by kind; what this machine does not have is left out."""
+    """Return texts by kind, as far as this machine has them."""
     docs = paragraphs(pydoc_data.topics.topics.values())
     code = paragraphs(file.read_text("utf-8", "replace") for file in Path(sysconfig.get_path("stdlib")).glob("a*.py"))
     words = " ".join(docs).split()

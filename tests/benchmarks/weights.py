@@ -17,7 +17,7 @@ VOCABULARY_PACKAGE = "dashscope"
 
 
 def weights_of(folder: Path, model: ModelName) -> Weights:
-    """Say where the files of a model are; they need not be there. Links to files made elsewhere do."""
+    """Return where the files of a model belong; they need not exist, and may be links to files made elsewhere."""
     own = folder / "models" / model
     return Weights(model, own / "model-Q8_0.gguf", own / "checkpoint")
 

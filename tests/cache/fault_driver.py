@@ -30,7 +30,7 @@ def key(number: int) -> bytes:
 
 async def settled(cache: VectorCache) -> None:
     async with asyncio.timeout(60):
-        while cache.stats.unwritten or any(task and not task.done() for task in (cache._writer, cache._opening)):
+        while cache.stats.rows_to_write or any(task and not task.done() for task in (cache._writer, cache._opening)):
             await asyncio.sleep(0.01)
 
 

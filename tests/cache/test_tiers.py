@@ -49,7 +49,7 @@ def row(number: float, dimensions: int = 384) -> Row:
 async def written(cache: VectorCache) -> None:
     """Wait until the writer has nothing left."""
     async with asyncio.timeout(30):
-        while cache.stats.unwritten:
+        while cache.stats.rows_to_write:
             await asyncio.sleep(0.01)
 
 
@@ -141,7 +141,7 @@ async def test_without_a_usable_folder_memory_works_alone(tmp_path: Path) -> Non
         assert key("a") in await cache.get_many([key("a"), key("b")])
         stats = cache.stats
         assert stats.disk_problem is not None and "file" in stats.disk_problem
-        assert (stats.memory_hits, stats.misses, stats.unwritten) == (1, 1, 0)
+        assert (stats.memory_hits, stats.misses, stats.rows_to_write) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("disk_mib", [0, 64])

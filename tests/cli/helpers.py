@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from edgeembed.config.paths import Paths
-from edgeembed.hub.store import InstalledModel, Manifest, Store
+from edgeembed.hub.store import InstalledModel, ModelManifest, Store
 from tests.hub.fakes import gguf_bytes
 
 MAIN = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembed'; main()"
@@ -37,7 +37,7 @@ def install(name: str, kind: str, *, size: int = 5000, rerank: bool = False) -> 
     status = staged.stat()
     model = store.add(
         staged,
-        Manifest(
+        ModelManifest(
             name=name,
             type=kind,
             sha256=hashlib.sha256(content).hexdigest(),

@@ -159,7 +159,7 @@ async def test_a_daemon_that_cannot_be_asked_sees_what_was_cleared(run: CliRunne
     key = KEYS.key("{text}", "1")
     running.put(key, Row(np.ones(384, np.float32), 3), "alpha:F32@5555")
     async with asyncio.timeout(10):
-        while running.stats.unwritten:
+        while running.stats.rows_to_write:
             await asyncio.sleep(0.01)
     assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
     async with asyncio.timeout(10):

@@ -138,10 +138,10 @@ def test_a_port_that_nobody_can_know(run: CliRunner) -> None:
 @pytest.mark.parametrize(
     ("body", "options", "says"),
     [
-        ("<html>", {"server": "nginx"}, "another program than edgeembed answers at http://127.0.0.1:"),
+        ("<html>", {"server": "nginx"}, "a program other than edgeembed answers at http://127.0.0.1:"),
         ({"error": {"message": "a key is needed"}}, {"status": 401}, "answers with status 401: a key is needed"),
         ("busy", {"status": 503}, "answers with status 503: no reason given"),
-        ({"model": "alpha", "version": 2}, {}, r"is edgeembed/0\.1\.0, whose status this version cannot read .*restart it"),
+        ({"model": "alpha", "version": 2}, {}, r"is edgeembed/0\.1\.0, whose status .* cannot read .*restart the daemon"),
     ],
 )
 def test_other_answers_are_told_apart(run: CliRunner, body: Any, options: dict[str, Any], says: str) -> None:

@@ -258,7 +258,7 @@ def test_a_daemon_with_other_folders_does_not_matter(run: CliRunner) -> None:
 @pytest.mark.parametrize(
     ("body", "server", "says"),
     [
-        ("<html>", "nginx", "another program than edgeembed answers"),
+        ("<html>", "nginx", "a program other than edgeembed answers"),
         ({"models": "none"}, "edgeembed/9.9.9", "edgeembed/9.9.9, whose status this version cannot read"),
     ],
 )

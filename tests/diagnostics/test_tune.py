@@ -131,7 +131,7 @@ async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Call
         await engine.start()
         assert engine.info is not None
         await engine.close()
-        return engine.info.looked
+        return engine.info.autotune
 
     for _ in range(10):
         first = await look(Settings(threads=1, batch_tokens=64, kernels="llama.cpp"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeembed.config.paths import Paths
 from edgeembed.hub.digests import sha256_of
-from edgeembed.hub.store import Manifest, Store
+from edgeembed.hub.store import ModelManifest, Store
 
 
 def install(home: Path, name: str, type_: str, file: Path) -> None:
@@ -19,7 +19,7 @@ def install(home: Path, name: str, type_: str, file: Path) -> None:
     status = staged.stat()
     store.add(
         staged,
-        Manifest(
+        ModelManifest(
             name=name,
             type=type_,
             sha256=sha256_of(staged),

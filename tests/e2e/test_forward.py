@@ -195,7 +195,7 @@ async def test_a_server_that_passes_back_is_found_out(serve: Serve, client: aioh
         port = taken.getsockname()[1]
     url = await serve(port=port, forward=f"http://127.0.0.1:{port}/v1")
     async with client.post(f"{url}/v1/chat/completions", json={}) as response:
-        assert response.status == 502 and "this very server" in (await response.json())["error"]["message"]
+        assert response.status == 502 and "this server itself" in (await response.json())["error"]["message"]
 
 
 async def test_large_bodies_are_refused_here(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:

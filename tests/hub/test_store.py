@@ -14,7 +14,7 @@ from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub import digests as digests_module
 from edgeembed.hub.catalogue import Prompts, catalogue
 from edgeembed.hub.gguf.header import read_header
-from edgeembed.hub.store import InstalledModel, Manifest, Store
+from edgeembed.hub.store import InstalledModel, ModelManifest, Store
 from tests.hub.fakes import gguf_bytes
 
 CONTENT = gguf_bytes(general__architecture="bert", general__name="mine", bert__embedding_length=8)
@@ -28,7 +28,7 @@ def install(paths: Paths, name: str = "all-minilm-l6-v2", kind: str = "F16", con
     status = staged.stat()
     model = store.add(
         staged,
-        Manifest(
+        ModelManifest(
             name=name,
             type=kind,
             sha256=hashlib.sha256(content).hexdigest(),

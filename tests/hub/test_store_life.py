@@ -15,7 +15,7 @@ from edgeembed.hub.catalogue import Matryoshka, Prompts, catalogue
 from edgeembed.hub.download.partials import hold
 from edgeembed.hub.gguf import check
 from edgeembed.hub.gguf.header import GgufHeader
-from edgeembed.hub.store import InstalledModel, Manifest, Store
+from edgeembed.hub.store import InstalledModel, ModelManifest, Store
 from tests.hub.fakes import gguf_bytes, model_bytes
 
 
@@ -26,7 +26,7 @@ def install(paths: Paths, name: str = "mine", kind: str = "F16", content: bytes 
     staged = store.folder(name) / "staged"
     staged.write_bytes(content)
     status = staged.stat()
-    manifest = Manifest(
+    manifest = ModelManifest(
         name=name,
         type=kind,
         sha256=hashlib.sha256(content).hexdigest(),

@@ -198,7 +198,7 @@ async def test_texts_keep_their_model_although_their_request_went_away() -> None
     await until(lambda: garage.loaded() == [])
 
 
-async def test_while_a_model_loads_its_requests_wait_and_then_are_told_to_come_again() -> None:
+async def test_requests_for_a_loading_model_wait_and_then_get_a_retry_after() -> None:
     garage = Garage(slow=1, quick=1)
     pool = garage.pool(load_wait=0.1)
     gate = asyncio.Event()

@@ -146,12 +146,12 @@ async def test_keys_are_asked_for(connect: Connect, tmp_path: Path, caplog: pyte
     assert " ide" in caplog.text and "sesame" not in caplog.text and "plain-key" not in caplog.text
 
 
-def test_bad_key_files_are_told(tmp_path: Path) -> None:
+def test_bad_key_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the API keys"):
         Keys.read(None, str(tmp_path / "missing"))
     empty = tmp_path / "empty"
     empty.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="holds no API key"):
+    with pytest.raises(ConfigError, match="has no API keys"):
         Keys.read(None, str(empty))
     empty.write_text("name:\n")
     with pytest.raises(ConfigError, match="empty"):

@@ -1,4 +1,4 @@
-"""Answers of GET /v1/status and what the tray makes of them."""
+"""Responses of GET /v1/status, and the tray's views of them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from edgeembed.common.status import DaemonStatus, ListedModel
-from edgeembed.tray.state import Seen, View, look
+from edgeembed.tray.state import PollResult, View, make_view
 
 NOON = datetime.datetime(2026, 5, 4, 12, 0)
 
 
-def slot(**changed: Any) -> dict[str, Any]:
+def loaded(**changed: Any) -> dict[str, Any]:
     return {
         "name": "alpha",
         "type": "Q8_0",
@@ -30,29 +30,29 @@ def slot(**changed: Any) -> dict[str, Any]:
     }
 
 
-def body(*slots: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    """Make what GET /v1/status answers; keys that the tray does not know are among it."""
+def body(*models: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """Return a response of GET /v1/status, with some keys that the tray does not know."""
     return {
         "version": "9.9",
         "pid": 7,
         "uptime_seconds": 60.0,
         "model": {"name": "alpha", "digest": "d1", "pooling": "mean"},
         "engine": {"state": "ready", "mode": "cpu", "demotions": [], "restarts": 0},
-        "models": list(slots or (slot(),)),
-        "cache": {"memory_hits": 0, "disk_hits": 0, "misses": 0, "folder": "/c", "disk_problem": None, "unwritten": 3},
+        "models": list(models or (loaded(),)),
+        "cache": {"memory_hits": 0, "disk_hits": 0, "misses": 0, "folder": "/c", "disk_problem": None, "rows_to_write": 3},
         "vectors": [],
         **changed,
     }
 
 
-def seen(*slots: dict[str, Any], paused: bool | None = False, alarm: str | None = None, **changed: Any) -> Seen:
-    return Seen(
-        msgspec.convert(body(*slots, **changed), DaemonStatus),
+def polled(*models: dict[str, Any], paused: bool | None = False, alarm: str | None = None, **changed: Any) -> PollResult:
+    return PollResult(
+        msgspec.convert(body(*models, **changed), DaemonStatus),
         paused=paused,
         alarm=alarm,
         models=(ListedModel(id="alpha", type="Q8_0"),),
     )
 
 
-def view(*slots: dict[str, Any], before: View | None = None, **changed: Any) -> View:
-    return look(seen(*slots, **changed), before, NOON)
+def view(*models: dict[str, Any], before: View | None = None, **changed: Any) -> View:
+    return make_view(polled(*models, **changed), before, NOON)

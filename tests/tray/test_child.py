@@ -1,4 +1,4 @@
-"""The daemon that the tray starts, as a real process: its log, its end, and when it is started again."""
+"""The daemon that the tray starts, as a real process: its log, its exit, and when it is restarted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeembed.common.logs import LOG_BYTES
-from edgeembed.tray.child import MOST_QUICK_ENDS, STEADY_SECONDS, DaemonChild, command
+from edgeembed.tray.child import MAX_QUICK_EXITS, STABLE_SECONDS, DaemonChild, command
 
 TALKS = "import sys, time; print('first', file=sys.stderr); print('listens', file=sys.stderr, flush=True); time.sleep(60)"
 FAILS = "import sys; sys.exit('bang')"  # status 1
@@ -71,68 +71,68 @@ def last_line(child: DaemonChild) -> str:
 
 def ended(child: DaemonChild) -> None:
     until(lambda: not child.running)
-    child.watch()
+    child.check()
 
 
-def test_what_it_says_is_in_its_log_and_its_last_line_at_hand(make: Callable[..., Any]) -> None:
+def test_output_goes_to_the_log_and_the_last_line_is_kept(make: Callable[..., Any]) -> None:
     child, starter, _ = make(TALKS)
     assert child.status is None
     child.start()
     child.start()
-    assert starter.asked == [["serve", "--port", "9"]], "one daemon, however often it is asked for"
+    assert starter.asked == [["serve", "--port", "9"]], "one daemon, however often it is started"
     until(lambda: last_line(child) == "listens")
     assert child.status.running and child.is_process(starter.processes[0].pid) and not child.is_process(os.getpid())
-    child.end(10)
+    child.stop(10)
     assert not child.running
     assert child.log_file.read_text().split() == ["first", "listens"]
-    child.watch()
-    assert len(starter.asked) == 1, "what was ended is not started again"
+    child.check()
+    assert len(starter.asked) == 1, "a stopped daemon is not restarted"
 
 
-def test_one_that_dies_is_started_again_after_longer_and_longer_rests(make: Callable[..., Any]) -> None:
+def test_restarts_after_crashes_with_growing_delays(make: Callable[..., Any]) -> None:
     child, starter, clock = make(FAILS)
     child.start()
-    rests = []
-    for number in range(1, MOST_QUICK_ENDS):
+    delays = []
+    for number in range(1, MAX_QUICK_EXITS):
         ended(child)
         assert child.status.last_line == "bang" and not child.status.gave_up
         began = clock.now
         while len(starter.asked) == number:
             clock.now += 0.5
-            child.watch()
-        rests.append(clock.now - began)
-    assert rests == [1.0, 2.0, 4.0, 8.0]
+            child.check()
+        delays.append(clock.now - began)
+    assert delays == [1.0, 2.0, 4.0, 8.0]
     ended(child)
     assert child.status.gave_up
     clock.now += 1000
-    child.watch()
-    assert len(starter.asked) == MOST_QUICK_ENDS
+    child.check()
+    assert len(starter.asked) == MAX_QUICK_EXITS
     child.start()
-    assert len(starter.asked) == MOST_QUICK_ENDS + 1, "unless somebody asks for it"
+    assert len(starter.asked) == MAX_QUICK_EXITS + 1, "unless it is started explicitly"
 
 
-def test_one_that_ran_for_long_is_worth_a_quick_start(make: Callable[..., Any]) -> None:
+def test_no_growing_delay_after_a_stable_run(make: Callable[..., Any]) -> None:
     child, starter, clock = make(FAILS)
     child.start()
-    for number in range(1, 3 * MOST_QUICK_ENDS):
-        clock.now += STEADY_SECONDS
+    for number in range(1, 3 * MAX_QUICK_EXITS):
+        clock.now += STABLE_SECONDS
         ended(child)
         clock.now += 1.0
-        child.watch()
+        child.check()
         assert len(starter.asked) == number + 1
 
 
-def test_one_that_cannot_be_as_it_is_told_is_left_alone(make: Callable[..., Any]) -> None:
+def test_a_daemon_with_bad_settings_is_not_restarted(make: Callable[..., Any]) -> None:
     child, starter, clock = make(REFUSES)
     child.start()
     ended(child)
     clock.now += 1000
-    child.watch()
+    child.check()
     assert len(starter.asked) == 1
     assert child.status.gave_up and child.status.last_line == "error: the port is in use"
 
 
-def test_a_long_log_is_put_aside(make: Callable[..., Any]) -> None:
+def test_a_long_log_is_rotated(make: Callable[..., Any]) -> None:
     child, _, _ = make(FAILS)
     child.log_file.parent.mkdir(parents=True)
     child.log_file.write_bytes(b"x" * (LOG_BYTES + 1))
@@ -142,7 +142,7 @@ def test_a_long_log_is_put_aside(make: Callable[..., Any]) -> None:
     assert child.log_file.with_suffix(".log.1").stat().st_size == LOG_BYTES + 1
 
 
-def test_a_log_that_cannot_be_written_holds_nothing_up(make: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_unwritable_log_does_not_block_the_daemon(make: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file where the folder should be")
     child, _, _ = make("import sys; sys.stderr.write('line\\n' * 100_000); sys.exit(2)")
     child.start()

@@ -1,4 +1,4 @@
-"""The tray's work against a real server, minus the icon: joining, starting, pausing, news, Quit."""
+"""The tray without its icon, against a real server: joining, starting, pausing, notifications, Quit."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from edgeembed.config.resolution import Resolved, resolve
 from edgeembed.tray import system
 from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import Controller
-from edgeembed.tray.menu import Do, Entry
-from edgeembed.tray.state import State
-from edgeembed.tray.watcher import Watcher
+from edgeembed.tray.menu import Action, MenuEntry
+from edgeembed.tray.state import IconState
 from tests.tray.daemon import Daemon
 from tests.tray.menus import find, flat
 
 SLEEPS = "import time; time.sleep(60)"
 
 
-class Face:
-    """Remembers what it was to show."""
+class RecordingIcon:
+    """Records what it would show."""
 
     def __init__(self) -> None:
-        self.state: State | None = None
+        self.state: IconState | None = None
         self.title = ""
-        self.menu: tuple[Entry, ...] = ()
-        self.told: list[tuple[str, str]] = []
+        self.menu: tuple[MenuEntry, ...] = ()
+        self.notified: list[tuple[str, str]] = []
         self.closed = threading.Event()
 
-    def show(self, state: State, title: str, menu: tuple[Entry, ...] | None) -> None:
+    def show(self, state: IconState, title: str, menu: tuple[MenuEntry, ...] | None) -> None:
         self.state, self.title, self.menu = state, title, menu or self.menu
 
-    def tell(self, title: str, text: str) -> None:
-        self.told.append((title, text))
+    def notify(self, title: str, text: str) -> None:
+        self.notified.append((title, text))
 
     def close(self) -> None:
         self.closed.set()
@@ -51,12 +50,12 @@ def resolved(port: int) -> Resolved:
 
 
 @pytest.fixture
-def face() -> Face:
-    return Face()
+def icon() -> RecordingIcon:
+    return RecordingIcon()
 
 
 class Switch:
-    """Start at login."""
+    """An AutostartSwitch."""
 
     on = False
 
@@ -81,185 +80,183 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 def make(
-    resolved: Resolved, face: Face, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    resolved: Resolved, icon: RecordingIcon, tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> Callable[..., Controller]:
     def start(_arguments: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-c", SLEEPS], **how))
         return started[-1]
 
-    def make(**more: Any) -> Controller:
-        child = DaemonChild(list, tmp_path / "logs", start=start)
-        return Controller(resolved, face, Watcher(resolved.settings), child, **more)
+    def make(settings: Resolved = resolved, **options: Any) -> Controller:
+        return Controller(settings, icon, DaemonChild(list, tmp_path / "logs", start=start), **options)
 
     return make
 
 
-def test_the_icon_follows_a_daemon_that_goes_and_comes_back(
-    make: Callable[..., Controller], face: Face, daemon: Daemon
+def test_the_icon_follows_a_daemon_that_stops_and_comes_back(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon
 ) -> None:
     controller = make()
-    controller.step()
-    assert face.state is State.STOPPED
+    controller.refresh()
+    assert icon.state is IconState.STOPPED
     daemon.up()
-    controller.step()
-    assert (face.state, face.title) == (State.READY, "fake-model · fake · ready")
-    assert find(face.menu, "fake-model").checked is True
-    assert face.told == []
+    controller.refresh()
+    assert (icon.state, icon.title) == (IconState.READY, "fake-model · fake · ready")
+    assert find(icon.menu, "fake-model").checked is True
+    assert icon.notified == []
     daemon.down()
-    controller.step()
-    assert face.state is State.STOPPED and find(face.menu, "Start").enabled
-    assert face.told == [("edgeembed has stopped", "No daemon answers any more.")]
+    controller.refresh()
+    assert icon.state is IconState.STOPPED and find(icon.menu, "Start").enabled
+    assert icon.notified == [("edgeembed has stopped", "The daemon does not respond.")]
     daemon.up()
-    controller.step()
-    assert face.state is State.READY and len(face.told) == 1
+    controller.refresh()
+    assert icon.state is IconState.READY and len(icon.notified) == 1
 
 
-def test_pause_and_resume_reach_the_daemon(make: Callable[..., Controller], face: Face, daemon: Daemon) -> None:
-    daemon.up()
-    controller = make()
-    controller.step()
-    for do, state, then in ((Do.PAUSE, State.PAUSED, "Resume"), (Do.RESUME, State.READY, "Pause")):
-        controller.perform(do)
-        controller.step()
-        assert face.state is state and find(face.menu, then).enabled
-    assert face.told == []
-
-
-def test_a_fall_is_seen_and_told(make: Callable[..., Controller], face: Face, daemon: Daemon) -> None:
+def test_pause_and_resume_reach_the_daemon(make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon) -> None:
     daemon.up()
     controller = make()
-    controller.step()
+    controller.refresh()
+    for action, state, then in ((Action.PAUSE, IconState.PAUSED, "Resume"), (Action.RESUME, IconState.READY, "Pause")):
+        controller.perform(action)
+        controller.refresh()
+        assert icon.state is state and find(icon.menu, then).enabled
+    assert icon.notified == []
+
+
+def test_a_failed_engine_shows_as_degraded_with_a_notification(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon
+) -> None:
+    daemon.up()
+    controller = make()
+    controller.refresh()
     daemon.engine.state, daemon.engine.reason = "failed", "no mode holds"
-    controller.step()
-    assert face.state is State.DEGRADED and "no mode holds" in face.title
-    assert face.told == [("edgeembed is not well", "no mode holds")]
+    controller.refresh()
+    assert icon.state is IconState.DEGRADED and "no mode holds" in icon.title
+    assert icon.notified == [("edgeembed has a problem", "no mode holds")]
 
 
-def test_another_program_on_the_port_is_named_and_no_daemon_started(
-    make: Callable[..., Controller], face: Face, port: int, started: list[subprocess.Popen[bytes]]
+def test_no_daemon_is_started_if_another_program_uses_the_port(
+    make: Callable[..., Controller], icon: RecordingIcon, port: int, started: list[subprocess.Popen[bytes]]
 ) -> None:
     from tests.cli.helpers import answering
 
     with answering({}, server="nginx") as (other, _):
-        resolved = resolve({"port": str(other)})
-        controller = make()
-        controller._watcher = Watcher(resolved.settings)
+        controller = make(resolve({"port": str(other)}))
         thread = threading.Thread(target=controller.run)
         thread.start()
-        controller.ask(Do.QUIT)
+        controller.submit(Action.QUIT)
         thread.join(30)
-    assert not thread.is_alive() and face.closed.is_set() and started == []
-    assert "another program answers" in face.title
+    assert not thread.is_alive() and icon.closed.is_set() and started == []
+    assert "another program answers" in icon.title
 
 
-def test_a_daemon_is_started_where_none_runs_and_ended_by_quit(
-    make: Callable[..., Controller], face: Face, started: list[subprocess.Popen[bytes]]
+def test_a_daemon_is_started_if_none_runs_and_stopped_by_quit(
+    make: Callable[..., Controller], icon: RecordingIcon, started: list[subprocess.Popen[bytes]]
 ) -> None:
     controller = make()
     thread = threading.Thread(target=controller.run)
     thread.start()
-    controller.ask(Do.QUIT)
+    controller.submit(Action.QUIT)
     thread.join(30)
-    assert not thread.is_alive() and face.closed.is_set()
+    assert not thread.is_alive() and icon.closed.is_set()
     assert len(started) == 1 and started[0].poll() is not None
-    assert face.state is State.LOADING and face.told == []
+    assert icon.state is IconState.LOADING and icon.notified == []
 
 
-def test_quit_leaves_a_daemon_that_was_joined(
-    make: Callable[..., Controller], face: Face, daemon: Daemon, started: list[subprocess.Popen[bytes]]
+def test_quit_does_not_stop_a_daemon_that_the_tray_did_not_start(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon, started: list[subprocess.Popen[bytes]]
 ) -> None:
     daemon.up()
     controller = make()
     thread = threading.Thread(target=controller.run)
     thread.start()
-    controller.ask(Do.QUIT)
+    controller.submit(Action.QUIT)
     thread.join(30)
-    assert face.closed.is_set() and started == [] and not daemon.stopped.is_set()
-    assert "Quit (edgeembed goes on)" in [entry.label for entry in face.menu]
+    assert icon.closed.is_set() and started == [] and not daemon.stopped.is_set()
+    assert "Quit (the daemon keeps running)" in [entry.label for entry in icon.menu]
 
 
-def test_quit_does_not_end_another_daemon_while_ours_is_still_starting(
-    make: Callable[..., Controller], face: Face, daemon: Daemon, started: list[subprocess.Popen[bytes]]
+def test_quit_does_not_stop_another_daemon_while_ours_is_starting(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon, started: list[subprocess.Popen[bytes]]
 ) -> None:
     controller = make()
-    controller.perform(Do.START)
+    controller.perform(Action.START)
     daemon.up()
-    controller.step()
-    controller.perform(Do.QUIT)
+    controller.refresh()
+    controller.perform(Action.QUIT)
     assert started[0].poll() is not None and not daemon.stopped.is_set()
 
 
-def test_a_model_that_is_chosen_is_written_down(
-    make: Callable[..., Controller], face: Face, daemon: Daemon, resolved: Resolved
+def test_choosing_a_model_writes_config_toml(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon, resolved: Resolved
 ) -> None:
     daemon.up()
     controller = make()
-    controller.step()
-    controller.perform(Do.CHOOSE_MODEL, "beta:F16")
+    controller.refresh()
+    controller.perform(Action.CHOOSE_MODEL, "beta:F16")
     assert read_config(resolved.paths.config_file) == {"model": "beta:F16"}
-    assert "once edgeembed is started again" in face.told[-1][1]
+    assert "Restart the daemon" in icon.notified[-1][1]
 
 
-def test_a_model_that_the_environment_decides_is_not_chosen_in_vain(
-    make: Callable[..., Controller], face: Face, monkeypatch: pytest.MonkeyPatch, port: int
+def test_choosing_a_model_fails_if_the_environment_sets_it(
+    make: Callable[..., Controller], icon: RecordingIcon, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
     monkeypatch.setenv("EDGEEMBED_MODEL", "alpha")
-    controller = make()
-    controller._resolved = resolve({"port": str(port)})
-    controller.perform(Do.CHOOSE_MODEL, "beta")
-    assert "EDGEEMBED_MODEL" in face.told[-1][1]
-    assert not controller._resolved.paths.config_file.exists()
+    resolved = resolve({"port": str(port)})
+    make(resolved).perform(Action.CHOOSE_MODEL, "beta")
+    assert "EDGEEMBED_MODEL" in icon.notified[-1][1]
+    assert not resolved.paths.config_file.exists()
 
 
-def test_a_pull_is_told_when_it_ends(make: Callable[..., Controller], face: Face, daemon: Daemon) -> None:
+def test_a_failed_pull_sends_a_notification(make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon) -> None:
     def pull(_name: str) -> subprocess.Popen[bytes]:
         code = "import sys; print('10 %', file=sys.stderr); sys.exit('error: the disk is full')"
         return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
 
     daemon.up()
     controller = make(catalogue=("beta",), start_pull=pull)
-    controller.perform(Do.PULL_MODEL, "beta")
-    controller.step()
+    controller.perform(Action.PULL_MODEL, "beta")
+    controller.refresh()
     for thread in threading.enumerate():
         if thread.name == "pull beta":
             thread.join(30)
-    assert face.told == [("beta could not be fetched", "error: the disk is full")]
-    controller.step()
-    assert [entry.argument for entry in flat(face.menu) if entry.do is Do.PULL_MODEL] == ["beta"]
+    assert icon.notified == [("Could not download beta", "error: the disk is full")]
+    controller.refresh()
+    assert [entry.argument for entry in flat(icon.menu) if entry.action is Action.PULL_MODEL] == ["beta"]
 
 
-def test_start_at_login_is_switched(make: Callable[..., Controller], face: Face) -> None:
+def test_start_at_login_can_be_switched_on(make: Callable[..., Controller], icon: RecordingIcon) -> None:
     switch = Switch()
     controller = make(autostart=switch)
-    controller.step()
-    assert find(face.menu, "Start at login").checked is False
-    controller.perform(Do.AUTOSTART)
-    controller.step()
-    assert switch.on and find(face.menu, "Start at login").checked is True
+    controller.refresh()
+    assert find(icon.menu, "Start at login").checked is False
+    controller.perform(Action.AUTOSTART)
+    controller.refresh()
+    assert switch.on and find(icon.menu, "Start at login").checked is True
 
 
-def test_the_cache_is_cleared_by_the_daemon_itself(make: Callable[..., Controller], face: Face, daemon: Daemon) -> None:
+def test_clear_cache_asks_the_daemon(make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon) -> None:
     daemon.up()
     daemon.embed("known")
     daemon.embed("known")
     controller = make()
-    controller.step()
+    controller.refresh()
     assert daemon.engine.computed.count("known") == 1
-    controller.perform(Do.CLEAR_CACHE)
-    assert face.told[-1][0] == "The cache is cleared"
+    controller.perform(Action.CLEAR_CACHE)
+    assert icon.notified[-1][0] == "Cache cleared"
     daemon.embed("known")
     assert daemon.engine.computed.count("known") == 2
 
 
-def test_a_cache_that_is_not_cleared_is_told(make: Callable[..., Controller], face: Face) -> None:
+def test_a_cache_that_cannot_be_cleared_sends_a_notification(make: Callable[..., Controller], icon: RecordingIcon) -> None:
     controller = make()
-    controller.step()
-    controller.perform(Do.CLEAR_CACHE)
-    assert face.told[-1][1].startswith("no daemon answers")
+    controller.refresh()
+    controller.perform(Action.CLEAR_CACHE)
+    assert icon.notified[-1][1].startswith("no daemon answers")
 
 
-def test_what_is_copied_and_opened(
-    make: Callable[..., Controller], face: Face, daemon: Daemon, port: int, monkeypatch: pytest.MonkeyPatch
+def test_copied_texts_and_opened_pages(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[str] = []
     opened: list[str] = []
@@ -267,28 +264,28 @@ def test_what_is_copied_and_opened(
     monkeypatch.setattr(system, "open_page", lambda url: opened.append(url) is None)
     daemon.up()
     controller = make()
-    controller.step()
-    controller.perform(Do.COPY_BASE_URL)
-    controller.perform(Do.COPY_SNIPPET, "curl")
-    controller.perform(Do.OPEN_DASHBOARD)
+    controller.refresh()
+    controller.perform(Action.COPY_BASE_URL)
+    controller.perform(Action.COPY_SNIPPET, "curl")
+    controller.perform(Action.OPEN_DASHBOARD)
     assert copied[0] == f"http://127.0.0.1:{port}/v1" and '"model": "fake-model"' in copied[1]
     assert opened == [f"http://127.0.0.1:{port}/"]
     monkeypatch.setattr(system, "copy", lambda _text: False)
-    controller.perform(Do.COPY_BASE_URL)
-    assert copied[0] in face.told[-1][1], "the text is shown where there is no clipboard"
+    controller.perform(Action.COPY_BASE_URL)
+    assert copied[0] in icon.notified[-1][1], "the notification has the text if there is no clipboard"
 
 
 def test_a_click_on_a_stopped_icon_starts_the_daemon(
     make: Callable[..., Controller], started: list[subprocess.Popen[bytes]]
 ) -> None:
     controller = make()
-    controller.step()
-    controller.perform(Do.OPEN_DASHBOARD)
+    controller.refresh()
+    controller.perform(Action.OPEN_DASHBOARD)
     assert len(started) == 1
-    controller.perform(Do.QUIT)
+    controller.perform(Action.QUIT)
 
 
-def test_settings_are_begun_and_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_settings_creates_the_file_and_never_overwrites_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "open_file", lambda _path: True)
     file = tmp_path / "new" / "config.toml"
     assert system.open_settings(file) and read_config(file) == {}

@@ -1,4 +1,4 @@
-"""Where an icon can be shown, and what is said where it cannot."""
+"""Where an icon can be shown, and the error where it cannot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeembed.tray import host, system
 from edgeembed.tray.run import LOCK_FILE, run
 from tests.cli.helpers import edgeembed
 
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have one kind of tray")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have only one kind of tray")
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, *, gi: bool, watcher: bool, x_tray: bool, display: str = ":0") -> str | None:
@@ -37,19 +37,21 @@ def choose(monkeypatch: pytest.MonkeyPatch, *, gi: bool, watcher: bool, x_tray: 
         ({"gi": True, "watcher": False, "x_tray": True, "display": ""}, None),
     ],
 )
-def test_menus_come_before_plain_icons(monkeypatch: pytest.MonkeyPatch, there: dict[str, bool], backend: str | None) -> None:
+def test_backends_with_menus_are_preferred(
+    monkeypatch: pytest.MonkeyPatch, there: dict[str, bool], backend: str | None
+) -> None:
     assert choose(monkeypatch, **there) == backend  # type: ignore[arg-type]
 
 
 @LINUX
-def test_without_a_graphical_session_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_waiting_without_a_graphical_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.time, "sleep", lambda _seconds: pytest.fail("there is nothing to wait for"))
     backend, why = host.backend({})
     assert backend is None and "no graphical session" in why
 
 
 @LINUX
-def test_a_panel_that_comes_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panel_that_starts_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([None, None, "gtk"])
     monkeypatch.setattr(host, "choose", lambda *_: next(answers))
     monkeypatch.setattr(host.time, "sleep", lambda _seconds: None)
@@ -57,7 +59,7 @@ def test_a_panel_that_comes_late_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @LINUX
-def test_a_desktop_without_a_tray_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_what_the_desktop_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "choose", lambda *_: None)
     monkeypatch.setattr(host.importlib.util, "find_spec", lambda _name: None)
     backend, why = host.backend({"WAYLAND_DISPLAY": "wayland-0"}, seconds=0)
@@ -66,23 +68,23 @@ def test_a_desktop_without_a_tray_says_what_it_lacks(monkeypatch: pytest.MonkeyP
     assert "AppIndicator" in host.backend({"WAYLAND_DISPLAY": "wayland-0"}, seconds=0)[1]
 
 
-def test_the_users_choice_of_a_backend_is_taken() -> None:
+def test_pystray_backend_overrides_the_choice() -> None:
     assert host.backend({"PYSTRAY_BACKEND": "gtk"}) == ("gtk", "")
 
 
 @LINUX
-def test_the_command_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "PYSTRAY_BACKEND"):
         monkeypatch.delenv(name, raising=False)
     done = edgeembed("tray")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "`edgeembed serve` runs the daemon without an icon" in done.stderr
+    assert "run `edgeembed serve` for a daemon without an icon" in done.stderr
 
 
 @LINUX
-def test_whoever_sees_no_terminal_is_told_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As where the desktop's menu started it."""
+def test_the_error_is_also_a_notification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Started from the desktop's menu there is no terminal to see it in."""
     tool = tmp_path / "notify-send"
     tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{tmp_path}/told"\n')
     tool.chmod(0o755)
@@ -91,26 +93,26 @@ def test_whoever_sees_no_terminal_is_told_too(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PYSTRAY_BACKEND", "of-nobody")
     assert edgeembed("tray").returncode == 1
     told = (tmp_path / "told").read_text().splitlines()
-    assert told[1] == "edgeembed" and "`edgeembed serve` runs the daemon without an icon" in told[2]
+    assert told[1] == "edgeembed" and "run `edgeembed serve` for a daemon without an icon" in told[2]
     monkeypatch.setattr(system.shutil, "which", lambda _name: None)
     assert system.notify("edgeembed", "nobody shows it") is False
 
 
-def test_a_second_start_shows_no_second_icon() -> None:
+def test_a_second_tray_exits() -> None:
     state = Paths.resolve().state
     state.mkdir(parents=True)
     with FileLock(state / LOCK_FILE):
         assert run(resolve(), []) is False
         done = edgeembed("tray")
-    assert (done.returncode, done.stderr) == (0, "the icon is there already\n")
+    assert (done.returncode, done.stderr) == (0, "the tray icon is already running\n")
 
 
-def test_a_port_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ConfigError, match="port 0"):
+def test_a_random_port_is_rejected() -> None:
+    with pytest.raises(ConfigError, match="random port"):
         run(resolve({"port": "0"}), [])
 
 
-def test_the_tray_knows_neither_the_engine_nor_the_server() -> None:
+def test_the_tray_imports_neither_engine_nor_server() -> None:
     code = (
         "import sys, edgeembed.tray.run\n"
         "print([name for name in sys.modules if name.startswith(('edgeembed.engine', 'edgeembed.server', 'edgeembed.cache', "

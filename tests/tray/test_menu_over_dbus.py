@@ -1,4 +1,4 @@
-"""The menu in a real panel: xfce4-panel takes the icon, and every entry is chosen over D-Bus as the panel does it."""
+"""The menu in a real panel: xfce4-panel shows the icon, and every entry is chosen over D-Bus, as the panel does."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.tray.daemon import Daemon
 from tests.waiting import until
 
 DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
-"""Where PyGObject is, which no wheel brings."""
+"""Where Debian installs PyGObject, which has no wheel."""
 TOOLS = ("Xvfb", "xfce4-panel", "dbus-daemon", "xclip")
 
 
 def gobject() -> Any:
-    """Import PyGObject, from the distribution's packages where this environment has none of its own; None without it."""
+    """Return PyGObject, from Debian's packages if this environment has none; None if it is not installed."""
     folder = str(DEBIAN_PACKAGES)
     sys.path.append(folder)
     try:
@@ -49,13 +49,13 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs a panel with menus
 
 @pytest.fixture
 def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Give the environment of a session with a display, a bus and a panel of its own; what it opens is written down."""
+    """Start a session with its own display, bus and panel; yield its environment. What it opens is listed in a file."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("browser", "xdg-open"):
         (tools / name).write_text(f'#!/bin/sh\necho "$1" >> "{tmp_path}/opened"\n')
         (tools / name).chmod(0o755)
-    (tools / "systemctl").write_text("#!/bin/sh\nexit 1\n")  # so that XDG autostart is what counts
+    (tools / "systemctl").write_text("#!/bin/sh\nexit 1\n")  # so that XDG autostart is used
     (tools / "systemctl").chmod(0o755)
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
@@ -100,7 +100,7 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 
 class Panel:
-    """What a panel asks of an icon and its menu, over D-Bus (StatusNotifierItem and com.canonical.dbusmenu)."""
+    """A panel's requests to an icon and its menu, over D-Bus (StatusNotifierItem and com.canonical.dbusmenu)."""
 
     def __init__(self, address: str) -> None:
         self._gi = gobject()
@@ -112,7 +112,7 @@ class Panel:
         self._menu = ""
 
     def shows_icon(self) -> bool:
-        """Say whether an icon has registered with a panel that really shows such icons."""
+        """Return whether an icon has registered with a panel that shows such icons."""
         name, path = "org.kde.StatusNotifierWatcher", "/StatusNotifierWatcher"
         try:
             items = self._get(name, path, name, "RegisteredStatusNotifierItems")
@@ -127,7 +127,7 @@ class Panel:
         return True
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Give the menu's entries by label; those of submenus too."""
+        """Return the properties of the entries of the menu and its submenus, by label."""
         assert self._item is not None
         arguments = self._gi.GLib.Variant("(iias)", (0, -1, []))
         answer = self._call(self._item[0], self._menu, "com.canonical.dbusmenu", "GetLayout", arguments)
@@ -144,7 +144,7 @@ class Panel:
         return found
 
     def choose(self, label: str) -> None:
-        """Choose an entry that can be chosen; a menu that is built anew before the choice reaches it is looked at again."""
+        """Choose an enabled entry; retried if the menu is rebuilt before the choice reaches it."""
         until(lambda: self._chosen(label))
 
     def _chosen(self, label: str) -> bool:
@@ -158,7 +158,7 @@ class Panel:
         except self._gi.GLib.Error as error:
             if "does not refer to a menu item" not in error.message:
                 raise
-            return False  # the entry has another number by now
+            return False  # the entry has a new number
         return True
 
     def _get(self, name: str, path: str, interface: str, attribute: str) -> Any:
@@ -170,7 +170,7 @@ class Panel:
         return self._bus.call_sync(name, path, interface, method, arguments, None, none, 5000, None).unpack()
 
 
-def test_every_entry_does_what_it_says(desktop: dict[str, str], daemon: Daemon, port: int, tmp_path: Path) -> None:
+def test_every_entry_works(desktop: dict[str, str], daemon: Daemon, port: int, tmp_path: Path) -> None:
     def lines() -> list[str]:
         opened = tmp_path / "opened"
         return opened.read_text().splitlines() if opened.exists() else []
@@ -231,9 +231,9 @@ def test_every_entry_does_what_it_says(desktop: dict[str, str], daemon: Daemon, 
         daemon.up()
         until(lambda: "fake-model · fake · ready" in panel.entries())
 
-        panel.choose("Quit (edgeembed goes on)")
+        panel.choose("Quit (the daemon keeps running)")
         assert tray.wait(30) == 0
-        daemon.embed("still there")
+        daemon.embed("still running")
     finally:
         tray.kill()
         tray.wait()

@@ -1,4 +1,4 @@
-"""The icon on a virtual X display with a real tray: it docks, follows the daemon, takes clicks, and goes away."""
+"""The icon on a virtual X display with a real tray: it docks, follows the daemon, reacts to clicks, disappears on Quit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs xvfb, trayer and t
 
 @pytest.fixture
 def display() -> Iterator[str]:
-    """Give an X display of its own, with a tray and nothing else."""
+    """Start an X display with nothing but a tray; yield its name."""
     reader, writer = os.pipe()
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writer), "-screen", "0", "300x100x24", "-nolisten", "tcp"],
@@ -49,7 +49,7 @@ def display() -> Iterator[str]:
 
 
 class Screen:
-    """What is on the display, and a pointer."""
+    """The contents of the display, and its pointer."""
 
     def __init__(self, name: str) -> None:
         from Xlib.display import Display
@@ -57,7 +57,7 @@ class Screen:
         self._display = Display(name)
 
     def icon(self) -> Any:
-        """Give the icon's window, once it is docked and seen."""
+        """Return the icon's window, None unless it is docked and visible."""
         from Xlib import X
         from Xlib.error import BadDrawable, BadWindow
 
@@ -80,7 +80,7 @@ class Screen:
         return str(icon.get_wm_name()) if icon else ""
 
     def colours(self) -> set[bytes]:
-        """Give the colours of the icon's pixels."""
+        """Return the colours of the icon's pixels."""
         from Xlib import X
 
         icon = self.icon()
@@ -101,7 +101,7 @@ class Screen:
         self._display.sync()
 
 
-def test_the_icon_lives_in_a_real_tray(
+def test_the_icon_in_a_real_tray(
     display: str, daemon: Daemon, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = tmp_path / "opened"
@@ -123,7 +123,7 @@ def test_the_icon_lives_in_a_real_tray(
         ready = screen.colours()
         assert len(ready) > 1, "something is drawn"
         second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (second.returncode, second.stderr) == (0, "the icon is there already\n")
+        assert (second.returncode, second.stderr) == (0, "the tray icon is already running\n")
         screen.click()
         assert until(lambda: opened.exists() and opened.read_text()) == f"http://127.0.0.1:{port}/\n"
         daemon.down()
@@ -135,7 +135,7 @@ def test_the_icon_lives_in_a_real_tray(
         tray.send_signal(signal.SIGTERM)
         assert tray.wait(30) == 0
         until(lambda: screen.icon() is None)
-        assert not daemon.stopped.is_set(), "it was only joined"
+        assert not daemon.stopped.is_set(), "the tray did not start it"
     finally:
         tray.kill()
         tray.wait()

@@ -13,7 +13,7 @@ import pytest
 from edgeembed.engine.interface import Engine
 from edgeembed.upstream.client import UpstreamOptions
 from edgeembed.upstream.engine import RemoteEngine
-from edgeembed.upstream.identity import IdentityBook
+from edgeembed.upstream.identity import IdentityStore
 from edgeembed.upstream.remote import Remote
 from tests.fake_upstreams import FakeUpstream, Start
 
@@ -31,7 +31,7 @@ async def server() -> AsyncIterator[FakeUpstream]:
 def make_remote(tmp_path: Path) -> Callable[..., Remote]:
     def make(server: FakeUpstream, **options: Any) -> Remote:
         settings = {"wait": 2.0, "timeout": 5.0, **options}
-        return Remote(UpstreamOptions(url=server.url, **settings), server.model, IdentityBook(tmp_path / "upstream.json"))
+        return Remote(UpstreamOptions(url=server.url, **settings), server.model, IdentityStore(tmp_path / "upstream.json"))
 
     return make
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeembed.upstream.breaker import FAILURES_TO_OPEN, LONGEST_PAUSE, LONGEST_WISH, Breaker
+from edgeembed.upstream.breaker import FAILURES_TO_OPEN, LONGEST_ASKED, LONGEST_PAUSE, Breaker
 
 
 class Clock:
@@ -49,7 +49,7 @@ def test_a_wish_of_the_other_side_is_kept_within_reason() -> None:
     breaker.busy("too much", 7.0)
     assert (breaker.state, breaker.pause) == ("closed", 7.0)
     breaker.busy("too much", 1e9)
-    assert breaker.pause == LONGEST_WISH
+    assert breaker.pause == LONGEST_ASKED
     breaker.worked()
     breaker.failed("maintenance", 20.0, at_once=True)
     assert (breaker.state, breaker.pause) == ("open", 20.0)

@@ -24,7 +24,7 @@ from edgeembed.errors import (
     RequestError,
 )
 from edgeembed.upstream.engine import RemoteEngine
-from edgeembed.upstream.identity import CANARY_TEXTS, RIDER, IdentityBook
+from edgeembed.upstream.identity import CANARY_TEXTS, SENTINEL_TEXT, IdentityStore
 from edgeembed.upstream.remote import Remote, entry_of, only_model
 from tests.fake_upstreams import FakeUpstream, Start, Style, other_row, unit_row
 from tests.fakes import FakeEngine
@@ -58,7 +58,7 @@ async def test_every_server_gives_the_rows_of_the_texts(style: Style, start: Sta
     rows = await rows_of(engine, texts, BULK)
     same(rows, texts)
     assert sum(row.tokens for row in rows) == 70 * 5
-    assert all(len(asked) <= 32 and asked[0] == RIDER for asked in server.asked)
+    assert all(len(asked) <= 32 and asked[0] == SENTINEL_TEXT for asked in server.asked)
     info = engine.info
     assert info is not None and (info.dimensions, info.context_tokens) == (16, 512 if style in ("vllm", "sglang") else 0)
     await engine.close()
@@ -68,14 +68,14 @@ async def test_every_server_gives_the_rows_of_the_texts(style: Style, start: Sta
 async def test_base64_is_asked_for_and_the_key_sent(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, key="sesame")
     await rows_of(engine, ["hello"])
-    assert server.bodies[-1] == {"model": "far-model", "input": [RIDER, "hello"], "encoding_format": "base64"}
+    assert server.bodies[-1] == {"model": "far-model", "input": [SENTINEL_TEXT, "hello"], "encoding_format": "base64"}
     assert server.headers[-1]["Authorization"] == "Bearer sesame"
 
 
 async def test_a_prompt_goes_in_front_of_the_text(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     await rows_of(engine, [Prompted("query: ", "hello", " </s>")])
-    assert server.asked[-1] == [RIDER, "query: hello </s>"]
+    assert server.asked[-1] == [SENTINEL_TEXT, "query: hello </s>"]
 
 
 async def test_texts_that_come_together_go_together(server: FakeUpstream, start: Start) -> None:
@@ -118,7 +118,7 @@ async def test_a_client_that_leaves_takes_its_request_along(server: FakeUpstream
     await until_async(lambda: server.gone == 1)
     server.hold.set()
     same([await stays], ["hello"])
-    assert server.asked == [[RIDER, "hello"]]
+    assert server.asked == [[SENTINEL_TEXT, "hello"]]
 
 
 # --- what upstream does not want --------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(ser
     await until_async(lambda: engine.upstream.breaker == "closed", 30)
     server.asked.clear()
     same(await rows_of(engine, ["again"]), ["again"])
-    assert server.asked == [[RIDER, "again"]]
+    assert server.asked == [[SENTINEL_TEXT, "again"]]
 
 
 async def test_a_local_model_that_is_another_one_never_answers(
@@ -497,9 +497,9 @@ async def test_the_catalogue_knows_models_by_the_names_of_others(make_remote: Ca
     served = remote.served()
     assert served.prompts is not None and "{instruction}" in served.prompts.query
     assert served.name == "Qwen/Qwen3-Embedding-0.6B" and "qwen3-embedding-0.6b" in served.other_names
-    book = IdentityBook(tmp_path / "upstream.json")
+    book = IdentityStore(tmp_path / "upstream.json")
     assert await only_model(remote.options, book) == "Qwen/Qwen3-Embedding-0.6B"
     await server.stop()
     assert await only_model(remote.options, book) == "Qwen/Qwen3-Embedding-0.6B", "it was there before"
     with pytest.raises(ConfigError, match="--model must name"):
-        await only_model(remote.options, IdentityBook(tmp_path / "empty.json"))
+        await only_model(remote.options, IdentityStore(tmp_path / "empty.json"))

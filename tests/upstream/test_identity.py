@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.interface import Float32Row
-from edgeembed.upstream.identity import CANARY_TEXTS, IdentityBook, ProbeResult, least_cosine
+from edgeembed.upstream.identity import CANARY_TEXTS, IdentityStore, ProbeResult, least_cosine
 from tests.fake_upstreams import other_row, unit_row
 
 URL = "http://gpu-box:8000/v1"
@@ -29,11 +29,11 @@ def rows_like(cosine: float) -> list[Float32Row]:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> IdentityBook:
-    return IdentityBook(tmp_path / "state" / "upstream.json")
+def book(tmp_path: Path) -> IdentityStore:
+    return IdentityStore(tmp_path / "state" / "upstream.json")
 
 
-def test_last_digits_may_differ_and_a_model_may_not(book: IdentityBook) -> None:
+def test_last_digits_may_differ_and_a_model_may_not(book: IdentityStore) -> None:
     first, _ = book.recognise(URL, "m", sight(rows_like(1.0)), 0.99)
     again, cosine = book.recognise(URL, "m", sight(rows_like(0.995)), 0.99)
     assert again.digest == first.digest and cosine == pytest.approx(0.995, abs=1e-4)
@@ -41,7 +41,7 @@ def test_last_digits_may_differ_and_a_model_may_not(book: IdentityBook) -> None:
     assert other.digest != first.digest
 
 
-def test_small_steps_do_not_lead_away(book: IdentityBook) -> None:
+def test_small_steps_do_not_lead_away(book: IdentityStore) -> None:
     """What counts is the first sight: a server that drifts is another one when it is far from where it began."""
     first, _ = book.recognise(URL, "m", sight(rows_like(1.0)), 0.99)
     book.recognise(URL, "m", sight(rows_like(0.992)), 0.99)
@@ -49,10 +49,10 @@ def test_small_steps_do_not_lead_away(book: IdentityBook) -> None:
     assert far.digest != first.digest
 
 
-def test_a_model_that_comes_back_or_moves_is_known_again(book: IdentityBook, tmp_path: Path) -> None:
+def test_a_model_that_comes_back_or_moves_is_known_again(book: IdentityStore, tmp_path: Path) -> None:
     first, _ = book.recognise(URL, "m", sight([unit_row(text) for text in CANARY_TEXTS]), 0.99)
     other, _ = book.recognise(URL, "m", sight([other_row(text) for text in CANARY_TEXTS]), 0.99)
-    reopened = IdentityBook(tmp_path / "state" / "upstream.json")
+    reopened = IdentityStore(tmp_path / "state" / "upstream.json")
     last = reopened.last(URL, "m")
     assert last is not None and last.digest == other.digest != first.digest
     back, _ = reopened.recognise("http://new-box:8000/v1", "m", sight([unit_row(text) for text in CANARY_TEXTS]), 0.99)
@@ -62,7 +62,7 @@ def test_a_model_that_comes_back_or_moves_is_known_again(book: IdentityBook, tmp
     assert renamed.digest != first.digest, "the name is a part of it"
 
 
-def test_what_is_kept_comes_back_as_it_was(book: IdentityBook) -> None:
+def test_what_is_kept_comes_back_as_it_was(book: IdentityStore) -> None:
     rows = [unit_row(text) * 3 for text in CANARY_TEXTS]
     made, _ = book.recognise(URL, "m", sight(rows), 0.99)
     kept = book.last(URL, "m")
@@ -75,7 +75,7 @@ def test_what_is_kept_comes_back_as_it_was(book: IdentityBook) -> None:
 def test_a_damaged_file_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "upstream.json"
     path.write_text("{")
-    book = IdentityBook(path)
+    book = IdentityStore(path)
     assert book.last(URL, "m") is None
     book.recognise(URL, "m", sight([unit_row(text) for text in CANARY_TEXTS]), 0.99)
     assert book.last(URL, "m") is not None

@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.gpu.nvidia import NvidiaFacts
 
 LOOK_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.llama.devices")
@@ -29,7 +30,7 @@ LIBRARY_VARIABLE = "LLAMA_CPP_LIB_PATH"
 """llama-cpp-python's own: another folder with libllama."""
 
 Kind = Literal["cpu", "gpu", "igpu", "accel", "other"]
-Cause = Literal[
+NoGpuCause = Literal[
     "device_is_cpu", "hidden", "no_build", "broken_module", "no_card", "no_driver", "driver_too_old", "driver_fails",
     "no_such_device", "look_failed",
 ]  # fmt: skip
@@ -74,6 +75,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """Warnings and errors of llama.cpp."""
     problem: str | None = None
     """Why there is nothing else in here."""
+    problem_cause: Cause = "other"
 
     @property
     def gpus(self) -> tuple[Device, ...]:
@@ -85,7 +87,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 class NoGpu(msgspec.Struct, frozen=True, kw_only=True):
     """One reason why a GPU is not used."""
 
-    cause: Cause
+    cause: NoGpuCause
     text: str
     advice: str | None = None
 
@@ -118,7 +120,8 @@ def take_inventory(
             env={**(os.environ if environ is None else environ), "GGML_NO_BACKTRACE": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Inventory(problem=f"looking for devices gave no answer for {timeout:g} s: a driver may hang")
+        problem = f"looking for devices gave no answer for {timeout:g} s: a driver may hang"
+        return Inventory(problem=problem, problem_cause="hang")
     except OSError as error:
         return Inventory(problem=f"a process that looks for devices cannot be started: {error}")
     try:
@@ -126,7 +129,8 @@ def take_inventory(
     except msgspec.DecodeError:
         lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "it said nothing")
-        return Inventory(problem=f"looking for devices {_end(done.returncode)}: {last}")
+        problem = f"looking for devices {_end(done.returncode)}: {last}"
+        return Inventory(problem=problem, problem_cause=cause_in_foreign_text(last) or "crash")
 
 
 def _end(code: int) -> str:
@@ -219,7 +223,7 @@ def _why_no_cuda(inventory: Inventory, environ: Mapping[str, str]) -> list[NoGpu
         if facts.driver:
             text = f"the library of NVIDIA's driver {facts.driver} is missing, although its kernel module is loaded"
         return [NoGpu(cause="no_driver", text=text, advice=_DRIVER_ADVICE)]
-    if "insufficient" in said or "PTX" in said:
+    if cause_in_foreign_text(said) == "driver_too_old":
         text = f"NVIDIA's driver {facts.driver or ''} is too old for this build: it runs CUDA {facts.cuda} at most ({said})"
         return [NoGpu(cause="driver_too_old", text=text, advice="a newer driver, or a build with an older CUDA, helps")]
     if facts.init_error is not None:

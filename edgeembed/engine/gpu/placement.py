@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from edgeembed.engine.causes import Cause
 from edgeembed.engine.context_plan import ModelFacts
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL, ExecutionMode, ModeUnavailableError
 from edgeembed.engine.gpu import nvidia
@@ -24,6 +25,7 @@ from edgeembed.engine.gpu.inventory import (
     Device,
     Inventory,
     NoGpu,
+    NoGpuCause,
     chosen_gpus,
     gpu_libraries,
     library_folder,
@@ -45,6 +47,19 @@ ALL_LAYERS = "auto"
 _ENDLESS = 2**62
 
 Sizes = tuple[ModelWeights, ModelFacts]
+
+_CAUSES: dict[NoGpuCause, Cause] = {
+    "driver_too_old": "driver_too_old",
+    "no_driver": "no_driver",
+    "broken_module": "no_driver",
+    "no_build": "no_driver",
+    "driver_fails": "no_driver",
+    "no_card": "no_device",
+    "hidden": "no_device",
+    "no_such_device": "no_device",
+    "device_is_cpu": "no_device",
+}
+"""Why a mode on a card is unavailable, by why no card can be used; of several reasons the first in this order decides."""
 
 
 @dataclass
@@ -136,17 +151,13 @@ class Gpus:
             options, device=",".join(plan.devices), gpu_layers=plan.gpu_layers, tensor_split=plan.tensor_split
         )
 
-    def obstacle(self, mode: ExecutionMode, key: str, sizes: Sizes, options: WorkerOptions) -> str | None:
-        """Say why a model cannot be loaded on a mode just now; what it has of a card already would be free then."""
+    def require_room(self, mode: ExecutionMode, key: str, sizes: Sizes, options: WorkerOptions) -> None:
+        """Raise ModeUnavailableError when a model cannot be loaded in a mode now; its own share of a card counts as free."""
         if mode.gpu == "none":
-            return None
+            return
         with self._lock:
-            try:
-                devices, rooms = self._room(key, own=True)
-                self._plan(mode, sizes, options, devices, rooms)
-            except ModeUnavailableError as error:
-                return str(error)
-        return None
+            devices, rooms = self._room(key, own=True)
+            self._plan(mode, sizes, options, devices, rooms)
 
     def loaded(self, key: str) -> None:
         """Hear that a model is loaded: what it takes is seen in what is free."""
@@ -200,7 +211,7 @@ class Gpus:
         """Look, and give the devices with what may be taken of each. own: count what this model has as free."""
         devices = chosen_gpus(self.inventory(fresh=True), self.device)
         if not devices:
-            raise ModeUnavailableError("; ".join(reason.text for reason in self.why_none()) or "llama.cpp finds no GPU")
+            raise self._no_device()
         rooms = []
         for device in devices:
             mine = self._taken(device, lambda other, place: other == key and place.ready) if own else 0
@@ -209,6 +220,14 @@ class Gpus:
             )
             rooms.append(max(0, room_on(device, self._utilization, mine) - coming))
         return devices, rooms
+
+    def _no_device(self) -> ModeUnavailableError:
+        inventory, reasons = self.inventory(), self.why_none()
+        text = "; ".join(reason.text for reason in reasons) or "llama.cpp finds no GPU"
+        if inventory.problem:
+            return ModeUnavailableError(text, inventory.problem_cause)
+        found = {reason.cause for reason in reasons}
+        return ModeUnavailableError(text, next((cause for name, cause in _CAUSES.items() if name in found), "no_device"))
 
     def _taken(self, device: Device, counts: Callable[[str, _Place], bool]) -> int:
         return sum(
@@ -232,7 +251,7 @@ class Gpus:
             most = max(2, int(PART * count))
             return part if part.gpu_layers <= most else plan_gpu(*sizes, options, devices, rooms, layers=most)
         except DoesNotFitError as error:
-            raise ModeUnavailableError(str(error)) from error
+            raise ModeUnavailableError(str(error), "out_of_memory") from error
 
 
 def for_card(options: WorkerOptions, batch_tokens: int | None) -> WorkerOptions:

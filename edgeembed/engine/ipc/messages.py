@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeembed.engine.causes import Cause
 from edgeembed.engine.interface import ModelInfo, Pair, Priority, Prompted, Text
 
 Want = Literal["row", "ids", "tokens"]
@@ -64,11 +65,13 @@ class Ready(msgspec.Struct, tag="ready"):
     info: ModelInfo
 
 
-class LoadFailed(msgspec.Struct, tag="load_failed"):
-    """The model cannot be served on this mode. `fatal`: no other mode can help (not a GGUF, not an embedder)."""
+class ModeFailed(msgspec.Struct, tag="mode_failed"):
+    """The model cannot be served in this mode, found while it loads or later; the last message of a worker."""
 
     reason: str
-    fatal: bool
+    cause: Cause
+    fatal: bool = False
+    """No other mode can help: the file is not a GGUF, or not an embedder."""
 
 
 class Stage(msgspec.Struct, tag="stage"):
@@ -112,7 +115,7 @@ class Failed(msgspec.Struct, tag="failed"):
     limit: int = 0
 
 
-FromWorker = Stage | Ready | LoadFailed | Rows | Read | Failed
+FromWorker = Stage | Ready | ModeFailed | Rows | Read | Failed
 
 
 _LENGTH = struct.Struct("<I")

@@ -65,7 +65,7 @@ def device_handles(names: Sequence[str]) -> Any:
     for number, name in enumerate(names):
         handles[number] = find(name.encode())
         if not handles[number]:
-            raise ModelLoadError(f"llama.cpp finds no device {name}", fatal=False)
+            raise ModelLoadError(f"llama.cpp finds no device {name}", fatal=False, cause="no_device")
     return handles
 
 

@@ -11,11 +11,14 @@ import numpy as np
 from edgeembed.engine.context_plan import ContextShape, padding
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
-from edgeembed.engine.llama.library import ComputeError, ModelLoadError, said
+from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, said
 from edgeembed.engine.llama.prefixes import KeptPrefixes
 from edgeembed.engine.llama.rows import Matrix, Rows
 from edgeembed.engine.llama.thread_choice import ThreadChoice
 from edgeembed.engine.reading import Reading, Tokens
+
+_NO_MEMORY = -2
+"""What llama_decode and llama_encode return when ggml cannot allocate memory (llama-context.cpp)."""
 
 
 class Context:
@@ -163,7 +166,9 @@ class Context:
             code = self._forward(self._context, batch)
             self._threads.record(batch.n_tokens, time.perf_counter() - start)
         if code != 0:
-            raise ComputeError(f"llama.cpp cannot compute this batch (code {code})")
+            raise ComputeError(
+                f"llama.cpp cannot compute this batch (code {code})", "out_of_memory" if code == _NO_MEMORY else "other"
+            )
 
     def _forget(self, sequences: Sequence[int] | range) -> None:
         """Free the cells of texts whose rows are out; those of kept prefixes stay."""
@@ -191,6 +196,8 @@ class Context:
         context = lib.llama_init_from_model(model, params)
         if not context:
             raise ModelLoadError(
-                f"llama.cpp cannot make a context of {shape.cells} tokens (not enough memory?){said()}", fatal=False
+                f"llama.cpp cannot make a context of {shape.cells} tokens (not enough memory?){said()}",
+                fatal=False,
+                cause=logged_cause(otherwise="out_of_memory"),
             )
         return context

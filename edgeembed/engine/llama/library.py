@@ -11,19 +11,25 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.llama.bindings import lib
 
 
 class ModelLoadError(Exception):
-    """The file cannot be served. `fatal`: another mode of the ladder would not help."""
+    """The file cannot be served. fatal: no other execution mode would help."""
 
-    def __init__(self, message: str, *, fatal: bool) -> None:
+    def __init__(self, message: str, *, fatal: bool, cause: Cause = "other") -> None:
         super().__init__(message)
         self.fatal = fatal
+        self.cause: Cause = cause
 
 
 class ComputeError(Exception):
     """A forward pass failed; the context stays usable."""
+
+    def __init__(self, message: str, cause: Cause = "other") -> None:
+        super().__init__(message)
+        self.cause: Cause = cause
 
 
 # --- functions --------------------------------------------------------------------------------------------------------
@@ -109,3 +115,8 @@ def send_log_to(write: Callable[[str], object], *, verbose: bool) -> None:
 def said() -> str:
     """Quote what llama.cpp logged as errors: its functions give no reason of their own."""
     return f" ({'; '.join(_recent_errors)})" if _recent_errors else ""
+
+
+def logged_cause(otherwise: Cause) -> Cause:
+    """Return the cause that llama.cpp's latest errors name."""
+    return cause_in_foreign_text("\n".join(_recent_errors)) or otherwise

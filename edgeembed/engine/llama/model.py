@@ -24,7 +24,15 @@ from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, install_kernels
-from edgeembed.engine.llama.library import ComputeError, ModelLoadError, metadata_overrides, said, send_log_to, system_info
+from edgeembed.engine.llama.library import (
+    ComputeError,
+    ModelLoadError,
+    logged_cause,
+    metadata_overrides,
+    said,
+    send_log_to,
+    system_info,
+)
 from edgeembed.engine.llama.normalizer import choose_normalizer
 from edgeembed.engine.llama.quantize import quantize_file
 from edgeembed.engine.llama.row_probe import find_last_rows
@@ -71,7 +79,9 @@ class LlamaModel:
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         if not model:
-            raise ModelLoadError(f"llama.cpp cannot load {options.path}{said()}", fatal=False)
+            raise ModelLoadError(
+                f"llama.cpp cannot load {options.path}{said()}", fatal=False, cause=logged_cause(otherwise="other")
+            )
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
         self.vocabulary = Vocabulary(self._vocab, self.metadata)
@@ -199,7 +209,7 @@ class LlamaModel:
         self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)
         self.plan = make_plan(facts, self._options, last_only=self._last_rows is not None)
         self.wide.adopt(self.plan.wide)
-        self.info = msgspec.structs.replace(self.info, looked=found)
+        self.info = msgspec.structs.replace(self.info, autotune=found)
 
     def _find_last_rows(self, facts: ModelFacts) -> Callable[[int], LastRows] | None:
         if not facts.pieces:

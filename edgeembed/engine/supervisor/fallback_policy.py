@@ -9,11 +9,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from edgeembed.common.status import Demotion, ModeChange
-from edgeembed.engine.causes import cause_of
+from edgeembed.engine.causes import Cause
 from edgeembed.engine.execution_modes import ExecutionMode, cpu_modes
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
@@ -94,12 +95,12 @@ class FallbackPolicy:
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
-    def demote(self, reason: str, *, temporary: bool) -> None:
+    def demote(self, reason: str, *, cause: Cause, temporary: bool) -> None:
         """Leave the current mode. `temporary`: forget it when the daemon ends, or at `forgive`."""
         left = self.mode
-        demotion = self._demotion_of(left, reason, temporary=temporary)
+        demotion = self._demotion_of(left, reason, cause, temporary=temporary)
         (self._temporary_demotions if temporary else self._demotions).append(demotion)
-        self._moved(left.name, self.mode.name, demotion.cause, reason)
+        self._moved(left.name, self.mode.name, cause, reason)
 
     def forgive(self) -> None:
         """Take back the falls in the middle of work: their cause is known, and it was not the mode."""
@@ -148,14 +149,14 @@ class FallbackPolicy:
         self._temporary_demotions = [demotion for demotion in self._temporary_demotions if demotion.mode not in below]
         self._moved(before, mode.name, "recovered", f"{mode.description}: holds again")
 
-    def stay(self, mode: ExecutionMode, reason: str) -> None:
+    def stay(self, mode: ExecutionMode, reason: str, *, cause: Cause) -> None:
         """Note that a mode above, tried again, does not hold yet: its cool-down begins anew, and is longer."""
         temporary = all(demotion.mode != mode.name for demotion in self._demotions)
-        demotion = self._demotion_of(mode, reason, temporary=True)
+        demotion = self._demotion_of(mode, reason, cause, temporary=True)
         self._forget(mode)
         (self._temporary_demotions if temporary else self._demotions).append(demotion)
 
-    def _demotion_of(self, mode: ExecutionMode, reason: str, *, temporary: bool) -> Demotion:
+    def _demotion_of(self, mode: ExecutionMode, reason: str, cause: Cause, *, temporary: bool) -> Demotion:
         now = self._clock()
         times, last = self._times.get(mode.name, (0, now))
         if now - last > 2 * LONGEST_COOL_DOWN:
@@ -163,9 +164,7 @@ class FallbackPolicy:
         self._times[mode.name] = times + 1, now
         cools = temporary or mode.gpu != "none"
         wait = min(LONGEST_COOL_DOWN, self._cool_down * 2 ** min(times, 30))
-        return Demotion(
-            mode=mode.name, reason=reason, at=now, cause=cause_of(reason), again_at=now + wait if cools else None
-        )
+        return Demotion(mode=mode.name, reason=reason, at=now, cause=cause, again_at=now + wait if cools else None)
 
     def _forget(self, mode: ExecutionMode) -> None:
         self._demotions = [demotion for demotion in self._demotions if demotion.mode != mode.name]
@@ -177,7 +176,7 @@ class FallbackPolicy:
             demotion.again_at is None or self._clock() < demotion.again_at <= self._clock() + LONGEST_COOL_DOWN
         )
 
-    def _moved(self, source: str, target: str, cause: str, reason: str) -> None:
+    def _moved(self, source: str, target: str, cause: Cause | Literal["recovered"], reason: str) -> None:
         if source != target:
             self._mode_changes.append(ModeChange(source=source, target=target, cause=cause, reason=reason, at=self._clock()))
             self._mode_changes_by_cause[f"{source}>{target}>{cause}"] += 1

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.ipc.messages import LENGTH_BYTES, FromWorker, Stop, ToWorker, frame, frame_length, from_worker_decoder
 from edgeembed.engine.worker_options import WorkerOptions
 
@@ -120,8 +121,15 @@ class WorkerProcess:
         self._listener.cancel()
         draining.cancel()
 
+    @property
+    def exit_cause(self) -> Cause:
+        """What ended the process: what its last words name, or else a kill from outside or a crash."""
+        telling = _telling_line(self._last_words)
+        named = cause_in_foreign_text(telling) if telling else None
+        return named or ("killed" if self.killed_from_outside else "crash")
+
     def exit_report(self, activity: str) -> str:
-        """Say how the process ended, what it was doing, and the line of its log that tells most."""
+        """Return how the process ended, what it was doing, and the most telling line of its log, for a person."""
         code = self._process.returncode or 0
         if code < 0:
             try:

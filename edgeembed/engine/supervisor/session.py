@@ -1,4 +1,4 @@
-"""One worker from its start to its end: load the model, be watched, and how it ended."""
+"""A worker session: one worker process from its start to its exit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgeembed.engine.causes import Cause, cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.activity_table import ActivityTable
-from edgeembed.engine.ipc.messages import LoadFailed, Ready, Stage
+from edgeembed.engine.ipc.messages import ModeFailed, Ready, Stage
 from edgeembed.engine.supervisor.process import WorkerProcess
 from edgeembed.engine.supervisor.watchdog import Watchdog
 from edgeembed.engine.worker_options import WorkerOptions
@@ -21,24 +22,26 @@ from edgeembed.errors import EngineUnavailableError
 log = logging.getLogger(__name__)
 
 OptionsOf = Callable[[ExecutionMode], WorkerOptions]
-"""What a worker on a given mode shall do, asked in a thread; raises ModeUnavailableError when that mode cannot hold, OSError
-when nothing can run just now, EngineUnavailableError when it never can."""
+"""Returns the options of a worker in a mode; called in a thread. Raises ModeUnavailableError when the model cannot run in
+that mode now, OSError when nothing can be started now, EngineUnavailableError when nothing ever can."""
 
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How a worker's life ended."""
+    """How a worker session ended."""
 
     reason: str
+    """For people."""
+    cause: Cause
     while_loading: bool
     from_outside: bool
     """Killed by somebody else, not by its own kernels."""
-    fatal: bool
+    fatal: bool = False
     """No other mode can help."""
     suspects: tuple[int, ...] = ()
-    """Ids of the texts that were being read or computed."""
-    lived: float = 0.0
-    """Seconds since it was ready."""
+    """Ids of the texts that were being tokenised or computed."""
+    uptime: float = 0.0
+    """Seconds since the worker was ready."""
     never_ran: bool = False
     """There was no process."""
 
@@ -51,26 +54,26 @@ class WorkerSession:
     process: WorkerProcess
     activity_table: ActivityTable
     offload: str | None
-    """What of the model is on which graphics card, in words."""
+    """Which part of the model is on which graphics card, for people."""
     info: ModelInfo | None = None
-    """What it said of the model when it was ready."""
-    doing: str = "starting"
-    """What it was at before it was ready."""
+    """The loaded model; None until the worker is ready."""
+    stage: str = "starting"
+    """What the worker does before it is ready, for people."""
     hang: str | None = None
-    """Why the watchdog ended it."""
-    heard: int = 0
-    """Messages that came from it since it was ready."""
+    """Why the watchdog ended the worker."""
+    messages_received: int = 0
+    """Since the worker was ready."""
 
     @classmethod
-    async def begin(cls, mode: ExecutionMode, options_of: OptionsOf, command: Sequence[str]) -> WorkerSession:
-        """Start a worker. Raises what `options_of` raises, and OSError."""
-        options = await asyncio.to_thread(options_of, mode)  # a mode on a graphics card looks what is free there
+    async def start(cls, mode: ExecutionMode, options_of: OptionsOf, command: Sequence[str]) -> WorkerSession:
+        """Start a worker. Raises OSError and what `options_of` raises."""
+        options = await asyncio.to_thread(options_of, mode)  # a mode on a graphics card asks how much memory is free there
         activity_table = ActivityTable.create()
         try:
             process = await WorkerProcess.start(
                 command, msgspec.structs.replace(options, activity_table=str(activity_table.path))
             )
-        except BaseException:  # a daemon that is told to stop meanwhile, too
+        except BaseException:  # cancellation included
             activity_table.close(remove=True)
             raise
         return cls(
@@ -78,89 +81,99 @@ class WorkerSession:
         )
 
     @classmethod
-    async def begin_and_load(
-        cls, mode: ExecutionMode, options_of: OptionsOf, command: Sequence[str], most_silence: float
-    ) -> WorkerSession | str:
-        """Start a worker and wait until it is ready; where it does not get there, it is ended, and the reason given."""
+    async def start_and_load(
+        cls, mode: ExecutionMode, options_of: OptionsOf, command: Sequence[str], load_seconds: float
+    ) -> WorkerSession:
+        """Start a worker and wait until it is ready. When it fails, end it and raise ModeUnavailableError."""
         try:
-            life = await cls.begin(mode, options_of, command)
-        except (OSError, ModeUnavailableError, EngineUnavailableError) as error:
-            return str(error)
-        problem: LoadFailed | None = None
+            session = await cls.start(mode, options_of, command)
+        except OSError as error:
+            raise ModeUnavailableError(str(error), cause_of_os_error(error)) from error
+        except EngineUnavailableError as error:
+            raise ModeUnavailableError(error.message, "other") from error
+        failure: ModeFailed | None = None
         try:
-            problem = await life.load(most_silence)
+            failure = await session.load(load_seconds)
         finally:
-            if life.info is None:
-                await life.end(politely=False)
-        return life if life.info is not None else problem.reason if problem else life.exit_report()
+            if session.info is None:
+                await session.end(politely=False)
+        if session.info is not None:
+            return session
+        if failure is not None:
+            raise ModeUnavailableError(failure.reason, failure.cause)
+        raise ModeUnavailableError(session.exit_report(), session.process.exit_cause)
 
-    async def load(self, most_silence: float) -> LoadFailed | None:
-        """Wait until the worker is ready, which fills `info`; gives its problem, if it tells of one.
+    async def load(self, load_seconds: float) -> ModeFailed | None:
+        """Wait until the worker is ready and set `info`; return its failure if it sends one.
 
-        most_silence: seconds between two messages.
+        load_seconds: longest time between two messages.
         """
-        problem: LoadFailed | None = None
+        failure: ModeFailed | None = None
         try:
             while self.info is None:
-                message = await asyncio.wait_for(self.process.receive(), most_silence)
+                message = await asyncio.wait_for(self.process.receive(), load_seconds)
                 if message is not None:
-                    self.activity_table.unlink()  # whoever speaks has it open
+                    self.activity_table.unlink()  # a worker that sends messages has it open
                 match message:
                     case None:
                         break
                     case Stage(stage):
-                        self.doing = stage
+                        self.stage = stage
                     case Ready(info):
                         self.info = info
-                    case LoadFailed() as problem:
+                    case ModeFailed() as failure:
                         pass
                     case _:
                         raise ValueError(f"unexpected message {message!r}")
         except TimeoutError:
-            return LoadFailed(f"no answer for {most_silence:g} s while {self.doing}", fatal=False)
+            return ModeFailed(f"no answer for {load_seconds:g} s while {self.stage}", "hang")
         except (OSError, ValueError, msgspec.DecodeError) as error:
             return unreadable(error)
-        return problem
+        return failure
 
-    async def watch(self, watchdog: Watchdog, waiting: Callable[[], int], look_seconds: float) -> None:
-        """End the worker when it hangs. waiting: gives how many texts have no outcome yet."""
+    async def watch(self, watchdog: Watchdog, waiting: Callable[[], int], check_seconds: float) -> None:
+        """Kill the worker when it hangs. waiting: returns the number of texts without an outcome."""
         clock = asyncio.get_running_loop().time
         last = clock()
         while self.hang is None:
-            await asyncio.sleep(look_seconds)
-            # A daemon that stood still itself must not take it for the worker's silence.
-            seconds, last = min(clock() - last, 2 * look_seconds), clock()
+            await asyncio.sleep(check_seconds)
+            # When the daemon itself was suspended, its absence must not count as the worker's silence.
+            seconds, last = min(clock() - last, 2 * check_seconds), clock()
             count = waiting()
             entries = self.activity_table.entries if count else {}
-            self.hang = watchdog.look(entries, waiting=count, heard=self.heard, seconds=seconds)
+            self.hang = watchdog.check(entries, waiting=count, received=self.messages_received, seconds=seconds)
         log.warning("worker %d hangs: %s", self.process.pid, self.hang)
         self.process.kill()
 
     async def end(self, *, politely: bool) -> tuple[int, ...]:
-        """End the process; gives the ids of the texts that it was at."""
+        """End the process; return the ids of the texts that it was working on."""
         await self.process.end(politely=politely)
         running = self.activity_table.running
         self.activity_table.close(remove=True)
         return running
 
-    def death(self, problem: LoadFailed | None, running: tuple[int, ...], lived: float | None) -> WorkerExit:
-        """Say how it ended. problem: what it said itself. running: what `end` gave. lived: seconds since it was ready."""
+    def exit_of(self, failure: ModeFailed | None, running: tuple[int, ...], uptime: float | None) -> WorkerExit:
+        """Return how the session ended, after `end`.
+
+        failure: what the worker sent. running: what `end` returned. uptime: seconds since it was ready, None if never.
+        """
         if self.hang:
-            problem = LoadFailed(self.hang, fatal=False)
+            failure = ModeFailed(self.hang, "hang")
         return WorkerExit(
-            reason=problem.reason if problem else self.exit_report(running),
-            while_loading=lived is None,
-            from_outside=problem is None and self.process.killed_from_outside,
-            fatal=problem is not None and problem.fatal,
+            reason=failure.reason if failure else self.exit_report(running),
+            cause=failure.cause if failure else self.process.exit_cause,
+            while_loading=uptime is None,
+            from_outside=failure is None and self.process.killed_from_outside,
+            fatal=failure is not None and failure.fatal,
             suspects=running,
-            lived=lived or 0.0,
+            uptime=uptime or 0.0,
         )
 
     def exit_report(self, running: tuple[int, ...] = ()) -> str:
-        """Say how the process ended and what it was at."""
-        return self.process.exit_report(self.doing if self.info is None else "computing" if running else "idle")
+        """Return how the process ended and what it was doing, for people."""
+        return self.process.exit_report(self.stage if self.info is None else "computing" if running else "idle")
 
 
-def unreadable(error: Exception) -> LoadFailed:
-    """Give what to say of bytes that are no message."""
-    return LoadFailed(f"the worker's answers are not readable: {error}", fatal=False)
+def unreadable(error: Exception) -> ModeFailed:
+    """Return the failure of a worker that sent bytes which are not a message."""
+    return ModeFailed(f"the worker's answers are not readable: {error}", "other")

@@ -1,10 +1,10 @@
-"""The daemon's side of a worker: start it, feed it, restart it, and walk down the ladder when a mode does not hold.
+"""The daemon's side of a worker: start it, feed it, restart it, and change the execution mode when one fails.
 
-Texts stay in the supervisor's hands until their row has come back, so a worker that dies takes no request with it: its
-successor gets them again. A text that was being computed when a worker crashed is tried again alone; the second crash on it
-is its own fault, ends that text with an error, and costs nobody else anything.
+The supervisor keeps each text until its row has come back, so no request is lost when a worker dies: the next worker gets
+its texts again. A text that was being computed when a worker crashed is tried again alone; when that crashes a worker too,
+the text is at fault and ends with an error, and no other request is affected.
 
-When the cool-down of a higher mode is over, a second worker tries it beside the one that serves, and takes over between two
+When the cool-down of a faster mode is over, a second worker tries it beside the one that serves, and takes over between two
 requests once its canary texts have come out right.
 """
 
@@ -14,82 +14,93 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from edgeembed.common.status import EngineStatus
+from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized
-from edgeembed.engine.ipc.messages import Cancel, Embed, Failed, FromWorker, LoadFailed, Read, Rows, Want
+from edgeembed.engine.ipc.messages import Cancel, Embed, Failed, FromWorker, ModeFailed, Read, Rows, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.pending import PendingTexts
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from edgeembed.engine.supervisor.session import OptionsOf, WorkerExit, WorkerSession, unreadable
-from edgeembed.engine.supervisor.watchdog import GRACE_SECONDS, LOOK_SECONDS, Watchdog
+from edgeembed.engine.supervisor.watchdog import CHECK_SECONDS, GRACE_SECONDS, Watchdog
 from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
 KILLS_WHILE_LOADING = 3
-"""Kills from outside in a row, before a worker is ready, that count as a fall: a lower mode needs less memory."""
+"""Kills from outside in a row, before a worker is ready, that count against the mode: a slower one needs less memory."""
 STABLE_SECONDS = 10.0
-"""A worker that lived this long restarts at once; one that died sooner waits longer each time."""
+"""A worker that was ready for this long is restarted at once; for others the pause doubles each time."""
+FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 LONGEST_WAIT_FOR_QUIET = 30.0
-"""A way up is for a moment without requests; where none comes for so long it does not wait for one."""
+"""A promotion waits for a moment without requests, but not longer than this."""
 QUIET_STEP = 0.05
 
-State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+EngineState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class WorkerTimeouts:
+    """How long a worker may take, in seconds."""
+
+    load: float = 300.0
+    """Until it is ready."""
+    hang: float = GRACE_SECONDS
+    """For any work without a sign of progress; more work may take longer."""
+    check: float = CHECK_SECONDS
+    """Between two checks whether it hangs, and whether a faster mode is due."""
 
 
 class WorkerEngine:
-    """An `Engine` (see protocol) whose model runs in a child process."""
+    """An `Engine` (see the protocol) whose model runs in a child process."""
 
     def __init__(
         self,
         options: OptionsOf,
         policy: FallbackPolicy,
         *,
-        load_timeout: float = 300.0,
         command: Sequence[str] = WORKER_COMMAND,
+        timeouts: WorkerTimeouts | None = None,
         on_ready: Callable[[ModelInfo], None] = lambda _info: None,
-        obstacle: Callable[[ExecutionMode], str | None] = lambda _rung: None,
-        hang_seconds: float = GRACE_SECONDS,
-        look_seconds: float = LOOK_SECONDS,
+        require_room: Callable[[ExecutionMode], None] = lambda _mode: None,
     ) -> None:
         """Prepare; nothing starts yet.
 
-        options: what a worker on a given mode shall do.
-        load_timeout: seconds a worker gets until it says ready.
-        command: how a worker is started; mode and options are appended.
-        on_ready: told what each worker says of the model that it has loaded.
-        obstacle: says, in a thread and while another worker runs, why a mode cannot be gone up to; None when it may.
-        hang_seconds: what a worker may be silent about any work; more work may take longer.
-        look_seconds: between two looks at whether it hangs, and whether a higher mode is due.
+        options: returns the options of a worker in a mode.
+        command: starts a worker; mode and options are appended.
+        on_ready: called with the model that each worker has loaded.
+        require_room: called in a thread before a promotion, while another worker runs; raises ModeUnavailableError when the
+            model cannot be loaded in that mode.
         """
-        self._obstacle = obstacle
-        self._hang_seconds = hang_seconds
-        self._look_seconds = look_seconds
-        self._on_ready = on_ready
         self._options = options
         self._policy = policy
-        self._load_timeout = load_timeout
         self._command = tuple(command)
-        self._pending = PendingTexts(self._left)
-        self._state: State = "starting"
+        self._timeouts = timeouts or WorkerTimeouts()
+        self._on_ready = on_ready
+        self._require_room = require_room
+        self._pending = PendingTexts(self._cancelled)
+        self._state: EngineState = "starting"
         self._reason: str | None = "the model is loading"
         self._info: ModelInfo | None = None
-        self._life: WorkerSession | None = None
+        self._session: WorkerSession | None = None
         """The worker now running."""
-        self._rising: ExecutionMode | None = None
-        """The mode that is gone up to when the worker now running has ended."""
-        self._successor: WorkerSession | None = None
-        """A worker that is ready on that mode."""
         self._accepts = False
-        """Whether the process now running has said ready."""
+        """Whether it is ready."""
+        self._promotion: ExecutionMode | None = None
+        """The mode of the next worker, once the one now running has ended for it."""
+        self._successor: WorkerSession | None = None
+        """A worker that is ready in that mode."""
         self._task: asyncio.Task[None] | None = None
         self._first_outcome: asyncio.Future[None] | None = None
+        self._pause = 0.0
+        self._kills_while_loading = 0
         self._restarts = 0
         self._texts_computed = 0
         self._batches_computed = 0
@@ -103,6 +114,7 @@ class WorkerEngine:
 
     @property
     def status(self) -> EngineStatus:
+        session = self._session
         return EngineStatus(
             state=self._state,
             reason=self._reason,
@@ -113,11 +125,11 @@ class WorkerEngine:
             batches_computed=self._batches_computed,
             tokens_computed=self._tokens_computed,
             texts_waiting=len(self._pending),
-            busy_since=self._life.activity_table.busy_since if self._life else None,
-            worker_pid=self._life.process.pid if self._life else None,
+            busy_since=session.activity_table.busy_since if session else None,
+            worker_pid=session.process.pid if session else None,
             mode_changes=self._policy.mode_changes,
             mode_changes_by_cause=self._policy.mode_changes_by_cause,
-            offload=self._life.offload if self._life else None,
+            offload=session.offload if session else None,
         )
 
     @property
@@ -127,7 +139,7 @@ class WorkerEngine:
     async def start(self) -> None:
         if self._task is None:
             self._first_outcome = asyncio.get_running_loop().create_future()
-            self._first_outcome.add_done_callback(asyncio.Future.exception)  # told to callers, if there are any
+            self._first_outcome.add_done_callback(asyncio.Future.exception)  # retrieved, even when no caller waits any more
             self._task = asyncio.create_task(self._supervise(), name="supervisor")
             self._task.add_done_callback(self._supervision_ended)
         assert self._first_outcome is not None
@@ -137,17 +149,17 @@ class WorkerEngine:
         return self._submit(texts, BULK if isolated else priority, "row", isolated=isolated)
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
-        # As bulk: the thread that reads what comes through the pipe is for those who wait for a vector.
+        # As bulk: the thread that reads the pipe tokenises only for requests that wait for a vector.
         return self._submit(texts, BULK, "tokens" if written else "ids")
 
     def _submit(
         self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False
     ) -> list[asyncio.Future[Any]]:
         items, futures = self._pending.add(texts, priority, want, isolated=isolated)
-        if self._state in ("failed", "stopped"):
+        if self.is_over:
             self._pending.fail_all(self._unavailable)
-        elif self._life and self._accepts:
-            self._life.process.send(Embed(items))
+        elif self._session and self._accepts:
+            self._session.process.send(Embed(items))
         return futures
 
     async def close(self) -> None:
@@ -160,175 +172,182 @@ class WorkerEngine:
             self._successor = None
         self._pending.fail_all(self._unavailable)
 
-    # --- one life after another ---------------------------------------------------------------------------------------
+    # --- one session after another ------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Run workers until the engine is closed or nothing can help."""
-        kills_while_loading = 0
-        pause = 0.0
+        """Run workers until the engine is closed or no mode can help."""
         while True:
             mode = self._policy.mode
-            death = await self._live(mode)
-            reason = death.reason
-            self._accepts = False
-            if self._rising is not None:
-                self._policy.promote(self._rising)
-                log.info("going up to mode %s (%s)", self._rising.name, self._rising.description)
-                if self._successor is None:
-                    self._set_state("restarting", f"the model loads anew, on mode {self._rising.name}")
-                self._rising = None
+            exit_ = await self._run_session(mode)
+            if self._promotion is not None:
+                self._promote(self._promotion)
                 continue
-            log.warning("worker on mode %s ended: %s%s", mode.name, death.reason, self._whose(death.suspects))
-            pause = 0.0 if death.lived >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * pause or 0.1)
-            if death.fatal:
-                self._give_up(death.reason)
+            log.warning("worker in mode %s ended: %s%s", mode.name, exit_.reason, self._requests_of(exit_.suspects))
+            self._pause = 0.0 if exit_.uptime >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * self._pause or FIRST_PAUSE)
+            reason = self._judge(exit_)
+            if reason is None:
                 return
-            if death.never_ran and self._info is not None:
-                pass  # no mode is to blame; one that has worked is tried until it can start again
-            elif death.while_loading:
-                kills_while_loading = kills_while_loading + 1 if death.from_outside else 0
-                # Somebody's kill says nothing about the mode; one after the other may be the system's memory guard.
-                if not death.from_outside or kills_while_loading >= KILLS_WHILE_LOADING:
-                    self._policy.demote(death.reason, temporary=death.from_outside)
-                    kills_while_loading = 0
-                    if self._policy.exhausted:
-                        if self._info is None:
-                            self._give_up(self._policy.summary)
-                            return
-                        # It has worked on this machine before: begin again from the top, later.
-                        reason = self._policy.summary
-                        self._policy.reset()
-                        pause = LONGEST_PAUSE
-            else:
-                kills_while_loading = 0
-                self._blame(death)
             if self._info is not None:
                 self._restarts += 1
                 self._set_state("restarting", reason)
             if self._policy.mode is not mode:
-                log.warning("going on with mode %s (%s)", self._policy.mode.name, self._policy.mode.description)
-            if pause:
-                log.info("next start of the worker in %.1f s", pause)
-                await asyncio.sleep(pause)
+                log.warning("continuing in mode %s (%s)", self._policy.mode.name, self._policy.mode.description)
+            if self._pause:
+                log.info("the worker is restarted in %.1f s", self._pause)
+                await asyncio.sleep(self._pause)
 
-    def _whose(self, ids: Sequence[int]) -> str:
-        """Name the requests whose texts were computing."""
+    def _promote(self, mode: ExecutionMode) -> None:
+        """Let the next session run in a faster mode, in the worker that is ready there, if any."""
+        self._promotion = None
+        self._policy.promote(mode)
+        log.info("promoted to mode %s (%s)", mode.name, mode.description)
+        if self._successor is None:
+            self._set_state("restarting", f"the model is loaded again, in mode {mode.name}")
+
+    def _judge(self, exit_: WorkerExit) -> str | None:
+        """Demote the mode where it is to blame; return why a worker is restarted, None when the engine has given up."""
+        if exit_.fatal:
+            self._give_up(exit_.reason)
+            return None
+        if exit_.never_ran and self._info is not None:
+            return exit_.reason  # the mode is not to blame: it has worked, and is tried until a worker can start again
+        if exit_.while_loading:
+            return self._judge_failed_load(exit_)
+        self._kills_while_loading = 0
+        if self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
+            self._policy.forgive()
+        elif not exit_.from_outside:
+            self._policy.demote(exit_.reason, cause=exit_.cause, temporary=True)
+            if self._policy.exhausted:
+                self._policy.forgive()
+        return exit_.reason
+
+    def _judge_failed_load(self, exit_: WorkerExit) -> str | None:
+        self._kills_while_loading = self._kills_while_loading + 1 if exit_.from_outside else 0
+        # One kill from outside says nothing about the mode; several in a row may come from the system's OOM killer.
+        if exit_.from_outside and self._kills_while_loading < KILLS_WHILE_LOADING:
+            return exit_.reason
+        self._policy.demote(exit_.reason, cause=exit_.cause, temporary=exit_.from_outside)
+        self._kills_while_loading = 0
+        if not self._policy.exhausted:
+            return exit_.reason
+        reason = self._policy.summary
+        if self._info is None:
+            self._give_up(reason)
+            return None
+        # The model has run on this machine before: begin with the fastest mode again, later.
+        self._policy.reset()
+        self._pause = LONGEST_PAUSE
+        return reason
+
+    def _requests_of(self, ids: Sequence[int]) -> str:
+        """Return the ids of the requests whose texts were being computed, for a log line."""
         found = self._pending.requests_of(ids)
         return f" [{', '.join(found)}]" if found else ""
 
-    def _blame(self, death: WorkerExit) -> None:
-        """Count a death in the middle of work against the texts that were computing; fall a mode when it was a crash."""
-        condemned = self._pending.blame(death.suspects, death.reason, from_outside=death.from_outside)
-        if condemned:
-            self._policy.forgive()
-        elif not death.from_outside:
-            self._policy.demote(death.reason, temporary=True)
-            if self._policy.exhausted:
-                self._policy.forgive()
-
-    async def _live(self, mode: ExecutionMode) -> WorkerExit:
-        """Start a worker, or take over one that is ready; serve until it ends, and say how it ended."""
-        life, self._successor = self._successor, None
+    async def _run_session(self, mode: ExecutionMode) -> WorkerExit:
+        """Start a worker, or take over the one that is ready; serve until it ends, and return how it ended."""
+        session, self._successor = self._successor, None
         try:
-            life = life or await WorkerSession.begin(mode, self._options, self._command)
+            session = session or await WorkerSession.start(mode, self._options, self._command)
         except EngineUnavailableError as error:
-            return WorkerExit(error.message, while_loading=True, from_outside=False, fatal=True)
+            return WorkerExit(error.message, "other", while_loading=True, from_outside=False, fatal=True)
         except ModeUnavailableError as error:
-            return WorkerExit(str(error), while_loading=True, from_outside=False, fatal=False)
-        except OSError as error:  # no memory, no process or no file to be had, just now
+            return WorkerExit(str(error), error.cause, while_loading=True, from_outside=False)
+        except OSError as error:  # no memory, process or file descriptor now
             reason = f"a worker cannot be started: {error}"
-            return WorkerExit(reason, while_loading=True, from_outside=True, fatal=False, never_ran=True)
-        self._life = life
+            return WorkerExit(reason, cause_of_os_error(error), while_loading=True, from_outside=True, never_ran=True)
+        self._session = session
         ready_at: float | None = None
-        problem: LoadFailed | None = None
+        failure: ModeFailed | None = None
         upkeep: list[asyncio.Task[None]] = []
         try:
-            problem = await life.load(self._load_timeout) if life.info is None else None
-            if life.info is not None:
+            failure = await session.load(self._timeouts.load) if session.info is None else None
+            if session.info is not None:
                 ready_at = time.monotonic()
-                self._became_ready(mode, life.info)
-                upkeep = self._look_after(life, life.info)
-                while (message := await life.process.receive()) is not None:
-                    life.heard += 1
-                    if isinstance(message, LoadFailed):
-                        problem = message
+                self._became_ready(session, session.info)
+                upkeep = self._start_upkeep(session, session.info)
+                while (message := await session.process.receive()) is not None:
+                    session.messages_received += 1
+                    if isinstance(message, ModeFailed):
+                        failure = message
                     else:
                         self._handle(message)
         except (OSError, ValueError, msgspec.DecodeError) as error:
-            problem = unreadable(error)
+            failure = unreadable(error)
         finally:
             self._accepts = False
             for task in upkeep:
                 task.cancel()
             await asyncio.gather(*upkeep, return_exceptions=True)
-            running = await life.end(politely=self._state == "stopped" and ready_at is not None)  # a load finishes nothing
-            self._life = None
-        return life.death(problem, running, None if ready_at is None else time.monotonic() - ready_at)
+            # A worker that still loads has nothing to finish.
+            running = await session.end(politely=self._state == "stopped" and ready_at is not None)
+            self._session = None
+        return session.exit_of(failure, running, None if ready_at is None else time.monotonic() - ready_at)
 
     # --- while a worker serves ----------------------------------------------------------------------------------------
 
-    def _look_after(self, life: WorkerSession, info: ModelInfo) -> list[asyncio.Task[None]]:
+    def _start_upkeep(self, session: WorkerSession, info: ModelInfo) -> list[asyncio.Task[None]]:
         watchdog = Watchdog(
             self._pending.characters_of,
-            token_seconds=life.mode.token_seconds,
+            token_seconds=session.mode.token_seconds,
             context_tokens=info.context_tokens,
-            grace=self._hang_seconds,
+            grace=self._timeouts.hang,
         )
-        watching = life.watch(watchdog, lambda: len(self._pending), self._look_seconds)
-        tasks = [asyncio.create_task(watching), asyncio.create_task(self._climb(life))]
+        watching = session.watch(watchdog, lambda: len(self._pending), self._timeouts.check)
+        tasks = [asyncio.create_task(watching), asyncio.create_task(self._seek_promotion(session))]
         for task in tasks:
-            task.add_done_callback(_tell_of_a_bug)
+            task.add_done_callback(_log_bug)
         return tasks
 
-    async def _climb(self, life: WorkerSession) -> None:
-        """Go back up when a mode's cool-down is over and its cause is gone."""
+    async def _seek_promotion(self, session: WorkerSession) -> None:
+        """Wait until a faster mode is due and works again, then end the worker so that one in that mode takes over."""
         waited = 0.0
         while True:
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(self._timeouts.check)
             mode = self._policy.due()
-            waited = waited + self._look_seconds if mode else 0.0
+            waited = waited + self._timeouts.check if mode else 0.0
             if mode is None or (len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET):
                 continue
             waited = 0.0
             log.info("trying mode %s again", mode.name)
-            tried = await self._try(mode, life)
-            if isinstance(tried, str):
-                self._policy.stay(mode, tried)
+            try:
+                successor = await self._try(mode, session)
+            except ModeUnavailableError as error:
+                self._policy.stay(mode, str(error), cause=error.cause)
                 self._policy.remember()
-                log.info("mode %s does not hold yet: %s", mode.name, tried)
+                log.info("mode %s does not work yet: %s", mode.name, error)
                 continue
-            self._rising, self._successor = mode, tried
+            self._promotion, self._successor = mode, successor
             while len(self._pending) and waited < LONGEST_WAIT_FOR_QUIET:
                 waited += QUIET_STEP
                 await asyncio.sleep(QUIET_STEP)
-            # What it computes in this moment its successor computes again.
-            life.process.kill()
+            # What it is computing now its successor computes again.
+            session.process.kill()
             return
 
-    async def _try(self, mode: ExecutionMode, beside: WorkerSession) -> WorkerSession | str | None:
-        """Load the model on a mode beside another worker; gives that worker, or why the mode does not hold.
+    async def _try(self, mode: ExecutionMode, beside: WorkerSession) -> WorkerSession | None:
+        """Load the model in a mode beside another worker; return the new worker.
 
-        None: nothing is in the way, but a card is not asked to hold the model twice.
+        None: nothing prevents it, but a card is not asked to hold the model twice. Raises ModeUnavailableError.
         """
-        if reason := await asyncio.to_thread(self._obstacle, mode):
-            return reason
+        await asyncio.to_thread(self._require_room, mode)
         if "none" not in (mode.gpu, beside.mode.gpu):
             return None
-        return await WorkerSession.begin_and_load(mode, self._options, self._command, self._load_timeout)
+        return await WorkerSession.start_and_load(mode, self._options, self._command, self._timeouts.load)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def _became_ready(self, mode: ExecutionMode, info: ModelInfo) -> None:
+    def _became_ready(self, session: WorkerSession, info: ModelInfo) -> None:
         self._info = info
         self._policy.remember()
         self._on_ready(info)
         self._set_state("ready", None)
-        log.info("worker ready on mode %s: %s %s", mode.name, info.name, info.file_type)
+        log.info("worker ready in mode %s: %s %s", session.mode.name, info.name, info.file_type)
         log.debug("%s", info.llama_cpp)
         self._accepts = True
-        again = self._pending.items()
-        if again and self._life:
-            self._life.process.send(Embed(again))
+        if again := self._pending.items():
+            session.process.send(Embed(again))
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_result(None)
 
@@ -346,14 +365,14 @@ class WorkerEngine:
             case _:
                 raise ValueError(f"unexpected message {message!r}")
 
-    def _left(self, id_: int) -> None:
-        """Tell the worker that nobody waits for a text any more."""
-        if self._life and self._accepts:
-            self._life.process.send(Cancel([id_]))
+    def _cancelled(self, id_: int) -> None:
+        """Let the worker drop a text that nobody waits for any more."""
+        if self._session and self._accepts:
+            self._session.process.send(Cancel([id_]))
 
     # --- states -------------------------------------------------------------------------------------------------------
 
-    def _set_state(self, state: State, reason: str | None) -> None:
+    def _set_state(self, state: EngineState, reason: str | None) -> None:
         if self._state != "stopped":
             self._state, self._reason = state, reason
 
@@ -368,7 +387,7 @@ class WorkerEngine:
         return EngineUnavailableError(self._reason or f"the engine is {self._state}")
 
     def _supervision_ended(self, task: asyncio.Task[None]) -> None:
-        """Turn a bug in the supervisor into a state that everybody sees."""
+        """Turn a bug in the supervisor into the state "failed"."""
         if not task.cancelled() and (error := task.exception()):
             log.error("the supervisor itself failed", exc_info=error)
             self._give_up(f"internal error: {error!r}")
@@ -376,6 +395,6 @@ class WorkerEngine:
             self._first_outcome.set_exception(self._unavailable())
 
 
-def _tell_of_a_bug(task: asyncio.Task[None]) -> None:
+def _log_bug(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("looking after a worker failed", exc_info=error)
+        log.error("a task beside a worker failed", exc_info=error)

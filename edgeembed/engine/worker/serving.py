@@ -24,7 +24,7 @@ from edgeembed.engine.ipc.messages import (
     Embed,
     EmbedItem,
     Failed,
-    LoadFailed,
+    ModeFailed,
     Read,
     Ready,
     RowItem,
@@ -72,9 +72,9 @@ class Worker:
             self._pipe.send_now(Stage("computing the canary texts"))
             info = msgspec.structs.replace(self._check_canary(model), batch_tokens=model.batch_budget)
         except ModelLoadError as error:
-            return self._give_up(str(error), fatal=error.fatal)
+            return self._give_up(ModeFailed(str(error), error.cause, error.fatal))
         except (canary.CanaryError, ComputeError) as error:
-            return self._give_up(str(error), fatal=False)
+            return self._give_up(ModeFailed(str(error), error.cause))
         plan = model.plan
         queue: BatchQueue[Reading] = BatchQueue(
             model.batch_budget, plan.wide.texts, bulk_lanes=plan.bulk_lanes, bulk_tokens=plan.bulk.longest_text
@@ -92,8 +92,8 @@ class Worker:
         self._pipe.finish()
         return 0
 
-    def _give_up(self, reason: str, *, fatal: bool) -> int:
-        self._pipe.send(LoadFailed(reason, fatal))
+    def _give_up(self, failure: ModeFailed) -> int:
+        self._pipe.send(failure)
         self._pipe.finish()
         return 1
 
@@ -199,7 +199,7 @@ class Worker:
                 )
         except ComputeError as error:
             self._activity_table.end(entry)
-            self._retry_or_fail(queue, batch, "engine", str(error))
+            self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:
             self._activity_table.end(entry)
             self._answer(queue, batch, rows)
@@ -227,36 +227,37 @@ class Worker:
         if not all(usable):
             for text, row in zip(batch, rows, strict=True):
                 if reason := canary.defect(row):
-                    self._retry_or_fail(queue, [text], "bad_vector", f"the model gave a row that is {reason}")
+                    failure = ModeFailed(f"the model gave a row that is {reason}", "wrong_vectors")
+                    self._retry_or_fail(queue, [text], "bad_vector", failure)
 
     def _retry_or_fail(
-        self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], message: str
+        self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], failure: ModeFailed
     ) -> None:
-        """Compute each text once more, alone; the second failure is the text's own, unless a graphics card is to blame."""
+        """Compute each text once more, alone; a second failure is the text's own, unless a graphics card is to blame."""
         for text in batch:
             if text.retried:
-                if reason := self._fault_of_card(kind, message):
-                    # Without an answer: the text goes to the next worker.
-                    self._pipe.send_now(LoadFailed(reason, fatal=False))
+                if fault := self._fault_of_card(kind, failure):
+                    # The text gets no answer here: the next worker computes it.
+                    self._pipe.send_now(fault)
                     os._exit(1)
-                self._pipe.send(Failed(text.id, kind, message))
+                self._pipe.send(Failed(text.id, kind, failure.reason))
             else:
                 text.retried, text.alone, text.batch = True, True, 0
                 queue.add([text])
 
-    def _fault_of_card(self, kind: Literal["bad_vector", "engine"], message: str) -> str | None:
-        """Say what is wrong with the card that computed a text in vain; None when it was the text, or there is no card."""
+    def _fault_of_card(self, kind: Literal["bad_vector", "engine"], failure: ModeFailed) -> ModeFailed | None:
+        """Return what is wrong with the card that failed on a text twice; None when it is the text, or there is no card."""
         if not self._options.gpu_layers:
             return None
         if kind == "engine":
-            return message  # a processor may have the memory that the card lacks
+            return failure  # a processor may have the memory that the card lacks
         assert self._model is not None
         if self._model.plan.bulk_lanes:
-            return message  # the wide context, which would compute the canary texts, is another thread's
+            return failure  # the wide context, which would compute the canary texts, is another thread's
         try:
             self._check_canary(self._model)
         except (canary.CanaryError, ComputeError) as error:
-            return f"{message}, and so are canary texts: {error}"
+            return ModeFailed(f"{failure.reason}, and so are canary texts: {error}", failure.cause)
         return None
 
 

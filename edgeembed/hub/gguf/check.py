@@ -14,8 +14,8 @@ from edgeembed.engine import canary
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.hub.gguf.architecture import Sizes, check_sizes
-from edgeembed.hub.gguf.file import Head
+from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
+from edgeembed.hub.gguf.file import GgufHead
 from edgeembed.hub.gguf.header import GgufHeader, open_gguf
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
@@ -64,7 +64,7 @@ def check_gguf(path: Path) -> GgufHeader:
     return GgufHeader(head.values)
 
 
-def _check_own_keys(head: Head, sizes: Sizes, tokens: int) -> None:
+def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> None:
     """Check what our converter writes and our own code reads. Raises UnfitError."""
     values = head.values
     for key in (*_PROMPT_KEYS.values(), TEMPLATE_KEY, canary.TEXTS_KEY, canary.ROWS_KEY):

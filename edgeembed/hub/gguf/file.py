@@ -65,7 +65,7 @@ class TensorInfo(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Head:
+class GgufHead:
     """Everything in front of the tensors' data."""
 
     version: int
@@ -96,7 +96,7 @@ class GgufReader:
     def _remaining(self) -> int:
         return self.size - self.position
 
-    def head(self) -> Head:
+    def head(self) -> GgufHead:
         """Read magic, counts and key-value pairs; the tensors' descriptions come next."""
         magic = self._take(min(4, self.size))
         if magic != b"GGUF":
@@ -133,9 +133,9 @@ class GgufReader:
                     raise MalformedError(f"the string values are longer than {_LONGEST_STRINGS} together")
             else:
                 values[key] = self._scalar(kind)
-        return Head(version, tensors, values, arrays)
+        return GgufHead(version, tensors, values, arrays)
 
-    def tensors(self, head: Head) -> list[TensorInfo]:
+    def tensors(self, head: GgufHead) -> list[TensorInfo]:
         """Read the tensors' descriptions; `position` is at their end then, the data begins at the next alignment."""
         found: dict[str, TensorInfo] = {}
         for number in range(head.tensor_count):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeembed.hub.gguf.file import Head, MalformedError, TensorInfo
+from edgeembed.hub.gguf.file import GgufHead, MalformedError, TensorInfo
 
 ALIGNMENT_KEY = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
@@ -52,7 +52,7 @@ class UnfitError(ValueError):
     """The file is whole, but llama.cpp cannot be trusted with it; the message names the key or the tensor."""
 
 
-def check_layout(head: Head, tensors: Sequence[TensorInfo], end: int, size: int) -> None:
+def check_layout(head: GgufHead, tensors: Sequence[TensorInfo], end: int, size: int) -> None:
     """Check that tensors of known types lie one behind the other, from the first alignment after `end`, inside `size` bytes.
 
     Raises MalformedError.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.hub.gguf.file import FLOAT32, INT32, STRING, GgufArray, GgufReader, Head, Scalar
+from edgeembed.hub.gguf.file import FLOAT32, INT32, STRING, GgufArray, GgufHead, GgufReader, Scalar
 from edgeembed.hub.gguf.tensors import UnfitError
 
 MODEL_KEY = "tokenizer.ggml.model"
@@ -47,7 +47,7 @@ _DEFAULTS = {
 _ADDED_BY_DEFAULT = {_SENTENCEPIECE: ("bos",), _UNIGRAM: ("eos",)}
 
 
-def check_vocabulary(reader: GgufReader, head: Head) -> int:
+def check_vocabulary(reader: GgufReader, head: GgufHead) -> int:
     """Check all `tokenizer.*` keys and give the number of tokens. Raises UnfitError, MalformedError."""
     model = head.values.get(MODEL_KEY)
     if model not in _DEFAULTS:
@@ -72,7 +72,7 @@ def check_vocabulary(reader: GgufReader, head: Head) -> int:
     return tokens.count
 
 
-def _array(head: Head, key: str, kinds: tuple[int, ...]) -> GgufArray | None:
+def _array(head: GgufHead, key: str, kinds: tuple[int, ...]) -> GgufArray | None:
     if key in head.values:
         raise UnfitError(f"key {key!r} is no array")
     found = head.arrays.get(key)
@@ -108,7 +108,7 @@ def _named(reader: GgufReader, tokens: GgufArray) -> Iterator[bytes]:
         yield text or b"[EMPTY_%d]" % number
 
 
-def _check_scores(reader: GgufReader, head: Head, count: int) -> None:
+def _check_scores(reader: GgufReader, head: GgufHead, count: int) -> None:
     scores = _array(head, SCORES_KEY, (FLOAT32, INT32))
     if scores is None:
         return
@@ -119,7 +119,7 @@ def _check_scores(reader: GgufReader, head: Head, count: int) -> None:
                 raise UnfitError(f"key {SCORES_KEY!r} has a score that is not finite")
 
 
-def _check_types(reader: GgufReader, head: Head, count: int, *, takes_bytes: bool) -> None:
+def _check_types(reader: GgufReader, head: GgufHead, count: int, *, takes_bytes: bool) -> None:
     types = _array(head, TYPES_KEY, (INT32,))
     if types is None:
         return

@@ -1,8 +1,8 @@
 """Cohere's dialect: POST /v2/embed and /v1/embed.
 
-Reference: the Cohere API documentation, "Embed API (v2)" and "Embed API (v1)". Cohere does not say how it makes bytes of
-numbers; here a row is scaled so that its largest number is 127 (int8), and 128 is added to that for uint8. binary holds the
-signs, eight in a byte; it is ubinary less 128.
+Reference: the Cohere API documentation, "Embed API (v2)" and "Embed API (v1)". Cohere's quantisation is not documented.
+Here int8 scales a row so that its largest number is 127, uint8 is int8 plus 128, ubinary holds the signs, eight in a byte,
+and binary is ubinary minus 128.
 """
 
 from __future__ import annotations
@@ -23,19 +23,27 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import cache_use, decode, json_name
-from edgeembed.server.fields import TRUNCATE, Matrix, Positive, TextList, answer_headers, check_positive, texts_of
+from edgeembed.server.fields import (
+    TRUNCATE,
+    PositiveField,
+    RowsField,
+    TextListField,
+    answer_headers,
+    check_positive,
+    texts_of,
+)
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
 
 Purpose: TypeAlias = Literal["search_query", "search_document", "classification", "clustering"]
-Kind: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
+EmbeddingKind: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 Truncate: TypeAlias = Literal["NONE", "START", "END"]
 
 _INPUT_TYPES: dict[Purpose, InputType] = {
     "search_query": "query",
     "search_document": "document",
-    # Texts that are compared with one another, all of them in the same way.
+    # These compare texts with each other, so all need the same prompt.
     "classification": "document",
     "clustering": "document",
 }
@@ -63,53 +71,53 @@ _INPUT = {
 
 
 class CohereEmbedBody(msgspec.Struct):
-    """Texts to embed: in `texts`, or in `inputs` with one text each. Pictures are not taken."""
+    """Texts to embed: in `texts`, or in `inputs` with one text each. Images are not supported."""
 
-    texts: TextList | None = None
+    texts: TextListField | None = None
     inputs: Annotated[list[Any], Meta(extra_json_schema={"items": _INPUT, "minItems": 1})] | None = None
     images: list[Any] | None = None
     model: str | None = None
     input_type: Purpose | None = None
-    embedding_types: list[Kind] | None = None
-    output_dimension: Positive | None = None
-    max_tokens: Annotated[Positive | None, Meta(description="The longest text in tokens.")] = None
+    embedding_types: list[EmbeddingKind] | None = None
+    output_dimension: PositiveField | None = None
+    max_tokens: Annotated[PositiveField | None, Meta(description="The longest text in tokens.")] = None
     truncate: Annotated[Truncate | None, Meta(description=TRUNCATE)] = None
 
 
 class CohereEmbeddings(msgspec.Struct, rename={"float_": "float"}):
-    """The rows in each kind that was asked for."""
+    """The rows in each requested type."""
 
-    float_: Matrix | UnsetType = UNSET
-    int8: Matrix | UnsetType = UNSET
-    uint8: Matrix | UnsetType = UNSET
-    binary: Matrix | UnsetType = UNSET
-    ubinary: Matrix | UnsetType = UNSET
+    float_: RowsField | UnsetType = UNSET
+    int8: RowsField | UnsetType = UNSET
+    uint8: RowsField | UnsetType = UNSET
+    binary: RowsField | UnsetType = UNSET
+    ubinary: RowsField | UnsetType = UNSET
     base64: list[str] | UnsetType = UNSET
 
 
 class CohereVersion(msgspec.Struct):
-    """Which version of the API answered."""
+    """The version of Cohere's API."""
 
     version: str
 
 
 class CohereUnits(msgspec.Struct):
-    """Tokens of all texts."""
+    """The tokens of all texts."""
 
     input_tokens: int
 
 
 class CohereMeta(msgspec.Struct):
-    """Cohere's account of a request."""
+    """Cohere's information about a request."""
 
     api_version: CohereVersion
     billed_units: CohereUnits
     warnings: list[str] | UnsetType = UNSET
-    """What was cut."""
+    """Which texts were cut."""
 
 
 class CohereEmbedAnswer(msgspec.Struct):
-    """Rows by kind."""
+    """Rows by type."""
 
     id: str
     embeddings: CohereEmbeddings
@@ -119,10 +127,10 @@ class CohereEmbedAnswer(msgspec.Struct):
 
 
 class CohereFloatsAnswer(msgspec.Struct):
-    """Rows as numbers: version 1's answer to a request that names no kind."""
+    """Rows as numbers: the answer of version 1 to a request without `embedding_types`."""
 
     id: str
-    embeddings: Matrix
+    embeddings: RowsField
     texts: list[str]
     meta: CohereMeta
     response_type: Literal["embeddings_floats"] = "embeddings_floats"
@@ -133,7 +141,7 @@ _body_decoder = msgspec.json.Decoder(CohereEmbedBody)
 
 @routes.post("/v2/embed")
 async def embed_v2(request: web.Request) -> web.Response:
-    """Embed texts; rows come in each of `embedding_types`."""
+    """Embed texts; the response has the rows in each of `embedding_types`."""
     body = decode(await request.read(), _body_decoder, _CHOICES)
     texts, result = await _embed(request, body)
     return _by_type(body, texts, result, "2")
@@ -141,7 +149,7 @@ async def embed_v2(request: web.Request) -> web.Response:
 
 @routes.post("/v1/embed")
 async def embed_v1(request: web.Request) -> web.Response:
-    """Embed texts; without `embedding_types` the answer is a plain list of rows."""
+    """Embed texts; without `embedding_types`, the response has a plain list of rows."""
     body = decode(await request.read(), _body_decoder, _CHOICES)
     texts, result = await _embed(request, body)
     if body.embedding_types is not None:
@@ -161,7 +169,7 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
             dimensions=body.output_dimension,
             param=param,
             cache=cache_use(None, request),
-            # Cohere cuts at the end unless told not to.
+            # Cohere cuts off the end by default.
             lengths=Lengths(_SIDES[body.truncate or "END"], body.max_tokens),
         )
     )
@@ -169,26 +177,26 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
 
 
 def _texts(body: CohereEmbedBody, most: int) -> tuple[list[str], str]:
-    """Give the texts and the name of the field that held them."""
+    """Return the texts, and the name of the field that has them."""
     if body.images:
-        raise RequestError("images: the models here take text alone", param="images")
+        raise RequestError("images are not supported; send texts", param="images")
     if body.texts is not None:
         if body.inputs is not None:
-            raise RequestError("texts and inputs are both there; send one of them", param="inputs")
+            raise RequestError("both texts and inputs are given; send one of them", param="inputs")
         return texts_of(body.texts, most, "texts"), "texts"
     if body.inputs is None:
-        raise RequestError("texts: missing", param="texts")
-    return texts_of([_text_of(item, f"inputs[{index}]") for index, item in enumerate(body.inputs)], most, "inputs"), "inputs"
+        raise RequestError("texts is missing", param="texts")
+    return texts_of(body.inputs, most, "inputs", item_text=_content_text), "inputs"
 
 
-def _text_of(item: Any, place: str) -> str:
+def _content_text(item: Any, place: str) -> str:
     match item:
         case {"content": [{"type": "text", "text": str(text)}]}:
             return text
         case {"content": list()}:
-            raise RequestError(f"{place}.content: one part with a text is expected; pictures are not taken", param=place)
+            raise RequestError(f"{place}.content: expected one part with a text; images are not supported", param=place)
         case _:
-            raise RequestError(f"{place} is {json_name(item)} without the list 'content'", param=place)
+            raise RequestError(f"{place} is {json_name(item)}; expected an object with a list under 'content'", param=place)
 
 
 def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
@@ -199,7 +207,7 @@ def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, versi
     return struct_response(answer, headers=answer_headers(result, len(texts)))
 
 
-def _rows(result: EmbedResult, kind: Kind) -> Any:
+def _rows(result: EmbedResult, kind: EmbeddingKind) -> Any:
     vectors = result.vectors
     match kind:
         case "float":

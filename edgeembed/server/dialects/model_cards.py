@@ -1,4 +1,4 @@
-"""What model files say of themselves, for dialects that describe models. Read once for each file."""
+"""The metadata of model files, for the dialects that describe models. Each file is read once."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from edgeembed.hub.gguf.header import open_gguf
 from edgeembed.models.registry import ServedModel
 
 _LONGEST_VALUE = 200
-"""Characters of a value that is shown; templates and licence texts are longer."""
+"""Longest value that is shown, in characters; templates and licence texts are longer."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A model file's description. Fields are None where the file says nothing or cannot be read."""
+    """A model file's description. Fields are None where the file has no value or cannot be read."""
 
     architecture: str | None = None
     parameters: int | None = None
     context_tokens: int | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
-    """Key-value pairs of the file, without arrays and long texts."""
+    """The file's key-value pairs, without arrays and long texts."""
 
 
 class Cards:
-    """The cards that were read so far."""
+    """The cards read so far."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Card] = {}
+        self._cards: dict[tuple[str, str], Card] = {}
 
     async def of(self, model: ServedModel) -> Card:
-        """Give a model's card; the file is read in a thread."""
-        card = self._known.get(model.key)
+        """Return a model's card; the file is read in a thread."""
+        card = self._cards.get(model.key)
         if card is None:
             try:
                 card = await asyncio.to_thread(_read, model)
-            except HubError:  # it is gone or damaged; whoever asks for vectors is told
+            except HubError:  # it is gone or damaged, which requests for vectors report
                 return Card()
-            self._known[model.key] = card
+            self._cards[model.key] = card
         return card
 
 

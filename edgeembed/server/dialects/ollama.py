@@ -1,7 +1,7 @@
-"""Ollama's dialect, as far as embeddings go: /api/embed, /api/embeddings, /api/tags, /api/show, /api/ps, /api/version.
+"""The part of Ollama's dialect about embeddings: /api/embed, /api/embeddings, /api/tags, /api/show, /api/ps, /api/version.
 
-Reference: docs/api.md, api/types.go and server/routes.go of ollama/ollama. What Ollama calls NAME:TAG is NAME:TYPE,
-NAME:query or NAME:document here, and NAME:latest is NAME.
+Reference: docs/api.md, api/types.go and server/routes.go of ollama/ollama. Ollama's NAME:TAG is NAME:TYPE, NAME:query or
+NAME:document here, and NAME:latest is NAME.
 """
 
 from __future__ import annotations
@@ -24,69 +24,70 @@ from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import cache_use, decode
 from edgeembed.server.dialects.keep_alive import FOR_EVER, keep_alive_seconds
 from edgeembed.server.dialects.model_cards import CARDS, Card
-from edgeembed.server.fields import TRUNCATE, Matrix, Vector, answer_headers, texts_of
+from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers, texts_of
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
 
 OLLAMA_VERSION = "0.11.11"
-"""The first version of Ollama whose /api/embed has all the fields of this one. Clients refuse versions that are too old."""
+"""The first version of Ollama whose /api/embed has all fields that this one has. Clients refuse old versions."""
 LATEST = ":latest"
 
 
 KeepAlive: TypeAlias = Annotated[
     str | float | None,
-    Meta(description='A duration such as "5m", or seconds; less than 0 is for ever, and 0 unloads the model at once.'),
+    Meta(description='A duration such as "5m", or seconds. Negative: keep the model loaded; 0: unload it at once.'),
 ]
-Options: TypeAlias = Annotated[
+OllamaOptions: TypeAlias = Annotated[
     dict[str, Any] | None,
-    Meta(description="Only num_ctx counts: the longest text in tokens. The others have nothing to do with embeddings."),
+    Meta(description="Only num_ctx is used: the longest text in tokens. The others are about generating text."),
 ]
 
 
 class OllamaEmbedBody(msgspec.Struct):
-    """Texts to embed. Without a text the model is loaded, and nothing else happens."""
+    """Texts to embed. Without a text, the request only loads the model."""
 
     input: Annotated[
         str | Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "string", "minLength": 1}})] | None,
-        Meta(description="A text or a list of texts. Empty, it loads the model."),
+        Meta(description="A text or a list of texts. If empty, the request only loads the model."),
     ] = None
     model: str = ""
     truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
     dimensions: Annotated[
-        int | None, Meta(description="The first N numbers, scaled to length 1; 0 is all.", extra_json_schema={"minimum": 0})
+        int | None,
+        Meta(description="Return the first N numbers, scaled to length 1; 0: all.", extra_json_schema={"minimum": 0}),
     ] = None
     keep_alive: KeepAlive = None
-    options: Options = None
+    options: OllamaOptions = None
 
 
 class OllamaEmbedAnswer(msgspec.Struct):
     """Rows of length 1, in the request's order. Durations are nanoseconds."""
 
     model: str
-    embeddings: Matrix
+    embeddings: RowsField
     total_duration: int
     load_duration: int
     prompt_eval_count: int
 
 
 class OllamaEmbeddingsBody(msgspec.Struct):
-    """One text to embed, in the older way. Without a text the model is loaded."""
+    """One text to embed, for older clients. Without a text, the request only loads the model."""
 
     prompt: str = ""
     model: str = ""
     keep_alive: KeepAlive = None
-    options: Options = None
+    options: OllamaOptions = None
 
 
 class OllamaEmbeddingsAnswer(msgspec.Struct):
     """One row, of length 1."""
 
-    embedding: Vector
+    embedding: RowField
 
 
 class OllamaDetails(msgspec.Struct):
-    """What kind of model it is; empty where its file does not say."""
+    """What the model file says about itself; empty where it says nothing."""
 
     parent_model: str
     format: str
@@ -97,7 +98,7 @@ class OllamaDetails(msgspec.Struct):
 
 
 class OllamaModel(msgspec.Struct):
-    """A model that can be asked for."""
+    """A name that a request may use, and its model."""
 
     name: str
     model: str
@@ -109,17 +110,17 @@ class OllamaModel(msgspec.Struct):
 
 
 class OllamaTags(msgspec.Struct):
-    """Every embedder, under each name that a request may use."""
+    """All embedders, under each name that a request may use."""
 
     models: list[OllamaModel]
 
 
 class OllamaShowBody(msgspec.Struct):
-    """Which model to describe."""
+    """The model to describe."""
 
     model: str = ""
     name: str = ""
-    """What older clients call it."""
+    """The field `model` of older clients."""
     verbose: bool | None = None
 
 
@@ -150,13 +151,13 @@ class OllamaRunning(msgspec.Struct):
 
 
 class OllamaProcesses(msgspec.Struct):
-    """Every loaded model; one that stays for ever expires in a hundred years."""
+    """All loaded models. One that is never unloaded expires in a hundred years."""
 
     models: list[OllamaRunning]
 
 
 class OllamaVersion(msgspec.Struct):
-    """The version of Ollama whose clients are understood, and our own."""
+    """The version of Ollama that this server is compatible with, and its own."""
 
     version: str
     edgeembed: str
@@ -169,11 +170,11 @@ _show_decoder = msgspec.json.Decoder(OllamaShowBody)
 
 @routes.post("/api/embed")
 async def embed_texts(request: web.Request) -> web.Response:
-    """Embed a text or a list of texts. The end of a text that is too long is cut off, unless `truncate` is false."""
+    """Embed a text or a list of texts. The end of a text that is too long is cut off unless `truncate` is false."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
     body = decode(await request.read(), _embed_decoder, {})
     if body.dimensions is not None and body.dimensions < 0:
-        raise RequestError(f"dimensions: {body.dimensions} is less than 0, which stands for all", param="dimensions")
+        raise RequestError(f"dimensions is {body.dimensions}; expected 0 (all) or more", param="dimensions")
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input") if body.input else []
     asked = EmbedRequest(
         texts=texts,
@@ -198,7 +199,7 @@ async def embed_texts(request: web.Request) -> web.Response:
 
 @routes.post("/api/embeddings")
 async def embed_text(request: web.Request) -> web.Response:
-    """Embed one text, as older clients ask for it."""
+    """Embed one text, for older clients."""
     body = decode(await request.read(), _embeddings_decoder, {})
     asked = EmbedRequest(
         texts=[body.prompt] if body.prompt else [],
@@ -217,7 +218,7 @@ async def embed_text(request: web.Request) -> web.Response:
 
 @routes.get("/api/tags")
 async def tags(request: web.Request) -> web.Response:
-    """List every embedder under each of its names."""
+    """List all embedders, under each of their names."""
     registry = request.app[SERVICE].registry
     await registry.refresh()
     models = []
@@ -297,14 +298,14 @@ async def processes(request: web.Request) -> web.Response:
 
 @routes.get("/api/version")
 async def version(_request: web.Request) -> web.Response:
-    """Tell which version of Ollama this can stand in for."""
+    """Return the version of Ollama that this server is compatible with."""
     return struct_response(OllamaVersion(OLLAMA_VERSION, __version__))
 
 
 async def _compute(
     request: web.Request, asked: EmbedRequest, keep_alive: str | float | None
 ) -> tuple[EmbedResult | None, Slot | None]:
-    """Embed, or load the model where there is nothing to embed; and let it stay loaded as long as the client asks."""
+    """Embed the texts, or load the model if there are none, and apply the client's keep_alive."""
     service = request.app[SERVICE]
     seconds = keep_alive_seconds(keep_alive)
     if asked.texts:
@@ -322,7 +323,7 @@ async def _compute(
 
 
 def _name(request: web.Request, given: str) -> str | None:
-    """Give the name that Ollama's name stands for; None, the default model, for none at all."""
+    """Return the name here of an Ollama name; None, the default model, for an empty one."""
     registry: ModelRegistry = request.app[SERVICE].registry
     if given.lower().endswith(LATEST) and registry.find(given) is None:
         given = given[: -len(LATEST)]
@@ -330,11 +331,11 @@ def _name(request: web.Request, given: str) -> str | None:
 
 
 def _lengths(options: dict[str, Any] | None, truncate: bool | None) -> Lengths:
-    """Read how long a text may be. Ollama cuts at the end unless told not to."""
+    """Return how long a text may be. Ollama cuts off the end by default."""
     most = (options or {}).get("num_ctx")
     if most is not None and (type(most) is not int or most < 0):
-        raise RequestError("options.num_ctx: a number of tokens is expected", param="options.num_ctx")
-    # 0 stands for the model's own length.
+        raise RequestError("options.num_ctx: expected a number of tokens, 0 or more", param="options.num_ctx")
+    # 0 means the model's own limit.
     return Lengths("none" if truncate is False else "end", most or None, asked="options.num_ctx")
 
 
@@ -355,7 +356,7 @@ def _capabilities(model: ServedModel) -> list[str]:
 
 
 def _size(parameters: int) -> str:
-    """Write a number of weights as Ollama does: 22.57M, 595.78M, 7.57B."""
+    """Return a number of weights as Ollama writes it: 22.57M, 595.78M, 7.57B."""
     for unit, letter in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "K")):
         if parameters >= unit:
             return f"{parameters / unit:.2f}".rstrip("0").rstrip(".") + letter

@@ -1,7 +1,7 @@
 """OpenAI's dialect: POST /v1/embeddings, GET /v1/models.
 
-Reference: the OpenAI API documentation, "Create embeddings" and "List models". `input_type`, `instruction`,
-`truncate`, `max_tokens`, `token_ids`, `cache` and `repeatable` are ours.
+Reference: the OpenAI API documentation, "Create embeddings" and "List models". The fields `input_type`, `instruction`,
+`truncate`, `max_tokens`, `token_ids`, `cache` and `repeatable` are extensions.
 """
 
 from __future__ import annotations
@@ -15,16 +15,26 @@ from msgspec import UNSET, Meta
 
 from edgeembed.common.status import ListedModel
 from edgeembed.engine.interface import Side
-from edgeembed.errors import ModelNotFoundError, RequestError, TokenInputError
+from edgeembed.errors import ModelNotFoundError, RequestError
 from edgeembed.inference.requests import Cut, EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import Listing
+from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
 from edgeembed.server.body import CacheField, cache_use, decode, json_name
 from edgeembed.server.embeddings_json import write_embeddings
-from edgeembed.server.fields import PROMPT, TRUNCATE, Positive, TextsOrIds, answer_headers, check_positive
+from edgeembed.server.fields import (
+    PROMPT,
+    TRUNCATE,
+    PositiveField,
+    TextsOrIdsField,
+    answer_headers,
+    check_count,
+    check_positive,
+    is_token_ids,
+    texts_of,
+)
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 
@@ -32,31 +42,29 @@ routes = web.RouteTableDef()
 
 
 class EmbeddingsBody(msgspec.Struct):
-    """The body of POST /v1/embeddings. Fields that we do not know are ignored, as OpenAI's clients may send any; null stands
-    for a field that was left out, as typed clients write it.
-    """
+    """Texts to embed. Unknown fields are ignored; null is the same as leaving a field out."""
 
-    input: TextsOrIds
+    input: TextsOrIdsField
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None
     input_type: Annotated[InputType | None, Meta(description=PROMPT)] = None
-    instruction: Annotated[str | None, Meta(description="The task, for models that take one.")] = None
-    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end or start is what goes.")] = None
+    instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
+    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end and start name the side that is cut off.")] = None
     max_tokens: Annotated[
-        Positive | None, Meta(description="The longest text in tokens, where that is less than the model takes.")
+        PositiveField | None, Meta(description="The longest text in tokens, if less than the model's limit.")
     ] = None
     token_ids: Annotated[
         Literal["model"] | None,
-        Meta(description="model: input is a list of this model's token ids, or several; POST /v1/tokenize gives them."),
+        Meta(description="model: input is a list of this model's token ids, or several lists; see POST /v1/tokenize."),
     ] = None
     cache: CacheField = None
     repeatable: Annotated[
         bool | None,
         Meta(
-            description="Compute these texts by themselves, past the cache: the same request gives the same bits each time. "
-            "Otherwise a vector's last digits depend on which texts happen to be computed together."
+            description="Compute these texts on their own and without the cache, so that the same request always returns "
+            "the same bits. Otherwise the last digits of a vector depend on which texts are computed together."
         ),
     ] = None
 
@@ -70,6 +78,10 @@ _CHOICES = {
     "cache": ("true", "false", '"no-store"', '"keep"'),
 }
 _body_decoder = msgspec.json.Decoder(EmbeddingsBody)
+_TOKEN_HINT = (
+    ". Clients such as LangChain send ids of an OpenAI model; in LangChain, set "
+    'OpenAIEmbeddings(check_embedding_ctx_length=False). To send ids of this model, set "token_ids": "model"'
+)
 
 
 @routes.post("/v1/embeddings")
@@ -78,8 +90,8 @@ async def embeddings(request: web.Request) -> web.Response:
     raw = await request.read()
     body = decode(raw, _body_decoder, _CHOICES)
     check_positive(body.max_tokens, "max_tokens")
-    ids, single = _ids(body, request.app[MAX_INPUTS])
-    texts = _texts(body.input, request.app[MAX_INPUTS]) if ids is None else []
+    ids, single = _token_ids(body, request.app[MAX_INPUTS])
+    texts = texts_of(body.input, request.app[MAX_INPUTS], "input", token_hint=_TOKEN_HINT) if ids is None else []
     service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
@@ -98,14 +110,14 @@ async def embeddings(request: web.Request) -> web.Response:
     written = write_embeddings(result, body.encoding_format or "float")
     if digest := request.get(BODY_DIGEST):
         service.store_response(digest, written, result)
-    if cuts := result.cuts:  # such an answer is never kept as it was written, so that its header always comes with it
+    if cuts := result.cuts:  # such answers are never cached as bytes, as they need a header
         written = b'%b,"truncated":%b}' % (written[:-1], _truncated(cuts))
     return json_bytes(written, answer_headers(result, len(result.rows)))
 
 
 @routes.get("/v1/models")
 async def models(request: web.Request) -> web.Response:
-    """List every name that a request may use: models, their types, prompts by suffix, aliases."""
+    """List every name that a request may use: models, with their types, with prompts as a suffix, and aliases."""
     service = request.app[SERVICE]
     await service.registry.refresh()
     data: list[dict[str, Any]] = [plain(_listed(service, listing)) for listing in service.registry.listings()]
@@ -126,11 +138,11 @@ async def model(request: web.Request) -> web.StreamResponse:
     if target is None and (forward := request.app.get(FORWARD)):
         return await forward.handle(request)
     if target is None:
-        raise ModelNotFoundError(f"no model {name!r} is known here. GET /v1/models lists every name", param="model")
-    return struct_response(_listed(service, Listing(name, target)))
+        raise ModelNotFoundError(f"no model {name!r}; GET /v1/models lists every name", param="model")
+    return struct_response(_listed(service, ModelListing(name, target)))
 
 
-def _listed(service: EmbeddingService, listing: Listing) -> ListedModel:
+def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
     model = listing.target.model
     slot = service.pool.slot_of(model)
     info = slot.engine.info if slot and slot.engine else None
@@ -148,51 +160,24 @@ def _listed(service: EmbeddingService, listing: Listing) -> ListedModel:
     )
 
 
-def _texts(given: str | list[Any], most: int) -> list[str]:
-    """Give the input as a list of strings. Raises RequestError naming the first item that is not one."""
-    if isinstance(given, str):
-        return [given]
-    if not given:
-        raise RequestError("input is an empty list; send at least one text", param="input")
-    if len(given) > most:
-        raise RequestError(f"input has {len(given)} items; at most {most} are taken in one request", param="input")
-    wrong = next((index for index, item in enumerate(given) if type(item) is not str), None)
-    if wrong is None:
-        return given
-    if _is_tokens(given) or all(isinstance(item, list) and _is_tokens(item) for item in given):
-        raise TokenInputError(
-            "input holds token ids, whose vocabulary nobody can know here: clients such as LangChain send ids of an OpenAI "
-            "model. Send text instead; in LangChain set OpenAIEmbeddings(check_embedding_ctx_length=False). Ids of this "
-            'very model are taken with "token_ids": "model"',
-            param="input",
-        )
-    raise RequestError(f"input[{wrong}] is {json_name(given[wrong])}; a string is expected", param=f"input[{wrong}]")
+def _token_ids(body: EmbeddingsBody, most: int) -> tuple[list[list[int]] | None, bool]:
+    """Return the input as lists of token ids (None if it is text), and whether it is a single item and not a list.
 
-
-def _ids(body: EmbeddingsBody, most: int) -> tuple[list[list[int]] | None, bool]:
-    """Give the input as lists of ids, if it is to be that, and whether it is one item and no list of them.
-
-    Raises RequestError naming the first item that is no list of ids.
+    Raises RequestError naming the first item that is not a list of ids.
     """
     given = body.input
-    if body.token_ids is None or not isinstance(given, list) or not given:
-        if body.token_ids is not None and isinstance(given, str):
-            raise RequestError("input is a string; token_ids asks for a list of token ids", param="input")
+    if body.token_ids is None:
         return None, isinstance(given, str)
-    if _is_tokens(given):
+    if isinstance(given, str):
+        raise RequestError("input is a string; with token_ids, expected a list of token ids", param="input")
+    if given and is_token_ids(given):
         return [given], True
-    if len(given) > most:
-        raise RequestError(f"input has {len(given)} items; at most {most} are taken in one request", param="input")
-    wrong = next((index for index, item in enumerate(given) if not isinstance(item, list) or not _is_tokens(item)), None)
+    check_count(given, most, "input")
+    wrong = next((index for index, item in enumerate(given) if not isinstance(item, list) or not is_token_ids(item)), None)
     if wrong is not None:
-        raise RequestError(
-            f"input[{wrong}] is {json_name(given[wrong])}; a list of token ids is expected", param=f"input[{wrong}]"
-        )
+        place = f"input[{wrong}]"
+        raise RequestError(f"{place} is {json_name(given[wrong])}; expected a list of token ids", param=place)
     return given, False
-
-
-def _is_tokens(items: list[Any]) -> bool:
-    return all(type(item) is int for item in items)
 
 
 def _truncated(cuts: list[Cut]) -> bytes:

@@ -1,8 +1,7 @@
-"""Reranking in the dialect that Jina, Cohere and vLLM share: POST /v1/rerank, /v2/rerank and /rerank.
+"""Reranking in the dialect that Jina, Cohere and vLLM share: POST /v1/rerank and /v2/rerank; see `rerank_path` for /rerank.
 
 Reference: the API documentation of Jina ("Reranker") and of Cohere ("Rerank"), `RerankRequest` of vLLM and
-`V1RerankReqInput` of SGLang; `instruction` and `cache` are ours. At /rerank, text-embeddings-inference has a dialect of its
-own, which is told by its field `texts`.
+`V1RerankReqInput` of SGLang. The fields `instruction` and `cache` are extensions.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import CacheField, cache_use, decode, json_name
-from edgeembed.server.dialects import tei
-from edgeembed.server.error_formats import DIALECT
-from edgeembed.server.fields import Positive, Text, answer_headers, check_positive
+from edgeembed.server.fields import PositiveField, TextField, answer_headers, check_positive, texts_of
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -34,26 +31,26 @@ _DOCUMENT = {
 }
 
 
-_MOST = "The longest query and document together, in tokens. Of a longer one the document's start is cut off."
+_MOST = "The longest query and document together, in tokens. The start of a longer document is cut off."
 _MOST_OF_DOCUMENT = "The longest document, in tokens. The end of a longer one is cut off."
 
 
 class RerankBody(msgspec.Struct):
     """A query, and documents to score against it. Fields that are not listed are ignored."""
 
-    query: Text
+    query: TextField
     documents: Annotated[list[Any], Meta(extra_json_schema={"items": _DOCUMENT, "minItems": 1})]
     model: str | None = None
-    top_n: Positive | None = None
+    top_n: PositiveField | None = None
     return_documents: bool | None = None
-    instruction: Annotated[str | None, Meta(description="The task, for models that take one.")] = None
+    instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
     instruct: Annotated[str | None, Meta(description="SGLang's name of instruction.")] = None
-    max_tokens_per_doc: Annotated[Positive | None, Meta(description=_MOST_OF_DOCUMENT)] = None
+    max_tokens_per_doc: Annotated[PositiveField | None, Meta(description=_MOST_OF_DOCUMENT)] = None
     truncate_prompt_tokens: Annotated[
-        int | None, Meta(description=f"{_MOST} -1 is what the model takes.", extra_json_schema={"minimum": -1})
+        int | None, Meta(description=f"{_MOST} -1 is the model's limit.", extra_json_schema={"minimum": -1})
     ] = None
     rank_fields: Annotated[
-        list[str] | None, Meta(description="Of documents that are objects, only the field text is read.")
+        list[str] | None, Meta(description="Only text is supported: the other fields of a document are not read.")
     ] = None
     cache: CacheField = None
 
@@ -86,20 +83,20 @@ class ApiVersion(msgspec.Struct):
 
 
 class RerankUnits(msgspec.Struct):
-    """What Cohere would count: one search for each request."""
+    """What Cohere bills: one search per request."""
 
     search_units: int
 
 
 class RerankMeta(msgspec.Struct):
-    """Cohere's account of a request."""
+    """Cohere's information about a request."""
 
     api_version: ApiVersion
     billed_units: RerankUnits
 
 
 class RerankAnswer(msgspec.Struct):
-    """The documents, the best first. `usage` is Jina's and vLLM's, `meta` is Cohere's."""
+    """The documents, best first. `usage` is for clients of Jina and vLLM, `meta` for those of Cohere."""
 
     id: str
     object: str
@@ -115,32 +112,24 @@ _body_decoder = msgspec.json.Decoder(RerankBody)
 
 @routes.post("/v1/rerank")
 async def rerank_v1(request: web.Request) -> web.Response:
-    """Score documents against a query: the best first, scores from 0 to 1."""
-    return await _rerank(request, "1")
+    """Score documents against a query, from 0 to 1, best first."""
+    return await rerank(request, "1")
 
 
 @routes.post("/v2/rerank")
 async def rerank_v2(request: web.Request) -> web.Response:
-    """Score documents against a query, as Cohere's clients ask for it."""
-    return await _rerank(request, "2")
+    """Score documents against a query, for clients of Cohere."""
+    return await rerank(request, "2")
 
 
-@routes.post("/rerank")
-async def rerank(request: web.Request) -> web.Response:
-    """Score documents against a query, in Jina's shape or, with `texts`, in that of text-embeddings-inference."""
-    if tei.asks_to_rerank(await request.read()):
-        request[DIALECT] = "tei"
-        return await tei.rerank(request)
-    return await _rerank(request, "1")
-
-
-async def _rerank(request: web.Request, version: str) -> web.Response:
+async def rerank(request: web.Request, version: str) -> web.Response:
+    """Answer a request. version: of Cohere's API."""
     body = decode(await request.read(), _body_decoder, _CHOICES)
-    documents = _documents(body.documents, request.app[MAX_INPUTS])
+    documents = texts_of(body.documents, request.app[MAX_INPUTS], "documents", item_text=_document_text)
     check_positive(body.top_n, "top_n")
     if body.rank_fields not in (None, ["text"]):
         raise RequestError(
-            "rank_fields: only the field 'text' of a document is read here; put the others into it", param="rank_fields"
+            "rank_fields: only the field 'text' is supported; put the text of other fields into it", param="rank_fields"
         )
     result = await request.app[SERVICE].rerank(
         RerankRequest(
@@ -172,9 +161,8 @@ async def _rerank(request: web.Request, version: str) -> web.Response:
 
 
 def _lengths(body: RerankBody) -> Lengths:
-    """Say how long a pair may be: Cohere names the document's tokens, vLLM those of the pair."""
+    """Return how long a pair may be: Cohere's field counts the document's tokens, vLLM's those of the pair."""
     if body.truncate_prompt_tokens is not None:
-        # vLLM: -1 stands for what the model takes.
         most = None if body.truncate_prompt_tokens == -1 else body.truncate_prompt_tokens
         check_positive(most, "truncate_prompt_tokens")
         return Lengths(cut="start", max_tokens=most, asked="truncate_prompt_tokens")
@@ -184,19 +172,10 @@ def _lengths(body: RerankBody) -> Lengths:
     return Lengths()
 
 
-def _documents(given: list[Any], most: int) -> list[str]:
-    """Give the documents as strings; each may come as {"text": …}. Raises RequestError naming the first that is neither."""
-    if not given:
-        raise RequestError("documents is an empty list; send at least one", param="documents")
-    if len(given) > most:
-        raise RequestError(f"documents has {len(given)} items; at most {most} are taken in one request", param="documents")
-    documents: list[str] = []
-    for index, item in enumerate(given):
-        text = item.get("text") if isinstance(item, dict) else item
-        if not isinstance(text, str):
-            place = f"documents[{index}]"
-            raise RequestError(
-                f"{place} is {json_name(item)}; a string, or an object with a string under 'text', is expected", param=place
-            )
-        documents.append(text)
-    return documents
+def _document_text(item: Any, place: str) -> str:
+    text = item.get("text") if isinstance(item, dict) else item
+    if isinstance(text, str):
+        return text
+    raise RequestError(
+        f"{place} is {json_name(item)}; expected a string, or an object with a string under 'text'", param=place
+    )

@@ -1,7 +1,8 @@
-"""The dialect of text-embeddings-inference: /embed, /rerank, /similarity, /info, /tokenize, and POST / for any of them.
+"""The dialect of text-embeddings-inference (TEI): /embed, /similarity, /info, /tokenize, and POST / for several of them.
 
-Reference: router/src/http/types.rs and server.rs of huggingface/text-embeddings-inference. `model` is ours: there, a server
-has one model. POST / is what `huggingface_hub.InferenceClient` asks when its model is the server's address.
+POST /rerank, which another dialect shares, is in `rerank_path`. Reference: router/src/http/types.rs and server.rs of
+huggingface/text-embeddings-inference. The field `model` is an extension, as TEI serves a single model. POST / is what
+`huggingface_hub.InferenceClient` uses when its model is the server's address.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import cache_header, cache_use, decode
+from edgeembed.server.body import cache_header, cache_use, decode, peek
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
     TRUNCATED_HEADER,
-    AnyTextOrTexts,
-    Matrix,
-    Positive,
-    Text,
-    TextList,
-    TextOrTexts,
+    AnyTextsField,
+    PositiveField,
+    RowsField,
+    TextField,
+    TextListField,
+    TextsField,
     answer_headers,
     texts_of,
 )
@@ -41,33 +42,32 @@ from edgeembed.server.responses import json_response, plain, struct_response
 
 routes = web.RouteTableDef()
 
-Rows: TypeAlias = Matrix
 Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
 _CHOICES = {
     "truncation_direction": ("Left", "Right"),
     "parameters.truncation_direction": ("Left", "Right"),
 }
 _PROMPTS: dict[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
-"""The names of prompts that sentence-transformers' models have in common, and what they mean here."""
+"""Prompt names that most sentence-transformers models share, and the input type for each."""
 
 
 class TeiEmbedBody(msgspec.Struct):
-    """Texts to embed. `normalize: false` gives rows as the model pools them."""
+    """Texts to embed. With `normalize: false`, rows are not scaled to length 1."""
 
-    inputs: TextOrTexts
+    inputs: TextsField
     normalize: bool | None = None
     truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
     truncation_direction: Direction | None = None
     prompt_name: Annotated[str | None, Meta(description=PROMPT)] = None
-    dimensions: Positive | None = None
+    dimensions: PositiveField | None = None
     model: str | None = None
 
 
 class TeiRerankBody(msgspec.Struct):
-    """A query, and texts to score against it. `raw_scores` gives logits in place of scores from 0 to 1."""
+    """A query, and texts to score against it. With `raw_scores`, scores are logits and not from 0 to 1."""
 
-    query: Text
-    texts: TextList
+    query: TextField
+    texts: TextListField
     raw_scores: bool | None = None
     return_text: bool | None = None
     truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
@@ -76,7 +76,7 @@ class TeiRerankBody(msgspec.Struct):
 
 
 class TeiRank(msgspec.Struct):
-    """One text's place in the request, and its score."""
+    """A text's index in the request, and its score."""
 
     index: int
     score: float
@@ -86,8 +86,8 @@ class TeiRank(msgspec.Struct):
 class SimilarityInputs(msgspec.Struct):
     """One sentence, and others to compare it with."""
 
-    source_sentence: Text
-    sentences: TextList
+    source_sentence: TextField
+    sentences: TextListField
 
 
 class SimilarityParameters(msgspec.Struct):
@@ -107,16 +107,16 @@ class SimilarityBody(msgspec.Struct):
 
 
 class TeiTokenizeBody(msgspec.Struct):
-    """Texts to tokenise."""
+    """Texts to split into tokens."""
 
-    inputs: AnyTextOrTexts
+    inputs: AnyTextsField
     add_special_tokens: bool | None = None
     prompt_name: Annotated[str | None, Meta(description=PROMPT)] = None
     model: str | None = None
 
 
 class TeiToken(msgspec.Struct):
-    """One token. Where in the text it stands is not known here: `start` and `stop` are null."""
+    """One token. Its position in the text is unknown: `start` and `stop` are null."""
 
     id: int
     text: str
@@ -126,29 +126,27 @@ class TeiToken(msgspec.Struct):
 
 
 class EmbeddingType(msgspec.Struct):
-    """How an embedder pools."""
+    """An embedder and its pooling."""
 
     pooling: str
 
 
 class RerankerType(msgspec.Struct):
-    """A reranker, whose one score has no label."""
+    """A reranker, whose single score has no label."""
 
     id2label: dict[str, str]
     label2id: dict[str, int]
 
 
 class ModelType(msgspec.Struct):
-    """What the model is for: one of the two."""
+    """What the model is for: one of the two fields is there."""
 
     embedding: EmbeddingType | UnsetType = UNSET
     reranker: RerankerType | UnsetType = UNSET
 
 
 class TeiInfo(msgspec.Struct):
-    """The default model and what a client may send. Tokens are the model's, special ones included. What is null has no
-    fixed number here.
-    """
+    """The default model and the limits of requests, in tokens with special tokens included. null: no fixed limit."""
 
     model_id: str
     model_sha: str
@@ -167,38 +165,16 @@ class TeiInfo(msgspec.Struct):
     docker_label: str | None = None
 
 
-class _Fields(msgspec.Struct):
-    """Which fields a body has, to tell what it asks for."""
-
-    inputs: msgspec.Raw | UnsetType = UNSET
-    texts: msgspec.Raw | UnsetType = UNSET
-    documents: msgspec.Raw | UnsetType = UNSET
-
-
 _embed_decoder = msgspec.json.Decoder(TeiEmbedBody)
 _rerank_decoder = msgspec.json.Decoder(TeiRerankBody)
 _similarity_decoder = msgspec.json.Decoder(SimilarityBody)
 _tokenize_decoder = msgspec.json.Decoder(TeiTokenizeBody)
-_fields_decoder = msgspec.json.Decoder(_Fields)
-
-
-def _fields(raw: bytes) -> _Fields:
-    try:
-        return _fields_decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Fields()  # whoever reads the body next says what is wrong with it
-
-
-def asks_to_rerank(raw: bytes) -> bool:
-    """Say whether a body of /rerank is in this dialect."""
-    fields = _fields(raw)
-    return fields.texts is not UNSET and fields.documents is UNSET
 
 
 @routes.post("/")
 async def root(request: web.Request) -> web.StreamResponse:
-    """Embed, compare or rerank, as the body's fields say: `inputs` of texts, `inputs` with `source_sentence`, or `texts`."""
-    fields = _fields(await request.read())
+    """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`)."""
+    fields = peek(await request.read())
     if fields.texts is not UNSET:
         return await rerank(request)
     if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
@@ -208,7 +184,7 @@ async def root(request: web.Request) -> web.StreamResponse:
 
 @routes.post("/embed")
 async def embed_texts(request: web.Request) -> web.Response:
-    """Embed a text or a list of texts; the answer is a list of rows."""
+    """Embed a text or a list of texts; the response is a list of rows."""
     body = decode(await request.read(), _embed_decoder, _CHOICES)
     texts = texts_of(body.inputs, request.app[MAX_INPUTS], "inputs")
     result = await request.app[SERVICE].embed(
@@ -223,14 +199,14 @@ async def embed_texts(request: web.Request) -> web.Response:
             lengths=_lengths(body.truncate, body.truncation_direction),
         )
     )
-    rows: Matrix = (
+    rows: RowsField = (
         raw_rows([row.vector for row in result.rows], body.dimensions) if body.normalize is False else result.vectors
     )
     return json_response(rows, headers=answer_headers(result, len(texts)))
 
 
 async def rerank(request: web.Request) -> web.Response:
-    """Score texts against a query, the best first."""
+    """Score texts against a query, best first."""
     body = decode(await request.read(), _rerank_decoder, _CHOICES)
     texts = texts_of(body.texts, request.app[MAX_INPUTS], "texts")
     result = await request.app[SERVICE].rerank(
@@ -251,13 +227,13 @@ async def rerank(request: web.Request) -> web.Response:
 
 @routes.post("/similarity")
 async def similarity(request: web.Request) -> web.Response:
-    """Compare one sentence with others: the cosine of each, in the request's order."""
+    """Compare one sentence with others; the response has the cosine of each, in the request's order."""
     body = decode(await request.read(), _similarity_decoder, _CHOICES)
     sentences = texts_of(body.inputs.sentences, request.app[MAX_INPUTS], "inputs.sentences")
-    how = body.parameters or SimilarityParameters()
+    parameters = body.parameters or SimilarityParameters()
     service, cache = request.app[SERVICE], cache_use(None, request)
-    input_type = _input_type(how.prompt_name, "parameters.prompt_name")
-    lengths = _lengths(how.truncate, how.truncation_direction)
+    input_type = _input_type(parameters.prompt_name, "parameters.prompt_name")
+    lengths = _lengths(parameters.truncate, parameters.truncation_direction)
 
     async def of(texts: list[str], param: str, *, single: bool) -> EmbedResult:
         return await service.embed(
@@ -277,7 +253,7 @@ async def similarity(request: web.Request) -> web.Response:
 
 @routes.get("/info")
 async def info(request: web.Request) -> web.Response:
-    """Describe the default model, as soon as it is loaded."""
+    """Describe the default model; 503 until it is loaded."""
     service = request.app[SERVICE]
     model = service.registry.default
     if model is None:
@@ -303,7 +279,7 @@ async def info(request: web.Request) -> web.Response:
 
 @routes.post("/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
-    """Tokenise a text or a list of texts."""
+    """Return the tokens of a text or of each text in a list."""
     body = decode(await request.read(), _tokenize_decoder, {})
     service = request.app[SERVICE]
     result = await service.count_tokens(
@@ -335,7 +311,7 @@ def _input_type(prompt_name: str | None, param: str) -> InputType | None:
     if prompt_name is None:
         return None
     if prompt_name not in _PROMPTS:
-        raise RequestError(f"{param}: no prompt {prompt_name!r}; one of {', '.join(_PROMPTS)} is expected", param=param)
+        raise RequestError(f"{param}: no prompt {prompt_name!r}; expected one of {', '.join(_PROMPTS)}", param=param)
     return _PROMPTS[prompt_name]
 
 

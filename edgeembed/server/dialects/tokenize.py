@@ -1,4 +1,4 @@
-"""POST /v1/tokenize: what texts cost, before they are sent."""
+"""POST /v1/tokenize: the tokens of texts, without embedding them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from edgeembed.inference.requests import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import decode
-from edgeembed.server.fields import PROMPT, AnyTextOrTexts, texts_of
+from edgeembed.server.fields import PROMPT, AnyTextsField, texts_of
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
 
 
 class TokenizeBody(msgspec.Struct):
-    """Texts to count, in the fields that POST /v1/embeddings has. `ids: true` gives the tokens themselves too."""
+    """Texts to count, in the same fields as POST /v1/embeddings."""
 
-    input: AnyTextOrTexts
+    input: AnyTextsField
     model: str | None = None
     input_type: Annotated[InputType | None, Meta(description=PROMPT)] = None
     instruction: str | None = None
-    ids: Annotated[bool | None, Meta(description="Whether the tokens' ids come too.")] = None
+    ids: Annotated[bool | None, Meta(description="Whether to return the token ids, too.")] = None
 
 
 class TokenizedText(msgspec.Struct):
-    """One text's tokens, special ones and the prompt's included."""
+    """The tokens of one text, including those of the prompt and special tokens."""
 
     index: int
     tokens: int
@@ -37,7 +37,7 @@ class TokenizedText(msgspec.Struct):
 
 
 class TokenizeAnswer(msgspec.Struct):
-    """The tokens of each text and of all together, and how many the longest text may have."""
+    """The tokens of each text, their total, and the most tokens that one text may have."""
 
     object: str
     model: str
@@ -52,11 +52,11 @@ _body_decoder = msgspec.json.Decoder(TokenizeBody)
 
 @routes.post("/v1/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
-    """Count the tokens of texts, as the model would read them, without computing anything."""
+    """Count the tokens of texts as the model would read them, without embedding them."""
     body = decode(await request.read(), _body_decoder, _CHOICES)
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input")
     service = request.app[SERVICE]
-    # Numbers of tokens cost nothing to answer; ids are for embedding them, which takes so many.
+    # Counting is cheap at any length; ids are meant to be embedded, so the limit of a request applies.
     most = service.max_request_tokens if body.ids else None
     result = await service.count_tokens(
         TokenizeRequest(texts, body.model, body.input_type, body.instruction, most_tokens=most)

@@ -22,7 +22,7 @@ from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedMod
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
-from edgeembed.server.fields import TRUNCATED_HEADER
+from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
 
@@ -133,7 +133,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/api/ps"): Operation(_OLLAMA, ollama.OllamaProcesses),
     ("GET", "/api/version"): Operation(_OLLAMA, ollama.OllamaVersion),
     ("POST", "/embed"): Operation(
-        _TEI, tei.Rows, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
+        _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),
     ("POST", "/similarity"): Operation(
         _TEI,
@@ -148,7 +148,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/"): Operation(
         _TEI,
-        (tei.Rows, list[float], list[tei.TeiRank]),
+        (RowsField, list[float], list[tei.TeiRank]),
         (tei.TeiEmbedBody, tei.SimilarityBody, tei.TeiRerankBody),
         _TEI_COMPUTES,
         {"inputs": "The rain falls."},

@@ -1,1 +1,1 @@
-"""What is measured on a graphics card; README.md says how to run it on a lent one."""
+"""What is measured on a graphics card; README.md says how to run it."""

@@ -1,15 +1,15 @@
-"""Take the card away from a real daemon in real ways, under load, and say what became of the requests.
+"""Take the card away from a real daemon in real ways, under load, and print what became of the requests.
 
     python -m tests.benchmarks.gpu.fallback MODEL.gguf [--only killed frozen] [--json FILE]
 
 - hidden: CUDA_VISIBLE_DEVICES is empty when it starts
 - killed: the worker gets SIGKILL in the middle of work
 - frozen: the worker gets SIGSTOP in the middle of work (the watchdog has to see it)
-- taken: another process holds the card's memory when the model loads, and gives it back (the daemon is to climb)
+- taken: another process holds the card's memory when the model loads, and gives it back (the daemon must return to it)
 - squeezed: another process takes the card's memory in the middle of work
 
-Every answer is held against the first one of the same text. Without a card, what needs one is named and left out. Ends with
-status 1 when a request failed or a vector was off.
+Every answer is compared with the first one of the same text. Without a card, the cases that need one are named and skipped.
+Exits with status 1 if a request failed or a vector differed.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from tests.e2e.daemon import Daemon, running
 CLIENTS = 8
 LEAST_COSINE = 0.99
 """Rows of another mode differ a little, and more with quantised weights."""
-CLIMB_SECONDS = 150.0
-"""Longer than the first cool-down of the ladder."""
+PROMOTION_SECONDS = 150.0
+"""Longer than the first cool-down of the fallback policy."""
 NEEDS_CARD = ("taken", "squeezed")
 
 
 @dataclass
 class Outcome:
-    """What a fall came to."""
+    """The outcome of one case."""
 
     name: str
     modes: list[str] = field(default_factory=list)
-    """That the model stood on, in order."""
+    """In which the model ran, in order."""
     requests: int = 0
     failed: list[str] = field(default_factory=list)
     least_cosine: float = 1.0
@@ -115,7 +115,7 @@ class Load:
 
 
 def watch(daemon: Daemon, outcome: Outcome, until: Callable[[str], bool], seconds: float) -> bool:
-    """Note the modes that the model stands on until one is reached; says whether it was."""
+    """Record the model's modes until `until` accepts one; return whether it did."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         health = daemon.get("/health")[1]
@@ -130,7 +130,7 @@ def watch(daemon: Daemon, outcome: Outcome, until: Callable[[str], bool], second
 
 @contextlib.contextmanager
 def hog(leave_mib: int) -> Iterator[str]:
-    """Hold the card's memory while the context is open; gives what the process says."""
+    """Hold the card's memory while the context is open; yield what the process prints."""
     command = [sys.executable, "-m", "tests.benchmarks.gpu.hog", "--leave-mib", str(leave_mib)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
@@ -142,7 +142,7 @@ def hog(leave_mib: int) -> Iterator[str]:
 
 
 def demote(name: str, options: argparse.Namespace, home: Path) -> Outcome:
-    """Do one of them."""
+    """Run one case."""
     outcome = Outcome(name)
     flags = ("--model", str(options.model), "--no-cache", "--offline")
     environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "") + os.pathsep + str(ROOT)}
@@ -156,7 +156,7 @@ def demote(name: str, options: argparse.Namespace, home: Path) -> Outcome:
         if name == "taken":
             outcome.note = taken.enter_context(hog(options.leave_mib))
         daemon = stack.enter_context(running(*flags, home=home, **environment))
-        watch(daemon, outcome, lambda _rung: True, 60)
+        watch(daemon, outcome, lambda _mode: True, 60)
         with Load(daemon, outcome).running():
             time.sleep(2)
             pid = daemon.worker_pid
@@ -171,24 +171,24 @@ def demote(name: str, options: argparse.Namespace, home: Path) -> Outcome:
             if name == "taken":
                 taken.close()
                 outcome.note += ", then gave it back"
-                watch(daemon, outcome, lambda mode: mode == "gpu-full", CLIMB_SECONDS)
+                watch(daemon, outcome, lambda mode: mode == "gpu-full", PROMOTION_SECONDS)
             elif name == "frozen":
-                watch(daemon, outcome, lambda _rung: daemon.worker_pid not in (None, pid), CLIMB_SECONDS)
+                watch(daemon, outcome, lambda _mode: daemon.worker_pid not in (None, pid), PROMOTION_SECONDS)
             else:
-                watch(daemon, outcome, lambda mode: mode == first or not options.promote, CLIMB_SECONDS)
+                watch(daemon, outcome, lambda mode: mode == first or not options.promote, PROMOTION_SECONDS)
             time.sleep(2)
-            watch(daemon, outcome, lambda _rung: True, 10)
+            watch(daemon, outcome, lambda _mode: True, 10)
     return outcome
 
 
-FALLS = ("hidden", "killed", "frozen", "taken", "squeezed")
+CASES = ("hidden", "killed", "frozen", "taken", "squeezed")
 
 
 def main() -> int:
-    """Do them all and print a table."""
+    """Run all cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=lambda text: Path(text).resolve())
-    parser.add_argument("--only", nargs="+", choices=FALLS, default=list(FALLS))
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument(
         "--leave-mib", type=int, default=900, help="what `taken` leaves free: too little for the whole model"
     )

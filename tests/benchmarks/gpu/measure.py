@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.gpu.measure FOLDER [--models qwen3 minilm] [--types F16 Q8_0] [--rounds 3] [--json FILE]
 
-FOLDER is of setup.sh. Our figures are over HTTP, with the cache off; the peer's are of a loop in its own process, without a
-server. All are loaded at once and measured in turns. Without a card everything runs on the processor, to show that it runs.
+FOLDER was made by setup.sh. Our figures are over HTTP, with the cache off; the peer's are of a loop in its own process.
+All are loaded at once and measured in turns. Without a card everything runs on the processor, to show that it runs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Contender:
     tokens: dict[str, float] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
-        """Give the median over the rounds of each scenario's figure: p50 in ms, or tokens a second (clients: texts)."""
+        """Return the median over the rounds of each scenario's figure: p50 in ms, or tokens a second (clients: texts)."""
         found: dict[str, float] = {}
         for name, outcomes in self.outcomes.items():
             if name in SOUGHT:
@@ -81,15 +81,15 @@ def our_daemon(name: str, gguf: Path, work: Path, *flags: str) -> Server:
     return Server(name, [*command, "--offline", *flags], environment, work / f"{name}.log", port=port, body=body)
 
 
-def rung_of(server: Server) -> str:
-    """Wait until a daemon embeds, and give the mode that its model stands on."""
+def mode_of(server: Server) -> str:
+    """Wait until a daemon embeds, and return the execution mode of its model."""
     server.wait()
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=60) as answer:
         return str(json.load(answer).get("mode"))
 
 
 def rows_of(running: Server | Loop, texts: list[str]) -> npt.NDArray[np.float64]:
-    """Embed texts one by one and give unit rows, shape (texts, dimensions)."""
+    """Embed texts one by one and return unit rows, shape (texts, dimensions)."""
     found = [running.embed([text])[0] for text in texts]
     rows = np.array(
         [np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else row for row in found], dtype=np.float64
@@ -99,9 +99,9 @@ def rows_of(running: Server | Loop, texts: list[str]) -> npt.NDArray[np.float64]
 
 
 def compare(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Give the least cosine between rows of the same texts, and the same without the mean row.
+    """Return the least cosine between rows of the same texts, and the same without the mean row.
 
-    Random weights give rows that are much alike, so the plain cosine says little there.
+    Random weights give rows that are much alike, so the plain cosine means little there.
     """
     mean = other.mean(axis=0)
     a, b = one - mean, other - mean
@@ -110,7 +110,7 @@ def compare(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> tup
 
 
 def flops_per_token(checkpoint: Path, tokens: float) -> float:
-    """Give the floating-point operations of a forward pass per token, in texts of so many tokens.
+    """Return the floating-point operations of a forward pass per token, in texts of `tokens` tokens.
 
     Two for each weight of a matrix that is multiplied (embeddings are looked up), and for attention 4 times layers, width of
     all heads, and tokens seen, which is half of them in a causal model.
@@ -139,13 +139,13 @@ def peak(python: str) -> dict[str, float] | None:
 
 
 def held(before: Card | None) -> int:
-    """Give the card's memory in MiB that came to be used since."""
+    """Return the MiB of the card's memory that were taken since `before`."""
     now = card()
     return now.memory_used - before.memory_used if now and before else 0
 
 
 def measure_model(options: argparse.Namespace, model: str, work: Path) -> tuple[list[Contender], dict[str, Any]]:
-    """Measure one model in all ways; gives the contenders and how their rows compare."""
+    """Measure one model in all ways; return the contenders and how their rows compare."""
     folder: Path = options.folder / model
     running: list[Running] = []
     contenders: list[Contender] = []
@@ -157,7 +157,7 @@ def measure_model(options: argparse.Namespace, model: str, work: Path) -> tuple[
             before = card()
             server = our_daemon(f"{model}-{type_}", folder / f"{type_}.gguf", work)
             running.append(server)
-            mode = rung_of(server)
+            mode = mode_of(server)
             ours = Contender(f"edgeembed {type_}", server, held(before), mode)
             contenders.append(ours)
             processor = our_daemon(f"{model}-{type_}-cpu", folder / f"{type_}.gguf", work, "--device", "cpu")
@@ -211,7 +211,7 @@ def _measure(contender: Contender, scenario: str, seconds: float, seed: int, *, 
 def report(
     model: str, contenders: list[Contender], likeness: dict[str, Any], top: dict[str, float] | None, checkpoint: Path
 ) -> list[dict[str, Any]]:
-    """Print the table of a model and give its rows."""
+    """Print the table of a model and return its rows."""
     best_peer = {
         name: max((each.figures().get(name, 0.0) for each in contenders if isinstance(each.running, Loop)), default=0.0)
         for name in ("bulk128", "bulk512")

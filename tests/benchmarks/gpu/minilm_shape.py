@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.gpu.minilm_shape TOKENIZER_FOLDER FOLDER
 
-The true weights are too large to be carried beside everything else.
+The true weights would make the package for the other machine too large.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Say what this machine lacks for measuring on a graphics card.
+"""Print what this machine lacks for measuring on a graphics card.
 
 python -m tests.benchmarks.gpu.missing
 """
@@ -28,7 +28,7 @@ class Card:
 
 
 def card() -> Card | None:
-    """Ask nvidia-smi; None when there is none, or it finds no card."""
+    """Ask nvidia-smi; return None if it is missing or finds no card."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"]
@@ -40,7 +40,7 @@ def card() -> Card | None:
 
 
 def missing_requirements() -> list[str]:
-    """Give the requirements of edgeembed and llama-cpp-python that are not installed, or in another version."""
+    """Return the requirements of edgeembed and llama-cpp-python that are not installed, or in another version."""
     from packaging.requirements import Requirement
 
     found: list[str] = []
@@ -63,7 +63,7 @@ def missing_requirements() -> list[str]:
 
 
 def torch_problem(python: str = sys.executable) -> str | None:
-    """Say why torch, in the peer's interpreter, is no peer on a card."""
+    """Return why torch, in the peer's interpreter, cannot be measured on a card; None if it can."""
     look = "import torch, sentence_transformers, transformers; print('cuda', torch.cuda.is_available(), torch.__version__)"
     done = subprocess.run([python, "-c", look], capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
@@ -73,7 +73,7 @@ def torch_problem(python: str = sys.executable) -> str | None:
 
 
 def missing(peer_python: str = sys.executable) -> list[str]:
-    """Give what is missing, a line for each; nothing when all can be measured on a card."""
+    """Return what is missing, one line each; empty if everything can be measured on a card."""
     lines: list[str] = []
     if card() is None:
         lines.append("no card: nvidia-smi is not there, or finds none")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs into .gpu/ what the machine with the card lacks. It has no network, and what is carried may have 60 MiB in all.
+# Packs into .gpu/ what the machine with the card lacks: it has no network, and the files for it may have 60 MiB in all.
 #
 #   tests/benchmarks/gpu/pack.sh LLAMA_WHEEL [MINILM_CHECKPOINT]
 #
@@ -15,7 +15,7 @@ target=${TARGET:-3.12}
 rm -rf .gpu
 mkdir -p .gpu/wheels .gpu/minilm/1_Pooling
 cp "$wheel" .gpu/wheels/
-# What the device machine's image does not hold, as its list of packages says; setup.sh looks whether that is still so.
+# What the other machine does not have; setup.sh checks.
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version "$target" --implementation cp \
   --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .gpu/wheels \
   "setuptools>=77" "diskcache>=5.6.3" "gguf>=0.17,<0.20" "msgspec>=0.20,<0.23" "orjson>=3.10,<4" "platformdirs>=4.2,<5" "tomlkit>=0.13,<1"

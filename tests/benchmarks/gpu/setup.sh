@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sets a bare machine with a card up from .gpu/ (see pack.sh), without network: packages, and models of random weights.
+# Sets up a bare machine with a card from .gpu/ (see pack.sh), without network: packages, and models of random weights.
 #
 #   . tests/benchmarks/gpu/setup.sh FOLDER        sourced: it sets PYTHONPATH
 #
-# Makes FOLDER/site and FOLDER/{qwen3,minilm}/{checkpoint,F16.gguf,Q8_0.gguf}; what is there stays. Two minutes on 16 cores.
+# Makes FOLDER/site and FOLDER/{qwen3,minilm}/{checkpoint,F16.gguf,Q8_0.gguf}; what exists is kept. Two minutes on 16 cores.
 set -euo pipefail
 folder=${1:?"usage: . $0 FOLDER"}
 mkdir -p "$folder"
-[ -d .gpu/wheels ] || { echo "no .gpu/ here: run pack.sh, and name .gpu in carry" >&2; exit 1; }
+[ -d .gpu/wheels ] || { echo "no .gpu/ here: run pack.sh, and copy .gpu/ along" >&2; exit 1; }
 
 if [ ! -e "$folder/site/ready" ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$folder/site" .gpu/wheels/*.whl

@@ -10,6 +10,7 @@ import pytest
 
 from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, ModeUnavailableError
 from edgeembed.engine.gpu.inventory import Device, Inventory
+from edgeembed.engine.gpu.nvidia import NvidiaFacts
 from edgeembed.engine.gpu.placement import Gpus, for_card
 from tests.engine.gpu.cards import FACTS, GIB, WEIGHTS, cards, options
 
@@ -117,18 +118,46 @@ def test_what_a_model_has_itself_is_not_in_its_way_up() -> None:
     made.loaded("model")
     machine.take(0, 2.2)
     assert part.gpu_layers < 29
-    assert "out of memory" in (made.obstacle(GPU_FULL, "model", SIZES, options()) or "")
+    with pytest.raises(ModeUnavailableError, match="out of memory") as caught:
+        made.require_room(GPU_FULL, "model", SIZES, options())
+    assert caught.value.cause == "out_of_memory"
     machine.take(0, -2)  # the other program has ended
-    assert made.obstacle(GPU_FULL, "model", SIZES, options()) is None
-    assert made.obstacle(GPU_FULL, "another", SIZES, options()) is not None
+    made.require_room(GPU_FULL, "model", SIZES, options())
+    with pytest.raises(ModeUnavailableError):
+        made.require_room(GPU_FULL, "another", SIZES, options())
     made.left("model")
-    assert made.obstacle(GPU_FULL, "model", SIZES, options()) is not None
-    assert made.obstacle(CPU_BEST, "model", SIZES, options()) is None
+    with pytest.raises(ModeUnavailableError):
+        made.require_room(GPU_FULL, "model", SIZES, options())
+    made.require_room(CPU_BEST, "model", SIZES, options())
 
 
 def test_a_card_that_is_gone_is_a_reason_with_a_name() -> None:
-    with pytest.raises(ModeUnavailableError, match="finds no cuda"):
+    with pytest.raises(ModeUnavailableError, match="finds no cuda") as caught:
         gpus(Machine(8), "cuda:3").place(GPU_FULL, "model", SIZES, options())
+    assert caught.value.cause == "no_device"
+
+
+@pytest.mark.parametrize(
+    ("inventory", "cause"),
+    [
+        (Inventory(nvidia=NvidiaFacts(cards=1)), "no_driver"),
+        (Inventory(nvidia=NvidiaFacts(cards=0)), "no_device"),
+        (Inventory(nvidia=NvidiaFacts(cards=1, cuda="13.0", driver="580.1", init_error=803)), "no_driver"),
+        (
+            Inventory(
+                nvidia=NvidiaFacts(cards=1, cuda="11.4", driver="470.1"),
+                said=("CUDA driver version is insufficient for CUDA runtime version",),
+            ),
+            "driver_too_old",
+        ),
+        (Inventory(problem="no answer", problem_cause="hang"), "hang"),
+    ],
+)
+def test_a_machine_without_a_usable_card_has_a_cause(inventory: Inventory, cause: str) -> None:
+    made = Gpus("cuda", look=lambda: inventory, libraries=[Path("libggml-cuda.so")], environ={})
+    with pytest.raises(ModeUnavailableError) as caught:
+        made.place(GPU_FULL, "model", SIZES, options())
+    assert caught.value.cause == cause
 
 
 def test_a_card_is_given_large_batches_and_one_context() -> None:

@@ -1,14 +1,14 @@
 """A worker process that speaks the real protocol, computes fake rows, and misbehaves as it is told.
 
-Called as: scripted_worker.py SCRIPT RUNG OPTIONS. SCRIPT is a list of words:
-  die:RUNG:SIGNAL    end by a signal while loading, on that mode
-  fail:RUNG          say LoadFailed on that mode
-  fatal              say LoadFailed, and that no other mode can help
-  hang:RUNG          never say ready on that mode
+Called as: scripted_worker.py SCRIPT MODE OPTIONS. SCRIPT is a list of words:
+  die:MODE:SIGNAL    end by a signal while loading, on that mode
+  fail:MODE          send ModeFailed on that mode
+  fatal              send ModeFailed, and that no other mode can help
+  hang:MODE          never say ready on that mode
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
-  DEED@WHEN:RUNG:FILE  on that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
+  DEED@WHEN:MODE:FILE  on that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
                      message of CUDA, `wrong` finds its canary rows wrong, `freeze` stands still, `kill` is killed; WHEN is
                      `load` or `work`
 """
@@ -33,7 +33,7 @@ from edgeembed.engine.ipc.messages import (
     EmbedItem,
     Failed,
     FromWorker,
-    LoadFailed,
+    ModeFailed,
     Read,
     Ready,
     RowItem,
@@ -73,7 +73,7 @@ def misbehave(script: list[list[str]], when: str, mode: str) -> None:
         if moment != when or arguments[0] != mode or Path(arguments[1]).exists():
             continue
         if deed == "wrong":
-            send(LoadFailed("canary rows are too far from those of the unquantised weights: cosines 0.1", False))
+            send(ModeFailed("canary rows are too far from those of the unquantised weights: cosines 0.1", "wrong_vectors"))
             os._exit(1)
         if deed == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -95,10 +95,10 @@ def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
         if word == "die" and arguments[0] == mode:
             die(arguments[1])
         if word == "fail" and arguments[0] == mode:
-            send(LoadFailed(f"canary text 0 is wrong on {mode}", False))
+            send(ModeFailed(f"canary text 0 is wrong on {mode}", "wrong_vectors"))
             return
         if word == "fatal":
-            send(LoadFailed("it is a reranker", True))
+            send(ModeFailed("it is a reranker", "other", fatal=True))
             return
         if word == "hang" and arguments[0] == mode:
             time.sleep(60)

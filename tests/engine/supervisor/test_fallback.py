@@ -18,7 +18,7 @@ import pytest
 from edgeembed.engine.execution_modes import CPU_MODES, GPU_FULL, GPU_PARTIAL, ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
-from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
@@ -26,7 +26,7 @@ from tests.engine.supervisor.supervised import rows_are_right
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
 
 ROOT = Path(__file__).parents[3]
-RUNGS = (GPU_FULL, GPU_PARTIAL, *CPU_MODES)
+MODES = (GPU_FULL, GPU_PARTIAL, *CPU_MODES)
 DIGEST = "5" * 64
 
 
@@ -42,36 +42,36 @@ class Clock:
 
 
 def policy(clock: Clock, memory: FallbackMemory | None = None) -> FallbackPolicy:
-    return FallbackPolicy(RUNGS, memory, cool_down=60, clock=clock)
+    return FallbackPolicy(MODES, memory, cool_down=60, clock=clock)
 
 
 def test_a_card_is_tried_again_after_a_time_that_doubles_each_time_it_fails() -> None:
     clock = Clock()
     made = policy(clock)
-    made.demote("CUDA error: out of memory", temporary=False)
+    made.demote("CUDA error: out of memory", cause="out_of_memory", temporary=False)
     assert made.mode is GPU_PARTIAL and made.due() is None
     for wait in (60, 120, 240):
         clock.now += wait - 1
         assert made.due() is None
         clock.now += 1
         assert made.due() is GPU_FULL
-        made.stay(GPU_FULL, "CUDA error: out of memory")
+        made.stay(GPU_FULL, "CUDA error: out of memory", cause="out_of_memory")
         assert made.mode is GPU_PARTIAL and [demotion.mode for demotion in made.demotions] == ["gpu-full"]
     for _ in range(20):
-        made.stay(GPU_FULL, "still none")
+        made.stay(GPU_FULL, "still none", cause="other")
     assert (made.demotions[0].again_at or 0) - clock.now == 3600, "and not for ever later"
 
 
 def test_the_way_up_leads_past_rungs_that_are_not_due() -> None:
     clock = Clock()
     made = policy(clock)
-    made.demote("device lost", temporary=True)  # gpu-full, due after 60 s
+    made.demote("device lost", cause="device_lost", temporary=True)  # gpu-full, due after 60 s
     clock.now += 30
-    made.demote("SIGSEGV", temporary=True)  # gpu-partial, due after 90 s
+    made.demote("SIGSEGV", cause="crash", temporary=True)  # gpu-partial, due after 90 s
     assert made.mode is CPU_MODES[0]
     clock.now += 30
     assert made.due() is GPU_FULL
-    made.stay(GPU_FULL, "device lost")
+    made.stay(GPU_FULL, "device lost", cause="device_lost")
     assert made.due() is None
     clock.now += 30
     assert made.due() is GPU_PARTIAL
@@ -82,9 +82,9 @@ def test_the_way_up_leads_past_rungs_that_are_not_due() -> None:
 def test_on_a_higher_rung_what_cooled_down_below_is_forgotten_and_what_never_held_is_not() -> None:
     clock = Clock()
     made = policy(clock)
-    made.demote("device lost", temporary=True)
-    made.demote("no driver", temporary=False)  # gpu-partial
-    made.demote("SIGILL", temporary=False)  # cpu
+    made.demote("device lost", cause="device_lost", temporary=True)
+    made.demote("no driver", cause="no_driver", temporary=False)  # gpu-partial
+    made.demote("SIGILL", cause="crash", temporary=False)  # cpu
     clock.now += 60
     made.promote(GPU_FULL)
     assert made.mode is GPU_FULL
@@ -94,7 +94,7 @@ def test_on_a_higher_rung_what_cooled_down_below_is_forgotten_and_what_never_hel
 def test_a_processors_rung_that_failed_while_loading_is_not_tried_again_by_itself() -> None:
     clock = Clock()
     made = FallbackPolicy(CPU_MODES, clock=clock)
-    made.demote("SIGILL", temporary=False)
+    made.demote("SIGILL", cause="crash", temporary=False)
     clock.now += 1e6
     assert made.due() is None
     assert made.demotions[0].again_at is None
@@ -103,8 +103,8 @@ def test_a_processors_rung_that_failed_while_loading_is_not_tried_again_by_itsel
 def test_every_move_is_kept_with_its_cause() -> None:
     clock = Clock()
     made = policy(clock)
-    made.demote("CUDA error: out of memory", temporary=True)
-    made.demote("canary text 3 gave a row that is not finite", temporary=True)
+    made.demote("CUDA error: out of memory", cause="out_of_memory", temporary=True)
+    made.demote("a row that is not finite", cause="wrong_vectors", temporary=True)
     clock.now += 60
     made.promote(GPU_FULL)
     assert [(move.source, move.target, move.cause) for move in made.mode_changes] == [
@@ -119,7 +119,7 @@ def test_the_next_start_knows_of_a_card_that_failed_until_its_cool_down_is_over(
     clock = Clock()
     memory = FallbackMemory(tmp_path / "execution-modes.json", DIGEST)
     made = policy(clock, memory)
-    made.demote("no answer for 300 s while loading the model", temporary=False)
+    made.demote("no answer for 300 s", cause="hang", temporary=False)
     made.remember()
     clock.now += 59
     assert policy(clock, memory).mode is GPU_PARTIAL
@@ -147,8 +147,7 @@ async def engine(
         more.pop("options", options),
         FallbackPolicy(modes, cool_down=more.pop("cool_down", 0.5)),
         command=(sys.executable, "-m", scripted_worker.__name__, script),
-        load_timeout=more.pop("load_timeout", 20.0),
-        look_seconds=0.1,
+        timeouts=WorkerTimeouts(load=more.pop("load_timeout", 20.0), hang=more.pop("hang_seconds", 60.0), check=0.1),
         **more,
     )
     try:
@@ -267,7 +266,7 @@ async def test_a_rung_that_is_known_not_to_hold_costs_no_process() -> None:
 
     def asked(mode: ExecutionMode) -> WorkerOptions:
         if mode is GPU_FULL and not room:
-            raise ModeUnavailableError("out of memory before loading: the model would take 900 MiB")
+            raise ModeUnavailableError("out of memory before loading: the model would take 900 MiB", "out_of_memory")
         return options(mode)
 
     async with engine("ok", (GPU_FULL, GPU_PARTIAL, CPU_MODES[0]), options=asked) as made:
@@ -292,16 +291,20 @@ async def test_a_rung_that_is_known_not_to_hold_costs_no_process() -> None:
 async def test_what_is_in_the_way_is_asked_before_a_worker_leaves_its_card() -> None:
     asked: list[str] = []
 
-    def obstacle(mode: ExecutionMode) -> str | None:
+    def require_room(mode: ExecutionMode) -> None:
         asked.append(mode.name)
-        return "out of memory before loading: another program has it" if len(asked) < 3 else None
+        if len(asked) < 3:
+            raise ModeUnavailableError("out of memory before loading: another program has it", "out_of_memory")
 
-    async with engine("fail:gpu-full", (GPU_FULL, GPU_PARTIAL, CPU_MODES[0]), obstacle=obstacle, cool_down=0.1) as made:
+    async with engine(
+        "fail:gpu-full", (GPU_FULL, GPU_PARTIAL, CPU_MODES[0]), require_room=require_room, cool_down=0.1
+    ) as made:
         await made.start()
         pid = made.status.worker_pid
         await until(lambda: len(asked) == 2)
         assert made.status.worker_pid == pid and made.status.mode == "gpu-partial"
-        assert "another program has it" in made.status.demotions[0].reason
+        (demotion,) = made.status.demotions
+        assert "another program has it" in demotion.reason and demotion.cause == "out_of_memory"
         # The third answer lets it try; the mode fails all the same, and the one below takes over again.
         await until(lambda: made.status.worker_pid not in (pid, None) and made.status.state == "ready")
         assert made.status.mode == "gpu-partial" and len(asked) >= 3

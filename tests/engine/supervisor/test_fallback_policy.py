@@ -39,7 +39,7 @@ def test_down_the_ladder_until_nothing_is_left() -> None:
     policy = FallbackPolicy(THREE)
     for name, reason in (("gpu", "no driver"), ("cpu", "SIGILL"), ("cpu-plain", "not a model")):
         assert policy.mode.name == name and not policy.exhausted
-        policy.demote(reason, temporary=False)
+        policy.demote(reason, cause="other", temporary=False)
     assert policy.exhausted
     assert policy.mode.name == "cpu-plain", "whoever asks still gets the safest"
     assert [(demotion.mode, demotion.reason) for demotion in policy.demotions] == [
@@ -53,8 +53,8 @@ def test_down_the_ladder_until_nothing_is_left() -> None:
 
 def test_forgiving_takes_back_only_what_happened_in_the_middle_of_work() -> None:
     policy = FallbackPolicy(THREE)
-    policy.demote("no driver", temporary=False)
-    policy.demote("a text crashed it", temporary=True)
+    policy.demote("no driver", cause="no_driver", temporary=False)
+    policy.demote("a text crashed it", cause="crash", temporary=True)
     assert policy.mode.name == "cpu-plain"
     policy.forgive()
     assert policy.mode.name == "cpu"
@@ -66,8 +66,8 @@ def test_forgiving_takes_back_only_what_happened_in_the_middle_of_work() -> None
 
 def test_the_next_start_begins_where_this_one_ended(file: Path) -> None:
     policy = fallen(file)
-    policy.demote("no driver", temporary=False)
-    policy.demote("SIGILL", temporary=False)
+    policy.demote("no driver", cause="no_driver", temporary=False)
+    policy.demote("SIGILL", cause="crash", temporary=False)
     policy.remember()
     again = fallen(file)
     assert again.mode.name == "cpu-plain"
@@ -76,13 +76,13 @@ def test_the_next_start_begins_where_this_one_ended(file: Path) -> None:
 
 
 def test_a_fall_that_never_led_to_a_working_rung_is_not_remembered(file: Path) -> None:
-    fallen(file).demote("no driver", temporary=False)
+    fallen(file).demote("no driver", cause="no_driver", temporary=False)
     assert fallen(file).mode.name == "gpu"
 
 
 def test_a_fall_caused_by_a_text_ends_with_the_daemon(file: Path) -> None:
     policy = fallen(file)
-    policy.demote("a text crashed it", temporary=True)
+    policy.demote("a text crashed it", cause="crash", temporary=True)
     policy.remember()
     assert fallen(file).mode.name == "gpu"
 
@@ -91,7 +91,7 @@ def test_the_last_rung_is_always_tried_again(file: Path) -> None:
     """Otherwise a model that failed once on every mode would never start again."""
     policy = fallen(file)
     for _ in THREE:
-        policy.demote("no memory", temporary=False)
+        policy.demote("no memory", cause="out_of_memory", temporary=False)
     FallbackMemory(file, DIGEST).keep(policy.demotions)
     again = fallen(file)
     assert again.mode.name == "cpu-plain" and not again.exhausted
@@ -99,7 +99,7 @@ def test_the_last_rung_is_always_tried_again(file: Path) -> None:
 
 def test_a_rung_that_no_longer_exists_is_forgotten(file: Path) -> None:
     policy = fallen(file)
-    policy.demote("no driver", temporary=False)
+    policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     assert FallbackPolicy(CPU_MODES, FallbackMemory(file, DIGEST)).mode is CPU_MODES[0]
 
@@ -107,7 +107,7 @@ def test_a_rung_that_no_longer_exists_is_forgotten(file: Path) -> None:
 @pytest.mark.parametrize("changed", ["model", "build", "machine"])
 def test_another_model_build_or_machine_begins_at_the_top(file: Path, changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = fallen(file)
-    policy.demote("SIGILL", temporary=False)
+    policy.demote("SIGILL", cause="crash", temporary=False)
     policy.remember()
     if changed != "model":
         with monkeypatch.context() as patch:
@@ -121,7 +121,7 @@ def test_another_model_build_or_machine_begins_at_the_top(file: Path, changed: s
 def test_each_model_has_its_own_place(file: Path) -> None:
     for digest in (DIGEST, "6" * 64):
         policy = fallen(file, digest)
-        policy.demote(digest[0], temporary=False)
+        policy.demote(digest[0], cause="other", temporary=False)
         policy.remember()
     FallbackMemory(file, DIGEST).keep([])  # `doctor --forget`
     assert fallen(file).mode.name == "gpu"
@@ -134,7 +134,7 @@ def test_a_damaged_memory_counts_as_none_and_is_replaced(file: Path, content: by
     file.write_bytes(content)
     policy = fallen(file)
     assert policy.mode.name == "gpu"
-    policy.demote("no driver", temporary=False)
+    policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     assert fallen(file).mode.name == "cpu"
 
@@ -142,7 +142,7 @@ def test_a_damaged_memory_counts_as_none_and_is_replaced(file: Path, content: by
 @pytest.mark.parametrize("entry", [None, "gpu", {"mode": "gpu"}, [{"mode": "gpu"}], [5]])
 def test_a_damaged_entry_counts_as_none(file: Path, entry: object) -> None:
     policy = fallen(file)
-    policy.demote("no driver", temporary=False)
+    policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     known = json.loads(file.read_text())
     file.write_text(json.dumps(dict.fromkeys(known, entry)))
@@ -152,7 +152,7 @@ def test_a_damaged_entry_counts_as_none(file: Path, entry: object) -> None:
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     policy = fallen(tmp_path / "state" / "execution-modes.json")
-    policy.demote("no driver", temporary=False)
+    policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     assert policy.mode.name == "cpu"
     assert "cannot remember" in caplog.text

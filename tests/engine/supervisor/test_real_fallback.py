@@ -25,7 +25,7 @@ from edgeembed.engine.interface import BULK, INTERACTIVE, Float32Row
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
-from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda
@@ -95,7 +95,8 @@ async def engine(
 ) -> AsyncIterator[WorkerEngine]:
     modes = more.pop("modes", (GPU_FULL, CPU_BEST))
     policy = FallbackPolicy(modes, cool_down=more.pop("cool_down", 2.0))
-    made = WorkerEngine(options_of, policy, command=command, look_seconds=0.1, **more)
+    timeouts = WorkerTimeouts(load=more.pop("load_timeout", 300.0), hang=more.pop("hang_seconds", 60.0), check=0.1)
+    made = WorkerEngine(options_of, policy, command=command, timeouts=timeouts, **more)
     try:
         yield made
     finally:
@@ -234,7 +235,7 @@ sys.exit(worker.main(sys.argv))
     ("deed", "cause"),
     [
         ("rows[:] = float('nan')", "wrong_vectors"),
-        ("raise ComputeError('failed to allocate')", "out_of_memory"),
+        ("raise ComputeError('no memory', 'out_of_memory')", "out_of_memory"),
     ],
 )
 async def test_a_card_that_begins_to_compute_nonsense_falls_and_the_text_gets_its_row_elsewhere(

@@ -13,28 +13,28 @@ def watchdog() -> Watchdog:
     return Watchdog(LENGTHS.get, token_seconds=0.1, context_tokens=1000, grace=10)
 
 
-def looks(
+def second_of_hang(
     watch: Watchdog, entries: dict[int, tuple[float, tuple[int, ...]]], seconds: int, *, waiting: int = 1
 ) -> int | None:
-    """Look each second at the same; give the second in which it is said to hang."""
+    """Return the second in which the watchdog reports a hang when nothing changes; None when it never does."""
     for second in range(seconds):
-        if watch.look(entries, waiting=waiting, heard=0, seconds=1):
+        if watch.check(entries, waiting=waiting, received=0, seconds=1):
             return second
     return None
 
 
 def test_the_bound_grows_with_the_work() -> None:
-    assert looks(watchdog(), {WIDE: (1.0, (1,))}, 1000) == 21, "10 s, and a tenth for each of 100 tokens"
-    assert looks(watchdog(), {WIDE: (1.0, (1, 2))}, 1000) == 26
-    assert looks(watchdog(), {FIRST_BULK: (1.0, (3,))}, 1000) == 111, "a text is computed up to the context's end"
-    assert looks(watchdog(), {FIRST_BULK: (1.0, (99,))}, 1000) == 111, "one that was given up may have been long"
-    assert looks(watchdog(), {READING["reader"]: (1.0, (3,))}, 1000) == 21, "reading takes less"
+    assert second_of_hang(watchdog(), {WIDE: (1.0, (1,))}, 1000) == 21, "10 s, and a tenth for each of 100 tokens"
+    assert second_of_hang(watchdog(), {WIDE: (1.0, (1, 2))}, 1000) == 26
+    assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (3,))}, 1000) == 111, "a text is computed up to the context's end"
+    assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (99,))}, 1000) == 111, "one that was given up may have been long"
+    assert second_of_hang(watchdog(), {READING["reader"]: (1.0, (3,))}, 1000) == 21, "reading takes less"
 
 
 def test_new_work_begins_anew() -> None:
     watch = watchdog()
     for batch in range(100):
-        assert looks(watch, {WIDE: (float(batch), (1,))}, 20) is None
+        assert second_of_hang(watch, {WIDE: (float(batch), (1,))}, 20) is None
 
 
 def test_a_lane_that_hangs_is_seen_while_others_work() -> None:
@@ -42,7 +42,7 @@ def test_a_lane_that_hangs_is_seen_while_others_work() -> None:
     said = None
     for second in range(30):
         entries = {FIRST_BULK: (1.0, (1,)), FIRST_BULK + 1: (float(second), (2,))}
-        said = said or watch.look(entries, waiting=3, heard=second, seconds=1)
+        said = said or watch.check(entries, waiting=3, received=second, seconds=1)
     assert said is not None and "1 text of at most 100 tokens" in said
 
 
@@ -50,12 +50,12 @@ def test_a_long_text_lives_as_long_as_queries_are_computed_between_its_pieces() 
     watch = watchdog()
     for second in range(500):
         entries = {WIDE: (1.0, (1,)), NESTED: (float(second // 5), (2,))}
-        assert watch.look(entries, waiting=2, heard=0, seconds=1) is None
-    assert looks(watch, {WIDE: (1.0, (1,)), NESTED: (1.0, (2,))}, 100) == 26
+        assert watch.check(entries, waiting=2, received=0, seconds=1) is None
+    assert second_of_hang(watch, {WIDE: (1.0, (1,)), NESTED: (1.0, (2,))}, 100) == 26
 
 
 def test_texts_that_no_thread_takes_are_a_hang_and_nothing_to_do_is_none() -> None:
-    assert looks(watchdog(), {}, 1000) is not None
-    assert looks(watchdog(), {}, 1000, waiting=0) is None
+    assert second_of_hang(watchdog(), {}, 1000) is not None
+    assert second_of_hang(watchdog(), {}, 1000, waiting=0) is None
     watch = watchdog()
-    assert all(watch.look({}, waiting=1, heard=second, seconds=1) is None for second in range(100)), "messages come"
+    assert all(watch.check({}, waiting=1, received=second, seconds=1) is None for second in range(100)), "messages come"

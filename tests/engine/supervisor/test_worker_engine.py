@@ -19,7 +19,7 @@ import pytest
 from edgeembed.engine.execution_modes import ExecutionMode
 from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
-from edgeembed.engine.supervisor.worker_engine import WorkerEngine
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
 from tests.engine.supervisor import scripted_worker, supervised
@@ -42,7 +42,7 @@ async def engine(
     script: str = "", *, policy: FallbackPolicy | None = None, load_timeout: float = 20.0
 ) -> AsyncIterator[WorkerEngine]:
     command = (sys.executable, "-m", scripted_worker.__name__, script or "ok")
-    made = WorkerEngine(options, policy or FallbackPolicy(), load_timeout=load_timeout, command=command)
+    made = WorkerEngine(options, policy or FallbackPolicy(), timeouts=WorkerTimeouts(load=load_timeout), command=command)
     try:
         yield made
     finally:

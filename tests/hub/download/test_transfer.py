@@ -21,7 +21,7 @@ from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.huggingface import HuggingFace
 from edgeembed.hub.download.partials import Partials
-from edgeembed.hub.download.transfer import RemoteFile, Watcher, download, missing_bytes
+from edgeembed.hub.download.transfer import DownloadWatcher, RemoteFile, download, missing_bytes
 from edgeembed.hub.download.transport import RetryBudget
 from tests.fakes import Lines
 from tests.hub.fake_hub import COMMIT, SIGNATURE, FakeHub
@@ -42,7 +42,7 @@ class Setting:
     said: Lines
 
     def get(self, remote: RemoteFile = REMOTE) -> str:
-        return download(remote, self.target, Watcher(say=self.said))
+        return download(remote, self.target, DownloadWatcher(say=self.said))
 
     def left(self) -> list[str]:
         return sorted(path.name for path in self.target.parent.iterdir())
@@ -61,7 +61,7 @@ def setting(hub: FakeHub, tmp_path: Path, report: Lines) -> Setting:
 
 def test_in_one_piece(setting: Setting) -> None:
     seen: list[int] = []
-    assert download(REMOTE, setting.target, Watcher(at=seen.append)) == SHA256
+    assert download(REMOTE, setting.target, DownloadWatcher(at=seen.append)) == SHA256
     assert setting.target.read_bytes() == CONTENT
     assert setting.left() == [FILE]
     assert (seen[-1], setting.hub.sent) == (SIZE, SIZE)

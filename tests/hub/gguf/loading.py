@@ -28,7 +28,7 @@ from edgeembed.engine.ipc.messages import (
     Embed,
     EmbedItem,
     Failed,
-    LoadFailed,
+    ModeFailed,
     Ready,
     Rows,
     frame,
@@ -125,7 +125,7 @@ def _converse(options: str, to_worker: int, from_worker: int, answer: Connection
                     answered += ["a row"] * len(rows)
                 case Failed(_, _, message):
                     answered.append(message)
-                case LoadFailed(reason):
+                case ModeFailed(reason):
                     answer.send(("refused", reason, _peak()))
                     return
             if len(answered) == len(items):

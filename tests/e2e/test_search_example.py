@@ -1,4 +1,4 @@
-"""The README's example of a search in two stages, run as it stands but for the address and the size of the reranker."""
+"""The two-stage search in docs/http-api.md, run as written except for the address and the size of the reranker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def test_the_example_runs_and_prints_the_best(
     convert_checkpoint(make_tiny_cross_encoder(tmp_path / "tiny"), tmp_path / "tiny.gguf", quantization="F32")
     settings, paths = Settings(), Paths.resolve()
     pull(str(tmp_path / "tiny.gguf"), paths=paths, settings=settings, report=lambda _line: None, name="tiny-reranker")
-    [example] = re.findall(r"```python\n(import httpx\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(import httpx\n.*?)```", page, re.DOTALL)
     with running("--model", str(minilm("Q8_0")), home=home) as daemon:
         changes = {
             "http://127.0.0.1:8327": daemon.url,

@@ -1,0 +1,86 @@
+"""Files that are replaced in one step."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from edgeembed.common.files import replacing, write_bytes, write_json, write_text
+
+needs_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_bytes_text_and_json_are_written_into_folders_that_are_created(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    write_bytes(folder / "a.bin", b"\0\1")
+    write_text(folder / "b.txt", "größer")
+    write_json(folder / "c.json", {"name": "x", "values": [1, 2]})
+    assert (folder / "a.bin").read_bytes() == b"\0\1"
+    assert (folder / "b.txt").read_text(encoding="utf-8") == "größer"
+    assert (folder / "c.json").read_text(encoding="utf-8").splitlines()[1] == ' "name": "x",'
+    assert names(folder) == ["a.bin", "b.txt", "c.json"]
+
+
+def test_after_an_error_the_old_content_stays_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old", encoding="utf-8")
+    with pytest.raises(KeyError), replacing(file) as staged:
+        staged.write_text("half", encoding="utf-8")
+        assert file.read_text(encoding="utf-8") == "old"
+        raise KeyError
+    assert file.read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == ["a.txt"]
+    with pytest.raises(TypeError):
+        write_json(file, object())
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_synced_file_is_replaced_like_any_other(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    with replacing(file, sync=True) as staged:
+        staged.write_bytes(b"new")
+    assert file.read_bytes() == b"new"
+
+
+@needs_modes
+def test_a_new_private_file_is_for_its_owner_only_and_an_existing_one_keeps_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    with replacing(file, private=True) as staged:
+        assert mode(staged) == 0o600, "private from the first byte on"
+        staged.write_text("key", encoding="utf-8")
+    assert mode(file) == 0o600
+    file.chmod(0o640)
+    write_text(file, "other", private=True)
+    assert (file.read_text(encoding="utf-8"), mode(file)) == ("other", 0o640)
+
+
+@needs_modes
+def test_other_files_are_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_bytes(tmp_path / "shared", b"")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "shared") == 0o644
+
+
+@needs_modes
+def test_a_link_is_followed_where_asked(tmp_path: Path) -> None:
+    real, link = tmp_path / "dotfiles" / "config.toml", tmp_path / "config.toml"
+    write_text(real, "old")
+    link.symlink_to(real)
+    write_text(link, "new", follow_link=True)
+    assert link.is_symlink() and real.read_text(encoding="utf-8") == "new"
+    write_text(link, "own")
+    assert not link.is_symlink() and real.read_text(encoding="utf-8") == "new"
