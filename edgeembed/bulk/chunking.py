@@ -78,7 +78,7 @@ class Chunker:
 
 
 def _good_end(text: str, pieces: Sequence[re.Match[str]], fitting: int) -> int:
-    """Return how many of the fitting pieces to take: to the end of a paragraph in the last third, else of a sentence, else all."""
+    """Return how many of the fitting pieces to take: to the end of a paragraph in the last third, else of a sentence."""
     sentence = line = 0
     for taken in range(fitting, fitting - fitting // 3, -1):
         end = pieces[taken - 1].end()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, error_of
-from edgeembed.common.progress import Report
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
@@ -105,7 +105,7 @@ class EngineWorker:
 
 @asynccontextmanager
 async def open_cluster(
-    resolved: Resolved, options: EmbedOptions, report: Report, rules: ClusterRules
+    resolved: Resolved, options: EmbedOptions, report: ReportLine, rules: ClusterRules
 ) -> AsyncIterator[Embedder]:
     """Start workers and wait until the first one has loaded the model. Raises ConfigError, EdgeEmbedError."""
     ray = import_ray()
@@ -118,8 +118,13 @@ async def open_cluster(
         device=resolved.settings.device if rules.gpus or resolved.settings.device != "auto" else "cpu",
     )
     with _connected(ray, rules):
-        count = _worker_count(ray, rules, report)
-        actor_options = {"num_cpus": rules.cpus, "num_gpus": rules.gpus, "max_restarts": -1, "max_concurrency": REQUESTS_PER_WORKER + 1}
+        count = worker_count(ray, rules, report)
+        actor_options = {
+            "num_cpus": rules.cpus,
+            "num_gpus": rules.gpus,
+            "max_restarts": -1,
+            "max_concurrency": REQUESTS_PER_WORKER + 1,
+        }
         actor = ray.remote(**actor_options)(EngineWorker)
         workers = [actor.remote(settings, options) for _ in range(count)]
         embedder = ClusterEmbedder(ray, workers, report)
@@ -137,7 +142,7 @@ class ClusterEmbedder:
 
     info: EmbedderInfo
 
-    def __init__(self, ray: Any, workers: Sequence[Any], report: Report) -> None:
+    def __init__(self, ray: Any, workers: Sequence[Any], report: ReportLine) -> None:
         self._ray = ray
         self._workers = workers
         self._report = report
@@ -264,7 +269,7 @@ def _require_open_port(address: str) -> None:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
 
 
-def _worker_count(ray: Any, rules: ClusterRules, report: Report) -> int:
+def worker_count(ray: Any, rules: ClusterRules, report: ReportLine) -> int:
     """Return how many workers to start. Raises ConfigError when not even one fits."""
     resources = ray.cluster_resources()
     needed = {name: amount for name, amount in (("CPU", rules.cpus), ("GPU", rules.gpus)) if amount}

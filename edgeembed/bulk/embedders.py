@@ -12,7 +12,7 @@ import numpy as np
 from edgeembed import __version__
 from edgeembed.bulk.retry import with_retries
 from edgeembed.client import Connection, connected
-from edgeembed.common.progress import Report
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import (
     ConfigError,
@@ -96,7 +96,7 @@ class Scored(NamedTuple):
 
 @asynccontextmanager
 async def open_embedder(
-    resolved: Resolved, options: EmbedOptions, report: Report, *, in_process: bool = False
+    resolved: Resolved, options: EmbedOptions, report: ReportLine, *, in_process: bool = False
 ) -> AsyncIterator[Embedder]:
     """Connect to the running daemon; load the model in this process if there is none, or if `in_process` is set.
 
@@ -114,10 +114,8 @@ async def open_embedder(
         yield local
 
 
-async def rerank(
-    resolved: Resolved, query: str, documents: Sequence[str], model: str | None, report: Report
-) -> Scored:
-    """Score documents against a query, with the running daemon or a reranker loaded in this process. Raises EdgeEmbedError."""
+async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model: str | None, report: ReportLine) -> Scored:
+    """Score documents against a query, with the running daemon or a model loaded in this process. Raises EdgeEmbedError."""
     async with connected(resolved.settings) as connection:
         if await _is_running(connection):
             named = {"model": model} if model else {}

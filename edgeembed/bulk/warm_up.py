@@ -11,7 +11,7 @@ import msgspec
 
 from edgeembed.bulk.embedders import EmbedOptions
 from edgeembed.client import ask
-from edgeembed.common.progress import Report
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, EdgeEmbedError
@@ -59,7 +59,7 @@ def read_queries(path: Path) -> list[str]:
 
 
 async def warm_cache(
-    queries: Sequence[str], options: EmbedOptions, resolved: Resolved, on_progress: OnProgress, report: Report
+    queries: Sequence[str], options: EmbedOptions, resolved: Resolved, on_progress: OnProgress, report: ReportLine
 ) -> WarmUpResult:
     """Embed queries with the running daemon; without one, load the configured model for it.
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from edgeembed.common.progress import Report
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import ConfigError
 from edgeembed.hub.install import ensure_installed
@@ -18,7 +18,7 @@ from edgeembed.runtime.assembly import ConfiguredModels, make_service
 
 @asynccontextmanager
 async def in_process_service(
-    resolved: Resolved, report: Report, *, cache: bool
+    resolved: Resolved, report: ReportLine, *, cache: bool
 ) -> AsyncIterator[tuple[EmbeddingService, ServedModel]]:
     """Yield a service for the configured model, which is installed first if need be; its worker ends with the context.
 

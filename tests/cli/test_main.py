@@ -136,7 +136,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_daemon_never_imports_llama_cpp() -> None:
     """A native library that crashes must end a worker, never the daemon."""
     modules = imported(
-        "import edgeembed.daemon, edgeembed.server.lifecycle, edgeembed.diagnostics.doctor, edgeembed.cli.serve"
+        "import edgeembed.runtime.daemon, edgeembed.server.lifecycle, edgeembed.diagnostics.doctor, edgeembed.cli.serve"
     )
     assert "aiohttp" in modules
     assert "llama_cpp" not in modules

@@ -31,7 +31,9 @@ def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: py
 
     again = runner.invoke(convert, ["tiny"])
     assert isinstance(again.exception, ConversionError)
-    assert again.exception.message == "tiny-Q8_0.gguf exists; --force replaces it, -o names another file"
+    assert again.exception.message == (
+        "tiny-Q8_0.gguf already exists; replace it with --force or choose another file with -o"
+    )
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 

@@ -18,6 +18,7 @@ from edgeembed.common.progress import human_size
 from edgeembed.config.paths import Paths
 from edgeembed.hub.store import Store
 from tests.hub.fakes import FakeHub, model_bytes
+from tests.processes import start_interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a process there cannot be told to stop by a signal of its own")
 
@@ -36,9 +37,7 @@ def large(hub: FakeHub) -> FakeHub:
 
 def begin(**environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "edgeembed", "pull", f"hf:{REPO}"]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
+    return start_interruptible(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
