@@ -66,7 +66,7 @@ def test_status_says_when_the_entry_is_not_in_force_or_not_of_this_installation(
     assert said.returncode == 0 and "To update it: edgeembed autostart enable" in said.stdout
     entry.write_text(written.replace("enabled=true", "enabled=false"))
     said = edgeembed("autostart", "status")
-    assert said.returncode == 1 and "switched off by the system's own settings" in said.stdout
+    assert said.returncode == 1 and "disabled in the settings of the system" in said.stdout
 
 
 def test_what_cannot_be_done_is_one_line_and_status_2(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
