@@ -1,10 +1,14 @@
-"""From a checkpoint folder to a GGUF file: the whole way, in one function."""
+"""Convert a checkpoint folder to a GGUF file.
+
+Step by step: `open_checkpoint` reads the small files, the family plans the GGUF file (`families/`), `_Job` decides what is
+written, and `writer.write_gguf` streams the tensors. With canary rows, or with a type that only llama.cpp writes, there is a
+file of the unquantised weights in between, the master.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,23 +36,43 @@ from edgeembed_convert.quantization import (
     parse_quantization,
 )
 from edgeembed_convert.weights import StoredTensor
-from edgeembed_convert.writer import OutputTensor, check_target, hidden_part, replacing, write_gguf
+from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
 
 
 @dataclass(frozen=True)
+class ConversionOptions:
+    """How a checkpoint is converted."""
+
+    quantization: str = "Q8_0"
+    """One of QUANTIZATIONS, in any case."""
+    license: str | None = None
+    """Licence to record; default: what the checkpoint's README.md says."""
+    source_repo: str | None = None
+    source_revision: str | None = None
+    name: str | None = None
+    """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
+    task: Task | None = None
+    """Whether the model computes vectors or scores, for checkpoints whose files do not say it."""
+    master: Path | None = None
+    """Where to keep the file of the unquantised weights; it is removed by default."""
+    proof: bool = True
+    """Whether llama.cpp computes canary rows with the unquantised weights, which are stored in the file."""
+
+
+@dataclass(frozen=True)
 class Conversion:
-    """What came out of a conversion."""
+    """The result of a conversion."""
 
     path: Path
     quantization: str
-    """The type of most values: the one asked for, unless no tensor could take it (see `fallbacks`)."""
+    """The type of most values: the requested one, unless no tensor could take it (see `fallbacks`)."""
     size_bytes: int
     tensors: int
     fallbacks: list[str]
-    """One sentence for each group of tensors that could not take the type asked for."""
+    """One sentence for each group of tensors that could not take the requested type."""
     source_sha256: str
     architecture: str
     dimensions: int
@@ -58,78 +82,38 @@ class Conversion:
 def convert_checkpoint(
     source: Path,
     target: Path,
-    *,
-    quantization: str = "Q8_0",
-    license: str | None = None,  # noqa: A002 - the name of the metadata key
-    source_repo: str | None = None,
-    source_revision: str | None = None,
-    name: str | None = None,
-    task: Task | None = None,
-    master: Path | None = None,
-    proof: bool = True,
+    options: ConversionOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Convert the checkpoint folder `source` to the GGUF file `target`, replacing an older file of that name at the end.
+    """Convert the checkpoint folder `source` to the GGUF file `target`, which is replaced at the end if it exists.
 
-    `quantization` is one of QUANTIZATIONS, in any case. `license` goes before what the checkpoint's README.md says,
-    `name` before the last part of `source_repo`, and that before the folder's name. `progress(done, total)` counts bytes:
-    those of the weights, read once for their checksum, and those written. `task` says whether the model gives vectors or
-    scores, for checkpoints whose own files do not say it.
+    `progress(done, total)` counts the bytes read for the checksum of the weights, and the bytes written.
 
-    With `proof`, llama.cpp computes canary rows from the weights as they are, which go into the file. That, and the types
-    that only llama.cpp writes, take a file of the unquantised weights: it is kept as `master`, or removed.
-
-    Raises ConversionError with the file and the reason; then, and when interrupted, no file is left.
+    Raises ConversionError with the file and the reason. On errors and interrupts no file is left.
     """
-    wanted = parse_quantization(quantization)
+    options = options or ConversionOptions()
+    wanted = parse_quantization(options.quantization)
     try:
-        checkpoint = open_checkpoint(source, task)
+        checkpoint = open_checkpoint(source, options.task)
         plan = find_family(checkpoint).plan(checkpoint)
-        if task is not None and (task == "rerank") != (plan.pooling == "rank"):
-            raise ConversionError(f"{source}: is no model to {task} with: its own files say {plan.pooling} pooling")
-        exact = _exact_type(plan)
-        scores = plan.pooling == "rank"
-        mixture = wanted in MIXTURES
-        outputs = _outputs(plan, exact if mixture else wanted)
-        originals = _outputs(plan, exact)
-        needs_master = mixture or master is not None or (proof and wanted != exact)
-        size = _mixture_bytes(plan) if mixture else sum(output.size_bytes for output in outputs)
-        master_size = sum(output.size_bytes for output in originals) if needs_master else 0
-        check_target(target, size + master_size)
-        work = _Progress(checkpoint.weights.size_bytes + size + master_size, progress)
+        if options.task is not None and (options.task == "rerank") != (plan.pooling == "rank"):
+            raise ConversionError(
+                f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
+            )
+        job = _Job(plan, target, wanted, options)
+        check_target(target, job.size + job.master_size)
+        work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
         sha256 = checkpoint.weights.sha256(work.advance)
-        metadata = _metadata(checkpoint, plan, license, source_repo, source_revision, name, sha256)
+        metadata = _metadata(checkpoint, plan, options, sha256)
     except OSError as error:
         raise ConversionError(f"{source}: not converted: {error}") from error
-    if proof:
-        metadata |= canary.placeholder(_labels(plan) if scores else plan.dimensions, scores=scores)
-
-    if not needs_master:
-        fallbacks, effective = _describe_fallbacks(outputs, wanted), _effective_type(outputs, wanted)
-        with replacing(target) as part:
-            write_gguf(part, plan.architecture, {**metadata, **_type_keys(effective, fallbacks)}, outputs, work.advance)
-            if proof:
-                canary.fill(part, canary.compute(part, scores=scores))
-    else:
-        with _master_file(target, master) as original:
-            keys = {**metadata, **_type_keys(exact, [])}
-            write_gguf(original, plan.architecture, keys, originals, work.advance)
-            if proof:
-                rows = canary.compute(original, scores=scores)
-                canary.fill(original, rows)
-                metadata = canary.filled(metadata, rows)
-            if mixture:
-                fallbacks, effective = _quantize(original, target, plan, wanted, size, work)
-            else:
-                fallbacks, effective = _describe_fallbacks(outputs, wanted), _effective_type(outputs, wanted)
-                keys = {**metadata, **_type_keys(effective, fallbacks)}
-                write_gguf(target, plan.architecture, keys, outputs, work.advance)
+    fallbacks, effective = job.run(metadata, work)
     work.finish()
     return Conversion(
         path=target,
         quantization=effective,
         size_bytes=target.stat().st_size,
-        tensors=len(outputs),
+        tensors=len(plan.tensors),
         fallbacks=fallbacks,
         source_sha256=sha256,
         architecture=plan.architecture,
@@ -138,8 +122,8 @@ def convert_checkpoint(
     )
 
 
-class _Progress:
-    """Counts bytes of work done."""
+class _ByteProgress:
+    """Counts the bytes that have been processed."""
 
     def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
         self._total = total
@@ -147,47 +131,110 @@ class _Progress:
         self._done = 0
 
     def advance(self, count: int) -> None:
-        """Say that so many bytes more are done."""
+        """Add so many bytes."""
         self._done = min(self._total, self._done + count)
         if self._report is not None:
             self._report(self._done, self._total)
 
+    def tensor_done(self, size: int) -> Callable[[int, int], None]:
+        """Return a callback for (tensors done, all tensors) of a file of so many bytes."""
+        before = 0
+
+        def done(tensors: int, total: int) -> None:
+            nonlocal before
+            self.advance((tensors - before) * size // max(total, 1))
+            before = tensors
+
+        return done
+
     def finish(self) -> None:
-        """Say that nothing is left: the size of a mixture is an estimate."""
+        """Report the total as done: the size of a mixture is an estimate."""
         self.advance(self._total - self._done)
 
 
-def _metadata(
-    checkpoint: Checkpoint,
-    plan: ModelPlan,
-    license_: str | None,
-    source_repo: str | None,
-    source_revision: str | None,
-    name: str | None,
-    sha256: str,
-) -> Metadata:
+class _Job:
+    """Writes the planned file, and the master if one is needed."""
+
+    def __init__(self, plan: ModelPlan, target: Path, wanted: str, options: ConversionOptions) -> None:
+        self._plan, self._target, self._wanted, self._options = plan, target, wanted, options
+        self._exact = _exact_type(plan)
+        self._scores = plan.pooling == "rank"
+        self._mixture = wanted in MIXTURES
+        self._outputs = _outputs(plan, self._exact if self._mixture else wanted)
+        self._originals = _outputs(plan, self._exact)
+        self._needs_master = self._mixture or options.master is not None or (options.proof and wanted != self._exact)
+        self.size = _mixture_bytes(plan) if self._mixture else sum(output.size_bytes for output in self._outputs)
+        """Bytes of the target; an estimate for a mixture."""
+        self.master_size = sum(output.size_bytes for output in self._originals) if self._needs_master else 0
+
+    def run(self, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
+        """Write the target; return sentences about tensors of other types, and the type of most values."""
+        if self._options.proof:
+            width = _labels(self._plan) if self._scores else self._plan.dimensions
+            metadata = metadata | canary.placeholder(width, scores=self._scores)
+        if self._options.master is not None:
+            with replacing(self._options.master) as part:
+                metadata = self._write_master(part, metadata, work)
+            return self._run_with_master(self._options.master, metadata, work)
+        if self._needs_master:
+            with temporary(self._target) as master:
+                return self._run_with_master(master, self._write_master(master, metadata, work), work)
+        fallbacks, effective = self._types()
+        with replacing(self._target) as part:
+            self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
+            if self._options.proof:
+                canary.fill(part, canary.compute(part, scores=self._scores))
+        return fallbacks, effective
+
+    def _write_master(self, file: Path, metadata: Metadata, work: _ByteProgress) -> Metadata:
+        """Write the unquantised weights; return the metadata with the canary rows."""
+        self._write(file, {**metadata, **_type_keys(self._exact, [])}, self._originals, work)
+        if not self._options.proof:
+            return metadata
+        rows = canary.compute(file, scores=self._scores)
+        canary.fill(file, rows)
+        return canary.filled(metadata, rows)
+
+    def _run_with_master(self, master: Path, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
+        if self._mixture:
+            return _quantize(master, self._target, self._plan, self._wanted, work.tensor_done(self.size))
+        fallbacks, effective = self._types()
+        with replacing(self._target) as part:
+            self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
+        return fallbacks, effective
+
+    def _types(self) -> tuple[list[str], str]:
+        return _describe_fallbacks(self._outputs, self._wanted), _effective_type(self._outputs, self._wanted)
+
+    def _write(self, file: Path, metadata: Metadata, outputs: Sequence[OutputTensor], work: _ByteProgress) -> None:
+        write_gguf(file, self._plan.architecture, metadata, outputs, work.advance)
+
+
+def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOptions, sha256: str) -> Metadata:
+    source_repo = options.source_repo or ""
+    name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
     prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
     metadata: Metadata = {
         Keys.General.TYPE: "model",
-        Keys.General.NAME: name or (source_repo or "").rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name,
+        Keys.General.NAME: name,
         Keys.General.SIZE_LABEL: model_weight_count_rounded_notation(sum(tensor.source.size for tensor in plan.tensors)),
-        Keys.General.LICENSE: license_ or checkpoint.license or "",
+        Keys.General.LICENSE: options.license or checkpoint.license or "",
         Keys.General.QUANTIZATION_VERSION: GGML_QUANT_VERSION,
-        Keys.General.SOURCE_REPO_URL: source_repo if source_repo and "://" in source_repo else "",
+        Keys.General.SOURCE_REPO_URL: source_repo if "://" in source_repo else "",
         **plan.metadata,
         **{f"edgeembed.prompt.{kind}": template for kind, template in prompts.items()},
         **(dict(zip(MATRYOSHKA_KEYS, plan.matryoshka, strict=True)) if plan.matryoshka else {}),
         "edgeembed.converter.version": __version__,
-        "edgeembed.source.repo": source_repo or "",
-        "edgeembed.source.revision": source_revision or "",
+        "edgeembed.source.repo": source_repo,
+        "edgeembed.source.revision": options.source_revision or "",
         "edgeembed.source.sha256": sha256,
     }
-    # What is not known has no key.
+    # Unknown values get no key.
     return {key: value for key, value in metadata.items() if value not in ("", [])}
 
 
 def _labels(plan: ModelPlan) -> int:
-    """Give the number of scores that a reranker gives."""
+    """Return the number of scores that a reranker computes."""
     labels = plan.metadata.get(Keys.Classifier.OUTPUT_LABELS.format(arch=plan.architecture))
     return len(labels) if isinstance(labels, list) else 1
 
@@ -205,7 +252,7 @@ def _outputs(plan: ModelPlan, kind: str) -> list[OutputTensor]:
 
 
 def _describe_fallbacks(outputs: Sequence[OutputTensor], wanted: str) -> list[str]:
-    """Say which tensors could not take the wanted type: one sentence for each row length."""
+    """Return a sentence for each row length of tensors that could not take the wanted type."""
     names: dict[int, list[str]] = defaultdict(list)
     for output in outputs:
         if output.type == FALLBACK != wanted:
@@ -218,7 +265,7 @@ def _describe_fallbacks(outputs: Sequence[OutputTensor], wanted: str) -> list[st
 
 
 def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
-    """Give the type of most values among the tensors that are not F32 by rule, so that no file carries a misleading name."""
+    """Return the type of most values, tensors that are always F32 aside, so that the file's type is not misleading."""
     values = Counter[str]()
     for output in outputs:
         if output.type != "F32":
@@ -227,7 +274,7 @@ def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
 
 
 def _exact_type(plan: ModelPlan) -> str:
-    """Give the smallest type that holds every weight as it is: F16 or BF16 where all are, else F32."""
+    """Return the smallest lossless type: F16 or BF16 if all weights have that type, else F32."""
     kinds = {
         tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
         for tensor in plan.tensors
@@ -239,21 +286,8 @@ def _exact_type(plan: ModelPlan) -> str:
 # --- types that llama.cpp writes ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _master_file(target: Path, master: Path | None) -> Iterator[Path]:
-    """Give the path of the file of unquantised weights: where it shall stay, or a hidden one that is removed."""
-    if master is not None:
-        yield master
-        return
-    hidden = hidden_part(target)
-    try:
-        yield hidden
-    finally:
-        hidden.unlink(missing_ok=True)
-
-
 def _mixture_bytes(plan: ModelPlan) -> int:
-    """Estimate the bytes of a mixture's file, rather too high than too low."""
+    """Return an upper estimate of the size of a mixture's file."""
     return sum(tensor.source.size * (32 if _stays_f32(tensor) else MIXTURE_BITS) // 8 for tensor in plan.tensors)
 
 
@@ -262,37 +296,30 @@ def _stays_f32(tensor: PlannedTensor) -> bool:
 
 
 def _quantize(
-    original: Path, target: Path, plan: ModelPlan, wanted: str, size: int, work: _Progress
+    master: Path, target: Path, plan: ModelPlan, wanted: str, tensor_done: Callable[[int, int], None]
 ) -> tuple[list[str], str]:
-    """Let llama.cpp write the target; gives the sentences about fall-back types, and the type that most values have."""
+    """Let llama.cpp write the target; return sentences about tensors of other types, and the type of most values."""
     keep = [tensor.name for tensor in plan.tensors if tensor.keep_f32 and len(tensor.source.shape) > 1]
     unfit = Counter(
         tensor.source.shape[-1]
         for tensor in plan.tensors
         if not _stays_f32(tensor) and tensor.source.shape[-1] % MIXTURE_BLOCK
     )
-    # llama.cpp takes no longer string than 127 bytes; which types it chose is in the tensors themselves.
+    # llama.cpp accepts strings of up to 127 bytes; the tensors themselves say which types it chose.
     note = "; ".join(f"{count} tensors with rows of {length}" for length, count in unfit.items())
-    notes = {FALLBACKS_KEY: f"{note} (no multiple of {MIXTURE_BLOCK}) have other types"[:127]} if unfit else {}
-    steps = 0
-
-    def tensor_done(done: int, total: int) -> None:
-        nonlocal steps
-        work.advance((done - steps) * size // max(total, 1))
-        steps = done
-
+    notes = {FALLBACKS_KEY: f"{note} (not a multiple of {MIXTURE_BLOCK}) have other types"[:127]} if unfit else {}
     with replacing(target) as part:
-        job = QuantizeJob(str(original), str(part), file_type(wanted), usable_threads(), keep, notes)
+        job = QuantizeJob(str(master), str(part), file_type(wanted), usable_threads(), keep, notes)
         run_job(job, tensor_done)
         types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
         values = Counter[str]()
-        fallen: dict[int, Counter[str]] = defaultdict(Counter)
+        others: dict[int, Counter[str]] = defaultdict(Counter)
         for tensor in plan.tensors:
-            # llama.cpp gives the token embeddings a better type than the rest; they would outvote it in a small model.
+            # llama.cpp chooses a better type for the token embeddings, which would dominate the count in small models.
             if not _stays_f32(tensor) and tensor.name != "token_embd.weight":
                 values[types[tensor.name]] += tensor.source.size
             if not _stays_f32(tensor) and tensor.source.shape[-1] in unfit:
-                fallen[tensor.source.shape[-1]][types[tensor.name]] += 1
+                others[tensor.source.shape[-1]][types[tensor.name]] += 1
         belongs = sum(values[kind] for kind in MIXTURES[wanted])
         effective = wanted if 2 * belongs >= values.total() else values.most_common(1)[0][0]
         if effective != wanted:
@@ -300,11 +327,11 @@ def _quantize(
     return [
         f"{kinds.total()} tensors with rows of {length} values cannot be {wanted}, which needs a multiple of"
         f" {MIXTURE_BLOCK}: " + ", ".join(f"{count} are {kind}" for kind, count in kinds.most_common())
-        for length, kinds in fallen.items()
+        for length, kinds in others.items()
     ], effective
 
 
 def _set_file_type(file: Path, number: int) -> None:
-    """Correct the type that llama.cpp wrote into the header: a file should not be called what it is not."""
+    """Replace the type that llama.cpp wrote into the header by the type of most values."""
     field = GGUFReader(file, "r+").fields[Keys.General.FILE_TYPE]
     field.parts[field.data[0]][0] = number

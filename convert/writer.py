@@ -1,17 +1,16 @@
-"""Stream a GGUF file to disk so that it is there whole, or not at all.
+"""Write GGUF files, which appear under their name only when they are complete.
 
-The header is the `gguf` package's; the tensors are encoded and written piece by piece, so that memory does not grow with the
-model.
+The `gguf` package writes the header; the tensors are encoded and written piece by piece, so that memory does not grow with
+the model.
 Format: ggml's docs/gguf.md, version 3.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFWriter
 
+from edgeembed.common import files
 from edgeembed.errors import ConversionError
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.quantization import encode, ggml_type, stored_bytes
@@ -28,13 +28,14 @@ from edgeembed_convert.views import TensorSource
 
 log = logging.getLogger(__name__)
 
-_HEADER_ROOM = 16 << 20  # the vocabulary and the names: more than any known model needs
+_HEADER_BYTES = 16 << 20  # upper estimate of the metadata, mostly the vocabulary
 _STALE_SECONDS = 900
+_SUFFIX = ".tmp"  # that of files.replacing
 
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One tensor of the file: name, source, and the type in which it is stored."""
+    """One tensor of the file: its name, its source, and the type to store it as."""
 
     name: str
     source: TensorSource
@@ -47,73 +48,83 @@ class OutputTensor:
 
 
 def check_target(target: Path, needed: int) -> None:
-    """Check that `needed` bytes can be written: the folder is there and the disk has room. Raises ConversionError."""
+    """Raise ConversionError unless `needed` bytes can be written: the folder must exist and have enough free space."""
     if not target.parent.is_dir():
         raise ConversionError(f"{target.parent}: no such folder")
     if target.is_dir():
-        raise ConversionError(f"{target}: is a folder; name the file to write")
-    needed += _HEADER_ROOM
+        raise ConversionError(f"{target} is a folder; expected the name of the file to write")
+    needed += _HEADER_BYTES
     free = shutil.disk_usage(target.parent).free
     if free < needed:
-        raise ConversionError(f"{target.parent}: {needed >> 20} MiB are needed, {free >> 20} MiB are free")
+        raise ConversionError(f"{target.parent}: not enough free space: {needed >> 20} MiB needed, {free >> 20} MiB free")
 
 
 def write_gguf(
-    target: Path,
+    file: Path,
     architecture: str,
     metadata: Metadata,
     tensors: Sequence[OutputTensor],
     advance: Callable[[int], None],
-) -> int:
-    """Write the file and give its size in bytes; an older file of that name is replaced at the very end.
+) -> None:
+    """Write a GGUF file; see `replacing` for its path. `advance` is called with the bytes written since the last call.
 
-    `advance` gets the bytes written since the last call. Raises ConversionError; then, and when interrupted,
-    nothing is left.
+    Raises ConversionError for values that a type cannot hold and strings that are not valid Unicode; OSError.
     """
     try:
-        with replacing(target) as part:
-            _write_header(part, architecture, metadata, tensors)
-            with part.open("ab") as stream:
-                _pad(stream)
-                for tensor in tensors:
-                    _write_tensor(stream, tensor, advance)
-                stream.flush()
-                os.fsync(stream.fileno())
-                size = stream.tell()
+        _write_header(file, architecture, metadata, tensors)
+        with file.open("ab") as stream:
+            _pad(stream)
+            for tensor in tensors:
+                _write_tensor(stream, tensor, advance)
     except UnicodeEncodeError as error:
         raise ConversionError(f"{error.object!r} is not valid Unicode and cannot be stored") from error
-    except OSError as error:
-        raise ConversionError(f"{target}: not written: {error}") from error
-    return size
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a hidden name beside the target; move it there on success, remove it on any way out that is not."""
-    if _is_hidden_part(target.name):  # itself on the way to somewhere; whoever named it removes it
-        yield target
-        return
-    prefix = f".{target.name}."
+    """Yield a hidden path next to `target`, and rename it to `target` at the end; remove it after an error.
+
+    Raises ConversionError if the file cannot be written.
+    """
+    with _writing(target), files.replacing(target, sync=True) as part:
+        yield part
+
+
+@contextmanager
+def temporary(target: Path) -> Iterator[Path]:
+    """Yield a hidden path next to `target` for a file that is removed at the end.
+
+    Raises ConversionError if the file cannot be written.
+    """
+    part = target.with_name(f"{_hidden_prefix(target)}{uuid.uuid4().hex}{_SUFFIX}")
+    with _writing(target):
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _remove_stale(target: Path) -> None:
+    # A running conversion has written to its file recently.
     for old in target.parent.iterdir():
-        # A conversion that was killed outright could not tidy up. One that is alive wrote to its file not long ago.
-        if old.name.startswith(prefix) and old.name.endswith(".part") and old.stat().st_mtime < time.time() - _STALE_SECONDS:
+        hidden = old.name.startswith(_hidden_prefix(target)) and old.name.endswith(_SUFFIX)
+        if hidden and old.stat().st_mtime < time.time() - _STALE_SECONDS:
             log.info("removing what a killed conversion left: %s", old)
             old.unlink(missing_ok=True)
-    part = hidden_part(target)
+
+
+def _hidden_prefix(target: Path) -> str:
+    return f".{target.name}."
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Remove what killed conversions left, and turn errors of the file system into ConversionError."""
     try:
-        yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def hidden_part(target: Path) -> Path:
-    """Give a new hidden name beside a target, for a file on the way to it; what a kill leaves is removed next time."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-
-
-def _is_hidden_part(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".part")
+        _remove_stale(target)
+        yield
+    except OSError as error:
+        raise ConversionError(f"{target}: not written: {error}") from error
 
 
 def _write_header(part: Path, architecture: str, metadata: Metadata, tensors: Sequence[OutputTensor]) -> None:
@@ -132,7 +143,7 @@ def _write_header(part: Path, architecture: str, metadata: Metadata, tensors: Se
                 writer.add_array(key, value)
         for tensor in tensors:
             kind = ggml_type(tensor.type)
-            # Any dtype but uint8: that one would make the package take the shape for bytes.
+            # Any dtype except uint8, for which the package would interpret the shape as bytes.
             writer.add_tensor_info(tensor.name, tensor.source.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

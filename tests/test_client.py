@@ -1,4 +1,4 @@
-"""The address of the daemon, and who is told apart there."""
+"""The daemon's address, and telling an edgeembed from other programs there."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.cli.helpers import answering
         ("192.168.1.7", "http://192.168.1.7:8327"),
     ],
 )
-def test_the_address_to_connect_to(host: str, url: str) -> None:
+def test_addresses_to_connect_to(host: str, url: str) -> None:
     assert daemon_url(Settings(host=host)) == url
 
 
 @contextmanager
 def saying(answer: bytes | None) -> Iterator[int]:
-    """Listen, read what comes and answer with these bytes; with None, say nothing until the end."""
+    """Listen, and answer the first request with these bytes; with None, do not answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -56,14 +56,14 @@ def saying(answer: bytes | None) -> Iterator[int]:
         thread.join()
 
 
-async def test_a_daemon_is_known_by_its_header() -> None:
+async def test_the_server_header_identifies_a_daemon() -> None:
     with answering({"status": "ok"}) as (port, asked):
         reply = await ask(Settings(port=port), "/health")
     assert reply is not None and reply.ours
     assert (reply.status, reply.body, asked) == (200, {"status": "ok"}, ["/health"])
 
 
-async def test_an_answer_that_is_no_object_has_no_body() -> None:
+async def test_a_response_that_is_not_an_object_has_no_body() -> None:
     with answering([1, 2]) as (port, _):
         reply = await ask(Settings(port=port), "/")
     assert reply is not None and reply.ours and reply.body == {}
@@ -72,13 +72,13 @@ async def test_an_answer_that_is_no_object_has_no_body() -> None:
 @pytest.mark.parametrize(
     "answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 4\r\n\r\n{no}"]
 )
-async def test_another_program(answer: bytes) -> None:
+async def test_other_programs_are_recognised(answer: bytes) -> None:
     with saying(answer) as port:
         reply = await ask(Settings(port=port), "/health")
     assert reply is not None and not reply.ours and reply.body == {}
 
 
-async def test_nobody_there(unused_tcp_port: int, tmp_path: Path) -> None:
+async def test_there_is_no_reply_if_nothing_listens_or_answers(unused_tcp_port: int, tmp_path: Path) -> None:
     assert await ask(Settings(port=unused_tcp_port), "/") is None
     assert await ask(Settings(uds=str(tmp_path / "nothing.sock")), "/") is None
     for host in ("not an address", "http://x", "a..b"):
@@ -111,7 +111,9 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     ("lines", "status"),
     [("# ours\n\nlaptop: s3cret\nother: x\n", 200), ("s3cret\n", 200), ("wrong\n", 401), ("", 401), (None, 401)],
 )
-async def test_a_key_from_the_file_is_sent_to_who_wants_one(lines: str | None, status: int, tmp_path: Path) -> None:
+async def test_a_key_from_the_file_is_sent_if_the_daemon_requires_one(
+    lines: str | None, status: int, tmp_path: Path
+) -> None:
     file = tmp_path / "keys"
     if lines is not None:
         file.write_text(lines)
@@ -130,7 +132,7 @@ async def test_a_key_is_not_sent_to_another_program() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-async def test_the_daemons_own_certificate_is_trusted_and_no_other(tmp_path: Path) -> None:
+async def test_only_the_daemons_own_certificate_is_trusted(tmp_path: Path) -> None:
     for name in ("ours", "other"):
         made = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
         subject = ["-subj", "/CN=vectors.example"]

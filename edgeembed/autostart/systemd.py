@@ -36,7 +36,7 @@ Type=notify
 ExecStart={command}
 {environment}# A first start fetches a model, which may take an hour; the daemon itself limits how long a model may load.
 TimeoutStartSec=infinity
-# More than twice the setting grace_period, in which requests in flight get to finish; what computes for them is not told
+# More than twice the setting grace_period, in which requests in flight are finished; what computes for them is not told
 # to stop meanwhile.
 TimeoutStopSec=1min
 KillMode=mixed

@@ -1,4 +1,4 @@
-"""The cache of rows: a hot tier in memory over a disk tier, behind one interface."""
+"""The cache of rows: a memory tier and a disk tier behind one interface."""
 
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.key import KeyMaker

@@ -1,8 +1,8 @@
-"""Which keys may be on disk, without asking it: most texts that are new are new to the disk, too.
+"""Bloom filter: which keys may be on disk, so that most new texts are not looked up there.
 
-A look at the disk takes two changes of thread, which a lone query waits for, and gives nothing for a text that was never
-seen. A Bloom filter (Bloom 1970) says "no" for certain and "maybe" else, wrongly for about one absent key in 1,000 while it
-is not overfull. Keys are digests, so pieces of them serve as its hash functions.
+A lookup on disk takes two changes of thread, which a lone query waits for, and finds nothing for a new text. A Bloom filter
+(Bloom 1970) answers "no" with certainty and otherwise "maybe", wrongly for about one absent key in 1,000 while it is not
+overfull. Keys are digests, so pieces of them serve as its hash functions.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _PROBES = 6
 _BITS_PER_KEY = 16
 _LEAST_KEYS = 1 << 16
 TRUSTED_SECONDS = 1.0
-"""After which the disk is asked anyway: another process may have written there."""
+"""For so long after a check of the database's version the filter is used; later another process may have written."""
 
 _words = struct.Struct(f"<{_PROBES}I").unpack_from
 
 
-class KnownKeys:
-    """A set of keys, 32 bytes each, that may hold more than was added to it; nothing leaves it."""
+class BloomFilter:
+    """A set of keys, 32 bytes each, that may seem to hold keys which were never added. Keys cannot be removed."""
 
-    def __init__(self, room: int) -> None:
-        """Make an empty set for about so many keys: 2 to 4 bytes each."""
-        bits = 1 << (max(room, _LEAST_KEYS) * _BITS_PER_KEY - 1).bit_length()
-        self.room = bits // _BITS_PER_KEY
+    def __init__(self, capacity: int) -> None:
+        """capacity: number of keys; each takes 2 to 4 bytes."""
+        bits = 1 << (max(capacity, _LEAST_KEYS) * _BITS_PER_KEY - 1).bit_length()
+        self.capacity = bits // _BITS_PER_KEY
         self.added = 0
         self._mask = min(bits, 1 << 32) - 1
         self._table = bytearray(bits // 8)
 
     @property
     def is_full(self) -> bool:
-        """Whether so many keys were added that "maybe" says little."""
-        return self.added > self.room
+        """Whether more keys were added than it is made for, so that "maybe" says little."""
+        return self.added > self.capacity
 
     def add(self, key: bytes) -> None:
         """Add a key."""
@@ -52,7 +52,7 @@ class KnownKeys:
             self._table[bit >> 3] |= 1 << (bit & 7)
 
     def add_many(self, keys: bytes) -> None:
-        """Add keys that are strung together."""
+        """Add concatenated keys."""
         words = np.frombuffer(keys, dtype="<u4").reshape(-1, KEY_BYTES // 4)[:, :_PROBES]
         self.added += len(words)
         bits = words.ravel() & np.uint32(self._mask)
@@ -64,79 +64,85 @@ class KnownKeys:
         return all(table[(word & mask) >> 3] >> (word & 7) & 1 for word in _words(key))
 
 
-class Disk(Protocol):
-    """What is asked of the disk tier."""
+class DiskKeys(Protocol):
+    """The part of the disk tier that is needed here."""
 
     def __len__(self) -> int: ...
 
-    def keys(self, behind: bytes = b"") -> list[bytes]: ...
+    def keys(self, after: bytes = b"") -> list[bytes]: ...
 
 
-class KeysOnDisk:
-    """Knows which keys may be on disk, or learns it in the background and says "all of them" meanwhile.
+class DiskKeyFilter:
+    """Filters out keys that cannot be on disk. Until its Bloom filter is built, in the background, it filters nothing.
 
-    Used on the event loop's thread only. on_disk: runs something in the disk's thread. unwritten: gives the keys that wait
-    to be written.
+    Used on the event loop's thread only.
     """
 
     def __init__(
-        self, on_disk: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]], unwritten: Callable[[], Iterable[bytes]]
+        self, on_disk: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]], buffered: Callable[[], Iterable[bytes]]
     ) -> None:
+        """on_disk: runs a function in the disk's thread. buffered: returns the keys in the write buffer."""
         self._on_disk = on_disk
-        self._unwritten = unwritten
-        self._known: KnownKeys | None = None
-        self._coming: KnownKeys | None = None
+        self._buffered = buffered
+        self._filter: BloomFilter | None = None
+        self._next_filter: BloomFilter | None = None
+        """The filter being built."""
         self._version: tuple[int, int] | None = None
         self._trusted_until = 0.0
-        self._learning: asyncio.Task[None] | None = None
+        self._building: asyncio.Task[None] | None = None
+
+    @property
+    def is_built(self) -> bool:
+        """Whether keys can be filtered out."""
+        return self._filter is not None
 
     def among(self, keys: list[bytes]) -> list[bytes]:
-        """Give those of the keys that may be on disk."""
-        known = self._known
-        if known is None or time.monotonic() >= self._trusted_until:
+        """Return those of the keys that may be on disk."""
+        found = self._filter
+        if found is None or time.monotonic() >= self._trusted_until:
             return keys
-        return [key for key in keys if key in known]
+        return [key for key in keys if key in found]
 
     def add(self, key: bytes) -> None:
         """Note a key that is, or will be, written."""
-        for known in (self._known, self._coming):
-            if known is not None:
-                known.add(key)
+        for each in (self._filter, self._next_filter):
+            if each is not None:
+                each.add(key)
 
-    def follow(self, disk: Disk, version: tuple[int, int]) -> None:
-        """Take note of the database's version; learn anew when somebody else has written there since.
+    def follow(self, disk: DiskKeys, version: tuple[int, int]) -> None:
+        """Note the database's version; rebuild the filter when another process has written since.
 
-        The version must have been read behind whatever of ours was written before, and `add` told of all that.
+        The version must have been read after all our writes so far, whose keys must have been added.
         """
         self._trusted_until = time.monotonic() + TRUSTED_SECONDS
-        if version != self._version or (self._known is not None and self._known.is_full):
-            self._version, self._known = version, None
-        if self._known is None and self._learning is None:
-            self._learning = asyncio.get_running_loop().create_task(self._learn(disk), name="cache-keys")
+        if version != self._version or (self._filter is not None and self._filter.is_full):
+            self._version, self._filter = version, None
+        if self._filter is None and self._building is None:
+            self._building = asyncio.get_running_loop().create_task(self._build(disk), name="cache-keys")
 
     async def close(self) -> None:
-        """Stop learning."""
-        if self._learning is not None:
-            self._learning.cancel()
+        """Stop building."""
+        if self._building is not None:
+            self._building.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._learning
+                await self._building
 
-    async def _learn(self, disk: Disk) -> None:
-        """Read the keys on disk; questions come between two pieces."""
+    async def _build(self, disk: DiskKeys) -> None:
+        """Read the keys on disk in pieces, between which lookups are answered."""
         try:
-            while self._known is None:
+            while self._filter is None:
                 version = self._version
                 entries = await self._on_disk(lambda: len(disk))
-                self._coming = known = KnownKeys(2 * entries)
-                for key in self._unwritten():  # or they would fall between two pieces
-                    known.add(key)
-                behind = b""
-                while keys := await self._on_disk(lambda behind=behind: disk.keys(behind)):  # type: ignore[misc]
-                    behind = keys[-1]
-                    known.add_many(b"".join(key for key in keys if len(key) == KEY_BYTES))
+                self._next_filter = new = BloomFilter(2 * entries)
+                for key in self._buffered():  # otherwise those written between two pieces would be missed
+                    new.add(key)
+                last = b""
+                while keys := await self._on_disk(lambda after=last: disk.keys(after)):  # type: ignore[misc]
+                    last = keys[-1]
+                    new.add_many(b"".join(key for key in keys if len(key) == KEY_BYTES))
                 if version == self._version:
-                    self._known = known
+                    self._filter = new
         except FAULTS:
-            pass  # said by whoever reads or writes next; until then nothing is known
+            pass  # logged by the next lookup or write; until then nothing is filtered out
         finally:
-            self._coming = self._learning = None
+            self._next_filter = self._building = None

@@ -1,4 +1,4 @@
-"""What the cache did, by model."""
+"""Counters of hits and misses, by model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgeembed.common.status import CacheCounts
 
 
 class Counts(CacheCounts):
-    """The counts of the status, with arithmetic."""
+    """Hits and misses of one model, with arithmetic."""
 
     @property
     def hits(self) -> int:
@@ -16,16 +16,16 @@ class Counts(CacheCounts):
 
     @property
     def hit_rate(self) -> float | None:
-        """Give the share of texts whose row was found, 0 to 1; None when none was looked up."""
+        """Share of texts whose row was found, 0 to 1; None when none was looked up."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else None
 
     def plus(self, other: Counts) -> Counts:
-        """Give the sum of both."""
+        """Return the sum of both."""
         return Counts(*(getattr(self, name) + getattr(other, name) for name in COUNTS))
 
     def minus(self, other: Counts) -> Counts:
-        """Give what came since `other`."""
+        """Return the difference to earlier counts."""
         return Counts(*(getattr(self, name) - getattr(other, name) for name in COUNTS))
 
 

@@ -1,11 +1,11 @@
-"""What makes two embeddings the same: the key of a cached row."""
+"""The key of a cached row: everything that decides about an embedding."""
 
 from __future__ import annotations
 
 import hashlib
 
 SCHEMA = b"edgeembed row 2"
-"""Changes whenever a cached row would mean something else than before, or is written in another way."""
+"""To be changed when the meaning of a cached row changes, or how it is written."""
 
 _MOST_PROMPTS = 64
 
@@ -14,9 +14,9 @@ class KeyMaker:
     """Makes keys for one model.
 
     A key is the SHA-256 over schema, digest of the model file (which fixes the pooling), task, prompt with its instruction,
-    the rule by which a text is cleaned and cut, and the text, each with its length in front, so that no two different lists
-    of fields run together into the same bytes. What is derived from a row (dimensions, normalising, encoding) has no part in
-    it. The digest hides the text: nothing on disk tells what was asked.
+    the rule by which a text is cleaned and truncated, and the text, each with its length in front, so that different fields
+    never yield the same bytes. What is derived from a row (dimensions, normalising, encoding) is not part of it. The text
+    cannot be read from the key: nothing on disk shows what was embedded.
     """
 
     def __init__(self, model_digest: str, task: str) -> None:
@@ -24,9 +24,9 @@ class KeyMaker:
         self._beginnings: dict[tuple[str, str], bytes] = {}
 
     def key(self, prompt: str, text: str, rule: str = "") -> bytes:
-        """Give the key, 32 bytes, of a text under a prompt template (with its instruction filled in).
+        """Return the key, 32 bytes, of a text with a prompt template (its instruction filled in).
 
-        rule: names what is done to the text before it is computed (cleaning, cutting), if anything is.
+        rule: what is done to the text before it is computed (cleaning, truncating), if anything.
         """
         beginning = self._beginnings.get((prompt, rule))
         if beginning is None:

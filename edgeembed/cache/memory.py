@@ -1,8 +1,8 @@
-"""The hot tier: rows in memory, bounded in bytes; what is asked for again and again stays.
+"""The memory tier: rows bounded in bytes; those that are asked for repeatedly stay.
 
-W-TinyLFU (Einziger, Friedman and Manes 2017): new rows go through a small window, least recently used ones out. What leaves
-the window gets into the main part only in place of rows that were asked for less often. The main part is in two segments: a
-hit moves a row from probation to the protected one. A scan, however long, gets no further than the window.
+W-TinyLFU (Einziger, Friedman and Manes 2017): new rows enter a small LRU window. A row that leaves the window is admitted to
+the main part only if the rows that it replaces were asked for less often. The main part has two segments: a hit moves a row
+from probation to the protected one. A scan, however long, gets no further than the window.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from edgeembed.cache.rows import CachedRow
 from edgeembed.cache.sketch import FrequencySketch
 
 Wanted = Literal["normal", "low", "keep"]
-"""normal: a query, which may come again. low: of a bulk load, or a document: takes free space only. keep: known to come
-again."""
+"""normal: a query, which may come again. low: part of a bulk load, or a document; takes only free space. keep: will be asked
+for again."""
 
 OVERHEAD_BYTES = 420
-"""What an entry costs besides its vector's numbers: key, tuple, array object, place in the dictionary."""
+"""Memory of an entry besides its vector's numbers: key, tuple, array object, slot in the dictionary."""
 _WINDOW = 0.02
 _PROTECTED = 0.8
-"""Of the main part."""
+"""Share of the main part."""
 _ENTRY_BYTES = 1024
-"""An entry's size as the sketch assumes it; smaller ones make its estimates a little coarser."""
+"""Size of an entry that the sketch is made for; with smaller ones its estimates are a little coarser."""
 
 
 class _Segment:
-    """Rows in the order in which they were used, and their bytes."""
+    """Rows, least recently used first, and their bytes."""
 
     __slots__ = ("bytes", "rows")
 
@@ -52,12 +52,12 @@ class _Segment:
 
 
 class MemoryTier:
-    """Rows by key that never take more than `capacity` bytes, the sketch included. Used on the event loop's thread only."""
+    """Rows by key in at most `capacity` bytes, the sketch included. Used on the event loop's thread only."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.promoted: set[bytes] = set()
-        """Keys that turned out to be asked for again since somebody emptied this; the disk tier wants to know."""
+        """Keys that were asked for again, for the disk tier, which takes them out."""
         self._sketch = FrequencySketch(capacity // _ENTRY_BYTES)
         room = max(0, capacity - self._sketch.size_bytes)
         self._window_bytes = int(room * _WINDOW)
@@ -75,30 +75,30 @@ class MemoryTier:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes that rows take."""
+        """Bytes taken by rows."""
         return self._window.bytes + self._probation.bytes + self._protected.bytes
 
     @property
     def often_used(self) -> Iterable[bytes]:
-        """Keys of the rows that were asked for again."""
+        """Keys of the protected rows."""
         return self._protected.rows.keys()
 
     def peek(self, key: bytes) -> CachedRow | None:
-        """Give a row without counting the question."""
+        """Return a row without counting the lookup."""
         return self._protected.rows.get(key) or self._probation.rows.get(key) or self._window.rows.get(key)
 
     def get(self, key: bytes) -> CachedRow | None:
-        """Give a row and count the question, also for a row that is not there."""
+        """Return a row and count the lookup, even if there is none."""
         row = self.hit(key)
         if row is None and self.capacity:
             self._sketch.add(key)
         return row
 
     def hit(self, key: bytes) -> CachedRow | None:
-        """Give a row and count the question if it is there."""
+        """Return a row and count the lookup if there is one."""
         protected = self._protected.rows
         if (row := protected.get(key)) is not None:
-            # Its frequency does not decide whether it stays; leaving it out costs no hits (tests/benchmarks/cache_scan.py).
+            # A protected row's frequency is not needed; not counting it costs no hits (tests/benchmarks/cache_scan.py).
             self._sketch.age()
             protected.move_to_end(key)
         elif (row := self._window.rows.get(key)) is not None:
@@ -111,7 +111,7 @@ class MemoryTier:
         return row
 
     def put(self, key: bytes, row: CachedRow, wanted: Wanted = "normal") -> None:
-        """Keep a row if it is worth it. One that is there already keeps its place."""
+        """Store a row if it is worth it. One that is stored already keeps its place."""
         size = _size(row)
         if size > self._main_bytes:
             return
@@ -132,21 +132,21 @@ class MemoryTier:
         self._sketch.resize(max(256, len(self)))
 
     def drop(self, key: bytes) -> None:
-        """Forget one row."""
+        """Remove one row."""
         if (home := self._home(key)) is not None:
             home.pop(key)
         self.promoted.discard(key)
 
-    def drop_models(self, meant: Callable[[str], bool]) -> int:
-        """Forget the rows of the models whose labels are meant; gives how many there were."""
+    def drop_models(self, matches: Callable[[str], bool]) -> int:
+        """Remove the rows of models whose label matches; return how many there were."""
         segments = (self._window, self._probation, self._protected)
-        keys = [key for segment in segments for key, row in segment.rows.items() if meant(row.model)]
+        keys = [key for segment in segments for key, row in segment.rows.items() if matches(row.model)]
         for key in keys:
             self.drop(key)
         return len(keys)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         for segment in (self._window, self._probation, self._protected):
             segment.rows.clear()
             segment.bytes = 0
@@ -166,7 +166,7 @@ class MemoryTier:
             self._probation.put(*self._protected.pop_oldest())
 
     def _admit(self, key: bytes, row: CachedRow) -> None:
-        """Let a row into the main part, if those that would have to go were all asked for less often."""
+        """Move a row to the main part if all rows that it would replace were asked for less often."""
         wanted = _size(row) - (self._main_bytes - self._probation.bytes - self._protected.bytes)
         if wanted > 0:
             frequency = self._sketch.estimate(key)

@@ -1,4 +1,4 @@
-"""What a cache folder holds and has done, for people."""
+"""What a cache folder holds, and its hits and misses, by model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     """One model's share of the cache. Times are Unix seconds."""
 
     model: str
-    """NAME:TYPE; empty for rows of which nobody knows."""
+    """NAME:TYPE; empty for rows without a label."""
     digest: str
     """First digits of the SHA-256 of the model's file."""
     entries: int
@@ -22,18 +22,15 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     hits: int
     misses: int
     hit_rate: float | None
-    """Share of texts that were found, 0 to 1."""
+    """Share of texts whose row was found, 0 to 1."""
     saved_seconds: float
     """Computing time that hits saved."""
     since: float | None
-    """When hits and misses were counted first."""
+    """When counting of hits and misses began."""
 
 
 def report_models(tier: DiskTier) -> list[ModelReport]:
-    """Tell of each model what is on disk, and how often its rows were found since the folder was begun.
-
-    Raises one of FAULTS.
-    """
+    """Return of each model what is on disk, and its hits and misses since the folder was created. Raises one of FAULTS."""
     on_disk = {found.model: found for found in tier.models()}
     counted = tier.counts()
     reports = []
@@ -60,11 +57,11 @@ def report_models(tier: DiskTier) -> list[ModelReport]:
 
 
 def labels_of(tier: DiskTier, name: str) -> list[str]:
-    """Give the labels that a model's name, NAME or NAME:TYPE, stands for in a cache. Raises one of FAULTS."""
+    """Return the labels in the cache that a model's name, NAME or NAME:TYPE, matches. Raises one of FAULTS."""
     return [rows.model for rows in tier.models() if stands_for(name, rows.model)]
 
 
 def stands_for(name: str, label: str) -> bool:
-    """Say whether a model's name, NAME or NAME:TYPE, means the rows with this label."""
+    """Return whether a model's name, NAME or NAME:TYPE, matches a label."""
     spec = label.partition("@")[0].lower()
     return name.lower() in (spec, spec.rpartition(":")[0], label.lower())

@@ -1,8 +1,8 @@
-"""A cached row, and how it is written as bytes.
+"""A cached row and its bytes on disk.
 
-Layout, little-endian: magic "EE2\\0", CRC-32 over the key and everything behind this field, token count (uint32), number of
-dimensions (uint32), Unix second at which it was computed (uint32), microseconds that took (uint32), then the row as float32.
-The key takes part in the checksum, so a row that ended up under another key is as foreign as a damaged one.
+Layout, little-endian: magic "EE2\\0", CRC-32 over the key and everything after this field, token count (uint32), number of
+dimensions (uint32), Unix second at which it was computed (uint32), microseconds that it took (uint32), then the row as
+float32. The checksum covers the key, so that a row under another row's key counts as damaged.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _FIELDS = struct.Struct("<IIII")
 _MOST = 2**32 - 1
 
 HEAD_BYTES = _HEAD.size + _FIELDS.size
-"""What a value has besides its row."""
+"""Bytes before the row."""
 
 
 class CachedRow(NamedTuple):
-    """A row and what is known of it.
+    """A row and its properties.
 
     vector: float32, shape (dimensions,), pooled, not normalised, full-dimension.
     tokens: the text's length in the model's tokens, special ones included.
-    seconds: that computing it took; what a hit saves.
+    seconds: that computing it took, and a hit saves.
     created: Unix second at which it was computed.
-    model: whose it is, as the statistics name it; not part of the bytes.
+    model: label of its model in the statistics; not part of the bytes.
     """
 
     vector: Float32Row
@@ -42,7 +42,7 @@ class CachedRow(NamedTuple):
 
 
 def encode_row(key: bytes, row: CachedRow) -> bytes:
-    """Give the bytes that stand for a row under its key."""
+    """Return the bytes of a row under its key."""
     microseconds = min(_MOST, max(0, round(row.seconds * 1e6)))
     fields = _FIELDS.pack(row.tokens, len(row.vector), min(_MOST, max(0, row.created)), microseconds)
     body = fields + row.vector.astype("<f4", copy=False).tobytes()
@@ -50,7 +50,7 @@ def encode_row(key: bytes, row: CachedRow) -> bytes:
 
 
 def decode_row(key: bytes, value: object) -> CachedRow | None:
-    """Read a row back; None when the value is damaged, foreign, or not ours."""
+    """Return the row of such bytes; None when they are damaged, under another key, or not ours."""
     if not isinstance(value, bytes) or len(value) < HEAD_BYTES:
         return None
     magic, checksum = _HEAD.unpack_from(value)
@@ -61,5 +61,5 @@ def decode_row(key: bytes, value: object) -> CachedRow | None:
     vector = body[_FIELDS.size :]
     if len(vector) != 4 * dimensions:
         return None
-    # A copy owns its numbers: nothing else of the value stays in memory with it.
+    # A copy, so that the rest of the value does not stay in memory.
     return CachedRow(np.frombuffer(vector, dtype="<f4").astype(np.float32), tokens, microseconds / 1e6, created)

@@ -1,8 +1,8 @@
-"""How often keys were asked for of late, in a fixed amount of memory.
+"""Frequency sketch: how often keys were looked up lately, in a fixed amount of memory.
 
 A count-min sketch (Cormode and Muthukrishnan 2005) with conservative updates and ageing, as TinyLFU (Einziger, Friedman and
-Manes 2017) uses it for admission. No kept library has what the cache needs, so this is ours: Theine, the nearest one, is
-bounded in entries, not in bytes, keeps its frequencies to itself, and was washed out by a scan that asks for each text twice
+Manes 2017) uses it for admission. No maintained library has what the cache needs: Theine, the nearest one, is bounded in
+entries, not in bytes, does not expose its frequencies, and loses its content to a scan that asks for each text twice
 (tests/benchmarks/cache_scan.py).
 """
 
@@ -15,16 +15,16 @@ import numpy as np
 _ROWS = struct.Struct("<4I")
 _DEPTH = 4
 _MOST = 15
-"""Counters stop here: what was popular long ago must not take for ever to be forgotten."""
+"""Largest value of a counter, so that rows that were popular long ago can leave."""
 _ASKED_PER_ENTRY = 10
-"""All counters are halved after so many questions for each entry of the cache (TinyLFU's sample size)."""
+"""All counters are halved after this many lookups per entry of the cache (TinyLFU's sample size)."""
 
 
 class FrequencySketch:
-    """Estimates, never too low, of how often a key was asked for. Keys are digests: their bytes are as good as hashes."""
+    """Estimates how often a key was looked up, never too low. Keys are digests, so their bytes serve as hashes."""
 
     def __init__(self, entries: int) -> None:
-        """Make room for about so many entries in the cache; it takes 8 to 16 bytes for each."""
+        """entries: about how many the cache holds; each takes 8 to 16 bytes here."""
         width = 1 << max(10, (2 * entries - 1).bit_length())
         self._width = width
         self._mask = width - 1
@@ -37,11 +37,11 @@ class FrequencySketch:
         return len(self._counters)
 
     def resize(self, entries: int) -> None:
-        """Say how many entries the cache holds now, which decides when counters are halved."""
+        """Set the number of entries in the cache, which decides when counters are halved."""
         self.sample = _ASKED_PER_ENTRY * entries
 
     def estimate(self, key: bytes) -> int:
-        """Give how often a key was asked for, at most 15."""
+        """Return how often a key was looked up, at most 15."""
         a, b, c, d = _ROWS.unpack_from(key)
         counters, mask, width = self._counters, self._mask, self._width
         least: int = min(
@@ -53,7 +53,7 @@ class FrequencySketch:
         return least
 
     def add(self, key: bytes) -> None:
-        """Count one question for a key."""
+        """Count a lookup of a key."""
         first, second, third, fourth = _ROWS.unpack_from(key)
         counters, mask, width = self._counters, self._mask, self._width
         a, b, c, d = first & mask, width + (second & mask), 2 * width + (third & mask), 3 * width + (fourth & mask)
@@ -71,7 +71,7 @@ class FrequencySketch:
         self.age()
 
     def age(self) -> None:
-        """Count a question that nothing else is to be learnt from: in time all counters are halved."""
+        """Count a lookup without a key: it only brings the next halving of all counters nearer."""
         self._asked += 1
         if self._asked >= self.sample:
             self._asked //= 2
@@ -79,6 +79,6 @@ class FrequencySketch:
             halved >>= 1
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Set all counters to zero."""
         self._counters[:] = bytes(len(self._counters))
         self._asked = 0

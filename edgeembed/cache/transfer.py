@@ -1,7 +1,7 @@
-"""Rows as one file, to carry to another machine.
+"""Export and import of rows as one file, to move them to another machine.
 
 Layout: a line that names the format; frames of a little-endian 32-bit length and as many bytes of msgpack, first a header,
-then one for each row; a length of zero; the SHA-256 of everything before it.
+then one for each row; a length of zero; the SHA-256 of everything before.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MOST_FRAME_BYTES = 16 * 2**20
 _AT_ONCE = 256
 _CHUNK_BYTES = 2**20
 
-Report = Callable[[int, int], None]
-"""Called with what is done and what there is to do."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of rows done, and of all rows."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -48,10 +48,10 @@ class _Row(msgspec.Struct, array_like=True, frozen=True):
 _row_decoder = msgspec.msgpack.Decoder(_Row)
 
 
-def export_rows(tier: DiskTier, path: Path, models: list[str] | None, report: Report) -> int:
-    """Write the rows of some models, or of all, to a file; gives their number. It appears when it is whole.
+def export_rows(tier: DiskTier, path: Path, models: list[str] | None, on_progress: OnProgress) -> int:
+    """Write the rows of some models, or of all, to a file, and return their number. The file appears when it is complete.
 
-    Raises OSError, or one of FAULTS.
+    Raises OSError or one of FAULTS.
     """
     total = sum(found.entries for found in tier.models() if models is None or found.model in models)
     rows = 0
@@ -68,14 +68,14 @@ def export_rows(tier: DiskTier, path: Path, models: list[str] | None, report: Re
             for item, protected in tier.rows(model):
                 write(_frame(_Row(item.key, item.value, item.model, protected)))
                 rows += 1
-                report(rows, max(rows, total))
+                on_progress(rows, max(rows, total))
         write(bytes(_LENGTH_BYTES))
         file.write(digest.digest())
     return rows
 
 
-def import_rows(tier: DiskTier, path: Path, report: Report) -> int:
-    """Take over the rows of a file; gives their number. Nothing is taken over unless the whole file is sound.
+def import_rows(tier: DiskTier, path: Path, on_progress: OnProgress) -> int:
+    """Import the rows of a file and return their number. Nothing is imported from a damaged file.
 
     Raises CacheFileError with what is wrong, OSError, or one of FAULTS.
     """
@@ -86,7 +86,7 @@ def import_rows(tier: DiskTier, path: Path, report: Report) -> int:
     while batch := list(islice(rows, _AT_ONCE)):
         tier.put_many(DiskItem(row.key, row.value, row.model, "keep" if row.protected else "normal") for row in batch)
         done += len(batch)
-        report(done, total)
+        on_progress(done, total)
     return done
 
 
@@ -96,22 +96,22 @@ def _frame(value: msgspec.Struct) -> bytes:
 
 
 def _check_digest(path: Path) -> None:
-    """Raise CacheFileError when the file is not what was exported."""
+    """Raise CacheFileError when the file is not an export, or damaged."""
     digest, size = hashlib.sha256(), path.stat().st_size - hashlib.sha256().digest_size
     with path.open("rb") as file:
         if file.read(len(_FORMAT)) != _FORMAT:
-            raise CacheFileError(f"{path} is no file of `edgeembed cache export`, or one of another version")
+            raise CacheFileError(f"{path} is not a file of `edgeembed cache export`, or is of another version")
         file.seek(0)
         left = size
         while left > 0 and (part := file.read(min(left, _CHUNK_BYTES))):
             digest.update(part)
             left -= len(part)
         if size <= 0 or file.read() != digest.digest():
-            raise CacheFileError(f"{path} is damaged: its checksum does not fit")
+            raise CacheFileError(f"{path} is damaged: its checksum does not match")
 
 
 def _read(path: Path) -> Iterator[_Row]:
-    """Give the rows of a file. Raises CacheFileError for a header of another schema, or for a row that is not sound."""
+    """Yield the rows of a file. Raises CacheFileError for another schema, or a damaged row."""
     with path.open("rb") as file:
         file.seek(len(_FORMAT))
         try:
@@ -119,12 +119,12 @@ def _read(path: Path) -> Iterator[_Row]:
             if header.schema != SCHEMA.decode():
                 raise CacheFileError(
                     f"{path} has rows of the schema {header.schema!r}, written by edgeembed {header.version}; this version "
-                    f"reads {SCHEMA.decode()!r} only"
+                    f"reads only {SCHEMA.decode()!r}"
                 )
             while frame := _next(file):
                 row = _row_decoder.decode(frame)
                 if decode_row(row.key, row.value) is None:
-                    raise CacheFileError(f"{path} has a row that is not sound")
+                    raise CacheFileError(f"{path} has a damaged row")
                 yield row
         except msgspec.DecodeError as error:
             raise CacheFileError(f"{path} cannot be read: {error}") from error
@@ -133,5 +133,5 @@ def _read(path: Path) -> Iterator[_Row]:
 def _next(file: BinaryIO) -> bytes:
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if length > _MOST_FRAME_BYTES:
-        raise CacheFileError(f"a part of {length} bytes is not one of ours")
+        raise CacheFileError(f"a part of {length} bytes exceeds the limit of {_MOST_FRAME_BYTES}")
     return file.read(length)

@@ -1,4 +1,4 @@
-"""What waits for the disk: rows, and news of rows that were asked for again."""
+"""The write buffer: rows that are not on disk yet, and keys of rows that were asked for again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import islice
 from edgeembed.cache.disk import DiskItem
 
 MOST_BYTES = 16 * 2**20
-"""Rows waiting for a slow disk; beyond that, new ones stay in the hot tier only."""
+"""Limit of buffered rows; while a slow disk keeps it full, new rows stay in memory only."""
 ROWS_AT_ONCE = 64
-"""Rows of one write; reads come between two of them."""
+"""Rows of one write; lookups are answered between two writes."""
 _TOUCHED_AT_ONCE = 256
 
 
-class Unwritten:
-    """Rows and keys that are not on disk yet. Used on the event loop's thread only."""
+class WriteBuffer:
+    """Rows to write and keys to protect. Used on the event loop's thread only."""
 
     def __init__(self) -> None:
         self.touched: set[bytes] = set()
@@ -30,7 +30,7 @@ class Unwritten:
         return bool(self._rows or self.touched)
 
     def add(self, item: DiskItem) -> None:
-        """Let a row wait, in place of an older one under its key; it is dropped when too many wait already."""
+        """Add a row, in place of an older one with its key; it is dropped when the buffer is full."""
         if self._bytes >= MOST_BYTES:
             return
         if (old := self._rows.pop(item.key, None)) is not None:
@@ -39,33 +39,33 @@ class Unwritten:
         self._bytes += len(item.value)
 
     def keys(self) -> Iterable[bytes]:
-        """Give the keys of the rows."""
+        """Return the keys of the rows."""
         return self._rows.keys()
 
     def value(self, key: bytes) -> bytes | None:
-        """Give the value that waits under a key."""
+        """Return the value of a row."""
         item = self._rows.get(key)
         return None if item is None else item.value
 
     def batch(self) -> list[DiskItem]:
-        """Give the rows that come next; they wait on until `written` is told of them."""
+        """Return the rows to write next; they stay in the buffer until `written` is called with them."""
         return list(islice(self._rows.values(), ROWS_AT_ONCE))
 
     def written(self, items: Sequence[DiskItem]) -> None:
-        """Take rows out, unless a newer one came under the same key meanwhile."""
+        """Remove rows, unless a newer one with the same key was added meanwhile."""
         for item in items:
             if self._rows.get(item.key) is item:
                 del self._rows[item.key]
                 self._bytes -= len(item.value)
 
     def take_touched(self) -> list[bytes]:
-        """Take out the keys that come next."""
+        """Remove and return the next keys to protect."""
         taken = list(islice(self.touched, _TOUCHED_AT_ONCE))
         self.touched.difference_update(taken)
         return taken
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._rows.clear()
         self._bytes = 0
         self.touched.clear()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgeembed.cache.disk import DiskTier
     from edgeembed.cache.report import ModelReport
+    from edgeembed.common.status import CacheStats
     from edgeembed.config.settings import Settings
     from edgeembed.models.prompts import InputType
 
@@ -63,7 +64,7 @@ def stats(as_json: bool, **flags: str | None) -> None:
         daemon = _daemon_cache(settings)
     except EdgeEmbedError:
         daemon = None  # another program answers there, or a daemon that refuses
-    folder = Path(daemon["folder"]) if daemon and daemon.get("folder") else _folder()
+    folder = Path(daemon.folder) if daemon and daemon.folder else _folder()
     models: list[ModelReport] = []
     size = 0
     if folder.parent.exists():
@@ -79,7 +80,7 @@ def stats(as_json: bool, **flags: str | None) -> None:
             ("folder", str(folder)),
             ("on disk", f"{entries:,} vectors, {human_size(size)} of {human_size(limit)}"),
             ("in memory", _memory_line(daemon)),
-            ("problem", daemon.get("disk_problem") if daemon else None),
+            ("problem", daemon.disk_problem if daemon else None),
         ]
     )
     if not models:
@@ -209,7 +210,7 @@ def import_command(file: Path) -> None:
 
 def _folder() -> Path:
     from edgeembed.config.paths import Paths
-    from edgeembed.runtime.assembly import CACHE_FOLDER
+    from edgeembed.runtime.service import CACHE_FOLDER
 
     return Paths.resolve().cache / CACHE_FOLDER
 
@@ -234,13 +235,12 @@ def _opened(folder: Path) -> Iterator[DiskTier]:
         tier.close()
 
 
-def _daemon_cache(settings: Settings) -> dict[str, Any] | None:
-    """Return the cache part of a daemon's status; None without a daemon or cache. Raises EdgeEmbedError."""
-    from edgeembed.client import ask_status
+def _daemon_cache(settings: Settings) -> CacheStats | None:
+    """Return the cache status of a running daemon; None if no daemon answers or it has no cache. Raises EdgeEmbedError."""
+    from edgeembed.client import ask_status, read_status
 
     reply = ask_status(settings)
-    found = reply.body.get("cache") if reply else None
-    return found if isinstance(found, dict) else None
+    return read_status(reply).cache if reply else None
 
 
 def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> int | None:
@@ -256,22 +256,22 @@ def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> i
         return None
     if daemon is None:
         return None
-    if daemon.get("folder") and Path(daemon["folder"]).resolve() != folder.resolve():
-        to_stderr(f"note: the daemon at {daemon_url(settings)} is not changed; its cache is in {daemon['folder']}")
+    if daemon.folder and Path(daemon.folder).resolve() != folder.resolve():
+        to_stderr(f"note: the daemon at {daemon_url(settings)} is not changed; its cache is in {daemon.folder}")
         return None
     # If the daemon refuses, the caller clears the disk; the daemon notices and drops its memory.
     reply = asyncio.run(ask(settings, "/v1/admin/cache/clear", _CLEAR_SECONDS, body={"model": model}))
     return int(reply.body["removed"]) if reply is not None and reply.status == 200 else None
 
 
-def _memory_line(daemon: dict[str, Any] | None) -> str | None:
+def _memory_line(daemon: CacheStats | None) -> str | None:
     from edgeembed.common.progress import human_size
 
     if not daemon:
         return None
-    asked = daemon["memory_hits"] + daemon["disk_hits"] + daemon["misses"]
-    taken = human_size(daemon["memory_bytes"] + daemon["answer_bytes"])
-    line = f"{daemon['memory_entries']:,} vectors, {taken} of {human_size(daemon['memory_limit_bytes'])}"
+    asked = daemon.memory_hits + daemon.disk_hits + daemon.misses
+    taken = human_size(daemon.memory_bytes + daemon.answer_bytes)
+    line = f"{daemon.memory_entries:,} vectors, {taken} of {human_size(daemon.memory_limit_bytes)}"
     if asked:
-        line += f"; since its start {daemon['memory_hits']:,} of {asked:,} texts found here, {daemon['disk_hits']:,} on disk"
+        line += f"; since its start {daemon.memory_hits:,} of {asked:,} texts found here, {daemon.disk_hits:,} on disk"
     return line

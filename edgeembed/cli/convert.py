@@ -15,6 +15,7 @@ import click
 from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
+    from edgeembed_convert import ConversionOptions
     from edgeembed_convert.checkpoint import Task
 
 
@@ -92,7 +93,7 @@ def convert(source: str, **flags: Any) -> None:
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConversionError
     from edgeembed.hub.download.huggingface import checkpoint_of
-    from edgeembed_convert import parse_quantization
+    from edgeembed_convert import ConversionOptions, parse_quantization
 
     options = ConvertFlags(**flags)
     kinds = [parse_quantization(word) for word in (options.compare or options.kind).split(",") if word.strip()]
@@ -111,9 +112,7 @@ def convert(source: str, **flags: Any) -> None:
         if options.compare:
             _print_losses(folder, options.task, kinds)
             return
-        _convert(
-            folder,
-            target,
+        conversion = ConversionOptions(
             quantization=kinds[0],
             license=options.license_,
             source_repo=repo,
@@ -122,14 +121,15 @@ def convert(source: str, **flags: Any) -> None:
             master=options.master,
             proof=not options.no_proof,
         )
+        _convert(folder, target, conversion)
 
 
-def _convert(folder: Path, target: Path, **options: Any) -> None:
+def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
     from edgeembed.common.progress import Progress, human_size
     from edgeembed_convert import convert_checkpoint
 
     with Progress(to_stderr, f"converting {folder.resolve().name}") as progress:
-        result = convert_checkpoint(folder, target, progress=progress.update, **options)
+        result = convert_checkpoint(folder, target, options, progress.update)
     for note in result.fallbacks:
         to_stderr(f"note: {note}")
     click.echo(
@@ -144,7 +144,7 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
     from edgeembed.config.resolution import resolve
     from edgeembed.diagnostics.verify import format_losses, loss_table
     from edgeembed.hub.store import Store
-    from edgeembed_convert import convert_checkpoint
+    from edgeembed_convert import ConversionOptions, convert_checkpoint
 
     resolved = resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +152,8 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
         for kind in dict.fromkeys(["F32", *kinds]):
             with Progress(to_stderr, f"converting to {kind}") as progress:
                 path = Path(folder) / f"{kind}.gguf"
-                convert_checkpoint(source, path, quantization=kind, task=task, proof=False, progress=progress.update)
+                conversion = ConversionOptions(quantization=kind, task=task, proof=False)
+                convert_checkpoint(source, path, conversion, progress.update)
             # Named by the requested type, which may differ from that of most tensors.
             models.append(dataclasses.replace(Store(resolved.paths).local(path), type=kind))
         for line in format_losses(loss_table(resolved.settings, resolved.paths, models, to_stderr)):

@@ -35,7 +35,7 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
     Exits with 1 if the setting `device` asks for a GPU that cannot be used.
     """
     from edgeembed.config.resolution import resolve
-    from edgeembed.runtime.assembly import make_gpus
+    from edgeembed.runtime.engines import make_gpus
 
     resolved = resolve(flags)
     gpus = make_gpus(resolved.settings)
@@ -59,7 +59,7 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
     from edgeembed.engine.execution_modes import ModeUnavailableError
     from edgeembed.hub.gguf.weights import read_weights
     from edgeembed.hub.install import ensure_installed
-    from edgeembed.runtime.assembly import card_options
+    from edgeembed.runtime.engines import card_options
 
     settings = msgspec.structs.replace(resolved.settings, offline=True)  # only installed models
     model = ensure_installed(name, paths=resolved.paths, settings=settings, report=lambda _line: None)

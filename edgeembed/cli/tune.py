@@ -94,7 +94,7 @@ def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: b
     from edgeembed.diagnostics.tune import measurer, tune
     from edgeembed.engine.machine import usable_threads
     from edgeembed.models.profiles import RunProfile
-    from edgeembed.runtime.assembly import make_engine
+    from edgeembed.runtime.engines import make_engine
 
     def show(measurement: Measurement) -> None:
         profile = measurement.profile

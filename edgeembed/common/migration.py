@@ -1,7 +1,8 @@
-"""State files of earlier versions, brought under today's names once.
+"""One-time migration of the state files of earlier versions.
 
-Up to 0.1 the state folder held `ladder.json` (which execution modes failed, today `execution-modes.json`) and
-`profiles.json` (how each model runs best, today `run-profiles.json`), with other names for some of their keys.
+Up to 0.1 the state folder held `ladder.json` (failed execution modes, now `execution-modes.json`), `profiles.json` (the best
+run profile of each model, now `run-profiles.json`) and `upstream.json` (upstream's identities, now
+`upstream-identities.json`), with other names for some of their keys.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def migrate_state(state: Path) -> None:
-    """Rewrite the files of earlier versions in the folder `state`; does nothing where there are none.
+    """Rewrite the files of earlier versions in the folder `state`, if there are any.
 
-    A file that cannot be read or written is left alone, with a warning: what it holds is found out anew.
+    A file that cannot be read or written is left alone, with a warning: its content is only found out again.
     """
     for old, new, convert in _RENAMED:
         if not (state / old).exists():
@@ -45,11 +46,16 @@ def _with_profiles(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return migrated
 
 
+def _with_identities(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_renamed(entry, {"rider_tokens": "sentinel_tokens"}) for entry in content]
+
+
 def _renamed(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in entry.items()}
 
 
-_RENAMED: tuple[tuple[str, str, Callable[[Any], dict[str, Any]]], ...] = (
+_RENAMED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("ladder.json", "execution-modes.json", _with_modes),
     ("profiles.json", "run-profiles.json", _with_profiles),
+    ("upstream.json", "upstream-identities.json", _with_identities),
 )

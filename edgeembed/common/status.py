@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
+_Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
 
 
 class Demotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +141,7 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that answers requests which name none; the fields from its file are there once it is loaded."""
+    """The model for requests that name none. Most fields are present only once it is loaded."""
 
     name: str
     digest: str = ""
@@ -174,7 +174,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     state: str
     """loading, ready, restarting, failed, unloading or stopped."""
-    task: Task = "embed"
+    task: _Task = "embed"
     path: str = ""
     digest: str = ""
     default: bool = False
@@ -240,7 +240,7 @@ class ActivityStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about the running daemon; no text of any request is in it."""
+    """The state of the daemon. No text of any request is included."""
 
     version: str
     pid: int
@@ -283,13 +283,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A name that requests may use. `root`: what an alias stands for. Some fields are there once the model is loaded."""
+    """A name that requests may use. `root`: what an alias stands for. Some fields need the model to be loaded."""
 
     id: str
     object: Annotated[str, Meta(extra_json_schema={"const": "model"})] = "model"
     created: int = 0
     owned_by: str = "edgeembed"
-    task: Task = "embed"
+    task: _Task = "embed"
     type: str = ""
     loaded: bool = False
     root: str | UnsetType = UNSET

@@ -1,6 +1,6 @@
 """Every setting, with its type, bounds, default and help text; `edgeembed.config.resolution` resolves them.
 
-To add one: a field here, its use in `edgeembed.runtime.assembly`. Flag, variable, key of config.toml and help text follow.
+To add one: a field here, its use in `edgeembed.runtime`. Flag, variable, key of config.toml and help text follow.
 `extra` in Meta says what a type cannot (see `edgeembed.config.values`).
 """
 

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
-from edgeembed.client import ask, daemon_url
+from edgeembed.client import ask, daemon_url, read_health
 from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
@@ -27,7 +27,8 @@ from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel
-from edgeembed.runtime.assembly import CACHE_FOLDER, EXECUTION_MODES_FILE, make_engine, make_gpus
+from edgeembed.runtime.engines import EXECUTION_MODES_FILE, make_engine, make_gpus
+from edgeembed.runtime.service import CACHE_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
 
 async def _upstream(resolved: Resolved) -> Finding:
     """Ask the upstream server for the canary texts, and say whose rows they are."""
-    from edgeembed.runtime.assembly import make_remote
+    from edgeembed.runtime.upstream import make_remote
     from edgeembed.upstream.client import UpstreamClient, UpstreamError
 
     url = resolved.settings.upstream
@@ -101,7 +102,7 @@ async def _upstream(resolved: Resolved) -> Finding:
         remote = await make_remote(resolved.settings, resolved.paths)
         began = time.monotonic()
         async with UpstreamClient(remote.options) as client:
-            identity = remote.recognise(await remote.look(client))
+            identity = remote.recognise(await remote.probe(client))
     except (UpstreamError, EdgeEmbedError) as error:
         return Finding(subject="upstream", verdict="problem", text=f"{url}: {error}")
     text = (
@@ -163,15 +164,15 @@ def _settings(resolved: Resolved) -> Iterator[Finding]:
 def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
     memory = FallbackMemory(resolved.paths.state / EXECUTION_MODES_FILE, model.digest)
     if forget:
-        memory.keep([])
-    for demotion in memory.recall():
+        memory.save([])
+    for demotion in memory.load():
         yield Finding(
             subject=f"mode {demotion.mode}",
             verdict="warning",
             text=f"did not hold on {_date(demotion)}: {demotion.reason}",
             advice=_advice(demotion),
         )
-    known = {(demotion.mode, demotion.at) for demotion in memory.recall()}
+    known = {(demotion.mode, demotion.at) for demotion in memory.load()}
     began = time.monotonic()
     engine = make_engine(resolved.settings, resolved.paths, model)
 
@@ -248,18 +249,23 @@ async def _daemon(resolved: Resolved) -> Finding:
         return Finding(
             subject="daemon", verdict="problem", text=f"another program answers at {url}", advice="choose another port"
         )
-    said = reply.body
-    demotions = "".join(
-        f"; mode {demotion['mode']} did not hold: {demotion['reason']}" for demotion in said.get("demotions", [])
-    )
-    if said.get("status") in ("ok", "degraded"):
-        unlike = f"; vectors are unlike what they were: {said['vectors']}" if "vectors" in said else ""
+    if reply.status not in (200, 503):
+        text = f"{url} answers with status {reply.status}: {reply.reason}"
+        return Finding(subject="daemon", verdict="problem", text=text)
+    try:
+        health = read_health(reply)
+    except EdgeEmbedError as error:
+        return Finding(subject="daemon", verdict="problem", text=error.message)
+    demotions = "".join(f"; mode {demotion.mode} failed: {demotion.reason}" for demotion in health.demotions)
+    if health.status in ("ok", "degraded"):
+        unlike = f"; vectors differ from earlier ones: {health.vectors}" if health.vectors else ""
         return Finding(
             subject="daemon",
             verdict="warning" if demotions or unlike else "ok",
-            text=f"{url}: {said['status']}, {said.get('model')} on mode {said.get('mode')}{demotions}{unlike}",
+            text=f"{url}: {health.status}, {health.model} in mode {health.mode}{demotions}{unlike}",
         )
-    return Finding(subject="daemon", verdict="problem", text=f"{url}: {said.get('status')}, {said.get('reason')}{demotions}")
+    reason = health.reason or "no reason given"
+    return Finding(subject="daemon", verdict="problem", text=f"{url}: {health.status}, {reason}{demotions}")
 
 
 def _advice(demotion: Demotion) -> str:

@@ -20,7 +20,7 @@ from edgeembed.errors import EngineError
 from edgeembed.hub.store import InstalledModel
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.models.prompts import choose_prompt
-from edgeembed.runtime.assembly import make_engine
+from edgeembed.runtime.engines import make_engine
 
 PUBLISHED_TOLERANCE = 0.02
 """How far a quantised model's similarity may be from a published one, which is of the unquantised model in 16 bits."""

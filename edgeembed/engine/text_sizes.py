@@ -1,4 +1,4 @@
-"""How large a text is, in characters and in tokens at most, without a tokenizer."""
+"""Sizes of texts: characters, and an upper bound of the tokens, without a tokenizer."""
 
 from __future__ import annotations
 
@@ -7,43 +7,39 @@ import unicodedata
 from edgeembed.engine.interface import Pair, Prompted, Text
 
 _MARKS = 8
-"""Special tokens around a text, at most."""
-
-
+"""Upper bound of the special tokens around a text."""
 _CHARACTERS_PER_TOKEN = 4
-
-
 _ID_BYTES = 4
-
-
 _TEMPLATE = 1024
-"""Bytes of a reranker's template with its own instruction, at most."""
-
-
+"""Upper bound of the bytes of a reranker's template with its default instruction."""
 _LONG_CHARACTERS = 4096
-"""A text longer than this takes long to decompose."""
-
-
+"""A longer text would take too long to decompose."""
 _MOST_DECOMPOSED = 36
-"""Bytes of one character's decomposition, at most."""
+"""Upper bound of the bytes of one character's decomposition."""
 
 
-def characters_of(text: Text) -> int:
+def characters_to_read(text: Text) -> int:
+    """Return the characters that the tokenizer has to read: of a text with its prompt, or of both texts of a pair."""
     match text:
         case str():
             return len(text)
         case Pair(query, document):
             return len(query) + len(document)
         case Prompted(prefix, inner, suffix):
-            ids = len(text.ids) // _ID_BYTES * _CHARACTERS_PER_TOKEN if text.ids else 0
-            return len(prefix) + len(inner) + len(suffix) + ids
+            return len(prefix) + len(inner) + len(suffix)
+
+
+def characters_to_compute(text: Text) -> int:
+    """Return the size of a text in characters; token ids count as four each."""
+    ids = len(text.ids) // _ID_BYTES if isinstance(text, Prompted) and text.ids else 0
+    return characters_to_read(text) + ids * _CHARACTERS_PER_TOKEN
 
 
 def tokens_at_most(text: Text) -> int:
-    """Give a number of tokens that a text does not exceed, in no time.
+    """Return an upper bound of a text's tokens, without a tokenizer.
 
-    A token stands for a byte or more of what a tokenizer makes of a text, which is at most its compatibility decomposition
-    (Unicode Standard Annex 15).
+    A token stands for at least one byte of the normalised text, which is at most its compatibility decomposition (Unicode
+    Standard Annex 15).
     """
     match text:
         case str():

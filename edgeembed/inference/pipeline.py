@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
-from edgeembed.engine.text_sizes import characters_of, tokens_at_most
+from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
 from edgeembed.errors import EngineTimeoutError
 from edgeembed.inference.admission import Admission
 from edgeembed.inference.row_request import RowRequest
@@ -144,7 +144,7 @@ class Pipeline:
         admission = self._admissions.get(request.model.key)
         if admission is None:
             admission = self._admissions[request.model.key] = Admission(self._max_queue_tokens)
-        characters = sum(map(characters_of, missing.values()))
+        characters = sum(map(characters_to_compute, missing.values()))
         with admission.admit(characters, interactive=request.interactive):
             async with self._pool.lease(request.model) as lease:
                 assert lease.engine.info is not None  # it was ready once

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,20 @@ INTERACTIVE_PAIRS = 100
 """The same for the documents of a rerank request, which nearly always has somebody waiting."""
 
 
+@dataclass(frozen=True)
+class ServiceOptions:
+    """timeout: of a request, in seconds. clean_text: whether texts are cleaned (see `inference.cleaning`).
+
+    max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
+    embed. For both, 0 is no limit.
+    """
+
+    timeout: float = 600.0
+    max_queue_tokens: int = 0
+    max_request_tokens: int = MOST_REQUEST_TOKENS
+    clean_text: bool = True
+
+
 class EmbeddingService:
     """Answers requests for every model of the registry. Everything runs on one event loop."""
 
@@ -50,19 +65,14 @@ class EmbeddingService:
         registry: ModelRegistry,
         pool: ModelPool,
         cache: VectorCache | None,
+        options: ServiceOptions = ServiceOptions(),
         *,
-        timeout: float = 600.0,
-        max_queue_tokens: int = 0,
-        max_request_tokens: int = MOST_REQUEST_TOKENS,
-        clean_text: bool = True,
         vectors: VectorHealth | None = None,
         devices: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Connect the parts; pool and cache are opened and closed by the caller.
 
-        timeout: of a request, in seconds. max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens:
-        limit on the tokens of one request to embed. For both, 0 is no limit. clean_text: whether texts are cleaned (see
-        `inference.cleaning`). vectors: watches the computed rows. devices: returns what there is to compute on; may block.
+        vectors: watches the computed rows. devices: returns what there is to compute on; may block.
         """
         self.registry = registry
         self.pool = pool
@@ -73,10 +83,10 @@ class EmbeddingService:
         """Answered requests by the model's key."""
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
-        self.max_request_tokens = max_request_tokens or None
-        self._timeout = timeout
-        self._clean = clean if clean_text else without_surrogates
-        self._pipeline = Pipeline(pool, cache, timeout=timeout, max_queue_tokens=max_queue_tokens)
+        self.max_request_tokens = options.max_request_tokens or None
+        self._timeout = options.timeout
+        self._clean = clean if options.clean_text else without_surrogates
+        self._pipeline = Pipeline(pool, cache, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens)
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""

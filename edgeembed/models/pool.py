@@ -31,7 +31,7 @@ PAUSED_SECONDS = 30.0
 """Retry-After while the daemon is paused."""
 RETRY_SECONDS = 5.0
 
-State = Literal["loading", "ready", "failed", "unloading"]
+SlotState = Literal["loading", "ready", "failed", "unloading"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Slot:
     keep_alive: float | None
     pinned: bool
     outcome: asyncio.Future[Engine]
-    state: State = "loading"
+    state: SlotState = "loading"
     engine: Engine | None = None
     error: EdgeEmbedError | None = None
     failed_at: float = 0.0
@@ -164,7 +164,7 @@ class ModelPool:
         return await asyncio.shield(self._slot(model).outcome)
 
     def release(self, slot: Slot) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         slot.leases -= 1
         slot.used, slot.used_at = next(_ages), time.monotonic()
         if slot.leases:

@@ -1,4 +1,4 @@
-"""The daemon put together: settings and a model in, a running server out, until a signal comes."""
+"""The daemon: serves a model with its settings until a signal comes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from edgeembed.errors import EngineUnavailableError
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.registry import ServedModel
-from edgeembed.runtime.assembly import find_configured_models, make_remote, make_service
+from edgeembed.runtime.models import find_configured_models
+from edgeembed.runtime.service import make_service
+from edgeembed.runtime.upstream import make_remote
 
 if TYPE_CHECKING:
     from edgeembed.upstream.remote import Remote
@@ -36,10 +38,10 @@ ONE_SIGNAL_SECONDS = 1.0
 
 
 async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
-    """Serve a model until SIGTERM or Ctrl-C; gives the exit status.
+    """Serve a model until SIGTERM or Ctrl-C; return the exit status.
 
-    model: None for the one that the setting `upstream` stands for. announce: takes lines for a person at a terminal. Raises
-    ConfigError when the address cannot be had.
+    model: None for the model of the setting `upstream`. announce: called with lines for a person at a terminal. Raises
+    ConfigError when the address cannot be used.
     """
     stop = _stop_on_signals()
     try:
@@ -60,7 +62,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     default = configured_models.default
     loading = asyncio.create_task(service.pool.load(default))
     try:
-        # Its import takes as long as the worker takes to load a small model, in a process of its own, meanwhile.
+        # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
         from edgeembed.server.lifecycle import listening
 
@@ -73,16 +75,16 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
             if loading.done():
                 engine = await loading
                 _announce_ready(default, engine, url, announce)
-                gc.freeze()  # what is there stays: looking through it again holds up every request for tens of milliseconds
+                gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
                 if tuned := TuningResults(paths.state).find(default.digest):
                     announce(_tuned(tuned, engine))
                 notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
             notifier.stopping()
-            announce("stopping: requests in flight get to finish; Ctrl-C again to end at once")
+            announce("stopping: requests in flight are finished first; Ctrl-C again to stop at once")
     except EngineUnavailableError as error:
-        announce(f"error: {error.message}. `edgeembed doctor` looks closer")
+        announce(f"error: {error.message}. Run `edgeembed doctor` to find out more")
         return 1
     finally:
         loading.cancel()
@@ -91,12 +93,12 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
 
 
 async def _meet_upstream(settings: Settings, paths: Paths, stop: asyncio.Event, announce: Announce) -> Remote:
-    """Learn which model the upstream server has. Raises EngineUnavailableError, ConfigError."""
+    """Return the upstream server's model, after contacting the server. Raises EngineUnavailableError, ConfigError."""
     remote = await make_remote(settings, paths)
     announce(f"upstream {settings.upstream} computes {remote.model}")
     if remote.entry is None:
-        announce("the catalogue does not know it: input_type puts no prompt around texts")
-    await remote.meet(settings.load_timeout, stop)
+        announce("it is not in the catalogue: input_type has no effect, as its prompts are unknown")
+    await remote.identify(settings.load_timeout, stop)
     return remote
 
 
@@ -104,48 +106,47 @@ def _announce_ready(model: ServedModel, engine: Engine, url: str, announce: Anno
     info, status = engine.info, engine.status
     assert info is not None
     for demotion in status.demotions:
-        announce(f"mode {demotion.mode} did not hold: {demotion.reason}")
+        announce(f"mode {demotion.mode} failed: {demotion.reason}")
     size = f"{info.dimensions} dimensions, texts" if model.task == "embed" else "reranker, pairs"
-    up_to = f" up to {info.context_tokens} tokens" if info.context_tokens else " as long as upstream takes them"
-    announce(f"ready: {model.name} ({size}{up_to}) on mode {status.mode}")
+    up_to = f" up to {info.context_tokens} tokens" if info.context_tokens else " as long as upstream accepts"
+    announce(f"ready: {model.name} ({size}{up_to}) in mode {status.mode}")
     if model.task == "embed":
         where = f"{_for_curl(url)}/v1/embeddings"
         announce(f"""try:   curl -s {where} -H 'content-type: application/json' -d '{{"input":"hello"}}'""")
 
 
 def _tuned(tuned: TuningResult, engine: Engine) -> str:
-    """Say how the model runs, and who found that out."""
+    """Return a line on how the model runs, and how that was found."""
     profile = tuned.profile
     found = [f"{profile.threads} thread{'s' * (profile.threads != 1)}"]
     if profile.pad_from_tokens is not None:
-        found.append(
-            f"texts from {profile.pad_from_tokens} tokens on are filled up" if profile.pad_from_tokens else "no filling up"
-        )
+        found.append(f"padding from {profile.pad_from_tokens} tokens" if profile.pad_from_tokens else "no padding")
     if engine.info is not None and engine.info.autotune is not None:
-        who = f"a first look at this machine ({engine.info.autotune.seconds:.1f} s)"
+        source = f"when the model was loaded ({engine.info.autotune.seconds:.1f} s)"
     else:
-        who = f"{'`edgeembed tune`' if tuned.thorough else 'a first look'} on {datetime.date.fromtimestamp(tuned.made_at)}"
-    closer = "" if tuned.thorough else "; `edgeembed tune` looks closer"
-    return f"tuned: {', '.join(found)}, says {who}{closer}"
+        date = datetime.date.fromtimestamp(tuned.made_at)
+        source = f"by `edgeembed tune` on {date}" if tuned.thorough else f"when the model was loaded on {date}"
+    advice = "" if tuned.thorough else "; `edgeembed tune` measures more"
+    return f"tuned {source}: {', '.join(found)}{advice}"
 
 
 def _for_curl(url: str) -> str:
-    """Write an address as curl takes it, which knows a Unix socket by an option only."""
+    """Return a URL as arguments of curl, which takes a Unix socket as an option."""
     scheme, is_socket, path = url.partition("+unix://")
     return f"--unix-socket {shlex.quote(str(Path(path).absolute()))} {scheme}://localhost" if is_socket else url
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Give an event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
+    """Return an event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     first = float("inf")
 
     def receive() -> None:
         nonlocal first
-        # A launcher such as `uv run` passes a Ctrl-C on that the terminal has sent here already: that is one, not two.
+        # A launcher such as `uv run` forwards a Ctrl-C that the terminal has sent here too: both count as one.
         if loop.time() - first > ONE_SIGNAL_SECONDS:
-            os._exit(130)  # the worker ends by itself when its pipe does
+            os._exit(130)  # the worker exits when its pipe is closed
         first = min(first, loop.time())
         stop.set()
 
@@ -158,13 +159,13 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def run(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
-    """Run `serve` on an event loop of its own."""
+    """Run `serve` on a new event loop; return the exit status."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(settings, paths, model, announce))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Give what makes the event loop: uvloop where it exists, which answers a hit in half the time."""
+    """Return the factory of the event loop: uvloop where it is installed, which answers a cache hit in half the time."""
     try:
         import uvloop
     except ImportError:  # Windows

@@ -13,7 +13,8 @@ from edgeembed.errors import ConfigError
 from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel, served
-from edgeembed.runtime.assembly import ConfiguredModels, make_service
+from edgeembed.runtime.models import ConfiguredModels
+from edgeembed.runtime.service import make_service
 
 
 @asynccontextmanager

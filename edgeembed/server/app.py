@@ -16,7 +16,7 @@ from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import cohere, ollama, openai, rerank, rerank_path, tei, tokenize
-from edgeembed.server.dialects.model_cards import CARDS, Cards
+from edgeembed.server.dialects.model_cards import CARDS, ModelCards
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.ops import docs, metrics, openapi, status
 from edgeembed.server.ops.metrics import METRICS, Metrics
@@ -55,7 +55,7 @@ def make_app(
     app[MAX_INPUTS] = max_inputs
     app[STARTED_AT] = time.time()
     app[METRICS] = Metrics(service, app[STARTED_AT])
-    app[CARDS] = Cards()
+    app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
     dialects = (openai.routes, rerank.routes, rerank_path.routes, tokenize.routes, ollama.routes, tei.routes, cohere.routes)
     for routes in (*dialects, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):

@@ -10,17 +10,15 @@ import fnmatch
 import functools
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from edgeembed.errors import ForbiddenError, UnauthorizedError
 from edgeembed.server.api_keys import Keys
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 KEY_NAME = web.RequestKey("key_name", str)
 """The name of the request's API key."""

@@ -64,7 +64,7 @@ class CohereError(msgspec.Struct):
 
 
 ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError
-Shape: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
+ErrorFormat: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
 """Returns the status and the body for a problem."""
 
 
@@ -104,7 +104,7 @@ def tei(problem: Problem) -> tuple[int, TeiError]:
 
 
 Dialect: TypeAlias = Literal["openai", "ollama", "tei", "cohere"]
-SHAPES: dict[str, Shape] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
+ERROR_FORMATS: dict[str, ErrorFormat] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
 
 DIALECT = web.RequestKey("dialect", str)
 """Set by the handler of a path that several dialects share."""
@@ -123,6 +123,6 @@ def dialect_of(method: str, path: str) -> Dialect:
     return "openai"
 
 
-def shape_of(request: web.Request) -> Shape:
+def error_format_of(request: web.Request) -> ErrorFormat:
     """Return the error format for a request."""
-    return SHAPES[request.get(DIALECT) or dialect_of(request.method, request.path)]
+    return ERROR_FORMATS[request.get(DIALECT) or dialect_of(request.method, request.path)]

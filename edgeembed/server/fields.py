@@ -82,7 +82,7 @@ def is_token_ids(items: list[Any]) -> bool:
     return all(type(item) is int for item in items)
 
 
-TRUNCATE = "Whether to cut texts that are too long, never the prompt or special tokens; otherwise they are an error."
+TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."
 PROMPT = "query or document: add the model's prompt to each text. Without it, texts are embedded as they are."
 TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")
 

@@ -7,22 +7,20 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 from multidict import istr
 
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.server.auth import KEY_NAME
-from edgeembed.server.error_formats import shape_of
+from edgeembed.server.error_formats import error_format_of
 from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
 from edgeembed.server.responses import error_object, error_response
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -79,36 +77,36 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except EdgeEmbedError as error:
-        return error_response(error, shape_of(request))
+        return error_response(error, error_format_of(request))
     except web.HTTPRequestEntityTooLarge:
         limit = request.client_max_size / 2**20
         return error_response(
             RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time"),
-            shape_of(request),
+            error_format_of(request),
         )
     except web.RequestPayloadError as error:  # such as a body that is not gzip although its header says so
         message = f"the request body cannot be read: {' '.join(str(error).split())}"
-        response = error_object(400, message, shape_of(request))
+        response = error_object(400, message, error_format_of(request))
         response.force_close()  # aiohttp closes the connection, so tell clients that pool it
         return response
     except web.HTTPNotFound:
         message = f"there is nothing at {request.method} {request.path}"
-        return error_object(404, message, shape_of(request), code="unknown_url")
+        return error_object(404, message, error_format_of(request), code="unknown_url")
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         return error_object(
             405,
             f"{request.path} takes {allowed}, not {request.method}",
-            shape_of(request),
+            error_format_of(request),
             code="method_not_allowed",
             headers={"Allow": allowed},
         )
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return error_object(error.status, error.reason, shape_of(request))
+        return error_object(error.status, error.reason, error_format_of(request))
     except Exception:
         # Details are for the log: they may hold the client's text.
         log.exception("unexpected error in %s %s", request.method, request.path)
         message = "internal error; see the daemon's log"
-        return error_object(500, message, shape_of(request), code="internal_error")
+        return error_object(500, message, error_format_of(request), code="internal_error")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from http import HTTPStatus
 from typing import Any
 
@@ -11,8 +10,9 @@ import numpy as np
 import orjson
 from aiohttp import hdrs, web
 
+from edgeembed.common.retry_after import format_retry_after
 from edgeembed.errors import EdgeEmbedError
-from edgeembed.server.error_formats import Problem, Shape, openai
+from edgeembed.server.error_formats import ErrorFormat, Problem, openai
 
 JSON_TYPE = "application/json"
 
@@ -38,18 +38,18 @@ def plain(answer: Any) -> Any:
     return msgspec.to_builtins(answer, builtin_types=(np.ndarray,))
 
 
-def error_response(error: EdgeEmbedError, shape: Shape = openai) -> web.Response:
+def error_response(error: EdgeEmbedError, error_format: ErrorFormat = openai) -> web.Response:
     """Return the response for an error of `edgeembed.errors`."""
-    headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after is not None else None
+    headers = {"Retry-After": format_retry_after(error.retry_after)} if error.retry_after is not None else None
     return error_object(
-        error.status, error.message, shape, type_=error.type, code=error.code, param=error.param, headers=headers
+        error.status, error.message, error_format, type_=error.type, code=error.code, param=error.param, headers=headers
     )
 
 
 def error_object(
     status: int,
     message: str,
-    shape: Shape = openai,
+    error_format: ErrorFormat = openai,
     *,
     type_: str | None = None,
     code: str | None = None,
@@ -58,5 +58,5 @@ def error_object(
 ) -> web.Response:
     """Return an error response in a dialect's format."""
     kind = type_ or ("invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
-    status, body = shape(Problem(status, message, kind, code, param))
+    status, body = error_format(Problem(status, message, kind, code, param))
     return json_response(plain(body), status=status, headers=headers)

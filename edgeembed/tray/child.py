@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 
+from edgeembed.common.backoff import Backoff
 from edgeembed.common.logs import LOG_FILE, put_aside
 from edgeembed.tray.state import ChildStatus
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 60.0
+RESTART_BACKOFF = Backoff(first=1.0, longest=60.0)
 STABLE_SECONDS = 30.0
 """A daemon that ran for so long before it crashed is restarted without a growing delay."""
 MAX_QUICK_EXITS = 5
@@ -156,7 +157,7 @@ class DaemonChild:
             log.warning("the daemon exited with status %d; not restarting it", status)
             self._wanted = False
             return
-        delay = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** (self._quick_exits - 1))
+        delay = RESTART_BACKOFF.pause(self._quick_exits)
         log.warning("the daemon exited with status %d; restarting it in %.0f s", status, delay)
         self._next_start = now + delay
 

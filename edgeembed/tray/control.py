@@ -148,6 +148,7 @@ class Controller:
             self._icon.notify("edgeembed", error.message)
         except OSError as error:
             self._icon.notify("edgeembed", str(error))
+        self._menu_at = float("-inf")  # choosing an entry closed the menu: it may show the result at once
 
     def _show(self, view: View) -> None:
         context = MenuContext(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.client import Reply, ask, daemon_url, read_status
+from edgeembed.client import Reply, ask, daemon_url, read_health, read_status
 from edgeembed.common.status import DaemonStatus, ListedModel
 from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
@@ -118,10 +118,15 @@ def folder_bytes(folder: Path) -> int:
 
 def _alarm(reply: Reply | None) -> str | None:
     """Return the problem that GET /health reports; None if there is none or the daemon is still starting."""
-    if reply is None or reply.body.get("status") in ("ok", "starting"):
+    if reply is None or reply.status not in (200, 503):
         return None
-    reason = reply.body.get("vectors") if reply.status == 200 else reply.body.get("reason")
-    return str(reason) if reason else None
+    try:
+        health = read_health(reply)
+    except EdgeEmbedError:
+        return None  # of a version with a different format
+    if health.status in ("ok", "starting"):
+        return None
+    return (health.vectors if reply.status == 200 else health.reason) or None
 
 
 def _error_of(reply: Reply) -> str:

@@ -1,1 +1,1 @@
-"""An engine that is another server: it speaks OpenAI's protocol, and computes what our cache does not have."""
+"""An engine that is another server: it speaks OpenAI's protocol, and computes the rows that the cache does not have."""

@@ -1,4 +1,4 @@
-"""The local model that answers while upstream is away, if it was shown to be the same model."""
+"""The local model that answers while upstream is away, once it is shown to be the same model."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Fallback:
     """A local engine beside an upstream one. Everything runs on one event loop."""
 
     def __init__(self, make: Callable[[], Engine] | None, identity: Identity, min_cosine: float) -> None:
-        """Prepare. make: makes the engine, in a thread; raises EdgeEmbedError. None: there is no fall-back."""
+        """Take `make`, which makes the engine and is called in a thread; None: there is no fallback."""
         self._make = make
         self._identity = identity
         self._min_cosine = min_cosine
         self._unit = identity.normalised
         self._engine: Engine | None = None
         self.state: FallbackState = "loading" if make else "off"
-        self.reason: str | None = "it is loading" if make else "there is no local fall-back"
+        self.reason: str | None = "it is loading" if make else "there is no local fallback"
         self.cosine: float | None = None
         self.texts = 0
-        """Texts that it has answered."""
+        """Number of texts answered."""
 
     @property
     def ready(self) -> bool:
-        """Whether it is the same model, and could answer now."""
+        """Whether it is the same model and can answer now."""
         return self.state == "same" and self._engine is not None and self._engine.status.state == "ready"
 
     @property
@@ -45,7 +45,7 @@ class Fallback:
         return self._engine.status.worker_pid if self._engine else None
 
     async def start(self) -> None:
-        """Load the local model and compare it with upstream by their rows of the canary texts; the log says the outcome."""
+        """Load the local model and compare its canary rows with upstream's; the result is logged."""
         if self._make is None:
             return
         try:
@@ -55,26 +55,26 @@ class Fallback:
             rows = [None if isinstance(row, InputTooLongError) else _vector(row) for row in found]
         except EdgeEmbedError as error:
             self.state, self.reason = "failed", f"the local model cannot be loaded: {error.message}"
-            log.error("no local fall-back: %s", error.message)
+            log.error("no local fallback: %s", error.message)
             await self.close()
             return
         await self._compare(rows)
 
     async def _compare(self, rows: Sequence[Float32Row | None]) -> None:
-        """Judge by the texts that both sides can take: the last one is too long for the smallest contexts."""
+        """Compare the texts that fit both models: the last one is too long for the smallest contexts."""
         pairs = [(here, there) for here, there in zip(rows, self._identity.canary_rows, strict=False) if here is not None]
         self.cosine = least_cosine([here for here, _ in pairs], [there for _, there in pairs])
         if self.cosine >= self._min_cosine:
             self.state, self.reason = "same", None
-            log.info("the local fall-back gives upstream's vectors: cosine %.4f or more", self.cosine)
+            log.info("the local fallback gives the same vectors as upstream: cosine %.4f or more", self.cosine)
             return
         self.state = "different"
         self.reason = f"the local model gives other vectors than upstream (cosine {self.cosine:.4f})"
-        log.warning("no local fall-back: %s, at least %g is asked for", self.reason, self._min_cosine)
+        log.warning("no local fallback: %s, at least %g is required", self.reason, self._min_cosine)
         await self.close()
 
     def answer(self, texts: Sequence[PendingText]) -> None:
-        """Compute texts here."""
+        """Compute texts with the local model."""
         assert self._engine is not None
         for priority in (INTERACTIVE, BULK):
             group = [text for text in texts if text.priority == priority]
@@ -87,8 +87,8 @@ class Fallback:
             return
         error = local.exception()
         if isinstance(error, InputTooLongError):
-            # The text is none too many for upstream: it will be right again when that is back.
-            text.fail(EngineUnavailableError("upstream is away, and the text is too long for the local fall-back"))
+            # Upstream would take it, so it is no mistake of the client: the same request succeeds once upstream is back.
+            text.fail(EngineUnavailableError("upstream is away, and the text is too long for the local fallback"))
         elif isinstance(error, Exception):
             text.fail(error)
         else:
@@ -96,19 +96,19 @@ class Fallback:
             text.finish(self._as_upstream(local.result()))
 
     def _as_upstream(self, row: Row) -> Row:
-        """Give a row the length that upstream's have, so that the rows of one model are all of one kind."""
+        """Normalise a row if upstream's rows are normalised, so that all rows of one model in the cache are alike."""
         if not self._unit:
             return row
         length = float(np.linalg.norm(row.vector.astype(np.float64)))
         return row._replace(vector=(row.vector / length).astype(np.float32)) if length else row
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
-        """Read texts as upstream does, which has the same model."""
+        """Tokenize texts; the model, and so its vocabulary, is the same as upstream's."""
         assert self._engine is not None
         return self._engine.tokenize(texts, written=written)
 
     async def close(self) -> None:
-        """End the local engine, if it runs."""
+        """Close the local engine, if there is one."""
         if self._engine is not None:
             await self._engine.close()
 

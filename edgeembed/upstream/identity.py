@@ -1,8 +1,7 @@
-"""Whose rows they are: what an upstream server gave for fixed texts, kept so that its rows are known again.
+"""The identity of an upstream model: a digest of the rows that it gave for the canary texts, kept in a file.
 
-A model file has a digest; a server has none that it would tell. What tells two servers' models apart is what they compute:
-the rows of the canary texts. Their digest stands for the model wherever a local file's digest would, in the cache's keys
-first of all.
+A local model is identified by its file's digest; a server does not publish one. What distinguishes the models of two servers
+is what they compute, so the digest of the canary rows takes the place of the file's digest, above all in the cache's keys.
 """
 
 from __future__ import annotations
@@ -25,31 +24,30 @@ from edgeembed.upstream.wire import RowEncoding
 log = logging.getLogger(__name__)
 
 CANARY_TEXTS: Sequence[str] = TEXTS
-"""The shorter ones first: where not all fit, the last one is left out."""
+"""Shorter ones first: where not all fit into the context, the last one is left out."""
 SENTINEL_TEXT = CANARY_TEXTS[0]
-"""Rides along with every request, a few tokens long: its row shows in the same answer that the others are whose they should
-be, whatever was restarted, replaced or put behind a load balancer meanwhile."""
+"""Sent with every request, a few tokens long: its row shows that the response comes from the right model, whatever was
+restarted, replaced or put behind a load balancer meanwhile."""
 
 SCHEMA = b"edgeembed upstream 1"
 MOST_KEPT = 32
 _UNIT = 1e-3
-"""How far a normalised row's length may be from 1."""
+"""Largest distance of a normalised row's length from 1."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of an upstream server, known by its rows."""
+    """A model of an upstream server, identified by its rows."""
 
     url: str
-    """Where it was seen last."""
+    """Where it was last seen."""
     model: str
     digest: str
     rows: str
-    """Base64 of the canary texts' rows at first sight: float32, little-endian, shape (texts, dimensions), of the texts that
-    fitted."""
+    """Base64 of the rows of the canary texts that fit, as first seen: float32, little-endian, shape (texts, dimensions)."""
     dimensions: int
-    rider_tokens: int
+    sentinel_tokens: int
     context_tokens: int = 0
-    """0: nobody knows."""
+    """0: unknown."""
     encoding: RowEncoding = "base64"
     seen_at: float = 0.0
     """Unix seconds."""
@@ -61,21 +59,21 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def normalised(self) -> bool:
-        """Whether its rows have length 1, as those of most servers."""
+        """Whether its rows have length 1, as those of most servers do."""
         return all(abs(float(np.linalg.norm(row.astype(np.float64))) - 1) < _UNIT for row in self.canary_rows)
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What an upstream server has just given for the canary texts."""
+    """What an upstream server returned for the canary texts."""
 
     rows: Sequence[Float32Row]
-    rider_tokens: int
+    sentinel_tokens: int
     context_tokens: int
     encoding: RowEncoding
 
 
 def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> float:
-    """Give the least cosine of each row to its counterpart; 0 where their lengths or numbers differ, or one is unusable."""
+    """Return the least cosine of a row to its counterpart; 0 if lengths or counts differ, or a row is unusable."""
     if len(rows) != len(others) or not rows:
         return 0.0
     pairs = list(zip(rows, others, strict=True))
@@ -85,46 +83,46 @@ def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> fl
 
 
 class IdentityStore:
-    """The identities that this daemon has seen, in a file; it also says whose cached rows are when upstream is away."""
+    """The identities that this daemon has seen, in a file; it names the last one while upstream is away."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def last(self, url: str, model: str | None) -> Identity | None:
-        """Give what was seen last at this address under this name, or under any."""
-        known = [one for one in self._read() if one.url == url and model in (None, one.model)]
-        return max(known, key=lambda one: one.seen_at, default=None)
+        """Return the identity last seen at this address under this name, or under any name if `model` is None."""
+        found = [one for one in self._read() if one.url == url and model in (None, one.model)]
+        return max(found, key=lambda one: one.seen_at, default=None)
 
-    def recognise(self, url: str, model: str, sight: ProbeResult, min_cosine: float) -> tuple[Identity, float]:
-        """Give the identity of what was just seen, an old one where the rows are near enough, and the cosine to it.
+    def recognise(self, url: str, model: str, result: ProbeResult, min_cosine: float) -> tuple[Identity, float]:
+        """Return the identity of a probe result, an earlier one if its rows are near enough, and the cosine to it.
 
-        It is written down; a disk that does not take it is told in the log.
+        It is written to the file; a write error is only logged.
         """
-        known = self._read()
+        earlier = self._read()
         near = [
             (found, one)
-            for one in known
-            if one.model == model and (found := least_cosine(sight.rows, one.canary_rows)) >= min_cosine
+            for one in earlier
+            if one.model == model and (found := least_cosine(result.rows, one.canary_rows)) >= min_cosine
         ]
         if near:
             found, identity = max(near, key=lambda pair: pair[0])
         else:
-            found, identity = 1.0, _new(model, sight)
+            found, identity = 1.0, _new(model, result)
         identity = msgspec.structs.replace(
             identity,
             url=url,
-            rider_tokens=sight.rider_tokens,
-            context_tokens=sight.context_tokens,
-            encoding=sight.encoding,
+            sentinel_tokens=result.sentinel_tokens,
+            context_tokens=result.context_tokens,
+            encoding=result.encoding,
             seen_at=time.time(),
         )
         kept = sorted(
-            [identity, *(one for one in known if one.digest != identity.digest)], key=lambda one: one.seen_at, reverse=True
+            [identity, *(one for one in earlier if one.digest != identity.digest)], key=lambda one: one.seen_at, reverse=True
         )
         try:
             write_json(self._path, kept[:MOST_KEPT])
         except OSError as error:
-            log.warning("what upstream's rows are like cannot be kept: %s", error)
+            log.warning("cannot write upstream's identities to %s: %s", self._path, error)
         return identity, found
 
     def _read(self) -> list[Identity]:
@@ -133,19 +131,19 @@ class IdentityStore:
         except FileNotFoundError:
             return []
         except (OSError, msgspec.DecodeError) as error:
-            log.warning("%s cannot be read, and begins anew: %s", self._path, error)
+            log.warning("cannot read %s, starting with an empty one: %s", self._path, error)
             return []
 
 
-def _new(model: str, sight: ProbeResult) -> Identity:
-    matrix = np.stack(list(sight.rows)).astype("<f4")
+def _new(model: str, result: ProbeResult) -> Identity:
+    matrix = np.stack(list(result.rows)).astype("<f4")
     return Identity(
         url="",
         model=model,
         digest=_digest(model, matrix.tobytes()),
         rows=base64.b64encode(matrix.tobytes()).decode("ascii"),
         dimensions=matrix.shape[1],
-        rider_tokens=sight.rider_tokens,
+        sentinel_tokens=result.sentinel_tokens,
     )
 
 

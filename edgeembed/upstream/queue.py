@@ -1,4 +1,4 @@
-"""Texts that wait for upstream, and what of them goes in one request."""
+"""Texts that wait for upstream, and which of them go into one request."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from edgeembed.errors import RequestError
 
 @dataclass(eq=False)
 class PendingText:
-    """A text whose row has not come. sent: how it is sent, its prompt put around it."""
+    """A text without its row yet. sent: the text as upstream gets it, with its prompt."""
 
     text: Text
     sent: str
     priority: Priority
     future: asyncio.Future[Row]
     most_tokens: int = 0
-    """A client's own limit that it may exceed; it is then sent alone, so that its tokens are counted. 0: none."""
+    """The client's own limit, if the text may exceed it: it is then sent alone, so that upstream counts its tokens. Or 0."""
     tries: int = 0
-    """Requests with it over which upstream went away."""
+    """Requests with this text during which upstream closed the connection."""
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -32,37 +32,37 @@ class PendingText:
         return bool(self.most_tokens) or self.tries > 1
 
     def finish(self, row: Row) -> None:
-        """Hand the row on, if somebody waits."""
+        """Set the row, unless the waiter is gone."""
         if not self.future.done():
             self.future.set_result(row)
 
     def fail(self, error: Exception) -> None:
-        """Say why there is none, if somebody waits."""
+        """Set the error, unless the waiter is gone."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 def pending_text(text: Text, priority: Priority) -> PendingText:
-    """Take a text. Raises RequestError for what cannot be sent to another server."""
+    """Return a text ready for the queue. Raises RequestError for what cannot be sent to another server."""
     future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
     match text:
         case str():
             return PendingText(text, text, priority, future)
         case Pair():
-            raise RequestError("upstream makes vectors; it scores no pairs")
+            raise RequestError("upstream only embeds texts; it cannot score pairs")
         case Prompted(prefix, inner, suffix, limits, ids):
             if ids is not None:
-                raise RequestError("token ids are not sent upstream, whose vocabulary nobody here knows; send text")
+                raise RequestError("token ids cannot be sent upstream, whose vocabulary is unknown here; send text")
             most = limits.most if limits is not None and not limits.own else 0
             sent = prefix + inner + suffix
             return PendingText(text, sent, priority, future, most if most and tokens_at_most(sent) > most else 0)
 
 
 class TextQueue:
-    """Waiting texts, queries before bulk. Everything runs on one event loop."""
+    """Waiting texts, interactive ones before bulk. Everything runs on one event loop."""
 
     def __init__(self, most_texts: int, most_characters: int) -> None:
-        """Prepare. most_texts, most_characters: of one request."""
+        """Set the limits of one request."""
         self.most_texts = most_texts
         self._most_characters = most_characters
         self._lines: dict[Priority, deque[PendingText]] = {INTERACTIVE: deque(), BULK: deque()}
@@ -74,24 +74,24 @@ class TextQueue:
         return (one for line in self._lines.values() for one in line if not one.future.done())
 
     def has(self, priority: Priority) -> bool:
-        """Say whether somebody waits with this priority."""
+        """Return whether a text of this priority waits."""
         line = self._lines[priority]
         while line and line[0].future.done():
             line.popleft()
         return bool(line)
 
     def put(self, texts: Sequence[PendingText]) -> None:
-        """Let texts wait."""
+        """Append texts."""
         for text in texts:
             self._lines[text.priority].append(text)
 
     def put_back(self, texts: Sequence[PendingText]) -> None:
-        """Let texts wait in front, whose request has failed."""
+        """Put texts of a failed request back at the head."""
         for text in reversed(texts):
             self._lines[text.priority].appendleft(text)
 
     def take(self, priority: Priority) -> list[PendingText]:
-        """Take what goes in one request: as many as may, of those who wait still."""
+        """Remove and return the texts of one request: as many as fit."""
         taken: list[PendingText] = []
         characters = 0
         while self.has(priority):
@@ -105,7 +105,7 @@ class TextQueue:
         return taken
 
     def clear(self) -> list[PendingText]:
-        """Take everything."""
+        """Remove and return all texts."""
         everything = list(self)
         for line in self._lines.values():
             line.clear()

@@ -1,8 +1,8 @@
-"""What goes to an OpenAI-compatible server and comes back, with the quirks of the servers that there are.
+"""Requests to an OpenAI-compatible server and its responses, with the quirks of today's servers.
 
-References: the OpenAI API documentation, "Create embeddings"; SGLang's serving_embedding.py, which answers with floats
-whatever `encoding_format` asks for, and with flat errors; vLLM's protocol.py, whose error codes are integers; Ollama's
-openai.go; FastAPI, whose own errors are called `detail`.
+References: the OpenAI API documentation, "Create embeddings"; SGLang's serving_embedding.py, which returns floats whatever
+`encoding_format` asks for, and flat errors; vLLM's protocol.py, whose error codes are integers; Ollama's openai.go; FastAPI,
+whose own errors are in `detail`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from edgeembed.engine.interface import Float32Row
 RowEncoding = Literal["base64", "float"]
 
 _LONGEST_MESSAGE = 300
-"""Characters of a message of the other side that are passed on."""
+"""Characters of upstream's error message that are passed on."""
 _CONTEXT_FIELDS = ("max_model_len", "context_tokens", "context_length")
-"""Where servers say how long a text may be: vLLM and SGLang, edgeembed, others; llama-server has it in `meta.n_ctx`."""
+"""Fields with the longest text: of vLLM and SGLang, edgeembed, others; llama-server has it in `meta.n_ctx`."""
 _TOO_LONG = re.compile(
     r"too (large|long)|longer than|context (length|size|window)|exceeds the (maximum|available)", re.IGNORECASE
 )
 
 
 class UnreadableAnswerError(Exception):
-    """What came is no answer to the question; the message says why."""
+    """The response does not fit the request; the message says why."""
 
 
 class UpstreamAnswer(NamedTuple):
-    """The rows of texts in their order; tokens: of all of them together, None where nobody counted."""
+    """The rows of texts, in order. tokens: of all texts together, None where the server does not count."""
 
     rows: list[Float32Row]
     tokens: int | None
@@ -59,28 +59,28 @@ _body_decoder = msgspec.json.Decoder(_Body)
 
 
 def write_body(model: str, texts: Sequence[str], encoding: RowEncoding) -> bytes:
-    """Write the body of POST /embeddings."""
+    """Return the body of POST /embeddings."""
     return orjson.dumps({"model": model, "input": texts, "encoding_format": encoding})
 
 
 def read_answer(body: bytes, texts: int) -> UpstreamAnswer:
-    """Read the rows of so many texts, base64 or floats, in whatever order they come. Raises UnreadableAnswerError."""
+    """Return the rows in a response to `texts` texts, base64 or floats, in any order. Raises UnreadableAnswerError."""
     try:
         answer = _body_decoder.decode(body)
     except msgspec.DecodeError as error:  # msgspec.ValidationError is one
-        raise UnreadableAnswerError(f"it is no list of embeddings: {error}") from error
+        raise UnreadableAnswerError(f"not a list of embeddings: {error}") from error
     if len(answer.data) != texts:
-        raise UnreadableAnswerError(f"{texts} texts were sent, and {len(answer.data)} rows came back")
+        raise UnreadableAnswerError(f"{texts} texts were sent, but {len(answer.data)} rows came back")
     rows: list[Float32Row | None] = [None] * texts
     for place, item in enumerate(answer.data):
         index = place if item.index is None else item.index
         if not 0 <= index < texts or rows[index] is not None:
-            # A row without a place of its own could be any text's: better none than a wrong one.
-            raise UnreadableAnswerError(f"two rows say that they are of text {index}, or there is no such text")
+            # Such a row could belong to any text: better none than a wrong one.
+            raise UnreadableAnswerError(f"the index {index} occurs twice or is out of range")
         rows[index] = _row(item.embedding)
     found = [row for row in rows if row is not None]
     if len({len(row) for row in found}) > 1:
-        raise UnreadableAnswerError("its rows differ in length")
+        raise UnreadableAnswerError("the rows differ in length")
     usage = answer.usage
     return UpstreamAnswer(found, (usage.prompt_tokens or usage.total_tokens) if usage else None)
 
@@ -100,7 +100,7 @@ def _row(embedding: str | list[float]) -> Float32Row:
 
 
 def error_message(body: bytes, status: int) -> str:
-    """Give what a server says of its error, whichever shape it says it in."""
+    """Return the message in an error response, whatever its shape."""
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -113,7 +113,7 @@ def error_message(body: bytes, status: int) -> str:
 def _message_in(said: Any) -> str:
     match said:
         case str():
-            return "" if said.startswith("<") else said  # a proxy's page
+            return "" if said.startswith("<") else said  # an HTML page of a proxy
         case {"error": str(message)} if message:
             return message
         case {"error": {"message": str(message)}}:
@@ -128,26 +128,26 @@ def _message_in(said: Any) -> str:
 
 
 def says_too_long(message: str) -> bool:
-    """Say whether an error is about the length of a text: llama-server and Ollama have status 500 for that too."""
+    """Return whether an error is about the length of a text: llama-server and Ollama use status 500 for it, too."""
     return _TOO_LONG.search(message) is not None
 
 
 def model_names(body: bytes) -> list[dict[str, Any]]:
-    """Give the objects of GET /models that have an id. Raises UnreadableAnswerError."""
+    """Return the objects of GET /models that have an id. Raises UnreadableAnswerError."""
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise UnreadableAnswerError("its list of models is no JSON") from error
+        raise UnreadableAnswerError("its list of models is not JSON") from error
     data = said.get("data") if isinstance(said, dict) else None
     if data is None and isinstance(said, dict) and "data" in said:
         return []  # Ollama without models
     if not isinstance(data, list):
-        raise UnreadableAnswerError("it has no list of models")
+        raise UnreadableAnswerError("it does not list its models")
     return [item for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
 
 def own_names(described: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Give one name of each model, of a list in which an edgeembed may have several of the same."""
+    """Return one name per model: an edgeembed lists each of its models under several."""
     names = [str(item["id"]) for item in described]
     return [
         name
@@ -158,7 +158,7 @@ def own_names(described: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def context_tokens(described: Mapping[str, Any]) -> int:
-    """Give the longest text that a model takes, as its object in the list of models says it; 0 when it does not."""
+    """Return the longest text of a model in tokens, from its object in the list of models; 0 if that does not say."""
     meta = described.get("meta")
     values = [*(described.get(name) for name in _CONTEXT_FIELDS), meta.get("n_ctx") if isinstance(meta, dict) else None]
     for value in values:
@@ -168,17 +168,17 @@ def context_tokens(described: Mapping[str, Any]) -> int:
 
 
 def spread(total: int | None, texts: Sequence[str]) -> list[int]:
-    """Spread the tokens of texts over them by their lengths, as only the sum is told; at least one each.
+    """Return the tokens of each text, at least one: servers return only the sum, which is divided by the texts' lengths.
 
-    Where nobody counted, a token is taken for four characters.
+    total: None where the server does not count; then a token is taken for four characters.
     """
     lengths = [len(text) + 1 for text in texts]
     if total is None:
         return [1 + length // 4 for length in lengths]
-    everything, given, seen, shares = sum(lengths), 0, 0, []
+    everything, assigned, seen, shares = sum(lengths), 0, 0, []
     for length in lengths:
         seen += length
-        share = max(1, round(total * seen / everything) - given)
-        given += share
+        share = max(1, round(total * seen / everything) - assigned)
+        assigned += share
         shares.append(share)
     return shares

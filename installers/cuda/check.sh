@@ -41,8 +41,8 @@ url, flags = sys.argv[1:]
 request = urllib.request.Request(f"{url}/v1/embeddings", b'{"input": "hello"}', {"content-type": "application/json"})
 row = json.load(urllib.request.urlopen(request, timeout=120))["data"][0]["embedding"]
 health = json.load(urllib.request.urlopen(f"{url}/health", timeout=60))
-falls = "; ".join(f"{fall['mode']}: {fall['reason']}" for fall in health["falls"])
-print(f"ok    {flags or 'no flags'}: mode {health['mode']}, {row[0]:.6f} {row[1]:.6f} {row[2]:.6f} …  {falls}")
+demotions = "; ".join(f"{demotion['mode']}: {demotion['reason']}" for demotion in health["demotions"])
+print(f"ok    {flags or 'no flags'}: mode {health['mode']}, {row[0]:.6f} {row[1]:.6f} {row[2]:.6f} …  {demotions}")
 PYTHON
   kill "$daemon"
   wait "$daemon" || true

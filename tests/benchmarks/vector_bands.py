@@ -26,7 +26,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import BULK
 from edgeembed.hub.store import Store
-from edgeembed.runtime.assembly import make_engine
+from edgeembed.runtime.engines import make_engine
 
 TEXTS = 250
 LANGUAGES = ("de", "fr", "ja", "zh_CN", "ru")

@@ -1,4 +1,4 @@
-"""A cache in a process of its own, whose disk fills up or is read-only, and is mended again. Prints what happened as JSON.
+"""Run a cache whose disk becomes full or read-only, and usable again, and print what happened as JSON.
 
 python -m tests.cache.fault_driver full|readonly FOLDER
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.cache import KeyMaker, VectorCache, tiers
+from edgeembed.cache import KeyMaker, VectorCache, disk_health
 from edgeembed.engine.interface import Row
 
 NOBODY = 65534
@@ -35,7 +35,7 @@ async def settled(cache: VectorCache) -> None:
 
 
 async def phase(cache: VectorCache, first: int, count: int) -> dict[str, Any]:
-    """Put rows, ask for them, and for some of those put in the very beginning."""
+    """Put rows, then look up the last one and the first ones ever put."""
     for number in range(first, first + count):
         cache.put(key(number), Row(np.full(384, number, np.float32), number))
         await asyncio.sleep(0)
@@ -51,36 +51,36 @@ async def phase(cache: VectorCache, first: int, count: int) -> dict[str, Any]:
 
 
 async def run(folder: Path, hurt: Callable[[Path], None], mend: Callable[[Path], None], *, at_start: bool) -> dict[str, Any]:
-    """Hurt the disk while the cache is open, or before it is opened."""
+    """Break the disk while the cache is open, or before it is opened, and repair it."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("edgeembed").addHandler(handler)
-    tiers.REST_SECONDS = 0.0
+    disk_health.PAUSE_SECONDS = 0.0
     memory_mib = 8 if at_start else 0
     cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
     await cache.open()
-    told = {"well": await phase(cache, 0, 100)}
+    found = {"well": await phase(cache, 0, 100)}
     if at_start:
         await cache.close()
     hurt(folder)
     if at_start:
         cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
         await cache.open()
-    told["hurt"] = await phase(cache, 1000, 1500)
+    found["hurt"] = await phase(cache, 1000, 1500)
     mend(folder)
     await phase(cache, 5000, 1)
-    told["mended"] = await phase(cache, 5100, 100)
+    found["mended"] = await phase(cache, 5100, 100)
     await cache.close()
     cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
     await cache.open()
-    told["later"] = {"problem": cache.stats.disk_problem, "old": len(await cache.get_many([key(5150), key(3)]))}
+    found["later"] = {"problem": cache.stats.disk_problem, "old": len(await cache.get_many([key(5150), key(3)]))}
     await cache.close()
-    return {**told, "warnings": warnings}
+    return {**found, "warnings": warnings}
 
 
 def no_space(_folder: Path) -> None:
-    """No file may grow beyond 400 kB: what a full disk does to a write."""
+    """Let no file grow beyond 400 kB: writes fail as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
 
 
@@ -92,7 +92,7 @@ def read_only(folder: Path) -> None:
     for path in folder.iterdir():
         path.chmod(0o444)
     folder.chmod(0o555)
-    if os.geteuid() == 0:  # whom modes do not stop
+    if os.geteuid() == 0:  # root ignores modes
         os.seteuid(NOBODY)
 
 

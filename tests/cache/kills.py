@@ -1,4 +1,4 @@
-"""Two daemons' caches on one folder, killed in the middle of writes, again and again; every answer is checked.
+"""Two caches on one folder, repeatedly killed while they write; every row is checked.
 
 python -m tests.cache.kills --rounds 1000
 """
@@ -28,12 +28,12 @@ from edgeembed.engine.interface import Float32Row, Row
 KEYS = KeyMaker("5" * 64, "embed")
 TEXTS = 3000
 DISK_MIB = 2
-"""Small, so that rows leave all the time, too."""
+"""Small, so that rows leave all the time."""
 WRONG = 3
 
 
 def computed(number: int) -> Float32Row:
-    """Give the row that a model would compute for text number so and so."""
+    """Return the row of a text, as a model would compute it."""
     seed = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(384).astype(np.float32)
 
@@ -43,7 +43,7 @@ def key(number: int) -> bytes:
 
 
 async def serve(folder: Path, seed: int) -> None:
-    """Answer questions like a daemon until somebody kills this process; ends with WRONG when an answer is wrong."""
+    """Look up and store rows like a daemon until the process is killed; exit with WRONG when a row is wrong."""
     rng = random.Random(seed)
     cache = VectorCache(folder, memory_mib=0, disk_mib=DISK_MIB)
     await cache.open()
@@ -58,13 +58,13 @@ async def serve(folder: Path, seed: int) -> None:
                 os._exit(WRONG)
 
 
-def life(folder: str, seed: int) -> None:
+def run_cache(folder: str, seed: int) -> None:
     tiers.WRITE_SECONDS = 0.0  # a kill comes in the middle of writes, or before the first one
     asyncio.run(serve(Path(folder), seed))
 
 
 def check(folder: Path) -> int:
-    """Compare everything on disk with what would be computed; gives the number of rows. Raises AssertionError."""
+    """Compare all rows on disk with the right ones; return their number. Raises AssertionError."""
     by_key = {key(number): number for number in range(TEXTS)}
     with contextlib.closing(DiskTier(folder, DISK_MIB * 2**20)) as tier:
         rows = 0
@@ -81,17 +81,19 @@ def check(folder: Path) -> int:
 
 
 def rounds(folder: Path, number: int, seed: int = 1) -> int:
-    """Start two caches and kill them, so many times; gives the number of rows in the end. Raises AssertionError."""
+    """Start two caches and kill them, so many times; return the number of rows in the end. Raises AssertionError."""
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     rng = random.Random(seed)
     for turn in range(number):
-        lives = [context.Process(target=life, args=(str(folder), seed * 1_000_000 + 2 * turn + one)) for one in range(2)]
-        for each in lives:
+        processes = [
+            context.Process(target=run_cache, args=(str(folder), seed * 1_000_000 + 2 * turn + one)) for one in range(2)
+        ]
+        for each in processes:
             each.start()
-        for each in lives:
+        for each in processes:
             time.sleep(rng.uniform(0.0, 0.15))
             each.kill()
-        for each in lives:
+        for each in processes:
             each.join()
             assert each.exitcode != WRONG, f"a wrong answer in round {turn}"
         if turn % 50 == 49 or turn == number - 1:

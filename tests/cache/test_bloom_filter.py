@@ -1,4 +1,4 @@
-"""Which keys may be on disk: never a wrong "no"."""
+"""The Bloom filter of the keys on disk never excludes a key that is there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.cache import VectorCache
-from edgeembed.cache import bloom_filter as known_module
-from edgeembed.cache.bloom_filter import KnownKeys
+from edgeembed.cache import VectorCache, bloom_filter
+from edgeembed.cache.bloom_filter import BloomFilter
 from edgeembed.cache.disk import DiskTier
 from edgeembed.engine.interface import Row
 
@@ -23,24 +22,24 @@ def key(number: int) -> bytes:
     return hashlib.sha256(str(number).encode()).digest()
 
 
-@pytest.mark.parametrize("room", [10, 200_000])
-def test_what_was_added_is_there_and_hardly_anything_else(room: int) -> None:
-    known = KnownKeys(room)
-    half = known.room // 2
-    known.add_many(b"".join(map(key, range(half))))
-    for number in range(half, known.room):
-        known.add(key(number))
-    assert all(key(number) in known for number in range(0, known.room, 7))
-    assert not known.is_full
-    wrong = sum(key(number) in known for number in range(known.room, known.room + 20_000))
+@pytest.mark.parametrize("capacity", [10, 200_000])
+def test_added_keys_are_found_and_hardly_any_other(capacity: int) -> None:
+    keys = BloomFilter(capacity)
+    half = keys.capacity // 2
+    keys.add_many(b"".join(map(key, range(half))))
+    for number in range(half, keys.capacity):
+        keys.add(key(number))
+    assert all(key(number) in keys for number in range(0, keys.capacity, 7))
+    assert not keys.is_full
+    wrong = sum(key(number) in keys for number in range(keys.capacity, keys.capacity + 20_000))
     assert wrong < 100
-    known.add(key(-1))
-    assert known.is_full
+    keys.add(key(-1))
+    assert keys.is_full
 
 
 @pytest.fixture
 async def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
-    """Count the keys that the disk is asked for."""
+    """The number of keys of each lookup on disk."""
     found: list[int] = []
     usual = DiskTier.get_many
 
@@ -52,17 +51,17 @@ async def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     yield found
 
 
-async def learned(cache: VectorCache) -> None:
-    """Wait until the cache knows what is on disk."""
+async def filter_built(cache: VectorCache) -> None:
+    """Wait until the filter of the keys on disk is built."""
     await cache.get_many([key(-1)])
     for _ in range(500):
-        if cache._present._known is not None:
+        if cache._key_filter.is_built:
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("it never learned which keys are there")
+    raise AssertionError("the filter was never built")
 
 
-async def test_the_disk_is_asked_only_for_what_it_may_have(tmp_path: Path, asked: list[int]) -> None:
+async def test_keys_that_cannot_be_on_disk_are_not_sought_there(tmp_path: Path, asked: list[int]) -> None:
     before = VectorCache(tmp_path, memory_mib=1, disk_mib=10)
     await before.open()
     for number in range(300):
@@ -70,7 +69,7 @@ async def test_the_disk_is_asked_only_for_what_it_may_have(tmp_path: Path, asked
     await before.close()
     cache = VectorCache(tmp_path, memory_mib=0, disk_mib=10)
     await cache.open()
-    await learned(cache)
+    await filter_built(cache)
     asked.clear()
     assert await cache.get_many(map(key, range(1000, 1300))) == {}
     assert sum(asked) <= 3
@@ -80,9 +79,9 @@ async def test_the_disk_is_asked_only_for_what_it_may_have(tmp_path: Path, asked
     await cache.close()
 
 
-async def test_rows_that_are_written_while_it_learns_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_written_while_the_filter_is_built_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = DiskTier.keys
-    monkeypatch.setattr(DiskTier, "keys", lambda self, behind=b"": usual(self, behind, 10))  # many pieces
+    monkeypatch.setattr(DiskTier, "keys", lambda self, after=b"": usual(self, after, 10))  # many pieces
     before = VectorCache(tmp_path, memory_mib=1, disk_mib=10)
     await before.open()
     for number in range(300):
@@ -94,22 +93,22 @@ async def test_rows_that_are_written_while_it_learns_are_found(tmp_path: Path, m
     for number in range(300, 700):
         cache.put(key(number), ROW)
         await asyncio.sleep(0)
-    await learned(cache)
+    await filter_built(cache)
     assert len(await cache.get_many(map(key, range(700)))) == 700
     await cache.close()
 
 
 async def test_rows_of_another_daemon_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_module, "TRUSTED_SECONDS", 0.05)
+    monkeypatch.setattr(bloom_filter, "TRUSTED_SECONDS", 0.05)
     one = VectorCache(tmp_path, memory_mib=0, disk_mib=10)
     await one.open()
-    await learned(one)
+    await filter_built(one)
     other = VectorCache(tmp_path, memory_mib=0, disk_mib=10)
     await other.open()
     other.put(key(1), ROW)
     await other.close()
     await asyncio.sleep(0.1)
     assert list(await one.get_many([key(1)])) == [key(1)]
-    await learned(one)  # what else the other one wrote
-    assert key(1) in one._present._known  # type: ignore[operator]
+    await filter_built(one)  # anew, with the keys of the other one
+    assert one._key_filter.among([key(1), key(2)]) == [key(1)]
     await one.close()

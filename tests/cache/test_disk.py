@@ -1,4 +1,4 @@
-"""The disk tier: what is on disk, what of it is believed, and what happens when the disk is out of order."""
+"""The disk tier: which rows stay, which entries are read, and what happens when the disk or the database is faulty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import diskcache
 import numpy as np
 import pytest
 
-from edgeembed.cache import database
+from edgeembed.cache import diskcache_store
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.disk import DATABASE, FAULTS, DiskItem, DiskTier
 from edgeembed.cache.rows import CachedRow, encode_row
@@ -52,7 +52,7 @@ def rows(first: int, count: int, size: int = 4096) -> list[tuple[bytes, bytes]]:
     return [(key(number), bytes([number % 251]) * size) for number in range(first, first + count)]
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- storing --------------------------------------------------------------------------------------------------------
 
 
 def test_rows_outlive_the_process(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_clear(tier: DiskTier) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
-def test_the_folder_is_its_users_own(folder: Path) -> None:
+def test_only_its_user_can_read_the_folder(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o755)
     folder.chmod(0o755)
     DiskTier(folder, MIB).close()
@@ -136,7 +136,7 @@ def filled(folder: Path, size: int, asked_again: int) -> DiskTier:
     return tier
 
 
-def test_a_scan_washes_out_nothing_that_was_asked_for_again(folder: Path) -> None:
+def test_a_scan_removes_no_row_that_was_asked_for_again(folder: Path) -> None:
     with contextlib.closing(filled(folder, 2 * MIB, 100)) as tier:
         assert len(tier) < 550, "it is full"
     with contextlib.closing(DiskTier(folder, 2 * MIB)) as tier:  # a new daemon
@@ -144,17 +144,17 @@ def test_a_scan_washes_out_nothing_that_was_asked_for_again(folder: Path) -> Non
             tier.put_many(rows(first, 64))
         assert len(tier.get_many(key(number) for number in range(100))) == 100
         newest = tier.get_many(key(number) for number in range(29_950, 30_000))
-        assert len(newest) == 50, "and what is new has its place, too"
+        assert len(newest) == 50, "new rows are stored too"
 
 
-def test_rows_asked_for_again_take_no_more_than_their_share(folder: Path) -> None:
-    """Else nothing new could ever stay, whatever people ask today."""
+def test_protected_rows_take_no_more_than_their_share(folder: Path) -> None:
+    """Otherwise no new row could ever stay."""
     with contextlib.closing(filled(folder, 2 * MIB, 100)) as tier:
         for first in range(20_000, 22_000, 50):
             tier.put_many(rows(first, 50))
             tier.touch_many(key(number) for number in range(first, first + 50))
         assert tier.size_bytes <= 2 * MIB
-        assert tier.get_many(key(number) for number in range(100)) == {}, "the oldest favourites made room"
+        assert tier.get_many(key(number) for number in range(100)) == {}, "the oldest of them made room"
         assert len(tier.get_many(key(number) for number in range(21_700, 22_000))) > 200
         tier.put_many(rows(50_000, 50))
         tier.put_many(rows(60_000, 30))
@@ -170,26 +170,26 @@ def test_a_bulk_load_leaves_before_queries_of_the_same_age(folder: Path) -> None
         assert 0 < len(tier.get_many(key(number) for number in range(10_000, 13_000))) < 400
 
 
-def test_touching_says_what_is_gone(tier: DiskTier) -> None:
+def test_touching_returns_the_keys_without_a_row(tier: DiskTier) -> None:
     tier.put_many(rows(0, 2))
     assert tier.touch_many([key(0), key(7)]) == [key(7)]
 
 
-# --- whose it is --------------------------------------------------------------------------------------------------------
+# --- models -------------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_told_apart_and_cleared_apart(tier: DiskTier) -> None:
+def test_models_are_listed_and_cleared_separately(tier: DiskTier) -> None:
     tier.put_many(DiskItem(*row, "one") for row in rows(0, 700))
     tier.put_many(DiskItem(*row, "other") for row in rows(1000, 5, size=100))
-    told = {found.model: (found.entries, found.bytes) for found in tier.models()}
-    assert told == {"one": (700, 700 * (4096 + 32)), "other": (5, 5 * (100 + 32))}
+    listed = {found.model: (found.entries, found.bytes) for found in tier.models()}
+    assert listed == {"one": (700, 700 * (4096 + 32)), "other": (5, 5 * (100 + 32))}
     assert all(0 < found.oldest <= found.newest for found in tier.models())
     assert tier.clear(["other", "unknown"]) == 5
     assert [found.model for found in tier.models()] == ["one"]
     assert tier.clear([]) == 0 and tier.clear() == 700
 
 
-def test_rows_are_told_in_the_order_in_which_they_leave_and_only_sound_ones(tier: DiskTier) -> None:
+def test_rows_are_listed_in_the_order_in_which_they_leave_without_damaged_ones(tier: DiskTier) -> None:
     sound = {number: encode_row(key(number), CachedRow(np.ones(4, np.float32), number)) for number in range(1200)}
     tier.put_many(DiskItem(key(number), value, "one") for number, value in sound.items())
     tier.put_many(
@@ -204,7 +204,7 @@ def test_rows_are_told_in_the_order_in_which_they_leave_and_only_sound_ones(tier
     assert sum(1 for _ in tier.rows()) == 1201
 
 
-def test_counts_add_up_over_lives_and_daemons(folder: Path) -> None:
+def test_counts_add_up_over_restarts(folder: Path) -> None:
     for _ in range(2):
         with contextlib.closing(DiskTier(folder, MIB)) as tier:
             tier.add_counts({"one": Counts(1, 2, 3, 0.5), "two": Counts(misses=1)})
@@ -217,7 +217,7 @@ def test_counts_add_up_over_lives_and_daemons(folder: Path) -> None:
         assert all(since > 1e9 for since, _ in counts.values())
 
 
-# --- what others wrote ------------------------------------------------------------------------------------------------
+# --- foreign entries ---------------------------------------------------------------------------------------------------
 
 
 def test_no_pickle_is_ever_loaded(folder: Path, tmp_path: Path) -> None:
@@ -258,10 +258,10 @@ def test_another_programs_settings_are_a_fault_like_any_other(folder: Path) -> N
         DiskTier(folder, MIB)
 
 
-# --- a disk out of order ----------------------------------------------------------------------------------------------
+# --- faults --------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_no_database_is_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_a_database_is_moved_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder.mkdir(parents=True)
     for _ in range(3):
         (folder / DATABASE).write_bytes(b"no database at all " * 1000)
@@ -269,14 +269,14 @@ def test_a_file_that_is_no_database_is_set_aside(folder: Path, caplog: pytest.Lo
             tier.put_many(rows(0, 1))
             assert tier.get_many([key(0)]) == {key(0): bytes(4096)}
     aside = list(folder.parent.glob("vectors.corrupt-*"))
-    assert len(aside) == 1, "the last one is kept to be looked at, and only that one"
+    assert len(aside) == 1, "only the last one is kept"
     assert (aside[0] / DATABASE).read_bytes().startswith(b"no database")
     assert aside[0].name in caplog.text
 
 
 @pytest.mark.parametrize("first", ["get", "put"])
-def test_damage_found_later_is_mended_too(folder: Path, first: str) -> None:
-    """A disk that lost power in the middle: the head of the file is good, pages behind it are not."""
+def test_a_database_that_turns_out_to_be_damaged_later_is_replaced(folder: Path, first: str) -> None:
+    """As after a power cut: the header of the file is intact, later pages are not."""
     with contextlib.closing(DiskTier(folder, 64 * MIB)) as tier:
         tier.put_many(rows(0, 500))
     with (folder / DATABASE).open("r+b") as file:
@@ -292,7 +292,7 @@ def test_damage_found_later_is_mended_too(folder: Path, first: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["DROP TABLE Cache", "ALTER TABLE Cache RENAME COLUMN access_count TO other"])
-def test_a_database_that_lost_its_tables_is_set_aside(tier: DiskTier, folder: Path, damage: str) -> None:
+def test_a_database_without_its_tables_is_moved_aside(tier: DiskTier, folder: Path, damage: str) -> None:
     tier.put_many(rows(0, 3))
     with contextlib.closing(sqlite3.connect(folder / DATABASE)) as other, other:
         other.execute(damage)
@@ -301,23 +301,23 @@ def test_a_database_that_lost_its_tables_is_set_aside(tier: DiskTier, folder: Pa
     assert len(list(folder.parent.glob("vectors.corrupt-*"))) == 1
 
 
-def test_a_fault_is_named_as_what_it_is_and_a_new_connection_heals_it(tier: DiskTier) -> None:
-    """diskcache calls everything that keeps a transaction from beginning a timeout."""
-    tier._database.run(lambda cache: cache._sql("PRAGMA query_only = ON"))
+def test_a_read_only_connection_is_reported_as_such_and_replaced(tier: DiskTier) -> None:
+    """diskcache reports every transaction that cannot begin as a timeout."""
+    tier._database.run(lambda store: store._sql("PRAGMA query_only = ON"))
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         tier.put_many(rows(0, 1))
     tier.put_many(rows(0, 1))
     assert len(tier) == 1
 
 
-def test_a_transaction_that_did_not_end_spoils_nothing(tier: DiskTier) -> None:
-    tier._database.run(lambda cache: cache._sql("BEGIN"))
+def test_a_transaction_left_open_is_rolled_back(tier: DiskTier) -> None:
+    tier._database.run(lambda store: store._sql("BEGIN"))
     tier.put_many(rows(0, 1))
     assert len(tier) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file")
-def test_a_folder_removed_while_it_is_open_begins_anew(
+def test_a_folder_removed_while_it_is_open_is_created_again(
     tier: DiskTier, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tier.put_many([(b"old", b"1")])
@@ -330,8 +330,8 @@ def test_a_folder_removed_while_it_is_open_begins_anew(
         assert reopened.get_many([b"new"]) == {b"new": b"2"}
 
 
-def test_who_holds_the_lock_is_not_waited_for_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
+def test_opening_a_locked_database_fails_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diskcache_store, "BUSY_SECONDS", 0.05)
     DiskTier(folder, MIB).close()
     with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""What a disk can do to the cache, tried for real: it serves on, says so once, and heals."""
+"""Real faults of a disk: the cache keeps serving, logs each fault once, and recovers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.cache import kills
 
 
-def driven(fault: str, folder: Path) -> dict[str, Any]:
+def run_driver(fault: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.cache.fault_driver", fault, str(folder)],
         capture_output=True,
@@ -23,31 +23,31 @@ def driven(fault: str, folder: Path) -> dict[str, Any]:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def test_killed_in_the_middle_of_writes_again_and_again(tmp_path: Path) -> None:
+def test_processes_killed_while_they_write_damage_nothing(tmp_path: Path) -> None:
     assert kills.rounds(tmp_path / "vectors", 20) > 50
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 def test_a_full_disk(tmp_path: Path) -> None:
-    told = driven("full", tmp_path / "vectors")
-    assert told["well"] == {"problem": None, "old": 20, "new": 1, "right": True}
-    assert told["hurt"]["problem"] and "cannot be written" in told["hurt"]["problem"]
-    assert told["hurt"]["old"] == 20 and told["hurt"]["right"], "what is there can still be read"
-    assert told["mended"] == {"problem": None, "old": 20, "new": 1, "right": True}
-    assert told["later"] == {"problem": None, "old": 2}
-    assert 1 <= len(told["warnings"]) <= 2, told["warnings"]
+    found = run_driver("full", tmp_path / "vectors")
+    assert found["well"] == {"problem": None, "old": 20, "new": 1, "right": True}
+    assert found["hurt"]["problem"] and "cannot be written" in found["hurt"]["problem"]
+    assert found["hurt"]["old"] == 20 and found["hurt"]["right"], "stored rows can still be read"
+    assert found["mended"] == {"problem": None, "old": 20, "new": 1, "right": True}
+    assert found["later"] == {"problem": None, "old": 2}
+    assert 1 <= len(found["warnings"]) <= 2, found["warnings"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 def test_a_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    told = driven("readonly", tmp_path / "vectors")
-    assert told["well"]["problem"] is None
-    assert told["hurt"]["problem"] and told["hurt"]["new"] == 1 and told["hurt"]["right"], "memory goes on"
-    assert told["mended"] == {"problem": None, "old": 20, "new": 1, "right": True}
-    assert told["later"] == {"problem": None, "old": 2}
-    assert len(told["warnings"]) <= 3, told["warnings"]
+    found = run_driver("readonly", tmp_path / "vectors")
+    assert found["well"]["problem"] is None
+    assert found["hurt"]["problem"] and found["hurt"]["new"] == 1 and found["hurt"]["right"], "the memory tier works"
+    assert found["mended"] == {"problem": None, "old": 20, "new": 1, "right": True}
+    assert found["later"] == {"problem": None, "old": 2}
+    assert len(found["warnings"]) <= 3, found["warnings"]

@@ -1,4 +1,4 @@
-"""The hot tier: bounded in bytes, and what is asked for again stays."""
+"""The memory tier is bounded in bytes and keeps rows that are asked for again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def key(number: int | str) -> bytes:
 
 
 def ask(tier: MemoryTier, number: int | str) -> bool:
-    """Ask as the cache does: a row that is missing is computed and put."""
+    """Look up a row as the cache does: when it is missing, it is computed and stored."""
     if tier.get(key(number)) is not None:
         return True
     tier.put(key(number), row())
@@ -57,7 +57,7 @@ def test_never_more_bytes_than_allowed() -> None:
     assert len(tier) > 0
 
 
-def test_the_memory_that_is_counted_is_the_memory_that_is_taken() -> None:
+def test_the_bytes_counted_are_the_memory_taken() -> None:
     tracemalloc.start()
     try:
         gc.collect()
@@ -83,8 +83,8 @@ def test_what_is_asked_for_again_outlives_a_scan() -> None:
     assert sum(ask(tier, number) for number in range(60)) >= 58
 
 
-def test_a_scan_does_not_drive_out_what_was_asked_for_in_one_burst() -> None:
-    """Nobody asked for these after they had left the window: their frequency alone speaks for them."""
+def test_a_scan_does_not_push_out_rows_that_were_asked_for_in_one_burst() -> None:
+    """They were not asked for after they had left the window: only their frequency keeps them."""
     tier = MemoryTier(100 * ENTRY)
     for number in range(60):
         for _ in range(3):
@@ -94,7 +94,7 @@ def test_a_scan_does_not_drive_out_what_was_asked_for_in_one_burst() -> None:
     assert sum(ask(tier, number) for number in range(60)) >= 55
 
 
-def test_a_new_favourite_gets_in_although_the_tier_is_full() -> None:
+def test_rows_that_become_frequent_are_admitted_to_a_full_tier() -> None:
     tier = MemoryTier(100 * ENTRY)
     for _ in range(3):
         for number in range(200):
@@ -117,7 +117,7 @@ def test_a_bulk_load_takes_free_space_only() -> None:
     assert tier.peek(key("bulk 999")) is None
 
 
-def test_what_is_known_to_come_again_is_let_in_first() -> None:
+def test_rows_to_keep_are_admitted_at_once() -> None:
     tier = MemoryTier(100 * ENTRY)
     for _ in range(5):
         for number in range(200):
@@ -129,7 +129,7 @@ def test_what_is_known_to_come_again_is_let_in_first() -> None:
     assert sum(tier.peek(key(f"kept {number}")) is not None for number in range(30)) == 30
 
 
-def test_who_asks_again_is_told() -> None:
+def test_keys_that_are_asked_for_again_are_collected() -> None:
     tier = MemoryTier(100 * ENTRY)
     for number in range(20):
         ask(tier, number)  # the first ones have left the window by now
@@ -138,7 +138,7 @@ def test_who_asks_again_is_told() -> None:
     assert tier.promoted == {key(0)} == set(tier.often_used)
 
 
-def test_a_row_larger_than_the_tier_drives_nothing_out() -> None:
+def test_a_row_larger_than_the_tier_is_not_stored() -> None:
     tier = MemoryTier(20 * ENTRY)
     tier.put(key(1), row(1))
     tier.put(key(2), row(dimensions=50_000))

@@ -39,7 +39,7 @@ Serve = Callable[..., Awaitable[TestClient]]
 
 @pytest.fixture
 def serve(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> Serve:
-    """Give a function that serves like the daemon: hits do not reach the application."""
+    """Return a function that serves like the daemon, with the fast path for hits."""
 
     async def start(service: EmbeddingService, access: Access | None = None) -> TestClient:
         client = await aiohttp_client(make_app(service, access=access))
@@ -62,19 +62,19 @@ async def ask(client: TestClient, header: str | None = None, **body: Any) -> Ask
 
 
 async def test_a_hit_is_byte_for_byte_what_was_computed(client: TestClient, engine: FakeEngine) -> None:
-    ways: list[dict[str, Any]] = [
+    bodies: list[dict[str, Any]] = [
         {"encoding_format": encoding, "dimensions": dimensions, "input": given}
         for encoding in ("float", "base64")
         for dimensions in (None, 3, 16)
         for given in ("one", ["one"], ["one", "two"], ["two", "one", "two"])
     ]
     answers: dict[int, bytes] = {}
-    for life in range(3):
-        for number, way in enumerate(ways):
-            response = await client.post("/v1/embeddings", json=way)
+    for repetition in range(3):
+        for number, asked in enumerate(bodies):
+            response = await client.post("/v1/embeddings", json=asked)
             body = await response.read()
             assert answers.setdefault(number, body) == body
-            if life:
+            if repetition:
                 assert response.headers["X-Edgeembed-Cache"] == "hit"
     assert sorted(engine.computed) == ["one", "two"]
     _, short, _ = await ask(client, input="one", encoding_format="base64", dimensions=3)
@@ -107,24 +107,24 @@ async def test_the_prompt_and_the_model_are_part_of_what_is_found(client: TestCl
     assert engine.computed == ["x", "query: x", "doc: x"]
 
 
-@pytest.mark.parametrize("way", [{"cache": False}, {"header": "off"}, {"header": " OFF "}])
+@pytest.mark.parametrize("options", [{"cache": False}, {"header": "off"}, {"header": " OFF "}])
 async def test_a_request_may_have_nothing_to_do_with_the_cache(
-    client: TestClient, engine: FakeEngine, way: dict[str, Any]
+    client: TestClient, engine: FakeEngine, options: dict[str, Any]
 ) -> None:
     await ask(client, input="known")
     for _ in range(2):
-        assert (await ask(client, input=["known", "new"], **way))[2] == "miss"
+        assert (await ask(client, input=["known", "new"], **options))[2] == "miss"
     assert engine.computed == ["known", "known", "new", "known", "new"]
     assert (await ask(client, input="new"))[2] == "miss"
 
 
-@pytest.mark.parametrize("way", [{"cache": "no-store"}, {"header": "no-store"}])
-async def test_a_bulk_load_may_read_and_keep_nothing(client: TestClient, engine: FakeEngine, way: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"cache": "no-store"}, {"header": "no-store"}])
+async def test_no_store_reads_and_stores_nothing(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
     await ask(client, input="known")
     for _ in range(2):
-        assert (await ask(client, input=["known", "new"], **way))[2] == "partial"
+        assert (await ask(client, input=["known", "new"], **options))[2] == "partial"
     assert engine.computed == ["known", "new", "new"]
-    assert (await ask(client, input="known", **way))[2] == "hit"
+    assert (await ask(client, input="known", **options))[2] == "hit"
 
 
 async def test_the_body_counts_where_the_header_says_otherwise(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""Indexing everything once does not wash out what people ask every day. (tests/benchmarks/cache_scan.py measures more.)"""
+"""A scan does not push frequent queries out of the cache. (tests/benchmarks/cache_scan.py measures more.)"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeembed.engine.interface import Row
 KEYS = KeyMaker("5" * 64, "embed")
 VECTOR = np.random.default_rng(1).standard_normal(384).astype(np.float32)
 MIB_ENTRIES = 2**20 // 1900
-"""Rows that one MiB holds, of the hot tier or of the disk."""
+"""Rows that fit one MiB, in memory or on disk."""
 
 
 def zipf(seed: int, number: int) -> list[bytes]:
@@ -22,8 +22,8 @@ def zipf(seed: int, number: int) -> list[bytes]:
     return [KEYS.key("{text}", f"query {one}") for one in drawn]
 
 
-async def life(folder: Path | None, keys: list[bytes], memory_mib: int, cache: VectorCache | None = None) -> float:
-    """Ask everything in one life of a daemon, or of a cache that stays open; gives the hit rate in per cent."""
+async def hit_rate(folder: Path | None, keys: list[bytes], memory_mib: int, cache: VectorCache | None = None) -> float:
+    """Look up all keys in a new cache on the folder, or in an open one; return the hit rate in per cent."""
     opened = cache or VectorCache(folder, memory_mib=memory_mib, disk_mib=1)
     if cache is None:
         await opened.open()
@@ -41,23 +41,23 @@ async def life(folder: Path | None, keys: list[bytes], memory_mib: int, cache: V
 
 
 @pytest.mark.parametrize("asked", [1, 2])
-async def test_the_hot_tier(asked: int) -> None:
+async def test_the_memory_tier(asked: int) -> None:
     cache = VectorCache(None, memory_mib=1, disk_mib=0)
-    await life(None, zipf(1, 6000), 1, cache)
-    before = await life(None, zipf(2, 2000), 1, cache)
+    await hit_rate(None, zipf(1, 6000), 1, cache)
+    before = await hit_rate(None, zipf(2, 2000), 1, cache)
     scan = [KEYS.key("{text}", f"document {number}") for number in range(20 * MIB_ENTRIES) for _ in range(asked)]
-    await life(None, scan, 1, cache)
+    await hit_rate(None, scan, 1, cache)
     assert before > 60
-    assert await life(None, zipf(3, 2000), 1, cache) > before - 5
+    assert await hit_rate(None, zipf(3, 2000), 1, cache) > before - 5
 
 
 @pytest.mark.parametrize("memory_mib", [0, 1])
 async def test_the_disk_tier_with_restarts_in_between(tmp_path: Path, memory_mib: int) -> None:
     folder = tmp_path / "vectors"
-    await life(folder, zipf(1, 3000), memory_mib)
-    before = await life(folder, zipf(2, 1000), memory_mib)
+    await hit_rate(folder, zipf(1, 3000), memory_mib)
+    before = await hit_rate(folder, zipf(2, 1000), memory_mib)
     scan = [KEYS.key("{text}", f"document {number}") for number in range(20 * MIB_ENTRIES)]
-    await life(folder, scan[: len(scan) // 2], memory_mib)
-    await life(folder, scan[len(scan) // 2 :], memory_mib)
+    await hit_rate(folder, scan[: len(scan) // 2], memory_mib)
+    await hit_rate(folder, scan[len(scan) // 2 :], memory_mib)
     assert before > 50
-    assert await life(folder, zipf(3, 1000), memory_mib) > before - 5
+    assert await hit_rate(folder, zipf(3, 1000), memory_mib) > before - 5

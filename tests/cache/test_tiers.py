@@ -1,4 +1,4 @@
-"""Both tiers together: nobody waits for the disk, and whatever is wrong with it makes misses."""
+"""Both tiers together: lookups do not wait for the disk, and its faults cause misses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, database, disk, tiers
+from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, disk, disk_health, diskcache_store
 from edgeembed.cache.counters import Counts
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
@@ -153,10 +153,10 @@ async def test_a_disk_tier_that_is_switched_off(folder: Path, disk_mib: int) -> 
     assert not folder.exists()
 
 
-async def test_a_locked_database_makes_misses_and_is_told_until_it_works_again(
+async def test_a_locked_database_causes_misses_and_is_reported_until_it_works_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(diskcache_store, "BUSY_SECONDS", 0.05)
     writes: list[int] = []
     put_many = disk.DiskTier.put_many
 
@@ -178,8 +178,8 @@ async def test_a_locked_database_makes_misses_and_is_told_until_it_works_again(
             assert problem is not None and "locked" in problem
             assert caplog.text.count("locked") == 1, "told once, not for each row"
             assert len(writes) == 1, "readers do not wait behind one busy time after the other"
-        monkeypatch.setattr(tiers, "REST_SECONDS", 0.0)
-        cache._rests_until.clear()
+        monkeypatch.setattr(disk_health, "PAUSE_SECONDS", 0.0)
+        cache._health._paused_until.clear()
         cache.put(key("1"), row(1))
         await written(cache)
         assert key("1") in await cache.get_many([key("1")])
@@ -189,7 +189,7 @@ async def test_a_locked_database_makes_misses_and_is_told_until_it_works_again(
 async def test_a_folder_that_could_not_be_opened_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tiers, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(disk_health, "PAUSE_SECONDS", 0.0)
     caplog.set_level("INFO")
     (tmp_path / "file").write_text("I was here first")
     async with opened(tmp_path / "file" / "vectors", memory_mib=0) as cache:
@@ -296,7 +296,7 @@ async def test_what_is_cleared_is_gone_from_memory_and_disk_and_stays_gone(folde
         await cache.get_many(keys[:20])  # protected: those that a clearing must not miss
         assert await cache.clear("Beta") == 50
         assert sorted(found.tokens for found in (await cache.get_many(keys)).values()) == list(range(1, 100, 2))
-        with pytest.raises(ModelNotFoundError, match="nothing of a model 'beta'"):
+        with pytest.raises(ModelNotFoundError, match="no rows of a model 'beta'"):
             await cache.clear("beta")
         cache.put(key("waits"), row(1), "alpha:F32@5555")  # not on disk yet
         assert await cache.clear() == 51
@@ -308,7 +308,7 @@ async def test_what_is_cleared_is_gone_from_memory_and_disk_and_stays_gone(folde
 
 
 async def test_a_locked_database_is_not_called_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(diskcache_store, "BUSY_SECONDS", 0.05)
     async with opened(folder) as cache:
         cache.put(key("a"), row(1))
         await written(cache)
@@ -329,7 +329,7 @@ async def test_a_row_that_comes_after_closing_costs_nothing(folder: Path) -> Non
         assert set(await again.get_many([key("a"), key("b")])) == {key("a")}
 
 
-async def test_what_is_known_already_is_kept_too_when_somebody_says_keep(folder: Path) -> None:
+async def test_stored_rows_are_protected_by_a_request_that_says_keep(folder: Path) -> None:
     async with opened(folder) as cache:
         service = fake_service(FakeEngine(), cache)
         for use in ("on", "keep"):

@@ -27,7 +27,9 @@ from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.processes import start_interruptible
+from tests.signals import listening_to_sigint
+
+pytestmark = pytest.mark.e2e
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -98,6 +100,7 @@ async def bench(*arguments: str) -> tuple[int | None, str, str]:
 # --- our own daemon ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.model
 def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     monkeypatch.setenv("EDGEEMBED_CONTEXT_TOKENS", "300")
@@ -123,12 +126,14 @@ def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, mo
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(model) in (each.info["cmdline"] or [])], url
 
 
+@pytest.mark.model
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_daemon_behind(number: int, tmp_path: Path) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     command = [sys.executable, "-u", "-c", MAIN, "bench", str(model), "--seconds", "60", "--threads", "1"]
-    process = start_interruptible(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with listening_to_sigint():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None

@@ -26,7 +26,8 @@ from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
 from edgeembed.models.registry import served
-from edgeembed.runtime.assembly import ConfiguredModels, make_service
+from edgeembed.runtime.models import ConfiguredModels
+from edgeembed.runtime.service import make_service
 from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.cli.helpers import install
@@ -225,7 +226,7 @@ def test_a_damaged_or_foreign_file_is_refused_whole(run: CliRunner, tmp_path: Pa
         with pytest.raises(CacheFileError):
             run.invoke(cache, ["import", str(damaged)])
     monkeypatch.setattr("edgeembed.cache.transfer.SCHEMA", b"edgeembed row 99")
-    with pytest.raises(CacheFileError, match=r"schema 'edgeembed row 2'.*reads 'edgeembed row 99' only"):
+    with pytest.raises(CacheFileError, match=r"schema 'edgeembed row 2'.*reads only 'edgeembed row 99'"):
         run.invoke(cache, ["import", str(file)])
     assert told(run)["entries"] == 0
 

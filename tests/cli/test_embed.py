@@ -24,8 +24,10 @@ from edgeembed.config.paths import Paths
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
-from tests.processes import start_interruptible
 from tests.server.dialect_requests import unit
+from tests.signals import listening_to_sigint
+
+pytestmark = pytest.mark.e2e
 
 ROWS = 2400
 SHARD = 300
@@ -208,7 +210,8 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(
 ) -> None:
     engine.until = SHARD + 270
     command = [sys.executable, "-c", MAIN, *job(texts, tmp_path / "v.npy")]
-    process = start_interruptible(command, stderr=subprocess.PIPE)
+    with listening_to_sigint():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert engine.stopped.wait(60)
     assert receipts(tmp_path)
     process.send_signal(signal.SIGINT)
@@ -304,6 +307,7 @@ def test_rerank_prints_the_best_first(port: int) -> None:
     assert {key: json.loads(line)[key] for key in ("index", "document")} == {"index": 1, "document": "best"}
 
 
+@pytest.mark.model
 def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     minilm: Callable[[str], Path], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@ def test_an_installed_file_is_named_by_its_path_and_a_foreign_one_is_left_alone(
         ("all-minilm-l6-v2", "no model named 'all-minilm-l6-v2' is installed"),
         ("alpha:Q4_0", "alpha is installed as F16, not as Q4_0; nothing was removed"),
         ("hf:nobody/nothing", "no model named 'hf:nobody/nothing' is installed"),
-        ("hf:not a repository", "is not hf:OWNER/REPO"),
+        ("hf:not a repository", "expected hf:OWNER/REPO"),
     ],
 )
 def test_what_is_not_installed_stops_all_of_it(run: CliRunner, name: str, says: str) -> None:
@@ -157,7 +157,7 @@ def test_parts_that_are_just_coming_stay(run: CliRunner) -> None:
     with Store(Paths.resolve()).locked("large"):
         result = run.invoke(rm, ["large"])
     assert result.exit_code == 1 and part.exists()
-    assert result.stderr == "error: large is being fetched by another process; try again when that has ended\n"
+    assert result.stderr == "error: large is being downloaded by another process; try again when that has finished\n"
     with pytest.raises(UnknownModelError, match=r"Did you mean 'large'.*unfinished downloads: large; nothing was removed"):
         run.invoke(rm, ["lrage"])
 

@@ -11,17 +11,19 @@ from click.testing import CliRunner
 
 from edgeembed.cli.verify import verify
 from edgeembed.errors import UnknownModelError
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.cli.helpers import edgeembed, install
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint as convert_without_proof
 from tests.hub.fakes import gguf_bytes
 
+pytestmark = pytest.mark.model
+
 
 def test_a_file_that_does_not_hold_ends_with_1(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=256, feed_forward=512, context=256)
     file = tmp_path / "bad.gguf"
-    convert_checkpoint(checkpoint, file, quantization="Q8_0")
+    convert_checkpoint(checkpoint, file, ConversionOptions(quantization="Q8_0"))
     content = bytearray(file.read_bytes())
     content[-20_000:-10_000] = bytes(10_000)  # the last layer's weights
     file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""State of an earlier version is not lost: demoted modes and run profiles come under their new names."""
+"""State of an earlier version is not lost: demotions, run profiles and upstream's identities get their new names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from edgeembed.common.migration import migrate_state
 from edgeembed.common.status import Demotion
 from edgeembed.models.profiles import RunProfile, TuningResult
+from edgeembed.upstream.identity import IdentityStore
 
 
 def test_old_files_are_converted_once_and_removed(tmp_path: Path) -> None:
@@ -30,6 +31,15 @@ def test_old_files_are_converted_once_and_removed(tmp_path: Path) -> None:
     assert tuned.profile == RunProfile(threads=3)
     assert tuned.measured[0].profile == RunProfile(threads=3)
     assert tuned.measured[0].mode == "cpu"
+
+
+def test_an_upstream_model_keeps_its_identity_and_with_it_its_cached_rows(tmp_path: Path) -> None:
+    seen = {"url": "http://gpu-box/v1", "model": "m", "digest": "d", "rows": "", "dimensions": 16, "rider_tokens": 3}
+    (tmp_path / "upstream.json").write_text(json.dumps([seen]))
+    migrate_state(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["upstream-identities.json"]
+    identity = IdentityStore(tmp_path / "upstream-identities.json").last("http://gpu-box/v1", "m")
+    assert identity is not None and (identity.digest, identity.sentinel_tokens) == ("d", 3)
 
 
 def test_a_new_file_is_never_overwritten(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_a_watchdog_of_another_process_is_none_of_ours(tmp_path: Path) -> None:
     assert Notifier({**environ, "WATCHDOG_PID": "", "WATCHDOG_USEC": "rubbish"}).watchdog_seconds is None
 
 
+@pytest.mark.model
+@pytest.mark.e2e
 def test_a_daemon_says_ready_when_it_answers_and_stopping_when_it_ends(home: Path, tmp_path: Path) -> None:
     systemd = Systemd(str(tmp_path / "notify"))
     flags = ("--model", str(make_tiny_qwen3(tmp_path / "model.gguf")))

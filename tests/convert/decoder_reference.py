@@ -1,4 +1,4 @@
-"""What the tests of the decoder families share: converting without proof, and reading the stored reference."""
+"""Shared by the tests of the decoder families: conversion without canary rows, and the stored reference rows."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed_convert import convert_checkpoint
+from tests.convert.without_proof import convert_checkpoint
 
 QWEN3_ROWS = Path(__file__).parents[1] / "reference" / "qwen3_rows.npz"
-"""Rows and scores of transformers, made by tests/reference/make_decoder_rows.py."""
+"""Rows and scores of transformers, written by tests/reference/make_decoder_rows.py."""
 
 
 def convert(checkpoint: Path, quantization: str = "F32", **options: Any) -> Path:
-    """Convert to a file beside the checkpoint, without canary rows, and give it."""
+    """Convert to a file next to the checkpoint, without canary rows, and return its path."""
     target = checkpoint.with_suffix(".gguf")
-    return convert_checkpoint(checkpoint, target, quantization=quantization, proof=False, **options).path
+    return convert_checkpoint(checkpoint, target, quantization=quantization, **options).path
 
 
 def unpack(reference: Any, name: str) -> list[list[int]]:
-    """Give the sequences of ids that make_decoder_rows.py packed into two arrays."""
+    """Return the sequences of ids that make_decoder_rows.py packed into two arrays."""
     ends = np.cumsum(reference[f"{name}_lengths"])[:-1]
     return [[int(number) for number in ids] for ids in np.split(reference[f"{name}_ids"], ends)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from edgeembed.engine.llama.model import send_log_to
+from edgeembed.engine.llama.library import send_log_to
 
 CONTROL = re.compile(r"(<\|[a-z_]+\|>)")
 """A control token in a template, kept by `re.split`."""

@@ -18,6 +18,7 @@ from tests.convert.tiny_bert import make_tiny_bert
 from tests.hub.fakes import COMMIT, FakeHub
 
 
+@pytest.mark.model
 def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)
@@ -37,6 +38,7 @@ def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: py
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 
+@pytest.mark.model
 def test_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     hub = FakeHub()
@@ -90,7 +92,7 @@ def test_terminated_conversion_leaves_no_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STALLED, str(checkpoint), "-o", str(tmp_path / "tiny.gguf")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "now\n"
-        assert list(tmp_path.glob(".tiny.gguf.*.part"))
+        assert list(tmp_path.glob(".tiny.gguf.*.tmp"))
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == [checkpoint]

@@ -115,6 +115,7 @@ def test_tensors_are_the_checkpoints(tmp_path: Path) -> None:
 LEAST = {"F32": 0.9999, "F16": 0.9999, "BF16": 0.9995, "Q8_0": 0.999}
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize(("mode", "pooling"), [("mean", "mean"), ("cls", "cls"), ("lasttoken", "last")])
 def test_llama_computes_what_numpy_computes(tmp_path: Path, mode: str, pooling: str, quantization: str) -> None:
@@ -129,6 +130,7 @@ def test_llama_computes_what_numpy_computes(tmp_path: Path, mode: str, pooling: 
             assert cosine(llama.embed_ids(ids), expected) >= LEAST.get(quantization, 0.9), (text, ids)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("cased", [False, True])
 def test_casing_and_accents(tmp_path: Path, cased: bool) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", cased=cased)
@@ -138,6 +140,7 @@ def test_casing_and_accents(tmp_path: Path, cased: bool) -> None:
         assert llama.tokenize("Hello über Café") == [PIECES.index(piece) for piece in pieces]
 
 
+@pytest.mark.model
 def test_sentence_transformers_own_lower_casing(tmp_path: Path) -> None:
     """do_lower_case in sentence_bert_config.json lower-cases before a cased tokenizer, and strips no accents."""
     checkpoint = make_tiny_bert(tmp_path / "tiny", cased=True)
@@ -197,6 +200,7 @@ def test_new_pooling_config_and_transformer_in_its_own_folder(tmp_path: Path) ->
     assert convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").pooling == "cls"
 
 
+@pytest.mark.model
 def test_fallbacks_are_said(tmp_path: Path) -> None:
     """Rows of 48 are no multiple of 32; rows of 128 are."""
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)

@@ -13,7 +13,7 @@ import pytest
 from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.encoder_rows import Reference, read_reference
 from tests.convert.encoder_texts import PAIRS
 from tests.convert.llama_scores import Scores, open_scores
@@ -23,6 +23,8 @@ from tests.convert.tiny_encoders import (
     make_tiny_xlm_roberta_reranker,
     wordpiece_pieces,
 )
+
+pytestmark = pytest.mark.model
 
 MAKERS = {"cross_encoder": make_tiny_cross_encoder, "xlm_roberta_reranker": make_tiny_xlm_roberta_reranker}
 MOST = {"F32": 1e-3, "F16": 2e-3, "Q8_0": 3e-2}
@@ -48,7 +50,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     expected = read_reference(name, checkpoint)
     assert max(len(reference.ids) for reference in expected) > 100
     for quantization, most in MOST.items():
-        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization=quantization)
+        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
         assert (result.architecture, result.pooling) == ("bert", "rank")
         keys = keys_of(result.path)
         offset, activation = keys.get("edgeembed.rerank.second_segment", 0), keys["edgeembed.rerank.activation"]
@@ -62,7 +64,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path, name: str) -> None:
 
 def test_the_second_text_needs_its_token_type(tmp_path: Path) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     with open_scores(result.path) as llama:
         errors = [
             abs(llama.rank(reference.ids)[0] - float(reference.value))
@@ -87,7 +89,7 @@ def tokenize(llama: Scores, keys: dict[str, Any], reference: Reference) -> list[
 @pytest.mark.parametrize("name", MAKERS)
 def test_template_and_texts_become_the_reference_ids(tmp_path: Path, name: str) -> None:
     checkpoint = MAKERS[name](tmp_path / "tiny")
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     keys = keys_of(result.path)
     with open_scores(result.path) as llama:
         for reference in read_reference(name, checkpoint):
@@ -99,7 +101,7 @@ def test_template_and_texts_become_the_reference_ids(tmp_path: Path, name: str) 
 
 def test_bert_file(tmp_path: Path) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     keys, count = keys_of(result.path), len(wordpiece_pieces())
     assert keys["bert.pooling_type"] == 4
     assert keys["bert.classifier.output_labels"] == ["LABEL_0"]
@@ -116,7 +118,7 @@ def test_bert_file(tmp_path: Path) -> None:
     assert tensors["cls.weight"].shape == (64, 64)
     assert tensors["cls.output.weight"].shape == (1, 64)
 
-    small = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0")
+    small = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="Q8_0"))
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(small.path).tensors}
     assert {kinds[f"{name}.{end}"] for name in ("cls", "cls.output") for end in ("weight", "bias")} == {"F32"}
     assert kinds["token_embd.weight"] == "Q8_0"
@@ -133,10 +135,10 @@ def test_xlm_roberta_file(tmp_path: Path) -> None:
 
 def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
-    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "first.gguf", proof=False).path)
+    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "first.gguf", ConversionOptions(proof=False)).path)
     (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "vocab.txt").write_text("".join(f"{piece}\n" for piece in wordpiece_pieces()), encoding="utf-8")
-    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "second.gguf", proof=False).path) == first
+    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "second.gguf", ConversionOptions(proof=False)).path) == first
 
 
 def test_no_second_half_for_models_that_never_saw_token_types(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 ROWS = Path(__file__).parents[1] / "reference" / "gemma_rows.npz"
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999)])
 def test_rows_of_sentence_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_gemma_checkpoint(tmp_path / "tiny"), quantization)
@@ -143,6 +144,7 @@ def test_other_modules(tmp_path: Path, keep: list[str], message: str) -> None:
         convert(checkpoint)
 
 
+@pytest.mark.model
 def test_without_dense_modules(tmp_path: Path) -> None:
     checkpoint = make_gemma_checkpoint(tmp_path / "tiny")
     entries = json.loads((checkpoint / "modules.json").read_text(encoding="utf-8"))[:2]

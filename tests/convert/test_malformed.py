@@ -286,7 +286,7 @@ def test_full_disk_is_found_before_work(tmp_path: Path, monkeypatch: pytest.Monk
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     usage = type("Usage", (), {"free": 1 << 20})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ConversionError, match="16 MiB are needed, 1 MiB are free"):
+    with pytest.raises(ConversionError, match="16 MiB needed, 1 MiB free"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: pytest.fail("work began"))
 
 
@@ -311,7 +311,7 @@ def test_interrupted_conversion_leaves_no_file(tmp_path: Path) -> None:
 
     def interrupt(done: int, total: int) -> None:
         if done > total * 0.9:
-            seen.extend(file.name for file in tmp_path.iterdir() if file.suffix == ".part")
+            seen.extend(file.name for file in tmp_path.iterdir() if file.suffix == ".tmp")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -342,7 +342,7 @@ def test_what_a_killed_conversion_leaves_is_hidden_and_removed_later(tmp_path: P
         assert process.stdout and process.stdout.readline() == "now\n"
         process.kill()
     assert not target.exists()
-    (part,) = tmp_path.glob(".tiny.gguf.*.part")
+    (part,) = tmp_path.glob(".tiny.gguf.*.tmp")
     hours_ago = time.time() - 7200
     os.utime(part, (hours_ago, hours_ago))
     convert_checkpoint(checkpoint, target)

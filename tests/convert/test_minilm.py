@@ -10,6 +10,8 @@ import pytest
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.without_proof import convert_checkpoint
 
+pytestmark = pytest.mark.model
+
 ROWS = Path(__file__).parents[1] / "reference" / "minilm_rows.npz"
 
 

@@ -11,13 +11,15 @@ import pytest
 from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.encoder_rows import read_reference
 from tests.convert.encoder_texts import TEXTS
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, read_raw_safetensors, write_json, write_raw_safetensors
 from tests.convert.tiny_encoders import TOKENS
 from tests.convert.tiny_rotary_encoders import LOCAL_ATTENTION, make_tiny_modern_bert
+
+pytestmark = pytest.mark.model
 
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
 
@@ -32,7 +34,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
     expected = read_reference(f"modern_bert_{pooling}", checkpoint)
     assert max(len(reference.ids) for reference in expected) > 10 * LOCAL_ATTENTION
     for quantization, least in LEAST.items():
-        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization=quantization)
+        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
         assert (result.architecture, result.dimensions, result.pooling) == ("modern-bert", 64, pooling)
         with open_llama(result.path, 2 * TOKENS) as llama:
             for reference in expected:
@@ -47,7 +49,7 @@ def test_window_and_rotation_matter(tmp_path: Path, change: dict[str, Any]) -> N
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     expected = read_reference("modern_bert_cls", checkpoint)
     edit_json(checkpoint / "config.json", **change)
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     with open_llama(result.path, 2 * TOKENS) as llama:
         cosines = [cosine(llama.embed_ids(reference.ids), reference.value) for reference in expected]
     assert min(cosines) < 0.999
@@ -86,7 +88,7 @@ def test_metadata(tmp_path: Path) -> None:
 def test_newer_config_gives_the_same_file(tmp_path: Path) -> None:
     """transformers 5 writes layer_types and rope_parameters in place of three older keys."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
-    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", proof=False).path)
+    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path)
     edit_json(
         checkpoint / "config.json",
         global_attn_every_n_layers=None,
@@ -98,7 +100,7 @@ def test_newer_config_gives_the_same_file(tmp_path: Path) -> None:
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         },
     )
-    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", proof=False).path) == first
+    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path) == first
 
 
 def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.encoder_rows import read_reference
 from tests.convert.encoder_texts import TEXTS
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, write_json
 from tests.convert.tiny_encoders import TOKENS, wordpiece_pieces
 from tests.convert.tiny_rotary_encoders import make_tiny_nomic_bert
+
+pytestmark = pytest.mark.model
 
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
 
@@ -29,7 +31,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path) -> None:
     expected = read_reference("nomic_bert", checkpoint)
     assert max(len(reference.ids) for reference in expected) > 100
     for quantization, least in LEAST.items():
-        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization=quantization)
+        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
         assert (result.architecture, result.dimensions, result.pooling) == ("nomic-bert", 64, "mean")
         with open_llama(result.path, TOKENS) as llama:
             for reference in expected:
@@ -43,14 +45,14 @@ def test_the_base_of_the_rotation_matters(tmp_path: Path) -> None:
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
     expected = read_reference("nomic_bert", checkpoint)
     edit_json(checkpoint / "config.json", rotary_emb_base=10000)
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     with open_llama(result.path, TOKENS) as llama:
         assert min(cosine(llama.embed_ids(reference.ids), reference.value) for reference in expected) < 0.999
 
 
 def test_metadata(tmp_path: Path) -> None:
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     keys, count = keys_of(result.path), len(wordpiece_pieces())
     wanted = {
         "block_count": 2,
@@ -82,10 +84,10 @@ def test_prompts_of_the_checkpoint(tmp_path: Path) -> None:
 
 def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
-    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "first.gguf", proof=False).path)
+    first = keys_of(convert_checkpoint(checkpoint, tmp_path / "first.gguf", ConversionOptions(proof=False)).path)
     (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "vocab.txt").write_text("".join(f"{piece}\n" for piece in wordpiece_pieces()), encoding="utf-8")
-    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "second.gguf", proof=False).path) == first
+    assert keys_of(convert_checkpoint(checkpoint, tmp_path / "second.gguf", ConversionOptions(proof=False)).path) == first
 
 
 @pytest.mark.parametrize(

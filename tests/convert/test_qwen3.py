@@ -28,6 +28,7 @@ FIRST = len(tiny_vocabulary()[0])
 """Id of <|endoftext|>."""
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("BF16", 0.99)])
 def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny"), quantization)
@@ -153,7 +154,7 @@ def test_a_reranker_is_told_by_its_card_or_by_the_caller(tmp_path: Path, source:
         card = (checkpoint / "README.md").read_text(encoding="utf-8")
         (checkpoint / "README.md").write_text(f"---\npipeline_tag: text-ranking\n---\n{card}", encoding="utf-8")
         assert fields(convert(checkpoint))["qwen3.pooling_type"] == 4
-        with pytest.raises(ConversionError, match="is no model to embed with"):
+        with pytest.raises(ConversionError, match="cannot be converted with the task embed"):
             convert(checkpoint, task="embed")
     else:
         assert fields(convert(checkpoint, task="rerank"))["qwen3.pooling_type"] == 4
@@ -180,7 +181,7 @@ def test_a_reranker_that_answers_with_other_words(tmp_path: Path, no: int | None
 
 
 def test_an_embedder_is_no_reranker(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="is no model to rerank with: its own files say last pooling"):
+    with pytest.raises(ConversionError, match="with the task rerank: its files say last pooling"):
         convert(make_qwen3_checkpoint(tmp_path / "tiny"), task="rerank")
 
 

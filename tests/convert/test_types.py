@@ -10,7 +10,7 @@ from gguf import GGUFReader
 
 from edgeembed.engine import canary
 from edgeembed.errors import ConversionError
-from edgeembed_convert import QUANTIZATIONS, convert_checkpoint
+from edgeembed_convert import QUANTIZATIONS, ConversionOptions, convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import make_tiny_bert
 
@@ -28,11 +28,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bert(tmp_path_factory.mktemp("checkpoint") / "tiny", hidden=256, feed_forward=512, layers=3)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_every_type_carries_canary_rows_of_the_unquantised_weights(
     quantization: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization=quantization)
+    result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization=quantization))
     assert (result.quantization, result.fallbacks) == (quantization, [])
     assert list(tmp_path.iterdir()) == [tmp_path / "model.gguf"], "the file of the unquantised weights is gone"
     assert result.size_bytes == result.path.stat().st_size
@@ -48,7 +49,7 @@ def test_every_type_carries_canary_rows_of_the_unquantised_weights(
 
 
 def test_types_are_mixed_as_llama_cpp_mixes_them_and_small_tensors_stay_f32(checkpoint: Path, tmp_path: Path) -> None:
-    result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="Q4_K_M", proof=False)
+    result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", proof=False))
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(result.path).tensors}
     assert {kinds["position_embd.weight"], kinds["token_types.weight"], kinds["blk.0.attn_q.bias"]} == {"F32"}
     assert kinds["blk.0.attn_q.weight"] == "Q4_K"
@@ -58,16 +59,17 @@ def test_types_are_mixed_as_llama_cpp_mixes_them_and_small_tensors_stay_f32(chec
 
 def test_rows_that_no_mixture_can_hold_are_told_in_the_output_and_in_the_file(tmp_path: Path) -> None:
     narrow = make_tiny_bert(tmp_path / "narrow", hidden=64, feed_forward=128)
-    result = convert_checkpoint(narrow, tmp_path / "model.gguf", quantization="Q4_K_M", proof=False)
+    result = convert_checkpoint(narrow, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", proof=False))
     assert result.quantization == "Q5_0", "most values are: the name Q4_K_M would mislead"
     assert any("rows of 64 values cannot be Q4_K_M" in sentence and "Q5_0" in sentence for sentence in result.fallbacks)
     assert "rows of 64" in str(value(result.path, "edgeembed.converter.fallbacks"))
     assert value(result.path, "general.file_type") == 8  # LLAMA_FTYPE_MOSTLY_Q5_0
 
 
+@pytest.mark.model
 def test_the_file_of_unquantised_weights_is_kept_where_asked(checkpoint: Path, tmp_path: Path) -> None:
     master = tmp_path / "master.gguf"
-    convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="Q4_K_M", master=master)
+    convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", master=master))
     with open_llama(master) as unquantised, open_llama(tmp_path / "model.gguf") as quantised:
         for text in TEXTS:
             assert 0.9 < cosine(unquantised.embed(text), quantised.embed(text)) < 0.99999
@@ -75,25 +77,29 @@ def test_the_file_of_unquantised_weights_is_kept_where_asked(checkpoint: Path, t
     assert value(master, canary.ROWS_KEY) == value(tmp_path / "model.gguf", canary.ROWS_KEY)
 
 
+@pytest.mark.model
 def test_a_failure_of_llama_cpp_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(job: object, progress: object) -> None:
         raise ConversionError("model.gguf cannot be quantised: no memory")
 
     monkeypatch.setattr("edgeembed_convert.conversion.run_job", broken)
     with pytest.raises(ConversionError, match="no memory"):
-        convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="Q4_K_M")
+        convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_proof_there_are_no_canary_rows(checkpoint: Path, tmp_path: Path) -> None:
-    convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="F32", proof=False)
+    convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="F32", proof=False))
     assert value(tmp_path / "model.gguf", canary.ROWS_KEY) is None
 
 
 def test_progress_reaches_the_end(checkpoint: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     convert_checkpoint(
-        checkpoint, tmp_path / "model.gguf", quantization="Q4_K_M", proof=False, progress=lambda *step: seen.append(step)
+        checkpoint,
+        tmp_path / "model.gguf",
+        ConversionOptions(quantization="Q4_K_M", proof=False),
+        progress=lambda *step: seen.append(step),
     )
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
@@ -105,10 +111,16 @@ def test_the_unquantised_weights_are_kept_as_exactly_as_the_checkpoint_has_them(
 ) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", dtype=dtype)
     master = tmp_path / "master.gguf"
-    convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="Q8_0", master=master, proof=False)
+    convert_checkpoint(
+        checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q8_0", master=master, proof=False)
+    )
     assert value(master, "general.file_type") == number
 
 
+@pytest.mark.model
 def test_the_same_checkpoint_gives_the_same_file(checkpoint: Path, tmp_path: Path) -> None:
-    files = [convert_checkpoint(checkpoint, tmp_path / name, quantization="Q8_0").path for name in ("a.gguf", "b.gguf")]
+    files = [
+        convert_checkpoint(checkpoint, tmp_path / name, ConversionOptions(quantization="Q8_0")).path
+        for name in ("a.gguf", "b.gguf")
+    ]
     assert files[0].read_bytes() == files[1].read_bytes()

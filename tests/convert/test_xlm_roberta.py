@@ -12,12 +12,14 @@ import pytest
 from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.encoder_rows import read_reference
 from tests.convert.encoder_texts import TEXTS
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_encoders import TOKENS, make_tiny_xlm_roberta
+
+pytestmark = pytest.mark.model
 
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.998}
 
@@ -27,7 +29,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny", pooling=pooling)
     expected = read_reference(f"xlm_roberta_{pooling}", checkpoint)
     for quantization, least in LEAST.items():
-        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization=quantization)
+        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
         assert (result.architecture, result.dimensions, result.pooling) == ("bert", 64, pooling)
         with open_llama(result.path, TOKENS) as llama:
             for reference in expected:
@@ -39,7 +41,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
 def test_positions_begin_after_the_padding_id(tmp_path: Path) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     weights = tiny_weights(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     reader = GGUFReader(result.path)
     tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     assert np.array_equal(tensors["position_embd.weight"], weights["embeddings.position_embeddings.weight"][2:])
@@ -67,7 +69,7 @@ def test_bert_with_a_unigram_vocabulary(tmp_path: Path) -> None:
     """multilingual-e5-small and the multilingual MiniLM are BertModel with XLM-RoBERTa's tokenizer: positions from 0."""
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", architectures=["BertModel"], model_type="bert", pad_token_id=0)
-    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32")
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     reader = GGUFReader(result.path)
     assert reader.fields["bert.context_length"].contents() == TOKENS + 2
     with open_llama(result.path) as llama:

@@ -1,9 +1,18 @@
-"""The converter without canary rows, for the many tests that look at something else: computing rows starts two processes."""
+"""The converter without canary rows, for tests that do not need them: computing rows starts two processes."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from edgeembed_convert import convert_checkpoint as _convert_checkpoint
+import edgeembed_convert
 
-convert_checkpoint = partial(_convert_checkpoint, proof=False)
+
+def convert_checkpoint(
+    source: Path, target: Path, progress: Callable[[int, int], None] | None = None, **options: Any
+) -> edgeembed_convert.Conversion:
+    """Convert without canary rows. options: those of ConversionOptions."""
+    return edgeembed_convert.convert_checkpoint(
+        source, target, edgeembed_convert.ConversionOptions(proof=False, **options), progress
+    )

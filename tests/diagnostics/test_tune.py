@@ -15,7 +15,7 @@ from edgeembed.engine.interface import AutotuneResult, ModelInfo
 from edgeembed.engine.machine import usable_threads
 from edgeembed.hub.store import Store
 from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
-from edgeembed.runtime.assembly import chosen_profile, make_engine
+from edgeembed.runtime.engines import chosen_profile, make_engine
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.fakes import FakeEngine
 
@@ -107,6 +107,7 @@ def test_settings_go_before_the_profile_and_that_before_the_defaults() -> None:
     assert chosen_profile(Settings(batch_tokens=64), paths, digest) == RunProfile(3, 64, 1, 24)
 
 
+@pytest.mark.model
 def test_the_command_measures_saves_and_forgets(tmp_path: Path) -> None:
     from edgeembed.cli.main import cli
     from edgeembed.hub.store import Store
@@ -122,6 +123,7 @@ def test_the_command_measures_saves_and_forgets(tmp_path: Path) -> None:
     assert "no saved result" in CliRunner().invoke(cli, ["tune", str(file), "--forget"]).output
 
 
+@pytest.mark.model
 async def test_a_model_is_autotuned_only_on_its_first_load(minilm: Callable[[str], Path]) -> None:
     paths = Paths.resolve()
     model = Store(paths).local(minilm("Q8_0"))

@@ -20,8 +20,10 @@ from edgeembed.engine import canary
 from edgeembed.errors import EngineUnavailableError, HubError
 from edgeembed.hub.catalogue import Check, catalogue, lookup
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
+
+pytestmark = pytest.mark.model
 
 SETTINGS = Settings(threads=2)
 
@@ -33,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(checkpoint: Path, tmp_path: Path) -> InstalledModel:
-    convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0")
+    convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="Q8_0"))
     return Store(Paths.resolve()).local(tmp_path / "tiny.gguf")
 
 

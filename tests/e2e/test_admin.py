@@ -29,4 +29,4 @@ def test_pause_resume_and_shutdown(minilm: Callable[[str], Path], tmp_path: Path
         daemon.embed("new")
         order(daemon, "shutdown")
         assert daemon.process.wait(30) == 0
-        daemon.wait_for("stopping: requests in flight get to finish")
+        daemon.wait_for("stopping: requests in flight are finished first")

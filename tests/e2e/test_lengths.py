@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.daemon import Daemon, cosines, running
 
-WORDS = ["rain", "demotions", "on", "green", "hills", "while", "seven", "old", "birds", "sleep"] * 100
+WORDS = ["rain", "falls", "on", "green", "hills", "while", "seven", "old", "birds", "sleep"] * 100
 WORDS += ["the", "cold", "sea"] * 20
 """Each is one token of MiniLM."""
 LONG = " ".join(WORDS)

@@ -85,13 +85,13 @@ def test_a_requests_id_is_in_every_line_that_it_causes(home: Path, minilm: Calla
     with running(*flags, home=home, ready=False) as daemon:
         daemon.wait_for("ready: ")
         assert post(daemon, "/v1/rerank", {"query": "a", "documents": ["b"]}, request_id="my-own.id") == 200
-        daemon.wait_for("tiny-ranker:F32 is unloaded")
+        daemon.wait_for("unloading tiny-ranker:F32")
         assert post(daemon, "/v1/embeddings", {"input": "x"}) == 200
         assert daemon.stop() == 0
     lines = [json.loads(line) for line in daemon.lines]
     of = {line["message"]: line.get("request_id") for line in lines}
     caused = {message for message, id_ in of.items() if id_ == "my-own.id"}
-    assert any(message.startswith("tiny-ranker:F32 is loaded") for message in caused), "the pool's line"
+    assert any(message.startswith("loaded tiny-ranker:F32") for message in caused), "the pool's line"
     assert any(message.startswith("worker ready in mode") for message in caused), "the supervisor's line"
     assert any(message.startswith("POST /v1/rerank 200") for message in caused)
     (other,) = [id_ for message, id_ in of.items() if message.startswith("POST /v1/embeddings")]

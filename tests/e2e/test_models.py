@@ -182,7 +182,7 @@ def test_an_unloaded_models_frequent_queries_come_from_the_cache(installed: Path
         first = daemon.embed(DOCUMENTS, model="tiny-decoder")
         wait_until(lambda: "tiny-decoder" not in loaded(daemon))
         assert np.array_equal(daemon.embed(DOCUMENTS, model="tiny-decoder"), first)
-        assert daemon.log.count("tiny-decoder:F32 is loaded") == 1
+        assert daemon.log.count("loaded tiny-decoder:F32") == 1
 
 
 def test_a_file_that_is_replaced_is_served_anew_under_its_own_digest(home: Path, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_local_model_answers_meanwhile_if_it_is_the_same(
             upstream_daemon.process.wait(10)
             assert cosines(daemon.embed(["hello", "never seen"]), truth).min() > 0.9999
             assert upstream(daemon)["fallback_texts"] == 2
-            assert daemon.wait_until_ok()["mode"] == "local fall-back"
+            assert daemon.wait_until_ok()["mode"] == "local fallback"
             daemon.stop()
 
 

@@ -15,11 +15,13 @@ from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.engine.worker.reader import CutReading, TextReader
 from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
+
+pytestmark = pytest.mark.model
 
 PREFIX = "Instruct: find it\nQuery:"
 TEXT = "hello, hell is full of hellish shells; " * 30
@@ -111,7 +113,9 @@ def test_no_text_has_more_tokens_than_guessed(name: str, tmp_path: Path) -> None
 
 def reranker(name: str, folder: Path) -> LlamaModel:
     checkpoint = RERANKERS[name](folder / "tiny")
-    path = convert_checkpoint(checkpoint, folder / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
+    path = convert_checkpoint(
+        checkpoint, folder / "tiny.gguf", ConversionOptions(quantization="F32", proof=False, task="rerank")
+    ).path
     return LlamaModel(
         WorkerOptions(
             path=str(path), threads=1, context_tokens=4096, batch_tokens=64, mode="cpu", extra_buffers=True, task="rerank"

@@ -13,12 +13,15 @@ import pytest
 from edgeembed.engine.canary import cosine, likeness
 from edgeembed.engine.context_plan import MOST_PREFIXES
 from edgeembed.engine.interface import Pair, Prompted
-from edgeembed.engine.llama.model import LlamaModel, send_log_to
+from edgeembed.engine.llama.library import send_log_to
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+
+pytestmark = pytest.mark.model
 
 PREFIX = "Instruct: find what answers the question\nQuery:"
 QUERIES = ["hello", " the quick brown fox", "a" * 40, "what is the capital of China?", "q"]
@@ -44,7 +47,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LlamaModel]:
 
     def open_plain(path: Path, **changes: Any) -> LlamaModel:
         with monkeypatch.context() as patch:
-            patch.setattr("edgeembed.engine.llama.model.find_last_rows", lambda *_args, **_kwargs: None)
+            patch.setattr("edgeembed.engine.llama.model.find_last_token_reader", lambda *_args, **_kwargs: None)
             model = open_model(path, **changes)
         assert model.plan.wide.prefix_cells == 0
         return model
@@ -61,7 +64,9 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reranker")
     checkpoint = make_qwen3_checkpoint(folder / "tiny", kind="rerank")
-    return convert_checkpoint(checkpoint, folder / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
+    return convert_checkpoint(
+        checkpoint, folder / "tiny.gguf", ConversionOptions(quantization="F32", proof=False, task="rerank")
+    ).path
 
 
 def alone(model: LlamaModel, text: str) -> np.ndarray:

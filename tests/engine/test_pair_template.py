@@ -13,11 +13,12 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.diagnostics.verify import verify
 from edgeembed.engine.interface import Pair
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.pair_template import PairTemplate
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.store import Store
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.decoder_reference import QWEN3_ROWS, unpack
 from tests.convert.decoder_texts import PAIRS as DECODER_PAIRS
 from tests.convert.encoder_rows import read_reference
@@ -25,6 +26,8 @@ from tests.convert.encoder_texts import PAIRS as ENCODER_PAIRS
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+
+pytestmark = pytest.mark.model
 
 ENCODERS = {"cross_encoder": make_tiny_cross_encoder, "xlm_roberta_reranker": make_tiny_xlm_roberta_reranker}
 
@@ -45,7 +48,7 @@ def reranker(path: Path, batch_tokens: int = 512) -> LlamaModel:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_scores_of_cross_encoders(name: str, tmp_path: Path) -> None:
     checkpoint = ENCODERS[name](tmp_path / "tiny")
-    path = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32", proof=False).path
+    path = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32", proof=False)).path
     offset = GGUFReader(path).fields.get("edgeembed.rerank.second_segment")
     model = reranker(path)
     for reference in read_reference(name, checkpoint):
@@ -63,7 +66,9 @@ def _sigmoid(value: float) -> float:
 @pytest.mark.parametrize(("batch_tokens", "most"), [(512, 1e-3), (64, 5e-3)])  # other kernels for short pieces
 def test_scores_of_qwen3_rerankers_whole_and_in_pieces(batch_tokens: int, most: float, tmp_path: Path) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank")
-    path = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32", proof=False, task="rerank").path
+    path = convert_checkpoint(
+        checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32", proof=False, task="rerank")
+    ).path
     model = reranker(path, batch_tokens)
     with np.load(QWEN3_ROWS) as reference:
         for (query, document), ids, score in zip(
@@ -80,14 +85,14 @@ def test_a_rerankers_file_carries_scores_and_holds(kind: str, tmp_path: Path) ->
         checkpoint, task = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank"), "rerank"
     else:
         checkpoint, task = make_tiny_cross_encoder(tmp_path / "tiny"), None
-    convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0", task=task)  # type: ignore[arg-type]
+    convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="Q8_0", task=task))  # type: ignore[arg-type]
     found = verify(Settings(threads=2), Paths.resolve(), Store(Paths.resolve()).local(tmp_path / "tiny.gguf"))
     assert found.canary_cosines and found.holds
 
 
 def test_a_file_for_the_other_task_is_refused(tmp_path: Path) -> None:
-    path = convert_checkpoint(make_tiny_bert(tmp_path / "tiny"), tmp_path / "tiny.gguf", proof=False).path
-    with pytest.raises(ModelLoadError, match="embedder") as caught:
+    path = convert_checkpoint(make_tiny_bert(tmp_path / "tiny"), tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path
+    with pytest.raises(ModelLoadError, match="embedding model") as caught:
         reranker(path)
     assert caught.value.fatal
 

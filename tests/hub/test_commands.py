@@ -67,7 +67,7 @@ def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
     assert "dimensions" not in run.invoke(show, ["judge"]).output
 
 
-def test_show_tells_all_that_the_catalogue_knows(run: CliRunner) -> None:
+def test_show_prints_the_whole_catalogue_entry(run: CliRunner) -> None:
     install(DEFAULT_MODEL, "Q8_0")
     install(DEFAULT_MODEL, "F16")
     text = run.invoke(show, [DEFAULT_MODEL]).output

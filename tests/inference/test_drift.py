@@ -176,10 +176,10 @@ async def test_alarms_come_and_go_in_the_log_and_what_stays_becomes_normal(
     await health.sync()
     assert "have left their band: norms" in caplog.text
     assert health.probed(MODEL, probe) is None
-    assert "what has changed is the texts" in str(health.alarm(MODEL))
+    assert "the texts have changed, not the model" in str(health.alarm(MODEL))
     feed(health, rows(drift.ADOPT_ROWS, 4, norm=40.0), "still other texts")
     await health.sync()
-    assert "are the baseline from now on" in caplog.text
+    assert "recent rows are the new baseline" in caplog.text
     assert "within their band again" in caplog.text
     feed(health, rows(500, 5, norm=40.0), "yet more")
     assert health.alarm(MODEL) is None

@@ -92,7 +92,7 @@ def test_in_a_package_nobody_is_told_to_compile(
     line = next(line for line in recipe.splitlines() if doctor.PACKAGE_FILE in line)
     subprocess.run(["bash", "-c", line], env={"home": str(tmp_path)}, check=True, timeout=20)
     demotion = Demotion(mode="cpu", reason="it crashed", at=0.0)
-    monkeypatch.setattr(FallbackMemory, "recall", lambda _self: [demotion])
+    monkeypatch.setattr(FallbackMemory, "load", lambda _self: [demotion])
     model = install("alpha", "F16")
 
     def advice() -> str:

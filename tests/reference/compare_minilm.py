@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from edgeembed_convert import convert_checkpoint
+from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
 
 LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
@@ -103,7 +103,9 @@ def main() -> int:
     ids: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in LEAST:
-            file = convert_checkpoint(options.checkpoint, Path(folder) / f"{name}.gguf", quantization=name).path
+            file = convert_checkpoint(
+                options.checkpoint, Path(folder) / f"{name}.gguf", ConversionOptions(quantization=name)
+            ).path
             with open_llama(file, LIMIT) as llama:
                 ids = {kind: llama.tokenize(text) for kind, text in TEXTS.items()}
                 cosines[name] = {kind: cosine(llama.embed_ids(ids[kind]), expected[kind]) for kind in TEXTS}

@@ -29,7 +29,7 @@ from gguf import GGUFReader, GGUFValueType
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from edgeembed.engine.llama.model import send_log_to
+from edgeembed.engine.llama.library import send_log_to
 from tests.convert.llama_vectors import open_llama
 
 IDS = Path(__file__).parent / "qwen_token_ids.json"
@@ -39,9 +39,9 @@ OFFICIAL_BYTES = 639_150_592
 OURS = """
 import sys
 from pathlib import Path
-from edgeembed_convert import convert_checkpoint
-convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), quantization=sys.argv[3], proof=sys.argv[4] == "proof",
-                   task=sys.argv[5] or None)
+from edgeembed_convert import ConversionOptions, convert_checkpoint
+options = ConversionOptions(quantization=sys.argv[3], proof=sys.argv[4] == "proof", task=sys.argv[5] or None)
+convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
 # Key of theirs -> why ours differs or is not there.

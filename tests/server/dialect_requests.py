@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.hub.catalogue import Prompts
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
@@ -19,16 +19,16 @@ from tests.fakes import FakeEngine, fake_model, fake_row
 
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
 LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}
-"""What the reranker gives documents with these words."""
+"""The reranker's logits for documents with these words."""
 
 
 def score(text: str) -> np.ndarray:
-    """Give the reranker's row of `instruction|query|document`."""
+    """Return the reranker's row for `instruction|query|document`."""
     return np.array([LOGITS.get(text.rpartition("|")[2], 0.0)], dtype=np.float32)
 
 
 def unit(text: str, dimensions: int | None = None) -> np.ndarray:
-    """Give the vector that the embedder's row becomes, shape (dimensions,)."""
+    """Return the unit vector of the embedder's row, shape (dimensions,)."""
     row = fake_row(text).astype(np.float64)[:dimensions]
     return row / np.linalg.norm(row)
 
@@ -57,17 +57,17 @@ class Server:
         rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: self.keep_alive)
         self.pool = ModelPool(lambda model: engines[model.name], rules)
         cache = VectorCache(None, memory_mib=8, disk_mib=0)
-        service = EmbeddingService(registry, self.pool, cache, timeout=5)
+        service = EmbeddingService(registry, self.pool, cache, ServiceOptions(timeout=5))
         self.app: web.Application = make_app(service, access=access, max_body_bytes=max_body_bytes, max_inputs=max_inputs)
 
 
 async def post(client: TestClient, path: str, **body: Any) -> tuple[int, Any]:
-    """POST a body and give the answer's status and JSON."""
+    """POST a body; return the status and the JSON of the response."""
     response = await client.post(path, json=body)
     return response.status, await response.json()
 
 
 async def get(client: TestClient, path: str) -> tuple[int, Any]:
-    """GET a path and give the answer's status and JSON."""
+    """GET a path; return the status and the JSON of the response."""
     response = await client.get(path)
     return response.status, await response.json()

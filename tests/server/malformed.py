@@ -1,4 +1,4 @@
-"""Seeded bodies that are wrong in every way that we can think of, for each route that takes one.
+"""Malformed bodies from a seed, for each route that takes a body.
 
 Against a running daemon, with its memory before and after: python -m tests.server.malformed URL --cases 10000
 """
@@ -26,12 +26,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     for (_, path), operation in OPERATIONS.items()
     if operation.body and not path.startswith("/v1/admin")
 }
-"""Of the routes that every application has: the owner's orders are the daemon's (`test_admin.py`)."""
+"""Valid bodies by path, without the routes for the owner, which only daemons have (`test_admin.py`)."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request: where to, the bytes of its body, headers that may lie about them."""
+    """One request: path, body, and headers that may not match the body."""
 
     path: str
     body: bytes
@@ -39,7 +39,7 @@ class Case:
 
 
 def cases(seed: int, count: int) -> Iterator[Case]:
-    """Make so many cases; the same seed makes the same ones."""
+    """Yield `count` cases, the same ones for the same seed."""
     rng = random.Random(seed)
     paths = sorted(EXAMPLES)
     for number in range(count):
@@ -48,7 +48,7 @@ def cases(seed: int, count: int) -> Iterator[Case]:
 
 
 def _value(rng: random.Random, depth: int = 0) -> Any:
-    """Make any JSON value, odd ones more often than not."""
+    """Return a random JSON value, mostly an odd one."""
     kind = rng.randrange(11 if depth < 3 else 9)
     match kind:
         case 0:
@@ -133,7 +133,7 @@ def _twice(rng: random.Random, path: str) -> Case:
 
 
 def _encoded(rng: random.Random, path: str) -> Case:
-    """Bodies whose headers lie about them, and bodies that grow when they are unpacked."""
+    """Return a body whose headers do not match it, or that grows when it is decompressed."""
     body = _json(EXAMPLES[path])
     encoding = rng.choice(["gzip", "deflate", "br", "zstd", "identity", "nonsense"])
     packed = rng.choice(
@@ -181,14 +181,14 @@ def _json(value: Any) -> bytes:
 
 
 async def send(session: aiohttp.ClientSession, url: str, case: Case) -> tuple[int, str]:
-    """Send a case and give the answer's status and text. Raises aiohttp.ClientError when there is none."""
+    """Send a case; return the status and text of the response. Raises aiohttp.ClientError if there is none."""
     headers = {"Content-Type": "application/json", **case.headers}
     async with session.post(url + case.path, data=case.body, headers=headers) as response:
         return response.status, await response.text()
 
 
 async def run(url: str, count: int, seed: int, clients: int) -> int:
-    """Send cases to a daemon from several clients; print what came back. Gives the exit status."""
+    """Send cases to a daemon from several clients, and print the responses' statuses; return the exit status."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
         async with session.get(f"{url}/v1/status") as response:
             status = await response.json()

@@ -96,8 +96,8 @@ async def test_a_raw_response_to_a_client_that_has_gone_is_a_connection_error() 
         await RawResponse(RAW).prepare(request)
 
 
-def test_aiohttp_asks_a_response_for_nothing_else() -> None:
-    """`RawResponse` overrides what aiohttp calls on a response after the handler: prepare, write_eof and keep_alive."""
+def test_aiohttp_calls_what_raw_responses_override() -> None:
+    """After the handler, aiohttp calls prepare and write_eof, and reads keep_alive."""
     finish = inspect.getsource(web_protocol.RequestHandler.finish_response)
     start = inspect.getsource(web_protocol.RequestHandler.start)
     assert "resp.prepare" in finish and "await resp.write_eof()" in finish

@@ -1,4 +1,4 @@
-"""Who may ask: Host (DNS rebinding), Origin (web pages), API keys."""
+"""Access: Host (DNS rebinding), Origin (web pages), API keys."""
 
 from __future__ import annotations
 
@@ -51,16 +51,18 @@ def connect(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> Connect:
         ("", 403),
     ],
 )
-async def test_only_names_of_this_machine_are_answered(connect: Connect, host: str, status: int) -> None:
+async def test_only_names_of_this_machine_are_allowed(connect: Connect, host: str, status: int) -> None:
     client = await connect(Access(hosts=frozenset({"box.example"})))
     response = await client.post("/v1/embeddings", json=BODY, headers={"Host": host})
     assert response.status == status
     if status == 403:
         assert (await response.json())["error"]["code"] == "forbidden"
-    assert (await client.get("/health", headers={"Host": host})).status == status, "every path, the open ones too"
+    assert (await client.get("/health", headers={"Host": host})).status == status, (
+        "every path, including those that need no key"
+    )
 
 
-async def test_a_missing_host_or_two_of_them_are_refused(connect: Connect) -> None:
+async def test_no_host_or_two_hosts_are_refused(connect: Connect) -> None:
     client = await connect(Access())
     reader, writer = await asyncio_open(client)
     writer.write(b"GET /v1/models HTTP/1.0\r\n\r\n")
@@ -82,7 +84,7 @@ async def asyncio_open(client: TestClient):  # type: ignore[no-untyped-def]
     ("origin", "status"),
     [
         ("https://evil.example", 403),
-        ("http://localhost:3000", 403),  # another program's page on this machine is another site
+        ("http://localhost:3000", 403),  # a page of another program on this machine is another origin
         ("null", 403),
         ("vscode-webview://0a1b2c", 200),
         ("https://notes.example", 200),
@@ -90,7 +92,7 @@ async def asyncio_open(client: TestClient):  # type: ignore[no-untyped-def]
         ("https://sub.notes.example", 403),
     ],
 )
-async def test_web_pages_need_to_be_allowed(connect: Connect, origin: str, status: int) -> None:
+async def test_web_pages_must_be_allowed(connect: Connect, origin: str, status: int) -> None:
     client = await connect(Access(origins=("vscode-webview://*", "https://notes.example")))
     response = await client.post("/v1/embeddings", json=BODY, headers={"Origin": origin})
     assert response.status == status
@@ -109,13 +111,13 @@ async def test_web_pages_need_to_be_allowed(connect: Connect, origin: str, statu
     assert preflight.headers.get("Access-Control-Allow-Headers") == ("content-type" if status == 200 else None)
 
 
-async def test_our_own_page_needs_no_leave(connect: Connect) -> None:
+async def test_the_servers_own_page_is_allowed(connect: Connect) -> None:
     client = await connect(Access())
     own = f"http://{client.host}:{client.port}"
     assert (await client.post("/v1/embeddings", json=BODY, headers={"Origin": own})).status == 200
 
 
-async def test_an_image_on_another_site_is_refused_and_a_link_is_not(connect: Connect) -> None:
+async def test_images_on_other_sites_are_refused_but_links_are_not(connect: Connect) -> None:
     client = await connect(Access())
     image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
@@ -124,7 +126,7 @@ async def test_an_image_on_another_site_is_refused_and_a_link_is_not(connect: Co
     assert (await client.post("/v1/embeddings", json=BODY, headers=link)).status == 403
 
 
-async def test_keys_are_asked_for(connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_keys_are_required(connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\n\nide: sesame\n  plain-key  \n")
     client = await connect(Access(keys=Keys.read("from-settings", str(file)), check_host=False))
@@ -141,7 +143,7 @@ async def test_keys_are_asked_for(connect: Connect, tmp_path: Path, caplog: pyte
         {"x-api-key": "sesame", "Host": "any.name.example"},
     ):
         assert (await client.post("/v1/embeddings", json=BODY, headers=headers)).status == 200, headers
-    assert (await client.get("/health")).status == 200, "a probe has no key"
+    assert (await client.get("/health")).status == 200, "probes need no key"
     assert (await client.get("/v1/status")).status == 401
     assert " ide" in caplog.text and "sesame" not in caplog.text and "plain-key" not in caplog.text
 

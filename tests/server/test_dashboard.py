@@ -1,4 +1,4 @@
-"""GET /: who gets the page, and what may be in it."""
+"""GET /: who gets the page, and what it may contain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def source(name: str) -> str:
     return resources.files(dashboard).joinpath(name).read_text(encoding="utf-8")
 
 
-async def test_browsers_get_a_page_and_programs_a_word(client: TestClient) -> None:
+async def test_browsers_get_a_page_and_programs_a_line_of_text(client: TestClient) -> None:
     page = await client.get("/", headers=BROWSER)
     assert page.content_type == "text/html" and "<title>edgeembed</title>" in await page.text()
     for headers in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
@@ -33,7 +33,7 @@ async def test_browsers_get_a_page_and_programs_a_word(client: TestClient) -> No
     assert (await client.head("/")).status == 200
 
 
-async def test_every_file_comes_with_a_strict_policy(client: TestClient) -> None:
+async def test_every_file_has_a_strict_content_security_policy(client: TestClient) -> None:
     for path in FILES:
         response = await client.get(path, headers=BROWSER)
         policy = dict(part.strip().partition(" ")[::2] for part in response.headers["Content-Security-Policy"].split(";"))
@@ -44,34 +44,36 @@ async def test_every_file_comes_with_a_strict_policy(client: TestClient) -> None
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient) -> None:
+async def test_a_cached_file_is_not_sent_again(client: TestClient) -> None:
     first = await client.get("/dashboard.js")
     again = await client.get("/dashboard.js", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status, await again.read()) == (304, b"")
     assert (await client.get("/dashboard.js", headers={"If-None-Match": '"another"'})).status == 200
 
 
-async def test_with_keys_the_page_is_open_and_nothing_else(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
+async def test_with_api_keys_only_page_and_probes_are_open(
+    aiohttp_client: Callable[..., Awaitable[TestClient]],
+) -> None:
     access = Access(keys=Keys.read("secret-key", None))
     client = await aiohttp_client(make_app(fake_service(FakeEngine()), access=access))
     for path in (*FILES, "/livez", "/readyz", "/health"):
         assert (await client.get(path, headers=BROWSER)).status != 401, path
     for path in ("/v1/status", "/v1/models", "/metrics"):
         assert (await client.get(path)).status == 401, path
-    assert (await client.post("/", json={"inputs": "x"})).status == 401, "that is TEI's way to ask for vectors"
+    assert (await client.post("/", json={"inputs": "x"})).status == 401, "POST / embeds"
 
 
 @pytest.mark.parametrize("name", ["index.html", "dashboard.css", "dashboard.js"])
-def test_nothing_is_fetched_from_elsewhere_and_nothing_becomes_html(name: str) -> None:
+def test_nothing_is_loaded_from_other_servers_and_no_text_becomes_html(name: str) -> None:
     text = source(name)
     for address in re.findall(r"https?://[^\s\"'`)]+", text):
-        assert address.startswith("http://www.w3.org/"), "names of namespaces are no addresses"
+        assert address.startswith("http://www.w3.org/"), "only XML namespaces"
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "localStorage"):
         assert way not in text
     assert "@import" not in text and " style=" not in text and not re.search(r"\son\w+=", text)
 
 
-def test_everything_that_can_be_filled_in_has_a_label() -> None:
+def test_every_form_field_has_a_label() -> None:
     page = source("index.html")
     labelled = set(re.findall(r'<label for="([^"]+)"', page))
     fields = re.findall(r"<(?:input|textarea|select) [^>]*>", page)

@@ -34,7 +34,7 @@ async def vectors(client: TestClient, **body: Any) -> np.ndarray:
     return np.array([item["embedding"] for item in answer["data"]])
 
 
-async def test_what_was_cut_is_said(client: TestClient) -> None:
+async def test_the_response_lists_what_was_cut(client: TestClient) -> None:
     status, answer, headers = await embed(client, input=["a", LONG, "b c", LONG + " more"], truncate="end")
     assert status == 200
     assert answer["truncated"] == [
@@ -46,13 +46,13 @@ async def test_what_was_cut_is_said(client: TestClient) -> None:
     assert np.allclose([item["embedding"] for item in answer["data"]][:2], [unit("a"), unit(FITS)], atol=1e-6)
 
 
-async def test_nothing_is_said_where_nothing_was_cut(client: TestClient) -> None:
+async def test_the_response_has_no_list_if_nothing_was_cut(client: TestClient) -> None:
     _, answer, headers = await embed(client, input=["a", FITS], truncate="end")
     assert "truncated" not in answer
     assert "X-Edgeembed-Truncated" not in headers
 
 
-async def test_either_side_can_go_and_the_prompt_stays(client: TestClient, engine: FakeEngine) -> None:
+async def test_either_side_can_be_cut_off_but_never_the_prompt(client: TestClient, engine: FakeEngine) -> None:
     await vectors(client, input="1 2 3 4 5", truncate="end", max_tokens=4)
     await vectors(client, input="1 2 3 4 5", truncate="start", max_tokens=4)
     await vectors(client, input="1 2 3 4 5", truncate="start", max_tokens=7, input_type="query")
@@ -60,7 +60,7 @@ async def test_either_side_can_go_and_the_prompt_stays(client: TestClient, engin
 
 
 async def test_without_truncate_max_tokens_is_a_limit(client: TestClient, engine: FakeEngine) -> None:
-    for _ in range(2):  # the second time, the cache knows the row
+    for _ in range(2):  # the second time, the row is in the cache
         status, answer, _ = await embed(client, input=["1 2", "1 2 3 4"], max_tokens=4)
         assert status == 400
         assert answer["error"]["code"] == "context_length_exceeded"
@@ -70,8 +70,8 @@ async def test_without_truncate_max_tokens_is_a_limit(client: TestClient, engine
     assert "1 2 3 4" in engine.computed
 
 
-async def test_a_cut_row_never_answers_for_another_text(client: TestClient, engine: FakeEngine) -> None:
-    """Each way to cut has rows of its own, and whole texts share theirs with requests that cut nothing."""
+async def test_the_row_of_a_cut_text_is_not_used_for_another_text(client: TestClient, engine: FakeEngine) -> None:
+    """Rows are cached per limit and side; texts that were not cut share theirs with other requests."""
     for _ in range(2):
         assert np.allclose(await vectors(client, input="1 2 3 4", truncate="end", max_tokens=4), [unit("1 2")], atol=1e-6)
         assert np.allclose(await vectors(client, input="1 2 3 4", truncate="start", max_tokens=4), [unit("3 4")], atol=1e-6)
@@ -81,7 +81,7 @@ async def test_a_cut_row_never_answers_for_another_text(client: TestClient, engi
     assert engine.computed == ["1 2", "3 4", "1 2 3", "1 2 3 4"]
 
 
-async def test_a_cached_row_still_says_that_it_was_cut(client: TestClient) -> None:
+async def test_cached_rows_are_still_listed_as_cut(client: TestClient) -> None:
     answers = [await embed(client, input=["a", LONG], truncate="end") for _ in range(3)]
     assert [headers["X-Edgeembed-Cache"] for _, _, headers in answers] == ["miss", "hit", "hit"]
     assert [headers["X-Edgeembed-Truncated"] for _, _, headers in answers] == ["1", "1", "1"]
@@ -94,15 +94,13 @@ async def test_the_same_text_twice_in_a_request_is_cut_twice(client: TestClient)
     assert [item["index"] for item in answer["truncated"]] == [0, 2]
 
 
-async def test_ids_of_this_model_are_taken_where_the_client_says_that_they_are(
-    client: TestClient, engine: FakeEngine
-) -> None:
+async def test_ids_of_this_model_are_accepted_with_token_ids(client: TestClient, engine: FakeEngine) -> None:
     assert len(await vectors(client, input=[5, 6, 7], token_ids="model")) == 1
     assert len(await vectors(client, input=[[5, 6, 7], [8]], token_ids="model")) == 2
     await vectors(client, input=[5, 6], token_ids="model", input_type="query")
-    assert engine.computed == ["5 6 7", "8", "Instruct: find it\nQuery:5 6"], "the row of the first ids was known"
+    assert engine.computed == ["5 6 7", "8", "Instruct: find it\nQuery:5 6"], "the row of the first ids was cached"
     await vectors(client, input="5,6,7")
-    assert engine.computed[-1] == "5,6,7", "ids and text are never taken for each other"
+    assert engine.computed[-1] == "5,6,7", "ids and text are cached under different keys"
 
 
 @pytest.mark.parametrize(
@@ -120,14 +118,14 @@ async def test_ids_of_this_model_are_taken_where_the_client_says_that_they_are(
         ([[1]] * 2049, "input", "2049 items"),
     ],
 )
-async def test_what_is_no_list_of_ids_is_named(client: TestClient, given: Any, param: str, words: str) -> None:
+async def test_an_item_that_is_not_a_list_of_ids_is_named(client: TestClient, given: Any, param: str, words: str) -> None:
     status, answer, _ = await embed(client, input=given, token_ids="model")
     assert (status, answer["error"]["param"]) == (400, param)
     assert words in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("text", ["a", Prompted("q", "a"), Pair("q", "a")])
-def test_a_limit_without_end_fits_into_a_message_to_the_worker(text: Text) -> None:
+def test_a_huge_limit_fits_into_a_message_to_the_worker(text: Text) -> None:
     item = EmbedItem(1, Lengths("end", 10**30, own=True).around(text), BULK, False)
     sent = to_worker_decoder.decode(frame(Embed([item]))[LENGTH_BYTES:])
     assert isinstance(sent, Embed) and sent == Embed([item])
@@ -137,14 +135,14 @@ def test_a_limit_without_end_fits_into_a_message_to_the_worker(text: Text) -> No
     ("body", "param"),
     [({"truncate": "middle"}, "truncate"), ({"max_tokens": 0}, "max_tokens"), ({"token_ids": "openai"}, "token_ids")],
 )
-async def test_what_these_fields_cannot_hold(client: TestClient, body: dict[str, Any], param: str) -> None:
+async def test_invalid_values_of_these_fields_are_errors(client: TestClient, body: dict[str, Any], param: str) -> None:
     status, answer, _ = await embed(client, input="a", **body)
     assert (status, answer["error"]["param"]) == (400, param)
 
 
 @pytest.fixture
 async def strict(engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    """A server that takes 30 tokens in a request."""
+    """A server with a limit of 30 tokens per request."""
     service = fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0), prompts=PROMPTS, max_request_tokens=30)
     return await aiohttp_client(make_app(service))
 
@@ -163,18 +161,18 @@ async def test_a_request_with_too_many_tokens_is_refused_before_anything_is_comp
     assert engine.status.texts_waiting == 0
 
 
-async def test_of_a_text_that_is_cut_only_what_is_left_counts(strict: TestClient) -> None:
+async def test_only_the_rest_of_a_cut_text_counts(strict: TestClient) -> None:
     given = [" ".join([str(number), *WORDS[:15]]) for number in range(3)]
     assert (await embed(strict, input=given))[0] == 400
     assert len(await vectors(strict, input=given, truncate="end", max_tokens=10)) == 3
 
 
-async def test_a_text_that_is_too_long_by_itself_is_named_first(strict: TestClient) -> None:
+async def test_a_single_text_that_is_too_long_is_reported_first(strict: TestClient) -> None:
     status, answer, _ = await embed(strict, input=["a", LONG])
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", "input[1]")
 
 
-async def test_tokens_are_counted_without_end_and_listed_up_to_what_a_request_takes(strict: TestClient) -> None:
+async def test_counting_tokens_has_no_limit_but_listing_ids_has(strict: TestClient) -> None:
     many = ["two words"] * 10
     assert (await (await strict.post("/v1/tokenize", json={"input": many})).json())["total_tokens"] == 40
     for path, body, status in (("/v1/tokenize", {"input": many, "ids": True}, 400), ("/tokenize", {"inputs": many}, 422)):

@@ -1,4 +1,4 @@
-"""Malformed bodies, a few hundred of each seed; `tests/server/malformed.py` sends thousands to a real daemon."""
+"""A few hundred malformed bodies per seed; `python -m tests.server.malformed` sends thousands to a real daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.server.malformed import EXAMPLES, cases
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_malformed_bodies_are_the_clients_fault_and_harm_nobody(
+async def test_malformed_bodies_are_client_errors_and_do_no_harm(
     aiohttp_client: Callable[..., Awaitable[TestClient]], seed: int
 ) -> None:
     server = Server()
@@ -26,11 +26,11 @@ async def test_malformed_bodies_are_the_clients_fault_and_harm_nobody(
         assert response.status < 500, f"{case.path} {case.headers} {case.body[:300]!r}: {response.status} {text}"
         if response.status >= 400 and response.content_type == "application/json":
             assert set(json.loads(text)) & {"error", "message"}, text
-        else:  # an encoding that aiohttp does not know never gets as far as us
+        else:  # aiohttp itself refuses unknown encodings
             assert response.status < 400 or "Content-Encoding" in case.headers
         statuses[response.status] += 1
     assert statuses[400] > 100 and statuses[422] > 20, "the cases are still malformed"
-    assert [slot.leases for slot in server.pool.slots] == [0] * len(server.pool.slots), "nothing is held"
+    assert [slot.leases for slot in server.pool.slots] == [0] * len(server.pool.slots), "no lease is left"
     for path, body in EXAMPLES.items():
         status, _ = await post(client, path, **body)
         assert status == (404 if path == "/api/show" else 200)

@@ -22,6 +22,23 @@ DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
 """Where Debian installs PyGObject, which has no wheel."""
 TOOLS = ("Xvfb", "xfce4-panel", "dbus-daemon", "xclip")
 
+PANEL = """<?xml version="1.0" encoding="UTF-8"?>
+<channel name="xfce4-panel" version="1.0">
+  <property name="configver" type="int" value="2"/>
+  <property name="panels" type="array">
+    <value type="int" value="1"/>
+    <property name="panel-1" type="empty">
+      <property name="position" type="string" value="p=6;x=0;y=0"/>
+      <property name="size" type="uint" value="26"/>
+      <property name="length" type="uint" value="100"/>
+      <property name="plugin-ids" type="array"><value type="int" value="1"/></property>
+    </property>
+  </property>
+  <property name="plugins" type="empty"><property name="plugin-1" type="string" value="systray"/></property>
+</channel>
+"""
+"""xfce4-panel's settings: a panel with icons only. The default one has a dozen plugins, and takes seconds to start."""
+
 
 def gobject() -> Any:
     """Return PyGObject, from Debian's packages if this environment has none; None if it is not installed."""
@@ -61,6 +78,9 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     runtime.mkdir(mode=0o700)
     (tmp_path / "gi").mkdir()
     (tmp_path / "gi" / "gi").symlink_to(DEBIAN_PACKAGES / "gi")
+    settings = tmp_path / "config" / "xfce4" / "xfconf" / "xfce-perchannel-xml" / "xfce4-panel.xml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(PANEL)
     environ = {
         **os.environ,
         "HOME": str(tmp_path / "user"),
@@ -94,7 +114,7 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         yield environ
     finally:
         for process in reversed(processes):
-            process.terminate()
+            process.kill()  # xfce4-panel may wait for a bus that is gone before it reacts to SIGTERM
             process.wait(20)
         bus.stdout.close()
 

@@ -1,4 +1,4 @@
-"""An engine in front of a stub server."""
+"""An engine whose upstream is a stub server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ async def server() -> AsyncIterator[FakeUpstream]:
 def make_remote(tmp_path: Path) -> Callable[..., Remote]:
     def make(server: FakeUpstream, **options: Any) -> Remote:
         settings = {"wait": 2.0, "timeout": 5.0, **options}
-        return Remote(UpstreamOptions(url=server.url, **settings), server.model, IdentityStore(tmp_path / "upstream.json"))
+        return Remote(
+            UpstreamOptions(url=server.url, **settings), server.model, IdentityStore(tmp_path / "upstream-identities.json")
+        )
 
     return make
 
@@ -44,7 +46,7 @@ async def start(make_remote: Callable[..., Remote]) -> AsyncIterator[Start]:
             server: FakeUpstream, fallback: Callable[[], Engine] | None = None, **options: Any
         ) -> RemoteEngine:
             remote = make_remote(server, **options)
-            await remote.meet(5.0, asyncio.Event())
+            await remote.identify(5.0, asyncio.Event())
             engine = RemoteEngine(remote, fallback)
             stack.push_async_callback(engine.close)
             await engine.start()

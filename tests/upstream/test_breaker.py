@@ -1,8 +1,8 @@
-"""When the other side is asked, and when not."""
+"""When the circuit breaker lets requests through."""
 
 from __future__ import annotations
 
-from edgeembed.upstream.breaker import FAILURES_TO_OPEN, LONGEST_ASKED, LONGEST_PAUSE, Breaker
+from edgeembed.upstream.breaker import BACKOFF, FAILURES_TO_OPEN, LONGEST_ASKED, Breaker
 
 
 class Clock:
@@ -12,7 +12,7 @@ class Clock:
         return self.now
 
 
-def test_it_opens_after_failures_in_a_row_and_an_answer_closes_it() -> None:
+def test_it_opens_after_failures_in_a_row_and_closes_after_a_success() -> None:
     clock = Clock()
     breaker = Breaker(clock)
     for _ in range(FAILURES_TO_OPEN - 1):
@@ -41,10 +41,10 @@ def test_pauses_grow_up_to_a_limit() -> None:
         breaker.failed("no")
         pauses.append(breaker.pause)
     assert pauses[0] < 0.2 and pauses[3] > pauses[0]
-    assert 0.6 * LONGEST_PAUSE < pauses[-1] <= LONGEST_PAUSE
+    assert 0.6 * BACKOFF.longest < pauses[-1] <= BACKOFF.longest
 
 
-def test_a_wish_of_the_other_side_is_kept_within_reason() -> None:
+def test_a_retry_after_is_obeyed_up_to_a_limit() -> None:
     breaker = Breaker(Clock())
     breaker.busy("too much", 7.0)
     assert (breaker.state, breaker.pause) == ("closed", 7.0)

@@ -1,4 +1,4 @@
-"""The engine that asks another server: what is sent, what is taken, and what becomes of it when that server ails."""
+"""The engine that asks another server: what it sends and accepts, and what it does when that server fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def same(rows: Sequence[Row], texts: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("style", ["openai", "sglang", "vllm", "vllm-old", "tei", "ollama"])
-async def test_every_server_gives_the_rows_of_the_texts(style: Style, start: Start) -> None:
+async def test_the_rows_of_every_server_are_read(style: Style, start: Start) -> None:
     server = FakeUpstream(style)
     await server.start()
     engine = await start(server)
@@ -65,26 +65,26 @@ async def test_every_server_gives_the_rows_of_the_texts(style: Style, start: Sta
     await server.stop()
 
 
-async def test_base64_is_asked_for_and_the_key_sent(server: FakeUpstream, start: Start) -> None:
+async def test_base64_is_requested_and_the_key_sent(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, key="sesame")
     await rows_of(engine, ["hello"])
     assert server.bodies[-1] == {"model": "far-model", "input": [SENTINEL_TEXT, "hello"], "encoding_format": "base64"}
     assert server.headers[-1]["Authorization"] == "Bearer sesame"
 
 
-async def test_a_prompt_goes_in_front_of_the_text(server: FakeUpstream, start: Start) -> None:
+async def test_a_prompt_is_put_around_the_text(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     await rows_of(engine, [Prompted("query: ", "hello", " </s>")])
     assert server.asked[-1] == [SENTINEL_TEXT, "query: hello </s>"]
 
 
-async def test_texts_that_come_together_go_together(server: FakeUpstream, start: Start) -> None:
+async def test_concurrent_texts_share_a_request(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     await asyncio.gather(*(rows_of(engine, [f"lone {n}"]) for n in range(6)))
     assert [len(asked) for asked in server.asked] == [7]
 
 
-async def test_requests_are_bounded_and_queries_go_before_bulk(server: FakeUpstream, start: Start) -> None:
+async def test_requests_are_limited_and_queries_go_before_bulk(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, most_requests=2, most_texts=5, most_characters=40)
     server.hold.clear()
     bulk = [asyncio.ensure_future(rows_of(engine, [f"bulk text {n}" for n in range(12)], BULK)) for _ in range(2)]
@@ -95,18 +95,18 @@ async def test_requests_are_bounded_and_queries_go_before_bulk(server: FakeUpstr
     server.hold.set()
     await asyncio.gather(*bulk, query)
     assert server.most_in_flight <= 2
-    assert "query" in server.asked[0] + server.asked[1], "one place is kept for it"
+    assert "query" in server.asked[0] + server.asked[1], "one request is kept free for it"
     assert all(sum(map(len, asked[1:])) <= 40 and len(asked) <= 5 for asked in server.asked)
 
 
-async def test_a_text_longer_than_a_request_may_be_goes_by_itself(server: FakeUpstream, start: Start) -> None:
+async def test_a_text_longer_than_a_request_may_be_is_sent_alone(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, most_characters=10)
     texts = ["a" * 50, "b", "c"]
     same(await rows_of(engine, texts), texts)
     assert [len(asked) for asked in server.asked] == [2, 3]
 
 
-async def test_a_client_that_leaves_takes_its_request_along(server: FakeUpstream, start: Start) -> None:
+async def test_the_request_of_a_client_that_disconnects_is_cancelled(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, most_requests=1, timeout=60.0)
     server.hold.clear()
     (gone,) = engine.submit(["nobody waits for this"], INTERACTIVE)
@@ -121,11 +121,11 @@ async def test_a_client_that_leaves_takes_its_request_along(server: FakeUpstream
     assert server.asked == [[SENTINEL_TEXT, "hello"]]
 
 
-# --- what upstream does not want --------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("style", ["sglang", "vllm", "tei"])
-async def test_a_text_that_is_refused_costs_the_others_nothing(style: Style, start: Start) -> None:
+async def test_a_refused_text_does_not_affect_the_others(style: Style, start: Start) -> None:
     server = FakeUpstream(style)
     server.refused = lambda text: "far too long" in text
     await server.start()
@@ -138,12 +138,12 @@ async def test_a_text_that_is_refused_costs_the_others_nothing(style: Style, sta
         futures.pop(13).result()
     same([future.result() for future in futures], texts[:13] + texts[14:])
     assert engine.upstream.refusals == 1 and engine.upstream.breaker == "closed"
-    assert engine.upstream.most_texts == 31, "one text's fault says nothing of requests"
+    assert engine.upstream.most_texts == 31, "a refused text says nothing about the size of requests"
     await engine.close()
     await server.stop()
 
 
-async def test_a_servers_largest_request_is_found_out(server: FakeUpstream, start: Start) -> None:
+async def test_the_largest_request_of_a_server_is_found(server: FakeUpstream, start: Start) -> None:
     server.most_texts = 8
     engine = await start(server)
     texts = [f"text {n}" for n in range(31)]
@@ -151,21 +151,21 @@ async def test_a_servers_largest_request_is_found_out(server: FakeUpstream, star
     refusals = len(server.bodies) - len(server.asked)
     assert engine.upstream.most_texts < 8
     same(await rows_of(engine, texts), texts)
-    assert len(server.bodies) - len(server.asked) == refusals, "it is not asked for more again"
+    assert len(server.bodies) - len(server.asked) == refusals, "no larger request is tried again"
 
 
-async def test_a_text_on_which_upstream_fails_is_not_tried_again(server: FakeUpstream, start: Start) -> None:
+async def test_a_text_that_causes_an_error_500_is_not_retried(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     server.troubles.append(server.error(500, "CUDA error"))
     (error,) = await errors_of(engine, ["hello"])
     assert type(error) is EngineError and "CUDA error" in error.message
-    # llama-server's words for a text that is longer than its batch, and its status.
+    # llama-server's message and status for a text longer than its batch.
     server.troubles.append(server.error(500, "input (1002 tokens) is too large to process"))
     (error,) = await errors_of(engine, ["hello"])
     assert type(error) is RequestError and "1002 tokens" in error.message
 
 
-async def test_what_cannot_be_sent_is_refused_with_the_reason(server: FakeUpstream, start: Start) -> None:
+async def test_what_cannot_be_sent_is_refused_with_a_reason(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     ids = Prompted("", "", "", None, np.array([1, 2], np.int32).tobytes())
     found = await errors_of(engine, [ids, Pair("a", "b"), "fine"])
@@ -175,28 +175,28 @@ async def test_what_cannot_be_sent_is_refused_with_the_reason(server: FakeUpstre
         await future
 
 
-async def test_a_clients_own_limit_counts_by_upstreams_tokens(server: FakeUpstream, start: Start) -> None:
+async def test_a_clients_own_limit_is_checked_with_upstreams_token_count(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     words = " ".join(["word"] * 30)
     strict, cutting = Prompted("", words, "", Limits(16, "none")), Prompted("", words, "", Limits(16, "end"))
     wide = Prompted("", words, "", Limits(40, "end"))
     first, second, third = await errors_of(engine, [strict, cutting, wide])
     assert isinstance(first, InputTooLongError) and (first.tokens, first.limit) == (32, 16)
-    assert type(second) is RequestError and "cannot be told where to cut" in second.message
+    assert type(second) is RequestError and "cannot truncate on request" in second.message
     assert third is None
 
 
-async def test_rows_that_are_none_are_not_handed_out(server: FakeUpstream, start: Start) -> None:
+async def test_unusable_rows_are_errors(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     server.row_of = lambda text: unit_row(text) * (text != "zero")
     zero, fine = await errors_of(engine, ["zero", "fine"])
     assert isinstance(zero, BadVectorError) and fine is None
 
 
-# --- away -------------------------------------------------------------------------------------------------------------
+# --- outages ----------------------------------------------------------------------------------------------------------
 
 
-async def test_texts_wait_out_a_restart(server: FakeUpstream, start: Start) -> None:
+async def test_texts_wait_while_upstream_restarts(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, wait=20.0)
     await server.stop()
     texts = [f"text {n}" for n in range(40)]
@@ -212,7 +212,7 @@ async def test_texts_wait_out_a_restart(server: FakeUpstream, start: Start) -> N
     assert report.retries > 0
 
 
-async def test_a_request_that_breaks_off_is_sent_again(server: FakeUpstream, start: Start) -> None:
+async def test_a_request_is_sent_again_after_a_closed_connection(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, wait=20.0)
     server.hold.clear()
     waiting = asyncio.ensure_future(rows_of(engine, ["hello"]))
@@ -224,7 +224,7 @@ async def test_a_request_that_breaks_off_is_sent_again(server: FakeUpstream, sta
     same(await waiting, ["hello"])
 
 
-async def test_who_waited_long_enough_is_told_and_who_comes_later_does_not_wait(server: FakeUpstream, start: Start) -> None:
+async def test_texts_fail_after_the_wait_and_later_ones_fail_at_once(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, wait=OUTAGE)
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])
@@ -239,14 +239,14 @@ async def test_who_waited_long_enough_is_told_and_who_comes_later_does_not_wait(
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_passing_failure_is_nobodys_business(status: int, server: FakeUpstream, start: Start) -> None:
+async def test_a_single_failure_is_not_seen_by_clients(status: int, server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     server.troubles.append(web.Response(status=status, text="<html>bad gateway</html>"))
     same(await rows_of(engine, ["hello"]), ["hello"])
     assert (engine.upstream.breaker, engine.upstream.opened, engine.upstream.retries) == ("closed", 0, 1)
 
 
-async def test_too_much_to_do_is_waited_for_as_long_as_it_asks(server: FakeUpstream, start: Start) -> None:
+async def test_an_overloaded_server_is_left_alone_as_long_as_it_asks(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, wait=20.0)
     server.troubles.append(web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "0.3"}))
     began = asyncio.get_running_loop().time()
@@ -255,49 +255,49 @@ async def test_too_much_to_do_is_waited_for_as_long_as_it_asks(server: FakeUpstr
     assert engine.upstream.opened == 0
 
 
-async def test_too_much_to_do_for_too_long_is_told(server: FakeUpstream, start: Start) -> None:
+async def test_texts_fail_if_the_server_is_overloaded_for_too_long(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, wait=OUTAGE)
     server.troubles.extend(web.json_response({}, status=429, headers={"Retry-After": "30"}) for _ in range(3))
     (error,) = await errors_of(engine, ["hello"])
     assert isinstance(error, EngineUnavailableError) and "429" in error.message
 
 
-async def test_silence_ends_a_request_and_is_not_asked_for_again(server: FakeUpstream, start: Start) -> None:
+async def test_a_request_that_times_out_is_not_retried(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, timeout=0.2)
     server.hold.clear()
     (error,) = await errors_of(engine, ["hello"])
     assert isinstance(error, EngineTimeoutError) and engine.upstream.retries == 0
 
 
-async def test_a_wrong_key_is_said_and_may_be_put_right(server: FakeUpstream, start: Start) -> None:
+async def test_a_wrong_key_is_reported_with_its_setting(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, wait=OUTAGE)
     server.troubles.extend(server.error(401, "invalid api key") for _ in range(9))
     (error,) = await errors_of(engine, ["hello"])
     assert isinstance(error, EngineUnavailableError) and "upstream_key" in error.message
 
 
-async def test_what_no_server_of_embeddings_says_is_taken_for_absence(server: FakeUpstream, start: Start) -> None:
+async def test_a_response_without_embeddings_counts_as_an_outage(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     server.troubles.append(web.Response(text="<html>welcome</html>"))
     same(await rows_of(engine, ["hello"]), ["hello"])
 
 
-async def test_closing_ends_whatever_waits(server: FakeUpstream, start: Start) -> None:
+async def test_closing_fails_all_waiting_texts(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     server.hold.clear()
-    flying = engine.submit(["on its way"], INTERACTIVE)
+    sent = engine.submit(["on its way"], INTERACTIVE)
     await until_async(lambda: server.in_flight == 1)
     await engine.close()
-    for future in flying:
+    for future in sent:
         with pytest.raises((EngineUnavailableError, asyncio.CancelledError)):
             await future
     assert engine.is_over and engine.status.state == "stopped"
 
 
-# --- another one ------------------------------------------------------------------------------------------------------
+# --- another model ----------------------------------------------------------------------------------------------------
 
 
-async def test_vectors_of_another_model_never_come_through(server: FakeUpstream, start: Start) -> None:
+async def test_vectors_of_another_model_are_never_returned(server: FakeUpstream, start: Start) -> None:
     engine = await start(server)
     changed: list[Any] = []
     engine._remote.on_change = changed.append
@@ -317,7 +317,7 @@ async def test_vectors_of_another_model_never_come_through(server: FakeUpstream,
         np.testing.assert_allclose(row.vector, other_row("hello"), atol=1e-6)
         server.row_of = unit_row
         assert isinstance((await errors_of(successor, ["hello"]))[0], ModelReplacedError)
-        assert remote.identity.digest == before, "the old model is known again, and its cached rows with it"
+        assert remote.identity.digest == before, "the old model gets its identity back, and with it its cached rows"
     finally:
         await successor.close()
 
@@ -328,8 +328,8 @@ async def test_a_change_is_noticed_without_requests(server: FakeUpstream, start:
     await until_async(lambda: engine.is_over)
 
 
-async def test_a_single_backend_of_another_model_is_not_believed(server: FakeUpstream, start: Start) -> None:
-    """Behind a load balancer one of the servers may be another one: what it gives is asked for again."""
+async def test_one_backend_with_another_model_is_not_a_change(server: FakeUpstream, start: Start) -> None:
+    """Behind a load balancer one server may have another model: its rows are discarded and the texts sent again."""
     engine = await start(server)
     turns = iter([other_row, *[unit_row] * 1000])
     server.row_of = lambda text: turn(text)
@@ -345,7 +345,7 @@ async def test_a_single_backend_of_another_model_is_not_believed(server: FakeUps
     assert not engine.is_over
 
 
-async def test_a_context_too_short_for_the_longest_canary_text_will_do(server: FakeUpstream, start: Start) -> None:
+async def test_a_context_may_be_too_short_for_the_longest_canary_text(server: FakeUpstream, start: Start) -> None:
     server.refused = lambda text: len(text) > 200
     engine = await start(server, check_every=0.05)
     same(await rows_of(engine, ["hello"]), ["hello"])
@@ -362,7 +362,7 @@ async def test_rows_of_another_length_are_another_model(server: FakeUpstream, st
     assert engine._remote.served().dimensions == 32
 
 
-# --- the local fall-back ----------------------------------------------------------------------------------------------
+# --- the local fallback -----------------------------------------------------------------------------------------------
 
 
 class Local(FakeEngine):
@@ -379,11 +379,11 @@ async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(ser
     await until_async(lambda: engine.upstream.fallback == "same")
     assert engine.upstream.fallback_cosine == pytest.approx(1.0)
     await rows_of(engine, ["here"])
-    assert set(local.computed) < set(CANARY_TEXTS), "upstream computes as long as it is there"
+    assert set(local.computed) < set(CANARY_TEXTS), "upstream computes while it is there"
     await server.stop()
     texts = ["hello", "world"]
     same(await rows_of(engine, texts), texts)
-    assert (engine.status.state, engine.status.mode) == ("ready", "local fall-back")
+    assert (engine.status.state, engine.status.mode) == ("ready", "local fallback")
     assert engine.upstream.fallback_texts == 2
     (tokens,) = engine.tokenize(["hello"], written=False)
     assert len((await tokens).ids) > 0
@@ -408,7 +408,7 @@ async def test_a_local_model_that_is_another_one_never_answers(
     assert engine.status.state == "restarting"
 
 
-async def test_a_local_model_that_is_nearly_the_same_is_judged_by_the_setting(server: FakeUpstream, start: Start) -> None:
+async def test_the_setting_decides_about_a_local_model_that_is_nearly_the_same(server: FakeUpstream, start: Start) -> None:
     def near(text: str) -> Any:
         return unit_row(text) + 0.15 * other_row(text)
 
@@ -420,7 +420,7 @@ async def test_a_local_model_that_is_nearly_the_same_is_judged_by_the_setting(se
     await until_async(lambda: lenient.upstream.fallback == "same")
 
 
-async def test_a_local_model_that_cannot_load_is_said(server: FakeUpstream, start: Start) -> None:
+async def test_a_local_model_that_cannot_be_loaded_is_reported(server: FakeUpstream, start: Start) -> None:
     def absent() -> Any:
         raise EngineUnavailableError("there is no such file")
 
@@ -431,42 +431,45 @@ async def test_a_local_model_that_cannot_load_is_said(server: FakeUpstream, star
     assert error is not None and "there is no such file" in error.message
 
 
-async def test_a_text_too_long_for_here_is_not_the_clients_mistake(server: FakeUpstream, start: Start) -> None:
+async def test_a_text_too_long_for_the_local_model_is_not_the_clients_mistake(server: FakeUpstream, start: Start) -> None:
     local = Local()
     engine = await start(server, lambda: local)
     await until_async(lambda: engine.upstream.fallback == "same")
     local.failing = lambda _text: InputTooLongError("", tokens=600, limit=512)
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])
-    assert isinstance(error, EngineUnavailableError) and "too long for the local fall-back" in error.message
+    assert isinstance(error, EngineUnavailableError) and "too long for the local fallback" in error.message
 
 
-# --- the first meeting ------------------------------------------------------------------------------------------------
+# --- the start --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_upstream_that_was_never_seen_is_waited_for(make_remote: Callable[..., Remote]) -> None:
+async def test_an_upstream_never_reached_before_is_waited_for(
+    make_remote: Callable[..., Remote], caplog: pytest.LogCaptureFixture
+) -> None:
     server = FakeUpstream()
     await server.start()
     await server.stop()
     remote = make_remote(server)
-    with pytest.raises(EngineUnavailableError, match="never seen"):
-        await remote.meet(0.3, asyncio.Event())
-    meeting = asyncio.ensure_future(remote.meet(30.0, asyncio.Event()))
-    await asyncio.sleep(0.2)
+    with pytest.raises(EngineUnavailableError, match="never been reached"):
+        await remote.identify(0.3, asyncio.Event())
+    caplog.clear()
+    identifying = asyncio.ensure_future(remote.identify(30.0, asyncio.Event()))
+    await until_async(lambda: "waiting up to 30 s" in caplog.text)
     await server.start()
-    await meeting
+    await identifying
     assert remote.served().dimensions == 16
     await server.stop()
 
 
-async def test_one_that_was_seen_before_may_be_away_at_the_start(
+async def test_an_upstream_reached_before_may_be_away_at_the_start(
     server: FakeUpstream, make_remote: Callable[..., Remote]
 ) -> None:
     remote = make_remote(server)
-    await remote.meet(5.0, asyncio.Event())
+    await remote.identify(5.0, asyncio.Event())
     await server.stop()
     again = make_remote(server, wait=20.0)
-    await again.meet(5.0, asyncio.Event())
+    await again.identify(5.0, asyncio.Event())
     assert again.served().digest == remote.served().digest
     engine = RemoteEngine(again)
     await engine.start()
@@ -479,7 +482,9 @@ async def test_one_that_was_seen_before_may_be_away_at_the_start(
         await engine.close()
 
 
-async def test_the_catalogue_knows_models_by_the_names_of_others(make_remote: Callable[..., Remote], tmp_path: Path) -> None:
+async def test_the_catalogue_recognises_the_names_of_other_servers(
+    make_remote: Callable[..., Remote], tmp_path: Path
+) -> None:
     for name in (
         "all-minilm-l6-v2",
         "sentence-transformers/all-MiniLM-L6-v2",
@@ -489,17 +494,17 @@ async def test_the_catalogue_knows_models_by_the_names_of_others(make_remote: Ca
         entry = entry_of(name)
         assert entry is not None and entry.task == "embed"
     assert entry_of("somebody/else") is None
-    assert entry_of("qwen3-reranker-0.6b") is None, "it makes no vectors"
+    assert entry_of("qwen3-reranker-0.6b") is None, "it does not embed"
     server = FakeUpstream(model="Qwen/Qwen3-Embedding-0.6B")
     await server.start()
     remote = make_remote(server)
-    await remote.meet(5.0, asyncio.Event())
+    await remote.identify(5.0, asyncio.Event())
     served = remote.served()
     assert served.prompts is not None and "{instruction}" in served.prompts.query
     assert served.name == "Qwen/Qwen3-Embedding-0.6B" and "qwen3-embedding-0.6b" in served.other_names
-    book = IdentityStore(tmp_path / "upstream.json")
-    assert await only_model(remote.options, book) == "Qwen/Qwen3-Embedding-0.6B"
+    identities = IdentityStore(tmp_path / "upstream-identities.json")
+    assert await only_model(remote.options, identities) == "Qwen/Qwen3-Embedding-0.6B"
     await server.stop()
-    assert await only_model(remote.options, book) == "Qwen/Qwen3-Embedding-0.6B", "it was there before"
-    with pytest.raises(ConfigError, match="--model must name"):
+    assert await only_model(remote.options, identities) == "Qwen/Qwen3-Embedding-0.6B", "it was reached before"
+    with pytest.raises(ConfigError, match="name one with --model"):
         await only_model(remote.options, IdentityStore(tmp_path / "empty.json"))

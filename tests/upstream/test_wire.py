@@ -1,4 +1,4 @@
-"""Answers and errors of the servers that there are, as they document them."""
+"""Responses and errors of today's servers, as they document them."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_rows_go_where_their_index_says() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (answer({"index": 0, "embedding": [1.0]}), "2 texts were sent, and 1 rows came back"),
-        (answer({"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}), "two rows"),
-        (answer({"index": 0, "embedding": [1.0]}, {"index": 2, "embedding": [2.0]}), "no such text"),
+        (answer({"index": 0, "embedding": [1.0]}), "2 texts were sent, but 1 rows came back"),
+        (answer({"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}), "occurs twice"),
+        (answer({"index": 0, "embedding": [1.0]}, {"index": 2, "embedding": [2.0]}), "out of range"),
         (answer({"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [2.0, 3.0]}), "differ in length"),
         (answer({"index": 0, "embedding": "AAAA"}, {"index": 1, "embedding": "AAAA"}), "not base64 of float32"),
         (answer({"index": 0, "embedding": "***"}, {"index": 1, "embedding": "***"}), "not base64"),
         (answer({"index": 0, "embedding": []}, {"index": 1, "embedding": []}), "is empty"),
-        (answer({"index": 0, "embedding": [[1.0]]}, {"index": 1, "embedding": [[1.0]]}), "no list of embeddings"),
-        (b"<html>welcome to the proxy</html>", "no list of embeddings"),
+        (answer({"index": 0, "embedding": [[1.0]]}, {"index": 1, "embedding": [[1.0]]}), "not a list of embeddings"),
+        (b"<html>welcome to the proxy</html>", "not a list of embeddings"),
     ],
 )
-def test_what_is_no_answer_is_no_rows(body: bytes, reason: str) -> None:
+def test_a_response_that_does_not_fit_the_request_gives_no_rows(body: bytes, reason: str) -> None:
     with pytest.raises(UnreadableAnswerError, match=reason):
         read_answer(body, 2)
 
@@ -79,18 +79,18 @@ def test_what_is_no_answer_is_no_rows(body: bytes, reason: str) -> None:
     ],
     ids=["sglang", "vllm", "tei", "tei-native", "fastapi", "pydantic"],
 )
-def test_errors_are_understood_in_every_shape(body: object) -> None:
+def test_error_messages_are_found_in_every_shape(body: object) -> None:
     assert error_message(json.dumps(body).encode(), 400) == "too long"
 
 
-def test_an_error_without_words_says_its_status() -> None:
+def test_an_error_without_a_message_shows_its_status() -> None:
     assert error_message(b"<html><body>502</body></html>", 502) == "status 502"
     assert error_message(b"", 500) == "status 500"
     assert error_message(b"\xff\xfe plain", 500).endswith("plain")
     assert len(error_message(b"x" * 5000, 500)) < 400
 
 
-def test_models_and_what_they_say_of_lengths() -> None:
+def test_models_and_their_context_lengths() -> None:
     vllm = {"id": "m", "max_model_len": 8192}
     assert model_names(json.dumps({"object": "list", "data": [vllm, {"no": "id"}]}).encode()) == [vllm]
     assert context_tokens(vllm) == 8192
@@ -102,7 +102,7 @@ def test_models_and_what_they_say_of_lengths() -> None:
         model_names(b"[]")
 
 
-def test_a_model_with_several_names_is_one() -> None:
+def test_a_model_listed_under_several_names_counts_once() -> None:
     ours = {"owned_by": "edgeembed", "type": "F32"}
     listed = [{"id": "tiny", **ours}, {"id": "tiny:query", "input_type": "query", **ours}, {"id": "tiny:F32", **ours}]
     assert own_names([*listed, {"id": "alias", "root": "tiny:F32", **ours}]) == ["tiny"]
@@ -110,7 +110,7 @@ def test_a_model_with_several_names_is_one() -> None:
     assert own_names([{"id": "bge-m3", "type": "x"}, {"id": "bge-m3:x", "type": "x"}]) == ["bge-m3", "bge-m3:x"]
 
 
-def test_tokens_are_spread_by_length_and_add_up() -> None:
+def test_tokens_are_divided_by_length_and_add_up() -> None:
     texts = ["a", "b" * 99, "", "c" * 899]
     shares = spread(250, texts)
     assert sum(shares) == 250
@@ -121,7 +121,7 @@ def test_tokens_are_spread_by_length_and_add_up() -> None:
     assert spread(None, ["x" * 40]) == [11]
 
 
-def test_the_question_is_openais() -> None:
+def test_the_request_is_openais() -> None:
     assert json.loads(write_body("m", ["a", "b"], "base64")) == {
         "model": "m",
         "input": ["a", "b"],

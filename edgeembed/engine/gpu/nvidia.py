@@ -39,8 +39,8 @@ class NvidiaFacts(msgspec.Struct, frozen=True, kw_only=True):
     """NVIDIA cards on the PCI bus; None where the bus cannot be seen."""
 
 
-def look() -> NvidiaFacts:
-    """Ask all of them; what is missing is None."""
+def inspect() -> NvidiaFacts:
+    """Return what the kernel, the driver and nvidia-smi say; a fact that none of them has is None."""
     cuda, error = _driver_library()
     return NvidiaFacts(driver=_from_proc() or _from_nvml() or _from_smi(), cuda=cuda, init_error=error, cards=cards())
 

@@ -1,9 +1,9 @@
-"""What each thread of a worker reads or computes just now, in memory that the daemon shares.
+"""The activity table: which texts each thread of a worker is tokenising or computing, in memory shared with the daemon.
 
-It can be read when the worker is dead: then these texts are the suspects.
+It can still be read when the worker is dead: these texts may have caused the crash.
 
-A message for each batch would say the same, but it would wake the daemon's process at the very moment in which the threads
-of a forward pass need all processors.
+A message per batch would carry the same, but would wake the daemon's process just when the threads of a forward pass need
+all processors.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from pathlib import Path
 from edgeembed.engine.context_plan import MOST_BULK_LANES
 
 NESTED = 1
-"""Entry of the queries that the wide lane computes between two pieces of a long text; its own is the first."""
+"""Entry of the queries that the wide lane computes between two pieces of a long text. The wide lane's own entry is 0."""
 READING = {"reader": 2, "tokenize-bulk": 3, "tokenize-long": 4}
-"""Entries of the threads that tokenise, by their names."""
+"""Entries of the threads that tokenise, by name."""
 FIRST_BULK = 5
 """Entry of the first bulk lane."""
 ENTRIES = FIRST_BULK + MOST_BULK_LANES
 _MEMORY = "/dev/shm"
-"""Where Linux keeps files in memory: one on a disk is written out now and then, and whoever writes to its map waits."""
+"""Where Linux keeps files in memory. While one on a disk is written back, a thread that writes to its map waits."""
 MOST_TEXTS = 64
-"""Of one batch; ids beyond that are left out."""
+"""Of one batch; further ids are left out."""
 _head = struct.Struct("<dq")
 _entry = struct.Struct(f"<dq{MOST_TEXTS}q")  # Unix second of the start, number of texts, their ids
 
 
 class ActivityTable:
-    """One entry for each thread: since when it works on which texts. Each entry has one writer."""
+    """One entry per thread: when it began which texts. Each entry has one writer."""
 
     def __init__(self, path: Path | None) -> None:
-        """Map a file that `create` made; without one, memory that nobody shares. Raises OSError."""
+        """Map a file made by `create`; None: memory of this process alone. Raises OSError."""
         self.path = path
         if path is None:
             self._memory = mmap.mmap(-1, ENTRIES * _entry.size)
@@ -49,54 +49,54 @@ class ActivityTable:
 
     @classmethod
     def create(cls) -> ActivityTable:
-        """Make one in a new file, which `unlink` or `close` removes. Raises OSError when there is no place for it."""
+        """Create a table in a new file, which `unlink` or `close` removes. Raises OSError when there is no space."""
         in_memory = sys.platform == "linux" and os.access(_MEMORY, os.W_OK | os.X_OK)
         handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".activity_table", dir=_MEMORY if in_memory else None)
         try:
-            os.write(handle, bytes(ENTRIES * _entry.size))  # not a hole: a full disk must say so now
+            os.write(handle, bytes(ENTRIES * _entry.size))  # not a sparse file: a full disk must be noticed now
         finally:
             os.close(handle)
         return cls(Path(name))
 
     def unlink(self) -> None:
-        """Remove the file when everybody who wants it has it, so that nothing is left behind by a killed daemon.
+        """Remove the file once both processes have it open, so that a killed daemon leaves nothing behind.
 
-        A system that does not remove files in use leaves that to `close`.
+        Where files in use cannot be removed, `close` removes it.
         """
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
     def begin(self, entry: int, ids: Sequence[int]) -> None:
-        """Note what a thread begins."""
+        """Note the texts that a thread begins."""
         at = entry * _entry.size
         kept = ids[:MOST_TEXTS]
         struct.pack_into(f"<{len(kept)}q", self._memory, at + _head.size, *kept)
-        _head.pack_into(self._memory, at, time.time(), len(kept))  # last: what it counts is there
+        _head.pack_into(self._memory, at, time.time(), len(kept))  # last, when the ids it counts are in place
 
     def end(self, entry: int) -> None:
-        """Note that a thread works on nothing."""
+        """Note that a thread is idle."""
         _head.pack_into(self._memory, entry * _entry.size, 0.0, 0)
 
     @property
     def running(self) -> tuple[int, ...]:
-        """Ids of all texts that are worked on."""
+        """Ids of all texts being tokenised or computed."""
         return tuple(id_ for _, ids in self.entries.values() for id_ in ids)
 
     @property
     def busy_since(self) -> float | None:
-        """Unix second at which the work began that has gone on for longest; None when there is none."""
+        """Unix seconds at which the longest running work began; None when idle."""
         return min((began for began, _ in self.entries.values()), default=None)
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go of the memory, and remove the file."""
+        """Unmap the memory. remove: remove the file too."""
         self._memory.close()
         if remove:
             self.unlink()
 
     @property
     def entries(self) -> dict[int, tuple[float, tuple[int, ...]]]:
-        """Of each thread that works, by its entry: the Unix second of the start, and the ids of its texts."""
+        """For each busy thread, by its entry: when its work began, in Unix seconds, and the ids of its texts."""
         found = {}
         for number in range(ENTRIES):
             at = number * _entry.size

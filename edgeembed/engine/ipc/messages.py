@@ -1,7 +1,7 @@
-"""The messages between the daemon and a worker process, and the frames that carry them.
+"""Messages between the daemon and a worker process, and their frames.
 
-A frame on the pipe is a little-endian 32-bit length followed by one msgpack-encoded message. Both ends are the same version
-of the same package, started together: there is no negotiation.
+A frame on the pipe is a little-endian 32-bit length followed by one msgpack-encoded message. Both ends are
+the same version of the same package, so there is no negotiation.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Literal
 import msgspec
 
 from edgeembed.engine.causes import Cause
-from edgeembed.engine.interface import ModelInfo, Pair, Priority, Prompted, Text
+from edgeembed.engine.interface import ModelInfo, Priority, Text
 
 Want = Literal["row", "ids", "tokens"]
-"""What becomes of a text: its row, the ids of its tokens, or ids and texts of its tokens."""
+"""What is computed of a text: its row, the ids of its tokens, or ids and texts of its tokens."""
 
 
 class IsolatedBatch(msgspec.Struct, array_like=True, frozen=True):
-    """Texts that share forward passes with each other and with no other text. texts: how many of them are sent."""
+    """Texts that share forward passes only with each other. texts: their number."""
 
     id: int
     texts: int
@@ -30,20 +30,9 @@ class EmbedItem(msgspec.Struct, array_like=True):
     text: Text
     priority: Priority
     alone: bool
-    """Compute in a batch of its own: it was in a batch that ended a worker."""
+    """Compute it in a batch of its own: it was in a batch that ended a worker."""
     want: Want = "row"
-    seal: IsolatedBatch | None = None
-
-    @property
-    def characters(self) -> int:
-        """Length of the text, of both texts of a pair, or of a text with its prompt."""
-        match self.text:
-            case str():
-                return len(self.text)
-            case Pair(query, document):
-                return len(query) + len(document)
-            case Prompted(prefix, text, suffix):
-                return len(prefix) + len(text) + len(suffix)  # ids are read already
+    isolated: IsolatedBatch | None = None
 
 
 class Embed(msgspec.Struct, tag="embed"):
@@ -75,7 +64,7 @@ class ModeFailed(msgspec.Struct, tag="mode_failed"):
 
 
 class Stage(msgspec.Struct, tag="stage"):
-    """What the worker is about to do before it is ready; names the moment of a crash."""
+    """What the worker is about to do before it is ready, to explain a crash or a hang there."""
 
     doing: str
 
@@ -84,19 +73,19 @@ class RowItem(msgspec.Struct, array_like=True):
     id: int
     tokens: int
     vector: bytes
-    """float32, native byte order: both ends are one machine."""
+    """float32, native byte order."""
     full: int = 0
-    """Tokens before the text was cut; 0 when it was not."""
+    """Tokens before the text was truncated; 0 when it was not."""
 
 
-class Rows(msgspec.Struct, tag="rows"):
+class ComputedRows(msgspec.Struct, tag="computed_rows"):
     items: list[RowItem]
 
 
-class Read(msgspec.Struct, tag="read"):
-    """The tokens of an item that is not computed.
+class ReadTokens(msgspec.Struct, tag="read_tokens"):
+    """The tokens of an item that is only tokenised.
 
-    ids: int32, native byte order. special: of each token a byte, 1 for a mark around the text. texts: empty for `ids`.
+    ids: int32, native byte order. special: one byte per token, 1 for a special token. texts: empty for `ids`.
     """
 
     id: int
@@ -106,7 +95,7 @@ class Read(msgspec.Struct, tag="read"):
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """One item has no row. `tokens` and `limit` are set for kind too_long."""
+    """An item without a row. tokens, limit: set for the kind too_long."""
 
     id: int
     kind: Literal["too_long", "empty", "bad_ids", "no_room", "bad_vector", "engine"]
@@ -115,7 +104,7 @@ class Failed(msgspec.Struct, tag="failed"):
     limit: int = 0
 
 
-FromWorker = Stage | Ready | ModeFailed | Rows | Read | Failed
+FromWorker = Stage | Ready | ModeFailed | ComputedRows | ReadTokens | Failed
 
 
 _LENGTH = struct.Struct("<I")
@@ -137,14 +126,14 @@ from_worker_decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decod
 
 
 def frame(message: ToWorker | FromWorker) -> bytes:
-    """Encode a message with its length in front."""
+    """Return a message as a frame."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
 def frame_length(header: bytes) -> int:
-    """Read a frame's length from its first four bytes. Raises ValueError when it cannot be one of ours."""
+    """Return a frame's length from its first four bytes. Raises ValueError when it is too large to be a frame."""
     (length,) = _LENGTH.unpack(header)
     if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes is not one of ours")
+        raise ValueError(f"a frame of {length} bytes exceeds the limit of {MAX_FRAME_BYTES}")
     return int(length)

@@ -13,7 +13,7 @@ from edgeembed.engine.ipc.messages import LENGTH_BYTES, FromWorker, ToWorker, fr
 
 
 class Pipe:
-    """Frames to and from the daemon; what a full pipe would hold up goes through a thread, so that computing never waits."""
+    """Frames to and from the daemon. A thread writes what the pipe cannot take at once, so that computing never waits."""
 
     def __init__(self, source: IO[bytes], sink: IO[bytes]) -> None:
         self._source = source
@@ -27,9 +27,9 @@ class Pipe:
         self._writer.start()
 
     def send(self, message: FromWorker) -> None:
-        """Send a message without waiting: a short one at once where nothing is in its way, others by the writer."""
+        """Send a message without blocking: at once when it is short and nothing is queued, else by the writer thread."""
         framed = frame(message)
-        # Waking the writer takes longer than the row of a lone query takes to write.
+        # Waking the writer takes longer than writing the row of a lone query.
         if self._lock.acquire(blocking=False):
             try:
                 if not self._outgoing and self._takes(len(framed)):
@@ -41,21 +41,18 @@ class Pipe:
         self._wake.set()
 
     def send_now(self, message: FromWorker) -> None:
-        """Write a message before returning, so that it arrives even if the process dies in its next step.
-
-        What was queued before goes first.
-        """
+        """Write what is queued and then a message, so that it arrives even if the process dies right after."""
         self._outgoing.append(frame(message))
         self._write()
 
     def read(self) -> ToWorker | None:
-        """Wait for the next message; None when the daemon is gone."""
+        """Wait for the next message and return it; None when the daemon is gone."""
         header = self._source.read(LENGTH_BYTES)
         if len(header) < LENGTH_BYTES:
             return None
         length = frame_length(header)
         body = self._source.read(length)
-        if len(body) < length:  # it went in the middle of a sentence
+        if len(body) < length:  # it died in the middle of a message
             return None
         return to_worker_decoder.decode(body)
 
@@ -87,13 +84,13 @@ class Pipe:
 
 
 def _taker(sink: IO[bytes]) -> Callable[[int], bool]:
-    """Give what says whether so many bytes could be written now without waiting."""
-    if not hasattr(select, "poll"):  # Windows, which cannot ask a pipe
+    """Return a function that tells whether this many bytes can be written now without blocking."""
+    if not hasattr(select, "poll"):  # Windows has no poll for pipes
         return lambda size: False
     poll = select.poll()
     try:
         poll.register(sink, select.POLLOUT)
-    except OSError:  # no file of the system's
+    except OSError:  # not a file descriptor that can be polled
         return lambda size: False
-    # POSIX: a pipe that takes anything takes this much at once.
+    # POSIX: a pipe that is writable takes at least this much at once.
     return lambda size: size <= select.PIPE_BUF and bool(poll.poll(0))

@@ -1,6 +1,6 @@
 """Our kernels for processors, compiled when the package is built; without a compiler there are none.
 
-This module only finds them: it loads nothing, so that the daemon's own process may ask.
+This module finds the compiled library and loads nothing, so that the daemon's own process may import it. See README.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 
 
 def library_file() -> Path | None:
-    """Give the file of the compiled kernels; None when there is none."""
+    """Return the file of the compiled kernels; None when there is none."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         file = FOLDER / f"_kernels{suffix}"
         if file.is_file():
@@ -24,6 +24,6 @@ def library_file() -> Path | None:
 
 @cache
 def fingerprint() -> str:
-    """Give a digest of the compiled kernels: what was found out about a machine holds for these very ones."""
+    """Return a digest of the compiled kernels: tuning results are valid for these kernels only. "none" without kernels."""
     file = library_file()
     return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file else "none"

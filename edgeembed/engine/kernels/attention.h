@@ -1,6 +1,6 @@
 // Attention, for registers of WIDTH floats. Included by compute.h.
 
-// Load halves of a row of so many; what is behind its end reads as the filling.
+// Load half-precision numbers of a row from `at` on; those at or after `end` read as the filling.
 inline Floats load_halves_until(const uint16_t * row, int64_t at, int64_t end, uint16_t filling) {
     if (at + WIDTH <= end) return load_halves(row + at);
     uint16_t rest[WIDTH];
@@ -8,7 +8,7 @@ inline Floats load_halves_until(const uint16_t * row, int64_t at, int64_t end, u
     return load_halves(rest);
 }
 
-// Whether a mask lets nothing of these through.
+// Whether a mask hides all keys of a block.
 inline bool hidden(const uint16_t * row, int64_t at, int64_t end) {
     constexpr uint64_t NOTHING = 0xfc00fc00fc00fc00u;  // minus infinity, four times
     if (at + WIDTH > end) {
@@ -26,7 +26,7 @@ inline bool hidden(const uint16_t * row, int64_t at, int64_t end) {
     return differs == 0;
 }
 
-// Scores of COUNT queries and BLOCKS blocks of keys, with their mask, in powers of two.
+// Masked scores of COUNT queries and BLOCKS blocks of keys, as exponents of two.
 template <int COUNT, int BLOCKS>
 void score(const Attention & job, int64_t first, int64_t place, int64_t stride, Scratch & scratch, Floats * most) {
     const float * columns[BLOCKS];
@@ -60,11 +60,11 @@ void score(const Attention & job, int64_t first, int64_t place, int64_t stride, 
     }
 }
 
-// Attention of some queries of one head: softmax(q k + mask) v, over those keys that the mask shows to one of them.
+// Attention of COUNT queries of one head: softmax(q k + mask) v over the keys that are visible to any of them.
 template <int COUNT>
 void attend(const Attention & job, int64_t first, Scratch & scratch) {
     const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
-    // Which blocks of keys anybody sees: texts that share a batch do not see each other.
+    // Blocks of keys that are visible to any query: texts that share a batch do not attend to each other.
     int64_t seen = 0;
     for (int64_t block = 0; block < blocks; block++) {
         bool shown = false;
@@ -73,7 +73,7 @@ void attend(const Attention & job, int64_t first, Scratch & scratch) {
         }
         if (shown) scratch.blocks[seen++] = block;
     }
-    // A query's scores are [seen blocks, WIDTH], those of the next query behind them.
+    // The scores of a query are [visible blocks, WIDTH], followed by those of the next query.
     const int64_t stride = seen * WIDTH;
     const Floats scale = all(job.scale * LOG2_E);
     for (int query = 0; query < COUNT; query++) {
@@ -92,7 +92,7 @@ void attend(const Attention & job, int64_t first, Scratch & scratch) {
     for (int query = 0; query < COUNT; query++) {
         float * scores = scratch.scores + query * stride;
         const float top = largest(most[query]);
-        if (top == -std::numeric_limits<float>::infinity()) {  // a query that sees nothing has zeros
+        if (top == -std::numeric_limits<float>::infinity()) {  // no key is visible: the result is zero
             inverse[query] = 0.0f;
             for (int64_t at = 0; at < stride; at += WIDTH) store(scores + at, zeros());
             continue;
@@ -139,7 +139,7 @@ void attend(const Attention & job, int64_t first, Scratch & scratch) {
     }
 }
 
-// Attention of so many queries, at most MOST.
+// Attention of this number of queries, at most MOST.
 template <int MOST>
 void attend_some(const Attention & job, int64_t first, int64_t queries, Scratch & scratch) {
     if constexpr (MOST > 1) {
@@ -150,7 +150,7 @@ void attend_some(const Attention & job, int64_t first, int64_t queries, Scratch 
 
 // Attention of a head's queries `first` to `end`.
 void attention(const Attention & job, int64_t first, int64_t end, Scratch & scratch) {
-    // Keys as columns: [blocks of keys, depth, WIDTH]; values as floats: [keys, depth]. Only of blocks that somebody sees.
+    // Keys transposed: [blocks of keys, depth, WIDTH]; values as floats: [keys, depth]. Only of visible blocks.
     const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
     for (int64_t block = 0; block < blocks; block++) {
         bool shown = false;

@@ -1,8 +1,8 @@
-// The kernels, for registers of WIDTH floats. Included inside a namespace, behind width_256.h or width_512.h.
+// The kernels, for registers of WIDTH floats. Included inside a namespace, after width_256.h or width_512.h.
 
 // --- Q8_0 -----------------------------------------------------------------------------------------------------------------
 
-// Of each of four registers: the largest of its numbers, which are not below zero, or their sum.
+// The largest of the numbers in each of four registers, none of them negative; and below, their sum.
 inline __m128i largest_of(const Ints (&of)[4]) {
     const Ints one = larger(low_pairs(of[0], of[1]), high_pairs(of[0], of[1]));
     const Ints other = larger(low_pairs(of[2], of[3]), high_pairs(of[2], of[3]));
@@ -21,7 +21,7 @@ void quantise_blocks(const float * row, int64_t token, int64_t block, const Acti
     Ints most_of[4] = {}, sums[4] = {};
 #pragma GCC unroll 4
     for (int one = 0; one < COUNT; one++) {
-        // As whole numbers, magnitudes have the order that they have as floats, and what is no number is above all of them.
+        // As integers, magnitudes have the same order as floats, and NaN is above all of them.
         for (int part = 0; part < PARTS; part++) {
             most_of[one] = larger(most_of[one], magnitude(load(row + (block + one) * BLOCK + WIDTH * part)));
         }
@@ -41,7 +41,7 @@ void quantise_blocks(const float * row, int64_t token, int64_t block, const Acti
     }
     int32_t starts[4];
     _mm_storeu_si128(reinterpret_cast<__m128i *>(starts), _mm_mullo_epi32(sum_of(sums), _mm_set1_epi32(-WEIGHTS_ABOVE)));
-    // A block with what is no number has a scale that is none: whoever looks at the row shall see it.
+    // The scale of a block with NaN or infinity is NaN or infinite, and so is every result computed from it.
     std::memcpy(to.scales + token * to.blocks + block, scales, COUNT * sizeof(float));
     std::memcpy(to.starts + token * to.blocks + block, starts, COUNT * sizeof(int32_t));
 }
@@ -52,7 +52,7 @@ void quantise(const float * row, int64_t token, const Activations & to) {
     for (; block < to.blocks; block++) quantise_blocks<1>(row, token, block, to);
 }
 
-// Bring a block of the next group of rows into the cache: with few tokens, waiting for weights is most of the work.
+// Prefetch a block of the next group of rows: with few tokens, most of the time is spent waiting for weights.
 inline void fetch_ahead(const uint8_t * block, bool near) {
     constexpr int LINE = 64;
 #pragma GCC unroll 9
@@ -65,9 +65,9 @@ inline void fetch_ahead(const uint8_t * block, bool near) {
     }
 }
 
-// COUNT tokens times GROUPS groups of rows. ahead: other groups are next, and nobody has fetched them.
+// COUNT tokens times GROUPS groups of rows. ahead: prefetch the groups that follow.
 //
-// A product waits for the one before that it is added to. So tokens take turns: each has sums of its own.
+// Each product is added to the one before it and waits for it. So tokens take turns: each has sums of its own.
 template <int COUNT, int GROUPS>
 void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out, size_t stride) {
     const int8_t * quants = of.quants + first * of.columns;
@@ -135,7 +135,7 @@ void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t fir
     }
 }
 
-// The tile of so many tokens, at most MOST.
+// Call the tile for this number of tokens, at most MOST.
 template <int MOST, int GROUPS>
 void tile_of(int64_t tokens, const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out,
              size_t stride) {
@@ -150,7 +150,7 @@ template <int MOST, int GROUPS>
 void strip(const uint8_t * group, bool ahead, const Activations & of, int64_t first, int64_t tokens, float * out,
            size_t stride) {
     while (tokens > 0) {
-        // Full tiles, and two of nearly the same size for what is left of less than two.
+        // Full tiles; when fewer than two are left, two of nearly the same size.
         const int64_t now = tokens >= 2 * MOST ? MOST : tokens > MOST ? (tokens + 1) / 2 : tokens;
         tile_of<MOST, GROUPS>(now, group, ahead, of, first, out, stride);
         ahead = false;
@@ -163,7 +163,7 @@ void strip(const uint8_t * group, bool ahead, const Activations & of, int64_t fi
 void multiply(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens, float * out,
               size_t stride) {
     const size_t group_bytes = of.blocks * GROUP_BYTES;
-    // Two groups share what is loaded of the activations; with few tokens, what is loaded of the weights weighs more.
+    // Two groups share the loads of activations; with few tokens, the loads of weights matter more.
     for (; TOKENS_OF_TWO > 0 && tokens >= TWO_FROM_TOKENS && groups >= 2; groups -= 2) {
         strip<(TOKENS_OF_TWO > 0 ? TOKENS_OF_TWO : 1), 2>(group, groups > 2, of, first, tokens, out, stride);
         group += 2 * group_bytes;
@@ -178,9 +178,9 @@ void multiply(const uint8_t * group, int64_t groups, const Activations & of, int
 
 // --- functions ------------------------------------------------------------------------------------------------------------
 
-// Two to the power of x: the polynomial, fitted to -1/2 to 1/2 with 1 at 0, is within 1e-7. Far below it is zero.
+// Two to the power of x. The polynomial is fitted to [-1/2, 1/2] with 1 at 0, and accurate to 1e-7. Very negative x give zero.
 inline Floats two_to(Floats x) {
-    x = larger(all(-200.0f), x);  // what is no number stays none
+    x = larger(all(-200.0f), x);  // NaN stays NaN
     const Floats n = whole(x);
     const Floats r = sub(x, n);
     Floats y = all(1.326472731e-3f);

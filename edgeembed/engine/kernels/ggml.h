@@ -1,7 +1,8 @@
-// The parts of ggml's structures that a buffer type of its CPU backend has to know.
+// The parts of ggml that a buffer type of its CPU backend has to know: structures, numbers and functions of ggml.h,
+// ggml-backend-impl.h, ggml-cpu/ggml-cpu-impl.h and ggml-cpu/traits.h.
 //
-// They are no published interface: the fields are those of ggml.h, ggml-backend-impl.h, ggml-cpu/ggml-cpu-impl.h and
-// ggml-cpu/traits.h in the llama.cpp of the release that `llama_kernels.py` names, and it installs nothing into another one.
+// ggml promises none of it to stay. `tests/engine/kernels/contract.cpp` compiles all that is here against the headers of the
+// release named below, and `llama/kernel_hook.py` adds the kernels to no other one.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,8 @@
 #include <vector>
 
 namespace {
+
+constexpr char LLAMA_CPP_PYTHON[] = "0.3.36";  // the release that this header is written for
 
 struct Buffer;
 struct BufferType;
@@ -75,7 +78,7 @@ struct ComputeParams {
     bool use_ref;
 };
 
-// Their virtual functions stand in the order of ggml::cpu's classes of these names.
+// The virtual functions are in the order of those of ggml::cpu::tensor_traits and ggml::cpu::extra_buffer_type.
 class TensorTraits {
   public:
     virtual ~TensorTraits() = default;
@@ -94,7 +97,15 @@ constexpr int32_t TYPE_F32 = 0;
 constexpr int32_t TYPE_F16 = 1;
 constexpr int32_t TYPE_Q8_0 = 8;
 
-// Functions of the loaded ggml, in the order of `llama_kernels.py`.
+constexpr int32_t OP_NORM = 24;
+constexpr int32_t OP_MUL_MAT = 29;
+constexpr int32_t OP_FLASH_ATTN_EXT = 74;
+constexpr int32_t OP_UNARY = 91;
+constexpr int32_t UNARY_OP_GELU = 8;
+
+constexpr size_t OBJECT_BYTES = 32;  // what ggml keeps in front of a tensor
+
+// Functions of the loaded ggml, in the order of KERNEL_FUNCTIONS in `llama/ggml.py`.
 struct Ggml {
     std::vector<BufferType *> & (*extra_buffer_types)();
     BufferType * (*cpu_buffer_type)();

@@ -1,15 +1,15 @@
-// Kernels for what llama.cpp is slow at when it embeds on x86 processors without AMX: products of Q8_0 weights (no
-// order of weights that suits the processor), attention of few queries or of many short texts that share a
-// batch, GELU, layer normalisation.
+// Kernels for operations that are slow in llama.cpp when it computes embeddings on x86 processors without AMX: products with
+// Q8_0 weights (llama.cpp does not repack them for the processor), attention of few queries or of many short texts that share
+// a batch, GELU, layer normalisation.
 //
-// llama.cpp keeps the weights of a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
-// each of them about each operation. This is one more of these; everything else is llama.cpp's own work.
-// `edgeembed/engine/llama/kernel_hook.py` installs it before a model is loaded.
+// llama.cpp keeps the weights for a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
+// each of these types about each operation. This file adds one more; llama.cpp computes everything else itself. README.md
+// explains the hook, which `edgeembed/engine/llama/kernel_hook.py` installs before a model is loaded.
 //
-// The order of weights: 16 rows together; of each, 32 columns (a Q8_0 block), 4 columns of all 16 rows at a time.
-//   8 x 64 bytes  quants + 128, which makes them unsigned, as the first factor of VNNI's dpbusd is
+// Layout of packed weights: groups of 16 rows; for each block of 32 columns of a group, 4 columns of all 16 rows at a time.
+//   8 x 64 bytes  quants + 128, because the first factor of VNNI's dpbusd is unsigned
 //   16 x 2 bytes  scales, half precision
-// That is the size of 16 blocks of Q8_0, so that nothing about memory changes.
+// A group takes as much memory as 16 rows of Q8_0 in a file.
 //
 // Source of the instructions: Intel's intrinsics guide.
 
@@ -26,43 +26,39 @@
 #include "ggml.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 11
-#define HERE 1
+#define HAS_KERNELS 1
 #include <immintrin.h>
 #if __has_include(<sys/mman.h>)
 #include <sys/mman.h>
 #endif
 #else
-#define HERE 0
+#define HAS_KERNELS 0
 #endif
 
 namespace {
 
 Ggml ggml;
-int32_t op_mul_mat = -1;
-int32_t op_attention = -1;
-int32_t op_norm = -1;
-int32_t op_unary = -1;
-int32_t unary_gelu = -1;
 
 constexpr int BLOCK = 32;           // columns that share a scale
-constexpr int GROUP = 16;           // rows that are kept together
+constexpr int GROUP = 16;           // rows that are packed together
+constexpr size_t SCALE_BYTES = 2;
 constexpr size_t BLOCK_BYTES = 34;  // of Q8_0 in a file: a scale, 32 quants
 constexpr size_t GROUP_BYTES = GROUP * BLOCK_BYTES;
 constexpr size_t SCALES_AT = GROUP * BLOCK;
 constexpr size_t COUNTER_BYTES = 64;
-constexpr int CHUNKS_PER_THREAD = 4;     // a thread that loses its processor holds up the others by a part of the work only
-constexpr size_t PANEL_BYTES = 1 << 18;  // activations that stay in a core's own cache while rows pass by
-constexpr int64_t TWO_FROM_TOKENS = 15;  // from so many tokens on two groups of rows are computed together
-constexpr size_t NEAR_BYTES = 1 << 14;  // of a group of rows, up to which the next one fits into the first cache beside it
-constexpr int64_t QUERIES_AT_ONCE = 64;  // of a head, whose keys are put into columns once
-constexpr size_t MOST_KEY_BYTES = 1 << 19;  // keys as columns: what a core's own cache holds of them
+constexpr int CHUNKS_PER_THREAD = 4;        // a thread that loses its processor delays the others by one chunk at most
+constexpr size_t PANEL_BYTES = 1 << 18;     // activations that stay in a core's own cache while all rows are multiplied
+constexpr int64_t TWO_FROM_TOKENS = 15;     // from this number of tokens on, two groups of rows are computed together
+constexpr size_t NEAR_BYTES = 1 << 14;      // the largest group of rows whose successor fits into the L1 cache beside it
+constexpr int64_t QUERIES_AT_ONCE = 64;     // queries of a head that share one transposition of its keys
+constexpr size_t MOST_KEY_BYTES = 1 << 19;  // transposed keys that fit into a core's own cache
 constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
 
 // Activations of all texts, quantised.
 struct Activations {
     int8_t * quants;   // [tokens, columns]
     float * scales;    // [tokens, blocks]
-    int32_t * starts;  // [tokens, blocks]: what takes back the 128 that weights are above their value
+    int32_t * starts;  // [tokens, blocks]: start values of sums, which cancel the 128 that was added to the weights
     int64_t columns;
     int64_t blocks;
 };
@@ -85,21 +81,21 @@ struct Attention {
     float * out_row(int64_t row) const { return reinterpret_cast<float *>(out + row * out_stride); }
 };
 
-// A thread's own memory for attention.
+// A thread's scratch memory for attention.
 struct Scratch {
-    float * keys;      // as columns
+    float * keys;      // transposed
     float * values;    // [keys, depth]
     float * queries;   // scaled
-    float * scores;    // [queries, seen keys]
-    int64_t * blocks;  // of keys that somebody sees
+    float * scores;    // [queries, visible keys]
+    int64_t * blocks;  // numbers of the blocks of keys that are visible to a query
 };
 
-// What processors have, each with everything of those before.
-enum Level { NOTHING_OF_USE, AVX2, AVX_VNNI, AVX512_VNNI };
+// Instruction sets that there are kernels for, best last.
+enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 
 struct Kernels {
     void (*quantise)(const float * row, int64_t token, const Activations & to);
-    // Computes so many groups of rows times so many tokens; out: of the first token, `stride` floats from one to the next.
+    // Multiplies groups of rows by tokens. out: row of the first token; the next token's is `stride` floats further.
     void (*multiply)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens, float * out,
                      size_t stride);
     void (*gelu)(const float * from, float * to, int64_t count);
@@ -107,7 +103,7 @@ struct Kernels {
     void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
 };
 
-#if HERE
+#if HAS_KERNELS
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
@@ -143,31 +139,67 @@ constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
 }  // namespace width_256
 #pragma GCC pop_options
 
-const Kernels & kernels_of(int level) {
-    return level == AVX512_VNNI ? width_512::KERNELS : level == AVX_VNNI ? width_256_vnni::KERNELS : width_256::KERNELS;
+// Whether this processor has the instructions of a level.
+bool supports(int level) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
+    // Not every compiler knows the names of F16C and AVX-VNNI: CPUID leaf 1, ECX bit 29; leaf 7, subleaf 1, EAX bit 4.
+    unsigned eax = 1, ebx, ecx = 0, edx;
+    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    if (!(ecx >> 29 & 1)) return false;
+    if (level == AVX512_VNNI) {
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    }
+    eax = 7, ecx = 1;
+    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    return level == AVX2 || (level == AVX_VNNI && eax >> 4 & 1);
+}
+
+// The kernels of a level; null where this processor cannot run them.
+const Kernels * kernels_of(int level) {
+    if (!supports(level)) return nullptr;
+    return level == AVX512_VNNI ? &width_512::KERNELS : level == AVX_VNNI ? &width_256_vnni::KERNELS : &width_256::KERNELS;
 }
 
 #else
 
-const Kernels & kernels_of(int) { std::abort(); }
+bool supports(int) { return false; }
+
+const Kernels * kernels_of(int) { return nullptr; }
 
 #endif
 
 Kernels kernels;
 
+// Pack whole weights. from: Q8_0, [rows, blocks].
 void pack(const uint8_t * from, uint8_t * to, int64_t rows, int64_t blocks) {
     for (int64_t group = 0; group < rows / GROUP; group++) {
         for (int64_t block = 0; block < blocks; block++) {
             for (int row = 0; row < GROUP; row++) {
                 const uint8_t * source = from + ((group * GROUP + row) * blocks + block) * BLOCK_BYTES;
-                std::memcpy(to + SCALES_AT + 2 * row, source, 2);
+                std::memcpy(to + SCALES_AT + SCALE_BYTES * row, source, SCALE_BYTES);
                 for (int column = 0; column < BLOCK; column++) {
-                    to[column / 4 * 4 * GROUP + 4 * row + column % 4] = source[2 + column] ^ 0x80;
+                    to[column / 4 * 4 * GROUP + 4 * row + column % 4] = source[SCALE_BYTES + column] ^ 0x80;
                 }
             }
             to += GROUP_BYTES;
         }
     }
+}
+
+// Where a byte of Q8_0 weights is in packed ones, and what its bits are combined with by exclusive or.
+struct Place {
+    size_t at;
+    uint8_t flip;
+};
+
+Place place_of(size_t byte, size_t blocks) {
+    const size_t row = byte / (blocks * BLOCK_BYTES), block = byte / BLOCK_BYTES % blocks, within = byte % BLOCK_BYTES;
+    const size_t begin = (row / GROUP * blocks + block) * GROUP_BYTES;
+    if (within < SCALE_BYTES) return {begin + SCALES_AT + SCALE_BYTES * (row % GROUP) + within, 0};
+    const size_t column = within - SCALE_BYTES;
+    return {begin + column / 4 * 4 * GROUP + 4 * (row % GROUP) + column % 4, 0x80};
 }
 
 #include "operations.h"
@@ -179,24 +211,39 @@ int init_tensor(Buffer *, Tensor * tensor) {
     return 0;
 }
 
+// llama.cpp sets weights whole; parts are slow, and correct.
 void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
     const int64_t rows = rows_of(tensor), blocks = tensor->ne[0] / BLOCK;
-    if (offset != 0 || size != static_cast<size_t>(rows * blocks) * BLOCK_BYTES) std::abort();  // llama.cpp sets them whole
-    pack(static_cast<const uint8_t *>(data), static_cast<uint8_t *>(tensor->data), rows, blocks);
+    const auto * from = static_cast<const uint8_t *>(data);
+    auto * to = static_cast<uint8_t *>(tensor->data);
+    if (offset == 0 && size == static_cast<size_t>(rows * blocks) * BLOCK_BYTES) return pack(from, to, rows, blocks);
+    for (size_t byte = 0; byte < size; byte++) {
+        const Place place = place_of(offset + byte, blocks);
+        to[place.at] = from[byte] ^ place.flip;
+    }
+}
+
+void get_tensor(Buffer *, const Tensor * tensor, void * data, size_t offset, size_t size) {
+    const auto * from = static_cast<const uint8_t *>(tensor->data);
+    auto * to = static_cast<uint8_t *>(data);
+    for (size_t byte = 0; byte < size; byte++) {
+        const Place place = place_of(offset + byte, tensor->ne[0] / BLOCK);
+        to[byte] = from[place.at] ^ place.flip;
+    }
 }
 
 const char * get_name(BufferType *) { return "CPU_EDGEEMBED"; }
 
 size_t get_alignment(BufferType *) { return 64; }
 
-// Ask for pages of megabytes, where the system has them: a forward pass over a short text reads all weights once, and spends a
-// tenth of its time on finding them in pages of 4 KiB.
-void in_large_pages(void * memory, size_t size) {
+// Ask for huge pages, where the system has them: a forward pass over a short text reads all weights once, and with pages of
+// 4 KiB it spends a tenth of its time on translating addresses.
+void use_huge_pages(void * memory, size_t size) {
 #ifdef MADV_HUGEPAGE
     constexpr uintptr_t PAGE = 4096;
     const auto address = reinterpret_cast<uintptr_t>(memory);
     const uintptr_t begin = (address + PAGE - 1) / PAGE * PAGE, end = (address + size) / PAGE * PAGE;
-    if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);  // a system that refuses has small ones
+    if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);  // if refused, pages stay small
 #else
     (void) memory;
     (void) size;
@@ -206,11 +253,11 @@ void in_large_pages(void * memory, size_t size) {
 Buffer * alloc_buffer(BufferType * type, size_t size) {
     Buffer * buffer = ggml.alloc_buffer(ggml.cpu_buffer_type(), size);
     if (buffer != nullptr) {
-        in_large_pages(buffer->iface.get_base(buffer), size);
+        use_huge_pages(buffer->iface.get_base(buffer), size);
         buffer->buft = type;
         buffer->iface.init_tensor = init_tensor;
         buffer->iface.set_tensor = set_tensor;
-        buffer->iface.get_tensor = nullptr;
+        buffer->iface.get_tensor = get_tensor;
         buffer->iface.cpy_tensor = nullptr;
     }
     return buffer;
@@ -225,37 +272,35 @@ class Extra final : public ExtraBufferType {
 Extra extra;
 BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, nullptr, nullptr}, nullptr, &extra};
 
-// Asked of operations whose weights lie, or would lie, in this buffer type.
+// llama.cpp asks this about operations whose weights are, or would be, in this buffer type.
 bool Extra::supports_op(void *, const Tensor * op) {
-    if (op->op != op_mul_mat || op->src[0]->buffer == nullptr || op->src[0]->buffer->buft != &buffer_type) return false;
+    if (op->op != OP_MUL_MAT || op->src[0]->buffer == nullptr || op->src[0]->buffer->buft != &buffer_type) return false;
     if (!Products::fits(op)) return false;
     if (op->src[1]->buffer == nullptr) return true;
     BufferType * type = op->src[1]->buffer->buft;
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
-// Asked of every operation.
+// llama.cpp asks this about every operation; where the answer is null, it computes the operation itself.
 TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
-    if (op->op == op_mul_mat) {
+    if (op->op == OP_MUL_MAT) {
         const Buffer * buffer = op->src[0]->buffer;
         return buffer != nullptr && buffer->buft == &buffer_type ? static_cast<TensorTraits *>(op->src[0]->extra) : nullptr;
     }
-    if (op->op == op_unary) return Gelu::fits(op) ? &gelu : nullptr;
-    if (op->op == op_norm) return Norm::fits(op) ? &norm : nullptr;
-    if (op->op == op_attention) return FlashAttention::fits(op) ? &flash_attention : nullptr;
+    if (op->op == OP_UNARY) return Gelu::fits(op) ? &gelu : nullptr;
+    if (op->op == OP_NORM) return Norm::fits(op) ? &norm : nullptr;
+    if (op->op == OP_FLASH_ATTN_EXT) return FlashAttention::fits(op) ? &flash_attention : nullptr;
     return nullptr;
 }
 
-int32_t find(const char * (*name_of)(int), const char * name, int end) {
-    for (int number = 0; number < end; number++) {
-        if (std::strcmp(name_of(number), name) == 0) return number;
-    }
-    return -1;
+// The numbers of operations are those of the ggml that `ggml.h` is written for. Their names are in tables without an end mark,
+// so that no other number may be asked for.
+bool has_operations() {
+    const auto is = [](const char * name, const char * expected) { return name != nullptr && std::strcmp(name, expected) == 0; };
+    return is(ggml.op_name(OP_NORM), "NORM") && is(ggml.op_name(OP_MUL_MAT), "MUL_MAT") &&
+           is(ggml.op_name(OP_FLASH_ATTN_EXT), "FLASH_ATTN_EXT") && is(ggml.op_name(OP_UNARY), "UNARY") &&
+           is(ggml.unary_op_name(UNARY_OP_GELU), "GELU");
 }
-
-constexpr int OPERATIONS = 64;        // ggml has more; those that are looked for are among the first
-constexpr int UNARY_OPERATIONS = 12;  // the same
-constexpr size_t OBJECT_BYTES = 32;   // what ggml keeps in front of a tensor
 
 }  // namespace
 
@@ -263,52 +308,39 @@ extern "C" {
 
 #define EXPORTED __attribute__((visibility("default")))
 
-// Say what this processor has, as a Level. AVX-512 without AVX-VNNI counts as the highest one.
+// Return the release of llama-cpp-python that the kernels are compiled for.
+EXPORTED const char * edgeembed_kernels_written_for(void) { return LLAMA_CPP_PYTHON; }
+
+// Return the best Level that this processor supports.
 EXPORTED int edgeembed_kernels_level(void) {
-#if HERE
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return NOTHING_OF_USE;
-    // Not every compiler knows the names of F16C and AVX-VNNI: CPUID leaf 1, ECX bit 29; leaf 7, subleaf 1, EAX bit 4.
-    unsigned eax = 1, ebx, ecx = 0, edx;
-    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    if (!(ecx >> 29 & 1)) return NOTHING_OF_USE;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-        return AVX512_VNNI;
+    for (int level = AVX512_VNNI; level > NONE; level--) {
+        if (supports(level)) return level;
     }
-    eax = 7, ecx = 1;
-    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    return eax >> 4 & 1 ? AVX_VNNI : AVX2;
-#else
-    return NOTHING_OF_USE;
-#endif
+    return NONE;
 }
 
-// Add the buffer type to those of ggml's CPU backend. Gives null, or why it was not added.
+// Return whether this processor supports a Level.
+EXPORTED bool edgeembed_kernels_supports(int level) { return supports(level); }
+
+// Add the buffer type to those of ggml's CPU backend. Returns null, or the reason why it was not added.
 EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int level) {
-    if (level <= NOTHING_OF_USE || level > edgeembed_kernels_level()) return "this processor has none of what they need";
+    const Kernels * found = kernels_of(level);
+    if (found == nullptr) return "this processor lacks the instructions";
     ggml = *functions;
     if (ggml.tensor_overhead() != sizeof(Tensor) + OBJECT_BYTES) return "ggml's tensors have another layout";
-    op_mul_mat = find(ggml.op_name, "MUL_MAT", OPERATIONS);
-    op_norm = find(ggml.op_name, "NORM", OPERATIONS);
-    op_unary = find(ggml.op_name, "UNARY", OPERATIONS * 2);
-    op_attention = find(ggml.op_name, "FLASH_ATTN_EXT", OPERATIONS * 2);
-    unary_gelu = find(ggml.unary_op_name, "GELU", UNARY_OPERATIONS);
-    if (op_mul_mat < 0 || op_norm < 0 || op_unary < 0 || op_attention < 0 || unary_gelu < 0) return "ggml has not all of the operations";
-    kernels = kernels_of(level);
+    if (!has_operations()) return "ggml's operations have other numbers";
+    kernels = *found;
     std::vector<BufferType *> & types = ggml.extra_buffer_types();
-    for (const BufferType * type : types) {
-        if (type == &buffer_type) return nullptr;
-    }
+    if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.push_back(&buffer_type);
     return nullptr;
 }
 
-// Let the calling thread wait, in its work for ggml, whenever queries compute.
+// Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }
 
-// Say that a query's forward pass begins, or with -1 that it has ended.
+// Count the forward passes of queries. change: 1 when one begins, -1 when it has ended.
 EXPORTED void edgeembed_kernels_queries(int change) {
     if (queries_computing.fetch_add(change) + change == 0) {
         const std::lock_guard<std::mutex> lock(queries_lock);
@@ -316,10 +348,13 @@ EXPORTED void edgeembed_kernels_queries(int change) {
     }
 }
 
-// Multiply, without ggml, for tests. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
-EXPORTED void edgeembed_kernels_multiply(int level, const void * weights, const float * given, float * out, int64_t rows,
+// --- for tests: the kernels without ggml. The first four return false where this processor does not support the level -----
+
+// Multiply. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
+EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const float * given, float * out, int64_t rows,
                                          int64_t columns, int64_t tokens) {
-    const Kernels & these = kernels_of(level);
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return false;
     const int64_t blocks = columns / BLOCK;
     std::vector<uint8_t> packed(rows * blocks * BLOCK_BYTES);
     pack(static_cast<const uint8_t *>(weights), packed.data(), rows, blocks);
@@ -327,25 +362,32 @@ EXPORTED void edgeembed_kernels_multiply(int level, const void * weights, const 
     std::vector<float> scales(tokens * blocks);
     std::vector<int32_t> starts(tokens * blocks);
     const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
-    for (int64_t token = 0; token < tokens; token++) these.quantise(given + token * columns, token, activations);
-    these.multiply(packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
+    for (int64_t token = 0; token < tokens; token++) these->quantise(given + token * columns, token, activations);
+    these->multiply(packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
+    return true;
 }
 
-// Compute GELU, without ggml, for tests.
-EXPORTED void edgeembed_kernels_gelu(int level, const float * from, float * to, int64_t count) {
-    kernels_of(level).gelu(from, to, count);
+// Compute GELU.
+EXPORTED bool edgeembed_kernels_gelu(int level, const float * from, float * to, int64_t count) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->gelu(from, to, count);
+    return these != nullptr;
 }
 
-// Normalise a row, whose length is a multiple of 16, without ggml, for tests.
-EXPORTED void edgeembed_kernels_norm(int level, const float * from, float * to, int64_t count, float epsilon) {
-    kernels_of(level).norm(from, to, count, epsilon);
+// Normalise a row, whose length is a multiple of 16.
+EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, int64_t count, float epsilon) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->norm(from, to, count, epsilon);
+    return these != nullptr;
 }
 
-// Compute the attention of one head, without ggml, for tests. query: [queries, depth]; key, value: [keys, depth] in half
-// precision; mask: [queries, keys] in half precision; out: [queries, depth].
-EXPORTED void edgeembed_kernels_attention(int level, const float * query, const uint16_t * key, const uint16_t * value,
+// Compute the attention of one head. query: [queries, depth]; key, value: [keys, depth] in half precision;
+// mask: [queries, keys] in half precision; out: [queries, depth].
+EXPORTED bool edgeembed_kernels_attention(int level, const float * query, const uint16_t * key, const uint16_t * value,
                                           const uint16_t * mask, float * out, int64_t queries, int64_t keys, int64_t depth,
                                           float scale) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return false;
     const int64_t padded = (keys + 15) / 16 * 16;
     std::vector<float> columns(padded * depth), values(padded * depth), scaled(8 * depth), scores(8 * padded);
     std::vector<int64_t> blocks(padded / 8);
@@ -362,6 +404,21 @@ EXPORTED void edgeembed_kernels_attention(int level, const float * query, const 
     job.keys = keys;
     job.depth = job.value_depth = depth;
     job.scale = scale;
-    kernels_of(level).attention(job, 0, queries, scratch);
+    these->attention(job, 0, queries, scratch);
+    return true;
+}
+
+// Set, or get, a part of weights of [rows, columns] as ggml does. offset, size: of the part, in bytes of Q8_0.
+EXPORTED void edgeembed_kernels_set(void * weights, int64_t rows, int64_t columns, const void * data, size_t offset, size_t size) {
+    Tensor tensor{};
+    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
+    tensor.data = weights;
+    set_tensor(nullptr, &tensor, data, offset, size);
+}
+EXPORTED void edgeembed_kernels_get(void * weights, int64_t rows, int64_t columns, void * data, size_t offset, size_t size) {
+    Tensor tensor{};
+    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
+    tensor.data = weights;
+    get_tensor(nullptr, &tensor, data, offset, size);
 }
 }

@@ -1,5 +1,5 @@
-// What ggml calls for an operation: its tensors, shared out among threads, handed to the kernels. Included inside a namespace, behind
-// what they share with the kernels.
+// What ggml calls for an operation: takes its tensors, divides the work among threads, and calls the kernels. Included inside a
+// namespace, after what it shares with the kernels.
 
 // --- ggml's tensors -------------------------------------------------------------------------------------------------------
 
@@ -14,11 +14,11 @@ template <typename T> T * row_of(const Tensor * tensor, int64_t row) {
                                  outer * tensor->nb[3]);
 }
 
-// --- who waits for whom ---------------------------------------------------------------------------------------------------
+// --- priority of queries --------------------------------------------------------------------------------------------------
 
-// Bulk loads and queries share the processors. A thread of a bulk load waits, between two pieces of its work, as long as
-// queries compute: the system's own priorities would let it go on for milliseconds.
-constexpr auto LONGEST_WAIT = std::chrono::milliseconds(50);  // then a piece is done whatever comes: queries may never cease
+// Bulk loads and queries share the processors. A thread of a bulk load waits between two pieces of its work while queries
+// compute: with the system's own priorities alone it would run on for milliseconds.
+constexpr auto LONGEST_WAIT = std::chrono::milliseconds(50);  // then one piece is computed: queries may never end
 
 thread_local bool is_bulk = false;
 std::atomic<int> queries_computing{0};
@@ -33,7 +33,7 @@ void let_queries_pass() {
 
 // --- operations -----------------------------------------------------------------------------------------------------------
 
-// Hands out pieces of work to threads; it lies at the beginning of the work buffer that they share.
+// Hands out pieces of work to threads. It is at the beginning of the work buffer that they share.
 class Counter {
   public:
     explicit Counter(ComputeParams * params) : params_(params), next_(static_cast<std::atomic<int64_t> *>(params->wdata)) {
@@ -79,7 +79,7 @@ class Products final : public TensorTraits {
 
         const int64_t wanted = static_cast<int64_t>(params->nth) * CHUNKS_PER_THREAD;
         const int64_t share = (groups + wanted - 1) / wanted;
-        const int64_t chunk = share > 1 ? (share + 1) / 2 * 2 : 1;  // groups go in pairs
+        const int64_t chunk = share > 1 ? (share + 1) / 2 * 2 : 1;  // kernels take groups in pairs
         const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
         const size_t group_bytes = activations.blocks * GROUP_BYTES;
         for (int64_t begin = chunk * counter.take(); begin < groups; begin = chunk * counter.take()) {
@@ -93,7 +93,7 @@ class Products final : public TensorTraits {
         return true;
     }
 
-    // Whether it may: rows of floats, the answer's one after the other.
+    // Whether the kernels can compute it: rows of floats, those of the result contiguous.
     static bool fits(const Tensor * op) {
         const Tensor * weights = op->src[0];
         const Tensor * given = op->src[1];
@@ -106,7 +106,7 @@ class Products final : public TensorTraits {
 
 class Gelu final : public TensorTraits {
   public:
-    bool work_size(int, const Tensor *, size_t &) override { return false; }  // ggml's own answer does
+    bool work_size(int, const Tensor *, size_t &) override { return false; }  // as much as ggml's own kernel
 
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         const int64_t rows = rows_of(op);
@@ -117,14 +117,14 @@ class Gelu final : public TensorTraits {
     }
 
     static bool fits(const Tensor * op) {
-        return op->op_params[0] == unary_gelu && op->type == TYPE_F32 && op->src[0]->type == TYPE_F32 &&
+        return op->op_params[0] == UNARY_OP_GELU && op->type == TYPE_F32 && op->src[0]->type == TYPE_F32 &&
                op->nb[0] == sizeof(float) && op->src[0]->nb[0] == sizeof(float);
     }
 };
 
 class Norm final : public TensorTraits {
   public:
-    bool work_size(int, const Tensor *, size_t &) override { return false; }  // ggml's own answer does
+    bool work_size(int, const Tensor *, size_t &) override { return false; }  // as much as ggml's own kernel
 
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         float epsilon;
@@ -187,7 +187,7 @@ class FlashAttention final : public TensorTraits {
         return true;
     }
 
-    // A single query is a vector's work, and long texts have more keys than the columns' memory holds: both are ggml's.
+    // Whether the kernels compute it. A single query and more keys than the cache holds are faster in ggml.
     static bool fits(const Tensor * op) {
         const Tensor *queries = op->src[0], *keys = op->src[1], *values = op->src[2], *mask = op->src[3];
         float bias, softcap;
@@ -205,7 +205,7 @@ class FlashAttention final : public TensorTraits {
     struct Layout {
         size_t keys, values, queries, scores, bytes;
         explicit Layout(const Tensor * op) {
-            const int64_t width = 16, most_queries = 8, depth = op->src[1]->ne[0];  // of either register size
+            const int64_t width = 16, most_queries = 8, depth = op->src[1]->ne[0];  // the larger of both register sizes
             const int64_t padded = (op->src[1]->ne[1] + width - 1) / width * width;
             keys = aligned(padded * depth * sizeof(float));
             values = aligned(padded * op->src[2]->ne[0] * sizeof(float));

@@ -1,12 +1,12 @@
-// What the kernels need of a processor, with registers of 256 bits: AVX2, FMA, F16C; and AVX-VNNI where WITH_VNNI says so.
+// Instructions for registers of 256 bits: AVX2, FMA, F16C; and AVX-VNNI if WITH_VNNI is set.
 // Included inside a namespace.
 
 using Floats = __m256;
 using Ints = __m256i;
 
 constexpr int WIDTH = 8;    // floats in a register
-constexpr int TOKENS = WITH_VNNI ? 6 : 4;  // whose products are computed together: they fill the registers
-constexpr int TOKENS_OF_TWO = 0;  // the same for two groups of rows; 0: there are too few registers
+constexpr int TOKENS = WITH_VNNI ? 6 : 4;  // computed together: their sums fill the registers
+constexpr int TOKENS_OF_TWO = 0;  // the same with two groups of rows; 0: there are too few registers
 constexpr int QUERIES = 4;  // the same for attention
 
 inline Floats zeros() { return _mm256_setzero_ps(); }
@@ -20,7 +20,7 @@ inline Floats add(Floats one, Floats other) { return _mm256_add_ps(one, other); 
 inline Floats sub(Floats one, Floats other) { return _mm256_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm256_mul_ps(one, other); }
 inline Floats divide(Floats one, Floats other) { return _mm256_div_ps(one, other); }
-// Where one of two is no number, the second one is the answer.
+// When one of the two is NaN, the result is the second one.
 inline Floats larger(Floats one, Floats other) { return _mm256_max_ps(one, other); }
 inline Floats smaller(Floats one, Floats other) { return _mm256_min_ps(one, other); }
 inline Floats mul_add(Floats one, Floats other, Floats more) { return _mm256_fmadd_ps(one, other, more); }
@@ -34,7 +34,7 @@ inline float sum(Floats values) {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
-// Values times two to the power of whole numbers, as the exponent's bits; below the least normal number it is zero.
+// Values times two to the power of integers, through the bits of the exponent; zero below the least normal number.
 inline Floats times_two_to(Floats values, Floats exponents) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponents), _mm256_set1_epi32(127));
     const Floats power = _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
@@ -55,7 +55,7 @@ inline Ints low_pairs(Ints one, Ints other) { return _mm256_unpacklo_epi32(one, 
 inline Ints high_pairs(Ints one, Ints other) { return _mm256_unpackhi_epi32(one, other); }
 inline Ints low_fours(Ints one, Ints other) { return _mm256_unpacklo_epi64(one, other); }
 inline Ints high_fours(Ints one, Ints other) { return _mm256_unpackhi_epi64(one, other); }
-// Of the quarters, or halves, of a register, 128 bits each, number by number.
+// The largest numbers, or sums, of the 128-bit parts of a register, number by number.
 inline __m128i largest_quarter(Ints of) {
     return _mm_max_epi32(_mm256_castsi256_si128(of), _mm256_extracti128_si256(of, 1));
 }
@@ -63,7 +63,7 @@ inline __m128i sum_of_quarters(Ints of) {
     return _mm_add_epi32(_mm256_castsi256_si128(of), _mm256_extracti128_si256(of, 1));
 }
 #if WITH_VNNI
-constexpr int32_t WEIGHTS_ABOVE = 128;  // what weights are kept above their value, and used so
+constexpr int32_t WEIGHTS_ABOVE = 128;  // packed weights are above their value by this, and used so
 inline Ints load_weights(const void * from) { return load_bytes(from); }
 // Add to each number the products of four weights and four signed bytes.
 inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm256_dpbusd_avx_epi32(sums, weights, bytes); }
@@ -71,7 +71,7 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm256_dpbusd_
 constexpr int32_t WEIGHTS_ABOVE = 0;
 inline Ints load_weights(const void * from) { return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8(-128)); }
 // Add to each number the products of four weights and four signed bytes. The first factor has to be unsigned: the weight's sign
-// goes to the other one. Sums of two products fit into 16 bits, as none is larger than 128 * 127.
+// is moved to the other one. Sums of two products fit into 16 bits: a product is at most 128 * 127.
 inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
     const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(bytes, weights));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -82,7 +82,7 @@ inline void store_bytes(int8_t * to, Ints values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
 }
-// Make rows columns.
+// Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];
     for (int row = 0; row < WIDTH; row += 2) {

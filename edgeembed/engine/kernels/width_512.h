@@ -1,10 +1,10 @@
-// What the kernels need of a processor, with registers of 512 bits: AVX-512 with VNNI. Included inside a namespace.
+// Instructions for registers of 512 bits: AVX-512 with VNNI. Included inside a namespace.
 
 using Floats = __m512;
 using Ints = __m512i;
 
 constexpr int WIDTH = 16;   // floats in a register
-constexpr int TOKENS = 14;  // whose products are computed together: with two registers each, they fill all
+constexpr int TOKENS = 14;  // computed together: with two registers each, they fill all
 constexpr int TOKENS_OF_TWO = 6;  // the same for two groups of rows
 constexpr int QUERIES = 8;  // the same for attention
 
@@ -18,18 +18,18 @@ inline Floats load_halves(const uint16_t * from) {
 inline Floats add(Floats one, Floats other) { return _mm512_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm512_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm512_mul_ps(one, other); }
-// One by another, which is at least 1: an estimate of its inverse, and a step of Newton's. A division takes as long as ten others.
+// Divide by numbers of at least 1: an estimated inverse and one step of Newton's. A division takes as long as ten multiplications.
 inline Floats divide(Floats one, Floats other) {
     const Floats inverse = _mm512_rcp14_ps(other);
     return _mm512_mul_ps(one, _mm512_mul_ps(inverse, _mm512_fnmadd_ps(other, inverse, _mm512_set1_ps(2.0f))));
 }
-// Where one of two is no number, the second one is the answer.
+// When one of the two is NaN, the result is the second one.
 inline Floats larger(Floats one, Floats other) { return _mm512_max_ps(one, other); }
 inline Floats smaller(Floats one, Floats other) { return _mm512_min_ps(one, other); }
 inline Floats mul_add(Floats one, Floats other, Floats more) { return _mm512_fmadd_ps(one, other, more); }
 inline float largest(Floats values) { return _mm512_reduce_max_ps(values); }
 inline float sum(Floats values) { return _mm512_reduce_add_ps(values); }
-// Values times two to the power of whole numbers; zero below the least normal number, where the processor takes its time.
+// Values times two to the power of integers; zero below the least normal number, where the processor is slow.
 inline Floats times_two_to(Floats values, Floats exponents) {
     const __mmask16 normal = _mm512_cmp_ps_mask(exponents, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(normal, values, exponents);
@@ -49,7 +49,7 @@ inline Ints low_pairs(Ints one, Ints other) { return _mm512_unpacklo_epi32(one, 
 inline Ints high_pairs(Ints one, Ints other) { return _mm512_unpackhi_epi32(one, other); }
 inline Ints low_fours(Ints one, Ints other) { return _mm512_unpacklo_epi64(one, other); }
 inline Ints high_fours(Ints one, Ints other) { return _mm512_unpackhi_epi64(one, other); }
-// Of the quarters, or halves, of a register, 128 bits each, number by number.
+// The largest numbers, or sums, of the 128-bit parts of a register, number by number.
 inline __m128i largest_quarter(Ints of) {
     const __m256i half = _mm256_max_epi32(_mm512_castsi512_si256(of), _mm512_extracti64x4_epi64(of, 1));
     return _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
@@ -58,7 +58,7 @@ inline __m128i sum_of_quarters(Ints of) {
     const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(of), _mm512_extracti64x4_epi64(of, 1));
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
-constexpr int32_t WEIGHTS_ABOVE = 128;  // what weights are kept above their value, and used so
+constexpr int32_t WEIGHTS_ABOVE = 128;  // packed weights are above their value by this, and used so
 inline Ints load_weights(const void * from) { return load_bytes(from); }
 // Add to each number the products of four weights and four signed bytes.
 inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm512_dpbusd_epi32(sums, weights, bytes); }
@@ -66,7 +66,7 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm512_dpbusd_
 inline void store_bytes(int8_t * to, Ints values) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(values));
 }
-// Make rows columns.
+// Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];
     for (int row = 0; row < WIDTH; row += 2) {

@@ -1,8 +1,8 @@
-"""A quick look at how a model runs fastest on this machine: taken by the worker that loads it for the first time.
+"""A quick measurement of how a model runs fastest on this machine, by the worker that loads it for the first time.
 
-It asks the question whose answer differs most between machines: from which length on filling up a text pays. What it finds
-holds until `edgeembed tune` looks closer. How many threads are best is not asked: on a machine that happens to be busy the
-answer would be wrong for years, and `ThreadChoice` asks it all the time.
+It measures what differs most between machines: from which length on padding makes a text faster. The result holds until
+`edgeembed tune` measures more thoroughly. It does not measure the number of threads: on a machine that happens to be busy
+the result would be wrong for good, and `ThreadChoice` measures it all the time.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Callable
 from edgeembed.engine.context_plan import TILE
 from edgeembed.engine.interface import AutotuneResult
 
-LOOK_SECONDS = 0.6
-"""When so much time is gone nothing new is begun: large models are looked at by `edgeembed tune` alone."""
+TIME_LIMIT_SECONDS = 0.6
+"""After this no new measurement starts: large models are left to `edgeembed tune`."""
 REPEATS = 3
 LENGTHS = (24, 32, 40, 48, 56)
 
 TimePass = Callable[[int], float]
-"""Gives the seconds of a forward pass over one text of so many tokens, not filled up."""
+"""Returns the seconds of a forward pass over one text of so many tokens, without padding."""
 
 
-def look(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter) -> AutotuneResult:
-    """Measure. Of several passes over a length the fastest one counts: it was in nobody's way."""
+def autotune(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter) -> AutotuneResult:
+    """Return what was measured. The fastest of several passes over a length counts: it was disturbed least."""
     began = clock()
 
     def over() -> bool:
-        return clock() - began > LOOK_SECONDS
+        return clock() - began > TIME_LIMIT_SECONDS
 
     def best(tokens: int) -> float:
         times: list[float] = []
@@ -35,7 +35,7 @@ def look(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter)
             times.append(time_pass(tokens))
         return min(times)
 
-    time_pass(TILE)  # brings the weights into memory
+    time_pass(TILE)  # loads the weights into memory
     pad_from: int | None = None
     if not over():
         filled = best(TILE)
@@ -45,6 +45,6 @@ def look(time_pass: TimePass, *, clock: Callable[[], float] = time.perf_counter)
                 pad_from = None
                 break
             if best(length) <= filled:
-                break  # shorter ones are faster still
+                break  # and so are shorter texts
             pad_from = length
     return AutotuneResult(pad_from_tokens=pad_from, seconds=round(clock() - began, 3))

@@ -1,4 +1,4 @@
-"""The arrays of a `llama_batch`, filled through numpy: a handful of calls for a batch, none for a token."""
+"""The arrays of a `llama_batch`, filled through numpy: a few calls per batch, none per token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BatchBuffers:
         self._sequence = np.zeros(capacity, dtype=np.int32)
         self._sequence_count = np.ones(capacity, dtype=np.int32)
         self._output = np.ones(capacity, dtype=np.int8)
-        # Each token has a pointer to its list of sequence ids, here of one: the addresses never change.
+        # Each token has a pointer to its list of sequence ids, here one id; the addresses never change.
         self._sequence_pointer = (self._sequence.ctypes.data + 4 * np.arange(capacity)).astype(np.uintp)
         self._ramp = np.arange(capacity, dtype=np.int32)
         self._batch = lib.llama_batch()
@@ -39,10 +39,10 @@ class BatchBuffers:
         starts: Sequence[int] | None = None,
         outputs: Sequence[bool] | None = None,
     ) -> Any:
-        """Give a batch of the texts, valid until the next call.
+        """Return a batch of the texts, valid until the next call.
 
-        sequences: the id of each text's sequence. starts: the position of each text's first token, 0 without. outputs:
-        whether a text's last token is an output, and no other one; without, every token is.
+        sequences: the id of each text's sequence. starts: the position of each text's first token; 0 by default.
+        outputs: whether each text's last token is an output, its only one; by default every token is an output.
         """
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         ends = np.cumsum(lengths)

@@ -1,8 +1,8 @@
-"""Puts our kernels into the loaded llama.cpp, before a model is.
+"""Adds our kernels to the loaded llama.cpp, before a model is loaded.
 
-llama.cpp keeps the weights of a processor feature in a buffer type of that feature, and asks each of them about every
-operation. Ours joins their list, behind those that llama.cpp has: with AMX, it gets no weights. A model loaded without
-extra buffers, as on the lower modes of the ladder, has none of it.
+llama.cpp keeps the weights for a processor feature in a buffer type of that feature, and asks each of these types about
+every operation. Ours joins their list, behind llama.cpp's own: on a processor with AMX it gets no weights. A model that is
+loaded without extra buffers, as in the lower execution modes, does not use it. `kernels/README.md` explains the hook.
 """
 
 from __future__ import annotations
@@ -16,31 +16,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgeembed.engine.kernels import library_file
-from edgeembed.engine.llama.library import function
+from edgeembed.engine.llama import ggml
 
 log = logging.getLogger(__name__)
 
-LLAMA_CPP_PYTHON = "0.3.36"
-"""The release whose structures `kernels/ggml.h` describes; they are no published interface."""
-
 LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
-"""What processors have, by the number that `kernels/kernels.cpp` gives it."""
+"""Names of the values of `Level` in `kernels/kernels.cpp`."""
 
-_FUNCTIONS = (
-    "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
-    "ggml_backend_cpu_buffer_type",
-    "ggml_backend_buft_alloc_buffer",
-    "ggml_barrier",
-    "ggml_op_name",
-    "ggml_unary_op_name",
-    "ggml_tensor_overhead",
-)
-"""In the order of `Ggml` in `kernels/ggml.h`."""
 _MAPS = Path("/proc/self/maps")
 
 
 class Kernels:
-    """Whose kernels compute. words: for people."""
+    """Which kernels compute. words: their description for people."""
 
     def __init__(self, words: str, library: ctypes.CDLL | None = None) -> None:
         self.words = words
@@ -51,13 +38,13 @@ class Kernels:
         return self._library is not None
 
     def be_bulk(self) -> None:
-        """Let the calling thread wait, in its forward passes, whenever somebody is inside `query`."""
+        """Make the forward passes of the calling thread wait while any thread is inside `query`."""
         if self._library is not None:
             self._library.edgeembed_kernels_be_bulk()
 
     @contextlib.contextmanager
     def query(self) -> Iterator[None]:
-        """Compute what somebody waits for: bulk threads stop between two pieces of their work, after some 0.1 ms."""
+        """Compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
         if self._library is None:
             yield
             return
@@ -73,50 +60,57 @@ PLAIN_KERNELS = Kernels("llama.cpp's own kernels")
 
 @cache
 def install_kernels() -> Kernels:
-    """Add our kernels to llama.cpp's, once in a process, and say what became of it."""
+    """Add our kernels to llama.cpp's, once in a process, and return those that compute from now on."""
     try:
         return _install()
     except (OSError, AttributeError) as error:
-        log.debug("our kernels cannot be added to llama.cpp's: %s", error)
-        return _without(str(error))
+        log.debug("cannot add edgeembed's kernels to llama.cpp: %s", error)
+        return _plain(str(error))
 
 
 def _install() -> Kernels:
     file = library_file()
     if file is None:
-        return _without("ours were not compiled")
-    if version("llama-cpp-python") != LLAMA_CPP_PYTHON:
-        return _without(f"ours are for llama-cpp-python {LLAMA_CPP_PYTHON}")
+        return _plain("edgeembed's were not compiled")
+    if version("llama-cpp-python") != ggml.LLAMA_CPP_PYTHON:
+        return _plain(f"edgeembed's are for llama-cpp-python {ggml.LLAMA_CPP_PYTHON}")
+    # LLAMA_CPP_LIB_PATH may name a llama.cpp of another version.
+    found = ggml.function("ggml_version")().decode().partition("-")[0]
+    if found != ggml.GGML:
+        return _plain(f"edgeembed's are for ggml {ggml.GGML}, this is {found}")
     library = ctypes.CDLL(str(file))
+    library.edgeembed_kernels_written_for.restype = ctypes.c_char_p
+    if library.edgeembed_kernels_written_for().decode() != ggml.LLAMA_CPP_PYTHON:
+        return _plain("edgeembed's were compiled for another llama.cpp: install edgeembed again")
     level = int(library.edgeembed_kernels_level())
     if level not in LEVELS:
-        return _without("ours are for x86 with AVX2, and compiled by GCC")
-    functions = (ctypes.c_void_p * len(_FUNCTIONS))(*map(_address, _FUNCTIONS))
+        return _plain("edgeembed's need an x86 processor with AVX2, and GCC to compile them")
+    functions = (ctypes.c_void_p * len(ggml.KERNEL_FUNCTIONS))(*map(_address, ggml.KERNEL_FUNCTIONS))
     library.edgeembed_kernels_install.restype = ctypes.c_char_p
     problem = library.edgeembed_kernels_install(functions, level)
     if problem is not None:
-        return _without(problem.decode())
+        return _plain(problem.decode())
     return Kernels(f"edgeembed's kernels ({LEVELS[level]})", library)
 
 
-def _without(why: str) -> Kernels:
+def _plain(why: str) -> Kernels:
     return Kernels(f"{PLAIN_KERNELS.words} ({why})")
 
 
 def _address(name: str) -> int | None:
-    """Give the address of a function. Raises AttributeError when llama.cpp has none of this name."""
+    """Return the address of a function. Raises AttributeError when llama.cpp has none of this name."""
     try:
-        found = function(name, None)
+        found = ggml.find_symbol(name)
     except (AttributeError, OSError):
         found = _cpu_module()[name]
     return ctypes.cast(found, ctypes.c_void_p).value
 
 
 def _cpu_module() -> ctypes.CDLL:
-    """Give the module for processors that llama.cpp has loaded at run time. Raises AttributeError when there is none."""
+    """Return the CPU module that llama.cpp has loaded at run time. Raises AttributeError when there is none."""
     if _MAPS.exists():
         for line in _MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
             path = line.partition("/")[2]
             if "ggml-cpu" in path.rpartition("/")[2]:
                 return ctypes.CDLL(f"/{path}")
-    raise AttributeError("ggml's module for processors is not to be found")
+    raise AttributeError("ggml's CPU module is not loaded")

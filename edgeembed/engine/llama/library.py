@@ -1,11 +1,7 @@
-"""What the modules that call llama.cpp share: its errors, its log, and functions of ggml that `llama_cpp` does not wrap.
-
-Only modules whose name begins with `llama` import `llama_cpp`.
-"""
+"""What the modules that call llama.cpp share: errors, metadata overrides, the log."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,6 +9,7 @@ from typing import Any
 
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.llama.bindings import lib
+from edgeembed.engine.llama.ggml import LOG_CONTINUED, LOG_DEBUG, LOG_ERROR, LOG_INFO, LOG_WARN
 
 
 class ModelLoadError(Exception):
@@ -32,40 +29,11 @@ class ComputeError(Exception):
         self.cause: Cause = cause
 
 
-# --- functions --------------------------------------------------------------------------------------------------------
-
-
-def function(name: str, result: Any, *arguments: Any) -> Any:
-    """Give a C function of llama.cpp or ggml with the types of its result and its arguments.
-
-    It comes from the copy of ggml that llama.cpp itself uses: the wheel has no symbolic links, so loading ggml by its file
-    name can give a second copy, whose state llama.cpp never sees.
-    """
-    found = _find(name)
-    found.restype = result
-    found.argtypes = arguments
-    return found
-
-
-def _find(name: str) -> Any:
-    try:
-        return lib._lib[name]
-    except AttributeError:  # Windows looks for a name in one library alone, and knows a loaded one by its file name
-        from llama_cpp._ctypes_extensions import load_shared_library
-        from llama_cpp._ggml import libggml_base_path
-
-        # The registry of backends is in `ggml`, everything else in `ggml-base`.
-        for home in ("ggml-base", "ggml"):
-            with contextlib.suppress(AttributeError):
-                return load_shared_library(home, libggml_base_path)[name]
-        raise
-
-
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
 def metadata_overrides(values: Mapping[str, bool | bytes]) -> Any:
-    """Give metadata that llama.cpp shall take instead of the file's: a list that ends with an empty key."""
+    """Return metadata that overrides the file's, as llama.cpp takes it: an array that ends with an empty key."""
     overrides = (lib.llama_model_kv_override * (len(values) + 1))()
     for override, (key, value) in zip(overrides, values.items(), strict=False):
         override.key = key.encode()
@@ -79,7 +47,7 @@ def metadata_overrides(values: Mapping[str, bool | bytes]) -> Any:
 
 
 def system_info() -> str:
-    """Give llama-cpp-python's version and the processor features that its build uses."""
+    """Return llama-cpp-python's version and the processor features that its build uses."""
     from importlib.metadata import version
 
     features = lib.llama_print_system_info().decode("utf-8", "replace").strip().rstrip("|").strip()
@@ -94,17 +62,16 @@ _recent_errors: deque[str] = deque(maxlen=3)
 
 def send_log_to(write: Callable[[str], object], *, verbose: bool) -> None:
     """Send llama.cpp's log lines to `write`: warnings and errors only, unless verbose."""
-    levels_shown = (3, 4) if not verbose else (1, 2, 3, 4)
+    levels_shown = {LOG_WARN, LOG_ERROR} | ({LOG_DEBUG, LOG_INFO} if verbose else set())
     last_shown = [False]
 
     def receive(level: int, text: bytes, _user_data: object) -> None:
-        # Level 5 continues the line before it.
-        shown = last_shown[0] if level == 5 else level in levels_shown
+        shown = last_shown[0] if level == LOG_CONTINUED else level in levels_shown
         last_shown[0] = shown
         if shown:
             line = text.decode("utf-8", "replace")
             write(line)
-            if level == 4:
+            if level == LOG_ERROR:
                 _recent_errors.append(line.strip())
 
     callback = lib.llama_log_callback(receive)
@@ -112,8 +79,8 @@ def send_log_to(write: Callable[[str], object], *, verbose: bool) -> None:
     lib.llama_log_set(callback, ctypes.c_void_p(0))
 
 
-def said() -> str:
-    """Quote what llama.cpp logged as errors: its functions give no reason of their own."""
+def logged_errors() -> str:
+    """Return llama.cpp's latest logged errors in parentheses, or "": its functions return no reason of their own."""
     return f" ({'; '.join(_recent_errors)})" if _recent_errors else ""
 
 

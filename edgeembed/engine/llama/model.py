@@ -1,7 +1,7 @@
-"""A model loaded by llama.cpp through its low-level API: metadata, tokens, contexts.
+"""A model loaded through llama.cpp's low-level API: metadata, tokens, contexts.
 
-`Llama.embed()` of llama-cpp-python is not used: it cuts long texts in front of the final special token that Qwen3 pools, and
-fills batches token by token in Python.
+`Llama.embed()` of llama-cpp-python is not used: it truncates long texts before the final special token, which Qwen3 pools,
+and fills batches token by token in Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
 from edgeembed.engine.llama import wordpiece
-from edgeembed.engine.llama.autotune import look
+from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
@@ -28,28 +28,22 @@ from edgeembed.engine.llama.library import (
     ComputeError,
     ModelLoadError,
     logged_cause,
+    logged_errors,
     metadata_overrides,
-    said,
-    send_log_to,
     system_info,
 )
 from edgeembed.engine.llama.normalizer import choose_normalizer
-from edgeembed.engine.llama.quantize import quantize_file
-from edgeembed.engine.llama.row_probe import find_last_rows
-from edgeembed.engine.llama.rows import LastRows, PooledRows
+from edgeembed.engine.llama.row_probe import find_last_token_reader
+from edgeembed.engine.llama.rows import LastTokenReader, PooledReader
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
 from edgeembed.engine.worker_options import WorkerOptions
 
-__all__ = [
-    "ComputeError", "LlamaModel", "ModelLoadError", "Tokens", "quantize_file", "send_log_to", "system_info",
-]  # fmt: skip
-
 PREFIXES_READ = 64
 """Prefixes whose tokens are remembered."""
 LONGEST_PREFIX_CHARACTERS = 16_384
-"""A longer one would be a document, and is not shared."""
+"""A longer prefix is treated as part of the text and not shared."""
 
 _POOLING = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
 
@@ -66,8 +60,8 @@ class LlamaModel:
         self.kernels = install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
         params = lib.llama_model_default_params()
         params.n_gpu_layers = options.gpu_layers
-        # An empty list, where llama.cpp would take every card that it finds: large matrix products go there even without
-        # a layer on it.
+        # Without a list, llama.cpp would use every card that it finds: even without a layer there, large matrix products go
+        # to a card.
         handles = device_handles(devices)
         params.devices = ctypes.cast(handles, ctypes.c_void_p)
         params.main_gpu = options.main_gpu
@@ -75,12 +69,12 @@ class LlamaModel:
             split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
             params.tensor_split = split
         params.use_extra_bufts = options.extra_buffers
-        overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see the module wordpiece
+        overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see wordpiece.py
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         if not model:
             raise ModelLoadError(
-                f"llama.cpp cannot load {options.path}{said()}", fatal=False, cause=logged_cause(otherwise="other")
+                f"llama.cpp cannot load {options.path}{logged_errors()}", fatal=False, cause=logged_cause(otherwise="other")
             )
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
@@ -94,15 +88,15 @@ class LlamaModel:
         self._pairs = PairTemplate.of(self.metadata)
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
         facts = self._facts()
-        self._last_rows = self._find_last_rows(facts)
-        self.plan = make_plan(facts, options, last_only=self._last_rows is not None)
+        self._make_reader = self._find_last_token_reader(facts)
+        self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
         self.wide = self._new_context(self.plan.wide)
         self.info = self._describe()
         if options.autotune and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
-            self._look(facts)
+            self._autotune(facts)
 
     def new_bulk_context(self) -> Context:
-        """Make a context for a bulk lane; the caller closes it. Raises ModelLoadError when there is no memory for it."""
+        """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
     @property
@@ -112,18 +106,18 @@ class LlamaModel:
 
     @property
     def batch_budget(self) -> int:
-        """Tokens of all texts together that one forward pass should aim at."""
+        """Tokens of all texts together that one forward pass should aim for."""
         return min(self._options.batch_tokens, self.plan.wide.batch)
 
     def embed(self, texts: Sequence[Tokens]) -> list[Float32Row]:
-        """Compute one pooled row, float32, shape (dimensions,), for each text, in the wide context.
+        """Return one pooled row, float32, shape (dimensions,), for each text, computed in the wide context.
 
         Each text has 1 to `info.context_tokens` tokens. Raises ComputeError.
         """
         return list(self.wide.compute([Reading(tokens) for tokens in texts]))
 
     def close(self) -> None:
-        """Free the wide context and the model; contexts of bulk lanes have to be closed before."""
+        """Free the wide context and the model. Close the contexts of bulk lanes first."""
         self.wide.close()
         if self._model:
             lib.llama_model_free(self._model)
@@ -132,7 +126,7 @@ class LlamaModel:
     # --- tokens -------------------------------------------------------------------------------------------------------
 
     def read(self, text: Text) -> Reading:
-        """Tokenise whatever it is. Raises ComputeError for a pair when the file has no template for pairs."""
+        """Return the tokens of a text or a pair. Raises ComputeError for a pair when the file has no template for pairs."""
         if isinstance(text, str):
             return Reading(self.tokenize(text))
         if isinstance(text, Pair):
@@ -142,16 +136,16 @@ class LlamaModel:
         return self._read_behind(tokens, text.prefix, len(text.prefix))
 
     def tokenize(self, text: str) -> Tokens:
-        """Give the model's token ids, shape (tokens,), special ones of the template included.
+        """Return the token ids of a text, shape (tokens,), with the special tokens that the model adds around it.
 
-        What looks like a special token inside the text stays text.
+        A special token's name inside the text is read as plain text.
         """
         return self._tokenize(text, frame=True, special=False)
 
     def tokenize_pair(self, pair: Pair) -> Tokens:
-        """Give the ids of a query and a document in the file's own template. Raises ComputeError when it has none."""
+        """Return the token ids of a query and a document in the file's own template. Raises ComputeError without one."""
         if not self._pairs:
-            raise ComputeError(f"the file has no template for pairs ({TEMPLATE_KEY})")
+            raise ComputeError(f"the model file has no template for pairs of query and document ({TEMPLATE_KEY})")
         return self._pairs.tokens(pair, lambda text, special: self._tokenize(text, frame=False, special=special))
 
     def _read_behind(self, tokens: Tokens, prefix: str | Pair, characters: int) -> Reading:
@@ -160,11 +154,11 @@ class LlamaModel:
         return read_behind(tokens, self._prefix_of(prefix))
 
     def _read_prefix(self, prefix: str | Pair) -> Prefix:
-        """Tokenise a prefix alone, or the scaffold of a pair around no document."""
+        """Tokenise a prefix alone, or a pair with an empty document."""
         return Prefix(self.tokenize(prefix) if isinstance(prefix, str) else self.tokenize_pair(prefix))
 
     def _tokenize(self, text: str, *, frame: bool, special: bool) -> Tokens:
-        """Tokenise. frame: add the special tokens around a text. special: names of special tokens in it become such."""
+        """Tokenise. frame: add the special tokens around the text. special: read names of special tokens as such."""
         encoded = self._normalize(text).encode("utf-8")
         capacity = len(encoded) + 16
         for _ in range(2):
@@ -176,45 +170,45 @@ class LlamaModel:
         raise ComputeError("llama.cpp cannot tokenise this text")
 
     def _token_buffer(self, capacity: int) -> tuple[Tokens, Any]:
-        """Give this thread's buffer, grown to at least `capacity` tokens, and a pointer to it."""
+        """Return this thread's buffer, grown to at least `capacity` tokens, and a pointer to it."""
         kept: tuple[Tokens, Any] | None = getattr(self._token_buffers, "value", None)
         if kept is not None and len(kept[0]) >= capacity:
             return kept
         buffer = np.empty(max(capacity, 4096), dtype=np.int32)
         made = buffer, buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token))
-        if capacity <= 1 << 20:  # a giant text does not leave its buffer behind
+        if capacity <= 1 << 20:  # the buffer of a giant text is not kept
             self._token_buffers.value = made
         return made
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def metadata(self, key: str) -> str | None:
-        """Give a value of the file's metadata as text; None when the file has no such key, or an array under it."""
+        """Return a metadata value of the file as text; None when the file has no such key, or the value is an array."""
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
             length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
             if length < size:
                 return buffer.value.decode("utf-8", "replace") if length >= 0 else None
-            size = length + 1  # what snprintf would have written
+            size = length + 1  # like snprintf, llama.cpp returns the full length
 
     def _new_context(self, shape: ContextShape) -> Context:
-        rows = self._last_rows(shape.sequences) if self._last_rows else PooledRows()
-        return Context(self._model, shape, rows, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
+        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader()
+        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
 
-    def _look(self, facts: ModelFacts) -> None:
-        """Find out how the model runs fastest, and run it so from now on."""
-        found = look(self.wide.time_pass)
+    def _autotune(self, facts: ModelFacts) -> None:
+        """Measure from which length on padding makes a text faster, and adopt the result."""
+        found = autotune(self.wide.time_pass)
         fill = self._options.pad_from_tokens if self._options.pad_from_tokens is not None else found.pad_from_tokens
         self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)
-        self.plan = make_plan(facts, self._options, last_only=self._last_rows is not None)
+        self.plan = make_plan(facts, self._options, last_only=self._make_reader is not None)
         self.wide.adopt(self.plan.wide)
         self.info = msgspec.structs.replace(self.info, autotune=found)
 
-    def _find_last_rows(self, facts: ModelFacts) -> Callable[[int], LastRows] | None:
+    def _find_last_token_reader(self, facts: ModelFacts) -> Callable[[int], LastTokenReader] | None:
         if not facts.pieces:
             return None
-        return find_last_rows(
+        return find_last_token_reader(
             self._model,
             width=facts.width,
             dimensions=self._dimensions,
@@ -263,25 +257,25 @@ class LlamaModel:
         value = self.metadata(f"{self._architecture}.pooling_type")
         if value is None:
             raise ModelLoadError(
-                f"{self._options.path} does not say how token vectors become one vector (no "
-                f"{self._architecture}.pooling_type): it is a generation model, or was converted without its pooling",
+                f"{self._options.path} has no {self._architecture}.pooling_type, so it is unknown how token vectors become "
+                "one vector: it is a generation model, or was converted without its pooling",
                 fatal=True,
             )
         ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
         if ranks and self._options.task == "rerank":
             return "rank"
         if self._options.task == "rerank":
-            raise ModelLoadError(f"{self._options.path} is an embedder: it has vectors and scores no pairs", fatal=True)
+            raise ModelLoadError(f"{self._options.path} is an embedding model; it cannot score pairs", fatal=True)
         if ranks:
-            raise ModelLoadError(f"{self._options.path} is a reranker: it scores pairs and has no vectors", fatal=True)
+            raise ModelLoadError(f"{self._options.path} is a reranker; it scores pairs and returns no vectors", fatal=True)
         try:
             return _POOLING[int(value)]
         except KeyError:
             raise ModelLoadError(
-                f"{self._options.path} has pooling type {value}, which gives no vector per text", fatal=True
+                f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
             ) from None
 
 
 def _after_first_word(description: str) -> str:
-    """Give "Q8_0" of "bert 22M Q8_0": llama.cpp's description ends in the type of most tensors."""
+    """Return "Q8_0" for "bert 22M Q8_0": llama.cpp's description ends with the type of most tensors."""
     return description.split(maxsplit=2)[-1] if description else "unknown"

@@ -1,4 +1,4 @@
-"""Prefixes whose KV cells stay in a context, for the texts that begin with them."""
+"""Prefixes whose KV cells are kept in a context, for the texts that begin with them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.reading import Prefix, Reading, Tokens
 
 MOST_REMEMBERED = 256
-"""Prefixes that were seen once; the second time they are worth their cells."""
+"""Prefixes remembered after their first text; a prefix gets cells with the second one."""
 
 
 class KeptPrefixes:
-    """Cells of prefixes in sequences of their own, the least recently used one given up first.
+    """Cells of prefixes in sequences of their own; the least recently used prefix is evicted first.
 
-    cells: what all of them together may take. sequences: ids that belong to prefixes. compute: fills a sequence's cells.
+    cells: the most that all prefixes together may use. sequences: ids reserved for prefixes. compute: fills the cells of a
+    sequence.
     """
 
     def __init__(self, memory: Any, cells: int, sequences: range, compute: Callable[[Tokens, int], None]) -> None:
@@ -25,19 +26,19 @@ class KeptPrefixes:
         self._free = list(sequences)
         self._compute = compute
         self._kept: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
-        """By the tokens: sequence and number of cells."""
+        """Sequence and number of cells, by the prefix's tokens."""
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     @property
     def count(self) -> int:
-        """How many are kept."""
+        """Number of prefixes that are kept."""
         return len(self._kept)
 
     def prepare(self, texts: Sequence[Reading], *, at_once: bool = False) -> list[int]:
-        """See which texts can begin behind their prefix: give the first position that each has to compute.
+        """Return the first position of each text that has to be computed; not 0 where the cells of its prefix are kept.
 
-        A prefix that several of these texts have, or that was seen before, is computed here if its cells are not kept yet.
-        at_once: any prefix is, whatever was seen.
+        A prefix that several of these texts share, or that was seen before, is computed here unless its cells are kept
+        already. at_once: compute every prefix, seen before or not.
         """
         prefixes = {text.prefix.key: text.prefix for text in texts if text.prefix}
         if not prefixes:
@@ -52,7 +53,7 @@ class KeptPrefixes:
         return [text.shared if text.prefix and text.prefix.key in self._kept else 0 for text in texts]
 
     def attach(self, text: Reading, sequence: int) -> None:
-        """Let a sequence begin with the cells that a prepared text shares."""
+        """Copy the cells of a prepared text's prefix into a sequence, as its beginning."""
         assert text.prefix is not None
         kept, _ = self._kept[text.prefix.key]
         lib.llama_memory_seq_cp(self._memory, kept, sequence, 0, text.shared)
@@ -71,7 +72,7 @@ class KeptPrefixes:
             return
         while not self._free or sum(cells for _, cells in self._kept.values()) + len(prefix) > self._cells:
             oldest = next(iter(self._kept))
-            if oldest in in_use:  # and so is all behind it
+            if oldest in in_use:  # and so are all that follow
                 return
             sequence, _ = self._kept.pop(oldest)
             lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)

@@ -1,7 +1,7 @@
 """Quantise a GGUF file with llama.cpp's own rules.
 
 Run as `python -m edgeembed.engine.llama.quantize JSON`, where JSON is a `QuantizeJob`. Prints a "DONE OF" line for each
-tensor; what went wrong is the last line of stderr.
+tensor. On failure, the last line of stderr is the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from edgeembed.engine.llama.backends import load_backends
 from edgeembed.engine.llama.bindings import lib
-from edgeembed.engine.llama.library import ComputeError, metadata_overrides, said, send_log_to
+from edgeembed.engine.llama.library import ComputeError, logged_errors, metadata_overrides, send_log_to
 from edgeembed.engine.quantize import QuantizeJob
 
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")  # llama.cpp's log line at the beginning of each tensor
@@ -33,8 +33,8 @@ def quantize_file(
 ) -> None:
     """Quantise a GGUF file with llama.cpp's own rules for mixed types (llama_model_quantize); the metadata is copied.
 
-    file_type: llama.h's llama_ftype. keep_f32: names of tensors that stay F32. notes: metadata to add, each at most 127
-    bytes. Raises ComputeError.
+    file_type: llama.h's llama_ftype. keep_f32: names of tensors that stay F32. notes: metadata to add, each value at most
+    127 bytes. Raises ComputeError.
     """
     load_backends(oldest=False)
     lib.llama_backend_init()
@@ -49,11 +49,11 @@ def quantize_file(
     params.kv_overrides = metadata_overrides({key: value.encode() for key, value in (notes or {}).items()})
     code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if code != 0:
-        raise ComputeError(f"llama.cpp cannot quantise {source}{said()}")
+        raise ComputeError(f"llama.cpp cannot quantise {source}{logged_errors()}")
 
 
 def main(argv: list[str]) -> int:
-    """Do a job; see the module's docstring."""
+    """Run a job and return the exit status; see the module's docstring."""
     job = msgspec.json.decode(argv[1], type=QuantizeJob)
 
     def watch(line: str) -> None:

@@ -1,8 +1,8 @@
-"""How many threads the next forward pass takes: fewer while somebody else keeps the processors busy.
+"""How many threads the next forward pass uses: fewer while other work keeps the processors busy.
 
-Threads of a pass wait for each other after every operation. When another program takes one of their processors, all of them
-stand still, and a pass of two threads took four times as long as one of a single thread. How long passes took is the only
-way to know that works everywhere. The other program may be our own: the lanes of a bulk load, or the server.
+The threads of a pass wait for each other after every operation. When another program takes one of their processors, all of
+them wait: a pass with two threads can take four times as long as with one. The duration of passes is the only sign of this
+that works everywhere. The other program may be our own: the lanes of a bulk load, or the server.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from collections import deque
 from collections.abc import Callable
 
 TRY_EVERY = 128
-"""Passes between two tries of another number while all threads are the best choice: fewer than one in a hundred."""
+"""Passes between two trials of another number: less than one in a hundred."""
 TRY_UNKNOWN_EVERY = 4
-"""The same for a number that was never tried."""
+"""The same while there are too few measurements of a number."""
 REDUCED_SECONDS = 0.5
 REDUCED_PASSES = 16
-"""After so long with fewer threads all of them are tried again: whoever was in the way may have gone, and what is lost while
-nobody is there is more than a try costs."""
+"""After this time, and this many passes, with fewer threads, all threads are tried again: the other program may have ended,
+and running with too few threads costs more than a trial."""
 FEWER = 0.75
-"""What fewer threads have to take of the present number's time to be chosen: a pass that somebody was in the way of now and
-then is no reason."""
+"""Fewer threads are chosen when they take less than this share of the current number's time: an occasional disturbed pass is
+no reason."""
 MORE = 0.95
 """The same for more threads."""
 LATEST = 7
-"""Passes whose median counts: a host takes a processor away for many milliseconds now and then, whatever is chosen."""
+"""Passes whose median counts: a virtual machine's host takes processors away for milliseconds now and then."""
 ENOUGH = 3
-"""Passes without which nothing is said about a number."""
+"""Passes needed to judge a number."""
 
 
 class ThreadChoice:
-    """Chooses among `most` threads, half of them, and so on down to one, by what a token took lately: a median."""
+    """Chooses among `most` threads, half as many, and so on down to one, by the median of the recent seconds per token."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._numbers = [most]
         while self._numbers[-1] > 1:
             self._numbers.append(self._numbers[-1] // 2)
         self._latest: list[deque[float]] = [deque(maxlen=LATEST) for _ in self._numbers]
-        """Seconds of a token in the latest passes, for each number of threads."""
+        """Seconds per token in the latest passes, for each number of threads."""
         self._chosen = 0
         self._tried: int | None = None
         self._upwards = False
         self._passes = 0
         self._clock = clock
         self._reduced = (0.0, 0)
-        """When, and at which pass, fewer threads than all were chosen."""
+        """Time and pass at which fewer threads than all were chosen."""
 
     def next(self) -> int:
-        """Give the number of threads for the next pass."""
+        """Return the number of threads for the next pass."""
         self._passes += 1
         since, at = self._reduced
         if self._chosen and self._passes - at >= REDUCED_PASSES and self._clock() - since >= REDUCED_SECONDS:
             self._chosen = 0
-            self._latest[0].clear()  # whatever it was, that was then
-        self._tried = self._to_try()
+            self._latest[0].clear()  # measured before the disturbance
+        self._tried = self._trial()
         return self._numbers[self._chosen if self._tried is None else self._tried]
 
     def record(self, tokens: int, seconds: float) -> None:
-        """Note how long the pass took for which `next` gave the number."""
+        """Record how long the pass took that ran with the number of threads from `next`."""
         self._latest[self._chosen if self._tried is None else self._tried].append(seconds / tokens)
         present = self._seconds(self._chosen)
         if present is None:
@@ -75,7 +75,7 @@ class ThreadChoice:
         latest = self._latest[number]
         return statistics.median(latest) if len(latest) >= ENOUGH else None
 
-    def _to_try(self) -> int | None:
+    def _trial(self) -> int | None:
         neighbours = self._neighbours()
         unknown = [number for number in neighbours if len(self._latest[number]) < ENOUGH]
         if unknown and self._passes % TRY_UNKNOWN_EVERY == 0:

@@ -1,4 +1,4 @@
-"""What the ids of a loaded model's vocabulary stand for."""
+"""The vocabulary of a loaded model: what its token ids stand for."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ class Vocabulary:
     """A model's tokens. Its methods may be called from any thread."""
 
     def __init__(self, vocab: Any, metadata: Callable[[str], str | None]) -> None:
-        """Read what does not change. vocab: llama.cpp's handle, valid as long as the model is."""
+        """vocab: llama.cpp's handle, valid as long as the model. metadata: returns a metadata value of the file, or None."""
         self._vocab = vocab
-        # llama.cpp calls it a control token, but it stands for a word.
-        self._unknown = int(metadata("tokenizer.ggml.unknown_token_id") or -1)
+        # llama.cpp counts the untext_of token as a control token, but it stands for a word.
+        self._untext_of = int(metadata("tokenizer.ggml.untext_of_token_id") or -1)
         self.size = int(lib.llama_vocab_n_tokens(vocab))
 
-    def special(self, tokens: Tokens) -> npt.NDArray[np.bool_]:
-        """Say which tokens are marks, shape (tokens,); what looks like one inside a text was read as text."""
+    def is_special(self, tokens: Tokens) -> npt.NDArray[np.bool_]:
+        """Return which tokens are special ones, shape (tokens,); their names inside a text were read as plain text."""
         ids, places = np.unique(tokens, return_inverse=True)
         marks = [
-            bool(lib.llama_vocab_get_attr(self._vocab, int(id_)) & lib.LLAMA_TOKEN_ATTR_CONTROL) and id_ != self._unknown
+            bool(lib.llama_vocab_get_attr(self._vocab, int(id_)) & lib.LLAMA_TOKEN_ATTR_CONTROL) and id_ != self._untext_of
             for id_ in ids
         ]
         return np.array(marks, dtype=np.bool_)[places]
 
-    def written(self, tokens: Tokens) -> list[str]:
-        """Give the text of each token; a token that is part of a character has U+FFFD."""
-        known: dict[int, str] = {}
+    def pieces(self, tokens: Tokens) -> list[str]:
+        """Return the text of each token; U+FFFD for a token that is only part of a character."""
+        text_of: dict[int, str] = {}
         buffer = ctypes.create_string_buffer(_LONGEST_PIECE_BYTES)
         for token in set(tokens.tolist()):
             length = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
-            known[token] = buffer.raw[: max(0, length)].decode("utf-8", "replace")
-        return [known[token] for token in tokens.tolist()]
+            text_of[token] = buffer.raw[: max(0, length)].decode("utf-8", "replace")
+        return [text_of[token] for token in tokens.tolist()]

@@ -1,4 +1,4 @@
-"""Texts in the supervisor's hands until their outcome has come, whichever worker brings it."""
+"""Texts whose outcome has not come yet; they outlive the worker that computes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from edgeembed.common.logs import request_id
 from edgeembed.engine.interface import Priority, Row, Text, Tokenized
-from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, Read, RowItem, Want
+from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, ReadTokens, RowItem, Want
+from edgeembed.engine.text_sizes import characters_to_read
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -26,38 +27,38 @@ from edgeembed.errors import (
 )
 
 CRASHES_PER_TEXT = 2
-"""Native crashes with one text in the running batch after which the text is given up."""
+"""A text fails after this many native crashes while it was being computed."""
 KILLS_PER_TEXT = 5
-"""The same for kills from outside, such as the kernel's when memory runs out."""
+"""The same for kills from outside, such as those of the system's OOM killer."""
 
 
 @dataclass
 class _PendingText:
-    """A text whose outcome has not come yet. future: ends with a Row, or with a Tokenized."""
+    """A text without an outcome. future: its result is a Row or a Tokenized."""
 
     text: Text
     priority: Priority
     want: Want
     future: asyncio.Future[Any]
-    seal: int = 0
-    """Id of the texts that it was isolated with; 0 when it was not."""
+    isolated_id: int = 0
+    """Id of its isolated batch; 0 when it is in none."""
     crashes: int = 0
     kills: int = 0
     request: str | None = field(default_factory=request_id)
-    """Id of the request that it came with."""
+    """Id of its request."""
 
     @property
     def suspect(self) -> bool:
-        """Whether it was computing when a worker died."""
+        """Whether it was being computed when a worker died."""
         return bool(self.crashes or self.kills)
 
 
 class PendingTexts:
-    """Texts by their ids. Everything runs on the event loop's thread."""
+    """Texts by id. Everything runs on the event loop's thread."""
 
-    def __init__(self, left: Callable[[int], None]) -> None:
-        """Prepare. left: called with the id of a text whose future was cancelled, which has given up its place by then."""
-        self._left = left
+    def __init__(self, on_cancelled: Callable[[int], None]) -> None:
+        """on_cancelled: called with the id of a text whose future was cancelled, after it was removed."""
+        self._on_cancelled = on_cancelled
         self._ids = itertools.count(1)
         self._texts: dict[int, _PendingText] = {}
 
@@ -67,57 +68,55 @@ class PendingTexts:
     def add(
         self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False
     ) -> tuple[list[EmbedItem], list[asyncio.Future[Any]]]:
-        """Take texts; gives what a worker is sent, and a future for each. isolated: as in `Engine.submit`."""
+        """Add texts; return the items for a worker, and a future for each. isolated: as in `Engine.submit`."""
         loop = asyncio.get_running_loop()
         items: list[EmbedItem] = []
         futures: list[asyncio.Future[Any]] = []
-        seal = IsolatedBatch(next(self._ids), len(texts)) if isolated else None
+        isolated_batch = IsolatedBatch(next(self._ids), len(texts)) if isolated else None
         for text in texts:
             id_, future = next(self._ids), loop.create_future()
-            self._texts[id_] = _PendingText(text, priority, want, future, seal.id if seal else 0)
+            self._texts[id_] = _PendingText(text, priority, want, future, isolated_batch.id if isolated_batch else 0)
             future.add_done_callback(partial(self._done, id_))
-            items.append(EmbedItem(id_, text, priority, False, want, seal))
+            items.append(EmbedItem(id_, text, priority, False, want, isolated_batch))
             futures.append(future)
         return items, futures
 
     def items(self) -> list[EmbedItem]:
-        """Give what the next worker is sent; a text that was computing when one died has a batch of its own."""
-        left = Counter(pending.seal for pending in self._texts.values() if not pending.suspect)
+        """Return the items for the next worker; a text that was being computed when one died gets a batch of its own."""
+        left = Counter(pending.isolated_id for pending in self._texts.values() if not pending.suspect)
+
+        def batch_of(pending: _PendingText) -> IsolatedBatch | None:
+            id_ = pending.isolated_id
+            return IsolatedBatch(id_, left[id_]) if id_ and not pending.suspect else None
+
         return [
-            EmbedItem(
-                id_,
-                pending.text,
-                pending.priority,
-                pending.suspect,
-                pending.want,
-                IsolatedBatch(pending.seal, left[pending.seal]) if pending.seal and not pending.suspect else None,
-            )
+            EmbedItem(id_, pending.text, pending.priority, pending.suspect, pending.want, batch_of(pending))
             for id_, pending in self._texts.items()
         ]
 
     def finish_rows(self, rows: Sequence[RowItem]) -> None:
-        """Hand rows to those who wait for them."""
+        """Resolve the futures of rows."""
         for row in rows:
             self._finish(row.id, Row(np.frombuffer(row.vector, dtype=np.float32), row.tokens, row.full))
 
-    def finish_read(self, message: Read) -> None:
-        """Hand a text's tokens to those who wait for them."""
+    def finish_read(self, message: ReadTokens) -> None:
+        """Resolve the future of a text's tokens."""
         ids = np.frombuffer(message.ids, dtype=np.int32)
         special = np.frombuffer(message.special, dtype=np.bool_)
         self._finish(message.id, Tokenized(ids, special, message.texts if len(message.texts) == len(ids) else None))
 
     def finish_failed(self, message: Failed) -> None:
-        """Tell those who wait for a text why it has no row."""
+        """End the future of a text without a row with an error."""
         self._finish(message.id, _error_of(message))
 
     def fail_all(self, make_error: Callable[[], EdgeEmbedError]) -> None:
-        """End every text with an error of its own."""
+        """End every future, each with an error of its own."""
         for id_ in list(self._texts):
             self._finish(id_, make_error())
 
     def blame(self, ids: Sequence[int], reason: str, *, from_outside: bool) -> bool:
-        """Count a worker's death against the texts that it was computing; says whether one of them is given up for it."""
-        condemned = False
+        """Count a worker's exit against the texts that it was computing; return whether one of them failed for it."""
+        any_failed = False
         for id_ in ids:
             pending = self._texts.get(id_)
             if pending is None:
@@ -127,21 +126,21 @@ class PendingTexts:
             else:
                 pending.crashes += 1
             if pending.crashes >= CRASHES_PER_TEXT or pending.kills >= KILLS_PER_TEXT:
-                condemned = True
+                any_failed = True
                 times = pending.crashes + pending.kills
                 self._finish(
                     id_,
                     WorkerCrashedError(f"this text ended the worker {times} times ({reason}); it is not tried again"),
                 )
-        return condemned
+        return any_failed
 
     def characters_of(self, id_: int) -> int | None:
-        """Give the length of a text; None when nobody waits for it."""
+        """Return the length of a text; None when nobody waits for it."""
         found = self._texts.get(id_)
-        return EmbedItem(id_, found.text, found.priority, False).characters if found else None
+        return characters_to_read(found.text) if found else None
 
     def requests_of(self, ids: Sequence[int]) -> list[str]:
-        """Give the ids of the requests that texts came with."""
+        """Return the ids of the requests of texts."""
         return sorted({found.request for id_ in ids if (found := self._texts.get(id_)) and found.request})
 
     def _finish(self, id_: int, outcome: Row | Tokenized | EdgeEmbedError) -> None:
@@ -154,9 +153,9 @@ class PendingTexts:
             pending.future.set_result(outcome)
 
     def _done(self, id_: int, future: asyncio.Future[Any]) -> None:
-        """Free the place of a text whose future was cancelled."""
+        """Remove a text whose future was cancelled."""
         if future.cancelled() and self._texts.pop(id_, None) is not None:
-            self._left(id_)
+            self._on_cancelled(id_)
 
 
 def _error_of(message: Failed) -> EdgeEmbedError:

@@ -1,4 +1,4 @@
-"""One worker process as the daemon sees it: frames to it, frames from it, and what it said before it died."""
+"""One worker process as the daemon sees it: frames to it, frames from it, and the last lines of its stderr."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.worker.main")
 STOP_SECONDS = 2.0
-"""What a worker gets to leave by itself when it is told to stop."""
+"""A worker that was sent Stop is killed after this time."""
 UNKILLABLE_SECONDS = 10.0
-"""What the operating system gets to end one that was killed."""
+"""A worker that was killed and still exists after this time is left behind."""
 
 _TELLING = (
     re.compile("CUDA error:|OutOfDeviceMemory|DeviceLost|bad_alloc"),
@@ -35,11 +35,11 @@ _TELLING = (
     re.compile("Fatal Python error"),
     re.compile("Error|error|failed"),
 )
-"""What the line of a dying process looks like that says most, the most telling first."""
+"""Lines that explain why a process died, the most telling first."""
 
 _OUTSIDE_SIGNALS = {signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT}
 
-# Ctrl-C in a terminal is for the daemon, which lets the worker finish what is in flight.
+# Ctrl-C in a terminal reaches only the daemon, which lets the worker finish requests in flight.
 if sys.platform == "win32":
     _OWN_GROUP: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 else:
@@ -50,14 +50,14 @@ class WorkerProcess:
     """A started worker. Everything runs on the event loop's thread."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        """Take over a process whose stdin, stdout and stderr are pipes."""
+        """process: its stdin, stdout and stderr are pipes."""
         self._process = process
-        self._last_words: deque[str] = deque(maxlen=40)
+        self._last_lines: deque[str] = deque(maxlen=40)
         self._listener = asyncio.create_task(self._listen())
 
     @classmethod
     async def start(cls, command: Sequence[str], options: WorkerOptions) -> WorkerProcess:
-        """Start a worker: the command, the mode's name, the options as JSON. Raises OSError."""
+        """Start a worker: command, name of the mode, options as JSON. Raises OSError."""
         return cls(
             await asyncio.create_subprocess_exec(
                 *command,
@@ -66,7 +66,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                # A crash must not start a debugger, as ggml would where it finds one.
+                # On a crash ggml would start a debugger, if there is one.
                 env={**os.environ, "GGML_NO_BACKTRACE": "1"},
                 **_OWN_GROUP,
             )
@@ -78,19 +78,19 @@ class WorkerProcess:
 
     @property
     def killed_from_outside(self) -> bool:
-        """Whether somebody else ended it, and not its own kernels. False while it runs."""
+        """Whether a signal such as SIGKILL or SIGTERM ended it, and not a crash of its own. False while it runs."""
         return -(self._process.returncode or 0) in _OUTSIDE_SIGNALS
 
     def send(self, message: ToWorker) -> None:
-        """Send a message; one to a process that is gone is lost."""
+        """Send a message; it is lost when the process has ended."""
         pipe = self._process.stdin
         if pipe and not pipe.is_closing():
             pipe.write(frame(message))
 
     async def receive(self) -> FromWorker | None:
-        """Wait for the next message; None when the process has closed its end.
+        """Wait for the next message and return it; None when the process has closed its end.
 
-        Raises ValueError or msgspec.DecodeError for bytes that are no message.
+        Raises ValueError or msgspec.DecodeError for bytes that are not a message.
         """
         assert self._process.stdout is not None
         try:
@@ -100,31 +100,31 @@ class WorkerProcess:
             return None
 
     def kill(self) -> None:
-        """End the process at once; `end` has to follow."""
+        """Kill the process; `end` has to follow."""
         if self._process.returncode is None:
             self._process.kill()
 
     async def end(self, *, politely: bool) -> None:
-        """See to it that the process is gone, and read what it said last. `politely`: let it leave by itself first."""
-        # asyncio's `wait` ends when the pipes do, and one that is full of rows nobody reads any more never would.
+        """End the process and read the rest of its stderr. politely: send Stop first, and wait for it."""
+        # asyncio's `wait` returns only when the pipes are closed too: read whatever is left in them.
         draining = asyncio.create_task(self._drain())
         if politely and self._process.returncode is None:
             self.send(Stop())
             if not await self._gone_within(STOP_SECONDS):
-                log.info("the worker does not stop by itself")
-        # One whose pipe has just ended gets a moment to leave its own exit status.
+                log.info("the worker did not stop in time and is killed")
+        # When its pipe has just closed, it gets a moment to exit with its own status.
         if not await self._gone_within(0.5):
             self.kill()
-        if not await self._gone_within(UNKILLABLE_SECONDS):  # inside a driver that does not come back
-            log.error("worker %d cannot be ended; it is left behind", self.pid)
+        if not await self._gone_within(UNKILLABLE_SECONDS):  # stuck inside a driver
+            log.error("worker %d cannot be killed and is left running", self.pid)
         await asyncio.wait([self._listener, draining], timeout=1.0)
         self._listener.cancel()
         draining.cancel()
 
     @property
     def exit_cause(self) -> Cause:
-        """What ended the process: what its last words name, or else a kill from outside or a crash."""
-        telling = _telling_line(self._last_words)
+        """What its most telling line names; otherwise a kill from outside, or a crash."""
+        telling = _telling_line(self._last_lines)
         named = cause_in_foreign_text(telling) if telling else None
         return named or ("killed" if self.killed_from_outside else "crash")
 
@@ -138,7 +138,7 @@ class WorkerProcess:
                 how = f"ended by signal {-code} while {activity}"
         else:
             how = f"ended with exit status {code} while {activity}"
-        telling = _telling_line(self._last_words)
+        telling = _telling_line(self._last_lines)
         return f"{how}: {telling}" if telling else how
 
     async def _gone_within(self, seconds: float) -> bool:
@@ -150,7 +150,7 @@ class WorkerProcess:
 
     async def _drain(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(ConnectionResetError):  # an end like any other
+        with contextlib.suppress(ConnectionResetError):  # the process has ended
             while await self._process.stdout.read(1 << 16):
                 pass
 
@@ -159,18 +159,18 @@ class WorkerProcess:
         while True:
             try:
                 line = await self._process.stderr.readline()
-            except ValueError:  # longer than the buffer: it was skipped
+            except ValueError:  # longer than the buffer: the line was skipped
                 continue
             if not line:
                 return
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self._last_words.append(text)
+                self._last_lines.append(text)
                 log.debug("worker %d: %s", self.pid, text)
 
 
 def _telling_line(lines: Sequence[str]) -> str | None:
-    """Find the line of a dying process that says most."""
+    """Return the line that best explains why a process died; None when no line does."""
     for pattern in _TELLING:
         for line in reversed(lines):
             if pattern.search(line):

@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgeembed.common.backoff import Backoff
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized
-from edgeembed.engine.ipc.messages import Cancel, Embed, Failed, FromWorker, ModeFailed, Read, Rows, Want
+from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.pending import PendingTexts
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
@@ -37,8 +38,8 @@ KILLS_WHILE_LOADING = 3
 """Kills from outside in a row, before a worker is ready, that count against the mode: a slower one needs less memory."""
 STABLE_SECONDS = 10.0
 """A worker that was ready for this long is restarted at once; for others the pause doubles each time."""
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 30.0
+RESTART_PAUSES = Backoff(first=0.1, longest=30.0)
+EXITS_UNTIL_LONGEST_PAUSE = 10
 LONGEST_WAIT_FOR_QUIET = 30.0
 """A promotion waits for a moment without requests, but not longer than this."""
 QUIET_STEP = 0.05
@@ -99,7 +100,8 @@ class WorkerEngine:
         """A worker that is ready in that mode."""
         self._task: asyncio.Task[None] | None = None
         self._first_outcome: asyncio.Future[None] | None = None
-        self._pause = 0.0
+        self._early_exits = 0
+        """Workers in a row that ended soon after their start."""
         self._kills_while_loading = 0
         self._restarts = 0
         self._texts_computed = 0
@@ -183,7 +185,7 @@ class WorkerEngine:
                 self._promote(self._promotion)
                 continue
             log.warning("worker in mode %s ended: %s%s", mode.name, exit_.reason, self._requests_of(exit_.suspects))
-            self._pause = 0.0 if exit_.uptime >= STABLE_SECONDS else min(LONGEST_PAUSE, 2 * self._pause or FIRST_PAUSE)
+            self._early_exits = 0 if exit_.uptime >= STABLE_SECONDS else self._early_exits + 1
             reason = self._judge(exit_)
             if reason is None:
                 return
@@ -192,9 +194,9 @@ class WorkerEngine:
                 self._set_state("restarting", reason)
             if self._policy.mode is not mode:
                 log.warning("continuing in mode %s (%s)", self._policy.mode.name, self._policy.mode.description)
-            if self._pause:
-                log.info("the worker is restarted in %.1f s", self._pause)
-                await asyncio.sleep(self._pause)
+            if pause := RESTART_PAUSES.pause(self._early_exits):
+                log.info("the worker is restarted in %.1f s", pause)
+                await asyncio.sleep(pause)
 
     def _promote(self, mode: ExecutionMode) -> None:
         """Let the next session run in a faster mode, in the worker that is ready there, if any."""
@@ -237,7 +239,7 @@ class WorkerEngine:
             return None
         # The model has run on this machine before: begin with the fastest mode again, later.
         self._policy.reset()
-        self._pause = LONGEST_PAUSE
+        self._early_exits = max(self._early_exits, EXITS_UNTIL_LONGEST_PAUSE)
         return reason
 
     def _requests_of(self, ids: Sequence[int]) -> str:
@@ -353,12 +355,12 @@ class WorkerEngine:
 
     def _handle(self, message: FromWorker) -> None:
         match message:
-            case Rows(items):
+            case ComputedRows(items):
                 self._batches_computed += 1
                 self._texts_computed += len(items)
                 self._tokens_computed += sum(item.tokens for item in items)
                 self._pending.finish_rows(items)
-            case Read():
+            case ReadTokens():
                 self._pending.finish_read(message)
             case Failed():
                 self._pending.finish_failed(message)

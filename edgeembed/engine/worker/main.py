@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     # Behind the line above: the library reads it when it is loaded.
-    from edgeembed.engine.llama.model import send_log_to
+    from edgeembed.engine.llama.library import send_log_to
     from edgeembed.engine.worker.serving import Worker
 
     send_log_to(sys.stderr.write, verbose=options.verbose)

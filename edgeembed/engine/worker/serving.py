@@ -21,21 +21,22 @@ from edgeembed.engine.interface import INTERACTIVE, ModelInfo
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     ModeFailed,
-    Read,
+    ReadTokens,
     Ready,
     RowItem,
-    Rows,
     Stage,
     Stop,
 )
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
-from edgeembed.engine.llama.model import ComputeError, LlamaModel, ModelLoadError
-from edgeembed.engine.llama.rows import Matrix
+from edgeembed.engine.llama.library import ComputeError, ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.llama.rows import Float32Matrix
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
@@ -163,11 +164,11 @@ class Worker:
             self._activity_table.end(entry)
         return None
 
-    def _read_only(self, item: EmbedItem) -> Read:
+    def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
         tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
-        texts = vocabulary.written(tokens) if item.want == "tokens" else []
-        return Read(item.id, tokens.tobytes(), vocabulary.special(tokens).tobytes(), texts)
+        texts = vocabulary.pieces(tokens) if item.want == "tokens" else []
+        return ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes(), texts)
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 
@@ -213,10 +214,10 @@ class Worker:
     def _wide(self) -> Context | None:
         return self._model.wide if self._model else None
 
-    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Matrix) -> None:
+    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
-            Rows(
+            ComputedRows(
                 [
                     RowItem(text.id, text.count, row.tobytes(), _full(text.tokens))
                     for text, row, ok in zip(batch, rows, usable, strict=True)

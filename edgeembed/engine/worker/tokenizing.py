@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.engine.ipc.messages import EmbedItem
+from edgeembed.engine.text_sizes import characters_to_read
 from edgeembed.engine.worker.batching import BatchQueue, QueuedText
 from edgeembed.engine.worker.isolated_batches import IsolatedBatches
 
@@ -62,7 +63,7 @@ class Tokenizing(Generic[TokensT]):
         later: list[tuple[queue.SimpleQueue[EmbedItem], EmbedItem]] = []
         now: list[QueuedText[TokensT]] = []
         for item in items:
-            if item.characters > LONG_CHARACTERS:
+            if characters_to_read(item.text) > LONG_CHARACTERS:
                 later.append((self._long, item))
             elif item.priority != INTERACTIVE:
                 later.append((self._bulk, item))
@@ -95,8 +96,8 @@ class Tokenizing(Generic[TokensT]):
             if queued is None:
                 with self._lock:
                     self._waiting.discard(item.id)
-            if item.seal is not None:
-                if whole := self._isolated.add(item.seal, queued):
+            if item.isolated is not None:
+                if whole := self._isolated.add(item.isolated, queued):
                     self._hand_over(whole, isolated=True)
             elif queued is not None:
                 ready.append(queued)

@@ -1,7 +1,7 @@
-"""GET /: a page that shows what the daemon does, lets one try it, and says how to connect.
+"""GET /: the dashboard, which shows what the daemon does, lets users try it, and tells how to connect clients.
 
-One HTML file, one style sheet and one script, nothing from elsewhere. The page gets what it shows from the same routes as
-everybody else, so it holds no data itself and may be fetched without a key; where keys are needed it asks for one.
+One HTML file, one style sheet and one script, with no resources from other servers. The files hold no data and need no API
+key; the script reads its data from the public routes, and asks for a key if the server requires one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 routes = web.RouteTableDef()
 
 PLAIN = "edgeembed is running"
-"""What programs get that want no page; clients of Ollama look for an answer here."""
+"""The response for programs; clients of Ollama use it to check that the server runs."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -23,14 +23,14 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # The files of a page belong together: after an update the old ones must not be used.
+    # After an update, browsers must not combine old files with new ones.
     "Cache-Control": "no-cache",
 }
 
 
 @routes.get("/")
 async def dashboard(request: web.Request) -> web.StreamResponse:
-    """Show the dashboard to browsers; say that the daemon runs to everybody else."""
+    """Return the dashboard to browsers, and a line of text to other clients."""
     if "text/html" in request.headers.get(hdrs.ACCEPT, ""):
         response = _file(request, "index.html", "text/html")
     else:
@@ -41,21 +41,21 @@ async def dashboard(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/dashboard.css")
 async def style_sheet(request: web.Request) -> web.StreamResponse:
-    """Give the dashboard's style sheet."""
+    """Return the dashboard's style sheet."""
     return _file(request, "dashboard.css", "text/css")
 
 
 @routes.get("/dashboard.js")
 async def script(request: web.Request) -> web.StreamResponse:
-    """Give the dashboard's script."""
+    """Return the dashboard's script."""
     return _file(request, "dashboard.js", "text/javascript")
 
 
 def _file(request: web.Request, name: str, type_: str) -> web.Response:
     content, tag = _read(name)
     headers = {**HEADERS, hdrs.ETAG: f'"{tag}"'}
-    known = request.if_none_match
-    if known is not None and any(each.value == tag for each in known):
+    cached = request.if_none_match
+    if cached is not None and any(each.value == tag for each in cached):
         return web.Response(status=304, headers=headers)
     return web.Response(body=content, content_type=type_, charset="utf-8", headers=headers)
 

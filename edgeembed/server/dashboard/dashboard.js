@@ -1,11 +1,11 @@
-// The page of an edgeembed daemon. It asks the same routes as everybody else; whatever comes from users or from the server
-// is put into the page as text, never as HTML.
+// The dashboard of an edgeembed daemon. It uses the public routes only. Everything from users or the server is put into the
+// page as text, never as HTML.
 
 const POLL_MS = 2000;
 const KEY = "edgeembed-key";
 const $ = (id) => document.getElementById(id);
 
-// --- the page's parts ------------------------------------------------------------------------------------------------
+// --- elements --------------------------------------------------------------------------------------------------------
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -25,12 +25,12 @@ function facts(pairs) {
   return pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
 }
 
-/** Say it to screen readers. */
-function say(words) {
+/** Announce to screen readers. */
+function announce(words) {
   $("said").textContent = words;
 }
 
-// --- numbers for people ----------------------------------------------------------------------------------------------
+// --- formatting ------------------------------------------------------------------------------------------------------
 
 const whole = new Intl.NumberFormat("en");
 const short = (value) => (value == null ? "–" : value !== 0 && Math.abs(value) < 10 ? value.toPrecision(2) : whole.format(Math.round(value)));
@@ -52,7 +52,7 @@ function duration(seconds) {
   return `${Math.floor(rounded / 86400)} days`;
 }
 
-// --- asking the daemon -----------------------------------------------------------------------------------------------
+// --- requests --------------------------------------------------------------------------------------------------------
 
 class Failure extends Error {
   constructor(message, status) {
@@ -69,10 +69,10 @@ async function ask(path, body) {
   try {
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
   } catch {
-    throw new Failure("The daemon does not answer. Is it still running?", 0);
+    throw new Failure("The daemon does not respond. Is it still running?", 0);
   }
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Failure(answer?.error?.message ?? `The daemon answered with status ${response.status}.`, response.status);
+  if (!response.ok) throw new Failure(answer?.error?.message ?? `The daemon responded with status ${response.status}.`, response.status);
   return { answer, cache: response.headers.get("x-edgeembed-cache") };
 }
 
@@ -113,7 +113,7 @@ showAddressed();
 const WIDTH = 300;
 const HEIGHT = 60;
 
-/** Give an SVG path through shares of 1 from left to right; null breaks the line. */
+/** Return an SVG path through values from 0 to 1, left to right; null interrupts the line. */
 function path(values) {
   let drawn = "";
   let broken = true;
@@ -124,14 +124,14 @@ function path(values) {
     }
     const x = ((index + 0.5) * WIDTH) / values.length;
     drawn += `${broken ? "M" : "L"}${x.toFixed(1)} ${(HEIGHT - 2 - (HEIGHT - 6) * value).toFixed(1)}`;
-    // A lone point is a dot: the line has round ends.
+    // A single point becomes a dot, as the line has round ends.
     if (broken && values[index + 1] == null) drawn += "h0.1";
     broken = false;
   });
   return drawn;
 }
 
-/** One figure now, and its last minutes as a chart; pointing at the chart shows the figure of that moment. */
+/** A current value with a chart of its last minutes; pointing at the chart shows the value at that time. */
 class Tile {
   constructor({ title, unit, format, legend = [], logarithmic = false }) {
     this.format = format;
@@ -155,13 +155,13 @@ class Tile {
   update(now, step, lines, most = null) {
     Object.assign(this, { now, step, lines });
     const highest = Math.max(0, ...lines.flat().filter((value) => value != null));
-    // Hits take a fraction of a millisecond and bulk loads seconds: on a plain scale one of them cannot be seen.
-    const bend = this.logarithmic ? (value) => Math.log1p(20 * value) : (value) => value;
-    const scale = bend(most ?? (highest || 1));
-    const paths = lines.map((line) => path(line.map((value) => (value == null ? null : bend(value) / scale))));
+    // Cache hits take less than a millisecond, bulk requests seconds: a linear scale cannot show both.
+    const curve = this.logarithmic ? (value) => Math.log1p(20 * value) : (value) => value;
+    const scale = curve(most ?? (highest || 1));
+    const paths = lines.map((line) => path(line.map((value) => (value == null ? null : curve(value) / scale))));
     const base = draw("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 });
     const drawn = paths.map((_, index) => draw("path", { class: index ? "line second" : "line", d: paths[index] }));
-    // Only an unbroken line has an area below it.
+    // The area below is filled only if the line has no gaps.
     if (!lines[0].includes(null)) drawn.unshift(draw("path", { class: "area", d: `${paths[0]}V${HEIGHT}H0Z` }));
     this.svg.replaceChildren(base, ...drawn);
     this.svg.setAttribute("aria-label", `${this.title}, last five minutes: now ${now} ${this.unit}, at most ${this.format(highest)}`);
@@ -195,7 +195,7 @@ const tiles = {
 };
 $("tiles").append(...Object.values(tiles).map((tile) => tile.element));
 
-/** Rows by their length: only the part of the axis where there are any. */
+/** A histogram of row lengths, over the part of the axis that has any. */
 function histogram(bounds, counts) {
   const first = Math.max(0, counts.findIndex((count) => count) - 2);
   const last = Math.min(counts.length - 1, counts.findLastIndex((count) => count) + 2);
@@ -255,7 +255,7 @@ function modelCard(model) {
 }
 
 function vectorCard(one) {
-  const inputs = one.input_type === "plain" ? "texts as they are" : one.input_type === "query" ? "queries" : "documents";
+  const inputs = one.input_type === "plain" ? "without a prompt" : one.input_type === "query" ? "queries" : "documents";
   const card = make(
     "article",
     { class: "card" },
@@ -263,7 +263,7 @@ function vectorCard(one) {
       "div",
       { class: "head" },
       make("h3", {}, one.model),
-      make("span", { class: "pill", "data-state": one.alarm ? "warn" : "good" }, one.alarm ? "unusual" : "as usual"),
+      make("span", { class: "pill", "data-state": one.alarm ? "warn" : "good" }, one.alarm ? "unusual" : "normal"),
     ),
     make("div", { class: "tags" }, make("span", { class: "tag" }, inputs)),
     ...(one.rows ? histogram(one.norm_bounds, one.norm_buckets) : []),
@@ -275,7 +275,7 @@ function vectorCard(one) {
         ["spread", one.spread == null ? "–" : one.spread.toFixed(2)],
         one.drift_cosine == null
           ? ["baseline", `${whole.format(one.baseline_rows)} of 1,000`]
-          : ["direction, to baseline", one.drift_cosine.toFixed(2)],
+          : ["direction vs. baseline", one.drift_cosine.toFixed(2)],
         ["rows", whole.format(one.rows)],
         ["bad rows", whole.format(one.bad_rows)],
       ]),
@@ -305,7 +305,7 @@ function overview(status) {
       : alarms.length
         ? ["warn", "degraded"]
         : ["good", "ready"];
-  // Screen readers hear of changes, not of every poll.
+  // Screen readers announce changes, not every poll.
   if ($("pill").textContent !== words) $("pill").textContent = words;
   $("pill").dataset.state = state;
 
@@ -336,11 +336,11 @@ function overview(status) {
           ["memory", `${bytes(cache.memory_bytes)} of ${bytes(cache.memory_limit_bytes)}`],
           ["disk", cache.disk_problem ?? `up to ${bytes(cache.disk_limit_bytes)}`],
         ])
-      : [make("p", { class: "faint" }, "The cache is switched off.")]),
+      : [make("p", { class: "faint" }, "The cache is off.")]),
   );
 }
 
-// --- which models there are ------------------------------------------------------------------------------------------
+// --- names of models -------------------------------------------------------------------------------------------------
 
 let names = { embed: [], rerank: [], prompted: new Set() };
 
@@ -353,7 +353,7 @@ function choose(select, options) {
 async function loadNames() {
   const { answer } = await ask("v1/models");
   const ids = new Set(answer.data.map((model) => model.id));
-  // NAME stands for NAME:TYPE where there is one type; aliases and NAME:query mean the same models.
+  // NAME is short for NAME:TYPE if a model has one type only; aliases and NAME:query are the same models.
   const plain = answer.data.filter(
     ({ id, root, input_type }) => !root && !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))),
   );
@@ -368,7 +368,7 @@ async function loadNames() {
 
 // --- playground ------------------------------------------------------------------------------------------------------
 
-/** Handle a form: its button waits, what goes wrong is said below it. */
+/** Handle a form: its button is disabled meanwhile, and errors are shown below it. */
 function handle(form, work) {
   $(form).addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -400,7 +400,7 @@ async function embed(input, inputType) {
   return { vectors: answer.data.map((item) => item.embedding), cache };
 }
 
-/** Vectors have length 1: their product is the cosine. */
+/** Vectors have length 1, so their dot product is the cosine. */
 const cosine = (one, other) => one.reduce((sum, value, index) => sum + value * other[index], 0);
 
 function bar(share, kind = "") {
@@ -414,7 +414,7 @@ const measure = (name, value, kind) => make("div", { class: "measure" }, make("s
 handle("compare", async () => {
   const { vectors, cache } = await embed([$("text-a").value, $("text-b").value]);
   const value = cosine(...vectors);
-  const words = make("p", {}, make("b", {}, value.toFixed(3)), make("span", { class: "faint" }, "cosine; 1 is the same, 0 is unrelated"));
+  const words = make("p", {}, make("b", {}, value.toFixed(3)), make("span", { class: "faint" }, "cosine; 1: same meaning, 0: unrelated"));
   $("compare-result").replaceChildren(make("div", { class: "score" }, words, bar(value)));
   return cache;
 });
@@ -422,7 +422,7 @@ handle("compare", async () => {
 handle("search", async () => {
   const query = $("query").value;
   const passages = $("passages").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  if (!passages.length) throw new Failure("Write at least one passage.", 0);
+  if (!passages.length) throw new Failure("Enter at least one passage.", 0);
   const [asked, found] = [await embed([query], "query"), await embed(passages, "document")];
   const rows = passages.map((passage, index) => ({ passage, cosine: cosine(asked.vectors[0], found.vectors[index]) }));
   const reranked = !$("rerank-line").hidden && $("rerank").checked;
@@ -465,15 +465,15 @@ function recipes(model, key) {
 
 function snippets() {
   const secret = sessionStorage.getItem(KEY);
-  $("connect-words").replaceChildren("Every client of OpenAI's embeddings works with the base URL ", make("code", {}, base), ".");
-  if (secret) $("connect-words").append(" Put your key where it says YOUR_KEY.");
+  $("connect-words").replaceChildren("Every client of the OpenAI embeddings API works with the base URL ", make("code", {}, base), ".");
+  if (secret) $("connect-words").append(" Replace YOUR_KEY by your API key.");
   const found = Object.entries(recipes($("connect-model").value, secret ? "YOUR_KEY" : "unused"));
   $("snippets").replaceChildren(
     ...found.map(([title, code]) => {
       const button = make("button", { type: "button", class: "quiet", "aria-label": `Copy: ${title}` }, "Copy");
       const block = make("code", {}, code);
       button.addEventListener("click", () => copy(button, block));
-      // Scrolls sideways on narrow screens, so the keyboard must reach it.
+      // It scrolls sideways on narrow screens, so it must be reachable by keyboard.
       const frame = make("pre", { tabindex: "0", role: "region", "aria-label": title }, block);
       return make("article", { class: "card" }, make("div", { class: "head" }, make("h3", {}, title), button), frame);
     }),
@@ -485,16 +485,16 @@ async function copy(button, block) {
     await navigator.clipboard.writeText(block.textContent);
     button.textContent = "Copied";
   } catch {
-    // There is no clipboard without HTTPS outside this machine: select it, so that one key press copies.
+    // Without HTTPS, pages from other machines have no clipboard: select the text, so that the user can copy it.
     getSelection().selectAllChildren(block);
     button.textContent = "Press Ctrl-C";
   }
-  say(button.textContent);
+  announce(button.textContent);
   setTimeout(() => (button.textContent = "Copy"), 2000);
 }
 $("connect-model").addEventListener("change", snippets);
 
-// --- keys, and the loop ----------------------------------------------------------------------------------------------
+// --- API keys, and polling -------------------------------------------------------------------------------------------
 
 let locked = false;
 let named = false;
@@ -531,7 +531,7 @@ function open() {
   }
   const keyed = sessionStorage.getItem(KEY) !== null;
   $("forget").hidden = !keyed;
-  // A link carries no key.
+  // Links cannot send the key.
   for (const link of document.querySelectorAll("nav a")) link.hidden = keyed;
 }
 
@@ -551,10 +551,10 @@ async function refresh({ fresh = false } = {}) {
     if (!(failure instanceof Failure)) throw failure;
     if (failure.status === 401) {
       const tried = sessionStorage.getItem(KEY);
-      lock(tried ? "That key is not known here." : "");
+      lock(tried ? "Unknown API key." : "");
       return;
     }
-    $("pill").textContent = "no answer";
+    $("pill").textContent = "not responding";
     $("pill").dataset.state = "bad";
     notify(failure.message);
   }
@@ -565,7 +565,7 @@ function notify(words) {
   $("notice").hidden = !words;
 }
 
-/** Poll while somebody looks. A model that is installed meanwhile appears when the page is looked at again. */
+/** Poll while the page is visible. Newly installed models appear when the page becomes visible again. */
 async function loop() {
   if (!document.hidden) await refresh();
   setTimeout(loop, POLL_MS);

@@ -19,7 +19,7 @@ _LONGEST_VALUE = 200
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A model file's description. Fields are None where the file has no value or cannot be read."""
 
     architecture: str | None = None
@@ -29,31 +29,31 @@ class Card:
     """The file's key-value pairs, without arrays and long texts."""
 
 
-class Cards:
+class ModelCards:
     """The cards read so far."""
 
     def __init__(self) -> None:
-        self._cards: dict[tuple[str, str], Card] = {}
+        self._cards: dict[tuple[str, str], ModelCard] = {}
 
-    async def of(self, model: ServedModel) -> Card:
+    async def of(self, model: ServedModel) -> ModelCard:
         """Return a model's card; the file is read in a thread."""
         card = self._cards.get(model.key)
         if card is None:
             try:
                 card = await asyncio.to_thread(_read, model)
             except HubError:  # it is gone or damaged, which requests for vectors report
-                return Card()
+                return ModelCard()
             self._cards[model.key] = card
         return card
 
 
-def _read(model: ServedModel) -> Card:
+def _read(model: ServedModel) -> ModelCard:
     with open_gguf(model.path) as reader:
         head = reader.head()
         parameters = sum(math.prod(tensor.shape) for tensor in reader.tensors(head))
     architecture = head.values.get("general.architecture")
     context = head.values.get(f"{architecture}.context_length")
-    return Card(
+    return ModelCard(
         architecture if isinstance(architecture, str) else None,
         parameters,
         context if isinstance(context, int) else None,
@@ -66,4 +66,4 @@ def _read(model: ServedModel) -> Card:
     )
 
 
-CARDS = web.AppKey("cards", Cards)
+CARDS = web.AppKey("cards", ModelCards)

@@ -23,7 +23,7 @@ from edgeembed.models.registry import ModelRegistry, ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import cache_use, decode
 from edgeembed.server.dialects.keep_alive import FOR_EVER, keep_alive_seconds
-from edgeembed.server.dialects.model_cards import CARDS, Card
+from edgeembed.server.dialects.model_cards import CARDS, ModelCard
 from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers, texts_of
 from edgeembed.server.responses import struct_response
 
@@ -339,7 +339,7 @@ def _lengths(options: dict[str, Any] | None, truncate: bool | None) -> Lengths:
     return Lengths("none" if truncate is False else "end", most or None, asked="options.num_ctx")
 
 
-def _details(model: ServedModel, card: Card) -> OllamaDetails:
+def _details(model: ServedModel, card: ModelCard) -> OllamaDetails:
     family = card.architecture or ""
     return OllamaDetails(
         parent_model="",

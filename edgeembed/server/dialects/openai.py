@@ -16,14 +16,14 @@ from msgspec import UNSET, Meta
 from edgeembed.common.status import ListedModel
 from edgeembed.engine.interface import Side
 from edgeembed.errors import ModelNotFoundError, RequestError
-from edgeembed.inference.requests import Cut, EmbedRequest
+from edgeembed.inference.postprocess import Matrix, base64_rows
+from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
 from edgeembed.server.body import CacheField, cache_use, decode, json_name
-from edgeembed.server.embeddings_json import write_embeddings
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
@@ -40,18 +40,20 @@ from edgeembed.server.responses import json_bytes, json_response, plain, struct_
 
 routes = web.RouteTableDef()
 
+Encoding = Literal["float", "base64"]
+
 
 class EmbeddingsBody(msgspec.Struct):
     """Texts to embed. Unknown fields are ignored; null is the same as leaving a field out."""
 
     input: TextsOrIdsField
     model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
+    encoding_format: Encoding | None = None
     dimensions: int | None = None
     user: str | None = None
     input_type: Annotated[InputType | None, Meta(description=PROMPT)] = None
     instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
-    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end and start name the side that is cut off.")] = None
+    truncate: Annotated[Side | None, Meta(description=f"{TRUNCATE} end or start: the side to cut off.")] = None
     max_tokens: Annotated[
         PositiveField | None, Meta(description="The longest text in tokens, if less than the model's limit.")
     ] = None
@@ -107,7 +109,7 @@ async def embeddings(request: web.Request) -> web.Response:
             repeatable=bool(body.repeatable),
         )
     )
-    written = write_embeddings(result, body.encoding_format or "float")
+    written = _write(result, body.encoding_format or "float")
     if digest := request.get(BODY_DIGEST):
         service.store_response(digest, written, result)
     if cuts := result.cuts:  # such answers are never cached as bytes, as they need a header
@@ -182,3 +184,21 @@ def _token_ids(body: EmbeddingsBody, most: int) -> tuple[list[list[int]] | None,
 
 def _truncated(cuts: list[Cut]) -> bytes:
     return orjson.dumps([{"index": cut.index, "tokens": cut.tokens, "full_tokens": cut.full} for cut in cuts])
+
+
+def _write(result: EmbedResult, encoding: Encoding) -> bytes:
+    """Return the answer as JSON. Turning numbers into digits is most of the work of a cache hit."""
+    rows = enumerate(_json_rows(result.vectors, encoding))
+    tokens = sum(row.tokens for row in result.rows)
+    return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
+        b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in rows),
+        orjson.dumps(result.model.name),
+        tokens,
+        tokens,
+    )
+
+
+def _json_rows(vectors: Matrix, encoding: Encoding) -> list[bytes]:
+    if encoding == "base64":
+        return [b'"%b"' % row.encode() for row in base64_rows(vectors)]
+    return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors]

@@ -44,7 +44,7 @@ class RerankBody(msgspec.Struct):
     top_n: PositiveField | None = None
     return_documents: bool | None = None
     instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
-    instruct: Annotated[str | None, Meta(description="SGLang's name of instruction.")] = None
+    instruct: Annotated[str | None, Meta(description="SGLang's name for instruction.")] = None
     max_tokens_per_doc: Annotated[PositiveField | None, Meta(description=_MOST_OF_DOCUMENT)] = None
     truncate_prompt_tokens: Annotated[
         int | None, Meta(description=f"{_MOST} -1 is the model's limit.", extra_json_schema={"minimum": -1})
@@ -62,7 +62,7 @@ class RerankDocument(msgspec.Struct):
 
 
 class RerankResultItem(msgspec.Struct):
-    """One document's place in the request, and its relevance from 0 to 1."""
+    """A document's index in the request, and its relevance from 0 to 1."""
 
     index: int
     relevance_score: float
@@ -77,7 +77,7 @@ class RerankUsage(msgspec.Struct):
 
 
 class ApiVersion(msgspec.Struct):
-    """Which version of Cohere's API this is."""
+    """The version of Cohere's API."""
 
     version: str
 

@@ -139,7 +139,7 @@ class RerankerType(msgspec.Struct):
 
 
 class ModelType(msgspec.Struct):
-    """What the model is for: one of the two fields is there."""
+    """What the model is for; one of the two fields is present."""
 
     embedding: EmbeddingType | UnsetType = UNSET
     reranker: RerankerType | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""What went on in the last minutes, for the dashboard's charts: requests, latencies, cache hits, tokens."""
+"""The last minutes in steps, for the dashboard's charts: requests, latencies, cache hits, tokens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STEP_SECONDS = 2
 STEPS = 150
 """Steps that are kept: five minutes."""
 _MOST_LATENCIES = 2048
-"""Of one step; percentiles of more would be no better."""
+"""Latencies kept of one step; more would not make the percentiles better."""
 
 
 class Totals(NamedTuple):
-    """Counts since the daemon started. hits, lookups: texts found in the cache and looked up there."""
+    """Counts since the daemon started. lookups: texts looked up in the cache; hits: those found."""
 
     hits: int = 0
     lookups: int = 0
@@ -34,14 +34,14 @@ class _Step:
     failures: int = 0
     seconds: list[float] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-    """What happened in this step; known once it is over."""
+    """The counts of this step, set when it ends."""
 
 
 class Activity:
-    """Steps of equal length. Nothing runs while nobody asks: a step ends when the next request or reader comes."""
+    """Steps of equal length. There is no timer: the next request or reader ends a step."""
 
     def __init__(self, totals: Callable[[], Totals], clock: Callable[[], float] = time.time) -> None:
-        """Prepare; totals: gives the counts until now."""
+        """totals: returns the counts until now."""
         self._totals = totals
         self._clock = clock
         self._step = _Step(int(clock()) // STEP_SECONDS)
@@ -49,7 +49,7 @@ class Activity:
         self._before = Totals()
 
     def record(self, seconds: float, status: int) -> None:
-        """Count a request that was answered."""
+        """Count a request and its response."""
         number = int(self._clock()) // STEP_SECONDS
         if number != self._step.number:
             self._roll(number)
@@ -81,7 +81,7 @@ class Activity:
 
     def _roll(self, number: int) -> None:
         now = self._totals()
-        # An engine that was unloaded takes its counts with it.
+        # Unloading an engine removes its counts from the totals.
         self._step.totals = Totals(*(max(0, new - old) for new, old in zip(now, self._before, strict=True)))
         self._before = now
         self._past.append(self._step)

@@ -1,7 +1,6 @@
-"""What the owner of the daemon may tell it to do: GET /v1/admin, POST /v1/admin/pause, /resume, /shutdown, /cache/clear.
+"""Routes for the daemon's owner: GET /v1/admin, POST /v1/admin/pause, /resume, /shutdown, /cache/clear.
 
-The tray icon uses these, and `edgeembed cache clear`. They belong to the running daemon and not to every application that
-`make_app` makes, as they need somebody who can end it.
+The tray icon and `edgeembed cache clear` use them. Only the daemon's own application has them: /shutdown needs a daemon.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from edgeembed.server.responses import struct_response
 log = logging.getLogger(__name__)
 
 STOP: web.AppKey[Callable[[], None]] = web.AppKey("stop")
-"""Tells the daemon to finish what it has and to end."""
+"""Shuts the daemon down, after the requests in flight."""
 _FORWARDED = ("Forwarded", "X-Forwarded-For")
 
 
 class ClearBody(msgspec.Struct):
-    """What is to be removed from the cache. model: NAME or NAME:TYPE; all vectors without it, or without a body."""
+    """The vectors to remove: those of `model` (NAME or NAME:TYPE), or all without it or without a body."""
 
     model: str | None = None
 
 
 class ClearAnswer(msgspec.Struct):
-    """How many vectors were removed."""
+    """The number of vectors removed."""
 
     removed: int
 
@@ -42,7 +41,7 @@ _clear_decoder = msgspec.json.Decoder(ClearBody)
 
 
 def add_to(app: web.Application, stop: Callable[[], None]) -> None:
-    """Let the owner administer an application; stop: begins the end of the daemon."""
+    """Add the routes to an application. stop: shuts the daemon down."""
     app[STOP] = stop
     app.add_routes(
         [
@@ -56,14 +55,14 @@ def add_to(app: web.Application, stop: Callable[[], None]) -> None:
 
 
 async def show(request: web.Request) -> web.Response:
-    """Tell whether the daemon is paused."""
+    """Return whether the daemon is paused."""
     return _answer(request)
 
 
 async def pause(request: web.Request) -> web.Response:
-    """Compute nothing new: texts that the cache has are answered still, all else gets a 503 with Retry-After.
+    """Pause computing: texts in the cache are still answered, all others get a 503 with Retry-After.
 
-    What is being computed gets to finish. A daemon that starts is never paused.
+    Requests that are being computed are finished. A daemon is not paused when it starts.
     """
     _require_owner(request)
     _set_paused(request, True)
@@ -71,22 +70,22 @@ async def pause(request: web.Request) -> web.Response:
 
 
 async def resume(request: web.Request) -> web.Response:
-    """Compute again."""
+    """Resume computing."""
     _require_owner(request)
     _set_paused(request, False)
     return _answer(request)
 
 
 async def shutdown(request: web.Request) -> web.Response:
-    """End the daemon once requests in flight have finished, or after the setting grace_period."""
+    """Shut the daemon down after the requests in flight, at the latest after the setting grace_period."""
     _require_owner(request)
-    log.info("told to stop by a request")
+    log.info("shutdown requested over HTTP")
     request.app[STOP]()
     return _answer(request, stopping=True)
 
 
 async def clear_cache(request: web.Request) -> web.Response:
-    """Remove vectors from the cache, in memory and on disk: of all models, or of one."""
+    """Remove the vectors of all models or of one from the cache, in memory and on disk."""
     _require_owner(request)
     raw = await request.read()
     body = decode(raw, _clear_decoder, {}) if raw.strip() else ClearBody()
@@ -97,7 +96,7 @@ async def clear_cache(request: web.Request) -> web.Response:
 def _set_paused(request: web.Request, paused: bool) -> None:
     pool = request.app[SERVICE].pool
     if pool.paused != paused:
-        log.info("paused by a request" if paused else "resumed by a request")
+        log.info("paused over HTTP" if paused else "resumed over HTTP")
     pool.paused = paused
 
 
@@ -106,14 +105,14 @@ def _answer(request: web.Request, *, stopping: bool = False) -> web.Response:
 
 
 def _require_owner(request: web.Request) -> None:
-    """Let in whoever has a key; where no key is asked for, programs of this machine. Raises ForbiddenError."""
+    """Raise ForbiddenError unless the client has an API key or, if none are set, is a program on this machine."""
     if hdrs.ORIGIN in request.headers:
-        raise ForbiddenError("web pages may not administer this server")  # those of allowed_origins neither
+        raise ForbiddenError("web pages may not administer this server")  # not even those of allowed_origins
     if request.app[ACCESS].keys:
         return
-    # A proxy in front makes everybody's requests look like this machine's.
+    # Behind a proxy, all requests seem to come from this machine.
     if any(name in request.headers for name in _FORWARDED) or not _is_local(request.remote):
-        raise ForbiddenError("only programs of this machine may administer a server that asks for no key")
+        raise ForbiddenError("only programs on this machine may administer a server without API keys")
 
 
 def _is_local(remote: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""GET /docs: the OpenAPI document as a page, written here, without a script and without anything from elsewhere."""
+"""GET /docs: the OpenAPI document as an HTML page, without scripts and without resources from other servers."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ HEADERS = {
 
 @routes.get("/docs")
 async def docs(request: web.Request) -> web.Response:
-    """Show what this server takes and answers, for people."""
+    """Show this API as a page."""
     page = render(request.app[OPENAPI].of(request.app), f"{request.scheme}://{request.host}")
     return web.Response(text=page, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 def render(document: dict[str, Any], server: str) -> str:
-    """Write an OpenAPI document as HTML. server: the address that the examples ask."""
+    """Return an OpenAPI document as HTML. server: the address in the examples."""
     info = document["info"]
     by_tag: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
@@ -72,7 +72,7 @@ def render(document: dict[str, Any], server: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(info['title'])}: the API</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>{escape(info['title'])} <small>{escape(info['version'])}</small></h1>"
-        f"<p>{escape(info['summary'])} The same as data: <a href='/openapi.json'>openapi.json</a>.</p>"
+        f"<p>{escape(info['summary'])} As JSON: <a href='/openapi.json'>openapi.json</a>.</p>"
         f"{sections}<h2>Types</h2>{types}</main></body></html>"
     )
 
@@ -95,20 +95,20 @@ def _operation(method: str, path: str, operation: dict[str, Any], document: dict
         (status, _name(next(iter(answer["content"].values()))["schema"]), answer["description"])
         for status, answer in operation["responses"].items()
     )
-    parts.append(f"<h3>Answers</h3>{_table(('status', 'type', ''), answers)}")
+    parts.append(f"<h3>Responses</h3>{_table(('status', 'type', ''), answers)}")
     title = f"<b>{method.upper()}</b> <code>{escape(path)}</code> <span>{_prose(operation['summary'])}</span>"
     return f"<details><summary>{title}</summary><div>{''.join(parts)}</div></details>"
 
 
 def _resolved(schema: dict[str, Any], document: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """Give the components that a schema names."""
+    """Yield the components that a schema refers to."""
     for each in schema.get("anyOf", [schema]):
         if "$ref" in each:
             yield document["components"]["schemas"][each["$ref"].rpartition("/")[2]]
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """Describe an object's fields."""
+    """Return an object's description and its fields, as HTML."""
     text = " ".join(schema.get("description", "").split())
     required = schema.get("required", ())
     rows = (
@@ -128,12 +128,12 @@ def _notes(field: dict[str, Any], *, required: bool) -> str:
 
 
 def _name(schema: dict[str, Any]) -> str:
-    """Name a type, as HTML."""
+    """Return the name of a type, as HTML."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f'<a href="#{_anchor(name)}"><code>{escape(name)}</code></a>'
     if "anyOf" in schema:
-        # null stands for a field that is left out: no news, as the field is not marked as required.
+        # null means a field that is left out, which "not required" already says.
         return " or ".join(_name(each) for each in schema["anyOf"] if each != {"type": "null"})
     if "enum" in schema:
         return " or ".join(f"<code>{escape(json.dumps(word))}</code>" for word in schema["enum"])
@@ -160,7 +160,7 @@ def _curl(server: str, path: str, example: dict[str, Any]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Write text as HTML, what stands between backticks as code."""
+    """Return text as HTML, with code where it has backticks."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 

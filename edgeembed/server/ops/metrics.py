@@ -1,6 +1,6 @@
 """GET /metrics: counts and states for Prometheus.
 
-Only what nobody else counts is counted here, around each request. Everything else is asked for when Prometheus asks.
+Only HTTP requests are counted here, as they are answered. All other values are read from their owners during a scrape.
 Reference: "Metric and label naming" of the Prometheus documentation; units are seconds and bytes.
 """
 
@@ -10,7 +10,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -39,9 +39,9 @@ SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
-"""Upper bounds of the latency histogram: a hit takes a quarter of a millisecond, a bulk request seconds."""
+"""Upper bounds of the latency histogram: a cache hit takes a quarter of a millisecond, a bulk request seconds."""
 CLIENT_GONE = 499
-"""Counted as the status of requests whose client hung up; nginx began it."""
+"""The status counted for requests whose client disconnected, as in nginx."""
 NO_ROUTE = "none"
 
 Key = TypeVar("Key", bound=Hashable)
@@ -50,7 +50,7 @@ routes = web.RouteTableDef()
 
 
 class HttpCounts:
-    """Requests by route and status. Plain numbers: everything runs on one event loop, and a cache hit must stay cheap."""
+    """Requests by route and status, in plain numbers: one event loop updates them, and a cache hit must stay cheap."""
 
     def __init__(self, activity: Activity) -> None:
         self.activity = activity
@@ -60,12 +60,12 @@ class HttpCounts:
         self.seconds: dict[str, float] = {}
 
     def count(self, request: web.Request, status: int, seconds: float) -> None:
-        """Count a request that was answered, by its route's template: its path may hold anything."""
+        """Count a request by its route's template, as its path may hold anything."""
         resource = request.match_info.route.resource
         self.add(resource.canonical if resource is not None else NO_ROUTE, request.method, status, seconds)
 
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request of a route."""
+        """Count a request to a route."""
         self.answered[route, status] += 1
         buckets = self.buckets.get(route)
         if buckets is None:
@@ -81,10 +81,10 @@ class Metrics:
     """The metrics of one application."""
 
     def __init__(self, service: EmbeddingService, started_at: float) -> None:
-        """Prepare. started_at: Unix seconds at which the daemon started."""
+        """Register the collectors. started_at: Unix seconds at which the daemon started."""
         self.http = HttpCounts(Activity(lambda: totals(service)))
         self.registry = CollectorRegistry()
-        self.registry.register(_Everything(service, self.http, started_at))
+        self.registry.register(_DaemonCollector(service, self.http, started_at))
         ProcessCollector(registry=self.registry)
 
 
@@ -93,14 +93,14 @@ METRICS = web.AppKey("metrics", Metrics)
 
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
-    """Give all metrics, in Prometheus' text format or in OpenMetrics', whichever the client asks for."""
+    """Return all metrics, in the text format of Prometheus or OpenMetrics, as the Accept header asks."""
     encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
     body = encoder(request.app[METRICS].registry)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 def totals(service: EmbeddingService) -> Totals:
-    """Add up what the dashboard shows as rates."""
+    """Return the counts that the dashboard shows as rates."""
     stats = service.cache.stats if service.cache else None
     hits = stats.memory_hits + stats.disk_hits if stats else 0
     return Totals(
@@ -110,8 +110,8 @@ def totals(service: EmbeddingService) -> Totals:
     )
 
 
-class _Everything(Collector):
-    """What there is to tell, asked for anew each time."""
+class _DaemonCollector(Collector):
+    """All metrics but those of the process, read anew for each scrape."""
 
     def __init__(self, service: EmbeddingService, http: HttpCounts, started_at: float) -> None:
         self._service = service
@@ -119,7 +119,7 @@ class _Everything(Collector):
         self._started_at = started_at
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry would otherwise collect once only to learn the names."""
+        """Return nothing; otherwise the registry would collect everything once to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -134,32 +134,32 @@ class _Everything(Collector):
     def _requests(self) -> Iterator[Metric]:
         http = self._http
         answered = {(route, str(status)): count for (route, status), count in http.answered.items()}
-        words = "Requests answered, by route and status; 499: the client hung up."
+        words = "Requests answered, by route and status; 499: the client disconnected."
         yield counter("http_requests", words, answered, ["route", "status"])
         family = HistogramMetricFamily(
-            "edgeembed_http_request_duration_seconds", "Time from a request's head to its answer.", labels=["route"]
+            "edgeembed_http_request_duration_seconds", "Time from the head of a request to its response.", labels=["route"]
         )
         for route, buckets in http.buckets.items():
             family.add_metric([route], cumulated(SECONDS, buckets), http.seconds[route])
         yield family
-        yield gauge("http_requests_in_flight", "Requests being answered now.", {(): http.in_flight})
+        yield gauge("http_requests_in_flight", "Requests being answered.", {(): http.in_flight})
 
     def _models(self) -> Iterator[Metric]:
         service, pool = self._service, self._service.pool
         name = {model.key: (model.spec,) for model in service.registry.models}
         for counts, what, words in (
-            (service.requests, "model_requests", "Requests answered by a model, or from the cache for it."),
-            (service.texts, "model_texts", "Texts, or pairs, in those requests."),
+            (service.requests, "model_requests", "Requests answered by a model or by its part of the cache."),
+            (service.texts, "model_texts", "Texts or pairs in those requests."),
         ):
             yield counter(what, words, added((name[key], n) for key, n in counts.items() if key in name), ["model"])
         for by_spec, what, words in (
-            (pool.loads, "model_loads", "Times a model was loaded."),
-            (pool.unloads, "model_unloads", "Times a model was unloaded."),
-            (pool.failures, "model_failures", "Times a model could not be loaded, or failed for good."),
+            (pool.loads, "model_loads", "How often a model was loaded."),
+            (pool.unloads, "model_unloads", "How often a model was unloaded."),
+            (pool.failures, "model_failures", "How often a model could not be loaded, or failed permanently."),
         ):
             yield counter(what, words, {(spec,): n for spec, n in by_spec.items()}, ["model"])
-        yield from _slots(service, pool.slots)
-        yield gauge("memory_budget_bytes", "Memory that loaded models may take together.", {(): pool.budget_bytes})
+        yield from _loaded_models(service, pool.slots)
+        yield gauge("memory_budget_bytes", "Memory that all loaded models together may take.", {(): pool.budget_bytes})
 
     def _cache(self) -> Iterator[Metric]:
         if self._service.cache is None:
@@ -174,31 +174,31 @@ class _Everything(Collector):
                 hits[model, tier] = hits.get((model, tier), 0) + found
             misses[model,] = misses.get((model,), 0) + counts.misses
             saved[model,] = saved.get((model,), 0.0) + counts.saved_seconds
-        yield counter("cache_hits", "Texts whose row was in the cache.", hits, ["model", "tier"])
-        yield counter("cache_misses", "Texts that were looked up in vain.", misses, ["model"])
-        yield counter("cache_saved_seconds", "Computing time of the rows that were found.", saved, ["model"])
-        yield counter("cache_damaged", "Rows found damaged; they were computed anew.", {(): stats.damaged})
+        yield counter("cache_hits", "Texts found in the cache.", hits, ["model", "tier"])
+        yield counter("cache_misses", "Texts not found in the cache.", misses, ["model"])
+        yield counter("cache_saved_seconds", "Computing time saved by texts found in the cache.", saved, ["model"])
+        yield counter("cache_damaged", "Damaged rows, which were computed again.", {(): stats.damaged})
         yield gauge("cache_memory_entries", "Rows in the memory tier.", {(): stats.memory_entries})
-        yield gauge("cache_memory_bytes", "Memory that they take.", {(): stats.memory_bytes})
-        yield gauge("cache_disk_up", "Whether the disk tier takes part.", {(): int(stats.disk_problem is None)})
+        yield gauge("cache_memory_bytes", "Memory taken by the memory tier.", {(): stats.memory_bytes})
+        yield gauge("cache_disk_up", "Whether the disk tier is used.", {(): int(stats.disk_problem is None)})
 
 
-def _slots(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
-    """Tell of loaded models. One that drains may be there beside its successor: what both have is added up."""
+def _loaded_models(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
+    """Yield metrics of loaded models. A model can be there twice, while the old one drains: the values are added up."""
     engines: list[tuple[tuple[str], EngineStatus]] = [
         ((slot.model.spec,), slot.engine.status) for slot in slots if slot.engine is not None
     ]
     states = added(((slot.model.spec, slot.state), 1) for slot in slots)
     yield gauge("model_state", "Models by state: loading, ready, failed, unloading.", states, ["model", "state"])
     memory = added(((slot.model.spec,), slot.memory_bytes) for slot in slots)
-    yield gauge("model_memory_bytes", "Memory of a model's worker.", memory, ["model"])
+    yield gauge("model_memory_bytes", "Memory of the model's worker.", memory, ["model"])
     waiting = added(((slot.model.spec,), service.waiting_tokens(slot.model)) for slot in slots)
-    yield gauge("queue_tokens", "Tokens of requests not answered yet, estimated.", waiting, ["model"])
+    yield gauge("queue_tokens", "Estimated tokens of requests not answered yet.", waiting, ["model"])
     queued = added((model, status.texts_waiting) for model, status in engines)
-    yield gauge("queue_texts", "Texts whose row has not come yet.", queued, ["model"])
+    yield gauge("queue_texts", "Texts not computed yet.", queued, ["model"])
     for what, words, unit in (
-        ("batch_texts", "Texts of a forward pass. The sum is all texts computed.", "texts_computed"),
-        ("batch_tokens", "Tokens of a forward pass. The sum is all tokens computed.", "tokens_computed"),
+        ("batch_texts", "Texts per forward pass; the sum is all texts computed.", "texts_computed"),
+        ("batch_tokens", "Tokens per forward pass; the sum is all tokens computed.", "tokens_computed"),
     ):
         family = SummaryMetricFamily(f"edgeembed_{what}", words, labels=["model"])
         passes = added((model, status.batches_computed) for model, status in engines)
@@ -206,68 +206,69 @@ def _slots(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:
             family.add_metric(model, int(passes[model]), done)
         yield family
     restarts = added((model, status.restarts) for model, status in engines)
-    yield counter("worker_restarts", "Times a loaded model's worker died and came back.", restarts, ["model"])
+    yield counter("worker_restarts", "How often a model's worker was restarted.", restarts, ["model"])
     modes = {(*model, status.mode): 1 for model, status in engines}
-    yield gauge("execution_mode", "The mode that a model runs on, as a label; the value is 1.", modes, ["model", "mode"])
+    yield gauge("execution_mode", "A model's execution mode, as a label; the value is 1.", modes, ["model", "mode"])
     mode_changes = added(
         ((*model, *kind.split(">")), count)
         for model, status in engines
         for kind, count in status.mode_changes_by_cause.items()
     )
-    words = "Moves on the fallback policy, down for a cause, up when it has recovered."
+    words = "Changes of the execution mode, with the cause; recovered: to a faster mode."
     yield counter("mode_changes", words, mode_changes, ["model", "from", "to", "cause"])
     demotions = added((model, len(status.demotions)) for model, status in engines)
-    yield gauge("demotions", "Modes above it that did not hold.", demotions, ["model"])
+    yield gauge("demotions", "Faster execution modes that failed.", demotions, ["model"])
 
 
 def _upstream(slots: list[Slot]) -> Iterator[Metric]:
-    """Tell of the server that computes, where that is another one."""
-    reports = [slot.engine.upstream for slot in slots if isinstance(slot.engine, RemoteEngine)]
-    if not reports:
+    """Yield metrics of the upstream server, if one computes the vectors."""
+    stats = [slot.engine.upstream for slot in slots if isinstance(slot.engine, RemoteEngine)]
+    if not stats:
         return
-    states = added(((one.breaker,), 1) for one in reports)
-    words = "The breaker's state, as a label; the value is 1. open: nothing is sent but a probe now and then."
+    states = added(((one.breaker,), 1) for one in stats)
+    words = "The state of the circuit breaker, as a label; the value is 1. open: only occasional probes are sent."
     yield gauge("upstream_breaker", words, states, ["state"])
-    yield gauge("upstream_requests_in_flight", "Requests on their way.", {(): sum(one.in_flight for one in reports)})
-    same = sum(one.fallback == "same" for one in reports)
-    yield gauge("upstream_fallback_up", "Whether a local model was shown to be the same one.", {(): int(same > 0)})
+    in_flight = sum(one.in_flight for one in stats)
+    yield gauge("upstream_requests_in_flight", "Requests sent and not answered yet.", {(): in_flight})
+    same = any(one.fallback == "same" for one in stats)
+    yield gauge("upstream_fallback_up", "Whether a local model computes the same vectors.", {(): int(same)})
     for name, what, values in (
-        ("upstream_opened", "Times that the breaker opened.", [one.opened for one in reports]),
-        ("upstream_requests", "Requests sent, canary texts apart.", [one.requests for one in reports]),
-        ("upstream_retries", "Texts that were sent once more.", [one.retries for one in reports]),
-        ("upstream_refusals", "Texts that upstream did not want.", [one.refusals for one in reports]),
-        ("upstream_fallback_texts", "Texts that the local model answered.", [one.fallback_texts for one in reports]),
-        ("upstream_changes", "Times that upstream gave other vectors than before.", [one.changes for one in reports]),
+        ("upstream_opened", "How often the circuit breaker opened.", [one.opened for one in stats]),
+        ("upstream_requests", "Requests sent, without canary texts.", [one.requests for one in stats]),
+        ("upstream_retries", "Texts that were sent again.", [one.retries for one in stats]),
+        ("upstream_refusals", "Texts that upstream refused.", [one.refusals for one in stats]),
+        ("upstream_fallback_texts", "Texts that the local model computed.", [one.fallback_texts for one in stats]),
+        ("upstream_changes", "How often upstream's vectors differed from earlier ones.", [one.changes for one in stats]),
     ):
         yield counter(name, what, {(): max(values) if name == "upstream_changes" else sum(values)})
 
 
 def vectors(stats: list[VectorStats]) -> Iterator[Metric]:
-    """Tell how the rows look; see `edgeembed.inference.drift`."""
+    """Yield metrics of the computed rows; see `edgeembed.inference.drift`."""
     labels = ["model", "input_type"]
-    norms = HistogramMetricFamily("edgeembed_vector_norm", "Length of computed rows before normalising.", labels=labels)
+    norms = HistogramMetricFamily("edgeembed_vector_norm", "Norm of computed rows before normalising.", labels=labels)
     for one in stats:
         norms.add_metric([one.model, one.input_type], cumulated(NORM_BOUNDS, one.norm_buckets), one.norm_sum)
     yield norms
     named = [((one.model, one.input_type), one) for one in stats]
     yield counter("vector_bad_rows", "Rows that were NaN, infinite or zero.", {who: one.bad for who, one in named}, labels)
-    for what, words, values in (
-        ("mean", "Mean of the numbers in rows of late.", {w: one.now.value_mean for w, one in named if one.now}),
-        ("variance", "Their variance.", {who: one.now.value_variance for who, one in named if one.now}),
-        ("spread", "1 - length² of the mean unit row: 0 if all are one.", {w: o.now.spread for w, o in named if o.now}),
-        ("bad_share", "Share of bad rows of late.", {w: o.bad_share for w, o in named if o.bad_share is not None}),
-        (
-            "drift_cosine",
-            "Of the mean direction to the baseline's.",
-            {w: o.drift_cosine for w, o in named if o.drift_cosine is not None},
-        ),
-        ("alarm", "Whether the rows of late have left a band.", {who: int(one.alarm is not None) for who, one in named}),
-    ):
-        yield gauge(f"vector_{what}", words, values, labels)
+    for name, words, value in _VECTOR_GAUGES:
+        values = {who: number for who, one in named if (number := value(one)) is not None}
+        yield gauge(f"vector_{name}", words, values, labels)
+
+
+_VECTOR_GAUGES: tuple[tuple[str, str, Callable[[VectorStats], float | None]], ...] = (
+    ("mean", "Mean of the numbers in recent rows.", lambda one: one.now.value_mean if one.now else None),
+    ("variance", "Variance of the numbers in recent rows.", lambda one: one.now.value_variance if one.now else None),
+    ("spread", "1 - length² of the mean unit row: 0 if all are equal.", lambda one: one.now.spread if one.now else None),
+    ("bad_share", "Share of bad rows among recent ones.", lambda one: one.bad_share),
+    ("drift_cosine", "Cosine of the mean direction of recent rows to the baseline's.", lambda one: one.drift_cosine),
+    ("alarm", "Whether recent rows differ from the baseline.", lambda one: int(one.alarm is not None)),
+)
 
 
 def counter(name: str, words: str, values: Mapping[Any, float], labels: Sequence[str] = ()) -> Metric:
-    """Make a counter, values by their labels' values; the formats put _total behind its name."""
+    """Return a counter. values: by label values. The formats append _total to its name."""
     family = CounterMetricFamily(f"edgeembed_{name}", words, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
@@ -275,7 +276,7 @@ def counter(name: str, words: str, values: Mapping[Any, float], labels: Sequence
 
 
 def gauge(name: str, words: str, values: Mapping[Any, float], labels: Sequence[str] = ()) -> Metric:
-    """Make a gauge, values by their labels' values."""
+    """Return a gauge. values: by label values."""
     family = GaugeMetricFamily(f"edgeembed_{name}", words, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
@@ -283,7 +284,7 @@ def gauge(name: str, words: str, values: Mapping[Any, float], labels: Sequence[s
 
 
 def added(pairs: Iterable[tuple[Key, float]]) -> dict[Key, float]:
-    """Add up values of the same labels: two of the same would make the answer unreadable."""
+    """Add up values with the same labels, as two samples with the same labels are an error in the format."""
     sums: dict[Key, float] = {}
     for key, value in pairs:
         sums[key] = sums.get(key, 0) + value
@@ -291,6 +292,6 @@ def added(pairs: Iterable[tuple[Key, float]]) -> dict[Key, float]:
 
 
 def cumulated(bounds: Sequence[float], buckets: Sequence[int]) -> list[tuple[str, float]]:
-    """Give a histogram's buckets as Prometheus has them: how many are at most each bound."""
+    """Return a histogram's buckets in the form of Prometheus: the number of values up to each bound."""
     names = [*map(floatToGoString, bounds), "+Inf"]
     return list(zip(names, map(float, itertools.accumulate(buckets)), strict=True))

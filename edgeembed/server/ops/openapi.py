@@ -1,7 +1,7 @@
 """GET /openapi.json: the OpenAPI 3.1 document, made from the routes, their docstrings and the types of their bodies.
 
-What a route takes and answers stands in `OPERATIONS`; everything else is read off the application, so that the document
-cannot say anything that the server does not do. Tests hold both against each other.
+`OPERATIONS` has the types of each route; everything else is taken from the application. Tests check that real requests and
+responses match the document.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ routes = web.RouteTableDef()
 _REF = "#/components/schemas/{name}"
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
-_LOOKS = (401, 403, 500)
+_READS = (401, 403, 500)
 _ERRORS = {
     "openai": error_formats.OpenAIError,
     "ollama": error_formats.OllamaError,
@@ -39,37 +39,37 @@ _ERRORS = {
     "cohere": error_formats.CohereError,
 }
 _WHY = {
-    400: "The request is wrong; the message names the field and the item.",
-    401: "A key is needed, or another one.",
-    403: "This Host, this web page or this machine may not ask.",
-    404: "There is no such model.",
+    400: "Invalid request; the message names the field and the item.",
+    401: "The API key is missing or unknown.",
+    403: "This Host, web page or machine has no access.",
+    404: "Unknown model.",
     413: "The body is too large.",
-    422: "The request is wrong; the message names the field and the item.",
-    424: "The model is not made for this.",
-    429: "Too much waits already; nothing of the request was taken.",
-    500: "The model could not compute.",
-    503: "The model is loading, restarting or beyond repair; Retry-After says when to come again.",
-    504: "The request's time ran out.",
+    422: "Invalid request; the message names the field and the item.",
+    424: "The model cannot do this task.",
+    429: "Too many texts are waiting. No text of this request was queued; try again after Retry-After.",
+    500: "The server failed; its log has the reason.",
+    503: "The model is loading, restarting or failed; try again after Retry-After.",
+    504: "The request timed out.",
 }
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What a route takes and answers.
+    """What a route takes and returns.
 
-    body, answer: types of the JSON, several in a tuple; None for no body and for an answer that is no JSON, whose media type
-    is `media` then. example: a body that works, shown to readers and tried in tests. fails: types of answers that are no
-    plain errors, by status.
+    body, answer: types of the JSON, several in a tuple; None for no body, and for a response that is not JSON, which has one
+    of the types in `media`. example: a valid body, for readers and tests. fails: types of error responses, by status, where
+    they are not those of the dialect.
     """
 
     tag: str
     answer: Any
     body: Any = None
-    errors: tuple[int, ...] = _LOOKS
+    errors: tuple[int, ...] = _READS
     example: dict[str, Any] | None = None
     media: tuple[str, ...] = (responses.JSON_TYPE,)
     cached: bool = False
-    """The cache answers texts seen before: a header says what to do with it, another one what it did."""
+    """The cache is used: one header controls it, another one tells whether it answered."""
     fails: dict[int, Any] = field(default_factory=dict)
     body_required: bool = True
 
@@ -79,8 +79,8 @@ _RERANK = "Rerank (Jina, Cohere, vLLM)"
 _OLLAMA = "Ollama"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
-_OURS = "About this server"
-_ADMIN = "For its owner"
+_SERVER = "This server"
+_ADMIN = "Administration"
 
 _QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
 
@@ -171,16 +171,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"texts": ["The rain falls."]},
         cached=True,
     ),
-    ("GET", "/health"): Operation(_OURS, Health, errors=(403, 500), fails={503: Health}),
-    ("GET", "/readyz"): Operation(_OURS, Health, errors=(403, 500), fails={503: Health}),
-    ("GET", "/livez"): Operation(_OURS, LiveAnswer, errors=(403, 500)),
-    ("GET", "/metrics"): Operation(_OURS, None, media=("text/plain",)),
-    ("GET", "/"): Operation(_OURS, None, media=("text/plain", "text/html"), errors=(403, 500)),
-    ("GET", "/dashboard.css"): Operation(_OURS, None, media=("text/css",), errors=(403, 500)),
-    ("GET", "/dashboard.js"): Operation(_OURS, None, media=("text/javascript",), errors=(403, 500)),
-    ("GET", "/v1/status"): Operation(_OURS, DaemonStatus),
-    ("GET", "/openapi.json"): Operation(_OURS, Anything),
-    ("GET", "/docs"): Operation(_OURS, None, media=("text/html",)),
+    ("GET", "/health"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
+    ("GET", "/readyz"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
+    ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
+    ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
+    ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
+    ("GET", "/dashboard.css"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)),
+    ("GET", "/dashboard.js"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500)),
+    ("GET", "/v1/status"): Operation(_SERVER, DaemonStatus),
+    ("GET", "/openapi.json"): Operation(_SERVER, Anything),
+    ("GET", "/docs"): Operation(_SERVER, None, media=("text/html",)),
     ("GET", "/v1/admin"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
@@ -189,17 +189,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),
 }
-"""Every route of the server."""
+"""All routes of the server, by method and path."""
 
 
 class OpenApi:
-    """The document of one application, made when it is asked for first."""
+    """The document of one application, made on first use."""
 
     def __init__(self) -> None:
         self._document: dict[str, Any] | None = None
 
     def of(self, app: web.Application) -> dict[str, Any]:
-        """Give the document."""
+        """Return the document."""
         if self._document is None:
             self._document = make_document(app)
         return self._document
@@ -210,12 +210,12 @@ OPENAPI = web.AppKey("openapi", OpenApi)
 
 @routes.get("/openapi.json")
 async def openapi_json(request: web.Request) -> web.Response:
-    """Give this document."""
+    """Return this document."""
     return responses.json_response(request.app[OPENAPI].of(request.app))
 
 
 def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
-    """Give every route by its method and its path; HEAD comes with each GET, and OPTIONS is for browsers alone."""
+    """Return all routes by method and path, without HEAD, which every GET has, and OPTIONS, which is for browsers."""
     found: dict[tuple[str, str], web.AbstractRoute] = {}
     for route in app.router.routes():
         if route.method in (hdrs.METH_HEAD, hdrs.METH_OPTIONS) or route.resource is None:
@@ -225,17 +225,16 @@ def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
 
 
 def make_document(app: web.Application) -> dict[str, Any]:
-    """Describe an application."""
-    known = {place: route for place, route in served(app).items() if place in OPERATIONS}
-    types = _types([OPERATIONS[place] for place in known])
+    """Return the document of an application."""
+    described = {place: route for place, route in served(app).items() if place in OPERATIONS}
+    types = _types([OPERATIONS[place] for place in described])
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
     _require_sent_fields(components)
     schemas = dict(zip(types, found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for (method, path), route in known.items():
-        described = _describe(method, path, route, OPERATIONS[method, path], schemas)
-        paths.setdefault(path, {})[method.lower()] = described
-    tags = dict.fromkeys(OPERATIONS[place].tag for place in known)
+    for (method, path), route in described.items():
+        paths.setdefault(path, {})[method.lower()] = _describe(method, path, route, OPERATIONS[method, path], schemas)
+    tags = dict.fromkeys(OPERATIONS[place].tag for place in described)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -254,7 +253,7 @@ def make_document(app: web.Application) -> dict[str, Any]:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Only where the server was started with API keys.",
+                    "description": "Needed only if the server has API keys.",
                 }
             },
         },
@@ -317,7 +316,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
                 "name": str(CACHE_HEADER),
                 "in": "header",
                 "required": False,
-                "description": "What the cache does: off neither looks nor keeps, no-store only looks, keep keeps for sure.",
+                "description": "Use of the cache: off neither reads nor stores, no-store only reads, keep always stores.",
                 "schema": {"type": "string", "enum": ["on", "off", "no-store", "keep"]},
             }
         )
@@ -326,15 +325,15 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
 
 def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     schema = {"type": "string"} if operation.answer is None else _schema(operation.answer, schemas)
-    done: dict[str, Any] = {"description": "Done.", "content": {media: {"schema": schema} for media in operation.media}}
+    done: dict[str, Any] = {"description": "Success.", "content": {media: {"schema": schema} for media in operation.media}}
     if operation.cached:
         done["headers"] = {
             str(CACHE_HEADER): {
-                "description": "Whether the cache answered: all texts, some, or none.",
+                "description": "Whether the cache had all, some or none of the texts.",
                 "schema": {"type": "string", "enum": ["hit", "partial", "miss"]},
             },
             str(TRUNCATED_HEADER): {
-                "description": "How many texts were cut; missing when none was.",
+                "description": "The number of texts that were cut; missing if none were.",
                 "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
             },
         }

@@ -1,6 +1,6 @@
-"""What routes answer that write their JSON from parts or from dicts: types for the OpenAPI document.
+"""Types of responses that are not built from structs, for the OpenAPI document.
 
-Tests hold real answers against them. A field with UNSET may be missing.
+Tests check real responses against them. A field with UNSET may be missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Anything: TypeAlias = dict[str, Any]
 
 
 class EmbeddingItem(msgspec.Struct):
-    """One text's vector, of length 1; with `encoding_format: base64` as little-endian float32."""
+    """The vector of one text, of length 1; with `encoding_format: base64`, as little-endian float32."""
 
     object: Literal["embedding"]
     index: int
@@ -24,14 +24,14 @@ class EmbeddingItem(msgspec.Struct):
 
 
 class EmbeddingsUsage(msgspec.Struct):
-    """Tokens of all texts as far as they were read, special ones and the prompt's included."""
+    """The tokens of all texts after cutting, including those of prompts and special tokens."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class TruncatedItem(msgspec.Struct):
-    """A text that was cut: how many of its tokens were read, of how many."""
+    """A text that was cut, with the number of tokens that were embedded and that it had."""
 
     index: int
     tokens: int
@@ -39,7 +39,7 @@ class TruncatedItem(msgspec.Struct):
 
 
 class EmbeddingsAnswer(msgspec.Struct):
-    """Vectors in the order of the texts; `truncated` is there when something was cut."""
+    """The vectors in the order of the texts. `truncated` is present if a text was cut."""
 
     object: Literal["list"]
     data: list[EmbeddingItem]
@@ -49,13 +49,13 @@ class EmbeddingsAnswer(msgspec.Struct):
 
 
 class ModelsAnswer(msgspec.Struct):
-    """Every name that a request may use."""
+    """All names that a request may use."""
 
     object: Literal["list"]
     data: list[ListedModel]
 
 
 class LiveAnswer(msgspec.Struct):
-    """The server's loop runs."""
+    """The daemon answers requests."""
 
     status: Literal["ok"]

@@ -13,6 +13,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed import __version__
+from edgeembed.common.retry_after import format_retry_after
 from edgeembed.common.status import (
     DaemonStatus,
     DefaultModel,
@@ -35,10 +36,13 @@ from edgeembed.upstream.engine import RemoteEngine
 
 routes = web.RouteTableDef()
 
+RETRY_SECONDS = 1.0
+"""Retry-After of a health check that fails."""
+
 
 @routes.get("/livez")
 async def livez(_request: web.Request) -> web.Response:
-    """Answer at once: the process is alive, whatever the state of its models. If there is no answer, restart the daemon."""
+    """Answer 200 while the process is alive, whatever the state of its models. Without an answer, restart the daemon."""
     return json_response({"status": "ok"})
 
 
@@ -57,7 +61,7 @@ async def health(request: web.Request) -> web.Response:
         await service.check()
     except EngineError as error:
         ill = msgspec.structs.replace(found, reason=error.message)
-        return struct_response(ill, status=503, headers={"Retry-After": "1"})
+        return struct_response(ill, status=503, headers={"Retry-After": format_retry_after(RETRY_SECONDS)})
     alarms = [
         f"{model.spec}: {reason}"
         for model in service.registry.models
@@ -89,7 +93,7 @@ def _health(service: EmbeddingService) -> Health:
 
 @routes.get("/v1/status")
 async def status(request: web.Request) -> web.Response:
-    """Describe the daemon: its models, memory, cache, vectors and the last minutes. No text of any request is in it."""
+    """Describe the daemon: models, memory, cache, vectors and the last minutes. No text of any request is included."""
     service = request.app[SERVICE]
     default = service.registry.default
     slot = service.pool.slot_of(default) if default else None

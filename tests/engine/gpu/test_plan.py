@@ -118,7 +118,8 @@ import msgspec
 from edgeembed.engine.llama.bindings import lib
 if sys.argv[2] == "plain":
     lib.LLAMA_FLASH_ATTN_TYPE_ENABLED = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-from edgeembed.engine.llama.model import LlamaModel, send_log_to
+from edgeembed.engine.llama.library import send_log_to
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
 send_log_to(sys.stdout.write, verbose=True)
 LlamaModel(msgspec.json.decode(sys.argv[1], type=WorkerOptions))
@@ -140,6 +141,7 @@ def attention(lines: list[str]) -> set[str]:
     return {line.split("=")[1].strip() for line in lines if "flash_attn " in line and "=" in line}
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("context", "batch", "kind"),
     [(512, 64, "flash"), (512, 2048, "flash"), (256, 4096, "flash"), (512, 512, "plain"), (512, 2048, "plain")],
@@ -167,6 +169,7 @@ def test_the_files_parts_are_all_counted(tmp_path: Path) -> None:
     assert facts == ModelFacts(pieces=True, trained_tokens=512, width=64, vocabulary=259, cell_bytes=2 * 2 * 32 * 2)
 
 
+@pytest.mark.model
 def test_llama_cpp_takes_devices_layers_and_split_as_they_are_given(tmp_path: Path) -> None:
     """The processor stands for two cards."""
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ import numpy.typing as npt
 import pytest
 
 from edgeembed.engine.kernels import fingerprint, library_file
-from edgeembed.engine.llama import kernel_hook
+from edgeembed.engine.llama import ggml, kernel_hook
 from edgeembed.engine.llama.kernel_hook import LEVELS
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
 
-Matrix = npt.NDArray[Any]
+Array = npt.NDArray[Any]
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 RNG = np.random.default_rng(7)
 
@@ -39,27 +38,19 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(file))
 
 
-def levels_here() -> list[int]:
-    """What this processor can be tested with."""
-    if library_file() is None:
-        return []
-    most, info = library().edgeembed_kernels_level(), Path("/proc/cpuinfo")
-    has_avx_vnni = info.exists() and " avx_vnni " in info.read_text(encoding="utf-8")
-    return [level for level in LEVELS if level <= most and (level == most or LEVELS[level] != "AVX-VNNI" or has_avx_vnni)]
-
-
 def needs_kernels() -> list[int]:
-    found = levels_here()
+    """Return the levels that this processor supports; skip the test without any."""
+    found = [level for level in LEVELS if library_file() and library().edgeembed_kernels_supports(level)]
     if not found:
         pytest.skip("this processor has no AVX2, or there is no C++ compiler: there are no kernels to test")
     return found
 
 
-def address(array: Matrix) -> ctypes.c_void_p:
+def address(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def multiply(level: int, weights: Matrix, given: Matrix) -> Matrix:
+def multiply(level: int, weights: Array, given: Array) -> Array:
     """weights: Q8_0 bytes."""
     rows, columns = len(weights), given.shape[1]
     out = np.full((len(given), rows), 7, np.float32)
@@ -71,9 +62,9 @@ def multiply(level: int, weights: Matrix, given: Matrix) -> Matrix:
 
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or sys.platform != "linux" or shutil.which("g++") is None,
-    reason="there is a compiler, and a processor to compile for, on x86 Linux with g++ alone",
+    reason="the kernels are compiled on x86 Linux with g++",
 )
-def test_they_are_compiled_where_there_is_a_compiler() -> None:
+def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert library_file() is not None
     assert fingerprint() != "none"
 
@@ -82,10 +73,10 @@ def test_they_are_compiled_where_there_is_a_compiler() -> None:
 def test_a_product_is_that_of_the_quantised_numbers(tokens: int) -> None:
     weights = gguf.quants.quantize(RNG.standard_normal((48, 96)).astype(np.float32), Q8_0)
     given = RNG.standard_normal((tokens, 96)).astype(np.float32)
-    known = gguf.quants.dequantize(gguf.quants.quantize(given, Q8_0), Q8_0) @ gguf.quants.dequantize(weights, Q8_0).T
+    expected = gguf.quants.dequantize(gguf.quants.quantize(given, Q8_0), Q8_0) @ gguf.quants.dequantize(weights, Q8_0).T
     for level in needs_kernels():
         # ggml rounds an activation's scale to half precision, and this does not.
-        assert np.abs(multiply(level, weights, given) - known).max() < 2e-3 * np.abs(known).max()
+        assert np.abs(multiply(level, weights, given) - expected).max() < 2e-3 * np.abs(expected).max()
 
 
 def test_extreme_numbers_do_not_overflow() -> None:
@@ -96,7 +87,7 @@ def test_extreme_numbers_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_no_number_is_none_in_the_answer_and_touches_no_other_text(bad: float) -> None:
+def test_nan_and_infinity_show_in_the_row_and_affect_no_other_text(bad: float) -> None:
     weights = gguf.quants.quantize(RNG.standard_normal((32, 64)).astype(np.float32), Q8_0)
     given = RNG.standard_normal((9, 64)).astype(np.float32)
     given[4, 40] = bad
@@ -106,45 +97,75 @@ def test_what_is_no_number_is_none_in_the_answer_and_touches_no_other_text(bad: 
         assert np.isfinite(np.delete(out, 4, axis=0)).all()
 
 
+@pytest.mark.parametrize("part", [1, 34, 100, 16 * 3 * 34])
+def test_weights_may_be_set_and_read_in_parts(part: int) -> None:
+    """llama.cpp sets them whole; a part at a time gives the same packed bytes, and they can be read back."""
+    needs_kernels()
+    weights = gguf.quants.quantize(RNG.standard_normal((32, 96)).astype(np.float32), Q8_0)
+    shape, size = (ctypes.c_int64(32), ctypes.c_int64(96)), weights.nbytes
+    whole, parts, back = np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    given = weights.reshape(-1)
+    library().edgeembed_kernels_set(address(whole), *shape, address(given), ctypes.c_size_t(0), ctypes.c_size_t(size))
+    for begin in range(0, size, part):
+        piece = given[begin : begin + part].copy()
+        span = ctypes.c_size_t(begin), ctypes.c_size_t(len(piece))
+        library().edgeembed_kernels_set(address(parts), *shape, address(piece), *span)
+        out = np.zeros_like(piece)
+        library().edgeembed_kernels_get(address(whole), *shape, address(out), *span)
+        back[begin : begin + part] = out
+    assert np.array_equal(whole, parts)
+    assert np.array_equal(back, given)
+
+
+@pytest.mark.parametrize("level", [-1, 0, 99])
+def test_a_level_that_does_not_exist_computes_nothing(level: int) -> None:
+    needs_kernels()
+    given, out = np.ones(16, np.float32), np.full(16, 7, np.float32)
+    called = library().edgeembed_kernels_gelu
+    called.restype = ctypes.c_bool
+    assert not called(level, address(given), address(out), ctypes.c_int64(16))
+    assert (out == 7).all()
+
+
 def test_gelu() -> None:
     given = np.concatenate([np.linspace(-12, 12, 1003), [-1e4, 1e4, 0, np.nan]]).astype(np.float32)
     x = given.astype(np.float64)
-    known = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     for level in needs_kernels():
         out = np.empty_like(given)
         library().edgeembed_kernels_gelu(level, address(given), address(out), ctypes.c_int64(len(given)))
-        assert np.allclose(out, known, atol=2e-6, equal_nan=True)
+        assert np.allclose(out, expected, atol=2e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("width", [16, 48, 384, 1024])
 def test_layer_normalisation(width: int) -> None:
     given = (RNG.standard_normal(width) * 3 + 40).astype(np.float32)
-    known = (given - given.mean(dtype=np.float64)) / np.sqrt(given.var(dtype=np.float64) + 1e-12)
+    expected = (given - given.mean(dtype=np.float64)) / np.sqrt(given.var(dtype=np.float64) + 1e-12)
     for level in needs_kernels():
         out = np.empty_like(given)
         library().edgeembed_kernels_norm(level, address(given), address(out), ctypes.c_int64(width), ctypes.c_float(1e-12))
-        assert np.abs(out - known).max() < 1e-4
+        assert np.abs(out - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(("queries", "keys", "depth"), [(2, 2, 16), (14, 14, 32), (64, 64, 64), (9, 33, 128), (77, 301, 48)])
-def test_attention_is_softmax_over_what_the_mask_shows(queries: int, keys: int, depth: int) -> None:
+def test_attention_is_softmax_over_the_keys_that_the_mask_shows(queries: int, keys: int, depth: int) -> None:
     query = RNG.standard_normal((queries, depth)).astype(np.float32)
     key, value = (RNG.standard_normal((keys, depth)).astype(np.float16) for _ in range(2))
     mask = np.where(RNG.random((queries, keys)) < 0.7, -np.inf, 0).astype(np.float16)
-    mask[:, 16:96] = -np.inf  # blocks that nobody sees
+    mask[:, 16:96] = -np.inf  # blocks that are hidden from all queries
     mask[0] = RNG.standard_normal(keys)  # a bias, such as ALiBi's
-    mask[1] = -np.inf  # a query that sees nothing
+    mask[1] = -np.inf  # a query that all keys are hidden from
     mask[2:, 0] = 0
     scores = query.astype(np.float64) @ key.T.astype(np.float64) * 0.3 + mask
     weights = np.exp(scores - scores.max(axis=1, keepdims=True, where=np.isfinite(scores), initial=-1e9))
-    known = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    expected = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
     for level in needs_kernels():
         out = np.full_like(query, 7)
         library().edgeembed_kernels_attention(
             level, *map(address, (query, key, value, mask, out)), *map(ctypes.c_int64, (queries, keys, depth)),
             ctypes.c_float(0.3),
         )  # fmt: skip
-        assert np.abs(out - known).max() < 1e-4
+        assert np.abs(out - expected).max() < 1e-4
         assert not out[1].any()
 
 
@@ -161,8 +182,8 @@ json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.std
 """
 
 
-def rows_of(file: Path, kernels: str) -> tuple[str, Matrix]:
-    """Rows from a process of its own: in one that has our kernels, all models have their attention."""
+def rows_of(file: Path, kernels: str) -> tuple[str, Array]:
+    """Return rows from a process of its own: once our kernels are installed, every model in the process uses them."""
     done = subprocess.run(
         [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)], capture_output=True, text=True, check=True
     )
@@ -171,6 +192,7 @@ def rows_of(file: Path, kernels: str) -> tuple[str, Matrix]:
     return found["by"], rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("quantization", ["F32", "F16", "Q8_0"])
 def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization: str) -> None:
     needs_kernels()
@@ -186,6 +208,7 @@ def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization
         assert (ours * exact).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.model
 def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
@@ -201,7 +224,7 @@ def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], 
 
 
 def install() -> kernel_hook.Kernels:
-    """Install once more: the answer is kept for the whole process."""
+    """Install again, without the cached result."""
     return kernel_hook.install_kernels.__wrapped__()
 
 
@@ -209,7 +232,14 @@ def test_another_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(kernel_hook, "version", lambda _name: "9.9.9")
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
-    assert kernel_hook.LLAMA_CPP_PYTHON in install().words
+    assert ggml.LLAMA_CPP_PYTHON in install().words
+
+
+def test_another_ggml_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_kernels()
+    monkeypatch.setattr(ggml, "GGML", "9.9.9")
+    assert not install().ours
+    assert "9.9.9" in install().words
 
 
 def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,11 +253,8 @@ def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: py
     assert not install().ours
 
 
-def test_the_release_that_they_are_for_is_the_one_that_is_installed() -> None:
-    assert version("llama-cpp-python") == kernel_hook.LLAMA_CPP_PYTHON
-
-
-def test_a_bulk_thread_stands_still_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
+@pytest.mark.model
+def test_a_bulk_thread_waits_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
         path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
@@ -247,7 +274,7 @@ def test_a_bulk_thread_stands_still_while_a_query_computes(minilm: Callable[[str
     with model.kernels.query():
         thread.start()
         begun.wait()
-        # Some hundred pieces of work, of which each one waits: seconds, for what takes milliseconds.
+        # Hundreds of pieces of work, each of which waits: seconds, for what would take milliseconds.
         thread.join(timeout=0.5)
         events.append("query")
     thread.join(timeout=60)

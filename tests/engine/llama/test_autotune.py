@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeembed.engine.context_plan import TILE
-from edgeembed.engine.llama.autotune import LOOK_SECONDS, look
+from edgeembed.engine.llama.autotune import TIME_LIMIT_SECONDS, autotune
 
 
 class Machine:
@@ -34,15 +34,15 @@ class Machine:
 )
 def test_where_filling_up_begins_to_pay(attention: float, expected: int) -> None:
     machine = Machine(attention=attention)
-    found = look(machine.time_pass, clock=machine.clock)
+    found = autotune(machine.time_pass, clock=machine.clock)
     assert found.pad_from_tokens == expected
     assert found.seconds == pytest.approx(machine.now, abs=1e-3)
 
 
 def test_a_large_model_is_not_held_up() -> None:
     machine = Machine(pass_seconds=1.0)
-    assert look(machine.time_pass, clock=machine.clock).pad_from_tokens is None
+    assert autotune(machine.time_pass, clock=machine.clock).pad_from_tokens is None
     assert machine.passes == 1
-    machine = Machine(pass_seconds=LOOK_SECONDS / 8)
-    assert look(machine.time_pass, clock=machine.clock).pad_from_tokens is None
-    assert machine.now < 2 * LOOK_SECONDS
+    machine = Machine(pass_seconds=TIME_LIMIT_SECONDS / 8)
+    assert autotune(machine.time_pass, clock=machine.clock).pad_from_tokens is None
+    assert machine.now < 2 * TIME_LIMIT_SECONDS

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from edgeembed.engine import canary
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
+
+pytestmark = pytest.mark.model
 
 TEXTS = ["hello", "hello world", "the quick brown fox", "a" * 40, "search embedding world hello the fox"]
 

@@ -29,15 +29,15 @@ from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     Cancel,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     FromWorker,
     ModeFailed,
-    Read,
+    ReadTokens,
     Ready,
     RowItem,
-    Rows,
     Stage,
     Stop,
     frame,
@@ -122,7 +122,7 @@ def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
                 pass
             case Stop():
                 if ["flood"] in script:
-                    send(Rows([RowItem(0, 3, bytes(1 << 20))]))
+                    send(ComputedRows([RowItem(0, 3, bytes(1 << 20))]))
                 return
 
 
@@ -142,13 +142,13 @@ def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: Act
             ids = np.arange(tokens, dtype=np.int32)
             special = np.isin(ids, (0, tokens - 1))
             texts = ["<", *item.text.split(), ">"] if item.want == "tokens" else []
-            send(Read(item.id, ids.tobytes(), special.tobytes(), texts))
+            send(ReadTokens(item.id, ids.tobytes(), special.tobytes(), texts))
         elif tokens > 20:
             send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
         else:
             rows.append(RowItem(item.id, tokens, fake_row(item.text).tobytes()))
     activity_table.end(0)
-    send(Rows(rows))
+    send(ComputedRows(rows))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from edgeembed.engine.worker_options import WorkerOptions
 from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
 
+pytestmark = pytest.mark.e2e
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
 
 ROOT = Path(__file__).parents[3]

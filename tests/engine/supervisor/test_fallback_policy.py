@@ -92,7 +92,7 @@ def test_the_last_rung_is_always_tried_again(file: Path) -> None:
     policy = fallen(file)
     for _ in THREE:
         policy.demote("no memory", cause="out_of_memory", temporary=False)
-    FallbackMemory(file, DIGEST).keep(policy.demotions)
+    FallbackMemory(file, DIGEST).save(policy.demotions)
     again = fallen(file)
     assert again.mode.name == "cpu-plain" and not again.exhausted
 
@@ -123,7 +123,7 @@ def test_each_model_has_its_own_place(file: Path) -> None:
         policy = fallen(file, digest)
         policy.demote(digest[0], cause="other", temporary=False)
         policy.remember()
-    FallbackMemory(file, DIGEST).keep([])  # `doctor --forget`
+    FallbackMemory(file, DIGEST).save([])  # `doctor --forget`
     assert fallen(file).mode.name == "gpu"
     assert fallen(file, "6" * 64).mode.name == "cpu"
 

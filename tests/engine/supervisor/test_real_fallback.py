@@ -31,7 +31,7 @@ from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+pytestmark = [pytest.mark.model, pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")]
 
 ROOT = Path(__file__).parents[3]
 TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]

@@ -26,7 +26,10 @@ from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
 from tests.fakes import fake_row
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals end the scripted workers; Windows has none"),
+]
 
 ROOT = Path(__file__).parents[3]
 

@@ -87,6 +87,7 @@ def options_of(model: Path, **more: Any) -> WorkerOptions:
     )
 
 
+@pytest.mark.model
 def test_a_sealed_text_keeps_its_prefix_at_once(tmp_path: Path) -> None:
     """Whether a context has seen a prefix before must not decide how a text is computed."""
     model = LlamaModel(options_of(make_tiny_qwen3(tmp_path / "tiny.gguf")))
@@ -102,6 +103,7 @@ def test_a_sealed_text_keeps_its_prefix_at_once(tmp_path: Path) -> None:
         model.close()
 
 
+@pytest.mark.model
 def test_a_sealed_batch_is_not_filled_up_whatever_was_measured_here(minilm: Callable[[str], Path]) -> None:
     rows: dict[bool, set[bytes]] = {False: set(), True: set()}
     for pad_from_tokens in (0, 8):
@@ -124,6 +126,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[WorkerEngine]:
     await engine.close()
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("prefix", ["", "Instruct: find what answers the question\nQuery:"])
 async def test_the_same_sealed_texts_have_the_same_bits_whatever_else_is_computed(engine: WorkerEngine, prefix: str) -> None:
     """What waits beside them, which lane takes them, and what was computed before, prefixes kept or not."""
@@ -143,6 +146,7 @@ async def test_the_same_sealed_texts_have_the_same_bits_whatever_else_is_compute
     assert len({await rows(isolated=False, among=among) for among in (0, 30, 7, 60)}) > 1, "or nothing was shown here"
 
 
+@pytest.mark.model
 async def test_a_worker_that_dies_in_the_middle_takes_no_sealed_text_with_it(engine: WorkerEngine) -> None:
     texts: list[Text] = [f"{number} " + "x" * (number % 50) for number in range(600)]
     wanted = unit_rows([row.vector for row in await asyncio.gather(*engine.submit(texts, BULK, isolated=True))])

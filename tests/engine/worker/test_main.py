@@ -15,12 +15,12 @@ from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Text
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     FromWorker,
     RowItem,
-    Rows,
     Stage,
     frame,
     frame_length,
@@ -31,6 +31,8 @@ from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
+
+pytestmark = pytest.mark.model
 
 
 def messages(raw: bytes) -> Iterator[FromWorker]:
@@ -46,9 +48,9 @@ def test_messages_arrive_in_the_order_in_which_they_were_sent_whichever_way_they
     pipe = Pipe(io.BytesIO(), sink)
     for number in range(500):
         pipe.send_now(Stage(str(number)))
-        pipe.send(Rows([]))
+        pipe.send(ComputedRows([]))
     pipe.finish()
-    assert [type(message) for message in messages(sink.getvalue())] == [Stage, Rows] * 500
+    assert [type(message) for message in messages(sink.getvalue())] == [Stage, ComputedRows] * 500
 
 
 def test_a_message_that_breaks_off_is_the_end() -> None:
@@ -72,7 +74,8 @@ def worker(model_file: Path) -> Iterator[subprocess.Popen[bytes]]:
 WITHOUT_MEMORY_FOR_LANES = """
 import sys
 from edgeembed.engine.worker import main as worker
-from edgeembed.engine.llama.model import LlamaModel, ModelLoadError
+from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.model import LlamaModel
 def refuse(self):
     raise ModelLoadError("no memory", fatal=False)
 LlamaModel.new_bulk_context = refuse

@@ -11,13 +11,13 @@ import msgspec
 
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     FromWorker,
     Ready,
     RowItem,
-    Rows,
     frame,
     frame_length,
     from_worker_decoder,
@@ -61,7 +61,7 @@ def answers(process: subprocess.Popen[bytes], items: Sequence[EmbedItem]) -> tup
     batches = 0
     while len(found) < len(items):
         match receive(process):
-            case Rows(rows):
+            case ComputedRows(rows):
                 found.update({row.id: row for row in rows})
                 batches += 1
             case Failed() as failed:

@@ -25,12 +25,12 @@ import psutil
 from edgeembed.engine.interface import INTERACTIVE, Pair
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
+    ComputedRows,
     Embed,
     EmbedItem,
     Failed,
     ModeFailed,
     Ready,
-    Rows,
     frame,
     frame_length,
     from_worker_decoder,
@@ -121,7 +121,7 @@ def _converse(options: str, to_worker: int, from_worker: int, answer: Connection
             match from_worker_decoder.decode(source.read(frame_length(header))):
                 case Ready():
                     os.write(to_worker, frame(Embed(items)))
-                case Rows(rows):
+                case ComputedRows(rows):
                     answered += ["a row"] * len(rows)
                 case Failed(_, _, message):
                     answered.append(message)

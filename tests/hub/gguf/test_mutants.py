@@ -166,6 +166,7 @@ def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
 # --- with real workers ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.model
 def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: dict[str, Path]) -> None:
     """No crash, no hang, no memory beyond what the sound file takes; seeds name what was done."""
     done: dict[str, str] = {}
@@ -204,6 +205,7 @@ def load(folder: Path) -> dict[str, Outcome]:
     return {name: Outcome(*outcome) for name, outcome in json.loads(done.stdout).items()}
 
 
+@pytest.mark.model
 async def test_a_file_that_ends_its_worker_leaves_the_daemon_alone(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestCli
     return await aiohttp_client(server.app)
 
 
-async def test_v2_gives_floats_by_default(client: TestClient) -> None:
+async def test_v2_returns_floats_by_default(client: TestClient) -> None:
     status, answer = await post(client, "/v2/embed", model="embedder", texts=["two words", "one"])
     assert status == 200
     assert list(answer["embeddings"]) == ["float"]
@@ -41,7 +41,7 @@ async def test_the_input_type_chooses_the_prompt(client: TestClient, server: Ser
     assert server.embedder.computed == ["Q: 0", "D: 1", "D: 2", "D: 3", "4"]
 
 
-async def test_every_kind_holds_the_same_row(client: TestClient) -> None:
+async def test_every_type_has_the_same_row(client: TestClient) -> None:
     kinds = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
     texts = [f"text {number}" for number in range(20)]
     _, answer = await post(client, "/v2/embed", texts=texts, embedding_types=kinds)
@@ -65,11 +65,11 @@ async def test_dimensions_and_inputs(client: TestClient) -> None:
     inputs = [{"content": [{"type": "text", "text": "a"}]}, {"content": [{"type": "text", "text": "b"}]}]
     _, answer = await post(client, "/v2/embed", inputs=inputs, output_dimension=5, embedding_types=["float", "ubinary"])
     assert np.allclose(answer["embeddings"]["float"], [unit("a", 5), unit("b", 5)], atol=1e-6)
-    assert np.shape(answer["embeddings"]["ubinary"]) == (2, 1), "bits are filled up to a whole byte"
+    assert np.shape(answer["embeddings"]["ubinary"]) == (2, 1), "bits are padded to a whole byte"
     assert answer["texts"] == ["a", "b"]
 
 
-async def test_v1_gives_a_plain_list_unless_kinds_are_named(client: TestClient) -> None:
+async def test_v1_returns_a_plain_list_without_embedding_types(client: TestClient) -> None:
     _, answer = await post(client, "/v1/embed", texts=["a"])
     assert answer["response_type"] == "embeddings_floats"
     assert np.allclose(answer["embeddings"], [unit("a")], atol=1e-6)
@@ -94,7 +94,7 @@ async def test_texts_are_cut_as_cohere_cuts_them(
     assert "warnings" not in (await post(client, "/v2/embed", texts=["1 2"], truncate=truncate))[1]["meta"]
 
 
-async def test_nothing_is_cut_where_the_client_says_so(client: TestClient) -> None:
+async def test_texts_that_are_too_long_are_errors_with_truncate_none(client: TestClient) -> None:
     for more, words in (({}, "takes at most 20"), ({"max_tokens": 4}, "texts[1] has 32 tokens, and max_tokens allows 4")):
         status, answer = await post(client, "/v2/embed", texts=["a", "w " * 30], truncate="NONE", **more)
         assert status == 400
@@ -121,7 +121,7 @@ async def test_nothing_is_cut_where_the_client_says_so(client: TestClient) -> No
         ("/v2/rerank", {"query": "q", "documents": ["a"], "rank_fields": ["title"]}, 400, "rank_fields"),
     ],
 )
-async def test_errors_have_coheres_shape(
+async def test_errors_have_coheres_format(
     client: TestClient, path: str, body: dict[str, Any], status: int, words: str
 ) -> None:
     got, answer = await post(client, path, **body)
@@ -130,7 +130,7 @@ async def test_errors_have_coheres_shape(
     assert words in answer["message"]
 
 
-async def test_v2_rerank_answers_as_cohere_does(client: TestClient) -> None:
+async def test_v2_rerank_has_coheres_format(client: TestClient) -> None:
     status, answer = await post(client, "/v2/rerank", model="ranker", query="q", documents=["bad", "best", "good"], top_n=2)
     assert status == 200
     assert [item["index"] for item in answer["results"]] == [1, 2]
@@ -138,7 +138,7 @@ async def test_v2_rerank_answers_as_cohere_does(client: TestClient) -> None:
     assert answer["meta"] == {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
 
 
-async def test_rerank_takes_the_names_of_vllm_and_sglang(client: TestClient, server: Server) -> None:
+async def test_rerank_accepts_the_field_names_of_vllm_and_sglang(client: TestClient, server: Server) -> None:
     await post(client, "/rerank", query="q", documents=["good"], instruct="find code")
     assert server.ranker.computed == ["find code|q|good"]
     for more in ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 3}, {"max_tokens_per_doc": 3}):
@@ -151,7 +151,7 @@ async def test_rerank_takes_the_names_of_vllm_and_sglang(client: TestClient, ser
         assert server.ranker.computed.pop() == f"None|q {number}|{kept}"
 
 
-async def test_a_row_of_zeros_has_bytes_too(client: TestClient, server: Server) -> None:
+async def test_a_row_of_zeros_can_be_quantised(client: TestClient, server: Server) -> None:
     server.embedder.row_of = lambda text: np.where(text == "z", 0, fake_row(text)).astype(np.float32)
     _, answer = await post(client, "/v2/embed", texts=["z"], embedding_types=["int8", "uint8", "ubinary"])
     rows = answer["embeddings"]

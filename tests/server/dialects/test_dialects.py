@@ -1,4 +1,4 @@
-"""What holds for every dialect: one service, one cache, one door, and errors that its clients can read."""
+"""What all dialects have in common: the service, the cache, access checks, and errors in their own format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMBEDS: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
     "/v2/embed": ({"texts": ["hello"]}, lambda answer: answer["embeddings"]["float"][0]),
     "/v1/embed": ({"texts": ["hello"]}, lambda answer: answer["embeddings"][0]),
 }
-"""A body for each route that embeds, and where its answer has the vector."""
+"""A body for each route that embeds, and where the vector is in the response."""
 
 RERANKS: dict[str, dict[str, Any]] = {
     "/v1/rerank": {"query": "q", "documents": ["good"]},
@@ -48,7 +48,7 @@ KEYS: dict[str, set[str]] = {
     "/v1/embed": {"message"},
     "/v2/rerank": {"message"},
 }
-"""What an error has in each dialect."""
+"""The keys of an error in each dialect."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def connect(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> Connect:
     return lambda server: aiohttp_client(server.app)
 
 
-async def test_every_dialect_gives_the_same_vector_and_shares_the_cache(connect: Connect) -> None:
+async def test_every_dialect_returns_the_same_vector_and_shares_the_cache(connect: Connect) -> None:
     server = Server()
     client = await connect(server)
     vectors, words = [], []
@@ -73,7 +73,7 @@ async def test_every_dialect_gives_the_same_vector_and_shares_the_cache(connect:
 
 
 @pytest.mark.parametrize("path", [*EMBEDS, *RERANKS])
-async def test_the_cache_can_be_left_out_of_it(connect: Connect, path: str) -> None:
+async def test_requests_can_bypass_the_cache(connect: Connect, path: str) -> None:
     server = Server()
     client = await connect(server)
     body = EMBEDS[path][0] if path in EMBEDS else RERANKS[path]
@@ -86,7 +86,7 @@ async def test_the_cache_can_be_left_out_of_it(connect: Connect, path: str) -> N
 
 
 @pytest.mark.parametrize("path", KEYS)
-async def test_errors_outside_of_the_handlers_have_the_dialects_shape(connect: Connect, path: str) -> None:
+async def test_errors_outside_of_handlers_have_the_dialects_format(connect: Connect, path: str) -> None:
     def shape(answer: dict[str, Any]) -> set[str]:
         if path.startswith("/v1/") and "error" in answer:
             assert set(answer["error"]) == {"message", "type", "param", "code"}
@@ -111,12 +111,12 @@ async def test_errors_outside_of_the_handlers_have_the_dialects_shape(connect: C
     if path != "/":
         response = await client.get(path, headers=key)
         assert response.status == 405
-        # Two dialects may share a path; who asks in the wrong way has not said which one it is.
+        # On a path that two dialects share, a request with the wrong method is of neither.
         assert set(await response.json()) == KEYS[path]
 
 
 @pytest.mark.parametrize("path", [*EMBEDS, *RERANKS])
-async def test_back_pressure_says_when_to_come_again(connect: Connect, path: str) -> None:
+async def test_overload_has_retry_after(connect: Connect, path: str) -> None:
     server = Server()
     client = await connect(server)
 
@@ -129,7 +129,7 @@ async def test_back_pressure_says_when_to_come_again(connect: Connect, path: str
     assert "queue is full" in await response.text()
 
 
-async def test_an_unforeseen_error_tells_nobody_of_the_inside(connect: Connect) -> None:
+async def test_an_unexpected_error_reveals_nothing_internal(connect: Connect) -> None:
     server = Server()
     client = await connect(server)
 

@@ -28,7 +28,7 @@ async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestCli
     return await aiohttp_client(server.app)
 
 
-async def test_embed_takes_a_text_or_a_list_and_gives_unit_rows_in_order(client: TestClient) -> None:
+async def test_embed_takes_a_text_or_a_list_and_returns_unit_rows_in_order(client: TestClient) -> None:
     status, answer = await post(client, "/api/embed", model="embedder", input=["two words", "one"])
     assert status == 200
     assert np.allclose(answer["embeddings"], [unit("two words"), unit("one")], atol=1e-6)
@@ -55,15 +55,13 @@ async def test_embed_takes_a_text_or_a_list_and_gives_unit_rows_in_order(client:
         ("", "a"),
     ],
 )
-async def test_names_are_those_that_ollamas_clients_write(
-    client: TestClient, server: Server, name: str, computed: str
-) -> None:
+async def test_names_as_ollamas_clients_write_them(client: TestClient, server: Server, name: str, computed: str) -> None:
     status, answer = await post(client, "/api/embed", model=name, input="a")
     assert (status, answer["model"]) == (200, name)
     assert server.embedder.computed == [computed]
 
 
-async def test_the_older_route_gives_one_row(client: TestClient) -> None:
+async def test_the_older_route_returns_one_row(client: TestClient) -> None:
     status, answer = await post(client, "/api/embeddings", model="embedder", prompt="hello")
     assert (status, list(answer)) == (200, ["embedding"])
     assert np.allclose(answer["embedding"], unit("hello"), atol=1e-6)
@@ -83,7 +81,11 @@ async def test_nothing_to_embed_loads_the_model(
 ) -> None:
     server.embedder.loaded.clear()
     asking = asyncio.create_task(post(client, path, model="embedder", **body))
-    await asyncio.sleep(0.05)
+    (slot,) = [slot for slot in server.pool.slots if slot.model.name == "embedder"]
+    assert slot.state == "loading"
+    async with asyncio.timeout(20):
+        while not slot.leases:
+            await get(client, "/livez")  # a few turns of the loop, until the request has its lease
     assert not asking.done(), "it waits for the model"
     server.embedder.loaded.set()
     status, answer = await asking
@@ -114,7 +116,7 @@ async def test_nothing_to_embed_loads_the_model(
         ("/api/generate", {"model": "embedder", "prompt": "a"}, 404, "nothing at POST /api/generate"),
     ],
 )
-async def test_errors_have_ollamas_shape(
+async def test_errors_have_ollamas_format(
     client: TestClient, path: str, body: dict[str, Any], status: int, words: str
 ) -> None:
     got, answer = await post(client, path, **body)
@@ -123,7 +125,7 @@ async def test_errors_have_ollamas_shape(
     assert words in answer["error"]
 
 
-async def test_texts_are_cut_at_the_end_unless_the_client_says_no(client: TestClient, server: Server) -> None:
+async def test_texts_are_cut_at_the_end_unless_truncate_is_false(client: TestClient, server: Server) -> None:
     words = [str(number) for number in range(30)]
     fits, longer = " ".join(words[: CONTEXT_TOKENS - 2]), " ".join(words)
     for more in ({}, {"truncate": True}):
@@ -181,7 +183,7 @@ async def test_show_describes_a_model_under_any_name(client: TestClient) -> None
     assert (await post(client, "/api/show", model="ranker"))[1]["capabilities"] == []
 
 
-async def test_a_clients_keep_alive_holds_unless_the_settings_say_for_ever(client: TestClient, server: Server) -> None:
+async def test_the_clients_keep_alive_is_used_unless_the_settings_pin_the_model(client: TestClient, server: Server) -> None:
     async def expiry() -> datetime.timedelta:
         _, answer = await get(client, "/api/ps")
         (model,) = answer["models"]
@@ -190,17 +192,15 @@ async def test_a_clients_keep_alive_holds_unless_the_settings_say_for_ever(clien
         return datetime.datetime.fromisoformat(model["expires_at"]) - datetime.datetime.now(datetime.UTC)
 
     await post(client, "/api/embed", model="embedder", input="a", keep_alive="10m")
-    assert (await expiry()).days > 10_000, "the settings keep it for ever"
+    assert (await expiry()).days > 10_000, "the settings never unload it"
     server.keep_alive = 1800.0
     await post(client, "/api/embed", model="embedder", input="a", keep_alive="10m")
     assert (await expiry()).total_seconds() == pytest.approx(600, abs=5)
     await post(client, "/api/embed", model="embedder", input="a", keep_alive=-1)
     assert (await expiry()).days > 10_000
     await post(client, "/api/embed", model="embedder", keep_alive=0)
-    async with asyncio.timeout(5):
-        while (await get(client, "/api/ps"))[1]["models"]:
-            await asyncio.sleep(0.01)
-    assert server.embedder.closed
+    await server.embedder.until(lambda: server.embedder.closed)
+    assert (await get(client, "/api/ps"))[1]["models"] == []
 
 
 @pytest.mark.parametrize(
@@ -220,18 +220,18 @@ async def test_a_clients_keep_alive_holds_unless_the_settings_say_for_ever(clien
         (1e300, None),
     ],
 )
-def test_durations_are_go_s(given: str | float | None, seconds: float | None) -> None:
+def test_durations_have_gos_syntax(given: str | float | None, seconds: float | None) -> None:
     assert keep_alive_seconds(given) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize("given", ["", "5", "5 m", "m", "five", "1d", "5m!", "٣s"])
-def test_what_is_no_duration_is_refused(given: str) -> None:
+def test_invalid_durations_are_refused(given: str) -> None:
     with pytest.raises(RequestError, match="keep_alive"):
         keep_alive_seconds(given)
 
 
-async def test_clients_that_only_knock_are_answered(client: TestClient) -> None:
-    """Ollama's clients ask HEAD / to see whether somebody is there."""
+async def test_head_shows_that_the_server_runs(client: TestClient) -> None:
+    """Ollama's clients send HEAD / to check for a server."""
     for method in ("HEAD", "GET"):
         for path in ("/", "/api/version", "/api/tags"):
             assert (await client.request(method, path)).status == 200

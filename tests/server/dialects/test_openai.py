@@ -23,7 +23,7 @@ def unit(text: str) -> np.ndarray:
     return row / np.linalg.norm(row)
 
 
-async def test_the_answer_has_openais_shape(client: TestClient) -> None:
+async def test_the_response_has_openais_format(client: TestClient) -> None:
     status, answer = await embed(client, input=["two words", "one"], model="fake-model", user="me")
     assert status == 200
     assert answer["object"] == "list"
@@ -60,7 +60,7 @@ async def test_2048_texts_keep_their_order_and_2049_are_refused(client: TestClie
     assert refusal["error"]["param"] == "input"
 
 
-async def test_the_cache_says_what_it_did(client: TestClient, engine: FakeEngine) -> None:
+async def test_a_header_tells_whether_the_cache_answered(client: TestClient, engine: FakeEngine) -> None:
     words = []
     for texts in (["a", "b"], ["b", "a"], ["a", "c"]):
         response = await client.post("/v1/embeddings", json={"input": texts})
@@ -122,26 +122,26 @@ async def test_a_body_that_is_not_json_is_a_400(client: TestClient, raw: bytes) 
 
 
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"input": ' + b"[" * 20_000, b'{"x": ' * 10_000])
-async def test_a_body_that_nests_without_end_is_a_400(client: TestClient, raw: bytes) -> None:
+async def test_a_deeply_nested_body_is_a_400(client: TestClient, raw: bytes) -> None:
     response = await client.post("/v1/embeddings", data=raw)
     assert response.status == 400
 
 
-async def test_a_body_that_is_not_the_gzip_it_claims_to_be_is_a_400(client: TestClient) -> None:
+async def test_an_invalid_gzip_body_is_a_400(client: TestClient) -> None:
     headers = {"content-encoding": "gzip", "content-type": "application/json"}
     response = await client.post("/v1/embeddings", data=b"not gzip", headers=headers)
     assert response.status == 400
     assert "gzip" in (await response.json())["error"]["message"]
 
 
-async def test_null_stands_for_a_field_that_was_left_out(client: TestClient) -> None:
+async def test_null_is_the_same_as_leaving_a_field_out(client: TestClient) -> None:
     fields = ("model", "encoding_format", "dimensions", "user", "input_type", "instruction")
     status, answer = await embed(client, input="a", **dict.fromkeys(fields))
     assert status == 200
     assert len(answer["data"][0]["embedding"]) == DIMENSIONS
 
 
-async def test_other_errors_have_openais_shape_too(client: TestClient) -> None:
+async def test_other_errors_have_openais_format(client: TestClient) -> None:
     for method, path, status in (("GET", "/v1/embeddings", 405), ("POST", "/v1/nothing", 404), ("GET", "/nothing", 404)):
         response = await client.request(method, path)
         assert response.status == status
@@ -161,7 +161,7 @@ async def test_errors_of_the_engine_have_their_status(client: TestClient, engine
     assert int(response.headers["Retry-After"]) > 0
 
 
-async def test_an_unforeseen_error_tells_the_client_nothing_of_the_inside(client: TestClient, engine: FakeEngine) -> None:
+async def test_an_unexpected_error_reveals_nothing_internal(client: TestClient, engine: FakeEngine) -> None:
     def broken(text: str) -> None:
         raise RuntimeError("secret detail")
 
@@ -192,7 +192,7 @@ async def test_a_suffix_of_the_models_name_chooses_the_prompt(client: TestClient
     assert engine.computed == ["Instruct: find it\nQuery:x", "x"], "a document is the plain text here, which was cached"
 
 
-async def test_request_ids_are_the_clients_own_when_sane(client: TestClient) -> None:
+async def test_valid_request_ids_of_clients_are_used(client: TestClient) -> None:
     async def echoed(given: str | None) -> str:
         headers = {"X-Request-Id": given} if given else {}
         return (await client.get("/health", headers=headers)).headers["X-Request-Id"]
@@ -202,7 +202,7 @@ async def test_request_ids_are_the_clients_own_when_sane(client: TestClient) -> 
     assert await echoed(None) != await echoed(None)
 
 
-async def test_half_an_emoji_from_javascript_is_mended(client: TestClient, engine: FakeEngine) -> None:
+async def test_half_a_surrogate_pair_from_javascript_is_accepted(client: TestClient, engine: FakeEngine) -> None:
     body = b'{"input": ["cut \\ud83d", "whole \\ud83d\\ude00", "nul \\u0000"]}'
     response = await client.post("/v1/embeddings", data=body, headers={"Content-Type": "application/json"})
     assert response.status == 200

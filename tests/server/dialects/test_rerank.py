@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.errors import InputTooLongError
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
@@ -37,7 +37,7 @@ async def client(ranker: FakeEngine, aiohttp_client: Callable[..., Awaitable[Tes
     registry = ModelRegistry(fake_model("embedder"), [fake_model("ranker", "rerank")], aliases={"rank": "ranker"})
     pool = ModelPool(lambda model: engines[model.name], PoolRules(budget_bytes=1))
     cache = VectorCache(None, memory_mib=8, disk_mib=0)
-    return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, timeout=5), max_inputs=50))
+    return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, ServiceOptions(timeout=5)), max_inputs=50))
 
 
 async def rerank(client: TestClient, **body: Any) -> tuple[int, dict[str, Any]]:
@@ -45,7 +45,7 @@ async def rerank(client: TestClient, **body: Any) -> tuple[int, dict[str, Any]]:
     return response.status, await response.json()
 
 
-async def test_the_best_come_first_with_scores_from_0_to_1(client: TestClient) -> None:
+async def test_results_are_sorted_with_scores_from_0_to_1(client: TestClient) -> None:
     documents = ["bad", "best", "so-so", "good"]
     status, answer = await rerank(client, model="ranker", query="which?", documents=documents)
     assert status == 200
@@ -57,7 +57,7 @@ async def test_the_best_come_first_with_scores_from_0_to_1(client: TestClient) -
     assert "document" not in answer["results"][0]
 
 
-async def test_two_probabilities_are_not_squashed_again(client: TestClient, ranker: FakeEngine) -> None:
+async def test_probabilities_are_not_passed_through_a_sigmoid_again(client: TestClient, ranker: FakeEngine) -> None:
     ranker.row_of = lambda text: np.array([0.9, 0.1], dtype=np.float32)
     _, answer = await rerank(client, query="q", documents=["a"])
     assert np.isclose(answer["results"][0]["relevance_score"], 0.9)
@@ -107,7 +107,7 @@ async def test_bad_input_is_named(client: TestClient, body: dict[str, Any], para
     assert says in answer["error"]["message"]
 
 
-async def test_a_reranker_has_no_vectors(client: TestClient) -> None:
+async def test_a_reranker_cannot_embed(client: TestClient) -> None:
     response = await client.post("/v1/embeddings", json={"input": "x", "model": "ranker"})
     error = (await response.json())["error"]
     assert (response.status, error["code"]) == (400, "wrong_task")
@@ -120,7 +120,7 @@ async def test_a_document_that_is_too_long_is_named(client: TestClient, ranker: 
     assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, "documents[1]", "context_length_exceeded")
 
 
-async def test_status_tells_of_each_loaded_model(client: TestClient) -> None:
+async def test_the_status_has_each_loaded_model(client: TestClient) -> None:
     await rerank(client, query="q", documents=["good", "bad"])
     status = await (await client.get("/v1/status")).json()
     models = {model["name"]: model for model in status["models"]}

@@ -25,7 +25,7 @@ async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestCli
 
 
 @pytest.mark.parametrize("path", ["/embed", "/"])
-async def test_embed_answers_a_bare_list_of_unit_rows(client: TestClient, path: str) -> None:
+async def test_embed_returns_a_bare_list_of_unit_rows(client: TestClient, path: str) -> None:
     status, rows = await post(client, path, inputs=["two words", "one"])
     assert status == 200
     assert np.allclose(rows, [unit("two words"), unit("one")], atol=1e-6)
@@ -49,7 +49,7 @@ async def test_prompt_names_are_the_models_prompts(client: TestClient, server: S
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/"])
-async def test_rerank_tells_its_dialect_by_the_field_texts(client: TestClient, path: str) -> None:
+async def test_rerank_with_texts_is_in_teis_dialect(client: TestClient, path: str) -> None:
     texts = ["bad", "best", "so-so"]
     status, ranks = await post(client, path, query="which?", texts=texts)
     assert status == 200
@@ -71,7 +71,7 @@ async def test_rerank_with_documents_stays_in_jinas_dialect(client: TestClient) 
 
 
 @pytest.mark.parametrize("path", ["/similarity", "/"])
-async def test_similarity_gives_the_cosine_of_each_sentence(client: TestClient, server: Server, path: str) -> None:
+async def test_similarity_returns_the_cosine_of_each_sentence(client: TestClient, server: Server, path: str) -> None:
     inputs = {"source_sentence": "a", "sentences": ["a", "b", "c"]}
     status, cosines = await post(client, path, inputs=inputs)
     assert status == 200
@@ -91,7 +91,7 @@ async def test_info_describes_the_default_model(client: TestClient) -> None:
     assert answer["auto_truncate"] is False
 
 
-async def test_tokenize_gives_the_models_tokens(client: TestClient) -> None:
+async def test_tokenize_returns_the_models_tokens(client: TestClient) -> None:
     status, answer = await post(client, "/tokenize", inputs=["two words", ""])
     assert status == 200
     assert [[(token["id"], token["text"], token["special"]) for token in text] for text in answer] == [
@@ -135,7 +135,7 @@ async def test_tokenize_gives_the_models_tokens(client: TestClient) -> None:
         ("/tokenize", {"inputs": 3}, 422, "Validation", "inputs"),
     ],
 )
-async def test_errors_have_the_shape_and_the_statuses_of_tei(
+async def test_errors_have_teis_format_and_statuses(
     client: TestClient, path: str, body: dict[str, Any], status: int, kind: str, words: str
 ) -> None:
     got, answer = await post(client, path, **body)
@@ -145,7 +145,7 @@ async def test_errors_have_the_shape_and_the_statuses_of_tei(
 
 
 @pytest.mark.parametrize(("direction", "kept"), [(None, slice(18)), ("Right", slice(18)), ("left", slice(12, None))])
-async def test_texts_are_cut_on_the_side_that_the_client_names(
+async def test_texts_are_cut_on_the_requested_side(
     client: TestClient, server: Server, direction: str | None, kept: slice
 ) -> None:
     words = [str(number) for number in range(30)]
@@ -163,7 +163,7 @@ async def test_texts_are_cut_on_the_side_that_the_client_names(
     assert pair.startswith("None|q|") and len(pair.split()) == CONTEXT_TOKENS - 2
 
 
-async def test_errors_of_the_engine_say_whose_fault_it_is(client: TestClient, server: Server) -> None:
+async def test_engine_errors_have_teis_error_types(client: TestClient, server: Server) -> None:
     server.embedder.failing = lambda text: EngineUnavailableError("the worker is away")
     assert (await post(client, "/embed", inputs="a"))[1]["error_type"] == "Unhealthy"
     server.embedder.failing = lambda text: BadVectorError("the model gave a row that is not finite")
@@ -171,7 +171,7 @@ async def test_errors_of_the_engine_say_whose_fault_it_is(client: TestClient, se
     assert (status, answer["error_type"]) == (500, "Backend")
 
 
-async def test_a_row_of_zeros_is_as_far_from_everything(client: TestClient, server: Server) -> None:
+async def test_the_similarity_to_a_row_of_zeros_is_zero(client: TestClient, server: Server) -> None:
     server.embedder.row_of = lambda text: np.zeros(DIMENSIONS, dtype=np.float32) if text == "z" else fake_row(text)
     status, cosines = await post(client, "/similarity", inputs={"source_sentence": "z", "sentences": ["a"]})
     assert (status, cosines) == (200, [0.0])

@@ -22,7 +22,7 @@ async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestCli
     return await aiohttp_client(server.app)
 
 
-async def test_tokens_are_counted_without_computing(client: TestClient, server: Server) -> None:
+async def test_tokens_are_counted_without_embedding(client: TestClient, server: Server) -> None:
     status, answer = await post(client, "/v1/tokenize", input=["two words", "one", ""])
     assert status == 200
     assert answer["data"] == [{"index": 0, "tokens": 4}, {"index": 1, "tokens": 3}, {"index": 2, "tokens": 2}]
@@ -30,19 +30,19 @@ async def test_tokens_are_counted_without_computing(client: TestClient, server: 
     assert server.embedder.computed == []
 
 
-async def test_the_count_is_the_one_that_embedding_has(client: TestClient) -> None:
+async def test_the_count_is_the_same_as_when_embedding(client: TestClient) -> None:
     for more in ({}, {"input_type": "query"}, {"model": "embedder:document"}):
         _, counted = await post(client, "/v1/tokenize", input="a few words here", **more)
         _, embedded = await post(client, "/v1/embeddings", input="a few words here", **more)
         assert counted["total_tokens"] == embedded["usage"]["total_tokens"]
 
 
-async def test_a_text_that_is_too_long_is_counted_all_the_same(client: TestClient) -> None:
+async def test_a_text_that_is_too_long_to_embed_can_be_counted(client: TestClient) -> None:
     _, answer = await post(client, "/v1/tokenize", input="w " * 1000)
     assert answer["data"][0]["tokens"] == 1002 > answer["context_tokens"]
 
 
-async def test_ids_come_when_they_are_asked_for(client: TestClient) -> None:
+async def test_ids_are_returned_on_request(client: TestClient) -> None:
     _, answer = await post(client, "/v1/tokenize", input="two words", ids=True)
     assert answer["data"] == [{"index": 0, "tokens": 4, "ids": [0, 13, 15, 1]}]
 

@@ -1,4 +1,4 @@
-"""The last minutes, as the dashboard draws them."""
+"""The last minutes, for the dashboard's charts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_steps_have_rates_percentiles_and_hit_rates() -> None:
     assert 95 <= found.p95_ms[-4] <= 96
 
 
-def test_old_steps_leave_and_an_unloaded_engine_takes_nothing_away() -> None:
+def test_old_steps_are_dropped_and_unloading_an_engine_subtracts_nothing() -> None:
     clock, totals = Clock(), Totals(tokens=1000)
     activity = Activity(lambda: totals, clock)
     activity.record(0.1, 200)

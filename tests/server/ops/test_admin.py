@@ -1,4 +1,4 @@
-"""Orders of the daemon's owner: pause, resume, shutdown, and who may give them."""
+"""Administration: pause, resume, shutdown, clearing the cache, and who may use them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
@@ -51,16 +50,16 @@ def server_cache(client: TestClient) -> VectorCache:
     return cache
 
 
-async def test_a_paused_daemon_answers_from_the_cache_alone(connect: Connect) -> None:
+async def test_a_paused_daemon_answers_from_the_cache_only(connect: Connect) -> None:
     server = Server()
     client = await connect(server)
-    assert (await post(client, "/v1/embeddings", input="known"))[0] == 200
+    assert (await post(client, "/v1/embeddings", input="cached"))[0] == 200
     assert await post(client, "/v1/admin/pause") == (200, {"paused": True, "stopping": False})
     computed = len(server.embedder.computed)
-    assert (await post(client, "/v1/embeddings", input="known"))[0] == 200
+    assert (await post(client, "/v1/embeddings", input="cached"))[0] == 200
     for path, body in (
         ("/v1/embeddings", {"input": "new"}),
-        ("/v1/embeddings", {"input": ["known", "new"]}),
+        ("/v1/embeddings", {"input": ["cached", "new"]}),
         ("/v1/rerank", {"query": "q", "documents": ["good"]}),
     ):
         response = await client.post(path, json=body)
@@ -72,27 +71,25 @@ async def test_a_paused_daemon_answers_from_the_cache_alone(connect: Connect) ->
     assert (await post(client, "/v1/embeddings", input="new"))[0] == 200
 
 
-async def test_what_is_being_computed_gets_to_finish(connect: Connect) -> None:
+async def test_pausing_does_not_interrupt_running_requests(connect: Connect) -> None:
     server = Server()
     client = await connect(server)
     server.embedder.paused = True
     waiting = asyncio.create_task(post(client, "/v1/embeddings", input="slow"))
-    async with asyncio.timeout(10):
-        while INTERACTIVE not in server.embedder.priorities[-1:] or not server.embedder._waiting:
-            await asyncio.sleep(0.01)
+    await server.embedder.until(lambda: server.embedder.waiting == ["slow"])
     assert (await post(client, "/v1/admin/pause"))[0] == 200
     server.embedder.paused = False
     server.embedder.resume()
     assert (await waiting)[0] == 200
 
 
-async def test_shutdown_is_passed_on(connect: Connect, stop: Stop) -> None:
+async def test_shutdown_stops_the_daemon(connect: Connect, stop: Stop) -> None:
     client = await connect()
     assert await post(client, "/v1/admin/shutdown") == (200, {"paused": False, "stopping": True})
     assert stop.called == 1
 
 
-async def test_a_cleared_cache_computes_once_more(connect: Connect) -> None:
+async def test_texts_are_computed_again_after_clearing_the_cache(connect: Connect) -> None:
     server = Server()
     client = await connect(server)
 
@@ -103,7 +100,7 @@ async def test_a_cleared_cache_computes_once_more(connect: Connect) -> None:
 
     for text in ("one", "two"):
         assert await computed(text)
-        for _ in range(3):  # so that the answer is kept as it was written, too
+        for _ in range(3):  # so that the complete response is cached, too
             assert not await computed(text)
     assert await post(client, "/v1/admin/cache/clear") == (200, {"removed": 2})
     assert await computed("one") and await computed("two")
@@ -113,7 +110,7 @@ async def test_a_cleared_cache_computes_once_more(connect: Connect) -> None:
     assert (response.status, await response.json()) == (200, {"removed": 1})
 
 
-async def test_one_models_vectors_go_and_the_others_stay(connect: Connect) -> None:
+async def test_clearing_one_model_keeps_the_vectors_of_others(connect: Connect) -> None:
     server = Server()
     client = await connect(server)
     assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
@@ -123,10 +120,10 @@ async def test_one_models_vectors_go_and_the_others_stay(connect: Connect) -> No
     assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
     assert len(server.embedder.computed) == computed
     status, refused = await post(client, "/v1/admin/cache/clear", model="ranker")
-    assert status == 404 and "nothing of a model 'ranker'" in refused["error"]["message"]
+    assert status == 404 and "no rows of a model 'ranker'" in refused["error"]["message"]
 
 
-async def test_a_get_gives_no_order(connect: Connect, stop: Stop) -> None:
+async def test_administration_needs_post(connect: Connect, stop: Stop) -> None:
     client = await connect()
     assert (await get(client, "/v1/admin/shutdown"))[0] == 405
     assert stop.called == 0
@@ -144,7 +141,7 @@ async def test_a_get_gives_no_order(connect: Connect, stop: Stop) -> None:
     ],
     ids=str,
 )
-async def test_web_pages_and_whoever_comes_through_a_proxy_give_no_orders(
+async def test_web_pages_and_proxied_clients_may_not_administer(
     connect: Connect, stop: Stop, headers: dict[str, str]
 ) -> None:
     client = await connect(origins=("vscode-webview://*", "http://127.0.0.1"))
@@ -157,7 +154,7 @@ async def test_web_pages_and_whoever_comes_through_a_proxy_give_no_orders(
     assert (await get(client, "/v1/admin"))[1]["paused"] is False
 
 
-async def test_a_key_is_asked_for_where_there_are_keys(connect: Connect, stop: Stop) -> None:
+async def test_with_api_keys_administration_needs_one(connect: Connect, stop: Stop) -> None:
     client = await connect(keys=Keys.read("sesame", None))
     assert (await client.post("/v1/admin/shutdown")).status == 401
     assert stop.called == 0
@@ -167,7 +164,7 @@ async def test_a_key_is_asked_for_where_there_are_keys(connect: Connect, stop: S
 
 
 @pytest.mark.parametrize(
-    ("remote", "let_in"),
+    ("remote", "allowed"),
     [
         ("127.0.0.1", True),
         ("127.8.9.10", True),
@@ -181,14 +178,14 @@ async def test_a_key_is_asked_for_where_there_are_keys(connect: Connect, stop: S
         ("unknown", False),
     ],
 )
-async def test_another_machine_gives_no_orders_where_no_key_is_asked_for(remote: str | None, let_in: bool) -> None:
-    """As with --no-auth on a network: everybody there may embed, and nobody may stop the daemon."""
+async def test_without_api_keys_other_machines_may_not_administer(remote: str | None, allowed: bool) -> None:
+    """With --no-auth on a network, everybody may embed, but not stop the daemon."""
     server = Server(access=Access(check_host=False, loopback_only=False))
     admin.add_to(server.app, lambda: None)
     request = make_mocked_request("POST", "/v1/admin/pause", headers={"Host": "box"}, app=server.app)
     request = request.clone(remote=remote) if remote is not None else request
-    if let_in:
+    if allowed:
         admin._require_owner(request)
     else:
-        with pytest.raises(ForbiddenError, match="programs of this machine"):
+        with pytest.raises(ForbiddenError, match="programs on this machine"):
             admin._require_owner(request)

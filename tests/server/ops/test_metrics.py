@@ -1,4 +1,4 @@
-"""GET /metrics: what a Prometheus server would read."""
+"""GET /metrics, as Prometheus reads it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Samples:
         for family in parse(text):
             for sample in family.samples:
                 key = sample.name, frozenset(sample.labels.items())
-                assert key not in self.all, f"{key} comes twice"
+                assert key not in self.all, f"{key} appears twice"
                 self.all[key] = sample.value
 
     def __call__(self, name: str, **labels: str) -> float | None:
@@ -62,23 +62,22 @@ async def test_requests_are_counted_by_route_and_status_and_never_by_path(client
     assert now("http_requests_in_flight") == 1, "the scrape itself"
 
 
-async def test_a_client_that_hangs_up_is_counted_and_no_longer_in_flight(client: TestClient, engine: FakeEngine) -> None:
+async def test_a_client_that_disconnects_is_counted_and_no_longer_in_flight(client: TestClient, engine: FakeEngine) -> None:
     await loaded(client)
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "gone"}))
-    async with asyncio.timeout(10):
-        while "gone" not in [text for text, _ in engine._waiting]:
-            await asyncio.sleep(0.01)
+    await engine.until(lambda: engine.waiting == ["gone"])
     assert (await scrape(client))("http_requests_in_flight") == 2
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
-    async with asyncio.timeout(5):
+    await engine.until(lambda: engine.cancelled == ["gone"])
+    async with asyncio.timeout(20):
         while (await scrape(client))("http_requests_total", route="/v1/embeddings", status="499") != 1:
-            await asyncio.sleep(0.01)
+            pass  # the count follows the cancellation, within a few turns of the loop
     assert (await scrape(client))("http_requests_in_flight") == 1
 
 
-async def test_models_cache_and_vectors_are_told(client: TestClient, engine: FakeEngine) -> None:
+async def test_models_cache_and_vectors_have_metrics(client: TestClient, engine: FakeEngine) -> None:
     await loaded(client)
     texts = ["one", "two", "three"]
     for _ in range(2):
@@ -105,14 +104,14 @@ async def test_models_cache_and_vectors_are_told(client: TestClient, engine: Fak
     assert now("vector_alarm", model=MODEL, input_type="plain") == 0
 
 
-async def test_what_waits_is_told(client: TestClient, engine: FakeEngine) -> None:
+async def test_waiting_texts_and_tokens_have_metrics(client: TestClient, engine: FakeEngine) -> None:
     await loaded(client)
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "word " * 10}))
-    async with asyncio.timeout(5):
-        while not (await scrape(client))("queue_texts", model=MODEL):
-            await asyncio.sleep(0.01)
-    tokens = (await scrape(client))("queue_tokens", model=MODEL)
+    await engine.until(lambda: len(engine.waiting) == 1)
+    now = await scrape(client)
+    assert now("queue_texts", model=MODEL) == 1
+    tokens = now("queue_tokens", model=MODEL)
     assert tokens is not None and tokens > 5
     engine.paused = False
     engine.resume()
@@ -120,16 +119,14 @@ async def test_what_waits_is_told(client: TestClient, engine: FakeEngine) -> Non
     assert (await scrape(client))("queue_tokens", model=MODEL) == 0
 
 
-async def test_a_model_that_drains_beside_its_successor_is_one_series(client: TestClient, engine: FakeEngine) -> None:
-    """Two samples with the same labels would make the whole answer unreadable."""
+async def test_a_model_that_drains_while_it_is_loaded_again_is_one_series(client: TestClient, engine: FakeEngine) -> None:
+    """Two samples with the same labels would make the whole response invalid."""
     await loaded(client)
     pool = client.app[SERVICE].pool
     model = client.app[SERVICE].registry.models[0]
     engine.paused = True
     request = asyncio.create_task(client.post("/v1/embeddings", json={"input": "slow"}))
-    async with asyncio.timeout(10):
-        while not pool.slots[0].leases:
-            await asyncio.sleep(0.01)
+    await engine.until(lambda: engine.waiting == ["slow"])
     unloading = asyncio.create_task(pool.unload(model))
     await asyncio.sleep(0)
     loading = asyncio.create_task(pool.load(model))
@@ -146,7 +143,7 @@ async def test_a_model_that_drains_beside_its_successor_is_one_series(client: Te
     assert (await scrape(client))("model_unloads_total", model=MODEL) == 1
 
 
-async def test_openmetrics_is_given_to_who_asks_for_it(client: TestClient) -> None:
+async def test_openmetrics_is_available(client: TestClient) -> None:
     await loaded(client)
     await client.post("/v1/embeddings", json={"input": "x"})
     response = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
@@ -158,7 +155,7 @@ async def test_openmetrics_is_given_to_who_asks_for_it(client: TestClient) -> No
     assert families["edgeembed_batch_tokens"].type == "summary"
 
 
-async def test_two_applications_count_for_themselves(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
+async def test_two_applications_have_separate_counts(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
     one, other = [await aiohttp_client(make_app(fake_service(FakeEngine(), None))) for _ in range(2)]
     await loaded(one)
     await loaded(other)
@@ -167,7 +164,7 @@ async def test_two_applications_count_for_themselves(aiohttp_client: Callable[..
     assert (await scrape(other))("model_requests_total", model=MODEL) is None
 
 
-async def test_a_daemon_without_cache_has_metrics_too(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
+async def test_metrics_without_a_disk_cache(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
     client = await aiohttp_client(make_app(fake_service(FakeEngine(), VectorCache(None, memory_mib=1, disk_mib=0))))
     await loaded(client)
     assert (await scrape(client))("cache_disk_up") == 0

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the server, held against each other; and the page that shows it."""
+"""The OpenAPI document matches the server; and the page that shows it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.server.dialect_requests import Server
 from tests.server.helpers import loaded
 
 POSTS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is not None)
-ORDERS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)
+NO_BODY = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)
 GETS = sorted(path for (method, path) in OPERATIONS if method == "GET")
 WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {"/api/show": {"model": "embedder"}, "/v1/admin/cache/clear": {}}
-"""Bodies that need the name of a model, which a document cannot know, or nothing."""
+"""Bodies for routes without an example: these need the name of a model, or nothing."""
 
 
 def daemon(**options: Any) -> Server:
-    """Give a server as the daemon runs it: with the routes of its owner."""
+    """Return a server with the routes for the owner, as the daemon has."""
     server = Server(**options)
     admin.add_to(server.app, lambda: None)
     return server
@@ -56,12 +56,12 @@ def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Va
 
 
 def check(document: dict[str, Any], schema: dict[str, Any], instance: Any) -> None:
-    """Hold a value against a schema of the document. Raises jsonschema.ValidationError."""
+    """Raise jsonschema.ValidationError if a value does not match a schema of the document."""
     validator(document, schema).validate(instance)
 
 
-async def hold(document: dict[str, Any], method: str, path: str, response: Any) -> None:
-    """Hold an answer against what the document says of its route: status, media type, headers and body."""
+async def check_response(document: dict[str, Any], method: str, path: str, response: Any) -> None:
+    """Check a response against its route in the document: status, media type, headers and body."""
     answers = document["paths"][path][method.lower()]["responses"]
     assert str(response.status) in answers, f"{response.status} is not documented: {await response.text()}"
     answer = answers[str(response.status)]
@@ -74,11 +74,11 @@ async def hold(document: dict[str, Any], method: str, path: str, response: Any) 
         check(document, content["application/json"]["schema"], await response.json())
 
 
-def test_every_route_is_described_and_every_description_has_its_route(server: Server) -> None:
+def test_the_document_has_exactly_the_servers_routes(server: Server) -> None:
     assert set(served(server.app)) == set(OPERATIONS)
 
 
-async def test_the_document_is_sound(client: TestClient) -> None:
+async def test_the_document_is_valid(client: TestClient) -> None:
     document = await document_of(client)
     assert document["openapi"].startswith("3.1")
     for schema in document["components"]["schemas"].values():
@@ -94,24 +94,24 @@ async def test_the_document_is_sound(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_examples_work_and_their_answers_are_what_the_document_says(client: TestClient, path: str) -> None:
+async def test_examples_work_and_their_responses_match_the_document(client: TestClient, path: str) -> None:
     document = await document_of(client)
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     body = content.get("example") or WITHOUT_EXAMPLE[path]
     check(document, content["schema"], body)
     response = await client.post(path, json=body)
     assert response.status == 200, await response.text()
-    await hold(document, "POST", path, response)
+    await check_response(document, "POST", path, response)
 
 
-@pytest.mark.parametrize("path", ORDERS)
-async def test_orders_without_a_body_are_answered_as_the_document_says(client: TestClient, path: str) -> None:
+@pytest.mark.parametrize("path", NO_BODY)
+async def test_responses_to_requests_without_a_body_match_the_document(client: TestClient, path: str) -> None:
     document = await document_of(client)
     assert "requestBody" not in document["paths"][path]["post"]
-    await hold(document, "POST", path, await client.post(path))
+    await check_response(document, "POST", path, await client.post(path))
 
 
-async def test_what_a_daemon_does_not_offer_is_not_in_its_document(
+async def test_the_document_has_no_routes_that_the_application_lacks(
     aiohttp_client: Callable[..., Awaitable[TestClient]],
 ) -> None:
     document = await document_of(await aiohttp_client(Server().app))
@@ -119,12 +119,12 @@ async def test_what_a_daemon_does_not_offer_is_not_in_its_document(
 
 
 @pytest.mark.parametrize("path", GETS)
-async def test_get_answers_are_what_the_document_says(client: TestClient, path: str) -> None:
+async def test_responses_of_get_match_the_document(client: TestClient, path: str) -> None:
     await loaded(client)
     document = await document_of(client)
     response = await client.get(path.replace("{name}", "embedder"))
     assert response.status == 200
-    await hold(document, "GET", path, response)
+    await check_response(document, "GET", path, response)
 
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -148,20 +148,20 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "body"), VARIANTS)
-async def test_so_are_the_answers_to_other_bodies(client: TestClient, path: str, body: dict[str, Any]) -> None:
+async def test_responses_to_other_bodies_match_the_document(client: TestClient, path: str, body: dict[str, Any]) -> None:
     document = await document_of(client)
     check(document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
     response = await client.post(path, json=body)
     assert response.status == 200
-    await hold(document, "POST", path, response)
+    await check_response(document, "POST", path, response)
 
 
 WRONG: list[Any] = [None, True, -1, 0, 1.5, "word", "", [], [None], [1], [""], {}, {"a": 1}, [[]], [{}]]
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_bodies_that_the_document_rules_out_are_refused_as_it_says(client: TestClient, path: str) -> None:
-    """For each field, values of every kind: what the schema refuses, the server refuses too."""
+async def test_bodies_that_do_not_match_the_document_are_errors(client: TestClient, path: str) -> None:
+    """For each field, values of every type: the server refuses what the schema refuses."""
     document = await document_of(client)
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     schema, example = content["schema"], content.get("example") or WITHOUT_EXAMPLE[path]
@@ -175,12 +175,12 @@ async def test_bodies_that_the_document_rules_out_are_refused_as_it_says(client:
             continue
         response = await client.post(path, data=json.dumps(body), headers={"Content-Type": "application/json"})
         assert 400 <= response.status < 500, f"{body} gives {response.status}"
-        await hold(document, "POST", path, response)
+        await check_response(document, "POST", path, response)
         tried += 1
     assert tried > 10
 
 
-async def test_errors_of_the_server_are_what_the_document_says(client: TestClient, server: Server) -> None:
+async def test_server_errors_match_the_document(client: TestClient, server: Server) -> None:
     document = await document_of(client)
 
     def away(_text: str) -> EngineUnavailableError:
@@ -189,18 +189,18 @@ async def test_errors_of_the_server_are_what_the_document_says(client: TestClien
     server.embedder.failing = server.ranker.failing = away
     for path in POSTS:
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"].get("example")
-        if body is None or path in ("/v1/tokenize", "/tokenize"):  # the fake engine reads without failing
+        if body is None or path in ("/v1/tokenize", "/tokenize"):  # the fake engine never fails to tokenise
             continue
         response = await client.post(path, json=body)
         assert response.status == 503
-        await hold(document, "POST", path, response)
+        await check_response(document, "POST", path, response)
     server.embedder.state, server.embedder.reason = "restarting", "it died"
     response = await client.get("/health")
     assert response.status == 503
-    await hold(document, "GET", "/health", response)
+    await check_response(document, "GET", "/health", response)
 
 
-async def test_refusals_at_the_door_are_what_the_document_says(
+async def test_access_errors_match_the_document(
     aiohttp_client: Callable[..., Awaitable[TestClient]],
 ) -> None:
     open_client = await aiohttp_client(daemon().app)
@@ -210,13 +210,13 @@ async def test_refusals_at_the_door_are_what_the_document_says(
         asked = path.replace("{name}", "embedder")
         response = await client.request(method, asked, headers={"Host": "evil.example", "Authorization": "Bearer sesame"})
         assert response.status == 403
-        await hold(document, method, path, response)
+        await check_response(document, method, path, response)
         response = await client.request(method, asked, json={} if method == "POST" else None)
         if response.status != 200:  # such as a probe, which needs no key
-            await hold(document, method, path, response)
+            await check_response(document, method, path, response)
 
 
-async def test_a_route_that_nobody_described_leaves_the_rest_of_the_document(
+async def test_a_route_without_description_is_left_out_of_the_document(
     aiohttp_client: Callable[..., Awaitable[TestClient]],
 ) -> None:
     server = daemon()
@@ -236,18 +236,18 @@ async def test_the_page_shows_every_route_without_a_script(client: TestClient) -
     page = await response.text()
     for method, path in OPERATIONS:
         assert f"<b>{method}</b> <code>{html.escape(path)}</code>" in page
-    assert "`" not in page, "what stands between backticks in a docstring is code on the page"
+    assert "`" not in page, "backticks in a docstring become code on the page"
     policy = response.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy and "http" not in policy
     assert "<script" not in page and "javascript:" not in page and " on" + "click" not in page
     links = re.findall(r"""(?:href|src)=["']([^"']+)""", page)
-    assert all(link.startswith(("#", "/")) for link in links), "nothing comes from elsewhere"
+    assert all(link.startswith(("#", "/")) for link in links), "no resources from other servers"
     anchors = {link[1:] for link in links if link.startswith("#")}
     assert anchors <= set(re.findall(r'id="([^"]+)"', page))
 
 
-async def test_the_page_cannot_be_made_to_hold_markup(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
+async def test_the_host_header_is_escaped_on_the_page(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
     client = await aiohttp_client(Server(access=Access(check_host=False)).app)
     page = await (await client.get("/docs", headers={"Host": "x'\"><script>alert(1)</script>"})).text()
     assert "<script" not in page

@@ -1,4 +1,4 @@
-"""Watching the other side: whether it is there, and whether it is still who it was."""
+"""The health of the upstream server: whether it answers, and whether it still serves the same model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class HealthMonitor:
-    """Keeps the breaker, probes while it is open, and embeds the canary texts now and then."""
+    """Owns the circuit breaker, probes upstream while it is open, and embeds the canary texts at intervals."""
 
     def __init__(self, remote: Remote, client: UpstreamClient, changed: Callable[[], None]) -> None:
-        """Prepare. changed: called when texts that wait may be sent again, or never will be."""
+        """Take what to watch. changed: called when waiting texts may be sent again, or never will be."""
         self.breaker = Breaker()
-        self.over: ModelReplacedError | None = None
-        """Set once upstream is known to give other vectors than those that it was met with."""
+        self.replaced: ModelReplacedError | None = None
+        """Set once upstream gives other vectors than those of this identity."""
         self._remote = remote
         self._options = remote.options
         self._identity = remote.identity
@@ -36,19 +36,19 @@ class HealthMonitor:
 
     @property
     def retry_budget(self) -> float:
-        """Seconds for which texts wait still, as upstream is away; 0 or less when they have waited enough."""
+        """Seconds for which texts still wait while upstream is away; 0 or less when their time is up."""
         away = self.breaker.away_since
         return self._options.wait - (time.monotonic() - away if away is not None else 0.0)
 
     async def start(self) -> None:
-        """Look who is there. Nobody: that is watched. Raises ModelReplacedError for somebody else."""
+        """Check the identity and start watching, also if upstream is away. Raises ModelReplacedError for another model."""
         try:
-            await self._same_as_before()
+            await self._check_identity()
         except UpstreamError as error:
             self.failed(error, at_once=True)
-        if self.over is not None:
-            raise self.over
-        self._spawn(self._check_now_and_then(), "upstream check")
+        if self.replaced is not None:
+            raise self.replaced
+        self._spawn(self._check_regularly(), "upstream check")
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -56,58 +56,55 @@ class HealthMonitor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def failed(self, error: UpstreamError, *, at_once: bool = False) -> None:
-        """Note that a request has failed; at_once: one is enough to send nothing but probes."""
+        """Record a failed request. at_once: open the breaker now, so that only probes are sent."""
         if isinstance(error, BusyError) and not at_once:
-            self.breaker.busy(str(error), error.seconds)
+            self.breaker.busy(str(error), error.retry_after)
             return
         before = self.breaker.opened
-        seconds = error.seconds if isinstance(error, UnavailableError | BusyError) else None
-        gone = isinstance(error, UnavailableError) and error.gone
-        self.breaker.failed(str(error), seconds, at_once=at_once or gone)
+        retry_after = error.retry_after if isinstance(error, UnavailableError | BusyError) else None
+        no_connection = isinstance(error, UnavailableError) and error.no_connection
+        self.breaker.failed(str(error), retry_after, at_once=at_once or no_connection)
         if self.breaker.opened > before:
             log.warning("upstream %s is away: %s", self._options.url, error)
-        if self.breaker.state != "closed" and self.over is None and (self._prober is None or self._prober.done()):
+        if self.breaker.state != "closed" and self.replaced is None and (self._prober is None or self._prober.done()):
             self._prober = self._spawn(self._probe_until_back(), "upstream probe")
 
     async def _probe_until_back(self) -> None:
-        """Send canary texts now and then; nothing else is sent before they come out right."""
+        """Send the canary texts after each pause until they succeed; nothing else is sent meanwhile."""
         while True:
             await asyncio.sleep(self.breaker.pause)
             self.breaker.probe()
             try:
-                await self._same_as_before()
+                await self._check_identity()
                 break
             except UpstreamError as error:
                 self.failed(error, at_once=True)
-        if self.over is None:
+        if self.replaced is None:
             self.breaker.worked()
-            log.info("upstream %s is back, with the same vectors", self._options.url)
+            log.info("upstream %s is back with the same vectors", self._options.url)
         self._changed()
 
-    async def _check_now_and_then(self) -> None:
-        while self.over is None:
+    async def _check_regularly(self) -> None:
+        while self.replaced is None:
             await asyncio.sleep(self._options.check_every)
             if self.breaker.state != "closed":
                 continue
             try:
-                await self._same_as_before()
+                await self._check_identity()
             except BusyError:
-                continue  # no time for questions that nobody waits for
+                continue  # the check can wait; requests of clients come first
             except UpstreamError as error:
                 self.failed(error)
         self._changed()
 
-    async def _same_as_before(self) -> None:
-        """Embed all canary texts. When other rows come, this identity is over, and whoever asks again finds the new one.
-
-        Raises UpstreamError's kinds.
-        """
-        sight = await self._remote.look(self._client, self._identity)
-        if least_cosine(sight.rows, self._identity.canary_rows) >= self._options.min_cosine:
+    async def _check_identity(self) -> None:
+        """Embed the canary texts and set `replaced` if upstream gives other rows. Raises a subclass of UpstreamError."""
+        result = await self._remote.probe(self._client, self._identity)
+        if least_cosine(result.rows, self._identity.canary_rows) >= self._options.min_cosine:
             return
-        identity = self._remote.recognise(await self._remote.look(self._client))
+        identity = self._remote.recognise(await self._remote.probe(self._client))
         if identity.digest != self._identity.digest:
-            self.over = ModelReplacedError("upstream has another model now; ask again", retry_after=1.0)
+            self.replaced = ModelReplacedError("upstream serves another model now; send the request again", retry_after=1.0)
             self._remote.on_change(self._served)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -119,6 +116,6 @@ class HealthMonitor:
 
 
 def log_failure(task: asyncio.Task[None]) -> None:
-    """Let nobody miss a bug in what runs beside the requests."""
+    """Log the exception of a background task, which nobody awaits."""
     if not task.cancelled() and (error := task.exception()):
-        log.error("%s failed for a reason that nobody foresaw", task.get_name(), exc_info=error)
+        log.error("unexpected error in the task %s", task.get_name(), exc_info=error)

@@ -1,0 +1,128 @@
+"""Parts of llama.cpp that llama-cpp-python does not wrap: functions, structures, numbers, names of tensors.
+
+Apart from the kernels' header `kernels/ggml.h`, only this module knows them. llama.cpp promises none of it to stay:
+`tests/engine/llama/test_ggml.py` compiles all that is here against the headers of the release named below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
+from typing import Any
+
+from edgeembed.engine.llama.bindings import lib
+
+LLAMA_CPP_PYTHON = "0.3.36"
+"""The release of llama-cpp-python that this module and `kernels/ggml.h` are written for."""
+GGML = "0.25.3"
+"""The version of ggml in that release, as `ggml_version` returns it."""
+
+# --- numbers and names ------------------------------------------------------------------------------------------------
+
+TYPE_F32 = 0
+LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_CONTINUED = 1, 2, 3, 4, 5
+DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DEVICE_ACCEL = 0, 1, 2, 3
+
+LAST_HIDDEN_STATES = b"result_norm"
+"""The tensor with a decoder's last hidden states, from which the LM head is computed."""
+CLASSIFIER_WEIGHT = b"cls.output.weight"
+"""The weights of a reranker's classifier."""
+
+# --- structures -------------------------------------------------------------------------------------------------------
+
+
+class Tensor(ctypes.Structure):
+    """ggml.h: ggml_tensor up to its name."""
+
+    _fields_ = (
+        ("type", c_int),
+        ("buffer", c_void_p),
+        ("ne", c_int64 * 4),
+        ("nb", c_size_t * 4),
+        ("op", c_int),
+        ("op_params", c_int32 * 16),
+        ("flags", c_int32),
+        ("src", c_void_p * 10),
+        ("view_src", c_void_p),
+        ("view_offs", c_size_t),
+        ("data", c_void_p),
+        ("name", c_char * 64),
+    )
+
+
+class DeviceProperties(ctypes.Structure):
+    """ggml-backend.h: ggml_backend_dev_props up to the id, then room for the rest, which ggml fills in too."""
+
+    _fields_ = (
+        ("name", c_char_p),
+        ("description", c_char_p),
+        ("memory_free", c_size_t),
+        ("memory_total", c_size_t),
+        ("type", c_int),
+        ("device_id", c_char_p),
+        ("rest", c_char * 256),
+    )
+
+
+EvalCallback: Any = dict(lib.llama_context_params._fields_)["cb_eval"]
+"""ggml_backend_sched_eval_callback: (address of a tensor, whether llama.cpp asks, user data) -> bool."""
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "ggml_version": (c_char_p,),
+    "ggml_get_name": (c_char_p, c_void_p),
+    "ggml_nbytes": (c_size_t, c_void_p),
+    "ggml_backend_tensor_get": (None, c_void_p, c_void_p, c_size_t, c_size_t),
+    "ggml_backend_load": (c_void_p, c_char_p),
+    "ggml_backend_dev_count": (c_size_t,),
+    "ggml_backend_dev_get": (c_void_p, c_size_t),
+    "ggml_backend_dev_by_name": (c_void_p, c_char_p),
+    "ggml_backend_dev_by_type": (c_void_p, c_int),
+    "ggml_backend_dev_get_props": (None, c_void_p, c_void_p),
+    "ggml_backend_dev_backend_reg": (c_void_p, c_void_p),
+    "ggml_backend_reg_name": (c_char_p, c_void_p),
+    "llama_get_embeddings_seq": (c_void_p, c_void_p, c_int32),  # llama_cpp's own makes a pointer object for each row
+}
+"""Type of the result and types of the arguments."""
+
+SCORE_FUNCTION = "ggml_backend_score"
+"""Exported by each module of a backend, without arguments: how well it suits this processor as an int, 0 for not at all."""
+
+KERNEL_FUNCTIONS = (
+    "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
+    "ggml_backend_cpu_buffer_type",
+    "ggml_backend_buft_alloc_buffer",
+    "ggml_barrier",
+    "ggml_op_name",
+    "ggml_unary_op_name",
+    "ggml_tensor_overhead",
+)
+"""The functions that the kernels call, in the order of `Ggml` in `kernels/ggml.h`, which declares them."""
+
+
+def function(name: str) -> Any:
+    """Return a C function of `SIGNATURES`, with its types. Raises AttributeError when llama.cpp has none of this name."""
+    found = find_symbol(name)
+    found.restype, *found.argtypes = SIGNATURES[name]
+    return found
+
+
+def find_symbol(name: str) -> Any:
+    """Return a function of the ggml that llama.cpp itself uses. Raises AttributeError, OSError.
+
+    The wheel has no symbolic links: loading ggml by its file name can load a second copy, with a state of its own that
+    llama.cpp never sees.
+    """
+    try:
+        return lib._lib[name]
+    except AttributeError:  # Windows searches one library at a time, and finds a loaded one by its file name
+        from llama_cpp._ctypes_extensions import load_shared_library
+        from llama_cpp._ggml import libggml_base_path
+
+        # The registry of backends is in `ggml`, everything else in `ggml-base`.
+        for home in ("ggml-base", "ggml"):
+            with contextlib.suppress(AttributeError):
+                return load_shared_library(home, libggml_base_path)[name]
+        raise

@@ -1,0 +1,181 @@
+"""Engines of local models, made from the settings: execution modes, worker options, and what autotuning found."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
+from edgeembed.engine.execution_modes import GPU_FULL, ExecutionMode, cpu_modes
+from edgeembed.engine.gpu.placement import Gpus, for_card
+from edgeembed.engine.interface import ModelInfo
+from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
+from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.errors import EngineUnavailableError, ModelReplacedError
+from edgeembed.hub.gguf.weights import read_weights
+from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
+from edgeembed.models.registry import ServedModel
+
+log = logging.getLogger(__name__)
+
+EXECUTION_MODES_FILE = "execution-modes.json"
+
+
+def make_gpus(settings: Settings) -> Gpus:
+    """Return the graphics cards that the settings allow; none is looked for yet."""
+    return Gpus(settings.device, settings.gpu_layers, settings.gpu_memory_utilization)
+
+
+def make_engine(
+    settings: Settings,
+    paths: Paths,
+    model: InstalledModel | ServedModel,
+    profile: RunProfile | None = None,
+    gpus: Gpus | None = None,
+) -> WorkerEngine:
+    """Return the engine of a model; nothing starts yet. Raises HubError for a file that llama.cpp must not open.
+
+    profile: how to run the model; by default what the settings say, then what `edgeembed tune` found. A model that was never
+    tuned on this machine is autotuned when it loads, and the result is kept. gpus: shared by the models of a daemon.
+    """
+    configurator = WorkerConfigurator(settings, paths, model, profile, gpus or make_gpus(settings))
+    memory = FallbackMemory(paths.state / EXECUTION_MODES_FILE, model.digest)
+    return WorkerEngine(
+        configurator.options,
+        FallbackPolicy(configurator.modes(), memory),
+        timeouts=WorkerTimeouts(load=settings.load_timeout),
+        on_ready=configurator.on_ready,
+        require_room=configurator.require_room,
+    )
+
+
+class WorkerConfigurator:
+    """Decides how the workers of one model run: which modes there are, the options in each, and the autotuned profile."""
+
+    def __init__(
+        self, settings: Settings, paths: Paths, model: InstalledModel | ServedModel, profile: RunProfile | None, gpus: Gpus
+    ) -> None:
+        """Check the model's file.
+
+        Raises:
+            HubError: llama.cpp must not open the file.
+            ModelReplacedError: It is not the file that was installed.
+        """
+        self._identity = _file_identity(model.path)
+        store = Store(paths)
+        if store.digest(model.path) != model.digest:
+            # The cache would keep another model's rows under this one's digest.
+            raise _replaced(model.path)
+        store.require_sound(model)
+        self._settings = settings
+        self._model = model
+        self._tuning_results = TuningResults(paths.state)
+        self._autotune = profile is None and self._tuning_results.find(model.digest) is None
+        self._profile = profile or chosen_profile(settings, paths, model.digest)
+        self._gpus = gpus
+        self._sizes = read_weights(model.path) if gpus.possible else None
+        self._key = str(model.path)
+
+    def modes(self) -> tuple[ExecutionMode, ...]:
+        """Return the execution modes of the model, fastest first."""
+        on_cards = self._gpus.modes(self._sizes, self._card_options(GPU_FULL)) if self._sizes is not None else ()
+        return (*on_cards, *cpu_modes())
+
+    def options(self, mode: ExecutionMode) -> WorkerOptions:
+        """Return the options of a worker in a mode. Raises ModeUnavailableError or EngineUnavailableError."""
+        if _file_identity(self._model.path) != self._identity:
+            raise _replaced(self._model.path)
+        if mode.gpu != "none" and self._sizes is not None:
+            return self._gpus.place(mode, self._key, self._sizes, self._card_options(mode))
+        self._gpus.left(self._key)
+        return self._cpu_options(mode)
+
+    def require_room(self, mode: ExecutionMode) -> None:
+        """Raise ModeUnavailableError when the model cannot be loaded in a mode now."""
+        if self._sizes is not None:
+            self._gpus.require_room(mode, self._key, self._sizes, self._card_options(mode))
+
+    def on_ready(self, info: ModelInfo) -> None:
+        """Note that a worker has loaded the model, and keep what it found when it was autotuned."""
+        self._gpus.loaded(self._key)
+        found = info.autotune
+        if not self._autotune or found is None or found.pad_from_tokens is None:
+            return  # there was no time to find anything: it is autotuned at the next load
+        self._autotune = False
+        self._profile = msgspec.structs.replace(self._profile, pad_from_tokens=found.pad_from_tokens)
+        # What the settings say is not part of the result.
+        measured = RunProfile(threads=usable_threads(), pad_from_tokens=found.pad_from_tokens)
+        result = TuningResult(profile=measured, made_at=time.time(), thorough=False, measured=[])
+        try:
+            self._tuning_results.keep(self._model.digest, result)
+        except OSError as error:
+            log.warning("cannot keep the tuning result of %s: %s", self._model.spec, error)
+
+    def _card_options(self, mode: ExecutionMode) -> WorkerOptions:
+        batch_tokens = self._settings.batch_tokens or self._profile.card_batch_tokens
+        return for_card(self._cpu_options(mode), batch_tokens)
+
+    def _cpu_options(self, mode: ExecutionMode) -> WorkerOptions:
+        profile = self._profile
+        return WorkerOptions(
+            path=str(self._model.path),
+            threads=profile.threads,
+            context_tokens=self._settings.context_tokens,
+            batch_tokens=profile.batch_tokens,
+            bulk_lanes=profile.bulk_lanes,
+            pad_from_tokens=profile.pad_from_tokens,
+            autotune=self._autotune,
+            mode=mode.name,
+            extra_buffers=mode.extra_buffers,
+            own_kernels=self._settings.kernels == "auto",
+            oldest_kernels=mode.oldest_kernels,
+            task=self._model.task,
+            verbose=self._settings.log_level == "debug",
+        )
+
+
+def card_options(settings: Settings, model: InstalledModel | ServedModel) -> WorkerOptions:
+    """Return the options of a worker on a graphics card, as far as they decide about memory."""
+    base = WorkerOptions(
+        path=str(model.path),
+        threads=1,
+        context_tokens=settings.context_tokens,
+        batch_tokens=settings.batch_tokens,
+        mode=GPU_FULL.name,
+        extra_buffers=False,
+        task=model.task,
+    )
+    return for_card(base, settings.batch_tokens)
+
+
+def chosen_profile(settings: Settings, paths: Paths, digest: str) -> RunProfile:
+    """Return how a model runs: the settings override what was measured, and that overrides the defaults."""
+    tuned = TuningResults(paths.state).find(digest)
+    found = tuned.profile if tuned else RunProfile(threads=usable_threads())
+    if settings.threads:
+        found = msgspec.structs.replace(found, threads=settings.threads)
+    if settings.batch_tokens:
+        found = msgspec.structs.replace(found, batch_tokens=settings.batch_tokens)
+    if tuned:
+        log.info("%s: using the run profile of %s", digest[:12], time.strftime("%Y-%m-%d", time.localtime(tuned.made_at)))
+    return found
+
+
+def _file_identity(path: Path) -> tuple[int, int]:
+    """Return size and time of a file, to notice when it is replaced. Raises EngineUnavailableError when it is gone."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise EngineUnavailableError(f"cannot read {path}: {error.strerror or error}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _replaced(path: Path) -> ModelReplacedError:
+    return ModelReplacedError(f"{path} was replaced by another file")

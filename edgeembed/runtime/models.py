@@ -1,0 +1,136 @@
+"""The models that the settings name, made into a registry and the rules of the pool."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeembed.config.durations import seconds_of
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
+from edgeembed.engine.gpu.placement import Gpus
+from edgeembed.errors import HubError
+from edgeembed.hub.catalogue import catalogue
+from edgeembed.hub.gguf.weights import read_weights
+from edgeembed.hub.install import ensure_installed
+from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.models import memory
+from edgeembed.models.pool import PoolRules
+from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+from edgeembed.models.registry import ModelRegistry, ServedModel, served
+from edgeembed.runtime.engines import card_options
+
+if TYPE_CHECKING:  # it imports aiohttp, which commands that compute in their own process do without
+    from edgeembed.upstream.remote import Remote
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConfiguredModels:
+    """The models that the settings name."""
+
+    default: ServedModel
+    preload: tuple[ServedModel, ...] = ()
+    pinned: tuple[ServedModel, ...] = ()
+    by_path: tuple[ServedModel, ...] = ()
+    """Files that aliases stand for."""
+    remote: Remote | None = None
+    """The default model when another server computes it."""
+
+
+def find_configured_models(settings: Settings, paths: Paths, default: InstalledModel | Remote) -> ConfiguredModels:
+    """Return the default model and the others that the settings name; those not installed are left out with a warning."""
+    remote = None if isinstance(default, InstalledModel) else default
+    offline = msgspec.structs.replace(settings, offline=True)
+
+    def installed(names: Iterable[str], setting: str) -> tuple[ServedModel, ...]:
+        found: list[ServedModel] = []
+        for name in names:
+            try:
+                found.append(served(ensure_installed(name, paths=paths, settings=offline, report=log.info)))
+            except HubError as error:
+                log.warning("%s: cannot use %s: %s", setting, name, error.message)
+        return tuple(found)
+
+    return ConfiguredModels(
+        default=served(default) if isinstance(default, InstalledModel) else default.served(),
+        preload=installed(settings.preload, "preload"),
+        pinned=installed(settings.pin, "pin"),
+        by_path=installed((name for name in settings.aliases.values() if _is_file(name)), "aliases"),
+        remote=remote,
+    )
+
+
+def make_registry(settings: Settings, paths: Paths, configured: ConfiguredModels) -> ModelRegistry:
+    """Return the registry of the configured models, their aliases, and all models in the store."""
+    store = Store(paths)
+
+    def renew(model: ServedModel) -> ServedModel:
+        if model.upstream and configured.remote:
+            return configured.remote.served()
+        try:
+            return model if store.digest(model.path) == model.digest else served(store.local(model.path))
+        except (HubError, OSError) as error:
+            log.warning("cannot read %s now: %s", model.path, error)
+            return model
+
+    aliases = {
+        alias: str(Path(name).expanduser().absolute()) if _is_file(name) else name
+        for alias, name in settings.aliases.items()
+    }
+    others = (*configured.pinned, *configured.preload, *configured.by_path)
+    return ModelRegistry(configured.default, others, aliases=aliases, scan=lambda: _in_store(store), renew=renew)
+
+
+def _in_store(store: Store) -> list[ServedModel]:
+    """Return the models in the store, of each name the type first that its bare name means."""
+    found: list[ServedModel] = []
+    for model in store.installed():
+        with contextlib.suppress(OSError):  # removed meanwhile
+            found.append(served(model))
+    entries = catalogue()
+    return sorted(
+        found, key=lambda model: (model.name, model.name in entries and model.type != entries[model.name].default_type)
+    )
+
+
+def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> PoolRules:
+    """Return how long models stay loaded, and how much memory they may take together."""
+    by_name = {name.lower(): seconds_of(duration) for name, duration in settings.keep_alive_of.items()}
+    otherwise = seconds_of(settings.keep_alive)
+    pinned = {model.key for model in configured.pinned}
+
+    def keep_alive(model: ServedModel) -> float | None:
+        for name in (model.spec, model.name, model.path.name, str(model.path)):
+            if name.lower() in by_name:
+                return by_name[name.lower()]
+        return None if model.upstream or model.key == configured.default.key else otherwise
+
+    def estimate(model: ServedModel) -> int:
+        if model.upstream:
+            return 0
+        size = memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+        if gpus.possible:  # otherwise there is no need to read the file's header
+            size -= gpus.weights_on_cards(read_weights(model.path), card_options(settings, model))
+        return size
+
+    return PoolRules(
+        budget_bytes=memory.budget_bytes(settings.memory_budget_mib),
+        load_wait=settings.load_wait,
+        keep_alive=keep_alive,
+        pinned=lambda model: model.key in pinned,
+        estimate=estimate,
+        measure=lambda engine: memory.resident_bytes(engine.status.worker_pid),
+    )
+
+
+def _is_file(name: str) -> bool:
+    """Return whether a name in the settings is the path of a model file."""
+    return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()

@@ -1,0 +1,82 @@
+"""The service of all models, made from the settings: cache, registry, pool and engines put together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from edgeembed.cache import VectorCache
+from edgeembed.config.durations import seconds_of
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
+from edgeembed.engine.interface import Engine
+from edgeembed.errors import ModelReplacedError
+from edgeembed.inference.drift import VectorHealth
+from edgeembed.inference.service import EmbeddingService, ServiceOptions
+from edgeembed.models.pool import ModelPool
+from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.runtime.engines import make_engine, make_gpus
+from edgeembed.runtime.models import ConfiguredModels, make_registry, make_rules
+from edgeembed.runtime.upstream import make_remote_engine
+
+CACHE_FOLDER = "vectors"
+VECTORS_FOLDER = "vector-baselines"
+
+
+def make_service(settings: Settings, paths: Paths, configured: ConfiguredModels) -> EmbeddingService:
+    """Return the service of all models; nothing starts yet."""
+    registry = make_registry(settings, paths, configured)
+    gpus = make_gpus(settings)
+
+    def engine_of(model: ServedModel) -> Engine:
+        if model.upstream and configured.remote:
+            return make_remote_engine(settings, paths, configured.remote)
+        try:
+            return make_engine(settings, paths, model, gpus=gpus)
+        except ModelReplacedError:
+            registry.mark_stale()
+            raise
+
+    pool = ModelPool(engine_of, make_rules(settings, configured, gpus))
+    if configured.remote:
+        configured.remote.on_change = _UpstreamChange(registry, pool)
+    return EmbeddingService(
+        registry,
+        pool,
+        make_cache(settings, paths),
+        ServiceOptions(
+            timeout=settings.request_timeout,
+            max_queue_tokens=settings.max_queue_tokens,
+            # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
+            max_request_tokens=0 if configured.remote else settings.max_request_tokens,
+            clean_text=settings.clean_text,
+        ),
+        vectors=VectorHealth(paths.state / VECTORS_FOLDER),
+        devices=gpus.describe,
+    )
+
+
+def make_cache(settings: Settings, paths: Paths) -> VectorCache | None:
+    """Return the cache of rows; None where the settings switch it off."""
+    if not settings.cache:
+        return None
+    return VectorCache(
+        paths.cache / CACHE_FOLDER,
+        memory_mib=settings.cache_memory_mib,
+        disk_mib=settings.cache_disk_mib,
+        ttl=seconds_of(settings.cache_ttl),
+    )
+
+
+class _UpstreamChange:
+    """Called when upstream turns out to serve another model: requests find the new one, and the old one is unloaded."""
+
+    def __init__(self, registry: ModelRegistry, pool: ModelPool) -> None:
+        self._registry = registry
+        self._pool = pool
+        self._unloading: set[asyncio.Task[None]] = set()
+
+    def __call__(self, old: ServedModel) -> None:
+        self._registry.mark_stale()
+        task = asyncio.create_task(self._pool.unload(old), name="unload upstream's old model")
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)

@@ -1,0 +1,73 @@
+"""llama/ggml.py against llama.cpp's own headers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeembed.engine.llama import ggml
+from tests.engine.contract import Contract
+
+HEADERS = ("llama.h", "ggml-backend-impl.h", "ggml-cpu/ggml-cpu-impl.h", "ggml-cpu/traits.h")
+NUMBERS = {
+    "TYPE_F32": "GGML_TYPE_F32",
+    "LOG_DEBUG": "GGML_LOG_LEVEL_DEBUG",
+    "LOG_INFO": "GGML_LOG_LEVEL_INFO",
+    "LOG_WARN": "GGML_LOG_LEVEL_WARN",
+    "LOG_ERROR": "GGML_LOG_LEVEL_ERROR",
+    "LOG_CONTINUED": "GGML_LOG_LEVEL_CONT",
+    "DEVICE_CPU": "GGML_BACKEND_DEVICE_TYPE_CPU",
+    "DEVICE_GPU": "GGML_BACKEND_DEVICE_TYPE_GPU",
+    "DEVICE_IGPU": "GGML_BACKEND_DEVICE_TYPE_IGPU",
+    "DEVICE_ACCEL": "GGML_BACKEND_DEVICE_TYPE_ACCEL",
+}
+KINDS = {None: "v", ctypes.c_void_p: "p", ctypes.c_char_p: "p"}
+"""As in signatures.h; the kind of other types is their size."""
+
+
+def kinds(types: tuple[Any, ...]) -> str:
+    return "".join(KINDS.get(each) or str(ctypes.sizeof(each)) for each in types)
+
+
+def same_fields(structure: type[ctypes.Structure], theirs: str, *, but: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, *_ in structure._fields_:
+        if name not in but:
+            field = getattr(structure, name)
+            yield f"static_assert(offsetof({theirs}, {name}) == {field.offset});"
+            yield f"static_assert(sizeof({theirs}::{name}) == {field.size});"
+
+
+def program() -> str:
+    lines = ["#include <cstddef>", '#include "signatures.h"', *(f'#include "{header}"' for header in HEADERS)]
+    lines += same_fields(ggml.Tensor, "ggml_tensor")
+    lines += same_fields(ggml.DeviceProperties, "ggml_backend_dev_props", but=("rest",))
+    lines.append(f"static_assert(sizeof(ggml_backend_dev_props) <= {ctypes.sizeof(ggml.DeviceProperties)});")
+    lines += (f"static_assert({theirs} == {getattr(ggml, ours)});" for ours, theirs in NUMBERS.items())
+    lines += (f'static_assert(kinds_of(&{name}) == "{kinds(types)}");' for name, types in ggml.SIGNATURES.items())
+    lines.append('static_assert(kinds_of(ggml_backend_score_t{}) == "4");')
+    callback = (ggml.EvalCallback._restype_, *ggml.EvalCallback._argtypes_)
+    lines.append(f'static_assert(kinds_of(ggml_backend_sched_eval_callback{{}}) == "{kinds(callback).replace("1", "b")}");')
+    return "\n".join([*lines, "int main() {}", ""])
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_structures_numbers_and_functions_are_those_of_llama_cpp(contract: Contract, tmp_path: Path) -> None:
+    source = tmp_path / "contract.cpp"
+    source.write_text(program(), encoding="utf-8")
+    contract.run(source, tmp_path)
+
+
+def test_the_installed_release_is_the_one_that_the_module_is_written_for() -> None:
+    assert version("llama-cpp-python") == ggml.LLAMA_CPP_PYTHON
+    assert ggml.function("ggml_version")().decode().partition("-")[0] == ggml.GGML
+
+
+@pytest.mark.parametrize("name", ggml.SIGNATURES)
+def test_every_function_is_in_the_installed_llama_cpp(name: str) -> None:
+    assert ggml.function(name)

@@ -1,0 +1,88 @@
+"""Every test has a tier; unit tests are kept to theirs."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import tiers
+
+HERE = Path(__file__).parent
+
+
+class Item(SimpleNamespace):
+    """As much of a pytest item as tiers are chosen by."""
+
+    def __init__(self, path: str, *marks: str, fixtures: tuple[str, ...] = ()) -> None:
+        super().__init__(path=HERE / path, nodeid=f"tests/{path}::test_it[1]", fixturenames=fixtures, marks=set(marks))
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self.marks else None
+
+    def add_marker(self, mark: Any) -> None:
+        self.marks.add(mark if isinstance(mark, str) else mark.name)
+
+
+def tiers_of(item: Any) -> set[str]:
+    tiers.assign([item], HERE)
+    return set(item.marks)
+
+
+def test_marks_come_first_then_fixtures_then_the_folder() -> None:
+    assert tiers_of(Item("hub/test_store.py")) == {"unit"}
+    assert tiers_of(Item("hub/test_store.py", "model", "slow")) == {"model", "slow"}
+    assert tiers_of(Item("engine/test_modes.py", fixtures=("minilm",))) == {"model"}
+    assert tiers_of(Item("e2e/test_logs.py")) == {"e2e"}
+    assert tiers_of(Item("e2e/test_dashboard.py", "e2e", fixtures=("minilm", "chromium"))) == {"e2e", "model", "desktop"}
+
+
+def test_a_test_without_a_tier_stops_the_run() -> None:
+    with pytest.raises(pytest.UsageError, match=r"no tier for tests/nowhere/test_new.py::test_it: mark them"):
+        tiers.assign([Item("nowhere/test_new.py")], HERE)
+
+
+def test_the_guard_notices_who_leaves_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one:
+        one.settimeout(0.01)
+        with contextlib.suppress(OSError):
+            one.connect(("192.0.2.1", 9))  # an address for documentation, which nobody has
+    assert tiers.guard.seen == ["it connects to 192.0.2.1"]
+    tiers.guard.seen.clear()
+
+
+def sources() -> list[Path]:
+    return [path for path in HERE.rglob("*.py") if path.relative_to(HERE).parts[0] not in ("benchmarks", "reference")]
+
+
+def test_no_test_module_and_no_conftest_is_imported_from() -> None:
+    found = [
+        f"{path.relative_to(HERE)}: {node.module}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and re.match(r"tests\.(\w+\.)*(test_\w+|conftest)$", node.module or "")
+    ]
+    assert not found, "put what they share into a module of its own, or into a conftest's fixture"
+
+
+@pytest.mark.parametrize(
+    ("ci", "reason", "outcome"),
+    [
+        ("", "Skipped: shellcheck is not on this machine", "skipped"),
+        ("1", "Skipped: shellcheck is not on this machine", "failed"),
+        ("1", "Skipped: plutil is a tool of macOS", "skipped"),
+    ],
+)
+def test_what_ci_skips_for_want_of_a_package_fails_there(
+    ci: str, reason: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    report = pytest.TestReport("tests/x.py::test_it", ("x.py", 1, "x"), {}, "skipped", ("x.py", 1, reason), "setup")
+    tiers.fail_skipped_in_ci(report)
+    assert report.outcome == outcome and reason in str(report.longrepr)
