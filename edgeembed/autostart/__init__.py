@@ -20,7 +20,7 @@ __all__ = ["current", "disable", "enable", "status"]
 
 
 def current(environ: Mapping[str, str] | None = None) -> Autostart:
-    """Give this system's way to start the daemon at login. Raises ConfigError where there is none, or under sudo."""
+    """Return this system's way to start the daemon at login. Raises ConfigError where there is none, or under sudo."""
     from edgeembed.autostart.base import CHOICE_FILE, Program, config_home
     from edgeembed.config.paths import Paths
     from edgeembed.errors import ConfigError
@@ -52,7 +52,7 @@ def current(environ: Mapping[str, str] | None = None) -> Autostart:
 
 
 def status() -> bool:
-    """Say whether the daemon starts at login. Raises ConfigError."""
+    """Return whether the daemon starts at login. Raises ConfigError."""
     return current().status()
 
 

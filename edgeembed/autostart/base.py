@@ -41,7 +41,7 @@ class Program:
 
     @classmethod
     def this(cls, environ: Mapping[str, str] | None = None) -> Program:
-        """Give the daemon of this very installation.
+        """Return the daemon of this very installation.
 
         Of the variables only EDGEEMBED_HOME goes along, without which another config.toml would count. Others may be
         secret, such as an API key, and what starts at login can be read by backups and other tools.
@@ -111,12 +111,12 @@ class Autostart(ABC):
     # --- what all do ---
 
     def status(self) -> bool:
-        """Say whether the daemon starts at login. Raises ConfigError."""
+        """Return whether the daemon starts at login. Raises ConfigError."""
         found = self.found()
         return found is not None and found.active
 
     def found(self) -> Entry | None:
-        """Give the entry in force, of this mechanism or another of this system; None when there is none."""
+        """Return the entry in force, of this mechanism or another of this system; None when there is none."""
         entries = [entry for each in (self, *self._others) if (entry := each.entry()) is not None]
         return next((entry for entry in entries if entry.active), entries[0] if entries else None)
 
@@ -182,7 +182,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 
 
 def config_home(environ: Mapping[str, str]) -> Path:
-    """Give $XDG_CONFIG_HOME, or ~/.config where that is not set or not absolute (XDG Base Directory Specification)."""
+    """Return $XDG_CONFIG_HOME, or ~/.config where that is not set or not absolute (XDG Base Directory Specification)."""
     folder = Path(environ.get("XDG_CONFIG_HOME", ""))
     return folder if folder.is_absolute() else Path.home() / ".config"
 

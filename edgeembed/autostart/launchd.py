@@ -75,7 +75,7 @@ class Launchd(Autostart):
         self._file.unlink(missing_ok=True)
 
     def _switched_off(self) -> bool:
-        """Say whether `launchctl disable` holds, which outlives the file."""
+        """Return whether `launchctl disable` holds, which outlives the file."""
         said = self._launchctl(("print-disabled", self._domain))
         return re.search(rf'"{re.escape(LABEL)}" => (disabled|true)\b', said) is not None
 

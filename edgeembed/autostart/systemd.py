@@ -134,7 +134,7 @@ def quote(word: str) -> str:
 
 
 def user_manager_runs() -> bool:
-    """Say whether this user has a systemd that would start units at login."""
+    """Return whether this user has a systemd that would start units at login."""
     done = _systemctl("show-environment")
     return done is not None and done.returncode == 0
 

@@ -20,7 +20,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cho
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a user with a home of their own, and a systemctl whose exit status is in a file."""
+    """Return a user with a home of their own, and a systemctl whose exit status is in a file."""
     tools = tmp_path / "bin"
     tools.mkdir()
     systemctl = tools / "systemctl"

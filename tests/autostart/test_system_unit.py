@@ -23,7 +23,7 @@ needs_systemd = pytest.mark.skipif(
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """Give the unit with a program that exists here."""
+    """Return the unit with a program that exists here."""
     copy = tmp_path / "edgeembed.service"
     copy.write_text(UNIT.read_text().replace("/usr/bin/edgeembed", sys.executable))
     return copy

@@ -10,7 +10,7 @@ SINCE_254 = ("'RestartSteps'", "'RestartMaxDelaySec'")
 
 
 def complaints(unit: Path, *options: str) -> list[str]:
-    """Give what `systemd-analyze verify` says about a unit, but for keys that are newer than this systemd."""
+    """Return what `systemd-analyze verify` says about a unit, but for keys that are newer than this systemd."""
     command = ["systemd-analyze", "verify", "--man=no", *options, str(unit)]
     environ = {**os.environ, "XDG_RUNTIME_DIR": str(unit.parent)}  # --user wants one, even to read a file
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)

@@ -145,7 +145,7 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Give the cosine of each pair of rows, shape (rows,)."""
+    """Return the cosine of each pair of rows, shape (rows,)."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     result: npt.NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return result
