@@ -32,7 +32,9 @@ def test_convert_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.
 
     again = runner.invoke(convert, ["tiny"])
     assert isinstance(again.exception, ConversionError)
-    assert again.exception.message == "tiny-Q8_0.gguf exists; --force replaces it, -o names another file"
+    assert again.exception.message == (
+        "tiny-Q8_0.gguf already exists; replace it with --force or choose another file with -o"
+    )
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 
