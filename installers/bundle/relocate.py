@@ -78,7 +78,7 @@ def elf_files(folder: Path) -> Iterator[Path]:
 
 
 def libraries_of(file: Path) -> dict[str, Path]:
-    """Give the libraries that the loader finds for a file, except glibc's, as name -> path.
+    """Return the libraries that the loader finds for a file, except glibc's, as name -> path.
 
     Raises RuntimeError for one that it does not find.
     """

@@ -17,7 +17,7 @@ from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError, Un
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import wheel as wheel_module
-from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.huggingface import HubClient
 from edgeembed.hub.install import ensure_installed, parse_spec, pull
 from edgeembed.hub.store import ModelManifest, Store
 from tests.fakes import Lines
@@ -211,7 +211,7 @@ def test_disk_space_is_checked_before_the_download(
 def test_only_missing_bytes_need_disk_space(
     paths: Paths, settings: Settings, report: Lines, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote = HuggingFace(settings, report).head(DEFAULT_REPO, "tiny-Q8_0.gguf", "a" * 40)
+    remote = HubClient(settings, report).head(DEFAULT_REPO, "tiny-Q8_0.gguf", "a" * 40)
     remote = replace(remote, sha256=hashlib.sha256(DEFAULT_FILE).hexdigest())
     folder = Store(paths).partials(DEFAULT_MODEL).folder(DEFAULT_REPO, "a" * 40)
     remote.partial(folder / remote.name).write_bytes(DEFAULT_FILE[:39_000])

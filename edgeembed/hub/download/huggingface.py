@@ -65,7 +65,7 @@ class RepositoryListing:
         return sorted(wanted, key=lambda file: (file.name.endswith(".safetensors"), file.path))
 
 
-class HuggingFace:
+class HubClient:
     """The hub for one command. Once it is found to be unreachable, it is not tried again."""
 
     def __init__(self, settings: Settings, report: ReportLine) -> None:
@@ -201,7 +201,7 @@ def checkpoint_of(name: str, settings: Settings, report: ReportLine, beside: Pat
     if found is None:
         raise UnknownModelError(f"{name!r} is neither a folder nor a repository of the model hub (OWNER/NAME)")
     repo, revision = found[1], found[2]
-    hub = HuggingFace(settings, report)
+    hub = HubClient(settings, report)
     hub.head(repo, "config.json", revision)
     listing = hub.listing(repo, revision)
     partials = Partials(beside / f".edgeembed-{repo.replace('/', '--').lower()}")

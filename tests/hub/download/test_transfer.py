@@ -20,7 +20,7 @@ from edgeembed.common.backoff import Backoff
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.download import transport
-from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.huggingface import HubClient
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import DownloadWatcher, RemoteFile, download, missing_bytes
 from edgeembed.hub.download.transport import RetryBudget
@@ -102,9 +102,9 @@ def test_nothing_but_the_file_is_requested(tmp_path: Path, hub: FakeHub) -> None
 import sys
 from pathlib import Path
 from edgeembed.config.resolution import Settings
-from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.huggingface import HubClient
 from edgeembed.hub.download.partials import Partials
-hub = HuggingFace(Settings(hub_timeout=30), print)
+hub = HubClient(Settings(hub_timeout=30), print)
 hub.head({REPO!r}, {FILE!r})
 hub.fetch(hub.listing({REPO!r}).files[{FILE!r}], Path({str(tmp_path)!r}))
 """
@@ -196,7 +196,7 @@ def test_a_full_disk_keeps_the_partial_file(setting: Setting, settings: Settings
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
@@ -330,7 +330,7 @@ def test_refusals_say_what_to_do(
     if gated:
         setting.hub.gated.add(repo)
     remote = replace(REMOTE, repo=repo)
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     for ask in (lambda: setting.get(remote), lambda: hub.listing(repo), lambda: hub.head(repo, FILE)):
         setting.hub.log.clear()
         with pytest.raises(SourceUnreachableError, match=said) as caught:
@@ -351,7 +351,7 @@ def test_the_token_is_sent_to_the_hub_only_and_no_message_has_a_secret(
     caplog.set_level(logging.INFO, "edgeembed")
     setting.hub.trouble.cut = [100, None, 2_000_000]
     setting.hub.trouble.cdn_status = [None, 500, None, 403]
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     hub.head(REPO, FILE)
     assert hub.listing(REPO).files[FILE].sha256 == SHA256
     assert setting.get() == SHA256
@@ -384,7 +384,7 @@ def test_secrets_are_removed_from_messages(text: str, shown: str) -> None:
 def test_settings_that_cannot_be_used_are_named(
     setting: Setting, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     monkeypatch.setenv("HF_ENDPOINT", "hub.example")
     with pytest.raises(HubError, match=r"HF_ENDPOINT = 'hub\.example' is not a URL"):
         hub.head(REPO, FILE)
@@ -395,7 +395,7 @@ def test_an_endpoint_that_is_not_a_hub_is_reported(
 ) -> None:
     monkeypatch.setattr(FakeHub, "_commit", lambda *_: "not a commit")
     with pytest.raises(SourceUnreachableError, match="names no commit; check that HF_ENDPOINT is a model hub"):
-        HuggingFace(settings, setting.said).listing(REPO)
+        HubClient(settings, setting.said).listing(REPO)
 
 
 def test_unsafe_paths_are_left_out(setting: Setting, settings: Settings) -> None:
@@ -410,4 +410,4 @@ def test_unsafe_paths_are_left_out(setting: Setting, settings: Settings) -> None
         ".",
     ]
     setting.hub.files[REPO] = dict.fromkeys(names, b"x")
-    assert sorted(HuggingFace(settings, setting.said).listing(REPO).files) == ["deep/good.gguf", "good.gguf"]
+    assert sorted(HubClient(settings, setting.said).listing(REPO).files) == ["deep/good.gguf", "good.gguf"]
