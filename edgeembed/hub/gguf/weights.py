@@ -1,6 +1,6 @@
-"""Sizes of a model's parts out of its file's head, for `edgeembed.engine.gpu.plan`.
+"""Sizes of the parts of a model, from the head of its file, for `edgeembed.engine.gpu.plan`.
 
-Which tensors belong to the input and which to the output is llama.cpp's decision (llama-arch.cpp, LLM_TENSOR_INFOS).
+llama.cpp decides which tensors belong to the input and which to the output (llama-arch.cpp, LLM_TENSOR_INFOS).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KV_BYTES = 2  # float16
 
 
 def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
-    """Read sizes; no weights are read. Raises UnknownModelError or HubError for a file that is none, or is damaged."""
+    """Return the sizes of a model; the weights are not read. Raises UnknownModelError or HubError."""
     with open_gguf(path) as reader:
         head = reader.head()
         tensors = sorted(reader.tensors(head), key=lambda tensor: tensor.offset)
@@ -37,7 +37,7 @@ def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
     layers = number("block_count", 1)
     sizes = [0] * layers
     output = embeddings = largest = 0
-    # From one tensor to the next, room between them included.
+    # From one tensor to the next, including the padding between them.
     for tensor, behind in zip(tensors, [*(each.offset for each in tensors[1:]), end], strict=True):
         size = max(0, behind - tensor.offset)
         if block := re.match(r"blk\.(\d+)\.", tensor.name):
@@ -50,7 +50,7 @@ def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
             embeddings = size
     names = {tensor.name for tensor in tensors}
     if "output.weight" not in names and "bert" not in (name or ""):
-        output += embeddings  # one matrix for both ends: the output layer gets a copy of it
+        output += embeddings  # one matrix for input and output: the output layer gets a copy
     feed_forward = number("feed_forward_length", 4 * width)
     causal = header.values.get(f"{name}.attention.causal", True)
     pieces = bool(causal) and header.pooling in (_LAST_POOLING, RANK_POOLING)
