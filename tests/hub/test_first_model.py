@@ -48,7 +48,7 @@ def test_the_hub_cannot_be_reached(
     assert f"edgeembed pull {DEFAULT_MODEL} && edgeembed config set model {DEFAULT_MODEL}" in said
     assert "the starter, because the hub" in paths.config_file.read_text()
 
-    # The hub is back: the choice stays, and nobody is asked.
+    # The hub is back: the choice stays, and no request is made.
     fake = FakeHub()
     fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
     monkeypatch.setenv("HF_ENDPOINT", fake.url)

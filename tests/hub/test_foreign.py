@@ -82,7 +82,7 @@ def test_a_newer_file_of_the_same_repository_replaces_the_older_one(paths: Paths
     repository.files[REPO]["Nice-Model-Q8_0.gguf"], repository.commits[REPO] = newer, "c" * 40
     run(f"hf:{REPO}")
     [older] = Store(paths).installed()
-    assert older.path.read_bytes() == Q8, "without a revision, what is there will do"
+    assert older.path.read_bytes() == Q8, "without a revision, the installed model is used"
     run(f"hf:{REPO}@main")
     [model] = Store(paths).installed()
     assert model.path.read_bytes() == newer
