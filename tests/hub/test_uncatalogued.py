@@ -18,7 +18,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub import catalogue as catalogue_module
-from edgeembed.hub import foreign
+from edgeembed.hub import uncatalogued
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download.huggingface import checkpoint_of
 from edgeembed.hub.install import ensure_installed
@@ -310,7 +310,7 @@ def test_a_damaged_file_is_not_installed(paths: Paths, tmp_path: Path, monkeypat
     file = tmp_path / "x.gguf"
     file.write_bytes(Q8[:-100])
     # It is seen before it is copied.
-    monkeypatch.setattr("edgeembed.hub.foreign._copy", lambda *_: pytest.fail("it was copied"))
+    monkeypatch.setattr("edgeembed.hub.uncatalogued._copy", lambda *_: pytest.fail("it was copied"))
     with pytest.raises(HubError, match="ends at byte"):
         run(str(file))
     assert list(paths.models.glob("*")) == []
@@ -327,7 +327,7 @@ def test_a_file_that_is_replaced_during_the_copy_is_not_installed(
     file, other = tmp_path / "download.gguf", tmp_path / "other.gguf"
     file.write_bytes(DEFAULT_FILE)
     other.write_bytes(DEFAULT_FILE[:-1] + b"?")
-    at, real = f"edgeembed.hub.foreign.{moment}", getattr(foreign, moment)
+    at, real = f"edgeembed.hub.uncatalogued.{moment}", getattr(uncatalogued, moment)
 
     def replace_then(*arguments: object) -> object:
         done = real(*arguments)
