@@ -1,4 +1,4 @@
-"""The cache as clients see it: what a request may say about it, and that a hit is what was computed."""
+"""The cache over HTTP: what a request can say about it, and that a hit equals what was computed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_a_hit_that_asks_for_too_much_is_refused_like_a_miss(client: TestC
         assert (await ask(client, input="one", dimensions=17))[0] == 400
 
 
-async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(engine: FakeEngine, serve: Serve) -> None:
+async def test_such_a_hit_is_refused_even_if_the_models_header_has_no_dimensions(engine: FakeEngine, serve: Serve) -> None:
     registry = ModelRegistry(dataclasses.replace(fake_model(), dimensions=None))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     client = await serve(EmbeddingService(registry, pool, VectorCache(None, memory_mib=8, disk_mib=0)))
@@ -100,7 +100,7 @@ async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(en
         assert (await ask(client, input="one", dimensions=17))[0] == 400
 
 
-async def test_the_prompt_and_the_model_are_part_of_what_is_found(client: TestClient, engine: FakeEngine) -> None:
+async def test_prompt_and_model_are_part_of_the_key(client: TestClient, engine: FakeEngine) -> None:
     for _ in range(2):
         for kind in (None, "query", "document"):
             await ask(client, input="x", input_type=kind)
@@ -108,9 +108,7 @@ async def test_the_prompt_and_the_model_are_part_of_what_is_found(client: TestCl
 
 
 @pytest.mark.parametrize("options", [{"cache": False}, {"header": "off"}, {"header": " OFF "}])
-async def test_a_request_may_have_nothing_to_do_with_the_cache(
-    client: TestClient, engine: FakeEngine, options: dict[str, Any]
-) -> None:
+async def test_cache_off_neither_reads_nor_stores(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
     await ask(client, input="known")
     for _ in range(2):
         assert (await ask(client, input=["known", "new"], **options))[2] == "miss"
@@ -119,7 +117,7 @@ async def test_a_request_may_have_nothing_to_do_with_the_cache(
 
 
 @pytest.mark.parametrize("options", [{"cache": "no-store"}, {"header": "no-store"}])
-async def test_no_store_reads_and_stores_nothing(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
+async def test_no_store_reads_but_does_not_store(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
     await ask(client, input="known")
     for _ in range(2):
         assert (await ask(client, input=["known", "new"], **options))[2] == "partial"
@@ -127,13 +125,13 @@ async def test_no_store_reads_and_stores_nothing(client: TestClient, engine: Fak
     assert (await ask(client, input="known", **options))[2] == "hit"
 
 
-async def test_the_body_counts_where_the_header_says_otherwise(client: TestClient) -> None:
+async def test_the_body_takes_precedence_over_the_header(client: TestClient) -> None:
     await ask(client, input="known")
     assert (await ask(client, "off", input="known", cache=True))[2] == "hit"
     assert (await ask(client, "on", input="known", cache=False))[2] == "miss"
 
 
-async def test_another_word_is_refused(client: TestClient) -> None:
+async def test_another_value_is_refused(client: TestClient) -> None:
     response = await client.post("/v1/embeddings", json={"input": "a", "cache": "never"})
     error = (await response.json())["error"]
     assert (response.status, error["param"]) == (400, "cache")
