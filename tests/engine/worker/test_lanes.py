@@ -12,6 +12,7 @@ import pytest
 from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
 from edgeembed.engine.worker.batching import STARVED_SECONDS, WIDE, BatchQueue, QueuedText
 from tests.engine.worker.queued import Clock, ids, text
+from tests.waiting import until
 
 
 class Lanes:
@@ -217,7 +218,7 @@ def test_whatever_comes_is_taken_by_some_lane(seed: int) -> None:
 
     def work(lane: int) -> None:
         while batch := queue.take(lane):
-            time.sleep(0.0005 * dice.random())
+            time.sleep(0.0005 * dice.random())  # what a batch takes
             taken.update(text.id for text in batch)
 
     threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in range(lanes + 1)]
@@ -233,10 +234,7 @@ def test_whatever_comes_is_taken_by_some_lane(seed: int) -> None:
         )
         sent += count
         if dice.random() < 0.7:  # some come while lanes are busy, some when they are idle
-            until = time.monotonic() + 10
-            while len(taken) < sent and time.monotonic() < until:
-                time.sleep(0.001)
-            assert len(taken) == sent, f"{sent - len(taken)} texts wait although every lane is idle"
+            until(lambda: len(taken) == sent, 10, interval=0.001)  # noqa: B023 - or texts wait although every lane is idle
     queue.close()
     for thread in threads:
         thread.join(5)
