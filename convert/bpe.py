@@ -1,8 +1,8 @@
-"""Byte-level BPE vocabularies as llama.cpp's tokenizer `gpt2` wants them.
+"""Byte-level BPE vocabularies for llama.cpp's tokenizer `gpt2`.
 
-Algorithm: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016, on bytes as in GPT-2. What
-cuts a text into words before the merges is fixed code in llama.cpp, chosen by name: a tokenizer whose pattern has no such
-name is refused.
+Algorithm: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016, on bytes as in GPT-2. The
+pre-tokenizers, which split a text into words before the merges, are built into llama.cpp and selected by name: a tokenizer
+whose pattern has no name there is rejected.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer_json import TokenizerFile, as_object, is_id, open_tokenizer, single
 
 NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
-"""What is done to a text before it is tokenised: llama.cpp's byte-level BPE normalises nothing."""
+"""The normalisation of texts before they are tokenised, which llama.cpp's byte-level BPE does not do."""
 
-# The pattern in tokenizer.json -> llama.cpp's name of it (`tokenizer.ggml.pre`).
+# Pattern in tokenizer.json -> llama.cpp's name (`tokenizer.ggml.pre`).
 _PATTERNS = {
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -31,7 +31,7 @@ _PATTERNS = {
 
 @dataclass(frozen=True)
 class BytePairs:
-    """A byte-level BPE vocabulary. Piece number i is `pieces[i]`, bytes spelled as GPT-2 spells them."""
+    """A byte-level BPE vocabulary. `pieces[i]` has the id i; bytes are spelled as in GPT-2."""
 
     file: Path
     pieces: list[str]
@@ -41,16 +41,16 @@ class BytePairs:
     normalizer: str
     """"nfc", or "" for none."""
     special: dict[str, int]
-    """Ids of bos, eos, eot, pad and unk, as far as there are any."""
+    """Ids of bos, eos, eot, pad and unk, if they exist."""
     adds_bos: bool
     adds_eos: bool
 
     def id_of(self, piece: str) -> int | None:
-        """Give the id of a piece, if there is such a piece."""
+        """Return the id of a piece; None if it does not exist."""
         return self.pieces.index(piece) if piece in self.pieces else None
 
     def metadata(self) -> Metadata:
-        """Give the `tokenizer.*` keys of the GGUF specification."""
+        """Return the `tokenizer.*` keys of the GGUF specification."""
         keys: Metadata = {
             Keys.Tokenizer.MODEL: "gpt2",
             Keys.Tokenizer.PRE: self.pre_tokenizer,
@@ -73,10 +73,10 @@ class BytePairs:
 
 
 def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> BytePairs:
-    """Read tokenizer.json with tokenizer_config.json; `config` is config.json, for ids that these two do not name.
+    """Return the vocabulary of tokenizer.json and tokenizer_config.json; `config` is config.json, for ids missing there.
 
-    The end token is the one that the post-processor really adds; where tokenizer_config.json names another one, that is the
-    end of a turn (eot). Raises ConversionError when anything is missing, contradictory, or beyond llama.cpp's tokenizer.
+    The end token is the one that the post-processor adds; if tokenizer_config.json names a different one, that is the end of
+    a turn (eot). Raises ConversionError if something is missing, contradictory, or not supported by llama.cpp's tokenizer.
     """
     tokenizer = open_tokenizer(folder)
     pre_tokenizer = _pre_tokenizer(tokenizer)
@@ -96,8 +96,8 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
             number = config.get(f"{role}_token_id")
         if is_id(number) and number < vocab_size:
             special[role] = number
-    first = single(tokenizer.file, front, "in front of")
-    last = single(tokenizer.file, back, "behind")
+    first = single(tokenizer.file, front, "before")
+    last = single(tokenizer.file, back, "after")
     if first is not None:
         special["bos"] = first
     if last is not None:
@@ -105,7 +105,7 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
             special["eot"] = special["eos"]
         special["eos"] = last
     for number in special.values():
-        # What ends or pads a text must never be found inside one.
+        # Tokens that end or pad a text must not be matched inside one.
         kinds[number] = TokenType.CONTROL
     return BytePairs(
         file=tokenizer.file,
@@ -121,7 +121,7 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
 
 
 def _pre_tokenizer(tokenizer: TokenizerFile) -> str:
-    """Find llama.cpp's name of the pre-tokenizer: a Split at a known pattern, then ByteLevel; or GPT-2's pattern alone."""
+    """Return llama.cpp's name of the pre-tokenizer: Split with a known pattern and ByteLevel, or ByteLevel alone (GPT-2)."""
     stored = as_object(tokenizer.content.get("pre_tokenizer"))
     steps = stored.get("pretokenizers")
     kinds = [as_object(step).get("type") for step in steps] if isinstance(steps, list) else stored.get("type")

@@ -1,7 +1,7 @@
-"""Canary rows: what a few fixed texts give with the unquantised weights, written into every file that comes of them.
+"""Canary rows: the rows of a few fixed texts with the unquantised weights, stored in every file made from them.
 
-The rows are computed by llama.cpp itself, on plain kernels and in a child process, from a file of the weights as they are;
-so a checkpoint that llama.cpp cannot load is found out here, before anybody serves it.
+llama.cpp computes them in a child process, with plain kernels, from a file of the unquantised weights. A checkpoint that
+llama.cpp cannot load therefore fails during the conversion.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import ConversionError, EngineUnavailableError, InputTooLongError
 from edgeembed_convert.metadata import Metadata
 
-MOST_TOKENS = 1024
-"""Room for the texts and a reranker's template; a decoder reserves memory for all of it."""
+CONTEXT_TOKENS = 1024
+"""Context for the texts and a reranker's template; decoders allocate memory for all of it."""
 
 
 def placeholder(width: int, *, scores: bool) -> Metadata:
-    """Give the metadata of a file whose rows, of `width` numbers, are not there yet; the values have their final length."""
+    """Return metadata with placeholders for rows of `width` numbers; the values have their final length."""
     texts = _texts(scores)
     missing = np.full(width, np.nan, dtype=np.float32)
     return {
@@ -38,32 +38,32 @@ def placeholder(width: int, *, scores: bool) -> Metadata:
 
 
 def filled(metadata: Metadata, rows: str) -> Metadata:
-    """Give metadata with the rows in place of the placeholder."""
+    """Return the metadata with the rows instead of the placeholder."""
     return {**metadata, canary.ROWS_KEY: rows}
 
 
 def compute(file: Path, *, scores: bool) -> str:
-    """Compute the rows of the canary texts, or a reranker's scores, with a GGUF file; gives the value of ROWS_KEY.
+    """Return the value of ROWS_KEY: the rows of the canary texts, or a reranker's scores, computed with a GGUF file.
 
-    Raises ConversionError when llama.cpp cannot load the file or gives unusable rows.
+    Raises ConversionError if llama.cpp cannot load the file or computes unusable rows.
     """
     try:
         rows = asyncio.run(_embed(file, scores))
     except EngineUnavailableError as error:
-        raise ConversionError(f"llama.cpp does not run what was converted: {error.message}") from error
+        raise ConversionError(f"llama.cpp cannot run the converted model: {error.message}") from error
     if not any(np.isfinite(row).all() for row in rows):
-        raise ConversionError("no canary text fits the model's context")
+        raise ConversionError("none of the canary texts fits into the context of the model")
     return canary.encode_rows(rows)
 
 
 def fill(file: Path, rows: str) -> None:
-    """Write the rows over the placeholder in a finished file. Format: ggml's docs/gguf.md: key, type, length, string."""
+    """Overwrite the placeholder in a finished file. Format: ggml's docs/gguf.md: key, type, length, string."""
     key = canary.ROWS_KEY.encode()
     with file.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as content:
         at = content.find(key) + len(key)
         length = int.from_bytes(content[at + 4 : at + 12], "little")
         if at < len(key) or length != len(rows):
-            raise ConversionError(f"{file}: has no place for canary rows")
+            raise ConversionError(f"{file}: no placeholder for canary rows")
         content[at + 12 : at + 12 + length] = rows.encode("ascii")
 
 
@@ -76,7 +76,7 @@ async def _embed(file: Path, scores: bool) -> list[Float32Row]:
         return WorkerOptions(
             path=str(file),
             threads=usable_threads(),
-            context_tokens=MOST_TOKENS,
+            context_tokens=CONTEXT_TOKENS,
             batch_tokens=128,
             mode=mode.name,
             extra_buffers=mode.extra_buffers,
@@ -88,18 +88,18 @@ async def _embed(file: Path, scores: bool) -> list[Float32Row]:
         await engine.start()
         assert engine.info is not None
         missing = np.full(engine.info.dimensions, np.nan, dtype=np.float32)
-        answers: list[Row | BaseException] = []
+        results: list[Row | BaseException] = []
         for text in _texts(scores):
-            # One after the other: which texts share a batch would depend on the moment, and the last digits on that.
-            answers += await asyncio.gather(*engine.submit([text], BULK), return_exceptions=True)
+            # One at a time: batches would depend on timing, and the last digits on the batches.
+            results += await asyncio.gather(*engine.submit([text], BULK), return_exceptions=True)
     finally:
         await engine.close()
     rows = []
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            if not isinstance(answer, InputTooLongError):
-                raise ConversionError(f"llama.cpp does not run what was converted: {answer}") from answer
+    for result in results:
+        if isinstance(result, BaseException):
+            if not isinstance(result, InputTooLongError):
+                raise ConversionError(f"llama.cpp cannot run the converted model: {result}") from result
             rows.append(missing)
         else:
-            rows.append(answer.vector)
+            rows.append(result.vector)
     return rows

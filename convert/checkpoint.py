@@ -1,4 +1,4 @@
-"""A checkpoint folder as Hugging Face and sentence-transformers lay it out: configuration, pooling, weights, tokenizer."""
+"""A checkpoint folder in the layout of transformers and sentence-transformers: configuration, pooling, weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from edgeembed_convert.weights import Weights, open_weights
 
 Task = Literal["embed", "rerank"]
 
-# sentence-transformers' names of what GGUF can say (`{arch}.pooling_type`).
+# sentence-transformers' name -> GGUF's (`{arch}.pooling_type`).
 _POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
-# The older form of the Pooling folder's config: one boolean per mode.
+# Older Pooling configs have one boolean per mode.
 _POOLING_BOOLEANS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -26,55 +26,55 @@ _POOLING_BOOLEANS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-# Modules that do not change the pooled row's direction; the daemon normalises on its own.
+# Modules that do not change the direction of the pooled row; the daemon normalises rows itself.
 _HARMLESS_MODULES = {"Normalize", "Dropout"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint. `config` was read; the rest is read when asked for."""
+    """An opened checkpoint: `config` has been read, everything else is read on access."""
 
     folder: Path
     modules: list[tuple[str, Path]] | None
-    """Class name and folder of each sentence-transformers module; None when there is no modules.json."""
+    """Class name and folder of each sentence-transformers module; None if there is no modules.json."""
     model_folder: Path
-    """Where the encoder's own files lie: the folder itself, or that of the Transformer module."""
+    """Folder of the encoder's files: `folder`, or that of the Transformer module."""
     config: dict[str, Any]
     task: Task | None = None
-    """What the caller says the model is for, where the files may not say it."""
+    """The purpose of the model, as given by the caller; for files that do not say it."""
 
     @property
     def config_file(self) -> Path:
-        """The file that `config` came from, for error messages."""
+        """The file of `config`, for error messages."""
         return self.model_folder / "config.json"
 
     @cached_property
     def weights(self) -> Weights:
-        """The safetensors files, headers checked. Raises ConversionError."""
+        """The safetensors files, with checked headers. Raises ConversionError."""
         return open_weights(self.model_folder)
 
     @cached_property
     def lowercases_input(self) -> bool:
-        """Whether sentence-transformers lower-cases a text before the tokenizer sees it."""
+        """Whether sentence-transformers lower-cases texts before they are tokenised."""
         file = self.model_folder / "sentence_bert_config.json"
         value = read_json(file).get("do_lower_case", False) if file.is_file() else False
         if not isinstance(value, bool):
-            raise ConversionError(f"{file}: do_lower_case = {value!r} is not true or false")
+            raise ConversionError(f"{file}: do_lower_case = {value!r}; expected true or false")
         return value
 
     @property
     def license(self) -> str | None:
-        """The licence that the front matter of README.md names, if any."""
+        """The licence in the front matter of README.md, if any."""
         return self.card_value("license")
 
     @cached_property
     def card(self) -> str:
-        """README.md, the model card; empty when there is none."""
+        """README.md, the model card; empty if there is none."""
         file = self.folder / "README.md"
         return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
     def card_value(self, key: str) -> str | None:
-        """Give a one-line value from the front matter of README.md, if it is there."""
+        """Return a one-line value from the front matter of README.md; None if it is missing."""
         lines = self.card.splitlines()
         if not lines or lines[0].strip() != "---":
             return None
@@ -87,45 +87,41 @@ class Checkpoint:
 
     @cached_property
     def prompts(self) -> dict[str, str]:
-        """The templates that config_sentence_transformers.json tells; the keys are those of `ModelPlan.prompts`."""
+        """The templates in config_sentence_transformers.json, with the keys of `ModelPlan.prompts`."""
         return read_prompts(self.folder)
 
     def positive_int(self, key: str) -> int:
-        """Give a size from config.json. Raises ConversionError when it is missing or not a positive whole number."""
+        """Return a size from config.json. Raises ConversionError if it is missing or not a positive integer."""
         value = self.config.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConversionError(f"{self.config_file}: {key} = {value!r} is not a positive whole number")
+            raise ConversionError(f"{self.config_file}: {key} = {value!r}; expected a positive integer")
         return value
 
     def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
-        """Give the pooling that the checkpoint itself names: mean, cls or last.
+        """Return the pooling of the checkpoint: mean, cls or last.
 
-        `also` are modules beside Transformer and Pooling that the family takes care of.
+        also: modules besides Transformer and Pooling that the family converts.
 
-        Raises ConversionError when the files do not say, contradict each other, or ask for what GGUF cannot express.
+        Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
         if self.modules is None:
             raise ConversionError(
-                f"{self.folder / 'modules.json'}: missing, so nothing says how token vectors become one vector; "
-                "only sentence-transformers checkpoints, which carry modules.json and a Pooling folder, can be converted"
+                f"{self.folder / 'modules.json'}: missing, so the pooling is unknown; only checkpoints of "
+                "sentence-transformers, with modules.json and a Pooling folder, can be converted"
             )
         poolings = []
         for kind, folder in self.modules:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
             elif kind not in {"Transformer", *_HARMLESS_MODULES, *also}:
-                raise ConversionError(
-                    f"{self.folder / 'modules.json'}: the model has a {kind} module, which a GGUF file would lose"
-                )
+                raise ConversionError(f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted")
         if len(poolings) != 1:
-            raise ConversionError(
-                f"{self.folder / 'modules.json'}: one Pooling module was expected, {len(poolings)} are there"
-            )
+            raise ConversionError(f"{self.folder / 'modules.json'}: expected one Pooling module, found {len(poolings)}")
         return _read_pooling(poolings[0], hidden_size)
 
 
 def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
-    """Open a checkpoint folder and read its config.json. Raises ConversionError when it is not one."""
+    """Open a checkpoint folder and read its config.json. Raises ConversionError if it is not a checkpoint."""
     if not folder.is_dir():
         raise ConversionError(f"{folder}: not a folder")
     modules = _read_modules(folder)
@@ -142,17 +138,17 @@ def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
         return None
     entries = read_json_value(file)
     if not isinstance(entries, list):
-        raise ConversionError(f"{file}: a list of modules was expected")
+        raise ConversionError(f"{file}: expected a list of modules")
     modules = []
     for entry in entries:
         kind = entry.get("type") if isinstance(entry, dict) else None
         path = entry.get("path") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or not isinstance(path, str):
-            raise ConversionError(f"{file}: a module without type or path: {entry!r}")
+            raise ConversionError(f"{file}: module without type or path: {entry!r}")
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or "\\" in path:
-            raise ConversionError(f"{file}: the path {path!r} leaves the checkpoint's folder")
-        # sentence-transformers moved its classes between modules more than once; the class name stayed.
+            raise ConversionError(f"{file}: the path {path!r} is outside the checkpoint's folder")
+        # sentence-transformers has moved its classes between Python modules; the class names are stable.
         modules.append((kind.rpartition(".")[2], folder / parts))
     return modules
 
@@ -167,16 +163,14 @@ def _read_pooling(file: Path, hidden_size: int) -> str:
     else:
         modes = list(mode) if isinstance(mode, list) else [mode]
     if len(modes) != 1:
-        raise ConversionError(
-            f"{file}: one pooling mode was expected, the file names {', '.join(map(str, modes)) or 'none'}"
-        )
+        raise ConversionError(f"{file}: expected one pooling mode, found {', '.join(map(str, modes)) or 'none'}")
     if not isinstance(modes[0], str) or modes[0] not in _POOLING:
-        raise ConversionError(f"{file}: pooling {modes[0]!r} cannot be expressed in GGUF; {', '.join(_POOLING)} can")
-    if config.get("include_prompt") is False:
         raise ConversionError(
-            f"{file}: include_prompt = false leaves the prompt out of the pooling, which GGUF cannot express"
+            f"{file}: pooling {modes[0]!r} is not supported by GGUF; expected one of {', '.join(_POOLING)}"
         )
+    if config.get("include_prompt") is False:
+        raise ConversionError(f"{file}: include_prompt = false (pooling without the prompt) is not supported by GGUF")
     size = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden_size))
     if size != hidden_size:
-        raise ConversionError(f"{file}: pools vectors of {size} values, but the model's hidden_size is {hidden_size}")
+        raise ConversionError(f"{file}: the pooling has {size} dimensions, but hidden_size in config.json is {hidden_size}")
     return _POOLING[modes[0]]

@@ -10,29 +10,29 @@ from edgeembed.errors import ConversionError
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object. Raises ConversionError when it is missing or is anything else."""
+    """Return the JSON object in a file. Raises ConversionError if the file is missing or holds anything else."""
     value = read_json_value(file)
     if not isinstance(value, dict):
-        raise ConversionError(f"{file}: a JSON object was expected")
+        raise ConversionError(f"{file}: expected a JSON object")
     return value
 
 
 def read_json_value(file: Path) -> Any:
-    """Read a file that holds any JSON value. Raises ConversionError when it is missing or not JSON."""
+    """Return the JSON value in a file. Raises ConversionError if the file is missing or not JSON."""
     try:
         text = file.read_bytes()
     except FileNotFoundError:
         raise ConversionError(f"{file}: missing") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         raise ConversionError(f"{file}: cannot be read: {error}") from error
     return _parse(text, file)
 
 
 def parse_json(text: bytes, file: Path) -> dict[str, Any]:
-    """Parse a JSON object that came from `file`. Raises ConversionError when it is anything else."""
+    """Return the JSON object that was read from `file`. Raises ConversionError for anything else."""
     value = _parse(text, file)
     if not isinstance(value, dict):
-        raise ConversionError(f"{file}: a JSON object was expected")
+        raise ConversionError(f"{file}: expected a JSON object")
     return value
 
 
@@ -40,7 +40,7 @@ def _parse(text: bytes, file: Path) -> Any:
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
         if b"\\u" in text:
-            # Half a surrogate pair is valid JSON, but neither a file name nor a vocabulary can hold it.
+            # An unpaired surrogate is valid JSON, but neither file names nor vocabularies can contain it.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except (ValueError, RecursionError) as error:
@@ -48,10 +48,10 @@ def _parse(text: bytes, file: Path) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that names one key twice: which value holds would be a guess."""
+    """Return the object. Raises ValueError for a duplicate key: which value was meant would be a guess."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} stands there twice")
+        raise ValueError(f"duplicate key {twice!r}")
     return found

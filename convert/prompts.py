@@ -1,6 +1,6 @@
-"""What a checkpoint says is to be put around a text, as our templates.
+"""The prompts of a checkpoint, as templates.
 
-Source: sentence-transformers' config_sentence_transformers.json, key `prompts`: name -> what is put in front of a text.
+Source: sentence-transformers' config_sentence_transformers.json, key `prompts`: name -> prefix of a text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from edgeembed_convert.jsonfile import read_json
 
 CONFIG_FILE = "config_sentence_transformers.json"
 
-# What SentenceTransformer.encode_query and encode_document look for, the first one found.
+# The names that SentenceTransformer.encode_query and encode_document try, in this order.
 _NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
-# Prompts whose middle names the task, so that a request can bring its own: Qwen3-Embedding's and its like (E5-mistral,
-# GTE-Qwen2), and EmbeddingGemma's.
+# Prompts with a description of the task in the middle, which a request may replace: those of Qwen3-Embedding (also
+# E5-mistral and GTE-Qwen2) and of EmbeddingGemma.
 _INSTRUCTIONS = (
     re.compile(r"(?P<before>Instruct: )(?P<instruction>[^\n]+)(?P<after>\nQuery: ?)"),
     re.compile(r"(?P<before>task: )(?P<instruction>[^\n|]+)(?P<after> \| query: ?)"),
@@ -25,25 +25,25 @@ _INSTRUCTIONS = (
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """Read the prompts of a sentence-transformers checkpoint as templates of `str.format`.
+    """Return the prompts of a sentence-transformers checkpoint as templates for `str.format`.
 
-    The keys are `query` and `document` ("{text}", "{instruction}") and `instruction`, the default one; none where the
-    checkpoint has no prompts for queries and documents. Prompts of other names (clustering, ...) and
-    `default_prompt_name` have no place in them. Raises ConversionError.
+    The keys are `query` and `document` (templates with "{text}" and "{instruction}") and `instruction` (its default);
+    empty if the checkpoint has no prompts for queries and documents. Other prompts (clustering, ...) and
+    `default_prompt_name` are ignored. Raises ConversionError.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
         return {}
     stored = read_json(file).get("prompts") or {}
     if not isinstance(stored, dict) or not all(isinstance(text, str) for text in stored.values()):
-        raise ConversionError(f"{file}: prompts is not an object of name to text")
+        raise ConversionError(f"{file}: prompts must be an object that maps names to texts")
     found = {}
     for kind, names in _NAMES.items():
         for name in names:
             if name in stored:
                 found[kind] = stored[name]
                 break
-    # Empty for both is what sentence-transformers writes for a model that takes no prompts at all.
+    # sentence-transformers writes empty prompts for both if a model uses none.
     if not any(found.values()):
         return {}
     templates = {kind: _escape(prompt) + "{text}" for kind, prompt in found.items()}
@@ -55,5 +55,5 @@ def read_prompts(folder: Path) -> dict[str, str]:
 
 
 def _escape(text: str) -> str:
-    """Give the template that stands for this text."""
+    """Return the template that produces this text."""
     return text.replace("{", "{{").replace("}", "}}")

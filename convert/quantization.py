@@ -1,6 +1,6 @@
-"""The types that our converter writes, and what happens to tensors that a type cannot hold.
+"""The types that the converter writes, and the alternatives for tensors that do not fit a type.
 
-The arithmetic is the `gguf` package's, which follows ggml's reference quantisation bit by bit.
+The `gguf` package does the arithmetic; it is bit-identical with ggml's reference quantisation.
 """
 
 from __future__ import annotations
@@ -39,47 +39,47 @@ MIXTURES = {
     "Q4_K_M": frozenset({"Q4_K", "Q5_K", "Q6_K"}),
     "IQ4_XS": frozenset({"IQ4_XS", "Q4_K", "Q5_K", "Q6_K"}),
 }
-"""Types that only llama.cpp's own quantiser writes, with the kinds of tensors that belong to each."""
+"""Types that only llama.cpp's quantiser writes, with the tensor types that count as each."""
 MIXTURE_BITS = 7
-"""More than a value of any mixture takes, fall-backs to Q8_0 aside: for the estimate of disk space."""
+"""Upper estimate of the bits per value of a mixture, fallbacks to Q8_0 aside; for the estimate of disk space."""
 MIXTURE_BLOCK = 256
-"""Values in a block of theirs; llama.cpp stores a tensor whose rows are no multiple of it in another type."""
+"""Values per block; llama.cpp stores tensors whose rows are not a multiple of it in another type."""
 
 FALLBACK = "F16"
-"""Type of a tensor whose rows are no multiple of the wanted type's block."""
+"""Type of tensors whose rows are not a multiple of the block of the requested type."""
 
-_HALF_MAX = 65504.0  # largest finite F16; every quantised block carries F16 scales
+_HALF_MAX = 65504.0  # largest finite F16; quantised blocks have F16 scales
 
 
 def parse_quantization(name: str) -> str:
-    """Give the type's name as we write it. Raises ConversionError listing the known ones."""
+    """Return the canonical name of a type. Raises ConversionError that lists the known types."""
     if name.upper() not in _FILE_TYPES:
         raise ConversionError(f"unknown type {name!r}; known types: {', '.join(QUANTIZATIONS)}")
     return name.upper()
 
 
 def file_type(name: str) -> int:
-    """Give the number that `general.file_type` holds for a file of mostly this type (llama.h, llama_ftype)."""
+    """Return `general.file_type` of a file that has mostly this type (llama.h, llama_ftype)."""
     return int(_FILE_TYPES[name])
 
 
 def file_type_of_tensors(name: str) -> int:
-    """Give `general.file_type` for a file whose values are mostly of this ggml type, such as Q5_0 or IQ4_NL."""
+    """Return `general.file_type` of a file whose values have mostly this ggml type, such as Q5_0 or IQ4_NL."""
     return int(LlamaFileType[f"MOSTLY_{name}"])
 
 
 def ggml_type(name: str) -> GGMLQuantizationType:
-    """Give ggml's number of a type."""
+    """Return ggml's number of a type."""
     return GGMLQuantizationType[name]
 
 
 def block_values(name: str) -> int:
-    """Give the number of values in one block; a row must be a multiple of it."""
+    """Return the number of values per block; the row length must be a multiple of it."""
     return int(GGML_QUANT_SIZES[GGMLQuantizationType[name]][0])
 
 
 def stored_bytes(shape: Sequence[int], name: str) -> int:
-    """Give the bytes that a tensor of this shape takes; its last dimension must be a multiple of the block."""
+    """Return the size of a tensor in bytes; its last dimension must be a multiple of the block."""
     values, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     total = 1
     for length in shape:
@@ -88,18 +88,18 @@ def stored_bytes(shape: Sequence[int], name: str) -> int:
 
 
 def choose_type(shape: Sequence[int], wanted: str, *, keep_f32: bool) -> str:
-    """Choose the type of one tensor: F32 for 1-D ones and where asked, else `wanted`, else FALLBACK."""
+    """Return the type for a tensor: F32 if it is 1-D or `keep_f32`, else `wanted` if its rows fit, else FALLBACK."""
     if keep_f32 or len(shape) < 2:
         return "F32"
     return wanted if shape[-1] % block_values(wanted) == 0 else FALLBACK
 
 
 def encode(rows: npt.NDArray[np.float32], name: str) -> npt.NDArray[Any]:
-    """Encode float32 rows of shape (rows, length) as this type.
+    """Return float32 rows of shape (rows, length) encoded as this type.
 
-    Raises ConversionError for values that the type would turn into infinity.
+    Raises ConversionError for values that would become infinite.
     """
     if name not in {"F32", "BF16"} and float(np.abs(rows).max(initial=0.0)) > _HALF_MAX:
-        raise ConversionError(f"a value beyond {_HALF_MAX:.0f} does not fit {name}; choose F32 or BF16")
+        raise ConversionError(f"a value exceeds {_HALF_MAX:.0f}, the limit of {name}; choose F32 or BF16")
     encoded: npt.NDArray[Any] = quantize(np.ascontiguousarray(rows), ggml_type(name))
     return encoded

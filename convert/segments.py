@@ -1,9 +1,9 @@
-"""Token types for models that tell the two texts of a pair apart, which llama.cpp's graph does not.
+"""Token types for models that distinguish the two texts of a pair, which llama.cpp's graph does not support.
 
 BERT adds one of two learned rows to each token's embedding: row 0 in the first text of a pair, row 1 in the second.
-llama.cpp always adds row 0. So the table of word embeddings gets a second half, in which every row has row 1 - row 0 added:
-a token of the second text takes the row of its id plus the size of the vocabulary, and the sum is the one that the model was
-trained with. The pieces of the second half match no text.
+llama.cpp always adds row 0. Therefore the table of word embeddings gets a second half, in which row 1 - row 0 is added to
+every row: a token of the second text uses the row of its id plus the size of the vocabulary, and the sum is the one that the
+model was trained with. The pieces of the second half match no text.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from edgeembed_convert.views import TensorSource
 from edgeembed_convert.weights import Float32Array
 
 OFFSET_KEY = "edgeembed.rerank.second_segment"
-"""What is added to the id of each token from the document on, the template's tokens after it included."""
+"""Number added to the id of each token from the document to the end, including the template's tokens after it."""
 
 
 @dataclass(frozen=True)
 class TwoSegments:
-    """Word embeddings, shape (2 * vocabulary, hidden): as they are, then as the second text of a pair needs them."""
+    """Word embeddings, shape (2 * vocabulary, hidden): the original ones, then those for the second text of a pair."""
 
     words: TensorSource
     types: TensorSource
@@ -58,14 +58,16 @@ class TwoSegments:
 
 
 def add_second_segment(metadata: Metadata, arch: str) -> Metadata:
-    """Give the metadata with as many pieces again, and the key that says so. Raises ConversionError."""
+    """Return the metadata with the vocabulary doubled, and OFFSET_KEY. Raises ConversionError."""
     pieces, kinds = metadata[Keys.Tokenizer.LIST], metadata[Keys.Tokenizer.TOKEN_TYPE]
     assert isinstance(pieces, list) and isinstance(kinds, list)
     count = len(pieces)
-    # Words are cut at spaces, so that no word of a text is such a piece.
+    # Texts are split at spaces, so no word of a text matches such a piece.
     second = [f"<2nd {number}>" for number in range(count)]
     if set(second) & set(pieces):
-        raise ConversionError("the vocabulary has pieces like '<2nd 0>', which the second text of a pair needs")
+        raise ConversionError(
+            "the vocabulary contains pieces such as '<2nd 0>', which are reserved for the second text of a pair"
+        )
     scores = metadata.get(Keys.Tokenizer.SCORES)
     if isinstance(scores, list):
         metadata = {**metadata, Keys.Tokenizer.SCORES: [*map(float, scores), *[UNUSED_SCORE] * count]}

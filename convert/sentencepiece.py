@@ -1,9 +1,9 @@
-"""SentencePiece vocabularies that were trained with BPE (Gemma's), as llama.cpp's tokenizer `llama` wants them.
+"""SentencePiece vocabularies that were trained with BPE (Gemma's), for llama.cpp's tokenizer `llama`.
 
-tokenizer.json spells such a vocabulary as BPE over characters: a space is U+2581, a character without a piece becomes its
-bytes, and merges are applied best first. llama.cpp has no merges but a score for each piece: of two neighbours it joins
-those whose joined piece scores best. The two do the same when every way to cut a piece in two pieces is a merge, and all
-merges that make one piece stand together, as in every file that was made from a SentencePiece model; others are refused.
+In tokenizer.json such a vocabulary is BPE over characters: spaces are U+2581, characters without a piece become bytes, and
+merges are applied in order. llama.cpp has scores instead of merges: it joins the neighbours whose joined piece has the best
+score. Both are equivalent if every split of a piece into two pieces is a merge, and all merges that produce a piece are
+adjacent, as in every file made from a SentencePiece model; other vocabularies are rejected.
 Algorithm: Kudo and Richardson, "SentencePiece", 2018.
 """
 
@@ -19,25 +19,25 @@ from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer_json import TokenizerFile, as_object, open_tokenizer, single
 
 SPACE = "\u2581"
-# What llama.cpp's converter gives to tokens that no merge makes; only the order of scores matters.
+# Score of tokens that no merge produces, as in llama.cpp's converter; only the order of scores matters.
 _ADDED_SCORE = -1000.0
 
 
 @dataclass(frozen=True)
 class SentencePieces:
-    """A SentencePiece-like BPE vocabulary. Piece number i is `pieces[i]` with `scores[i]`."""
+    """A SentencePiece-like BPE vocabulary. `pieces[i]` has the id i and the score `scores[i]`."""
 
     file: Path
     pieces: list[str]
     scores: list[float]
     kinds: list[TokenType]
     special: dict[str, int]
-    """Ids of unk, and of bos, eos, pad and mask as far as there are any."""
+    """Ids of unk, and of bos, eos, pad and mask if they exist."""
     adds_bos: bool
     adds_eos: bool
 
     def metadata(self) -> Metadata:
-        """Give the `tokenizer.*` keys of the GGUF specification."""
+        """Return the `tokenizer.*` keys of the GGUF specification."""
         keys: Metadata = {
             Keys.Tokenizer.MODEL: "llama",
             Keys.Tokenizer.PRE: "default",
@@ -60,17 +60,17 @@ class SentencePieces:
 
 
 def read_sentencepieces(folder: Path, vocab_size: int) -> SentencePieces:
-    """Read tokenizer.json with tokenizer_config.json.
+    """Return the vocabulary of tokenizer.json and tokenizer_config.json.
 
-    Raises ConversionError when anything is missing, contradictory, or beyond llama.cpp's tokenizer.
+    Raises ConversionError if something is missing, contradictory, or not supported by llama.cpp's tokenizer.
     """
     tokenizer = open_tokenizer(folder)
     _check_pipeline(tokenizer)
-    # Gemma's vocabulary names a token for images, which the embedding model has no row for.
+    # Gemma's vocabulary has a token for images, for which the embedding model has no row.
     pieces, kinds = tokenizer.pieces(vocab_size, drop_beyond=True)
     front, back = tokenizer.frame()
-    first = single(tokenizer.file, front, "in front of")
-    last = single(tokenizer.file, back, "behind")
+    first = single(tokenizer.file, front, "before")
+    last = single(tokenizer.file, back, "after")
     special = {}
     for role in ("bos", "eos", "unk", "pad", "mask"):
         number = tokenizer.role(role)
@@ -88,12 +88,12 @@ def read_sentencepieces(folder: Path, vocab_size: int) -> SentencePieces:
     for byte in range(256):
         number = tokenizer.vocabulary.get(f"<0x{byte:02X}>", vocab_size)
         if number >= vocab_size:
-            raise ConversionError(f"{tokenizer.file}: the vocabulary has no piece for the byte {byte:02X}")
+            raise ConversionError(f"{tokenizer.file}: the vocabulary has no piece for the byte 0x{byte:02X}")
         kinds[number] = TokenType.BYTE
     scores = _scores(tokenizer, pieces, kinds)
     for number, kind in enumerate(kinds):
         if kind == TokenType.USER_DEFINED:
-            # llama.cpp looks for these in the text before it replaces the spaces.
+            # llama.cpp finds these in the text before it replaces the spaces.
             pieces[number] = pieces[number].replace(SPACE, " ")
     return SentencePieces(
         file=tokenizer.file,
@@ -107,15 +107,15 @@ def read_sentencepieces(folder: Path, vocab_size: int) -> SentencePieces:
 
 
 def _check_pipeline(tokenizer: TokenizerFile) -> None:
-    """Check that a text's spaces become U+2581 and nothing else happens to it before the merges."""
+    """Raise ConversionError if anything but the replacement of spaces by U+2581 happens before the merges."""
     normalizer = as_object(tokenizer.content.get("normalizer"))
     tokenizer.require("the normaliser", normalizer.get("type"), "Replace")
-    tokenizer.require("what the normaliser replaces", as_object(normalizer.get("pattern")).get("String"), " ")
+    tokenizer.require("the normaliser's pattern", as_object(normalizer.get("pattern")).get("String"), " ")
     tokenizer.require("the normaliser's content", normalizer.get("content"), SPACE)
     pre_tokenizer = as_object(tokenizer.content.get("pre_tokenizer"))
-    if pre_tokenizer:  # Gemma's splits at spaces, of which there are none any more
+    if pre_tokenizer:  # Gemma's splits at spaces, which have been replaced
         tokenizer.require("the pre-tokenizer", pre_tokenizer.get("type"), "Split")
-        tokenizer.require("what the pre-tokenizer splits at", as_object(pre_tokenizer.get("pattern")).get("String"), " ")
+        tokenizer.require("the pre-tokenizer's pattern", as_object(pre_tokenizer.get("pattern")).get("String"), " ")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
     tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback"), True)
@@ -123,28 +123,28 @@ def _check_pipeline(tokenizer: TokenizerFile) -> None:
 
 
 def _scores(tokenizer: TokenizerFile, pieces: list[str], kinds: list[TokenType]) -> list[float]:
-    """Give the scores under which joining best first does what the merges do. Raises ConversionError where none do."""
+    """Return the scores that are equivalent to the merges. Raises ConversionError if there are none."""
     merges = tokenizer.merges()
     ranks: dict[str, int] = {}
     latest = ""
     for left, right in merges:
         piece = left + right
         kind = kinds[tokenizer.vocabulary[piece]] if tokenizer.vocabulary[piece] < len(kinds) else TokenType.UNUSED
-        # Runs of spaces share one score in SentencePiece, so that their merges are mixed; they are made of nothing else.
+        # Runs of spaces share one score in SentencePiece, so their merges may be mixed: any order has the same result.
         if piece in ranks and piece != latest and kind == TokenType.NORMAL and piece.strip(SPACE):
-            raise ConversionError(f"{tokenizer.file}: the merges that make {piece!r} do not stand together")
+            raise ConversionError(f"{tokenizer.file}: the merges that produce {piece!r} are not adjacent")
         ranks.setdefault(piece, len(ranks))
         latest = piece
-    known = set(merges)
+    pairs = set(merges)
     normal = {piece for piece, kind in zip(pieces, kinds, strict=True) if kind == TokenType.NORMAL}
     for piece in normal:
         for at in range(1, len(piece)):
             left, right = piece[:at], piece[at:]
-            if left in normal and right in normal and (left, right) not in known:
+            if left in normal and right in normal and (left, right) not in pairs:
                 raise ConversionError(
-                    f"{tokenizer.file}: {piece!r} has no merge of {left!r} and {right!r}, which llama.cpp would join"
+                    f"{tokenizer.file}: {piece!r} has no merge of {left!r} and {right!r}, but llama.cpp would join them"
                 )
-    # Characters come after everything that is merged, as in SentencePiece's own files.
+    # Characters rank after all merged pieces, as in SentencePiece's files.
     return [
         -float(ranks.get(piece, len(ranks))) if kind in (TokenType.NORMAL, TokenType.BYTE) else _ADDED_SCORE
         for piece, kind in zip(pieces, kinds, strict=True)

@@ -1,4 +1,4 @@
-"""What a tokenizer's post-processor puts around one text and around a pair. Format: tokenizer.json, `post_processor`."""
+"""The templates of a tokenizer's post-processor, for one text and for a pair. Format: tokenizer.json, `post_processor`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from edgeembed.errors import ConversionError
 
 Template = Sequence[int | str]
-"""Ids of special tokens, and "A" and "B" where the texts go."""
+"""Ids of special tokens, and "A" and "B" for the texts."""
 
 
 def read_templates(content: Mapping[str, Any], file: Path) -> tuple[Template, Template | None]:
-    """Give the templates of one text and of a pair; None where the file says nothing of pairs.
+    """Return the templates for one text and for a pair, without token types; None if the file has none for pairs.
 
-    Token types are left out. Raises ConversionError when the post-processor is of an unknown kind or broken.
+    Raises ConversionError if the type of the post-processor is unknown or its content malformed.
     """
     processor = _object(content.get("post_processor"))
     kind = processor.get("type")
@@ -24,14 +24,14 @@ def read_templates(content: Mapping[str, Any], file: Path) -> tuple[Template, Te
         between = [last] if kind == "BertProcessing" else [last, last]
         return [first, "A", last], [first, "A", *between, "B", last]
     if kind != "TemplateProcessing":
-        raise ConversionError(f"{file}: llama.cpp cannot do what the post-processor {kind!r} does")
+        raise ConversionError(f"{file}: the post-processor {kind!r} is not supported by llama.cpp")
     tokens = _object(processor.get("special_tokens"))
     single = _template(processor.get("single"), tokens, file)
     return single, _template(processor["pair"], tokens, file) if processor.get("pair") else None
 
 
 def read_segments(content: Mapping[str, Any], file: Path) -> list[int]:
-    """Give the token type of each part of the pair's template, in the order of `read_templates`; empty without one.
+    """Return the token type of each part of the template for a pair, in the order of `read_templates`; empty without one.
 
     Raises ConversionError as `read_templates` does.
     """
@@ -40,7 +40,7 @@ def read_segments(content: Mapping[str, Any], file: Path) -> list[int]:
     if pair is None:
         return []
     if processor.get("type") != "TemplateProcessing":
-        # BertProcessing gives the second text type 1, RobertaProcessing gives type 0 throughout.
+        # BertProcessing: the second text has type 1. RobertaProcessing: type 0 throughout.
         second = pair.index("B") if processor.get("type") == "BertProcessing" else len(pair)
         return [int(number >= second) for number in range(len(pair))]
     found: list[int] = []
@@ -49,7 +49,7 @@ def read_segments(content: Mapping[str, Any], file: Path) -> list[int]:
         ((kind, value),) = part.items()
         number = value.get("type_id", 0)
         if not isinstance(number, int):
-            raise ConversionError(f"{file}: the post-processor has the token type {number!r}")
+            raise ConversionError(f"{file}: the post-processor has the token type {number!r}; expected an integer")
         found.extend([number] * (1 if kind == "Sequence" else len(tokens[value["id"]]["ids"])))
     return found
 
@@ -63,7 +63,7 @@ def _template(parts: Any, tokens: Mapping[str, Any], file: Path) -> Template:
         name = str(_object(_object(part).get("SpecialToken")).get("id"))
         ids = _object(tokens.get(name)).get("ids")
         if not isinstance(ids, list) or not all(isinstance(number, int) and number >= 0 for number in ids):
-            raise ConversionError(f"{file}: the post-processor does not say which ids {name!r} stands for")
+            raise ConversionError(f"{file}: the post-processor does not define the ids of {name!r}")
         found.extend(ids)
     return found
 
@@ -71,7 +71,7 @@ def _template(parts: Any, tokens: Mapping[str, Any], file: Path) -> Template:
 def _pair_id(value: Any, file: Path) -> int:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int) and value[1] >= 0:
         return value[1]
-    raise ConversionError(f"{file}: the post-processor names no id in {value!r}")
+    raise ConversionError(f"{file}: the post-processor has {value!r}; expected a token and its id")
 
 
 def _object(value: Any) -> dict[str, Any]:

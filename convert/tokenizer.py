@@ -1,8 +1,8 @@
-"""WordPiece vocabularies (BERT's) as llama.cpp's tokenizer `bert` wants them.
+"""WordPiece vocabularies (BERT's) for llama.cpp's tokenizer `bert`.
 
-llama.cpp marks the beginning of a word with U+2581, where WordPiece marks the pieces that continue one with "##": "##x"
-becomes "x", other pieces get the mark. Its pre-tokenizer and normaliser are fixed, except for lower-casing and the stripping
-of accents; a tokenizer that asks for anything else is refused, since its vectors would differ without a word.
+WordPiece marks pieces that continue a word with "##"; llama.cpp marks pieces that begin one with U+2581: "##x" becomes "x",
+other pieces get the mark. Its pre-tokenizer and normaliser are fixed, except for lower-casing and the removal of accents; a
+tokenizer that needs anything else is rejected, because its vectors would silently differ.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from edgeembed_convert.metadata import Metadata
 
 WORD_START = "\u2581"
 _CONTINUES = "##"
-# Names in tokenizer_config.json, with the pieces that transformers' BertTokenizer documents as defaults.
+# Roles in tokenizer_config.json, with the defaults of transformers' BertTokenizer.
 _SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
 @dataclass(frozen=True)
 class WordPiece:
-    """A WordPiece vocabulary with its normaliser. Piece number i is `pieces[i]`, as the checkpoint spells it."""
+    """A WordPiece vocabulary with its normaliser. `pieces[i]` has the id i, and the spelling of the checkpoint."""
 
     pieces: list[str]
     kinds: list[TokenType]
     special: dict[str, int]
-    """Ids of cls, sep, pad and unk, and of mask where there is one."""
+    """Ids of cls, sep, pad and unk, and of mask if there is one."""
     lowercase: bool
     strip_accents: bool
 
     def metadata(self) -> Metadata:
-        """Give the `tokenizer.*` keys of the GGUF specification."""
+        """Return the `tokenizer.*` keys of the GGUF specification."""
         keys: Metadata = {
             Keys.Tokenizer.MODEL: "bert",
             Keys.Tokenizer.LIST: [_spell(*pair) for pair in zip(self.pieces, self.kinds, strict=True)],
             Keys.Tokenizer.TOKEN_TYPE: [int(kind) for kind in self.kinds],
-            # llama.cpp puts the BOS token in front: for BERT that is CLS. It assumes bert-base's ids unless told.
+            # llama.cpp adds the BOS token in front, which is CLS for BERT. Its default ids are those of bert-base.
             Keys.Tokenizer.BOS_ID: self.special["cls"],
             "tokenizer.ggml.cls_token_id": self.special["cls"],
             Keys.Tokenizer.SEP_ID: self.special["sep"],
@@ -65,10 +65,10 @@ def _spell(piece: str, kind: TokenType) -> str:
 
 
 def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> WordPiece:
-    """Read tokenizer.json, or else vocab.txt with tokenizer_config.json.
+    """Return the vocabulary of tokenizer.json, or else of vocab.txt with tokenizer_config.json.
 
-    Raises ConversionError when neither is there, when they contradict each other, when the vocabulary has not exactly
-    `vocab_size` pieces, or when it asks for what llama.cpp's tokenizer cannot do.
+    Raises ConversionError if both are missing or they contradict each other, if the vocabulary does not have exactly
+    `vocab_size` pieces, or if llama.cpp's tokenizer does not support it.
     """
     config_file = folder / "tokenizer_config.json"
     config = read_json(config_file) if config_file.is_file() else {}
@@ -84,12 +84,14 @@ def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> 
         ids, unk = _ids_of_text(file), None
         normalizer = _normalizer_of_config(config, config_file)
     else:
-        raise ConversionError(f"{folder}: no tokenizer here: neither tokenizer.json nor vocab.txt")
+        raise ConversionError(f"{folder}: no tokenizer: neither tokenizer.json nor vocab.txt exists")
 
     added = _added_tokens(content, config, file)
     for piece, (number, _) in added.items():
         if ids.setdefault(piece, number) != number:
-            raise ConversionError(f"{file}: the added token {piece!r} has the id {number}, the vocabulary says {ids[piece]}")
+            raise ConversionError(
+                f"{file}: the added token {piece!r} has the id {number}, but {ids[piece]} in the vocabulary"
+            )
     pieces = _in_order(ids, vocab_size, file)
     names = _special_names(folder, config, unk)
     special = {}
@@ -113,7 +115,7 @@ def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> 
         kinds=kinds,
         special=special,
         lowercase=lowercase or lowercases_input,
-        # "Not said" means as lowercase says (tokenizers' BertNormalizer).
+        # The default is the value of lowercase (tokenizers' BertNormalizer).
         strip_accents=lowercase if strip_accents is None else strip_accents,
     )
 
@@ -122,15 +124,17 @@ def _ids_of_json(content: dict[str, Any], file: Path) -> tuple[dict[str, int], s
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece":
         kind = model.get("type") if isinstance(model, dict) else None
-        raise ConversionError(f"{file}: the tokenizer's model is {kind!r}; WordPiece was expected")
+        raise ConversionError(f"{file}: the tokenizer's model is {kind!r}; expected WordPiece")
     if model.get("continuing_subword_prefix", _CONTINUES) != _CONTINUES:
-        raise ConversionError(f"{file}: pieces continue a word with {model['continuing_subword_prefix']!r}, not with '##'")
+        raise ConversionError(f"{file}: continuing_subword_prefix is {model['continuing_subword_prefix']!r}; expected '##'")
     pre_tokenizer = content.get("pre_tokenizer")
     if not isinstance(pre_tokenizer, dict) or pre_tokenizer.get("type") != "BertPreTokenizer":
-        raise ConversionError(f"{file}: llama.cpp has only the pre-tokenizer BertPreTokenizer for WordPiece")
+        raise ConversionError(
+            f"{file}: the pre-tokenizer is not supported; for WordPiece, llama.cpp supports only BertPreTokenizer"
+        )
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(_is_id(number) for number in vocab.values()):
-        raise ConversionError(f"{file}: model.vocab is not an object of piece to id")
+        raise ConversionError(f"{file}: model.vocab must be an object that maps pieces to ids")
     return dict(vocab), str(model.get("unk_token", _SPECIAL["unk"]))
 
 
@@ -141,7 +145,7 @@ def _ids_of_text(file: Path) -> dict[str, int]:
             for number, line in enumerate(lines):
                 piece = line.removesuffix("\n")
                 if ids.setdefault(piece, number) != number:
-                    raise ConversionError(f"{file}: lines {ids[piece] + 1} and {number + 1} hold the same piece {piece!r}")
+                    raise ConversionError(f"{file}: lines {ids[piece] + 1} and {number + 1} have the same piece {piece!r}")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{file}: cannot be read: {error}") from error
     return ids
@@ -150,18 +154,22 @@ def _ids_of_text(file: Path) -> dict[str, int]:
 def _normalizer_of_json(content: dict[str, Any], file: Path) -> dict[str, Any]:
     normalizer = content.get("normalizer")
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
-        raise ConversionError(f"{file}: llama.cpp has only the normaliser BertNormalizer for WordPiece")
+        raise ConversionError(
+            f"{file}: the normaliser is not supported; for WordPiece, llama.cpp supports only BertNormalizer"
+        )
     for key in ("clean_text", "handle_chinese_chars"):
         if normalizer.get(key, True) is not True:
-            raise ConversionError(f"{file}: normaliser {key} = {normalizer[key]!r}: llama.cpp always does it")
+            raise ConversionError(
+                f"{file}: normaliser {key} = {normalizer[key]!r} is not supported; llama.cpp always does this"
+            )
     return _casing(normalizer.get("lowercase", True), normalizer.get("strip_accents"), file)
 
 
 def _normalizer_of_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
     if "do_lower_case" not in config:
-        raise ConversionError(f"{file}: do_lower_case is missing, so nothing says whether vocab.txt is a cased vocabulary")
+        raise ConversionError(f"{file}: do_lower_case is missing, so it is unknown whether vocab.txt is cased")
     if config.get("tokenize_chinese_chars", True) is not True:
-        raise ConversionError(f"{file}: tokenize_chinese_chars = false: llama.cpp always does it")
+        raise ConversionError(f"{file}: tokenize_chinese_chars = false is not supported; llama.cpp always does this")
     return _casing(config["do_lower_case"], config.get("strip_accents"), file)
 
 
@@ -172,14 +180,14 @@ def _casing(lowercase: Any, strip_accents: Any, file: Path) -> dict[str, Any]:
 
 
 def _check_agreement(normalizer: dict[str, Any], config: dict[str, Any], file: Path, config_file: Path) -> None:
-    """Refuse files that contradict each other: which one transformers follows changed between its versions."""
+    """Raise ConversionError if the files contradict each other: transformers' versions differ in which one they follow."""
     for key, name in (("lowercase", "do_lower_case"), ("strip_accents", "strip_accents")):
         if config.get(name) is not None and normalizer[key] is not None and config[name] != normalizer[key]:
             raise ConversionError(f"{config_file}: {name} = {config[name]!r}, but {file.name} says {normalizer[key]!r}")
 
 
 def _added_tokens(content: dict[str, Any], config: dict[str, Any], file: Path) -> dict[str, tuple[int, bool]]:
-    """Give piece -> (id, whether it is special) of the tokens that lie beside the WordPiece model."""
+    """Return piece -> (id, whether it is special) of the tokens that were added to the WordPiece model."""
     decoder = config.get("added_tokens_decoder")
     if content:
         entries = content.get("added_tokens") or []
@@ -191,13 +199,13 @@ def _added_tokens(content: dict[str, Any], config: dict[str, Any], file: Path) -
     for entry in entries if isinstance(entries, list) else [entries]:
         piece, number = _object(entry).get("content"), _object(entry).get("id")
         if not isinstance(piece, str) or not _is_id(number):
-            raise ConversionError(f"{file}: an added token without content or id: {entry!r}")
+            raise ConversionError(f"{file}: added token without content or id: {entry!r}")
         found[piece] = (number, bool(entry.get("special")))
     return found
 
 
 def _special_names(folder: Path, config: dict[str, Any], unk: str | None) -> dict[str, str]:
-    """Give the piece of each role: special_tokens_map.json before tokenizer_config.json, BertTokenizer's defaults last."""
+    """Return the piece of each role: from special_tokens_map.json, tokenizer_config.json or BertTokenizer's defaults."""
     file = folder / "special_tokens_map.json"
     mapping = read_json(file) if file.is_file() else {}
     names = {}
@@ -206,7 +214,7 @@ def _special_names(folder: Path, config: dict[str, Any], unk: str | None) -> dic
         names[role] = str(_object(value).get("content") if isinstance(value, dict) else value)
     if unk is not None and names["unk"] != unk:
         raise ConversionError(
-            f"{folder}: tokenizer.json says that the unk token is {unk!r}, the other files say {names['unk']!r}"
+            f"{folder}: the unk token is {unk!r} in tokenizer.json, but {names['unk']!r} in the other files"
         )
     return names
 
@@ -217,13 +225,13 @@ def _in_order(ids: Mapping[str, int], vocab_size: int, file: Path) -> list[str]:
     pieces: list[str | None] = [None] * vocab_size
     for piece, number in ids.items():
         if number >= vocab_size or pieces[number] is not None:
-            raise ConversionError(f"{file}: the id {number} of {piece!r} is out of range or taken twice")
+            raise ConversionError(f"{file}: the id {number} of {piece!r} is out of range or not unique")
         pieces[number] = piece
     return [piece for piece in pieces if piece is not None]
 
 
 def _check_template(content: dict[str, Any], special: dict[str, int], file: Path) -> None:
-    """Check that a single text becomes CLS, text, SEP: llama.cpp does nothing else for WordPiece."""
+    """Raise ConversionError unless a text becomes CLS, text, SEP, the only format that llama.cpp has for WordPiece."""
     processor = _object(content.get("post_processor"))
     found: list[Any] = []
     if processor.get("type") == "BertProcessing":
@@ -241,7 +249,9 @@ def _check_template(content: dict[str, Any], special: dict[str, int], file: Path
                 ids = _object(tokens.get(str(name))).get("ids") or [None]
                 found.extend(ids)
     if found != [special["cls"], "text", special["sep"]]:
-        raise ConversionError(f"{file}: the post-processor does not make CLS, text, SEP of a text, as llama.cpp always does")
+        raise ConversionError(
+            f"{file}: the post-processor is not supported; llama.cpp always makes CLS, text, SEP of a text"
+        )
 
 
 def _object(value: Any) -> dict[str, Any]:

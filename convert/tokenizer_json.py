@@ -1,6 +1,6 @@
-"""tokenizer.json and tokenizer_config.json of BPE tokenizers: what byte-level and SentencePiece-like ones have in common.
+"""tokenizer.json and tokenizer_config.json of BPE tokenizers, byte-level or SentencePiece-like.
 
-Format: the JSON that huggingface/tokenizers saves (`Tokenizer.save`).
+Format: `Tokenizer.save` of huggingface/tokenizers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.template import read_templates
 
-# Vocabularies are padded to some multiple for speed; Qwen pads by up to 399. More is a tokenizer of another model.
-_MOST_UNUSED = 1024
+# Vocabularies are padded for speed, Qwen's by up to 399. More means that the tokenizer belongs to another model.
+_MAX_UNUSED = 1024
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class TokenizerFile:
     file: Path
     content: dict[str, Any]
     config: dict[str, Any]
-    """tokenizer_config.json; empty when there is none."""
+    """tokenizer_config.json; empty if there is none."""
     vocabulary: dict[str, int]
-    """Piece to id, those of the added tokens included."""
+    """Piece -> id, including added tokens."""
     added: dict[str, dict[str, Any]]
-    """Piece to entry of the tokens that lie beside the model."""
+    """Piece -> entry of the tokens that were added to the model."""
 
     @property
     def model(self) -> dict[str, Any]:
@@ -39,10 +39,10 @@ class TokenizerFile:
         return as_object(self.content.get("model"))
 
     def pieces(self, vocab_size: int, *, drop_beyond: bool = False) -> tuple[list[str], list[TokenType]]:
-        """Give text and kind of each id below `vocab_size`; ids without a piece are UNUSED.
+        """Return text and kind of each id below `vocab_size`; ids without a piece are UNUSED.
 
-        `drop_beyond`: leave out added tokens whose id the model has no row for, instead of refusing them.
-        Raises ConversionError when ids and `vocab_size` do not belong together.
+        drop_beyond: ignore added tokens beyond `vocab_size` instead of rejecting them.
+        Raises ConversionError if the ids do not match `vocab_size`.
         """
         pieces: list[str | None] = [None] * vocab_size
         for piece, number in self.vocabulary.items():
@@ -50,11 +50,11 @@ class TokenizerFile:
                 continue
             if number >= vocab_size or pieces[number] is not None:
                 raise ConversionError(
-                    f"{self.file}: the id {number} of {piece!r} is taken twice, or beyond vocab_size {vocab_size}"
+                    f"{self.file}: the id {number} of {piece!r} is not unique, or not below vocab_size {vocab_size}"
                 )
             pieces[number] = piece
         unused = pieces.count(None)
-        if unused > _MOST_UNUSED:
+        if unused > _MAX_UNUSED:
             raise ConversionError(
                 f"{self.file}: {vocab_size - unused} pieces, but vocab_size in config.json is {vocab_size}:"
                 " this tokenizer belongs to another model"
@@ -66,29 +66,31 @@ class TokenizerFile:
         entry = self.added.get(piece)
         if entry is None:
             return TokenType.NORMAL
-        # Some checkpoints do not mark all their control tokens as special (Qwen's <|fim_prefix|>); llama.cpp's converter
-        # goes by the look, too. CONTROL tokens are never found in a user's text, USER_DEFINED ones always.
+        # Some checkpoints do not mark all control tokens as special (Qwen's <|fim_prefix|>); like llama.cpp's converter, we
+        # recognise them by their spelling. CONTROL tokens are never matched in a user's text, USER_DEFINED ones always.
         if entry.get("special") or _looks_special(piece):
             return TokenType.CONTROL
         for flag in ("lstrip", "rstrip", "single_word"):
             if entry.get(flag):
-                raise ConversionError(f"{self.file}: the added token {piece!r} has {flag} = true, which GGUF cannot express")
+                raise ConversionError(
+                    f"{self.file}: the added token {piece!r} has {flag} = true, which is not supported by GGUF"
+                )
         return TokenType.USER_DEFINED
 
     def frame(self) -> tuple[list[int], list[int]]:
-        """Give the ids that the post-processor puts in front of a text and behind it.
+        """Return the ids that the post-processor adds before and after a text.
 
-        Raises ConversionError for a post-processor that does anything else.
+        Raises ConversionError if the post-processor does anything else.
         """
         processor = as_object(self.content.get("post_processor"))
         steps = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
         around: tuple[list[int], list[int]] = ([], [])
         for step in map(as_object, steps if isinstance(steps, list) else [steps]):
-            if step.get("type") == "ByteLevel" or not step:  # ByteLevel mends offsets and adds nothing
+            if step.get("type") == "ByteLevel" or not step:  # ByteLevel only corrects offsets
                 continue
             template, _ = read_templates({"post_processor": step}, self.file)
             if around != ([], []) or template.count("A") != 1 or "B" in template:
-                raise ConversionError(f"{self.file}: the post-processor does not put a text into one template, once")
+                raise ConversionError(f"{self.file}: the post-processor is not supported; expected a template with one text")
             at = template.index("A")
             front, back = template[:at], template[at + 1 :]
             around = [int(number) for number in front], [int(number) for number in back]
@@ -97,7 +99,7 @@ class TokenizerFile:
         return around
 
     def role(self, name: str) -> int | None:
-        """Give the id of the token that tokenizer_config.json names for a role (bos, eos, pad, unk), if it names one."""
+        """Return the id of the token for a role (bos, eos, pad, unk) in tokenizer_config.json; None if it has none."""
         value = self.config.get(f"{name}_token")
         piece = value.get("content") if isinstance(value, dict) else value
         if piece is None:
@@ -107,52 +109,52 @@ class TokenizerFile:
         return self.vocabulary[piece]
 
     def merges(self) -> list[tuple[str, str]]:
-        """Give the merges, best first. Raises ConversionError for one that is not a pair or makes an unknown piece."""
+        """Return the merges in order. Raises ConversionError for one that is not a pair or produces an unknown piece."""
         found = []
         entries = self.model.get("merges")
         if not isinstance(entries, list):
             raise ConversionError(f"{self.file}: model.merges is not a list")
         for entry in entries:
-            # One string in older files, two in newer ones.
+            # One string in older files, a list of two in newer ones.
             pair: Any = entry.split(" ") if isinstance(entry, str) else entry
             if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
                 raise ConversionError(f"{self.file}: the merge {entry!r} is not a pair of pieces")
             left, right = pair
             if left + right not in self.vocabulary:
-                raise ConversionError(f"{self.file}: the merge {entry!r} makes a piece that is not in the vocabulary")
+                raise ConversionError(f"{self.file}: the merge {entry!r} produces a piece that is not in the vocabulary")
             found.append((left, right))
         return found
 
     def require(self, what: str, value: Any, *allowed: Any) -> None:
-        """Raise ConversionError when a part of the tokenizer is not one of those that llama.cpp can do."""
+        """Raise ConversionError unless the value of a part of the tokenizer is one that llama.cpp supports."""
         if value not in allowed:
-            raise ConversionError(f"{self.file}: {what} = {value!r} is not what llama.cpp's tokenizer does")
+            raise ConversionError(f"{self.file}: {what} = {value!r} is not supported by llama.cpp's tokenizer")
 
 
 def open_tokenizer(folder: Path) -> TokenizerFile:
-    """Read tokenizer.json, which must hold a BPE model, and tokenizer_config.json.
+    """Read tokenizer.json, which must contain a BPE model, and tokenizer_config.json.
 
-    Raises ConversionError when it is missing or malformed, or when the two files contradict each other.
+    Raises ConversionError if tokenizer.json is missing or malformed, or if the files contradict each other.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise ConversionError(f"{folder}: no tokenizer here: tokenizer.json is missing")
+        raise ConversionError(f"{folder}: no tokenizer: tokenizer.json is missing")
     content = read_json(file)
     config_file = folder / "tokenizer_config.json"
     config = read_json(config_file) if config_file.is_file() else {}
     model = as_object(content.get("model"))
     if model.get("type", "BPE") != "BPE":
-        raise ConversionError(f"{file}: the tokenizer's model is {model.get('type')!r}; BPE was expected")
+        raise ConversionError(f"{file}: the tokenizer's model is {model.get('type')!r}; expected BPE")
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not vocab or not all(is_id(number) for number in vocab.values()):
-        raise ConversionError(f"{file}: model.vocab is not an object of piece to id")
+        raise ConversionError(f"{file}: model.vocab must be an object that maps pieces to ids")
     vocabulary = dict(vocab)
     added: dict[str, dict[str, Any]] = {}
     entries = content.get("added_tokens") or []
     for entry in entries if isinstance(entries, list) else [entries]:
         piece, number = as_object(entry).get("content"), as_object(entry).get("id")
         if not isinstance(piece, str) or not piece or not is_id(number):
-            raise ConversionError(f"{file}: an added token without content or id: {entry!r}")
+            raise ConversionError(f"{file}: added token without content or id: {entry!r}")
         if vocabulary.setdefault(piece, number) != number:
             raise ConversionError(
                 f"{file}: the added token {piece!r} has the id {number}, not {vocabulary[piece]} as in model.vocab"
@@ -166,9 +168,9 @@ def open_tokenizer(folder: Path) -> TokenizerFile:
 
 
 def single(file: Path, ids: Sequence[int], where: str) -> int | None:
-    """Give the one id that the tokenizer adds at this end, if any: GGUF cannot say more."""
+    """Return the id that is added at one end of a text, if any. Raises ConversionError for several."""
     if len(ids) > 1:
-        raise ConversionError(f"{file}: the post-processor adds {len(ids)} tokens {where} a text; GGUF can express one")
+        raise ConversionError(f"{file}: the post-processor adds {len(ids)} tokens {where} a text; GGUF supports one")
     return ids[0] if ids else None
 
 
@@ -177,10 +179,10 @@ def _looks_special(piece: str) -> bool:
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """Give a JSON object, or an empty one for anything else."""
+    """Return a JSON object, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def is_id(value: Any) -> TypeGuard[int]:
-    """Say whether a JSON value can be a token's id."""
+    """Return whether a JSON value is a valid token id."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,10 +1,10 @@
-"""Unigram vocabularies (XLM-RoBERTa's) as llama.cpp's tokenizer `t5` wants them.
+"""Unigram vocabularies (XLM-RoBERTa's) for llama.cpp's tokenizer `t5`.
 
-Kudo, "Subword Regularization", 2018; the text is normalised first by a table that SentencePiece compiled ("precompiled
-charsmap"). llama.cpp reads pieces, scores and that table; everything else is fixed there: runs of white space count as one
-space, every text begins with one, and no byte pieces stand in for unknown characters. A tokenizer that asks for anything
-else is refused, since its vectors would differ without a word.
-Format: tokenizer.json of the tokenizers library; `tokenizer.ggml.precompiled_charsmap` is SentencePiece's blob as it is.
+Kudo, "Subword Regularization", 2018; texts are first normalised by a table compiled by SentencePiece ("precompiled
+charsmap"). llama.cpp reads the pieces, the scores and that table; the rest is fixed: runs of white space become one space,
+every text begins with a space, and unknown characters are not replaced by byte pieces. A tokenizer that needs anything else
+is rejected, because its vectors would silently differ.
+Format: tokenizer.json of the tokenizers library; `tokenizer.ggml.precompiled_charsmap` is SentencePiece's unmodified blob.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.template import read_templates
 
 WORD_START = "\u2581"
-# A text never holds a plain space once it is normalised, so nothing matches such a piece.
+# Normalised texts do not contain plain spaces, so nothing matches such a piece.
 _UNUSED = "<unused {}>"
 UNUSED_SCORE = -10000.0
-"""Log probability of a piece that stands for nothing."""
+"""Log probability of unused pieces."""
 
 
 @dataclass(frozen=True)
 class Unigram:
-    """A Unigram vocabulary. Piece number i is `pieces[i]`, with the log probability `scores[i]`."""
+    """A Unigram vocabulary. `pieces[i]` has the id i and the log probability `scores[i]`."""
 
     pieces: list[str]
     scores: list[float]
     kinds: list[TokenType]
     special: dict[str, int]
-    """Ids of bos (in front of a text), eos (after it) and unk; of pad and mask where there are such."""
+    """Ids of bos (before a text), eos (after it) and unk; of pad and mask if they exist."""
     charsmap: bytes
     pair: Sequence[int | str] | None
-    """How two texts become one: ids, and "A" and "B" for the texts; None where the tokenizer does not say."""
+    """The template for a pair: ids, and "A" and "B" for the texts; None if the tokenizer has none."""
 
     def metadata(self) -> Metadata:
-        """Give the `tokenizer.*` keys of the GGUF specification."""
+        """Return the `tokenizer.*` keys of the GGUF specification."""
         keys: Metadata = {
             Keys.Tokenizer.MODEL: "t5",
             Keys.Tokenizer.PRE: "default",
@@ -70,17 +70,16 @@ class Unigram:
 
 
 def read_unigram(folder: Path, vocab_size: int, *, lowercases_input: bool) -> Unigram:
-    """Read tokenizer.json.
+    """Return the vocabulary of tokenizer.json.
 
-    Ids that config.json's `vocab_size` promises beyond the vocabulary become unused pieces. Raises ConversionError when the
-    file is missing or broken, when the vocabulary is larger than `vocab_size`, or when the tokenizer asks for what
-    llama.cpp's cannot do.
+    If `vocab_size` of config.json is larger than the vocabulary, unused pieces are added. Raises ConversionError if the file
+    is missing or malformed, the vocabulary is larger than `vocab_size`, or llama.cpp does not support the tokenizer.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise ConversionError(f"{file}: missing; a SentencePiece model alone cannot be read")
+        raise ConversionError(f"{file}: missing; a SentencePiece model alone is not supported")
     if lowercases_input:
-        raise ConversionError(f"{folder}: the input is lower-cased, which llama.cpp cannot do for a Unigram vocabulary")
+        raise ConversionError(f"{folder}: lower-casing of the input is not supported by llama.cpp for Unigram vocabularies")
     content = read_json(file)
     pieces, scores, unk = _read_model(content, file)
     charsmap = _read_normalizer(content.get("normalizer"), file)
@@ -88,7 +87,7 @@ def read_unigram(folder: Path, vocab_size: int, *, lowercases_input: bool) -> Un
     single, pair = read_templates(content, file)
     if len(single) != 3 or single[1] != "A" or not isinstance(single[0], int) or not isinstance(single[2], int):
         raise ConversionError(
-            f"{file}: the post-processor does not put one token in front of a text and one after it, as llama.cpp would"
+            f"{file}: the post-processor is not supported; llama.cpp always adds one token before a text and one after it"
         )
     special = {"bos": single[0], "eos": single[2], "unk": unk}
 
@@ -99,12 +98,12 @@ def read_unigram(folder: Path, vocab_size: int, *, lowercases_input: bool) -> Un
             scores.append(0.0)
         elif number > len(pieces) or pieces[number] != piece:
             raise ConversionError(
-                f"{file}: the added token {piece!r} has the id {number}, which is another piece's or none's"
+                f"{file}: the added token {piece!r} has the id {number}, which belongs to another piece or leaves a gap"
             )
     if len(pieces) > vocab_size:
         raise ConversionError(f"{file}: {len(pieces)} pieces, but vocab_size in config.json is {vocab_size}")
     if len(set(pieces)) != len(pieces) or "" in pieces:
-        raise ConversionError(f"{file}: a piece is empty or stands twice in the vocabulary")
+        raise ConversionError(f"{file}: the vocabulary has an empty or a duplicate piece")
     kinds = [TokenType.NORMAL] * len(pieces)
     for number, (_, is_special) in added.items():
         kinds[number] = TokenType.CONTROL if is_special else TokenType.USER_DEFINED
@@ -125,26 +124,26 @@ def _read_model(content: Mapping[str, Any], file: Path) -> tuple[list[str], list
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type") != "Unigram":
         kind = model.get("type") if isinstance(model, dict) else None
-        raise ConversionError(f"{file}: the tokenizer's model is {kind!r}; Unigram was expected")
+        raise ConversionError(f"{file}: the tokenizer's model is {kind!r}; expected Unigram")
     if model.get("byte_fallback", False) is not False:
-        raise ConversionError(f"{file}: byte_fallback: llama.cpp's Unigram tokenizer has no byte pieces")
+        raise ConversionError(f"{file}: byte_fallback is not supported by llama.cpp's Unigram tokenizer")
     vocab = model.get("vocab")
     pieces: list[str] = []
     scores: list[float] = []
     for entry in vocab if isinstance(vocab, list) else [None]:
         piece, score = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
         if not isinstance(piece, str) or not isinstance(score, int | float) or isinstance(score, bool):
-            raise ConversionError(f"{file}: model.vocab is not a list of pieces with scores: {entry!r}")
+            raise ConversionError(f"{file}: model.vocab must be a list of pieces with scores; found {entry!r}")
         pieces.append(piece)
         scores.append(float(score))
     unk = model.get("unk_id")
     if not isinstance(unk, int) or isinstance(unk, bool) or not 0 <= unk < len(pieces):
-        raise ConversionError(f"{file}: unk_id = {unk!r} is no piece's id")
+        raise ConversionError(f"{file}: unk_id = {unk!r} is not the id of a piece")
     return pieces, scores, unk
 
 
 def _read_normalizer(normalizer: Any, file: Path) -> bytes:
-    """Give the precompiled table; b"" without one. Whatever merges or strips white space, llama.cpp does on its own."""
+    """Return the precompiled table, b"" if there is none. llama.cpp merges and strips white space in any case."""
     charsmap = b""
     for part in _parts(normalizer, "normalizers"):
         kind = part.get("type")
@@ -154,11 +153,11 @@ def _read_normalizer(normalizer: Any, file: Path) -> bytes:
             except (binascii.Error, ValueError, TypeError) as error:
                 raise ConversionError(f"{file}: precompiled_charsmap is not base64: {error}") from error
             if charsmap and int.from_bytes(charsmap[:4], "little") + 4 >= len(charsmap):
-                raise ConversionError(f"{file}: precompiled_charsmap ends before its table does")
+                raise ConversionError(f"{file}: precompiled_charsmap is truncated")
         elif kind == "Replace" and _merges_spaces(part):
             pass
         elif kind != "Strip":
-            raise ConversionError(f"{file}: llama.cpp has no normaliser {kind!r} for Unigram vocabularies")
+            raise ConversionError(f"{file}: the normaliser {kind!r} is not supported by llama.cpp for Unigram vocabularies")
     return charsmap
 
 
@@ -170,15 +169,15 @@ def _merges_spaces(part: Mapping[str, Any]) -> bool:
 def _check_pre_tokenizer(pre_tokenizer: Any, file: Path) -> None:
     parts = _parts(pre_tokenizer, "pretokenizers")
     if [part.get("type") for part in parts] not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
-        raise ConversionError(f"{file}: llama.cpp has only the pre-tokenizer Metaspace for Unigram vocabularies")
+        raise ConversionError(f"{file}: the pre-tokenizer is not supported; for Unigram, llama.cpp supports only Metaspace")
     metaspace = parts[-1]
     scheme = metaspace.get("prepend_scheme", "always")
     if metaspace.get("replacement") != WORD_START or not metaspace.get("add_prefix_space", True) or scheme != "always":
-        raise ConversionError(f"{file}: Metaspace must write spaces as {WORD_START!r} and put one in front of every text")
+        raise ConversionError(f"{file}: Metaspace must replace spaces by {WORD_START!r} and add one before every text")
 
 
 def _parts(value: Any, key: str) -> list[dict[str, Any]]:
-    """Give the steps of a normaliser or a pre-tokenizer, whether it is a sequence or a single one."""
+    """Return the steps of a normaliser or a pre-tokenizer, which may be a sequence or a single one."""
     if value is None:
         return []
     steps = value.get(key) if isinstance(value, dict) and value.get("type") == "Sequence" else [value]
@@ -186,19 +185,19 @@ def _parts(value: Any, key: str) -> list[dict[str, Any]]:
 
 
 def _added_tokens(content: Mapping[str, Any], file: Path) -> dict[int, tuple[str, bool]]:
-    """Give id -> (piece, whether it is special)."""
+    """Return id -> (piece, whether it is special)."""
     found: dict[int, tuple[str, bool]] = {}
     entries = content.get("added_tokens") or []
     for entry in entries if isinstance(entries, list) else [entries]:
         piece, number = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(piece, str) or not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise ConversionError(f"{file}: an added token without content or id: {entry!r}")
+            raise ConversionError(f"{file}: added token without content or id: {entry!r}")
         found[number] = (piece, bool(entry.get("special")))
     return found
 
 
 def _named_tokens(folder: Path, pieces: Sequence[str]) -> dict[str, int]:
-    """Give the ids of pad and mask, as special_tokens_map.json or tokenizer_config.json name them."""
+    """Return the ids of pad and mask in special_tokens_map.json or tokenizer_config.json."""
     names: dict[str, Any] = {}
     for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         names |= read_json(file) if file.is_file() else {}

@@ -1,7 +1,7 @@
-"""Tensors that are made of stored ones on the way to the file: some rows of one, or one with a number added.
+"""Tensors derived from stored ones while the file is written: a selection of rows, a row of zeros, a number added.
 
-Everything that the writer can take looks like a stored tensor: a name and a file for error messages, a shape, and rows that
-are read piece by piece.
+They have the interface of a stored tensor: a name and a file for error messages, a shape, and rows that are read piece by
+piece.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeembed_convert.weights import Float32Array, StoredTensor
 
 
 class TensorSource(Protocol):
-    """What a planned tensor reads from."""
+    """The source of a planned tensor."""
 
     @property
     def name(self) -> str:
@@ -43,9 +43,9 @@ class TensorSource(Protocol):
 
 
 def row_range(tensor: StoredTensor, first: int, end: int) -> StoredTensor:
-    """Give the rows `first` to `end` (not included) of a 2-D tensor; nothing else of it is ever read.
+    """Return rows `first` to `end` (exclusive) of a 2-D tensor; the others are not read.
 
-    Raises ConversionError when there are no such rows.
+    Raises ConversionError if they do not exist.
     """
     if len(tensor.shape) != 2 or not 0 <= first < end <= tensor.shape[0]:
         raise ConversionError(
@@ -57,7 +57,7 @@ def row_range(tensor: StoredTensor, first: int, end: int) -> StoredTensor:
 
 @dataclass(frozen=True)
 class Derived:
-    """What is made of one stored tensor; the kinds say how."""
+    """Base class of tensors derived from one stored tensor."""
 
     source: StoredTensor
 
@@ -80,12 +80,12 @@ class Derived:
 
 @dataclass(frozen=True)
 class SelectedRows(Derived):
-    """Some rows of a 2-D tensor, in the order given."""
+    """Selected rows of a 2-D tensor, in the given order."""
 
     numbers: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Raise ConversionError for a row that is not there."""
+        """Raise ConversionError if a row does not exist."""
         for number in self.numbers:
             row_range(self.source, number, number + 1)
 
@@ -100,7 +100,7 @@ class SelectedRows(Derived):
 
 @dataclass(frozen=True)
 class WithZeroRow(Derived):
-    """A 2-D tensor with a row of zeros behind it."""
+    """A 2-D tensor with a row of zeros appended."""
 
     @property
     def shape(self) -> tuple[int, ...]:

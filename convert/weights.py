@@ -1,4 +1,4 @@
-"""Read safetensors weights, one file or many shards, without trusting a byte of them.
+"""Read safetensors weights, one file or shards; everything in them is validated.
 
 Format: "safetensors", huggingface/safetensors README, section "Format": 8 bytes little-endian header length N, N bytes of
 JSON (`name -> {dtype, shape, data_offsets}`, offsets counted from the end of the header), then the data, without holes.
@@ -29,7 +29,7 @@ PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _READ_BYTES = 4 << 20
 
-# How each float type lies in the file. BF16 is read as its 16 bits: the upper half of a float32.
+# numpy types of the data. BF16 is read as 16 bits, the upper half of a float32.
 _FLOAT_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -39,14 +39,14 @@ _ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: nothing is read until `rows` is called."""
+    """The location of a tensor in a file; `rows` reads it."""
 
     name: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    """Byte in the file at which the data begins."""
+    """Position of the data in the file, in bytes."""
 
     @property
     def item_bytes(self) -> int:
@@ -61,11 +61,11 @@ class StoredTensor:
     def rows(self, chunk_bytes: int = _READ_BYTES) -> Iterator[Float32Array]:
         """Yield the tensor in order as float32 arrays of shape (some rows, row length), each about `chunk_bytes` long.
 
-        A 1-D tensor is one row. Raises ConversionError for integers, NaN, infinite values and a file that became shorter.
+        A 1-D tensor is one row. Raises ConversionError for integers, NaN, infinity, and a file that has been truncated.
         """
         if self.dtype not in _FLOAT_TYPES:
             raise ConversionError(
-                f"{self.file}: tensor {self.name} is {self.dtype}; weights can be {', '.join(_FLOAT_TYPES)}"
+                f"{self.file}: tensor {self.name} has the type {self.dtype}; expected one of {', '.join(_FLOAT_TYPES)}"
             )
         dtype = np.dtype(_FLOAT_TYPES[self.dtype])
         row_length = self.shape[-1] if self.shape else 1
@@ -73,7 +73,7 @@ class StoredTensor:
         step = max(1, chunk_bytes // (4 * row_length)) if row_length else 1
         for first in range(0, row_count, step):
             count = min(step, row_count - first)
-            # Read, not mapped: a file that shrinks under a mapping ends the whole process with SIGBUS.
+            # Not memory-mapped: if the file shrinks, access to a mapping ends the process with SIGBUS.
             raw = np.fromfile(
                 self.file,
                 dtype=dtype,
@@ -81,32 +81,34 @@ class StoredTensor:
                 offset=self.offset + first * row_length * dtype.itemsize,
             )
             if raw.size != count * row_length:
-                raise ConversionError(f"{self.file}: tensor {self.name} ends early: the file changed while it was read")
+                raise ConversionError(
+                    f"{self.file}: tensor {self.name} is incomplete: the file was changed during the conversion"
+                )
             values = _as_float32(raw, self.dtype).reshape(count, row_length)
             if not np.isfinite(values).all():
                 raise ConversionError(
-                    f"{self.file}: tensor {self.name} holds NaN or infinite values in rows {first} to {first + count - 1}"
+                    f"{self.file}: tensor {self.name} contains NaN or infinity in rows {first} to {first + count - 1}"
                 )
             yield values
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a checkpoint by name, and the files that hold them."""
+    """All tensors of a checkpoint by name, and their files."""
 
     files: Sequence[Path]
     tensors: Mapping[str, StoredTensor]
 
     @property
     def size_bytes(self) -> int:
-        """Length of all files together."""
+        """Total size of the files."""
         return sum(file.stat().st_size for file in self.files)
 
     def sha256(self, advance: Callable[[int], None]) -> str:
-        """Give the hexadecimal SHA-256 of the weights; `advance` gets the bytes read since the last call.
+        """Return the hexadecimal SHA-256 of the weights; `advance` is called with the bytes read since the last call.
 
-        For one file it is the file's own. For shards it is that of the lines that `sha256sum` prints for them, in the
-        order of their names.
+        Of a single file, it is the hash of the file. Of shards, it is the hash of the output of `sha256sum` for the files,
+        sorted by name.
         """
         digests = []
         for file in self.files:
@@ -122,9 +124,9 @@ class Weights:
 
 
 def open_weights(folder: Path) -> Weights:
-    """Find and check the safetensors files of a folder; reads headers only.
+    """Return the safetensors files of a folder; only their headers are read.
 
-    Raises ConversionError when there are none, when a header lies, or when the shards and their index disagree.
+    Raises ConversionError if there are none, if a header does not match its file, or shards do not match their index.
     """
     if (folder / SINGLE_FILE).is_file():
         file = folder / SINGLE_FILE
@@ -134,42 +136,40 @@ def open_weights(folder: Path) -> Weights:
     for name in PICKLE_FILES:
         if (folder / name).is_file():
             raise ConversionError(
-                f"{folder / name}: pickled weights can run any code and are not read; get this model's safetensors"
+                f"{folder / name}: pickled weights can execute code and are not read; use the model's safetensors files"
             )
-    raise ConversionError(f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE} in this folder")
+    raise ConversionError(f"{folder}: contains neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
 def _open_shards(folder: Path) -> Weights:
     index = folder / INDEX_FILE
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ConversionError(f"{index}: weight_map is missing or is not an object")
+        raise ConversionError(f"{index}: weight_map is missing or not an object")
     tensors: dict[str, StoredTensor] = {}
     names = set()
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\\" in name:
-            raise ConversionError(
-                f"{index}: tensor {tensor} lies in {name!r}, which is not the name of a file in this folder"
-            )
+            raise ConversionError(f"{index}: tensor {tensor} has the file {name!r}, which is not a file name")
         names.add(name)
     files = [folder / name for name in sorted(names)]
     for file in files:
         if not file.is_file():
-            raise ConversionError(f"{file}: missing, although {INDEX_FILE} names it")
+            raise ConversionError(f"{file}: missing, but listed in {INDEX_FILE}")
         for tensor, stored in read_header(file).items():
             if weight_map.get(tensor) != file.name:
-                raise ConversionError(f"{file}: holds tensor {tensor}, which {INDEX_FILE} does not place there")
+                raise ConversionError(f"{file}: contains tensor {tensor}, which {INDEX_FILE} lists for another file")
             tensors[tensor] = stored
     for tensor, name in weight_map.items():
         if tensor not in tensors:
-            raise ConversionError(f"{folder / name}: tensor {tensor} is missing, although {INDEX_FILE} places it there")
+            raise ConversionError(f"{folder / name}: tensor {tensor} is missing, but listed in {INDEX_FILE}")
     return Weights(files, tensors)
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """Read and check the header of one safetensors file: tensor name to place.
+    """Return the tensors of one safetensors file by name.
 
-    Raises ConversionError with the file and the reason for every header that does not describe the file exactly.
+    Raises ConversionError with the file and the reason if the header does not describe the file exactly.
     """
     try:
         size = file.stat().st_size
@@ -178,7 +178,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
                 raise ConversionError(
-                    f"{file}: not a safetensors file, or cut off: {size} bytes cannot hold a header of {length} bytes"
+                    f"{file}: not a safetensors file, or truncated: {size} bytes cannot contain a header of {length} bytes"
                 )
             text = stream.read(length)
     except OSError as error:
@@ -197,21 +197,19 @@ def _stored_tensor(name: str, entry: Any, file: Path, data_start: int, data_byte
         return ConversionError(f"{file}: tensor {name}: {reason}")
 
     if not isinstance(entry, dict):
-        raise bad("its entry in the header is not an object")
+        raise bad("the entry in the header is not an object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise bad(f"unknown type {dtype!r}")
     if not _are_sizes(shape):
-        raise bad(f"its shape {json.dumps(shape)} is not a list of sizes")
+        raise bad(f"the shape {json.dumps(shape)} is not a list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise bad(f"its data_offsets {json.dumps(offsets)} are not two positions")
+        raise bad(f"the data_offsets {json.dumps(offsets)} are not two positions")
     begin, end = offsets
     if begin > end or end > data_bytes:
-        raise bad(f"its data_offsets {begin} to {end} lie outside the {data_bytes} bytes of data: the file is cut off")
+        raise bad(f"the data_offsets {begin} to {end} are outside the {data_bytes} bytes of data: the file is truncated")
     if end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise bad(
-            f"shape {json.dumps(shape)} of {dtype} does not take the {end - begin} bytes that its data_offsets give it"
-        )
+        raise bad(f"the shape {json.dumps(shape)} of {dtype} does not match the {end - begin} bytes of its data_offsets")
     return StoredTensor(name=name, file=file, dtype=dtype, shape=tuple(shape), offset=data_start + begin)
 
 
@@ -222,22 +220,22 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _check_layout(header: dict[str, Any], file: Path, data_bytes: int) -> None:
-    """Check that the tensors cover the data once, without hole or overlap, as the format demands."""
+    """Raise ConversionError unless the tensors cover the data without gaps and overlaps, as the format requires."""
     position = 0
     for name, (begin, end) in sorted(
         ((name, entry["data_offsets"]) for name, entry in header.items()), key=lambda item: item[1]
     ):
         if begin != position:
             raise ConversionError(
-                f"{file}: tensor {name} begins at byte {begin} of the data instead of {position}: an overlap or a hole"
+                f"{file}: tensor {name} begins at byte {begin} of the data instead of {position}: an overlap or a gap"
             )
         position = end
     if position != data_bytes:
-        raise ConversionError(f"{file}: the header describes {position} bytes of data, the file has {data_bytes}")
+        raise ConversionError(f"{file}: the header describes {position} bytes of data, but the file contains {data_bytes}")
 
 
 def _as_float32(raw: npt.NDArray[Any], dtype: str) -> Float32Array:
     if dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # an F64 beyond float32 becomes infinite, which the caller refuses
+    with np.errstate(over="ignore"):  # F64 values beyond float32 become infinite, which the caller rejects
         return raw.astype(np.float32, copy=False)

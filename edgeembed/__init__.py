@@ -4,7 +4,7 @@ __all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> str:
-    """Give `__version__`; only those who ask for it pay for the import of importlib.metadata."""
+    """Return `__version__`, so that importlib.metadata is only imported when it is used."""
     if name != "__version__":
         raise AttributeError(name)
     from importlib.metadata import PackageNotFoundError, version

@@ -1,37 +1,37 @@
-"""The one hierarchy of errors.
+"""The exceptions of edgeembed.
 
-Every class carries what a client and a user need: the HTTP status, OpenAI's error `type` and `code`, and the name of the
-request field at fault (`param`). The server maps them once, in its error middleware; the command line prints the message and
-exits with `exit_code`.
+Every class carries what clients and users need: the HTTP status, OpenAI's error `type` and `code`, and the request field at
+fault (`param`). The server's middleware turns an exception into a response; the command line prints the message and exits
+with `exit_code`.
 
     EdgeEmbedError
-    ├── ConfigError                     bad setting, bad flag, busy port
-    ├── RequestError                    the client's mistake (4xx)
+    ├── ConfigError                     invalid setting or flag, port in use
+    ├── RequestError                    invalid request (4xx)
     │   ├── EmptyInputError
     │   ├── InputTooLongError
     │   ├── TooManyTokensError
     │   ├── TokenInputError
     │   ├── ModelNotFoundError          404
-    │   ├── WrongTaskError              a reranker was asked for vectors, or an embedder for scores
+    │   ├── WrongTaskError              embeddings from a reranker, or scores from an embedder
     │   ├── RequestTooLargeError        413
-    │   ├── ForbiddenError              403: this Host or Origin may not ask
-    │   └── UnauthorizedError           401: no key, or a wrong one
-    ├── HubError                        a model could not be fetched
-    │   ├── UnknownModelError           no such name in the catalogue, no such file
-    │   ├── SourceUnreachableError      the line is down: another source may do
-    │   └── ChecksumError               what arrived is not what was promised
-    ├── ConversionError                 a checkpoint that cannot become a GGUF
-    ├── CacheFileError                  a file of queries or cached rows that cannot be used
-    ├── ForwardError                    502: the server that a request is passed on to cannot be reached
-    │   └── ForwardTimeoutError         504: it is silent
-    └── EngineError                     the model could not compute (500)
-        ├── EngineUnavailableError      503: restarting, or beyond repair
-        │   ├── ModelLoadingError       503: not loaded yet
-        │   └── ModelReplacedError      503: its file is another one now; the next request takes that
-        ├── OverloadedError             429: too much waits already
-        ├── EngineTimeoutError          504: no answer within the request's time
+    │   ├── ForbiddenError              403: Host or Origin not allowed
+    │   └── UnauthorizedError           401: missing or invalid API key
+    ├── HubError                        a model could not be found, downloaded or installed
+    │   ├── UnknownModelError           no such model or file
+    │   ├── SourceUnreachableError      network error; another source may work
+    │   └── ChecksumError               the file is not the expected one
+    ├── ConversionError                 a checkpoint could not be converted
+    ├── CacheFileError                  invalid file of queries or cached rows
+    ├── ForwardError                    502: the server to forward to cannot be reached
+    │   └── ForwardTimeoutError         504: it did not answer in time
+    └── EngineError                     the model failed to compute (500)
+        ├── EngineUnavailableError      503: starting, restarting or failed
+        │   ├── ModelLoadingError       503: still loading
+        │   └── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        ├── OverloadedError             429: the queue is full
+        ├── EngineTimeoutError          504: the request's time ran out
         ├── BadVectorError              NaN, infinite or zero row
-        └── WorkerCrashedError          this very text took the worker down, more than once
+        └── WorkerCrashedError          the text crashed the worker repeatedly
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ __all__ = [
 
 
 class EdgeEmbedError(Exception):
-    """Base of every error that edgeembed raises on purpose."""
+    """Base class of all exceptions of edgeembed."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -83,17 +83,17 @@ class EdgeEmbedError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
-        """Seconds after which the same call may succeed; becomes a Retry-After header."""
+        """Seconds after which the same request may succeed; sent as a Retry-After header."""
 
 
 class ConfigError(EdgeEmbedError):
-    """A setting, a flag or the machine's state does not allow what was asked."""
+    """A setting or flag is invalid, or the state of the machine does not allow the operation."""
 
     exit_code = 2
 
 
 class RequestError(EdgeEmbedError):
-    """The request is wrong; sending it again unchanged will fail again."""
+    """The request is invalid; repeating it unchanged would fail again."""
 
     status = 400
     type = "invalid_request_error"
@@ -101,16 +101,13 @@ class RequestError(EdgeEmbedError):
 
 
 class EmptyInputError(RequestError):
-    """An input string is empty."""
+    """An input text is empty."""
 
     code = "empty_input"
 
 
 class InputTooLongError(RequestError):
-    """A text has more tokens than the model takes.
-
-    `tokens` and `limit` count the model's tokens, special ones included.
-    """
+    """A text has more tokens than the model accepts; `tokens` and `limit` include special tokens."""
 
     code = "context_length_exceeded"
 
@@ -121,13 +118,13 @@ class InputTooLongError(RequestError):
 
 
 class TooManyTokensError(RequestError):
-    """The texts of a request have more tokens together than one request may have."""
+    """All texts of a request together have more tokens than allowed."""
 
     code = "max_tokens_per_request"
 
 
 class TokenInputError(RequestError):
-    """The input is a list of token ids, whose vocabulary nobody named."""
+    """The input is a list of token ids of an unknown vocabulary."""
 
     code = "token_input_unsupported"
 
@@ -140,99 +137,99 @@ class ModelNotFoundError(RequestError):
 
 
 class WrongTaskError(RequestError):
-    """The request asks a model for work that it was not made for."""
+    """The model does not support this task."""
 
     code = "wrong_task"
 
 
 class RequestTooLargeError(RequestError):
-    """The request's body is larger than the server takes."""
+    """The request's body is larger than the server accepts."""
 
     status = 413
     code = "request_too_large"
 
 
 class ForbiddenError(RequestError):
-    """The request comes by a name or from a web page that may not use this server."""
+    """The Host or Origin of the request may not use this server."""
 
     status = 403
     code = "forbidden"
 
 
 class UnauthorizedError(RequestError):
-    """The request has no API key, or a wrong one."""
+    """The request has no API key, or an invalid one."""
 
     status = 401
     code = "invalid_api_key"
 
 
 class HubError(EdgeEmbedError):
-    """A model could not be found, fetched or installed."""
+    """A model could not be found, downloaded or installed."""
 
 
 class UnknownModelError(HubError):
-    """Neither the catalogue nor the disk knows this name."""
+    """There is no model of this name, in the catalogue or installed, or no such file."""
 
     exit_code = 2
 
 
 class SourceUnreachableError(HubError):
-    """A source did not answer, or does not have the file; the next source may."""
+    """A source cannot be reached or does not have the file; another source may."""
 
 
 class ChecksumError(HubError):
-    """The bytes that arrived are not the bytes that the catalogue promises."""
+    """A downloaded file does not have the expected checksum."""
 
 
 class ConversionError(EdgeEmbedError):
-    """A checkpoint that cannot be made into a GGUF file, and why."""
+    """A checkpoint could not be converted to a GGUF file."""
 
 
 class CacheFileError(EdgeEmbedError):
-    """A file of queries or of cached rows is damaged, of another version, or not what it should be."""
+    """A file of queries or cached rows is damaged, of another version, or of another kind."""
 
     exit_code = 2
 
 
 class ForwardError(EdgeEmbedError):
-    """The server that a request was to be passed on to cannot be reached, or breaks off."""
+    """The server to forward a request to cannot be reached, or closed the connection."""
 
     status = 502
     code = "bad_gateway"
 
 
 class ForwardTimeoutError(ForwardError):
-    """The server that a request was passed on to has not answered in time."""
+    """The server that a request was forwarded to did not answer in time."""
 
     status = 504
     code = "gateway_timeout"
 
 
 class EngineError(EdgeEmbedError):
-    """The model could not compute a vector."""
+    """The model failed to compute a vector."""
 
 
 class EngineUnavailableError(EngineError):
-    """No worker can answer now."""
+    """No worker is ready to answer."""
 
     status = 503
     code = "engine_unavailable"
 
 
 class ModelLoadingError(EngineUnavailableError):
-    """The model was not loaded within the time that a request waits for that."""
+    """The model did not finish loading within the time that a request waits for it."""
 
     code = "model_loading"
 
 
 class ModelReplacedError(EngineUnavailableError):
-    """The model's file is not the one that requests were meant for."""
+    """The model's file was replaced since the request was resolved."""
 
     code = "model_replaced"
 
 
 class OverloadedError(EngineError):
-    """The queue is full; nothing of the request was taken."""
+    """The queue is full; no text of the request was accepted."""
 
     status = 429
     type = "rate_limit_exceeded"
@@ -240,19 +237,19 @@ class OverloadedError(EngineError):
 
 
 class EngineTimeoutError(EngineError):
-    """The request's time ran out before its vectors were ready."""
+    """The request timed out before its vectors were ready."""
 
     status = 504
     code = "timeout"
 
 
 class BadVectorError(EngineError):
-    """The model gave a row that is not finite, or all zeros; such a row is never served and never cached."""
+    """The model computed a row that is not finite, or all zeros; such rows are never served or cached."""
 
     code = "bad_vector"
 
 
 class WorkerCrashedError(EngineError):
-    """The worker died more than once while computing this text."""
+    """The worker crashed more than once while computing this text."""
 
     code = "worker_crashed"

@@ -40,7 +40,7 @@ def write_pages(folder: Path) -> list[Path]:
 
 
 def page(context: click.Context, commands: tuple[str, ...]) -> str:
-    """Give a page in man(7)'s macros. commands: those of the program, for its own page."""
+    """Return a page in man(7)'s macros. commands: those of the program, for its own page."""
     command = context.command
     title = context.command_path.replace(" ", "-")
     short = COMMANDS[command.name or ""][2] if command.name in COMMANDS else "a private embedding server"

@@ -18,7 +18,7 @@ DEBIAN_REVISION = "1"
 
 
 def read_project(pyproject: Path = PYPROJECT) -> dict[str, Any]:
-    """Give the table [project] of pyproject.toml."""
+    """Return the table [project] of pyproject.toml."""
     project: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     return project
 

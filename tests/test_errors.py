@@ -1,4 +1,4 @@
-"""The hierarchy of errors: complete, drawn, and fit for a client."""
+"""The tree of exceptions: complete, documented, and useful for clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = {
 }
 
 
-def test_every_class_is_exported_and_drawn_under_its_parent() -> None:
+def test_every_class_is_exported_and_documented_under_its_parent() -> None:
     assert sorted(CLASSES) == errors.__all__
     assert errors.__doc__
     parents: dict[int, str] = {}
@@ -37,24 +37,24 @@ def test_every_class_is_exported_and_drawn_under_its_parent() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_status_and_type_fit_together(name: str) -> None:
+def test_status_and_type_are_consistent(name: str) -> None:
     found = CLASSES[name]
-    if found is OverloadedError:  # nobody's mistake: the same request will do later
+    if found is OverloadedError:  # not the client's mistake: the same request may succeed later
         assert (found.status, found.type) == (429, "rate_limit_exceeded")
         return
-    client_is_wrong = issubclass(found, RequestError)
-    assert found.status in (range(400, 500) if client_is_wrong else range(500, 600))
-    assert found.type == ("invalid_request_error" if client_is_wrong else "server_error")
+    is_request_error = issubclass(found, RequestError)
+    assert found.status in (range(400, 500) if is_request_error else range(500, 600))
+    assert found.type == ("invalid_request_error" if is_request_error else "server_error")
     assert found.exit_code in (1, 2)
     assert inspect.getdoc(found)
 
 
-def test_codes_tell_errors_apart() -> None:
+def test_codes_are_unique() -> None:
     codes = [found.code for found in CLASSES.values() if found.code]
     assert len(codes) == len(set(codes))
 
 
-def test_what_a_client_reads() -> None:
+def test_the_fields_for_clients() -> None:
     error: EdgeEmbedError = InputTooLongError("too long", tokens=600, limit=512, param="input[3]")
     assert (str(error), error.message, error.param, error.status) == ("too long", "too long", "input[3]", 400)
     assert error.retry_after is None

@@ -1,4 +1,32 @@
-"""The model families that can be converted. A new family is one module beside this one and one entry in FAMILIES."""
+"""The model families that can be converted.
+
+How to add a family whose architecture llama.cpp computes:
+
+1.  Write `families/NAME.py` with one class that implements `base.Family`:
+
+    *   `architectures`: the names in config.json's `architectures`, usually those of the plain model and of the model with
+        a head; `model_types` for checkpoints that have no `architectures`.
+    *   `plan(checkpoint)` reads config.json and the tokenizer, and returns a `base.ModelPlan`. Of the weights it reads
+        only the headers, so that every mistake in a checkpoint is found before the work begins.
+
+    `bert.py` is the shortest example of an encoder, `qwen3.py` of a decoder. The building blocks:
+
+    *   `checkpoint.positive_int`, `checkpoint.pooling`, `checkpoint.prompts`: sizes, pooling and prompts.
+    *   `bert_encoder.check_fixed` and `decoder.require_config`: reject settings that llama.cpp's graph does not support.
+    *   `stored.StoredTensors`: takes each tensor by name and shape, and rejects checkpoints with tensors left over.
+    *   `edgeembed_convert.views`: tensors computed from stored ones (a range of rows, a constant added).
+    *   `edgeembed_convert.tokenizer` (WordPiece), `unigram`, `bpe` (byte-level), `sentencepiece`: `metadata()` returns the
+        tokenizer's keys.
+
+    Names of tensors and keys are those of llama.cpp's architecture: see its `src/llama-arch.cpp` and the graph in
+    `src/models/`. Anything missing, contradictory or not supported there raises ConversionError with the file and the
+    reason. Nothing is guessed: a wrong guess changes vectors silently.
+2.  Add it to FAMILIES below.
+3.  Add `tests/convert/test_NAME.py`: write a tiny random checkpoint in the format of transformers (`tiny_encoders.py`,
+    `tiny_qwen3_checkpoint.py`), convert it, and compare llama.cpp's rows with an independent implementation, such as rows of
+    transformers stored in tests/reference. Add malformed checkpoints, which must be rejected before anything is written.
+4.  If users should be able to pull the model by name, add it to the catalogue (`models/`).
+"""
 
 from __future__ import annotations
 
@@ -28,9 +56,9 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
-    """Find the family by config.json's `architectures`, or by `model_type` where there is none.
+    """Return the family for config.json's `architectures`, or for `model_type` if that is missing.
 
-    Raises ConversionError listing the known architectures.
+    Raises ConversionError that lists the supported architectures.
     """
     names = checkpoint.config.get("architectures")
     model_type = checkpoint.config.get("model_type")
@@ -40,8 +68,8 @@ def find_family(checkpoint: Checkpoint) -> Family:
                 return family
         elif model_type in family.model_types:
             return family
-    known = ", ".join(name for family in FAMILIES for name in family.architectures)
+    supported = ", ".join(name for family in FAMILIES for name in family.architectures)
     raise ConversionError(
-        f"{checkpoint.config_file}: architectures = {names!r}, model_type = {model_type!r} cannot be converted;"
-        f" known architectures: {known}"
+        f"{checkpoint.config_file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
+        f" supported architectures: {supported}"
     )

@@ -1,7 +1,7 @@
-"""What a model family tells the converter.
+"""The interface of a model family, and the plan of a GGUF file.
 
-A family is one module with one class. It reads nothing but headers and small files: `plan` decides everything about the GGUF
-file before a weight is read, so that every mistake in a checkpoint is found before work begins.
+A family is a module with one class. It reads only headers and small files: `plan` decides everything about the GGUF file
+before any weight is read, so that every mistake in a checkpoint is found before the work begins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgeembed_convert.views import TensorSource
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the GGUF file: its name there, where its values come from, and whether it stays F32."""
+    """One tensor of the GGUF file: its name there, its source, and whether it is stored as F32 in any case."""
 
     name: str
     source: TensorSource
@@ -26,37 +26,36 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """All that goes into the GGUF file, except `general.*` and our own keys."""
+    """The content of a GGUF file, except `general.*` and our own keys."""
 
     architecture: str
     dimensions: int
-    """Length of a vector; of a reranker, the model's hidden size."""
+    """Length of a vector; the hidden size for rerankers."""
     pooling: str
-    """mean, cls, last; rank for a reranker, which gives scores."""
+    """mean, cls or last; rank for rerankers, which compute scores."""
     metadata: Metadata
     """Keys of the architecture and the tokenizer."""
     tensors: Sequence[PlannedTensor]
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """What is put around a text: templates under `query` and `document` ("{text}", "{instruction}"), the default under
-    `instruction`; for a reranker its template under `rerank` ("{instruction}", "{query}", "{document}"). Stored as
-    `edgeembed.prompt.*`."""
+    """Templates `query` and `document` (with "{text}" and "{instruction}"), the default `instruction`; for rerankers the
+    template `rerank` (with "{instruction}", "{query}" and "{document}"). Stored as `edgeembed.prompt.*`."""
     matryoshka: tuple[int, int] | None = None
-    """Least and largest vector length that the model was trained to be cut to. Stored as `edgeembed.matryoshka.min/max`."""
+    """Smallest and largest length that vectors may be truncated to. Stored as `edgeembed.matryoshka.min/max`."""
 
 
 class Family(Protocol):
-    """Turns checkpoints of some architectures into plans."""
+    """Plans GGUF files for checkpoints of some architectures."""
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Names in config.json's `architectures` that this family converts."""
+        """Names in config.json's `architectures` that this family supports."""
         ...
 
     @property
     def model_types(self) -> tuple[str, ...]:
-        """Names in `model_type`, for checkpoints that have no `architectures`."""
+        """Values of `model_type` that this family supports, for checkpoints without `architectures`."""
         ...
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check the checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate the checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         ...

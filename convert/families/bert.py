@@ -1,4 +1,4 @@
-"""BERT encoders that give vectors: MiniLM, BGE, E5, GTE and their like."""
+"""BERT embedding models: MiniLM, BGE, E5, GTE and similar ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bert:
     model_types = ("bert",)
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check a BERT checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate a BERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         shape = read_shape(checkpoint)
         pooling = checkpoint.pooling(shape.hidden)
         tokenizer = read_tokenizer(checkpoint, shape.vocabulary)

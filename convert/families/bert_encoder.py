@@ -1,7 +1,7 @@
-"""What all encoders share that llama.cpp computes as architecture `bert`: BERT and XLM-RoBERTa, for vectors and for scores.
+"""The common part of encoders with llama.cpp's architecture `bert`: BERT and XLM-RoBERTa, for vectors and for scores.
 
-Architecture: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018. Tensor names: in the checkpoint
-those of transformers' BertModel and XLMRobertaModel, in the GGUF file those of llama.cpp's architecture `bert`.
+Architecture: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018. Tensor names: those of
+transformers' BertModel and XLMRobertaModel in the checkpoint, llama.cpp's for `bert` in the GGUF file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgeembed_convert.unigram import Unigram, read_unigram
 from edgeembed_convert.views import row_range
 
 ARCHITECTURE = "bert"
-# What the graph computes; where config.json is silent, transformers' configurations assume the same.
+# The only values that the graph supports. They are also the defaults of transformers' configurations.
 _FIXED = {
     "hidden_act": "gelu",
     "position_embedding_type": "absolute",
@@ -31,7 +31,7 @@ _FIXED = {
     "add_cross_attention": False,
     "quantization_config": None,
 }
-# BertConfig's and XLMRobertaConfig's, where config.json is silent.
+# BertConfig's and XLMRobertaConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-12
 _DEFAULT_TOKEN_TYPES = 2
 _LAYER_PARTS = {
@@ -48,7 +48,7 @@ _LAYER_PARTS = {
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """The sizes that config.json gives an encoder."""
+    """The sizes of an encoder in config.json."""
 
     hidden: int
     heads: int
@@ -56,45 +56,45 @@ class EncoderShape:
     feed_forward: int
     vocabulary: int
     positions: int
-    """Rows of the position table."""
+    """Rows of the table of positions."""
     first_position: int
-    """Row of the table that a text's first token gets."""
+    """Row of the table for the first token of a text."""
     token_types: int
     epsilon: float
 
     @property
     def context(self) -> int:
-        """Tokens that a text may have."""
+        """Longest text in tokens."""
         return self.positions - self.first_position
 
 
 def check_fixed(checkpoint: Checkpoint, fixed: Mapping[str, Any], graph: str) -> None:
-    """Raise ConversionError when config.json asks for what llama.cpp's graph does not compute."""
+    """Raise ConversionError for settings in config.json that llama.cpp's graph does not support."""
     for key, value in fixed.items():
         if checkpoint.config.get(key, value) != value:
             raise ConversionError(
-                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp's {graph} has only {value!r}"
+                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp's {graph} supports only {value!r}"
             )
 
 
 def read_epsilon(checkpoint: Checkpoint, key: str, default: float) -> float:
-    """Give the epsilon of the layer norms. Raises ConversionError."""
+    """Return the epsilon of the layer norms. Raises ConversionError."""
     epsilon = checkpoint.config.get(key, default)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise ConversionError(f"{checkpoint.config_file}: {key} = {epsilon!r} is not a small positive number")
+        raise ConversionError(f"{checkpoint.config_file}: {key} = {epsilon!r}; expected a number between 0 and 1")
     return epsilon
 
 
 def read_heads(checkpoint: Checkpoint, hidden: int, key: str = "num_attention_heads") -> int:
-    """Give the number of attention heads. Raises ConversionError when they do not divide the hidden size."""
+    """Return the number of attention heads. Raises ConversionError if the hidden size is not a multiple of it."""
     heads = checkpoint.positive_int(key)
     if hidden % heads:
-        raise ConversionError(f"{checkpoint.config_file}: hidden_size {hidden} is no multiple of {key} {heads}")
+        raise ConversionError(f"{checkpoint.config_file}: hidden_size {hidden} is not a multiple of {key} {heads}")
     return heads
 
 
 def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderShape:
-    """Read an encoder's sizes. Raises ConversionError for what llama.cpp's BERT cannot compute."""
+    """Return the sizes of an encoder. Raises ConversionError for what llama.cpp's BERT does not support."""
     check_fixed(checkpoint, _FIXED, "BERT")
     hidden = checkpoint.positive_int("hidden_size")
     positions = checkpoint.positive_int("max_position_embeddings")
@@ -117,7 +117,7 @@ def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderSha
 
 
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigram:
-    """Read the tokenizer, whichever of the two kinds it is: multilingual MiniLM and E5-small are BERT with XLM-R's.
+    """Return the tokenizer: WordPiece, or XLM-RoBERTa's Unigram as in multilingual MiniLM and E5-small.
 
     Raises ConversionError.
     """
@@ -130,7 +130,7 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigr
 
 
 def plain_name(name: str) -> str:
-    """Give BertModel's name of a tensor: without the prefix of models with a head, with LayerNorm's present endings."""
+    """Return BertModel's name of a tensor: without the prefix of models with a head, with the new names in LayerNorm."""
     plain = name.removeprefix("bert.").removeprefix("roberta.")
     if plain.endswith(".gamma"):
         return plain.removesuffix("gamma") + "weight"
@@ -140,7 +140,7 @@ def plain_name(name: str) -> str:
 
 
 def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | Unigram) -> Metadata:
-    """Give the keys of the architecture and the tokenizer."""
+    """Return the keys of the architecture and the tokenizer."""
     arch = ARCHITECTURE
     return {
         Keys.LLM.BLOCK_COUNT.format(arch=arch): shape.layers,
@@ -158,7 +158,7 @@ def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | U
 
 
 def encoder_tensors(stored: StoredTensors, shape: EncoderShape) -> Iterator[PlannedTensor]:
-    """Yield the encoder's tensors in the order of the computation."""
+    """Yield the tensors of the encoder in the order of the computation."""
     hidden = shape.hidden
     yield stored.place("embeddings.word_embeddings.weight", "token_embd.weight", shape.vocabulary, hidden)
     table = stored.take("embeddings.position_embeddings.weight", shape.positions, hidden)

@@ -1,8 +1,8 @@
 """Encoders that score pairs: cross-encoders on BERT (ms-marco-MiniLM) and XLM-RoBERTa (bge-reranker-v2-m3, mmarco-mMiniLM).
 
-Nogueira and Cho, "Passage Re-ranking with BERT", 2019: query and document are one input; the first token's state goes
+Nogueira and Cho, "Passage Re-ranking with BERT", 2019: query and document are one input; the state of the first token goes
 through a dense layer, tanh and a linear layer with one output. llama.cpp calls the two layers `cls` and `cls.output` and
-gives the bare output; what turns it into a score is in the metadata. Tensor names: transformers'
+returns the raw output; the metadata says which function turns it into a score. Tensor names: those of transformers'
 BertForSequenceClassification (whose dense layer is the pooler) and XLMRobertaForSequenceClassification.
 """
 
@@ -35,9 +35,9 @@ from edgeembed_convert.tokenizer import WordPiece
 from edgeembed_convert.unigram import Unigram
 
 ACTIVATION_KEY = "edgeembed.rerank.activation"
-"""What makes a score of the model's output: "sigmoid" or "none"."""
+"""The function that turns the output of the model into a score: "sigmoid" or "none"."""
 
-# Class names at the end of what sentence-transformers' CrossEncoder stores.
+# Class names, the last part of what sentence-transformers' CrossEncoder stores.
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "none"}
 _DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids")
 _BERT_HEAD = {"pooler.dense": "cls", "classifier": "cls.output"}
@@ -51,7 +51,7 @@ class BertCrossEncoder:
     model_types = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check a BERT cross-encoder and plan its GGUF file. Raises ConversionError."""
+        """Validate a BERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape = read_shape(checkpoint)
         tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
         return _plan(checkpoint, shape, tokenizer, _BERT_HEAD)
@@ -64,15 +64,15 @@ class XlmRobertaCrossEncoder:
     model_types = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check an XLM-RoBERTa cross-encoder and plan its GGUF file. Raises ConversionError."""
+        """Validate an XLM-RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape, tokenizer = read_xlm_roberta(checkpoint)
         return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
 
 
 def read_activation(checkpoint: Checkpoint) -> str:
-    """Give what makes a score of the output, as CrossEncoder of sentence-transformers decides it.
+    """Return the function that turns the output into a score, as CrossEncoder of sentence-transformers chooses it.
 
-    Its own file goes before config.json, the newer key there before the older one; a sigmoid where nothing is said.
+    It is in CrossEncoder's own file, or else in config.json under the newer or the older key; the default is a sigmoid.
     Raises ConversionError for any other function.
     """
     file = checkpoint.folder / "config_sentence_transformers.json"
@@ -87,34 +87,34 @@ def read_activation(checkpoint: Checkpoint) -> str:
     activation = _ACTIVATIONS.get(str(name).rpartition(".")[2])
     if activation is None:
         raise ConversionError(
-            f"{checkpoint.config_file}: the activation {name!r}: scores can go through Sigmoid or Identity"
+            f"{checkpoint.config_file}: the activation {name!r} is not supported; expected Sigmoid or Identity"
         )
     return activation
 
 
 def read_label(checkpoint: Checkpoint) -> list[str]:
-    """Give the label that config.json names, if it names one. Raises ConversionError for a classifier of several labels."""
+    """Return the label in config.json, if there is one. Raises ConversionError for a classifier with several labels."""
     labels = checkpoint.config.get("id2label")
     if labels is None:
         return []
     if not isinstance(labels, dict) or len(labels) != 1:
         raise ConversionError(
-            f"{checkpoint.config_file}: the classifier has the labels {labels!r}; a reranker has a single one"
+            f"{checkpoint.config_file}: the classifier has the labels {labels!r}; a reranker must have one"
         )
     return [str(label) for label in labels.values()]
 
 
 def check_modules(checkpoint: Checkpoint) -> None:
-    """Raise ConversionError when modules.json has more than the encoder itself."""
+    """Raise ConversionError if modules.json contains more than the encoder."""
     kinds = [kind for kind, _ in checkpoint.modules or []]
     if kinds not in ([], ["Transformer"]):
         raise ConversionError(
-            f"{checkpoint.folder / 'modules.json'}: the modules {', '.join(kinds)}; a cross-encoder is Transformer alone"
+            f"{checkpoint.folder / 'modules.json'}: unexpected modules {', '.join(kinds)}; expected only Transformer"
         )
 
 
 def pair_template(pair: Template, pieces: Sequence[str]) -> str:
-    """Give our template of a pair: special tokens by name, and where query and document go."""
+    """Return our template for a pair: the special tokens by name, "{query}" and "{document}"."""
     names = {"A": "{query}", "B": "{document}"}
     return "".join(names[part] if isinstance(part, str) else pieces[part] for part in pair)
 
@@ -151,7 +151,7 @@ def _head(stored: StoredTensors, hidden: int, head: Mapping[str, str]) -> Iterat
 
 
 def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram) -> tuple[Template, bool]:
-    """Give how a pair becomes one input, and whether everything from the second text on has token type 1."""
+    """Return the template for a pair, and whether everything from the second text on has token type 1."""
     folder = checkpoint.model_folder
     file = folder / "tokenizer.json"
     special = tokenizer.special
@@ -159,21 +159,21 @@ def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram) -> tuple[
         content: dict[str, Any] = read_json(file)
         _, pair = read_templates(content, file)
         segments = read_segments(content, file)
-    else:  # vocab.txt: BERT's own way
+    else:  # vocab.txt: BERT's format
         pair = [special["cls"], "A", special["sep"], "B", special["sep"]]
         segments = [0, 0, 0, 1, 1]
     if pair is None or [part for part in pair if isinstance(part, str)] != ["A", "B"]:
-        raise ConversionError(f"{file}: the post-processor does not say how a query and a document become one input")
+        raise ConversionError(f"{file}: the post-processor has no template for a pair of query and document")
     if any(isinstance(part, int) and part >= len(tokenizer.pieces) for part in pair):
         raise ConversionError(f"{file}: the post-processor adds tokens that are not in the vocabulary")
     config_file = folder / "tokenizer_config.json"
     inputs = read_json(config_file).get("model_input_names") if config_file.is_file() else None
-    # A tokenizer that hands out no token types leaves the model with type 0 throughout.
+    # If the tokenizer does not output token types, the model uses type 0 throughout.
     if not any(segments) or (isinstance(inputs, list) and "token_type_ids" not in inputs):
         return pair, False
     second = pair.index("B")
     if segments != [0] * second + [1] * (len(pair) - second):
         raise ConversionError(
-            f"{file}: the token types {segments} of a pair are not 0 up to the document and 1 from there on"
+            f"{file}: unsupported token types {segments} of a pair; expected 0 before the document, 1 from there on"
         )
     return pair, True

@@ -1,6 +1,6 @@
-"""What the decoder families have in common: sizes from config.json and the tensors of a layer.
+"""The common part of decoder families: sizes in config.json and the tensors of a layer.
 
-Tensor names: in the checkpoint those of transformers' Qwen3Model and Gemma3TextModel, in the GGUF file llama.cpp's.
+Tensor names: those of transformers' Qwen3Model and Gemma3TextModel in the checkpoint, llama.cpp's in the GGUF file.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class DecoderShape:
     heads: int
     kv_heads: int
     head: int
-    """Values of one head; heads * head need not be `hidden`."""
+    """Size of one head; heads * head may differ from `hidden`."""
     feed_forward: int
     vocabulary: int
     context: int
     epsilon: float
 
     def metadata(self, arch: str) -> Metadata:
-        """Give the `{arch}.*` keys that say these sizes."""
+        """Return the `{arch}.*` keys for these sizes."""
         return {
             Keys.LLM.BLOCK_COUNT.format(arch=arch): self.layers,
             Keys.LLM.CONTEXT_LENGTH.format(arch=arch): self.context,
@@ -50,11 +50,11 @@ class DecoderShape:
 
 
 def read_shape(checkpoint: Checkpoint) -> DecoderShape:
-    """Read the sizes from config.json. Raises ConversionError for missing or impossible ones."""
+    """Return the sizes in config.json. Raises ConversionError if they are missing or impossible."""
     heads, kv_heads = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("num_key_value_heads")
     if heads % kv_heads:
         raise ConversionError(
-            f"{checkpoint.config_file}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+            f"{checkpoint.config_file}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
     return DecoderShape(
         layers=checkpoint.positive_int("num_hidden_layers"),
@@ -70,31 +70,28 @@ def read_shape(checkpoint: Checkpoint) -> DecoderShape:
 
 
 def require_config(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
-    """Check the settings that llama.cpp's graph has built in; one that config.json leaves out counts as wanted.
-
-    Raises ConversionError.
-    """
+    """Raise ConversionError for settings in config.json that differ from those built into llama.cpp's graph."""
     for key, value in wanted.items():
         if checkpoint.config.get(key, value) != value:
             raise ConversionError(
-                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp computes only {value!r}"
+                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp supports only {value!r}"
             )
 
 
 def positive_float(checkpoint: Checkpoint, key: str) -> float:
-    """Give a number from config.json. Raises ConversionError when it is missing or not positive."""
+    """Return a number from config.json. Raises ConversionError if it is missing or not positive."""
     return _positive(checkpoint, key, checkpoint.config.get(key))
 
 
 def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
-    """Give the base of the rotary positions of layers of this type.
+    """Return the base of the rotary positions in layers of this type.
 
-    config.json says it under `old_key`, or since transformers 5 in `rope_parameters`, for all layers or by their type.
-    Raises ConversionError when it does not, or asks for a scaling of positions.
+    It is in config.json under `old_key`, or since transformers 5 in `rope_parameters`, for all layers or by layer type.
+    Raises ConversionError if it is missing, or if positions are scaled.
     """
     if checkpoint.config.get("rope_scaling") is not None:
         raise ConversionError(
-            f"{checkpoint.config_file}: rope_scaling = {checkpoint.config['rope_scaling']!r} cannot be converted"
+            f"{checkpoint.config_file}: rope_scaling = {checkpoint.config['rope_scaling']!r} is not supported"
         )
     parameters = checkpoint.config.get("rope_parameters")
     if not isinstance(parameters, dict):
@@ -102,19 +99,19 @@ def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
     parameters = parameters.get(layer_type, parameters)
     if parameters.get("rope_type", "default") != "default":
         raise ConversionError(
-            f"{checkpoint.config_file}: rope_parameters = {parameters!r}: scaled positions cannot be converted"
+            f"{checkpoint.config_file}: rope_parameters = {parameters!r}: scaled positions are not supported"
         )
     return _positive(checkpoint, "rope_theta", parameters.get("rope_theta"))
 
 
 def _positive(checkpoint: Checkpoint, key: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ConversionError(f"{checkpoint.config_file}: {key} = {value!r} is not a positive number")
+        raise ConversionError(f"{checkpoint.config_file}: {key} = {value!r}; expected a positive number")
     return float(value)
 
 
 def plain_name(name: str) -> str:
-    """Give a tensor's name in the bare model: one saved with its head has `model.` in front."""
+    """Return the name of a tensor in the plain model, without the prefix `model.` of models with a head."""
     return name.removeprefix("model.")
 
 

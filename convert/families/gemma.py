@@ -1,7 +1,7 @@
-"""EmbeddingGemma: a bidirectional Gemma 3 with two Dense layers behind the mean.
+"""EmbeddingGemma: a bidirectional Gemma 3 with two Dense layers after mean pooling.
 
-Architecture: Gemma Team, "Gemma 3 Technical Report", 2025, and Vera et al., "EmbeddingGemma", 2025. Tensor names: in the
-checkpoint those of transformers' Gemma3TextModel, in the GGUF file those of llama.cpp's architecture `gemma-embedding`.
+Architecture: Gemma Team, "Gemma 3 Technical Report", 2025, and Vera et al., "EmbeddingGemma", 2025. Tensor names: those
+of transformers' Gemma3TextModel in the checkpoint, llama.cpp's for `gemma-embedding` in the GGUF file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgeembed_convert.views import Plus
 from edgeembed_convert.weights import StoredTensor, open_weights
 
 _ARCHITECTURE = "gemma-embedding"
-# What the graph computes; where config.json is silent, transformers' Gemma3TextConfig assumes the same.
+# The only values that the graph supports. They are also the defaults of transformers' Gemma3TextConfig.
 _FIXED = {
     "hidden_activation": "gelu_pytorch_tanh",
     "attention_bias": False,
@@ -39,7 +39,7 @@ _FIXED = {
     "final_logit_softcapping": None,
     "quantization_config": None,
 }
-_IDENTITY = "Identity"  # torch.nn's; the module it is in moved
+_IDENTITY = "Identity"  # class name in torch.nn; its module has changed
 # The model card: "Output embedding dimension size of 768, with smaller options available (512, 256, or 128) ..."
 _MATRYOSHKA = re.compile(r"dimension size of (\d+), with smaller options available \(([\d, or]+)\)")
 
@@ -51,17 +51,17 @@ class Gemma:
     model_types = ("gemma3_text",)
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check an EmbeddingGemma checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate an EmbeddingGemma checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         require_config(checkpoint, _FIXED)
         if checkpoint.config.get("use_bidirectional_attention") is not True:
             raise ConversionError(
-                f"{checkpoint.config_file}: use_bidirectional_attention is not true: a text generator, not EmbeddingGemma"
+                f"{checkpoint.config_file}: use_bidirectional_attention is not true: not an EmbeddingGemma model"
             )
         shape = read_shape(checkpoint)
         if checkpoint.config.get("query_pre_attn_scalar", shape.head) != shape.head:
             raise ConversionError(
                 f"{checkpoint.config_file}: query_pre_attn_scalar = {checkpoint.config['query_pre_attn_scalar']!r};"
-                f" llama.cpp scales by head_dim, {shape.head}"
+                f" llama.cpp supports only head_dim, {shape.head}"
             )
         pooling = checkpoint.pooling(shape.hidden, also={"Dense"})
         dense = _dense(checkpoint, shape.hidden)
@@ -88,7 +88,7 @@ class Gemma:
 
 
 def _period(checkpoint: Checkpoint, layers: int) -> int:
-    """Give the number n for which every n-th layer sees the whole text and the others a window of it."""
+    """Return n, where every n-th layer has full attention and the others a sliding window."""
     types = checkpoint.config.get("layer_types")
     if types is None:
         for key in ("_sliding_window_pattern", "sliding_window_pattern"):
@@ -99,17 +99,17 @@ def _period(checkpoint: Checkpoint, layers: int) -> int:
     wanted = ["full_attention" if number % period == 0 else "sliding_attention" for number in range(1, layers + 1)]
     if types != wanted:
         raise ConversionError(
-            f"{checkpoint.config_file}: layer_types is not {layers} layers of which every n-th has full_attention"
+            f"{checkpoint.config_file}: unsupported layer_types; expected full_attention in every n-th of {layers} layers"
         )
     return period
 
 
 def _tensors(checkpoint: Checkpoint, shape: DecoderShape) -> Iterator[PlannedTensor]:
-    """Yield the tensors in the order of the computation; every stored one must have its place and its shape."""
+    """Yield the tensors in the order of the computation. Raises ConversionError for missing, misshapen and extra ones."""
     stored = StoredTensors(checkpoint, plain_name, "EmbeddingGemma model")
 
     def norm(source: str, target: str, size: int) -> PlannedTensor:
-        # Gemma multiplies with 1 + weight, llama.cpp with the weight.
+        # Gemma multiplies by 1 + weight, llama.cpp by the weight.
         return PlannedTensor(target, Plus(stored.take(source, size), 1.0))
 
     yield stored.place("embed_tokens.weight", "token_embd.weight", shape.vocabulary, shape.hidden)
@@ -127,7 +127,7 @@ def _tensors(checkpoint: Checkpoint, shape: DecoderShape) -> Iterator[PlannedTen
 
 
 def _dense(checkpoint: Checkpoint, hidden: int) -> dict[str, StoredTensor]:
-    """Give the weights of the two Dense modules under llama.cpp's names, none where there are no such modules.
+    """Return the weights of the two Dense modules under llama.cpp's names; empty if there are none.
 
     Raises ConversionError for anything but hidden -> any size -> hidden, without bias and activation, after the pooling.
     """
@@ -137,13 +137,13 @@ def _dense(checkpoint: Checkpoint, hidden: int) -> dict[str, StoredTensor]:
         return {}
     if kinds != ["Transformer", "Pooling", "Dense", "Dense"]:
         raise ConversionError(
-            f"{checkpoint.folder / 'modules.json'}: llama.cpp knows two Dense modules after the pooling, not {kinds}"
+            f"{checkpoint.folder / 'modules.json'}: modules {kinds}; llama.cpp supports two Dense ones after the pooling"
         )
     first, second = (_dense_weight(folder) for folder in folders)
     if first.shape != (first.shape[0], hidden) or second.shape != (hidden, first.shape[0]):
         raise ConversionError(
-            f"{second.file}: the Dense modules have the shapes {list(first.shape)} and {list(second.shape)}; together they"
-            f" must lead from {hidden} values back to {hidden}"
+            f"{second.file}: the Dense modules have the shapes {list(first.shape)} and {list(second.shape)}; they must"
+            f" have {hidden} inputs and {hidden} outputs together"
         )
     return {"dense_2": first, "dense_3": second}
 
@@ -155,22 +155,22 @@ def _dense_weight(folder: Path) -> StoredTensor:
     if config.get("bias") or activation != _IDENTITY:
         raise ConversionError(
             f"{file}: bias = {config.get('bias')!r}, activation_function = {config.get('activation_function')!r};"
-            " llama.cpp's Dense layers have neither"
+            " llama.cpp's Dense layers support neither"
         )
     tensors = open_weights(folder).tensors
     if set(tensors) != {"linear.weight"}:
-        raise ConversionError(f"{folder}: the weights of a Dense module are {sorted(tensors)}, not linear.weight alone")
+        raise ConversionError(f"{folder}: a Dense module has the weights {sorted(tensors)}; expected linear.weight alone")
     tensor = tensors["linear.weight"]
     if tensor.shape != (config.get("out_features"), config.get("in_features")):
         raise ConversionError(
-            f"{tensor.file}: tensor {tensor.name} has the shape {list(tensor.shape)}, {file.name} makes it"
+            f"{tensor.file}: tensor {tensor.name} has the shape {list(tensor.shape)}; according to {file.name} it must be"
             f" [{config.get('out_features')}, {config.get('in_features')}]"
         )
     return tensor
 
 
 def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
-    """Give the least and the largest length that the model card names, when it is about this size of the model."""
+    """Return the smallest and largest dimensions in the model card; None if it describes another size of the model."""
     match = _MATRYOSHKA.search(checkpoint.card)
     if match is None or int(match[1]) != hidden:
         return None

@@ -1,8 +1,8 @@
-"""ModernBERT encoders: gte-modernbert-base, modernbert-embed-base, granite-embedding R2 and their like.
+"""ModernBERT encoders: gte-modernbert-base, modernbert-embed-base, granite-embedding R2 and similar ones.
 
 Architecture: Warner et al., "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder", 2024: rotary positions, layer
-norms without bias in front of each part, GeGLU; every n-th layer sees the whole text, the others a window around each token.
-Tensor names: in the checkpoint those of transformers' ModernBertModel, in the GGUF file llama.cpp's for `modern-bert`.
+norms without bias before each part, GeGLU; every n-th layer has full attention, the others a window around each token.
+Tensor names: those of transformers' ModernBertModel in the checkpoint, llama.cpp's for `modern-bert` in the GGUF file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 
 _ARCHITECTURE = "modern-bert"
-# What the graph computes; where config.json is silent, transformers' ModernBertConfig assumes the same.
+# The only values that the graph supports. They are also the defaults of transformers' ModernBertConfig.
 _FIXED = {
     "attention_bias": False,
     "mlp_bias": False,
     "norm_bias": False,
     "quantization_config": None,
 }
-# The gated activations that llama.cpp's graph knows by name (`modern-bert.hidden_act`).
+# The gated activations in llama.cpp's graph (`modern-bert.hidden_act`).
 _ACTIVATIONS = ("gelu", "silu")
-# ModernBertConfig's, where config.json is silent.
+# ModernBertConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-5
 _DEFAULT_GLOBAL_EVERY = 3
 # The prediction head and the output layer of masked language models.
@@ -44,12 +44,12 @@ class ModernBert:
     model_types = ("modernbert",)
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check a ModernBERT checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate a ModernBERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         check_fixed(checkpoint, _FIXED, "ModernBERT")
         activation = checkpoint.config.get("hidden_activation", "gelu")
         if activation not in _ACTIVATIONS:
             raise ConversionError(
-                f"{checkpoint.config_file}: hidden_activation = {activation!r}; llama.cpp's ModernBERT has only"
+                f"{checkpoint.config_file}: hidden_activation = {activation!r}; llama.cpp's ModernBERT supports only"
                 f" {' and '.join(_ACTIVATIONS)}"
             )
         hidden = checkpoint.positive_int("hidden_size")
@@ -58,10 +58,10 @@ class ModernBert:
         pooling = checkpoint.pooling(hidden)
         tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
         if not tokenizer.adds_bos or not tokenizer.adds_eos:
-            raise ConversionError(f"{tokenizer.file}: the post-processor does not put a text between two special tokens")
+            raise ConversionError(f"{tokenizer.file}: the post-processor must add a special token before and after a text")
         window = checkpoint.positive_int("local_attention")
         if window % 2:
-            raise ConversionError(f"{checkpoint.config_file}: local_attention = {window} has no half on either side")
+            raise ConversionError(f"{checkpoint.config_file}: local_attention = {window}; expected an even number")
         stored = StoredTensors(checkpoint, _place, "ModernBERT encoder")
         tensors = list(_tensors(stored, hidden, layers, checkpoint.positive_int("intermediate_size"), vocabulary))
         stored.check_all_placed()
@@ -80,12 +80,12 @@ class ModernBert:
             Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
             f"{arch}.hidden_act": str(activation),
             **tokenizer.metadata(),
-            # llama.cpp takes bos and eos; these are the names that the checkpoint has for the same two.
+            # llama.cpp uses bos and eos; the checkpoint calls them cls and sep.
             "tokenizer.ggml.cls_token_id": tokenizer.special["bos"],
             Keys.Tokenizer.SEP_ID: tokenizer.special["eos"],
         }
         every = _global_every(checkpoint, layers)
-        if every > 1 and layers > 1:  # llama.cpp aborts when there is a window that no layer uses
+        if every > 1 and layers > 1:  # llama.cpp aborts if no layer uses the window
             metadata |= {
                 Keys.Attention.SLIDING_WINDOW.format(arch=arch): window,
                 Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch): every,
@@ -95,20 +95,20 @@ class ModernBert:
 
 
 def _global_every(checkpoint: Checkpoint, layers: int) -> int:
-    """Give n where layers 0, n, 2n, ... see the whole text. Raises ConversionError for any other order of layers."""
+    """Return n, where layers 0, n, 2n, ... have full attention. Raises ConversionError for any other order."""
     types = checkpoint.config.get("layer_types")
     if types is None:
         every = checkpoint.config.get("global_attn_every_n_layers", _DEFAULT_GLOBAL_EVERY)
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ConversionError(
-                f"{checkpoint.config_file}: global_attn_every_n_layers = {every!r} is not a positive whole number"
+                f"{checkpoint.config_file}: global_attn_every_n_layers = {every!r}; expected a positive integer"
             )
         return every
     for every in range(1, layers + 1):
         if types == ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]:
             return every
     raise ConversionError(
-        f"{checkpoint.config_file}: layer_types must begin with full_attention and have it at every n-th of {layers} layers"
+        f"{checkpoint.config_file}: layer_types = {types!r}; expected full_attention in layers 0, n, 2n, ... of {layers}"
     )
 
 

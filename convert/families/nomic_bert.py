@@ -1,9 +1,9 @@
 """nomic-bert encoders: nomic-embed-text-v1 and v1.5.
 
 Architecture: Nussbaum et al., "Nomic Embed: Training a Reproducible Long Context Text Embedder", 2024: BERT with rotary
-positions in place of a table, SwiGLU, and no biases but those of the layer norms. Tensor names and the keys of config.json
-are those of the checkpoint's own code (contrastors' NomicBertModel), which transformers 5 reads, too; in the GGUF file the
-tensor names are llama.cpp's for `nomic-bert`.
+positions instead of a table, SwiGLU, and biases only in the layer norms. Tensor names and the keys of config.json are those
+of the checkpoint's own code (contrastors' NomicBertModel), which transformers 5 also reads; llama.cpp's for `nomic-bert` in
+the GGUF file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgeembed_convert.tokenizer import read_wordpiece
 from edgeembed_convert.views import row_range
 
 _ARCHITECTURE = "nomic-bert"
-# What the graph computes; where config.json is silent, contrastors' NomicBertConfig assumes the same.
+# The only values that the graph supports. They are also the defaults of contrastors' NomicBertConfig.
 _FIXED = {
     "activation_function": "swiglu",
     "causal": False,
@@ -41,7 +41,7 @@ _FIXED = {
 }
 _DEFAULT_EPSILON = 1e-12
 # The vocabulary is padded to a multiple of this (pad_vocab_size_multiple).
-_MOST_PADDING = 64
+_PADDING = 64
 _DROPPED = ("pooler.", "cls.")
 
 
@@ -52,12 +52,12 @@ class NomicBert:
     model_types = ("nomic_bert",)
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check a nomic-bert checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate a nomic-bert checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         check_fixed(checkpoint, _FIXED, "nomic-bert")
         hidden = checkpoint.positive_int("n_embd")
         rows = checkpoint.positive_int("vocab_size")
         vocabulary = _count_pieces(checkpoint, rows)
-        if not 0 <= rows - vocabulary < _MOST_PADDING:
+        if not 0 <= rows - vocabulary < _PADDING:
             raise ConversionError(
                 f"{checkpoint.model_folder}: the tokenizer has {vocabulary} pieces, but vocab_size in config.json is {rows}"
             )
@@ -85,7 +85,7 @@ class NomicBert:
 
 
 def _count_pieces(checkpoint: Checkpoint, rows: int) -> int:
-    """Give the size of the tokenizer's vocabulary, which is smaller than the table of `rows` embeddings."""
+    """Return the size of the vocabulary, which is smaller than the table of `rows` embeddings."""
     folder = checkpoint.model_folder
     file, text = folder / "tokenizer.json", folder / "vocab.txt"
     if file.is_file():
@@ -95,12 +95,12 @@ def _count_pieces(checkpoint: Checkpoint, rows: int) -> int:
         ids = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
         ids += vocab.values() if isinstance(vocab, dict) else []
         return max((number + 1 for number in ids if isinstance(number, int)), default=rows)
-    # Without either, reading the tokenizer ends in an error that says so.
+    # If both are missing, reading the tokenizer raises ConversionError.
     return len(text.read_text(encoding="utf-8", errors="replace").splitlines()) if text.is_file() else rows
 
 
 def _context(checkpoint: Checkpoint) -> int:
-    """Give the length that the model was trained on: beyond it the reference code bends the rotation, llama.cpp does not."""
+    """Return the context of the training: beyond it the reference code changes the rotation, but llama.cpp does not."""
     positions = checkpoint.positive_int("n_positions")
     trained = checkpoint.config.get("max_trained_positions")
     return positions if trained is None else min(positions, checkpoint.positive_int("max_trained_positions"))
@@ -109,7 +109,7 @@ def _context(checkpoint: Checkpoint) -> int:
 def _rope_base(checkpoint: Checkpoint) -> float:
     base = checkpoint.config.get("rotary_emb_base")
     if not isinstance(base, int | float) or isinstance(base, bool) or not 0 < base < float("inf"):
-        raise ConversionError(f"{checkpoint.config_file}: rotary_emb_base = {base!r} is not a positive number")
+        raise ConversionError(f"{checkpoint.config_file}: rotary_emb_base = {base!r}; expected a positive number")
     return float(base)
 
 
@@ -124,7 +124,7 @@ def _tensors(stored: StoredTensors, checkpoint: Checkpoint, rows: int, vocabular
     feed_forward = checkpoint.positive_int("n_inner")
     types = checkpoint.positive_int("type_vocab_size")
     words = stored.take("embeddings.word_embeddings.weight", rows, hidden)
-    # The rows of the padding stand for no piece.
+    # The padding rows have no piece.
     yield PlannedTensor("token_embd.weight", row_range(words, 0, vocabulary))
     yield stored.place("embeddings.token_type_embeddings.weight", "token_types.weight", types, hidden, keep_f32=True)
     for end in ("weight", "bias"):

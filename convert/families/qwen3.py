@@ -1,10 +1,11 @@
-"""Qwen3-Embedding and Qwen3-Reranker, and what was fine-tuned from them.
+"""Qwen3-Embedding and Qwen3-Reranker, and models fine-tuned from them.
 
-Architecture: Qwen3 (Yang et al., "Qwen3 Technical Report", 2025), used as in Zhang et al., "Qwen3 Embedding", 2025: the last
-token's state is the vector; a reranker compares the logits of "yes" and "no" there. Tensor names: transformers' Qwen3Model.
+Architecture: Qwen3 (Yang et al., "Qwen3 Technical Report", 2025), used as in Zhang et al., "Qwen3 Embedding", 2025: the
+state of the last token is the vector; a reranker compares the logits of "yes" and "no" there. Tensor names: those of
+transformers' Qwen3Model.
 
-All three kinds of model (embedder, reranker, generator) have the same architecture, so the checkpoint's own files must say
-which one it is, or else the caller; see `_is_reranker`.
+Embedders, rerankers and text generators have the same architecture, so the checkpoint's files or the caller must say which
+one it is; see `_is_reranker`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from edgeembed_convert.weights import StoredTensor
 
 _ARCHITECTURE = "qwen3"
 _CLASSIFIER = "Qwen3ForSequenceClassification"
-# What the graph computes; where config.json is silent, transformers' Qwen3Config assumes the same.
+# The only values that the graph supports. They are also the defaults of transformers' Qwen3Config.
 _FIXED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -45,7 +46,7 @@ _FIXED = {
 }
 LABELS = ("yes", "no")
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-# Qwen3-Reranker's model card.
+# From Qwen3-Reranker's model card.
 RERANK_TEMPLATE = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
     'Note that the answer can only be "yes" or "no".<|im_end|>\n'
@@ -53,9 +54,9 @@ RERANK_TEMPLATE = (
     "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
 _SCAFFOLD = "Judge whether the Document meets the requirements based on the Query and the Instruct provided"
-# Where a checkpoint shows how it wants to be asked, besides its model card.
+# Files that contain the prompt of a checkpoint, besides its model card.
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-# Qwen3-Embedding's model card: the vector may be cut to any length in this range.
+# From Qwen3-Embedding's model card: vectors may be truncated to any length in this range.
 _MATRYOSHKA = re.compile(r"output dimensions ranging from (\d+) to (\d+)")
 
 
@@ -66,11 +67,13 @@ class Qwen3:
     model_types = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check a Qwen3 checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate a Qwen3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         require_config(checkpoint, _FIXED)
         layer_types = checkpoint.config.get("layer_types")
         if layer_types is not None and set(layer_types) != {"full_attention"}:
-            raise ConversionError(f"{checkpoint.config_file}: llama.cpp's Qwen3 has only layers of full attention")
+            raise ConversionError(
+                f"{checkpoint.config_file}: unsupported layer_types; llama.cpp's Qwen3 supports only full_attention"
+            )
         shape = read_shape(checkpoint)
         reranks = _is_reranker(checkpoint)
         pooling = "rank" if reranks else checkpoint.pooling(shape.hidden)
@@ -91,11 +94,11 @@ class Qwen3:
         _check_scaffold(checkpoint)
         if tokenizer.adds_bos or tokenizer.adds_eos:
             raise ConversionError(
-                f"{tokenizer.file}: the post-processor adds a token to each text; a reranker's prompt must end where the "
-                "answer begins"
+                f"{tokenizer.file}: the post-processor adds a token to each text, but a reranker's prompt must end where "
+                "the answer begins"
             )
         metadata[Keys.Classifier.OUTPUT_LABELS.format(arch=arch)] = list(LABELS)
-        # Under this name llama.cpp's own server looks for it; it knows no instruction.
+        # The name that llama.cpp's server uses; it does not support instructions.
         metadata[Keys.Tokenizer.CHAT_TEMPLATES] = ["rerank"]
         metadata[Keys.Tokenizer.CHAT_TEMPLATE_N.format(name="rerank")] = RERANK_TEMPLATE.replace(
             "{instruction}", INSTRUCTION
@@ -105,11 +108,11 @@ class Qwen3:
 
 
 def _is_reranker(checkpoint: Checkpoint) -> bool:
-    """Say whether the model scores pairs (True) or gives vectors (False).
+    """Return whether the model scores pairs instead of computing vectors.
 
-    In this order: a classification head; the modules of sentence-transformers, where Pooling makes a vector and LogitScore
-    a score; the model card's pipeline_tag; what the caller says. Raises ConversionError when nothing says it: the
-    architecture is that of a text generator, and one converted as an embedder would give useless vectors.
+    Decided by, in this order: a classification head; the modules of sentence-transformers, where Pooling means vectors and
+    LogitScore scores; the model card's pipeline_tag; the caller. Raises ConversionError if none of them says it: the
+    checkpoint may be a text generator, whose vectors would be useless.
     """
     kinds = {kind for kind, _ in checkpoint.modules or []}
     tag = checkpoint.card_value("pipeline_tag")
@@ -120,31 +123,31 @@ def _is_reranker(checkpoint: Checkpoint) -> bool:
     if tag == "text-ranking" or checkpoint.task == "rerank":
         return True
     if checkpoint.task == "embed":
-        return False  # and without modules.json there is no pooling, which then is the error
+        return False  # without modules.json the missing pooling is reported
     raise ConversionError(
-        f"{checkpoint.folder}: nothing says what this Qwen3 model is for: it has no modules.json, and its README.md has "
-        f"pipeline_tag {tag!r}. If it is a reranker, say so: --task rerank"
+        f"{checkpoint.folder}: the purpose of this Qwen3 model is unknown: it has no modules.json, and its README.md has "
+        f"pipeline_tag {tag!r}. If it is a reranker, add --task rerank"
     )
 
 
 def _check_scaffold(checkpoint: Checkpoint) -> None:
-    """Check that the reranker is asked as Qwen3-Reranker is; under another prompt its scores would be noise.
+    """Raise ConversionError unless the reranker uses Qwen3-Reranker's prompt; scores with another prompt are noise.
 
-    Its model card or its chat template shows the prompt, or the caller vouches for it. Raises ConversionError.
+    The model card or the chat template contains the prompt, or the caller confirms it with the task.
     """
     files = [checkpoint.model_folder / name for name in _TEMPLATE_FILES]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
     if checkpoint.task != "rerank" and not any(_SCAFFOLD in text for text in (checkpoint.card, *texts)):
         raise ConversionError(
-            f"{checkpoint.folder}: neither README.md nor the chat template shows Qwen3-Reranker's prompt, and that of "
-            "another reranker is not known. If it is asked as Qwen3-Reranker is, say so: --task rerank"
+            f"{checkpoint.folder}: neither README.md nor the chat template contains Qwen3-Reranker's prompt, and "
+            "other prompts are not supported. If the model uses that prompt, add --task rerank"
         )
 
 
 def _tensors(checkpoint: Checkpoint, shape: DecoderShape, tokenizer: BytePairs, *, reranks: bool) -> Iterator[PlannedTensor]:
-    """Yield the tensors in the order of the computation; every stored one must have its place and its shape.
+    """Yield the tensors in the order of the computation. Raises ConversionError for missing, misshapen and extra ones.
 
-    The LM head is left out: no vector and no score needs it, and llama.cpp takes the token embeddings in its place.
+    The LM head is omitted: neither vectors nor scores need it, and llama.cpp uses the token embeddings instead.
     """
     stored = StoredTensors(checkpoint, plain_name, "Qwen3 model for vectors or scores")
     embeddings = stored.take("embed_tokens.weight", shape.vocabulary, shape.hidden)
@@ -161,7 +164,7 @@ def _tensors(checkpoint: Checkpoint, shape: DecoderShape, tokenizer: BytePairs, 
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
     if "lm_head.weight" in stored:
         own_head = stored.take("lm_head.weight", shape.vocabulary, shape.hidden)
-        head = embeddings if tied else own_head  # transformers never reads tied weights that were stored all the same
+        head = embeddings if tied else own_head  # transformers ignores a stored head if the weights are tied
     elif reranks and not tied and "score.weight" not in stored:
         raise ConversionError(
             f"{checkpoint.model_folder}: the weights have no lm_head.weight, and config.json does not tie it to embed_tokens"
@@ -174,26 +177,26 @@ def _tensors(checkpoint: Checkpoint, shape: DecoderShape, tokenizer: BytePairs, 
 def _classifier(
     checkpoint: Checkpoint, stored: StoredTensors, head: StoredTensor, tokenizer: BytePairs, shape: DecoderShape
 ) -> TensorSource:
-    """Give the two rows whose products llama.cpp turns into P(yes) and P(no), by softmax."""
+    """Return the two rows for the logits of yes and no, of which llama.cpp computes the softmax."""
     if checkpoint.config.get("architectures") == [_CLASSIFIER]:
-        # softmax(s, 0) = sigmoid(s), which is how one score becomes a probability.
+        # softmax(s, 0) = sigmoid(s), the probability for a single score.
         return WithZeroRow(stored.take("score.weight", 1, shape.hidden))
     logit_score = [folder / "config.json" for kind, folder in checkpoint.modules or [] if kind == "LogitScore"]
     if logit_score:
         content = read_json(logit_score[0])
         file, named = logit_score[0], [content.get("true_token_id"), content.get("false_token_id")]
         if named != [tokenizer.id_of(label) for label in LABELS]:
-            raise ConversionError(f"{file}: scores by the tokens {named!r}, which are not yes and no: not a Qwen3-Reranker")
+            raise ConversionError(f"{file}: the scores use the tokens {named!r} instead of yes and no: not a Qwen3-Reranker")
     else:
         file, named = tokenizer.file, [tokenizer.id_of(label) for label in LABELS]
     numbers = tuple(number for number in named if is_id(number) and number < shape.vocabulary)
     if len(numbers) != 2:
-        raise ConversionError(f"{file}: the tokens that mean yes and no have the ids {named!r}")
+        raise ConversionError(f"{file}: the tokens for yes and no have the invalid ids {named!r}")
     return SelectedRows(head, numbers)
 
 
 def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
-    """Give the range that the model card names, when it is about this size of the model."""
+    """Return the range of dimensions in the model card; None if it describes another size of the model."""
     match = _MATRYOSHKA.search(checkpoint.card)
     if match is None or int(match[2]) != hidden or not 0 < int(match[1]) <= hidden:
         return None

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, taken one by one: each must be there with the promised shape, and none may be left over."""
+"""The tensors of a checkpoint, taken one by one: each must exist with the right shape, and none may be left over."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from edgeembed_convert.weights import StoredTensor
 
 
 class StoredTensors:
-    """A checkpoint's tensors under plain names, until each has found its place in the plan."""
+    """The tensors of a checkpoint that are not yet in the plan, by their names in the plain model."""
 
     def __init__(self, checkpoint: Checkpoint, plain_name: Callable[[str], str | None], model: str) -> None:
-        """Name every tensor by `plain_name`, which gives None for those that `model` computes nothing with.
+        """Prepare. plain_name: returns a name in the plain model, None for unneeded tensors. model: its name in messages.
 
-        Raises ConversionError when two tensors get one name.
+        Raises ConversionError if two tensors get the same name.
         """
         self._checkpoint = checkpoint
         self._model = model
@@ -26,34 +26,36 @@ class StoredTensors:
             if plain is None:
                 continue
             if plain in self._left:
-                raise ConversionError(f"{tensor.file}: {self._left[plain].name} and {name} are the same tensor of a {model}")
+                raise ConversionError(
+                    f"{tensor.file}: {self._left[plain].name} and {name} are the same tensor of the {model}"
+                )
             self._left[plain] = tensor
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
     def take(self, name: str, *shape: int) -> StoredTensor:
-        """Give a tensor and count it as placed. Raises ConversionError when it is not there or has another shape."""
+        """Remove and return a tensor. Raises ConversionError if it is missing or has another shape."""
         tensor = self._left.pop(name, None)
         if tensor is None:
             raise ConversionError(
-                f"{self._checkpoint.model_folder}: the weights have no tensor {name}, which config.json promises"
+                f"{self._checkpoint.model_folder}: tensor {name} is missing from the weights, but required by config.json"
             )
         if tensor.shape != shape:
             raise ConversionError(
-                f"{tensor.file}: tensor {tensor.name} has the shape {list(tensor.shape)}, config.json makes it {list(shape)}"
+                f"{tensor.file}: tensor {tensor.name} has the shape {list(tensor.shape)}; config.json requires {list(shape)}"
             )
         return tensor
 
     def place(self, name: str, target: str, *shape: int, keep_f32: bool = False) -> PlannedTensor:
-        """Take a tensor for the name `target` in the GGUF file."""
+        """Take a tensor, for the name `target` in the GGUF file."""
         return PlannedTensor(target, self.take(name, *shape), keep_f32)
 
     def check_all_placed(self) -> None:
-        """Raise ConversionError when a tensor was not taken."""
+        """Raise ConversionError if a tensor has not been taken."""
         if self._left:
             names = ", ".join(sorted(self._left)[:5])
             raise ConversionError(
-                f"{self._checkpoint.model_folder}: {len(self._left)} tensors have no place in a {self._model}"
+                f"{self._checkpoint.model_folder}: {len(self._left)} tensors do not belong to a {self._model}"
                 f" and would be lost: {names}"
             )

@@ -1,7 +1,7 @@
-"""XLM-RoBERTa encoders that give vectors: bge-m3, multilingual-e5 and their like.
+"""XLM-RoBERTa embedding models: bge-m3, multilingual-e5 and similar ones.
 
 Architecture: Conneau et al., "Unsupervised Cross-lingual Representation Learning at Scale", 2019: BERT's encoder with a
-Unigram vocabulary, and with positions counted from pad_token_id + 1 (fairseq's convention, kept by transformers).
+Unigram vocabulary, and with positions counted from pad_token_id + 1 (a convention of fairseq).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeembed_convert.families.bert_encoder import (
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.unigram import Unigram, read_unigram
 
-# XLMRobertaConfig's, where config.json is silent.
+# XLMRobertaConfig's, if config.json has no value.
 _DEFAULT_PAD = 1
 # Buffers, the pooler and the prediction head.
 _DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head.")
@@ -33,7 +33,7 @@ class XlmRoberta:
     model_types = ("xlm-roberta",)
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Check an XLM-RoBERTa checkpoint and plan its GGUF file. Raises ConversionError."""
+        """Validate an XLM-RoBERTa checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         shape, tokenizer = read_xlm_roberta(checkpoint)
         pooling = checkpoint.pooling(shape.hidden)
         stored = StoredTensors(checkpoint, place_xlm_roberta, "XLM-RoBERTa encoder")
@@ -43,16 +43,18 @@ class XlmRoberta:
 
 
 def read_xlm_roberta(checkpoint: Checkpoint) -> tuple[EncoderShape, Unigram]:
-    """Read sizes and tokenizer of an XLM-RoBERTa encoder. Raises ConversionError."""
+    """Return the sizes and the tokenizer of an XLM-RoBERTa encoder. Raises ConversionError."""
     pad = checkpoint.config.get("pad_token_id", _DEFAULT_PAD)
     if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
-        raise ConversionError(f"{checkpoint.config_file}: pad_token_id = {pad!r} is no id; positions are counted from it")
+        raise ConversionError(
+            f"{checkpoint.config_file}: pad_token_id = {pad!r} is not a token id; positions are counted from it"
+        )
     shape = read_shape(checkpoint, first_position=pad + 1)
     tokenizer = read_unigram(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
     return shape, tokenizer
 
 
 def place_xlm_roberta(name: str) -> str | None:
-    """Give the plain name of a tensor; None for those that an encoder computes nothing with."""
+    """Return the plain name of a tensor; None if an encoder does not need it."""
     plain = plain_name(name)
     return None if plain.startswith(_DROPPED) else plain

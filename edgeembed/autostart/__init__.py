@@ -1,9 +1,9 @@
-"""Start at login: one interface, a file for each system's way.
+"""Start at login: one interface, one module per mechanism.
 
     current() -> Autostart      systemd's user units or XDG autostart on Linux, launchd on macOS, the Run key on Windows
     status(), enable(), disable()    the same, in one call
 
-A user's "off" is remembered in the state folder, and holds through upgrades: installers call `enable_unless_off`.
+The user's "off" is stored in the state folder and survives upgrades: installers call `enable_unless_off`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["current", "disable", "enable", "status"]
 
 
 def current(environ: Mapping[str, str] | None = None) -> Autostart:
-    """Give this system's way to start the daemon at login. Raises ConfigError where there is none, or under sudo."""
+    """Return the mechanism of this system. Raises ConfigError if there is none, or under sudo."""
     from edgeembed.autostart.base import CHOICE_FILE, Program, config_home
     from edgeembed.config.paths import Paths
     from edgeembed.errors import ConfigError
@@ -28,7 +28,7 @@ def current(environ: Mapping[str, str] | None = None) -> Autostart:
     environ = os.environ if environ is None else environ
     if hasattr(os, "geteuid") and os.geteuid() == 0 and environ.get("SUDO_USER"):
         raise ConfigError(
-            "start at login is each user's own: run this without sudo. For a service of the whole machine see "
+            "start at login is a setting of each user: run this without sudo. For a system service see "
             "installers/systemd/README.md"
         )
     program, choice_file = Program.this(environ), Paths.resolve(environ).state / CHOICE_FILE
@@ -48,19 +48,19 @@ def current(environ: Mapping[str, str] | None = None) -> Autostart:
         if user_manager_runs():
             return SystemdUser(program, choice_file, folder, others=[XdgAutostart(program, choice_file, folder)])
         return XdgAutostart(program, choice_file, folder, others=[SystemdUser(program, choice_file, folder)])
-    raise ConfigError(f"no way is known to start at login on {sys.platform}")
+    raise ConfigError(f"start at login is not supported on {sys.platform}")
 
 
 def status() -> bool:
-    """Say whether the daemon starts at login. Raises ConfigError."""
+    """Return whether the daemon starts at login. Raises ConfigError."""
     return current().status()
 
 
 def enable() -> None:
-    """Start the daemon at every login from the next one on. Raises ConfigError."""
+    """Start the daemon at every login, beginning with the next one. Raises ConfigError."""
     current().enable()
 
 
 def disable() -> None:
-    """Start nothing at login, through upgrades too; a running daemon goes on. Raises ConfigError."""
+    """Do not start the daemon at login, even after upgrades; a running daemon keeps running. Raises ConfigError."""
     current().disable()

@@ -1,4 +1,4 @@
-"""What every system's start at login has in common: the interface, the program that is started, the user's choice."""
+"""The common part of all mechanisms: the interface, the program to start, the user's choice."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ log = logging.getLogger(__name__)
 NAME = "edgeembed"
 CHOICE_FILE = "autostart.json"
 MARK = "Written by `edgeembed autostart enable`; `edgeembed autostart disable` removes it."
-"""A line of every text file that is written, so that one which the user wrote is never replaced or removed."""
+"""A line in every text file that we write. Other files are the user's: never replaced, never removed."""
 
 Choice = Literal["on", "off"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is started at login."""
+    """The program to start at login."""
 
     command: tuple[str, ...]
     """An absolute path, and its arguments."""
     environment: Mapping[str, str]
-    """Variables that it needs on top of those of a login."""
+    """Variables to set in addition to those of a login."""
     log_file: Path
-    """For systems that keep no log of what they start."""
+    """For systems that do not log the output of programs."""
 
     @classmethod
     def this(cls, environ: Mapping[str, str] | None = None) -> Program:
-        """Give the daemon of this very installation.
+        """Return the daemon of this installation.
 
-        Of the variables only EDGEEMBED_HOME goes along, without which another config.toml would count. Others may be
-        secret, such as an API key, and what starts at login can be read by backups and other tools.
+        EDGEEMBED_HOME is the only variable that is kept, because it determines config.toml. Others may be secrets, such as
+        an API key, and backups and other tools can read the entry.
         """
         environ = os.environ if environ is None else environ
         frozen = getattr(sys, "frozen", False)
-        python = Path(sys.executable).absolute()  # not resolved: the link is what makes it a virtual environment's
-        # Windows opens a console window for any program but these; the installer lays the latter beside the first.
+        python = Path(sys.executable).absolute()  # not resolved: in a virtual environment it is a link
+        # The variants that open no console window on Windows; the installer puts the former next to edgeembed.exe.
         silent = python.with_name(f"{NAME}w.exe" if frozen else "pythonw.exe")
         if sys.platform == "win32" and silent.exists():
             python = silent
-        # -P: a login starts in the user's home, whose files must not be taken for Python's modules.
+        # -P: the working directory is the user's home, whose files must not be imported as modules.
         module = () if frozen else ("-P", "-m", NAME)
         home = environ.get(HOME_VARIABLE)
         return cls(
@@ -64,64 +64,64 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the system has been told to start at login."""
+class AutostartEntry:
+    """An entry that starts a program at login."""
 
     place: str
     """A path, or a key of the registry."""
     active: bool
-    """Whether it counts: desktops and administrators can switch an entry off without removing it."""
+    """Whether it is in effect: desktops and administrators can disable an entry without removing it."""
     current: bool
-    """Whether it is what `enable` would write now; it is not after this installation has moved, or of another one."""
+    """Whether it equals what `enable` would write; not if it belongs to another installation, or this one was moved."""
 
 
 class Autostart(ABC):
-    """Start at login, for this user, without administrator's rights."""
+    """A mechanism that starts a program at login, for the current user, without administrator rights."""
 
     system: ClassVar[str]
-    """The mechanism's name, for people."""
+    """The name of the mechanism, for messages."""
     hint: ClassVar[str]
-    """What a user of this mechanism should know, in one line."""
+    """Advice for users of this mechanism, in one line."""
 
     def __init__(self, program: Program, choice_file: Path, others: Sequence[Autostart] = ()) -> None:
-        """Take what to start, where the choice is kept, and other mechanisms of this system that may have been used."""
+        """Prepare. choice_file: stores the user's choice. others: alternative mechanisms of this system."""
         self.program = program
         self._choice_file = choice_file
         self._others = tuple(others)
 
-    # --- what each system does ---
+    # --- implemented by each mechanism ---
 
     @property
     @abstractmethod
     def place(self) -> str:
-        """Where the entry is, or would be."""
+        """Location of the entry, whether it exists or not."""
 
     @abstractmethod
-    def entry(self) -> Entry | None:
-        """Read the entry; None when there is none of ours. Raises ConfigError."""
+    def entry(self) -> AutostartEntry | None:
+        """Return the entry; None if we have none. Raises ConfigError."""
 
     @abstractmethod
     def _write(self) -> None:
-        """Make the entry, so that it counts. Raises ConfigError, OSError."""
+        """Create and activate the entry. Raises ConfigError, OSError."""
 
     @abstractmethod
     def _remove(self) -> None:
-        """Remove the entry, if there is one. Raises ConfigError, OSError."""
+        """Remove the entry if it exists. Raises ConfigError, OSError."""
 
-    # --- what all do ---
+    # --- common ---
 
     def status(self) -> bool:
-        """Say whether the daemon starts at login. Raises ConfigError."""
+        """Return whether the daemon starts at login. Raises ConfigError."""
         found = self.found()
         return found is not None and found.active
 
-    def found(self) -> Entry | None:
-        """Give the entry in force, of this mechanism or another of this system; None when there is none."""
+    def found(self) -> AutostartEntry | None:
+        """Return the active entry of this or an alternative mechanism, else an inactive one; None if there is none."""
         entries = [entry for each in (self, *self._others) if (entry := each.entry()) is not None]
         return next((entry for entry in entries if entry.active), entries[0] if entries else None)
 
     def enable(self) -> None:
-        """Start the daemon at every login from the next one on, and remember that the user wants it.
+        """Start the daemon at every login, beginning with the next one, and store this choice.
 
         Raises ConfigError.
         """
@@ -134,10 +134,10 @@ class Autostart(ABC):
             raise ConfigError(f"cannot write {error.filename or self.place}: {error.strerror or error}") from error
 
     def enable_unless_off(self) -> bool:
-        """Do what an installer or an upgrade may do: enable it, or bring the entry up to date, unless the user said no.
+        """Enable it, or update the entry, unless the user has turned it off; for installers and upgrades.
 
-        "No" is `disable`, an entry that was switched off by the system's own means, and one that was there and is gone.
-        Says whether it is enabled now. Raises ConfigError.
+        Users turn it off by `disable`, by disabling the entry with the system's tools, or by removing it.
+        Return whether it is enabled now. Raises ConfigError.
         """
         found, choice = self.found(), self.choice
         if choice == "off" or (found is not None and not found.active) or (choice == "on" and found is None):
@@ -146,9 +146,9 @@ class Autostart(ABC):
         return True
 
     def disable(self, *, forget: bool = False) -> None:
-        """Start nothing at login, and remember that the user wants it so; a running daemon goes on.
+        """Do not start the daemon at login, and store this choice; a running daemon keeps running.
 
-        forget: for an uninstaller, whose removal of the entry is no word of the user. A remembered "off" stays.
+        forget: for uninstallers: removing the entry is not a choice of the user. A stored "off" is kept.
         Raises ConfigError.
         """
         try:
@@ -163,14 +163,14 @@ class Autostart(ABC):
 
     @property
     def choice(self) -> Choice | None:
-        """What the user said last; None: nothing yet."""
+        """The last choice of the user; None if there was none."""
         try:
             return msgspec.json.decode(self._choice_file.read_bytes(), type=_Remembered).choice
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
-            # Not knowing must not switch on what the user may have switched off.
-            log.warning("%s cannot be read, and counts as off: %s", self._choice_file, error)
+            # If in doubt, do not turn on what the user may have turned off.
+            log.warning("cannot read %s; start at login counts as off: %s", self._choice_file, error)
             return "off"
 
     def _remember(self, choice: Choice) -> None:
@@ -182,13 +182,13 @@ class _Remembered(msgspec.Struct, frozen=True):
 
 
 def config_home(environ: Mapping[str, str]) -> Path:
-    """Give $XDG_CONFIG_HOME, or ~/.config where that is not set or not absolute (XDG Base Directory Specification)."""
+    """Return $XDG_CONFIG_HOME, or ~/.config if that is unset or not absolute (XDG Base Directory Specification)."""
     folder = Path(environ.get("XDG_CONFIG_HOME", ""))
     return folder if folder.is_absolute() else Path.home() / ".config"
 
 
 def read_own(path: Path) -> str | None:
-    """Return the text of a file of ours, None when there is none. Raises ConfigError when it is somebody else's."""
+    """Return the text of a file that we wrote; None if it does not exist. Raises ConfigError if the user wrote it."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -196,5 +196,5 @@ def read_own(path: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if MARK not in text:
-        raise ConfigError(f"{path} was not written by edgeembed; rename or remove it if edgeembed is to start at login")
+        raise ConfigError(f"{path} was not written by edgeembed; rename or remove it to let edgeembed start at login")
     return text

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeembed.autostart.base import NAME, Autostart, Entry, Program
+from edgeembed.autostart.base import NAME, Autostart, AutostartEntry, Program
 from edgeembed.common.files import write_bytes
 from edgeembed.errors import ConfigError
 
@@ -25,7 +25,7 @@ LABEL = f"{NAME}.daemon"
 LAUNCHCTL_SECONDS = 30.0
 
 Launchctl = Callable[[Sequence[str]], str]
-"""Takes the arguments of launchctl, and gives what it printed; nothing when it failed."""
+"""Takes the arguments of launchctl and returns its output; empty if it failed."""
 
 
 class Launchd(Autostart):
@@ -43,7 +43,7 @@ class Launchd(Autostart):
         user: int | None = None,
         launchctl: Launchctl | None = None,
     ) -> None:
-        """Take what to start; the folder of agents, the user's id and the tool are those of this user unless given."""
+        """Prepare. By default, the folder of agents, the user id and the tool are those of the current user."""
         super().__init__(program, choice_file)
         self._file = (agents or Path.home() / "Library" / "LaunchAgents") / f"{LABEL}.plist"
         self._domain = f"gui/{os.getuid() if user is None else user}"
@@ -53,20 +53,20 @@ class Launchd(Autostart):
     def place(self) -> str:
         return str(self._file)
 
-    def entry(self) -> Entry | None:
+    def entry(self) -> AutostartEntry | None:
         try:
             found = plistlib.loads(self._file.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, plistlib.InvalidFileException, xml.parsers.expat.ExpatError) as error:
-            raise ConfigError(f"cannot read {self._file}: {error or 'it is no property list'}") from error
+            raise ConfigError(f"cannot read {self._file}: {error or 'not a property list'}") from error
         if not isinstance(found, dict):
-            raise ConfigError(f"cannot read {self._file}: it is no dictionary")
+            raise ConfigError(f"cannot read {self._file}: not a dictionary")
         active = not self._switched_off() and not found.get("Disabled", False)
-        return Entry(self.place, active=active, current=found == self._plist())
+        return AutostartEntry(self.place, active=active, current=found == self._plist())
 
     def _write(self) -> None:
-        self.program.log_file.parent.mkdir(parents=True, exist_ok=True)  # launchd makes the file, but no folder
+        self.program.log_file.parent.mkdir(parents=True, exist_ok=True)  # launchd creates the file, but not its folder
         write_bytes(self._file, plistlib.dumps(self._plist()))
         if self._switched_off():
             self._launchctl(("enable", f"{self._domain}/{LABEL}"))
@@ -75,20 +75,20 @@ class Launchd(Autostart):
         self._file.unlink(missing_ok=True)
 
     def _switched_off(self) -> bool:
-        """Say whether `launchctl disable` holds, which outlives the file."""
-        said = self._launchctl(("print-disabled", self._domain))
-        return re.search(rf'"{re.escape(LABEL)}" => (disabled|true)\b', said) is not None
+        """Return whether the agent was disabled with `launchctl disable`, which is stored outside the file."""
+        output = self._launchctl(("print-disabled", self._domain))
+        return re.search(rf'"{re.escape(LABEL)}" => (disabled|true)\b', output) is not None
 
     def _plist(self) -> dict[str, Any]:
         plist: dict[str, Any] = {
             "Label": LABEL,
             "ProgramArguments": list(self.program.command),
             "RunAtLoad": True,
-            # Started anew when it crashed, not when it was told to stop.
+            # Restart it after a crash, but not after it was stopped.
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": 30,
             "ExitTimeOut": 30,
-            # Somebody waits for its answers: no throttling as for jobs in the background.
+            # Users wait for its responses: do not throttle it like a background job.
             "ProcessType": "Interactive",
             "StandardOutPath": str(self.program.log_file),
             "StandardErrorPath": str(self.program.log_file),

@@ -1,7 +1,7 @@
 """Start at login through systemd's user manager: a unit in ~/.config/systemd/user, wanted by default.target.
 
-Reference: systemd.unit(5), systemd.service(5), systemd.exec(5). `systemctl --user enable` makes the same link; made here, it
-needs no manager that runs, so that `disable` works from anywhere.
+Reference: systemd.unit(5), systemd.service(5), systemd.exec(5). The link is that of `systemctl --user enable`; ours needs no
+running manager.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own
+from edgeembed.autostart.base import MARK, NAME, Autostart, AutostartEntry, Program, read_own
 from edgeembed.common.files import write_bytes
 from edgeembed.errors import ConfigError
 
@@ -76,15 +76,19 @@ class SystemdUser(Autostart):
     def place(self) -> str:
         return str(self._unit)
 
-    def entry(self) -> Entry | None:
+    def entry(self) -> AutostartEntry | None:
         if self._masked():
-            return Entry(self.place, active=False, current=False)
+            return AutostartEntry(self.place, active=False, current=False)
         text = read_own(self._unit)
-        return None if text is None else Entry(self.place, active=self._link.is_symlink(), current=text == self._text())
+        return (
+            None
+            if text is None
+            else AutostartEntry(self.place, active=self._link.is_symlink(), current=text == self._text())
+        )
 
     def _write(self) -> None:
         if self._masked():
-            raise ConfigError(f"{UNIT} is masked: `systemctl --user unmask {NAME}` allows it again")
+            raise ConfigError(f"{UNIT} is masked; run `systemctl --user unmask {NAME}` first")
         read_own(self._unit)  # never replace a user's own unit
         write_bytes(self._unit, self._text().encode())
         self._link.parent.mkdir(exist_ok=True)
@@ -109,38 +113,38 @@ class SystemdUser(Autostart):
         variables = [quote(f"{name}={value}") for name, value in self.program.environment.items()]
         command = self.program.command
         if any(sign in "\"'\\" for sign in command[0]):
-            command = ("/usr/bin/env", *command)  # systemd takes these in an argument, but in no program's path
+            command = ("/usr/bin/env", *command)  # systemd allows these in arguments, but not in the path of a program
         first, *arguments = command
         return _UNIT_TEXT.format(
             mark=MARK,
             name=NAME,
-            # The colon takes $ out of play, which could not be escaped in the path of a program.
+            # The colon disables the expansion of $, which cannot be escaped in the path of a program.
             command=" ".join(quote(word) for word in (f":{first}", *arguments)),
             environment="".join(f"Environment={variable}\n" for variable in variables),
         )
 
 
 def quote(word: str) -> str:
-    """Quote a word as systemd.service(5) and systemd.syntax(7) want it: C escapes, and % twice.
+    """Return a word quoted as in systemd.service(5) and systemd.syntax(7): with C escapes, and % doubled.
 
-    Raises ConfigError for what no unit can hold: a name that is no Unicode.
+    Raises ConfigError for names that are not valid Unicode, which units cannot contain.
     """
     try:
         word.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{word!r} is no valid Unicode, and cannot be written to a unit of systemd") from error
+        raise ConfigError(f"{word!r} is not valid Unicode and cannot be written to a systemd unit") from error
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return '"' + "".join(f"\\x{ord(sign):02x}" if sign < " " or sign == "\x7f" else sign for sign in escaped) + '"'
 
 
 def user_manager_runs() -> bool:
-    """Say whether this user has a systemd that would start units at login."""
+    """Return whether a systemd manager runs for this user, which starts units at login."""
     done = _systemctl("show-environment")
     return done is not None and done.returncode == 0
 
 
 def _reload() -> None:
-    """Let a running manager read the units anew; one that does not run will read them when it starts."""
+    """Make a running manager reload the units; otherwise it reads them when it starts."""
     done = _systemctl("daemon-reload")
     if done is not None and done.returncode:
         log.debug("systemctl --user daemon-reload: %s", done.stderr.strip())

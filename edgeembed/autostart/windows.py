@@ -1,7 +1,7 @@
-"""Start at login on Windows: a value of the user's Run key, which needs no administrator.
+"""Start at login on Windows: a value of the user's Run key, which does not require an administrator.
 
 Reference: Microsoft's "Run and RunOnce Registry Keys". The key StartupApproved, in which Task Manager and the Settings app
-note what the user switched off there, is undocumented: a first byte that is odd means off.
+store what the user disabled there, is undocumented: an odd first byte means disabled.
 """
 
 from __future__ import annotations
@@ -12,65 +12,65 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from edgeembed.autostart.base import NAME, Autostart, Entry, Program
+from edgeembed.autostart.base import NAME, Autostart, AutostartEntry, Program
 from edgeembed.errors import ConfigError
 
 RUN_KEY = r"Software\Microsoft\Windows\CurrentVersion\Run"
 APPROVED_KEY = r"Software\Microsoft\Windows\CurrentVersion\Explorer\StartupApproved\Run"
 ENVIRONMENT_KEY = "Environment"
-LONGEST_COMMAND = 260
-"""Characters that Windows takes of a Run value."""
+MAX_COMMAND = 260
+"""Maximum length of a Run value in characters."""
 
 
 class WindowsRun(Autostart):
     """A value of HKEY_CURRENT_USER's Run key."""
 
     system = "Windows Run key"
-    hint = "Task Manager's page of startup apps shows it, too"
+    hint = "it is also listed in Task Manager, under Startup apps"
 
     def __init__(self, program: Program, choice_file: Path, *, registry: Any = None) -> None:
-        """Take what to start; `registry` is the module winreg unless given."""
+        """Prepare. registry: the module winreg by default."""
         super().__init__(program, choice_file)
         if registry is None:
-            import winreg as registry  # there on Windows alone
+            import winreg as registry  # exists only on Windows
         self._registry = registry
 
     @property
     def place(self) -> str:
         return rf"HKEY_CURRENT_USER\{RUN_KEY}\{NAME}"
 
-    def entry(self) -> Entry | None:
+    def entry(self) -> AutostartEntry | None:
         command = self._read(RUN_KEY, NAME)
         if command is None:
             return None
         approved = self._read(APPROVED_KEY, NAME)
         off = isinstance(approved, bytes) and bool(approved) and approved[0] % 2 == 1
-        return Entry(self.place, active=not off, current=command == self._command())
+        return AutostartEntry(self.place, active=not off, current=command == self._command())
 
     def _write(self) -> None:
         command = self._command()
-        if len(command) > LONGEST_COMMAND:
+        if len(command) > MAX_COMMAND:
             raise ConfigError(
-                f"Windows starts commands of up to {LONGEST_COMMAND} characters at login, and this one has {len(command)}: "
-                f"{command}. Install edgeembed in a folder with a shorter path"
+                f"the command has {len(command)} characters, but Windows allows {MAX_COMMAND}: {command}. "
+                "Install edgeembed in a folder with a shorter path"
             )
         self._check_environment()
         registry = self._registry
         with registry.CreateKeyEx(registry.HKEY_CURRENT_USER, RUN_KEY, 0, registry.KEY_SET_VALUE) as key:
             registry.SetValueEx(key, NAME, 0, registry.REG_SZ, command)
-        self._delete(APPROVED_KEY)  # an "off" of Task Manager would outlive the entry
+        self._delete(APPROVED_KEY)  # Task Manager's "disabled" would outlive the entry
 
     def _remove(self) -> None:
         self._delete(RUN_KEY)
         self._delete(APPROVED_KEY)
 
     def _check_environment(self) -> None:
-        """Raise ConfigError for a variable that a login would not have: a Run value cannot set any."""
+        """Raise ConfigError for variables that will not be set at login: a Run value cannot set them."""
         for name, value in self.program.environment.items():
-            lasting = self._read(ENVIRONMENT_KEY, name)
-            if not isinstance(lasting, str) or os.path.expandvars(lasting) != value:
+            permanent = self._read(ENVIRONMENT_KEY, name)
+            if not isinstance(permanent, str) or os.path.expandvars(permanent) != value:
                 raise ConfigError(
-                    f'{name} is set in this window alone, and a login would not know it: run `setx {name} "{value}"` first'
+                    f'{name} is set only in this window and would be missing at login: run `setx {name} "{value}"` first'
                 )
 
     def _command(self) -> str:

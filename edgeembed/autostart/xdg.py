@@ -1,4 +1,4 @@
-"""Start at login through the desktop, where systemd manages no user sessions: ~/.config/autostart/edgeembed.desktop.
+"""Start at login by the desktop, where systemd manages no user sessions: ~/.config/autostart/edgeembed.desktop.
 
 Reference: Desktop Application Autostart Specification 0.5, Desktop Entry Specification 1.5 (Exec key, string values).
 """
@@ -9,7 +9,7 @@ import configparser
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeembed.autostart.base import MARK, NAME, Autostart, Entry, Program, read_own
+from edgeembed.autostart.base import MARK, NAME, Autostart, AutostartEntry, Program, read_own
 from edgeembed.common.files import write_bytes
 from edgeembed.errors import ConfigError
 
@@ -17,10 +17,10 @@ _GROUP = "Desktop Entry"
 
 
 class XdgAutostart(Autostart):
-    """A desktop entry that the session starts."""
+    """A desktop entry that is started with the session."""
 
     system = "XDG autostart"
-    hint = "your desktop starts it; a login without one, such as over ssh, does not"
+    hint = "your desktop starts it; logins without a desktop, such as over ssh, do not"
 
     def __init__(self, program: Program, choice_file: Path, config_home: Path, *, others: Sequence[Autostart] = ()) -> None:
         super().__init__(program, choice_file, others)
@@ -30,7 +30,7 @@ class XdgAutostart(Autostart):
     def place(self) -> str:
         return str(self._file)
 
-    def entry(self) -> Entry | None:
+    def entry(self) -> AutostartEntry | None:
         text = read_own(self._file)
         if text is None:
             return None
@@ -39,10 +39,10 @@ class XdgAutostart(Autostart):
             parser.read_string(text)
         except configparser.Error as error:
             raise ConfigError(f"{self._file} is damaged: {error}") from error
-        # Desktops' own settings write one of these instead of removing the file.
+        # Desktop settings write one of these instead of removing the file.
         off = parser.get(_GROUP, "Hidden", fallback="false") == "true"
         off = off or parser.get(_GROUP, "X-GNOME-Autostart-enabled", fallback="true") == "false"
-        return Entry(self.place, active=not off, current=text == self._text())
+        return AutostartEntry(self.place, active=not off, current=text == self._text())
 
     def _write(self) -> None:
         read_own(self._file)  # never replace a user's own entry
@@ -55,7 +55,7 @@ class XdgAutostart(Autostart):
     def _text(self) -> str:
         command = self.program.command
         if "=" in command[0]:
-            raise ConfigError(f"{command[0]}: a desktop entry cannot start a program whose path holds a =")
+            raise ConfigError(f"{command[0]}: a desktop entry cannot start a program with = in its path")
         if self.program.environment:
             command = ("env", *(f"{name}={value}" for name, value in self.program.environment.items()), *command)
         lines = [
@@ -66,7 +66,7 @@ class XdgAutostart(Autostart):
             f"Name={NAME}",
             "Comment=A private embedding server",
             f"Exec={as_string(' '.join(quote(word) for word in command))}",
-            # Nothing happens, instead of an error at every login, where edgeembed was removed.
+            # If edgeembed was removed, the entry is ignored instead of causing an error at every login.
             f"TryExec={as_string(self.program.command[0])}",
             "Terminal=false",
             "X-GNOME-Autostart-enabled=true",
@@ -75,13 +75,13 @@ class XdgAutostart(Autostart):
 
 
 def quote(word: str) -> str:
-    """Quote an argument of the Exec key: in double quotes, `\\`, `"`, backtick and $ behind a backslash, % twice."""
+    """Return an argument quoted for the Exec key: in double quotes, `\\`, `"`, backtick and $ escaped, % doubled."""
     return '"' + "".join(f"\\{sign}" if sign in '\\"`$' else sign for sign in word).replace("%", "%%") + '"'
 
 
 def as_string(value: str) -> str:
-    """Escape a value of type string, which comes on top of the quoting of the Exec key."""
+    """Return a value escaped as a string of the file format, in addition to the quoting of the Exec key."""
     for sign, escape in (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
         value = value.replace(sign, escape)
-    # A leading space would be taken for the one that may follow the =.
+    # A leading space would be read as the optional space after the =.
     return f"\\s{value[1:]}" if value.startswith(" ") else value

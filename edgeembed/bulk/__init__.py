@@ -1,11 +1,11 @@
-"""Files in, vectors out: jobs that are too large for one request, and that go on where they were broken off.
+"""Files in, vectors out: jobs that are too large for one request and can be resumed.
 
-A job is a list of shards: so many records of the inputs that follow each other. What a shard holds depends on the inputs and
-on the job's rules alone, never on who computes it or when, so that shards may be computed in any order, by any process.
+A job is a list of shards: consecutive records of the inputs. What a shard holds depends only on the inputs and the job's
+rules, not on who computes it or when, so shards can be computed in any order and by any process.
 
-    inputs, lines, tables, folders    what is read, from a position on that a shard's receipt tells
-    shards                            records cut into shards; what a job is, and which of its shards are there
-    computers, embedding              who makes vectors of texts: a running daemon, or an engine of our own
-    writers                           shards as files, and one file of them all
-    job                               the whole way
+    inputs, lines, tables, folders    read records, starting at any position that a shard's receipt names
+    shards                            records cut into shards; what a job is, and which shards are finished
+    embedders, cluster, embedding     turn texts into vectors: the running daemon, this process, or a Ray cluster
+    writers, outputs                  shards as files, and one file of all shards
+    job                               runs a job from start to end
 """

@@ -1,4 +1,4 @@
-"""Long texts cut into chunks of so many tokens that overlap, at the end of a paragraph or a sentence where there is one."""
+"""Cuts long texts into overlapping chunks of limited length, at the end of a paragraph or sentence where possible."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import NamedTuple
 
 import msgspec
 
-Count = Callable[[Sequence[str]], Sequence[int]]
-"""Gives the tokens of each text in the model's vocabulary, without the marks that stand around a whole text."""
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
+"""Counts the tokens of each text in the model's vocabulary, without special tokens."""
 
-# What a tokenizer does not join across: a word with the white space before it, or a few signs. Words have an end, so that
-# scripts without spaces can be cut, too.
+# A piece that tokenizers do not join with its neighbours: a word with the white space before it, or some punctuation. The
+# length of a word is limited so that scripts without spaces can be cut, too.
 _PIECE = re.compile(r"\s*(?:\w{1,24}|[^\w\s]{1,8})")
 _WHITE = re.compile(r"\s{0,8}")
 _SENTENCE_END = ".!?…。！？"
-_MOST_KNOWN = 100_000
+_MAX_COUNTED_WORDS = 100_000
 
 
 class ChunkRules(msgspec.Struct, frozen=True):
-    """tokens: of a chunk at most; overlap: of them that the chunk before it ends with."""
+    """tokens: maximum length of a chunk. overlap: tokens that a chunk shares with the one before it."""
 
     tokens: int = 256
     overlap: int = 32
 
 
 class Chunk(NamedTuple):
-    """A part of a text. start, end: characters of the text; next: where the next chunk begins, or the text's length."""
+    """Part of a text. start, end: in characters. next: where the next chunk begins, or the length of the text."""
 
     start: int
     end: int
@@ -36,17 +36,17 @@ class Chunk(NamedTuple):
 
 
 class Chunker:
-    """Cuts texts; knows the tokens of words that it has met."""
+    """Cuts texts, and remembers how many tokens each word has."""
 
-    def __init__(self, rules: ChunkRules, count: Count) -> None:
+    def __init__(self, rules: ChunkRules, count: CountTokens) -> None:
         self._rules = rules
         self._count = count
-        self._known: dict[str, int] = {}
+        self._tokens_of_word: dict[str, int] = {}
 
     def chunks(self, text: str, start: int = 0) -> Iterator[Chunk]:
-        """Give the chunks from a character on; the same ones come from the `next` of a chunk on as without a break.
+        """Yield the chunks from character `start` on. Starting at the `next` of a chunk yields the chunks that follow it.
 
-        Tokens are added up by words: a tokenizer may need a few less for all of them together.
+        Lengths are sums over words; a tokenizer may need slightly fewer tokens for the whole chunk.
         """
         while start < len(text):
             pieces = list(itertools.islice(_PIECE.finditer(text, start), self._rules.tokens + 1))
@@ -68,17 +68,17 @@ class Chunker:
             yield Chunk(start=begin, end=pieces[taken - 1].end(), next=start)
 
     def _tokens_of(self, words: Sequence[str]) -> list[int]:
-        new = list({word for word in words if word not in self._known})
-        if len(self._known) + len(new) > _MOST_KNOWN:
-            self._known.clear()
+        new = list({word for word in words if word not in self._tokens_of_word})
+        if len(self._tokens_of_word) + len(new) > _MAX_COUNTED_WORDS:
+            self._tokens_of_word.clear()
             new = list(set(words))
         if new:
-            self._known.update(zip(new, self._count(new), strict=True))
-        return [self._known[word] for word in words]
+            self._tokens_of_word.update(zip(new, self._count(new), strict=True))
+        return [self._tokens_of_word[word] for word in words]
 
 
 def _good_end(text: str, pieces: Sequence[re.Match[str]], fitting: int) -> int:
-    """Say how many of the fitting pieces to take: up to a paragraph's end in the last third, else a sentence's, else all."""
+    """Return how many of the fitting pieces to take: to the end of a paragraph in the last third, else of a sentence."""
     sentence = line = 0
     for taken in range(fitting, fitting - fitting // 3, -1):
         end = pieces[taken - 1].end()

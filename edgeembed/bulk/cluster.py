@@ -1,9 +1,8 @@
-"""Many engines for one job: Ray actors, each with a model of its own, on this machine or on a cluster.
+"""Many engines for one job: Ray actors, each with its own copy of the model, on this machine or on a cluster.
 
-Ray places the workers, starts them anew when they die and moves texts and vectors. Everything else is as without it: one
-process reads the inputs, cuts them into shards and writes shards and receipts, so the output, what is written once and what
---resume does are the same. Ray Data is not used: it hands out blocks of its own making, and a job's shards have numbers that
-its receipts name.
+Ray places the workers, restarts them when they die and moves texts and vectors. Everything else works as without Ray: one
+process reads the inputs, cuts them into shards and writes shards and receipts, so output and --resume are the same. Ray Data
+does not fit: it chooses its own blocks, while the receipts of a job name numbered shards.
 """
 
 from __future__ import annotations
@@ -19,29 +18,31 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, error_of, own_service
+from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, error_of
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+from edgeembed.runtime.in_process import in_process_service
 
-AT_ONCE = 3
-"""Requests that each worker has: while one is computed, the next is there and the last one's rows are on their way."""
+REQUESTS_PER_WORKER = 3
+"""While a worker computes one, the next is there and the rows of the last one are being transferred."""
 RESTART_SECONDS = 2.0
-"""A worker that has died is asked again after so long; until then its requests go to others."""
+"""A worker that died gets no requests for this long."""
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20
-"""Of a cluster that is this machine alone: a request and its rows take less than a megabyte."""
+"""For a cluster on this machine; a request and its rows take less than a megabyte."""
 
 log = logging.getLogger(__name__)
 
 
 class ClusterRules(NamedTuple):
-    """What to compute on. address: of a Ray cluster, as `ray.init` takes it; None is RAY_ADDRESS, or this machine alone.
+    """The workers of a job. address: of the Ray cluster, as for `ray.init`; None for RAY_ADDRESS, or else this machine.
 
-    workers: None for as many as fit. cpus, gpus: that each worker takes.
+    workers: None for as many as fit. cpus, gpus: per worker.
     """
 
     address: str | None = None
@@ -51,7 +52,7 @@ class ClusterRules(NamedTuple):
 
 
 class _Failure(NamedTuple):
-    """An error on its way between processes, where exceptions do not travel well. status: HTTP's."""
+    """An error sent between processes, where exceptions do not pickle well. status: of HTTP."""
 
     status: int
     message: str
@@ -59,18 +60,18 @@ class _Failure(NamedTuple):
 
 
 class EngineWorker:
-    """What runs in a worker: a model in an engine of its own, loaded when it is first needed."""
+    """The Ray actor: a model in its own engine, loaded when it is first needed."""
 
-    def __init__(self, settings: Settings, how: EmbedOptions) -> None:
-        """Prepare. settings: those of the job; folders are this machine's own."""
+    def __init__(self, settings: Settings, options: EmbedOptions) -> None:
+        """settings: of the job; the folders are those of the worker's machine."""
         self._settings = settings
-        self._how = how
+        self._options = options
         self._lock = asyncio.Lock()
-        self._computer: LocalEmbedder | None = None
-        self._opened = contextlib.AsyncExitStack()
+        self._embedder: LocalEmbedder | None = None
+        self._resources = contextlib.AsyncExitStack()
 
     async def info(self) -> EmbedderInfo | _Failure:
-        """Load the model, and say what computes."""
+        """Load the model and describe it."""
         try:
             return (await self._ready()).info
         except EdgeEmbedError as error:
@@ -92,37 +93,43 @@ class EngineWorker:
 
     async def _ready(self) -> LocalEmbedder:
         async with self._lock:
-            if self._computer is None:
+            if self._embedder is None:
                 resolved = Resolved(self._settings, {}, Paths.resolve())
-                service, model = await self._opened.enter_async_context(own_service(resolved, log.info))
-                embedder = LocalEmbedder(service, model, self._how)
-                await embedder.learn()
-                self._computer = embedder
-            return self._computer
+                opened = in_process_service(resolved, log.info, cache=False)
+                service, model = await self._resources.enter_async_context(opened)
+                embedder = LocalEmbedder(service, model, self._options)
+                await embedder.start()
+                self._embedder = embedder
+            return self._embedder
 
 
 @asynccontextmanager
 async def open_cluster(
-    resolved: Resolved, how: EmbedOptions, say: Callable[[str], None], rules: ClusterRules
+    resolved: Resolved, options: EmbedOptions, report: ReportLine, rules: ClusterRules
 ) -> AsyncIterator[Embedder]:
     """Start workers and wait until the first one has loaded the model. Raises ConfigError, EdgeEmbedError."""
     ray = import_ray()
     settings = msgspec.structs.replace(
         resolved.settings,
         threads=resolved.settings.threads or max(rules.cpus, 1),
-        # What `edgeembed tune` found on one machine must not make its rows differ from the others'.
+        # Batch sizes tuned on one machine would make its rows differ from those of the others.
         batch_tokens=resolved.settings.batch_tokens or DEFAULT_BATCH_TOKENS,
-        # Ray counts cards: workers that asked for none must not take those of others.
+        # Ray assigns GPUs: a worker that asked for none must not use those of others.
         device=resolved.settings.device if rules.gpus or resolved.settings.device != "auto" else "cpu",
     )
     with _connected(ray, rules):
-        count = _workers(ray, rules, say)
-        options = {"num_cpus": rules.cpus, "num_gpus": rules.gpus, "max_restarts": -1, "max_concurrency": AT_ONCE + 1}
-        actor = ray.remote(**options)(EngineWorker)
-        workers = [actor.remote(settings, how) for _ in range(count)]
-        embedder = ClusterEmbedder(ray, workers, say)
+        count = worker_count(ray, rules, report)
+        actor_options = {
+            "num_cpus": rules.cpus,
+            "num_gpus": rules.gpus,
+            "max_restarts": -1,
+            "max_concurrency": REQUESTS_PER_WORKER + 1,
+        }
+        actor = ray.remote(**actor_options)(EngineWorker)
+        workers = [actor.remote(settings, options) for _ in range(count)]
+        embedder = ClusterEmbedder(ray, workers, report)
         try:
-            await embedder.learn()
+            await embedder.start()
             yield embedder
         finally:
             embedder.close()
@@ -131,27 +138,27 @@ async def open_cluster(
 
 
 class ClusterEmbedder:
-    """Workers of a cluster: each request goes to one that has room."""
+    """The workers of a cluster; each request goes to one that has room."""
 
     info: EmbedderInfo
 
-    def __init__(self, ray: Any, workers: Sequence[Any], say: Callable[[str], None]) -> None:
+    def __init__(self, ray: Any, workers: Sequence[Any], report: ReportLine) -> None:
         self._ray = ray
         self._workers = workers
-        self._say = say
-        self._places: asyncio.Queue[Any] = asyncio.Queue()
-        """A worker for each request that one has room for."""
+        self._report = report
+        self._free: asyncio.Queue[Any] = asyncio.Queue()
+        """Holds a worker once for each further request that it can take."""
         self._joining: list[asyncio.Task[None]] = []
         self._left = len(workers)
 
-    async def learn(self) -> None:
-        """Wait until one worker is ready; the others join as they become so. Raises EdgeEmbedError when none does."""
+    async def start(self) -> None:
+        """Wait until one worker is ready; the others join later. Raises EdgeEmbedError when no worker can compute."""
         first: asyncio.Future[EmbedderInfo] = asyncio.get_running_loop().create_future()
         self._joining = [asyncio.create_task(self._join(worker, first)) for worker in self._workers]
         info = await first
         count = len(self._workers)
-        by = f"{count} worker{'s' if count > 1 else ''} on Ray"
-        self.info = info._replace(by=by, at_once=AT_ONCE * count)
+        description = f"{count} worker{'s' if count > 1 else ''} on Ray"
+        self.info = info._replace(description=description, max_requests=REQUESTS_PER_WORKER * count)
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         found: Matrix = await self._ask(lambda worker: worker.embed.remote(texts))
@@ -162,39 +169,39 @@ class ClusterEmbedder:
         return found
 
     def close(self) -> None:
-        """Wait for nobody any more."""
+        """Stop waiting for workers that have not joined."""
         for task in self._joining:
             task.cancel()
 
     async def _join(self, worker: Any, first: asyncio.Future[EmbedderInfo]) -> None:
-        """Give a worker its places when it has loaded the model, the same one as the first worker."""
+        """Let a worker take requests once it has loaded the same model as the first worker."""
         try:
             info = await self._answer(worker.info.remote())
         except EdgeEmbedError as error:
-            self._leave(f"a worker cannot compute: {error.message}", first, error)
+            self._drop(f"a worker cannot load the model: {error.message}", first, error)
             return
         if not first.done():
             first.set_result(info)
         model = first.result()
         for name in ("digest", "dimensions", "batch_tokens"):
             if getattr(info, name) != getattr(model, name):
-                told = f"a worker's {name} is {getattr(info, name)}, another one's {getattr(model, name)}: it gets no texts"
-                self._leave(told, first, EngineUnavailableError(told))
+                reason = f"a worker was left out: its {name} is {getattr(info, name)}, expected {getattr(model, name)}"
+                self._drop(reason, first, EngineUnavailableError(reason))
                 return
         if info.engine != model.engine:
-            self._say(f"workers differ ({model.engine}; {info.engine}): last digits depend on which one computes a text")
-        for _ in range(AT_ONCE):
-            self._places.put_nowait(worker)
+            self._report(f"workers differ ({model.engine}; {info.engine}): the last digits of a vector depend on its worker")
+        for _ in range(REQUESTS_PER_WORKER):
+            self._free.put_nowait(worker)
 
-    def _leave(self, told: str, first: asyncio.Future[EmbedderInfo], error: EdgeEmbedError) -> None:
+    def _drop(self, reason: str, first: asyncio.Future[EmbedderInfo], error: EdgeEmbedError) -> None:
         self._left -= 1
-        self._say(told)
+        self._report(reason)
         if self._left == 0 and not first.done():
             first.set_exception(error)
 
     async def _ask(self, call: Callable[[Any], Any]) -> Any:
-        """Let a worker do something. Raises EngineUnavailableError when it dies over it, and what it raises itself."""
-        worker = await self._places.get()
+        """Call a worker that has room. Raises EngineUnavailableError when it dies, and the errors of the call."""
+        worker = await self._free.get()
         pause = 0.0
         try:
             return await self._answer(call(worker))
@@ -203,13 +210,13 @@ class ClusterEmbedder:
             log.info("%s", error.message)
             raise
         finally:
-            asyncio.get_running_loop().call_later(pause, self._places.put_nowait, worker)
+            asyncio.get_running_loop().call_later(pause, self._free.put_nowait, worker)
 
     async def _answer(self, reference: Any) -> Any:
         try:
             found = await reference
         except self._ray.exceptions.RayActorError as error:
-            raise _WorkerDiedError(f"a worker has died: {str(error).splitlines()[0]}") from error
+            raise _WorkerDiedError(f"a worker died: {str(error).splitlines()[0]}") from error
         except self._ray.exceptions.RayError as error:
             raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}") from error
         if isinstance(found, _Failure):
@@ -218,13 +225,13 @@ class ClusterEmbedder:
 
 
 class _WorkerDiedError(EngineUnavailableError):
-    """Ray starts the worker anew; others can do what it was doing."""
+    """Ray restarts the worker; others can take over its request."""
 
 
 def import_ray() -> Any:
-    """Import Ray, which tells nobody what it is used for. Raises ConfigError when it is not installed."""
+    """Import Ray, with its usage reports disabled. Raises ConfigError when it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Under `uv run` Ray would copy the working directory, and install the project from the copy into the very environment.
+    # Under `uv run` Ray would copy the working directory and install the project from the copy into this environment.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
@@ -236,13 +243,13 @@ def import_ray() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, rules: ClusterRules) -> Iterator[None]:
-    """Connect to a cluster, or start one that is this machine alone and ends with this process. Raises ConfigError."""
+    """Connect to a cluster, or start one on this machine that ends with this process. Raises ConfigError."""
     address = rules.address or os.environ.get("RAY_ADDRESS") or "local"
-    _require_answer(address)
+    _require_open_port(address)
     alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except Exception as error:  # a start that takes too long is one of no class of its own
+    except Exception as error:  # a timeout of the start has no class of its own
         where = "on this machine" if address == "local" else f"at {address}"
         raise ConfigError(f"no Ray cluster {where}: {error}") from error
     try:
@@ -251,26 +258,26 @@ def _connected(ray: Any, rules: ClusterRules) -> Iterator[None]:
         ray.shutdown()
 
 
-def _require_answer(address: str) -> None:
-    """Knock at a cluster's door: Ray itself knocks for minutes. Raises ConfigError."""
+def _require_open_port(address: str) -> None:
+    """Raise ConfigError when nothing listens at a cluster's address: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or "://" in host or not port.isdecimal():
-        return  # local, auto, or something that Ray understands
+        return  # local, auto, or another form that Ray understands
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
 
 
-def _workers(ray: Any, rules: ClusterRules, say: Callable[[str], None]) -> int:
-    """Say how many workers there will be. Raises ConfigError when not one fits."""
-    there_is = ray.cluster_resources()
+def worker_count(ray: Any, rules: ClusterRules, report: ReportLine) -> int:
+    """Return how many workers to start. Raises ConfigError when not even one fits."""
+    resources = ray.cluster_resources()
     needed = {name: amount for name, amount in (("CPU", rules.cpus), ("GPU", rules.gpus)) if amount}
-    fit = min((int(there_is.get(name, 0) / amount) for name, amount in needed.items()), default=1)
-    has = ", ".join(f"{there_is.get(name, 0):g} {name}" for name in needed)
+    fit = min((int(resources.get(name, 0) / amount) for name, amount in needed.items()), default=1)
+    has = ", ".join(f"{resources.get(name, 0):g} {name}" for name in needed)
     if rules.workers is None and fit < 1:
-        raise ConfigError(f"no worker fits into the cluster, which has {has}; see --cpus-per-worker and --gpus-per-worker")
+        raise ConfigError(f"no worker fits into the cluster, which has {has}; lower --cpus-per-worker or --gpus-per-worker")
     if rules.workers is not None and rules.workers > fit:
-        # A cluster that grows on demand has room for them later.
-        say(f"the cluster has {has} now, room for {fit} of {rules.workers} workers; the others wait")
+        # A cluster that scales on demand makes room for them later.
+        report(f"the cluster has {has}, room for {fit} of {rules.workers} workers; the others wait for more")
     return rules.workers or fit

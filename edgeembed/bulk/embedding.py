@@ -1,4 +1,4 @@
-"""One shard's texts made into vectors: requests of a good size, retry_budget with what passes, and rows that are refused."""
+"""Embeds the texts of one shard: requests of a good size, retries of temporary errors, and rows that are refused."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from edgeembed.bulk.shards import JobRow, Refused, Shard
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.inference.postprocess import Matrix
 
-TEXTS_AT_ONCE = 256
-CHARACTERS_AT_ONCE = 2**16
+TEXTS_PER_REQUEST = 256
+CHARACTERS_PER_REQUEST = 2**16
 FEW_TEXTS = 4
-"""A request of so few texts counts as somebody waiting (`edgeembed.service.INTERACTIVE_TEXTS`), which a job never is."""
+"""A request of so few texts would count as interactive (`edgeembed.inference.service.INTERACTIVE_TEXTS`)."""
 
 _PLACE = re.compile(r"input\[(\d+)\]")
 
 
 class EmbeddedShard(NamedTuple):
-    """A shard's rows that have vectors, those vectors, and all rows that were refused."""
+    """The rows of a shard that have vectors, those vectors, and the rows that were refused."""
 
     rows: list[JobRow]
     vectors: Matrix
@@ -32,15 +32,16 @@ class EmbeddedShard(NamedTuple):
 
 
 async def embed_shard(
-    shard: Shard, embedder: Embedder, turns: asyncio.Semaphore, done: Callable[[int], None] = lambda _texts: None
+    shard: Shard, embedder: Embedder, limit: asyncio.Semaphore, done: Callable[[int], None] = lambda _texts: None
 ) -> EmbeddedShard:
-    """Embed the texts of a shard. turns: how many requests may be under way, those of other shards included.
+    """Embed the texts of a shard.
 
-    done: is told how many texts are behind. Raises EdgeEmbedError for what is wrong with more than a text.
+    limit: of concurrent requests, shared with other shards. done: called with the number of texts after each request. Raises
+    EdgeEmbedError for an error that is not about a single text.
     """
 
     async def one(rows: list[JobRow]) -> EmbeddedShard:
-        async with turns:
+        async with limit:
             found = await _embed(rows, embedder)
         done(len(rows))
         return found
@@ -61,13 +62,13 @@ async def embed_shard(
 
 
 def requests(rows: Sequence[JobRow]) -> list[list[JobRow]]:
-    """Divide rows among requests: so many texts, fewer when they are long, but never a few at the end."""
+    """Divide rows into requests limited by texts and characters, without a last one of only a few texts."""
     found: list[list[JobRow]] = []
     characters = 0
     for row in rows:
         full = found and (
-            len(found[-1]) >= TEXTS_AT_ONCE
-            or (characters + len(row.text) > CHARACTERS_AT_ONCE and len(found[-1]) > FEW_TEXTS)
+            len(found[-1]) >= TEXTS_PER_REQUEST
+            or (characters + len(row.text) > CHARACTERS_PER_REQUEST and len(found[-1]) > FEW_TEXTS)
         )
         if not found or full:
             found.append([])
@@ -81,7 +82,7 @@ def requests(rows: Sequence[JobRow]) -> list[list[JobRow]]:
 
 
 async def _embed(rows: list[JobRow], embedder: Embedder) -> EmbeddedShard:
-    """Embed the texts of one request; one that is refused costs the others nothing but another try."""
+    """Embed the texts of one request, again without the text at fault when one is refused."""
     refused: list[Refused] = []
     while rows:
         try:

@@ -1,4 +1,4 @@
-"""A folder of text files, each cut into chunks. Positions are characters of a file, in the files' order by name."""
+"""Reads a folder of text files, sorted by name, each cut into chunks. Positions are characters of a file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from edgeembed.bulk.chunking import Chunker
 from edgeembed.bulk.records import Position, Read, Record, Reject
 from edgeembed.errors import ConfigError
 
-MOST_FILE_BYTES = 64 * 2**20
-"""A larger file is refused: it is read whole."""
+MAX_FILE_BYTES = 64 * 2**20
+"""Larger files are refused, because a file is read at once."""
 
 
 class Folder:
-    """Every file below a folder that is UTF-8 text. What begins with a dot is left alone, links to folders too."""
+    """The UTF-8 text files below a folder, without hidden ones; links to folders are not followed."""
 
     def __init__(self, path: Path, chunker: Chunker) -> None:
         self.path = path
@@ -42,9 +42,9 @@ class Folder:
         return f"{self.path.absolute()} {digest.hexdigest()}"
 
     def read(self, start: Position) -> Iterator[Read]:
-        """Give a record for each chunk; its id is FILE#START-END, in characters of the file.
+        """Yield a record for each chunk, with the id FILE#START-END in characters of the file.
 
-        Raises ConfigError when the file is gone that the place is in.
+        Raises ConfigError when the file of the start position is missing.
         """
         number, behind, found = start.number, 0, not start.file
         for file, status in self._files():
@@ -59,15 +59,15 @@ class Folder:
                 yield read
             behind += status.st_size
         if not found:
-            raise ConfigError(f"{self.path} has no file {start.file} any more")
+            raise ConfigError(f"{self.path} no longer has the file {start.file}")
 
     def _file(self, file: Path, relative: str, size: int, start: int, number: int, behind: int) -> Iterator[Read]:
         try:
             text = _text(file, size)
         except (OSError, UnicodeDecodeError, ValueError) as error:
             if start == 0:
-                # The next place is behind the file: no text is longer than its bytes.
-                reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+                # The next position is behind the file: a text has at most as many characters as bytes.
+                reason = "the file is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
                 yield Reject(relative, reason, Position(size + 1, number, relative, behind + size))
             return
         for chunk in self._chunker.chunks(text, start):
@@ -90,10 +90,10 @@ class Folder:
 
 
 def _text(file: Path, size: int) -> str:
-    """Read a file. Raises OSError, UnicodeDecodeError, or ValueError for one that is too large or holds no text."""
-    if size > MOST_FILE_BYTES:
-        raise ValueError(f"it is larger than {MOST_FILE_BYTES // 2**20} MiB; split it")
+    """Read a file. Raises OSError, UnicodeDecodeError, or ValueError for a file that is too large or binary."""
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB; split it")
     content = file.read_bytes()
     if b"\0" in content[:8192]:
-        raise ValueError("it is no text")
+        raise ValueError("the file is binary")
     return content.decode("utf-8-sig")

@@ -27,7 +27,7 @@ _SUFFIXES: dict[str, InputFormat] = {
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """Where reading the inputs goes on: in which of them, and there. done: bytes of all inputs that are behind."""
+    """A position in the inputs: which of them, and where in it. done: bytes of all inputs read so far."""
 
     input: int = 0
     place: Position = Position()
@@ -35,7 +35,7 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class Step(NamedTuple):
-    """What was read from an input, and where reading goes on after it."""
+    """What was read from an input, and the position after it."""
 
     input: str
     read: Read
@@ -43,23 +43,23 @@ class Step(NamedTuple):
 
 
 class Inputs:
-    """The inputs of a job, one after the other."""
+    """The inputs of a job, read one after another."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
         sizes = [source.size_bytes for source in sources]
         self.size_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-        """Bytes of all of them; None when one is standard input."""
+        """Total size; None when one of them is standard input."""
         self._sizes = [size or 0 for size in sizes]
 
     def fingerprints(self) -> list[str]:
-        """Give what changes when an input does."""
+        """Return for each input a string that changes when the input does."""
         return [source.fingerprint() for source in self._sources]
 
     def read(self, start: Cursor) -> Iterator[Step]:
-        """Give all records from a cursor on. One that has no id gets its number in its input, from 0 on.
+        """Yield all records from a cursor on. A record without an id gets its number in its input, from 0.
 
-        Of several inputs the id says which one it is: INPUT:ID, unless a column holds the ids. Raises ConfigError.
+        With several inputs, ids that do not come from a column are prefixed with the input: INPUT:ID. Raises ConfigError.
         """
         several = len(self._sources) > 1
         for index in range(start.input, len(self._sources)):
@@ -78,9 +78,9 @@ class Inputs:
 def open_inputs(
     names: Sequence[str], format_: InputFormat | None, column: str | None, id_column: str | None, chunker: Chunker
 ) -> Inputs:
-    """Find the inputs: files by their suffix or a format, folders of texts, "-" for standard input.
+    """Open files by suffix or as `format_`, folders of text files, and "-" for standard input.
 
-    Of a folder with a format, its files of that format are read instead. Raises ConfigError naming what is missing.
+    With a format, a folder stands for its files of that format. Raises ConfigError.
     """
     sources: list[Source] = []
     for name in names:
@@ -91,15 +91,15 @@ def open_inputs(
                 continue
             files = sorted(file for file in path.iterdir() if file.is_file() and _format_of(file) == format_)
             if not files:
-                raise ConfigError(f"{path} holds no files of the format {format_}")
+                raise ConfigError(f"{path} has no {format_} files")
             sources += [_source(file, format_, column, id_column) for file in files]
             continue
         if name != "-" and not path.is_file():
-            raise ConfigError(f"there is no file {name}")
+            raise ConfigError(f"no such file: {name}")
         file = None if name == "-" else path
         sources.append(_source(file, format_ or (_format_of(path) if file else "text"), column, id_column))
     if sum(name == "-" for name in names) > 1:
-        raise ConfigError("standard input can be read once: name - once")
+        raise ConfigError("standard input can be read only once; give - once")
     return Inputs(sources)
 
 
@@ -114,10 +114,10 @@ def _source(path: Path | None, format_: InputFormat, column: str | None, id_colu
         return CsvLines(path, column, id_column)
     if format_ == "parquet":
         if path is None:
-            raise ConfigError("Parquet cannot be read from standard input: its index is at the end; name a file")
+            raise ConfigError("Parquet cannot be read from standard input, because its index is at the end; name a file")
         return ParquetRows(path, column, id_column)
     if column is not None or id_column is not None:
-        raise ConfigError(f"{path or '-'} is read as lines of text, which have no columns; --format says what it is")
+        raise ConfigError(f"{path or '-'} is read as lines of text, which have no columns; name its format with --format")
     return TextLines(path)
 
 

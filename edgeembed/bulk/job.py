@@ -1,4 +1,4 @@
-"""A whole job: shards read, embedded and written until none is left; it goes on where it was broken off."""
+"""Runs a job: reads, embeds and writes the shards that are not finished yet, then puts them together."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFol
 from edgeembed.bulk.writers import ShardRows, assemble, join, write_shard
 from edgeembed.errors import ConfigError, EdgeEmbedError
 
-SHARDS_AT_ONCE = 2
-"""The last texts of a shard and the first of the next one are under way together, so that nothing stands idle between."""
+MIN_CONCURRENT_SHARDS = 2
+"""The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
 REQUESTS_PER_SHARD = 16
-"""Of a full shard, at least: where many requests are needed to keep all workers busy, more shards are under way."""
-_WORDS_AT_ONCE = 1024
+"""At least, for a full shard; where many concurrent requests keep the embedder busy, more shards are computed at a time."""
+_WORDS_PER_REQUEST = 1024
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done. inputs: as the user names them. resume: go on with what is there; overwrite: remove it first."""
+    """What to do. inputs: as the user names them. resume: continue an unfinished job. overwrite: remove earlier output."""
 
     inputs: Sequence[str]
     output: Output
@@ -38,7 +38,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job came to. before: of the rows, those that an earlier run had made."""
+    """The outcome of a job. before: how many of the rows an earlier run made."""
 
     rows: int
     refused: int
@@ -47,67 +47,66 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobListener(Protocol):
-    """Who is told how far it is."""
+    """Shows the progress of a job."""
 
     def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None:
-        """Hear what was there before, and how much there is to read; None when nobody knows."""
+        """Start with what an earlier run finished. all_bytes: the size of all inputs; None when unknown."""
         ...
 
     def note(self, line: str) -> None:
-        """Hear what somebody should know."""
+        """Show a message."""
         ...
 
     def add(self, texts: int, read_bytes: float) -> None:
-        """Hear that so many more texts are behind, and the bytes that they were."""
+        """Count texts that were embedded, and the bytes of the inputs that they took."""
         ...
 
     def assembling(self) -> None:
-        """Hear that all vectors are there and become one file."""
+        """Note that all vectors are computed and are being written to one file."""
         ...
 
 
 def batch_tokens_of(job: Job) -> int | None:
-    """Give the size of the batches that an unfinished job began with; None when there is no such job, or nobody knows it."""
+    """Return the batch size that the job to be resumed began with; None when there is no such job, or it is unknown."""
     work = job.output.work()
     return work.manifest().batch_tokens or None if work.began and job.resume and not job.overwrite else None
 
 
 @contextlib.contextmanager
 def claimed(job: Job) -> Iterator[None]:
-    """Make the job's folder and keep other processes from it. Raises ConfigError when one is at it, or may not begin."""
+    """Create and lock the job's folder. Raises ConfigError when another process holds it, or when output exists already."""
     output, work = job.output, job.output.work()
     try:
         output.path.parent.mkdir(parents=True, exist_ok=True)
         lock = output.path.parent / f".{output.path.name}.lock"
         with filelock.FileLock(lock, timeout=0):
+            output.remove_partial_files()
             if job.overwrite:
                 output.clear()
             elif not job.resume and (work.began or output.finished):
-                state = "an unfinished job for" if work.began and not output.finished else "an output at"
-                raise ConfigError(
-                    f"there is {state} {output.path} already; --resume goes on with it, --overwrite begins anew"
-                )
+                state = "has an unfinished job" if work.began and not output.finished else "exists already"
+                raise ConfigError(f"{output.path} {state}; continue with --resume or start again with --overwrite")
             work.folder.mkdir(parents=True, exist_ok=True)
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # Windows removes it when it is released, and not before
+                with contextlib.suppress(OSError):  # Windows cannot remove an open file; it is removed on release
                     lock.unlink()
     except filelock.Timeout as error:
-        raise ConfigError(f"another process is making {output.path}") from error
+        raise ConfigError(f"another process is writing {output.path}; wait until it is done") from error
     except OSError as error:
         raise ConfigError(f"cannot write {output.path}: {error}") from error
 
 
 async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
-    """Do a job, or what is left of it, with one embedder; the caller has claimed it. Raises EdgeEmbedError."""
+    """Run a job, or the rest of one, that the caller has claimed. Raises EdgeEmbedError."""
     loop = asyncio.get_running_loop()
 
     def count(words: Sequence[str]) -> list[int]:
-        """Count tokens from the thread that reads."""
+        """Count tokens, called in the thread that reads the inputs."""
         found: list[int] = []
-        for first in range(0, len(words), _WORDS_AT_ONCE):
-            part = embedder.count(words[first : first + _WORDS_AT_ONCE])
+        for first in range(0, len(words), _WORDS_PER_REQUEST):
+            part = embedder.count(words[first : first + _WORDS_PER_REQUEST])
             found += asyncio.run_coroutine_threadsafe(part, loop).result()
         return found
 
@@ -120,22 +119,22 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
 
 
 class _Run:
-    """A job under way."""
+    """One run of a job."""
 
     def __init__(self, job: Job, embedder: Embedder, watch: JobListener, inputs: Inputs) -> None:
         self._job = job
-        self._computer = embedder
+        self._embedder = embedder
         self._watch = watch
         self._inputs = inputs
         self._work: WorkFolder = job.output.work()
         self._manifest: JobManifest | None = None
-        self._turns = asyncio.Semaphore(embedder.info.at_once)
-        self._shards_at_once = max(SHARDS_AT_ONCE, 1 + -(-embedder.info.at_once // REQUESTS_PER_SHARD))
+        self._limit = asyncio.Semaphore(embedder.info.max_requests)
+        self._concurrent_shards = max(MIN_CONCURRENT_SHARDS, 1 + -(-embedder.info.max_requests // REQUESTS_PER_SHARD))
         self._before = 0
 
     async def prepare(self) -> None:
-        """Look at what is there, and whether it is of this job."""
-        info, prints = self._computer.info, await asyncio.to_thread(self._inputs.fingerprints)
+        """Check that what an earlier run left belongs to this job. Raises ConfigError when it does not."""
+        info, prints = self._embedder.info, await asyncio.to_thread(self._inputs.fingerprints)
         self._expected = JobManifest(
             inputs=prints,
             rules=self._job.rules,
@@ -158,12 +157,12 @@ class _Run:
         self._watch.begin(self._before, done, self._inputs.size_bytes)
 
     async def embed(self) -> None:
-        """Embed and write every shard that is not there yet."""
+        """Embed and write every shard that is not finished."""
         running: set[asyncio.Task[None]] = set()
         try:
             async for shard in self._missing():
                 running.add(asyncio.create_task(self._make(shard)))
-                if len(running) == self._shards_at_once:
+                if len(running) == self._concurrent_shards:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
@@ -174,7 +173,7 @@ class _Run:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def finish(self) -> JobResult:
-        """Put the shards together. Raises EdgeEmbedError when there is not one vector."""
+        """Put the shards together. Raises EdgeEmbedError when there is no vector at all."""
         receipts = list(self._work.receipts())
         rows, refused = sum(receipt.rows for _, receipt in receipts), sum(receipt.refused for _, receipt in receipts)
         output, manifest = self._job.output, self._manifest
@@ -182,17 +181,17 @@ class _Run:
         if rejects:
             await asyncio.to_thread(join, rejects, output.rejects)
         if manifest is None or not rows:
-            seen = f"all {refused:,} were refused, see {output.rejects}" if refused else "there are no texts"
-            raise EdgeEmbedError(f"nothing was embedded: {seen}")
+            reason = f"all {refused:,} rows were refused, see {output.rejects}" if refused else "the inputs have no texts"
+            raise EdgeEmbedError(f"nothing was embedded: {reason}")
         if not output.folder:
             self._watch.assembling()
             shards = [self._work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
             await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
-        output.seal()
+        output.finish()
         return JobResult(rows=rows, refused=refused, before=self._before, dimensions=manifest.dimensions)
 
     async def _missing(self) -> AsyncIterator[Shard]:
-        """Read the shards that have no receipt; those that have one are passed over without being read."""
+        """Yield the shards that have no receipt; the others are skipped without being read."""
         number, cursor = 0, Cursor()
         steps: Iterator[Step] | None = None
         while True:
@@ -211,11 +210,11 @@ class _Run:
             number += 1
 
     async def _make(self, shard: Shard) -> None:
-        """Embed a shard and write it, its receipt last."""
+        """Embed a shard and write it, then its receipt."""
         manifest = self._manifest
         assert manifest is not None, "it is written before the first shard is embedded"
         share = shard.bytes / max(len(shard.rows), 1)
-        embedded = await embed_shard(shard, self._computer, self._turns, lambda texts: self._watch.add(texts, texts * share))
+        embedded = await embed_shard(shard, self._embedder, self._limit, lambda texts: self._watch.add(texts, texts * share))
         if embedded.rows:
             rows = ShardRows(
                 [row.id for row in embedded.rows],

@@ -1,4 +1,4 @@
-"""Inputs made of lines: plain text, JSON Lines, CSV (RFC 4180). Positions are bytes, so that reading goes on anywhere."""
+"""Reads inputs made of lines: plain text, JSON Lines, CSV (RFC 4180). Positions are bytes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from edgeembed.bulk.records import MOST_BYTES, Position, Read, Record, Reject, id_of
+from edgeembed.bulk.records import MAX_BYTES, Position, Read, Record, Reject, id_of
 from edgeembed.errors import ConfigError
 
 JSON_FIELDS = ("text", "query", "input", "content")
-"""Where a text is looked for in a JSON object, when nobody says."""
+"""Fields of a JSON object that may hold the text, unless one is named."""
 DELIMITERS = ",;\t|"
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_TOO_LONG = f"it is longer than {MOST_BYTES // 2**20} MiB"
+_TOO_LONG = f"longer than {MAX_BYTES // 2**20} MiB"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SKIP_BYTES = 2**20
 
@@ -29,7 +29,7 @@ class Lines:
     """The bytes of a file, or of standard input, line by line."""
 
     def __init__(self, path: Path | None) -> None:
-        """Prepare. path: None is standard input, which is read once: a place behind what was read cannot come again."""
+        """path: None for standard input, which cannot be read from an earlier position again."""
         self.path = path
         self._stdin_at = 0
 
@@ -48,15 +48,15 @@ class Lines:
         return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
     def lines(self, offset: int) -> Iterator[tuple[bytes, bool, int]]:
-        """Give each line without a byte order mark, whether it was too long and is cut, and the byte behind it.
+        """Yield each line without byte order mark, whether it was too long and cut, and the offset of the next line.
 
         Raises ConfigError for UTF-16, and when standard input ends before the offset.
         """
         with self._opened() as file:
             at = self._go_to(file, offset)
-            while line := file.readline(MOST_BYTES):
+            while line := file.readline(MAX_BYTES):
                 at += len(line)
-                cut = len(line) == MOST_BYTES and not line.endswith(b"\n")
+                cut = len(line) == MAX_BYTES and not line.endswith(b"\n")
                 rest = line
                 while cut and rest and not rest.endswith(b"\n"):
                     rest = file.readline(_SKIP_BYTES)
@@ -64,7 +64,7 @@ class Lines:
                 if self.path is None:
                     self._stdin_at = at
                 if at == len(line) and line.startswith(_UTF16):
-                    raise ConfigError(f"{self.name} is UTF-16; save it as UTF-8")
+                    raise ConfigError(f"{self.name} is UTF-16; convert it to UTF-8")
                 yield line.removeprefix(_BOM) if at == len(line) else line, cut, at
 
     @contextlib.contextmanager
@@ -81,13 +81,13 @@ class Lines:
         while self._stdin_at < offset:
             skipped = len(file.read(min(_SKIP_BYTES, offset - self._stdin_at)))
             if not skipped:
-                raise ConfigError("standard input ends before the place where the job was broken off: send the same again")
+                raise ConfigError("standard input is shorter than when the job began; send the same data again")
             self._stdin_at += skipped
         return self._stdin_at
 
 
 class TextLines(Lines):
-    """One text in each line; lines with nothing in them are none."""
+    """One text per line; blank lines are skipped."""
 
     def read(self, start: Position) -> Iterator[Read]:
         number = start.number
@@ -100,14 +100,14 @@ class TextLines(Lines):
             try:
                 text = line.decode().rstrip("\r\n")
             except UnicodeDecodeError as error:
-                yield Reject(f"line {number}", f"it is not UTF-8: {error.reason}", after)
+                yield Reject(f"line {number}", f"not UTF-8: {error.reason}", after)
                 continue
             if text.strip():
                 yield Record(None, text, number - 1, after, f"line {number}")
 
 
 class JsonLines(Lines):
-    """In each line a JSON string, or an object with the text and perhaps the id in fields."""
+    """Per line a JSON string, or an object with fields for the text and optionally the id."""
 
     def __init__(self, path: Path | None, column: str | None, id_column: str | None) -> None:
         super().__init__(path)
@@ -129,24 +129,24 @@ class JsonLines(Lines):
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            return Reject(place, f"it is no JSON: {error}", after)
+            return Reject(place, f"not JSON: {error}", after)
         if isinstance(value, str) and self._id_column is None:
             return Record(None, value, number - 1, after, place)
         if not isinstance(value, dict):
-            return Reject(place, "a JSON object is expected", after)
+            return Reject(place, "expected a JSON object", after)
         id_ = None
         if self._id_column is not None and (id_ := id_of(value.get(self._id_column))) is None:
-            return Reject(place, f"the field {self._id_column!r} is no string and no whole number", after)
+            return Reject(place, f"the field {self._id_column!r} is neither a string nor an integer", after)
         field = next((name for name in self._columns if name in value), None)
         if field is None:
-            return Reject(place, f"there is no field {' or '.join(map(repr, self._columns))}", after, id_)
+            return Reject(place, f"no field {' or '.join(map(repr, self._columns))}", after, id_)
         if not isinstance(value[field], str):
-            return Reject(place, f"the field {field!r} is no string", after, id_)
+            return Reject(place, f"the field {field!r} is not a string", after, id_)
         return Record(id_, value[field], number - 1, after, place)
 
 
 class CsvLines(Lines):
-    """Comma-separated values with a header; semicolons, tabs and bars are told from commas by the header."""
+    """Comma-separated values with a header, which also shows whether the delimiter is a semicolon, tab or bar."""
 
     def __init__(self, path: Path | None, column: str | None, id_column: str | None) -> None:
         super().__init__(path)
@@ -157,7 +157,7 @@ class CsvLines(Lines):
         self._delimiter = ","
 
     def read(self, start: Position) -> Iterator[Read]:
-        csv.field_size_limit(MOST_BYTES)  # 128 KiB unless told otherwise
+        csv.field_size_limit(MAX_BYTES)  # the default is 128 KiB
         header = self._read_header()
         text_at = header.index(choose_column(self._column, header, self.name))
         id_at = None if self._id_column is None else header.index(choose_column(self._id_column, header, self.name))
@@ -187,12 +187,12 @@ class CsvLines(Lines):
                 yield Record(None if id_at is None else row[id_at], row[text_at], number - 1, after, place)
 
     def _read_header(self) -> list[str]:
-        """Read the names of the columns, once: standard input does not come again."""
+        """Return the names of the columns, read once because standard input cannot be read again."""
         if self._header is None:
             feed = _Feed(self.lines(0))
             first = next(feed, None)
             if first is None:
-                raise ConfigError(f"{self.name} is empty; a header with the names of the columns is expected")
+                raise ConfigError(f"{self.name} is empty; expected a header with the names of the columns")
             self._delimiter = max(DELIMITERS, key=first.count)
             self._header = next(csv.reader([first], delimiter=self._delimiter), [])
             self._header_end = feed.at
@@ -200,7 +200,7 @@ class CsvLines(Lines):
 
 
 class _Feed:
-    """Lines as text for the csv module, which asks for as many as a record has. at: the byte behind the last one."""
+    """Lines as text for the csv module, which takes as many as a record has. at: offset of the next line."""
 
     def __init__(self, lines: Iterator[tuple[bytes, bool, int]]) -> None:
         self._lines = lines
@@ -217,7 +217,7 @@ class _Feed:
 
 
 def stdin_lines() -> Iterator[str]:
-    """Give the lines of standard input that have something in them. Raises ConfigError for one that is not UTF-8."""
+    """Yield the lines of standard input that are not blank. Raises ConfigError for a line that is not UTF-8."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             text = line.decode("utf-8-sig").rstrip("\r\n")
@@ -227,20 +227,20 @@ def stdin_lines() -> Iterator[str]:
             yield text
 
 
-def choose_column(wanted: str | None, there: list[str], name: str) -> str:
-    """Give the column that holds the texts: the one that was named, `text`, or the only one. Raises ConfigError."""
-    if wanted in there:
+def choose_column(wanted: str | None, columns: list[str], name: str) -> str:
+    """Return the column with the texts: the one that is wanted, else `text` or the only one. Raises ConfigError."""
+    if wanted in columns:
         return str(wanted)
     if wanted is None:
-        if "text" in there or len(there) == 1:
-            return "text" if "text" in there else there[0]
-        raise ConfigError(f"say which column of {name} holds the texts with --column: {', '.join(there)}")
-    raise ConfigError(f"{name} has no column {wanted!r}; it has: {', '.join(there)}")
+        if "text" in columns or len(columns) == 1:
+            return "text" if "text" in columns else columns[0]
+        raise ConfigError(f"name the column of {name} that holds the texts with --column: {', '.join(columns)}")
+    raise ConfigError(f"{name} has no column {wanted!r}; it has: {', '.join(columns)}")
 
 
 def _defect(row: list[Any], header: list[str]) -> str | None:
     if len(row) != len(header):
-        return f"it has {len(row)} columns, the header has {len(header)}"
+        return f"{len(row)} columns, but the header has {len(header)}"
     if any(_SURROGATE.search(field) for field in row):
-        return "it is not UTF-8"
+        return "not UTF-8"
     return None

@@ -1,4 +1,4 @@
-"""Where a job's vectors go, and where it keeps what it has until it is done."""
+"""Where the vectors of a job go, and where unfinished work is kept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from edgeembed.bulk.writers import SUFFIXES, ids_path
 from edgeembed.errors import ConfigError
 
 _INSIDE = "_edgeembed"
-"""Where a folder of shards keeps what belongs to the job; readers of data sets skip names with an underscore."""
+"""Where a folder of shards keeps the job's own files; readers of data sets skip names that begin with an underscore."""
 _FINISHED = "finished"
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where the vectors go: one file, or a folder in which each shard stays a file of its own."""
+    """One file, or a folder in which each shard stays a file of its own."""
 
     path: Path
     format: str
@@ -25,46 +25,56 @@ class Output:
 
     @classmethod
     def of(cls, name: str) -> Output:
-        """Tell the format by the suffix; a folder holds Parquet files. Raises ConfigError."""
+        """Return the output that a path names: by suffix, or a folder of Parquet files. Raises ConfigError."""
         path = Path(name)
         if name.endswith(("/", "\\")) or path.is_dir():
             return cls(path, "parquet", True)
         format_ = SUFFIXES.get(path.suffix.lower())
         if format_ is None:
-            known = ", ".join(SUFFIXES)
-            raise ConfigError(f"{name} does not say what to write: {known}, or a folder with a / at the end")
+            suffixes = ", ".join(SUFFIXES)
+            raise ConfigError(f"unknown output format: {name}; expected {suffixes}, or a folder that ends with /")
         return cls(path, format_, False)
 
     @property
     def suffix(self) -> str:
-        """Suffix of a shard's file."""
+        """The suffix of a shard's file."""
         return ".parquet" if self.folder else self.path.suffix.lower()
 
     @property
     def rejects(self) -> Path:
-        """The file of rejects; it is there when there are any."""
+        """The file of refused rows; it exists only if there are any."""
         if self.folder:
             return self.path / _INSIDE / "rejects.jsonl"
         return self.path.with_name(f"{self.path.stem}.rejects.jsonl")
 
     @property
     def finished(self) -> bool:
-        """Whether a whole output is there, of this job or of another."""
+        """Whether complete output exists, of this job or of another."""
         return (self.path / _INSIDE / _FINISHED).exists() if self.folder else self.path.exists()
 
     def work(self) -> WorkFolder:
-        """Give the folder of the unfinished job."""
+        """Return the folder of the unfinished job."""
         if self.folder:
             return WorkFolder(self.path / _INSIDE, self.path)
         return WorkFolder(self.path.with_name(f"{self.path.name}.parts"))
 
+    def remove_partial_files(self) -> None:
+        """Remove the temporary files of an earlier run that was killed while it wrote. Raises OSError."""
+        work = self.work()
+        ours = (f".{self.path.name}.", f".{ids_path(self.path).name}.", f".{self.rejects.name}.")
+        beside = [file for file in self.path.parent.glob(".*.tmp") if file.name.startswith(ours)]
+        for file in (*work.folder.glob(".*.tmp"), *work.shards.glob(".shard-*.tmp"), *beside):
+            file.unlink(missing_ok=True)
+
     def clear(self) -> None:
-        """Remove the unfinished job, and what an earlier one left. Raises ConfigError for a folder of other things."""
+        """Remove unfinished work and earlier output. Raises ConfigError when the folder holds other files."""
         work = self.work()
         if self.folder:
             foreign = [file for file in self.path.glob("*") if file.name != _INSIDE and not file.name.startswith("shard-")]
             if foreign:
-                raise ConfigError(f"{self.path} holds {foreign[0].name}, which is not of such a job; choose another folder")
+                raise ConfigError(
+                    f"{self.path} contains {foreign[0].name}, which edgeembed did not write; choose another folder"
+                )
             for shard in self.path.glob("shard-*.parquet"):
                 shard.unlink()
         else:
@@ -73,8 +83,8 @@ class Output:
         if work.folder.exists():
             shutil.rmtree(work.folder)
 
-    def seal(self) -> None:
-        """Note that everything is there, and remove what was needed until now."""
+    def finish(self) -> None:
+        """Mark the output as complete and remove the work files."""
         if self.folder:
             (self.path / _INSIDE / _FINISHED).touch()
         else:

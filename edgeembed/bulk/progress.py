@@ -1,51 +1,50 @@
-"""How far a job is: a bar on a terminal, a line now and then elsewhere; with the rate and the time that is left."""
+"""Progress of a job, with rate and time left: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import NoReturn
 
 from tqdm import tqdm
 
-from edgeembed.common.progress import human_time, on_terminal
+from edgeembed.common.progress import ReportLine, human_time, on_terminal
 
 _FIRST_LINE = 10.0
-"""Seconds until the first plain line; then one comes each time that a tenth is done, and at least every minute."""
+"""Seconds until the first line; then there is one for every tenth, and at least one a minute."""
 _EVERY = 60.0
 
 
 class JobProgress:
-    """Counts texts; how many there are is estimated from the bytes read. Use as a context manager."""
+    """Counts texts, and estimates their total from the bytes read. Use as a context manager."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, report: ReportLine) -> None:
+        self._report = report
         self._bar: tqdm[NoReturn] | None = None
         self._texts = self._before = 0
         self._done = self._all = 0.0
-        self._known = False
+        self._size_is_known = False
         self._began = self._last = time.monotonic()
         self._tenth = 0
 
     @property
     def seconds(self) -> float:
-        """Time since the job began to embed."""
+        """Seconds since embedding began."""
         return time.monotonic() - self._began
 
     @property
     def new_texts(self) -> int:
-        """Texts that are behind since then."""
+        """Texts embedded in this run."""
         return self._texts - self._before
 
     def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None:
         """See `edgeembed.bulk.job.JobListener`."""
         self._texts = self._before = texts
-        self._done, self._all, self._known = float(done_bytes), float(all_bytes or 0), all_bytes is not None
+        self._done, self._all, self._size_is_known = float(done_bytes), float(all_bytes or 0), all_bytes is not None
         self._began = self._last = time.monotonic()
         self._tenth = int(10 * self._share)
         if texts:
-            self._say(f"{texts:,} texts are there already")
+            self._report(f"resuming: {texts:,} texts are done already")
         if on_terminal():
             self._bar = tqdm(
                 desc="embedding",
@@ -59,7 +58,7 @@ class JobProgress:
 
     def note(self, line: str) -> None:
         """See `edgeembed.bulk.job.JobListener`."""
-        self._say(line)
+        self._report(line)
 
     def add(self, texts: int, read_bytes: float) -> None:
         """See `edgeembed.bulk.job.JobListener`."""
@@ -72,14 +71,14 @@ class JobProgress:
         now, tenth = time.monotonic(), int(10 * self._share)
         if now - self._began > _FIRST_LINE and (tenth > self._tenth or now - self._last > _EVERY):
             self._last, self._tenth = now, tenth
-            self._say(self.line())
+            self._report(self.line())
 
     def assembling(self) -> None:
         """See `edgeembed.bulk.job.JobListener`."""
         self.close()
 
     def line(self) -> str:
-        """Say how far it is."""
+        """Return the progress as one line."""
         rate = self.new_texts / max(self.seconds, 1e-9)
         line = f"{self._texts:,} texts, {rate:,.0f} texts/s"
         total = self._total
@@ -88,7 +87,7 @@ class JobProgress:
         return f"embedding: {100 * self._share:.0f} %, {line}, {human_time(max(total - self._texts, 0) / rate)} left"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -101,12 +100,12 @@ class JobProgress:
 
     @property
     def _share(self) -> float:
-        """How much is done, from 0 to 1; 0 when nobody knows."""
+        """How much is done, from 0 to 1; 0 when unknown."""
         return min(self._done / self._all, 1.0) if self._all else 0.0
 
     @property
     def _total(self) -> int | None:
-        """Estimate how many texts there are."""
-        if not self._known or not self._done or not self._texts:
+        """Estimated number of texts; None when unknown."""
+        if not self._size_is_known or not self._done or not self._texts:
             return None
         return max(round(self._texts / self._share), self._texts) if self._share else None

@@ -1,4 +1,4 @@
-"""What the inputs give, one at a time: texts with their ids, or why there is none; and where reading goes on after it."""
+"""What is read from an input: texts with ids, or why a record cannot be used, each with the position after it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import msgspec
 
 Id = int | str
 
-MOST_BYTES = 16 * 2**20
-"""A longer line, field or row is refused instead of read: no model takes such a text, and memory has an end."""
+MAX_BYTES = 16 * 2**20
+"""A longer line, field or row is refused: it would take much memory, and no model accepts such a text."""
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where reading one input goes on. offset: bytes of a file of lines, rows of a table, characters of a folder's file.
+    """A position in one input, where reading can start.
 
-    number: records before; file: of a folder, the file; done: bytes behind, for the progress.
+    offset: in bytes of a file of lines, rows of a table, or characters of a file in a folder. number: of the next record.
+    file: the file in a folder. done: bytes read so far, for progress.
     """
 
     offset: int = 0
@@ -26,7 +27,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Record(NamedTuple):
-    """One text. id: what the input calls it, or None where it was not asked. place, after: as of a Reject."""
+    """One text. id: from the input; None when no column holds ids. place, after: as in Reject."""
 
     id: Id | None
     text: str
@@ -36,9 +37,9 @@ class Record(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """What could not be read. place: where in the input, for a person: "line 17". after: where reading goes on.
+    """A record that cannot be used. place: where in the input, for people: "line 17". after: the next position.
 
-    id: where it is known.
+    id: None when unknown.
     """
 
     place: str
@@ -55,25 +56,25 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The name that the user gave."""
         ...
 
     @property
     def size_bytes(self) -> int | None:
-        """Bytes to read; None when nobody knows."""
+        """Size; None when unknown."""
         ...
 
     def fingerprint(self) -> str:
-        """Give what changes when the input does, so that a job never goes on with another file."""
+        """Return a string that changes when the input does, so that a job is not resumed with another file."""
         ...
 
     def read(self, start: Position) -> Iterator[Read]:
-        """Give what is there from a place on. Raises ConfigError when the whole input is not what it should be."""
+        """Yield the records from a position on. Raises ConfigError when the input as a whole cannot be read."""
         ...
 
 
 def id_of(value: object) -> Id | None:
-    """Take a value as an id; None when it is none: an id is a number without a fraction, or a string."""
+    """Return a value as an id, or None when it is neither an integer nor a string with content."""
     if isinstance(value, str):
         return value or None
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Trying again what may pass: a daemon that restarts, a model that loads, a queue that is full."""
+"""Retries errors that may be temporary: a daemon that restarts, a model that loads, a full queue."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from edgeembed.common.backoff import Backoff
 from edgeembed.errors import EngineTimeoutError, EngineUnavailableError, OverloadedError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 120.0
-"""Longest time without any answer."""
-FIRST_PAUSE = 0.2
-LONGEST_PAUSE = 10.0
-_PASSING = (EngineUnavailableError, OverloadedError, EngineTimeoutError)
+RETRY_SECONDS = 120.0
+"""How long a request is retried before its error counts."""
+BACKOFF = Backoff(first=0.4, longest=10.0)
+_TEMPORARY = (EngineUnavailableError, OverloadedError, EngineTimeoutError)
 
 T = TypeVar("T")
 
 
-async def with_retries(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask until there is an answer, with longer and longer pauses. Raises what is asked raises, when it does not pass.
+async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Call until it succeeds, with growing pauses. Raises what `attempt` raises, once that is not temporary.
 
-    An error that names one text (`param`) is about that text, and does not pass.
+    An error with a `param` is about one text, and not temporary.
     """
-    began, pause = time.monotonic(), FIRST_PAUSE
+    began, failures = time.monotonic(), 0
     while True:
         try:
-            return await ask()
-        except _PASSING as error:
-            if error.param or time.monotonic() - began > PATIENCE_SECONDS:
+            return await attempt()
+        except _TEMPORARY as error:
+            if error.param or time.monotonic() - began > RETRY_SECONDS:
                 raise
-            pause = min(max(pause * 2, error.retry_after or 0.0), LONGEST_PAUSE)
+            failures += 1
+            pause = BACKOFF.pause(failures, min(error.retry_after or 0.0, BACKOFF.longest))
             log.info("%s; trying again in %.1f s", error.message, pause)
         await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""A job's shards: how records are cut into them, what the job is, and which shards are there already."""
+"""Shards of a job: how records are cut into them, what the job is, and which shards are finished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
-from edgeembed.common.files import write_json
+from edgeembed.common.files import write_bytes, write_json
 from edgeembed.errors import ConfigError
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
@@ -19,12 +19,12 @@ IdKind = Literal["int", "string"]
 
 SHARD_ROWS = 8192
 SHARD_CHARACTERS = 2**20
-"""A shard of long texts ends sooner: this is about a quarter of a million tokens."""
+"""Limit for shards of long texts; about a quarter of a million tokens."""
 _INT64 = range(-(2**63), 2**63)
 
 
 class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A row that has no vector, for the file of rejects. It never holds the text."""
+    """A row without a vector, as written to the file of rejects. It never contains the text."""
 
     input: str
     place: str
@@ -33,7 +33,7 @@ class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class JobRow(NamedTuple):
-    """A text of a shard. place: for its refusal."""
+    """A text of a shard. place: where in the input, in case it is refused."""
 
     id: Id
     text: str
@@ -42,7 +42,7 @@ class JobRow(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Rows that follow each other in the inputs. after: where the next shard begins; bytes: of the inputs that it took."""
+    """Consecutive rows of the inputs. after: where the next shard begins. bytes: of the inputs."""
 
     number: int
     rows: list[JobRow]
@@ -52,7 +52,7 @@ class Shard(NamedTuple):
 
 
 def cut(steps: Iterable[Step], number: int, start: Cursor, *, most_rows: int) -> Shard | None:
-    """Take the next shard off the records; None when there are no more."""
+    """Return the next shard of the records, or None when there are no more."""
     rows: list[JobRow] = []
     refused: list[Refused] = []
     after: Cursor | None = None
@@ -76,24 +76,24 @@ def cut(steps: Iterable[Step], number: int, start: Cursor, *, most_rows: int) ->
 
 
 def kind_of(shard: Shard) -> IdKind:
-    """Say what the ids of a job are: what the first one is."""
+    """Return the type of a job's ids, which the first one decides."""
     return "int" if shard.rows and isinstance(shard.rows[0].id, int) else "string"
 
 
 def with_ids(shard: Shard, kind: IdKind) -> Shard:
-    """Make all ids of one kind; rows whose ids cannot be are refused."""
+    """Convert all ids to one type; rows whose ids cannot be converted are refused."""
     if kind == "string":
         return shard._replace(rows=[row._replace(id=str(row.id)) for row in shard.rows])
     fit = [row for row in shard.rows if isinstance(row.id, int) and row.id in _INT64]
     unfit = [row for row in shard.rows if not (isinstance(row.id, int) and row.id in _INT64)]
-    reason = "its id is no whole number of 64 bits, as the first one was"
+    reason = "the id is not a 64-bit integer, as the first one is"
     return shard._replace(
         rows=fit, refused=[*shard.refused, *(Refused(row.input, row.place, reason, row.id) for row in unfit)]
     )
 
 
 class JobRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What the output depends on, besides the inputs and the model."""
+    """What the output depends on besides the inputs and the model."""
 
     format: str
     dtype: Dtype = "float32"
@@ -109,9 +109,10 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A job, as its work folder remembers it. digest: of the model's file, empty where nobody tells it.
+    """A job as recorded in its work folder.
 
-    batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; they decide about the last digits of the vectors.
+    digest, batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; the latter two affect the last digits of
+    vectors.
     """
 
     version: Literal[1] = 1
@@ -125,33 +126,35 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = ""
 
     def require_same(self, other: JobManifest) -> None:
-        """Refuse to go on with a job that is not this one. Raises ConfigError naming what differs."""
+        """Raise ConfigError naming the difference when `other` cannot continue this job."""
         if self.inputs != other.inputs:
-            raise ConfigError("the inputs are not those that the job began with; --overwrite begins anew")
+            raise ConfigError("the inputs have changed since the job began; --overwrite starts again")
         if self.digest and other.digest and self.digest != other.digest:
             raise ConfigError(
-                f"the job began with another model than {other.model} is now: vectors of two models do not mix. Name "
-                f"{self.model} with --model, or begin anew with --overwrite"
+                f"the job began with another file of a model than {other.model} is now, and vectors of two models do not "
+                f"mix; continue with --model {self.model}, or start again with --overwrite"
             )
-        told = [(name, getattr(self.rules, name), getattr(other.rules, name)) for name in JobRules.__struct_fields__]
-        told.append(("a vector's length", self.dimensions, other.dimensions))
+        compared = [(name, getattr(self.rules, name), getattr(other.rules, name)) for name in JobRules.__struct_fields__]
+        compared.append(("vector length", self.dimensions, other.dimensions))
         if not (self.digest and other.digest):
-            told.append(("model", self.model, other.model))
-        for name, here, there in told:
-            if here != there:
-                raise ConfigError(f"the job began with {name} = {here}, and this is {there}; --overwrite begins anew")
+            compared.append(("model", self.model, other.model))
+        for name, before, now in compared:
+            if before != now:
+                raise ConfigError(f"the job began with {name} = {before}, now it is {now}; --overwrite starts again")
 
     def last_digits(self, other: JobManifest) -> str | None:
-        """Say why the vectors of this job may differ in their last digits, if it goes on as the other one says."""
-        told = (("engine", self.engine, other.engine), ("batch_tokens", self.batch_tokens, other.batch_tokens))
-        for name, here, there in told:
-            if here and there and here != there:
-                return f"{name} was {here}, is {there}: last digits of vectors may differ from those of an undisturbed job"
+        """Return why the last digits of vectors may change if the job is continued as `other`; None when they do not."""
+        compared = (("engine", self.engine, other.engine), ("batch_tokens", self.batch_tokens, other.batch_tokens))
+        for name, before, now in compared:
+            if before and now and before != now:
+                return (
+                    f"{name} was {before} and is now {now}: the last digits of vectors may differ from an uninterrupted run"
+                )
         return None
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Says that a shard is there, whole: it is written after everything else of it."""
+    """Marks a shard as complete; written after its other files."""
 
     rows: int
     refused: int
@@ -161,51 +164,48 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkFolder:
-    """What is kept of a job until it is done: its manifest, a receipt of each finished shard, rejects, mostly the shards."""
+    """The files of an unfinished job: its manifest, a receipt for each finished shard, rejects and mostly the shards."""
 
     def __init__(self, folder: Path, shards: Path | None = None) -> None:
-        """Prepare; nothing is made yet. shards: where the shards' files are, if not in there."""
+        """shards: the folder of the shards' files; None for `folder`. Nothing is created yet."""
         self.folder = folder
         self.shards = shards or folder
 
     @property
     def began(self) -> bool:
-        """Whether a job is there."""
+        """Whether there is an unfinished job."""
         return self._manifest.exists()
 
     def manifest(self) -> JobManifest:
-        """Read what the job is. Raises ConfigError when that cannot be read."""
+        """Read the manifest. Raises ConfigError when it cannot be read."""
         return _read(self._manifest, JobManifest)
 
     def begin(self, manifest: JobManifest) -> None:
-        """Note what the job is."""
+        """Write the manifest."""
         write_json(self._manifest, manifest)
 
     def receipt(self, number: int) -> Receipt | None:
-        """Give the receipt of a shard; None when it is not there yet."""
+        """Return the receipt of a shard, or None when the shard is not finished."""
         file = self.folder / f"receipt-{number:07}.json"
         return _read(file, Receipt) if file.exists() else None
 
     def receipts(self) -> Iterator[tuple[int, Receipt]]:
-        """Give the receipts in the shards' order; some may be missing in between."""
+        """Yield numbers and receipts of the finished shards, in order; there may be gaps."""
         for file in sorted(self.folder.glob("receipt-*.json")):
             yield int(file.stem.removeprefix("receipt-")), _read(file, Receipt)
 
     def finish(self, number: int, receipt: Receipt, refused: Sequence[Refused]) -> None:
-        """Note that a shard's file is there, with its rejects."""
+        """Record that a shard is complete, and its rejects."""
         if refused:
-            file = self.rejects(number)
-            staged = file.with_suffix(".tmp")
-            staged.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in refused))
-            staged.replace(file)
+            write_bytes(self.rejects(number), b"".join(msgspec.json.encode(each) + b"\n" for each in refused))
         write_json(self.folder / f"receipt-{number:07}.json", receipt)
 
     def rejects(self, number: int) -> Path:
-        """Give the file of a shard's rejects, which is there when it has any."""
+        """Return the file of a shard's rejects, which exists only if it has any."""
         return self.folder / f"rejects-{number:07}.jsonl"
 
     def shard(self, number: int, suffix: str) -> Path:
-        """Give the file of a shard."""
+        """Return the file of a shard."""
         return self.shards / f"shard-{number:07}{suffix}"
 
     @property
@@ -220,4 +220,4 @@ def _read(file: Path, type_: type[StructT]) -> StructT:
     try:
         return msgspec.json.decode(file.read_bytes(), type=type_)
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}); --overwrite begins anew") from error
+        raise ConfigError(f"cannot read {file} ({error}); --overwrite starts again") from error

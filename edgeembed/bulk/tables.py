@@ -1,4 +1,4 @@
-"""Parquet inputs, batch by batch. Positions are rows."""
+"""Reads Parquet inputs, batch by batch. Positions are rows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from types import ModuleType
 from typing import Any
 
 from edgeembed.bulk.lines import choose_column
-from edgeembed.bulk.records import MOST_BYTES, Position, Read, Record, Reject, id_of
+from edgeembed.bulk.records import MAX_BYTES, Position, Read, Record, Reject, id_of
 from edgeembed.errors import ConfigError
 
-ROWS_AT_ONCE = 1024
+BATCH_ROWS = 1024
 
 
 def import_pyarrow() -> ModuleType:
-    """Give pyarrow, which is an extra. Raises ConfigError saying how to get it."""
+    """Import pyarrow, which is an extra. Raises ConfigError that says how to install it."""
     try:
         import pyarrow
         import pyarrow.ipc
@@ -27,7 +27,7 @@ def import_pyarrow() -> ModuleType:
 
 
 class ParquetRows:
-    """The rows of a Parquet file: a column of strings, and perhaps one of ids."""
+    """The rows of a Parquet file: a column of strings and optionally one of ids."""
 
     def __init__(self, path: Path, column: str | None, id_column: str | None) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class ParquetRows:
                 before += group_rows
                 if before <= start.offset:
                     continue
-                batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names, use_threads=False)
+                batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
                 for batch in batches:
                     first, number = number, number + batch.num_rows
                     if number <= start.offset:
@@ -72,11 +72,11 @@ class ParquetRows:
     def _read(self, text: Any, value: Any, row: int, after: Position) -> Read:
         place, id_ = f"row {row}", id_of(value)
         if self._id_column is not None and id_ is None:
-            return Reject(place, f"the column {self._id_column!r} holds no string and no whole number here", after)
+            return Reject(place, f"the column {self._id_column!r} is neither a string nor an integer", after)
         if not isinstance(text, str):
-            return Reject(place, "there is no text", after, id_)
-        if len(text) > MOST_BYTES:
-            return Reject(place, f"it is longer than {MOST_BYTES // 2**20} MiB", after, id_)
+            return Reject(place, "no text", after, id_)
+        if len(text) > MAX_BYTES:
+            return Reject(place, f"longer than {MAX_BYTES // 2**20} MiB", after, id_)
         return Record(id_, text, row, after, place)
 
     def _opened(self) -> Any:
@@ -85,7 +85,7 @@ class ParquetRows:
             # A buffer instead of whole column chunks: a row group may be larger than memory.
             return pa.parquet.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"{self.path} is no Parquet file that can be read: {error}") from error
+            raise ConfigError(f"cannot read {self.path} as Parquet: {error}") from error
 
     def _columns(self, file: Any) -> tuple[str, list[str]]:
         pyarrow = import_pyarrow()
@@ -93,7 +93,9 @@ class ParquetRows:
         texts = [field.name for field in schema if _is_text(pyarrow, field.type)]
         text_name = choose_column(self._column, texts if self._column is None else list(schema.names), self.name)
         if text_name not in texts:
-            raise ConfigError(f"the column {text_name!r} of {self.name} holds no texts, but {schema.field(text_name).type}")
+            raise ConfigError(
+                f"the column {text_name!r} of {self.name} holds {schema.field(text_name).type}; expected texts"
+            )
         names = [text_name]
         if self._id_column is not None:
             names.append(choose_column(self._id_column, list(schema.names), self.name))

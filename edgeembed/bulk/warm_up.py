@@ -1,53 +1,43 @@
-"""Queries embedded ahead: a file of them, batch by batch, by the running daemon or by a model loaded for it."""
+"""Fills the cache from a file of queries, with the running daemon or a model loaded in this process."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from edgeembed.bulk.embedders import EmbedOptions
 from edgeembed.client import ask
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
-from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
-from edgeembed.hub.install import ensure_installed
+from edgeembed.errors import CacheFileError, EdgeEmbedError
 from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import served
-from edgeembed.runtime.models import ConfiguredModels
-from edgeembed.runtime.service import make_service
+from edgeembed.runtime.in_process import in_process_service
 
-TEXTS_AT_ONCE = 64
+TEXTS_PER_REQUEST = 64
 _FIELDS = ("text", "query", "input")
 _REQUEST_SECONDS = 600.0
 
-Embed = Callable[[Sequence[str]], Awaitable[None]]
-"""Embeds texts so that the cache keeps them. Raises EdgeEmbedError, whose `param` names the text at fault where one is."""
-Report = Callable[[int, int], None]
+EmbedQueries = Callable[[Sequence[str]], Awaitable[None]]
+"""Embeds texts and stores their vectors. Raises EdgeEmbedError; its `param` names the text at fault, if there is one."""
+OnProgress = Callable[[int, int], None]
+"""Called with the queries done and all queries."""
 
 
-class EmbedOptions(NamedTuple):
-    """How clients will ask: a vector is found again by requests with the same model and prompt only."""
-
-    model: str | None = None
-    input_type: InputType | None = None
-    instruction: str | None = None
-
-
-class Warmed(NamedTuple):
-    """How a file of queries fared. refused: the reason for each query that the model does not take."""
+class WarmUpResult(NamedTuple):
+    """queries: how many are in the cache now. refused: the reason for each query that the model does not accept."""
 
     queries: int
     refused: list[str]
 
 
 def read_queries(path: Path) -> list[str]:
-    """Read queries, each once: one in each line, or in a .jsonl file a string or {"text": …} in each.
+    """Read queries without duplicates: one per line, or in a .jsonl file a string or {"text": …} per line.
 
     Raises CacheFileError naming the line that is wrong, OSError when the file cannot be read.
     """
@@ -62,32 +52,36 @@ def read_queries(path: Path) -> list[str]:
             continue
         text = _text_of(line) if as_json else line
         if text is None:
-            raise CacheFileError(f'{path}, line {number}: a JSON string, or an object such as {{"text": "…"}}, is expected')
+            raise CacheFileError(f'{path}, line {number}: expected a JSON string, or an object such as {{"text": "…"}}')
         if text:
             queries[text] = None
     return list(queries)
 
 
 async def warm_cache(
-    queries: Sequence[str], how: EmbedOptions, resolved: Resolved, report: Report, say: Callable[[str], None]
-) -> Warmed:
-    """Embed queries ahead through the running daemon; where none answers, load the model of the settings for it.
+    queries: Sequence[str], options: EmbedOptions, resolved: Resolved, on_progress: OnProgress, report: ReportLine
+) -> WarmUpResult:
+    """Embed queries with the running daemon; without one, load the configured model for it.
 
-    Raises EdgeEmbedError.
+    options: as clients will send them; a vector is found again only by requests with the same model and prompt. Raises
+    EdgeEmbedError.
     """
     reply = await ask(resolved.settings, "/health")
     if reply is not None and reply.ours:
-        return await warm(queries, _by_daemon(resolved.settings, how), report)
-    async with _own_service(resolved, say) as service:
-        return await warm(queries, _by_service(service, how), report)
+        return await warm(queries, _with_daemon(resolved.settings, options), on_progress)
+    async with in_process_service(resolved, report, cache=True) as (service, _):
+        return await warm(queries, _with_service(service, options), on_progress)
 
 
-async def warm(queries: Sequence[str], embed: Embed, report: Report) -> Warmed:
-    """Embed queries ahead; one that is refused costs the others nothing. Raises EdgeEmbedError when none can be embedded."""
+async def warm(queries: Sequence[str], embed: EmbedQueries, on_progress: OnProgress) -> WarmUpResult:
+    """Embed queries batch by batch, leaving out those that are refused.
+
+    Raises EdgeEmbedError when an error is not about a single query.
+    """
     warmed = 0
     refused: list[str] = []
-    for first in range(0, len(queries), TEXTS_AT_ONCE):
-        batch = list(queries[first : first + TEXTS_AT_ONCE])
+    for first in range(0, len(queries), TEXTS_PER_REQUEST):
+        batch = list(queries[first : first + TEXTS_PER_REQUEST])
         while batch:
             try:
                 await embed(batch)
@@ -98,46 +92,30 @@ async def warm(queries: Sequence[str], embed: Embed, report: Report) -> Warmed:
                     raise
                 refused.append(f"{batch.pop(int(place[1]))[:60]!r}: {error.message}")
         warmed += len(batch)
-        report(min(len(queries), first + TEXTS_AT_ONCE), len(queries))
-    return Warmed(warmed, refused)
+        on_progress(min(len(queries), first + TEXTS_PER_REQUEST), len(queries))
+    return WarmUpResult(warmed, refused)
 
 
-def _by_daemon(settings: Settings, how: EmbedOptions) -> Embed:
+def _with_daemon(settings: Settings, options: EmbedOptions) -> EmbedQueries:
     async def embed(texts: Sequence[str]) -> None:
-        body = {"input": list(texts), "encoding_format": "base64", "cache": "keep", **how._asdict()}
+        body = {"input": list(texts), "encoding_format": "base64", "cache": "keep", **options.as_body()}
         reply = await ask(settings, "/v1/embeddings", _REQUEST_SECONDS, body)
         if reply is None:
-            raise EdgeEmbedError("the daemon answers no more")
+            raise EdgeEmbedError("the daemon no longer answers")
         if reply.status != 200:
             error = reply.body.get("error") or {}
-            raise EdgeEmbedError(error.get("message") or f"the daemon answers {reply.status}", param=error.get("param"))
+            message = error.get("message") or f"the daemon answered with status {reply.status}"
+            raise EdgeEmbedError(message, param=error.get("param"))
 
     return embed
 
 
-def _by_service(service: EmbeddingService, how: EmbedOptions) -> Embed:
+def _with_service(service: EmbeddingService, options: EmbedOptions) -> EmbedQueries:
     async def embed(texts: Sequence[str]) -> None:
-        await service.embed(EmbedRequest(texts, input_type=how.input_type, instruction=how.instruction, cache="keep"))
+        request = EmbedRequest(texts, input_type=options.input_type, instruction=options.instruction, cache="keep")
+        await service.embed(request)
 
     return embed
-
-
-@asynccontextmanager
-async def _own_service(resolved: Resolved, say: Callable[[str], None]) -> AsyncIterator[EmbeddingService]:
-    """Load the model of the settings in a worker of this process."""
-    settings, paths = resolved.settings, resolved.paths
-    if settings.model is None:
-        raise ConfigError("no daemon answers, and no model is chosen yet; name one with --model")
-    model = ensure_installed(settings.model, paths=paths, settings=settings, report=say)
-    service = make_service(settings, paths, ConfiguredModels(served(model)))
-    if service.cache is None:
-        raise ConfigError("the cache is switched off by the setting `cache`")
-    await service.cache.open()
-    try:
-        yield service
-    finally:
-        await service.pool.close()
-        await service.cache.close()
 
 
 def _text_of(line: str) -> str | None:

@@ -1,9 +1,7 @@
-"""Shards as files, and one file of all shards: Parquet, Arrow IPC, JSON Lines, NPY (NumPy Enhancement Proposal 1)."""
+"""Writes shards, and one file of all shards: Parquet, Arrow IPC, JSON Lines, NPY (NumPy Enhancement Proposal 1)."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ import orjson
 from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import Dtype, JobManifest
 from edgeembed.bulk.tables import import_pyarrow
+from edgeembed.common.files import replacing
 from edgeembed.inference.postprocess import Matrix, int8_rows, sign_bits
 
 OutputFormat = Literal["parquet", "arrow", "jsonl", "npy"]
@@ -28,11 +27,11 @@ SUFFIXES: dict[str, OutputFormat] = {
     ".npy": "npy",
 }
 IDS_SUFFIX = ".ids.jsonl"
-"""Beside an NPY file, which holds numbers alone: the id of each row, one a line."""
+"""The file beside an NPY file, which holds only numbers, with the id of each row on a line."""
 
 
 class ShardRows(NamedTuple):
-    """What a shard's file holds. vectors: float32, shape (rows, dimensions), of length 1. texts: None where not stored."""
+    """Content of a shard. vectors: float32, shape (rows, dimensions), of length 1. texts: None when they are not stored."""
 
     ids: Sequence[Id]
     vectors: Matrix
@@ -40,7 +39,7 @@ class ShardRows(NamedTuple):
 
 
 def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
-    """Give vectors as they are stored.
+    """Return vectors in the type in which they are stored.
 
     int8: each row scaled so that its largest number is 127 or -127; binary: signs, eight in a byte, uint8 (see
     `edgeembed.inference.postprocess`).
@@ -53,41 +52,41 @@ def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
 
 
 def write_shard(path: Path, rows: ShardRows, manifest: JobManifest) -> None:
-    """Write a shard in one step; whoever looks sees all of it or nothing. Raises OSError."""
+    """Write a shard atomically. Raises OSError."""
     numbers = stored(rows.vectors, manifest.rules.dtype)
     match manifest.rules.format:
         case "parquet" | "arrow" as format_:
-            with _replaced(path) as staged, _table_writer(staged, format_, manifest) as writer:
+            with replacing(path, sync=True) as staged, _table_writer(staged, format_, manifest) as writer:
                 writer.write_table(_table(rows, numbers, manifest))
         case "jsonl":
-            with _replaced(path) as staged:
+            with replacing(path, sync=True) as staged:
                 staged.write_bytes(b"".join(_json_lines(rows, numbers)))
         case "npy":
-            with _replaced(ids_path(path)) as staged:
+            with replacing(ids_path(path), sync=True) as staged:
                 staged.write_bytes(b"".join(orjson.dumps(id_) + b"\n" for id_ in rows.ids))
-            with _replaced(path) as staged, staged.open("wb") as file:
+            with replacing(path, sync=True) as staged, staged.open("wb") as file:
                 np.save(file, numbers)
 
 
 def assemble(shards: Sequence[Path], rows: int, out: Path, manifest: JobManifest) -> None:
-    """Write one file of all shards, in their order, in one step. rows: of all of them together. Raises OSError."""
+    """Write one file of all shards, in order and atomically. rows: their total. Raises OSError."""
     match manifest.rules.format:
         case "parquet" | "arrow" as format_:
-            with _replaced(out) as staged, _table_writer(staged, format_, manifest) as writer:
+            with replacing(out, sync=True) as staged, _table_writer(staged, format_, manifest) as writer:
                 for shard in shards:
                     writer.write_table(_read_table(shard, format_))
         case "jsonl":
-            with _replaced(out) as staged:
+            with replacing(out, sync=True) as staged:
                 join(shards, staged)
         case "npy":
-            with _replaced(ids_path(out)) as staged:
+            with replacing(ids_path(out), sync=True) as staged:
                 join([ids_path(shard) for shard in shards], staged)
-            with _replaced(out) as staged, staged.open("wb") as file:
+            with replacing(out, sync=True) as staged, staged.open("wb") as file:
                 _join_arrays(shards, rows, manifest, file)
 
 
 def join(files: Iterable[Path], out: Path) -> None:
-    """Write one file of the bytes of many. Raises OSError."""
+    """Concatenate files. Raises OSError."""
     with out.open("wb") as whole:
         for file in files:
             with file.open("rb") as part:
@@ -95,7 +94,7 @@ def join(files: Iterable[Path], out: Path) -> None:
 
 
 def ids_path(path: Path) -> Path:
-    """Give the file with the ids beside an NPY file."""
+    """Return the path of the file with the ids beside an NPY file."""
     return path.with_name(path.stem + IDS_SUFFIX)
 
 
@@ -108,7 +107,7 @@ def _join_arrays(shards: Sequence[Path], rows: int, manifest: JobManifest, file:
 
 
 def _json_lines(rows: ShardRows, numbers: npt.NDArray[Any]) -> Iterator[bytes]:
-    # Half precision has no numbers of its own in JSON: the shortest that give the same half are as long as float32's.
+    # orjson writes float32 in the shortest form; it has no such form for float16.
     shown = numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
     for index, id_ in enumerate(rows.ids):
         line: dict[str, Any] = {"id": id_}
@@ -126,7 +125,7 @@ def _schema(manifest: JobManifest) -> Any:
     if rules.with_text:
         fields.append(("text", pa.string()))
     fields.append(("vector", pa.list_(number[rules.dtype], width)))
-    told = {
+    metadata = {
         "edgeembed.model": manifest.model,
         "edgeembed.model_sha256": manifest.digest,
         "edgeembed.dimensions": str(manifest.dimensions),
@@ -134,7 +133,7 @@ def _schema(manifest: JobManifest) -> Any:
         "edgeembed.input_type": rules.input_type or "",
         "edgeembed.instruction": rules.instruction or "",
     }
-    return pa.schema(fields, metadata=told)
+    return pa.schema(fields, metadata=metadata)
 
 
 def _table(rows: ShardRows, numbers: npt.NDArray[Any], manifest: JobManifest) -> Any:
@@ -155,7 +154,7 @@ def _table_writer(path: Path, format_: str, manifest: JobManifest) -> Any:
     if format_ == "arrow":
         return pa.ipc.new_file(str(path), schema)
 
-    # Numbers without a pattern: dictionaries and compression cost time, and save a few per cent of them.
+    # Vectors have no pattern: dictionaries and compression would cost time and save only a few per cent.
     return pa.parquet.ParquetWriter(
         str(path), schema, use_dictionary=False, compression={"id": "zstd", "text": "zstd"}, write_statistics=["id"]
     )
@@ -169,19 +168,6 @@ def _read_table(path: Path, format_: str) -> Any:
 
     with pa.parquet.ParquetFile(str(path)) as file:
         return file.read()
-
-
-@contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of another one once it is whole and on the disk."""
-    staged = path.with_name(f".{path.name}.tmp")
-    try:
-        yield staged
-        with staged.open("rb+") as file:
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 __all__ = ["IDS_SUFFIX", "SUFFIXES", "OutputFormat", "ShardRows", "assemble", "ids_path", "join", "stored", "write_shard"]

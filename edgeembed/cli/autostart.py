@@ -17,22 +17,22 @@ def autostart() -> None:
     """Start the daemon when you log in.
 
     \b
-    edgeembed autostart enable          from the next login on
-    edgeembed autostart disable         nothing starts, after upgrades neither
-    edgeembed autostart status          whether it starts, and what says so
+    edgeembed autostart enable          start the daemon from the next login on
+    edgeembed autostart disable         stop starting it; upgrades do not turn it on again
+    edgeembed autostart status          show whether it starts, and through what
 
-    No administrator is needed: systemd's user units or XDG autostart on Linux, launchd on macOS, the Run key on Windows.
-    Settings are those of config.toml; of the variables only EDGEEMBED_HOME goes along.
+    Needs no administrator: systemd's user units or XDG autostart on Linux, launchd on macOS, the Run key on Windows. The
+    daemon uses the settings in config.toml; of the environment, only EDGEEMBED_HOME is kept.
     """
 
 
 @autostart.command()
-@click.option("--unless-off", is_flag=True, help="For installers: leave it off where the user has switched it off.")
+@click.option("--unless-off", is_flag=True, help="For installers: do nothing if the user disabled it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as `status` does.")
 def enable(unless_off: bool, as_json: bool) -> None:
-    """Start the daemon at every login from the next one on.
+    """Start the daemon at every login, beginning with the next one.
 
-    Call it again when this installation has moved.
+    Run it again after moving this installation.
     """
     from edgeembed.autostart import current
 
@@ -47,14 +47,14 @@ def enable(unless_off: bool, as_json: bool) -> None:
         click.echo(f"edgeembed starts at login ({here.system}): {here.place}")
         print_prose(here.hint)
     else:
-        click.echo("It was switched off before, and stays off; `edgeembed autostart enable` starts it at login.")
+        click.echo("Autostart stays disabled, as you chose before. To enable it: edgeembed autostart enable")
 
 
 @autostart.command()
-@click.option("--forget", is_flag=True, help="For uninstallers: remove the entry, and do not take that for the user's word.")
+@click.option("--forget", is_flag=True, help="For uninstallers: remove the entry without recording it as the user's choice.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as `status` does.")
 def disable(forget: bool, as_json: bool) -> None:
-    """Start nothing at login. A running daemon goes on; upgrades do not switch it on again."""
+    """Do not start the daemon at login. A running daemon keeps running; upgrades do not enable autostart again."""
     from edgeembed.autostart import current
 
     here = current()
@@ -68,7 +68,7 @@ def disable(forget: bool, as_json: bool) -> None:
 @autostart.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
-    """Say whether the daemon starts at login, and what says so. Ends with status 1 when it does not."""
+    """Show whether the daemon starts at login, and through what. Exits with 1 if it does not."""
     from edgeembed.autostart import current
 
     here = current()
@@ -81,13 +81,13 @@ def status(as_json: bool) -> None:
                 ("starts at login", "yes" if report["enabled"] else "no"),
                 ("through", here.system),
                 ("entry", str(report["entry"]) if report["entry"] else "none"),
-                ("you said", {"on": "enable", "off": "disable", None: "nothing yet"}[here.choice]),
+                ("your choice", {"on": "enabled", "off": "disabled", None: "none yet"}[here.choice]),
             ]
         )
         if report["enabled"] and not report["current"]:
-            print_prose("The entry is not what this installation would write; `edgeembed autostart enable` renews it.")
+            print_prose("The entry belongs to another installation or version. To update it: edgeembed autostart enable")
         if report["entry"] and not report["enabled"]:
-            print_prose("The entry was switched off by the system's own settings; `edgeembed autostart enable` undoes that.")
+            print_prose("The entry is disabled in the settings of the system. To enable it: edgeembed autostart enable")
     click.get_current_context().exit(0 if report["enabled"] else 1)
 
 

@@ -3,117 +3,154 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeembed.cli.printing import print_fields, print_json, print_table
-from edgeembed.cli.settings import setting_options
+from edgeembed.cli.printing import print_fields, print_json, print_table, to_stderr
+from edgeembed.cli.settings import setting_options, split_flags
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from edgeembed.common.progress import Progress
+    from edgeembed.config.resolution import Resolved
     from edgeembed.diagnostics.bench.run import CellResult
-    from edgeembed.diagnostics.bench.session import ServerFacts
+    from edgeembed.diagnostics.bench.session import BenchPlan, BenchReport, ServerFacts
 
 DEFAULT_SECONDS = 3.0
 QUICK_SECONDS = 1.0
 START_SECONDS = 5.0
-"""What the starts of two daemons take with a small model; a large one takes longer, and says so itself."""
+"""Start-up time of two daemons with a small model."""
 
 BUSY = 0.15
-"""Share of the processors' time from which on other programs are worth a word."""
+"""Share of the CPU time used by other programs above which the summary mentions it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags:
+    """The flags of the command, apart from those that are settings."""
+
+    quick: bool
+    seconds: float | None
+    url: str | None
+    api_key: str | None
+    seed: int | None
+    as_json: bool
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--quick", is_flag=True, help="Measure less: two lengths, one second each.")
+@click.option("--quick", is_flag=True, help="Measure less: two lengths of text, one second each.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), help=f"Seconds of each measurement.  [default: {DEFAULT_SECONDS:g}]"
+    "--seconds", type=click.FloatRange(min=0.1), help=f"Duration of each measurement.  [default: {DEFAULT_SECONDS:g}]"
 )
-@click.option("--url", help="Measure a server that runs already, of any make that has /v1/embeddings.")
-@click.option("--api-key", help="With --url: the key that this server asks for.")
-@click.option("--seed", type=int, help="Send the texts of an earlier run again; it printed the number.")
+@click.option("--url", help="Measure a running server instead, of any make, that has /v1/embeddings.")
+@click.option("--api-key", help="API key of the server, for --url.")
+@click.option("--seed", type=int, help="Repeat the texts of an earlier run, which printed this number.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("threads", "context_tokens", "offline")
-def bench(
-    model: str | None,
-    quick: bool,
-    seconds: float | None,
-    url: str | None,
-    api_key: str | None,
-    seed: int | None,
-    as_json: bool,
-    **flags: str | None,
-) -> None:
-    """Measure how fast MODEL is on this machine: latency and texts per second, by length and number of clients.
+def bench(model: str | None, **flags: Any) -> None:
+    """Measure how fast MODEL is on this machine: latency and texts per second, by text length and number of clients.
 
-    A daemon of its own is started on a free port, with the settings in force and a cache in a temporary folder, and stopped
-    at the end; your own daemon and its cache are left alone. While your own daemon computes, the figures are too low.
+    Starts a separate daemon on a free port, with your settings and an empty cache in a temporary folder, and stops it at
+    the end. Your own daemon and its cache are not used; if it is busy meanwhile, the results are too low.
 
-    Texts are made up of English words and never the same twice, except where the cache is measured. With --url MODEL is the
-    name to send; figures for a server elsewhere are of the network, too.
+    Texts consist of English words and are never repeated, except to measure the cache. With --url, MODEL is the name that is
+    sent, and results for a server on another machine include the network.
 
     \b
     Examples:
-      edgeembed bench                                    the model of the settings
+      edgeembed bench                                    the configured model
       edgeembed bench all-minilm-l6-v2:F16 --quick
       edgeembed bench ./my-model.gguf --json > before.json
-      edgeembed bench --url http://127.0.0.1:8080        another server, the same texts
+      edgeembed bench --url http://127.0.0.1:8080        another server, same texts
     """
     import asyncio
-    import secrets
 
     from edgeembed.common.logs import setup_logging
-    from edgeembed.common.progress import Progress, human_size, human_time
+    from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
-    from edgeembed.diagnostics.bench.run import expected_seconds, plan
-    from edgeembed.diagnostics.bench.session import BenchPlan, measure_own, measure_url
-    from edgeembed.errors import ConfigError
-    from edgeembed.hub.install import ensure_installed
+    from edgeembed.diagnostics.bench.session import measure_own, measure_url
 
-    resolved = resolve(flags)
+    settings, options = split_flags(flags, BenchFlags)
+    resolved = resolve(settings)
     setup_logging("error")
-    new, repeated = plan(quick=quick)
-    seconds = seconds or (QUICK_SECONDS if quick else DEFAULT_SECONDS)
-    what = BenchPlan(new=new, repeated=repeated, seconds=seconds, seed=secrets.randbits(32) if seed is None else seed)
+    plan = _plan(options)
     name = model or resolved.settings.model
-    if name is None and not url:
-        raise ConfigError("no model is chosen yet; name one: edgeembed bench MODEL")
-    installed = None
-    if not url:
-        assert name is not None
-        installed = ensure_installed(name, paths=resolved.paths, settings=resolved.settings, report=_say)
-    total = expected_seconds([*new, *repeated], seconds) + (0 if url else START_SECONDS)
-    _say(f"{len(new) + len(repeated)} measurements of {seconds:g} s: about {human_time(total)}, longer with a slow model")
-    with Progress(_say, "measuring", unit=" measurements") as progress:
-        listener = _BenchPrinter(progress, silent=as_json)
-        if installed is None:
-            assert url is not None
-            report = asyncio.run(measure_url(url, what, listener, model=model, api_key=api_key))
+    path = None if options.url else _installed(name, resolved)
+    _announce(plan, url=options.url)
+    with Progress(to_stderr, "measuring", unit=" measurements") as progress:
+        listener = _BenchPrinter(progress, silent=options.as_json)
+        if path is None:
+            assert options.url is not None
+            report = asyncio.run(measure_url(options.url, plan, listener, model=model, api_key=options.api_key))
         else:
-            report = asyncio.run(measure_own(resolved, installed.path, what, listener))
-    if as_json:
+            report = asyncio.run(measure_own(resolved, path, plan, listener))
+    if options.as_json:
         print_json(report)
     else:
-        memory = None
-        if report.daemon_peak_bytes and report.workers_peak_bytes:
-            memory = f"daemon {human_size(report.daemon_peak_bytes)}, worker {human_size(report.workers_peak_bytes)}"
-        share = f"took up to {report.client_share:.0%} of the processors' time"
-        click.echo()
-        print_fields([("peak memory", memory), ("clients", share), ("seed", str(report.seed))])
-        if report.busy_before > BUSY:
-            click.echo(
-                f"Other programs took {report.busy_before:.0%} of the processors' time before the start: on a quiet "
-                "machine the figures are better."
-            )
+        _print_summary(report)
     if not any(result.requests for result in report.results):
         sys.exit(1)
 
 
+def _plan(flags: BenchFlags) -> BenchPlan:
+    import secrets
+
+    from edgeembed.diagnostics.bench.run import plan_cells
+    from edgeembed.diagnostics.bench.session import BenchPlan
+
+    new, repeated = plan_cells(quick=flags.quick)
+    seconds = flags.seconds or (QUICK_SECONDS if flags.quick else DEFAULT_SECONDS)
+    seed = secrets.randbits(32) if flags.seed is None else flags.seed
+    return BenchPlan(new=new, repeated=repeated, seconds=seconds, seed=seed)
+
+
+def _installed(name: str | None, resolved: Resolved) -> Path:
+    """Return the file of a model, which is installed first if need be. Raises ConfigError without a name."""
+    from edgeembed.errors import ConfigError
+    from edgeembed.hub.install import ensure_installed
+
+    if name is None:
+        raise ConfigError("no model is configured; name one: edgeembed bench MODEL")
+    return ensure_installed(name, paths=resolved.paths, settings=resolved.settings, report=to_stderr).path
+
+
+def _announce(plan: BenchPlan, *, url: str | None) -> None:
+    from edgeembed.common.progress import human_time
+    from edgeembed.diagnostics.bench.run import expected_seconds
+
+    cells = [*plan.new, *plan.repeated]
+    total = expected_seconds(cells, plan.seconds) + (0 if url else START_SECONDS)
+    to_stderr(f"{len(cells)} measurements of {plan.seconds:g} s: about {human_time(total)}, longer with a slow model")
+
+
+def _print_summary(report: BenchReport) -> None:
+    from edgeembed.common.progress import human_size
+
+    memory = None
+    if report.daemon_peak_bytes and report.workers_peak_bytes:
+        memory = f"daemon {human_size(report.daemon_peak_bytes)}, worker {human_size(report.workers_peak_bytes)}"
+    click.echo()
+    print_fields(
+        [
+            ("peak memory", memory),
+            ("clients", f"used up to {report.client_share:.0%} of the CPU time"),
+            ("seed", str(report.seed)),
+        ]
+    )
+    if report.busy_before > BUSY:
+        click.echo(
+            f"Other programs used {report.busy_before:.0%} of the CPU time before the start; results are better on an idle "
+            "machine."
+        )
+
+
 class _BenchPrinter:
-    """Prints what comes while it is measured; see BenchListener."""
+    """Prints results as they arrive; see `BenchListener`."""
 
     def __init__(self, progress: Progress, *, silent: bool) -> None:
         self._progress = progress
@@ -125,7 +162,7 @@ class _BenchPrinter:
         usable, processors = machine["processors_usable"], machine["processors"]
         model = [facts.model or "unknown", facts.type, facts.dimensions and f"{facts.dimensions} dimensions"]
         if facts.parameters:
-            model.append(f"{facts.parameters / 1e6:,.0f} million weights")
+            model.append(f"{facts.parameters / 1e6:,.0f} million parameters")
         with _beside_the_bar():
             print_fields(
                 [
@@ -166,11 +203,7 @@ def _row(result: CellResult) -> tuple[str, ...]:
 
 
 def _beside_the_bar() -> AbstractContextManager[None]:
-    """Take the bar off the terminal while lines are printed."""
+    """Remove the bar from the terminal while lines are printed."""
     from tqdm import tqdm
 
     return tqdm.external_write_mode(file=sys.stdout)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

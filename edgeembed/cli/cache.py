@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeembed.cli.printing import ago, print_fields, print_json, print_table
+from edgeembed.cli.printing import ago, print_fields, print_json, print_table, to_stderr
 from edgeembed.cli.settings import setting_options
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ _CLEAR_SECONDS = 120.0
 
 @click.group()
 def cache() -> None:
-    """Look at, fill, carry and clear the cache of vectors. It holds digests of texts, never the texts.
+    """Inspect, fill, transfer and clear the cache of vectors. It stores hashes of texts, never the texts.
 
     \b
-    edgeembed cache stats                      how many vectors, how often they were found
-    edgeembed cache warm queries.txt           embed queries ahead, one in each line
-    edgeembed cache export vectors.cache       one file, to carry to another machine
-    edgeembed cache import vectors.cache
-    edgeembed cache clear                      remove them all
-    edgeembed cache path                       where they are
+    edgeembed cache stats                      size, hit rate and time saved, by model
+    edgeembed cache warm queries.txt           embed queries in advance, one per line
+    edgeembed cache export vectors.cache       write one file to copy to another machine
+    edgeembed cache import vectors.cache       add the vectors of such a file
+    edgeembed cache clear                      remove all vectors
+    edgeembed cache path                       print where the cache is
     """
 
 
@@ -44,13 +44,13 @@ def path() -> None:
 
 
 @cache.command()
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("host", "port")
 def stats(as_json: bool, **flags: str | None) -> None:
-    """Show what the cache holds of each model, how often it answered, and the computing time that this saved.
+    """Show what the cache holds for each model, its hit rate, and the computing time it saved.
 
-    HIT RATE counts texts since the folder was begun, over all runs of the daemon. A running daemon adds what it has in
-    memory; where it uses another folder than the settings here, that one is shown.
+    HIT RATE is the share of texts found since the cache was created. If a daemon is running, its memory is shown too, and
+    its cache folder instead of the configured one if they differ.
     """
     import time
 
@@ -63,7 +63,7 @@ def stats(as_json: bool, **flags: str | None) -> None:
     try:
         daemon = _daemon_cache(settings)
     except EdgeEmbedError:
-        daemon = None  # what answers there has no cache to tell of
+        daemon = None  # another program answers there, or a daemon that refuses
     folder = Path(daemon.folder) if daemon and daemon.folder else _folder()
     models: list[ModelReport] = []
     size = 0
@@ -108,12 +108,12 @@ def stats(as_json: bool, **flags: str | None) -> None:
 
 
 @cache.command()
-@click.option("--model", metavar="NAME", help="Remove the vectors of this model alone: NAME or NAME:TYPE.")
+@click.option("--model", metavar="NAME", help="Remove only the vectors of this model: NAME or NAME:TYPE.")
 @setting_options("host", "port")
 def clear(model: str | None, **flags: str | None) -> None:
-    """Remove vectors, from disk and from a running daemon's memory.
+    """Remove vectors from disk and from the memory of a running daemon.
 
-    A daemon that uses another folder than the settings here is left alone.
+    A daemon whose cache is in another folder is not changed.
     """
     from edgeembed.cache.report import labels_of
     from edgeembed.config.resolution import resolve
@@ -129,22 +129,22 @@ def clear(model: str | None, **flags: str | None) -> None:
         if model is not None:
             labels = labels_of(tier, model)
             if not labels:
-                known = ", ".join(sorted({found.model.partition("@")[0] for found in tier.models()})) or "none"
-                raise ConfigError(f"the cache has nothing of a model {model!r}; it has vectors of: {known}")
+                names = ", ".join(sorted({found.model.partition("@")[0] for found in tier.models()})) or "none"
+                raise ConfigError(f"the cache has no vectors of {model!r}; it has those of: {names}")
         click.echo(f"removed {tier.clear(labels):,} vectors")
 
 
 @cache.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--input-type", type=click.Choice(("query", "document")), help="The input_type that clients send.")
-@click.option("--instruction", metavar="TEXT", help="The instruction that clients send.")
+@click.option("--input-type", type=click.Choice(("query", "document")), help="The input_type that clients will send.")
+@click.option("--instruction", metavar="TEXT", help="The instruction that clients will send.")
 @setting_options("model", "host", "port")
 def warm(file: Path, input_type: InputType | None, instruction: str | None, **flags: Any) -> None:
-    """Embed a file of queries ahead, so that they are answered from the cache from the first time on.
+    """Embed a file of queries in advance, so that even their first request is answered from the cache.
 
-    One query in each line; in a .jsonl file each line is a string, or an object with `text`, `query` or `input`. The running
-    daemon computes them; where none runs, the model of the settings is loaded for it. A vector is found again by requests
-    with the same prompt only: name the input type and the instruction that clients send.
+    FILE has one query per line; in a .jsonl file each line is a string, or an object with `text`, `query` or `input`. The
+    running daemon computes; without one, the configured model is loaded. Only requests with the same prompt find a vector,
+    so give the input type and instruction that clients will send.
 
     \b
     edgeembed cache warm queries.txt
@@ -152,7 +152,8 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     """
     import asyncio
 
-    from edgeembed.bulk.warm_up import EmbedOptions, read_queries, warm_cache
+    from edgeembed.bulk.embedders import EmbedOptions
+    from edgeembed.bulk.warm_up import read_queries, warm_cache
     from edgeembed.common.logs import setup_logging
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
@@ -160,55 +161,51 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     resolved = resolve(flags)
     setup_logging("warning")
     queries = read_queries(file)
-    # The daemon's own default model, unless one is named here.
-    how = EmbedOptions(model=flags.get("model"), input_type=input_type, instruction=instruction)
-    with Progress(_say, "embedding", unit=" queries") as progress:
-        warmed = asyncio.run(warm_cache(queries, how, resolved, progress.update, _say))
-    click.echo(f"{warmed.queries:,} queries are in the cache, {len(warmed.refused):,} were refused")
+    # Without --model the daemon's default model is used, not the one in the settings here.
+    options = EmbedOptions(model=flags.get("model"), input_type=input_type, instruction=instruction)
+    with Progress(to_stderr, "embedding", unit=" queries") as progress:
+        warmed = asyncio.run(warm_cache(queries, options, resolved, progress.update, to_stderr))
+    click.echo(f"cached {warmed.queries:,} queries, {len(warmed.refused):,} refused")
     for reason in warmed.refused[:10]:
-        _say(f"refused: {reason}")
+        to_stderr(f"refused: {reason}")
     if warmed.refused:
         click.get_current_context().exit(1)
 
 
 @cache.command(name="export")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--model", metavar="NAME", help="The vectors of this model alone: NAME or NAME:TYPE.")
+@click.option("--model", metavar="NAME", help="Export only the vectors of this model: NAME or NAME:TYPE.")
 def export_command(file: Path, model: str | None) -> None:
-    """Write the vectors to one file, to carry them to another machine that serves the same model files."""
+    """Write the vectors to one file, for another machine that serves the same model files."""
     from edgeembed.cache.report import labels_of
     from edgeembed.cache.transfer import export_rows
     from edgeembed.common.progress import Progress, human_size
     from edgeembed.errors import ConfigError
 
-    with _opened(_folder()) as tier, Progress(_say, "exporting", unit=" vectors") as progress:
+    with _opened(_folder()) as tier, Progress(to_stderr, "exporting", unit=" vectors") as progress:
         labels = None if model is None else labels_of(tier, model)
         if labels == []:
-            raise ConfigError(f"the cache has nothing of a model {model!r}")
+            raise ConfigError(f"the cache has no vectors of {model!r}")
         try:
             rows = export_rows(tier, file, labels, progress.update)
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error}") from error
-    click.echo(f"{rows:,} vectors, {human_size(file.stat().st_size)}: {file}")
+    click.echo(f"exported {rows:,} vectors to {file} ({human_size(file.stat().st_size)})")
 
 
 @cache.command(name="import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_command(file: Path) -> None:
-    """Take over the vectors of an exported file. Take files only from people you trust: a vector does not show its text."""
+    """Add the vectors of an exported file. Import only files that you trust: nothing shows which text a vector is for."""
     from edgeembed.cache.transfer import import_rows
     from edgeembed.common.progress import Progress
 
-    with _opened(_folder()) as tier, Progress(_say, "importing", unit=" vectors") as progress:
+    with _opened(_folder()) as tier, Progress(to_stderr, "importing", unit=" vectors") as progress:
         rows = import_rows(tier, file, progress.update)
-        click.echo(f"{rows:,} vectors taken over; the cache has {len(tier):,} now")
+        click.echo(f"imported {rows:,} vectors; the cache now has {len(tier):,}")
 
 
-# --- what the commands share ----------------------------------------------------------------------------------------------
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+# --- shared by the commands ----------------------------------------------------------------------------------------------
 
 
 def _folder() -> Path:
@@ -220,7 +217,7 @@ def _folder() -> Path:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[DiskTier]:
-    """Open the disk tier; whatever is wrong with it ends the command with one line."""
+    """Open the disk tier. Raises ConfigError when it cannot be opened or used."""
     from edgeembed.cache.disk import FAULTS, DiskTier
     from edgeembed.cache.tiers import MIB
     from edgeembed.config.resolution import resolve
@@ -229,11 +226,11 @@ def _opened(folder: Path) -> Iterator[DiskTier]:
     try:
         tier = DiskTier(folder, resolve().settings.cache_disk_mib * MIB)
     except FAULTS as error:
-        raise ConfigError(f"the cache in {folder} cannot be opened: {error}") from error
+        raise ConfigError(f"cannot open the cache in {folder}: {error}") from error
     try:
         yield tier
     except FAULTS as error:
-        raise ConfigError(f"the cache in {folder} cannot be used: {error}") from error
+        raise ConfigError(f"cannot use the cache in {folder}: {error}") from error
     finally:
         tier.close()
 
@@ -247,7 +244,7 @@ def _daemon_cache(settings: Settings) -> CacheStats | None:
 
 
 def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> int | None:
-    """Have a running daemon clear its cache; None when none does: its own cache is another, or it takes no such order."""
+    """Let a running daemon clear its cache and return the count; None when that is impossible."""
     import asyncio
 
     from edgeembed.client import ask, daemon_url
@@ -260,9 +257,9 @@ def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> i
     if daemon is None:
         return None
     if daemon.folder and Path(daemon.folder).resolve() != folder.resolve():
-        _say(f"the daemon at {daemon_url(settings)} keeps its cache in {daemon.folder}, and is left alone")
+        to_stderr(f"note: the daemon at {daemon_url(settings)} is not changed; its cache is in {daemon.folder}")
         return None
-    # The disk is cleared in any case: a daemon that refuses, or is older, sees that and forgets what it has in memory.
+    # If the daemon refuses, the caller clears the disk; the daemon notices and drops its memory.
     reply = asyncio.run(ask(settings, "/v1/admin/cache/clear", _CLEAR_SECONDS, body={"model": model}))
     return int(reply.body["removed"]) if reply is not None and reply.status == 200 else None
 
@@ -276,5 +273,5 @@ def _memory_line(daemon: CacheStats | None) -> str | None:
     taken = human_size(daemon.memory_bytes + daemon.answer_bytes)
     line = f"{daemon.memory_entries:,} vectors, {taken} of {human_size(daemon.memory_limit_bytes)}"
     if asked:
-        line += f"; of {asked:,} texts in this run, {daemon.memory_hits:,} found there, {daemon.disk_hits:,} on disk"
+        line += f"; since its start {daemon.memory_hits:,} of {asked:,} texts found here, {daemon.disk_hits:,} on disk"
     return line

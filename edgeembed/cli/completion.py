@@ -1,6 +1,6 @@
-"""`edgeembed completion`, and what the shells are offered where a model is named.
+"""`edgeembed completion`, and the completion of model names.
 
-Somebody waits with a finger on the tab key, so nothing here opens the store, loads llama.cpp's tools or asks the network.
+Completion has to be instant, so nothing here opens the store, imports llama.cpp's tools or uses the network.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 _PROGRAM = "edgeembed"
 _VARIABLE = "_EDGEEMBED_COMPLETE"
-"""The variable that click answers completions by; it looks for it at every start."""
+"""The variable by which click recognises a completion request at start-up."""
 
 CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_XS")
-"""What a checkpoint can be converted to: edgeembed_convert's QUANTIZATIONS, which takes most of a second to import."""
+"""Types to convert to: a copy of edgeembed_convert's QUANTIZATIONS, which takes most of a second to import."""
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that lets a shell complete commands, options, models and their types.
+    """Print a script that lets your shell complete commands, options, models and their types.
 
     \b
     bash 4.4 or later, where the package bash-completion is installed:
@@ -45,14 +45,14 @@ def completion(shell: str) -> None:
       mkdir -p ~/.config/fish/completions
       edgeembed completion fish > ~/.config/fish/completions/edgeembed.fish
 
-    It works in shells that are started after that. Print it again after an upgrade of edgeembed.
+    It takes effect in new shells. Print the script again after upgrading edgeembed.
     """
     script = _SHELLS[shell](click.get_current_context().find_root().command, {}, _PROGRAM, _VARIABLE).source()
-    click.echo(script.encode(), nl=False)  # as bytes: Windows would end the lines in a way that no shell reads
+    click.echo(script.encode(), nl=False)  # as bytes: Windows would write line ends that shells do not read
 
 
 def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the models of the catalogue and the installed ones; files where none begins like this."""
+    """Offer the models of the catalogue and installed ones, or files if no model matches."""
     if incomplete.startswith("hf:"):
         return []
     from edgeembed.hub.catalogue import catalogue
@@ -65,7 +65,7 @@ def complete_model(context: click.Context, parameter: click.Parameter, incomplet
 
 
 def offered_types(entry: CatalogueEntry) -> list[str]:
-    """Give the types in which a model of the catalogue can be had."""
+    """Return the types in which a model of the catalogue is available."""
     from edgeembed.hub.catalogue import HubGguf
 
     found = [(source.type,) if isinstance(source, HubGguf) else CONVERTED_TYPES for source in entry.sources]
@@ -73,14 +73,14 @@ def offered_types(entry: CatalogueEntry) -> list[str]:
 
 
 def complete_installed(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the installed models that the command line does not name yet."""
+    """Offer the installed models that the command line does not already name."""
     installed = _installed()
     given = context.params.get(parameter.name or "") or ()
     return [item for item in _offer(incomplete, installed, ()) if item.value not in given]
 
 
 def _installed() -> dict[str, list[str]]:
-    """Give the types of each installed model as the names of files and folders tell them."""
+    """Return the types of each installed model, by the names of files and folders."""
     from edgeembed.config.paths import Paths
 
     found: dict[str, list[str]] = {}
@@ -92,23 +92,23 @@ def _installed() -> dict[str, list[str]]:
 
 
 def _offer(incomplete: str, types: dict[str, list[str]], installed: Container[str]) -> list[CompletionItem]:
-    """Give names that begin like this; their types once the name is plain, as twelve of each would bury the names."""
+    """Offer matching names, and types only once the name is unambiguous: a dozen of each would hide the names."""
     name, colon, kind = incomplete.partition(":")
     if colon:
         kinds = types.get(name.lower(), ())
-        return [CompletionItem(f"{name.lower()}:{known}") for known in kinds if known.startswith(kind.upper())]
-    names = sorted(known for known in types if known.startswith(name.lower()))
-    found = [CompletionItem(known, help="installed" if known in installed else None) for known in names]
+        return [CompletionItem(f"{name.lower()}:{each}") for each in kinds if each.startswith(kind.upper())]
+    names = sorted(each for each in types if each.startswith(name.lower()))
+    found = [CompletionItem(each, help="installed" if each in installed else None) for each in names]
     if names and (len(names) == 1 or names[0] == name.lower()):
-        found += [CompletionItem(f"{names[0]}:{known}") for known in types[names[0]]]
+        found += [CompletionItem(f"{names[0]}:{each}") for each in types[names[0]]]
     return found
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------
 
-# click's own script for bash loses what stands before a colon or an equals sign: bash breaks words there, so that NAME:TYPE
-# and --model=NAME come in pieces. Pieces without a blank in between are joined again, and what bash takes for an earlier
-# word is cut off each answer.
+# click's own script for bash drops what precedes a colon or an equals sign, because bash splits words there: NAME:TYPE and
+# --model=NAME arrive in pieces. This one joins pieces without a blank in between, and removes from each answer the part that
+# bash considers an earlier word.
 _BASH = r"""
 %(complete_func)s() {
     local rest=$COMP_LINE piece word option='' cut='' type value
@@ -144,7 +144,7 @@ _BASH = r"""
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
-# click's own script for zsh replaces the whole of --model=NAME by the answer.
+# click's own script for zsh replaces all of --model=NAME by the answer.
 _ZSH = r"""#compdef %(prog_name)s
 %(complete_func)s() {
     (( $+commands[%(prog_name)s] )) || return 1
@@ -164,7 +164,7 @@ _ZSH = r"""#compdef %(prog_name)s
                 fi ;;
         esac
     done
-    # Types are written in capitals; nobody needs to type them so.
+    # Types are in capitals, but match when typed in lower case.
     (( $#described )) && _describe -V described described -M 'm:{a-z}={A-Z}'
     (( $#plain )) && compadd -V plain -M 'm:{a-z}={A-Z}' -a plain
 }
@@ -176,7 +176,7 @@ fi
 """
 
 
-# click's own script for fish answers --model=NAME without the option, which fish then takes for no match.
+# click's own script for fish answers --model=NAME without the option, which fish does not consider a match.
 _FISH = r"""
 function %(complete_func)s
     set -l token (commandline -t)

@@ -10,17 +10,17 @@ def config() -> None:
     """Show and change settings.
 
     \b
-    edgeembed config show               every setting, its value and where it comes from
-    edgeembed config set port 9000      write a key of config.toml
-    edgeembed config unset port         back to the default
-    edgeembed config path               where config.toml is
+    edgeembed config show               list all settings, their values and where they come from
+    edgeembed config set port 9000      write a setting to config.toml
+    edgeembed config unset port         return to the default
+    edgeembed config path               print where config.toml is
     """
 
 
 @config.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(as_json: bool) -> None:
-    """Show every setting, its value and where it comes from."""
+    """Show all settings, their values and where they come from."""
     import json
 
     from edgeembed.config.resolution import resolve
@@ -43,7 +43,7 @@ def show(as_json: bool) -> None:
 @click.argument("key")
 @click.argument("value")
 def set_(key: str, value: str) -> None:
-    """Write one setting to config.toml, keeping everything else in it.
+    """Write one setting to config.toml and keep the rest of the file.
 
     \b
     edgeembed config set model qwen3-embedding-0.6b
@@ -60,10 +60,10 @@ def set_(key: str, value: str) -> None:
 @config.command()
 @click.argument("key")
 def unset(key: str) -> None:
-    """Take one setting out of config.toml, so that its default counts again.
+    """Remove one setting from config.toml, so that its default applies.
 
     \b
-    edgeembed config unset model        choose a model anew on the next start
+    edgeembed config unset model        choose a model again at the next start
     """
     from edgeembed.config.file import remove_setting
     from edgeembed.config.paths import Paths
@@ -75,7 +75,7 @@ def unset(key: str) -> None:
 
 @config.command()
 def path() -> None:
-    """Print where config.toml is, whether it exists or not."""
+    """Print the path of config.toml, whether it exists or not."""
     from edgeembed.config.paths import Paths
 
     click.echo(Paths.resolve().config_file)

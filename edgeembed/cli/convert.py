@@ -1,4 +1,4 @@
-"""`edgeembed convert`: a checkpoint becomes a GGUF file."""
+"""`edgeembed convert`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ import contextlib
 import dataclasses
 import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
     from edgeembed_convert import ConversionOptions
     from edgeembed_convert.checkpoint import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertFlags:
+    """The flags of the command."""
+
+    kind: str
+    output: Path | None
+    license_: str | None
+    task: Task | None
+    force: bool
+    master: Path | None
+    no_proof: bool
+    offline: bool
+    compare: str | None
 
 
 @click.command()
@@ -30,49 +48,38 @@ if TYPE_CHECKING:
 @click.option(
     "--task",
     type=click.Choice(["embed", "rerank"]),
-    help="What the model is for, where its files do not say it: some Qwen3-Reranker folders.",
+    help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders.",
 )
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
     "--keep-master",
     "master",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Keep the file of the unquantised weights that other types are made from.",
+    help="Also keep the file with the unquantised weights, from which other types can be made.",
 )
-@click.option("--no-proof", is_flag=True, help="Compute no canary rows; nothing can then show what quantising changed.")
-@click.option("--offline", is_flag=True, help="Use no network: SOURCE is a folder.")
-@click.option("--compare", metavar="T,T,...", help="Write no file: print what these types cost against F32.")
-def convert(
-    source: str,
-    kind: str,
-    output: Path | None,
-    license_: str | None,
-    task: Task | None,
-    force: bool,
-    master: Path | None,
-    no_proof: bool,
-    offline: bool,
-    compare: str | None,
-) -> None:
+@click.option("--no-proof", is_flag=True, help="Store no canary rows; `edgeembed verify` then has nothing to compare with.")
+@click.option("--offline", is_flag=True, help="Do not use the network; SOURCE must be a folder.")
+@click.option("--compare", metavar="T,T,...", help="Write no file; print how much quality these types lose against F32.")
+def convert(source: str, **flags: Any) -> None:
     """Convert SOURCE, a folder or a repository of the model hub, to a GGUF file for llama.cpp.
 
-    A folder with a sentence-transformers checkpoint, or OWNER/NAME or OWNER/NAME@REVISION, which is fetched and removed
-    again afterwards.
+    SOURCE is a folder with a sentence-transformers checkpoint, or OWNER/NAME or OWNER/NAME@REVISION on the model hub, which
+    is downloaded to a temporary folder.
 
-    The folder needs config.json, model.safetensors (or its shards and their index), the tokenizer's files, modules.json
-    and the Pooling folder. Nothing of the model is guessed: what is missing or contradictory is an error.
+    The folder must have config.json, model.safetensors (or its shards and their index), the tokenizer's files, modules.json
+    and the Pooling folder. Conversion stops with an error if something is missing or contradictory; nothing is guessed.
 
     \b
     Types, largest files first:
-      F32                     as it was trained
+      F32                     as trained
       F16, BF16               half the size
       Q8_0                    about a quarter; nearly the same vectors
-      Q6_K Q5_K_M Q5_1 Q5_0   smaller still
-      Q4_K_M Q4_1 Q4_0 IQ4_XS smallest; measure your search before you trust them
+      Q6_K Q5_K_M Q5_1 Q5_0   smaller
+      Q4_K_M Q4_1 Q4_0 IQ4_XS smallest; measure your search quality before you rely on them
 
-    The file carries canary rows, a few texts with their vectors from the unquantised weights, which the daemon checks when
-    it loads and `edgeembed verify` prints.
+    The file contains canary rows: a few texts with their vectors from the unquantised weights. The daemon checks them when
+    it loads the model, and `edgeembed verify` prints the result.
 
     \b
     Examples:
@@ -80,7 +87,7 @@ def convert(
       edgeembed convert BAAI/bge-small-en-v1.5 --type Q8_0
       edgeembed convert ./all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf
       edgeembed convert ./my-model --license mit --force
-      edgeembed convert ./my-model --compare Q8_0,Q5_K_M,Q4_0      what would each cost?
+      edgeembed convert ./my-model --compare Q8_0,Q5_K_M,Q4_0      quality, size and speed of each type
       edgeembed serve --model minilm-f16.gguf
     """
     from edgeembed.config.resolution import resolve
@@ -88,41 +95,43 @@ def convert(
     from edgeembed.hub.download.huggingface import checkpoint_of
     from edgeembed_convert import ConversionOptions, parse_quantization
 
-    kinds = [parse_quantization(word) for word in (compare or kind).split(",") if word.strip()]
+    options = ConvertFlags(**flags)
+    kinds = [parse_quantization(word) for word in (options.compare or options.kind).split(",") if word.strip()]
     name = (Path(source) if Path(source).is_dir() else Path(source.partition("@")[0])).resolve().name
-    target = output or Path(f"{name}-{kinds[0]}.gguf")
-    if not compare and target.exists() and not force:
-        raise ConversionError(f"{target} exists; --force replaces it, -o names another file")
-    # Terminated without this, the process would end at once and leave the half-written file.
+    target = options.output or Path(f"{name}-{kinds[0]}.gguf")
+    if not options.compare and target.exists() and not options.force:
+        raise ConversionError(f"{target} already exists; replace it with --force or choose another file with -o")
+    # By default SIGTERM would end the process at once and leave a partial file.
     signal.signal(signal.SIGTERM, _terminated)
     with contextlib.ExitStack() as stack:
         folder, repo, revision = Path(source), None, None
         if not folder.is_dir():
-            settings = resolve({"offline": offline or None}).settings
-            folder, repo, revision = stack.enter_context(checkpoint_of(source, settings, _say, target.absolute().parent))
-        if compare:
-            _print_losses(folder, task, kinds)
+            settings = resolve({"offline": options.offline or None}).settings
+            fetched = checkpoint_of(source, settings, to_stderr, target.absolute().parent)
+            folder, repo, revision = stack.enter_context(fetched)
+        if options.compare:
+            _print_losses(folder, options.task, kinds)
             return
-        options = ConversionOptions(
+        conversion = ConversionOptions(
             quantization=kinds[0],
-            license=license_,
+            license=options.license_,
             source_repo=repo,
             source_revision=revision,
-            task=task,
-            master=master,
-            proof=not no_proof,
+            task=options.task,
+            master=options.master,
+            proof=not options.no_proof,
         )
-        _convert(folder, target, options)
+        _convert(folder, target, conversion)
 
 
 def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
     from edgeembed.common.progress import Progress, human_size
     from edgeembed_convert import convert_checkpoint
 
-    with Progress(_say, f"converting {folder.resolve().name}") as progress:
+    with Progress(to_stderr, f"converting {folder.resolve().name}") as progress:
         result = convert_checkpoint(folder, target, options, progress.update)
     for note in result.fallbacks:
-        _say(f"note: {note}")
+        to_stderr(f"note: {note}")
     click.echo(
         f"{result.path}  {result.quantization}  {human_size(result.size_bytes)}  {result.architecture}, "
         f"{result.dimensions} dimensions, {result.pooling} pooling, {result.tensors} tensors"
@@ -130,7 +139,7 @@ def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
 
 
 def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
-    """Convert to each type in a folder that goes away again, and print the table."""
+    """Convert to each type in a temporary folder, and print the table."""
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
     from edgeembed.diagnostics.verify import format_losses, loss_table
@@ -141,19 +150,14 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = []
         for kind in dict.fromkeys(["F32", *kinds]):
-            with Progress(_say, f"converting to {kind}") as progress:
+            with Progress(to_stderr, f"converting to {kind}") as progress:
                 path = Path(folder) / f"{kind}.gguf"
-                convert_checkpoint(
-                    source, path, ConversionOptions(quantization=kind, task=task, proof=False), progress=progress.update
-                )
-            # Under the name that was asked for: what most of its tensors are may be another type.
+                conversion = ConversionOptions(quantization=kind, task=task, proof=False)
+                convert_checkpoint(source, path, conversion, progress.update)
+            # Named by the requested type, which may differ from that of most tensors.
             models.append(dataclasses.replace(Store(resolved.paths).local(path), type=kind))
-        for line in format_losses(loss_table(resolved.settings, resolved.paths, models, _say)):
+        for line in format_losses(loss_table(resolved.settings, resolved.paths, models, to_stderr)):
             click.echo(line)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _terminated(number: int, frame: object) -> NoReturn:

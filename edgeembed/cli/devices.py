@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--plan", "planned", metavar="MODEL", shell_complete=complete_model, help="Say what of a model goes where.")
+@click.option(
+    "--plan",
+    "planned",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="Show which device each part of a model would use.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("device", "gpu_layers", "gpu_memory_utilization", "context_tokens", "batch_tokens")
 def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
-    """Show what there is to compute on, and why a graphics card is not used.
+    """Show the devices that can compute, and why a GPU is not used.
 
     \b
     edgeembed devices
     edgeembed devices --plan qwen3-embedding-0.6b --gpu-memory-utilization 0.5
 
-    Ends with status 1 when the setting `device` asks for a card that cannot be used.
+    Exits with 1 if the setting `device` asks for a GPU that cannot be used.
     """
     from edgeembed.config.resolution import resolve
     from edgeembed.runtime.engines import make_gpus
@@ -47,7 +53,7 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
 
 
 def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
-    """Say what of an installed model would go where. Raises HubError when it is not installed."""
+    """Return where the parts of an installed model would go. Raises HubError when it is not installed."""
     import msgspec
 
     from edgeembed.engine.execution_modes import ModeUnavailableError
@@ -55,14 +61,14 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
     from edgeembed.hub.install import ensure_installed
     from edgeembed.runtime.engines import card_options
 
-    settings = msgspec.structs.replace(resolved.settings, offline=True)  # a look fetches nothing
+    settings = msgspec.structs.replace(resolved.settings, offline=True)  # only installed models
     model = ensure_installed(name, paths=resolved.paths, settings=settings, report=lambda _line: None)
     if not gpus.possible or resolved.settings.gpu_layers == "0":
-        return {"text": "all on the processor", "gpu_layers": 0}
+        return {"text": "all on the CPU", "gpu_layers": 0}
     try:
         plan = gpus.preview(read_weights(model.path), card_options(resolved.settings, model))
     except ModeUnavailableError as error:
-        return {"text": f"all on the processor: {error}", "gpu_layers": 0}
+        return {"text": f"all on the CPU: {error}", "gpu_layers": 0}
     return {"text": str(plan), **msgspec.to_builtins(plan)}
 
 

@@ -12,17 +12,17 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("warning"
 
 
 @click.command()
-@click.option("--forget", is_flag=True, help="Forget which modes of the ladder did not hold, and try them again.")
+@click.option("--forget", is_flag=True, help="Forget which execution modes failed, and try them again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("model", "port", "threads", "device")
 def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:
-    """Look at this machine, the build, the model and a running daemon, and say what is wrong and what helps.
+    """Check this machine, the installation, the model and a running daemon, and suggest fixes.
 
     \b
-    edgeembed doctor                    everything; loads the chosen model once
-    edgeembed doctor --forget           after a new build of llama.cpp: try the fastest kernels again
+    edgeembed doctor                    check everything; loads the configured model once
+    edgeembed doctor --forget           after installing another llama.cpp: try the fastest modes again
 
-    Ends with status 1 when something is a problem.
+    Exits with 1 if there is a problem.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""The command `edgeembed`: a group whose commands are imported only when they are called."""
+"""The command `edgeembed`: a group that imports a command only when it is called."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# name -> module, attribute, line for `edgeembed --help`. Importing every command to list them would make --help slow.
+# name -> module, attribute, summary for `edgeembed --help`, which would be slow if it imported every command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("edgeembed.cli.serve", "serve", "Run the daemon: OpenAI's /v1/embeddings on localhost."),
-    "pull": ("edgeembed.cli.pull", "pull", "Fetch a model, and convert it where it has to be."),
-    "list": ("edgeembed.cli.models", "list_models", "List the models on this machine."),
-    "show": ("edgeembed.cli.models", "show", "Show all about a model, or the licences of everything."),
+    "pull": ("edgeembed.cli.pull", "pull", "Download a model, and convert it if necessary."),
+    "list": ("edgeembed.cli.models", "list_models", "List installed models, or those available."),
+    "show": ("edgeembed.cli.models", "show", "Show details of a model, or versions and licences."),
     "rm": ("edgeembed.cli.rm", "rm", "Remove installed models."),
-    "ps": ("edgeembed.cli.ps", "ps", "Show what a running daemon has loaded."),
-    "convert": ("edgeembed.cli.convert", "convert", "Make a GGUF file from a safetensors checkpoint."),
-    "verify": ("edgeembed.cli.verify", "verify", "Hold a model against its unquantised weights and published figures."),
-    "embed": ("edgeembed.cli.embed", "embed", "Embed texts, or whole files of them."),
+    "ps": ("edgeembed.cli.ps", "ps", "Show which models the daemon has loaded."),
+    "convert": ("edgeembed.cli.convert", "convert", "Convert a safetensors checkpoint to a GGUF file."),
+    "verify": ("edgeembed.cli.verify", "verify", "Check a model against its original weights and published figures."),
+    "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
-    "tune": ("edgeembed.cli.tune", "tune", "Find out how a model runs fastest on this machine, and remember it."),
-    "doctor": ("edgeembed.cli.doctor", "doctor", "Look at this machine, the build and the model, and say what is wrong."),
-    "devices": ("edgeembed.cli.devices", "devices", "Show what there is to compute on, and why a GPU is not used."),
+    "tune": ("edgeembed.cli.tune", "tune", "Find the fastest way to run a model on this machine, and save it."),
+    "doctor": ("edgeembed.cli.doctor", "doctor", "Check machine, installation, model and daemon, and suggest fixes."),
+    "devices": ("edgeembed.cli.devices", "devices", "Show the devices that can compute, and why a GPU is not used."),
     "tray": ("edgeembed.cli.tray", "tray", "Show an icon with a menu for the daemon."),
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
-    "cache": ("edgeembed.cli.cache", "cache", "Look at and clear the cache of vectors."),
+    "cache": ("edgeembed.cli.cache", "cache", "Inspect, fill, transfer and clear the cache of vectors."),
     "autostart": ("edgeembed.cli.autostart", "autostart", "Start the daemon when you log in."),
-    "completion": ("edgeembed.cli.completion", "completion", "Print the script that completes names in your shell."),
+    "completion": ("edgeembed.cli.completion", "completion", "Print a script for completion in your shell."),
 }
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is called."""
+    """Imports the module of a command when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -74,13 +74,13 @@ def cli() -> None:
     """A private embedding server for your own computer.
 
     \b
-    edgeembed serve                     a daemon on http://127.0.0.1:8327
-    edgeembed serve --help              every setting, with its default
-    edgeembed pull all-minilm-l6-v2     fetch a model beforehand
-    edgeembed doctor                    something is slow or wrong
+    edgeembed serve                     run the daemon on http://127.0.0.1:8327
+    edgeembed serve --help              list all settings with their defaults
+    edgeembed pull all-minilm-l6-v2     download a model in advance
+    edgeembed doctor                    find out why something is slow or fails
 
-    Settings are flags, EDGEEMBED_* variables, or keys of config.toml, in this order. EDGEEMBED_HOME moves everything that
-    edgeembed writes under one folder.
+    Settings come from flags, EDGEEMBED_* environment variables and config.toml, in this order of precedence. With
+    EDGEEMBED_HOME everything that edgeembed writes goes to one folder.
     """
     from edgeembed.common.migration import migrate_state
     from edgeembed.config.paths import Paths
@@ -89,11 +89,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours ends in one line on stderr and its own exit status."""
+    """Run the command line. An EdgeEmbedError becomes one line on stderr and its own exit status."""
     from edgeembed.errors import EdgeEmbedError
 
     try:
-        sys.exit(cli(standalone_mode=False))  # the status that a command gave to ctx.exit(), else 0
+        sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
     except EdgeEmbedError as error:
         click.echo(f"error: {error.message}", err=True)
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""`edgeembed list` and `edgeembed show`: what is installed, what there is, and under which licences."""
+"""`edgeembed list` and `edgeembed show`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _NOT_INSTALLED = "not installed"
 
 
 @click.command("list")
-@click.option("--available", is_flag=True, help="Show what the catalogue offers, too.")
+@click.option("--available", is_flag=True, help="Also list the models of the catalogue.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(available: bool, as_json: bool) -> None:
-    """List the installed models, and with --available those that could be.
+    """List the installed models, and with --available also those of the catalogue.
 
-    A model that is not installed is shown with the type that `edgeembed pull` takes unless told otherwise. Where the
-    terminal is narrow, some columns are left out; a pipe gets all of them.
+    A model that is not installed is listed with its default type. A narrow terminal hides some columns; output to a pipe has
+    all of them.
 
     \b
     Examples:
       edgeembed list
-      edgeembed list --available              what there is to pull
-      edgeembed list --json                   paths, digests and prompts, too
+      edgeembed list --available              models that `edgeembed pull` can install
+      edgeembed list --json                   with paths, digests and prompts
     """
     from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
@@ -49,7 +49,7 @@ def list_models(available: bool, as_json: bool) -> None:
         print_json(rows + [_offered_row(entry) | {"installed": False} for entry in offered])
         return
     if not installed and not offered:
-        click.echo("No model is installed. See what there is: edgeembed list --available")
+        click.echo("No models are installed. To see what is available: edgeembed list --available")
         _print_unfinished(unfinished)
         return
     now = time.time()
@@ -90,25 +90,26 @@ def list_models(available: bool, as_json: bool) -> None:
 
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
-    """Say in one line what lies here of pulls that have not ended; one may be running."""
+    """Print one line about unfinished downloads, of which one may be running."""
     from edgeembed.common.progress import human_size
 
     if unfinished:
         named = ", ".join(f"{name} ({human_size(sum(sizes.values()))})" for name, sizes in unfinished.items())
-        click.echo(f"\nNot finished: {named}. Pull again to go on, or remove it: edgeembed rm {next(iter(unfinished))}")
+        first = next(iter(unfinished))
+        click.echo(f"\nUnfinished downloads: {named}. Pull again to continue, or remove with: edgeembed rm {first}")
 
 
 @click.command()
 @click.argument("name", metavar="[NAME[:TYPE]|FILE]", required=False, shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str | None, as_json: bool) -> None:
-    """Show everything about a model; without a name, about edgeembed itself and the licences it brings along.
+    """Show details of a model, or without a name the versions and licences of edgeembed and what it uses.
 
     \b
     Examples:
       edgeembed show qwen3-embedding-0.6b     prompts, figures, sources, installed files
-      edgeembed show all-minilm-l6-v2:F16     of its files only the one of this type
-      edgeembed show ./my-model.gguf          what a file of your own says about itself
+      edgeembed show all-minilm-l6-v2:F16     only the installed file of this type
+      edgeembed show ./my-model.gguf          the metadata of a file
       edgeembed show                          versions and licences
       edgeembed show --json
     """
@@ -127,7 +128,7 @@ def show(name: str | None, as_json: bool) -> None:
         installed = [_read_file(store, spec.path)]
     elif spec.reference is not None:
         if (pulled := installed_as(name, resolved)) is None:
-            raise UnknownModelError(f"{name} is not installed; what is on the hub is shown once it is pulled")
+            raise UnknownModelError(f"{name} is not installed; install it first: edgeembed pull {name}")
         installed = [pulled]
     else:
         installed = [model for model in store.installed() if model.name == spec.name and spec.type in (None, model.type)]
@@ -138,13 +139,13 @@ def show(name: str | None, as_json: bool) -> None:
         return
     _print_model(title, entry, installed)
     if not installed:
-        click.echo(f"  {_NOT_INSTALLED}; to install it: edgeembed pull {spec}")
+        click.echo(f"  {_NOT_INSTALLED}; to install: edgeembed pull {spec}")
 
 
 def installed_as(word: str, resolved: Resolved) -> InstalledModel | None:
-    """Give the installed model that the daemon would take for this word, be it NAME, NAME:TYPE, hf:... or a path.
+    """Return the installed model that the daemon would use for NAME, NAME:TYPE, hf:... or a path; None if there is none.
 
-    None when there is none; nothing is fetched. Raises UnknownModelError for what names no model at all.
+    Downloads nothing. Raises UnknownModelError for a name that is not a model.
     """
     import msgspec
 
@@ -172,9 +173,9 @@ def _read_file(store: Store, path: Path) -> InstalledModel:
 def _about_model(name: str, entry: CatalogueEntry | None, installed: list[InstalledModel]) -> dict[str, Any]:
     import msgspec
 
-    known: dict[str, Any] = msgspec.to_builtins(entry) if entry else {"name": name}
+    catalogued: dict[str, Any] = msgspec.to_builtins(entry) if entry else {"name": name}
     task = entry.task if entry else installed[0].task if installed else None
-    return known | {"task": task, "installed": [_installed_row(model) for model in installed]}
+    return catalogued | {"task": task, "installed": [_installed_row(model) for model in installed]}
 
 
 def _installed_row(model: InstalledModel) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def _size_of(entry: CatalogueEntry, kind: str) -> int | None:
 
 
 def _sizes(entry: CatalogueEntry) -> dict[str, int]:
-    """Give the bytes of each type whose size somebody published."""
+    """Return the size in bytes of each type for which one is published."""
     from edgeembed.hub.catalogue import HubGguf
 
     ready = {source.type: source.size_bytes for source in entry.sources if isinstance(source, HubGguf) and source.size_bytes}
@@ -235,7 +236,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),
                 ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
-                ("texts up to", f"{entry.context_tokens:,} tokens"),
+                ("context", f"{entry.context_tokens:,} tokens"),
                 ("pooling", entry.pooling),
                 ("architecture", entry.architecture),
                 ("default type", entry.default_type),
@@ -246,7 +247,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
         )
         _print_prompts(entry.task, entry.prompts)
         _print_figures(entry)
-        click.echo("\nsources, tried in this order")
+        click.echo("\nsources, tried in order")
         for source in entry.sources:
             _print_source(source)
     elif installed:
@@ -268,9 +269,9 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
 
 def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | None:
     if task == "rerank":
-        return None  # it gives scores; what the file calls dimensions is the inside of the model
+        return None  # a reranker returns scores; the dimensions in its file are internal
     shown = str(count or "unknown")
-    return f"{shown}, may be cut to {cut.describe()}" if cut else shown
+    return f"{shown}, can be truncated to {cut.describe()}" if cut else shown
 
 
 def _print_prompts(task: str, prompts: Prompts) -> None:
@@ -295,7 +296,7 @@ def _print_figures(entry: CatalogueEntry) -> None:
 
 def _print_check(check: Check) -> None:
     click.echo()
-    print_prose(f"similarities published by {check.source}, which `edgeembed verify` measures")
+    print_prose(f"similarities published by {check.source}, checked by `edgeembed verify`")
     if check.instruction:
         print_fields([("instruction", check.instruction)], indent="  ", prose=("instruction",))
     for query, scores in zip(check.queries, check.scores, strict=True):
@@ -311,7 +312,7 @@ def _print_source(source: ModelSource) -> None:
     size, sha256 = source.size_bytes, source.sha256
     print_fields(
         [
-            ("type", getattr(source, "type", None)),  # of a ready file only
+            ("type", getattr(source, "type", None)),  # only of GGUF files
             ("download", human_size(size) if size else None),
             ("sha256", sha256),
         ],
@@ -356,9 +357,9 @@ def _show_edgeembed(as_json: bool) -> None:
         )
         return
     click.echo(f"edgeembed {__version__}  {license_of('edgeembed')}")
-    click.echo("\nRuns on:")
+    click.echo("\nUses:")
     print_table(("", "", ""), [(row.name, row.version, row.license) for row in packages], indent="  ")
-    click.echo("\nModels of the catalogue:")
+    click.echo("\nModels in the catalogue:")
     print_table(
         ("", "", ""),
         [(row["name"], row["license"], source) for row in models for source in row["sources"]],

@@ -1,4 +1,4 @@
-"""How commands print: JSON, tables that fit the terminal, labelled fields, sizes and times for people."""
+"""Output of commands: JSON, tables that fit the terminal, labelled fields, sizes and times for people."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ _GAP = "  "
 
 
 def terminal_width() -> int | None:
-    """Give the columns of the terminal that shows standard output; None where that is a pipe or a file."""
+    """Return the columns of the terminal on standard output; None for a pipe or a file."""
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     return shutil.get_terminal_size().columns if on_terminal else None
+
+
+def to_stderr(line: str) -> None:
+    """Print a line for people on standard error, apart from the command's output."""
+    click.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -28,7 +33,7 @@ def print_json(value: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """Write line breaks and control characters as escapes: text out of a model's file must not steer the terminal."""
+    """Escape line breaks and control characters, so that text from a model's file cannot control the terminal."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
@@ -40,10 +45,10 @@ def print_table(
     spare: Sequence[str] = (),
     indent: str = "",
 ) -> None:
-    """Print rows below their titles; titles that are all empty are left out.
+    """Print rows below their titles, without a title line if all are empty.
 
-    right: titles of the columns that are flushed right. spare: titles of the columns that a narrow terminal goes without,
-    the first one first; a last line names them.
+    right: titles of right-aligned columns. spare: titles of the columns that a narrow terminal hides, the first one first; a
+    last line names them.
     """
     table = [tuple(titles), *(tuple(printable(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -58,7 +63,7 @@ def print_table(
         cells = (row[at].rjust(widths[at]) if titles[at] in right else row[at].ljust(widths[at]) for at in shown)
         click.echo((indent + _GAP.join(cells)).rstrip())
     if left_out:
-        click.echo(f"{indent}(no room for {', '.join(left_out)}; --json has all)")
+        click.echo(f"{indent}(hidden: {', '.join(left_out)}; use --json to see everything)")
 
 
 def _total(indent: str, widths: list[int]) -> int:
@@ -66,9 +71,9 @@ def _total(indent: str, widths: list[int]) -> int:
 
 
 def print_fields(fields: Iterable[tuple[str, str | None]], indent: str = "", *, prose: Sequence[str] = ()) -> None:
-    """Print a label and a value on each line, the values below each other; what is None is left out.
+    """Print a label and a value per line, with aligned values; values that are None are left out.
 
-    prose: labels of the values that may be broken between words; others are meant to be copied.
+    prose: labels of values that may be wrapped; the others are meant to be copied.
     """
     shown = [(label, value) for label, value in fields if value is not None]
     width = max((len(label) for label, _ in shown), default=0)
@@ -81,9 +86,9 @@ def print_fields(fields: Iterable[tuple[str, str | None]], indent: str = "", *, 
 
 
 def print_prose(text: str, first: str = "", indent: str | None = None) -> None:
-    """Print a paragraph, broken between words at the terminal's width, 100 columns at most; whole where there is none.
+    """Print a paragraph wrapped to the terminal, at most 100 columns; on one line if there is no terminal.
 
-    first: what the first line begins with; indent: what the others begin with, the same unless given.
+    first: prefix of the first line. indent: prefix of the other lines; None for the same.
     """
     room = terminal_width()
     if room is None:
@@ -102,24 +107,24 @@ def print_prose(text: str, first: str = "", indent: str | None = None) -> None:
 
 
 def ago(then: float | None, now: float) -> str:
-    """Say how long before `now` something was, both in Unix seconds: "just now", "3 days ago"; None is "never"."""
+    """Return the time from `then` to `now`, in Unix seconds, as words: "just now", "3 days ago"; None is "never"."""
     if then is None:
         return "never"
     seconds = now - then
-    if seconds < 60:  # a clock that was set back makes it negative
+    if seconds < 60:  # negative if the clock was set back
         return "just now"
     for unit, length in _UNITS:
         if seconds >= length:
             count = int(seconds / length)
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    raise AssertionError("a minute is the least unit")
+    raise AssertionError("a minute is the smallest unit")
 
 
 _UNITS = (("year", 365 * 86400), ("month", 30 * 86400), ("week", 7 * 86400), ("day", 86400), ("hour", 3600), ("minute", 60))
 
 
 def short_duration(seconds: float) -> str:
-    """Write a duration in one unit, rounded down: "45 s", "12 min", "5 h", "3 d"."""
+    """Return a duration in one unit, rounded down: "45 s", "12 min", "5 h", "3 d"."""
     for unit, length, until in (("s", 1, 100), ("min", 60, 100 * 60), ("h", 3600, 48 * 3600)):
         if seconds < until:
             return f"{int(max(seconds, 0) / length)} {unit}"
@@ -127,7 +132,7 @@ def short_duration(seconds: float) -> str:
 
 
 def iso_time(then: float | None) -> str | None:
-    """Write Unix seconds as ISO 8601 in UTC, for JSON."""
+    """Return Unix seconds as ISO 8601 in UTC, for JSON."""
     if then is None:
         return None
     return datetime.datetime.fromtimestamp(then, datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""`edgeembed ps`: what a running daemon has loaded."""
+"""`edgeembed ps`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print what the daemon tells of itself as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's status as JSON.")
 @setting_options("host", "port", "uds")
 def ps(as_json: bool, **flags: str | None) -> None:
-    """Show the models that a running daemon has loaded, what they take and when they go.
+    """Show the models that a running daemon has loaded, their memory and when they are unloaded.
 
-    IDLE is the time since the last request, "busy" while one is answered. UNLOADS IN is when an idle model makes room, as
-    the settings keep_alive and keep_alive_of say; pinned ones stay for ever. A model that wants memory may push an idle
-    one out before that. The model marked with * answers requests that name none.
+    IDLE is the time since the last request, or "busy". UNLOADS IN is the time until an idle model is unloaded (settings
+    keep_alive and keep_alive_of); pinned models stay loaded. If another model needs the memory, an idle one is unloaded
+    earlier. The model marked * answers requests that name no model.
 
     \b
     Examples:
       edgeembed ps
       edgeembed ps --port 9000                a daemon on another port
-      edgeembed ps --json                     counts, paths and digests, too
+      edgeembed ps --json                     with counts, paths and digests
 
-    Ends with status 1 when no daemon answers.
+    Exits with 1 if no daemon is running.
     """
     import msgspec
 
@@ -40,14 +40,12 @@ def ps(as_json: bool, **flags: str | None) -> None:
     resolved = resolve(flags)
     settings = resolved.settings
     if "flag" in (resolved.origins["host"], resolved.origins["port"]) and resolved.origins["uds"] != "flag":
-        settings = msgspec.structs.replace(settings, uds=None)  # an address on the command line is meant
+        settings = msgspec.structs.replace(settings, uds=None)  # an address on the command line has precedence
     url = daemon_url(settings)
     reply = ask_status(settings)
     if reply is None:
-        hint = (
-            "--port names the daemon's port" if settings.port == 0 and not settings.uds else "`edgeembed serve` starts one"
-        )
-        raise EdgeEmbedError(f"no daemon answers at {url}; {hint}")
+        hint = "give its port with --port" if settings.port == 0 and not settings.uds else "start one: edgeembed serve"
+        raise EdgeEmbedError(f"no daemon is running at {url}; {hint}")
     if as_json:
         print_json({"url": url, **reply.body})
         return
@@ -81,7 +79,7 @@ def _print(url: str, status: DaemonStatus) -> None:
             if model.reason:
                 click.echo(printable(f"{model.name}: {model.reason}"))
     else:
-        click.echo("No model is loaded; the first request that names one loads it.")
+        click.echo("No model is loaded. A request that names one loads it.")
     used, budget = status.memory.used_bytes, status.memory.budget_bytes
     memory = f"{human_size(used)} of {human_size(budget)}" if budget else f"{human_size(used)}, no limit"
     click.echo(f"\nmemory {memory}")

@@ -6,21 +6,21 @@ from typing import Any
 
 import click
 
-from edgeembed.cli.printing import printable
+from edgeembed.cli.printing import printable, to_stderr
 from edgeembed.cli.settings import setting_options
 
 
 @click.command()
 @click.argument("query")
 @click.argument("documents", nargs=-1, metavar="[DOC…|-]")
-@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Print the N best alone.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Print only the N best.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each document.")
 @setting_options("model", "host", "port", "uds", "threads", "context_tokens", "offline")
 def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: bool, **flags: Any) -> None:
-    """Score documents against QUERY with a reranker: the best first, from 0 to 1, a tab, and the document.
+    """Score documents against QUERY with a reranker. Prints score (0 to 1), tab and document, the best first.
 
-    Without documents, or with -, each line of standard input is one. The running daemon computes; where none runs, the
-    model is loaded here.
+    Without documents, or with -, each line of standard input is a document. The running daemon computes; without one, the
+    model is loaded in this process.
 
     \b
     edgeembed rerank "rain" "a dry desert" "an umbrella"
@@ -46,8 +46,8 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
         else:
             texts.append(document)
     if not texts:
-        raise ConfigError("there are no documents: name some, or send them on standard input, one in each line")
-    found = asyncio.run(score(resolved, query, texts, flags.get("model"), lambda line: click.echo(line, err=True)))
+        raise ConfigError("no documents; give some as arguments, or one per line on standard input")
+    found = asyncio.run(score(resolved, query, texts, flags.get("model"), to_stderr))
     for index in sorted(range(len(texts)), key=lambda index: -found.scores[index])[:top]:
         if as_json:
             click.echo(orjson.dumps({"index": index, "score": found.scores[index], "document": texts[index]}))

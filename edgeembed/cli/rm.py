@@ -1,4 +1,4 @@
-"""`edgeembed rm`: remove installed models."""
+"""`edgeembed rm`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from edgeembed.cli.completion import complete_installed
 from edgeembed.cli.models import installed_as
-from edgeembed.cli.printing import print_json
+from edgeembed.cli.printing import print_json, to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 @click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Remove installed models and say how much disk space that gives back.
+    """Remove installed models and print how much disk space that frees.
 
-    NAME removes the model in every type that is installed, NAME:TYPE only this one. Where a pull has not ended, the same
-    names remove what has come of it. GGUF files of your own, which were never pulled, are left alone.
+    NAME removes every installed type of a model, NAME:TYPE only one. The same names remove unfinished downloads. Your own
+    GGUF files, which were not installed with `edgeembed pull`, are not touched.
 
-    What you may miss is asked about first: when NAME is installed in several types, when the settings name the model, and
-    when a running daemon has it loaded. Where there is no terminal to ask on, such a removal needs --yes.
+    You are asked first if NAME is installed in several types, if the settings name the model, or if a running daemon has
+    loaded it. Without a terminal, such a removal needs --yes.
 
     \b
     Examples:
@@ -39,8 +39,7 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
       edgeembed rm bge-small-en-v1.5 bge-m3:Q8_0
       edgeembed rm qwen3-embedding-0.6b --yes   even if it is the default, or loaded
 
-    Ends with status 2, and nothing removed, when a model is not installed; with 1 when a file could not be removed, or the
-    answer was no.
+    Exits with 2, and removes nothing, if a model is not installed; with 1 if a file could not be removed or you answered no.
     """
     from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
@@ -74,22 +73,21 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
             continue
         discarded.append({"name": name, "paths": [str(path) for path in files], "freed_bytes": freed})
         if not as_json:
-            click.echo(f"removed what had come of {name}, {human_size(freed)}")
+            click.echo(f"removed the unfinished download of {name}, {human_size(freed)}")
     total = sum(row["freed_bytes"] for row in (*removed, *discarded))
     if as_json:
         print_json({"removed": removed, "unfinished": discarded, "failed": failed, "freed_bytes": total})
     elif len(removed) + len(discarded) > 1:
-        click.echo(f"{human_size(total)} in all")
+        click.echo(f"{human_size(total)} in total")
     sys.exit(1 if failed else 0)
 
 
 def _find(
     specs: tuple[str, ...], store: Store, resolved: Resolved
 ) -> tuple[list[InstalledModel], dict[str, list[Path]], list[str]]:
-    """Give the models meant by the words of the command line, each once, and a line for each word that means several.
+    """Return the models that the arguments name, the files of unfinished downloads by name, and questions to ask first.
 
-    Between the two, by name: the files of pulls that have not ended, where a word means no installed model. Raises
-    UnknownModelError for the first word that means nothing.
+    An argument names a download only if it names no installed model. Raises UnknownModelError if it names neither.
     """
     installed, unfinished = store.installed(), store.unfinished()
     wanted: dict[Path, InstalledModel] = {}
@@ -105,15 +103,15 @@ def _find(
             for name, files in half.items():
                 parts[name] = list(dict.fromkeys([*parts.get(name, []), *files]))
         if len(found) > 1:
-            several.append(f"{found[0].name} is installed as {', '.join(model.type for model in found)}: all of them go")
+            several.append(f"{found[0].name} is installed as {', '.join(model.type for model in found)}; all are removed")
         wanted |= {model.path: model for model in found}
     return list(wanted.values()), parts, several
 
 
 def _parts_of(spec: str, unfinished: dict[str, dict[Path, int]]) -> dict[str, list[Path]]:
-    """Give the files that a pull of this name, or name and type, has left.
+    """Return the files left by an unfinished download of NAME or NAME:TYPE.
 
-    A checkpoint's files belong to every type: they are converted once all of them are there.
+    The files of a checkpoint belong to every type: they are converted once all have arrived.
     """
     from edgeembed.hub.references import type_in_name
 
@@ -142,7 +140,7 @@ def _unknown(spec: str, installed: list[InstalledModel], unfinished: dict[str, d
 
     from_hub = spec[:3].lower() == "hf:"
     if spec.lower().endswith(".gguf") and not from_hub:
-        return UnknownModelError(f"{spec} was not installed by edgeembed; it is yours to delete")
+        return UnknownModelError(f"{spec} was not installed by edgeembed; delete the file yourself")
     names = sorted({model.name for model in installed})
     name, _, kind = (spec, "", "") if from_hub else spec.partition(":")
     kinds = [model.type for model in installed if model.name.lower() == name.lower()]
@@ -152,14 +150,14 @@ def _unknown(spec: str, installed: list[InstalledModel], unfinished: dict[str, d
     hint = f" Did you mean {near[0]!r}?" if near else ""
     there = [f"Installed: {', '.join(names)}" if names else "Nothing is installed"]
     if unfinished:
-        there.append(f"not finished: {', '.join(unfinished)}")
+        there.append(f"unfinished downloads: {', '.join(unfinished)}")
     if names or unfinished:
         there.append("nothing was removed")
     return UnknownModelError(f"no model named {name!r} is installed.{hint} {'; '.join(there)}")
 
 
 def _configured(wanted: list[InstalledModel], resolved: Resolved) -> list[str]:
-    """Say which of the models the settings name."""
+    """Return a line for each model that the settings name."""
     settings = resolved.settings
     behind_aliases = [word.removesuffix(":query").removesuffix(":document") for word in settings.aliases.values()]
     naming: list[tuple[str, Sequence[str | None]]] = [
@@ -171,7 +169,7 @@ def _configured(wanted: list[InstalledModel], resolved: Resolved) -> list[str]:
     found = []
     for setting, words in naming:
         paths = {_path_of(word, resolved) for word in words if word}
-        then = "; the next start of the daemon needs it again" if setting == "model" else ""
+        then = "; the daemon installs it again at its next start" if setting == "model" else ""
         found += [
             f"{model.name}:{model.type} is named by the setting {setting} ({resolved.origins[setting]}){then}"
             for model in wanted
@@ -181,7 +179,7 @@ def _configured(wanted: list[InstalledModel], resolved: Resolved) -> list[str]:
 
 
 def _path_of(word: str, resolved: Resolved) -> Path | None:
-    """Give the installed file that a setting means; None when there is none, which is the daemon's business to tell."""
+    """Return the installed file that a setting names, or None if there is none."""
     from edgeembed.errors import EdgeEmbedError
 
     if word.lower().endswith(".gguf") and not word.lower().startswith("hf:"):
@@ -194,7 +192,7 @@ def _path_of(word: str, resolved: Resolved) -> Path | None:
 
 
 def _loaded(wanted: list[InstalledModel], settings: Settings) -> list[str]:
-    """Say which of the models a running daemon has loaded."""
+    """Return a line for each model that a running daemon has loaded."""
     from edgeembed.client import ask_status, read_status
     from edgeembed.errors import EdgeEmbedError
 
@@ -202,27 +200,27 @@ def _loaded(wanted: list[InstalledModel], settings: Settings) -> list[str]:
         reply = ask_status(settings, seconds=2.0)
         status = read_status(reply) if reply else None
     except EdgeEmbedError as error:
-        click.echo(f"note: {error.message}. Whether a daemon uses the model is not known", err=True)
+        to_stderr(f"note: cannot check whether a daemon uses the model: {error.message}")
         return []
     there = {Path(model.path): model for model in status.models} if status else {}
     return [
-        f"{model.name}:{model.type} is {loaded.state} in the running daemon (process {status.pid}), which cannot "
-        "load it again once it has unloaded it"
+        f"{model.name}:{model.type} is {loaded.state} in the running daemon (process {status.pid}); once "
+        "unloaded, it cannot be loaded again"
         for model in wanted
         if status and (loaded := there.get(model.path)) and loaded.state not in ("failed", "stopped")
     ]
 
 
 def _confirm(reasons: list[str]) -> None:
-    """Ask on the terminal. Raises ConfigError where there is none; ends with status 1 when the answer is no."""
+    """Ask on the terminal, and exit with 1 if the answer is no. Raises ConfigError without a terminal."""
     from edgeembed.errors import ConfigError
 
     if not reasons:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"nothing was removed: {'; '.join(reasons)}. --yes removes all the same")
+        raise ConfigError(f"nothing was removed: {'; '.join(reasons)}. Remove anyway with --yes")
     for reason in reasons:
-        click.echo(reason, err=True)
+        to_stderr(reason)
     if not click.confirm("Remove?", err=True):
-        click.echo("nothing was removed", err=True)
+        to_stderr("nothing was removed")
         sys.exit(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
 
 
@@ -22,15 +23,15 @@ def serve(**flags: Any) -> None:
     edgeembed serve --upstream http://gpu-box:30000/v1 --model Qwen/Qwen3-Embedding-8B
     edgeembed serve --forward http://gpu-box:8000/v1
 
-    Without a model in the settings the default one is fetched; where the model hub cannot be reached, a small starter is
-    taken instead. The choice is written to config.toml, so that it never changes by itself.
+    If no model is configured, the default one is downloaded, or a small one if the model hub cannot be reached. The choice
+    is written to config.toml, so it does not change by itself.
 
-    With --upstream another server computes what the cache does not have, and a local model answers while that is away, if
-    --upstream-fallback names one that is shown to give the same vectors. With --forward tools need one base URL for
-    embeddings and for chat.
+    With --upstream, another server computes what is not in the cache; while it is unreachable, a local model answers if
+    --upstream-fallback names one with verifiably the same vectors. With --forward, tools need only one base URL for
+    embeddings and chat.
 
-    The daemon answers on http://127.0.0.1:8327 unless told otherwise: POST /v1/embeddings as OpenAI documents it, GET
-    /v1/models, GET /health, GET /v1/status.
+    By default the daemon listens on http://127.0.0.1:8327: POST /v1/embeddings as documented by OpenAI, GET /v1/models, GET
+    /health, GET /v1/status.
     """
     from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
@@ -43,17 +44,13 @@ def serve(**flags: Any) -> None:
     resolved = resolve(flags)
     settings, paths = resolved.settings, resolved.paths
     setup_logging(settings.log_level, settings.log_format)
-    say = _say if settings.log_format == "text" else log_anyway
+    report = to_stderr if settings.log_format == "text" else log_anyway
     check_address(settings)
     model = None
     if settings.upstream:
-        pass  # its model is not on this machine
+        pass  # the model is on another machine
     elif settings.model is None:
-        model = first_model(paths=paths, settings=settings, report=say)
+        model = first_model(paths=paths, settings=settings, report=report)
     else:
-        model = ensure_installed(settings.model, paths=paths, settings=settings, report=say)
-    sys.exit(daemon.run(settings, paths, model, say))
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+        model = ensure_installed(settings.model, paths=paths, settings=settings, report=report)
+    sys.exit(daemon.run(settings, paths, model, report))

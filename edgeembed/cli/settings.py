@@ -1,9 +1,10 @@
-"""Settings as flags: one option for every field of Settings, made from its type, default and description."""
+"""Flags for settings, made from the type, default and description of each field of Settings."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import msgspec
@@ -12,22 +13,26 @@ from edgeembed.cli.completion import complete_model
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import ENV_PREFIX
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 F = TypeVar("F", bound=Callable[..., Any])
+FlagsT = TypeVar("FlagsT", bound="DataclassInstance")
 
 _MODELS = ("model", "preload", "pin")
-"""Settings whose values a shell completes."""
+"""Settings whose values are completed in the shell."""
 _SECTIONS = {
     "Another server computes (--upstream)": "upstream",
     "Chat and more from another server (--forward)": "forward",
 }
-"""Sections of the help text, and how the names of their settings begin; the others are plain options."""
+"""Heading in the help text -> prefix of the settings below it; the others are plain options."""
 
 
 class SectionedCommand(click.Command):
-    """A command whose help text shows settings that belong together under a heading of their own."""
+    """A command whose help text groups related settings under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, section by section."""
+        """Write the options by section."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{title: [] for title in _SECTIONS}}
         for parameter in self.get_params(ctx):
             if (record := parameter.get_help_record(ctx)) is not None:
@@ -40,8 +45,17 @@ class SectionedCommand(click.Command):
                     formatter.write_dl(records)
 
 
+def split_flags(flags: dict[str, Any], own: type[FlagsT]) -> tuple[dict[str, Any], FlagsT]:
+    """Return the flags of settings, and the command's own flags as the dataclass `own`."""
+    names = {field.name for field in dataclasses.fields(own)}
+    return (
+        {name: value for name, value in flags.items() if name not in names},
+        own(**{name: value for name, value in flags.items() if name in names}),
+    )
+
+
 def setting_options(*only: str) -> Callable[[F], F]:
-    """Add a flag for each setting, or for those named. A flag that is not given is None, so that it hides nothing."""
+    """Add a flag for each setting, or for those named; None if not given, so that other sources apply."""
 
     def decorate(function: F) -> F:
         hints = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -76,7 +90,7 @@ def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
             callback=lambda _context, _parameter, values: values or None,
             help=f"{help_[:-1]}, may be repeated]",
         )
-    # Numbers are checked where the other layers' values are, so that every bad value is told in the same words.
+    # Numbers are validated with the values of the other sources, for the same error messages.
     return click.option(
         flag,
         name,
@@ -87,14 +101,14 @@ def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
 
 
 def _metavar(type_: Any, meta: msgspec.Meta) -> str:
-    """Name what a value is: numbers with a point are seconds, where they are not at most 1."""
+    """Return a placeholder for values; floats are seconds unless they are limited to 1."""
     if type_ is float and meta.le == 1:
         return "0..1"
     return {int: "N", float: "SECONDS"}.get(type_, "TEXT")
 
 
 def _parts(annotated: Any) -> tuple[Any, msgspec.Meta]:
-    """Give the plain type of a field, and its description and bounds."""
+    """Return the plain type of a field, and its description and bounds."""
     assert get_origin(annotated) is Annotated
     type_, meta = get_args(annotated)
     if type(None) in get_args(type_):

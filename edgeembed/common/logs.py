@@ -1,4 +1,4 @@
-"""The one logger setup: lines for people or JSON for machines, and the request that a line belongs to."""
+"""Logging set-up: text lines or JSON, each with the id of its request."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Format = Literal["text", "json"]
 log = logging.getLogger("edgeembed.daemon")
 
 LOG_FILE = "daemon.log"
-"""Where no system keeps what the daemon says."""
+"""The log, if neither a console nor a service manager keeps it."""
 LOG_BYTES = 4 * 2**20
-"""A longer log is put aside when a daemon starts; one old one is kept."""
+"""A longer log is rotated when a daemon starts; one old file is kept."""
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 class RequestScope:
-    """A request that is being answered. Tasks that it started know it, and forget it when it ends: the supervisor of a
-    worker that a request caused to start lives on for days.
+    """A request in progress. Tasks that it started belong to it only until it ends: the supervisor of a worker, started for
+    a request, runs for days.
     """
 
     __slots__ = ("active", "id")
@@ -38,20 +38,20 @@ _scope: ContextVar[RequestScope | None] = ContextVar("request", default=None)
 
 
 def begin_request(id_: str) -> RequestScope:
-    """Let log lines of this task, and of tasks that it starts, carry a request id until `active` is False."""
+    """Add a request id to log lines of this task, and of tasks that it starts, until `active` is False."""
     scope = RequestScope(id_)
     _scope.set(scope)
     return scope
 
 
 def request_id() -> str | None:
-    """Give the id of the request that is being answered here, if any."""
+    """Return the id of the current request, if any."""
     scope = _scope.get()
     return scope.id if scope is not None and scope.active else None
 
 
 class TextFormatter(logging.Formatter):
-    """One line for a person, with the request id at its end."""
+    """One line of text, with the request id at its end."""
 
     def __init__(self) -> None:
         super().__init__(_LINE, "%Y-%m-%d %H:%M:%S")
@@ -63,9 +63,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, and request_id and exception where there are
-    any.
-    """
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, and request_id and exception if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
@@ -79,7 +77,7 @@ class JsonFormatter(logging.Formatter):
             fields["request_id"] = id_
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        # What a client called itself may hold what is no Unicode; a line is worth more than its every letter.
+        # Data from clients may contain invalid Unicode, which is replaced rather than losing the line.
         try:
             return orjson.dumps(fields).decode()
         except TypeError:
@@ -87,26 +85,26 @@ class JsonFormatter(logging.Formatter):
 
 
 def provide_stderr(folder: Path) -> None:
-    """Where the process has no stderr, as one without a console on Windows, begin to write a file in place of it."""
+    """Redirect stderr to a log file if the process has none, such as one without a console on Windows."""
     if sys.stderr is not None:
         return
     file = folder / LOG_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        put_aside(file)
+        rotate_log(file)
         sys.stderr = file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
     except OSError:
-        return  # nobody can be told; the daemon runs without
+        return  # there is no way to report it; the daemon runs without a log
 
 
-def put_aside(file: Path) -> None:
-    """Begin a log file anew that has grown long; one old one is kept. Raises OSError."""
+def rotate_log(file: Path) -> None:
+    """Rename a log file that has grown too long; one old file is kept. Raises OSError."""
     if file.exists() and file.stat().st_size > LOG_BYTES:
         file.replace(file.with_suffix(".log.1"))
 
 
 def setup_logging(level: str, format_: Format = "text") -> None:
-    """Send log lines of at least `level` to stderr. Texts that users send are never logged."""
+    """Log lines of at least `level` to stderr. Texts of users are never logged."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
     root = logging.getLogger("edgeembed")
@@ -116,5 +114,5 @@ def setup_logging(level: str, format_: Format = "text") -> None:
 
 
 def log_anyway(line: str) -> None:
-    """Log a line that is news for whoever started the daemon, whatever the least severity is."""
+    """Log a line that the user must see, whatever the log level is."""
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, line, (), None))

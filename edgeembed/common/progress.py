@@ -16,23 +16,23 @@ else:
     _Tqdm = tqdm  # generic for the type checker only
 
 ReportLine = Callable[[str], None]
-"""Takes one line for a human."""
+"""Called with one line for the user."""
 
 _SHORT = 1.0
-"""Seconds; work that is done sooner needs no bar and no lines."""
+"""Seconds; shorter work shows no bar and no lines."""
 _OFTEN = 0.1
-"""Seconds between two looks at the bar."""
+"""Seconds between updates of the bar."""
 _QUIET = 60.0
-"""Seconds after which a plain line is due even if no tenth is full."""
+"""Seconds after which a plain line is printed even if no further tenth is done."""
 
 
 def on_terminal() -> bool:
-    """Say whether a bar drawn on standard error is seen by a human."""
+    """Return whether standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
-    """A bar fed with `update(done, total)`, as downloads, the converter and the digest call it. Use as a context manager."""
+    """A progress bar for downloads, conversions and checksums; a context manager."""
 
     def __init__(self, report: ReportLine, what: str, unit: str = "B") -> None:
         self._report = report
@@ -41,7 +41,7 @@ class Progress:
         self._bar: _Bar | None = None
 
     def begin(self, done: int, total: int) -> None:
-        """Say that `done` of `total` units were there before; they count as done, and not for the speed."""
+        """Start at `done` of `total` units, which do not count for the speed."""
         if self._bar is not None:
             self._bar.close()
         self._bar = _Bar(
@@ -59,7 +59,7 @@ class Progress:
         )
 
     def update(self, done: int, total: int) -> None:
-        """Show that `done` of `total` units are behind us."""
+        """Show that `done` of `total` units are done."""
         if self._bar is None:
             self.begin(0, total)
         assert self._bar is not None
@@ -67,7 +67,7 @@ class Progress:
         self._bar.update(done - self._bar.n)
 
     def say(self, line: str) -> None:
-        """Report a line without tearing the bar."""
+        """Print a line above the bar."""
         if not on_terminal():
             self._report(line)
             return
@@ -83,21 +83,21 @@ class Progress:
 
 
 class _Bar(_Tqdm):
-    """Draws on a terminal, and reports lines elsewhere."""
+    """Draws a bar on a terminal, and reports lines elsewhere."""
 
     def __init__(self, *, report: ReportLine, drawn: bool, **options: Any) -> None:
         self._report = report
         self._drawn = drawn
         self._tenth = 0
         self._last = time.monotonic()
-        super().__init__(file=None if drawn else _Nowhere(), **options)
+        super().__init__(file=None if drawn else _NullStream(), **options)
         if self.total:
             self._tenth = int(self.n * 10 / self.total)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         if self._drawn:
             return super().display(msg, pos)
-        # Lines for bytes only: a count of texts says nothing about the time left. A message is tqdm wiping its bar away.
+        # Lines for bytes only, as texts differ too much in length. With `msg`, tqdm clears its bar.
         if msg is None and self.total and self.unit == "B":
             tenth, now = int(self.n * 10 / self.total), time.monotonic()
             if self._tenth < tenth <= 10 or (now - self._last > _QUIET and self.n < self.total):
@@ -106,14 +106,14 @@ class _Bar(_Tqdm):
         return True
 
     def _pace(self) -> str:
-        """Give speed and time left, once there is something to tell them from."""
+        """Return speed and time left, once they can be computed."""
         left = (self.total or 0) - self.n
         rate = self.format_dict["rate"] or (self.n - self.initial) / max(self.format_dict["elapsed"], 1e-9)
         return f", {human_size(rate)}/s, {human_time(left / rate)} left" if left > 0 and rate > 0 else ""
 
 
-class _Nowhere:
-    """Takes what tqdm would write to a terminal that is not there."""
+class _NullStream:
+    """Discards what tqdm writes."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -123,7 +123,7 @@ class _Nowhere:
 
 
 def human_size(size: float) -> str:
-    """Write a number of bytes with a decimal unit, as download pages do."""
+    """Return a number of bytes as text with a decimal unit."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -132,7 +132,7 @@ def human_size(size: float) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """Write a duration with its two largest units, as a person would say it."""
+    """Return a duration as text with its two largest units."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

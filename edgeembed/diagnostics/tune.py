@@ -1,8 +1,8 @@
-"""Finds out how a model runs best on this machine, and remembers it: threads, batches, lanes, filling up.
+"""Finds the fastest run profile of a model on this machine: threads, batch size, lanes, padding.
 
-One choice after the other is tried with the rest kept (coordinate descent), each in a worker of its own. What is measured is
-what users wait for: a query of ten words, one of forty, and a bulk load. The score of a way to run is the geometric mean of
-the three times, each against the first way's, so that no single one decides.
+Coordinate descent: one parameter is varied while the others stay, each profile in a worker of its own. Measured is what
+users wait for: a query of ten words, one of forty, and a bulk load. The score of a profile is the geometric mean of these
+times relative to the first profile, so that no single one decides.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from edgeembed.models.profiles import Measurement, RunProfile, TuningResult
 
 log = logging.getLogger(__name__)
 
-WORTH = 0.97
-"""A way must have at most this share of the best one's score to take its place: less is noise."""
+MIN_GAIN = 0.97
+"""A profile replaces the best one only if its score is below this share of it; smaller differences are noise."""
 BULK_WORDS = (10, 20, 40, 80)
 BULK_TEXTS = 32
 BULK_TEXTS_ON_CARD = 512
-"""Enough to fill the largest batch that is tried."""
+"""Enough to fill the largest batch size that is tried."""
 WARM_UPS = 3
 TOKENS_PER_WORD = 12
-"""More than any tokenizer makes of a word: even a model of a few hundred tokens is not given a text that is too long."""
+"""More than any tokenizer needs, so that texts fit models with a short context."""
 
 
 MakeEngine = Callable[[RunProfile], Engine]
 Measure = Callable[[RunProfile], Awaitable[tuple[Measurement, ModelInfo]]]
-Tell = Callable[[Measurement], None]
+OnMeasurement = Callable[[Measurement], None]
 
 
 async def tune(
-    measure: Measure, start: RunProfile, *, thorough: bool, tell: Tell = lambda _measurement: None
+    measure: Measure, start: RunProfile, *, thorough: bool, on_measurement: OnMeasurement = lambda _measurement: None
 ) -> TuningResult:
-    """Find the best way for a model, beginning with `start`.
+    """Find the best profile for a model, beginning with `start`.
 
-    measure: measures one way, see `measurer`. thorough: try every choice; otherwise the number of threads alone. tell: gets
-    each measurement as it comes. Raises what `measure` raises.
+    measure: measures one profile, see `measurer`. thorough: try every parameter, not only the number of threads.
+    on_measurement: called with each measurement. Raises what `measure` raises.
     """
     first, info = await measure(start)
-    tell(first)
+    on_measurement(first)
     tried = {start: first}
     best = first
     choices_of = _choices_on_card(thorough=thorough) if first.on_card else _choices(start, info, thorough=thorough)
@@ -56,15 +56,15 @@ async def tune(
             if profile in tried:
                 continue
             tried[profile], _ = await measure(profile)
-            tell(tried[profile])
+            on_measurement(tried[profile])
         fastest = min(tried.values(), key=lambda each: each.score(first))
-        if fastest.score(first) < WORTH * best.score(first):
+        if fastest.score(first) < MIN_GAIN * best.score(first):
             best = fastest
     return TuningResult(profile=best.profile, made_at=time.time(), thorough=thorough, measured=list(tried.values()))
 
 
 def _choices(start: RunProfile, info: ModelInfo, *, thorough: bool) -> Iterator[Sequence[dict[str, int | None]]]:
-    """Give what may be changed, one list of alternatives after the other."""
+    """Yield the alternatives of each parameter."""
     halves = [start.threads]
     while halves[-1] > 1:
         halves.append(halves[-1] // 2)
@@ -73,18 +73,18 @@ def _choices(start: RunProfile, info: ModelInfo, *, thorough: bool) -> Iterator[
         return
     yield [{"bulk_lanes": lanes} for lanes in dict.fromkeys((0, 1, 2, max(1, start.threads // 2), start.threads))]
     yield [{"batch_tokens": tokens} for tokens in (64, 256, 512)]
-    if info.pooling in ("mean", "cls"):  # decoders have no use for it
+    if info.pooling in ("mean", "cls"):  # decoders gain nothing from padding
         yield [{"pad_from_tokens": tokens} for tokens in (0, 24, 40, 52)]
 
 
 def _choices_on_card(*, thorough: bool) -> Iterator[Sequence[dict[str, int | None]]]:
-    """Give what may be changed where a graphics card computes: there threads, lanes and filling up count for nothing."""
+    """Yield the alternatives on a GPU, where threads, lanes and padding make no difference."""
     if thorough:
         yield [{"card_batch_tokens": tokens} for tokens in (512, 1024, 4096, 8192)]
 
 
 def measurer(make_engine: MakeEngine, seconds: float) -> Measure:
-    """Give a function that loads a model in one way, measures it for so many seconds and ends it. It raises EngineError."""
+    """Return a function that measures a profile with a new engine for so many seconds. It raises EngineError."""
 
     async def measure(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
         return await _measure(make_engine(profile), profile, seconds)
@@ -127,7 +127,7 @@ async def _median_ms(engine: Engine, text: Callable[[], Text], seconds: float) -
 async def _tokens_per_second(engine: Engine, text: Callable[[int], Text], seconds: float, load: int) -> float:
     tokens = 0
     began = time.perf_counter()
-    # Two loads on their way at any time: the worker always has a next batch.
+    # Two loads in flight, so that the worker always has a next batch.
     waiting: set[asyncio.Future[list[Row]]] = set()
     while True:
         over = time.perf_counter() - began >= seconds and tokens > 0

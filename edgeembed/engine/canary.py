@@ -1,7 +1,7 @@
-"""Fixed texts that show, before a worker says ready, that its kernels compute what they should.
+"""Canary texts: fixed texts that show, before a worker is ready, that its kernels compute correctly.
 
-Two checks: a row computed alone equals the row computed in a batch; and, where the converter wrote the rows of the
-unquantised weights into the file (`edgeembed.canary.*`), the rows computed here are near those.
+Two checks: a row computed alone is close to the row computed in a batch; and, where the converter wrote the rows of the
+unquantised weights into the file (`edgeembed.canary.*`), the rows computed here are close to those.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "Größe, цвет, 颜色, رنگ, रंग: one text in several scripts. 🙂",
     "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)\n",
-    # Long enough for the kernels that only start at 64 tokens.
+    # Long enough for kernels that are used only from 64 tokens on.
     "A daemon turns this computer into a private embedding server. It answers on localhost, it remembers the vectors of "
     "frequent queries, and it keeps running for years: on a laptop, on an edge box, on a workstation. Texts never leave "
     "the machine; nobody else learns what is being searched for, what is being written, or what is being thought.",
@@ -40,25 +40,25 @@ PAIRS = (
 """For rerankers."""
 
 LEAST_COSINE = 0.999
-"""Between a text's row computed alone and in a batch with the others. Quantised kernels round differently with the batch's
-shape; a broken kernel is far off."""
+"""Of a text's row computed alone and in a batch. Quantised kernels round differently with the batch's shape; the rows of a
+broken kernel differ far more."""
 
 
 TEXTS_KEY = "edgeembed.canary.texts"
-"""Metadata: a JSON list of texts; for a reranker, of [query, document]."""
+"""Metadata key: a JSON list of texts; of [query, document] for a reranker."""
 ROWS_KEY = "edgeembed.canary.rows"
-"""Metadata: base64 of their rows, float32, little-endian, shape (texts, dimensions); NaN where a text did not fit."""
+"""Metadata key: base64 of their rows, float32, little-endian, shape (texts, dimensions); NaN where a text was too long."""
 
 LEAST_BY_TYPE = {
     "F32": 0.9995, "F16": 0.9995, "BF16": 0.998, "Q8_0": 0.99, "Q6_K": 0.985, "Q5_K": 0.97, "Q5_1": 0.97, "Q5_0": 0.96,
     "Q4_K": 0.93, "Q4_1": 0.93, "Q4_0": 0.9, "IQ4_NL": 0.9, "IQ4_XS": 0.9,
 }  # fmt: skip
-"""Least cosine of a canary row to the row of the unquantised weights, by the type of most tensors. Wide enough for the loss
-of the type itself (see the table in docs/converting.md), far too narrow for a broken kernel."""
+"""Lowest cosine of a canary row to the row of the unquantised weights, by the type of most tensors. It allows for the loss
+of the type itself (see the table in docs/converting.md), but not for a broken kernel."""
 LEAST_OF_OTHERS = 0.85
 LEAST_OF_ANY_SCORE = 0.3
 LEAST_SCORE_LIKENESS = 0.98
-"""The same as LEAST_COSINE, for scores."""
+"""Like LEAST_COSINE, for scores."""
 
 
 class CanaryError(Exception):
@@ -70,7 +70,7 @@ class CanaryError(Exception):
 def check(
     embed: Callable[[Sequence[TokensT]], list[Float32Row]], texts: Sequence[TokensT], *, scores: bool = False
 ) -> float:
-    """Embed each text alone and all in one batch, and compare; gives the least likeness. Raises CanaryError."""
+    """Embed each text alone and all in one batch; return the lowest likeness. Raises CanaryError."""
     single = [embed([text])[0] for text in texts]
     batch = embed(texts)
     for rows, where in ((single, "alone"), (batch, "in a batch")):
@@ -89,7 +89,7 @@ def check(
 
 
 def defect(row: Float32Row) -> str | None:
-    """Say what makes a row unusable, if anything does."""
+    """Return what makes a row unusable; None when it is usable."""
     if not np.isfinite(row).all():
         return "not finite"
     if not row.any():
@@ -98,13 +98,13 @@ def defect(row: Float32Row) -> str | None:
 
 
 def cosine(one: Float32Row, other: Float32Row) -> float:
-    """Give the cosine similarity of two rows, computed in float64."""
+    """Return the cosine similarity of two rows, computed in float64."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def likeness(one: Float32Row, other: Float32Row, *, scores: bool) -> float:
-    """Give the cosine of two vectors; of a reranker's scores, 1 less their largest difference, relative above 1."""
+    """Return the cosine of two vectors; for scores 1 minus their largest difference, relative where a score is above 1."""
     if not scores:
         return cosine(one, other)
     a, b = one.astype(np.float64), other.astype(np.float64)
@@ -112,9 +112,9 @@ def likeness(one: Float32Row, other: Float32Row, *, scores: bool) -> float:
 
 
 def least_for(file_type: str, *, scores: bool = False) -> float:
-    """Give the least likeness for a type as llama.cpp names it, such as "Q4_K - Medium" or "all F32".
+    """Return the lowest likeness for a type as llama.cpp names it, such as "Q4_K - Medium" or "all F32".
 
-    What turns a vector by a little moves a score, one number at the end of it, by more.
+    It is lower for scores: a small change of a vector changes the single number computed from it by more.
     """
     words = file_type.replace("_M", "").replace("_S", "").split()
     least = next((LEAST_BY_TYPE[word] for word in words if word in LEAST_BY_TYPE), LEAST_OF_OTHERS)
@@ -122,12 +122,12 @@ def least_for(file_type: str, *, scores: bool = False) -> float:
 
 
 def encode_rows(rows: Sequence[Float32Row]) -> str:
-    """Give the value of ROWS_KEY; its length depends on the shape alone."""
+    """Return the value for ROWS_KEY; its length depends only on the shape."""
     return base64.b64encode(np.stack(rows).astype("<f4").tobytes()).decode("ascii")
 
 
 def write_texts(texts: Sequence[Text]) -> str:
-    """Give the value of TEXTS_KEY."""
+    """Return the value for TEXTS_KEY."""
     return json.dumps([_plain(text) for text in texts], ensure_ascii=False)
 
 
@@ -142,7 +142,7 @@ def _plain(text: Text) -> str | list[str]:
 
 
 def read_rows(texts: str, rows: str) -> list[tuple[Text, Float32Row]]:
-    """Read the values of both keys: each text that has a row. Raises CanaryError when they do not fit together."""
+    """Return the texts that have a row, from the values of both keys. Raises CanaryError when they do not match."""
     try:
         known = msgspec.json.decode(texts, type=list[str | Pair])
         matrix = np.frombuffer(base64.b64decode(rows, validate=True), dtype="<f4").reshape(len(known), -1)
@@ -159,7 +159,7 @@ def check_file(
     *,
     scores: bool = False,
 ) -> list[float]:
-    """Embed the file's canary texts; give the likeness of each to the file's row. Raises CanaryError with the numbers."""
+    """Embed the file's canary texts; return the likeness of each to the file's row. Raises CanaryError with the numbers."""
     found = [likeness(row, embed([tokenize(text)])[0], scores=scores) for text, row in expected]
     least = least_for(file_type, scores=scores)
     if not all(value >= least for value in found):

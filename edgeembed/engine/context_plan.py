@@ -1,8 +1,8 @@
-"""How large the contexts of a model are, how many there are, and when a batch is filled up. Arithmetic only, no llama.cpp.
+"""Context plan: number and sizes of a model's contexts, and when a batch is padded. Arithmetic only, no llama.cpp.
 
-One wide context with all threads serves queries and the longest texts. Bulk loads get contexts of their own, narrow ones
-with few threads each: a forward pass of one thread never waits at a barrier for another one, and while one lane packs its
-next batch the others compute. Threads of bulk lanes give way to those of the wide context: a query does not wait for them.
+One wide context with all threads computes queries and the longest texts. Bulk loads get contexts of their own, the bulk
+lanes, with few threads each: a forward pass of one thread never waits at a barrier for another one, and while one lane packs
+its next batch the others compute. Threads of bulk lanes have a lower priority, so that queries do not wait for them.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from dataclasses import dataclass
 from edgeembed.engine.worker_options import WorkerOptions
 
 TILE = 64
-"""llama.cpp's tiled flash-attention kernel for processors starts at this many tokens in a batch (GGML_FA_TILE_Q)."""
+"""Tokens in a batch from which llama.cpp uses its tiled flash-attention kernel for processors (GGML_FA_TILE_Q)."""
 TILE_TOKENS = 19
-"""What a tile costs more than its tokens' matrix products, in tokens' matrix products; 17 to 20 were measured."""
+"""Cost of a tile beyond the matrix products of its tokens, in matrix products of a token; measured: 17 to 20."""
 PADDING_PER_WIDTH = 30 / 384
-"""Squared tokens of plain attention that cost as much as one token's matrix products, for each number of a row: 37 at Q8_0
-and 22 at F32 for 384 numbers, AVX-512 without AMX."""
+"""Squared tokens of plain attention that cost as much as one token's matrix products, per dimension of the model; measured
+for 384 dimensions with AVX-512 without AMX: 37 at Q8_0 and 22 at F32."""
 
 MOST_BULK_LANES = 128
 MOST_TEXTS = 64
-"""Texts in a forward pass. llama.cpp allows 256; more than the token budget holds gains nothing."""
+"""Texts in a forward pass. llama.cpp allows 256, but more than fit the token budget are of no use."""
 MOST_TEXTS_OF_DECODER = 16
-"""Each has a row of logits in two buffers, whether it is computed or not: 1.2 MB for Qwen3's vocabulary."""
+"""Each needs two rows of logits, computed or not: 1.2 MB with Qwen3's vocabulary."""
 MOST_PREFIXES = 8
 
 BULK_TOKENS = 512
-"""The longest text of a bulk lane, where its memory allows; longer ones go to the wide context."""
+"""The longest text of a bulk lane, if memory allows; longer ones go to the wide context."""
 BULK_BYTES = 512 * 2**20
-"""Memory for all bulk lanes of a model together, at most and roughly: most of it is taken when long texts come."""
+"""Rough limit of the memory of all bulk lanes of a model; most of it is allocated only for long texts."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What decides about sizes. pieces: whether a text may be computed in pieces (causal, its last token is read)."""
+    """Properties of a model that decide about sizes. pieces: texts can be computed in pieces (causal, pooled at the end)."""
 
     pieces: bool
     trained_tokens: int
@@ -45,22 +45,22 @@ class ModelFacts:
     cell_bytes: int
     """Memory of one token in the KV cache; 0 for a model without one."""
     own_attention: bool = False
-    """Attention is computed by our kernels, which have no threshold to fill up to."""
+    """Attention is computed by our kernels, which need no padding."""
 
 
 @dataclass(frozen=True)
 class ContextShape:
-    """Sizes of a context, in tokens where nothing else is said."""
+    """Sizes of a context, in tokens unless noted."""
 
     cells: int
-    """All tokens that it can hold at a time (llama.cpp's n_ctx)."""
+    """Tokens that it can hold (llama.cpp's n_ctx)."""
     batch: int
     longest_text: int
     texts: int
     threads: int
     pieces: bool
     prefix_cells: int
-    """What kept prefixes may take together."""
+    """Limit of all kept prefixes together."""
     pad_factor: float
     """See `padding`; 0 for never."""
     trained_tokens: int
@@ -71,7 +71,7 @@ class ContextShape:
 
     @property
     def sequences(self) -> int:
-        """Sequences of texts, and of a causal model one for a long text in pieces and those of prefixes."""
+        """One sequence per text; for a causal model also one for a long text in pieces, and one per prefix."""
         return self.texts + 1 + self.prefixes if self.pieces else self.texts
 
 
@@ -85,7 +85,7 @@ class ContextPlan:
 
 
 def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> ContextPlan:
-    """Decide. last_only: whether rows come from `LastTokenReader`, which can share prefixes."""
+    """Return the plan. last_only: whether rows come from `LastTokenReader`, which can share prefixes."""
     longest = min(facts.trained_tokens, options.context_tokens)
     batch = max(options.batch_tokens, TILE)
     bulk_text = min(longest, _bulk_tokens(facts, batch, options.threads))
@@ -117,7 +117,7 @@ def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> 
         most = min(MOST_BULK_LANES, max(1, BULK_BYTES // _bulk_bytes(facts, shape(bulk_text, 1), last_only)))
         lanes = options.threads // -(-options.threads // most)  # each with the same number of threads
     return ContextPlan(
-        # Between two pieces of a long text queries are computed, so there is room for both.
+        # Queries are computed between two pieces of a long text, so there has to be room for both.
         wide=shape(longest, options.threads, beside=batch if longest > batch else 0),
         bulk=shape(bulk_text, max(1, options.threads // max(1, lanes))),
         bulk_lanes=min(lanes, MOST_BULK_LANES),
@@ -125,21 +125,21 @@ def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> 
 
 
 def _bulk_tokens(facts: ModelFacts, batch: int, threads: int) -> int:
-    """Longest text of a bulk lane: every token of an encoder's batch has a row of logits that is never computed."""
+    """Return the longest text of a bulk lane: each token of an encoder's batch takes an unused row of logits."""
     if facts.pieces:
         return BULK_TOKENS
     return max(batch, min(BULK_TOKENS, BULK_BYTES // threads // (4 * facts.vocabulary) // MOST_TEXTS * MOST_TEXTS))
 
 
 def _bulk_bytes(facts: ModelFacts, shape: ContextShape, last_only: bool) -> int:
-    """Estimate the memory of a bulk lane: KV cells, and logits in the output buffer and, of a decoder, in the graph's."""
+    """Estimate the memory of a bulk lane: KV cells, and logits in the output buffer and, for a decoder, in the graph."""
     outputs = shape.sequences if last_only else shape.batch
     if shape.pieces:
         outputs *= 2
     return max(1, shape.cells * facts.cell_bytes + 4 * facts.vocabulary * outputs)
 
 
-# --- filling up -------------------------------------------------------------------------------------------------------
+# --- padding ----------------------------------------------------------------------------------------------------------
 
 
 def _pad_factor(facts: ModelFacts, options: WorkerOptions) -> float:
@@ -152,10 +152,10 @@ def _pad_factor(facts: ModelFacts, options: WorkerOptions) -> float:
 
 
 def padding(lengths: Sequence[int], shape: ContextShape) -> int:
-    """Give how many throw-away tokens make a batch of texts of these lengths faster; 0 when none do.
+    """Return how many padding tokens make a batch of texts of these lengths faster; 0 when none do.
 
-    Below `TILE` tokens attention takes the plain kernel, whose work grows with the sum of squared lengths; the tile costs
-    the same whatever is in it, and the throw-away tokens pass through all matrix products:
+    Below `TILE` tokens attention uses the plain kernel, whose work grows with the sum of squared lengths. A tile costs the
+    same whatever it holds, and padding tokens take part in all matrix products:
     pad when sum(n^2) >= factor * (TILE - sum(n) + TILE_TOKENS).
     """
     total = sum(lengths)

@@ -19,7 +19,7 @@ class ModeUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """One way to run a model."""
+    """One way to run a model, such as on a graphics card or with plain kernels."""
 
     name: str
     extra_buffers: bool
@@ -27,7 +27,7 @@ class ExecutionMode:
     oldest_kernels: bool = False
     gpu: Literal["none", "whole", "part"] = "none"
     token_seconds: float = 1.0
-    """What a token may take before the worker counts as hung: far more than it ever takes, on the slowest machine."""
+    """Time per token after which a worker counts as hung; far more than the slowest machine needs."""
 
 
 GPU_FULL = ExecutionMode("gpu-full", False, "graphics card, the whole model", gpu="whole", token_seconds=0.005)
@@ -51,11 +51,11 @@ CPU_MODES = (CPU_BEST, CPU_PLAIN)
 
 
 PORTABLE_CPU_MODES = (*CPU_MODES, CPU_OLDEST)
-"""Where the build has a module for each generation of processors: the one that was chosen may be wrong about this one."""
+"""For builds with a module for each generation of processors, where the chosen one may not suit this processor."""
 
 
 def cpu_modes() -> tuple[ExecutionMode, ...]:
-    """Give the modes that the installed build of llama.cpp has."""
+    """Return the CPU modes of the installed build of llama.cpp, fastest first."""
     try:
         files = distribution("llama-cpp-python").files or ()
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What an engine is: the texts that it takes, the rows that it gives, and how it says how it is."""
+"""The interface of an engine: the texts that it takes, and the rows that it returns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edgeembed.common.status import EngineStatus
 Float32Row = npt.NDArray[np.float32]
 
 Task = Literal["embed", "rerank"]
-"""What a model is for: rows of texts, or scores of pairs."""
+"""What a model computes: rows of texts, or scores of pairs."""
 
 Priority = Literal[0, 1]
 INTERACTIVE: Priority = 0
-"""A few texts that somebody waits for."""
+"""A few texts that a client waits for."""
 BULK: Priority = 1
-"""Many texts; they give way to interactive ones."""
+"""Many texts; interactive ones are computed first."""
 
 
 class Row(NamedTuple):
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     vector: float32, shape (dimensions,), pooled, not normalised, full-dimension.
     tokens: the text's length in the model's tokens, special ones included.
-    full: the same before the text was cut; 0 when it was not.
+    full: the same before the text was truncated; 0 when it was not.
     """
 
     vector: Float32Row
@@ -41,8 +41,8 @@ class Row(NamedTuple):
 class Tokenized(NamedTuple):
     """The tokens of a text.
 
-    ids: places in the model's vocabulary, int32, shape (tokens,). special: which of them are marks that the model puts
-    around a text, shape (tokens,). texts: how each is written; None where nobody asked.
+    ids: int32, shape (tokens,). special: which of them the model puts around a text, shape (tokens,). texts: of each token;
+    None if not requested.
     """
 
     ids: npt.NDArray[np.int32]
@@ -51,14 +51,14 @@ class Tokenized(NamedTuple):
 
 
 Side = Literal["none", "end", "start"]
-"""Where a text that is too long may be cut."""
+"""The side on which a text that is too long may be truncated."""
 
 
 class Limits(msgspec.Struct, array_like=True, frozen=True):
-    """How long a text may be where that is not what the model takes, and what happens to a longer one.
+    """The length that a text may have, and what happens to a longer one.
 
-    most: tokens, special ones, prompt and query included; 0 for what the model takes. cut: the side that is cut off; a text
-    is refused when it is none. own: `most` counts the tokens of the text, or of the document of a pair, alone.
+    most: tokens, with special ones, prompt and query; 0 for the model's own limit. cut: the side on which it is truncated;
+    with "none" it is rejected. own: `most` counts only the tokens of the text, or of the document of a pair.
     """
 
     most: int = 0
@@ -67,22 +67,22 @@ class Limits(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Pair(msgspec.Struct, array_like=True, frozen=True):
-    """What a reranker scores."""
+    """A query and a document for a reranker."""
 
     query: str
     document: str
     instruction: str | None = None
-    """None takes the model's default."""
+    """None for the model's default."""
     limits: Limits | None = None
-    """Of the pair; only its document is ever cut."""
+    """Of the pair; only its document is ever truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A text in its prompt, told apart: what stands in front of many texts is computed once, and never cut.
+    """A text and its prompt, kept separate: a prefix of many texts is computed once, and a prompt is never truncated.
 
-    It gives the tokens, and the row, of `prefix + text + suffix`. (A dataclass, because msgspec cannot tell two kinds of
-    struct apart beside a string.)
+    Its row is that of `prefix + text + suffix`. (A dataclass, because msgspec cannot distinguish two kinds of struct in a
+    union with a string.)
     """
 
     prefix: str
@@ -90,24 +90,24 @@ class Prompted:
     suffix: str = ""
     limits: Limits | None = None
     ids: bytes | None = None
-    """In place of `text`, its tokens: int32, native byte order. Special tokens around them may be there or not."""
+    """Token ids in place of `text`: int32, native byte order, with or without the special tokens around them."""
 
 
 Text = str | Pair | Prompted
-"""What an embedder or a reranker computes one row of."""
+"""What an engine computes one row of."""
 
 
 class AutotuneResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first load of a model on this machine found out; see `edgeembed.engine.llama.autotune`."""
+    """The result of autotuning at a model's first load on this machine; see `edgeembed.engine.llama.autotune`."""
 
     pad_from_tokens: int | None
-    """None where there was no time to find it."""
+    """None where there was not enough time to measure it."""
     seconds: float
-    """That it took."""
+    """That autotuning took."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded model says of itself."""
+    """Properties of a loaded model."""
 
     architecture: str
     name: str
@@ -121,13 +121,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     size_bytes: int
     llama_cpp: str
-    """Version of llama-cpp-python and what the build can use of the processor."""
+    """Version of llama-cpp-python, and the processor features that its build uses."""
     canary_cosines: tuple[float, ...] = ()
-    """Of the file's canary texts, computed here, to their rows from the unquantised weights; empty when it carries none."""
+    """Cosines of the file's canary texts to their rows from the unquantised weights; empty if the file has none."""
     batch_tokens: int = 0
-    """Tokens of all texts together that a forward pass aims at; 0 where nobody tells."""
+    """Tokens that a forward pass aims at; 0 where unknown."""
     autotune: AutotuneResult | None = None
-    """What a quick look found, where one was asked for."""
+    """What autotuning found, if it was requested."""
 
 
 class Engine(Protocol):
@@ -135,7 +135,7 @@ class Engine(Protocol):
 
     @property
     def info(self) -> ModelInfo | None:
-        """What is loaded; None until the engine was ready once."""
+        """The loaded model; None until the engine has been ready once."""
         ...
 
     @property
@@ -143,31 +143,31 @@ class Engine(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """Whether it failed or was stopped, and computes nothing any more; cheaper to ask than `status`."""
+        """Whether it failed or was stopped for good; cheaper than `status`."""
         ...
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
-        """Queue texts to be read and not computed, however long they are; cancelling a future frees its place.
+        """Queue texts of any length to be tokenised only, and return a future for each; cancelling it removes the text.
 
-        written: give the tokens' texts too. A future ends with EngineError, EngineUnavailableError or WorkerCrashedError.
+        written: with the texts of the tokens. A future ends with EngineError, EngineUnavailableError or WorkerCrashedError.
         """
         ...
 
     def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
-        """Queue texts (prompt already applied) and give one future each; cancelling a future frees its place.
+        """Queue texts, prompts included, and return a future for each; cancelling it removes the text.
 
-        isolated: they share forward passes with each other only, as bulk texts: the same texts give the same bits each time
-        (see `edgeembed.engine.worker.isolated_batches`).
+        isolated: as bulk texts that share forward passes only with each other, so that the same texts yield the same bits
+        each time (see `edgeembed.engine.worker.isolated_batches`).
 
         A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError, EngineUnavailableError or
-        a RequestError for token ids that are none of the model's, or limits that leave no room for the text.
+        a RequestError for token ids that the model does not have, or limits that leave no room for the text.
         """
         ...
 
     async def start(self) -> None:
-        """Load the model; returns when canary texts came out right. Raises EngineUnavailableError when no mode holds."""
+        """Load the model and wait until its canary texts are right. Raises EngineUnavailableError when every mode fails."""
         ...
 
     async def close(self) -> None:
-        """End the worker; futures still open end with EngineUnavailableError."""
+        """End the worker; futures without a result end with EngineUnavailableError."""
         ...

@@ -1,4 +1,4 @@
-"""The machine that computes, as far as an engine has to know it: its processors, and names for it and for this build."""
+"""This machine: its processors, and fingerprints of it and of the installed build."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def machine_fingerprint() -> str:
-    """Give a short name of this processor: a home folder may be used from several machines."""
+    """Return a short fingerprint of this processor, because a home folder may be used from several machines."""
     facts = [platform.machine(), platform.processor()]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -28,9 +28,9 @@ def machine_fingerprint() -> str:
 
 
 def build_fingerprint() -> str:
-    """Give the version of llama-cpp-python, and digests of the build and of our kernels: a repaired one gets a new chance.
+    """Return the version of llama-cpp-python with digests of the build and of our kernels, which change with a repaired one.
 
-    The daemon must not import the library, so this reads the digests that the installer recorded.
+    The daemon must not import the library, so the digests are those that the installer recorded.
     """
     try:
         found = distribution("llama-cpp-python")
@@ -41,12 +41,12 @@ def build_fingerprint() -> str:
 
 
 def usable_threads() -> int:
-    """Give the number of processors that this process may use: affinity, and a container's share (cgroup v2 cpu.max)."""
+    """Return the number of processors that this process may use, by affinity and by cgroup v2's cpu.max."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA_FILE.read_text(encoding="ascii").split()
         if quota != "max":
             found = min(found, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
-        pass  # no container, or one that says nothing
+        pass  # no container, or no limit
     return max(1, found)

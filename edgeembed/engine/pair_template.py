@@ -1,7 +1,7 @@
-"""How a reranker reads a query and a document: the file's template, filled and tokenised.
+"""The pair template of a reranker: how a query and a document are put together and tokenised.
 
-What lies between two special tokens of the template is tokenised as one text, because byte-level BPE joins a space in the
-template with the word behind it. Only the template's own special tokens become such, whatever the texts hold.
+The text between two special tokens of the template is tokenised as one, because byte-level BPE joins a space in the template
+with the word after it. Only the template's own special tokens become such, never those in a text.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SPECIAL = re.compile(r"(<\|[^<>|]+\|>|\[[A-Z]+\]|</?s>)")
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """The metadata that says how a pair is read.
+    """The template in a file's metadata.
 
-    second_segment: added to each id from the document on, the template's tokens behind it included; for models that tell
-    the two texts apart, which llama.cpp's graph does not.
+    second_segment: added to each id from the document on, up to the end of the template; for models with segment embeddings,
+    which llama.cpp's graph does not have.
     """
 
     template: str
@@ -38,14 +38,14 @@ class PairTemplate:
 
     @classmethod
     def of(cls, metadata: Callable[[str], str | None]) -> PairTemplate | None:
-        """Read it from a file's metadata; None when the file has none."""
+        """Return the template of a file with this metadata; None when it has none."""
         template = metadata(TEMPLATE_KEY)
         if not template:
             return None
         return cls(template, metadata(INSTRUCTION_KEY) or "", int(metadata(SECOND_SEGMENT_KEY) or 0))
 
     def tokens(self, pair: Pair, tokenize: Callable[[str, bool], Tokens]) -> Tokens:
-        """Give the ids of a filled template; `tokenize(text, special)` tokenises without adding anything."""
+        """Return the ids of the filled template. tokenize(text, special): tokenises without adding special tokens."""
         values = {
             "query": pair.query,
             "document": pair.document,

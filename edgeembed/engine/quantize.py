@@ -1,4 +1,4 @@
-"""Quantise a GGUF file in a child process (`edgeembed.engine.llama.quantize`), so that native code stays out of this one."""
+"""Quantising a GGUF file in a child process (`edgeembed.engine.llama.quantize`), to keep native code out of this one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class QuantizeJob(msgspec.Struct, frozen=True):
 
 
 def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None) -> None:
-    """Run a job in a child process; `progress(done, total)` counts tensors.
+    """Run a job in a child process. progress: called with the number of tensors done, and of all tensors.
 
-    Raises ConversionError. When interrupted, the child is ended; the target may then be half a file.
+    Raises ConversionError. When interrupted, the child is killed and may leave an incomplete target.
     """
     command = [sys.executable, "-P", "-m", "edgeembed.engine.llama.quantize", msgspec.json.encode(job).decode()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace") as child:
@@ -41,5 +41,5 @@ def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None
             child.kill()
             raise
     if child.returncode != 0:
-        reason = said[-1] if said else f"llama.cpp ended with status {child.returncode}"
+        reason = said[-1] if said else f"llama.cpp exited with status {child.returncode}"
         raise ConversionError(f"{Path(job.source).name} cannot be quantised: {reason}")

@@ -1,4 +1,4 @@
-"""What the tokenizer made of a text: its tokens, and how many of them it shares with other texts in front."""
+"""Tokenised texts: their tokens, and how many they share with other texts as a prefix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Tokens = npt.NDArray[np.int32]
 """Token ids, shape (tokens,)."""
 
 LEAST_SHARED = 4
-"""Fewer tokens in common are computed faster than they are looked up."""
+"""Fewer shared tokens are computed faster than looked up."""
 
 
 class Prefix:
-    """Tokens that many texts begin with: an instruction, or a reranker's scaffold with its query."""
+    """Tokens that many texts begin with: an instruction, or a reranker's template with its query."""
 
     __slots__ = ("key", "tokens")
 
@@ -29,7 +29,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A tokenised text. shared: its first tokens that equal the prefix's own, always fewer than all."""
+    """A tokenised text. shared: number of its first tokens that equal those of the prefix, never all of them."""
 
     tokens: Tokens
     prefix: Prefix | None = None
@@ -37,16 +37,15 @@ class Reading:
 
     @property
     def own(self) -> int:
-        """Tokens that only this text has."""
+        """Number of tokens that are not shared."""
         return len(self.tokens) - self.shared
 
 
 def read_behind(tokens: Tokens, prefix: Prefix) -> Reading:
-    """Give a text's reading behind a prefix.
+    """Return the reading of a text that begins with a prefix.
 
-    Byte-level BPE may join the prefix's last character with the text's first one, and a prefix that was tokenised alone may
-    end in a special token: what is shared is the longest common run of tokens, and never the whole text, whose last token
-    has to be computed.
+    Byte-level BPE may join the prefix's last character with the text's first one, and a prefix tokenised alone may end in a
+    special token. So the shared tokens are those that both begin with, except the text's last one, which must be computed.
     """
     most = min(len(tokens) - 1, len(prefix))
     if most < LEAST_SHARED:

@@ -1,4 +1,4 @@
-"""How large a text is, in characters and in tokens at most, without a tokenizer."""
+"""Sizes of texts: characters, and an upper bound of the tokens, without a tokenizer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import unicodedata
 from edgeembed.engine.interface import Pair, Prompted, Text
 
 _MARKS = 8
-"""Special tokens around a text, at most."""
+"""Upper bound of the special tokens around a text."""
 _CHARACTERS_PER_TOKEN = 4
 _ID_BYTES = 4
 _TEMPLATE = 1024
-"""Bytes of a reranker's template with its own instruction, at most."""
+"""Upper bound of the bytes of a reranker's template with its default instruction."""
 _LONG_CHARACTERS = 4096
-"""A text longer than this takes long to decompose."""
+"""A longer text would take too long to decompose."""
 _MOST_DECOMPOSED = 36
-"""Bytes of one character's decomposition, at most."""
+"""Upper bound of the bytes of one character's decomposition."""
 
 
 def characters_to_read(text: Text) -> int:

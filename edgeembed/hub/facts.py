@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, and which entry of the catalogue it belongs to."""
+"""Facts in the metadata of a GGUF file, and the catalogue entry that it belongs to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PROMPT = "edgeembed.prompt."
 
 
 class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read from the metadata of a GGUF file; a field is None where the file says nothing.
+    """Facts from the metadata of a GGUF file; None where the file does not state one.
 
-    It is kept in manifests, so it holds plain values: a version that does not know a kind of prompt still reads it.
+    They are stored in manifests, so they are plain values: a version that does not know a kind of prompt still reads it.
     """
 
     architecture: str | None = None
@@ -26,24 +26,24 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     ranks: bool | None = None
     """Whether it is a reranker."""
     prompts: dict[str, str] = {}
-    """Of a file that our converter made: the checkpoint's templates, by kind."""
+    """In a file of our converter: the checkpoint's templates, by kind."""
     matryoshka: tuple[int, int] | None = None
-    """Least and largest length."""
+    """Shortest and longest vector."""
 
     @property
     def own_prompts(self) -> Prompts | None:
-        """The file's prompts; None where it has none. Raises ValueError for a template that cannot be filled."""
+        """The file's prompts, if it has any. Raises ValueError for an invalid template."""
         given = {kind: text for kind, text in self.prompts.items() if kind in ("query", "document", "instruction")}
         return Prompts(**given) if given else None
 
     @property
     def own_matryoshka(self) -> Matryoshka | None:
-        """The vector lengths that the file names."""
+        """The file's vector lengths, if it states any."""
         return Matryoshka(min=self.matryoshka[0], max=self.matryoshka[1]) if self.matryoshka else None
 
 
 def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
-    """Read the facts from a header; `path` is named in errors. Raises HubError for a prompt that cannot be filled."""
+    """Return the facts in a header. path: for error messages. Raises HubError for an invalid prompt."""
     least, most = header.number("edgeembed.matryoshka.min"), header.number("edgeembed.matryoshka.max")
     facts = GgufFacts(
         architecture=header.architecture,
@@ -66,11 +66,11 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
 
 
 def entry_of(facts: GgufFacts, name: str | None) -> CatalogueEntry | None:
-    """Find the entry of a file: by the name that it was installed under, else by its own `general.name`."""
+    """Return the catalogue entry of a file: by the name it was installed under, or else by its `general.name`."""
     if name is not None and (entry := catalogue().get(name)):
         return entry
     entry = match_general_name(facts.general_name or "")
-    # A name is easily given; the prompts of another model would spoil every vector in silence.
+    # Names are easily reused, and the prompts of another model would silently spoil every vector.
     if entry and (entry.architecture, entry.dimensions) == (facts.architecture, facts.dimensions):
         return entry
     return None

@@ -1,4 +1,4 @@
-"""Models that are not pulled by a catalogue name: from any repository of the hub, or from a file on this machine."""
+"""Models without a catalogue name: from any repository of the hub, or from a file on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeembed.hub.arrival import FetchedModel, install_fetched, require_gguf
 from edgeembed.hub.catalogue import HubGguf, catalogue
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import CHECK_THE_LINE, RepositoryListing
+from edgeembed.hub.download.huggingface import CHECK_CONNECTION, RepositoryListing
 from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.references import (
     DEFAULT_TYPE,
@@ -24,7 +24,7 @@ from edgeembed.hub.references import (
     installed_name,
     type_in_name,
 )
-from edgeembed.hub.sources import Fetcher
+from edgeembed.hub.sources import ConversionPlan, Fetcher
 from edgeembed.hub.store import InstalledModel, Store
 
 _BLOCK = 4 * 2**20
@@ -38,89 +38,90 @@ def install_reference(
     settings: Settings,
     fetcher: Fetcher,
     report: ReportLine,
-    say_found: bool = True,
+    report_installed: bool = True,
 ) -> InstalledModel:
-    """Install a model of any repository of the hub: its GGUF file, or its checkpoint converted where it has none.
+    """Install a model from any repository of the hub: its GGUF file, or its converted checkpoint if it has none.
 
-    `name` is what the user wants to call it. The hub is not asked when it is installed already, unless a revision is
-    named. Raises UnknownModelError when the repository has no such file, SourceUnreachableError, ChecksumError,
-    ConversionError, or HubError.
+    name: what the user wants to call it. report_installed: whether to report that it is already installed. The hub is not
+    asked if it is, unless a revision is named. Raises UnknownModelError if the repository has no such file,
+    SourceUnreachableError, ChecksumError, ConversionError, or HubError.
     """
-    say = report if say_found else _nowhere
+    say = report if report_installed else _ignore
     if (found := _installed_from(store, reference, name)) is not None:
-        say(f"{found.spec} is installed already: {found.path}")
+        say(f"{found.spec} is already installed: {found.path}")
         return found
     if settings.offline:
         raise HubError(f"{reference} is not installed, and offline is set. Pull it once with the network")
     try:
         listing = fetcher.hub.listing(reference.repo, reference.revision)
     except SourceUnreachableError as error:
-        hint = f". {CHECK_THE_LINE}" if fetcher.hub.out_of_reach else ""
-        raise SourceUnreachableError(f"{reference} could not be fetched: {error}{hint}") from error
+        hint = f". {CHECK_CONNECTION}" if fetcher.hub.out_of_reach else ""
+        raise SourceUnreachableError(f"{reference} could not be downloaded: {error}{hint}") from error
     path = choose_file(listing.files, reference)
     wanted = installed_name(name, reference.repo, path)
     try:
-        with store.locked(wanted, lambda: report(f"{wanted}: another process is fetching it; waiting")):
+        with store.locked(wanted, lambda: report(f"{wanted}: another process is downloading it; waiting")):
             kind = (path and type_in_name(path)) or (None if path else _conversion_type(reference))
             if (there := _same(store, wanted, listing, path, kind)) is not None:
-                say(f"{there.spec} is installed already: {there.path}")
+                say(f"{there.spec} is already installed: {there.path}")
                 return there
             if kind is not None:
                 _refuse_to_replace(store, wanted, kind, reference.repo)
             partials = store.partials(wanted)
             if path is not None:
                 fetched = fetcher.gguf(listing.files[path], partials, wanted, listing.license)
-                return _land(store, fetched, wanted, kind, reference.repo, report)
+                return _install(store, fetched, wanted, kind, reference.repo, report)
             assert kind is not None
             entry = catalogue().get(wanted)
             with store.staging(wanted) as staging:
-                fetched = fetcher.checkpoint(listing, kind, partials, staging, wanted, entry.title if entry else None)
+                plan = ConversionPlan(wanted, kind, staging, entry.title if entry else None)
+                fetched = fetcher.checkpoint(listing, partials, plan)
                 fetched = replace(fetched, license=fetched.license or listing.license)
-                return _land(store, fetched, wanted, kind, reference.repo, report)
+                return _install(store, fetched, wanted, kind, reference.repo, report)
     except OSError as error:
         raise HubError(f"cannot install into {store.folder(wanted)}: {error}") from error
 
 
 def install_file(path: Path, name: str | None, *, store: Store, report: ReportLine) -> InstalledModel:
-    """Check a GGUF file and copy it into the store. `name` is what the user wants to call it.
+    """Check a GGUF file and copy it into the store. name: what the user wants to call it.
 
-    Raises UnknownModelError when there is no such file, HubError when it is damaged or there is no room for it.
+    Raises UnknownModelError if there is no such file, HubError if it is damaged or does not fit on the disk.
     """
     from edgeembed.hub.gguf.check import check_gguf
 
     if store.contains(path):
         model = store.local(path)
-        report(f"{model.spec} is installed already: {path}")
+        report(f"{model.spec} is already installed: {path}")
         return model
     before = _version(path)
     header = check_gguf(path)
-    known_as, known_type = _catalogue_file(path, report)
-    wanted = installed_name(name, None, path.name, known_as)
-    kind = known_type or _type_of(header, path.name)
+    entry_name, entry_type = _catalogue_file(path, report)
+    wanted = installed_name(name, None, path.name, entry_name)
+    kind = entry_type or _type_of(header, path.name)
     try:
-        with store.locked(wanted, lambda: report(f"{wanted}: another process is fetching it; waiting")):
+        with store.locked(wanted, lambda: report(f"{wanted}: another process is downloading it; waiting")):
             if (there := store.find(wanted, kind)) is not None:
                 with Progress(report, f"reading {path.name}") as progress:
                     same = sha256_of(path, progress.update) == there.digest
                 if same:
-                    report(f"{there.spec} is installed already: {there.path}")
+                    report(f"{there.spec} is already installed: {there.path}")
                     return there
                 _refuse_to_replace(store, wanted, kind, None)
             require_space(store.folder(wanted), path.stat().st_size)
             with store.staging(wanted) as staging:
                 copy = staging / path.name
                 sha256 = _copy(path, copy, report)
-                if _version(path) != before:  # its name and type were chosen by what lay there then
-                    raise HubError(f"{path} changed while it was copied; is something still writing it?")
+                if _version(path) != before:  # name and type were chosen by the old content
+                    raise HubError(f"{path} changed while it was copied; wait until it is complete and try again")
                 copied = require_gguf(copy)
                 fetched = FetchedModel(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
-                return _land(store, fetched, wanted, kind, None, report)
+                return _install(store, fetched, wanted, kind, None, report)
     except OSError as error:
         raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
 
 
 def _installed_from(store: Store, reference: HubReference, name: str | None) -> InstalledModel | None:
-    """Find what an earlier pull of the same reference has installed."""
+    """Return the model that an earlier pull of the same reference installed."""
     found = []
     for model in store.installed():
         manifest = store.manifest(model.path)
@@ -137,7 +138,7 @@ def _installed_from(store: Store, reference: HubReference, name: str | None) -> 
 
 
 def _same(store: Store, name: str, listing: RepositoryListing, path: str | None, kind: str | None) -> InstalledModel | None:
-    """Find an installed model that is just what the hub has now: another process may have brought it."""
+    """Return the installed model that equals the hub's current one: another process may have installed it meanwhile."""
     for model in store.installed():
         if model.name != name or (kind is not None and model.type != kind):
             continue
@@ -150,7 +151,7 @@ def _same(store: Store, name: str, listing: RepositoryListing, path: str | None,
 
 
 def _refuse_to_replace(store: Store, name: str, kind: str, repo: str | None) -> None:
-    """Raise HubError when a model from elsewhere has this name; a newer file of the same repository replaces the older."""
+    """Raise HubError if the name belongs to a model from elsewhere; a newer file of the same repository may replace it."""
     there = store.find(name, kind)
     manifest = store.manifest(there.path) if there else None
     if there is None or manifest is None:
@@ -158,12 +159,12 @@ def _refuse_to_replace(store: Store, name: str, kind: str, repo: str | None) -> 
     if repo is not None and ((manifest.repo or "").lower() == repo.lower() or name in catalogue()):
         return
     raise HubError(
-        f"{there.spec} is installed already and is another file ({there.source}). Give this one a name of its own with "
-        f"--name, or remove the other first: edgeembed rm {there.spec}"
+        f"{there.spec} is already installed, from another file ({there.source}). Choose another name with --name, or "
+        f"remove it first: edgeembed rm {there.spec}"
     )
 
 
-def _land(
+def _install(
     store: Store, fetched: FetchedModel, name: str, kind: str | None, repo: str | None, report: ReportLine
 ) -> InstalledModel:
     entry = catalogue().get(name)
@@ -171,8 +172,8 @@ def _land(
     if entry is not None and said != (entry.architecture, entry.dimensions):
         fetched.path.unlink(missing_ok=True)
         raise HubError(
-            f"{fetched.source} is not what the catalogue calls {name}: it has the architecture {said[0]} and {said[1]} "
-            "dimensions. Give it a name of its own with --name"
+            f"{fetched.source} is not the catalogue's {name}: it has the architecture {said[0]} and {said[1]} dimensions. "
+            "Choose another name with --name"
         )
     if kind is None:
         kind = _type_of(fetched.header, fetched.file or "")
@@ -188,7 +189,7 @@ def _conversion_type(reference: HubReference) -> str:
     try:
         return parse_quantization(reference.type or DEFAULT_TYPE)
     except ConversionError as error:
-        raise UnknownModelError(f"{reference.repo} has no GGUF files, so it would be converted: {error}") from error
+        raise UnknownModelError(f"{reference.repo} has no GGUF files and would have to be converted: {error}") from error
 
 
 def _type_of(header: GgufHeader, file: str) -> str:
@@ -196,22 +197,22 @@ def _type_of(header: GgufHeader, file: str) -> str:
 
 
 def _catalogue_file(path: Path, report: ReportLine) -> tuple[str, str] | tuple[None, None]:
-    """Give the name and type under which the catalogue knows this very file, by its SHA-256."""
+    """Return the name and type that the catalogue has for a file, by its SHA-256."""
     size = path.stat().st_size
-    known = {
+    entries = {
         source.sha256: (name, source.type)
         for name, entry in catalogue().items()
         for source in entry.sources
         if isinstance(source, HubGguf) and source.sha256 and source.size_bytes in (None, size)
     }
-    if not known:
+    if not entries:
         return None, None
     with Progress(report, f"reading {path.name}") as progress:
-        return known.get(sha256_of(path, progress.update), (None, None))
+        return entries.get(sha256_of(path, progress.update), (None, None))
 
 
 def _copy(source: Path, target: Path, report: ReportLine) -> str:
-    """Copy a file and give the SHA-256 of what was copied."""
+    """Copy a file and return the SHA-256 of the copied bytes."""
     total = source.stat().st_size
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("xb") as writer, Progress(report, f"copying {source.name}") as progress:
@@ -224,7 +225,7 @@ def _copy(source: Path, target: Path, report: ReportLine) -> str:
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Give what differs once a file is written to, or another one is put in its place; None when there is none."""
+    """Return a value that changes when a file is written to or replaced; None if there is no file."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -232,5 +233,5 @@ def _version(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _nowhere(_line: str) -> None:
+def _ignore(_line: str) -> None:
     pass

@@ -1,4 +1,4 @@
-"""From what a user calls a model to a file that can be served: find it, or fetch it once."""
+"""From a user's name for a model to a file that can be served: find it, or download it once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ __all__ = ["Spec", "ensure_installed", "first_model", "parse_spec", "pull"]
 
 
 def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, name: str | None = None) -> InstalledModel:
-    """Install what a user names: a model of the catalogue, one of the hub (`hf:...`), or a copy of a GGUF file.
+    """Install a model: from the catalogue, from the hub (`hf:...`), or as a copy of a GGUF file.
 
-    `name` is what to call a model that is not named by the catalogue. `report` is told when it was there already. Raises
-    HubError and its kinds.
+    name: what to call a model that is not from the catalogue. Raises HubError or a subclass.
     """
     wanted = parse_spec(spec, paths)
     store = Store(paths)
@@ -33,27 +32,27 @@ def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, nam
         fetcher = Fetcher(settings, report)
         return install_reference(wanted.reference, name, store=store, settings=settings, fetcher=fetcher, report=report)
     if name is not None:
-        raise UnknownModelError(f"{wanted.name} has a name; --name is for models of the hub (hf:...) and for files")
+        raise UnknownModelError(f"{wanted.name} already has a name; --name is for models of the hub (hf:...) and for files")
     if found := store.find(wanted.name, wanted.type or (wanted.entry.default_type if wanted.entry else None)):
-        report(f"{found.spec} is installed already: {found.path}")
+        report(f"{found.spec} is already installed: {found.path}")
         return found
     return _ensure(wanted, paths, settings, Fetcher(settings, report), report)
 
 
 def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
-    """Give an installed model, fetching it first when it is not there; a GGUF file is served where it lies.
+    """Return an installed model, downloading it first if necessary; a GGUF file is served in place.
 
-    Several processes may ask at once: one fetches, the others wait. Raises UnknownModelError; SourceUnreachableError
-    when no source could be reached, naming each with its reason; ChecksumError; or another HubError.
+    If several processes ask at once, one downloads and the others wait. Raises UnknownModelError; SourceUnreachableError if
+    no source can be reached, naming each with its reason; ChecksumError; or another HubError.
     """
     return _ensure(parse_spec(spec, paths), paths, settings, Fetcher(settings, report), report)
 
 
 def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
-    """Choose the model of a user who named none, fetch it, and write the choice to config.toml so that it stays.
+    """Choose and install the model for a user who named none, and write the choice to config.toml.
 
-    It is the default model; where no source of it can be reached, it is the starter, and `report` says so. Anything
-    else that fails, such as a wrong checksum, is raised. Raises HubError when neither can be had.
+    It is the default model or, if no source of it can be reached, the starter model. Raises HubError if neither can be
+    downloaded, or for any other failure, such as a wrong checksum.
     """
     fetcher = Fetcher(settings, report)
     if settings.offline:
@@ -65,7 +64,7 @@ def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> Inst
         except SourceUnreachableError as error:
             reason = fetcher.hub.out_of_reach or str(error)
             report(
-                f"The model hub cannot be reached ({reason}), so the starter model {STARTER_MODEL} is taken instead of "
+                f"The model hub cannot be reached ({reason}), so the starter model {STARTER_MODEL} is used instead of "
                 f"{DEFAULT_MODEL}."
             )
             report(
@@ -84,8 +83,8 @@ def _installed_already(paths: Paths) -> InstalledModel:
         if model := store.find(name):
             return model
     raise HubError(
-        f"no model is chosen, offline is set, and neither {DEFAULT_MODEL} nor {STARTER_MODEL} is installed. Unset "
-        "offline once, or name a GGUF file: edgeembed serve --model FILE.gguf"
+        f"no model is chosen, offline is set, and neither {DEFAULT_MODEL} nor {STARTER_MODEL} is installed. "
+        "Switch offline off once, or name a GGUF file: edgeembed serve --model FILE.gguf"
     )
 
 
@@ -103,8 +102,8 @@ def _write_choice(model: InstalledModel, why: str, paths: Paths, report: ReportL
     try:
         write_setting(paths.config_file, "model", model.spec, f"Written by edgeembed on {today}: {why}.")
     except ConfigError as error:
-        # A read-only configuration must not keep a daemon from serving; but the user should know.
-        report(f"The choice of {model.spec} could not be kept ({error}); set EDGEEMBED_MODEL={model.spec} to fix it.")
+        # A read-only configuration must not keep the daemon from serving.
+        report(f"The choice of {model.spec} could not be saved ({error}); set EDGEEMBED_MODEL={model.spec} to keep it.")
     else:
         report(f"Model {model.spec} was written to {paths.config_file}; it stays until you change it.")
 
@@ -116,7 +115,7 @@ def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, repo
             return store.local(spec.path, progress.update)
     if spec.reference is not None:
         return install_reference(
-            spec.reference, None, store=store, settings=settings, fetcher=fetcher, report=report, say_found=False
+            spec.reference, None, store=store, settings=settings, fetcher=fetcher, report=report, report_installed=False
         )
     if model := store.find(spec.name, spec.type):
         return model
@@ -130,8 +129,8 @@ def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, repo
             f"edgeembed pull {spec.name}:{kind}"
         )
     try:
-        with store.locked(spec.name, lambda: report(f"{spec.name}: another process is fetching it; waiting")):
-            # Whoever held the lock before may have brought it.
+        with store.locked(spec.name, lambda: report(f"{spec.name}: another process is downloading it; waiting")):
+            # Another process may have installed it while it held the lock.
             if model := store.find(spec.name, kind):
                 return model
             return _fetch(spec.entry, kind, store, fetcher, report)
@@ -143,7 +142,7 @@ def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, rep
     sources = [source for source in entry.sources if kind in offers(source)]
     if not sources:
         kinds = list(dict.fromkeys(kind for source in entry.sources for kind in offers(source)))
-        raise UnknownModelError(f"{entry.name} is not to be had as {kind}; there is: {', '.join(kinds)}")
+        raise UnknownModelError(f"{entry.name} is not available as {kind}; available types: {', '.join(kinds)}")
     failures: list[tuple[str, HubError | ConversionError]] = []
     for source in sources:
         with store.staging(entry.name) as staging:
@@ -155,13 +154,13 @@ def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, rep
             model = install_fetched(store, fetched, entry.name, kind)
             report(f"{model.spec} is installed: {model.path}")
             return model
-    raise _nothing_worked(f"{entry.name}:{kind}", failures)
+    raise _all_failed(f"{entry.name}:{kind}", failures)
 
 
-def _nothing_worked(what: str, failures: list[tuple[str, HubError | ConversionError]]) -> HubError:
+def _all_failed(what: str, failures: list[tuple[str, HubError | ConversionError]]) -> HubError:
     tried = "".join(f"\n  {source}: {error}" for source, error in failures)
     message = (
-        f"{what} could not be fetched. Tried:{tried}\nCheck the connection and the proxy settings (HTTPS_PROXY; "
+        f"{what} could not be downloaded. Tried:{tried}\nCheck the connection and the proxy settings (HTTPS_PROXY; "
         "HF_ENDPOINT for a mirror of the hub, PIP_INDEX_URL for one of the package index), or copy a GGUF file here "
         "and name its path."
     )

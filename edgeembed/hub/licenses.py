@@ -1,4 +1,4 @@
-"""Licences of the packages that edgeembed runs on, as their own metadata states them."""
+"""Licences of the packages that edgeembed depends on, from their metadata."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Dependency:
 
 
 def dependencies(root: str) -> list[Dependency]:
-    """Give every installed package that `root` needs, directly or not, in alphabetical order, `root` left out.
+    """Return all installed dependencies of `root`, direct and indirect, in alphabetical order, without `root` itself.
 
-    Extras count for `root` itself when they are installed. What is not installed here, such as a package for another
-    operating system, is not shown.
+    Installed extras of `root` are included. Packages that are not installed, such as those for another operating system, are
+    not.
     """
     found: dict[str, Dependency] = {}
     waiting = [(root, True)]
@@ -37,7 +37,7 @@ def dependencies(root: str) -> list[Dependency]:
         try:
             package = distribution(name)
         except PackageNotFoundError:
-            continue  # for another system, or an extra that nobody asked for
+            continue  # for another system, or an extra that is not installed
         found[key] = Dependency(package.metadata["Name"], package.version, _license(package))
         for requirement in package.requires or []:
             match = _NAME.match(requirement)
@@ -48,7 +48,7 @@ def dependencies(root: str) -> list[Dependency]:
 
 
 def license_of(package: str) -> str:
-    """Give the licence of one installed package; "unknown" when it states none or is not installed."""
+    """Return the licence of an installed package; "unknown" if it states none or is not installed."""
     try:
         return _license(distribution(package))
     except PackageNotFoundError:
@@ -60,7 +60,7 @@ def _license(package: Distribution) -> str:
     if "License-Expression" in metadata:
         return metadata["License-Expression"]
     stated = metadata["License"].strip() if "License" in metadata else ""
-    # Some put the whole text of their licence there.
+    # Some packages put the whole licence text there.
     if stated and "\n" not in stated and len(stated) <= 60 and stated.upper() != "UNKNOWN":
         return stated
     classes = [str(line).rpartition(" :: ")[2] for line in metadata.get_all("Classifier") or [] if "License ::" in line]

@@ -1,4 +1,4 @@
-"""What people write to name a model, which file of a repository they mean by it, and what it is called once installed."""
+"""Names of models: how users write them, which file of a repository they mean, and the name it is installed under."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint
 from edgeembed.hub.store import Store
 
 DEFAULT_TYPE = "Q8_0"
-"""Taken from a repository when nothing else is said: nearly the same vectors at a quarter of the size."""
+"""Taken from a repository by default: nearly the same vectors at a quarter of the size."""
 
 _REFERENCE = re.compile(
     r"hf:(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<rest>.+))?",
     re.ASCII | re.IGNORECASE,
 )
 _TYPE = re.compile(r"[A-Za-z0-9_]+")
-# Types as llama.cpp names them, and what people put in front of or behind them in file names.
+# Types as llama.cpp names them, with the prefixes that people use in file names.
 _TYPE_IN_NAME = re.compile(
     r"(?:^|[-._ ])(?:i1-)?((?:ud-)?(?:i?q\d(?:_[0-9a-z]+)*|tq\d_\d|mxfp4(?:_moe)?|b?f16|f32|fp16|fp32))$", re.IGNORECASE
 )
@@ -34,7 +34,7 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class HubReference:
-    """A repository of the model hub, and what of it is meant."""
+    """A repository of the model hub, and a revision, file or type in it."""
 
     repo: str
     revision: str | None = None
@@ -50,7 +50,7 @@ class HubReference:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a user named: a model of the catalogue or of the store (`name`), a GGUF file (`path`), or one of the hub."""
+    """What a user named: a catalogue or installed model (`name`), a GGUF file (`path`) or one of the hub (`reference`)."""
 
     name: str
     type: str | None = None
@@ -67,37 +67,39 @@ class Spec:
 
 
 def parse_spec(text: str, paths: Paths | None = None) -> Spec:
-    """Understand `NAME`, `NAME:TYPE`, `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]` or the path of a GGUF file.
+    """Parse `NAME`, `NAME:TYPE`, `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]` or the path of a GGUF file.
 
-    Models installed under `paths` are known names too. Raises UnknownModelError for a file that is not there, and for an
-    unknown name, with the known ones.
+    Names of models installed under `paths` are accepted, too. Raises UnknownModelError for a missing file and for an unknown
+    name, with the known ones.
     """
     if text[:3].lower() == "hf:":
         reference = parse_reference(text)
         return Spec(str(reference), reference.type, reference=reference)
     if text.lower().startswith(("http://", "https://")):
-        raise UnknownModelError(f"{text}: addresses are not taken; a model of the hub is written hf:OWNER/REPO[:FILE]")
+        raise UnknownModelError(f"{text}: URLs are not supported; write a model of the hub as hf:OWNER/REPO[:FILE]")
     if text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~"):
         path = Path(text).expanduser().absolute()
         if not path.is_file():
             repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text, re.ASCII) and not path.exists()
-            hint = f"; a repository of the model hub is written hf:{text}" if repository else ""
+            hint = f"; for a repository of the model hub, write hf:{text}" if repository else ""
             raise UnknownModelError(f"there is no file {path}{hint}")
         return Spec(path.stem, path=path)
     name, colon, kind = text.partition(":")
     if colon and not _TYPE.fullmatch(kind):
-        raise UnknownModelError(f"{text!r} is not NAME, NAME:TYPE (such as {STARTER_MODEL}:F16) or a .gguf file")
+        raise UnknownModelError(
+            f"invalid model {text!r}; expected NAME, NAME:TYPE (such as {STARTER_MODEL}:F16) or a .gguf file"
+        )
     entry = lookup(name, {model.name for model in Store(paths).installed()} if paths else ())
     return Spec(entry.name if entry else name, kind.upper() or None, entry=entry)
 
 
 def parse_reference(text: str) -> HubReference:
-    """Understand `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]`. Raises UnknownModelError."""
+    """Parse `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]`. Raises UnknownModelError."""
     found = _REFERENCE.fullmatch(text)
     rest = found["rest"] if found else None
     if found is None or ".." in found["repo"] or ".." in (found["revision"] or ""):
         raise UnknownModelError(
-            f"{text!r} is not hf:OWNER/REPO, hf:OWNER/REPO@REVISION, hf:OWNER/REPO:FILE.gguf or hf:OWNER/REPO:TYPE"
+            f"invalid reference {text!r}; expected hf:OWNER/REPO[@REVISION], followed by :FILE.gguf or :TYPE if needed"
         )
     if rest is None or rest.lower().endswith(".gguf"):
         return HubReference(found["repo"], found["revision"], file=rest)
@@ -107,22 +109,22 @@ def parse_reference(text: str) -> HubReference:
 
 
 def canonical_type(text: str) -> str:
-    """Write a type as llama.cpp does; a dash, which would end it in a file's name, becomes an underscore."""
+    """Return a type in llama.cpp's spelling; a dash, which would end it in a file name, becomes an underscore."""
     word = text.upper().replace("-", "_")
     return {"FP16": "F16", "FP32": "F32"}.get(word, word)
 
 
 def type_in_name(file: str) -> str | None:
-    """Give the quantisation type that a file's name ends with, if it does."""
+    """Return the quantisation type at the end of a file name, if there is one."""
     found = _TYPE_IN_NAME.search(Path(file).name[: -len(".gguf")])
     return canonical_type(found[1]) if found else None
 
 
 def choose_file(files: Collection[str], reference: HubReference) -> str | None:
-    """Say which GGUF file of a repository is meant; None where there is none and its checkpoint can be converted.
+    """Return the GGUF file of a repository that is meant; None if it has none, but a checkpoint to convert.
 
-    Without a file or type it is the only GGUF file, else the one of DEFAULT_TYPE. Raises UnknownModelError listing the
-    files when that is nothing or not clear, HubError for a model in several parts.
+    Without a file or type it is the only GGUF file, or the one of DEFAULT_TYPE. Raises UnknownModelError with the list of
+    files if there is no such file or more than one, HubError for a model in several parts.
     """
     ggufs = sorted(
         file for file in files if file.lower().endswith(".gguf") and not _NO_MODEL.search(file.rpartition("/")[2])
@@ -134,7 +136,7 @@ def choose_file(files: Collection[str], reference: HubReference) -> str | None:
     if not ggufs:
         if any(file.endswith(".safetensors") for file in files):
             return None
-        raise UnknownModelError(f"{reference.repo} holds neither GGUF nor safetensors files")
+        raise UnknownModelError(f"{reference.repo} contains neither GGUF nor safetensors files")
     if reference.type is None and len(ggufs) == 1:
         return _whole(reference.repo, ggufs)
     wanted = reference.type or DEFAULT_TYPE
@@ -150,7 +152,7 @@ def choose_file(files: Collection[str], reference: HubReference) -> str | None:
 def _whole(repo: str, files: list[str]) -> str:
     if _PART.search(files[0]):
         raise HubError(
-            f"{repo} keeps {files[0]} in several parts, which are not put together here. Take a smaller type, or join them "
+            f"{files[0]} in {repo} is split into several parts, which is not supported. Choose a smaller type, or join them "
             "with llama.cpp's llama-gguf-split --merge and pull the file"
         )
     return files[0]
@@ -158,13 +160,13 @@ def _whole(repo: str, files: list[str]) -> str:
 
 def _listed(files: list[str]) -> str:
     if not files:
-        return "; it holds no GGUF file"
+        return "; it contains no GGUF file"
     more = f"\n  and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
     return ":" + "".join(f"\n  {file}" for file in files[:_LISTED]) + more
 
 
 def name_from(repo: str | None, file: str | None) -> str | None:
-    """Make a model's name from its file's, or the repository's where that says nothing; None when neither gives one."""
+    """Return a model name made from the file's name or, if that is generic, the repository's; None if neither works."""
     owner, _, title = (repo or "").rpartition("/")
     own, of_repo = _bare(Path(file).name[: -len(".gguf")] if file else ""), _bare(title)
     if own.lower() not in _GENERIC and (name := _sanitised(own)):
@@ -173,25 +175,25 @@ def name_from(repo: str | None, file: str | None) -> str | None:
 
 
 def _bare(title: str) -> str:
-    """Take type and format off the end of a title."""
+    """Return a title without the type and format at its end."""
     title = re.sub(r"[-._]gguf$", "", title, flags=re.IGNORECASE)
     return re.sub(r"[-._]gguf$", "", _TYPE_IN_NAME.sub("", title), flags=re.IGNORECASE)
 
 
-def installed_name(asked: str | None, repo: str | None, file: str | None, known_as: str | None = None) -> str:
-    """Say under which name a model that is not pulled by its catalogue name is installed.
+def installed_name(asked: str | None, repo: str | None, file: str | None, entry_name: str | None = None) -> str:
+    """Return the name under which a model is installed that is not pulled by its catalogue name.
 
-    `asked` is the user's --name. `known_as` is the entry whose very file it is. A name of the catalogue is kept for what
-    the catalogue itself knows: `known_as`, or a repository that is one of the entry's sources; anything else gets its
-    owner's name in front. Raises HubError for a name that cannot be one.
+    asked: the user's --name. entry_name: the catalogue entry with exactly this file. Names of the catalogue are reserved for
+    its own models: `entry_name`, or a repository that is one of the entry's sources; others are prefixed with their owner.
+    Raises HubError for an invalid name.
     """
-    if known_as is not None and asked in (None, known_as):
-        return known_as
+    if entry_name is not None and asked in (None, entry_name):
+        return entry_name
     if asked is not None:
         return _checked(asked, repo)
     name = name_from(repo, file)
     if name is None:
-        raise HubError(f"nothing in {file or repo} makes a name for the model; give it one with --name")
+        raise HubError(f"cannot derive a model name from {file or repo}; choose one with --name")
     entry = catalogue().get(name)
     if entry is not None and not is_source(entry, repo):
         owner = _sanitised(repo.partition("/")[0]) if repo else "local"
@@ -200,17 +202,21 @@ def installed_name(asked: str | None, repo: str | None, file: str | None, known_
 
 
 def is_source(entry: CatalogueEntry, repo: str | None) -> bool:
-    """Say whether a repository of the hub is one that the catalogue takes this model from."""
+    """Return whether a repository of the hub is one of the entry's sources."""
     repos = {source.repo.lower() for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)}
     return repo is not None and repo.lower() in repos
 
 
 def _checked(name: str, repo: str | None) -> str:
     if not _NAME.fullmatch(name) or name.endswith(".") or _WINDOWS_DEVICES.fullmatch(name):
-        raise HubError(f"--name {name!r}: a name begins with a letter or digit and holds a-z, 0-9, '.', '_' and '-' only")
+        raise HubError(
+            f"invalid --name {name!r}: a name begins with a letter or digit and contains only a-z, 0-9, '.', '_' and '-'"
+        )
     entry = catalogue().get(name)
     if entry is not None and not is_source(entry, repo):
-        raise HubError(f"--name {name}: this is the name of another model, which `edgeembed pull {name}` brings")
+        raise HubError(
+            f"--name {name} is the name of another model, which `edgeembed pull {name}` installs; choose another one"
+        )
     return name
 
 

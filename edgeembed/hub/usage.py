@@ -1,4 +1,4 @@
-"""When each model was used last: one small file, written seldom, and never a reason for a request to fail."""
+"""When each model was last used: a small file, rarely written; its errors never fail a request."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from edgeembed.common.files import write_json
 log = logging.getLogger(__name__)
 
 _RESOLUTION = 60.0
-"""Seconds within which a second use of a model is not written down."""
+"""Seconds within which a second use of a model is not recorded."""
 _MOST = 500
 
 
 class Usage:
-    """Unix seconds of the last use, by the SHA-256 of the file."""
+    """Unix seconds of the last use, by the SHA-256 of the model file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._marked: dict[str, float] = {}
 
     def mark(self, digest: str) -> None:
-        """Write down that a model is used now; at most once a minute for each. Never raises."""
+        """Record that a model is used now, at most once a minute per model. Never raises."""
         now = time.time()
         if abs(now - self._marked.get(digest, 0.0)) < _RESOLUTION:
             return
@@ -33,24 +33,24 @@ class Usage:
         self._write({**self.all(), digest: now})
 
     def forget(self, digest: str) -> None:
-        """Drop a model that is gone."""
+        """Remove a model that was uninstalled."""
         self._marked.pop(digest, None)
-        known = self.all()
-        if known.pop(digest, None) is not None:
-            self._write(known)
+        times = self.all()
+        if times.pop(digest, None) is not None:
+            self._write(times)
 
     def all(self) -> dict[str, float]:
-        """Give the last use of every model that was ever used."""
+        """Return the last use of all models that were ever used."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
-            log.warning("cannot read %s, nobody knows when models were used: %s", self._path, error)
+            log.warning("cannot read %s, so the last use of models is unknown: %s", self._path, error)
             return {}
 
-    def _write(self, known: dict[str, float]) -> None:
-        latest = dict(sorted(known.items(), key=lambda item: item[1], reverse=True)[:_MOST])
+    def _write(self, times: dict[str, float]) -> None:
+        latest = dict(sorted(times.items(), key=lambda item: item[1], reverse=True)[:_MOST])
         try:
             write_json(self._path, latest)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a model takes: before it is loaded, and while it is."""
+"""The memory of the machine, and of models: estimated before they are loaded, measured afterwards."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from edgeembed.hub.gguf.header import read_header
 MIB = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DEFAULT_SHARE = 0.7
-"""Of the machine's memory, for loaded models."""
+"""Share of the machine's memory for loaded models."""
 WORKER_BYTES = 96 * MIB
-"""A worker without a model: interpreter, numpy, llama.cpp, and a context's fixed buffers."""
+"""Memory of a worker without its model: interpreter, numpy, llama.cpp, and a context's fixed buffers."""
 _BYTES_PER_VALUE = 2  # of the KV cache: float16
 
 
 def machine_bytes() -> int:
-    """Give the memory that this machine, or the container around this process (cgroup v2), has."""
+    """Return the memory of this machine, or of the container around this process (cgroup v2)."""
     total = psutil.virtual_memory().total
     try:
         limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
         return min(total, int(limit)) if limit != "max" else total
     except (OSError, ValueError):
-        return total  # no container, or one that says nothing
+        return total  # no container, or one without a limit
 
 
 def budget_bytes(memory_budget_mib: int) -> int:
-    """Give the setting's value in bytes; 0 takes a share of what there is."""
+    """Return the setting in bytes; 0 means a share of the machine's memory."""
     return memory_budget_mib * MIB or int(DEFAULT_SHARE * machine_bytes())
 
 
 def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
-    """Estimate the bytes that a worker takes with this file: weights, KV cache, buffers of a batch.
+    """Return an estimate of a worker's bytes with this file: weights, KV cache, buffers of a batch.
 
-    The KV cache has, for each layer and token, a key and a value of head_count_kv heads in float16. Raises HubError.
+    The KV cache has a key and a value of head_count_kv heads in float16 per layer and token. Raises HubError.
     """
     header = read_header(path)
 
@@ -56,7 +56,7 @@ def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
 
 
 def resident_bytes(pid: int | None) -> int | None:
-    """Give the resident memory of a process; None when it is not there."""
+    """Return the resident memory of a process in bytes; None if it does not exist."""
     if pid is None:
         return None
     try:

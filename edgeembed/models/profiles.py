@@ -1,4 +1,4 @@
-"""How each model runs best on this machine, as it was measured, and kept."""
+"""The best run profile of each model on this machine, as measured, in a file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ DEFAULT_BATCH_TOKENS = 128
 
 
 class RunProfile(msgspec.Struct, frozen=True):
-    """A way to run a model; None leaves the choice to the engine."""
+    """Settings to run a model with; None: the engine chooses."""
 
     threads: int
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     bulk_lanes: int | None = None
     pad_from_tokens: int | None = None
     card_batch_tokens: int = 0
-    """`batch_tokens` for a graphics card, which wants far larger ones; 0 leaves that to the engine."""
+    """`batch_tokens` for a graphics card, which needs far larger batches; 0: the engine chooses."""
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast one way is. Times in milliseconds, medians."""
+    """How fast a run profile is. Times are medians in milliseconds."""
 
     profile: RunProfile
     query_ms: float
@@ -39,17 +39,17 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     sentence_ms: float
     """A text of forty words, alone."""
     tokens_per_second: float
-    """In a bulk load of texts of 10 to 80 words."""
+    """In bulk, with texts of 10 to 80 words."""
     mode: str = ""
-    """Of the ladder that it was measured on."""
+    """The execution mode it was measured in."""
 
     @property
     def on_card(self) -> bool:
-        """Whether a graphics card computed, at least in part."""
+        """Whether a graphics card was used, at least in part."""
         return self.mode.startswith("gpu")
 
     def score(self, first: Measurement) -> float:
-        """Give the geometric mean of the times against another way's; less is better."""
+        """Return the geometric mean of the times relative to another measurement's; less is better."""
         ratios = (
             self.query_ms / first.query_ms,
             self.sentence_ms / first.sentence_ms,
@@ -59,46 +59,46 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuningResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The best way that was found for a model on this machine."""
+    """The best run profile found for a model on this machine."""
 
     profile: RunProfile
     made_at: float
     """Unix seconds."""
     thorough: bool
-    """False for the quick look on a model's first load."""
+    """False for the autotune of a model's first load."""
     measured: list[Measurement]
-    """Everything that was tried, the first way first."""
+    """All measurements, that of the initial profile first."""
 
     @property
     def gain(self) -> float:
-        """How many times faster the best way is than the first one, by score."""
+        """How many times faster the best profile is than the initial one, by score."""
         best = next(each for each in self.measured if each.profile == self.profile)
         return 1 / best.score(self.measured[0])
 
 
 class TuningResults:
-    """Profiles on disk: by machine, build of llama.cpp and model file. One that cannot be read is none."""
+    """Tuning results on disk, by machine, build of llama.cpp and model file. Unreadable ones are ignored."""
 
     def __init__(self, state: Path) -> None:
         self._file = state / PROFILE_FILE
 
     def find(self, digest: str) -> TuningResult | None:
-        """Give the profile of a model file with this SHA-256."""
+        """Return the tuning result of the model file with this SHA-256."""
         try:
             return msgspec.convert(self._all().get(_key(digest)), TuningResult | None)
         except msgspec.ValidationError:
-            return None  # of an older version
+            return None  # written by another version
 
     def keep(self, digest: str, tuned: TuningResult) -> None:
-        """Write a profile down. Raises OSError."""
+        """Save a tuning result. Raises OSError."""
         write_json(self._file, {**self._all(), _key(digest): msgspec.to_builtins(tuned)})
 
     def forget(self, digest: str) -> bool:
-        """Remove a profile; says whether there was one. Raises OSError."""
-        known = self._all()
-        if known.pop(_key(digest), None) is None:
+        """Remove a tuning result; return whether there was one. Raises OSError."""
+        results = self._all()
+        if results.pop(_key(digest), None) is None:
             return False
-        write_json(self._file, known)
+        write_json(self._file, results)
         return True
 
     def _all(self) -> dict[str, object]:
@@ -107,7 +107,7 @@ class TuningResults:
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
-            log.warning("%s cannot be read and is ignored: %s", self._file, error)
+            log.warning("cannot read %s, which is ignored: %s", self._file, error)
             return {}
 
 

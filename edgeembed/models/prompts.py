@@ -1,4 +1,4 @@
-"""What a model wants around a text: its prompt, by input type or instruction."""
+"""Prompts: the template that a model needs around a text, by input type or instruction."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ PLAIN = "{text}"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template with its instruction: everything that surrounds a text."""
+    """A template with its instruction."""
 
     template: str
     instruction: str
 
     @property
     def identity(self) -> str:
-        """A string that two prompts share only if they do the same to every text."""
+        """A string that is equal for two prompts only if they change every text in the same way."""
         return f"{self.template}\0{self.instruction}"
 
     def apply(self, text: str) -> str:
-        """Put the prompt around a text. Braces in the text or the instruction stay what they are."""
+        """Return a text with the prompt around it. Braces in the text or the instruction are left alone."""
         if self.template == PLAIN:
             return text
         return self.template.format(text=text, instruction=self.instruction)
 
     def around(self, texts: Iterable[str]) -> list[Text]:
-        """Put the prompt around texts, in two parts each where an engine may share what stands in front of them all."""
+        """Return texts with the prompt around them, as separate parts, so that an engine can share the common prefix."""
         if self.template == PLAIN:
             return list(texts)
         before, _, behind = self.template.partition(PLAIN)
@@ -42,17 +42,17 @@ class Prompt:
         return [Prompted(before, text, behind) for text in texts]
 
 
-_AS_IT_IS = Prompt(PLAIN, "")
+_NO_PROMPT = Prompt(PLAIN, "")
 
 
 def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruction: str | None, model: str) -> Prompt:
-    """Find the prompt that a request asks for.
+    """Return the prompt of a request.
 
-    Neither input_type nor instruction: the text as it is, for clients that write prompts themselves. An instruction alone
-    means a query. Raises RequestError when the model cannot do what is asked.
+    Without input type and instruction it is empty, for clients that write prompts themselves. An instruction alone means a
+    query. Raises RequestError if the model does not accept an instruction.
     """
     if input_type is None and instruction is None:
-        return _AS_IT_IS
+        return _NO_PROMPT
     prompts = prompts or Prompts()
     kind: InputType = input_type or "query"
     template = prompts.query if kind == "query" else prompts.document

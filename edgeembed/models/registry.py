@@ -1,4 +1,4 @@
-"""Which models can be served, and which of them a request's `model` means."""
+"""The models that can be served, and which of them a request's `model` means."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from edgeembed.hub.store import InstalledModel
 from edgeembed.models.prompts import InputType
 
 RESCAN_SECONDS = 2.0
-"""An unknown name looks at the disk again, but not more often than this."""
+"""Unknown names trigger a scan of the disk, at most once in this time."""
 
 DEFAULT_RERANKER = "qwen3-reranker-0.6b"
-"""Suggested to somebody who has none."""
+"""Suggested to users without a reranker."""
 
 _SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _DOES = {
@@ -30,7 +30,7 @@ _DOES = {
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that requests reach, as far as a request needs to know. Two with one `key` are the same."""
+    """A model as requests see it. Two with the same `key` are equal."""
 
     name: str
     digest: str
@@ -40,19 +40,19 @@ class ServedModel:
     path: Path = Path()
     prompts: Prompts | None = None
     dimensions: int | None = None
-    """Length of its vectors, where the file's head says so."""
+    """Length of its vectors, if the file states it."""
     matryoshka: Matryoshka | None = None
     size_bytes: int = 0
     created: int = 0
-    """Unix seconds at which the file was installed."""
+    """When the file was installed, in Unix seconds."""
     other_names: tuple[str, ...] = ()
-    """Such as the names of its repositories on the model hub, which clients of other servers send."""
+    """For example its repositories on the model hub, which clients of other servers send."""
     upstream: str | None = None
-    """Base URL of the server that computes it; its digest is then that of upstream's identity."""
+    """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes it this model: the file and what is in it."""
+        """Path and content of the file."""
         return str(self.path), self.digest
 
     @property
@@ -62,7 +62,7 @@ class ServedModel:
 
 
 def served(model: InstalledModel) -> ServedModel:
-    """Describe an installed model for requests. Raises OSError when its file is gone."""
+    """Return an installed model as requests see it. Raises OSError if its file does not exist."""
     entry = model.entry
     repositories = {source.repo for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)} if entry else ()
     return ServedModel(
@@ -86,12 +86,12 @@ class Target:
 
     model: ServedModel
     input_type: InputType | None = None
-    """The prompt that the name chooses: `NAME:query`."""
+    """Chosen by the suffix of the name: `NAME:query`."""
 
 
 @dataclass(frozen=True)
 class ModelListing:
-    """One name that a request may use."""
+    """A name that requests may use."""
 
     name: str
     target: Target
@@ -110,13 +110,13 @@ class ModelRegistry:
         scan: Callable[[], Iterable[ServedModel]] = tuple,
         renew: Callable[[ServedModel], ServedModel] = lambda model: model,
     ) -> None:
-        """Begin with what is known.
+        """Take the initial models.
 
-        default: served to requests that name no model.
-        others: further models that lie outside the store, or that were looked up already.
-        aliases: other names; a value may be any name that a request may use, but no other alias.
-        scan: gives what the store holds now; called in a thread.
-        renew: describes a model anew whose file may have been replaced; called in a thread.
+        default: serves requests that name no model.
+        others: further models outside the store, or already found in it.
+        aliases: other names; a value may be any name that a request may use, except another alias.
+        scan: returns the models in the store; called in a thread.
+        renew: returns the current state of a model whose file may have been replaced; called in a thread.
         """
         self.default = default
         self._fixed = [model for model in (default, *others) if model is not None]
@@ -124,7 +124,7 @@ class ModelRegistry:
         self._scan = scan
         self._renew = renew
         self.version = 0
-        """Grows whenever a name may mean something else than before."""
+        """Increases whenever the meaning of a name may have changed."""
         self._stale = False
         self._scanned_at = float("-inf")
         self._scanning: asyncio.Task[None] | None = None
@@ -138,9 +138,9 @@ class ModelRegistry:
         return list({model.key: model for model in (*self._fixed, *self._found)}.values())
 
     async def resolve(self, name: str | None, task: Task) -> Target:
-        """Give what a name means; no name means the default, or the only model that can do the task.
+        """Return the model of a name; None means the default, or the only model for the task.
 
-        Raises ModelNotFoundError with what to do, WrongTaskError for a model that does other work.
+        Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
         if self._stale:
             await self.refresh()
@@ -157,22 +157,22 @@ class ModelRegistry:
         return target
 
     async def refresh(self) -> None:
-        """Look at the disk again; those who ask at once share one look."""
+        """Scan the disk; concurrent calls share one scan."""
         if self._scanning is None or self._scanning.done():
             self._scanning = asyncio.create_task(self._rescan(), name="registry")
         await asyncio.shield(self._scanning)
 
     def mark_stale(self) -> None:
-        """Note that a file is not what it was: the next request looks at the disk first. May be called in any thread."""
+        """Record that a file has changed: the next request scans the disk first. May be called from any thread."""
         self._stale = True
         self.version += 1
 
     def find(self, name: str) -> Target | None:
-        """Give what a name means by what is known now, whatever it is for."""
+        """Return the model of a name without scanning the disk, whatever its task is."""
         return self._lookup(name)
 
     def listings(self) -> list[ModelListing]:
-        """Give every name that a request may use: models, their types, prompts by suffix, aliases."""
+        """Return all names that a request may use: models, their types, prompts by suffix, aliases."""
         found: list[ModelListing] = []
         for model in self.models:
             target = Target(model)
@@ -201,9 +201,9 @@ class ModelRegistry:
             return self._by_name[able[0].name.lower()]
         if able:
             names = ", ".join(sorted({model.name for model in able}))
-            raise RequestError(f"say which model: 'model' is missing, and these can do it: {names}", param="model")
-        what, known = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
-        raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {known}` fetches one", param="model")
+            raise RequestError(f"'model' is missing, and several models can do this: {names}", param="model")
+        what, suggested = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
+        raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {suggested}` installs one", param="model")
 
     def _lookup(self, name: str, *, aliases: bool = True) -> Target | None:
         folded = name.lower()
@@ -218,19 +218,19 @@ class ModelRegistry:
 
     def _unknown(self, name: str) -> ModelNotFoundError:
         meant = self._aliases.get(name.lower(), name)
-        stands = "" if meant == name else f" (it stands for {meant!r})"
+        alias = "" if meant == name else f" (an alias of {meant!r})"
         bare = meant.lower().partition(":")[0]
         if bare in catalogue():
             return ModelNotFoundError(
-                f"the model {name!r}{stands} is not installed; `edgeembed pull {meant}` fetches it; no restart is needed",
+                f"the model {name!r}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
                 param="model",
             )
-        known = [listing.name for listing in self.listings()]
-        near = difflib.get_close_matches(meant.lower(), known, n=1)
+        listed = [listing.name for listing in self.listings()]
+        near = difflib.get_close_matches(meant.lower(), listed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
         raise ModelNotFoundError(
-            f"no model {name!r}{stands} is known here.{hint} Installed: {names}. GET /v1/models lists every name",
+            f"there is no model {name!r}{alias}.{hint} Installed: {names}. GET /v1/models lists all names",
             param="model",
         )
 
@@ -247,7 +247,7 @@ class ModelRegistry:
         self.version += 1
         self._by_name = {}
         for model in self.models:
-            # The first one keeps a short name: the default, then the catalogue's preferred type (see `scan`).
+            # The first one gets a short name: the default, then the catalogue's preferred type (see `scan`).
             for name in (model.name, model.spec, model.path.name, str(model.path), *model.other_names):
                 if name:
                     self._by_name.setdefault(name.lower(), model)

@@ -94,7 +94,7 @@ class WorkerConfigurator:
             raise _replaced(self._model.path)
         if mode.gpu != "none" and self._sizes is not None:
             return self._gpus.place(mode, self._key, self._sizes, self._card_options(mode))
-        self._gpus.left(self._key)
+        self._gpus.unloaded(self._key)
         return self._cpu_options(mode)
 
     def require_room(self, mode: ExecutionMode) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from edgeembed.common.backoff import Backoff
-from edgeembed.common.logs import LOG_FILE, put_aside
+from edgeembed.common.logs import LOG_FILE, rotate_log
 from edgeembed.tray.state import ChildStatus
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class DaemonChild:
         file: FileIO | None = None
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
-            put_aside(self.log_file)
+            rotate_log(self.log_file)
             file = self.log_file.open("ab", buffering=0)
         except OSError as error:
             log.warning("cannot write %s: %s", self.log_file, error)

@@ -64,7 +64,7 @@ def link_libraries(folder: Path) -> set[str]:
                 waiting.append(target)
             brought.add(name)
         if needed or file.parent == folder / "bin":
-            _look_in(file, os.path.relpath(folder / "lib", file.parent))
+            _add_search_path(file, os.path.relpath(folder / "lib", file.parent))
     return brought
 
 
@@ -78,7 +78,7 @@ def elf_files(folder: Path) -> Iterator[Path]:
 
 
 def libraries_of(file: Path) -> dict[str, Path]:
-    """Give the libraries that the loader finds for a file, except glibc's, as name -> path.
+    """Return the libraries that the loader finds for a file, except glibc's, as name -> path.
 
     Raises RuntimeError for one that it does not find.
     """
@@ -96,7 +96,7 @@ def libraries_of(file: Path) -> dict[str, Path]:
     return found
 
 
-def _look_in(file: Path, relative: str) -> None:
+def _add_search_path(file: Path, relative: str) -> None:
     """Add a folder, relative to the file's own, to where the loader looks for what the file needs."""
     known = subprocess.run(
         ["patchelf", "--print-rpath", str(file)], capture_output=True, text=True, check=True

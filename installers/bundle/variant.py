@@ -49,7 +49,7 @@ def best(flags: set[str]) -> str:
 
 
 def flags_of(cpuinfo: str) -> set[str]:
-    """Give the flags of the first processor in the text of /proc/cpuinfo."""
+    """Return the flags of the first processor in the text of /proc/cpuinfo."""
     return next((set(line.partition(":")[2].split()) for line in cpuinfo.splitlines() if line.startswith("flags")), set())
 
 

@@ -26,7 +26,7 @@ OVERSAMPLING = 8
 
 
 def svg() -> str:
-    """Give the icon as SVG."""
+    """Return the icon as SVG."""
     side = GRID - 2 * MARGIN
     x, y = ORIGIN
     lines = "".join(f'\n    <line x1="{x}" y1="{y}" x2="{px}" y2="{py}"/>' for px, py in POINTS)
@@ -42,7 +42,7 @@ def svg() -> str:
 
 
 def image(size: int) -> Image.Image:
-    """Give the icon as pixels: RGBA, size x size, transparent around the tile."""
+    """Return the icon as pixels: RGBA, size x size, transparent around the tile."""
     scale = size * OVERSAMPLING / GRID
     canvas = Image.new("RGBA", (size * OVERSAMPLING,) * 2, (0, 0, 0, 0))
     draw = ImageDraw.Draw(canvas)

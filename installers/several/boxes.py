@@ -22,7 +22,7 @@ RETURN_SECONDS = 5
 
 
 def free_ports(number: int) -> list[int]:
-    """Give ports that nobody listens on."""
+    """Return ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
@@ -69,7 +69,7 @@ class Box:
 
 
 def configuration(kind: str, hashed: bool, boxes: Sequence[Box], port: int, other_port: int) -> str:
-    """Give this folder's configuration with the addresses changed; `hashed` false takes turns in its place."""
+    """Return this folder's configuration with the addresses changed; `hashed` false takes turns in its place."""
     text = (HERE / ("haproxy.cfg" if kind == "haproxy" else "nginx.conf")).read_text(encoding="utf-8")
     for box in boxes:
         text = text.replace(f"{box.name}:8327", f"127.0.0.1:{box.port}")

@@ -109,7 +109,7 @@ class Load:
         return [each for each in self.answers if each.box is None]
 
     def homes(self, since: float = 0.0, until: float = float("inf")) -> dict[int, set[str]]:
-        """Give the boxes that each repeated text was answered by, in a span of time."""
+        """Return the boxes that each repeated text was answered by, in a span of time."""
         found: dict[int, set[str]] = collections.defaultdict(set)
         for each in self.answers:
             if each.text is not None and each.box is not None and since <= each.at < until:

@@ -1,4 +1,4 @@
-"""What stands in for other systems: a registry, launchctl, a program whose name has every sign that needs escaping."""
+"""Fakes of other systems: a registry, launchctl, a program whose path has every character that needs escaping."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from edgeembed.autostart.base import Program
 
 NASTY = "a b'c\"d$HOME%h\\e`f;é"
-"""A folder's name with every sign that one of the formats takes for its own."""
+"""A folder name with every character that is special in one of the formats."""
 
 
 def program(folder: Path, **environment: str) -> Program:
-    """Make a program whose paths are below a folder; nothing is created."""
+    """Return a program with paths below a folder; nothing is created."""
     return Program((str(folder / "python"), "-P", "-m", "edgeembed", "serve"), environment, folder / "logs" / "daemon.log")
 
 
@@ -32,7 +32,7 @@ class FakeKey:
 
 
 class FakeRegistry:
-    """What of the module winreg is used: HKEY_CURRENT_USER as a dictionary of keys."""
+    """The part of the module winreg that is used, with HKEY_CURRENT_USER as a dictionary."""
 
     HKEY_CURRENT_USER = object()
     KEY_READ, KEY_SET_VALUE = 1, 2
@@ -72,7 +72,7 @@ class FakeRegistry:
 
 
 class FakeLaunchctl:
-    """Remembers what is disabled, and says so as launchctl does."""
+    """Stores what is disabled, and prints it like launchctl."""
 
     def __init__(self, says: str = "disabled") -> None:
         self.disabled: set[str] = set()

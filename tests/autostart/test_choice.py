@@ -1,4 +1,4 @@
-"""What holds on every system: on, off, and a user's "off" that stays off."""
+"""Every mechanism: on, off, and a user's "off" that survives upgrades."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.autostart.fakes import FakeLaunchctl, FakeRegistry, program
 
 
 @dataclass
-class Way:
-    """A system's way to start at login, and what a user can do to it without us."""
+class Mechanism:
+    """A system's mechanism to start at login, and what users can do to it without edgeembed."""
 
     make: Callable[[Program], Autostart]
     switch_off: Callable[[], None]
@@ -29,11 +29,11 @@ class Way:
 
 
 @pytest.fixture(params=["systemd", "xdg", "launchd", "launchd of macOS 12", "windows"])
-def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
+def mechanism(request: pytest.FixtureRequest, tmp_path: Path) -> Mechanism:
     config, choice = tmp_path / "config", tmp_path / "state" / "autostart.json"
     if request.param == "systemd":
         if sys.platform == "win32":
-            pytest.skip("Windows makes links for administrators alone, and has no systemd")
+            pytest.skip("Windows allows links only for administrators, and has no systemd")
         unit = config / "systemd" / "user" / "edgeembed.service"
         link = unit.parent / "default.target.wants" / "edgeembed.service"
 
@@ -41,7 +41,7 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
             link.unlink()
             unit.unlink()
 
-        return Way(lambda started: SystemdUser(started, choice, config), link.unlink, remove)
+        return Mechanism(lambda started: SystemdUser(started, choice, config), link.unlink, remove)
     if request.param == "xdg":
         entry = config / "autostart" / "edgeembed.desktop"
 
@@ -49,10 +49,10 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
             with entry.open("a") as file:
                 file.write("Hidden=true\n")
 
-        return Way(lambda started: XdgAutostart(started, choice, config), hide, entry.unlink)
+        return Mechanism(lambda started: XdgAutostart(started, choice, config), hide, entry.unlink)
     if request.param.startswith("launchd"):
         launchctl = FakeLaunchctl("true" if "12" in request.param else "disabled")
-        return Way(
+        return Mechanism(
             lambda started: Launchd(started, choice, agents=tmp_path / "agents", user=501, launchctl=launchctl),
             lambda: launchctl.disabled.add(LABEL),
             (tmp_path / "agents" / f"{LABEL}.plist").unlink,
@@ -66,7 +66,7 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
         with registry.OpenKey(registry.HKEY_CURRENT_USER, _run_key(registry), 0, registry.KEY_SET_VALUE) as key:
             registry.DeleteValue(key, "edgeembed")
 
-    return Way(lambda started: WindowsRun(started, choice, registry=registry), in_task_manager, by_hand)
+    return Mechanism(lambda started: WindowsRun(started, choice, registry=registry), in_task_manager, by_hand)
 
 
 def _run_key(registry: FakeRegistry) -> str:
@@ -74,8 +74,8 @@ def _run_key(registry: FakeRegistry) -> str:
     return path
 
 
-def test_enable_and_disable_change_the_status_and_can_be_repeated(way: Way, tmp_path: Path) -> None:
-    autostart = way.make(program(tmp_path))
+def test_enable_and_disable_change_the_status_and_can_be_repeated(mechanism: Mechanism, tmp_path: Path) -> None:
+    autostart = mechanism.make(program(tmp_path))
     assert not autostart.status() and autostart.choice is None
     autostart.disable()
     assert not autostart.status() and autostart.choice == "off"
@@ -89,8 +89,8 @@ def test_enable_and_disable_change_the_status_and_can_be_repeated(way: Way, tmp_
         assert not autostart.status() and autostart.entry() is None and autostart.choice == "off"
 
 
-def test_an_upgrade_enables_it_once_and_keeps_a_users_off(way: Way, tmp_path: Path) -> None:
-    old, new = way.make(program(tmp_path / "old")), way.make(program(tmp_path / "new"))
+def test_upgrades_enable_it_unless_the_user_turned_it_off(mechanism: Mechanism, tmp_path: Path) -> None:
+    old, new = mechanism.make(program(tmp_path / "old")), mechanism.make(program(tmp_path / "new"))
     assert old.enable_unless_off() and old.status()
     found = new.found()
     assert found is not None and not found.current, "the entry starts the old installation"
@@ -100,39 +100,39 @@ def test_an_upgrade_enables_it_once_and_keeps_a_users_off(way: Way, tmp_path: Pa
     new.disable()
     assert not new.enable_unless_off() and not new.status()
     new.enable()
-    assert new.status(), "a user may change their mind"
+    assert new.status(), "users may change their mind"
 
 
-def test_what_is_switched_off_by_the_systems_own_means_stays_off(way: Way, tmp_path: Path) -> None:
-    autostart = way.make(program(tmp_path))
+def test_an_entry_disabled_with_the_systems_tools_stays_off(mechanism: Mechanism, tmp_path: Path) -> None:
+    autostart = mechanism.make(program(tmp_path))
     autostart.enable()
-    way.switch_off()
+    mechanism.switch_off()
     assert not autostart.status()
     assert not autostart.enable_unless_off() and not autostart.status()
     autostart.enable()
-    assert autostart.status(), "enable undoes it"
+    assert autostart.status(), "enable reverts it"
 
 
-def test_what_is_removed_by_hand_stays_off(way: Way, tmp_path: Path) -> None:
-    autostart = way.make(program(tmp_path))
+def test_an_entry_removed_by_hand_stays_off(mechanism: Mechanism, tmp_path: Path) -> None:
+    autostart = mechanism.make(program(tmp_path))
     autostart.enable()
-    way.remove()
+    mechanism.remove()
     assert not autostart.status()
     assert not autostart.enable_unless_off() and not autostart.status()
 
 
-def test_uninstalling_is_no_word_of_the_user(way: Way, tmp_path: Path) -> None:
-    autostart = way.make(program(tmp_path))
+def test_uninstalling_is_not_a_choice_of_the_user(mechanism: Mechanism, tmp_path: Path) -> None:
+    autostart = mechanism.make(program(tmp_path))
     autostart.enable()
     autostart.disable(forget=True)
     assert not autostart.status() and autostart.choice is None
     assert autostart.enable_unless_off(), "installed again, with the installer's default"
     autostart.disable()
     autostart.disable(forget=True)
-    assert not autostart.enable_unless_off(), "no stays no"
+    assert not autostart.enable_unless_off(), "off stays off"
 
 
-def test_a_choice_that_cannot_be_read_counts_as_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_choice_counts_as_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     choice = tmp_path / "autostart.json"
     choice.write_text('{"choice": "perhaps"}')
     autostart = XdgAutostart(program(tmp_path), choice, tmp_path)
@@ -144,7 +144,7 @@ def test_a_choice_that_cannot_be_read_counts_as_off(tmp_path: Path, caplog: pyte
 
 
 @pytest.mark.parametrize("made", [SystemdUser, XdgAutostart])
-def test_a_file_of_the_users_own_is_neither_replaced_nor_removed(
+def test_files_of_the_user_are_neither_replaced_nor_removed(
     made: type[SystemdUser] | type[XdgAutostart], tmp_path: Path
 ) -> None:
     autostart = made(program(tmp_path), tmp_path / "choice.json", tmp_path)
@@ -158,7 +158,7 @@ def test_a_file_of_the_users_own_is_neither_replaced_nor_removed(
     assert autostart.choice is None
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path: Path) -> None:
+def test_the_error_for_an_unwritable_folder_names_it(tmp_path: Path) -> None:
     (tmp_path / "autostart").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match="autostart"):
         XdgAutostart(program(tmp_path), tmp_path / "choice.json", tmp_path).enable()

@@ -1,4 +1,4 @@
-"""Which mechanism is chosen, and what is started."""
+"""Which mechanism is chosen, and which program is started."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgeembed.autostart.systemd import SystemdUser
 from edgeembed.autostart.xdg import XdgAutostart
 from edgeembed.errors import ConfigError
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the choice between systemd and XDG is Linux's")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a choice between systemd and XDG")
 
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a user with a home of their own, and a systemctl whose exit status is in a file."""
+    """Return the folder of a user with their own home and a fake systemctl, whose exit status is in a file."""
     tools = tmp_path / "bin"
     tools.mkdir()
     systemctl = tools / "systemctl"
@@ -35,7 +35,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @linux
-def test_systemd_where_it_manages_the_session_else_the_desktop(user: Path) -> None:
+def test_systemd_if_it_manages_the_session_else_the_desktop(user: Path) -> None:
     assert isinstance(autostart.current(), SystemdUser)
     autostart.enable()
     unit = user / "user" / ".config" / "systemd" / "user" / "edgeembed.service"
@@ -43,13 +43,13 @@ def test_systemd_where_it_manages_the_session_else_the_desktop(user: Path) -> No
     assert (user / "calls").read_text().splitlines()[-2:] == ["--user daemon-reload", "--user show-environment"]
     (user / "status").write_text("1")
     assert isinstance(autostart.current(), XdgAutostart)
-    assert autostart.status(), "what systemd was told still counts where it cannot be reached"
+    assert autostart.status(), "the unit counts even while systemd is not reachable"
     autostart.disable()
     assert not unit.exists() and not autostart.status()
 
 
 @linux
-def test_no_two_entries_start_two_daemons(user: Path) -> None:
+def test_switching_the_mechanism_removes_the_other_entry(user: Path) -> None:
     config = user / "user" / ".config"
     unit, entry = config / "systemd" / "user" / "edgeembed.service", config / "autostart" / "edgeembed.desktop"
     (user / "status").write_text("1")
@@ -69,7 +69,7 @@ def test_xdg_config_home_counts_unless_it_is_relative(user: Path, monkeypatch: p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sudo")
-def test_under_sudo_nothing_is_written_to_anybodys_home(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_sudo_nothing_is_written(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "ann")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(ConfigError, match="without sudo"):
@@ -77,7 +77,7 @@ def test_under_sudo_nothing_is_written_to_anybodys_home(user: Path, monkeypatch:
     assert not (user / "user").exists()
 
 
-def test_the_program_carries_the_home_and_no_secret(tmp_path: Path) -> None:
+def test_the_program_has_edgeembed_home_but_no_secrets(tmp_path: Path) -> None:
     environ = {"EDGEEMBED_HOME": str(tmp_path), "EDGEEMBED_API_KEY": "secret", "HF_TOKEN": "secret", "PATH": "/bin"}
     program = Program.this(environ)
     assert program.environment == {"EDGEEMBED_HOME": str(tmp_path)}
@@ -85,12 +85,12 @@ def test_the_program_carries_the_home_and_no_secret(tmp_path: Path) -> None:
     assert Program.this({}).environment == {}
 
 
-def test_the_program_starts_whatever_lies_in_the_folder_of_the_login(tmp_path: Path) -> None:
+def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise SystemExit('a module of the user')")
     command = Program.this().command
     assert Path(command[0]).is_absolute()
-    said = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert said.returncode == 0 and "Run the daemon" in said.stdout, said.stderr
+    done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "Run the daemon" in done.stdout, done.stderr
 
 
 def test_a_bundle_starts_itself(monkeypatch: pytest.MonkeyPatch) -> None:

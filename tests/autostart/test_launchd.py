@@ -1,4 +1,4 @@
-"""The launchd agent: what is written, and where."""
+"""The launchd agent: its content and location."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def launchd(folder: Path, **environment: str) -> Launchd:
     return Launchd(started, folder / "choice.json", agents=folder / "agents", user=501, launchctl=FakeLaunchctl())
 
 
-def test_enable_writes_one_agent_and_disable_removes_just_that(tmp_path: Path) -> None:
+def test_enable_writes_one_agent_and_disable_removes_only_that(tmp_path: Path) -> None:
     autostart = launchd(tmp_path, EDGEEMBED_HOME="/Users/ann/my <home> & co")
     autostart.enable()
     (agent,) = (tmp_path / "agents").iterdir()
@@ -39,21 +39,21 @@ def test_enable_writes_one_agent_and_disable_removes_just_that(tmp_path: Path) -
         "StandardOutPath": log,
         "StandardErrorPath": log,
     }
-    assert Path(log).parent.is_dir(), "launchd makes the file, but not the folder"
+    assert Path(log).parent.is_dir(), "launchd creates the file, but not the folder"
     other = agent.with_name("other.plist")
     other.write_text("")
     autostart.disable()
     assert list(agent.parent.iterdir()) == [other]
 
 
-def test_without_variables_there_is_no_empty_table(tmp_path: Path) -> None:
+def test_no_empty_table_of_variables(tmp_path: Path) -> None:
     autostart = launchd(tmp_path)
     autostart.enable()
     assert "EnvironmentVariables" not in plistlib.loads(Path(autostart.place).read_bytes())
 
 
 @pytest.mark.skipif(not shutil.which("plutil"), reason="plutil is a tool of macOS")
-def test_macos_understands_the_agent(tmp_path: Path) -> None:
+def test_plutil_accepts_the_agent(tmp_path: Path) -> None:
     autostart = launchd(tmp_path, EDGEEMBED_HOME=NASTY)
     autostart.enable()
     subprocess.run(["plutil", "-lint", autostart.place], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The user unit: what is written, and what systemd makes of it."""
+"""The user unit: its content, and how systemd reads it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgeembed.errors import ConfigError
 from tests.autostart.fakes import NASTY, program
 from tests.autostart.units import complaints
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd's files are links, and Linux's")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Linux: the files are links")
 
 
-def test_enable_writes_a_unit_and_a_link_and_disable_removes_just_these(tmp_path: Path) -> None:
+def test_enable_writes_a_unit_and_a_link_and_disable_removes_only_these(tmp_path: Path) -> None:
     user = tmp_path / "config" / "systemd" / "user"
     other = user / "default.target.wants" / "other.service"
     other.parent.mkdir(parents=True)
@@ -36,10 +36,10 @@ def test_enable_writes_a_unit_and_a_link_and_disable_removes_just_these(tmp_path
     other.unlink()
     autostart.enable()
     autostart.disable()
-    assert list(user.iterdir()) == [], "an empty folder of links is not left behind"
+    assert list(user.iterdir()) == [], "the empty folder of links is removed"
 
 
-def test_a_masked_unit_is_off_until_it_is_unmasked(tmp_path: Path) -> None:
+def test_a_masked_unit_counts_as_off(tmp_path: Path) -> None:
     autostart = SystemdUser(program(tmp_path), tmp_path / "choice.json", tmp_path)
     unit = Path(autostart.place)
     unit.parent.mkdir(parents=True)
@@ -51,7 +51,7 @@ def test_a_masked_unit_is_off_until_it_is_unmasked(tmp_path: Path) -> None:
     assert unit.is_symlink()
 
 
-def test_a_link_whose_unit_is_gone_is_removed(tmp_path: Path) -> None:
+def test_a_link_without_its_unit_is_removed(tmp_path: Path) -> None:
     autostart = SystemdUser(program(tmp_path), tmp_path / "choice.json", tmp_path)
     autostart.enable()
     Path(autostart.place).unlink()
@@ -59,29 +59,29 @@ def test_a_link_whose_unit_is_gone_is_removed(tmp_path: Path) -> None:
     assert list(Path(autostart.place).parent.iterdir()) == []
 
 
-def test_words_are_quoted_as_systemd_reads_them() -> None:
+def test_quoting_for_systemd() -> None:
     assert quote(NASTY) == '"a b\'c\\"d$HOME%%h\\\\e`f;é"'
     assert quote("line\nbreak\x7f") == '"line\\x0abreak\\x7f"'
     with pytest.raises(ConfigError, match="Unicode"):
         quote("\udcff")
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze, which reads the unit, is not installed")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("folder", ["plain", "a b$HOME%h`f;é"])
-def test_systemd_understands_the_unit(folder: str, tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(folder: str, tmp_path: Path) -> None:
     started = program(tmp_path / folder, EDGEEMBED_HOME=str(tmp_path / folder))
     executable = Path(started.command[0])
     executable.parent.mkdir()
-    shutil.copy("/bin/true", executable)  # a path that is read wrongly is no executable, and verify says so
+    shutil.copy("/bin/true", executable)  # verify reports paths that are not executable, such as misread ones
     autostart = SystemdUser(started, tmp_path / "choice.json", tmp_path)
     autostart.enable()
     assert complaints(Path(autostart.place), "--user") == []
     executable.unlink()
-    assert complaints(Path(autostart.place), "--user"), "or it would have checked nothing"
+    assert complaints(Path(autostart.place), "--user"), "verify must report a missing program"
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze, which reads the unit, is not installed")
-def test_a_path_that_systemd_takes_as_an_argument_alone_is_started_by_env(tmp_path: Path) -> None:
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_a_path_that_systemd_allows_only_as_an_argument_is_started_by_env(tmp_path: Path) -> None:
     started = program(tmp_path / NASTY)
     autostart = SystemdUser(started, tmp_path / "choice.json", tmp_path)
     autostart.enable()
@@ -89,7 +89,7 @@ def test_a_path_that_systemd_takes_as_an_argument_alone_is_started_by_env(tmp_pa
     assert complaints(Path(autostart.place), "--user") == []
 
 
-def test_a_systemctl_that_hangs_or_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_or_failing_systemctl_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "bin" / "systemctl"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\nexec sleep 60\n")

@@ -1,4 +1,4 @@
-"""The value of the Run key, in a registry that is a dictionary."""
+"""The value of the Run key, in a fake registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def windows(registry: FakeRegistry, tmp_path: Path, python: str = PYTHON, **envi
     return WindowsRun(Program(command, environment, tmp_path / "log"), tmp_path / "choice.json", registry=registry)
 
 
-def test_enable_writes_one_value_and_disable_removes_just_that(tmp_path: Path) -> None:
+def test_enable_writes_one_value_and_disable_removes_only_that(tmp_path: Path) -> None:
     registry = FakeRegistry()
     registry.keys = {RUN_KEY: {"Other": ("other.exe", 1)}, APPROVED_KEY: {"Other": (b"\x03", 3)}}
     autostart = windows(registry, tmp_path)
@@ -30,12 +30,12 @@ def test_enable_writes_one_value_and_disable_removes_just_that(tmp_path: Path) -
         APPROVED_KEY: {"Other": (b"\x03", 3)},
     }
     registry.keys[APPROVED_KEY]["edgeembed"] = (b"\x02" + bytes(11), registry.REG_BINARY)
-    assert autostart.status(), "an even first byte is Task Manager's on"
+    assert autostart.status(), "an even first byte means enabled"
     autostart.disable()
     assert registry.keys == {RUN_KEY: {"Other": ("other.exe", 1)}, APPROVED_KEY: {"Other": (b"\x03", 3)}}
 
 
-def test_a_fresh_account_has_no_run_key(tmp_path: Path) -> None:
+def test_enable_creates_the_run_key(tmp_path: Path) -> None:
     registry = FakeRegistry()
     autostart = windows(registry, tmp_path)
     assert not autostart.status()
@@ -43,14 +43,14 @@ def test_a_fresh_account_has_no_run_key(tmp_path: Path) -> None:
     assert set(registry.keys) == {RUN_KEY} and autostart.status()
 
 
-def test_a_command_that_windows_would_not_start_is_refused(tmp_path: Path) -> None:
+def test_a_too_long_command_is_rejected(tmp_path: Path) -> None:
     registry = FakeRegistry()
     with pytest.raises(ConfigError, match="260"):
         windows(registry, tmp_path, "C:\\" + "long " * 50 + "\\pythonw.exe").enable()
     assert registry.keys == {}
 
 
-def test_a_home_that_a_login_would_not_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_missing_at_login_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = FakeRegistry()
     autostart = windows(registry, tmp_path, EDGEEMBED_HOME=r"D:\embed")
     with pytest.raises(ConfigError, match="setx EDGEEMBED_HOME"):

@@ -1,4 +1,4 @@
-"""The desktop entry: what is written, and what desktops make of it."""
+"""The desktop entry: its content, and how desktops read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.autostart.fakes import NASTY, program
 from tests.waiting import until
 
 
-def test_enable_writes_one_file_and_disable_removes_just_that(tmp_path: Path) -> None:
+def test_enable_writes_one_file_and_disable_removes_only_that(tmp_path: Path) -> None:
     command = ("/opt/edge embed/python", "-P", "-m", "edgeembed", "serve")
     autostart = XdgAutostart(Program(command, {}, tmp_path / "log"), tmp_path / "choice.json", tmp_path / "config")
     autostart.enable()
@@ -42,23 +42,23 @@ def test_enable_writes_one_file_and_disable_removes_just_that(tmp_path: Path) ->
     assert list(entry.parent.iterdir()) == [other]
 
 
-def test_words_are_quoted_as_the_specification_says() -> None:
+def test_quoting_follows_the_specification() -> None:
     assert quote('a "b" $c `d` \\e %f') == '"a \\"b\\" \\$c \\`d\\` \\\\e %%f"'
-    # Its own example: a backslash in a quoted argument is four in the file, a dollar sign has two in front.
+    # The example of the specification: in quoted arguments, a backslash becomes four, a dollar sign gets two in front.
     assert as_string(quote("\\")) == '"\\\\\\\\"'
     assert as_string(quote("$")) == '"\\\\$"'
     assert as_string(" a\nb\tc\r") == "\\sa\\nb\\tc\\r"
 
 
-def test_a_program_that_no_entry_can_start_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds a ="):
+def test_a_program_with_an_impossible_path_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="with = in its path"):
         XdgAutostart(program(tmp_path / "a=b"), tmp_path / "choice.json", tmp_path).enable()
 
 
 @pytest.mark.skipif(
     not shutil.which("gio"), reason="gio, which starts desktop entries as GNOME and Xfce do, is not installed"
 )
-def test_a_desktop_starts_the_program_with_its_arguments_and_its_home(tmp_path: Path) -> None:
+def test_desktops_start_the_program_with_its_arguments_and_environment(tmp_path: Path) -> None:
     folder = tmp_path / NASTY
     folder.mkdir()
     started = folder / "python"
@@ -87,7 +87,7 @@ def test_the_entry_is_valid(tmp_path: Path) -> None:
     assert said.returncode == 0, said.stdout
 
 
-def test_a_damaged_entry_is_an_error_with_its_name(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_entry_names_it(tmp_path: Path) -> None:
     autostart = XdgAutostart(program(tmp_path), tmp_path / "choice.json", tmp_path)
     autostart.enable()
     entry = Path(autostart.place)

@@ -1,4 +1,4 @@
-"""Asking systemd's own tools about a unit."""
+"""Checks of units by systemd's tools."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SINCE_254 = ("'RestartSteps'", "'RestartMaxDelaySec'")
 
 
 def complaints(unit: Path, *options: str) -> list[str]:
-    """Give what `systemd-analyze verify` says about a unit, but for keys that are newer than this systemd."""
+    """Return the messages of `systemd-analyze verify` about a unit, except about keys newer than this systemd."""
     command = ["systemd-analyze", "verify", "--man=no", *options, str(unit)]
-    environ = {**os.environ, "XDG_RUNTIME_DIR": str(unit.parent)}  # --user wants one, even to read a file
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
-    lines = [line for line in (said.stdout + said.stderr).splitlines() if unit.name in line]
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(unit.parent)}  # --user requires it
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
     found = [line for line in lines if not ("Unknown key" in line and any(key in line for key in SINCE_254))]
-    return found if found or said.returncode == 0 else [said.stdout + said.stderr]
+    return found if found or done.returncode == 0 else [done.stdout + done.stderr]

@@ -82,7 +82,7 @@ def test_json_lines_say_what_is_wrong_with_each(tmp_path: Path) -> None:
     assert records(inputs) == [(5, "a"), (9, "b")]
     found = rejects(inputs)
     assert [place for place, _ in found] == ["line 3", "line 4", "line 5", "line 6"]
-    for (_, reason), word in zip(found, ("'text' is no string", "no JSON", "no field", "object"), strict=True):
+    for (_, reason), word in zip(found, ("'text' is not a string", "not JSON", "no field", "object"), strict=True):
         assert word in reason
 
 
@@ -91,7 +91,7 @@ def test_csv_takes_quotes_line_breaks_and_semicolons(tmp_path: Path) -> None:
     assert records(inputs) == [("k1", 'two\nlines; one "text"'), ("k3", "plain"), ("k6", "end")]
     found = rejects(inputs)
     assert [place for place, _ in found] == ["row 2", "row 4", "row 5"]
-    for (_, reason), word in zip(found, ("1 columns, the header has 2", "'key' is empty", "UTF-8"), strict=True):
+    for (_, reason), word in zip(found, ("1 columns, but the header has 2", "'key' is empty", "UTF-8"), strict=True):
         assert word in reason
 
 
@@ -142,7 +142,7 @@ def test_ids_of_several_inputs_say_which_one(tmp_path: Path) -> None:
         ("a.csv", "x,y\n1,2\n", "z", "no column 'z'; it has: x, y"),
         ("a.csv", "", None, "empty"),
         ("a.txt", "line\n", "z", "no columns"),
-        ("a.parquet", "this is no Parquet", None, "no Parquet file"),
+        ("a.parquet", "this is no Parquet", None, "cannot read .* as Parquet"),
     ],
 )
 def test_an_input_that_cannot_be_read_at_all_is_an_error(
@@ -157,7 +157,7 @@ def test_an_input_that_cannot_be_read_at_all_is_an_error(
 def test_a_line_longer_than_memory_should_hold_is_refused_and_the_next_one_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeembed.bulk.lines.MOST_BYTES", 1000)
+    monkeypatch.setattr("edgeembed.bulk.lines.MAX_BYTES", 1000)
     for name, head in (("a.txt", ""), ("a.csv", "text\n")):
         path = tmp_path / name
         path.write_text(f"{head}short\n{'x' * 5000}\nnext\n")

@@ -29,7 +29,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_enable_status_disable(entry: Path, home: Path) -> None:
     said = edgeembed("autostart", "status")
-    assert said.returncode == 1 and "no\n" in said.stdout and "nothing yet" in said.stdout
+    assert said.returncode == 1 and "no\n" in said.stdout and "none yet" in said.stdout
     assert not home.exists(), "looking changes nothing"
     said = edgeembed("autostart", "enable")
     assert said.returncode == 0 and str(entry) in said.stdout, said.stderr
@@ -55,7 +55,7 @@ def test_an_installer_respects_a_users_off(entry: Path) -> None:
     assert json.loads(edgeembed("autostart", "disable", "--forget", "--json").stdout)["choice"] is None
     edgeembed("autostart", "disable")
     said = edgeembed("autostart", "enable", "--unless-off")
-    assert said.returncode == 0 and "stays off" in said.stdout and not entry.exists()
+    assert said.returncode == 0 and "stays disabled" in said.stdout and not entry.exists()
 
 
 def test_status_says_when_the_entry_is_not_in_force_or_not_of_this_installation(entry: Path) -> None:
@@ -63,10 +63,10 @@ def test_status_says_when_the_entry_is_not_in_force_or_not_of_this_installation(
     written = entry.read_text()
     entry.write_text(written.replace(sys.executable, "/opt/old/bin/python"))
     said = edgeembed("autostart", "status")
-    assert said.returncode == 0 and "enable` renews it" in said.stdout
+    assert said.returncode == 0 and "To update it: edgeembed autostart enable" in said.stdout
     entry.write_text(written.replace("enabled=true", "enabled=false"))
     said = edgeembed("autostart", "status")
-    assert said.returncode == 1 and "switched off by the system's own settings" in said.stdout
+    assert said.returncode == 1 and "disabled in the settings of the system" in said.stdout
 
 
 def test_what_cannot_be_done_is_one_line_and_status_2(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:

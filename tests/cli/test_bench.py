@@ -27,6 +27,7 @@ from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.signals import listening_to_sigint
 
 pytestmark = pytest.mark.e2e
 
@@ -131,7 +132,8 @@ def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, mo
 def test_a_signal_leaves_no_daemon_behind(number: int, tmp_path: Path) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     command = [sys.executable, "-u", "-c", MAIN, "bench", str(model), "--seconds", "60", "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with listening_to_sigint():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None
@@ -161,7 +163,7 @@ def test_a_model_that_cannot_be_served_is_said(tmp_path: Path) -> None:
 def test_without_a_model_it_asks_for_one() -> None:
     done = edgeembed("bench")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no model is chosen yet; name one: edgeembed bench MODEL\n"
+    assert done.stderr == "error: no model is configured; name one: edgeembed bench MODEL\n"
 
 
 # --- servers of another make ------------------------------------------------------------------------------------------

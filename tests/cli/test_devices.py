@@ -45,9 +45,9 @@ def test_a_broken_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_plan_says_where_a_model_would_go(tmp_path: Path) -> None:
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")
     done = run("--plan", str(file))
-    assert done.exit_code == 0 and "all on the processor" in done.output
+    assert done.exit_code == 0 and "all on the CPU" in done.output
     said = json.loads(run("--plan", str(file), "--device", "cuda", "--json").output)
-    assert said["plan"]["gpu_layers"] == 0 and "kernels for no NVIDIA GPU" in said["plan"]["text"]
+    assert said["plan"]["gpu_layers"] == 0 and "no kernels for NVIDIA GPUs" in said["plan"]["text"]
 
 
 @pytest.mark.parametrize(

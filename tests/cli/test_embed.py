@@ -17,20 +17,21 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
-from edgeembed.bulk.embedding import TEXTS_AT_ONCE
-from edgeembed.bulk.job import SHARDS_AT_ONCE
+from edgeembed.bulk.embedding import TEXTS_PER_REQUEST
+from edgeembed.bulk.job import MIN_CONCURRENT_SHARDS
 from edgeembed.config.paths import Paths
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
+from tests.signals import listening_to_sigint
 from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
 ROWS = 2400
 SHARD = 300
-UNDER_WAY = SHARDS_AT_ONCE * SHARD
+UNDER_WAY = MIN_CONCURRENT_SHARDS * SHARD
 """Texts of the shards that are not whole yet, at most."""
 
 
@@ -152,14 +153,14 @@ def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
         if not finished:
             numbers = [int(receipt.stem.removeprefix("receipt-")) * SHARD for receipt in before]
             # The first request of a shard may hold a text that is refused; the others of it are then computed once more.
-            later = [f"text number {row}" for first in numbers for row in range(first + TEXTS_AT_ONCE, first + SHARD)]
+            later = [f"text number {row}" for first in numbers for row in range(first + TEXTS_PER_REQUEST, first + SHARD)]
             finished = {text: engine.computed.count(text) for text in later}
     engine.until = None
     told = said(*command, "--resume")
-    assert "are there already" in told
+    assert "are done already" in told
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     # Each of the two kills costs at most the shards that were under way, one of whose requests is asked twice.
-    assert len(engine.computed) - undisturbed <= 2 * (UNDER_WAY + TEXTS_AT_ONCE) < undisturbed
+    assert len(engine.computed) - undisturbed <= 2 * (UNDER_WAY + TEXTS_PER_REQUEST) < undisturbed
     assert {text: engine.computed.count(text) for text in finished} == finished, "a finished shard was computed again"
 
 
@@ -186,7 +187,7 @@ def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
     process.wait()
     engine.until = None
     for command, word in (
-        (job(texts, out), "--resume goes on"),
+        (job(texts, out), "continue with --resume"),
         (job(texts, out, "--resume", "--dtype", "int8"), "dtype = float32"),
         (job(texts, out, "--resume", "--dimensions", "8"), "dimensions = None"),
     ):
@@ -195,7 +196,7 @@ def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
         assert word in found.stderr
     os.utime(texts, (1, 1))
     found = edgeembed(*job(texts, out, "--resume"))
-    assert (found.returncode, "the inputs are not those" in found.stderr) == (2, True)
+    assert (found.returncode, "the inputs have changed" in found.stderr) == (2, True)
     said(*job(texts, out, "--overwrite"))
     assert len(read(out)[0]) == ROWS - 3
 
@@ -205,15 +206,15 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(
     port: int, engine: CountingEngine, texts: Path, tmp_path: Path
 ) -> None:
     engine.until = SHARD + 270
-    process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *job(texts, tmp_path / "v.npy")], stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", MAIN, *job(texts, tmp_path / "v.npy")]
+    with listening_to_sigint():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert engine.stopped.wait(60)
     assert receipts(tmp_path)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "--resume goes on" in told
+    assert "run the same command with --resume" in told
     assert "Traceback" not in told
 
 

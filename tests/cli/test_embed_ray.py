@@ -47,18 +47,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
 
 
-def test_one_worker_and_two_one_of_them_killed_give_what_a_single_process_gives(command: list[str], tmp_path: Path) -> None:
-    for folder in ("alone", "one", "two"):
+def test_two_workers_one_of_them_killed_give_what_a_single_process_gives(command: list[str], tmp_path: Path) -> None:
+    for folder in ("alone", "two"):
         (tmp_path / folder).mkdir()
     alone = edgeembed(*command, str(tmp_path / "alone" / "v.npy"))
     assert alone.returncode == 0, alone.stderr
     wanted = content(tmp_path / "alone")
     assert set(wanted) == {"v.npy", "v.ids.jsonl", "v.rejects.jsonl"}
-
-    one = edgeembed(*command, str(tmp_path / "one" / "v.npy"), "--engine", "ray", "--workers", "1")
-    assert one.returncode == 0, one.stderr
-    assert "computed by 1 worker on Ray" in one.stderr
-    assert content(tmp_path / "one") == wanted
 
     two = [*command, str(tmp_path / "two" / "v.npy"), "--engine", "ray", "--workers", "2"]
     process = subprocess.Popen([sys.executable, "-c", MAIN, *two], stderr=subprocess.PIPE, text=True)
@@ -69,6 +64,7 @@ def test_one_worker_and_two_one_of_them_killed_give_what_a_single_process_gives(
         process.kill()
         process.wait()
     assert process.returncode == 0, told
+    assert "computed by 2 workers on Ray" in told
     assert content(tmp_path / "two") == wanted
     assert not psutil.pid_exists(killed)
 
@@ -98,11 +94,7 @@ def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
     return workers[0].pid
 
 
-def test_what_the_cluster_cannot_hold_is_said(command: list[str], tmp_path: Path) -> None:
-    out = str(tmp_path / "v.npy")
-    found = edgeembed(*command, out, "--engine", "ray", "--cpus-per-worker", "4096")
+def test_a_missing_cluster_is_an_error(command: list[str], tmp_path: Path) -> None:
+    found = edgeembed(*command, str(tmp_path / "v.npy"), "--engine", "ray", "--ray-address", "127.0.0.1:1")
     assert found.returncode == 2
-    assert "no worker fits into the cluster" in found.stderr
-    nobody = edgeembed(*command, out, "--engine", "ray", "--ray-address", "127.0.0.1:1", "--overwrite")
-    assert nobody.returncode == 2
-    assert "no Ray cluster at 127.0.0.1:1" in nobody.stderr
+    assert "no Ray cluster at 127.0.0.1:1" in found.stderr

@@ -69,9 +69,9 @@ def test_a_pipe_gets_every_column(capsys: pytest.CaptureFixture[str], monkeypatc
     ("columns", "first", "last"),
     [
         (54, "NAME                      SIZE  LICENCE     LAST USED", "mine                       9 B  MIT         never"),
-        (53, "NAME                      SIZE  LAST USED", "(no room for LICENCE; --json has all)"),
-        (41, "NAME                      SIZE", "(no room for LICENCE, LAST USED; --json has all)"),
-        (10, "NAME                      SIZE", "(no room for LICENCE, LAST USED; --json has all)"),
+        (53, "NAME                      SIZE  LAST USED", "(hidden: LICENCE; use --json to see everything)"),
+        (41, "NAME                      SIZE", "(hidden: LICENCE, LAST USED; use --json to see everything)"),
+        (10, "NAME                      SIZE", "(hidden: LICENCE, LAST USED; use --json to see everything)"),
     ],
 )
 def test_a_narrow_terminal_goes_without_some(
@@ -110,7 +110,7 @@ def test_the_terminals_own_width_counts() -> None:
     status, shown = on_terminal("list", columns=40)
     assert status == 0
     assert max(map(len, shown.splitlines()[:2])) <= 40
-    assert "no room for LICENCE" in shown
+    assert "hidden: LICENCE" in shown
 
 
 def test_json_is_plain_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,18 +120,18 @@ def test_a_port_on_the_command_line_counts_before_a_socket_in_the_settings(
     monkeypatch.setenv("EDGEEMBED_UDS", "/no/such/socket")
     with answering(status_of()) as (port, _):
         assert f"http://127.0.0.1:{port}\n" in run.invoke(ps, ["--port", str(port)]).output
-    with pytest.raises(EdgeEmbedError, match=r"no daemon answers at http\+unix:///no/such/socket; "):
+    with pytest.raises(EdgeEmbedError, match=r"no daemon is running at http\+unix:///no/such/socket; "):
         run.invoke(ps)
 
 
 def test_no_daemon(unused_tcp_port: int) -> None:
     done = edgeembed("ps", "--port", str(unused_tcp_port), "--json")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: no daemon answers at http://127.0.0.1:{unused_tcp_port}; `edgeembed serve` starts one\n"
+    assert done.stderr == f"error: no daemon is running at http://127.0.0.1:{unused_tcp_port}; start one: edgeembed serve\n"
 
 
 def test_a_port_that_nobody_can_know(run: CliRunner) -> None:
-    with pytest.raises(EdgeEmbedError, match="--port names the daemon's port"):
+    with pytest.raises(EdgeEmbedError, match="give its port with --port"):
         run.invoke(ps, ["--port", "0"])
 
 

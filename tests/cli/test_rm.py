@@ -55,7 +55,7 @@ def test_several_names_and_what_they_free_together(run: CliRunner) -> None:
     result = run.invoke(rm, ["alpha", "beta:Q8_0"])
     assert result.exit_code == 0
     assert [line.split(",")[0] for line in result.output.splitlines()[:2]] == ["removed alpha:F16", "removed beta:Q8_0"]
-    assert result.output.splitlines()[-1].endswith("kB in all")
+    assert result.output.splitlines()[-1].endswith("kB in total")
     assert there() == []
     assert list(Paths.resolve().models.rglob("*.gguf")) == []
 
@@ -73,7 +73,7 @@ def test_an_installed_file_is_named_by_its_path_and_a_foreign_one_is_left_alone(
     model = install("alpha", "F16")
     own = tmp_path / "mine.gguf"
     own.write_bytes(model.path.read_bytes())
-    with pytest.raises(UnknownModelError, match="yours to delete"):
+    with pytest.raises(UnknownModelError, match="delete the file yourself"):
         run.invoke(rm, [str(own), "--yes"])
     assert own.exists()
     assert run.invoke(rm, [str(model.path)]).exit_code == 0
@@ -90,7 +90,7 @@ def test_an_installed_file_is_named_by_its_path_and_a_foreign_one_is_left_alone(
         ("all-minilm-l6-v2", "no model named 'all-minilm-l6-v2' is installed"),
         ("alpha:Q4_0", "alpha is installed as F16, not as Q4_0; nothing was removed"),
         ("hf:nobody/nothing", "no model named 'hf:nobody/nothing' is installed"),
-        ("hf:not a repository", "is not hf:OWNER/REPO"),
+        ("hf:not a repository", "expected hf:OWNER/REPO"),
     ],
 )
 def test_what_is_not_installed_stops_all_of_it(run: CliRunner, name: str, says: str) -> None:
@@ -124,12 +124,12 @@ def test_a_pull_that_never_ended_is_listed_and_can_be_removed(run: CliRunner) ->
     staged.parent.mkdir(parents=True)
     staged.write_bytes(bytes(10_000))
     listed = run.invoke(list_models).output
-    assert "Not finished: large (80.0 kB). " in listed and listed.endswith("edgeembed rm large\n")
+    assert "Unfinished downloads: large (80.0 kB). " in listed and listed.endswith("edgeembed rm large\n")
     told = json.loads(run.invoke(rm, ["large", "--json"]).stdout)
     assert (told["freed_bytes"], told["removed"]) == (80_000, [])
     assert sorted(told["unfinished"][0]["paths"]) == sorted(map(str, (part, staged)))
     assert not Store(Paths.resolve()).folder("large").exists()
-    assert "Not finished" not in run.invoke(list_models).output
+    assert "Unfinished" not in run.invoke(list_models).output
     with pytest.raises(UnknownModelError, match=r"Nothing is installed$"):
         run.invoke(rm, ["large"])
 
@@ -138,10 +138,10 @@ def test_parts_of_another_type_go_alone(run: CliRunner) -> None:
     kept = install("alpha", "F16")
     half, other = leave("alpha", "alpha-Q8_0.gguf", 30_000), leave("alpha", "alpha-Q4_0.gguf", 20_000)
     listed = run.invoke(list_models).output
-    assert kept.name in listed and "Not finished: alpha (50.0 kB)" in listed
+    assert kept.name in listed and "Unfinished downloads: alpha (50.0 kB)" in listed
     with pytest.raises(UnknownModelError, match="not as Q5_0; nothing was removed"):
         run.invoke(rm, ["alpha:q5_0"])
-    assert run.invoke(rm, ["alpha:q8_0"]).output == "removed what had come of alpha, 30.0 kB\n"
+    assert run.invoke(rm, ["alpha:q8_0"]).output == "removed the unfinished download of alpha, 30.0 kB\n"
     assert not half.exists() and other.exists()
     leave("alpha", "alpha-Q8_0.gguf", 30_000)
     assert json.loads(run.invoke(rm, ["alpha:q4_0", "alpha:q8_0", "--json"]).stdout)["freed_bytes"] == 20_000 + 30_000
@@ -157,8 +157,8 @@ def test_parts_that_are_just_coming_stay(run: CliRunner) -> None:
     with Store(Paths.resolve()).locked("large"):
         result = run.invoke(rm, ["large"])
     assert result.exit_code == 1 and part.exists()
-    assert result.stderr == "error: large is being fetched by another process; try again when that has ended\n"
-    with pytest.raises(UnknownModelError, match=r"Did you mean 'large'.*not finished: large; nothing was removed"):
+    assert result.stderr == "error: large is being downloaded by another process; try again when that has finished\n"
+    with pytest.raises(UnknownModelError, match=r"Did you mean 'large'.*unfinished downloads: large; nothing was removed"):
         run.invoke(rm, ["lrage"])
 
 
@@ -168,7 +168,7 @@ def test_parts_that_are_just_coming_stay(run: CliRunner) -> None:
 def refused(run: CliRunner, *arguments: str) -> str:
     """Run without a terminal, which must refuse and remove nothing; gives what was said."""
     before = there()
-    with pytest.raises(ConfigError, match=r"^nothing was removed: .* --yes removes all the same$") as error:
+    with pytest.raises(ConfigError, match=r"^nothing was removed: .* Remove anyway with --yes$") as error:
         run.invoke(rm, arguments)
     assert there() == before
     return error.value.message
@@ -185,7 +185,7 @@ def test_a_refusal_is_one_line_and_status_2(unused_tcp_port: int) -> None:
 def test_a_name_with_several_types_needs_a_yes(run: CliRunner) -> None:
     for kind in ("F16", "Q8_0"):
         install("alpha", kind)
-    assert "alpha is installed as F16, Q8_0: all of them go" in refused(run, "alpha")
+    assert "alpha is installed as F16, Q8_0; all are removed" in refused(run, "alpha")
     assert run.invoke(rm, ["alpha", "--yes"]).exit_code == 0
     assert there() == []
 

@@ -32,14 +32,14 @@ def test_a_json_line_has_what_a_collector_needs(capsys: pytest.CaptureFixture[st
     assert second["level"] == "error" and "ValueError: no" in second["exception"]
 
 
-def test_what_is_no_unicode_costs_letters_and_not_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_unicode_in_a_line_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging("info", "json")
     log.info("file %s", "bad\udc80name")
     assert json.loads(capsys.readouterr().err)["message"] == "file bad?name"
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-async def test_lines_name_their_request_until_it_ends(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_lines_have_the_request_id_until_the_request_ends(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging("info", format_)  # type: ignore[arg-type]
     go = asyncio.Event()
 
@@ -66,7 +66,7 @@ async def test_lines_name_their_request_until_it_ends(format_: str, capsys: pyte
         assert json.loads(lines[1])["request_id"] == "id-1"
 
 
-def test_announcements_are_lines_whatever_the_level(capsys: pytest.CaptureFixture[str]) -> None:
+def test_announcements_are_logged_at_every_level(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging("error", "json")
     log.info("not this")
     log_anyway("listens on somewhere")
@@ -75,7 +75,7 @@ def test_announcements_are_lines_whatever_the_level(capsys: pytest.CaptureFixtur
 
 @pytest.mark.skipif(os.name != "posix", reason="closes stderr as a shell of POSIX does")
 def test_a_daemon_without_stderr_writes_a_file(home: Path) -> None:
-    """As on Windows, where what starts at login has no console."""
+    """As on Windows, where a program that starts at login has no console."""
     command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "edgeembed", "serve"]
     for port in ("70000", "80000"):
         ended = subprocess.run([*command, "--port", port], check=False, timeout=60)
@@ -84,7 +84,7 @@ def test_a_daemon_without_stderr_writes_a_file(home: Path) -> None:
     assert first.startswith("error: ") and "70000" in first and "80000" in second
 
 
-def test_a_long_log_is_put_aside_where_nobody_else_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     file = tmp_path / "logs" / LOG_FILE
     file.parent.mkdir()
@@ -97,7 +97,7 @@ def test_a_long_log_is_put_aside_where_nobody_else_keeps_it(tmp_path: Path, monk
     sys.stderr.close()
 
 
-def test_a_folder_that_cannot_be_written_costs_the_log_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_only_costs_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     (tmp_path / "file").touch()
     provide_stderr(tmp_path / "file" / "logs")

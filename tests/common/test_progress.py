@@ -1,4 +1,4 @@
-"""Progress where nobody watches: a few plain lines, and none for what is done at once."""
+"""Progress without a terminal: a few plain lines, and none for short work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fakes import Lines
 
 
 @pytest.fixture(autouse=True)
-def nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "on_terminal", lambda: False)
 
 
@@ -31,7 +31,7 @@ def test_plain_lines_every_ten_per_cent(report: Lines, capfd: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("no_delay")
-def test_what_was_there_before_is_not_said_again(report: Lines) -> None:
+def test_resumed_work_does_not_repeat_lines(report: Lines) -> None:
     with Progress(report, "x.gguf") as progress:
         progress.begin(550, 1000)
         progress.update(575, 1000)
@@ -46,7 +46,7 @@ def test_a_count_of_texts_is_not_reported(report: Lines) -> None:
     assert report.said == []
 
 
-def test_what_is_done_at_once_says_nothing(report: Lines) -> None:
+def test_short_work_prints_nothing(report: Lines) -> None:
     with Progress(report, "checking") as progress:
         progress.update(5, 10)
         progress.update(10, 10)

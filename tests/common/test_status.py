@@ -1,4 +1,4 @@
-"""The status as daemons and readers of different versions exchange it."""
+"""The status, exchanged between daemons and readers of different versions."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_words_of_a_newer_daemon_can_be_read() -> None:
     assert msgspec.convert({"id": "alpha", "object": "thing"}, ListedModel).id == "alpha"
 
 
-def test_an_older_daemon_may_say_little() -> None:
+def test_fields_that_an_older_daemon_lacks_have_defaults() -> None:
     read = msgspec.convert({"version": "0.1", "pid": 7, "uptime_seconds": 1.0, "cache": {}, "model": None}, DaemonStatus)
     assert read.models == () and read.cache is not None and read.cache.memory_hits == 0
 
 
-def test_everything_that_a_loaded_model_tells_is_in_the_status() -> None:
+def test_all_facts_of_a_loaded_model_are_in_the_status() -> None:
     assert set(ModelInfo.__struct_fields__) <= set(DefaultModel.__struct_fields__)

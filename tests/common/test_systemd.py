@@ -1,4 +1,4 @@
-"""What systemd hears, over a real datagram socket."""
+"""Notifications to systemd, over a real datagram socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd speaks 
 
 
 class Systemd:
-    """The receiving end."""
+    """The receiver of notifications."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -29,11 +29,11 @@ class Systemd:
         self._socket.settimeout(30)
 
     def hear(self) -> list[str]:
-        """Wait for a message and give its lines."""
+        """Wait for a message and return its lines."""
         return self._socket.recv(4096).decode().splitlines()
 
     def hear_all(self) -> list[list[str]]:
-        """Give every message that has come."""
+        """Return all messages received so far."""
         self._socket.setblocking(False)
         heard = []
         while True:
@@ -64,7 +64,7 @@ def test_ready_and_stopping(systemd: Systemd) -> None:
     assert systemd.hear()[0] == "STOPPING=1"
 
 
-async def test_the_watchdog_hears_of_a_daemon_that_is_well_and_of_no_other(systemd: Systemd) -> None:
+async def test_the_watchdog_is_notified_only_while_the_daemon_is_healthy(systemd: Systemd) -> None:
     well = True
     checks = 0
 
@@ -92,14 +92,14 @@ async def test_the_watchdog_hears_of_a_daemon_that_is_well_and_of_no_other(syste
         assert ["WATCHDOG=1"] in systemd.hear_all()
 
 
-def test_without_systemd_and_with_one_that_is_gone_nothing_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_happens_without_systemd_or_after_it_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Notifier({}).ready("x")
     assert not caplog.records
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("x")
-    assert "cannot tell systemd READY=1" in caplog.text
+    assert "cannot notify systemd of READY=1" in caplog.text
 
 
-def test_a_watchdog_of_another_process_is_none_of_ours(tmp_path: Path) -> None:
+def test_the_watchdog_of_another_process_is_ignored(tmp_path: Path) -> None:
     environ = {"NOTIFY_SOCKET": str(tmp_path / "x"), "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
     assert Notifier(environ).watchdog_seconds is None
     assert Notifier({**environ, "WATCHDOG_PID": "", "WATCHDOG_USEC": "rubbish"}).watchdog_seconds is None
@@ -107,7 +107,7 @@ def test_a_watchdog_of_another_process_is_none_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.e2e
-def test_a_daemon_says_ready_when_it_answers_and_stopping_when_it_ends(home: Path, tmp_path: Path) -> None:
+def test_a_daemon_notifies_when_it_is_ready_and_when_it_stops(home: Path, tmp_path: Path) -> None:
     systemd = Systemd(str(tmp_path / "notify"))
     flags = ("--model", str(make_tiny_qwen3(tmp_path / "model.gguf")))
     with running(*flags, home=home, ready=False, NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="2000000") as daemon:

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def quiet() -> None:
-    """Discard llama.cpp's log: each load of a model prints it, and characters cut in two break the capture of output."""
+    """Discard llama.cpp's log: it is printed for each model, and its split characters break pytest's capture."""
     from edgeembed.engine.llama.library import send_log_to
 
     send_log_to(lambda line: None, verbose=False)

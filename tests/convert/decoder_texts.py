@@ -1,10 +1,10 @@
-"""Texts on which tokenizers and models go wrong, for the decoder families."""
+"""Texts that are difficult for tokenizers and models, for the decoder families."""
 
 from __future__ import annotations
 
 _PROSE = "The river rises in the hills north of the town, runs past two mills, and reaches the sea. "
 
-# A special token's name in a user's text stays text. NFC text only: llama.cpp's byte-level BPE does not normalise.
+# The name of a special token in a user's text is plain text. NFC text only: llama.cpp's byte-level BPE does not normalise.
 TRICKY = [
     "",
     " ",

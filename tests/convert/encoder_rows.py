@@ -1,4 +1,4 @@
-"""The reference rows and scores that tests/reference/make_encoder_rows.py stored, and the comparison with a GGUF file."""
+"""The reference rows and scores of tests/reference/make_encoder_rows.py, and their comparison with a GGUF file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLDER = Path(__file__).parents[1] / "reference"
 
 @dataclass(frozen=True)
 class Reference:
-    """What the reference library made of one text or pair."""
+    """The result of the reference library for one text or pair."""
 
     kind: str
     ids: list[int]
@@ -25,10 +25,10 @@ class Reference:
 
 
 def read_reference(name: str, checkpoint: Path) -> list[Reference]:
-    """Read encoder_NAME.npz; it must have been made of this checkpoint's weights."""
+    """Read encoder_NAME.npz, which must have been computed with the weights of this checkpoint."""
     with np.load(_FOLDER / f"encoder_{name}.npz") as stored:
         arrays: dict[str, npt.NDArray[Any]] = dict(stored)
-    assert str(arrays["sha256"]) == checkpoint_sha256(checkpoint), "other weights: run make_encoder_rows.py again"
+    assert str(arrays["sha256"]) == checkpoint_sha256(checkpoint), "the weights have changed: run make_encoder_rows.py again"
     ends = np.cumsum(arrays["lengths"])
     ids = np.split(arrays["ids"], ends[:-1])
     return [

@@ -1,4 +1,4 @@
-"""Texts, and pairs of texts, on which converted encoders are compared with their reference: scripts, lengths, traps."""
+"""Texts and pairs for the comparison of converted encoders with their reference: scripts, lengths, special cases."""
 
 from __future__ import annotations
 

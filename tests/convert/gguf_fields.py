@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, read back by the gguf package."""
+"""The metadata of a GGUF file, read with the gguf package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of a converted reranker by llama.cpp itself, without the daemon's engine: one context, one pair at a time."""
+"""Scores of a converted reranker, computed by llama.cpp without the daemon's engine: one context, one pair at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scores:
     """A loaded reranker."""
 
     def __init__(self, file: Path, tokens: int) -> None:
-        send_log_to(lambda _line: None, verbose=False)  # llama-cpp-python's own logger stumbles over cut characters
+        send_log_to(lambda _line: None, verbose=False)  # llama-cpp-python's logger fails on split characters
         lib.llama_backend_init()
         self._model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
         assert self._model, file
@@ -31,7 +31,7 @@ class Scores:
         self._vocab = lib.llama_model_get_vocab(self._model)
 
     def tokenize(self, template: str, **values: str) -> list[int]:
-        """Give the ids of a filled template: only its own control tokens become such, whatever the values hold.
+        """Return the ids of a filled template; control tokens in the values are plain text.
 
         What lies between two control tokens is tokenised as one text: byte-level BPE joins a space in the template with
         the word that comes after it.
@@ -47,7 +47,7 @@ class Scores:
         return ids
 
     def rank(self, ids: Sequence[int]) -> list[float]:
-        """Give the pooled outputs of one prompt, one for each label."""
+        """Return the pooled outputs of one prompt, one per label."""
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         tokens = (lib.llama_token * len(ids))(*ids)
         batch = lib.llama_batch_get_one(tokens, len(ids))

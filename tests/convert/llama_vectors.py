@@ -1,4 +1,4 @@
-"""Vectors of a GGUF file through the engine, in this process: what the daemon would serve."""
+"""Vectors of a GGUF file, computed by the engine in this process, as the daemon does."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Vectors:
         self._model = model
 
     def tokenize(self, text: str) -> list[int]:
-        """Give the ids of a text, special tokens of the frame included."""
+        """Return the ids of a text, including special tokens."""
         return [int(number) for number in self._model.tokenize(text)]
 
     def embed_ids(self, ids: Sequence[int]) -> Float32Row:
-        """Give the pooled, unnormalised row, shape (dimensions,), of one sequence of ids."""
+        """Return the pooled, unnormalised row, shape (dimensions,), of one sequence of ids."""
         return self._model.embed([np.asarray(ids, dtype=np.int32)])[0]
 
     def embed(self, text: str) -> Float32Row:
-        """Give the row of a text."""
+        """Return the row of a text."""
         return self.embed_ids(self.tokenize(text))
 
 

@@ -1,4 +1,4 @@
-"""BERT's forward pass in plain numpy, float64: an independent word on what a converted file must compute.
+"""BERT's forward pass in plain numpy, float64: an independent reference for converted files.
 
 Devlin et al. 2018, with the details of transformers' BertModel: post-layer-norm, GELU by the error function, token type 0.
 """
@@ -18,7 +18,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def embed(weights: Mapping[str, npt.NDArray[Any]], heads: int, ids: Sequence[int], pooling: str) -> Array:
-    """Give the pooled row, shape (hidden,), of one sequence of ids; `pooling` is mean, cls or last."""
+    """Return the pooled row, shape (hidden,), of one sequence of ids; `pooling` is mean, cls or last."""
     w = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
     x = w["embeddings.word_embeddings.weight"][list(ids)] + w["embeddings.position_embeddings.weight"][: len(ids)]
     x = _norm(w, "embeddings.LayerNorm", x + w["embeddings.token_type_embeddings.weight"][0])

@@ -19,7 +19,7 @@ from tests.hub.fakes import COMMIT, FakeHub
 
 
 @pytest.mark.model
-def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)
     runner = CliRunner()
@@ -32,12 +32,14 @@ def test_convert_writes_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: py
 
     again = runner.invoke(convert, ["tiny"])
     assert isinstance(again.exception, ConversionError)
-    assert again.exception.message == "tiny-Q8_0.gguf exists; --force replaces it, -o names another file"
+    assert again.exception.message == (
+        "tiny-Q8_0.gguf already exists; replace it with --force or choose another file with -o"
+    )
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 
 @pytest.mark.model
-def test_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     hub = FakeHub()
     hub.files["people/tiny-model"] = {
@@ -51,13 +53,13 @@ def test_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pyte
     finally:
         hub.close()
     assert result.exit_code == 0, result.exception
-    assert [path.name for path in Path().iterdir()] == ["tiny-model-F16.gguf"], "what was fetched is gone again"
+    assert [path.name for path in Path().iterdir()] == ["tiny-model-F16.gguf"], "the download is removed"
     found = GGUFReader("tiny-model-F16.gguf").fields
     assert found["edgeembed.source.repo"].contents() == "people/tiny-model"
     assert found["edgeembed.source.revision"].contents() == COMMIT
 
 
-def test_a_source_that_is_nothing_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_source_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(convert, ["no-such-folder"])
     assert isinstance(result.exception, UnknownModelError)
@@ -65,7 +67,7 @@ def test_a_source_that_is_nothing_is_told_so(tmp_path: Path, monkeypatch: pytest
     assert list(Path().iterdir()) == []
 
 
-def test_help_teaches() -> None:
+def test_help_has_examples() -> None:
     text = CliRunner().invoke(convert, ["--help"]).output
     assert "edgeembed convert ./all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf\n" in text
 

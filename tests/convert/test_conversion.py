@@ -1,4 +1,4 @@
-"""What a converted file holds, read back by the gguf package and computed by llama.cpp."""
+"""The content of converted files, read by the gguf package and computed by llama.cpp."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_metadata(tmp_path: Path) -> None:
     assert (result.quantization, result.fallbacks) == ("F32", [])
 
 
-def test_tensors_are_the_checkpoints(tmp_path: Path) -> None:
+def test_tensors_equal_those_of_the_checkpoint(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", prefix="bert.")
     weights = tiny_weights(config_of(checkpoint))
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0")
@@ -111,7 +111,7 @@ def test_tensors_are_the_checkpoints(tmp_path: Path) -> None:
     assert np.abs(stored - wanted).max() <= np.abs(wanted).max() / 127
 
 
-# The tanh form of GELU and F16 tables are llama.cpp's own; the smaller types are only checked for being in order.
+# llama.cpp uses the tanh form of GELU and F16 tables; for the smaller types a rough check suffices.
 LEAST = {"F32": 0.9999, "F16": 0.9999, "BF16": 0.9995, "Q8_0": 0.999}
 
 
@@ -141,8 +141,8 @@ def test_casing_and_accents(tmp_path: Path, cased: bool) -> None:
 
 
 @pytest.mark.model
-def test_sentence_transformers_own_lower_casing(tmp_path: Path) -> None:
-    """do_lower_case in sentence_bert_config.json lower-cases before a cased tokenizer, and strips no accents."""
+def test_lower_casing_by_sentence_transformers(tmp_path: Path) -> None:
+    """do_lower_case in sentence_bert_config.json lower-cases the input of a cased tokenizer, and keeps accents."""
     checkpoint = make_tiny_bert(tmp_path / "tiny", cased=True)
     write_json(checkpoint / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": True})
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
@@ -201,8 +201,8 @@ def test_new_pooling_config_and_transformer_in_its_own_folder(tmp_path: Path) ->
 
 
 @pytest.mark.model
-def test_fallbacks_are_said(tmp_path: Path) -> None:
-    """Rows of 48 are no multiple of 32; rows of 128 are."""
+def test_tensors_of_other_types_are_reported(tmp_path: Path) -> None:
+    """Rows of 48 are not a multiple of 32; rows of 128 are."""
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=48, feed_forward=128)
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q8_0")
     (note,) = result.fallbacks
@@ -220,7 +220,7 @@ def test_fallbacks_are_said(tmp_path: Path) -> None:
         assert cosine(llama.embed_ids(ids), expected) >= 0.999
 
 
-def test_progress_runs_to_its_total(tmp_path: Path) -> None:
+def test_progress_reaches_its_total(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: calls.append((done, total)))
@@ -239,7 +239,7 @@ def test_user_defined_added_tokens_keep_their_spelling(tmp_path: Path) -> None:
     assert (found["tokenizer.ggml.tokens"][number], found["tokenizer.ggml.token_type"][number]) == ("<topic>", 4)
 
 
-def test_values_beyond_half_precision_want_another_type(tmp_path: Path) -> None:
+def test_values_beyond_half_precision_need_another_type(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     header, data = read_raw_safetensors(checkpoint / "model.safetensors")
     begin, _ = header["embeddings.word_embeddings.weight"]["data_offsets"]
@@ -252,14 +252,14 @@ def test_values_beyond_half_precision_want_another_type(tmp_path: Path) -> None:
     convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="BF16")
 
 
-def test_licence_is_left_out_when_nobody_knows_it(tmp_path: Path) -> None:
+def test_an_unknown_licence_is_omitted(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     (checkpoint / "README.md").unlink()
     assert "general.license" not in fields(convert_checkpoint(checkpoint, tmp_path / "one.gguf").path)
     assert fields(convert_checkpoint(checkpoint, tmp_path / "two.gguf", license="mit").path)["general.license"] == "mit"
 
 
-def test_masked_lm_checkpoints_lose_their_head(tmp_path: Path) -> None:
+def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", prefix="bert.")
     edit_json(checkpoint / "config.json", architectures=["BertForMaskedLM"])
     weights = {f"bert.{name}": tensor for name, tensor in tiny_weights(config_of(checkpoint)).items()}

@@ -1,4 +1,4 @@
-"""Cross-encoders: the converted file gives the scores of transformers, the second text's token type included."""
+"""Cross-encoders: scores equal those of transformers, including the token type of the second text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def keys_of(file: Path) -> dict[str, Any]:
 
 
 def shifted(ids: Sequence[int], separator: int, offset: int) -> list[int]:
-    """Give the ids of a pair as the daemon has to make them: the second text's and the last token's in the second half."""
+    """Return the ids of a pair as the daemon must compute them: those from the second text on are in the second half."""
     second = ids.index(separator) + 1
     return [*ids[:second], *(number + offset for number in ids[second:])]
 
@@ -74,7 +74,7 @@ def test_the_second_text_needs_its_token_type(tmp_path: Path) -> None:
 
 
 def tokenize(llama: Scores, keys: dict[str, Any], reference: Reference) -> list[int]:
-    """Fill the file's template as the daemon has to: special tokens are the template's alone."""
+    """Fill the template of the file as the daemon must: special tokens come only from the template."""
     pieces: list[str] = keys["tokenizer.ggml.tokens"]
     ids: list[int] = []
     for part in keys["edgeembed.prompt.rerank"].replace("><", ">\n<").replace("{", "\n{").replace("}", "}\n").split("\n"):
@@ -87,13 +87,13 @@ def tokenize(llama: Scores, keys: dict[str, Any], reference: Reference) -> list[
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_template_and_texts_become_the_reference_ids(tmp_path: Path, name: str) -> None:
+def test_a_filled_template_has_the_reference_ids(tmp_path: Path, name: str) -> None:
     checkpoint = MAKERS[name](tmp_path / "tiny")
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     keys = keys_of(result.path)
     with open_scores(result.path) as llama:
         for reference in read_reference(name, checkpoint):
-            # Beyond Latin, WordPiece needs the engine's normaliser (edgeembed/engine/llama/wordpiece.py), not at work here.
+            # Non-Latin scripts need the engine's normaliser (edgeembed/engine/llama/wordpiece.py), not used here.
             if name == "cross_encoder" and not "".join(PAIRS[reference.kind]).isascii():
                 continue
             assert tokenize(llama, keys, reference) == reference.ids, reference.kind
@@ -129,7 +129,7 @@ def test_xlm_roberta_file(tmp_path: Path) -> None:
     keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
     assert keys["edgeembed.prompt.rerank"] == "<s>{query}</s></s>{document}</s>"
     assert keys["edgeembed.rerank.activation"] == "sigmoid"
-    # It has one token type, so both texts share the vocabulary.
+    # There is one token type, so both texts share the vocabulary.
     assert "edgeembed.rerank.second_segment" not in keys
 
 
@@ -141,7 +141,7 @@ def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
     assert keys_of(convert_checkpoint(checkpoint, tmp_path / "second.gguf", ConversionOptions(proof=False)).path) == first
 
 
-def test_no_second_half_for_models_that_never_saw_token_types(tmp_path: Path) -> None:
+def test_no_second_half_for_models_without_token_types(tmp_path: Path) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
     edit_json(checkpoint / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
     keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
@@ -191,18 +191,18 @@ def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (config(id2label={"0": "no", "1": "yes"}), "a reranker has a single one"),
-        (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json makes it"),
+        (config(id2label={"0": "no", "1": "yes"}), "a reranker must have one"),
+        (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json requires"),
         (config(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), r"the activation 'torch\.nn\.Tanh'"),
         (config(hidden_act="relu"), "hidden_act = 'relu'"),
-        (config(position_embedding_type="relative_key"), "'relative_key'; llama.cpp's BERT has only 'absolute'"),
-        (modules("Transformer", "Dense"), "Transformer alone"),
-        (pair(lambda p: p.pop("pair")), "does not say how a query and a document become one input"),
-        (pair(lambda p: p["pair"][0]["SpecialToken"].update(type_id=1)), r"the token types \[1, 0, 0, 1, 1\]"),
-        (pair(lambda p: p["pair"][0]["SpecialToken"].update(id="[X]")), "does not say which ids"),
+        (config(position_embedding_type="relative_key"), "'relative_key'; llama.cpp's BERT supports only 'absolute'"),
+        (modules("Transformer", "Dense"), "expected only Transformer"),
+        (pair(lambda p: p.pop("pair")), "no template for a pair of query and document"),
+        (pair(lambda p: p["pair"][0]["SpecialToken"].update(type_id=1)), r"unsupported token types \[1, 0, 0, 1, 1\]"),
+        (pair(lambda p: p["pair"][0]["SpecialToken"].update(id="[X]")), "does not define the ids"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_converted(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
+def test_unsupported_checkpoints(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
     change(checkpoint)
     with pytest.raises(ConversionError, match=said):

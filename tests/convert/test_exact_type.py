@@ -1,4 +1,4 @@
-"""The type of the file of unquantised weights, where some of them are computed from stored ones."""
+"""The type of the file of unquantised weights, if some of them are derived from stored ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def stored(dtype: str) -> StoredTensor:
     return StoredTensor("w", Path("model.safetensors"), dtype, (4, 4), 0)
 
 
-def test_a_type_holds_all_weights_or_is_not_taken() -> None:
+def test_only_a_lossless_type_is_chosen() -> None:
     half, brain, full = (PlannedTensor("w", stored(dtype)) for dtype in ("F16", "BF16", "F32"))
     assert _exact_type(plan(brain, brain)) == "BF16"
     assert _exact_type(plan(half)) == "F16"

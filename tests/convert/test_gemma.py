@@ -39,7 +39,7 @@ ROWS = Path(__file__).parents[1] / "reference" / "gemma_rows.npz"
 
 @pytest.mark.model
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999)])
-def test_rows_of_sentence_transformers(tmp_path: Path, quantization: str, least: float) -> None:
+def test_rows_equal_those_of_sentence_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_gemma_checkpoint(tmp_path / "tiny"), quantization)
     with np.load(ROWS) as reference, open_llama(file) as llama:
         texts = [str(text) for text in reference["texts"]]
@@ -103,18 +103,18 @@ def test_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("config.json", {"use_bidirectional_attention": False}, "a text generator, not EmbeddingGemma"),
-        ("config.json", {"query_pre_attn_scalar": 256}, "llama.cpp scales by head_dim, 32"),
-        ("config.json", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0; llama.cpp computes only None"),
-        ("config.json", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "layer_types is not 5 layers"),
-        ("config.json", {"sliding_window": None}, "sliding_window = None is not a positive whole number"),
-        ("config.json", {"vocab_size": 300}, "beyond vocab_size 300"),
-        ("2_Dense/config.json", {"bias": True}, "llama.cpp's Dense layers have neither"),
-        ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.Tanh"}, "have neither"),
+        ("config.json", {"use_bidirectional_attention": False}, "not an EmbeddingGemma model"),
+        ("config.json", {"query_pre_attn_scalar": 256}, "llama.cpp supports only head_dim, 32"),
+        ("config.json", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0; llama.cpp supports only None"),
+        ("config.json", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "every n-th of 5 layers"),
+        ("config.json", {"sliding_window": None}, "sliding_window = None; expected a positive integer"),
+        ("config.json", {"vocab_size": 300}, "not below vocab_size 300"),
+        ("2_Dense/config.json", {"bias": True}, "llama.cpp's Dense layers support neither"),
+        ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.Tanh"}, "support neither"),
         (
             "3_Dense/config.json",
             {"out_features": 47},
-            r"linear.weight has the shape \[48, 192\], config.json makes it \[47, 192\]",
+            r"linear.weight has the shape \[48, 192\]; according to config.json it must be \[47, 192\]",
         ),
         ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "the normaliser = 'Lowercase'"),
         ("tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer = 'Whitespace'"),
@@ -131,8 +131,8 @@ def test_malformed(tmp_path: Path, file: str, changes: dict[str, Any], message: 
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
-        (["Dense"], "not \\['Transformer', 'Pooling', 'Dense'\\]"),
-        (["Dense", "LayerNorm"], "the model has a LayerNorm module"),
+        (["Dense"], "modules \\['Transformer', 'Pooling', 'Dense'\\]"),
+        (["Dense", "LayerNorm"], "modules of the kind LayerNorm"),
     ],
 )
 def test_other_modules(tmp_path: Path, keep: list[str], message: str) -> None:
@@ -160,16 +160,16 @@ def change_tokenizer(checkpoint: Path, **changes: Any) -> None:
     edit_json(checkpoint / "tokenizer.json", model=content["model"] | changes)
 
 
-def test_merges_that_scores_cannot_express(tmp_path: Path) -> None:
+def test_merges_without_equivalent_scores(tmp_path: Path) -> None:
     checkpoint = make_gemma_checkpoint(tmp_path / "tiny")
     merges = tiny_merges()
     change_tokenizer(checkpoint, merges=[merge for merge in merges if merge != ["he", "ll"]])
-    with pytest.raises(ConversionError, match=r"'hell' has no merge of 'he' and 'll', which llama.cpp would join"):
+    with pytest.raises(ConversionError, match=r"'hell' has no merge of 'he' and 'll', but llama.cpp would join them"):
         convert(checkpoint)
     river = [merge for merge in merges if "".join(merge) == f"{SPACE}river"]
     assert len(river) >= 1
     change_tokenizer(checkpoint, merges=[*merges, *river])
-    with pytest.raises(ConversionError, match="do not stand together"):
+    with pytest.raises(ConversionError, match="are not adjacent"):
         convert(checkpoint)
 
 
@@ -180,5 +180,5 @@ def test_a_vocabulary_without_bytes(tmp_path: Path) -> None:
         convert(checkpoint)
     vocab = {piece.replace("<0x0A>", "<byte>"): number for number, piece in enumerate(tiny_vocabulary())}
     change_tokenizer(checkpoint, byte_fallback=True, vocab=vocab)
-    with pytest.raises(ConversionError, match="no piece for the byte 0A"):
+    with pytest.raises(ConversionError, match="no piece for the byte 0x0A"):
         convert(checkpoint)

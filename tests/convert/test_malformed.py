@@ -1,4 +1,4 @@
-"""Every broken checkpoint ends in a ConversionError that names the file and the reason, and leaves no file."""
+"""Malformed checkpoints raise a ConversionError that names the file and the reason, and leave no file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def vocab(**changes: int) -> Break:
 
 
 def header(name: str, **changes: Any) -> Break:
-    """Change one tensor's entry in the safetensors header; the data stays."""
+    """Change one tensor's entry in the safetensors header, but not the data."""
 
     def apply(folder: Path) -> None:
         file = folder / "model.safetensors"
@@ -85,7 +85,7 @@ def header(name: str, **changes: Any) -> Break:
 
 
 def data(change: Callable[[bytes, int], bytes]) -> Break:
-    """Change the data; the function gets it with the place where the word embeddings begin."""
+    """Change the data by a function that takes it and the start of the word embeddings."""
 
     def apply(folder: Path) -> None:
         file = folder / "model.safetensors"
@@ -150,93 +150,96 @@ CASES: dict[str, tuple[Break, str]] = {
     # the folder and config.json
     "no config": (remove("config.json"), r"config\.json: missing"),
     "config no json": (write("config.json", b"{"), r"config\.json: not valid JSON"),
-    "config no object": (write("config.json", b"[]"), r"config\.json: a JSON object"),
+    "config no object": (write("config.json", b"[]"), r"config\.json: expected a JSON object"),
     "config not utf-8": (write("config.json", b'{"a": "\xff"}'), r"config\.json: not valid JSON"),
     "config too deep": (write("config.json", b"[" * 200_000), r"config\.json: not valid JSON"),
-    "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), r"'a' stands there twice"),
+    "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), r"duplicate key 'a'"),
     "unknown architecture": (
         config(architectures=["LlamaForCausalLM"]),
-        r"LlamaForCausalLM.*known architectures: BertModel,",
+        r"LlamaForCausalLM.*supported architectures: BertModel,",
     ),
-    "cross-encoder": (config(architectures=["BertForSequenceClassification"]), r"a cross-encoder is Transformer alone"),
-    "no architecture": (config(architectures=None, model_type="gpt2"), r"gpt2.*known architectures"),
+    "cross-encoder": (config(architectures=["BertForSequenceClassification"]), r"expected only Transformer"),
+    "no architecture": (config(architectures=None, model_type="gpt2"), r"gpt2.*supported architectures"),
     "other activation": (config(hidden_act="relu"), r"config\.json: hidden_act = 'relu'"),
     "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type"),
     "decoder": (config(is_decoder=True), r"is_decoder"),
     "already quantised": (config(quantization_config={"bits": 4}), r"quantization_config"),
     "no hidden size": (config(hidden_size=None), r"config\.json: hidden_size = None"),
     "hidden size text": (config(hidden_size="64"), r"hidden_size = '64'"),
-    "heads": (config(num_attention_heads=5), r"no multiple of num_attention_heads 5"),
+    "heads": (config(num_attention_heads=5), r"not a multiple of num_attention_heads 5"),
     "epsilon": (config(layer_norm_eps=0), r"layer_norm_eps = 0"),
     # pooling
     "no modules": (remove("modules.json"), r"modules\.json: missing"),
-    "modules no list": (write("modules.json", b"{}"), r"modules\.json: a list"),
+    "modules no list": (write("modules.json", b"{}"), r"modules\.json: expected a list"),
     "module without path": (write("modules.json", b'[{"type": "x.Pooling"}]'), r"without type or path"),
     "module outside": (
         write("modules.json", b'[{"type": "x.Pooling", "path": "../up"}]'),
-        r"leaves the checkpoint's folder",
+        r"outside the checkpoint's folder",
     ),
-    "dense": (modules("Transformer", "Pooling", "Dense"), r"a Dense module"),
-    "no pooling": (modules("Transformer", "Normalize"), r"one Pooling module was expected, 0"),
-    "two poolings": (modules("Transformer", "Pooling", "Pooling"), r"one Pooling module was expected, 2"),
+    "dense": (modules("Transformer", "Pooling", "Dense"), r"modules of the kind Dense"),
+    "no pooling": (modules("Transformer", "Normalize"), r"expected one Pooling module, found 0"),
+    "two poolings": (modules("Transformer", "Pooling", "Pooling"), r"expected one Pooling module, found 2"),
     "no pooling config": (remove("1_Pooling/config.json"), r"1_Pooling/config\.json: missing"),
-    "max pooling": (pooling(pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True), r"'max' cannot be expressed"),
+    "max pooling": (
+        pooling(pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True),
+        r"'max' is not supported by GGUF",
+    ),
     "unheard-of pooling": (
         pooling(pooling_mode_mean_tokens=False, pooling_mode_median_tokens=True),
-        r"'pooling_mode_median_tokens' cannot be expressed",
+        r"'pooling_mode_median_tokens' is not supported by GGUF",
     ),
-    "mean and cls": (pooling(pooling_mode_cls_token=True), r"one pooling mode was expected, the file names cls, mean"),
-    "no mode": (pooling(pooling_mode_mean_tokens=False), r"names none"),
-    "new weighted": (pooling(pooling_mode="weightedmean"), r"'weightedmean' cannot be expressed"),
-    "new pair": (pooling(pooling_mode=["mean", "max"]), r"names mean, max"),
-    "mode an object": (pooling(pooling_mode={}), r"cannot be expressed"),
+    "mean and cls": (pooling(pooling_mode_cls_token=True), r"expected one pooling mode, found cls, mean"),
+    "no mode": (pooling(pooling_mode_mean_tokens=False), r"found none"),
+    "new weighted": (pooling(pooling_mode="weightedmean"), r"'weightedmean' is not supported by GGUF"),
+    "new pair": (pooling(pooling_mode=["mean", "max"]), r"found mean, max"),
+    "mode an object": (pooling(pooling_mode={}), r"is not supported by GGUF"),
     "prompt excluded": (pooling(include_prompt=False), r"include_prompt"),
-    "pooled size": (pooling(word_embedding_dimension=32), r"vectors of 32 values, but the model's hidden_size is 64"),
+    "pooled size": (pooling(word_embedding_dimension=32), r"32 dimensions, but hidden_size in config.json is 64"),
     # weights
-    "no weights": (remove("model.safetensors"), r"no model\.safetensors"),
+    "no weights": (remove("model.safetensors"), r"neither model\.safetensors"),
     "pickle": (pickled, r"pytorch_model\.bin: pickled weights"),
-    "empty file": (write("model.safetensors", b""), r"not a safetensors file, or cut off"),
-    "header too long": (write("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}"), r"cut off"),
+    "empty file": (write("model.safetensors", b""), r"not a safetensors file, or truncated"),
+    "header too long": (write("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}"), r"truncated"),
     "header no json": (write("model.safetensors", struct.pack("<Q", 2) + b"xx"), r"model\.safetensors: not valid JSON"),
-    "cut off": (cut, r"model\.safetensors: .*(cut off|outside)"),
+    "truncated": (cut, r"model\.safetensors: .*(truncated|outside)"),
     "longer than said": (data(lambda content, at: content + b"\0" * 8), r"the header describes"),
-    "offsets outside": (header(WORD, data_offsets=[0, 1 << 40]), r"lie outside"),
-    "offsets backwards": (header(WORD, data_offsets=[100, 0]), r"lie outside"),
+    "offsets outside": (header(WORD, data_offsets=[0, 1 << 40]), r"are outside"),
+    "offsets backwards": (header(WORD, data_offsets=[100, 0]), r"are outside"),
     "offsets negative": (header(WORD, data_offsets=[-4, 4]), r"not two positions"),
-    "offsets overlap": (header(WORD, data_offsets=[4, 4 + 4 * len(PIECES) * 64]), r"overlap or a hole"),
-    "shape lies": (header(WORD, shape=[len(PIECES), 65]), r"does not take the"),
+    "offsets overlap": (header(WORD, data_offsets=[4, 4 + 4 * len(PIECES) * 64]), r"overlap or a gap"),
+    "shape lies": (header(WORD, shape=[len(PIECES), 65]), r"does not match the"),
     "shape no list": (header(WORD, shape="64"), r"not a list of sizes"),
     "unknown dtype": (header(WORD, dtype="Q1"), r"unknown type 'Q1'"),
-    "integers": (an_integer_norm, r"LayerNorm\.weight is I32"),
-    "nan": (data(lambda content, at: content[:at] + NAN + content[at + 4 :]), rf"{WORD} holds NaN"),
-    "infinite": (data(lambda content, at: content[:at] + INFINITE + content[at + 4 :]), r"holds NaN or infinite"),
-    "fewer layers": (config(num_hidden_layers=1), r"16 tensors have no place in a BERT encoder.*encoder\.layer\.1"),
-    "more layers": (config(num_hidden_layers=3), r"no tensor encoder\.layer\.2\.attention\.self\.query\.weight"),
-    "other sizes": (config(intermediate_size=256), r"has the shape \[128, 64\], config\.json makes it \[256, 64\]"),
-    "other context": (config(max_position_embeddings=32), r"position_embeddings.*config\.json makes it \[32, 64\]"),
-    "tensor missing": (rename_tensor(WORD, "cls.x"), rf"no tensor {WORD}"),
+    "integers": (an_integer_norm, r"LayerNorm\.weight has the type I32"),
+    "nan": (data(lambda content, at: content[:at] + NAN + content[at + 4 :]), rf"{WORD} contains NaN"),
+    "infinite": (data(lambda content, at: content[:at] + INFINITE + content[at + 4 :]), r"contains NaN or infinity"),
+    "fewer layers": (config(num_hidden_layers=1), r"16 tensors do not belong to a BERT encoder.*encoder\.layer\.1"),
+    "more layers": (config(num_hidden_layers=3), r"tensor encoder\.layer\.2\.attention\.self\.query\.weight is missing"),
+    "other sizes": (config(intermediate_size=256), r"has the shape \[128, 64\]; config\.json requires \[256, 64\]"),
+    "other context": (config(max_position_embeddings=32), r"position_embeddings.*config\.json requires \[32, 64\]"),
+    "tensor missing": (rename_tensor(WORD, "cls.x"), rf"tensor {WORD} is missing"),
     "tensor unknown": (rename_tensor("pooler.dense.bias", "adapter.bias"), r"would be lost: adapter\.bias"),
     "tensor twice": (rename_tensor("pooler.dense.bias", f"bert.{FIRST_NORM}"), r"are the same tensor"),
-    "index outside": (index(x="../model.safetensors"), r"not the name of a file in this folder"),
+    "index outside": (index(x="../model.safetensors"), r"not a file name"),
     "shard missing": (index(x="a.safetensors"), r"a\.safetensors: missing"),
     "index empty": (index(), r"weight_map is missing"),
-    "index silent": (stray_shard, r"index\.json does not place there"),
+    "index silent": (stray_shard, r"index\.json lists for another file"),
     # tokenizer
-    "no tokenizer": (remove("tokenizer.json"), r"no tokenizer here"),
+    "no tokenizer": (remove("tokenizer.json"), r"no tokenizer: "),
     "vocabulary small": (config(vocab_size=33), r"32 pieces, but vocab_size in config\.json is 33"),
-    "not wordpiece": (tokenizer_model(type="BPE"), r"'BPE'; WordPiece was expected"),
-    "other prefix": (tokenizer_model(continuing_subword_prefix="@@"), r"'@@', not with '##'"),
-    "vocabulary a list": (tokenizer_model(vocab=PIECES), r"not an object of piece to id"),
-    "id out of range": (vocab(fox=4000), r"out of range or taken twice"),
-    "id twice": (vocab(fox=5), r"out of range or taken twice"),
-    "other normaliser": (normalizer(type="NFC"), r"only the normaliser BertNormalizer"),
+    "not wordpiece": (tokenizer_model(type="BPE"), r"'BPE'; expected WordPiece"),
+    "other prefix": (tokenizer_model(continuing_subword_prefix="@@"), r"'@@'; expected '##'"),
+    "vocabulary a list": (tokenizer_model(vocab=PIECES), r"an object that maps pieces to ids"),
+    "id out of range": (vocab(fox=4000), r"out of range or not unique"),
+    "id twice": (vocab(fox=5), r"out of range or not unique"),
+    "other normaliser": (normalizer(type="NFC"), r"supports only BertNormalizer"),
     "chinese not split": (normalizer(handle_chinese_chars=False), r"handle_chinese_chars"),
     "other pre-tokenizer": (tokenizer(pre_tokenizer={"type": "Whitespace"}), r"BertPreTokenizer"),
     "other frame": (tokenizer(post_processor={"type": "ByteLevel"}), r"post-processor"),
     "files disagree": (normalizer(lowercase=False), r"do_lower_case = True, but tokenizer\.json says False"),
     "no unk": (
         lambda folder: edit_json(folder / "tokenizer_config.json", unk_token="<unk>"),
-        r"unk token is '\[UNK\]', the other files say '<unk>'",
+        r"unk token is '\[UNK\]' in tokenizer.json, but '<unk>' in the other files",
     ),
     "no cls": (
         lambda folder: edit_json(folder / "tokenizer_config.json", cls_token="<s>"),
@@ -244,7 +247,7 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "added token elsewhere": (
         tokenizer(added_tokens=[{"id": 7, "content": "[PAD]", "special": True}]),
-        r"'\[PAD\]' has the id 7, the vocabulary says 0",
+        r"'\[PAD\]' has the id 7, but 0 in the vocabulary",
     ),
     "not unicode": (
         lambda folder: (folder / "tokenizer.json").write_text(
@@ -253,7 +256,7 @@ CASES: dict[str, tuple[Break, str]] = {
         r"not valid JSON: .*surrogates",
     ),
     "casing unknown": (text_vocabulary(LINES, do_lower_case=None), r"do_lower_case is missing"),
-    "piece twice": (text_vocabulary(LINES.replace("fox\n", "hello\n")), r"lines 6 and 11 hold the same piece 'hello'"),
+    "piece twice": (text_vocabulary(LINES.replace("fox\n", "hello\n")), r"lines 6 and 11 have the same piece 'hello'"),
 }
 
 
@@ -282,15 +285,17 @@ def test_broken_target(tmp_path: Path) -> None:
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="Q3_X")
 
 
-def test_full_disk_is_found_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_disk_space_is_an_error_before_the_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     usage = type("Usage", (), {"free": 1 << 20})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ConversionError, match="16 MiB needed, 1 MiB free"):
-        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: pytest.fail("work began"))
+        convert_checkpoint(
+            checkpoint, tmp_path / "tiny.gguf", progress=lambda done, total: pytest.fail("the work has begun")
+        )
 
 
-def test_full_disk_during_work_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     target = tmp_path / "tiny.gguf"
     target.write_bytes(b"older")
@@ -316,7 +321,7 @@ def test_interrupted_conversion_leaves_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", quantization="F32", progress=interrupt)
-    assert seen, "the interruption came before the file was begun"
+    assert seen, "interrupted before the file was created"
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
@@ -334,7 +339,7 @@ convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), quantization="F32", pro
 """
 
 
-def test_what_a_killed_conversion_leaves_is_hidden_and_removed_later(tmp_path: Path) -> None:
+def test_files_of_a_killed_conversion_are_hidden_and_removed_later(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     target = tmp_path / "tiny.gguf"
     command = [sys.executable, "-c", KILLED_MIDWAY, str(checkpoint), str(target)]
@@ -349,7 +354,7 @@ def test_what_a_killed_conversion_leaves_is_hidden_and_removed_later(tmp_path: P
     assert sorted(tmp_path.iterdir()) == [checkpoint, target]
 
 
-def test_tensors_may_lie_in_the_file_in_any_order(tmp_path: Path) -> None:
+def test_tensors_may_be_stored_in_any_order(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     convert_checkpoint(checkpoint, tmp_path / "one.gguf")
     entries, content = read_raw_safetensors(checkpoint / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2 against rows that sentence-transformers computed (tests/reference/compare_minilm.py --write)."""
+"""The real all-MiniLM-L6-v2 against rows of sentence-transformers (tests/reference/compare_minilm.py --write)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ ROWS = Path(__file__).parents[1] / "reference" / "minilm_rows.npz"
 
 
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("Q8_0", 0.999)])
-def test_rows_of_sentence_transformers(minilm_checkpoint: Path, tmp_path: Path, quantization: str, least: float) -> None:
+def test_rows_equal_those_of_sentence_transformers(
+    minilm_checkpoint: Path, tmp_path: Path, quantization: str, least: float
+) -> None:
     result = convert_checkpoint(minilm_checkpoint, tmp_path / "minilm.gguf", quantization=quantization)
     assert result.source_sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     assert (result.dimensions, result.pooling, result.fallbacks) == (384, "mean", [])

@@ -1,4 +1,4 @@
-"""ModernBERT: the converted file computes what transformers does, beyond the local window too."""
+"""ModernBERT: rows equal those of transformers, also beyond the local window."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def keys_of(file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
+def test_rows_equal_those_of_transformers(tmp_path: Path, pooling: str) -> None:
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny", pooling=pooling)
     expected = read_reference(f"modern_bert_{pooling}", checkpoint)
     assert max(len(reference.ids) for reference in expected) > 10 * LOCAL_ATTENTION
@@ -45,7 +45,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
 
 @pytest.mark.parametrize("change", [{"global_attn_every_n_layers": 1}, {"global_rope_theta": 1000.0}])
 def test_window_and_rotation_matter(tmp_path: Path, change: dict[str, Any]) -> None:
-    """The comparison above would notice a wrong window or base."""
+    """The comparison above detects a wrong window or base."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     expected = read_reference("modern_bert_cls", checkpoint)
     edit_json(checkpoint / "config.json", **change)
@@ -55,8 +55,8 @@ def test_window_and_rotation_matter(tmp_path: Path, change: dict[str, Any]) -> N
     assert min(cosines) < 0.999
 
 
-def test_a_model_without_windows_says_none(tmp_path: Path) -> None:
-    """llama.cpp aborts when the file has a window that no layer uses."""
+def test_a_model_without_windows_has_no_window_key(tmp_path: Path) -> None:
+    """llama.cpp aborts if the file has a window that no layer uses."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", global_attn_every_n_layers=1)
     keys = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path)
@@ -86,7 +86,7 @@ def test_metadata(tmp_path: Path) -> None:
 
 
 def test_newer_config_gives_the_same_file(tmp_path: Path) -> None:
-    """transformers 5 writes layer_types and rope_parameters in place of three older keys."""
+    """transformers 5 writes layer_types and rope_parameters instead of three older keys."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     first = keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path)
     edit_json(
@@ -103,7 +103,7 @@ def test_newer_config_gives_the_same_file(tmp_path: Path) -> None:
     assert keys_of(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False)).path) == first
 
 
-def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
+def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", architectures=["ModernBertForMaskedLM"])
     file = checkpoint / "model.safetensors"
@@ -118,15 +118,15 @@ def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"hidden_activation": "relu"}, "hidden_activation = 'relu'; llama.cpp's ModernBERT has only gelu and silu"),
+        ({"hidden_activation": "relu"}, "hidden_activation = 'relu'; llama.cpp's ModernBERT supports only gelu and silu"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"norm_bias": True}, "norm_bias = True"),
-        ({"local_attention": 33}, "no half on either side"),
-        ({"global_attn_every_n_layers": 0}, "is not a positive whole number"),
-        ({"layer_types": ["sliding_attention", *["full_attention"] * 4]}, "layer_types must begin with full_attention"),
-        ({"global_rope_theta": None}, "global_rope_theta = None is not a positive number"),
-        ({"num_attention_heads": 5}, "hidden_size 64 is no multiple"),
-        ({"num_hidden_layers": 4}, "6 tensors have no place in a ModernBERT encoder"),
+        ({"local_attention": 33}, "local_attention = 33; expected an even number"),
+        ({"global_attn_every_n_layers": 0}, "expected a positive integer"),
+        ({"layer_types": ["sliding_attention", *["full_attention"] * 4]}, "expected full_attention in layers 0, n, 2n"),
+        ({"global_rope_theta": None}, "global_rope_theta = None; expected a positive number"),
+        ({"num_attention_heads": 5}, "hidden_size 64 is not a multiple"),
+        ({"num_hidden_layers": 4}, "6 tensors do not belong to a ModernBERT encoder"),
     ],
 )
 def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -141,5 +141,5 @@ def test_the_frame_must_be_two_special_tokens(tmp_path: Path) -> None:
     content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
     del content["post_processor"]["single"][0]
     write_json(checkpoint / "tokenizer.json", content)
-    with pytest.raises(ConversionError, match="between two special tokens"):
+    with pytest.raises(ConversionError, match="a special token before and after a text"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

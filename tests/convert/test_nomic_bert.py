@@ -41,7 +41,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path) -> None:
 
 
 def test_the_base_of_the_rotation_matters(tmp_path: Path) -> None:
-    """The comparison above would notice a wrong base."""
+    """The comparison above detects a wrong base."""
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
     expected = read_reference("nomic_bert", checkpoint)
     edit_json(checkpoint / "config.json", rotary_emb_base=10000)
@@ -56,11 +56,11 @@ def test_metadata(tmp_path: Path) -> None:
     keys, count = keys_of(result.path), len(wordpiece_pieces())
     wanted = {
         "block_count": 2,
-        # What it was trained on, not what the reference code stretches the rotation to.
+        # The context of the training, not the one to which the reference code extends the rotation.
         "context_length": TOKENS,
         "embedding_length": 64,
         "feed_forward_length": 128,
-        # Without the rows that pad the table.
+        # Without the padding rows of the table.
         "vocab_size": count,
         "attention.head_count": 4,
         "attention.causal": False,
@@ -93,16 +93,16 @@ def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"activation_function": "gelu"}, "activation_function = 'gelu'; llama.cpp's nomic-bert has only 'swiglu'"),
+        ({"activation_function": "gelu"}, "activation_function = 'gelu'; llama.cpp's nomic-bert supports only 'swiglu'"),
         ({"moe_every_n_layers": 2}, "moe_every_n_layers = 2"),
         ({"prenorm": True}, "prenorm = True"),
         ({"rotary_emb_fraction": 0.5}, "rotary_emb_fraction = 0.5"),
         ({"rotary_emb_interleaved": True}, "rotary_emb_interleaved = True"),
         ({"qkv_proj_bias": True}, "qkv_proj_bias = True"),
-        ({"rotary_emb_base": None}, "rotary_emb_base = None is not a positive number"),
+        ({"rotary_emb_base": None}, "rotary_emb_base = None; expected a positive number"),
         ({"vocab_size": 5000}, "but vocab_size in config.json is 5000"),
-        ({"n_layer": 3}, r"no tensor encoder\.layers\.2\.attn\.Wqkv\.weight"),
-        ({"n_layer": 1}, "9 tensors have no place in a nomic-bert encoder"),
+        ({"n_layer": 3}, r"tensor encoder\.layers\.2\.attn\.Wqkv\.weight is missing"),
+        ({"n_layer": 1}, "9 tensors do not belong to a nomic-bert encoder"),
     ],
 )
 def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

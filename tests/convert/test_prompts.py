@@ -1,4 +1,4 @@
-"""Prompts of config_sentence_transformers.json, on their way into the file of any family."""
+"""Prompts of config_sentence_transformers.json in converted files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK = "Given a question, retrieve passages"
 
 
 def stored_prompts(folder: Path, prompts: Any) -> dict[str, str]:
-    """Convert a checkpoint with these prompts and give what the file says."""
+    """Convert a checkpoint with these prompts; return those in the file."""
     checkpoint = make_tiny_bert(folder / "tiny")
     write_json(checkpoint / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None})
     prefix = "edgeembed.prompt."
@@ -50,7 +50,7 @@ def test_templates(tmp_path: Path, prompts: dict[str, str] | None, expected: dic
     found = stored_prompts(tmp_path, prompts)
     assert found == expected
     for kind in ("query", "document"):
-        # The daemon's own way of filling them gives back what sentence-transformers puts in front.
+        # Filled by the daemon, they have the prefix of sentence-transformers.
         stored = (prompts or {}).get(kind, (prompts or {}).get("passage", "") if kind == "document" else "")
         prompt = choose_prompt(Prompts(**found), "query" if kind == "query" else "document", None, "tiny")
         assert prompt.apply("a {brace}") == stored + "a {brace}"
@@ -58,5 +58,5 @@ def test_templates(tmp_path: Path, prompts: dict[str, str] | None, expected: dic
 
 @pytest.mark.parametrize("prompts", [{"query": 1}, ["query: "]])
 def test_malformed(tmp_path: Path, prompts: Any) -> None:
-    with pytest.raises(ConversionError, match="prompts is not an object of name to text"):
+    with pytest.raises(ConversionError, match="prompts must be an object"):
         stored_prompts(tmp_path, prompts)

@@ -30,7 +30,7 @@ FIRST = len(tiny_vocabulary()[0])
 
 @pytest.mark.model
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("BF16", 0.99)])
-def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
+def test_rows_equal_those_of_transformers(tmp_path: Path, quantization: str, least: float) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny"), quantization)
     with np.load(QWEN3_ROWS) as reference, open_llama(file) as llama:
         texts = [str(text) for text in reference["texts"]]
@@ -38,7 +38,7 @@ def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -
             assert llama.tokenize(text) == ids, text
             assert ids[-1] == FIRST
             assert cosine(llama.embed_ids(ids), row) >= least, text
-        # Sequences with control tokens inside, which no user's text can bring about.
+        # Sequences with control tokens inside, which no user's text can produce.
         for text, ids, row in zip(texts, unpack(reference, "parsed"), reference["parsed_rows"], strict=True):
             assert cosine(llama.embed_ids(ids), row) >= least, text
 
@@ -53,7 +53,7 @@ def test_rows_of_transformers(tmp_path: Path, quantization: str, least: float) -
     ],
 )
 @pytest.mark.parametrize(("quantization", "most"), [("F32", 1e-3), ("F16", 5e-3)])
-def test_scores_of_transformers(
+def test_scores_equal_those_of_transformers(
     tmp_path: Path, kind: str, tied: bool, expected: str, options: dict[str, Any], quantization: str, most: float
 ) -> None:
     file = convert(make_qwen3_checkpoint(tmp_path / "tiny", kind=kind, tied=tied), quantization, **options)
@@ -133,7 +133,7 @@ def test_metadata_of_a_reranker(tmp_path: Path) -> None:
     assert not {"edgeembed.prompt.query", "tokenizer.ggml.eot_token_id", "edgeembed.matryoshka.max"} & set(found)
 
 
-def test_stored_heads_of_an_embedder_are_left_out(tmp_path: Path) -> None:
+def test_the_heads_of_embedders_are_dropped(tmp_path: Path) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank", tied=False)
     embedder = make_qwen3_checkpoint(tmp_path / "embed")
     for name in ("modules.json", "tokenizer.json", "1_Pooling/config.json"):
@@ -144,11 +144,11 @@ def test_stored_heads_of_an_embedder_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["card", "caller"])
-def test_a_reranker_is_told_by_its_card_or_by_the_caller(tmp_path: Path, source: str) -> None:
+def test_rerankers_are_recognised_by_the_card_or_the_task(tmp_path: Path, source: str) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank")
-    with pytest.raises(ConversionError, match=r"nothing says what this Qwen3 model is for.*--task rerank"):
+    with pytest.raises(ConversionError, match=r"the purpose of this Qwen3 model is unknown.*--task rerank"):
         convert(checkpoint)
-    with pytest.raises(ConversionError, match="nothing says how token vectors become one vector"):
+    with pytest.raises(ConversionError, match="the pooling is unknown"):
         convert(checkpoint, task="embed")
     if source == "card":
         card = (checkpoint / "README.md").read_text(encoding="utf-8")
@@ -165,7 +165,7 @@ def test_a_reranker_with_an_unknown_prompt(tmp_path: Path, kind: str) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind=kind)
     card = (checkpoint / "README.md").read_text(encoding="utf-8")
     (checkpoint / "README.md").unlink()
-    with pytest.raises(ConversionError, match=r"neither README\.md nor the chat template shows Qwen3-Reranker's prompt"):
+    with pytest.raises(ConversionError, match=r"neither README\.md nor the chat template contains Qwen3-Reranker's prompt"):
         convert(checkpoint)
     assert convert(checkpoint, task="rerank").is_file()
     (checkpoint / "chat_template.jinja").write_text(card, encoding="utf-8")
@@ -173,14 +173,14 @@ def test_a_reranker_with_an_unknown_prompt(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("no", [None, 3])
-def test_a_reranker_that_answers_with_other_words(tmp_path: Path, no: int | None) -> None:
+def test_a_reranker_with_other_labels(tmp_path: Path, no: int | None) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny", kind="logit-score")
     edit_json(checkpoint / "1_LogitScore" / "config.json", false_token_id=no)
-    with pytest.raises(ConversionError, match="which are not yes and no"):
+    with pytest.raises(ConversionError, match="instead of yes and no"):
         convert(checkpoint)
 
 
-def test_an_embedder_is_no_reranker(tmp_path: Path) -> None:
+def test_an_embedder_cannot_be_converted_as_a_reranker(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="with the task rerank: its files say last pooling"):
         convert(make_qwen3_checkpoint(tmp_path / "tiny"), task="rerank")
 
@@ -188,20 +188,20 @@ def test_an_embedder_is_no_reranker(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("config.json", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling .* cannot be converted"),
-        ("config.json", {"attention_bias": True}, "attention_bias = True; llama.cpp computes only False"),
-        ("config.json", {"num_key_value_heads": 4}, "num_attention_heads 6 is no multiple of num_key_value_heads 4"),
-        ("config.json", {"head_dim": 64}, r"q_proj.weight has the shape \[192, 64\], config.json makes it \[384, 64\]"),
-        ("config.json", {"num_hidden_layers": 3}, "no tensor layers.2.input_layernorm.weight"),
-        ("config.json", {"num_hidden_layers": 1}, "11 tensors have no place"),
-        ("config.json", {"vocab_size": 200}, r"beyond vocab_size 200|shape"),
-        ("config.json", {"rms_norm_eps": None}, "rms_norm_eps = None is not a positive number"),
-        ("config.json", {"rope_theta": None}, "rope_theta = None is not a positive number"),
+        ("config.json", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling .* is not supported"),
+        ("config.json", {"attention_bias": True}, "attention_bias = True; llama.cpp supports only False"),
+        ("config.json", {"num_key_value_heads": 4}, "num_attention_heads 6 is not a multiple of num_key_value_heads 4"),
+        ("config.json", {"head_dim": 64}, r"q_proj.weight has the shape \[192, 64\]; config.json requires \[384, 64\]"),
+        ("config.json", {"num_hidden_layers": 3}, "tensor layers.2.input_layernorm.weight is missing"),
+        ("config.json", {"num_hidden_layers": 1}, "11 tensors do not belong"),
+        ("config.json", {"vocab_size": 200}, r"not below vocab_size 200|shape"),
+        ("config.json", {"rms_norm_eps": None}, "rms_norm_eps = None; expected a positive number"),
+        ("config.json", {"rope_theta": None}, "rope_theta = None; expected a positive number"),
         ("tokenizer.json", {"normalizer": {"type": "NFKC"}}, "the normaliser = 'NFKC'"),
         ("tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer = 'Whitespace'"),
         ("tokenizer.json", {"post_processor": {"type": "BertProcessing"}}, "post-processor"),
-        ("tokenizer.json", {"model": {"type": "Unigram"}}, "the tokenizer's model is 'Unigram'; BPE was expected"),
-        ("tokenizer.json", {"model": {"type": "BPE", "vocab": {}}}, "model.vocab is not an object"),
+        ("tokenizer.json", {"model": {"type": "Unigram"}}, "the tokenizer's model is 'Unigram'; expected BPE"),
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": {}}}, "model.vocab must be an object"),
         ("tokenizer_config.json", {"eos_token": "<eos>"}, "the eos token '<eos>' is not in the vocabulary"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"1": {"content": "<think>"}}}, "'<think>' has the id 1"),
     ],
@@ -214,10 +214,10 @@ def test_malformed(tmp_path: Path, file: str, changes: dict[str, Any], message: 
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_a_merge_that_makes_no_piece(tmp_path: Path) -> None:
+def test_a_merge_with_an_unknown_piece(tmp_path: Path) -> None:
     checkpoint = make_qwen3_checkpoint(tmp_path / "tiny")
     vocab = {piece: number for number, piece in enumerate(tiny_vocabulary()[0])}
-    for merges, message in ((["a b"], "makes a piece that is not"), (["a"], "is not a pair"), ("a b", "is not a list")):
+    for merges, message in ((["a b"], "produces a piece that is not"), (["a"], "is not a pair"), ("a b", "is not a list")):
         edit_json(checkpoint / "tokenizer.json", model={"type": "BPE", "vocab": vocab, "merges": merges})
         with pytest.raises(ConversionError, match=message):
             convert(checkpoint)

@@ -24,18 +24,16 @@ def value(file: Path, key: str) -> object:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose rows every type can hold."""
+    """A checkpoint whose rows fit every type."""
     return make_tiny_bert(tmp_path_factory.mktemp("checkpoint") / "tiny", hidden=256, feed_forward=512, layers=3)
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_every_type_carries_canary_rows_of_the_unquantised_weights(
-    quantization: str, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_every_type_has_canary_rows_of_the_unquantised_weights(quantization: str, checkpoint: Path, tmp_path: Path) -> None:
     result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization=quantization))
     assert (result.quantization, result.fallbacks) == (quantization, [])
-    assert list(tmp_path.iterdir()) == [tmp_path / "model.gguf"], "the file of the unquantised weights is gone"
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.gguf"], "the file of the unquantised weights is removed"
     assert result.size_bytes == result.path.stat().st_size
     texts = value(result.path, canary.TEXTS_KEY)
     assert isinstance(texts, str) and json.loads(texts) == list(canary.TEXTS)
@@ -48,7 +46,7 @@ def test_every_type_carries_canary_rows_of_the_unquantised_weights(
         assert min(cosines) > 0.99999
 
 
-def test_types_are_mixed_as_llama_cpp_mixes_them_and_small_tensors_stay_f32(checkpoint: Path, tmp_path: Path) -> None:
+def test_mixtures_are_those_of_llama_cpp_and_small_tensors_are_f32(checkpoint: Path, tmp_path: Path) -> None:
     result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", proof=False))
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(result.path).tensors}
     assert {kinds["position_embd.weight"], kinds["token_types.weight"], kinds["blk.0.attn_q.bias"]} == {"F32"}
@@ -57,17 +55,17 @@ def test_types_are_mixed_as_llama_cpp_mixes_them_and_small_tensors_stay_f32(chec
     assert value(result.path, "general.file_type") == 15  # llama.h: LLAMA_FTYPE_MOSTLY_Q4_K_M
 
 
-def test_rows_that_no_mixture_can_hold_are_told_in_the_output_and_in_the_file(tmp_path: Path) -> None:
+def test_rows_that_do_not_fit_a_mixture_are_reported(tmp_path: Path) -> None:
     narrow = make_tiny_bert(tmp_path / "narrow", hidden=64, feed_forward=128)
     result = convert_checkpoint(narrow, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", proof=False))
-    assert result.quantization == "Q5_0", "most values are: the name Q4_K_M would mislead"
+    assert result.quantization == "Q5_0", "the type of most values"
     assert any("rows of 64 values cannot be Q4_K_M" in sentence and "Q5_0" in sentence for sentence in result.fallbacks)
     assert "rows of 64" in str(value(result.path, "edgeembed.converter.fallbacks"))
     assert value(result.path, "general.file_type") == 8  # LLAMA_FTYPE_MOSTLY_Q5_0
 
 
 @pytest.mark.model
-def test_the_file_of_unquantised_weights_is_kept_where_asked(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_file_of_unquantised_weights_can_be_kept(checkpoint: Path, tmp_path: Path) -> None:
     master = tmp_path / "master.gguf"
     convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_K_M", master=master))
     with open_llama(master) as unquantised, open_llama(tmp_path / "model.gguf") as quantised:
@@ -106,9 +104,7 @@ def test_progress_reaches_the_end(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "number"), [("F32", 0), ("F16", 1), ("BF16", 32)])
-def test_the_unquantised_weights_are_kept_as_exactly_as_the_checkpoint_has_them(
-    dtype: str, number: int, tmp_path: Path
-) -> None:
+def test_the_file_of_unquantised_weights_is_lossless(dtype: str, number: int, tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", dtype=dtype)
     master = tmp_path / "master.gguf"
     convert_checkpoint(
@@ -118,7 +114,7 @@ def test_the_unquantised_weights_are_kept_as_exactly_as_the_checkpoint_has_them(
 
 
 @pytest.mark.model
-def test_the_same_checkpoint_gives_the_same_file(checkpoint: Path, tmp_path: Path) -> None:
+def test_conversions_are_deterministic(checkpoint: Path, tmp_path: Path) -> None:
     files = [
         convert_checkpoint(checkpoint, tmp_path / name, ConversionOptions(quantization="Q8_0")).path
         for name in ("a.gguf", "b.gguf")

@@ -1,4 +1,4 @@
-"""XLM-RoBERTa: the converted file computes what transformers does, and its Unigram tokenizer cuts texts the same way."""
+"""XLM-RoBERTa: rows and tokens equal those of transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.998}
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_rows_are_those_of_transformers(tmp_path: Path, pooling: str) -> None:
+def test_rows_equal_those_of_transformers(tmp_path: Path, pooling: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny", pooling=pooling)
     expected = read_reference(f"xlm_roberta_{pooling}", checkpoint)
     for quantization, least in LEAST.items():
@@ -56,7 +56,7 @@ def test_positions_begin_after_the_padding_id(tmp_path: Path) -> None:
     assert keys["tokenizer.ggml.token_type"][-4:] == [3, 5, 5, 5]
 
 
-def test_masked_language_models_lose_their_head(tmp_path: Path) -> None:
+def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", architectures=["XLMRobertaForMaskedLM"])
     weights = tiny_weights(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
@@ -83,23 +83,23 @@ Change = Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t["model"].update(byte_fallback=True), "no byte pieces"),
+        (lambda t: t["model"].update(byte_fallback=True), "byte_fallback is not supported"),
         (lambda t: t["model"].update(type="BPE"), "the tokenizer's model is 'BPE'"),
         (lambda t: t["model"].update(unk_id=None), "unk_id = None"),
-        (lambda t: t["model"]["vocab"].append(["x", "1"]), "not a list of pieces with scores"),
-        (lambda t: t["model"]["vocab"].append(t["model"]["vocab"][9]), "stands twice"),
+        (lambda t: t["model"]["vocab"].append(["x", "1"]), "must be a list of pieces with scores"),
+        (lambda t: t["model"]["vocab"].append(t["model"]["vocab"][9]), "duplicate piece"),
         (lambda t: t["model"].update(vocab=t["model"]["vocab"] + [[f"x{n}", 0.0] for n in range(9)]), "but vocab_size"),
-        (lambda t: t["model"].update(vocab=t["model"]["vocab"][:50]), "the id 364, which is another piece's"),
+        (lambda t: t["model"].update(vocab=t["model"]["vocab"][:50]), "the id 364, which belongs to another piece"),
         (lambda t: t["normalizer"].update(precompiled_charsmap="?"), "not base64"),
-        (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "ends before its table"),
-        (lambda t: t.update(normalizer={"type": "Lowercase"}), "no normaliser 'Lowercase'"),
-        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "only the pre-tokenizer Metaspace"),
+        (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "precompiled_charsmap is truncated"),
+        (lambda t: t.update(normalizer={"type": "Lowercase"}), "normaliser 'Lowercase' is not supported"),
+        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "supports only Metaspace"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(prepend_scheme="never"), "Metaspace must"),
-        (lambda t: t["post_processor"]["single"].pop(), "one token in front of a text and one after it"),
+        (lambda t: t["post_processor"]["single"].pop(), "one token before a text and one after it"),
         (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
     ],
 )
-def test_tokenizers_that_llama_cpp_cannot_do(tmp_path: Path, change: Change, said: str) -> None:
+def test_unsupported_tokenizers(tmp_path: Path, change: Change, said: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
     change(content)
@@ -119,9 +119,9 @@ def test_a_sentencepiece_model_alone_is_not_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("hidden_act", "relu", "hidden_act = 'relu'; llama.cpp's BERT has only 'gelu'"),
-        ("position_embedding_type", "relative_key", "has only 'absolute'"),
-        ("pad_token_id", "1", "pad_token_id = '1' is no id"),
+        ("hidden_act", "relu", "hidden_act = 'relu'; llama.cpp's BERT supports only 'gelu'"),
+        ("position_embedding_type", "relative_key", "supports only 'absolute'"),
+        ("pad_token_id", "1", "pad_token_id = '1' is not a token id"),
         ("pad_token_id", TOKENS + 1, "leaves no position"),
     ],
 )
@@ -132,8 +132,8 @@ def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, said: 
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 
-def test_lower_cased_input_is_refused(tmp_path: Path) -> None:
+def test_lower_cased_input_is_rejected(tmp_path: Path) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     write_json(checkpoint / "sentence_bert_config.json", {"do_lower_case": True})
-    with pytest.raises(ConversionError, match="cannot do for a Unigram vocabulary"):
+    with pytest.raises(ConversionError, match="not supported by llama"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

@@ -1,4 +1,4 @@
-"""A tiny BERT checkpoint with random weights, as sentence-transformers saves one: the whole format in 100 kB."""
+"""A tiny BERT checkpoint with random weights, in the format of sentence-transformers, of 100 kB."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_tiny_bert(
     prefix: str = "",
     dtype: str = "F32",
 ) -> Path:
-    """Write a checkpoint folder and give it back. `pooling` is a sentence-transformers mode, `prefix` one of tensor names.
+    """Write a checkpoint folder and return it. `pooling` is a sentence-transformers mode, `prefix` one of tensor names.
 
     `dtype` is how the weights lie in the file: F32, F16 or BF16.
     """
@@ -85,7 +85,7 @@ def make_tiny_bert(
 
 
 def tiny_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, Float32Array]:
-    """Give random weights under BertModel's names, pooler included, that make token order and every layer count."""
+    """Return random weights under BertModel's names, including the pooler; the order of tokens and every layer matter."""
     random = np.random.default_rng(seed)
     hidden, feed_forward = config["hidden_size"], config["intermediate_size"]
 
@@ -119,7 +119,7 @@ def tiny_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, Float32A
 
 
 def tokenizer_json(*, cased: bool) -> dict[str, Any]:
-    """Give the content of tokenizer.json, as the `tokenizers` package saves BERT's."""
+    """Return the content of tokenizer.json, as the `tokenizers` package saves BERT's."""
     ids = {piece: number for number, piece in enumerate(PIECES)}
     return {
         "version": "1.0",
@@ -173,20 +173,20 @@ def write_safetensors(file: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype
 
 
 def write_raw_safetensors(file: Path, header: Mapping[str, Any], data: bytes) -> None:
-    """Write a safetensors file with any header, true or not."""
+    """Write a safetensors file with any header, valid or not."""
     text = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 def read_raw_safetensors(file: Path) -> tuple[dict[str, Any], bytes]:
-    """Give the header and the data of a safetensors file."""
+    """Return the header and the data of a safetensors file."""
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file, and its folder where it is missing."""
+    """Write a JSON file, and create its folder if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value), encoding="utf-8")
 

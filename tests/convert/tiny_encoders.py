@@ -1,4 +1,4 @@
-"""Tiny checkpoints of XLM-RoBERTa and of cross-encoders, with seeded random weights: the whole format of each."""
+"""Tiny checkpoints of XLM-RoBERTa and of cross-encoders, with seeded random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, tokenizer_json, write_json, write_safetensors
 
 TOKENS = 640
-"""Tokens that each of the models takes."""
+"""Context of the models in tokens."""
 
 _UNIGRAM = Path(__file__).with_name("tiny_unigram.json")
 SIZES = {
@@ -27,7 +27,7 @@ SIZES = {
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Give the SHA-256 of a checkpoint's weights: reference rows hold for these alone."""
+    """Return the SHA-256 of a checkpoint's weights, to which reference rows belong."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
@@ -47,7 +47,7 @@ def write_sentence_transformer(folder: Path, hidden: int, pooling: str) -> None:
 
 
 def unigram_tokenizer_json() -> dict[str, Any]:
-    """Give the content of tokenizer.json, as transformers saves XLM-RoBERTa's."""
+    """Return the content of tokenizer.json, as transformers saves XLM-RoBERTa's."""
     stored = json.loads(_UNIGRAM.read_text(encoding="utf-8"))
     ids = {piece: number for number, (piece, _) in enumerate(stored["vocab"])}
 
@@ -92,7 +92,7 @@ def unigram_tokenizer_json() -> dict[str, Any]:
 
 
 def make_tiny_xlm_roberta(folder: Path, *, pooling: str = "cls", seed: int = 0) -> Path:
-    """Write an XLM-RoBERTa embedder and give its folder back."""
+    """Write an XLM-RoBERTa embedder and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = _xlm_roberta_config("XLMRobertaModel")
     write_json(folder / "config.json", config)
@@ -140,7 +140,7 @@ def _calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
 
 
 def random_dense(seed: int, outputs: int, inputs: int, name: str) -> dict[str, Float32Array]:
-    """Give weight and bias of a random linear layer."""
+    """Return weight and bias of a random linear layer."""
     random = np.random.default_rng(seed)
     return {
         f"{name}.weight": (random.standard_normal((outputs, inputs)) * 1.5 / np.sqrt(inputs)).astype(np.float32),
@@ -149,7 +149,7 @@ def random_dense(seed: int, outputs: int, inputs: int, name: str) -> dict[str, F
 
 
 def make_tiny_xlm_roberta_reranker(folder: Path, *, seed: int = 0) -> Path:
-    """Write an XLM-RoBERTa cross-encoder and give its folder back."""
+    """Write an XLM-RoBERTa cross-encoder and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**_xlm_roberta_config("XLMRobertaForSequenceClassification"), "id2label": {"0": "LABEL_0"}}
     write_json(folder / "config.json", config)
@@ -170,16 +170,16 @@ _WORDPIECE_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def wordpiece_pieces() -> list[str]:
-    """Give a vocabulary of the texts' letters, each at the beginning and inside of a word, and of their shorter words."""
+    """Return a vocabulary of the letters in the texts, at the beginning and inside of words, and of the shorter words."""
     texts = [*TEXTS.values(), *(text for pair in PAIRS.values() for text in pair)]
     text = strip_accents(" ".join(texts), lowercase=True).lower()
-    letters = sorted({letter for letter in text if not letter.isspace()} - {"ş", "ω", "ह"})  # some stay unknown
+    letters = sorted({letter for letter in text if not letter.isspace()} - {"ş", "ω", "ह"})  # some are unknown
     words = sorted(set(re.findall(r"[a-z]{2,6}", text)))
     return [*_WORDPIECE_SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
 
 
 def wordpiece_tokenizer_json() -> dict[str, Any]:
-    """Give the content of tokenizer.json, as transformers saves BERT's."""
+    """Return the content of tokenizer.json, as transformers saves BERT's."""
     content = tokenizer_json(cased=False)
     ids = {piece: number for number, piece in enumerate(wordpiece_pieces())}
     content["model"]["vocab"] = ids
@@ -204,7 +204,7 @@ def wordpiece_tokenizer_json() -> dict[str, Any]:
 
 
 def make_tiny_cross_encoder(folder: Path, *, seed: int = 0) -> Path:
-    """Write a BERT cross-encoder and give its folder back."""
+    """Write a BERT cross-encoder and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["BertForSequenceClassification"],

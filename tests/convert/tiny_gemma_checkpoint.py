@@ -13,12 +13,12 @@ from tests.convert.tiny_bert import write_json
 from tests.convert.tiny_qwen3_checkpoint import Float32Array, Maker, write_weights
 
 SPACE = "\u2581"
-# <pad>, <eos>, <bos> and <unk> have these ids in Gemma, too; the last ones are found inside texts.
+# <pad>, <eos>, <bos> and <unk> have these ids in Gemma, too; the last pieces are matched inside texts.
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 UNUSED = ["<unused0>", "<unused1>"]
 DEFINED = ["\n\n", "\n\n\n", SPACE * 2, SPACE * 3, "<table>", "</table>"]
 IMAGE = "<image_soft_token>"
-# Pieces that are merged, the best ones first.
+# Merged pieces, in order.
 WORDS = [
     f"{SPACE}t", "he", "in", "er", f"{SPACE}the", "ll", "hell", "hello", "ing", f"{SPACE}w", "or", f"{SPACE}wor", "ld",
     f"{SPACE}world", f"{SPACE}q", f"{SPACE}qu", f"{SPACE}quer", f"{SPACE}query", "ва", "ре", "река", "中国", "th", "ri",
@@ -29,7 +29,7 @@ HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD, FEED_FORWARD, DENSE, WINDOW = 48, 
 
 
 def make_gemma_checkpoint(folder: Path, *, seed: int = 0) -> Path:
-    """Write a checkpoint folder and give it back. Every third layer sees the whole text, the others 16 tokens each way."""
+    """Write a checkpoint folder and return it. Every third layer has full attention, the others a window."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = tiny_vocabulary()
     config: dict[str, Any] = {
@@ -106,13 +106,13 @@ def make_gemma_checkpoint(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_vocabulary() -> list[str]:
-    """Give the pieces in the order of their ids: special ones, found ones, bytes, merged ones, characters."""
+    """Return the pieces in the order of their ids: special, user-defined, bytes, merged, characters."""
     byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     return [*SPECIAL, *UNUSED, *DEFINED, *byte_pieces, *WORDS, *CHARACTERS, "\n"]
 
 
 def tiny_merges() -> list[list[str]]:
-    """Give every way to cut a piece in two, piece by piece, as files made from a SentencePiece model have it."""
+    """Return all splits of each piece into two pieces, as in files made from a SentencePiece model."""
     known = {*WORDS, *CHARACTERS, SPACE * 2, SPACE * 3}
     return [
         [piece[:at], piece[at:]]
@@ -123,7 +123,7 @@ def tiny_merges() -> list[list[str]]:
 
 
 def tokenizer_json() -> dict[str, Any]:
-    """Give the content of tokenizer.json, of the same parts as Gemma's."""
+    """Return the content of tokenizer.json, with the components of Gemma's."""
     vocabulary = tiny_vocabulary()
     ids = {piece: number for number, piece in enumerate(vocabulary)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}

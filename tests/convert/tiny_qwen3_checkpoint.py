@@ -1,4 +1,4 @@
-"""Qwen3 checkpoints with random weights, as the hub holds Qwen3-Embedding and Qwen3-Reranker: tiny ones, or of any shape."""
+"""Qwen3 checkpoints with random weights, in the formats of Qwen3-Embedding and Qwen3-Reranker: tiny, or of any shape."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADDED = [
     ("<|repo_name|>", False), ("<|file_sep|>", False), ("<tool_response>", False), ("</tool_response>", False),
     ("<think>", False), ("</think>", False),
 ]  # fmt: skip
-# Words that the tiny vocabulary has whole, each built from the left: "h" + "e", "he" + "l", ...
+# Words in the tiny vocabulary, each merged from the left: "h" + "e", "he" + "l", ...
 WORDS = [
     "hello",
     " the",
@@ -55,7 +55,7 @@ WORDS = [
 
 @dataclass(frozen=True)
 class Qwen3Shape:
-    """Sizes under the names of config.json. The defaults are tiny, with heads that together are wider than the model."""
+    """Sizes under the names of config.json. By default tiny, with heads that together are wider than the model."""
 
     hidden_size: int = 64
     num_hidden_layers: int = 2
@@ -78,7 +78,7 @@ def make_qwen3_checkpoint(
     vocabulary: Sequence[str] | None = None,
     merges: Sequence[tuple[str, str]] | None = None,
 ) -> Path:
-    """Write a checkpoint folder and give it back.
+    """Write a checkpoint folder and return it.
 
     `kind` is embed (with modules.json and Pooling, names without `model.`), rerank (a text generator's files, as first
     published), logit-score (the same with sentence-transformers' modules), or classify (one score). `unused` ids at the end
@@ -172,7 +172,7 @@ def _write_modules(folder: Path, kinds: Sequence[tuple[str, str]]) -> None:
 
 
 def tiny_vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
-    """Give a byte-level vocabulary of all bytes and of WORDS, and its merges."""
+    """Return a byte-level vocabulary of all bytes and of WORDS, and its merges."""
     stand_in = byte_pieces()
     # GPT-2's order: the printable bytes first.
     pieces = sorted(stand_in, key=ord)
@@ -188,7 +188,7 @@ def tiny_vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def tokenizer_json(vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], *, adds_end: bool) -> dict[str, Any]:
-    """Give the content of tokenizer.json as Qwen3-Embedding (`adds_end`) or Qwen3-Reranker has it."""
+    """Return the content of tokenizer.json as Qwen3-Embedding (`adds_end`) or Qwen3-Reranker has it."""
     first = len(vocabulary)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     end = "<|endoftext|>"
@@ -260,7 +260,7 @@ def _plan(config: Mapping[str, Any], kind: str) -> Iterator[Maker]:
     def norm(name: str, size: int) -> Maker:
         return name, (size,), 1.0, 0.1
 
-    # Small rows where they are the head, too, so that scores are spread over 0 to 1.
+    # Small rows if they are also the head, so that scores are spread over 0 to 1.
     yield "embed_tokens.weight", (config["vocab_size"], hidden), 0.0, 1.0 if kind == "embed" else 1.0 / math.sqrt(hidden)
     for layer in range(config["num_hidden_layers"]):
         base = f"layers.{layer}"

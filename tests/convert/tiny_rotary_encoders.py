@@ -25,7 +25,7 @@ _MODERN_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 
 def bpe_tokenizer_json() -> dict[str, Any]:
-    """Give the content of tokenizer.json, as ModernBERT has it: GPT-2's pattern, runs of spaces as tokens of their own."""
+    """Return the content of tokenizer.json, like ModernBERT's: GPT-2's pattern, runs of spaces as tokens."""
     vocabulary, merges = tiny_vocabulary()
     added = [("    ", False), ("  ", False), *((piece, True) for piece in _MODERN_SPECIAL)]
     ids = {piece: len(vocabulary) + number for number, (piece, _) in enumerate(added)}
@@ -76,7 +76,7 @@ def bpe_tokenizer_json() -> dict[str, Any]:
 
 
 def make_tiny_modern_bert(folder: Path, *, pooling: str = "cls", seed: int = 0) -> Path:
-    """Write a ModernBERT embedder with five layers, of which the first and the fourth see the whole text."""
+    """Write a ModernBERT embedder with five layers, of which the first and the fourth have full attention."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = bpe_tokenizer_json()
     ids = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
@@ -172,7 +172,7 @@ def make_tiny_nomic_bert(folder: Path, *, pooling: str = "mean", seed: int = 0) 
         "use_rms_norm": False,
         "vocab_size": -(-len(wordpiece_pieces()) // 64) * 64,
     }
-    # For transformers, whose class reads other keys; the converter reads none of these.
+    # Only for transformers, whose class reads other keys than the converter.
     config |= {**SIZES, "max_position_embeddings": TOKENS, "rope_theta": 1000.0}
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer.json", wordpiece_tokenizer_json())

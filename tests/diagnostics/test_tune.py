@@ -36,20 +36,20 @@ async def measure(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
     return found, FakeEngine().info
 
 
-async def test_the_best_way_is_found() -> None:
-    told: list[Measurement] = []
-    tuned = await tune(measure, START, thorough=True, tell=told.append)
+async def test_the_best_profile_is_found() -> None:
+    reported: list[Measurement] = []
+    tuned = await tune(measure, START, thorough=True, on_measurement=reported.append)
     assert tuned.profile == RunProfile(threads=4, batch_tokens=128, bulk_lanes=2, pad_from_tokens=40)
     assert tuned.gain > 2.5
-    assert told == tuned.measured and told[0].profile == START
+    assert reported == tuned.measured and reported[0].profile == START
 
 
 async def test_on_a_card_only_its_batches_are_tried() -> None:
-    def way_of(profile: RunProfile) -> float:
+    def slowness_of(profile: RunProfile) -> float:
         return 0.5 if profile.card_batch_tokens == 4096 else 1.0
 
     async def on_card(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
-        slow = way_of(profile)
+        slow = slowness_of(profile)
         found = Measurement(profile=profile, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow, mode="gpu-full")
         return found, FakeEngine().info
 
@@ -59,7 +59,7 @@ async def test_on_a_card_only_its_batches_are_tried() -> None:
     assert {each.profile.card_batch_tokens for each in tuned.measured} == {0, 512, 1024, 4096, 8192}
 
 
-async def test_noise_does_not_replace_the_first_way() -> None:
+async def test_noise_does_not_replace_the_first_profile() -> None:
     async def noisy(profile: RunProfile) -> tuple[Measurement, ModelInfo]:
         slow = 1.0 if profile == START else 0.98
         return Measurement(profile=profile, query_ms=slow, sentence_ms=slow, tokens_per_second=1 / slow), FakeEngine().info
@@ -67,7 +67,7 @@ async def test_noise_does_not_replace_the_first_way() -> None:
     assert (await tune(noisy, START, thorough=True)).profile == START
 
 
-async def test_the_quick_look_tries_half_the_threads_and_nothing_else() -> None:
+async def test_a_quick_run_tries_only_half_the_threads() -> None:
     tuned = await tune(measure, START, thorough=False)
     assert [each.profile for each in tuned.measured] == [RunProfile(threads=8), RunProfile(threads=4)]
     assert tuned.profile.threads == 4 and not tuned.thorough
@@ -108,27 +108,27 @@ def test_settings_go_before_the_profile_and_that_before_the_defaults() -> None:
 
 
 @pytest.mark.model
-def test_the_command_measures_remembers_and_forgets(tmp_path: Path) -> None:
+def test_the_command_measures_saves_and_forgets(tmp_path: Path) -> None:
     from edgeembed.cli.main import cli
     from edgeembed.hub.store import Store
 
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")
     run = CliRunner().invoke(cli, ["tune", str(file), "--quick", "--seconds", "0.2", "--threads", "2"])
     assert run.exit_code == 0, run.output
-    assert "tokens/s" in run.output and "it is remembered" in run.output
+    assert "tokens/s" in run.output and "saved the profile" in run.output
     paths = Paths.resolve()
     tuned = TuningResults(paths.state).find(Store(paths).local(file).digest)
     assert tuned is not None and {each.profile.threads for each in tuned.measured} == {1, 2}
     assert "forgotten" in CliRunner().invoke(cli, ["tune", str(file), "--forget"]).output
-    assert "nothing was known" in CliRunner().invoke(cli, ["tune", str(file), "--forget"]).output
+    assert "no saved result" in CliRunner().invoke(cli, ["tune", str(file), "--forget"]).output
 
 
 @pytest.mark.model
-async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Callable[[str], Path]) -> None:
+async def test_a_model_is_autotuned_only_on_its_first_load(minilm: Callable[[str], Path]) -> None:
     paths = Paths.resolve()
     model = Store(paths).local(minilm("Q8_0"))
 
-    async def look(settings: Settings) -> AutotuneResult | None:
+    async def autotune(settings: Settings) -> AutotuneResult | None:
         engine = make_engine(settings, paths, model)
         await engine.start()
         assert engine.info is not None
@@ -136,13 +136,13 @@ async def test_a_model_is_looked_at_on_its_first_load_and_not_again(minilm: Call
         return engine.info.autotune
 
     for _ in range(10):
-        first = await look(Settings(threads=1, batch_tokens=64, kernels="llama.cpp"))
+        first = await autotune(Settings(threads=1, batch_tokens=64, kernels="llama.cpp"))
         assert first is not None
         if first.pad_from_tokens is not None:
             break
-        assert TuningResults(paths.state).find(model.digest) is None, "this machine was too slow for a look just now"
+        assert TuningResults(paths.state).find(model.digest) is None, "this machine was too busy to autotune"
     tuned = TuningResults(paths.state).find(model.digest)
     assert tuned is not None and not tuned.thorough
     assert tuned.profile == RunProfile(threads=usable_threads(), pad_from_tokens=first.pad_from_tokens)
     assert chosen_profile(Settings(), paths, model.digest) == tuned.profile
-    assert await look(Settings(kernels="llama.cpp")) is None
+    assert await autotune(Settings(kernels="llama.cpp")) is None

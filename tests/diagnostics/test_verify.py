@@ -91,7 +91,7 @@ def test_the_default_models_published_figures_are_those_of_its_card() -> None:
 def test_the_command_prints_the_numbers_and_ends_with_a_status(model: InstalledModel) -> None:
     said = CliRunner().invoke(verify_command, [str(model.path)])
     assert said.exit_code == 0
-    assert "cosine to the unquantised weights: 0.9" in said.output
+    assert "cosine to the original weights: 0.9" in said.output
     fields = json.loads(CliRunner().invoke(verify_command, [str(model.path), "--json"]).stdout)
     assert fields["holds"] is True and fields["mode"] == "cpu"
 

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from tests.signals import listening_to_sigint
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0
 
@@ -110,15 +112,16 @@ def running(*flags: str, home: Path, ready: bool = True, **environment: str) -> 
     variables |= {"EDGEEMBED_HOME": str(home), "PYTHONUNBUFFERED": "1", **environment}
     if not any(flag == "--port" for flag in flags):
         flags = (*flags, "--port", "0")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeembed", "serve", *flags],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=variables,
-        cwd=home.parent,
-    )
+    with listening_to_sigint():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgeembed", "serve", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=variables,
+            cwd=home.parent,
+        )
     daemon = Daemon(process)
     try:
         if ready:
@@ -142,7 +145,7 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Give the cosine of each pair of rows, shape (rows,)."""
+    """Return the cosine of each pair of rows, shape (rows,)."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     result: npt.NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return result

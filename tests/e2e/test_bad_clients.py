@@ -24,7 +24,7 @@ def sample(metrics: str, name: str) -> float:
 
 
 def left_of_clients(daemon: Daemon) -> dict[str, float]:
-    """Give what the daemon holds for its clients, the one that asks left out."""
+    """Return what the daemon holds for its clients, the one that asks left out."""
     with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=30) as response:
         metrics = response.read().decode()
     status = daemon.get("/v1/status")[1]

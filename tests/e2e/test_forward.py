@@ -28,7 +28,7 @@ async def far() -> AsyncIterator[FakeGeneration]:
 
 @pytest.fixture
 async def serve(far: FakeGeneration) -> AsyncIterator[Serve]:
-    """Give a function that serves as the daemon does, and gives the URL."""
+    """Return a function that serves as the daemon does, and gives the URL."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> str:

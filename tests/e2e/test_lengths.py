@@ -91,6 +91,6 @@ def test_300000_tokens_are_the_most_of_a_request(daemon: Daemon) -> None:
 
 
 def post_status(daemon: Daemon) -> int:
-    """Give the number of texts that were computed so far."""
+    """Return the number of texts that were computed so far."""
     computed: int = daemon.get("/v1/status")[1]["engine"]["texts_computed"]
     return computed

@@ -62,7 +62,7 @@ def test_fewer_dimensions_are_the_first_ones_at_length_1(client: openai.OpenAI) 
 
 
 def test_errors_raise_the_sdks_own_exceptions(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="is known here"):
+    with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     with pytest.raises(openai.BadRequestError, match="empty") as empty:
         client.embeddings.create(model=MODEL, input=["a", ""])

@@ -37,14 +37,14 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    """Give a port that an upstream keeps over its lives."""
+    """Return a port that an upstream keeps over its lives."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture
 def far(tmp_path: Path, model: Path, port: int) -> Callable[..., Any]:
-    """Give a function that runs the upstream daemon, without a cache: its rows are computed."""
+    """Return a function that runs the upstream daemon, without a cache: its rows are computed."""
     home = tmp_path / "far" / "home"
     home.mkdir(parents=True)
     return lambda: running("--model", str(model), "--port", str(port), "--no-cache", home=home)

@@ -43,7 +43,7 @@ def test_a_text_of_a_driver_or_of_llama_cpp_names_its_cause(text: str, cause: st
         "no answer for 300 s while loading the model",
         "ended by SIGKILL while computing the canary texts",
         "ended with exit status 1 while starting",
-        "this build of llama.cpp has kernels for processors alone",
+        "this build of llama.cpp has no kernels for GPUs",
         "llama.cpp finds no device CUDA1",
         "llama.cpp cannot compute this batch (code -2)",
     ],

@@ -22,7 +22,7 @@ def options(**changes: Any) -> WorkerOptions:
 
 
 def needed_cells(shape: ContextShape, *, between_pieces: bool) -> int:
-    """Give the most cells that are taken at a time: a long text, queries between its pieces, all prefixes."""
+    """Return the most cells taken at once: by a long text, queries between its pieces, and all prefixes."""
     return max(shape.longest_text + (shape.batch if between_pieces else 0), shape.batch) + shape.prefix_cells
 
 
@@ -66,7 +66,7 @@ def shape(**changes: Any) -> ContextShape:
     return make_plan(MINILM, options(**changes), last_only=False).wide
 
 
-def test_filling_up_begins_where_it_is_told_to() -> None:
+def test_padding_begins_at_the_configured_length() -> None:
     wide = shape(pad_from_tokens=40)
     assert padding([39], wide) == 0
     assert padding([40], wide) == 24
@@ -79,13 +79,13 @@ def test_filling_up_begins_where_it_is_told_to() -> None:
     assert padding([1] * 63, wide) == 0
 
 
-def test_filling_up_can_be_turned_off_and_never_goes_beyond_what_the_model_knows() -> None:
+def test_padding_can_be_switched_off_and_never_exceeds_the_trained_length() -> None:
     assert all(padding([count], shape(pad_from_tokens=0)) == 0 for count in range(1, 200))
     tiny = make_plan(ModelFacts(False, 20, 384, 100, 0), options(pad_from_tokens=10), last_only=False).wide
     assert padding([18], tiny) == 0  # the throw-away text would have 46 positions
 
 
-def test_a_wider_model_is_filled_up_later() -> None:
+def test_a_wider_model_is_padded_from_longer_texts_on() -> None:
     def first(facts: ModelFacts) -> int:
         wide = make_plan(facts, options(), last_only=False).wide
         return next(count for count in range(1, TILE) if padding([count], wide))

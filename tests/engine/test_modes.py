@@ -1,4 +1,4 @@
-"""However a text is computed, its row is the same: with others, behind a prefix, in pieces, filled up, on a bulk lane."""
+"""A text has the same row however it is computed: with others, after a prefix, in pieces, padded, on a bulk lane."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def quiet() -> None:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LlamaModel]:
-    """Give `open_model` for the way without short cuts: every token an output, no shared cells."""
+    """Return `open_model` without optimisations: every token is an output, and no cells are shared."""
 
     def open_plain(path: Path, **changes: Any) -> LlamaModel:
         with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def byte_pieces() -> list[str]:
-    """Give the 256 printable stand-ins of byte-level BPE (GPT-2)."""
+    """Return the 256 printable characters that stand for bytes in byte-level BPE (GPT-2)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     stand_in = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
@@ -21,7 +21,7 @@ def byte_pieces() -> list[str]:
 
 
 def make_tiny_qwen3(path: Path, *, pooling: gguf.PoolingType | None = gguf.PoolingType.LAST, seed: int = 0) -> Path:
-    """Write the file and give it back. `pooling=None` leaves the key out, as in a generation model."""
+    """Write the file and return its path. pooling: None leaves the key out, as in a generation model."""
     layers, heads, kv_heads, head, feed_forward = 2, 4, 2, 16, 128
     vocabulary = [*byte_pieces(), "he", "ll", END_OF_TEXT]
     end = len(vocabulary) - 1

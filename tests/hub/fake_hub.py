@@ -1,8 +1,8 @@
-"""A model hub on this machine: the URL shapes, headers and redirects of the real one, and its ways to fail.
+"""A model hub on this machine, with the URLs, headers, redirects and failures of the real one.
 
-Shapes: `GET /api/models/OWNER/NAME[/revision/REV]?blobs=true` lists a repository; `/OWNER/NAME/resolve/REV/FILE` gives a
-small file itself and redirects a large one to a signed address of another host, with X-Repo-Commit, X-Linked-Size and
-X-Linked-ETag (the SHA-256) on the redirect only. The other host's own ETag means nothing.
+Shapes: `GET /api/models/OWNER/NAME[/revision/REV]?blobs=true` lists a repository; `/OWNER/NAME/resolve/REV/FILE` returns a
+small file itself and redirects a large one to a signed URL of another host, with X-Repo-Commit, X-Linked-Size and
+X-Linked-ETag (the SHA-256) on the redirect only. The other host's ETag is unrelated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNATURE = "s1gnature-that-nobody-may-see"
 
 @dataclass
 class Request:
-    """What was asked, and what of a body was sent."""
+    """A request, and how much of the response body was sent."""
 
     method: str
     role: str
@@ -41,12 +41,12 @@ class Request:
 
 @dataclass
 class Trouble:
-    """What goes wrong with the next answers; each list is used up from its front, None is no trouble."""
+    """Failures of the next responses, in order; None: no failure."""
 
     cut: list[int | None] = field(default_factory=list)
-    """Bytes of a large file's body after which the line breaks; by turns with an end and with a reset."""
+    """Bytes of a large file after which the connection breaks, alternately closed and reset."""
     hub_status: list[int | None] = field(default_factory=list)
-    """Statuses of the hub in place of its answer to a GET."""
+    """Statuses of the hub in place of its response to a GET."""
     cdn_status: list[int | None] = field(default_factory=list)
     retry_after: str | None = None
 
@@ -55,15 +55,15 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients that go away are what is tested
+        if not isinstance(sys.exception(), ConnectionError):  # clients that disconnect are expected
             super().handle_error(request, client_address)
 
 
 class FakeHub:
     """The hub and its content delivery network, two servers.
 
-    `files` maps "owner/name" to its files, `commits` to its commit, `licenses` to what its card says. `slow` makes large
-    files dribble, so that progress can be seen.
+    `files` maps "owner/name" to its files, `commits` to its commit, `licenses` to the licence in its card. `slow` sends
+    large files slowly, so that progress can be seen.
     """
 
     def __init__(self) -> None:
@@ -72,17 +72,17 @@ class FakeHub:
         self.licenses: dict[str, str] = {}
         self.gated: set[str] = set()
         self.damaged: dict[str, bytes] = {}
-        """What the content delivery network gives out in place of a file, by "owner/name/file"."""
+        """What the content delivery network sends instead of a file, by "owner/name/file"."""
         self.ranges = True
         self.wrong_ranges = False
-        """Whether a part begins at another byte than the one asked for."""
+        """Whether ranges begin at another byte than requested."""
         self.tells_sizes = True
-        """Whether listings and redirects name sizes and checksums, as mirrors may not."""
+        """Whether listings and redirects name sizes and checksums; mirrors may not."""
         self.compresses = False
-        """Whether small files are sent compressed, as some proxies do unasked."""
+        """Whether small files are compressed, as by some proxies."""
         self.slow = False
         self.hold_at: int | None = None
-        """Bytes of a large file's body after which nothing more is sent until `gate` opens."""
+        """Bytes of a large file after which nothing more is sent until `gate` is set."""
         self.gate = threading.Event()
         self.trouble = Trouble()
         self.log: list[Request] = []
@@ -106,7 +106,7 @@ class FakeHub:
 
     @property
     def sent(self) -> int:
-        """Bytes of large files that went out."""
+        """Bytes of large files sent."""
         return sum(request.sent for request in self.log if request.role == "cdn")
 
     @property
@@ -127,7 +127,7 @@ class FakeHub:
     def _handler(hub, role: str) -> type[http.server.BaseHTTPRequestHandler]:
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # Otherwise a body waits for the acknowledgement of its head.
+            # Otherwise a body waits for the acknowledgement of the headers.
             disable_nagle_algorithm = True
 
             def log_message(self, *args: Any) -> None:
@@ -226,7 +226,7 @@ class FakeHub:
 
             def _refused(self, repo: str) -> bool:
                 if repo not in hub.files:
-                    # The hub does not tell strangers which repositories there are.
+                    # The hub hides from strangers which repositories exist.
                     status = 404 if self.headers.get("Authorization") else 401
                     self._send(status, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"")
                 elif repo in hub.gated:
@@ -262,7 +262,7 @@ class FakeHub:
             def _break(self, reset: bool) -> None:
                 self.close_connection = True
                 if reset:
-                    time.sleep(0.05)  # what was sent gets through, as on a slow line
+                    time.sleep(0.05)  # so that the data sent so far arrives
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
                 else:

@@ -1,4 +1,4 @@
-"""Stand-ins for what the hub room talks to: a GGUF file, a wheel, the converter; the model hub is in `fake_hub`."""
+"""Test doubles for a GGUF file, a wheel and the converter; the model hub is in `fake_hub`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["COMMIT", "FakeConverter", "FakeHub", "gguf_bytes", "make_wheel", "mo
 
 
 def gguf_bytes(**values: str | int | list[str]) -> bytes:
-    """Make a GGUF file without tensors; keys are written with `__` for a dot."""
+    """Return a GGUF file without tensors; keys are written with `__` for a dot."""
     body = struct.pack("<IQQ", 3, 0, len(values))
     for key, value in values.items():
         body += _string(key.replace("__", "."))
@@ -39,7 +39,7 @@ def _string(text: str) -> bytes:
 
 
 def model_bytes(size: int = 4_000, *, pooling: int = 1, tensor: str = "position_embd.weight", **values: str | int) -> bytes:
-    """Make a GGUF file that passes the check, of about `size` bytes: a BERT of one layer, 8 dimensions, random numbers."""
+    """Return a GGUF file of about `size` bytes that passes the check: a BERT with one layer and random weights."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     keys: dict[str, str | int | list[str]] = {
         "general__architecture": "bert",
@@ -73,7 +73,7 @@ def model_bytes(size: int = 4_000, *, pooling: int = 1, tensor: str = "position_
 
 
 def make_wheel(folder: Path, package: str, version: str, files: dict[str, bytes]) -> Path:
-    """Write a wheel that pip accepts for download."""
+    """Write a wheel that pip downloads, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{package.replace('-', '_')}-{version}"
     path = folder / f"{stem}-py3-none-any.whl"
@@ -90,7 +90,7 @@ def make_wheel(folder: Path, package: str, version: str, files: dict[str, bytes]
 
 
 class FakeConverter:
-    """`convert_checkpoint` without the work; counts its calls."""
+    """`convert_checkpoint` without the work; records its calls."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -117,5 +117,5 @@ DEFAULT_REPO, STARTER_REPO = "acme/default-GGUF", "acme/starter"
 
 
 def leftovers(paths: Paths) -> list[str]:
-    """Give the names of everything below the models' folder but locks: what a failed pull must not leave."""
+    """Return the names of all files below the models' folder except locks; a failed pull must leave none."""
     return [path.name for path in paths.models.rglob("*") if path.is_file() and path.suffix != ".lock"]

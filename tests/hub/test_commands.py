@@ -32,7 +32,7 @@ def run() -> CliRunner:
 
 @pytest.mark.usefixtures("small_catalogue")
 def test_pull_then_list_then_show(run: CliRunner, hub: FakeHub, paths: Paths) -> None:
-    assert "No model is installed" in run.invoke(list_models).output
+    assert "No models are installed" in run.invoke(list_models).output
     size = human_size(len(DEFAULT_FILE))
     result = run.invoke(pull, [DEFAULT_MODEL, "--type", "q8_0"])
     assert result.exit_code == 0
@@ -67,13 +67,13 @@ def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
     assert "dimensions" not in run.invoke(show, ["judge"]).output
 
 
-def test_show_tells_all_that_the_catalogue_knows(run: CliRunner) -> None:
+def test_show_prints_the_whole_catalogue_entry(run: CliRunner) -> None:
     install(DEFAULT_MODEL, "Q8_0")
     install(DEFAULT_MODEL, "F16")
     text = run.invoke(show, [DEFAULT_MODEL]).output
-    for known in (
+    for fact in (
         "Apache-2.0",
-        "1024, may be cut to any length from 32 to 1024",
+        "1024, can be truncated to any length from 32 to 1024",
         "32,768 tokens",
         "Instruct: {instruction}\\nQuery:{text}",
         "Q8_0  639.2 MB",  # a published size
@@ -84,17 +84,16 @@ def test_show_tells_all_that_the_catalogue_knows(run: CliRunner) -> None:
         f"{DEFAULT_MODEL}-Q8_0.gguf",
         "a test",  # where the file came from
     ):
-        assert known in text, known
+        assert fact in text, fact
     only = run.invoke(show, [f"{DEFAULT_MODEL}:f16"]).output
     assert f"{DEFAULT_MODEL}-F16.gguf" in only and f"{DEFAULT_MODEL}-Q8_0.gguf" not in only
     assert (
-        f"not installed; to install it: edgeembed pull {DEFAULT_MODEL}:F32"
-        in run.invoke(show, [f"{DEFAULT_MODEL}:F32"]).output
+        f"not installed; to install: edgeembed pull {DEFAULT_MODEL}:F32" in run.invoke(show, [f"{DEFAULT_MODEL}:F32"]).output
     )
 
 
 def test_show_a_model_of_the_hub(run: CliRunner) -> None:
-    with pytest.raises(UnknownModelError, match="is shown once it is pulled"):
+    with pytest.raises(UnknownModelError, match="install it first"):
         run.invoke(show, ["hf:acme/nothing"])
 
 
@@ -126,7 +125,7 @@ def test_show_names_every_dependency_with_its_licence(run: CliRunner) -> None:
     assert shown["license"] == "Apache-2.0"
     assert [row["name"] for row in shown["models"]] == sorted(row["name"] for row in shown["models"])
     text = run.invoke(show).output
-    assert "Runs on:" in text and "Models of the catalogue:" in text
+    assert "Uses:" in text and "Models in the catalogue:" in text
 
 
 def test_no_dependency_is_without_a_licence() -> None:

@@ -1,4 +1,4 @@
-"""The first start: the default where the hub answers, the starter where it does not, and a choice that stays."""
+"""The first start: the default model or, if the hub cannot be reached, the starter; and the saved choice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_hub_answers(paths: Paths, settings: Settings, report: Lines, hub: F
 
 
 @pytest.mark.parametrize("hub_state", ["closed_port", "black_hole"])
-def test_the_hub_is_out_of_reach(
+def test_the_hub_cannot_be_reached(
     hub_state: str,
     request: pytest.FixtureRequest,
     paths: Paths,
@@ -48,7 +48,7 @@ def test_the_hub_is_out_of_reach(
     assert f"edgeembed pull {DEFAULT_MODEL} && edgeembed config set model {DEFAULT_MODEL}" in said
     assert "the starter, because the hub" in paths.config_file.read_text()
 
-    # The hub is back: the choice stays, and nobody is asked.
+    # The hub is back: the choice stays, and no request is made.
     fake = FakeHub()
     fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
@@ -75,7 +75,7 @@ def test_a_name_that_never_resolves(
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
 
 
-def test_a_wrong_checksum_does_not_lead_to_the_starter(
+def test_after_a_wrong_checksum_the_starter_is_not_used(
     paths: Paths, settings: Settings, report: Lines, hub: FakeHub, wheelhouse: Path, converter: FakeConverter
 ) -> None:
     hub.damaged[f"{DEFAULT_REPO}/tiny-Q8_0.gguf"] = DEFAULT_FILE[:-1] + b"!"
@@ -99,7 +99,7 @@ def test_offline(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) 
     assert first_model(paths=paths, settings=offline, report=report).name == DEFAULT_MODEL
 
 
-def test_a_configuration_that_cannot_be_written_is_said(
+def test_a_configuration_that_cannot_be_written_is_reported(
     paths: Paths, settings: Settings, report: Lines, hub: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Models that no catalogue names: `hf:` and files, through the command that people type."""
+"""`edgeembed pull` with models that are not in the catalogue: `hf:` and files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_repository_by_name(paths: Paths, repository: FakeHub) -> None:
 
     seen = len(repository.log)
     again = run(f"hf:{REPO.lower()}:q8_0")
-    assert "nice-model:Q8_0 is installed already" in again.stderr
+    assert "nice-model:Q8_0 is already installed" in again.stderr
     assert again.stdout == result.stdout
     assert len(repository.log) == seen, "the hub is not asked for what is known"
 
@@ -76,18 +76,18 @@ def test_a_type_a_file_and_a_revision(paths: Paths, repository: FakeHub) -> None
     assert run(f"hf:{REPO}:q4_0", "--type", "q4_0").exit_code == 2
 
 
-def test_a_newer_file_of_the_same_repository_takes_the_older_ones_place(paths: Paths, repository: FakeHub) -> None:
+def test_a_newer_file_of_the_same_repository_replaces_the_older_one(paths: Paths, repository: FakeHub) -> None:
     run(f"hf:{REPO}")
     newer = model_bytes(9_500)
     repository.files[REPO]["Nice-Model-Q8_0.gguf"], repository.commits[REPO] = newer, "c" * 40
     run(f"hf:{REPO}")
     [older] = Store(paths).installed()
-    assert older.path.read_bytes() == Q8, "without a revision, what is there will do"
+    assert older.path.read_bytes() == Q8, "without a revision, the installed model is used"
     run(f"hf:{REPO}@main")
     [model] = Store(paths).installed()
     assert model.path.read_bytes() == newer
     assert "cccccccccccc" in model.source
-    assert "is installed already" in run(f"hf:{REPO}@main").stderr
+    assert "is already installed" in run(f"hf:{REPO}@main").stderr
 
 
 def test_two_repositories_with_models_of_one_name(paths: Paths, repository: FakeHub) -> None:
@@ -97,7 +97,7 @@ def test_two_repositories_with_models_of_one_name(paths: Paths, repository: Fake
         run("hf:other/Nice-Model-GGUF")
     run("hf:other/Nice-Model-GGUF", "--name", "nicer")
     assert names(paths) == ["nice-model:Q8_0", "nicer:Q8_0"]
-    assert "nicer:Q8_0 is installed already" in run("hf:other/Nice-Model-GGUF").stderr
+    assert "nicer:Q8_0 is already installed" in run("hf:other/Nice-Model-GGUF").stderr
 
 
 def test_names_of_the_catalogue(paths: Paths, repository: FakeHub) -> None:
@@ -114,28 +114,28 @@ def test_names_of_the_catalogue(paths: Paths, repository: FakeHub) -> None:
     assert model.prompts.instruction == "find"
 
 
-def test_what_is_not_the_catalogues_model_does_not_get_its_name(
+def test_another_model_does_not_get_a_name_of_the_catalogue(
     paths: Paths, repository: FakeHub, small_catalogue: Path
 ) -> None:
     entry = small_catalogue / f"{DEFAULT_MODEL}.toml"
     entry.write_text(entry.read_text().replace("dimensions = 8", "dimensions = 16"))
     catalogue_module.catalogue.cache_clear()
     repository.files[DEFAULT_REPO] = {f"{DEFAULT_MODEL}-Q8_0.gguf": DEFAULT_FILE}
-    with pytest.raises(HubError, match=r"not what the catalogue calls .* 8 dimensions.*--name"):
+    with pytest.raises(HubError, match=r"not the catalogue's .* 8 dimensions.*--name"):
         run(f"hf:{DEFAULT_REPO}")
     assert leftovers(paths) == []
 
 
-def test_a_name_of_the_catalogue_has_no_other_name(repository: FakeHub) -> None:
+def test_a_model_of_the_catalogue_cannot_be_renamed(repository: FakeHub) -> None:
     with pytest.raises(UnknownModelError, match="--name is for"):
         run(DEFAULT_MODEL, "--name", "mine")
 
 
-def test_without_a_type_in_its_name_the_header_tells(paths: Paths, repository: FakeHub) -> None:
+def test_the_type_comes_from_the_header_if_the_name_has_none(paths: Paths, repository: FakeHub) -> None:
     repository.files["acme/plain"] = {"plain.gguf": Q4}
     run("hf:acme/plain")
     assert names(paths) == ["plain:Q4_0"]
-    assert "plain:Q4_0 is installed already" in run("hf:acme/plain@main").stderr
+    assert "plain:Q4_0 is already installed" in run("hf:acme/plain@main").stderr
 
 
 @pytest.mark.parametrize(("card", "said"), [("apache-2.0", "apache-2.0"), (None, "licence unknown")])
@@ -154,10 +154,10 @@ def test_a_checkpoint_without_gguf_is_converted(paths: Paths, hub: FakeHub, conv
     assert (call["quantization"], call["source_repo"], call["source_revision"]) == ("F16", "acme/Some-Model", COMMIT)
     assert "some-model: 2 tensors are F16" in result.stderr
     assert sorted(leftovers(paths)) == ["some-model-F16.gguf", "some-model-F16.json"]
-    assert "some-model:F16 is installed already" in run("hf:acme/Some-Model").stderr
-    assert "some-model:F16 is installed already" in run("hf:acme/Some-Model@main:F16").stderr
+    assert "some-model:F16 is already installed" in run("hf:acme/Some-Model").stderr
+    assert "some-model:F16 is already installed" in run("hf:acme/Some-Model@main:F16").stderr
     assert len(converter.calls) == 1
-    with pytest.raises(UnknownModelError, match="would be converted"):
+    with pytest.raises(UnknownModelError, match="would have to be converted"):
         run("hf:acme/Some-Model:Q9_9")
 
 
@@ -166,9 +166,7 @@ def converted(target: Path) -> SimpleNamespace:
     return SimpleNamespace(path=target, fallbacks=[])
 
 
-def test_a_conversion_that_fails_keeps_the_checkpoint_for_the_next(
-    paths: Paths, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_conversion_keeps_the_checkpoint(paths: Paths, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = {f"model-0000{number}-of-00002.safetensors": bytes([number]) * 50_000 for number in (1, 2)}
     hub.files["acme/Some-Model"] = {"config.json": CONFIG, "model.safetensors.index.json": b"{}", **shards}
     hub.trouble.cut = [None, 20_000, *[0] * 20]
@@ -191,7 +189,7 @@ def test_a_conversion_that_fails_keeps_the_checkpoint_for_the_next(
     assert sorted(leftovers(paths)) == ["some-model-Q8_0.gguf", "some-model-Q8_0.json"]
 
 
-def test_a_family_that_cannot_be_converted_costs_no_gigabytes(paths: Paths, hub: FakeHub) -> None:
+def test_an_unsupported_family_is_refused_before_the_weights_are_downloaded(paths: Paths, hub: FakeHub) -> None:
     hub.files["acme/gpt"] = {"config.json": b'{"architectures": ["GPT2LMHeadModel"]}', "model.safetensors": b"large"}
     with pytest.raises(ConversionError, match="GPT2LMHeadModel"):
         run("hf:acme/gpt")
@@ -199,7 +197,7 @@ def test_a_family_that_cannot_be_converted_costs_no_gigabytes(paths: Paths, hub:
     assert leftovers(paths) == []
 
 
-def test_a_checkpoint_beside_a_result_stays_until_the_result_is_there(
+def test_a_checkpoint_beside_the_result_stays_until_the_conversion_succeeds(
     tmp_path: Path, hub: FakeHub, settings: Settings, report: Lines
 ) -> None:
     """What `edgeembed convert OWNER/NAME` does."""
@@ -213,7 +211,7 @@ def test_a_checkpoint_beside_a_result_stays_until_the_result_is_there(
     ):
         pass
     [kept] = beside.iterdir()
-    assert f"of acme/Some-Model stay in {kept} for the next try" in str(report)
+    assert f"of acme/Some-Model are kept in {kept}; run the same command again to resume" in str(report)
     hub.trouble.cut = []
     with (
         pytest.raises(ConversionError, match="not today"),
@@ -233,11 +231,11 @@ def test_offline(paths: Paths, repository: FakeHub) -> None:
         run(f"hf:{REPO}", "--offline")
     run(f"hf:{REPO}")
     seen = len(repository.log)
-    assert "is installed already" in run(f"hf:{REPO}", "--offline").stderr
+    assert "is already installed" in run(f"hf:{REPO}", "--offline").stderr
     assert len(repository.log) == seen
 
 
-def test_a_repository_can_be_served_too(paths: Paths, repository: FakeHub, report: Lines) -> None:
+def test_a_repository_can_be_served(paths: Paths, repository: FakeHub, report: Lines) -> None:
     settings = Settings(hub_timeout=5.0)
     model = ensure_installed(f"hf:{REPO}", paths=paths, settings=settings, report=report)
     said = len(report.said)
@@ -252,13 +250,13 @@ def test_a_file_in_a_folder_of_the_repository(paths: Paths, repository: FakeHub)
     assert not Store(paths).partials("deep-model").root.exists()
 
 
-def test_a_full_disk_is_said(paths: Paths, repository: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(paths: Paths, repository: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr("edgeembed.hub.download.transfer.os.fsync", full)
-        with pytest.raises(HubError, match="is full; nothing was installed, and what has arrived stays"):
+        with pytest.raises(HubError, match="is full; nothing was installed, and partial downloads are kept"):
             run(f"hf:{REPO}")
     run(f"hf:{REPO}")
     assert repository.sent == len(Q8)
@@ -267,13 +265,13 @@ def test_a_full_disk_is_said(paths: Paths, repository: FakeHub, monkeypatch: pyt
 def test_a_mirror_that_names_neither_sizes_nor_checksums(paths: Paths, repository: FakeHub) -> None:
     repository.tells_sizes = False
     repository.trouble.cut = [3_000]
-    assert "names no checksum of it" in run(f"hf:{REPO}").stderr
+    assert "names no checksum" in run(f"hf:{REPO}").stderr
     [model] = Store(paths).installed()
     assert model.path.read_bytes() == Q8
 
 
-def test_a_hub_that_is_out_of_reach(closed_port: None) -> None:
-    with pytest.raises(SourceUnreachableError, match=rf"hf:{REPO} could not be fetched: .*refused.*HTTPS_PROXY"):
+def test_a_hub_that_cannot_be_reached(closed_port: None) -> None:
+    with pytest.raises(SourceUnreachableError, match=rf"hf:{REPO} could not be downloaded: .*refused.*HTTPS_PROXY"):
         run(f"hf:{REPO}")
 
 
@@ -286,10 +284,10 @@ def test_a_file_is_copied(paths: Paths, tmp_path: Path) -> None:
     assert (model.path.read_bytes(), model.digest) == (Q8, hashlib.sha256(Q8).hexdigest())
     assert model.source == f"copied from {file}"
     assert file.exists()
-    assert "is installed already" in run(str(file)).stderr
-    assert "is installed already" in run(str(model.path)).stderr
+    assert "is already installed" in run(str(file)).stderr
+    assert "is already installed" in run(str(model.path)).stderr
     file.write_bytes(model_bytes(9_500))
-    with pytest.raises(HubError, match=r"my-model:Q8_0 is installed already and is another file"):
+    with pytest.raises(HubError, match=r"my-model:Q8_0 is already installed, from another file"):
         run(str(file))
     run(str(file), "--name", "mine", "--offline")
     assert names(paths) == ["mine:Q8_0", "my-model:Q8_0"]
@@ -297,7 +295,7 @@ def test_a_file_is_copied(paths: Paths, tmp_path: Path) -> None:
 
 
 def test_the_catalogues_own_file_gets_its_name(paths: Paths, tmp_path: Path) -> None:
-    """From a stick to a machine without network."""
+    """Copied from a USB stick to a machine without network."""
     file = tmp_path / "download.gguf"
     file.write_bytes(DEFAULT_FILE)
     run(str(file), "--offline")
@@ -322,10 +320,10 @@ def test_a_damaged_file_is_not_installed(paths: Paths, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("moment", ["require_space", "sha256_of", "_copy"])
-def test_a_file_that_is_replaced_meanwhile_is_not_installed(
+def test_a_file_that_is_replaced_during_the_copy_is_not_installed(
     moment: str, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another file of the same size, between the choice of its name and the copy, or before the copy is whole."""
+    """By another file of the same size, after the name was chosen or before the copy is complete."""
     file, other = tmp_path / "download.gguf", tmp_path / "other.gguf"
     file.write_bytes(DEFAULT_FILE)
     other.write_bytes(DEFAULT_FILE[:-1] + b"?")
@@ -345,7 +343,7 @@ def test_a_file_that_is_replaced_meanwhile_is_not_installed(
     assert names(paths) == ["download:Q8_0"], "by what it holds now, it is none of the catalogue's"
 
 
-def test_a_file_without_room(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_does_not_fit_on_the_disk(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 1000
 
@@ -357,8 +355,8 @@ def test_a_file_without_room(paths: Paths, tmp_path: Path, monkeypatch: pytest.M
     assert leftovers(paths) == []
 
 
-def test_a_manifest_of_before_has_no_origin(paths: Paths, repository: FakeHub) -> None:
-    """Installed by a version that did not write the repository down."""
+def test_a_manifest_of_an_older_version_has_no_repository(paths: Paths, repository: FakeHub) -> None:
+    """Older versions did not record the repository."""
     run(f"hf:{DEFAULT_REPO}", "--name", DEFAULT_MODEL)
     [model] = Store(paths).installed()
     manifest = Store(paths).manifest(model.path)
@@ -366,5 +364,5 @@ def test_a_manifest_of_before_has_no_origin(paths: Paths, repository: FakeHub) -
     old = msgspec.structs.replace(manifest, repo=None, revision=None, file=None, facts=None)
     model.path.with_suffix(".json").write_bytes(msgspec.json.encode(old))
     assert Store(paths).installed() == [model]
-    assert "is installed already" in run(f"hf:{DEFAULT_REPO}", "--name", DEFAULT_MODEL).stderr
+    assert "is already installed" in run(f"hf:{DEFAULT_REPO}", "--name", DEFAULT_MODEL).stderr
     assert STARTER_REPO not in repository.files and STARTER_MODEL not in names(paths)

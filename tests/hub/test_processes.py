@@ -1,4 +1,4 @@
-"""Pulls as processes of their own: two at once, one that is killed, one that is interrupted."""
+"""Pulls in processes of their own: two at once, killed ones, interrupted ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZE = human_size(len(CONTENT))
 
 @pytest.fixture
 def large(hub: FakeHub) -> FakeHub:
-    """A hub that stops in the middle of the file until its gate opens."""
+    """A hub that pauses in the middle of the file until its gate opens."""
     hub.files[REPO] = {"large-Q8_0.gguf": CONTENT}
     hub.hold_at = 60_000
     return hub
@@ -55,7 +55,7 @@ def wait_for_part(paths: Paths, size: int) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_a_pull_that_is_ended_goes_on_when_it_is_begun_again(paths: Paths, large: FakeHub, end: signal.Signals) -> None:
+def test_an_ended_pull_resumes_when_it_is_run_again(paths: Paths, large: FakeHub, end: signal.Signals) -> None:
     first = begin()
     wait_for_part(paths, 60_000)
     first.send_signal(end)
@@ -64,7 +64,7 @@ def test_a_pull_that_is_ended_goes_on_when_it_is_begun_again(paths: Paths, large
     assert "Traceback" not in said
     if end == signal.SIGINT:
         assert said.split("\n")[-4:] == [
-            "large-Q8_0.gguf: what has arrived stays; the same command goes on from there",
+            "large-Q8_0.gguf: interrupted; run the same command again to resume",
             "",
             "interrupted",
             "",
@@ -80,38 +80,37 @@ def test_a_pull_that_is_ended_goes_on_when_it_is_begun_again(paths: Paths, large
     assert out.startswith("large:Q8_0  ")
     assert large.downloads[-1].range == "bytes=60000-"
     assert large.downloads[-1].sent == len(CONTENT) - 60_000
-    assert f"60.0 kB of {SIZE} are here already" in said
+    assert f"resuming, 60.0 kB of {SIZE} are on the disk" in said
     [model] = Store(paths).installed()
     assert model.path.read_bytes() == CONTENT
     assert parts(paths) == []
 
 
-def waits(process: subprocess.Popen[str]) -> str:
-    """Wait until a process says that it waits for another one, and give what it said."""
+def wait_until_waiting(process: subprocess.Popen[str]) -> None:
+    """Wait until a process reports that it waits for another one."""
     assert process.stderr is not None
     said = process.stderr.readline()
-    assert "another process is fetching it; waiting" in said
-    return said
+    assert "another process is downloading it; waiting" in said
 
 
 def test_two_processes_make_one_download(paths: Paths, large: FakeHub) -> None:
     first = begin()
     until(lambda: bool(large.downloads))
     second = begin()
-    waits(second)
+    wait_until_waiting(second)
     large.gate.set()
     (out, said), (same, also_said) = [process.communicate(timeout=60) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], said + also_said
     assert out == same
-    assert "is installed already" in also_said
+    assert "is already installed" in also_said
     assert (len(large.downloads), large.sent) == (1, len(CONTENT))
 
 
-def test_one_that_waits_takes_over_from_one_that_dies(paths: Paths, large: FakeHub) -> None:
+def test_a_waiting_process_takes_over_from_a_killed_one(paths: Paths, large: FakeHub) -> None:
     first = begin()
     wait_for_part(paths, 60_000)
     second = begin()
-    waits(second)
+    wait_until_waiting(second)
     first.kill()
     first.communicate(timeout=60)
     large.gate.set()
@@ -128,14 +127,14 @@ def test_plain_lines_and_no_bar_in_a_pipe(large: FakeHub) -> None:
     out, said = process.communicate(timeout=60)
     lines = said.splitlines()
     assert "\r" not in said and "\x1b" not in said
-    assert lines[0].startswith(f"large: fetching {SIZE} from model hub: acme/Large-GGUF @ ")
+    assert lines[0].startswith(f"large: downloading {SIZE} from model hub: acme/Large-GGUF @ ")
     shown = rf"large-Q8_0\.gguf: \d+ % of {re.escape(SIZE)}, \d+\.\d kB/s, \d+ s left"
     assert any(re.fullmatch(shown, line) for line in lines)
     assert lines[-1].startswith("large:Q8_0 is installed: ")
     assert out.count("\n") == 1
 
 
-def test_wherever_a_process_is_killed_the_next_one_gets_on(paths: Paths, large: FakeHub) -> None:
+def test_a_pull_can_be_resumed_wherever_it_was_killed(paths: Paths, large: FakeHub) -> None:
     choose = random.Random(4)
     here = 0
     for _ in range(3):
@@ -156,9 +155,9 @@ def test_wherever_a_process_is_killed_the_next_one_gets_on(paths: Paths, large: 
     assert model.path.read_bytes() == CONTENT
 
 
-def test_proxy_variables_count(paths: Paths, large: FakeHub) -> None:
+def test_proxy_variables_are_used(paths: Paths, large: FakeHub) -> None:
     large.hold_at = None
-    process = begin(HF_ENDPOINT="http://hub.example", HTTP_PROXY=large.url)  # the hub stands in for the proxy too
+    process = begin(HF_ENDPOINT="http://hub.example", HTTP_PROXY=large.url)  # the hub is also the proxy
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     [model] = Store(paths).installed()
@@ -172,7 +171,7 @@ def test_proxy_variables_count(paths: Paths, large: FakeHub) -> None:
         ({"HTTP_PROXY": "nonsense://me:s3cret@proxy.example"}, "the proxy settings (HTTPS_PROXY, ALL_PROXY) cannot be used"),
     ],
 )
-def test_settings_of_the_hubs_library_that_keep_from_it_are_named(
+def test_settings_of_huggingface_hub_that_prevent_a_pull_are_named(
     large: FakeHub, environment: dict[str, str], said: str
 ) -> None:
     process = begin(**environment)

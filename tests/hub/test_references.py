@@ -1,4 +1,4 @@
-"""What people write, which file they mean, and what the model is called then."""
+"""References to models: how they are parsed, which file they mean, and the name it gets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_references(text: str, reference: HubReference) -> None:
     ["hf:", "hf:acme", "hf:acme/", "hf:/model", "hf:acme/model/more", "hf:acme/..", "hf:../model", "hf:acme/model@",
      "hf:acme/model@../x", "hf:acme/model:", "hf:acme/model:a b", "hf:acme/model:x/y", "hf:acme/mo del"],
 )  # fmt: skip
-def test_what_is_no_reference(text: str) -> None:
+def test_invalid_references(text: str) -> None:
     with pytest.raises(UnknownModelError):
         parse_spec(text)
 
@@ -83,7 +83,7 @@ PARTS = ["M-Q8_0-00001-of-00002.gguf", "M-Q8_0-00002-of-00002.gguf"]
         ([*PARTS, "M-Q4_0.gguf"], "hf:o/r:Q4_0", "M-Q4_0.gguf"),
     ],
 )
-def test_which_file_is_meant(files: list[str], reference: str, chosen: str | None) -> None:
+def test_the_chosen_file(files: list[str], reference: str, chosen: str | None) -> None:
     assert choose_file(files, parse_reference(reference)) == chosen
 
 
@@ -95,7 +95,7 @@ def test_which_file_is_meant(files: list[str], reference: str, chosen: str | Non
         (["a-Q4_0.gguf", "b-Q4_0.gguf"], "hf:o/r", r"several GGUF files and none of type Q8_0; name one:\n  a-Q4_0"),
         (["a-Q8_0.gguf", "b-Q8_0.gguf"], "hf:o/r", r"several files of type Q8_0; name one:\n  a-Q8_0"),
         (["pytorch_model.bin"], "hf:o/r", "neither GGUF nor safetensors"),
-        (["model.safetensors"], "hf:o/r:x.gguf", "it holds no GGUF file"),
+        (["model.safetensors"], "hf:o/r:x.gguf", "it contains no GGUF file"),
         ([f"m-{number:02}.gguf" for number in range(30)], "hf:o/r", "and 10 more"),
         (PARTS, "hf:o/r", "several parts.*llama-gguf-split"),
         (PARTS, "hf:o/r:Q8_0", "several parts"),
@@ -103,7 +103,7 @@ def test_which_file_is_meant(files: list[str], reference: str, chosen: str | Non
         (["m-00001-of-00001.gguf"], "hf:o/r", "several parts"),
     ],
 )
-def test_what_is_not_clear_is_said(files: list[str], reference: str, said: str) -> None:
+def test_an_ambiguous_reference_is_an_error(files: list[str], reference: str, said: str) -> None:
     with pytest.raises(HubError, match=f"(?s){said}"):
         choose_file(files, parse_reference(reference))
 

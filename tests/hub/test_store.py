@@ -1,4 +1,4 @@
-"""The store: manifests, digests, and GGUF files that are served where they lie."""
+"""The store: manifests, digests, and GGUF files that are served in place."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def install(paths: Paths, name: str = "all-minilm-l6-v2", kind: str = "F16", con
     return model
 
 
-def test_an_added_model_is_found_again(paths: Paths) -> None:
+def test_an_added_model_is_found(paths: Paths) -> None:
     added = install(paths)
     store = Store(paths)
     assert store.installed() == [added]
     assert store.find("all-minilm-l6-v2", "F16") == added
-    assert store.find("all-minilm-l6-v2") == added  # not the default type, but what there is
+    assert store.find("all-minilm-l6-v2") == added  # not the default type, but the only one installed
     assert store.find("all-minilm-l6-v2", "Q8_0") is None
     assert store.find("other") is None
     assert added.path == paths.models / "all-minilm-l6-v2" / "all-minilm-l6-v2-F16.gguf"
@@ -64,7 +64,7 @@ def test_the_default_type_goes_first(paths: Paths) -> None:
     assert Store(paths).find("all-minilm-l6-v2") == default
 
 
-def test_a_model_that_no_catalogue_knows(paths: Paths) -> None:
+def test_a_model_that_is_not_in_the_catalogue(paths: Paths) -> None:
     model = install(paths, "mine")
     assert (model.entry, model.prompts, model.dimensions) == (None, Prompts(), 8)
     assert Store(paths).find("mine") == model
@@ -77,7 +77,7 @@ def test_a_manifest_of_a_newer_version_is_read(paths: Paths) -> None:
     assert Store(paths).installed() == [model]
 
 
-def test_a_file_without_manifest_is_left_out_and_logged(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_manifest_is_skipped_and_logged(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
     model = install(paths)
     model.path.with_suffix(".json").write_text("{")
     assert Store(paths).installed() == []
@@ -152,14 +152,14 @@ def test_a_local_file_is_served_in_place(paths: Paths, tmp_path: Path) -> None:
     assert model.spec == str(file)
 
 
-def test_a_local_file_of_a_known_model_gets_its_prompts(paths: Paths, tmp_path: Path) -> None:
+def test_a_local_file_of_a_catalogue_model_gets_its_prompts(paths: Paths, tmp_path: Path) -> None:
     entry = catalogue()["qwen3-embedding-0.6b"]
     file = tmp_path / "x.gguf"
     values: dict[str, str | int | list[str]] = {"general__architecture": "qwen3", "qwen3__embedding_length": 1024}
     file.write_bytes(gguf_bytes(general__name="Qwen3 Embedding 0.6b", **values))
     model = Store(paths).local(file)
     assert (model.entry, model.prompts, model.matryoshka) == (entry, entry.prompts, entry.matryoshka)
-    # Whoever borrows the name with other dimensions does not get the prompts.
+    # A file with the name but other dimensions does not get the prompts.
     file.write_bytes(gguf_bytes(general__name="Qwen3 Embedding 0.6b", **{**values, "qwen3__embedding_length": 8}))
     assert Store(paths).local(file).entry is None
 
@@ -183,14 +183,14 @@ def test_an_installed_file_named_by_its_path(paths: Paths) -> None:
         (CONTENT[:16] + b"\xff" * 8 + CONTENT[24:], "key-value pairs"),
     ],
 )
-def test_what_is_no_gguf_file_is_said(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_gguf_is_an_error(tmp_path: Path, content: bytes, said: str) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(content)
     with pytest.raises(HubError, match=said):
         read_header(file)
 
 
-def test_a_file_of_our_converter_brings_its_own_prompts(paths: Paths, tmp_path: Path) -> None:
+def test_the_prompts_of_a_converted_file_are_used(paths: Paths, tmp_path: Path) -> None:
     path = tmp_path / "own.gguf"
     values: dict[str, str | int] = {
         "general__architecture": "qwen3",

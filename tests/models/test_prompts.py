@@ -1,4 +1,4 @@
-"""Cleaning, and prompts: which one a request gets, and what it does to a text."""
+"""Prompts: the one that a request gets, and the resulting text; and cleaning of texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prompted(prompts: Prompts | None, input_type: InputType | None, instruction:
 
 
 @pytest.mark.parametrize("prompts", [None, INSTRUCTED, PREFIXED])
-def test_who_asks_for_no_prompt_gets_none(prompts: Prompts | None) -> None:
+def test_a_request_without_input_type_and_instruction_gets_no_prompt(prompts: Prompts | None) -> None:
     assert prompted(prompts, None, None) == "hello"
 
 
@@ -38,7 +38,7 @@ def test_who_asks_for_no_prompt_gets_none(prompts: Prompts | None) -> None:
         (None, "document", None, "hello"),
     ],
 )
-def test_prompt_of_a_request(
+def test_the_prompt_of_a_request(
     prompts: Prompts | None, input_type: InputType | None, instruction: str | None, expected: str
 ) -> None:
     assert prompted(prompts, input_type, instruction) == expected
@@ -47,21 +47,23 @@ def test_prompt_of_a_request(
 @pytest.mark.parametrize(
     ("prompts", "input_type"), [(PREFIXED, "query"), (PREFIXED, None), (None, None), (INSTRUCTED, "document")]
 )
-def test_an_instruction_that_would_be_lost_is_refused(prompts: Prompts | None, input_type: InputType | None) -> None:
+def test_an_instruction_that_the_model_would_ignore_is_refused(
+    prompts: Prompts | None, input_type: InputType | None
+) -> None:
     with pytest.raises(RequestError, match=r"'some-model' takes no instruction") as caught:
         choose_prompt(prompts, input_type, "find code", "some-model")
     assert caught.value.param == "instruction" and caught.value.status == 400
 
 
 @pytest.mark.parametrize("wild", ["{text}", "{instruction}", "{0}", "{", "}}", "{{}}", "%s", "a{b!r:>9}c"])
-def test_braces_stay_what_they_are(wild: str) -> None:
+def test_braces_are_left_alone(wild: str) -> None:
     assert prompted(INSTRUCTED, "query", wild, wild) == f"Instruct: {wild}\nQuery:{wild}"
     assert prompted(PREFIXED, "document", None, wild) == f"passage: {wild}"
     assert prompted(None, None, None, wild) == wild
 
 
-def test_prompts_share_their_identity_only_when_they_do_the_same() -> None:
-    """The identity is part of the cache's key: equal ones would serve one prompt's row for another."""
+def test_prompts_share_an_identity_only_if_they_are_equivalent() -> None:
+    """The identity is part of the cache's key: with equal ones, a row of one prompt would be served for another."""
     chosen = [
         choose_prompt(INSTRUCTED, None, None, "m"),
         choose_prompt(INSTRUCTED, "query", None, "m"),
@@ -93,13 +95,13 @@ def test_cleaning(dirty: str, cleaned: str) -> None:
     assert clean(cleaned) == cleaned
 
 
-async def test_texts_that_look_the_same_are_one_text_unless_cleaning_is_off() -> None:
+async def test_texts_that_are_equal_after_cleaning_are_computed_once() -> None:
     engine = FakeEngine()
     await fake_service(engine).embed(EmbedRequest(["caf\u00e9", "cafe\u0301", "caf\u00e9\0"]))
     assert engine.computed == ["caf\u00e9"]
     engine = FakeEngine()
     await fake_service(engine, clean_text=False).embed(EmbedRequest(["caf\u00e9", "cafe\u0301", "half \ud83d"]))
-    assert engine.computed == ["caf\u00e9", "cafe\u0301", "half \ufffd"], "what UTF-8 cannot hold is replaced"
+    assert engine.computed == ["caf\u00e9", "cafe\u0301", "half \ufffd"], "invalid Unicode is replaced"
     with pytest.raises(EmptyInputError):
         await fake_service(engine).embed(EmbedRequest(["\0\0"]))
 
@@ -113,7 +115,7 @@ async def test_texts_that_look_the_same_are_one_text_unless_cleaning_is_off() ->
         ("{text}", ""),
     ],
 )
-def test_a_prompt_in_parts_is_the_same_text(template: str, instruction: str) -> None:
+def test_a_prompt_in_parts_makes_the_same_text(template: str, instruction: str) -> None:
     prompt = Prompt(template, instruction)
     for text in ("hello", "{text} and {instruction}", ""):
         (around,) = prompt.around([text])

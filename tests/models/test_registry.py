@@ -1,4 +1,4 @@
-"""What a request's `model` means."""
+"""The models that the names in requests mean."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ async def test_a_suffix_chooses_the_prompt_for_every_name() -> None:
         target = await registry.resolve(name, "embed")
         assert (target.model, target.input_type) == (SMALL, "query"), name
     assert (await registry.resolve("small:document", "embed")).input_type == "document"
-    assert (await registry.resolve("odd:query", "embed")).input_type is None, "a whole alias goes before a suffix"
+    assert (await registry.resolve("odd:query", "embed")).input_type is None, "an alias takes precedence over a suffix"
 
 
-async def test_a_model_that_was_installed_meanwhile_is_found_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_newly_installed_model_is_found_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     store: list[ServedModel] = []
     registry = ModelRegistry(SMALL, scan=lambda: store)
     with pytest.raises(ModelNotFoundError):
@@ -68,7 +68,7 @@ async def test_a_model_that_was_installed_meanwhile_is_found_without_a_restart(m
         await registry.resolve("other-model", "embed")
 
 
-async def test_unknown_names_do_not_make_it_read_the_disk_for_each_request() -> None:
+async def test_unknown_names_do_not_scan_the_disk_for_each_request() -> None:
     scans = []
     registry = ModelRegistry(SMALL, scan=lambda: scans.append(1) or ())  # type: ignore[func-returns-value]
     for _ in range(50):
@@ -79,9 +79,11 @@ async def test_unknown_names_do_not_make_it_read_the_disk_for_each_request() -> 
 
 async def test_errors_say_what_to_do() -> None:
     registry = ModelRegistry(SMALL, [RANKER], aliases={"ada": "qwen3-embedding-0.6b"})
-    with pytest.raises(ModelNotFoundError, match=r"'smal' is known here\. Did you mean 'small'\?.*Installed: small, ranker"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"there is no model 'smal'\. Did you mean 'small'\?.*Installed: small, ranker"
+    ):
         await registry.resolve("smal", "embed")
-    with pytest.raises(ModelNotFoundError, match=r"'ada' \(it stands for 'qwen3-embedding-0.6b'\).*edgeembed pull qwen3"):
+    with pytest.raises(ModelNotFoundError, match=r"'ada' \(an alias of 'qwen3-embedding-0.6b'\).*edgeembed pull qwen3"):
         await registry.resolve("ada", "embed")
     with pytest.raises(WrongTaskError, match=r"'ranker' scores documents.*/v1/rerank") as caught:
         await registry.resolve("ranker", "embed")
@@ -90,15 +92,15 @@ async def test_errors_say_what_to_do() -> None:
         await registry.resolve("small", "rerank")
 
 
-async def test_without_a_name_the_only_model_that_can_do_it_is_taken() -> None:
+async def test_without_a_name_the_only_model_for_the_task_is_used() -> None:
     assert (await ModelRegistry(SMALL, [RANKER]).resolve(None, "rerank")).model == RANKER
-    with pytest.raises(RequestError, match=r"say which model.*ranker, second"):
+    with pytest.raises(RequestError, match=r"several models can do this: .*ranker, second"):
         await ModelRegistry(SMALL, [RANKER, model("second", task="rerank")]).resolve(None, "rerank")
     with pytest.raises(ModelNotFoundError, match="no reranker is installed"):
         await ModelRegistry(SMALL).resolve(None, "rerank")
 
 
-def test_every_name_is_listed_and_means_what_it_says() -> None:
+def test_every_listed_name_means_its_target() -> None:
     registry = ModelRegistry(SMALL_F16, [SMALL, OTHER, RANKER], aliases={"ada": "other-model", "gone": "not-installed"})
     names = [listing.name for listing in registry.listings()]
     assert names == [
@@ -109,7 +111,7 @@ def test_every_name_is_listed_and_means_what_it_says() -> None:
         assert registry.find(listing.name) == listing.target
 
 
-async def test_a_replaced_file_is_taken_from_the_next_request_on() -> None:
+async def test_a_replaced_file_is_used_from_the_next_request_on() -> None:
     newer = model("small", prompts=QUERY, size_bytes=7)
     registry = ModelRegistry(SMALL, [OTHER], renew=lambda each: newer if each == SMALL else each)
     assert (await registry.resolve(None, "embed")).model == SMALL

@@ -69,7 +69,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.texts_per_second * self.tokens_per_text
 
 
-def plan(*, quick: bool) -> tuple[list[Cell], list[Cell]]:
+def plan_cells(*, quick: bool) -> tuple[list[Cell], list[Cell]]:
     """Give the cells with new texts, and those with repeated ones."""
     lengths = (10, 100) if quick else (10, 40, 100, 400)
     concurrencies = (1, 32) if quick else (1, 8, 32)

@@ -1,7 +1,7 @@
-"""What the machine says of NVIDIA's driver and cards: files of the kernel, the driver's own libraries, nvidia-smi.
+"""NVIDIA's driver and cards, as the kernel's files, the driver's own libraries and nvidia-smi report them.
 
-The libraries are loaded here: call it in a process of its own. Sources: the CUDA driver API (cuInit, cuDriverGetVersion) and
-NVML (nvmlSystemGetDriverVersion).
+`inspect` loads these libraries: call it in a process of its own. Sources: the CUDA driver API (cuInit, cuDriverGetVersion)
+and NVML (nvmlSystemGetDriverVersion).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MOST_VERSION_BYTES = 96
 
 
 class NvidiaFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there of NVIDIA's."""
+    """NVIDIA's driver and cards in this machine; None for what is unknown."""
 
     driver: str | None = None
     """Version of the driver, such as 580.65.06."""
     cuda: str | None = None
     """Newest CUDA that the driver can run, such as 13.0; None without the driver's library."""
     init_error: int | None = None
-    """What cuInit gave where that was an error: 100 is no device, 803 a library that is not the kernel module's."""
+    """The error that cuInit returned: 100 for no device, 803 for a library and a kernel module of different versions."""
     cards: int | None = None
     """NVIDIA cards on the PCI bus; None where the bus cannot be seen."""
 
@@ -46,7 +46,7 @@ def inspect() -> NvidiaFacts:
 
 
 def version_in(text: str) -> str | None:
-    """Give the driver's version out of /proc/driver/nvidia/version."""
+    """Return the driver's version from the text of /proc/driver/nvidia/version."""
     found = re.search(r"NVRM version:.*?\s(\d{3}\.\d+(?:\.\d+)?)\s", text)
     return found[1] if found else None
 

@@ -1,7 +1,7 @@
-"""The graphics cards that the settings allow: the modes that they put on a model's ladder, and what goes where.
+"""The graphics cards that the settings allow: the execution modes that they add, and which layers go to which card.
 
-Each model goes to the card with most room, so several models spread over several cards; one that no card holds alone is
-split over all of them. What a model that still loads is about to take counts as taken.
+Each model goes to the card with the most free memory, so several models spread over several cards; a model that fits on no
+single card is split over all of them. Memory that a loading model is about to use counts as used.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from edgeembed.engine.gpu import nvidia
 from edgeembed.engine.gpu.inventory import (
     Device,
     Inventory,
-    NoGpu,
     NoGpuCause,
+    NoGpuReason,
     chosen_gpus,
     gpu_libraries,
     library_folder,
@@ -38,13 +38,13 @@ from edgeembed.engine.worker_options import WorkerOptions
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
-"""Tokens of a forward pass where neither a setting nor a profile says otherwise: a card is idle with fewer."""
+"""Tokens of a forward pass unless a setting or a run profile differs: fewer do not keep a card busy."""
 PART = 0.75
-"""Of the layers, at most, on the mode below the whole model: it fell although it should have fitted."""
+"""The most of the layers that gpu-partial puts on a card: gpu-full failed although it should have fitted."""
 LOADING_SECONDS = 300.0
-"""How long what a model is about to take counts, when nothing more is heard of it."""
+"""How long the memory that a loading model is about to use counts, if it never reports that it is loaded."""
 ALL_LAYERS = "auto"
-_ENDLESS = 2**62
+_UNLIMITED = 2**62
 
 Sizes = tuple[ModelWeights, ModelFacts]
 
@@ -59,18 +59,20 @@ _CAUSES: dict[NoGpuCause, Cause] = {
     "no_such_device": "no_device",
     "device_is_cpu": "no_device",
 }
-"""Why a mode on a card is unavailable, by why no card can be used; of several reasons the first in this order decides."""
+"""Cause of a mode's failure, by the reason why no card can be used. Of several reasons the first in this order counts."""
 
 
 @dataclass
-class _Place:
+class _Placement:
+    """A model's share of the cards. at: when it began to load. ready: it is loaded."""
+
     plan: GpuPlan
     at: float
     ready: bool = False
 
 
 class Gpus:
-    """What there is of graphics cards, and who has what of them. All methods may be called from any thread."""
+    """The graphics cards and the shares of them that models use. All methods may be called from any thread."""
 
     def __init__(
         self,
@@ -78,48 +80,48 @@ class Gpus:
         gpu_layers: str = ALL_LAYERS,
         utilization: float = 0.9,
         *,
-        look: Callable[[], Inventory] = take_inventory,
+        inspect: Callable[[], Inventory] = take_inventory,
         libraries: Sequence[Path] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """Prepare; nothing is looked at yet. device, gpu_layers, utilization: the settings of these names.
+        """Inspect nothing yet. device, gpu_layers, utilization: the settings of these names.
 
-        libraries: of backends for cards; those of the installed build unless given.
+        inspect: lists the devices. libraries: of backends for cards; by default those of the installed build.
         """
         self.device = device
         self._layers = None if gpu_layers == ALL_LAYERS else int(gpu_layers)
         self._utilization = utilization
-        self._look = look
+        self._inspect = inspect
         self._libraries = gpu_libraries(library_folder(environ)) if libraries is None else list(libraries)
         self._environ = environ
         self._lock = threading.Lock()
         self._inventory: Inventory | None = None
-        self._looked_at: float | None = None
-        self._places: dict[str, _Place] = {}
+        self._inspected_at: float | None = None
+        self._places: dict[str, _Placement] = {}
 
     @property
     def possible(self) -> bool:
-        """Whether a card may be used at all, as far as that is known without looking for one."""
+        """Whether a card may be used at all, as far as settings and the build's files show."""
         return self.device != "cpu" and self._layers != 0 and (bool(self._libraries) or self.device != "auto")
 
     def inventory(self, *, fresh: bool = False) -> Inventory:
-        """Give what a look found; the last one's, unless `fresh`. Without a backend for cards nothing is looked at."""
+        """Return the latest inventory, or a new one. Without a backend for cards nothing is inspected unless `fresh`."""
         if self._inventory is None and not self._libraries and not fresh:
             return Inventory(backends=("CPU",), nvidia=nvidia.NvidiaFacts(cards=nvidia.cards()))
         if self._inventory is None or fresh:
-            self._inventory = self._look()
-            self._looked_at = time.time()
+            self._inventory = self._inspect()
+            self._inspected_at = time.time()
         return self._inventory
 
-    def why_none(self) -> list[NoGpu]:
-        """Say why no card is used; nothing when one can be."""
+    def why_none(self) -> list[NoGpuReason]:
+        """Return why no card can be used; nothing when one can."""
         return why_no_gpu(self.inventory(), self.device, libraries=self._libraries, environ=self._environ)
 
     def modes(self, sizes: Sizes, options: WorkerOptions) -> tuple[ExecutionMode, ...]:
-        """Give the modes for cards, best first, that this model's ladder has.
+        """Return this model's execution modes for cards, best first.
 
-        options: as for `place`. A model that is larger than the cards has no mode for the whole of it. Where the setting
-        asks for a card by name and there is none, the mode is there to fall from, and to be tried again.
+        options: as for `place`. A model that is larger than the cards has no gpu-full. Where the setting names a card that
+        is missing, the mode is listed anyway, so that it is reported as failed and tried again later.
         """
         if not self.possible:
             return ()
@@ -138,21 +140,21 @@ class Gpus:
         return (GPU_FULL, GPU_PARTIAL) if plan.whole else (GPU_PARTIAL,)
 
     def place(self, mode: ExecutionMode, key: str, sizes: Sizes, options: WorkerOptions) -> WorkerOptions:
-        """Decide what of a model goes where, by what is free now, and give the options that say so.
+        """Choose which layers go where, by the memory that is free now, and return the options with this choice.
 
         key: of the model. options: with batches and lanes for a card. Raises ModeUnavailableError with the reason.
         """
         with self._lock:
             devices, rooms = self._room(key, own=False)
             plan = self._plan(mode, sizes, options, devices, rooms)
-            self._places[key] = _Place(plan, time.monotonic())
+            self._places[key] = _Placement(plan, time.monotonic())
         log.info("%s: %s", mode.name, plan)
         return msgspec.structs.replace(
             options, device=",".join(plan.devices), gpu_layers=plan.gpu_layers, tensor_split=plan.tensor_split
         )
 
     def require_room(self, mode: ExecutionMode, key: str, sizes: Sizes, options: WorkerOptions) -> None:
-        """Raise ModeUnavailableError when a model cannot be loaded in a mode now; its own share of a card counts as free."""
+        """Raise ModeUnavailableError if a model cannot be loaded in a mode now; its own share of a card counts as free."""
         if mode.gpu == "none":
             return
         with self._lock:
@@ -160,16 +162,16 @@ class Gpus:
             self._plan(mode, sizes, options, devices, rooms)
 
     def loaded(self, key: str) -> None:
-        """Hear that a model is loaded: what it takes is seen in what is free."""
+        """Note that a model is loaded: from now on the memory that it uses shows in the free memory."""
         if place := self._places.get(key):
             place.ready = True
 
-    def left(self, key: str) -> None:
-        """Hear that a model is on no card any more."""
+    def unloaded(self, key: str) -> None:
+        """Note that a model no longer uses any card."""
         self._places.pop(key, None)
 
     def preview(self, sizes: Sizes, options: WorkerOptions) -> GpuPlan:
-        """Say what would go where if a model were loaded now. Raises ModeUnavailableError."""
+        """Return which layers would go where if a model were loaded now. Raises ModeUnavailableError."""
         with self._lock:
             devices, rooms = self._room("", own=False)
             try:
@@ -178,9 +180,9 @@ class Gpus:
                 return self._plan(GPU_PARTIAL, sizes, options, devices, rooms)
 
     def weights_on_cards(self, sizes: Sizes, options: WorkerOptions) -> int:
-        """Estimate the bytes of a model's layers that cards would take off the machine's memory, were it loaded now.
+        """Return the estimated bytes of a model's layers that cards would hold in place of main memory, if loaded now.
 
-        The output layer is left out: where it is the embeddings' matrix, that stays in the machine's memory too.
+        The output layer is not counted: where it is the matrix of the token embeddings, main memory holds it too.
         """
         if not self.possible or not chosen_gpus(self.inventory(), self.device):
             return 0
@@ -191,11 +193,11 @@ class Gpus:
         return sum(sizes[0].layers[-layers:]) if layers > 0 else 0
 
     def describe(self) -> dict[str, Any]:
-        """Give all that is known, for status and `edgeembed devices`; `inventory(fresh=True)` looks anew."""
+        """Return settings, devices and reasons of the latest inventory as JSON, for the status and `edgeembed devices`."""
         inventory = self.inventory()
         return {
             "setting": self.device,
-            "looked_at": self._looked_at,
+            "inspected_at": self._inspected_at,
             "gpu_memory_utilization": self._utilization,
             "backends": list(inventory.backends),
             "devices": [msgspec.to_builtins(device) for device in inventory.devices],
@@ -208,7 +210,7 @@ class Gpus:
     # --- room ---------------------------------------------------------------------------------------------------------
 
     def _room(self, key: str, *, own: bool) -> tuple[tuple[Device, ...], list[int]]:
-        """Look, and give the devices with what may be taken of each. own: count what this model has as free."""
+        """Return the devices and the bytes that may be used of each, now. own: count this model's own share as free."""
         devices = chosen_gpus(self.inventory(fresh=True), self.device)
         if not devices:
             raise self._no_device()
@@ -229,7 +231,7 @@ class Gpus:
         found = {reason.cause for reason in reasons}
         return ModeUnavailableError(text, next((cause for name, cause in _CAUSES.items() if name in found), "no_device"))
 
-    def _taken(self, device: Device, counts: Callable[[str, _Place], bool]) -> int:
+    def _taken(self, device: Device, counts: Callable[[str, _Placement], bool]) -> int:
         return sum(
             taken
             for key, place in list(self._places.items())
@@ -241,8 +243,8 @@ class Gpus:
     def _plan(
         self, mode: ExecutionMode, sizes: Sizes, options: WorkerOptions, devices: Sequence[Device], rooms: Sequence[int]
     ) -> GpuPlan:
-        if self._layers is not None:  # who gives a number knows better than the estimate
-            return plan_gpu(*sizes, options, devices[:1], [_ENDLESS], layers=self._layers)
+        if self._layers is not None:  # a number that the user sets overrides the estimate
+            return plan_gpu(*sizes, options, devices[:1], [_UNLIMITED], layers=self._layers)
         count = sizes[0].count
         try:
             if mode.gpu == "whole":
@@ -255,14 +257,14 @@ class Gpus:
 
 
 def for_card(options: WorkerOptions, batch_tokens: int | None) -> WorkerOptions:
-    """Give options as a card wants them: large batches, one context, nothing that is about a processor's kernels.
+    """Return options for a card: large batches, one context, nothing that concerns a processor's kernels.
 
-    batch_tokens: what settings or a profile say.
+    batch_tokens: from settings or a run profile.
     """
     return msgspec.structs.replace(
         options, batch_tokens=batch_tokens or BATCH_TOKENS, bulk_lanes=0, pad_from_tokens=0, autotune=False
     )
 
 
-def _age(place: _Place) -> float:
+def _age(place: _Placement) -> float:
     return time.monotonic() - place.at

@@ -1,9 +1,9 @@
-"""What of a model fits onto which graphics cards, before anything is loaded. Arithmetic only, no llama.cpp.
+"""Which layers of a model fit on which graphics cards, computed before anything is loaded, without llama.cpp.
 
-llama.cpp puts the last `n_gpu_layers` of a model's layers onto cards, its output layer counted as one behind the others;
-the embeddings of tokens stay in the machine's memory. A card holds its layers with their part of the KV cache, and once the
-buffers of a forward pass. Sources: llama-model.cpp (load_tensors), and the buffer sizes that llama.cpp 0c1e57098 logs, which
-the tests hold these formulas against.
+llama.cpp puts the last `n_gpu_layers` layers of a model on cards; the output layer counts as one after the others. Token
+embeddings stay in main memory. A card holds its layers with their part of the KV cache, and the buffers of a forward pass
+once. Sources: llama-model.cpp (load_tensors), and the buffer sizes that llama.cpp logs, with which the tests compare these
+formulas.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ CELLS_STEP = 256
 FLASH_HEADS = (40, 64, 72, 80, 96, 112, 128, 256)
 """Widths of heads for which CUDA has flash attention (fattn.cu); elsewhere there are a few more."""
 FLASH_MASK_BYTES, PLAIN_MASK_BYTES = 2, 4
-"""Of each token of a batch for each cell, or other token, that it may look at; without flash attention in float32."""
+"""Per token of a batch and cell, or other token, that it may attend to; float32 without flash attention."""
 RUNTIME_BYTES = 160 * MIB
-"""What a backend takes besides: handles, a work space for matrix products, streams. What the driver takes for any process at
-all is not in here: it is gone from the free memory when that is asked for."""
+"""What else a backend uses: handles, scratch memory for matrix products, streams. Without what the driver uses for any
+process: the free memory that a card reports is already without it."""
 SLACK = 1.1
-"""Of everything: fragments, and versions of llama.cpp that are less thrifty."""
+"""Factor on all sizes, for fragmentation and for versions of llama.cpp that use more."""
 COPY_BYTES = 2
 LEAST_PART = 0.1
-"""A smaller share of the layers is not worth the way over the bus."""
+"""With a smaller share of the layers, transfers over the bus cost more than the card saves."""
 
 
 class DoesNotFitError(Exception):
-    """There is no room for the model on the cards; the message says how much is missing."""
+    """The model does not fit on the cards; the message has the sizes."""
 
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """Sizes in bytes of what a model's file holds, and what decides about the buffers of a pass."""
+    """Sizes in bytes of what a model's file holds, and the numbers that determine the buffers of a pass."""
 
     layers: tuple[int, ...]
     output: int
-    """The output layer; where its matrix is the embeddings', a copy of them."""
+    """The output layer; where it uses the matrix of the token embeddings, a copy of that."""
     largest_matrix: int
-    """Numbers in the largest matrix of a layer: kernels without one for its type work on a copy in float16."""
+    """Numbers in the largest matrix of a layer: backends without a kernel for its type use a copy in float16."""
     feed_forward: int
-    """Width of the feed-forward network, twice that where it has a gate."""
+    """Width of the feed-forward network; twice that with a gate."""
     heads_width: int
     """Numbers in a token's query."""
     heads: int
@@ -56,28 +56,28 @@ class ModelWeights:
 
     @property
     def count(self) -> int:
-        """What llama.cpp counts as layers: the output layer too."""
+        """Number of layers as llama.cpp counts them: with the output layer."""
         return len(self.layers) + 1
 
     @property
     def flash(self) -> bool:
-        """Whether every card has flash attention for it; without, each head's weights are kept for all pairs of tokens."""
+        """Whether every card has flash attention for it; without, each head keeps weights for all pairs of tokens."""
         return self.heads_width // self.heads in FLASH_HEADS
 
 
 class GpuPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of a model goes where. One entry for each device in the tuples."""
+    """Which layers of a model go where. The tuples have one entry per device."""
 
     devices: tuple[str, ...]
     gpu_layers: int
     layers: int
-    """Of the model, the output layer included."""
+    """Of the model, including the output layer."""
     bytes: tuple[int, ...]
-    """What is taken, by estimate."""
+    """Estimated use."""
     room: tuple[int, ...]
-    """What may be taken."""
+    """Available for the model."""
     tensor_split: tuple[float, ...] = ()
-    """Layers on each device, where there are several."""
+    """Layers on each device, if there are several."""
 
     @property
     def whole(self) -> bool:
@@ -93,7 +93,7 @@ class GpuPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class _Needs:
-    """Bytes: of each layer with its KV cells, the output layer last; and what each device takes once."""
+    """Bytes of each layer with its KV cells, the output layer last; and the bytes that each device needs once."""
 
     units: tuple[int, ...]
     fixed: int
@@ -103,23 +103,23 @@ class _Needs:
 
 
 def room_on(device: Device, utilization: float, own: int = 0) -> int:
-    """Give the bytes that a model may take: all that is free but the share of the card that is to be left alone.
+    """Return the bytes that a model may use: the free memory minus the share of the card that has to stay free.
 
-    own: bytes there that are the model's already. A device that says nothing of its memory has room for all.
+    own: bytes that the model already uses there. A device whose memory is unknown has room for everything.
     """
     if not device.memory_total:
         return 2**62
-    left_alone = int((1 - utilization) * device.memory_total)
-    return max(0, min(device.memory_free + own, device.memory_total) - left_alone)
+    reserved = int((1 - utilization) * device.memory_total)
+    return max(0, min(device.memory_free + own, device.memory_total) - reserved)
 
 
 def context_bytes(weights: ModelWeights, facts: ModelFacts, shape: ContextShape, *, flash: bool = True) -> tuple[int, int]:
-    """Give the bytes of a context: of one layer's KV cells, and of the buffers of a pass on one device."""
+    """Return the bytes of a context: one layer's KV cells, and the buffers of a pass on one device."""
     cells = -(-shape.cells // CELLS_STEP) * CELLS_STEP
     kv = cells * facts.cell_bytes // max(1, len(weights.layers))
-    # Live at a time: what goes into a block and comes out of it, its norm, queries, keys, values, and the feed-forward.
+    # In use at the same time: input and output of a block, its norm, queries, keys, values, and the feed-forward network.
     activations = 4 * shape.batch * (weights.feed_forward + 3 * facts.width + 2 * weights.heads_width)
-    # A decoder's logits, for each sequence, are never live beside the layers' activations.
+    # A decoder's logits, one row per sequence, are never in use together with the activations of layers.
     logits = 4 * facts.vocabulary * shape.sequences if shape.pieces else 0
     pairs = shape.batch * (cells if facts.cell_bytes else shape.batch)
     attention = FLASH_MASK_BYTES * pairs if flash else (PLAIN_MASK_BYTES + 4 * weights.heads) * pairs
@@ -137,7 +137,7 @@ def _needs(weights: ModelWeights, facts: ModelFacts, options: WorkerOptions) -> 
     return _Needs(tuple(int(SLACK * unit) for unit in units), int(SLACK * fixed))
 
 
-# --- what goes where --------------------------------------------------------------------------------------------------
+# --- the plan ---------------------------------------------------------------------------------------------------------
 
 
 def plan_gpu(
@@ -149,13 +149,13 @@ def plan_gpu(
     *,
     layers: int | None = None,
 ) -> GpuPlan:
-    """Say what goes onto the devices: the whole model onto the one with most room, or over several, or a part of it.
+    """Return the plan with the most layers: on the device with the most room, or else split over all devices.
 
-    options: batches, context and lanes as the worker will have them. rooms: what `room_on` gives for each device. layers:
-    so many and no others, the user says. Raises DoesNotFitError when not even a part fits.
+    options: batches, context and lanes as the worker will have them. rooms: from `room_on`, for each device. layers: the
+    number that the user sets. Raises DoesNotFitError when not even a part fits.
     """
     needs = _needs(weights, facts, options)
-    order = sorted(range(len(devices)), key=lambda number: -rooms[number])  # the first of those that are alike
+    order = sorted(range(len(devices)), key=lambda number: -rooms[number])  # the first of equal ones
     counts = [weights.count] if layers is None else [min(layers, weights.count)]
     if layers is None:
         counts += range(weights.count - 1, 0, -1)
@@ -180,7 +180,7 @@ def plan_gpu(
 def _fill(
     part: Sequence[int], fixed: int, used: Sequence[int], devices: Sequence[Device], rooms: Sequence[int], total: int
 ) -> GpuPlan | None:
-    """Fill the devices one after the other with layers that follow each other; None when some are left over."""
+    """Return a plan that fills the devices one after the other with consecutive layers; None when some do not fit."""
     counts, taken = [], []
     left = list(part)
     for number in used:
@@ -204,7 +204,7 @@ def _fill(
 
 
 def device_of_layer(layer: int, plan: GpuPlan) -> str | None:
-    """Say where llama.cpp puts a layer, the output layer being the last one; None is the processor's memory."""
+    """Return the device on which llama.cpp puts a layer, the output layer being the last; None for main memory."""
     number = layer - (plan.layers - plan.gpu_layers)
     if number < 0:
         return None

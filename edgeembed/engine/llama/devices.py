@@ -13,19 +13,19 @@ import sys
 import msgspec
 
 from edgeembed.engine.gpu import nvidia
-from edgeembed.engine.gpu.inventory import Device, Inventory, Kind, Module
+from edgeembed.engine.gpu.inventory import BackendModule, Device, DeviceKind, Inventory
 from edgeembed.engine.llama.backends import gpu_modules, load_backends
 from edgeembed.engine.llama.ggml import DEVICE_ACCEL, DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DeviceProperties, function
 from edgeembed.engine.llama.library import send_log_to
 
-_KINDS: dict[int, Kind] = {DEVICE_CPU: "cpu", DEVICE_GPU: "gpu", DEVICE_IGPU: "igpu", DEVICE_ACCEL: "accel"}
+_KINDS: dict[int, DeviceKind] = {DEVICE_CPU: "cpu", DEVICE_GPU: "gpu", DEVICE_IGPU: "igpu", DEVICE_ACCEL: "accel"}
 
 
 def list_devices() -> Inventory:
     """Load every backend of the build and return the devices that it finds. Raises ModelLoadError, OSError."""
     logged: list[str] = []
     send_log_to(logged.append, verbose=False)
-    modules = [Module(file=file.name, problem=_problem(str(file))) for file in gpu_modules()]
+    modules = [BackendModule(file=file.name, problem=_problem(str(file))) for file in gpu_modules()]
     load_backends(oldest=False, gpu=True)
     devices = _devices()
     return Inventory(
@@ -33,7 +33,7 @@ def list_devices() -> Inventory:
         devices=devices,
         modules=tuple(modules),
         nvidia=nvidia.inspect(),
-        said=tuple(line for text in logged if (line := text.strip())),
+        messages=tuple(line for text in logged if (line := text.strip())),
     )
 
 

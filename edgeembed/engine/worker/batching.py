@@ -1,13 +1,13 @@
 """Which texts share the next forward pass, and which lane computes it: packing by token budget, priority and load.
 
-Pure bookkeeping, no llama.cpp and no threads of its own; the worker's reader adds and cancels, its lanes take.
+Only bookkeeping, without llama.cpp and threads of its own; the worker's reader adds and cancels texts, its lanes take them.
 
-A lane is a thread with a context. The wide lane has all processors and gives each query its shortest time. Bulk lanes share
-the processors, a few threads each, and do the most work in all; they yield to the wide lane. So:
+A lane is a thread with a context. The wide lane uses all processors, for the lowest latency of a query. Bulk lanes share the
+processors, a few threads each, for the highest throughput; they yield to the wide lane. So:
 
-- A lone query, or a few that bulk lanes could not share out evenly, goes to the wide lane, whatever the bulk lanes compute.
-- A crowd of queries is a load like any other: it is shared out among the bulk lanes.
-- Bulk texts go to bulk lanes; only those too long for one go to the wide lane.
+- A single query, or a few that bulk lanes could not share evenly, go to the wide lane, whatever the bulk lanes compute.
+- Many queries are a load like any other: the bulk lanes share them.
+- Bulk texts go to bulk lanes; only those that are too long for one go to the wide lane.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ TokensT = TypeVar("TokensT")
 WIDE = 0
 """The number of the wide lane; bulk lanes count from 1."""
 
-LOOK_AHEAD = 64
-"""How far behind the head of a queue a text may be found that still fits into the budget."""
+SEARCH_DEPTH = 64
+"""How many texts from the head of a queue are searched for one that still fits into the budget."""
 
 STARVED_SECONDS = 2.0
-"""When a lane has computed queries alone for this long, one of its batches begins with bulk texts: a steady stream of
-queries never stops a bulk load, and a bulk load never holds up queries for more than a batch."""
+"""After bulk texts have waited this long, one batch begins with them: a steady stream of queries never stops a bulk load,
+and a bulk load never delays queries by more than one batch."""
 
 WIDE_EFFICIENCY = 0.8
-"""How much of its threads the wide lane makes good on a short batch, where bulk lanes make good all."""
+"""Throughput of the wide lane on a short batch, relative to that of bulk lanes with the same number of threads."""
 
 
 @dataclass
@@ -49,13 +49,13 @@ class QueuedText(Generic[TokensT]):
     """Length in tokens."""
     priority: Priority
     alone: bool = False
-    """Compute in a batch of its own while nothing else computes: whether it ends the worker must show."""
+    """Compute in a batch of its own while nothing else computes, to find out whether this text crashes the worker."""
     retried: bool = False
-    """Its first row was not usable."""
+    """Its first attempt gave no usable row."""
     own: int = 0
-    """Tokens that it does not share with a prefix, what it costs to compute; 0 stands for all."""
+    """Tokens that it does not share with a prefix, which have to be computed; 0 for all."""
     batch: int = 0
-    """Of a isolated text, the number of its batch, which is taken whole and with nothing else; 0 otherwise."""
+    """Number of an isolated text's batch, which is taken whole and with no other texts; 0 for other texts."""
     queued_at: float = field(default=0.0)
 
     @property
@@ -66,17 +66,17 @@ class QueuedText(Generic[TokensT]):
 
 @dataclass(frozen=True)
 class _Running:
-    """What a lane computes."""
+    """What a lane is computing."""
 
     queries: bool
-    """There is an interactive text among it."""
+    """At least one text is interactive."""
     alone: bool
     long: bool
-    """It is a text that only the wide lane can hold."""
+    """A text that only the wide lane can compute."""
 
 
 class _Size(NamedTuple):
-    """Of texts that wait: tokens together, of the longest one, number."""
+    """Size of waiting texts: all tokens, tokens of the longest text, number of texts."""
 
     tokens: int
     longest: int
@@ -86,9 +86,9 @@ class _Size(NamedTuple):
 class BatchQueue(Generic[TokensT]):
     """A thread-safe queue of texts that hands out batches.
 
-    budget: tokens of all texts together that a batch aims at; a longer text gets a batch of its own.
-    max_texts: sequences that one batch may hold.
-    bulk_lanes: lanes beside the wide one. bulk_tokens: the longest text that they can compute.
+    budget: tokens of all texts together that a batch aims for; a longer text gets a batch of its own.
+    max_texts: the most texts in one batch.
+    bulk_lanes: number of lanes besides the wide one. bulk_tokens: the longest text that they can compute.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class BatchQueue(Generic[TokensT]):
             return len(self._waiting)
 
     def add(self, texts: Iterable[QueuedText[TokensT]]) -> None:
-        """Queue texts behind those of their priority."""
+        """Append texts to the queue of their priority."""
         now = self._clock()
         with self._lock:
             for text in texts:
@@ -133,8 +133,8 @@ class BatchQueue(Generic[TokensT]):
                 self._queues[text.priority].append(text)
             self._wake()
 
-    def add_sealed(self, texts: Sequence[QueuedText[TokensT]]) -> None:
-        """Queue texts that share batches with each other alone; see `edgeembed.engine.worker.isolated_batches`."""
+    def add_isolated(self, texts: Sequence[QueuedText[TokensT]]) -> None:
+        """Queue texts that share batches only with each other; see `edgeembed.engine.worker.isolated_batches`."""
         batches = pack(texts, self._budget, self._max_texts)
         for batch in batches:
             for text in batch:
@@ -142,7 +142,7 @@ class BatchQueue(Generic[TokensT]):
         self.add(chain.from_iterable(batches))
 
     def cancel(self, ids: Iterable[int]) -> None:
-        """Free the places of texts that nobody waits for; those already computing are not touched."""
+        """Remove waiting texts; those that are already being computed are not affected."""
         with self._lock:
             for id_ in ids:
                 if id_ in self._waiting:
@@ -150,14 +150,14 @@ class BatchQueue(Generic[TokensT]):
                     self._cancelled.add(id_)
 
     def close(self) -> None:
-        """Let `take` return an empty batch, now and ever after."""
+        """Make `take` return an empty batch from now on."""
         with self._lock:
             self._closed = True
             self._wide_turn.notify_all()
             self._bulk_turn.notify_all()
 
     def retire(self, lane: int, batch: Iterable[QueuedText[TokensT]]) -> None:
-        """Go on without a bulk lane, and put the batch that it cannot compute back in front."""
+        """Remove a bulk lane, and put the batch that it cannot compute back at the head of the queue."""
         with self._lock:
             del self._running[lane]
             self._bulk_lanes -= 1
@@ -167,21 +167,21 @@ class BatchQueue(Generic[TokensT]):
             self._wake()
 
     def take(self, lane: int = WIDE) -> list[QueuedText[TokensT]]:
-        """Wait for texts that this lane shall compute and take them, oldest of the first priority in front.
+        """Wait for texts for this lane and return them, the oldest of the first priority first; [] once the queue is closed.
 
-        An empty list says that the queue is closed. The lane's batch before is over when it asks for the next one.
+        Calling it also ends the lane's previous batch.
         """
         turn = self._wide_turn if lane == WIDE else self._bulk_turn
         with self._lock:
             if self._running.pop(lane, None) is not None:
-                self._wake()  # what waits may now be for another lane
+                self._wake()  # waiting texts may now be for another lane
             while not self._closed:
                 self._drop_cancelled()
                 bulk = self._queues[BULK]
                 oldest = bulk[0] if bulk else None
                 if batch := self._form(lane):
                     self._start(lane, batch)
-                    # A short bulk text that fills up a batch of queries must not make a long one in front of it wait on.
+                    # A short bulk text that fills a batch of queries must not make a longer, older one wait on.
                     if oldest is not None and (not bulk or bulk[0] is not oldest):
                         self._bulk_served_at = self._clock()
                     self._wake()
@@ -190,22 +190,22 @@ class BatchQueue(Generic[TokensT]):
             return []
 
     def take_query(self, most: int) -> list[QueuedText[TokensT]]:
-        """Take queries that the wide lane may compute between two pieces of a long text, if any; never waits.
+        """Return queries that the wide lane may compute between two pieces of a long text, possibly none. Never waits.
 
-        most: tokens of each.
+        most: the most tokens of each.
         """
         with self._lock:
             self._drop_cancelled()
-            if self._closed or self._somebody_is_alone() or self._first_is_alone() or not self._queries_are_few():
+            if self._closed or self._text_runs_alone() or self._next_is_alone() or not self._queries_are_few():
                 return []
             batch = self._pack([self._queues[INTERACTIVE]], self._budget, most)
             self._waiting.difference_update(text.id for text in batch)
             return batch
 
-    # --- who takes what -----------------------------------------------------------------------------------------------
+    # --- choice of a lane ---------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Wake the lanes that would take something now."""
+        """Wake the lanes that can take texts now."""
         if not self._waiting:
             return
         if self._wide_may_take():
@@ -218,7 +218,7 @@ class BatchQueue(Generic[TokensT]):
             return self._for_bulk_lane() if self._bulk_may_take() else []
         if not self._wide_may_take():
             return []
-        if self._first_is_alone():
+        if self._next_is_alone():
             return [next(queue for queue in self._order() if queue).popleft()]
         if self._bulk_lanes and self._queries_are_few():
             return self._pack([self._queues[INTERACTIVE]], self._budget)
@@ -230,16 +230,16 @@ class BatchQueue(Generic[TokensT]):
         return self._pack(self._order(), self._budget)
 
     def _wide_may_take(self) -> bool:
-        if self._first_is_alone():
-            return not self._running  # lanes that are busy run dry first
-        if self._somebody_is_alone():
+        if self._next_is_alone():
+            return not self._running  # after all other lanes have finished
+        if self._text_runs_alone():
             return False
         if not self._bulk_lanes:
             return any(self._queues.values())
         return self._queries_are_few() or self._find_too_long() is not None or self._all_is_little()
 
     def _bulk_may_take(self) -> bool:
-        if not self._bulk_lanes or self._somebody_is_alone() or self._first_is_alone() or self._all_is_little():
+        if not self._bulk_lanes or self._text_runs_alone() or self._next_is_alone() or self._all_is_little():
             return False
         return any(self._size(queue).texts for queue in self._queues_for_bulk_lanes())
 
@@ -250,30 +250,30 @@ class BatchQueue(Generic[TokensT]):
 
     def _queues_for_bulk_lanes(self) -> list[deque[QueuedText[TokensT]]]:
         wide = self._running.get(WIDE)
-        shared_out = (
-            (wide is not None and wide.long) or self._bulk_lanes_have_queries() or self._is_crowd(self._queues[INTERACTIVE])
+        share_queries = (
+            (wide is not None and wide.long) or self._bulk_lanes_have_queries() or self._are_many(self._queues[INTERACTIVE])
         )
-        return self._order() if shared_out else [self._queues[BULK]]
+        return self._order() if share_queries else [self._queues[BULK]]
 
     def _queries_are_few(self) -> bool:
-        """Whether there are queries for the wide lane: no crowd, and no crowd's rest."""
+        """Whether there are queries for the wide lane: few, and not the rest of many."""
         queries = self._queues[INTERACTIVE]
-        return bool(queries) and not self._bulk_lanes_have_queries() and not self._is_crowd(queries)
+        return bool(queries) and not self._bulk_lanes_have_queries() and not self._are_many(queries)
 
     def _find_too_long(self) -> tuple[deque[QueuedText[TokensT]], int] | None:
-        """Find a text that only the wide lane can compute."""
+        """Return the queue and position of a text that only the wide lane can compute, or None."""
         for queue in self._queues.values():
-            for position, text in enumerate(islice(queue, LOOK_AHEAD)):
+            for position, text in enumerate(islice(queue, SEARCH_DEPTH)):
                 if text.count > self._bulk_tokens and not text.alone and text.id not in self._cancelled:
                     return queue, position
         return None
 
     def _all_is_little(self) -> bool:
-        """Whether nothing computes, and the wide lane alone would be done first with all that waits."""
-        return not self._running and any(self._queues.values()) and not self._is_crowd(*self._queues.values())
+        """Whether nothing is being computed, and the wide lane alone would be the fastest with all waiting texts."""
+        return not self._running and any(self._queues.values()) and not self._are_many(*self._queues.values())
 
-    def _is_crowd(self, *queues: deque[QueuedText[TokensT]]) -> bool:
-        """Whether bulk lanes, each with its share of these texts, would be done sooner than the wide lane with all."""
+    def _are_many(self, *queues: deque[QueuedText[TokensT]]) -> bool:
+        """Whether bulk lanes that share these texts would be faster than the wide lane with all of them."""
         sizes = [self._size(queue) for queue in queues]
         longest = max(size.longest for size in sizes)
         return (
@@ -282,10 +282,10 @@ class BatchQueue(Generic[TokensT]):
         )
 
     def _size(self, queue: deque[QueuedText[TokensT]]) -> _Size:
-        """Measure the texts in front that bulk lanes can compute."""
+        """Return the size of those texts near the head of a queue that bulk lanes can compute."""
         costs = [
             text.cost
-            for text in islice(queue, LOOK_AHEAD)
+            for text in islice(queue, SEARCH_DEPTH)
             if text.count <= self._bulk_tokens and not text.alone and text.id not in self._cancelled
         ]
         return _Size(sum(costs), max(costs, default=0), len(costs))
@@ -293,11 +293,11 @@ class BatchQueue(Generic[TokensT]):
     def _bulk_lanes_have_queries(self) -> bool:
         return any(running.queries for lane, running in self._running.items() if lane != WIDE)
 
-    def _somebody_is_alone(self) -> bool:
+    def _text_runs_alone(self) -> bool:
         return any(running.alone for running in self._running.values())
 
-    def _first_is_alone(self) -> bool:
-        """Whether the next text in line wants nothing beside it."""
+    def _next_is_alone(self) -> bool:
+        """Whether the next text has to be computed alone."""
         first = next((queue for queue in self._order() if queue), None)
         return first is not None and first[0].alone
 
@@ -306,21 +306,21 @@ class BatchQueue(Generic[TokensT]):
     def _pack(
         self, queues: Iterable[deque[QueuedText[TokensT]]], budget: int, most: int | None = None
     ) -> list[QueuedText[TokensT]]:
-        """Take texts up to the budget; the first one may be longer, but no text than `most`."""
+        """Take texts up to the budget; the first one may exceed it, but no text may exceed `most` tokens."""
         batch: list[QueuedText[TokensT]] = []
         room = budget
         for queue in queues:
             taken = []
-            for position, text in enumerate(islice(queue, LOOK_AHEAD)):
+            for position, text in enumerate(islice(queue, SEARCH_DEPTH)):
                 if len(batch) >= self._max_texts:
                     break
-                # The very first text always goes, however long: waiting would not make it fit.
+                # The first text is always taken, however long: waiting would not make it fit.
                 fits = (text.cost <= room or not batch) and (most is None or text.count <= most)
                 if text.batch and batch:
                     continue
                 if fits and not text.alone and text.id not in self._cancelled:
                     if text.batch:
-                        return self._take_sealed(queue, position)
+                        return self._take_isolated(queue, position)
                     batch.append(text)
                     taken.append(position)
                     room -= text.cost
@@ -332,8 +332,8 @@ class BatchQueue(Generic[TokensT]):
                 break
         return batch
 
-    def _take_sealed(self, queue: deque[QueuedText[TokensT]], first: int) -> list[QueuedText[TokensT]]:
-        """Take the batch of a isolated text, whatever the budget is now: it stands together in the queue."""
+    def _take_isolated(self, queue: deque[QueuedText[TokensT]], first: int) -> list[QueuedText[TokensT]]:
+        """Take the whole batch of an isolated text, whatever the budget is now. Its texts are consecutive in the queue."""
         number = queue[first].batch
         end = first
         while end < len(queue) and queue[end].batch == number:

@@ -1,9 +1,9 @@
-"""Isolated texts: batches that are a pure function of the texts they were sent with.
+"""Isolated batches: texts whose forward passes depend only on the texts that were sent together.
 
-A row's last digits depend on which texts share its forward pass, in which order, and on whether it is filled up; lanes, the
-number of threads and the moment make no difference. Where batches take whatever waits, they differ from run to run. The
-texts of an isolated batch share passes with each other only, so that the same request gives the same bits each time. Only
-texts that were computing when a worker died do not: they are tried again one by one.
+A row's last digits depend on which texts share its forward pass, in which order, and on padding; the lane, the number of
+threads and the time make no difference. Ordinary batches take whatever waits, so they differ from run to run. The texts of
+an isolated batch share passes only with each other, so that the same request returns the same bits each time. The exception
+are texts that were being computed when a worker crashed: they are computed again one by one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeembed.engine.ipc.messages import IsolatedBatch
 
 
 class ReadText(Protocol):
-    """A text whose tokens are known."""
+    """A text that has been tokenised."""
 
     id: int
 
@@ -30,10 +30,10 @@ TextT = TypeVar("TextT", bound=ReadText)
 
 
 def pack(texts: Sequence[TextT], budget: int, max_texts: int) -> list[list[TextT]]:
-    """Divide texts among batches of at most `budget` tokens and `max_texts` texts; a longer text has one of its own.
+    """Divide texts among batches of at most `budget` tokens and `max_texts` texts; a longer text gets one of its own.
 
-    Each batch takes the longest text that is left, and then again and again the longest one that still fits. Of texts of one
-    length the earlier one goes first.
+    Each batch takes the longest text that is left, then repeatedly the longest that still fits; of equally long texts, the
+    earlier one first.
     """
     by_cost: dict[int, list[TextT]] = {}
     for text in reversed(texts):
@@ -54,23 +54,23 @@ def pack(texts: Sequence[TextT], budget: int, max_texts: int) -> list[list[TextT
 
 
 class IsolatedBatches(Generic[TextT]):
-    """Collects the texts of each seal until the last one has been read. Its methods may be called from any thread."""
+    """Collects the texts of each isolated batch until all are tokenised. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read: dict[int, tuple[int, list[TextT]]] = {}
-        """By the seal's id: how many texts have come, and those of them that are computed."""
+        """By the batch's id: how many texts have been tokenised, and those of them that will be computed."""
 
-    def add(self, seal: IsolatedBatch, text: TextT | None) -> list[TextT] | None:
-        """Note that a text of a seal was read, None when it is not computed.
+    def add(self, batch: IsolatedBatch, text: TextT | None) -> list[TextT] | None:
+        """Add a tokenised text of a batch; None for one that will not be computed.
 
-        Gives all texts of the seal, in the order in which they were sent, when it was the last one.
+        Returns all texts of the batch, in the order in which they were sent, when it was the last one; otherwise None.
         """
         with self._lock:
-            count, texts = self._read.pop(seal.id, (0, []))
+            count, texts = self._read.pop(batch.id, (0, []))
             if text is not None:
                 texts.append(text)
-            if count + 1 < seal.texts:
-                self._read[seal.id] = count + 1, texts
+            if count + 1 < batch.texts:
+                self._read[batch.id] = count + 1, texts
                 return None
         return sorted(texts, key=lambda each: each.id)

@@ -1,7 +1,7 @@
-"""From a text to the tokens that are computed: prompt, special tokens, ids that came ready, and what is cut off.
+"""From a text to the tokens that are computed: prompt, special tokens, ids from the client, truncation.
 
-Only the text itself is ever cut, or a pair's document: prompt, query and special tokens stay whole, because a text without
-them is not what the model was trained on (and Qwen3 pools the last one). No llama.cpp here.
+Only the text itself, or a pair's document, is ever truncated: prompt, query and special tokens stay whole, because the model
+was not trained on texts without them (and Qwen3 pools the last one). No llama.cpp here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO_LIMITS = Limits()
 
 
 class TooLongError(Exception):
-    """A text has more tokens than it may have, and must not be cut."""
+    """A text has more tokens than the limit, and must not be truncated."""
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(f"{tokens} tokens")
@@ -30,50 +30,50 @@ class TooLongError(Exception):
 
 
 class NoRoomError(Exception):
-    """What stands around a text leaves no room for any of it."""
+    """Prompt, query and special tokens leave no room for the text."""
 
 
 class BadIdsError(Exception):
-    """Token ids that are none of the model's."""
+    """Token ids outside the model's vocabulary."""
 
 
-class Model(Protocol):
-    """What is needed of a model; every method may be called from any thread."""
+class Tokenizer(Protocol):
+    """The methods of a model that tokenise. They may be called from any thread."""
 
     def read(self, text: Text) -> Reading:
-        """Tokenise a text, a prompted text or a pair, whole."""
+        """Return all tokens of a text, a prompted text or a pair."""
         ...
 
     def tokenize(self, text: str) -> Tokens:
-        """Tokenise a text with its special tokens."""
+        """Return the tokens of a text, with the special tokens around it."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutReading(Reading):
-    """A text of which something was cut off. full: its tokens before that."""
+    """A truncated text. full: its number of tokens before that."""
 
     full: int = 0
 
 
 class TextReader:
-    """Reads texts within their limits. Its methods may be called from any thread."""
+    """Tokenises texts and truncates them to their limits. Its methods may be called from any thread."""
 
-    def __init__(self, model: Model, *, context_tokens: int, vocabulary: int) -> None:
-        """Prepare. context_tokens: the longest text that the model takes. vocabulary: its number of token ids."""
+    def __init__(self, model: Tokenizer, *, context_tokens: int, vocabulary: int) -> None:
+        """context_tokens: the longest text that the model takes. vocabulary: its number of token ids."""
         self._model = model
         self._context_tokens = context_tokens
         self._vocabulary = vocabulary
         self._around = lru_cache(SCAFFOLDS_READ)(self._read_around)
 
     def read(self, text: Text) -> Reading:
-        """Give a text's tokens, however many they are. Raises BadIdsError, and what the model raises."""
+        """Return all tokens of a text, without a limit. Raises BadIdsError, and what the model raises."""
         if isinstance(text, Prompted) and text.ids is not None:
             return self._read_ids(text)
         return self._model.read(text)
 
     def read_within(self, text: Text) -> Reading:
-        """Give as many of a text's tokens as are computed.
+        """Return the tokens of a text, truncated to its limits.
 
         Raises TooLongError, NoRoomError, BadIdsError, and what the model raises.
         """
@@ -81,7 +81,7 @@ class TextReader:
         limits = _NO_LIMITS if isinstance(text, str) else text.limits or _NO_LIMITS
         count = len(reading.tokens)
         most = min(self._context_tokens, limits.most or self._context_tokens)
-        if count <= most:  # what is whole is short enough for any of its parts
+        if count <= most:  # if the whole is short enough, so is the text within it
             return reading
         if limits.cut == "none" and not limits.own:
             raise TooLongError(count, most)
@@ -108,7 +108,7 @@ class TextReader:
         return Reading(np.concatenate([head, inner, tail]))
 
     def _kept(self, text: Text, tokens: Tokens) -> tuple[Tokens, Tokens]:
-        """Give the tokens in front of and behind what may be cut."""
+        """Return the tokens before and after the part that may be truncated."""
         match text:
             case str():
                 return self._frame
@@ -122,23 +122,23 @@ class TextReader:
 
     @cached_property
     def _frame(self) -> tuple[Tokens, Tokens]:
-        """The special tokens in front of and behind every text."""
+        """The special tokens before and after every text."""
         bare, filled = self._model.tokenize(""), self._model.tokenize("a")
         begin = _common(bare, filled)
         return bare[:begin], bare[begin:]
 
     def _read_around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
-        """Tokenise what a prompt puts around a text, special tokens included."""
+        """Return the tokens before and after a text with this prompt, special tokens included."""
         begin, end = self._frame
         before, behind = (self._model.tokenize(part) if part else np.concatenate(self._frame) for part in (prefix, suffix))
         return before[: len(before) - len(end)], behind[len(begin) :]
 
 
 def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: bool) -> Tokens:
-    """Keep `most` tokens, all of head and tail among them. Raises NoRoomError when none of the text's own would be left.
+    """Return `most` tokens, with all of head and tail. Raises NoRoomError when none of the text's own would be left.
 
-    Byte-level BPE may join the last character of what stands in front with the first one of what stands behind. Such a token
-    counts as the text's own, and the prompt's own ones take its place where it is cut off.
+    Byte-level BPE may join the last character of a prompt and the first one of the text to one token. Such a token counts as
+    the text's own; where it is cut off, the prompt's own tokens replace it.
     """
     before = _common(tokens, head)
     behind = _common(tokens[before:][::-1], tail[::-1])
@@ -146,12 +146,12 @@ def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: boo
     front, back = (head, tokens[len(tokens) - behind :]) if at_start else (tokens[:before], tail)
     room = most - len(front) - len(back)
     if room < 1:
-        raise NoRoomError(f"{most - room} tokens stand around the text, and {most} are all that there may be")
+        raise NoRoomError(f"prompt and special tokens take {most - room} of {most} tokens and leave no room for the text")
     return np.concatenate([front, own[-room:] if at_start else own[:room], back])
 
 
 def _common(one: Tokens, other: Tokens, *, whole: bool = False) -> int:
-    """Count the first tokens that two lists share. whole: none unless it is all of the other."""
+    """Return the length of the common beginning of two lists. whole: 0 unless it is all of `other`."""
     most = min(len(one), len(other))
     different = np.flatnonzero(one[:most] != other[:most])
     shared = int(different[0]) if len(different) else most

@@ -1,7 +1,7 @@
-"""A worker's work: load the model, check it, and let the lanes compute what comes through the pipe.
+"""A worker's work: load the model, check it, and compute the texts that arrive through the pipe.
 
-The reader's thread decodes, it and the threads of `tokenizing` tokenise, lanes compute, the writer answers. ctypes lets go
-of the interpreter lock inside llama.cpp, so texts are read and rows are sent while forward passes run.
+The reader thread decodes messages; it and the threads of `tokenizing` tokenise; lanes compute; the writer sends results.
+ctypes releases the interpreter lock inside llama.cpp, so texts are read and rows are sent while forward passes run.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from edgeembed.engine.llama.rows import Float32Matrix
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
-from edgeembed.engine.worker.thread_priority import give_way
+from edgeembed.engine.worker.thread_priority import lower_priority
 from edgeembed.engine.worker.tokenizing import Tokenizing, start_reading_thread
 from edgeembed.engine.worker_options import WorkerOptions
 
-TOKENS_IN_FRONT = 512
-"""A longer forward pass shares the processors with bulk loads, which would stand still for too long."""
+QUERY_TOKENS = 512
+"""Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
 
 Queued = QueuedText[Reading]
 
 
 class Worker:
-    """Ties the pipe, the queue and the model together."""
+    """Connects the pipe, the queue and the model."""
 
     def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
         self._options = options
@@ -64,8 +64,8 @@ class Worker:
         self._activity_table = ActivityTable(Path(options.activity_table) if options.activity_table else None)
 
     def run(self) -> int:
-        """Load, check the canary texts, then serve until told to stop. Gives the exit status."""
-        # The reader runs before the model loads: a daemon that dies meanwhile must not leave a loading process behind.
+        """Load the model, check the canary texts, serve until a Stop message, and return the exit status."""
+        # The reader runs before the model is loaded, so that the process exits if the daemon dies meanwhile.
         start_reading_thread(self._read, name="reader")
         try:
             self._pipe.send_now(Stage("loading the model"))
@@ -86,7 +86,7 @@ class Worker:
         for number in range(1, plan.bulk_lanes + 1):
             threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
         self._loaded.set()
-        gc.freeze()  # what is there stays: nobody has to wait while it is looked through again
+        gc.freeze()  # these objects live as long as the process; without them, collections are short
         self._pipe.send(Ready(info))
         while batch := queue.take(WIDE):
             self._compute(WIDE, model.wide, queue, batch)
@@ -99,11 +99,12 @@ class Worker:
         return 1
 
     def _check_canary(self, model: LlamaModel) -> ModelInfo:
-        """Check the rows of fixed texts, and of those that the file carries. Raises CanaryError, ComputeError."""
+        """Check the rows of fixed texts and of those in the file, and return the model's info. Raises CanaryError,
+        ComputeError."""
         limit, scores = model.info.context_tokens, model.info.pooling == "rank"
         tokenized = (model.read(text).tokens for text in (canary.PAIRS if scores else canary.TEXTS))
         texts = [tokens[:limit] for tokens in tokenized if len(tokens)]
-        # As many as one batch holds: the shortest ones are always among them.
+        # As many as fit into one batch, shortest first.
         together: list[Tokens] = []
         for tokens in sorted(texts, key=len):
             if sum(map(len, together)) + len(tokens) <= model.batch_capacity:
@@ -113,9 +114,9 @@ class Worker:
         in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
         if in_file is None or rows is None:
             return model.info
-        # Those that fit into the context that the settings allow.
-        known = canary.read_rows(in_file, rows)
-        expected = [(text, row) for text, row in known if len(model.read(text).tokens) <= limit]
+        # Only those that fit into the context that the settings allow.
+        stored = canary.read_rows(in_file, rows)
+        expected = [(text, row) for text, row in stored if len(model.read(text).tokens) <= limit]
         found = canary.check_file(
             model.embed, lambda text: model.read(text).tokens, expected, model.info.file_type, scores=scores
         )
@@ -139,7 +140,8 @@ class Worker:
                     self._queue.close()
 
     def _tokenize(self, item: EmbedItem) -> Queued | None:
-        """Give a text with its tokens, or tell the daemon why it is not computed. Called from several threads."""
+        """Return a text with its tokens; or None, after the daemon got the result or the reason. Called from several
+        threads."""
         assert self._model is not None and self._reader is not None
         entry = READING[threading.current_thread().name]
         self._activity_table.begin(entry, [item.id])  # a tokenizer can crash, too
@@ -174,25 +176,25 @@ class Worker:
 
     def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
         assert self._model is not None
-        give_way(self._options.bulk_niceness)
+        lower_priority(self._options.bulk_niceness)
         self._model.kernels.be_bulk()
         context: Context | None = None
         while batch := queue.take(number):
-            if context is None:  # a daemon that never sees a bulk load never pays for its lanes
+            if context is None:  # created with the first bulk text: without bulk loads, lanes use no memory
                 try:
                     context = self._model.new_bulk_context()
-                except ModelLoadError:  # no memory: the others do it
+                except ModelLoadError:  # out of memory: the other lanes go on
                     queue.retire(number, batch)
                     return
             self._compute(FIRST_BULK + number - 1, context, queue, batch)
 
     def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
-        """Compute a batch and answer it. entry: where the activity_table notes it."""
+        """Compute a batch and send its rows. entry: its place in the activity table."""
         self._activity_table.begin(entry, [text.id for text in batch])
         assert self._model is not None
-        in_front = self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext()
+        priority = self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext()
         try:
-            with in_front:
+            with priority:
                 rows = context.compute(
                     [text.tokens for text in batch],
                     between=lambda: self._compute_queries(context, queue),
@@ -203,10 +205,10 @@ class Worker:
             self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:
             self._activity_table.end(entry)
-            self._answer(queue, batch, rows)
+            self._send_rows(queue, batch, rows)
 
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
-        """Compute what somebody waits for, between two pieces of a long text."""
+        """Compute waiting queries between two pieces of a long text."""
         while context is self._wide and (batch := queue.take_query(context.shape.batch)):
             self._compute(NESTED, context, queue, batch)
 
@@ -214,7 +216,7 @@ class Worker:
     def _wide(self) -> Context | None:
         return self._model.wide if self._model else None
 
-    def _answer(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
+    def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(
@@ -228,17 +230,17 @@ class Worker:
         if not all(usable):
             for text, row in zip(batch, rows, strict=True):
                 if reason := canary.defect(row):
-                    failure = ModeFailed(f"the model gave a row that is {reason}", "wrong_vectors")
+                    failure = ModeFailed(f"the model computed a row that is {reason}", "wrong_vectors")
                     self._retry_or_fail(queue, [text], "bad_vector", failure)
 
     def _retry_or_fail(
         self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], failure: ModeFailed
     ) -> None:
-        """Compute each text once more, alone; a second failure is the text's own, unless a graphics card is to blame."""
+        """Compute each text again, alone. A second failure is the text's fault, unless a graphics card is at fault."""
         for text in batch:
             if text.retried:
-                if fault := self._fault_of_card(kind, failure):
-                    # The text gets no answer here: the next worker computes it.
+                if fault := self._card_fault(kind, failure):
+                    # No result for the text: the next worker computes it.
                     self._pipe.send_now(fault)
                     os._exit(1)
                 self._pipe.send(Failed(text.id, kind, failure.reason))
@@ -246,27 +248,25 @@ class Worker:
                 text.retried, text.alone, text.batch = True, True, 0
                 queue.add([text])
 
-    def _fault_of_card(self, kind: Literal["bad_vector", "engine"], failure: ModeFailed) -> ModeFailed | None:
-        """Return what is wrong with the card that failed on a text twice; None when it is the text, or there is no card."""
+    def _card_fault(self, kind: Literal["bad_vector", "engine"], failure: ModeFailed) -> ModeFailed | None:
+        """Return the fault of the card on which a text failed twice; None when the text is at fault, or there is no card."""
         if not self._options.gpu_layers:
             return None
         if kind == "engine":
-            return failure  # a processor may have the memory that the card lacks
+            return failure  # main memory may be enough where the card's is not
         assert self._model is not None
         if self._model.plan.bulk_lanes:
-            return failure  # the wide context, which would compute the canary texts, is another thread's
+            return failure  # canary texts need the wide context, which belongs to another thread
         try:
             self._check_canary(self._model)
         except (canary.CanaryError, ComputeError) as error:
-            return ModeFailed(f"{failure.reason}, and so are canary texts: {error}", failure.cause)
+            return ModeFailed(f"{failure.reason}, and the canary texts fail too: {error}", failure.cause)
         return None
 
 
 def _is_query(entry: int, batch: list[Queued]) -> bool:
-    """Say whether somebody waits for a batch of the wide lane, which is short enough to let bulk loads stand still."""
-    return (
-        entry in (WIDE, NESTED) and batch[0].priority == INTERACTIVE and sum(text.count for text in batch) <= TOKENS_IN_FRONT
-    )
+    """Return whether a batch is one of queries, short enough that bulk lanes pause meanwhile."""
+    return entry in (WIDE, NESTED) and batch[0].priority == INTERACTIVE and sum(text.count for text in batch) <= QUERY_TOKENS
 
 
 def _full(reading: Reading) -> int:

@@ -1,4 +1,4 @@
-"""Threads that give way to others of the same process."""
+"""Threads that run at a lower priority than others of the same process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import threading
 _BELOW_NORMAL = -1
 """Windows' THREAD_PRIORITY_BELOW_NORMAL."""
 _QOS_CLASS_UTILITY = 0x11
-"""macOS's class for work that nobody waits for in front of the screen."""
+"""macOS's class for work that no user is waiting for."""
 
 
-def give_way(niceness: int) -> None:
-    """Let the calling thread, and those that it starts, give way to the others. A system that refuses changes nothing.
+def lower_priority(niceness: int) -> None:
+    """Lower the priority of the calling thread and of those that it starts. If the system refuses, nothing changes.
 
-    niceness: steps of Unix's nice on Linux, where each thread has its own; elsewhere any number above 0 is one step.
+    niceness: steps of Unix's nice on Linux, where each thread has its own; elsewhere any positive number is one step.
     """
     if niceness <= 0:
         return

@@ -1,7 +1,7 @@
-"""Who tokenises what, so that a short query never waits until somebody else's texts have been read.
+"""Which thread tokenises which text, so that a short query never waits for the tokens of other requests.
 
-A short interactive text is tokenised at once, in the thread that received it. Texts of bulk loads have a thread of their
-own, and so have long texts: ten megabytes take seconds, wherever they come from. No llama.cpp here.
+A short interactive text is tokenised at once, in the thread that received it. Bulk texts have a thread of their own, and so
+have long texts, from either priority: ten megabytes take seconds. No llama.cpp here.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from edgeembed.engine.worker.isolated_batches import IsolatedBatches
 TokensT = TypeVar("TokensT")
 
 LONG_CHARACTERS = 16_384
-"""A text longer than this leaves the fast way: it takes milliseconds to tokenise, or very many of them."""
+"""A longer text is not tokenised at once: it takes milliseconds, or far more."""
 
 TOGETHER_TOKENS = 512
-"""Texts of a bulk load are queued once so many tokens are ready, or nothing is left to read: a lane that took the first text
+"""Bulk texts are queued once this many tokens are ready, or no text is left to tokenise: a lane that took the first text
 alone would compute a nearly empty batch."""
 
 
 STACK_BYTES = 16 * 2**20
-"""Some of llama.cpp's pre-tokenizers recurse once for each character of a long run, some 320 bytes each, without a bound:
-a text that is beyond this ends the worker, and is not tried a third time."""
+"""Some of llama.cpp's pre-tokenizers recurse for each character of a long run, about 320 bytes each, without a limit: a text
+that needs a larger stack crashes the worker, and is not tried a third time."""
 
 
 def start_reading_thread(target: Callable[..., None], *arguments: object, name: str) -> None:
-    """Start a thread that tokenises."""
-    before = threading.stack_size(STACK_BYTES)  # of the threads that are started from now on
+    """Start a thread with a stack that is large enough to tokenise."""
+    before = threading.stack_size(STACK_BYTES)  # for threads that are started from now on
     try:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
     finally:
@@ -42,10 +42,10 @@ def start_reading_thread(target: Callable[..., None], *arguments: object, name: 
 
 
 class Tokenizing(Generic[TokensT]):
-    """Brings items to a batch queue by way of their tokens. `add` and `cancel` are called from one thread.
+    """Tokenises items and adds them to a batch queue. `add` and `cancel` are called from one thread.
 
-    tokenize: gives the item ready for the queue, or None when it cannot be computed, which it has told then; called from
-    several threads at once.
+    tokenize: returns the item ready for the queue, or None after it has reported that the item cannot be computed; called
+    from several threads at once.
     """
 
     def __init__(self, tokenize: Callable[[EmbedItem], QueuedText[TokensT] | None], ready: BatchQueue[TokensT]) -> None:
@@ -53,13 +53,13 @@ class Tokenizing(Generic[TokensT]):
         self._ready = ready
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
-        """Ids on a lane that nobody has cancelled."""
+        """Ids of items that are on a lane and not cancelled."""
         self._isolated: IsolatedBatches[QueuedText[TokensT]] = IsolatedBatches()
         self._bulk = self._lane("tokenize-bulk")
         self._long = self._lane("tokenize-long")
 
     def add(self, items: Iterable[EmbedItem]) -> None:
-        """Tokenise items at once, or queue them for it."""
+        """Tokenise items at once, or queue them for the thread of their lane."""
         later: list[tuple[queue.SimpleQueue[EmbedItem], EmbedItem]] = []
         now: list[QueuedText[TokensT]] = []
         for item in items:
@@ -77,7 +77,7 @@ class Tokenizing(Generic[TokensT]):
             lane.put(item)
 
     def cancel(self, ids: Iterable[int]) -> None:
-        """Free the places of texts that nobody waits for, here and in the batch queue."""
+        """Remove waiting texts, here and from the batch queue."""
         gone = list(ids)
         with self._lock:
             self._waiting.difference_update(gone)
@@ -106,10 +106,10 @@ class Tokenizing(Generic[TokensT]):
                 ready = []
 
     def _hand_over(self, texts: list[QueuedText[TokensT]], *, isolated: bool = False) -> None:
-        with self._lock:  # `cancel` finds a text either here or in the batch queue
+        with self._lock:  # so that `cancel` finds a text either here or in the batch queue
             wanted = [text for text in texts if text.id in self._waiting]
             self._waiting.difference_update(text.id for text in wanted)
             if isolated:
-                self._ready.add_sealed(wanted)
+                self._ready.add_isolated(wanted)
             else:
                 self._ready.add(wanted)

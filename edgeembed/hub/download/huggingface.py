@@ -1,4 +1,4 @@
-"""The model hub: whether it answers, what a repository holds, and files from it."""
+"""The model hub: whether it can be reached, what a repository contains, and downloads from it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeembed import __version__
+from edgeembed.common.backoff import Backoff
 from edgeembed.common.progress import Progress, ReportLine, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
@@ -28,33 +29,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a checkpoint is made of; the same repositories also hold ONNX, OpenVINO and pickled copies of the weights.
+# The files of a checkpoint; the same repositories also contain ONNX, OpenVINO and pickled copies of the weights.
 _CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
 _NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
 _REPOSITORY = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", re.ASCII)
 _HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-CHECK_THE_LINE = "Check the connection and the proxy settings (HTTPS_PROXY; HF_ENDPOINT for a mirror of the hub)"
+CHECK_CONNECTION = "Check the connection and the proxy settings (HTTPS_PROXY; HF_ENDPOINT for a mirror of the hub)"
 _PROBES = 3
-"""Times that the first question is put within `hub_timeout`: one reset connection does not mean that the hub is gone."""
+"""Attempts of the first request within `hub_timeout`: a single reset connection does not mean that the hub is down."""
 _LISTING_TIME = 5
-"""A listing is worked out by the hub, and takes longer than a probe: as many times `hub_timeout`."""
+"""Timeout of a listing as a multiple of `hub_timeout`: the hub computes it, which takes longer than a probe."""
 
 
 @dataclass(frozen=True)
 class RepositoryListing:
-    """What a repository holds at one commit."""
+    """The content of a repository at one commit."""
 
     repo: str
     commit: str
     files: dict[str, RemoteFile]
     """By path."""
     license: str | None
-    """That the model card names, as the hub spells it."""
+    """As the model card states it."""
 
     @property
     def checkpoint(self) -> list[RemoteFile]:
-        """The files that a safetensors checkpoint is made of, small ones first."""
+        """The files of the safetensors checkpoint, weights last."""
         wanted = [
             file
             for path, file in self.files.items()
@@ -64,8 +65,8 @@ class RepositoryListing:
         return sorted(wanted, key=lambda file: (file.name.endswith(".safetensors"), file.path))
 
 
-class HuggingFace:
-    """One conversation with the hub. That it is out of reach is found out once and then remembered."""
+class HubClient:
+    """The hub for one command. Once it is found to be unreachable, it is not tried again."""
 
     def __init__(self, settings: Settings, report: ReportLine) -> None:
         self._offline = settings.offline
@@ -75,14 +76,14 @@ class HuggingFace:
 
     @property
     def out_of_reach(self) -> str | None:
-        """Why the hub as a whole cannot be reached; None as long as that was not seen."""
+        """Why the hub cannot be reached at all; None while it can, or was not tried."""
         return self._out_of_reach
 
     def head(self, repo: str, path: str, revision: str | None = None) -> RemoteFile:
-        """Ask for one file's size and commit: the quick probe before any other work.
+        """Return a file's size and commit: the quick probe before any other work.
 
-        It takes `hub_timeout` seconds at most, whatever hangs: name resolution, connection or answer. Raises
-        SourceUnreachableError when the hub does not answer or does not have the file.
+        It takes at most `hub_timeout` seconds, whatever hangs: name resolution, connection or response. Raises
+        SourceUnreachableError if the hub does not answer or does not have the file.
         """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -101,7 +102,7 @@ class HuggingFace:
         return RemoteFile(repo, path, found.commit_hash or revision, found.size, etag=found.etag)
 
     def listing(self, repo: str, revision: str | None = None) -> RepositoryListing:
-        """Ask what a repository holds: every file's size and checksum. Raises SourceUnreachableError."""
+        """Return the content of a repository, with sizes and checksums. Raises SourceUnreachableError."""
         from huggingface_hub import HfApi
 
         def ask() -> ModelInfo:
@@ -111,30 +112,29 @@ class HuggingFace:
         return _listing(repo, self._ask(ask, repo, _LISTING_TIME * self._timeout))
 
     def fetch(self, remote: RemoteFile, folder: Path) -> tuple[Path, str]:
-        """Bring one file below `folder`, resuming what is there of it, and give its path and SHA-256.
+        """Download one file below `folder`, resuming a partial one, and return its path and SHA-256.
 
-        Raises SourceUnreachableError, ChecksumError, or HubError when the disk has no room for what is missing.
+        Raises SourceUnreachableError, ChecksumError, or HubError if there is not enough disk space.
         """
         [fetched] = self._fetch([remote], folder, remote.name, 0)
         return fetched
 
     def checkpoint(
-        self, listing: RepositoryListing, folder: Path, look: Callable[[Path], object] | None = None, room: int = 0
+        self, listing: RepositoryListing, folder: Path, inspect: Callable[[Path], object] | None = None, room: int = 0
     ) -> Path:
-        """Bring the weights, tokenizer and configuration of a repository below `folder`, resuming, and give `folder`.
+        """Download a checkpoint below `folder`, resuming a partial one, and return `folder`.
 
-        `look` is called when all but the weights is there, so that what cannot be used is refused before gigabytes were
-        fetched. `room` are the bytes that the disk needs besides, for what is made of it. Raises as `fetch`, and what
-        `look` raises.
+        inspect: called before the weights are downloaded, so that an unsupported model is refused before gigabytes are.
+        room: additional disk space in bytes that the conversion needs. Raises the errors of `fetch` and of `inspect`.
         """
         small = [file for file in listing.checkpoint if not file.name.endswith(".safetensors")]
         weights = [file for file in listing.checkpoint if file.name.endswith(".safetensors")]
         if not weights:
-            raise HubError(f"{listing.repo} holds no safetensors file to convert")
+            raise HubError(f"{listing.repo} contains no safetensors file to convert")
         self._fetch(small, folder, f"{listing.repo}, configuration", 0)
-        if look is not None:
+        if inspect is not None:
             try:
-                look(folder)
+                inspect(folder)
             except ConversionError:
                 remove_tree(folder)
                 raise
@@ -148,7 +148,7 @@ class HuggingFace:
         total = sum(file.size_bytes or 0 for file in files)
         require_space(folder, missing + room)
         if missing < total:
-            self._report(f"{what}: {human_size(total - missing)} of {human_size(total)} are here already")
+            self._report(f"{what}: resuming, {human_size(total - missing)} of {human_size(total)} are on the disk")
         fetched: list[tuple[Path, str]] = []
         before = 0
         with Progress(self._report, what) as progress:
@@ -160,26 +160,26 @@ class HuggingFace:
                     fetched.append((target, download(file, target, watcher)))
                     before += file.size_bytes or target.stat().st_size
             except KeyboardInterrupt:
-                progress.say(f"{what}: what has arrived stays; the same command goes on from there")
+                progress.say(f"{what}: interrupted; run the same command again to resume")
                 raise
         return fetched
 
-    def _ask(self, question: Callable[[], T], repo: str, seconds: float) -> T:
+    def _ask(self, request: Callable[[], T], repo: str, seconds: float) -> T:
         if self._offline:
-            raise HubError("the network is not used: offline is set")
+            raise HubError("offline is set, so the network is not used")
         if self._out_of_reach is None:
-            # What the client does once, such as reading certificates, is not the hub's time.
+            # One-time work of the client, such as reading certificates, must not count towards the timeout.
             transport.headers()
             try:
-                return _in_time(lambda: transport.translated(question, repo), seconds)
-            except _Silence as silence:
-                self._out_of_reach = f"{transport.hub_host()}{silence}"
+                return _in_time(lambda: transport.translated(request, repo), seconds)
+            except _Unreachable as unreachable:
+                self._out_of_reach = f"{transport.hub_host()}{unreachable}"
         raise SourceUnreachableError(self._out_of_reach)
 
 
 @dataclass
 class _Counter:
-    """Tells a bar of several files what is here of the one that is on its way."""
+    """Updates a progress bar for several files from the bytes of the current one."""
 
     progress: Progress
     before: int
@@ -192,33 +192,33 @@ class _Counter:
 
 @contextlib.contextmanager
 def checkpoint_of(name: str, settings: Settings, report: ReportLine, beside: Path) -> Iterator[tuple[Path, str, str]]:
-    """Fetch the checkpoint of a repository, OWNER/NAME or OWNER/NAME@REVISION, into a folder that goes away again.
+    """Download the checkpoint of OWNER/NAME or OWNER/NAME@REVISION into a temporary folder in `beside`.
 
-    Gives the folder, the repository and the commit. The folder lies in `beside`, on the disk that the user chose for the
-    result. When something fails, what was fetched stays there, and the next call goes on from it. Raises HubError for
-    another name, SourceUnreachableError.
+    Yields the folder, the repository and the commit. After an error the downloaded files stay, and the next call resumes.
+    Raises HubError for another name, SourceUnreachableError.
     """
     found = _REPOSITORY.fullmatch(name)
     if found is None:
         raise UnknownModelError(f"{name!r} is neither a folder nor a repository of the model hub (OWNER/NAME)")
     repo, revision = found[1], found[2]
-    hub = HuggingFace(settings, report)
+    hub = HubClient(settings, report)
     hub.head(repo, "config.json", revision)
     listing = hub.listing(repo, revision)
     partials = Partials(beside / f".edgeembed-{repo.replace('/', '--').lower()}")
     try:
-        with hold(partials.root / LOCK, lambda: report(f"{repo}: another process is fetching it; waiting")):
+        with hold(partials.root / LOCK, lambda: report(f"{repo}: another process is downloading it; waiting")):
             folder = partials.folder(repo, listing.commit) / repo.partition("/")[2]
             yield hub.checkpoint(listing, folder, convertible), repo, listing.commit
             partials.clear()
     finally:
         if size := partials.size():
-            report(f"{human_size(size)} of {repo} stay in {partials.root} for the next try; remove it if there is none")
-        partials.vanish()
+            kept = f"{human_size(size)} of {repo} are kept in {partials.root}"
+            report(f"{kept}; run the same command again to resume, or remove the folder")
+        partials.remove_if_empty()
 
 
 def convertible(folder: Path) -> None:
-    """Raise ConversionError when config.json in a checkpoint's folder is of no family that can be converted."""
+    """Raise ConversionError if the checkpoint in a folder, by its config.json, is of no supported family."""
     from edgeembed_convert.checkpoint import open_checkpoint
     from edgeembed_convert.families import find_family
 
@@ -226,9 +226,9 @@ def convertible(folder: Path) -> None:
 
 
 def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
-    """Take from the hub's answer what is needed. Raises Refusal for one that makes no sense."""
+    """Return the listing in a response of the hub. Raises Refusal if it is not one."""
     if not info.sha or not _COMMIT.fullmatch(info.sha):
-        raise transport.Refusal(f"the listing of {repo} names no commit; is HF_ENDPOINT a model hub?")
+        raise transport.Refusal(f"the listing of {repo} names no commit; check that HF_ENDPOINT is a model hub")
     files = {
         sibling.rfilename: RemoteFile(
             repo,
@@ -239,10 +239,10 @@ def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
             git_sha1=sibling.blob_id if not sibling.lfs and _COMMIT.fullmatch(sibling.blob_id or "") else None,
         )
         for sibling in info.siblings or []
-        # The name becomes a path here.
+        # The name becomes a path on this machine.
         if _HARMLESS_PATH.fullmatch(sibling.rfilename)
     }
-    card: Any = info.card_data  # its fields are whatever people write
+    card: Any = info.card_data  # free-form, written by people
     license_ = card.get("license") if card else None
     if license_ == "other":
         license_ = card.get("license_name") or license_
@@ -251,35 +251,36 @@ def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
     return RepositoryListing(repo, info.sha, files, transport.plain(str(license_)) if license_ else None)
 
 
-class _Silence(Exception):
-    """The hub as a whole is out of reach. The text goes behind its name."""
+class _Unreachable(Exception):
+    """The hub cannot be reached at all. The message is a suffix for the hub's name."""
 
 
 def _in_time(ask: Callable[[], T], seconds: float) -> T:
-    """Ask, a few times if the line breaks, and give the answer. Raises _Silence when there is none in time."""
+    """Return the result of `ask`, retried after network errors. Raises _Unreachable if there is none in time."""
+    backoff = Backoff(first=seconds / 15, longest=seconds)
     answers: list[T] = []
     errors: list[Exception] = []
 
     def run() -> None:
         for attempt in range(_PROBES):
-            time.sleep(seconds / 30 * 2**attempt if attempt else 0)
+            time.sleep(backoff.pause(attempt))
             try:
                 answers.append(ask())
                 return
             except Interrupted as error:
                 errors.append(error)
-            except Exception as error:  # handed to the caller, who raises it
+            except Exception as error:  # raised below, in the caller's thread
                 errors.append(error)
                 return
 
-    # In a thread of its own, because getaddrinfo() knows no deadline.
+    # In a thread, because getaddrinfo() has no timeout.
     thread = threading.Thread(target=run, name="hub-probe", daemon=True)
     thread.start()
     thread.join(seconds)
     if answers:
         return answers[0]
     if not errors:
-        raise _Silence(f" did not answer within {seconds:g} s")
+        raise _Unreachable(f" did not answer within {seconds:g} s")
     if isinstance(errors[-1], Interrupted):
-        raise _Silence(f": {errors[-1]}")
+        raise _Unreachable(f": {errors[-1]}")
     raise errors[-1]

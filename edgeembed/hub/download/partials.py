@@ -1,4 +1,4 @@
-"""What is here of downloads that are not finished, and the locks that keep two processes from one model."""
+"""Partial downloads on the disk, and locks that keep two processes from downloading the same model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ LOCK = ".lock"
 
 
 class Partials:
-    """A folder of partial files: one folder in it for each commit of a repository.
+    """A folder of partial files, with a subfolder for each commit of a repository.
 
-    They stay across calls, processes and restarts, until the model is installed. Whoever uses them holds the model's lock.
+    They stay across calls, processes and restarts, until the model is installed. Users of this class hold the model's lock.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, repo: str, commit: str | None) -> Path:
-        """Give the folder for one commit, which is made; those of the repository's other commits are removed."""
+        """Create and return the folder of a commit; those of the repository's other commits are removed."""
         stem = repo.replace("/", "--").lower()
         wanted = self.root / f"{stem}@{(commit or 'unknown')[:12]}"
         for other in self.root.glob(f"{stem}@*"):
@@ -33,9 +33,9 @@ class Partials:
         return wanted
 
     def finished(self, used: Path) -> None:
-        """Remove all that an installed model makes needless: every other source's parts, and empty folders.
+        """Remove what is useless once a model is installed: the parts of all other sources, and empty folders.
 
-        Parts of other files of the same commit stay: another type may be half here.
+        Parts of other files of the same commit stay: they may be of another quantisation type.
         """
         for path in self.root.glob("*@*"):
             if not used.is_relative_to(path):
@@ -50,37 +50,37 @@ class Partials:
         remove_empty(self.root)
 
     def size(self) -> int:
-        """Give the bytes that lie here."""
+        """Return the bytes of all partial files."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
 
     def clear(self) -> None:
-        """Remove everything but a lock."""
+        """Remove everything except the lock."""
         for path in self.root.glob("*@*"):
             remove_tree(path)
 
-    def vanish(self) -> None:
-        """Remove the folder itself when nothing is left; not when another process waits for its lock."""
+    def remove_if_empty(self) -> None:
+        """Remove the folder itself if it is empty, and no other process waits for its lock."""
         with contextlib.suppress(OSError):
             (self.root / LOCK).unlink(missing_ok=True)
         remove_empty(self.root)
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it."""
-    with contextlib.suppress(OSError):  # it is not empty, or gone
+    """Remove a folder if it is empty."""
+    with contextlib.suppress(OSError):  # not empty, or already gone
         folder.rmdir()
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder as far as that goes."""
+    """Remove a folder, ignoring errors."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def hold(lock: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold a lock across processes; the operating system frees it when its holder dies.
+    """Hold a lock across processes; the operating system releases it when its holder dies.
 
-    `waiting` is called when another one holds it; without it, filelock's Timeout is raised then.
+    waiting: called if another process holds it; without it, filelock's Timeout is raised then.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     file_lock = FileLock(lock)

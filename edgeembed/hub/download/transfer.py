@@ -1,8 +1,8 @@
-"""One file of the hub onto the disk, over a line that breaks: what has arrived stays, and the next try goes on from there.
+"""Download of one file from the hub, which resumes after network errors and across processes.
 
 Byte ranges are those of RFC 9110, section 14. If-Range is not sent: the hub redirects large files to a content delivery
-network whose ETag is another one than the hub's, or missing. Instead the address names a commit, the partial file's name
-says which content it is a part of, and the checksum of the whole is compared at the end.
+network whose ETag differs from the hub's, or is missing. Instead the URL names a commit, the partial file's name identifies
+the content, and the checksum of the whole file is compared at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from edgeembed.common.progress import human_size
+from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.errors import ChecksumError, SourceUnreachableError
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import wrong_file
@@ -38,13 +39,13 @@ class RemoteFile:
     path: str
     """In the repository."""
     commit: str | None
-    """Full hash; None where a mirror does not tell."""
+    """Full hash; None if a mirror does not name it."""
     size_bytes: int | None = None
     sha256: str | None = None
     git_sha1: str | None = None
     """Git's own hash of a file that is not kept in LFS."""
     etag: str | None = None
-    """The hub's; only ever compared with the hub's."""
+    """Of the hub; never compared with the ETag of another host."""
 
     @property
     def name(self) -> str:
@@ -53,38 +54,38 @@ class RemoteFile:
 
     @property
     def url(self) -> str:
-        """Where the hub gives it out."""
+        """The hub's URL of the file."""
         from huggingface_hub import hf_hub_url
 
         return hf_hub_url(self.repo, self.path, revision=self.commit, endpoint=transport.endpoint())
 
     def describe(self) -> str:
-        """Say in a few words where this is."""
+        """Return the source in a few words."""
         return f"model hub: {self.repo}{f' @ {self.commit[:12]}' if self.commit else ''}, {self.path}"
 
     def partial(self, target: Path) -> Path:
-        """Give the partial file on the way to `target`. Another content has another name."""
+        """Return the path of the partial file of `target`; it depends on the content."""
         identity = "|".join(str(part) for part in (self.commit, self.sha256 or self.git_sha1 or self.etag, self.size_bytes))
         return target.with_name(f"{target.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.part")
 
     @property
     def identified(self) -> bool:
-        """Whether a part of an earlier run can be known to be of this content."""
+        """Whether a partial file of an earlier run can be matched to this content."""
         return any((self.commit, self.sha256, self.git_sha1, self.etag))
 
 
 @dataclass(frozen=True)
 class DownloadWatcher:
-    """Who is told how a download goes."""
+    """Callbacks for the progress of a download."""
 
     at: Callable[[int], None] = lambda _bytes: None
-    """Takes the bytes of the file that are here now; fewer than before when it is begun anew."""
+    """Called with the bytes of the file that are on the disk; fewer than before if the download starts over."""
     say: Callable[[str], None] = log.info
-    """Takes one line for a human."""
+    """Called with a line for the user."""
 
 
 def missing_bytes(remote: RemoteFile, target: Path) -> int:
-    """Give how many bytes of a file are not here yet; 0 when its size is unknown."""
+    """Return how many bytes of a file are missing; 0 if its size is unknown."""
     here = max((path.stat().st_size for path in (target, remote.partial(target)) if path.is_file()), default=0)
     return max((remote.size_bytes or 0) - here, 0)
 
@@ -92,20 +93,22 @@ def missing_bytes(remote: RemoteFile, target: Path) -> int:
 def download(
     remote: RemoteFile, target: Path, watcher: DownloadWatcher | None = None, retry_budget: RetryBudget | None = None
 ) -> str:
-    """Bring a file to `target`, whole and verified, and give its SHA-256.
+    """Download a file to `target`, verify it, and return its SHA-256.
 
-    A part that an earlier call left is completed, however that call ended: the process may have been killed. Whoever
-    calls holds a lock, so that nobody else writes it. When the sum is wrong and the file was put together from several
-    parts, it is fetched once more from the start.
+    A partial file of an earlier call is completed, even if that process was killed. The caller holds a lock, so that no
+    other process writes to it. If the checksum is wrong and the file came in several parts, it is downloaded once more
+    from the start.
 
-    Raises SourceUnreachableError when the line does not come back (the part stays), or when the hub refuses the file;
-    ChecksumError (nothing stays); OSError of the disk (the part stays).
+    Raises:
+        SourceUnreachableError: The connection fails for too long (the partial file stays), or the hub refuses the file.
+        ChecksumError: The file is not the right one; nothing stays.
+        OSError: The disk; the partial file stays.
     """
     return _Download(remote, target, watcher or DownloadWatcher(), retry_budget or transport.RETRY_BUDGET).run()
 
 
 class _WrongBytes(Exception):
-    """All bytes are there, and they are not those of the file. The text says what they hash to, and what they should."""
+    """The file is complete but has another checksum; the message names both."""
 
 
 class _Sums:
@@ -113,7 +116,7 @@ class _Sums:
 
     def __init__(self, size: int | None) -> None:
         self.sha256 = hashlib.sha256()
-        # Git hashes a header with the size in front of the content (Pro Git, "Git Objects").
+        # Git puts a header with the size before the content (Pro Git, "Git Objects").
         self.git = None if size is None else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
 
     def update(self, chunk: bytes) -> None:
@@ -137,20 +140,20 @@ class _Download:
 
     def run(self) -> str:
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._clear_way()
+        self._remove_stale_parts()
         try:
             return self._fetch()
         except _WrongBytes as error:
             if not self._resumed:
                 raise self._checksum_error(error) from None
-            self._watcher.say(f"{self._remote.name}: the parts do not make up the file; it is fetched anew from the start")
+            self._watcher.say(f"{self._remote.name}: wrong checksum after resuming; downloading it again from the start")
         try:
             return self._fetch()
         except _WrongBytes as error:
             raise self._checksum_error(error) from None
 
-    def _clear_way(self) -> None:
-        """Remove parts of other contents; a finished file is looked at again like a part that is whole."""
+    def _remove_stale_parts(self) -> None:
+        """Remove partial files of other contents; a finished file is verified again, like a complete partial file."""
         if self._target.is_file():
             self._target.replace(self._partial)
         for stale in self._target.parent.glob("*.part"):
@@ -160,7 +163,7 @@ class _Download:
             self._partial.unlink(missing_ok=True)
 
     def _fetch(self) -> str:
-        """Complete the partial file and move it to its place. Raises _WrongBytes, and then it is gone."""
+        """Complete and rename the partial file and return its SHA-256. Raises _WrongBytes; the file is then removed."""
         self._have = self._furthest = 0
         self._whole = self._resumed = False
         self._sums = self._new_sums()
@@ -177,16 +180,16 @@ class _Download:
         return self._sums.sha256.hexdigest()
 
     def _read_back(self, file: BinaryIO) -> None:
-        """Hash what an earlier run has left."""
+        """Hash what an earlier run left."""
         while chunk := file.read(_BLOCK):
             self._count(chunk)
         if self._have:
             self._resumed = True
-            log.info("%s: %d bytes are here already", self._remote.describe(), self._have)
+            log.info("%s: resuming at %d bytes", self._remote.describe(), self._have)
         if self._remote.size_bytes is not None:
             self._whole = self._have == self._remote.size_bytes
             if self._have > self._remote.size_bytes:
-                self._begin_anew(file)
+                self._start_over(file)
 
     def _complete(self, file: BinaryIO) -> None:
         failures = 0
@@ -201,20 +204,20 @@ class _Download:
                 reason, asked = transport.first_line(error), None
             failures = 0 if self._have > self._furthest else failures + 1
             if failures >= self._retry_budget.attempts or (asked or 0.0) > self._retry_budget.longest_wait:
-                raise SourceUnreachableError(self._giving_up(reason, asked))
-            pause = self._retry_budget.pause(max(failures, 1), asked)
+                raise SourceUnreachableError(self._gave_up(reason, asked))
+            pause = self._retry_budget.backoff.pause(max(failures, 1), asked)
             if failures:
-                self._watcher.say(f"{self._remote.name}: {reason}; next try in {pause:.0f} s, Ctrl-C keeps what is here")
-            log.info("%s: %s after %d bytes; next try in %.1f s", self._remote.describe(), reason, self._have, pause)
+                self._watcher.say(f"{self._remote.name}: {reason}; retrying in {pause:.0f} s (Ctrl-C keeps what is here)")
+            log.info("%s: %s after %d bytes; retrying in %.1f s", self._remote.describe(), reason, self._have, pause)
             time.sleep(pause)
 
     def _attempt(self, file: BinaryIO) -> None:
-        """Ask once for what is missing and write what comes. Raises Interrupted, Refusal, or an error of the client."""
+        """Request the missing bytes once and write what arrives. Raises Interrupted, Refusal, or an error of the client."""
         headers = transport.headers()
         if self._have:
             headers["Range"] = f"bytes={self._have}-"
-        # Through the hub each time: the address of the content delivery network is signed for a short while only. The
-        # client takes the token off when it follows a redirect to another origin.
+        # Through the hub each time, as the URL of the content delivery network is signed for a short time only. The client
+        # drops the token when it follows a redirect to another origin.
         with transport.session().stream(
             "GET", self._remote.url, headers=headers, timeout=self._retry_budget.silence, follow_redirects=True
         ) as response:
@@ -227,52 +230,52 @@ class _Download:
                     chunk, skip = chunk[skip:], max(skip - len(chunk), 0)
                 if chunk:
                     file.write(chunk)
-                    file.flush()  # it is in the file when the process is killed
+                    file.flush()  # so that it survives if the process is killed
                     self._count(chunk)
                 if self._remote.size_bytes is not None and self._have > self._remote.size_bytes:
-                    self._begin_anew(file)
-                    raise Interrupted(f"more than the {self._remote.size_bytes} bytes came that the hub speaks of")
+                    self._start_over(file)
+                    raise Interrupted(f"the server sent more than the {self._remote.size_bytes} bytes that the hub promised")
         if self._remote.size_bytes is not None and self._have < self._remote.size_bytes:
-            raise Interrupted(f"the connection ended {human_size(self._remote.size_bytes - self._have)} too early")
+            raise Interrupted(f"the connection ended with {human_size(self._remote.size_bytes - self._have)} missing")
         self._whole = True
 
     def _accept(self, response: Any, file: BinaryIO) -> int:
-        """Check the head of an answer, and give how many of its first bytes are here already."""
+        """Check the headers of a response; return how many of its first bytes are on the disk already."""
         status = response.status_code
         if status == 416:
             return self._no_such_range(response, file)
         if status >= 400:
             raise self._failure(response)
         if status not in (200, 206):
-            raise Interrupted(f"HTTP {status} where a file was expected")
+            raise Interrupted(f"HTTP {status} instead of a file")
         encoded = response.headers.get("content-encoding", "identity").lower() not in ("identity", "")
         start, total = 0, response.headers.get("content-length")
         if status == 206:
             found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
             if found is None or found[1] is None or int(found[1]) != self._have or encoded:
-                self._begin_anew(file)
-                raise Interrupted("the server answered with another part than was asked for")
+                self._start_over(file)
+                raise Interrupted("the server sent another range than requested")
             start, total = self._have, None if found[3] == "*" else found[3]
         promised = self._remote.size_bytes
         if promised is not None and total is not None and not encoded and int(total) != promised:
-            self._begin_anew(file)
-            raise Interrupted(f"the server offers {total} bytes, the hub speaks of {promised}")
+            self._start_over(file)
+            raise Interrupted(f"the server offers {total} bytes, but the hub promised {promised}")
         if self._have and not self._same_content(response):
-            self._begin_anew(file)
-            raise Interrupted("the file has changed")
+            self._start_over(file)
+            raise Interrupted("the file on the server has changed")
         return self._have - start
 
     def _no_such_range(self, response: Any, file: BinaryIO) -> int:
-        """See what a 416 means: all is here, or what is here is no part of what the server has."""
+        """Handle a 416: the file is complete, or the partial file is not a part of the server's file."""
         found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
         if self._remote.size_bytes is None and found is not None and found[3] == str(self._have):
             self._whole = True
             return 0
-        self._begin_anew(file)
-        raise Interrupted("HTTP 416: the server has no such part of the file")
+        self._start_over(file)
+        raise Interrupted("HTTP 416: the server does not have the requested range")
 
     def _same_content(self, response: Any) -> bool:
-        """Say whether an answer is of the same content as what is here; where there is a checksum, that will tell."""
+        """Return whether a response continues the partial file; with a checksum, the end will show it."""
         if self._remote.sha256 or self._remote.git_sha1:
             return True
         first = [*response.history, response][0]
@@ -282,11 +285,12 @@ class _Download:
     def _failure(self, response: Any) -> Interrupted | Refusal:
         host = urlsplit(str(response.url)).hostname
         if response.history and urlsplit(str(response.url)).netloc != urlsplit(transport.endpoint()).netloc:
-            # Its refusals are of a signature that ran out, or of a node that lacks the file; the next one may not.
-            return Interrupted(f"HTTP {response.status_code} from {host}", transport.retry_after(response.headers))
+            # It refuses an expired signature, or one of its nodes lacks the file; the next attempt may succeed.
+            retry_after = parse_retry_after(response.headers.get("retry-after"))
+            return Interrupted(f"HTTP {response.status_code} from {host}", retry_after)
         return transport.of_status(response.status_code, response.headers, self._remote.repo)
 
-    def _begin_anew(self, file: BinaryIO) -> None:
+    def _start_over(self, file: BinaryIO) -> None:
         file.seek(0)
         file.truncate()
         self._have = 0
@@ -307,13 +311,13 @@ class _Download:
         if promised is None and self._sums.git is not None:
             found, promised, kind = self._sums.git.hexdigest(), self._remote.git_sha1, "Git hash"
         if promised not in (None, found):
-            raise _WrongBytes(f"has the {kind} {found}, but {promised} is promised")
+            raise _WrongBytes(f"has the {kind} {found}, expected {promised}")
 
     def _checksum_error(self, error: _WrongBytes) -> ChecksumError:
         return ChecksumError(wrong_file(self._remote.describe(), self._remote.name, str(error)))
 
-    def _giving_up(self, reason: str, asked: float | None) -> str:
+    def _gave_up(self, reason: str, asked: float | None) -> str:
         size = self._remote.size_bytes
-        wait = f" (the server asks to come back in {asked:.0f} s)" if asked else ""
-        kept = f"; {human_size(self._have)}{f' of {human_size(size)}' if size else ''} are kept for the next try"
+        wait = f" (the server asks to wait {asked:.0f} s)" if asked else ""
+        kept = f"; {human_size(self._have)}{f' of {human_size(size)}' if size else ''} are kept for the next attempt"
         return f"{transport.hub_host()}: {reason}{wait}{kept if self._have else ''}"

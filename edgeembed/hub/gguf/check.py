@@ -1,8 +1,8 @@
-"""Whether a GGUF file can be given to llama.cpp: whole, of a known architecture, with numbers that fit together.
+"""The check of a GGUF file before llama.cpp opens it: complete, of a supported architecture, with consistent numbers.
 
-llama.cpp trusts a file in many places, and a failed assertion there ends the process. So a file is looked at before
-llama.cpp opens it, and refused by the name of the key or the tensor at fault. Sources: the GGUF specification (ggml,
-docs/gguf.md), and what llama.cpp 0c1e57098 reads; the parts of the work are in the modules `gguf_*`.
+llama.cpp trusts a file in many places, and a failed assertion ends the process. So a bad file is refused here, with the name
+of the key or tensor at fault. Sources: the GGUF specification (ggml, docs/gguf.md), and what llama.cpp 0c1e57098 reads. The
+other modules of this package check the parts.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ SPLIT_KEY = "split.count"
 _PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in ("query", "document", "instruction")}
 _MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _MOST_CANARY_TEXTS, _LONGEST_CANARY_TEXTS = 64, 2**16
-"""Each is computed whenever the file is loaded."""
+"""All of them are computed whenever the file is loaded."""
 
 
 def check_gguf(path: Path) -> GgufHeader:
-    """Check a GGUF file's whole head and give its metadata. The weights themselves are not read.
+    """Check everything in a GGUF file except the weights, and return its metadata.
 
-    A vocabulary of 150,000 tokens and as many merges takes a fifth of a second, and three megabytes of memory. Raises
-    UnknownModelError when there is no such file, HubError naming key or tensor and the reason when llama.cpp should not see
-    this one.
+    A vocabulary of 150,000 tokens and as many merges takes a fifth of a second and three megabytes of memory.
+
+    Raises:
+        UnknownModelError: There is no such file.
+        HubError: The file is not safe for llama.cpp; the message names the key or tensor and the reason.
     """
     with open_gguf(path) as reader:
         try:
             head = reader.head()
             if head.values.get(SPLIT_KEY, 0) not in (0, 1):
-                raise UnfitError(f"key {SPLIT_KEY!r}: it is one part of {head.values[SPLIT_KEY]}; join the parts first")
+                raise UnfitError(f"key {SPLIT_KEY!r}: the file is one of {head.values[SPLIT_KEY]} parts; join them first")
             tensors = reader.tensors(head)
             check_layout(head, tensors, reader.position, reader.size)
             by_name = {tensor.name: tensor for tensor in tensors}
@@ -60,26 +62,28 @@ def check_gguf(path: Path) -> GgufHeader:
             check_embeddings(by_name, sizes.width, tokens)
             _check_own_keys(head, sizes, tokens)
         except UnfitError as error:
-            raise HubError(f"{path} is not fit for llama.cpp: {error}") from error
+            raise HubError(f"{path} is not safe for llama.cpp: {error}") from error
     return GgufHeader(head.values)
 
 
 def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> None:
-    """Check what our converter writes and our own code reads. Raises UnfitError."""
+    """Check the keys that our converter writes. Raises UnfitError."""
     values = head.values
     for key in (*_PROMPT_KEYS.values(), TEMPLATE_KEY, canary.TEXTS_KEY, canary.ROWS_KEY):
         if not isinstance(values.get(key, ""), str):
-            raise UnfitError(f"key {key!r} is {values[key]!r}, no text")
+            raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
     _check_prompts(texts)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
     if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < tokens:
-        raise UnfitError(f"key {SECOND_SEGMENT_KEY!r} is {offset!r}, which is none of {tokens} tokens")
+        raise UnfitError(f"key {SECOND_SEGMENT_KEY!r} is {offset!r}, expected the id of one of {tokens} tokens")
     least, most = (values.get(key) for key in _MATRYOSHKA_KEYS)
     if (least, most) != (None, None) and not (
         isinstance(least, int) and isinstance(most, int) and 1 <= least <= most <= sizes.width
     ):
-        raise UnfitError(f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are no range in 1 to {sizes.width}")
+        raise UnfitError(
+            f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {sizes.width}"
+        )
     if canary.TEXTS_KEY in texts and canary.ROWS_KEY in texts:
         _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or sizes.width)
 
@@ -90,33 +94,33 @@ def _check_prompts(texts: dict[str, str]) -> None:
         Prompts(**found)
     except ValueError as error:
         raise UnfitError(f"keys 'edgeembed.prompt.*': {error}") from error
-    for key, known in (
+    for key, allowed in (
         (_PROMPT_KEYS["query"], {"text", "instruction"}),
         (_PROMPT_KEYS["document"], {"text", "instruction"}),
         (TEMPLATE_KEY, {"query", "document", "instruction"}),
     ):
-        _check_template(key, texts.get(key, ""), known)
+        _check_template(key, texts.get(key, ""), allowed)
 
 
-def _check_template(key: str, template: str, known: set[str]) -> None:
-    """Check that a template of `str.format` only puts texts in, unchanged: a width alone can make a text of a gigabyte."""
+def _check_template(key: str, template: str, allowed: set[str]) -> None:
+    """Check that a template for `str.format` only inserts texts unchanged: a width can turn a word into a gigabyte."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise UnfitError(f"key {key!r} is no template: {error}") from error
+        raise UnfitError(f"key {key!r} is not a valid template: {error}") from error
     for _, field, form, conversion in parts:
-        if field is not None and (field not in known or form or conversion):
-            raise UnfitError(f"key {key!r} has a field that is not plainly one of {', '.join(sorted(known))}")
+        if field is not None and (field not in allowed or form or conversion):
+            raise UnfitError(f"key {key!r} has a field that is not just one of {', '.join(sorted(allowed))}")
 
 
 def _check_canary(texts: str, rows: str, width: int) -> None:
     if len(texts) > _LONGEST_CANARY_TEXTS:
         raise UnfitError(f"key {canary.TEXTS_KEY!r} has {len(texts)} characters, more than {_LONGEST_CANARY_TEXTS}")
     try:
-        known = canary.read_rows(texts, rows)
+        read = canary.read_rows(texts, rows)
     except canary.CanaryError as error:
         raise UnfitError(f"keys {canary.TEXTS_KEY!r} and {canary.ROWS_KEY!r}: {error}") from error
-    if len(known) > _MOST_CANARY_TEXTS:
-        raise UnfitError(f"key {canary.TEXTS_KEY!r} has {len(known)} texts, more than {_MOST_CANARY_TEXTS}")
-    if any(row.shape != (width,) for _, row in known):
-        raise UnfitError(f"key {canary.ROWS_KEY!r} has rows of another length than {width}")
+    if len(read) > _MOST_CANARY_TEXTS:
+        raise UnfitError(f"key {canary.TEXTS_KEY!r} has {len(read)} texts, more than {_MOST_CANARY_TEXTS}")
+    if any(row.shape != (width,) for _, row in read):
+        raise UnfitError(f"key {canary.ROWS_KEY!r} has rows whose length is not {width}")

@@ -1,8 +1,8 @@
-"""The head of a GGUF file as bytes: counts, key-value pairs, arrays, tensor descriptions, read with a small buffer.
+"""The reader for the head of a GGUF file: counts, key-value pairs, arrays and tensor descriptions, with a small buffer.
 
-Nothing is allocated by a number from the file before the file is known to be that long, and the file is read, not mapped:
-one that is cut short meanwhile must not end the process. Format: the GGUF specification (ggml, docs/gguf.md), versions 2
-and 3, little-endian; what llama.cpp's own reader (gguf.cpp) refuses is refused here too.
+No number from the file is used for an allocation before the file is known to be that long. The file is read, not mapped: one
+that is truncated meanwhile must not end the process. Format: the GGUF specification (ggml, docs/gguf.md), versions 2 and 3,
+little-endian; whatever llama.cpp's own reader (gguf.cpp) refuses is refused here, too.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _CHUNK = 1 << 18
 _MOST_PAIRS = 65_536
 _MOST_TENSORS = 16_384
 _MOST_VALUES, _MOST_STRINGS = 2**22, 2**20
-"""In all arrays together, and strings among them; the largest vocabularies in use have a third of it. A string of one letter
-takes eight times its place in the file when llama.cpp has read it."""
+"""In all arrays together; the largest vocabularies in use have a third of it. In llama.cpp's memory, a string of one letter
+takes eight times its size in the file."""
 _LONGEST_KEY = 255
 LONGEST_TENSOR_NAME = 63
-"""ggml's GGML_MAX_NAME, less the zero at the end."""
+"""ggml's GGML_MAX_NAME without the terminating zero."""
 _LONGEST_STRING = 16 * 2**20
 _LONGEST_STRINGS = 32 * 2**20
-"""Of all string values together: they are kept in memory, those in arrays are not."""
+"""Of all string values together; they are kept in memory, unlike those in arrays."""
 LONGEST_PIECE = 16 * 2**10
-"""Of a string in an array."""
+"""Of a string in an array, in bytes."""
 MOST_DIMENSIONS = 4
 
 
 class MalformedError(ValueError):
-    """The bytes are no GGUF file, or not the whole of one; the message says where and why."""
+    """The bytes are not a complete GGUF file; the message says where and why."""
 
 
 @dataclass(frozen=True)
 class GgufArray:
-    """Where an array lies. `kind` is the GGUF type of its values, `start` the file offset of the first one."""
+    """The location of an array. `kind` is the GGUF type of its values, `start` the file offset of the first one."""
 
     kind: int
     count: int
@@ -66,7 +66,7 @@ class TensorInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class GgufHead:
-    """Everything in front of the tensors' data."""
+    """Everything before the tensors' data."""
 
     version: int
     tensor_count: int
@@ -75,10 +75,10 @@ class GgufHead:
 
 
 class GgufReader:
-    """Reads a file from its first byte on. All methods raise MalformedError when the file does not hold what it says."""
+    """Reads a file from the beginning. All methods raise MalformedError if its content is inconsistent."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Take an open file over; unbuffered or not, it is read in chunks."""
+        """Take an open file, which is read in chunks."""
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
         self._buffer = b""
@@ -97,23 +97,23 @@ class GgufReader:
         return self.size - self.position
 
     def head(self) -> GgufHead:
-        """Read magic, counts and key-value pairs; the tensors' descriptions come next."""
+        """Read and return magic, counts and key-value pairs; the tensors' descriptions come next."""
         magic = self._take(min(4, self.size))
         if magic != b"GGUF":
             raise MalformedError(f"it begins with {magic!r} instead of b'GGUF'{_guess(magic)}")
         (version,) = self._unpack(_SCALARS[4])
         if version in (2 << 24, 3 << 24):
-            raise MalformedError("it is for big-endian machines")
+            raise MalformedError("big-endian files are not supported")
         if version not in (2, 3):
             raise MalformedError(f"GGUF version {version} is not supported, only 2 and 3 are")
         tensors, pairs = self._unpack(struct.Struct("<QQ"))
-        # Both counts are checked before the first pair is read, as every number is before it is used.
+        # Checked before the first pair is read, as every number is before it is used.
         for count, most, least, what in (
             (pairs, _MOST_PAIRS, _LEAST_PAIR, "key-value pairs"),
             (tensors, _MOST_TENSORS, _LEAST_TENSOR, "tensors"),
         ):
             if count > most or count * least > self._remaining:
-                raise MalformedError(f"the header promises {count} {what}, more than {min(most, self._remaining // least)}")
+                raise MalformedError(f"the header claims {count} {what}, more than {min(most, self._remaining // least)}")
         values: dict[str, Scalar] = {}
         arrays: dict[str, GgufArray] = {}
         room = _LONGEST_STRINGS
@@ -122,7 +122,7 @@ class GgufReader:
             key = self._name(_LONGEST_KEY)
             self._where = f"key {key!r}"
             if key in values or key in arrays:
-                raise MalformedError(f"{self._where} stands twice")
+                raise MalformedError(f"{self._where} occurs twice")
             (kind,) = self._unpack(_SCALARS[4])
             if kind == ARRAY:
                 arrays[key] = self._array(key)
@@ -136,14 +136,14 @@ class GgufReader:
         return GgufHead(version, tensors, values, arrays)
 
     def tensors(self, head: GgufHead) -> list[TensorInfo]:
-        """Read the tensors' descriptions; `position` is at their end then, the data begins at the next alignment."""
+        """Read and return the tensors' descriptions; the data begins at the next alignment after `position`."""
         found: dict[str, TensorInfo] = {}
         for number in range(head.tensor_count):
             self._where = f"tensor number {number}"
             name = self._name(LONGEST_TENSOR_NAME)
             self._where = f"tensor {name!r}"
             if name in found:
-                raise MalformedError(f"{self._where} stands twice")
+                raise MalformedError(f"{self._where} occurs twice")
             (dimensions,) = self._unpack(_SCALARS[4])
             if not 1 <= dimensions <= MOST_DIMENSIONS:
                 raise MalformedError(f"{self._where} has {dimensions} dimensions")
@@ -153,12 +153,12 @@ class GgufReader:
         return list(found.values())
 
     def strings(self, key: str, array: GgufArray, longest: int = LONGEST_PIECE) -> Iterator[bytes]:
-        """Give the strings of an array, each with at most `longest` bytes."""
+        """Return an iterator over the strings of an array, each of at most `longest` bytes."""
         self._go_to(key, array.start)
         return self._strings(array.count, longest)
 
     def chunks(self, key: str, array: GgufArray) -> Iterator[bytes]:
-        """Give the bytes of an array of numbers, in pieces that hold whole numbers."""
+        """Yield the bytes of an array of numbers, in chunks of whole numbers."""
         self._go_to(key, array.start)
         left = array.count * _SCALARS[array.kind].size
         while left:
@@ -173,7 +173,7 @@ class GgufReader:
         self._buffer, self._at, self._end = b"", 0, self._file.seek(start)
 
     def _fill(self, needed: int) -> None:
-        """See to it that the buffer holds `needed` more bytes."""
+        """Fill the buffer with at least `needed` more bytes."""
         if needed > self._remaining:
             raise MalformedError(f"the file ends within {self._where}")
         rest = self._buffer[self._at :]
@@ -181,7 +181,7 @@ class GgufReader:
         self._end += len(more)
         self._buffer, self._at = rest + more, 0
         if len(self._buffer) < needed:
-            raise MalformedError("the file became shorter while it was read")
+            raise MalformedError("the file was truncated while it was read")
 
     def _take(self, count: int) -> bytes:
         if self._at + count > len(self._buffer):
@@ -210,9 +210,9 @@ class GgufReader:
             text = self._take(length).decode("utf-8")
         except UnicodeDecodeError as error:
             raise MalformedError(f"{self._where} has a string that is not UTF-8") from error
-        # For C it would end there, and two programs would read two different strings.
+        # C would end the string there, so two programs would read different strings.
         if "\0" in text:
-            raise MalformedError(f"{self._where} has a string with a zero byte in it")
+            raise MalformedError(f"{self._where} has a string with a zero byte")
         return text
 
     def _name(self, longest: int) -> str:
@@ -229,7 +229,7 @@ class GgufReader:
             raise MalformedError(f"{self._where} is an array of the unknown type {kind}")
         least = 8 if kind == STRING else _SCALARS[kind].size
         if count * least > self._remaining:
-            raise MalformedError(f"{self._where} promises {count} values, more than the file holds")
+            raise MalformedError(f"{self._where} claims {count} values, more than the file has")
         self._values_left -= count
         self._strings_left -= count if kind == STRING else 0
         if self._values_left < 0 or self._strings_left < 0:
@@ -247,7 +247,7 @@ class GgufReader:
         return array
 
     def _strings(self, count: int, longest: int) -> Iterator[bytes]:
-        # A vocabulary of 150,000 tokens and as many merges: this loop and the next are most of the time that a head takes.
+        # For a vocabulary of 150,000 tokens and as many merges, this loop and the next take most of the time.
         length_of = _SCALARS[10].unpack_from
         buffer, at, size = self._buffer, self._at, len(self._buffer)
         for _ in range(count):
@@ -257,7 +257,7 @@ class GgufReader:
                 start = 8
             (length,) = length_of(buffer, at)
             if length > longest:
-                raise MalformedError(f"{self._where} has a string of {length} bytes in it")
+                raise MalformedError(f"{self._where} contains a string of {length} bytes")
             at = start + length
             if at > size:
                 buffer, start, size = self._refilled(start, length)
@@ -273,7 +273,7 @@ class GgufReader:
                 buffer, at, size = self._refilled(at, 8)
             (length,) = length_of(buffer, at)
             if length > LONGEST_PIECE:
-                raise MalformedError(f"{self._where} has a string of {length} bytes in it")
+                raise MalformedError(f"{self._where} contains a string of {length} bytes")
             at += 8 + length
             if at > size:
                 buffer, at, size = self._refilled(at - length, length)
@@ -281,7 +281,7 @@ class GgufReader:
         self._at = at
 
     def _refilled(self, at: int, needed: int) -> tuple[bytes, int, int]:
-        """Give the buffer again with `needed` bytes from `at` on, where they begin in it, and its length."""
+        """Return the buffer, refilled with `needed` bytes from `at` on, their start in it, and its length."""
         self._at = at
         self._fill(needed)
         return self._buffer, 0, len(self._buffer)

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, read without the `gguf` package, whose import alone takes longer than this."""
+"""The metadata of a GGUF file, read without the `gguf` package, whose import alone takes longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeembed.hub.gguf.file import GgufReader, MalformedError, Scalar
 RANK_POOLING = 4
 """`pooling_type` of a reranker."""
 
-# `general.file_type` (llama.cpp, enum llama_ftype), the types that people quantise embedding models to.
+# `general.file_type` (llama.cpp, enum llama_ftype): the types in use for embedding models.
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 25: "IQ4_NL", 30: "IQ4_XS",
@@ -23,17 +23,17 @@ _FILE_TYPES = {
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Key-value pairs of a GGUF file, arrays left out."""
+    """Key-value pairs of a GGUF file, without arrays."""
 
     values: dict[str, Scalar]
 
     def text(self, key: str) -> str | None:
-        """Give a string value; None when the key is missing or holds something else."""
+        """Return a string value; None if the key is missing or has another type."""
         value = self.values.get(key)
         return value if isinstance(value, str) else None
 
     def number(self, key: str) -> int | None:
-        """Give an integer value; None when the key is missing or holds something else."""
+        """Return an integer value; None if the key is missing or has another type."""
         value = self.values.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -49,21 +49,21 @@ class GgufHeader:
 
     @property
     def pooling(self) -> int | None:
-        """llama.cpp's number of the pooling."""
+        """llama.cpp's number of the pooling type."""
         return self.number(f"{self.architecture}.pooling_type")
 
     @property
     def type(self) -> str:
-        """Quantisation type that the file says it has; "unknown" when it does not."""
+        """The quantisation type that the file states; "unknown" if it states none."""
         number = self.number("general.file_type")
         return "unknown" if number is None else _FILE_TYPES.get(number, "unknown")
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read the metadata of a GGUF file; a vocabulary of 150,000 tokens makes that a tenth of a second.
+    """Return the metadata of a GGUF file; a vocabulary of 150,000 tokens takes a tenth of a second.
 
-    Whether llama.cpp can be trusted with the file is not looked at: `gguf_check.check_gguf` does that. Raises
-    UnknownModelError when there is no such file, HubError when it is no GGUF file or its metadata is damaged.
+    Whether the file is safe for llama.cpp is not checked; see `check.check_gguf`. Raises UnknownModelError if there is no
+    such file, HubError if it is not a GGUF file or its metadata is damaged.
     """
     with open_gguf(path) as reader:
         return GgufHeader(reader.head().values)
@@ -71,7 +71,7 @@ def read_header(path: Path) -> GgufHeader:
 
 @contextmanager
 def open_gguf(path: Path) -> Iterator[GgufReader]:
-    """Open a GGUF file; what goes wrong with it inside the block becomes UnknownModelError or HubError naming the file."""
+    """Open a GGUF file; errors in the block become UnknownModelError or HubError, naming the file."""
     try:
         with path.open("rb") as file:
             yield GgufReader(file)

@@ -1,7 +1,7 @@
-"""Whether the tensors of a GGUF file lie in it as they should, and have types and shapes that llama.cpp can compute with.
+"""Checks of the tensors in a GGUF file: their offsets, types and shapes.
 
-Formats: the GGUF specification; block sizes of the quantisation types from ggml.h and ggml-common.h. llama.cpp compares most
-shapes with the metadata itself and refuses cleanly; what it takes on trust, and dies of, is checked here.
+Formats: the GGUF specification; block sizes of the quantisation types from ggml.h and ggml-common.h. llama.cpp itself
+compares most shapes with the metadata and refuses cleanly; what it does not verify, and crashes on, is checked here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _DEFAULT_ALIGNMENT = 32
 _MOST_ALIGNMENT = 65_536
 F32 = 0
 
-# ggml's number of a type: its name, values in a block, bytes of a block. Of ggml's other types llama.cpp can neither look up
-# rows nor multiply with them: integers, F64, and the two that only hold what is multiplied (Q8_1, Q8_K).
+# ggml's number of a type: its name, values in a block, bytes of a block. ggml's other types support neither row lookup nor
+# multiplication in llama.cpp: integers, F64, and two for intermediate results (Q8_1, Q8_K).
 _TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
@@ -29,18 +29,18 @@ _TYPES = {
 }  # fmt: skip
 _REMOVED = {4, 5, 31, 32, 33, 36, 37, 38}
 
-# What llama.cpp adds to or multiplies with activations, which are F32, has to be F32 too; its kernels abort otherwise.
+# Tensors that llama.cpp adds to or multiplies with activations must be F32 like these; its kernels abort otherwise.
 _F32_SUFFIXES = (".bias", ".scale", ".input_scale")
 _F32_PARTS = ("norm", "token_types")
 
 
 _MOST_TOKENS = 4096
-"""For each number of an embedding. A decoder computes one number for each token of the vocabulary, at every place."""
+"""Tokens of the vocabulary per number of an embedding: a decoder computes a number for each token, at each position."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Sizes of the attention heads, in every layer the same."""
+    """Sizes of the attention heads, the same in all layers."""
 
     heads: int
     kv_heads: int
@@ -49,35 +49,35 @@ class Attention:
 
 
 class UnfitError(ValueError):
-    """The file is whole, but llama.cpp cannot be trusted with it; the message names the key or the tensor."""
+    """The file is complete but not safe for llama.cpp; the message names the key or tensor."""
 
 
 def check_layout(head: GgufHead, tensors: Sequence[TensorInfo], end: int, size: int) -> None:
-    """Check that tensors of known types lie one behind the other, from the first alignment after `end`, inside `size` bytes.
+    """Check that the tensors are contiguous and aligned, from the first alignment after `end` on, within `size` bytes.
 
     Raises MalformedError.
     """
     alignment = head.values.get(ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
     if (
         not isinstance(alignment, int)
-        # ggml wants the weights that it uses in place at a multiple of 32 bytes, whatever the file says.
+        # ggml requires weights that it uses in place at multiples of 32 bytes, whatever the file states.
         or not _DEFAULT_ALIGNMENT <= alignment <= _MOST_ALIGNMENT
         or alignment & (alignment - 1)
     ):
         raise MalformedError(
-            f"key {ALIGNMENT_KEY!r} is {alignment!r}, no power of two from {_DEFAULT_ALIGNMENT} to {_MOST_ALIGNMENT}"
+            f"key {ALIGNMENT_KEY!r} is {alignment!r}, expected a power of two from {_DEFAULT_ALIGNMENT} to {_MOST_ALIGNMENT}"
         )
     if not tensors:
-        raise MalformedError("it has no tensors")
+        raise MalformedError("the file has no tensors")
     data = _aligned(end, alignment)
     expected = 0
     for tensor in tensors:
         where = f"tensor {tensor.name!r}"
         if tensor.offset % alignment:
-            raise MalformedError(f"{where} lies at {tensor.offset}, no multiple of {alignment}")
+            raise MalformedError(f"{where} is at offset {tensor.offset}, not a multiple of {alignment}")
         if tensor.offset != expected:
-            how = "overlaps the one before" if tensor.offset < expected else "leaves a gap behind the one before"
-            raise MalformedError(f"{where} lies at {tensor.offset} instead of {expected}: it {how}")
+            how = "overlaps the tensor before" if tensor.offset < expected else "leaves a gap after the tensor before"
+            raise MalformedError(f"{where} is at offset {tensor.offset} instead of {expected}: it {how}")
         last = data + expected + _bytes(tensor)
         if last > size:
             raise MalformedError(f"{where} ends at byte {last}, but the file has {size}")
@@ -85,17 +85,17 @@ def check_layout(head: GgufHead, tensors: Sequence[TensorInfo], end: int, size: 
 
 
 def check_kinds(tensors: Mapping[str, TensorInfo]) -> None:
-    """Check that each tensor has a type that llama.cpp's kernels take in its place. Raises UnfitError."""
+    """Check that each tensor has a type that llama.cpp's kernels accept for it. Raises UnfitError."""
     for tensor in tensors.values():
         plain = (
             len(tensor.shape) == 1 or tensor.name.endswith(_F32_SUFFIXES) or any(part in tensor.name for part in _F32_PARTS)
         )
         if plain and tensor.kind != F32:
-            raise UnfitError(f"tensor {tensor.name!r} is {_TYPES[tensor.kind][0]}; llama.cpp needs it as F32")
+            raise UnfitError(f"tensor {tensor.name!r} is {_TYPES[tensor.kind][0]}; llama.cpp requires F32")
 
 
 def check_embeddings(tensors: Mapping[str, TensorInfo], width: int, vocabulary: int) -> None:
-    """Check that there is one embedding of `width` numbers for each token. Raises UnfitError."""
+    """Check that each token has an embedding of `width` numbers. Raises UnfitError."""
     if vocabulary > _MOST_TOKENS * width:
         raise UnfitError(f"key 'tokenizer.ggml.tokens' has {vocabulary} tokens for embeddings of {width} numbers")
     words = tensors.get("token_embd.weight")
@@ -118,26 +118,26 @@ def check_layers(tensors: Mapping[str, TensorInfo], layers: int, attention: Atte
         for name, count in rows.items():
             _check_side(tensors, f"blk.{layer}.{name}.weight", 1, (count,))
         _check_side(tensors, f"blk.{layer}.attn_output.weight", 0, (query,))
-        # Where there is no gate of its own, the first half of what goes up may be one.
+        # Without a separate gate, its first half may be the gate.
         gated = f"blk.{layer}.ffn_gate.weight" in tensors
         _check_side(tensors, f"blk.{layer}.ffn_up.weight", 1, (feed_forward,) if gated else (feed_forward, 2 * feed_forward))
 
 
 def check_scores(tensors: Mapping[str, TensorInfo], labels: int) -> None:
-    """Check that a reranker's last layer gives `labels` numbers, as many as are read from it. Raises UnfitError."""
+    """Check that a reranker's last layer computes `labels` numbers, which is how many are read. Raises UnfitError."""
     name = "cls.output.weight" if "cls.output.weight" in tensors else "cls.weight"
     if name not in tensors:
-        raise UnfitError("it is a reranker without a tensor 'cls.output.weight' or 'cls.weight'")
+        raise UnfitError("the reranker has no tensor 'cls.output.weight' or 'cls.weight'")
     _check_side(tensors, name, 1, (labels,))
 
 
 def check_dense(tensors: Mapping[str, TensorInfo], width: int) -> None:
-    """Check that the dense layers behind the pooling, if any, give `width` numbers again. Raises UnfitError."""
+    """Check that the dense layers after the pooling, if any, return `width` numbers. Raises UnfitError."""
     first, second = "dense_2.weight", "dense_3.weight"
     if first not in tensors and second not in tensors:
         return
     if first not in tensors or second not in tensors:
-        raise UnfitError(f"of the tensors {first!r} and {second!r} one is missing")
+        raise UnfitError(f"one of the tensors {first!r} and {second!r} is missing")
     _check_side(tensors, first, 0, (width,))
     _check_side(tensors, second, 1, (width,))
     _check_side(tensors, second, 0, (_side(tensors[first], 1),))
@@ -147,7 +147,7 @@ def _check_side(tensors: Mapping[str, TensorInfo], name: str, axis: int, allowed
     tensor = tensors.get(name)
     if tensor is not None and _side(tensor, axis) not in allowed:
         wanted = " or ".join(map(str, allowed))
-        raise UnfitError(f"tensor {name!r} has the shape {tensor.shape}; the metadata asks for {wanted} on axis {axis}")
+        raise UnfitError(f"tensor {name!r} has the shape {tensor.shape}; the metadata requires {wanted} on axis {axis}")
 
 
 def _side(tensor: TensorInfo, axis: int) -> int:
@@ -155,17 +155,19 @@ def _side(tensor: TensorInfo, axis: int) -> int:
 
 
 def _bytes(tensor: TensorInfo) -> int:
-    """Give the size of a tensor's data. Raises MalformedError for a shape or a type that cannot be."""
+    """Return the size of a tensor's data in bytes. Raises MalformedError for an impossible shape or type."""
     where = f"tensor {tensor.name!r}"
     if tensor.kind not in _TYPES:
-        what = "a type that ggml has removed" if tensor.kind in _REMOVED else "a type that no model is computed with"
+        what = "a type that ggml has removed" if tensor.kind in _REMOVED else "an unsupported type"
         raise MalformedError(f"{where} has {what}: {tensor.kind}")
     name, values, size = _TYPES[tensor.kind]
     if 0 in tensor.shape:
         raise MalformedError(f"{where} is empty: its shape is {tensor.shape}")
     if tensor.shape[0] % values:
-        raise MalformedError(f"{where} has rows of {tensor.shape[0]} numbers, no multiple of {name}'s {values}")
-    # Python's numbers do not overflow: a product beyond 64 bits is beyond every file, too.
+        raise MalformedError(
+            f"{where} has rows of {tensor.shape[0]} numbers, not a multiple of {values}, the block size of {name}"
+        )
+    # Python integers do not overflow: a product beyond 64 bits is larger than any file.
     return math.prod(tensor.shape) // values * size
 
 

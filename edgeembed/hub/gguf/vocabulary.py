@@ -1,8 +1,8 @@
-"""Whether the tokenizer of a GGUF file is one that llama.cpp can work with.
+"""Checks of the tokenizer in a GGUF file.
 
-An exception in the middle of a text, where llama.cpp no longer catches it, or a failed assertion ends the process; so what
-llama-vocab.cpp takes on trust is checked here: pieces that stand once, special tokens that exist, bytes that have a piece,
-a normalisation table that stays inside itself.
+While it tokenizes a text, llama.cpp no longer catches exceptions, so one ends the process, as does a failed assertion. What
+llama-vocab.cpp does not verify is checked here: unique tokens, existing special tokens, a token for each byte, and a
+normalisation table whose links stay within it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ CHARSMAP_KEY = "tokenizer.ggml.precompiled_charsmap"
 _WORDPIECE, _UNIGRAM, _SENTENCEPIECE, _WHITESPACE = "bert", "t5", "llama", "whitespace"
 _BYTE_PAIRS = ("gpt2", _WHITESPACE)
 _LONGEST_TOKEN = 2048
-"""In bytes. llama.cpp inserts the tokens of a Unigram vocabulary into its tree by recursion, letter by letter."""
+"""In bytes. llama.cpp inserts the tokens of a Unigram vocabulary into a tree by recursion, one level per letter."""
 _MOST_CHARSMAP = 2**21
 _MOST_TYPE, _BYTE_TYPE = 6, 6
 _NONE = 2**32 - 1
-"""What a special token's id of -1 becomes in an unsigned key: there is none."""
+"""A special token's id of -1, "none", in an unsigned key."""
 
 _SPECIAL = (
     "bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "cls", "mask", "prefix", "suffix", "middle",
     "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep",
 )  # fmt: skip
-# The ids that llama.cpp (llama_vocab::impl::load) assumes where the file gives none.
+# The ids that llama.cpp (llama_vocab::impl::load) assumes if the file has none.
 _DEFAULTS = {
     _SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0},
     _WORDPIECE: {"bos": 101, "seperator": 102, "unknown": 100},
@@ -48,10 +48,10 @@ _ADDED_BY_DEFAULT = {_SENTENCEPIECE: ("bos",), _UNIGRAM: ("eos",)}
 
 
 def check_vocabulary(reader: GgufReader, head: GgufHead) -> int:
-    """Check all `tokenizer.*` keys and give the number of tokens. Raises UnfitError, MalformedError."""
+    """Check all `tokenizer.*` keys and return the number of tokens. Raises UnfitError, MalformedError."""
     model = head.values.get(MODEL_KEY)
     if model not in _DEFAULTS:
-        raise UnfitError(f"key {MODEL_KEY!r} is {model!r}; known are {', '.join(_DEFAULTS)}")
+        raise UnfitError(f"key {MODEL_KEY!r} is {model!r}, expected one of {', '.join(_DEFAULTS)}")
     assert isinstance(model, str)
     tokens = _array(head, TOKENS_KEY, (STRING,))
     if tokens is None or tokens.count == 0:
@@ -61,9 +61,9 @@ def check_vocabulary(reader: GgufReader, head: GgufHead) -> int:
     _check_types(reader, head, tokens.count, takes_bytes=model != _WORDPIECE)
     merges = _array(head, MERGES_KEY, (STRING,))
     if merges is None and model in _BYTE_PAIRS:
-        raise UnfitError(f"there is no key {MERGES_KEY!r}, which a byte-pair vocabulary needs")
+        raise UnfitError(f"there is no key {MERGES_KEY!r}, which a byte-pair vocabulary requires")
     if head.values.get(SPLITTER_KEY) == _WHITESPACE != model:
-        # It leaves the spaces in, and llama.cpp asserts that a piece has none.
+        # It keeps spaces, and llama.cpp asserts that a token has none.
         raise UnfitError(f"key {SPLITTER_KEY!r} is {_WHITESPACE!r}, which the tokenizer {model!r} cannot use")
     _check_special_tokens(head.values, model, tokens.count)
     table = _array(head, CHARSMAP_KEY, (0, 1))
@@ -74,7 +74,7 @@ def check_vocabulary(reader: GgufReader, head: GgufHead) -> int:
 
 def _array(head: GgufHead, key: str, kinds: tuple[int, ...]) -> GgufArray | None:
     if key in head.values:
-        raise UnfitError(f"key {key!r} is no array")
+        raise UnfitError(f"key {key!r} is not an array")
     found = head.arrays.get(key)
     if found is not None and found.kind not in kinds:
         raise UnfitError(f"key {key!r} is an array of the wrong type {found.kind}")
@@ -82,7 +82,7 @@ def _array(head: GgufHead, key: str, kinds: tuple[int, ...]) -> GgufArray | None
 
 
 def _check_tokens(reader: GgufReader, tokens: GgufArray, *, bytes_needed: bool) -> None:
-    """Check that no token stands twice, and that each byte has one if asked; with 8 bytes of memory for each token."""
+    """Check that tokens are unique and, if asked, that each byte has one; takes 8 bytes of memory per token."""
     hashes = np.sort(
         np.frombuffer(array("q", map(hash, reader.strings(TOKENS_KEY, tokens, _LONGEST_TOKEN))), dtype=np.int64)
     )
@@ -103,7 +103,7 @@ def _check_tokens(reader: GgufReader, tokens: GgufArray, *, bytes_needed: bool) 
 
 
 def _named(reader: GgufReader, tokens: GgufArray) -> Iterator[bytes]:
-    """Give the tokens under llama.cpp's names: it gives one to those that are empty."""
+    """Yield the tokens as llama.cpp names them: it replaces empty ones."""
     for number, text in enumerate(reader.strings(TOKENS_KEY, tokens)):
         yield text or b"[EMPTY_%d]" % number
 
@@ -127,7 +127,7 @@ def _check_types(reader: GgufReader, head: GgufHead, count: int, *, takes_bytes:
     for chunk in reader.chunks(TYPES_KEY, types):
         numbers = np.frombuffer(chunk, dtype="<i4")
         if numbers.min() < 0 or numbers.max() > _MOST_TYPE:
-            raise UnfitError(f"key {TYPES_KEY!r} has a token of a type that is none of 0 to {_MOST_TYPE}")
+            raise UnfitError(f"key {TYPES_KEY!r} has a token whose type is not within 0 to {_MOST_TYPE}")
         if not takes_bytes and (numbers == _BYTE_TYPE).any():
             raise UnfitError(f"key {TYPES_KEY!r} has a byte token, which a WordPiece vocabulary cannot have")
 
@@ -138,18 +138,18 @@ def _check_count(key: str, found: GgufArray, count: int) -> None:
 
 
 def _check_special_tokens(values: Mapping[str, Scalar], model: str, count: int) -> None:
-    """Check that special tokens are tokens, and that those which a text needs are there."""
-    known = {role: number for role, number in _DEFAULTS[model].items() if number < count}
+    """Check that the ids of special tokens exist, and that required special tokens are set."""
+    ids = {role: number for role, number in _DEFAULTS[model].items() if number < count}
     for role in _SPECIAL:
         key = f"tokenizer.ggml.{role}_token_id"
         number = values.get(key)
         if number is None or number == _NONE:
             continue
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < count:
-            raise UnfitError(f"key {key!r} is {number!r}, which is none of {count} tokens")
-        known[role] = number
+            raise UnfitError(f"key {key!r} is {number!r}, expected the id of one of {count} tokens")
+        ids[role] = number
     for role in _needed(values, model):
-        if role not in known:
+        if role not in ids:
             raise UnfitError(
                 f"there is no key 'tokenizer.ggml.{role}_token_id', but the tokenizer {model!r} adds that token"
             )
@@ -170,15 +170,15 @@ def _needed(values: Mapping[str, Scalar], model: str) -> Iterable[str]:
 
 _LEAF, _WIDE = 1 << 8, 1 << 9
 _LABEL, _VALUE = (1 << 31) | 0xFF, (1 << 31) - 1
-_FRONT = 2048
-"""Nodes looked at together: each has 255 possible children."""
+_NODES_AT_ONCE = 2048
+"""Nodes that are visited together; each has 255 possible children."""
 
 
 def _check_charsmap(reader: GgufReader, table: GgufArray) -> None:
-    """Check that every walk through the table, whatever the text, stays inside the table and ends at a replacement.
+    """Check that every path through the table, for any text, stays inside the table and ends at a replacement.
 
     Format: sentencepiece's precompiled charsmap: the length of a double array of 32-bit units (Darts-clone), the units,
-    then replacements, each ending with a zero byte.
+    then the replacements, each ending with a zero byte.
     """
     if not 4 < table.count <= _MOST_CHARSMAP:
         raise UnfitError(f"key {CHARSMAP_KEY!r} has {table.count} bytes")
@@ -186,16 +186,16 @@ def _check_charsmap(reader: GgufReader, table: GgufArray) -> None:
     length = int.from_bytes(blob[:4], "little")
     replacements = blob[4 + length :]
     if length % 4 or not length or not replacements or replacements[-1]:
-        raise UnfitError(f"key {CHARSMAP_KEY!r} is damaged: its parts do not fill it")
+        raise UnfitError(f"key {CHARSMAP_KEY!r} is damaged: its parts do not add up to its size")
     units = np.frombuffer(blob, dtype="<u4", count=length // 4, offset=4)
     letters = np.arange(1, 256, dtype=np.uint32)
     seen = np.zeros(len(units), dtype=bool)
-    todo = [_base(units[:1])]  # where the children of the nodes reached so far begin
+    todo = [_base(units[:1])]  # offsets of the children of the nodes reached so far
     while todo:
         front = todo.pop()
-        if len(front) > _FRONT:
-            todo.append(front[_FRONT:])
-        front = front[:_FRONT]
+        if len(front) > _NODES_AT_ONCE:
+            todo.append(front[_NODES_AT_ONCE:])
+        front = front[:_NODES_AT_ONCE]
         nodes = (front[:, None] ^ letters).ravel()
         _check_inside(nodes, len(units))
         found = units[nodes]
@@ -213,7 +213,7 @@ def _check_charsmap(reader: GgufReader, table: GgufArray) -> None:
 
 def _check_inside(places: npt.NDArray[np.uint32], length: int) -> None:
     if len(places) and places.max() >= length:
-        raise UnfitError(f"key {CHARSMAP_KEY!r} is damaged: it points outside of itself")
+        raise UnfitError(f"key {CHARSMAP_KEY!r} is damaged: it points outside itself")
 
 
 def _base(units: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

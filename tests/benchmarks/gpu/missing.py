@@ -80,7 +80,9 @@ def missing(peer_python: str = sys.executable) -> list[str]:
     inventory = take_inventory()
     if not any(device.is_gpu for device in inventory.devices):
         known = ", ".join(inventory.backends) or inventory.problem or "nothing"
-        lines.append(f"llama.cpp finds no GPU (backends: {known})" + "".join(f"; {said}" for said in inventory.said[-2:]))
+        lines.append(
+            f"llama.cpp finds no GPU (backends: {known})" + "".join(f"; {said}" for said in inventory.messages[-2:])
+        )
     if problem := torch_problem(peer_python):
         lines.append(f"no peer: {problem}")
     return lines + [f"package: {each}" for each in missing_requirements()]

@@ -6,9 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from edgeembed.engine.gpu.inventory import (
-    library_folder,
-)
+from edgeembed.engine.gpu.inventory import library_folder
 
 
 def module_name() -> str:
@@ -16,7 +14,7 @@ def module_name() -> str:
 
 
 def build_with_broken_cuda(folder: Path, content: bytes = b"") -> Path:
-    """Give a copy of the installed libraries with a CUDA module beside them that is none."""
+    """Return a copy of the installed libraries, with a file beside them that is no CUDA module."""
     installed = library_folder({})
     assert installed is not None
     made = folder / "lib"

@@ -1,4 +1,4 @@
-"""A model's sizes and graphics cards that are only numbers."""
+"""A model's sizes, and graphics cards that exist only as numbers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from typing import Any
 
 from edgeembed.engine.context_plan import ModelFacts
 from edgeembed.engine.gpu.inventory import Device
-from edgeembed.engine.gpu.plan import (
-    MIB,
-    ModelWeights,
-)
+from edgeembed.engine.gpu.plan import MIB, ModelWeights
 from edgeembed.engine.worker_options import WorkerOptions
 
 WEIGHTS = ModelWeights(

@@ -1,4 +1,4 @@
-"""What there is to compute on, and why a graphics card is not used. Real processes, and builds broken on purpose."""
+"""Which devices llama.cpp finds, and why a graphics card is not used. Real processes, and builds broken on purpose."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from edgeembed.engine.gpu.inventory import (
     LIBRARY_VARIABLE,
+    BackendModule,
     Device,
     Inventory,
-    Module,
     chosen_gpus,
     gpu_libraries,
     library_folder,
@@ -53,7 +53,7 @@ CARDS = (CPU, gpu("CUDA0", "CUDA"), gpu("CUDA1", "CUDA"), gpu("Vulkan0", "Vulkan
         ("metal", []),
     ],
 )
-def test_the_setting_chooses_cards_and_one_card_of_two_backends_is_one(device: str, names: list[str]) -> None:
+def test_the_setting_chooses_cards_and_a_card_of_two_backends_counts_once(device: str, names: list[str]) -> None:
     assert [found.name for found in chosen_gpus(Inventory(devices=CARDS), device)] == names
 
 
@@ -63,18 +63,18 @@ def test_a_card_inside_the_processor_is_used_where_there_is_no_other() -> None:
     assert chosen_gpus(Inventory(devices=(CPU, inside)), "metal") == (inside,)
 
 
-# --- why not ----------------------------------------------------------------------------------------------------------
+# --- reasons ----------------------------------------------------------------------------------------------------------
 
 
 def without(**nvidia: Any) -> Inventory:
     return Inventory(backends=("CPU",), devices=(CPU,), nvidia=NvidiaFacts(**nvidia))
 
 
-def test_nothing_is_said_where_a_card_can_be_used() -> None:
+def test_a_usable_card_needs_no_reason() -> None:
     assert causes(Inventory(devices=CARDS)) == []
 
 
-def test_why_not() -> None:
+def test_each_reason_has_its_cause() -> None:
     assert causes(Inventory(devices=CARDS), "cpu") == ["device_is_cpu"]
     assert causes(without(cards=1), libraries=[]) == ["no_build"]
     assert causes(without(cards=0)) == ["no_card"]
@@ -83,17 +83,20 @@ def test_why_not() -> None:
     assert causes(without(cards=1, cuda="13.0", driver="580.1"), CUDA_VISIBLE_DEVICES="") == ["hidden"]
     assert causes(without(cards=1, cuda="13.0", driver="580.1"), CUDA_VISIBLE_DEVICES="-1") == ["hidden"]
     assert causes(without(cards=1, cuda="13.0", init_error=803)) == ["driver_fails"]
-    assert causes(Inventory(problem="it hangs")) == ["look_failed"]
+    assert causes(Inventory(problem="it hangs")) == ["inspection_failed"]
     assert causes(Inventory(devices=CARDS), "cuda:7") == ["no_such_device"]
     assert causes(Inventory(devices=(CPU,)), "metal") == ["no_build"]
     old = msgspec.structs.replace(
         without(cards=1, cuda="11.4", driver="470.1"),
-        said=("ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version",),
+        messages=(
+            "ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version",
+        ),
     )
     (reason,) = why_no_gpu(old, "auto", libraries=CUDA_LIBRARY, environ={})
     assert reason.cause == "driver_too_old" and "470.1" in reason.text and "11.4" in reason.text
     broken = msgspec.structs.replace(
-        without(cards=1, cuda="13.0"), modules=(Module(file="libggml-cuda.so", problem="libcudart.so.13: cannot open"),)
+        without(cards=1, cuda="13.0"),
+        modules=(BackendModule(file="libggml-cuda.so", problem="libcudart.so.13: cannot open"),),
     )
     assert causes(broken) == ["broken_module"]
 
@@ -111,14 +114,14 @@ def test_a_build_without_cuda_says_how_to_get_it() -> None:
         ("something else 12.2.0", None),
     ],
 )  # fmt: skip
-def test_the_drivers_version_is_read_out_of_the_kernels_file(text: str, version: str | None) -> None:
+def test_the_drivers_version_is_read_from_the_kernels_file(text: str, version: str | None) -> None:
     assert version_in(text) == version
 
 
-# --- real looks -------------------------------------------------------------------------------------------------------
+# --- real processes ---------------------------------------------------------------------------------------------------
 
 
-def test_a_look_finds_the_processor() -> None:
+def test_the_inventory_has_the_processor() -> None:
     inventory = take_inventory()
     assert inventory.problem is None
     (device,) = [device for device in inventory.devices if device.kind == "cpu"]
@@ -127,7 +130,7 @@ def test_a_look_finds_the_processor() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no library at all"])
-def test_a_module_that_cannot_be_loaded_is_named_and_costs_nothing_else(
+def test_a_module_that_cannot_be_loaded_is_named_and_the_processor_still_works(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LIBRARY_VARIABLE, str(build_with_broken_cuda(tmp_path, content)))
@@ -140,28 +143,26 @@ def test_a_module_that_cannot_be_loaded_is_named_and_costs_nothing_else(
     assert causes(inventory, libraries=libraries)[0] == "broken_module"
 
 
-def test_a_build_that_cannot_be_loaded_at_all_is_a_problem_with_its_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one with CUDA linked in is where there is no driver."""
+def test_a_build_that_cannot_be_loaded_is_a_problem_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a build that is linked with CUDA on a machine without a driver."""
     folder = build_with_broken_cuda(tmp_path)
     for file in folder.glob("*ggml-base*"):
         file.unlink()
     monkeypatch.setenv(LIBRARY_VARIABLE, str(folder))
     inventory = take_inventory()
     assert inventory.problem is not None and "ggml-base" in inventory.problem
-    assert causes(inventory) == ["look_failed"]
+    assert causes(inventory) == ["inspection_failed"]
 
 
-def test_a_look_that_hangs_dies_or_cannot_start_is_a_problem() -> None:
+def test_a_process_that_hangs_crashes_or_cannot_start_is_a_problem() -> None:
     hung = take_inventory(command=[sys.executable, "-c", "import time; time.sleep(60)"], timeout=1)
-    assert "no answer for 1 s" in (hung.problem or "")
+    assert "did not finish within 1 s" in (hung.problem or "")
     died = take_inventory(command=[sys.executable, "-c", "import os; os.abort()"])
     assert died.problem is not None and ("SIGABRT" in died.problem or sys.platform == "win32")
-    assert "cannot be started" in (take_inventory(command=["/no/such/program"]).problem or "")
+    assert "cannot start" in (take_inventory(command=["/no/such/program"]).problem or "")
 
 
-def test_nothing_is_looked_for_where_llama_cpp_is_missing(tmp_path: Path) -> None:
+def test_without_llama_cpp_there_are_no_gpu_libraries(tmp_path: Path) -> None:
     assert gpu_libraries(None) == []
     assert library_folder({LIBRARY_VARIABLE: str(tmp_path)}) == tmp_path
     assert gpu_libraries(tmp_path) == []

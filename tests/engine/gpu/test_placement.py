@@ -1,4 +1,4 @@
-"""The modes that graphics cards put on a ladder, and who gets which room."""
+"""Execution modes for graphics cards, and which model gets which share of a card."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ class Machine:
 
     def __init__(self, *gib: float) -> None:
         self.devices = cards(*gib)
-        self.looks = 0
+        self.inspections = 0
 
     def take(self, number: int, gib: float) -> None:
         device = self.devices[number]
         self.devices[number] = msgspec.structs.replace(device, memory_free=int(device.memory_free - gib * GIB))
 
-    def look(self) -> Inventory:
-        self.looks += 1
+    def inspect(self) -> Inventory:
+        self.inspections += 1
         cpu = Device(name="CPU", description="", backend="CPU", kind="cpu")
         return Inventory(backends=("CPU", "CUDA"), devices=(*self.devices, cpu))
 
 
 def gpus(machine: Machine, device: str = "auto", layers: str = "auto", **more: Any) -> Gpus:
-    return Gpus(device, layers, look=machine.look, libraries=more.pop("libraries", LIBRARIES), environ={}, **more)
+    return Gpus(device, layers, inspect=machine.inspect, libraries=more.pop("libraries", LIBRARIES), environ={}, **more)
 
 
 def modes(made: Gpus) -> list[str]:
     return [mode.name for mode in made.modes(SIZES, options())]
 
 
-def test_the_rungs_are_those_that_the_empty_cards_would_hold() -> None:
+def test_modes_depend_on_what_empty_cards_could_hold() -> None:
     assert modes(gpus(Machine(8))) == ["gpu-full", "gpu-partial"]
-    assert modes(gpus(Machine(2))) == ["gpu-partial"], "a card that is too small is no fall each time"
+    assert modes(gpus(Machine(2))) == ["gpu-partial"], "no failed attempt with a card that is too small"
     assert modes(gpus(Machine(0.3))) == []
     assert modes(gpus(Machine())) == []
     busy = Machine(8)
     busy.take(0, 7.9)
-    assert modes(gpus(busy)) == ["gpu-full", "gpu-partial"], "what others have may come back"
+    assert modes(gpus(busy)) == ["gpu-full", "gpu-partial"], "other programs may free their memory"
 
 
-def test_what_cards_take_is_not_counted_against_the_machines_memory() -> None:
+def test_layers_on_cards_do_not_count_as_main_memory() -> None:
     layers = sum(WEIGHTS.layers)
     assert gpus(Machine(8)).weights_on_cards(SIZES, options()) == layers
     assert 0 < gpus(Machine(2)).weights_on_cards(SIZES, options()) < layers
@@ -62,25 +62,25 @@ def test_what_cards_take_is_not_counted_against_the_machines_memory() -> None:
         assert without.weights_on_cards(SIZES, options()) == 0
 
 
-def test_settings_decide_about_rungs() -> None:
+def test_settings_determine_the_modes() -> None:
     assert modes(gpus(Machine(8), "cpu")) == []
     assert modes(gpus(Machine(8), layers="0")) == []
     assert modes(gpus(Machine(0.3), layers="99")) == ["gpu-full"]
     assert modes(gpus(Machine(8), layers="12")) == ["gpu-partial"]
-    assert modes(gpus(Machine(), "cuda")) == ["gpu-full"], "what was asked for by name is missed"
+    assert modes(gpus(Machine(), "cuda")) == ["gpu-full"], "a card that the setting names is reported when it is missing"
     assert modes(gpus(Machine(8), "cuda:1")) == ["gpu-full"]
     assert modes(gpus(Machine(3.2), utilization=0.5)) == ["gpu-partial"]
 
 
-def test_a_build_for_processors_starts_no_look() -> None:
+def test_a_build_without_gpu_backends_inspects_nothing() -> None:
     machine = Machine(8)
     made = gpus(machine, libraries=[])
     assert modes(made) == [] and not made.possible
     assert made.describe()["why_no_gpu"][0]["cause"] == "no_build"
-    assert machine.looks == 0
+    assert machine.inspections == 0
 
 
-def test_models_go_one_to_each_card_while_they_load_and_when_they_are_loaded() -> None:
+def test_models_spread_over_the_cards_while_loading_and_afterwards() -> None:
     machine = Machine(8, 8, 8)
     made = gpus(machine)
     first = made.place(GPU_FULL, "one", SIZES, options())
@@ -94,23 +94,23 @@ def test_models_go_one_to_each_card_while_they_load_and_when_they_are_loaded() -
     assert (first.gpu_layers, first.tensor_split, first.mode) == (29, (), "x")
 
 
-def test_a_rung_without_room_is_refused_with_the_numbers_and_the_one_below_takes_less() -> None:
+def test_a_mode_without_room_is_refused_with_the_numbers_and_the_next_one_uses_less() -> None:
     machine = Machine(8)
     machine.take(0, 6)
     made = gpus(machine)
     with pytest.raises(ModeUnavailableError, match=r"out of memory before loading.*CUDA0 has room for 1,2\d\d MiB"):
         made.place(GPU_FULL, "model", SIZES, options())
     assert 0 < made.place(GPU_PARTIAL, "model", SIZES, options()).gpu_layers < 20
-    # Below a whole model that fell for another reason there is always less than the whole.
+    # After gpu-full has failed, gpu-partial never uses all layers, whatever the room.
     assert gpus(Machine(80)).place(GPU_PARTIAL, "model", SIZES, options()).gpu_layers == 21
 
 
-def test_a_number_of_layers_is_taken_at_its_word() -> None:
+def test_a_number_of_layers_from_the_user_is_not_checked() -> None:
     placed = gpus(Machine(0.1), layers="12").place(GPU_PARTIAL, "model", SIZES, options())
     assert (placed.gpu_layers, placed.device) == (12, "CUDA0")
 
 
-def test_what_a_model_has_itself_is_not_in_its_way_up() -> None:
+def test_a_models_own_share_counts_as_free_when_it_is_promoted() -> None:
     machine = Machine(5)
     machine.take(0, 2)
     made = gpus(machine)
@@ -125,13 +125,13 @@ def test_what_a_model_has_itself_is_not_in_its_way_up() -> None:
     made.require_room(GPU_FULL, "model", SIZES, options())
     with pytest.raises(ModeUnavailableError):
         made.require_room(GPU_FULL, "another", SIZES, options())
-    made.left("model")
+    made.unloaded("model")
     with pytest.raises(ModeUnavailableError):
         made.require_room(GPU_FULL, "model", SIZES, options())
     made.require_room(CPU_BEST, "model", SIZES, options())
 
 
-def test_a_card_that_is_gone_is_a_reason_with_a_name() -> None:
+def test_a_missing_card_is_named_in_the_error() -> None:
     with pytest.raises(ModeUnavailableError, match="finds no cuda") as caught:
         gpus(Machine(8), "cuda:3").place(GPU_FULL, "model", SIZES, options())
     assert caught.value.cause == "no_device"
@@ -146,7 +146,7 @@ def test_a_card_that_is_gone_is_a_reason_with_a_name() -> None:
         (
             Inventory(
                 nvidia=NvidiaFacts(cards=1, cuda="11.4", driver="470.1"),
-                said=("CUDA driver version is insufficient for CUDA runtime version",),
+                messages=("CUDA driver version is insufficient for CUDA runtime version",),
             ),
             "driver_too_old",
         ),
@@ -154,13 +154,13 @@ def test_a_card_that_is_gone_is_a_reason_with_a_name() -> None:
     ],
 )
 def test_a_machine_without_a_usable_card_has_a_cause(inventory: Inventory, cause: str) -> None:
-    made = Gpus("cuda", look=lambda: inventory, libraries=[Path("libggml-cuda.so")], environ={})
+    made = Gpus("cuda", inspect=lambda: inventory, libraries=[Path("libggml-cuda.so")], environ={})
     with pytest.raises(ModeUnavailableError) as caught:
         made.place(GPU_FULL, "model", SIZES, options())
     assert caught.value.cause == cause
 
 
-def test_a_card_is_given_large_batches_and_one_context() -> None:
+def test_a_card_gets_large_batches_and_one_context() -> None:
     given = for_card(options(batch_tokens=128, bulk_lanes=None), None)
     assert (given.batch_tokens, given.bulk_lanes, given.pad_from_tokens) == (2048, 0, 0)
     assert for_card(given, 512).batch_tokens == 512

@@ -1,4 +1,4 @@
-"""What goes where: arithmetic, held against what llama.cpp itself logs of its buffers."""
+"""Which layers go where: arithmetic, compared with the buffer sizes that llama.cpp logs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def planned(*gib: float, layers: int | None = None, **changes: Any) -> GpuPlan:
 # --- room -------------------------------------------------------------------------------------------------------------
 
 
-def test_room_leaves_a_share_of_the_card_alone_and_counts_what_others_have() -> None:
+def test_room_excludes_a_share_of_the_card_and_what_others_use() -> None:
     (card,) = cards(10)
     assert room_on(card, 0.9) == pytest.approx(9 * GIB)
     half_free = msgspec.structs.replace(card, memory_free=5 * GIB)
@@ -46,19 +46,19 @@ def test_room_leaves_a_share_of_the_card_alone_and_counts_what_others_have() -> 
     assert room_on(half_free, 0.9, own=20 * GIB) == pytest.approx(9 * GIB), "no more than there is"
     assert room_on(msgspec.structs.replace(card, memory_free=0), 0.9) == 0
     silent = msgspec.structs.replace(card, memory_free=0, memory_total=0)
-    assert room_on(silent, 0.9) > 2**40, "a backend that says nothing of memory is tried"
+    assert room_on(silent, 0.9) > 2**40, "a device whose memory is unknown is tried"
 
 
 # --- one card ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_fits_goes_whole_onto_the_card_with_most_room() -> None:
+def test_a_model_that_fits_goes_to_the_card_with_the_most_room() -> None:
     plan = planned(6, 8, 7)
     assert (plan.devices, plan.gpu_layers, plan.layers, plan.whole) == (("CUDA1",), 29, 29, True)
     assert 28 * 100 * MIB < plan.bytes[0] < plan.room[0]
 
 
-def test_as_many_layers_as_fit_and_each_byte_counts() -> None:
+def test_as_many_layers_as_fit_go_to_the_card() -> None:
     counts = [planned(gib / 4, batch_tokens=64).gpu_layers for gib in range(5, 20)]
     assert counts == sorted(counts) and counts[0] < 15 and counts[-1] == 29
     plan = planned(2)
@@ -68,19 +68,19 @@ def test_as_many_layers_as_fit_and_each_byte_counts() -> None:
         plan_gpu(WEIGHTS, FACTS, options(), more, [room_on(more[0], 0.9)], layers=plan.gpu_layers + 1)
 
 
-def test_longer_contexts_and_larger_batches_leave_less_for_layers() -> None:
+def test_longer_contexts_and_larger_batches_leave_less_room_for_layers() -> None:
     assert planned(2.5, context_tokens=512).gpu_layers > planned(2.5, context_tokens=16_384).gpu_layers
     assert planned(2.5, batch_tokens=64).gpu_layers > planned(2.5, batch_tokens=8192).gpu_layers
 
 
-def test_a_card_that_holds_next_to_nothing_is_not_worth_it() -> None:
+def test_a_card_that_holds_only_a_few_layers_is_not_used() -> None:
     with pytest.raises(DoesNotFitError, match=r"out of memory before loading: the model would take .* CUDA0 has room for"):
         planned(0.3)
     with pytest.raises(DoesNotFitError, match="no device"):
         planned()
 
 
-def test_heads_without_flash_attention_take_more() -> None:
+def test_heads_without_flash_attention_need_more_memory() -> None:
     plain = dataclasses.replace(WEIGHTS, heads=64)  # of 32 numbers
     assert WEIGHTS.flash and not plain.flash
     (card,) = cards(6)
@@ -101,7 +101,7 @@ def test_a_model_too_large_for_one_card_is_split_by_layers() -> None:
     assert where == ["CUDA1"] * first + ["CUDA0"] * (29 - first)
 
 
-def test_what_no_cards_hold_together_stays_with_the_processor() -> None:
+def test_layers_that_do_not_fit_on_all_cards_together_stay_with_the_processor() -> None:
     plan = planned(1.2, 1.2)
     assert 0 < plan.gpu_layers < 29 and len(plan.devices) == 2
     where = [device_of_layer(layer, plan) for layer in range(29)]
@@ -127,13 +127,13 @@ LlamaModel(msgspec.json.decode(sys.argv[1], type=WorkerOptions))
 
 
 def logged(options: WorkerOptions, kind: str = "flash") -> list[str]:
-    """Give what llama.cpp logs while it loads. kind: of attention, "flash" or "plain"."""
+    """Return what llama.cpp logs while it loads. kind: of attention, "flash" or "plain"."""
     command = [sys.executable, "-c", LOAD, msgspec.json.encode(options).decode(), kind]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
 
 
 def last_mib(lines: list[str], what: str) -> float:
-    """Give the size of the buffer that was made last: those of probes come before."""
+    """Return the size of the buffer that was made last: those of `row_probe` come before."""
     return float([line for line in lines if what in line and "expectation" not in line][-1].split("=")[1].split()[0])
 
 
@@ -146,7 +146,7 @@ def attention(lines: list[str]) -> set[str]:
     ("context", "batch", "kind"),
     [(512, 64, "flash"), (512, 2048, "flash"), (256, 4096, "flash"), (512, 512, "plain"), (512, 2048, "plain")],
 )
-def test_buffers_are_as_large_as_llama_cpp_makes_them(tmp_path: Path, context: int, batch: int, kind: str) -> None:
+def test_estimated_buffers_match_those_of_llama_cpp(tmp_path: Path, context: int, batch: int, kind: str) -> None:
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")
     weights, facts = read_weights(file)
     worker = options(str(file), context_tokens=context, batch_tokens=batch)
@@ -159,19 +159,19 @@ def test_buffers_are_as_large_as_llama_cpp_makes_them(tmp_path: Path, context: i
     assert compute / MIB <= 2 * measured + 0.5
 
 
-def test_the_files_parts_are_all_counted(tmp_path: Path) -> None:
+def test_all_parts_of_the_file_are_counted(tmp_path: Path) -> None:
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")
     weights, facts = read_weights(file)
     assert weights.count == 3 and weights.layers[0] > 2 * 64 * 128 * 4
-    assert weights.output > 259 * 64 * 4, "the embeddings are the output's matrix, too: it gets a copy"
+    assert weights.output > 259 * 64 * 4, "the output layer uses the matrix of the embeddings, and gets a copy"
     assert weights.largest_matrix == 64 * 128 and weights.feed_forward == 256 and weights.heads_width == 64
     assert not weights.flash, "heads of 16 numbers"
     assert facts == ModelFacts(pieces=True, trained_tokens=512, width=64, vocabulary=259, cell_bytes=2 * 2 * 32 * 2)
 
 
 @pytest.mark.model
-def test_llama_cpp_takes_devices_layers_and_split_as_they_are_given(tmp_path: Path) -> None:
-    """The processor stands for two cards."""
+def test_llama_cpp_uses_the_given_devices_layers_and_split(tmp_path: Path) -> None:
+    """The processor takes the place of two cards."""
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")
     split = options(str(file), batch_tokens=64, device="CPU,CPU", gpu_layers=3, tensor_split=(2.0, 1.0))
     lines = logged(split)

@@ -20,7 +20,7 @@ def activity_table() -> Iterator[ActivityTable]:
     assert not made.path.exists()
 
 
-def test_lanes_do_not_get_in_each_others_way(activity_table: ActivityTable) -> None:
+def test_lanes_write_independent_entries(activity_table: ActivityTable) -> None:
     assert (activity_table.running, activity_table.busy_since) == ((), None)
     began = time.time()
     activity_table.begin(0, [7])
@@ -36,7 +36,7 @@ def test_lanes_do_not_get_in_each_others_way(activity_table: ActivityTable) -> N
     assert (activity_table.running, activity_table.busy_since) == ((), None)
 
 
-def test_what_a_killed_process_computed_is_known(activity_table: ActivityTable) -> None:
+def test_the_texts_of_a_killed_process_can_be_read(activity_table: ActivityTable) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -50,7 +50,7 @@ def test_what_a_killed_process_computed_is_known(activity_table: ActivityTable) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove files in use: closing does")
-def test_a_file_that_is_gone_is_read_and_written_on(activity_table: ActivityTable) -> None:
+def test_the_table_works_after_its_file_was_removed(activity_table: ActivityTable) -> None:
     other = ActivityTable(activity_table.path)
     activity_table.unlink()
     assert activity_table.path is not None and not activity_table.path.exists()

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "PYTHONMALLOC": "malloc",  # without Python's own allocator, so that each array has its bounds checked
         }
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *(arguments or TESTS)]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *TESTS, *arguments]
         return subprocess.run(command, cwd=tree, env=environ, check=False).returncode
 
 

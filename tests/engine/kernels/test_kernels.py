@@ -1,4 +1,4 @@
-"""Our kernels against numpy, and inside llama.cpp against llama.cpp's own."""
+"""Our kernels compared with numpy, and inside llama.cpp with llama.cpp's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a first look finds. No model: a pass takes what the test says."""
+"""What autotune measures. No model: the test decides how long a pass takes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Machine:
 @pytest.mark.parametrize(
     ("attention", "expected"),
     [(0.0, 0), (1.0, 48), (4.0, 32), (20.0, 24)],
-    ids=["filling up never pays", "long ones", "middling ones", "nearly all"],
+    ids=["no padding", "long texts", "medium texts", "nearly all texts"],
 )
-def test_where_filling_up_begins_to_pay(attention: float, expected: int) -> None:
+def test_the_length_from_which_padding_is_faster(attention: float, expected: int) -> None:
     machine = Machine(attention=attention)
     found = autotune(machine.time_pass, clock=machine.clock)
     assert found.pad_from_tokens == expected
     assert found.seconds == pytest.approx(machine.now, abs=1e-3)
 
 
-def test_a_large_model_is_not_held_up() -> None:
+def test_a_large_model_is_not_delayed() -> None:
     machine = Machine(pass_seconds=1.0)
     assert autotune(machine.time_pass, clock=machine.clock).pad_from_tokens is None
     assert machine.passes == 1

@@ -40,12 +40,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny-bert.gguf"
 
 
-def test_a_causal_model_says_what_it_is(qwen3: Path) -> None:
+def test_info_of_a_causal_model(qwen3: Path) -> None:
     info = LlamaModel(options(qwen3)).info
     assert (info.architecture, info.dimensions, info.context_tokens, info.pooling) == ("qwen3", DIMENSIONS, CONTEXT, "last")
 
 
-def test_the_final_special_token_is_there_and_special_tokens_in_a_text_are_text(qwen3: Path) -> None:
+def test_a_text_ends_with_the_special_token_and_names_of_special_tokens_are_text(qwen3: Path) -> None:
     model = LlamaModel(options(qwen3))
     end = model.tokenize("").tolist()
     assert len(end) == 1
@@ -64,7 +64,7 @@ def test_rows_of_a_batch_equal_rows_computed_alone(file: str, extra_buffers: boo
     for text, row in zip(tokens, together, strict=True):
         (alone,) = model.embed([text])
         assert canary.cosine(alone, row) > 0.99999
-    # Rows are the texts' own: no two are alike.
+    # Each text has its own row: no two are alike.
     assert max(canary.cosine(a, b) for i, a in enumerate(together) for b in together[:i]) < 0.999
 
 
@@ -80,7 +80,7 @@ def test_a_text_longer_than_the_batch_buffer_is_computed_in_pieces(qwen3: Path) 
     assert canary.cosine(whole.embed([whole.tokenize("hello")])[0], again) > 0.99999
 
 
-def test_the_setting_limits_the_text_and_the_memory(qwen3: Path) -> None:
+def test_the_setting_limits_the_length_of_texts(qwen3: Path) -> None:
     assert LlamaModel(options(qwen3, context_tokens=100)).info.context_tokens == 100
 
 
@@ -95,14 +95,14 @@ def test_a_longest_text_is_computed_by_a_non_causal_model(bert: Path) -> None:
 @pytest.mark.parametrize(
     ("pooling", "words"), [(None, "pooling_type"), (gguf.PoolingType.RANK, "reranker"), (gguf.PoolingType.NONE, "no vector")]
 )
-def test_a_file_without_vectors_is_refused_for_good(pooling: gguf.PoolingType | None, words: str, tmp_path: Path) -> None:
+def test_a_file_without_vectors_is_a_fatal_error(pooling: gguf.PoolingType | None, words: str, tmp_path: Path) -> None:
     path = make_tiny_qwen3(tmp_path / "model.gguf", pooling=pooling)
     with pytest.raises(ModelLoadError, match=words) as caught:
         LlamaModel(options(path))
     assert caught.value.fatal
 
 
-def test_a_file_that_is_no_model_says_what_llama_cpp_says(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
     path = tmp_path / "junk.gguf"
     path.write_bytes(b"junk" * 100)
     with pytest.raises(ModelLoadError, match="cannot load"):

@@ -1,4 +1,4 @@
-"""How many threads a pass takes. No model: a pass takes what the test says."""
+"""How many threads a pass uses. No model: the test decides how long a pass takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeembed.engine.llama.thread_choice import REDUCED_SECONDS, TRY_EVERY, Thr
 
 
 class Clock:
-    """Time that passes with the passes alone."""
+    """A clock that only passes move."""
 
     now = 0.0
 
@@ -19,14 +19,14 @@ class Clock:
 
 
 class Machine:
-    """A choice, and a clock."""
+    """A thread choice with a simulated clock."""
 
     def __init__(self, most: int) -> None:
         self.clock = Clock()
         self.choice = ThreadChoice(most, self.clock)
 
     def run(self, passes: int, seconds: Callable[[int, int], float]) -> list[int]:
-        """Compute passes of 5 to 60 tokens; give the threads that each had."""
+        """Simulate passes of 5 to 60 tokens, and return the number of threads of each."""
         taken = []
         for number in range(passes):
             tokens = 5 + number * 7 % 56
@@ -43,7 +43,7 @@ def quiet(threads: int, tokens: int) -> float:
 
 
 def one_processor_is_taken(threads: int, tokens: int) -> float:
-    """Of eight: whoever needs all of them stands still most of the time."""
+    """Of eight: a pass that uses all of them waits most of the time."""
     return tokens * 1e-3 * (8 if threads == 8 else 1 / (0.2 + 0.8 * threads))
 
 
@@ -52,7 +52,7 @@ def all_are_taken(threads: int, tokens: int) -> float:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8])
-def test_a_quiet_machine_computes_with_all_threads_but_for_one_pass_in_a_hundred(most: int) -> None:
+def test_an_idle_machine_uses_all_threads_in_99_of_100_passes(most: int) -> None:
     machine = Machine(most)
     machine.run(20, quiet)
     taken = machine.run(10 * TRY_EVERY, quiet)
@@ -60,12 +60,12 @@ def test_a_quiet_machine_computes_with_all_threads_but_for_one_pass_in_a_hundred
     assert most == 1 or any(threads != most for threads in taken)
 
 
-def test_neighbours_take_threads_away_and_give_them_back() -> None:
+def test_other_programs_reduce_the_threads_until_they_end() -> None:
     machine = Machine(8)
     machine.run(50, quiet)
     assert machine.run(40, one_processor_is_taken)[-20:].count(4) >= 18
     taken = machine.run(400, all_are_taken)
-    assert taken[-200:].count(1) >= 160, "all of them are tried now and then"
+    assert taken[-200:].count(1) >= 160, "other numbers are tried now and then"
     before = machine.clock.now
     while machine.run(1, quiet) != [8]:
         pass
@@ -73,11 +73,11 @@ def test_neighbours_take_threads_away_and_give_them_back() -> None:
     assert machine.run(100, quiet).count(8) >= 98
 
 
-def test_a_machine_that_was_never_quiet_is_found_out_soon() -> None:
+def test_a_machine_that_is_busy_from_the_start_is_noticed_soon() -> None:
     assert Machine(2).run(40, all_are_taken)[13:].count(1) >= 20
 
 
-def test_a_slow_pass_now_and_then_is_no_reason() -> None:
+def test_an_occasional_slow_pass_changes_nothing() -> None:
     machine = Machine(2)
     machine.run(50, quiet)
     for _ in range(20):

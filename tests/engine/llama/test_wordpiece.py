@@ -1,4 +1,4 @@
-"""The text normaliser of BERT, where llama.cpp's own is wrong. Expected strings follow the tokenizers library."""
+"""BERT's text normalisation, where llama.cpp's is wrong. Expected strings are those of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from edgeembed.engine.llama.wordpiece import strip_accents
         ("颜色 🙂", "颜色 🙂"),
     ],
 )
-def test_marks_go_and_letters_stay(text: str, expected: str) -> None:
+def test_non_spacing_marks_are_removed_and_letters_kept(text: str, expected: str) -> None:
     assert strip_accents(text, lowercase=True) == expected
 
 
-def test_case_stays_where_the_model_is_cased() -> None:
+def test_a_cased_model_keeps_upper_case() -> None:
     assert strip_accents("ÉCOLE Ж", lowercase=False) == "ECOLE Ж"

@@ -1,14 +1,14 @@
-"""A worker process that speaks the real protocol, computes fake rows, and misbehaves as it is told.
+"""A worker process with the real protocol that computes fake rows and fails as a script says.
 
 Called as: scripted_worker.py SCRIPT MODE OPTIONS. SCRIPT is a list of words:
-  die:MODE:SIGNAL    end by a signal while loading, on that mode
-  fail:MODE          send ModeFailed on that mode
-  fatal              send ModeFailed, and that no other mode can help
-  hang:MODE          never say ready on that mode
+  die:MODE:SIGNAL    end by a signal while loading in that mode
+  fail:MODE          send ModeFailed in that mode
+  fatal              send a fatal ModeFailed
+  hang:MODE          never get ready in that mode
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
-  DEED@WHEN:MODE:FILE  on that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
+  DEED@WHEN:MODE:FILE  in that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
                      message of CUDA, `wrong` finds its canary rows wrong, `freeze` stands still, `kill` is killed; WHEN is
                      `load` or `work`
 """
@@ -48,7 +48,7 @@ from edgeembed.engine.worker_options import WorkerOptions
 from tests.fakes import DIMENSIONS, fake_row
 
 BATCH = 4
-LAST_WORDS = {
+LAST_LINES = {
     "oom": "CUDA error: out of memory",
     "lost": "CUDA error: unspecified launch failure",
     "nodriver": "OSError: libcuda.so.1: cannot open shared object file: No such file or directory",
@@ -80,7 +80,7 @@ def misbehave(script: list[list[str]], when: str, mode: str) -> None:
         elif deed == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         else:
-            print(LAST_WORDS[deed], file=sys.stderr, flush=True)
+            print(LAST_LINES[deed], file=sys.stderr, flush=True)
             if deed == "nodriver":
                 os._exit(1)  # a library that cannot be loaded is an exception
             print("Fatal Python error: Aborted", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What tests of supervised workers ask, on rows of the fake engine."""
+"""Helpers for tests of supervised workers, which compute the rows of the fake engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def rows_are_right(made: WorkerEngine, texts: list[str]) -> None:
 async def until(
     condition: Callable[[], bool], doing: Callable[[], Awaitable[None]] | None = None, *, seconds: float
 ) -> None:
-    """Wait for a condition, doing something meanwhile. Raises TimeoutError."""
+    """Wait for a condition, and call `doing` meanwhile. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not condition():
             await (doing() if doing else asyncio.sleep(0.02))  # another process tells no event

@@ -1,4 +1,4 @@
-"""The whole ladder, graphics cards included: down for every cause without losing a text, and up again when it is gone."""
+"""Demotion and promotion with graphics cards: down for every cause without losing a text, and up again when it is gone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODES = (GPU_FULL, GPU_PARTIAL, *CPU_MODES)
 DIGEST = "5" * 64
 
 
-# --- the ladder alone -------------------------------------------------------------------------------------------------
+# --- the policy alone -------------------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -47,7 +47,7 @@ def policy(clock: Clock, memory: FallbackMemory | None = None) -> FallbackPolicy
     return FallbackPolicy(MODES, memory, cool_down=60, clock=clock)
 
 
-def test_a_card_is_tried_again_after_a_time_that_doubles_each_time_it_fails() -> None:
+def test_the_cool_down_of_a_card_doubles_each_time_it_fails() -> None:
     clock = Clock()
     made = policy(clock)
     made.demote("CUDA error: out of memory", cause="out_of_memory", temporary=False)
@@ -61,10 +61,10 @@ def test_a_card_is_tried_again_after_a_time_that_doubles_each_time_it_fails() ->
         assert made.mode is GPU_PARTIAL and [demotion.mode for demotion in made.demotions] == ["gpu-full"]
     for _ in range(20):
         made.stay(GPU_FULL, "still none", cause="other")
-    assert (made.demotions[0].again_at or 0) - clock.now == 3600, "and not for ever later"
+    assert (made.demotions[0].again_at or 0) - clock.now == 3600, "with an upper limit"
 
 
-def test_the_way_up_leads_past_rungs_that_are_not_due() -> None:
+def test_a_promotion_may_skip_modes_that_are_not_due() -> None:
     clock = Clock()
     made = policy(clock)
     made.demote("device lost", cause="device_lost", temporary=True)  # gpu-full, due after 60 s
@@ -81,7 +81,7 @@ def test_the_way_up_leads_past_rungs_that_are_not_due() -> None:
     assert made.mode is GPU_PARTIAL and [demotion.mode for demotion in made.demotions] == ["gpu-full"]
 
 
-def test_on_a_higher_rung_what_cooled_down_below_is_forgotten_and_what_never_held_is_not() -> None:
+def test_a_promotion_ends_demotions_with_a_cool_down_from_slower_modes_too() -> None:
     clock = Clock()
     made = policy(clock)
     made.demote("device lost", cause="device_lost", temporary=True)
@@ -93,7 +93,7 @@ def test_on_a_higher_rung_what_cooled_down_below_is_forgotten_and_what_never_hel
     assert [demotion.mode for demotion in made.demotions] == ["cpu"]
 
 
-def test_a_processors_rung_that_failed_while_loading_is_not_tried_again_by_itself() -> None:
+def test_a_cpu_mode_that_failed_while_loading_is_not_tried_again() -> None:
     clock = Clock()
     made = FallbackPolicy(CPU_MODES, clock=clock)
     made.demote("SIGILL", cause="crash", temporary=False)
@@ -102,7 +102,7 @@ def test_a_processors_rung_that_failed_while_loading_is_not_tried_again_by_itsel
     assert made.demotions[0].again_at is None
 
 
-def test_every_move_is_kept_with_its_cause() -> None:
+def test_mode_changes_are_kept_with_their_causes() -> None:
     clock = Clock()
     made = policy(clock)
     made.demote("CUDA error: out of memory", cause="out_of_memory", temporary=True)
@@ -117,7 +117,7 @@ def test_every_move_is_kept_with_its_cause() -> None:
     assert made.mode_changes_by_cause["gpu-full>gpu-partial>out_of_memory"] == 1
 
 
-def test_the_next_start_knows_of_a_card_that_failed_until_its_cool_down_is_over(tmp_path: Path) -> None:
+def test_the_next_start_avoids_a_card_until_its_cool_down_is_over(tmp_path: Path) -> None:
     clock = Clock()
     memory = FallbackMemory(tmp_path / "execution-modes.json", DIGEST)
     made = policy(clock, memory)
@@ -127,7 +127,7 @@ def test_the_next_start_knows_of_a_card_that_failed_until_its_cool_down_is_over(
     assert policy(clock, memory).mode is GPU_PARTIAL
     clock.now += 1
     assert policy(clock, memory).mode is GPU_FULL
-    clock.now -= 1e6  # a clock that was set back keeps nobody off the card
+    clock.now -= 1e6  # a clock that was set back does not prolong the cool-down
     assert policy(clock, memory).mode is GPU_FULL
 
 
@@ -185,13 +185,13 @@ def workers() -> list[psutil.Process]:
         ("freeze@work", "hang"),
     ],
 )
-async def test_for_every_cause_down_without_losing_a_text_and_up_when_it_is_gone(
+async def test_each_cause_leads_to_a_demotion_without_losing_a_text_and_to_a_promotion_when_it_is_gone(
     deed: str, cause: str, tmp_path: Path
 ) -> None:
     cured = tmp_path / "cured"
     frozen = deed.startswith("freeze")
     load_timeout = 8.0 if deed == "freeze@load" else 20.0
-    # While it is ill each try costs a start, so the first ones come late.
+    # Until it is cured each try starts a worker, so the first one comes late.
     async with engine(
         f"{deed}:gpu-full:{cured}", load_timeout=load_timeout, hang_seconds=1.0 if frozen else 60.0, cool_down=2.0
     ) as made:
@@ -208,7 +208,7 @@ async def test_for_every_cause_down_without_losing_a_text_and_up_when_it_is_gone
         await rows_are_right(made, ["up", "again"])
         assert made.status.demotions == []
         assert made.status.offload == "5 layers on CUDA0"
-        assert made.status.restarts == (1 if deed.endswith("work") else 0), "going up is no restart"
+        assert made.status.restarts == (1 if deed.endswith("work") else 0), "a promotion does not count as a restart"
         assert [move.target for move in made.status.mode_changes] == ["cpu", "gpu-full"]
 
 
@@ -224,7 +224,7 @@ async def test_a_killed_worker_comes_back_on_its_card(tmp_path: Path) -> None:
 
 
 @posix
-async def test_no_text_is_lost_while_the_ladder_goes_up_and_down_under_load(tmp_path: Path) -> None:
+async def test_no_text_is_lost_while_modes_change_under_load(tmp_path: Path) -> None:
     cured = tmp_path / "cured"
     stop = False
     async with engine(f"oom@work:gpu-full:{cured}", cool_down=1.0) as made:
@@ -249,7 +249,7 @@ async def test_no_text_is_lost_while_the_ladder_goes_up_and_down_under_load(tmp_
 
 
 @posix
-async def test_while_the_cause_lasts_the_worker_that_serves_is_not_touched(tmp_path: Path) -> None:
+async def test_while_the_cause_lasts_the_worker_that_serves_keeps_running(tmp_path: Path) -> None:
     async with engine(f"oom@load:gpu-full:{tmp_path / 'never'}", cool_down=0.2) as made:
         await made.start()
         pid, first = made.status.worker_pid, made.status.demotions[0]
@@ -262,7 +262,7 @@ async def test_while_the_cause_lasts_the_worker_that_serves_is_not_touched(tmp_p
 
 
 @posix
-async def test_a_rung_that_is_known_not_to_hold_costs_no_process() -> None:
+async def test_no_process_is_started_in_a_mode_that_is_unavailable() -> None:
     room = False
 
     def asked(mode: ExecutionMode) -> WorkerOptions:
@@ -275,7 +275,7 @@ async def test_a_rung_that_is_known_not_to_hold_costs_no_process() -> None:
         assert (made.status.mode, made.status.demotions[0].cause) == ("gpu-partial", "out_of_memory")
         assert made.status.restarts == 0
         room = True
-        # From one mode on a card to another: never two workers on it at a time.
+        # From one mode on a card to another, there are never two workers on it at once.
         counts = set()
 
         async def count() -> None:
@@ -289,7 +289,7 @@ async def test_a_rung_that_is_known_not_to_hold_costs_no_process() -> None:
 
 
 @posix
-async def test_what_is_in_the_way_is_asked_before_a_worker_leaves_its_card() -> None:
+async def test_a_worker_leaves_its_card_only_when_there_is_room_for_the_next_one() -> None:
     asked: list[str] = []
 
     def require_room(mode: ExecutionMode) -> None:
@@ -306,14 +306,14 @@ async def test_what_is_in_the_way_is_asked_before_a_worker_leaves_its_card() -> 
         assert made.status.worker_pid == pid and made.status.mode == "gpu-partial"
         (demotion,) = made.status.demotions
         assert "another program has it" in demotion.reason and demotion.cause == "out_of_memory"
-        # The third answer lets it try; the mode fails all the same, and the one below takes over again.
+        # Then it is tried; the mode fails all the same, and the slower one takes over again.
         await until(lambda: made.status.worker_pid not in (pid, None) and made.status.state == "ready")
         assert made.status.mode == "gpu-partial" and len(asked) >= 3
         await rows_are_right(made, ["served"])
 
 
 @posix
-async def test_closing_while_a_rung_is_tried_leaves_no_process(tmp_path: Path) -> None:
+async def test_closing_while_a_mode_is_tried_leaves_no_process(tmp_path: Path) -> None:
     async with engine(f"freeze@load:gpu-full:{tmp_path / 'never'}", load_timeout=4, cool_down=0.1) as made:
         await made.start()
         await until(lambda: len(workers()) == 2)
@@ -321,7 +321,7 @@ async def test_closing_while_a_rung_is_tried_leaves_no_process(tmp_path: Path) -
 
 
 @posix
-async def test_a_worker_that_is_frozen_in_its_work_is_replaced_and_a_slow_one_is_not() -> None:
+async def test_a_frozen_worker_is_replaced_and_an_idle_one_is_not() -> None:
     async with engine("ok", CPU_MODES, hang_seconds=1.0, cool_down=600) as made:
         await made.start()
         pid = made.status.worker_pid or 0
@@ -330,7 +330,7 @@ async def test_a_worker_that_is_frozen_in_its_work_is_replaced_and_a_slow_one_is
         assert made.status.worker_pid != pid
         assert made.status.demotions[0].cause == "hang"
         assert not psutil.pid_exists(pid)
-        # An idle worker is as silent as a hung one.
+        # An idle worker sends nothing either.
         pid = made.status.worker_pid or 0
         await asyncio.sleep(2.5)  # more than twice hang_seconds
         assert made.status.worker_pid == pid

@@ -1,4 +1,4 @@
-"""The ladder: which mode is next, and what is remembered of it."""
+"""The fallback policy: which mode is used, and what is remembered for the next start."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "state" / "execution-modes.json"
 
 
-def fallen(file: Path, digest: str = DIGEST) -> FallbackPolicy:
-    """A ladder on the memory of this file."""
+def policy_of(file: Path, digest: str = DIGEST) -> FallbackPolicy:
+    """A policy whose memory is this file."""
     return FallbackPolicy(THREE, FallbackMemory(file, digest))
 
 
-# --- falling ----------------------------------------------------------------------------------------------------------
+# --- demotion ---------------------------------------------------------------------------------------------------------
 
 
-def test_down_the_ladder_until_nothing_is_left() -> None:
+def test_modes_are_left_one_after_the_other_until_all_have_failed() -> None:
     policy = FallbackPolicy(THREE)
     for name, reason in (("gpu", "no driver"), ("cpu", "SIGILL"), ("cpu-plain", "not a model")):
         assert policy.mode.name == name and not policy.exhausted
         policy.demote(reason, cause="other", temporary=False)
     assert policy.exhausted
-    assert policy.mode.name == "cpu-plain", "whoever asks still gets the safest"
+    assert policy.mode.name == "cpu-plain", "the last one is still returned"
     assert [(demotion.mode, demotion.reason) for demotion in policy.demotions] == [
         ("gpu", "no driver"),
         ("cpu", "SIGILL"),
@@ -51,7 +51,7 @@ def test_down_the_ladder_until_nothing_is_left() -> None:
     assert policy.mode.name == "gpu" and not policy.demotions
 
 
-def test_forgiving_takes_back_only_what_happened_in_the_middle_of_work() -> None:
+def test_forgiving_undoes_only_temporary_demotions() -> None:
     policy = FallbackPolicy(THREE)
     policy.demote("no driver", cause="no_driver", temporary=False)
     policy.demote("a text crashed it", cause="crash", temporary=True)
@@ -64,94 +64,96 @@ def test_forgiving_takes_back_only_what_happened_in_the_middle_of_work() -> None
 # --- remembering ------------------------------------------------------------------------------------------------------
 
 
-def test_the_next_start_begins_where_this_one_ended(file: Path) -> None:
-    policy = fallen(file)
+def test_the_next_start_begins_in_the_mode_that_worked(file: Path) -> None:
+    policy = policy_of(file)
     policy.demote("no driver", cause="no_driver", temporary=False)
     policy.demote("SIGILL", cause="crash", temporary=False)
     policy.remember()
-    again = fallen(file)
+    again = policy_of(file)
     assert again.mode.name == "cpu-plain"
     assert again.demotions == policy.demotions
     assert [path.name for path in file.parent.iterdir()] == [file.name], "no temporary file stays"
 
 
-def test_a_fall_that_never_led_to_a_working_rung_is_not_remembered(file: Path) -> None:
-    fallen(file).demote("no driver", cause="no_driver", temporary=False)
-    assert fallen(file).mode.name == "gpu"
+def test_a_demotion_is_remembered_only_once_a_mode_works(file: Path) -> None:
+    policy_of(file).demote("no driver", cause="no_driver", temporary=False)
+    assert policy_of(file).mode.name == "gpu"
 
 
-def test_a_fall_caused_by_a_text_ends_with_the_daemon(file: Path) -> None:
-    policy = fallen(file)
+def test_a_temporary_demotion_ends_with_the_daemon(file: Path) -> None:
+    policy = policy_of(file)
     policy.demote("a text crashed it", cause="crash", temporary=True)
     policy.remember()
-    assert fallen(file).mode.name == "gpu"
+    assert policy_of(file).mode.name == "gpu"
 
 
-def test_the_last_rung_is_always_tried_again(file: Path) -> None:
+def test_the_last_mode_is_always_tried_again(file: Path) -> None:
     """Otherwise a model that failed once on every mode would never start again."""
-    policy = fallen(file)
+    policy = policy_of(file)
     for _ in THREE:
         policy.demote("no memory", cause="out_of_memory", temporary=False)
     FallbackMemory(file, DIGEST).save(policy.demotions)
-    again = fallen(file)
+    again = policy_of(file)
     assert again.mode.name == "cpu-plain" and not again.exhausted
 
 
-def test_a_rung_that_no_longer_exists_is_forgotten(file: Path) -> None:
-    policy = fallen(file)
+def test_a_mode_that_no_longer_exists_is_forgotten(file: Path) -> None:
+    policy = policy_of(file)
     policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     assert FallbackPolicy(CPU_MODES, FallbackMemory(file, DIGEST)).mode is CPU_MODES[0]
 
 
 @pytest.mark.parametrize("changed", ["model", "build", "machine"])
-def test_another_model_build_or_machine_begins_at_the_top(file: Path, changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = fallen(file)
+def test_another_model_build_or_machine_begins_with_the_fastest(
+    file: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(file)
     policy.demote("SIGILL", cause="crash", temporary=False)
     policy.remember()
     if changed != "model":
         with monkeypatch.context() as patch:
             patch.setattr(fallback_policy, f"{changed}_fingerprint", lambda: "another")
-            assert fallen(file).mode.name == "gpu"
+            assert policy_of(file).mode.name == "gpu"
     else:
-        assert fallen(file, "6" * 64).mode.name == "gpu"
-    assert fallen(file).mode.name == "cpu"
+        assert policy_of(file, "6" * 64).mode.name == "gpu"
+    assert policy_of(file).mode.name == "cpu"
 
 
-def test_each_model_has_its_own_place(file: Path) -> None:
+def test_each_model_has_its_own_demotions(file: Path) -> None:
     for digest in (DIGEST, "6" * 64):
-        policy = fallen(file, digest)
+        policy = policy_of(file, digest)
         policy.demote(digest[0], cause="other", temporary=False)
         policy.remember()
     FallbackMemory(file, DIGEST).save([])  # `doctor --forget`
-    assert fallen(file).mode.name == "gpu"
-    assert fallen(file, "6" * 64).mode.name == "cpu"
+    assert policy_of(file).mode.name == "gpu"
+    assert policy_of(file, "6" * 64).mode.name == "cpu"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"5", b'"text"'])
-def test_a_damaged_memory_counts_as_none_and_is_replaced(file: Path, content: bytes) -> None:
+def test_a_damaged_file_counts_as_empty_and_is_replaced(file: Path, content: bytes) -> None:
     file.parent.mkdir()
     file.write_bytes(content)
-    policy = fallen(file)
+    policy = policy_of(file)
     assert policy.mode.name == "gpu"
     policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
-    assert fallen(file).mode.name == "cpu"
+    assert policy_of(file).mode.name == "cpu"
 
 
 @pytest.mark.parametrize("entry", [None, "gpu", {"mode": "gpu"}, [{"mode": "gpu"}], [5]])
 def test_a_damaged_entry_counts_as_none(file: Path, entry: object) -> None:
-    policy = fallen(file)
+    policy = policy_of(file)
     policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     known = json.loads(file.read_text())
     file.write_text(json.dumps(dict.fromkeys(known, entry)))
-    assert fallen(file).mode.name == "gpu"
+    assert policy_of(file).mode.name == "gpu"
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
-    policy = fallen(tmp_path / "state" / "execution-modes.json")
+    policy = policy_of(tmp_path / "state" / "execution-modes.json")
     policy.demote("no driver", cause="no_driver", temporary=False)
     policy.remember()
     assert policy.mode.name == "cpu"
@@ -161,8 +163,8 @@ def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path, c
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def test_the_build_fingerprint_tells_builds_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rebuilt library of the same version gets a new chance."""
+def test_builds_have_different_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that modes are tried again with a rebuilt library of the same version."""
 
     class Distribution:
         version = "0.3.36"
@@ -192,7 +194,7 @@ def test_threads_follow_the_processors_that_this_process_may_use() -> None:
 
 
 @pytest.mark.parametrize(("quota", "threads"), [("150000 100000", 2), ("100000 100000", 1), ("max 100000", 64), ("", 64)])
-def test_a_containers_share_of_processors_counts(
+def test_a_containers_processor_limit_is_respected(
     quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
@@ -202,7 +204,7 @@ def test_a_containers_share_of_processors_counts(
 
 
 @pytest.mark.parametrize(("modules", "modes"), [([], 2), (["libggml-cpu-x64.so", "libggml-cpu-haswell.so"], 3)])
-def test_a_build_for_many_processors_has_a_rung_for_the_oldest(
+def test_a_build_for_many_processors_has_a_mode_with_the_oldest_kernels(
     modules: list[str], modes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "llama_cpp_python-0.dist-info"

@@ -1,5 +1,5 @@
-"""Real workers that lose their card, their memory or their time: a build with a broken CUDA module, limits of the operating
-system, workers that are frozen and killed while they load and while they work."""
+"""Real workers that fail: a build with a broken CUDA module, limits of the operating system, workers that are frozen and
+killed while they load and while they compute."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.model, pytest.mark.skipif(sys.platform == "win32", rea
 ROOT = Path(__file__).parents[3]
 TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]
 
-# A worker whose memory is limited on modes of a card, to what it has when llama.cpp is loaded and a little more.
+# A worker whose memory is limited in gpu-full to what it has once llama.cpp is loaded, and a little more.
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def main(argv):
 sys.exit(main(sys.argv))
 """
 
-# A worker that ends, or stands still, when it is about to load the model on a mode of a card.
+# A worker that is killed or frozen when it is about to load the model in a GPU mode.
 STRUCK = """
 import os, signal, sys
 from pathlib import Path
@@ -137,11 +137,11 @@ async def test_a_build_whose_cuda_module_cannot_be_loaded_serves_from_the_proces
         (demotion,) = made.status.demotions
         assert (made.status.mode, demotion.mode, demotion.cause) == ("cpu", "gpu-full", "no_driver")
         assert "cannot be loaded" in demotion.reason
-    # With "auto" there is nothing to miss.
+    # With "auto" there is no GPU mode to be demoted from.
     assert Gpus("auto").modes(sizes, options(GPU_FULL, file=file)) == ()
 
 
-async def test_a_worker_that_asks_for_a_device_that_is_none_falls(file: Path, expected: dict[str, Float32Row]) -> None:
+async def test_a_worker_on_a_device_that_does_not_exist_is_demoted(file: Path, expected: dict[str, Float32Row]) -> None:
     def asked(mode: ExecutionMode) -> WorkerOptions:
         more: dict[str, Any] = {} if mode is CPU_BEST else {"device": "CUDA0", "gpu_layers": 3}
         return options(mode, file=file, **more)
@@ -153,7 +153,7 @@ async def test_a_worker_that_asks_for_a_device_that_is_none_falls(file: Path, ex
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-async def test_out_of_memory_while_loading_falls_and_comes_back_with_the_memory(
+async def test_out_of_memory_while_loading_is_a_demotion_until_there_is_memory_again(
     file: Path, expected: dict[str, Float32Row], tmp_path: Path
 ) -> None:
     cured = tmp_path / "cured"
@@ -175,7 +175,7 @@ async def test_out_of_memory_while_loading_falls_and_comes_back_with_the_memory(
 
 
 @pytest.mark.parametrize(("signal_name", "cause"), [("SIGSTOP", "hang"), ("SIGKILL", "killed"), ("SIGSEGV", "crash")])
-async def test_a_worker_that_is_struck_in_the_middle_of_a_load_is_replaced(
+async def test_a_worker_stopped_or_killed_while_it_loads_is_replaced(
     signal_name: str, cause: str, file: Path, expected: dict[str, Float32Row], tmp_path: Path
 ) -> None:
     cured = tmp_path / "cured"
@@ -193,7 +193,7 @@ async def test_a_worker_that_is_struck_in_the_middle_of_a_load_is_replaced(
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL])
-async def test_a_worker_that_is_struck_in_the_middle_of_its_work_costs_no_text(
+async def test_a_worker_stopped_or_killed_while_it_computes_loses_no_text(
     signal_number: signal.Signals, file: Path, expected: dict[str, Float32Row]
 ) -> None:
     async with engine(partial(options, file=file), hang_seconds=2.0, cool_down=600) as made:
@@ -206,13 +206,13 @@ async def test_a_worker_that_is_struck_in_the_middle_of_its_work_costs_no_text(
         rows = await asyncio.gather(*load)
         assert all(np.isfinite(row.vector).all() and row.vector.any() for row in rows)
         assert not psutil.pid_exists(pid)
-        # Whoever kills a worker says nothing about the card.
+        # A kill says nothing about the card.
         frozen = signal_number == signal.SIGSTOP
         assert [demotion.cause for demotion in made.status.demotions] == (["hang"] if frozen else [])
         assert made.status.mode == ("cpu" if frozen else "gpu-full")
 
 
-# A worker whose rows are wrong while a file is there, canary texts included, as of a card that breaks in the middle of work.
+# A worker whose rows, canary rows included, are wrong while a file exists, as on a card that breaks while it computes.
 BROKEN = """
 import sys
 from pathlib import Path
@@ -237,7 +237,7 @@ sys.exit(worker.main(sys.argv))
         ("raise ComputeError('no memory', 'out_of_memory')", "out_of_memory"),
     ],
 )
-async def test_a_card_that_begins_to_compute_nonsense_falls_and_the_text_gets_its_row_elsewhere(
+async def test_a_card_that_computes_wrong_rows_is_left_and_the_text_is_computed_elsewhere(
     deed: str, cause: str, file: Path, expected: dict[str, Float32Row], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"

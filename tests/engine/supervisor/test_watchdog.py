@@ -1,4 +1,4 @@
-"""What counts as hanging. Seconds are given, none pass."""
+"""When the watchdog reports a hang. Seconds are passed in; none elapse."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def second_of_hang(
     return None
 
 
-def test_the_bound_grows_with_the_work() -> None:
+def test_the_limit_grows_with_the_work() -> None:
     assert second_of_hang(watchdog(), {WIDE: (1.0, (1,))}, 1000) == 21, "10 s, and a tenth for each of 100 tokens"
     assert second_of_hang(watchdog(), {WIDE: (1.0, (1, 2))}, 1000) == 26
     assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (3,))}, 1000) == 111, "a text is computed up to the context's end"
-    assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (99,))}, 1000) == 111, "one that was given up may have been long"
-    assert second_of_hang(watchdog(), {READING["reader"]: (1.0, (3,))}, 1000) == 21, "reading takes less"
+    assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (99,))}, 1000) == 111, "a cancelled text may have been long"
+    assert second_of_hang(watchdog(), {READING["reader"]: (1.0, (3,))}, 1000) == 21, "tokenising takes less"
 
 
-def test_new_work_begins_anew() -> None:
+def test_new_work_resets_the_time() -> None:
     watch = watchdog()
     for batch in range(100):
         assert second_of_hang(watch, {WIDE: (float(batch), (1,))}, 20) is None
 
 
-def test_a_lane_that_hangs_is_seen_while_others_work() -> None:
+def test_a_lane_that_hangs_is_reported_while_others_work() -> None:
     watch = watchdog()
     said = None
     for second in range(30):
@@ -46,7 +46,7 @@ def test_a_lane_that_hangs_is_seen_while_others_work() -> None:
     assert said is not None and "1 text of at most 100 tokens" in said
 
 
-def test_a_long_text_lives_as_long_as_queries_are_computed_between_its_pieces() -> None:
+def test_a_long_text_is_no_hang_while_queries_are_computed_between_its_pieces() -> None:
     watch = watchdog()
     for second in range(500):
         entries = {WIDE: (1.0, (1,)), NESTED: (float(second // 5), (2,))}
@@ -54,7 +54,7 @@ def test_a_long_text_lives_as_long_as_queries_are_computed_between_its_pieces() 
     assert second_of_hang(watch, {WIDE: (1.0, (1,)), NESTED: (1.0, (2,))}, 100) == 26
 
 
-def test_texts_that_no_thread_takes_are_a_hang_and_nothing_to_do_is_none() -> None:
+def test_waiting_texts_that_no_thread_takes_are_a_hang_and_idleness_is_not() -> None:
     assert second_of_hang(watchdog(), {}, 1000) is not None
     assert second_of_hang(watchdog(), {}, 1000, waiting=0) is None
     watch = watchdog()

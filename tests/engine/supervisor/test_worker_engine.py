@@ -1,8 +1,9 @@
-"""The supervisor with real child processes that misbehave as they are told."""
+"""The supervisor with child processes that fail on purpose."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -70,7 +71,7 @@ async def test_rows_come_back_in_order_and_are_counted() -> None:
         assert made.status.demotions == []
 
 
-async def test_tokens_come_without_a_row_even_from_a_worker_that_died_meanwhile(tmp_path: Path) -> None:
+async def test_texts_are_tokenised_even_if_a_worker_dies_meanwhile(tmp_path: Path) -> None:
     async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
         await made.start()
         long = "word " * 30
@@ -104,7 +105,7 @@ async def test_close_leaves_no_process_and_no_waiting_caller() -> None:
             await future
 
 
-async def test_close_comes_to_an_end_when_nobody_reads_the_workers_rows_any_more() -> None:
+async def test_close_ends_although_nobody_reads_the_workers_rows() -> None:
     async with engine("flood") as made:
         await made.start()
         async with asyncio.timeout(10):
@@ -125,7 +126,7 @@ async def test_close_while_loading_is_quick_and_quiet(caplog: pytest.LogCaptureF
     assert "never retrieved" not in caplog.text
 
 
-async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
+async def test_a_worker_that_cannot_start_for_a_while_is_no_demotion() -> None:
     away = False
 
     def somewhere(mode: ExecutionMode) -> WorkerOptions:
@@ -147,7 +148,7 @@ async def test_a_worker_that_cannot_start_for_a_while_costs_no_rung() -> None:
         await made.close()
 
 
-async def test_a_model_that_is_another_one_now_is_never_loaded() -> None:
+async def test_a_replaced_model_is_never_loaded() -> None:
     replaced = False
 
     def checked(mode: ExecutionMode) -> WorkerOptions:
@@ -167,17 +168,17 @@ async def test_a_model_that_is_another_one_now_is_never_loaded() -> None:
         await made.close()
 
 
-async def test_a_worker_that_dies_while_loading_starts_again_one_rung_lower_and_says_why() -> None:
+async def test_a_crash_while_loading_is_a_demotion_with_its_reason() -> None:
     async with engine("die:cpu:SIGILL") as made:
         await made.start()
         assert made.status.mode == "cpu-plain"
         (demotion,) = made.status.demotions
-        assert demotion.mode == "cpu"
+        assert (demotion.mode, demotion.cause) == ("cpu", "crash")
         assert "SIGILL" in demotion.reason and "loading the model" in demotion.reason and "GGML_ASSERT" in demotion.reason
         await rows_are_right(made, ["works"])
 
 
-async def test_a_failed_canary_falls_too_and_the_rung_that_worked_is_remembered(tmp_path: Path) -> None:
+async def test_wrong_canary_rows_are_a_demotion_and_the_mode_that_worked_is_remembered(tmp_path: Path) -> None:
     memory = tmp_path / "execution-modes.json"
     async with engine("fail:cpu", policy=FallbackPolicy(memory=FallbackMemory(memory, "digest"))) as made:
         await made.start()
@@ -187,20 +188,46 @@ async def test_a_failed_canary_falls_too_and_the_rung_that_worked_is_remembered(
         await made.start()
         assert made.status.mode == "cpu-plain"
         assert "canary text 0 is wrong" in made.status.demotions[0].reason
-    # Another model has its own ladder.
+        assert made.status.demotions[0].cause == "wrong_vectors"
+    # Another model has its own demotions.
     async with engine("ok", policy=FallbackPolicy(memory=FallbackMemory(memory, "other"))) as made:
         await made.start()
         assert made.status.mode == "cpu"
 
 
-async def test_a_hanging_load_counts_as_a_fall() -> None:
+async def test_a_load_that_hangs_is_a_demotion() -> None:
     async with engine("hang:cpu", load_timeout=5) as made:
         await made.start()
         assert made.status.mode == "cpu-plain"
-        assert "no answer" in made.status.demotions[0].reason
+        (demotion,) = made.status.demotions
+        assert "no answer" in demotion.reason and demotion.cause == "hang"
 
 
-async def test_when_no_rung_holds_the_engine_fails_with_every_reason() -> None:
+async def test_several_kills_while_loading_are_a_demotion() -> None:
+    async with engine("die:cpu:SIGKILL") as made:
+        await made.start()
+        (demotion,) = made.status.demotions
+        assert (demotion.mode, demotion.cause) == ("cpu", "killed")
+        assert demotion.again_at is not None, "it is tried again after a cool-down"
+
+
+@pytest.mark.parametrize(("error", "cause"), [(errno.ENOMEM, "out_of_memory"), (errno.EMFILE, "other")])
+async def test_a_worker_that_cannot_be_started_has_a_cause(error: int, cause: str) -> None:
+    def options_of(mode: ExecutionMode) -> WorkerOptions:
+        if mode.name == "cpu":
+            raise OSError(error, os.strerror(error))
+        return options(mode)
+
+    made = WorkerEngine(options_of, FallbackPolicy(), command=(sys.executable, "-m", scripted_worker.__name__, "ok"))
+    try:
+        await made.start()
+        (demotion,) = made.status.demotions
+        assert (demotion.mode, demotion.cause) == ("cpu", cause)
+    finally:
+        await made.close()
+
+
+async def test_when_every_mode_fails_the_engine_fails_with_all_reasons() -> None:
     async with engine("die:cpu:SIGSEGV fail:cpu-plain") as made:
         with pytest.raises(EngineUnavailableError, match=r"cpu: ended by SIGSEGV.*cpu-plain: canary text 0"):
             await made.start()
@@ -210,14 +237,14 @@ async def test_when_no_rung_holds_the_engine_fails_with_every_reason() -> None:
             await future
 
 
-async def test_what_no_rung_can_cure_is_not_tried_on_another_rung() -> None:
+async def test_a_fatal_failure_is_not_tried_in_another_mode() -> None:
     async with engine("fatal") as made:
         with pytest.raises(EngineUnavailableError, match="reranker"):
             await made.start()
         assert made.status.demotions == []
 
 
-async def test_a_killed_worker_returns_on_its_rung_and_no_text_is_lost() -> None:
+async def test_a_killed_worker_is_replaced_in_its_mode_and_no_text_is_lost() -> None:
     async with engine() as made:
         await made.start()
         stop = False
@@ -246,15 +273,16 @@ async def test_a_killed_worker_returns_on_its_rung_and_no_text_is_lost() -> None
         assert made.status.mode == "cpu"
 
 
-async def test_a_crash_in_the_middle_of_work_costs_a_rung_but_no_text(tmp_path: Path) -> None:
+async def test_a_crash_while_computing_is_a_demotion_but_loses_no_text(tmp_path: Path) -> None:
     async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
         await made.start()
         await rows_are_right(made, [f"text {number}" for number in range(10)])
         assert made.status.mode == "cpu-plain"
-        assert "computing" in made.status.demotions[0].reason
+        (demotion,) = made.status.demotions
+        assert "computing" in demotion.reason and demotion.cause == "crash"
 
 
-async def test_a_text_that_crashes_every_worker_fails_alone_and_gives_the_rung_back() -> None:
+async def test_a_text_that_crashes_every_worker_fails_alone_and_the_demotion_is_undone() -> None:
     async with engine("poison:SIGABRT") as made:
         await made.start()
         good = [f"text {number}" for number in range(12)]
@@ -268,7 +296,7 @@ async def test_a_text_that_crashes_every_worker_fails_alone_and_gives_the_rung_b
         await rows_are_right(made, ["and on it goes"])
 
 
-async def test_a_text_that_gets_every_worker_killed_is_given_up_at_last() -> None:
+async def test_a_text_whose_workers_are_killed_fails_after_five_times() -> None:
     async with engine("poison:SIGKILL") as made:
         await made.start()
         (future,) = made.submit(["poison that takes all memory"], INTERACTIVE)
@@ -285,7 +313,7 @@ async def test_a_text_that_is_too_long_fails_with_its_numbers() -> None:
         assert (caught.value.tokens, caught.value.limit) == (32, 20)
 
 
-async def test_a_cancelled_text_frees_its_place() -> None:
+async def test_a_cancelled_text_is_removed() -> None:
     async with engine() as made:
         await made.start()
         os.kill(made.status.worker_pid or 0, signal.SIGSTOP)

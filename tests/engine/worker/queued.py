@@ -1,4 +1,4 @@
-"""Texts in a batch queue, and a clock that moves when a test moves it."""
+"""Texts in a batch queue, and a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgeembed.engine.worker.batching import QueuedText
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""Which texts share a forward pass. No model: a text is its number and its length."""
+"""Which texts share a forward pass. No model: a text has only a number and a length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from edgeembed.engine.interface import BULK, INTERACTIVE
-from edgeembed.engine.worker.batching import LOOK_AHEAD, STARVED_SECONDS, BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import SEARCH_DEPTH, STARVED_SECONDS, BatchQueue, QueuedText
 from tests.engine.worker.queued import Clock, ids, text
 
 
@@ -20,7 +20,7 @@ def make(budget: int = 100, max_texts: int = 50) -> tuple[BatchQueue[None], Cloc
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
-def test_texts_go_in_their_order_up_to_the_budget() -> None:
+def test_a_batch_takes_texts_in_order_up_to_the_budget() -> None:
     queue, _ = make(100)
     queue.add([text(1, 40), text(2, 40), text(3, 40), text(4, 60)])
     assert ids(queue.take()) == [1, 2]
@@ -35,13 +35,13 @@ def test_a_shorter_text_fills_the_room_that_a_longer_one_leaves() -> None:
     assert ids(queue.take()) == [2, 4]
 
 
-def test_the_look_ahead_has_an_end() -> None:
+def test_only_texts_near_the_head_fill_a_batch() -> None:
     queue, _ = make(100)
-    queue.add([text(1, 70), *(text(number, 80) for number in range(2, LOOK_AHEAD + 1)), text(999, 10)])
+    queue.add([text(1, 70), *(text(number, 80) for number in range(2, SEARCH_DEPTH + 1)), text(999, 10)])
     assert ids(queue.take()) == [1]
 
 
-def test_a_text_longer_than_the_budget_goes_by_itself() -> None:
+def test_a_text_longer_than_the_budget_has_a_batch_of_its_own() -> None:
     queue, _ = make(100)
     queue.add([text(1, 500), text(2, 1), text(3, 500), text(4, 1)])
     assert ids(queue.take()) == [1]
@@ -56,7 +56,7 @@ def test_a_batch_holds_no_more_texts_than_the_model_has_sequences() -> None:
     assert [ids(queue.take()) for _ in range(2)] == [[0, 1, 2], [3, 4, 9]]
 
 
-def test_alone_means_alone() -> None:
+def test_a_text_that_has_to_be_alone_shares_no_batch() -> None:
     queue, _ = make(100)
     queue.add([text(1, 10), text(2, 10, alone=True), text(3, 10), text(4, 10, BULK), text(5, 10, BULK, alone=True)])
     assert ids(queue.take()) == [1, 3, 4]
@@ -73,7 +73,7 @@ def test_a_queue_that_could_never_form_a_batch_is_refused(budget: int, max_texts
 # --- priority ---------------------------------------------------------------------------------------------------------
 
 
-def test_queries_pass_a_bulk_load_and_bulk_fills_the_rest() -> None:
+def test_queries_overtake_a_bulk_load_and_bulk_texts_fill_the_rest() -> None:
     queue, _ = make(100)
     queue.add(text(number, 50, BULK) for number in range(4))
     queue.add([text(10, 50)])
@@ -91,11 +91,11 @@ def test_a_steady_stream_of_queries_never_stops_a_bulk_load() -> None:
             taken[id_] = clock.now - 1000.0
         clock.now += 0.1
     assert [round(taken[number]) for number in range(3)] == [STARVED_SECONDS, 2 * STARVED_SECONDS, 3 * STARVED_SECONDS]
-    assert len(taken) == 300, "one batch in two seconds is all that queries give up"
+    assert len(taken) == 300, "queries lose one batch in two seconds"
 
 
-def test_a_long_bulk_text_is_not_overtaken_for_ever() -> None:
-    """Each batch of queries has room for a short bulk text and none for the long one that waits in front of them."""
+def test_a_long_bulk_text_is_not_overtaken_forever() -> None:
+    """Each batch of queries has room for a short bulk text, but not for the long one that is before it in the queue."""
     queue, clock = make(100)
     queue.add([text(1, 90, BULK)])
     waited = 0.0
@@ -111,7 +111,7 @@ def test_a_long_bulk_text_is_not_overtaken_for_ever() -> None:
 # --- cancelling -------------------------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_text_frees_its_place() -> None:
+def test_a_cancelled_text_leaves_the_queue() -> None:
     queue, _ = make(100)
     queue.add([text(1, 50), text(2, 50), text(3, 50), text(4, 50, BULK)])
     queue.cancel([1, 3, 77])
@@ -120,8 +120,8 @@ def test_a_cancelled_text_frees_its_place() -> None:
     assert len(queue) == 0
 
 
-def test_cancelling_what_is_computing_leaves_no_trace() -> None:
-    """The text comes back when its row was not usable; nobody may have told the queue to drop it in advance."""
+def test_cancelling_a_text_that_is_being_computed_has_no_effect() -> None:
+    """The text is queued again when its row was not usable; the earlier cancellation must not remove it then."""
     queue, _ = make(100)
     queue.add([text(1, 50)])
     taken = queue.take()
@@ -171,7 +171,7 @@ def _take_and_check(
     batch = queue.take()
     assert batch
     for queued in batch:
-        assert waiting.pop(queued.id) is queued, "neither twice nor after it was cancelled"
+        assert waiting.pop(queued.id) is queued, "a text twice, or after it was cancelled"
     came_out += ids(batch)
     assert len(batch) == 1 or sum(queued.count for queued in batch) <= budget
     assert len(batch) == 1 or not any(queued.alone for queued in batch)
@@ -196,7 +196,7 @@ class Taker(threading.Thread):
             self.some.set()
 
 
-def test_a_waiting_taker_wakes_for_texts_and_for_the_end() -> None:
+def test_a_waiting_thread_wakes_for_texts_and_when_the_queue_closes() -> None:
     queue: BatchQueue[None] = BatchQueue(100, 10)
     taker = Taker(queue)
     taker.start()
@@ -207,10 +207,10 @@ def test_a_waiting_taker_wakes_for_texts_and_for_the_end() -> None:
     assert not taker.is_alive()
     assert taker.taken == [1]
     queue.add([text(2, 10)])
-    assert queue.take() == [], "closed for ever"
+    assert queue.take() == [], "a closed queue stays closed"
 
 
-def test_texts_added_from_several_threads_all_come_out() -> None:
+def test_texts_added_from_several_threads_are_all_taken() -> None:
     queue: BatchQueue[None] = BatchQueue(64, 10)
     taker = Taker(queue)
     taker.start()

@@ -1,4 +1,4 @@
-"""Which lane computes what. No model: a text is its number and its length."""
+"""Which lane computes which text. No model: a text has only a number and a length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import until
 
 
 class Lanes:
-    """A queue with a wide lane and two bulk lanes that hold texts of 200 tokens, driven by hand."""
+    """A queue with a wide lane and two bulk lanes for texts up to 200 tokens, whose steps the test controls."""
 
     def __init__(self, budget: int = 100, lanes: int = 2) -> None:
         self.clock = Clock()
@@ -26,13 +26,13 @@ class Lanes:
         self.queue.add(texts)
 
     def take(self, lane: int) -> list[int]:
-        """Take a batch that has to be there."""
+        """Take a batch, which has to be available."""
         found = self.offer(lane)
         assert found is not None
         return found
 
     def offer(self, lane: int) -> list[int] | None:
-        """Take a batch for a lane that has finished its last one; None when it would wait."""
+        """Take a batch for a lane that has finished its previous one; None when the lane would wait."""
         found: list[list[int]] = []
         done = threading.Event()
 
@@ -54,7 +54,7 @@ def bulk(numbers: Iterable[int], count: int) -> list[QueuedText[None]]:
     return [text(number, count, BULK) for number in numbers]
 
 
-def test_a_lone_query_goes_to_the_wide_lane_while_bulk_lanes_compute() -> None:
+def test_a_single_query_goes_to_the_wide_lane_while_bulk_lanes_compute() -> None:
     lanes = Lanes()
     lanes.add(*bulk(range(10), 50))
     assert lanes.take(1) == [0, 1]
@@ -65,20 +65,20 @@ def test_a_lone_query_goes_to_the_wide_lane_while_bulk_lanes_compute() -> None:
     assert lanes.take(1) == [4, 5], "and a bulk lane goes on with its load"
 
 
-def test_a_crowd_of_queries_is_shared_out() -> None:
+def test_bulk_lanes_share_many_queries() -> None:
     lanes = Lanes()
     lanes.add(text(0, 12))
     assert lanes.take(WIDE) == [0]
     lanes.add(*(text(number, 12) for number in range(1, 9)))
     assert lanes.take(1) == [1, 2, 3, 4]
     assert lanes.take(2) == [5, 6]
-    assert lanes.offer(WIDE) is None, "the rest of a crowd is no lone query"
+    assert lanes.offer(WIDE) is None, "the rest of many queries stays with the bulk lanes"
     assert lanes.take(1) == [7]
     assert lanes.take(2) == [8]
     assert lanes.offer(1) is None
 
 
-def test_a_query_that_no_other_could_share_takes_all_threads() -> None:
+def test_queries_that_lanes_cannot_share_evenly_use_all_threads() -> None:
     lanes = Lanes()
     lanes.add(text(0, 180), text(1, 20))
     assert lanes.offer(1) is None
@@ -86,25 +86,25 @@ def test_a_query_that_no_other_could_share_takes_all_threads() -> None:
     assert lanes.take(WIDE) == [1]
 
 
-def test_little_work_on_an_idle_machine_takes_all_threads() -> None:
+def test_little_work_on_an_idle_machine_uses_all_threads() -> None:
     lanes = Lanes()
     lanes.add(*bulk([0], 50))
     assert lanes.offer(1) is None
     assert lanes.take(WIDE) == [0]
     lanes.add(*bulk([1], 50))
-    assert lanes.take(1) == [1], "while the wide lane computes the bulk lanes take it"
+    assert lanes.take(1) == [1], "bulk lanes take it while the wide lane computes"
 
 
-def test_bulk_texts_are_shared_out_evenly() -> None:
+def test_bulk_lanes_share_texts_evenly() -> None:
     lanes = Lanes(budget=128)
     lanes.add(*bulk(range(6), 10))
     assert lanes.take(1) == [0, 1, 2]
-    assert lanes.take(2) == [3]  # of what is left the first lane may need its half soon
+    assert lanes.take(2) == [3]  # the first lane may need its half of the rest soon
     assert lanes.take(1) == [4]
     assert lanes.take(2) == [5]
 
 
-def test_a_text_too_long_for_a_bulk_lane_goes_to_the_wide_one_and_queries_then_go_anywhere() -> None:
+def test_a_text_too_long_for_bulk_lanes_goes_to_the_wide_lane_and_queries_to_any() -> None:
     lanes = Lanes()
     lanes.add(*bulk([0], 500), *bulk([1, 2], 100))
     assert lanes.take(1) == [1]
@@ -112,16 +112,16 @@ def test_a_text_too_long_for_a_bulk_lane_goes_to_the_wide_one_and_queries_then_g
     lanes.add(text(10, 12))
     assert ids(lanes.queue.take_query(64)) == [10], "between two pieces of the long text"
     lanes.add(text(13, 65))
-    assert lanes.queue.take_query(64) == [], "which have no pieces of their own"
+    assert lanes.queue.take_query(64) == [], "only texts that need no pieces themselves"
     assert lanes.take(2) == [13]
     lanes.add(text(11, 12))
-    assert lanes.take(2) == [11], "or on a bulk lane that is free first"
+    assert lanes.take(2) == [11], "or on a bulk lane, if one is free first"
     lanes.add(text(12, 500))
     assert lanes.offer(2) == [2]
     assert lanes.take(WIDE) == [12]
 
 
-def test_alone_means_that_no_lane_computes_anything_else() -> None:
+def test_while_a_text_is_alone_no_lane_computes_anything_else() -> None:
     lanes = Lanes()
     lanes.add(*bulk(range(4), 100), text(10, 12))
     assert lanes.take(1) == [0]
@@ -137,7 +137,7 @@ def test_alone_means_that_no_lane_computes_anything_else() -> None:
     assert lanes.take(1) == [1]
 
 
-def test_a_bulk_load_is_not_starved_by_a_crowd_that_never_ends() -> None:
+def test_an_endless_stream_of_queries_does_not_starve_a_bulk_load() -> None:
     lanes = Lanes()
     lanes.add(*bulk(range(3), 100))
     assert lanes.take(2) == [0]
@@ -151,7 +151,7 @@ def test_a_bulk_load_is_not_starved_by_a_crowd_that_never_ends() -> None:
     assert waited == pytest.approx(STARVED_SECONDS, abs=0.2)
 
 
-def test_a_lane_that_has_no_memory_leaves_its_texts_to_the_others() -> None:
+def test_a_lane_without_memory_leaves_its_texts_to_the_others() -> None:
     lanes = Lanes()
     lanes.add(*bulk(range(4), 100))
     for lane, batch in ((1, [0]), (2, [1])):
@@ -164,8 +164,8 @@ def test_a_lane_that_has_no_memory_leaves_its_texts_to_the_others() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_text_comes_out_once_whatever_the_lanes_do(seed: int) -> None:
-    """Real threads: no lane sleeps while there is something for it, and none takes what it cannot hold."""
+def test_every_text_is_taken_once_whatever_the_lanes_do(seed: int) -> None:
+    """Real threads: no lane sleeps while there are texts for it, and none takes a text that is too long for it."""
     rng = random.Random(seed)
     number, most = rng.randint(1, 3), 60
     queue: BatchQueue[None] = BatchQueue(rng.randint(20, 100), 8, bulk_lanes=number, bulk_tokens=most)
@@ -181,7 +181,7 @@ def test_every_text_comes_out_once_whatever_the_lanes_do(seed: int) -> None:
             with lock:
                 computing[name] = batch
                 if name != WIDE and any(queued.count > most for queued in batch):
-                    wrong.append("a text that the lane cannot hold")
+                    wrong.append("a text that is too long for the lane")
                 if any(queued.alone for queued in batch) and (len(batch) > 1 or len(computing) > 1):
                     wrong.append("not alone")
             with lock:
@@ -209,8 +209,8 @@ def test_every_text_comes_out_once_whatever_the_lanes_do(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_comes_is_taken_by_some_lane(seed: int) -> None:
-    """A lane that ends its batch may find that what is left is for another one, which sleeps."""
+def test_no_text_waits_while_all_lanes_are_idle(seed: int) -> None:
+    """When a lane finishes its batch, the remaining texts may be for another lane, which sleeps."""
     dice = random.Random(seed)
     lanes = dice.choice([1, 1, 2, 3])
     queue: BatchQueue[None] = BatchQueue(100, 16, bulk_lanes=lanes, bulk_tokens=300)
@@ -233,8 +233,13 @@ def test_whatever_comes_is_taken_by_some_lane(seed: int) -> None:
             [QueuedText(sent + at, None, length, priority, dice.random() < 0.05) for at, length in enumerate(lengths, 1)]
         )
         sent += count
-        if dice.random() < 0.7:  # some come while lanes are busy, some when they are idle
-            until(lambda: len(taken) == sent, 10, interval=0.001)  # noqa: B023 - or texts wait although every lane is idle
+        if dice.random() < 0.7:  # some texts arrive while lanes are busy, some while they are idle
+            until(
+                lambda: len(taken) == sent,
+                10,
+                lambda: f"{sent - len(taken)} texts wait while all lanes idle",
+                interval=0.001,
+            )
     queue.close()
     for thread in threads:
         thread.join(5)

@@ -1,4 +1,4 @@
-"""The worker's end of the pipe, and how a worker ends."""
+"""The worker's end of the pipe, and how a worker exits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def messages(raw: bytes) -> Iterator[FromWorker]:
         at = end
 
 
-def test_messages_arrive_in_the_order_in_which_they_were_sent_whichever_way_they_go() -> None:
+def test_messages_arrive_in_the_order_in_which_they_were_sent() -> None:
     sink = io.BytesIO()
     pipe = Pipe(io.BytesIO(), sink)
     for number in range(500):
@@ -53,7 +53,7 @@ def test_messages_arrive_in_the_order_in_which_they_were_sent_whichever_way_they
     assert [type(message) for message in messages(sink.getvalue())] == [Stage, ComputedRows] * 500
 
 
-def test_a_message_that_breaks_off_is_the_end() -> None:
+def test_an_incomplete_message_ends_the_stream() -> None:
     whole = frame(Embed([EmbedItem(1, "text", BULK, False)]))
     assert isinstance(Pipe(io.BytesIO(whole), io.BytesIO()).read(), Embed)
     for length in range(len(whole)):
@@ -85,7 +85,7 @@ worker.main(sys.argv)
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_every_text_gets_its_own_row_whichever_lane_computes_it(model_file: Path, memory: bool) -> None:
-    """Queries, prompted ones, a bulk load and texts in pieces, all at once."""
+    """Queries, prompted queries, bulk texts and texts in pieces at the same time."""
     texts: list[Text] = []
     for number in range(60):
         texts += [f"text {number}", Prompted("Instruct: find it\nQuery:", f"{number}"), "long " * (number % 7 * 13)]
@@ -110,7 +110,7 @@ def test_every_text_gets_its_own_row_whichever_lane_computes_it(model_file: Path
     assert len(found) == len(items) - 1
 
 
-def test_texts_of_a_bulk_load_share_batches(worker: subprocess.Popen[bytes]) -> None:
+def test_bulk_texts_share_batches(worker: subprocess.Popen[bytes]) -> None:
     wait_until_ready(worker)
     _, batches = answers(worker, [EmbedItem(id_, f"text {id_}", BULK, False) for id_ in range(300)])
     assert batches < 300 * 9 / 64 * 2, "texts of about 9 tokens, 64 in a batch"
@@ -124,7 +124,7 @@ def test_a_daemon_that_dies_in_the_middle_of_a_message_leaves_no_worker(worker: 
     assert worker.wait(10) == 0
 
 
-def test_a_worker_that_cannot_read_its_daemon_ends_with_the_reason(worker: subprocess.Popen[bytes]) -> None:
+def test_a_worker_that_cannot_decode_a_message_exits_with_the_reason(worker: subprocess.Popen[bytes]) -> None:
     wait_until_ready(worker)
     assert worker.stdin is not None and worker.stderr is not None
     worker.stdin.write(b"\x03\0\0\0\xc1\xc1\xc1")

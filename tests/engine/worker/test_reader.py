@@ -1,4 +1,4 @@
-"""What is left of a text that is too long. No model: a token is a character, between special tokens."""
+"""How texts are truncated. No model: a token is a character, with special tokens around the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTEXT = 12
 
 
 class Model:
-    """Reads characters; ":x" is one token, as byte-level BPE has them. begin: it puts a mark in front of a text, too."""
+    """One token per character, and one for ":x", as in byte-level BPE. begin: a special token before each text, too."""
 
     def __init__(self, *, begin: bool = True) -> None:
         self.begin = begin
@@ -38,8 +38,8 @@ def reader(*, begin: bool = True) -> TextReader:
     return TextReader(Model(begin=begin), context_tokens=CONTEXT, vocabulary=VOCABULARY)
 
 
-def written(reading: Reading) -> str:
-    """Write tokens as text: < and > for the marks, * for the joined token."""
+def as_text(reading: Reading) -> str:
+    """Return tokens as text: < and > for special tokens, * for the joined token."""
     return "".join({BEGIN: "<", END: ">", MERGED: "*"}.get(token, chr(token)) for token in reading.tokens.tolist())
 
 
@@ -60,24 +60,24 @@ def text(inner: str, side: Side, most: int = 0, prefix: str = "", suffix: str = 
         (text("0123456789", "start", 8, "q "), "<q 6789>"),
         (text("0123456789", "end", 8, "q ", "!"), "<q 012!>"),
         (text("0123456789", "start", 8, "q ", "!"), "<q 789!>"),
-        # What the prompt holds may stand in the text as well, at any end.
+        # The text may contain the words of the prompt, too, at either end.
         (text("q q q q q ", "end", 8, "q "), "<q q q >"),
         (text("!!!!!!!!!!", "end", 6, "", "!"), "<!!!!>"),
         (text("a!b!a!b!a!", "start", 8, "!a", "a!"), "<!aa!a!>"),
-        # The prompt's colon and the text's x are one token, whose place is in the text.
+        # The prompt's colon and the text's x are one token, which counts as part of the text.
         (text("x123456789", "end", 6, "q:"), "<q*12>"),
         (text("x123456789", "start", 6, "q:"), "<q:89>"),
     ],
 )
-def test_the_text_is_cut_and_nothing_else(given: Prompted, left: str) -> None:
+def test_only_the_text_is_truncated(given: Prompted, left: str) -> None:
     reading = reader().read_within(given)
-    assert written(reading) == left
+    assert as_text(reading) == left
     full = len(reader().read(given).tokens)
     assert (reading.full if isinstance(reading, CutReading) else len(reading.tokens)) == full
 
 
-def test_a_mark_at_the_end_alone_is_kept() -> None:
-    assert written(reader(begin=False).read_within(text("0123456789abc", "start", 4))) == "abc>"
+def test_a_special_token_only_at_the_end_is_kept() -> None:
+    assert as_text(reader(begin=False).read_within(text("0123456789abc", "start", 4))) == "abc>"
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_a_mark_at_the_end_alone_is_kept() -> None:
         (Limits(100, "end", own=True), "<que>0123456>"),
     ],
 )
-def test_of_a_pair_the_document_is_cut(limits: Limits, left: str) -> None:
+def test_of_a_pair_only_the_document_is_truncated(limits: Limits, left: str) -> None:
     pair = Pair("que", "0123456789abc", limits=limits)
-    assert written(TextReader(Model(), context_tokens=13, vocabulary=VOCABULARY).read_within(pair)) == left
+    assert as_text(TextReader(Model(), context_tokens=13, vocabulary=VOCABULARY).read_within(pair)) == left
 
 
-def test_own_tokens_are_not_those_of_the_query() -> None:
+def test_a_limit_on_own_tokens_does_not_count_the_query() -> None:
     pair = Pair("query", "012", limits=Limits(3, "end", own=True))
-    assert written(reader().read_within(pair)) == "<query>012>", "10 tokens, of which 3 are the document's"
+    assert as_text(reader().read_within(pair)) == "<query>012>", "10 tokens, of which 3 are the document's"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_own_tokens_are_not_those_of_the_query() -> None:
         (Pair("q", "01234", limits=Limits(4, "none", own=True)), 9, 8),
     ],
 )
-def test_what_must_not_be_cut_is_too_long(given: Text, tokens: int, limit: int) -> None:
+def test_a_text_that_must_not_be_truncated_is_too_long(given: Text, tokens: int, limit: int) -> None:
     with pytest.raises(TooLongError) as caught:
         reader().read_within(given)
     assert (caught.value.tokens, caught.value.limit) == (tokens, limit)
@@ -120,7 +120,7 @@ def test_what_must_not_be_cut_is_too_long(given: Text, tokens: int, limit: int) 
     "given", [text("01234", "end", 2), text("01234", "start", 6, "0123"), text("0" * 20, "end", 0, "9" * 10)]
 )
 def test_a_prompt_that_leaves_no_room_is_an_error(given: Prompted) -> None:
-    with pytest.raises(NoRoomError, match="stand around the text"):
+    with pytest.raises(NoRoomError, match="leave no room for the text"):
         reader().read_within(given)
 
 
@@ -129,21 +129,21 @@ def ids_of(*ids: int) -> bytes:
 
 
 @pytest.mark.parametrize("given", [[65, 66], [BEGIN, 65, 66, END], [BEGIN, 65, 66], [65, 66, END]])
-def test_ids_are_framed_whether_they_came_so_or_not(given: list[int]) -> None:
-    assert written(reader().read_within(Prompted("", "", "", ids=ids_of(*given)))) == "<AB>"
-    assert written(reader().read_within(Prompted("q ", "", "!", ids=ids_of(*given)))) == "<q AB!>"
+def test_ids_get_special_tokens_unless_they_have_them(given: list[int]) -> None:
+    assert as_text(reader().read_within(Prompted("", "", "", ids=ids_of(*given)))) == "<AB>"
+    assert as_text(reader().read_within(Prompted("q ", "", "!", ids=ids_of(*given)))) == "<q AB!>"
 
 
-def test_ids_are_cut_like_their_text() -> None:
+def test_ids_are_truncated_like_their_text() -> None:
     given = Prompted("q ", "", "", Limits(6, "start"), ids=ids_of(*map(ord, "ABCDE")))
-    assert written(reader().read_within(given)) == "<q DE>"
+    assert as_text(reader().read_within(given)) == "<q DE>"
 
 
 @pytest.mark.parametrize("wrong", [-1, VOCABULARY, 2**31 - 1])
-def test_ids_of_another_vocabulary_are_named(wrong: int) -> None:
+def test_an_id_outside_the_vocabulary_is_named(wrong: int) -> None:
     with pytest.raises(BadIdsError, match=f"no token {wrong}: the model's ids are 0 to 199"):
         reader().read_within(Prompted("", "", "", ids=ids_of(65, wrong)))
 
 
-def test_marks_alone_are_no_text() -> None:
+def test_special_tokens_alone_are_an_empty_text() -> None:
     assert len(reader().read(Prompted("q ", "", "", ids=ids_of(BEGIN, END))).tokens) == 0

@@ -1,4 +1,4 @@
-"""Who waits for whose tokens. No model: tokenising takes as long as the test wants."""
+"""Which texts wait for the tokens of others. No model: the test decides how long tokenising takes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def item(id_: int, text: str, priority: Priority) -> EmbedItem:
 
 
 @pytest.mark.parametrize(("text", "priority"), [("slow", BULK), ("x" * (LONG_CHARACTERS + 1), INTERACTIVE)])
-def test_a_short_query_overtakes_what_is_being_tokenized(text: str, priority: Priority) -> None:
+def test_a_short_query_overtakes_a_text_that_is_being_tokenized(text: str, priority: Priority) -> None:
     lanes = Lanes()
     lanes.tokenizing.add([item(1, text, priority)])
     assert lanes.begun.acquire(timeout=10)
@@ -67,13 +67,13 @@ def test_cancelled_texts_are_not_tokenized_and_never_queued() -> None:
     assert len(lanes.queue) == 0
 
 
-def test_a_text_that_cannot_be_computed_is_passed_over() -> None:
+def test_a_text_that_cannot_be_computed_is_skipped() -> None:
     lanes = Lanes()
     lanes.tokenizing.add([item(1, "quick bad", BULK), item(2, "quick bad", INTERACTIVE), item(3, "quick", BULK)])
     assert lanes.take() == 3
 
 
-def test_a_text_that_was_cancelled_while_it_waited_for_its_forward_pass_leaves_the_queue() -> None:
+def test_a_text_that_is_cancelled_before_its_forward_pass_leaves_the_queue() -> None:
     lanes = Lanes()
     lanes.tokenizing.add([item(1, "quick", INTERACTIVE)])
     lanes.tokenizing.cancel([1])

@@ -53,7 +53,7 @@ def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
 
 
 def answers(process: subprocess.Popen[bytes], items: Sequence[EmbedItem]) -> tuple[dict[int, RowItem | Failed], int]:
-    """Send items; give what came for each, and how many batches that took."""
+    """Send items, and return the result for each and the number of batches."""
     assert process.stdin is not None
     process.stdin.write(frame(Embed(list(items))))
     process.stdin.flush()

@@ -1,4 +1,4 @@
-"""One file over a line that breaks: it arrives whole, what is here is not fetched twice, and nothing secret is told."""
+"""Downloads over a failing connection: complete, resumed instead of repeated, and without secrets in messages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.common.backoff import Backoff
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.download import transport
-from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.huggingface import HubClient
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import DownloadWatcher, RemoteFile, download, missing_bytes
 from edgeembed.hub.download.transport import RetryBudget
@@ -35,7 +36,7 @@ REMOTE = RemoteFile(REPO, FILE, COMMIT, SIZE, SHA256)
 
 @dataclass
 class Setting:
-    """A hub with one file, and where it shall go."""
+    """A hub with one file, and the target of its download."""
 
     hub: FakeHub
     target: Path
@@ -48,7 +49,7 @@ class Setting:
         return sorted(path.name for path in self.target.parent.iterdir())
 
     def put(self, content: bytes, remote: RemoteFile = REMOTE) -> None:
-        """Leave what a killed process leaves."""
+        """Leave a partial file, as a killed process does."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
         remote.partial(self.target).write_bytes(content)
 
@@ -56,10 +57,10 @@ class Setting:
 @pytest.fixture
 def setting(hub: FakeHub, tmp_path: Path, report: Lines) -> Setting:
     hub.files[REPO] = {FILE: CONTENT, "notes.txt": b"small"}
-    return Setting(hub, tmp_path / "way" / FILE, report)
+    return Setting(hub, tmp_path / "downloads" / FILE, report)
 
 
-def test_in_one_piece(setting: Setting) -> None:
+def test_an_undisturbed_download(setting: Setting) -> None:
     seen: list[int] = []
     assert download(REMOTE, setting.target, DownloadWatcher(at=seen.append)) == SHA256
     assert setting.target.read_bytes() == CONTENT
@@ -67,7 +68,7 @@ def test_in_one_piece(setting: Setting) -> None:
     assert (seen[-1], setting.hub.sent) == (SIZE, SIZE)
 
 
-def test_a_line_cut_twenty_times_costs_little_more_than_one_download(setting: Setting) -> None:
+def test_twenty_broken_connections_cost_little_more_than_one_download(setting: Setting) -> None:
     places = sorted(random.Random(20).sample(range(1, SIZE), 20))
     setting.hub.trouble.cut = [place - before for before, place in pairwise([0, *places])]
     assert setting.get() == SHA256
@@ -78,7 +79,7 @@ def test_a_line_cut_twenty_times_costs_little_more_than_one_download(setting: Se
     assert setting.left() == [FILE]
 
 
-def test_what_an_earlier_process_left_is_not_fetched_again(setting: Setting) -> None:
+def test_a_partial_file_of_an_earlier_process_is_resumed(setting: Setting) -> None:
     setting.put(CONTENT[:4_000_000])
     assert missing_bytes(REMOTE, setting.target) == SIZE - 4_000_000
     assert setting.get() == SHA256
@@ -88,22 +89,22 @@ def test_what_an_earlier_process_left_is_not_fetched_again(setting: Setting) -> 
     assert len(setting.hub.downloads) == 1
 
 
-def test_a_finished_part_needs_no_hub(setting: Setting) -> None:
+def test_a_complete_partial_file_needs_no_hub(setting: Setting) -> None:
     setting.put(CONTENT)
     assert setting.get() == SHA256
     assert setting.hub.requests == []
 
 
-def test_nothing_but_the_file_is_asked_for(tmp_path: Path, hub: FakeHub) -> None:
-    """huggingface_hub would ask for more in a new process, and tell what else is installed."""
+def test_nothing_but_the_file_is_requested(tmp_path: Path, hub: FakeHub) -> None:
+    """By itself, huggingface_hub requests more in a new process, and reveals what else is installed."""
     hub.files[REPO] = {FILE: CONTENT}
     program = f"""
 import sys
 from pathlib import Path
 from edgeembed.config.resolution import Settings
-from edgeembed.hub.download.huggingface import HuggingFace
+from edgeembed.hub.download.huggingface import HubClient
 from edgeembed.hub.download.partials import Partials
-hub = HuggingFace(Settings(hub_timeout=30), print)
+hub = HubClient(Settings(hub_timeout=30), print)
 hub.head({REPO!r}, {FILE!r})
 hub.fetch(hub.listing({REPO!r}).files[{FILE!r}], Path({str(tmp_path)!r}))
 """
@@ -126,7 +127,7 @@ def test_a_server_without_ranges(setting: Setting) -> None:
     assert [request.status for request in setting.hub.downloads] == [200, 200]
 
 
-def test_a_server_without_ranges_and_a_line_that_always_breaks_at_one_place_are_given_up(setting: Setting) -> None:
+def test_a_server_without_ranges_that_always_breaks_at_one_place_is_given_up(setting: Setting) -> None:
     setting.hub.ranges = False
     setting.hub.trouble.cut = [1_000_000] * 50
     with pytest.raises(SourceUnreachableError, match=r"1\.0 MB of 6\.3 MB are kept"):
@@ -135,7 +136,7 @@ def test_a_server_without_ranges_and_a_line_that_always_breaks_at_one_place_are_
     assert REMOTE.partial(setting.target).read_bytes() == CONTENT[:1_000_000]
 
 
-def test_another_content_is_begun_anew(setting: Setting) -> None:
+def test_another_content_is_downloaded_from_the_start(setting: Setting) -> None:
     setting.put(CONTENT[:1_000_000])
     other = random.Random(1).randbytes(SIZE)
     setting.hub.files[REPO][FILE] = other
@@ -143,11 +144,11 @@ def test_another_content_is_begun_anew(setting: Setting) -> None:
     assert setting.get(changed) == changed.sha256
     [request] = setting.hub.downloads
     assert request.range is None
-    assert setting.left() == [FILE], "the part of the older content is gone"
+    assert setting.left() == [FILE], "the partial file of the older content is removed"
 
 
 def test_a_mirror_that_names_no_checksum(setting: Setting) -> None:
-    """There the hub's ETag is all that tells a changed file from an unchanged one."""
+    """Only the hub's ETag then distinguishes a changed file from an unchanged one."""
     setting.hub.tells_sizes = False
     unknown = RemoteFile(REPO, "notes.txt", None)
     target = setting.target.with_name("notes.txt")
@@ -157,11 +158,11 @@ def test_a_mirror_that_names_no_checksum(setting: Setting) -> None:
     target.unlink()
     assert download(replace(named, size_bytes=5, etag="x"), target) == hashlib.sha256(b"small").hexdigest()
     etag = hashlib.sha1(b"blob 5\0small").hexdigest()
-    for told, begun in (("y", b"sm"), (etag, b"sm")):
+    for sent, partial in (("y", b"sm"), (etag, b"sm")):
         target.unlink()
-        remote = RemoteFile(REPO, "notes.txt", None, 5, etag=told)
-        remote.partial(target).write_bytes(begun)
-        if told == etag:
+        remote = RemoteFile(REPO, "notes.txt", None, 5, etag=sent)
+        remote.partial(target).write_bytes(partial)
+        if sent == etag:
             assert download(remote, target) == hashlib.sha256(b"small").hexdigest()
         else:
             setting.hub.log.clear()
@@ -169,7 +170,7 @@ def test_a_mirror_that_names_no_checksum(setting: Setting) -> None:
             assert [request.range for request in setting.hub.log] == ["bytes=2-", None]
 
 
-def test_a_small_file_is_held_against_its_git_hash(setting: Setting) -> None:
+def test_a_small_file_is_verified_by_its_git_hash(setting: Setting) -> None:
     target = setting.target.with_name("notes.txt")
     right = hashlib.sha1(b"blob 5\0small").hexdigest()
     remote = RemoteFile(REPO, "notes.txt", COMMIT, 5, git_sha1=right)
@@ -180,7 +181,7 @@ def test_a_small_file_is_held_against_its_git_hash(setting: Setting) -> None:
         download(remote, target)
 
 
-def test_what_a_proxy_compresses_unasked(setting: Setting) -> None:
+def test_a_proxy_that_compresses_unasked(setting: Setting) -> None:
     setting.hub.compresses = True
     remote = RemoteFile(REPO, "notes.txt", COMMIT, 5, git_sha1=hashlib.sha1(b"blob 5\0small").hexdigest())
     target = setting.target.with_name("notes.txt")
@@ -191,11 +192,11 @@ def test_what_a_proxy_compresses_unasked(setting: Setting) -> None:
         assert download(remote, target) == hashlib.sha256(b"small").hexdigest()
 
 
-def test_a_full_disk_keeps_what_has_arrived(setting: Setting, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_partial_file(setting: Setting, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
@@ -204,7 +205,7 @@ def test_a_full_disk_keeps_what_has_arrived(setting: Setting, settings: Settings
     assert setting.hub.sent == SIZE
 
 
-def test_a_part_that_is_longer_than_the_file(setting: Setting) -> None:
+def test_a_partial_file_that_is_longer_than_the_file(setting: Setting) -> None:
     setting.put(CONTENT + b"!")
     assert setting.get() == SHA256
 
@@ -212,7 +213,7 @@ def test_a_part_that_is_longer_than_the_file(setting: Setting) -> None:
 def test_a_range_that_the_server_does_not_have(setting: Setting) -> None:
     unsized = replace(REMOTE, size_bytes=None)
     setting.put(CONTENT, unsized)
-    assert setting.get(unsized) == SHA256, "416 says that all is here"
+    assert setting.get(unsized) == SHA256, "416 means that the file is complete"
     assert [request.status for request in setting.hub.downloads] == [416]
     setting.target.unlink()
     setting.put(CONTENT + b"too much", unsized)
@@ -220,16 +221,16 @@ def test_a_range_that_the_server_does_not_have(setting: Setting) -> None:
     assert [request.status for request in setting.hub.downloads[1:]] == [416, 200]
 
 
-def test_a_server_that_gives_another_part(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_sends_another_range(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "edgeembed")
     setting.hub.wrong_ranges = True
     setting.put(CONTENT[:1_000_000])
     assert setting.get() == SHA256
     assert [request.status for request in setting.hub.downloads] == [206, 200]
-    assert "another part than was asked for" in caplog.text
+    assert "another range than requested" in caplog.text
 
 
-def test_parts_of_another_commit_make_room_at_once(tmp_path: Path) -> None:
+def test_partial_files_of_another_commit_are_removed(tmp_path: Path) -> None:
     partials = Partials(tmp_path / "parts")
     for repo, commit in ((REPO, "a" * 40), ("acme/other", "a" * 40), (REPO, "b" * 40)):
         (partials.folder(repo, commit) / "half.part").write_bytes(b"half")
@@ -240,22 +241,22 @@ def test_parts_of_another_commit_make_room_at_once(tmp_path: Path) -> None:
     assert partials.size() == 8
 
 
-def test_a_wrong_byte_is_caught(setting: Setting) -> None:
+def test_a_wrong_byte_is_detected(setting: Setting) -> None:
     setting.hub.damaged[f"{REPO}/{FILE}"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    with pytest.raises(ChecksumError, match=f"{SHA256} is promised"):
+    with pytest.raises(ChecksumError, match=f"expected {SHA256}"):
         setting.get()
     assert setting.left() == []
-    assert len(setting.hub.downloads) == 1, "one piece, so trying again would give the same"
+    assert len(setting.hub.downloads) == 1, "a retry would give the same"
 
 
-def test_a_damaged_part_costs_one_fresh_download(setting: Setting) -> None:
+def test_a_damaged_partial_file_costs_one_new_download(setting: Setting) -> None:
     setting.put(bytes(1_000_000))
     assert setting.get() == SHA256
     assert [request.range for request in setting.hub.downloads] == ["bytes=1000000-", None]
-    assert "fetched anew" in str(setting.said)
+    assert "downloading it again from the start" in str(setting.said)
 
 
-def test_a_wrong_byte_is_caught_behind_a_part_too(setting: Setting) -> None:
+def test_a_wrong_byte_is_detected_after_resuming(setting: Setting) -> None:
     setting.hub.damaged[f"{REPO}/{FILE}"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     setting.put(CONTENT[:1_000_000])
     with pytest.raises(ChecksumError):
@@ -264,33 +265,33 @@ def test_a_wrong_byte_is_caught_behind_a_part_too(setting: Setting) -> None:
     assert setting.left() == []
 
 
-def test_a_page_in_place_of_the_file_is_not_mixed_into_it(setting: Setting) -> None:
-    """A captive portal answers everything with its own page."""
+def test_a_page_in_place_of_the_file_is_not_appended_to_it(setting: Setting) -> None:
+    """A captive portal answers every request with its own page."""
     setting.hub.damaged[f"{REPO}/{FILE}"] = b"<html>please log in</html>"
-    with pytest.raises(SourceUnreachableError, match=rf"26 bytes, the hub speaks of {SIZE}"):
+    with pytest.raises(SourceUnreachableError, match=rf"26 bytes, but the hub promised {SIZE}"):
         setting.get()
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_hub_that_is_busy_is_asked_again(setting: Setting, status: int) -> None:
+def test_requests_to_a_busy_hub_are_retried(setting: Setting, status: int) -> None:
     setting.hub.trouble.hub_status = [status, None, status, status]
     setting.hub.trouble.cut = [2_000_000]
     assert setting.get() == SHA256
     assert f"HTTP {status}" in str(setting.said)
 
 
-def test_a_delivery_network_that_refuses_a_signature_is_asked_again(setting: Setting) -> None:
+def test_a_refused_signature_is_renewed(setting: Setting) -> None:
     setting.hub.trouble.cdn_status = [403, 404]
     assert setting.get() == SHA256
 
 
-def test_a_server_that_asks_for_a_long_wait_is_not_waited_for(setting: Setting) -> None:
+def test_a_long_retry_after_ends_the_download(setting: Setting) -> None:
     setting.hub.trouble.hub_status, setting.hub.trouble.retry_after = [429], "86400"
-    with pytest.raises(SourceUnreachableError, match=r"come back in 86400 s"):
+    with pytest.raises(SourceUnreachableError, match=r"asks to wait 86400 s"):
         setting.get()
 
 
-def test_it_is_given_up_when_nothing_new_comes(setting: Setting) -> None:
+def test_attempts_without_a_new_byte_end_the_download(setting: Setting) -> None:
     setting.hub.trouble.cut = [1_500_000, *[0] * 50]
     with pytest.raises(SourceUnreachableError, match=r"1\.5 MB of 6\.3 MB are kept"):
         setting.get()
@@ -300,8 +301,9 @@ def test_it_is_given_up_when_nothing_new_comes(setting: Setting) -> None:
     assert setting.hub.sent - before == SIZE - 1_500_000
 
 
-def test_silence_counts_as_a_broken_line(setting: Setting, monkeypatch: pytest.MonkeyPatch, black_hole: None) -> None:
-    monkeypatch.setattr(transport, "RETRY_BUDGET", RetryBudget(attempts=2, first_pause=0.01, silence=0.1))
+def test_a_silent_connection_counts_as_broken(setting: Setting, monkeypatch: pytest.MonkeyPatch, black_hole: None) -> None:
+    budget = RetryBudget(attempts=2, backoff=Backoff(first=0.01, longest=0.04), silence=0.1)
+    monkeypatch.setattr(transport, "RETRY_BUDGET", budget)
     with pytest.raises(SourceUnreachableError, match=r"127\.0\.0\.1: "):
         setting.get()
 
@@ -309,9 +311,9 @@ def test_silence_counts_as_a_broken_line(setting: Setting, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("token", "repo", "gated", "said"),
     [
-        (None, "acme/nothing", False, r"HTTP 401.*strangers.*HF_TOKEN"),
+        (None, "acme/nothing", False, r"HTTP 401.*without a token.*HF_TOKEN"),
         ("hf_abcdefghij", "acme/nothing", False, r"HTTP 404: there is no repository acme/nothing"),
-        ("hf_abcdefghij", REPO, True, r"HTTP 403.*this token.*accept the terms.*/acme/large, and set HF_TOKEN"),
+        ("hf_abcdefghij", REPO, True, r"HTTP 403.*with this token.*accept the terms.*/acme/large, and set HF_TOKEN"),
     ],
 )
 def test_refusals_say_what_to_do(
@@ -328,28 +330,28 @@ def test_refusals_say_what_to_do(
     if gated:
         setting.hub.gated.add(repo)
     remote = replace(REMOTE, repo=repo)
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     for ask in (lambda: setting.get(remote), lambda: hub.listing(repo), lambda: hub.head(repo, FILE)):
         setting.hub.log.clear()
         with pytest.raises(SourceUnreachableError, match=said) as caught:
             ask()
-        assert len(setting.hub.log) == 1, "a refusal is not asked for again"
+        assert len(setting.hub.log) == 1, "a refused request is not retried"
         assert "hf_abc" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(setting: Setting) -> None:
+def test_a_file_that_does_not_exist(setting: Setting) -> None:
     with pytest.raises(SourceUnreachableError, match="HTTP 404: acme/large has no such file"):
         setting.get(replace(REMOTE, path="other.gguf"))
 
 
-def test_the_token_stays_with_the_hub_and_nothing_secret_is_told(
+def test_the_token_is_sent_to_the_hub_only_and_no_message_has_a_secret(
     setting: Setting, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_s3cretS3cret")
     caplog.set_level(logging.INFO, "edgeembed")
     setting.hub.trouble.cut = [100, None, 2_000_000]
     setting.hub.trouble.cdn_status = [None, 500, None, 403]
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     hub.head(REPO, FILE)
     assert hub.listing(REPO).files[FILE].sha256 == SHA256
     assert setting.get() == SHA256
@@ -360,10 +362,10 @@ def test_the_token_stays_with_the_hub_and_nothing_secret_is_told(
     setting.hub.trouble.cdn_status = [500] * 50
     with pytest.raises(SourceUnreachableError) as caught:
         setting.get()
-    told = f"{setting.said}\n{caplog.text}\n{caught.value!r}\n{caught.value.__cause__!r}"
-    assert "HTTP 500" in told
+    messages = f"{setting.said}\n{caplog.text}\n{caught.value!r}\n{caught.value.__cause__!r}"
+    assert "HTTP 500" in messages
     for secret in ("s3cret", SIGNATURE, "Signature"):
-        assert secret not in told
+        assert secret not in messages
 
 
 @pytest.mark.parametrize(
@@ -375,28 +377,28 @@ def test_the_token_stays_with_the_hub_and_nothing_secret_is_told(
         ("\x1b[31mred", " [31mred"),
     ],
 )
-def test_what_foreign_errors_say_is_cleaned(text: str, shown: str) -> None:
+def test_secrets_are_removed_from_messages(text: str, shown: str) -> None:
     assert transport.plain(text) == shown
 
 
 def test_settings_that_cannot_be_used_are_named(
     setting: Setting, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = HuggingFace(settings, setting.said)
+    hub = HubClient(settings, setting.said)
     monkeypatch.setenv("HF_ENDPOINT", "hub.example")
-    with pytest.raises(HubError, match=r"HF_ENDPOINT = 'hub\.example' is not an address"):
+    with pytest.raises(HubError, match=r"HF_ENDPOINT = 'hub\.example' is not a URL"):
         hub.head(REPO, FILE)
 
 
-def test_a_hub_that_answers_something_else_is_told_so(
+def test_an_endpoint_that_is_not_a_hub_is_reported(
     setting: Setting, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeHub, "_commit", lambda *_: "not a commit")
-    with pytest.raises(SourceUnreachableError, match="names no commit; is HF_ENDPOINT a model hub"):
-        HuggingFace(settings, setting.said).listing(REPO)
+    with pytest.raises(SourceUnreachableError, match="names no commit; check that HF_ENDPOINT is a model hub"):
+        HubClient(settings, setting.said).listing(REPO)
 
 
-def test_names_that_would_lead_elsewhere_are_left_out(setting: Setting, settings: Settings) -> None:
+def test_unsafe_paths_are_left_out(setting: Setting, settings: Settings) -> None:
     names = [
         "good.gguf",
         "deep/good.gguf",
@@ -408,4 +410,4 @@ def test_names_that_would_lead_elsewhere_are_left_out(setting: Setting, settings
         ".",
     ]
     setting.hub.files[REPO] = dict.fromkeys(names, b"x")
-    assert sorted(HuggingFace(settings, setting.said).listing(REPO).files) == ["deep/good.gguf", "good.gguf"]
+    assert sorted(HubClient(settings, setting.said).listing(REPO).files) == ["deep/good.gguf", "good.gguf"]

@@ -1,4 +1,4 @@
-"""Loads GGUF files in real worker processes, one for each file, and says what became of each.
+"""Loads GGUF files in real worker processes, one per file, and reports the outcomes.
 
 Run as `python -m tests.hub.gguf.loading FOLDER`: prints a JSON object of file name to Outcome. Each worker is
 forked from a process that has imported everything, where the system can fork; it gets a few texts or pairs as soon as it is
@@ -49,16 +49,16 @@ TEXTS = [
 TOKENS = 1024
 SECONDS = 60.0
 RERANKERS = "rerank"
-"""What the names of rerankers' files begin with."""
+"""Prefix of the file names of rerankers."""
 
 
 class Outcome(NamedTuple):
-    """What became of a file: it embedded, it was refused with a reason, its process ended otherwise, or did nothing more."""
+    """The outcome for a file: embedded, refused with a reason, crashed, or hung."""
 
     kind: Literal["embedded", "refused", "crashed", "hung"]
     said: str
     peak: int
-    """Bytes of memory at the worst moment; 0 when the process could not say."""
+    """Peak memory in bytes; 0 if the process could not report it."""
 
 
 def load_all(folder: Path) -> dict[str, Outcome]:
@@ -90,7 +90,7 @@ def _load(context: multiprocessing.context.BaseContext, path: Path) -> Outcome:
         if not ours.poll(SECONDS):
             return Outcome("hung", log.read_text(errors="replace"), 0)
         return Outcome(*ours.recv())
-    except EOFError:  # it is gone without a word
+    except EOFError:  # it ended without a message
         process.join()
         return Outcome("crashed", f"exit status {process.exitcode}: {log.read_text(errors='replace')[:2000]}", 0)
     finally:
@@ -99,7 +99,7 @@ def _load(context: multiprocessing.context.BaseContext, path: Path) -> Outcome:
 
 
 def _run(options: str, log: str, answer: Connection) -> None:
-    """Be a worker, with the daemon's part in a thread of the same process."""
+    """Run a worker, with the daemon's side in a thread of the same process."""
     to_worker, from_worker = os.pipe(), os.pipe()
     os.dup2(to_worker[0], 0)
     os.dup2(from_worker[1], 1)
@@ -143,5 +143,5 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # a debugger would be started for every crash
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # otherwise every crash starts a debugger
     print(json.dumps(load_all(Path(sys.argv[1]))))

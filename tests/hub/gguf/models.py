@@ -1,4 +1,4 @@
-"""Tiny models as GGUF files, every kind of tokenizer and graph that our converter makes; what is said of damaged ones."""
+"""Tiny models as GGUF files, with every kind of tokenizer and graph that the converter writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAKERS = {
 
 
 def make_models(folder: Path) -> dict[str, Path]:
-    """Write them; gives name -> file."""
+    """Write the models and return their files by name."""
     made = {}
     for name, (make, quantization) in _MAKERS.items():
         task = "rerank" if name.startswith(RERANKERS) else "embed"
@@ -39,7 +39,7 @@ def make_models(folder: Path) -> dict[str, Path]:
 
 
 def refusal(folder: Path, content: bytes) -> str:
-    """Check a file that must be refused, and give what is said about it."""
+    """Return the error message of a file that must be refused."""
     file = folder / "x.gguf"
     file.write_bytes(content)
     with pytest.raises(HubError) as raised:

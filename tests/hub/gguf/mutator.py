@@ -1,4 +1,4 @@
-"""Damages GGUF files in thousands of ways, each named and repeatable by its seed.
+"""Damages GGUF files in thousands of ways, each with a name and repeatable by its seed.
 
 Some damage is blind: bits, lengths and counts overwritten where they lie. Some is careful: the file is taken apart, one
 thing in it is changed, and it is put together again with right lengths and offsets, so that only the change itself is
@@ -118,7 +118,7 @@ def _string(random: random.Random, file: Gguf) -> str:
 
 
 def _kind(random: random.Random, file: Gguf) -> str:
-    """Give a key another type, with a value that fits it."""
+    """Change a key's type, with a value of that type."""
     pair = random.choice(file.pairs)
     pair.kind = random.choice([*CODES, STRING, ARRAY])
     pair.value = random.choice(_INTEGERS[:8])
@@ -216,7 +216,7 @@ def _extra(random: random.Random, file: Gguf) -> str:
 
 
 def _array(random: random.Random, file: Gguf) -> str:
-    """Change what is in an array, or its length; mostly the tokenizer's."""
+    """Change the values or the length of an array, mostly one of the tokenizer's."""
     pair = random.choice([pair for pair in file.pairs if isinstance(pair.value, Array)])
     assert isinstance(pair.value, Array)
     kind, values = pair.value
@@ -246,7 +246,7 @@ def _array(random: random.Random, file: Gguf) -> str:
 
 
 def _tensor(random: random.Random, file: Gguf) -> str:
-    """Change a tensor and its data so that the file stays whole."""
+    """Change a tensor and its data so that the file stays complete."""
     how = random.choice(["kind", "kind", "kind", "shape", "shape", "drop", "twice", "name", "swap", "cut", "flat"])
     at = random.randrange(len(file.tensors))
     tensor = file.tensors[at]
@@ -287,7 +287,7 @@ def _realigned(random: random.Random, file: Gguf) -> str:
 
 
 def _fewer_layers(random: random.Random, file: Gguf) -> str:
-    """Change how many layers there are, or leave some of them out."""
+    """Change the number of layers, or leave some of them out."""
     layer = random.choice([b"blk.0.", b"blk.1."])
     file.tensors = [tensor for tensor in file.tensors if not tensor.name.startswith(layer)]
     return f"without {layer.decode()}*"
@@ -303,7 +303,7 @@ _CAREFUL: list[Callable[[random.Random, Gguf], str]] = [
 
 
 def mutate(content: bytes, seed: int, *, careful: bool | None = None) -> tuple[str, bytes]:
-    """Damage a sound file; gives what was done, and the damaged file.
+    """Damage a sound file; return the name of the damage, and the damaged file.
 
     careful: change things inside a file that stays well-formed; None leaves it to the seed.
     """

@@ -54,7 +54,7 @@ class Gguf:
     """Offsets in the file that this was read from, by what lies there: counts, lengths, types, dimensions, offsets."""
 
     def put(self, key: str, kind: int, value: bytes | int | float | Array) -> None:
-        """Set a key, in place of what it had."""
+        """Set a key, replacing its value."""
         self.drop(key)
         self.pairs.append(Pair(key.encode(), kind, value))
 
@@ -63,21 +63,21 @@ class Gguf:
         self.pairs = [pair for pair in self.pairs if pair.key != key.encode()]
 
     def value(self, key: str) -> bytes | int | float | Array:
-        """Give what a key has."""
+        """Return the value of a key."""
         return next(pair.value for pair in self.pairs if pair.key == key.encode())
 
     def tensor(self, name: str) -> Tensor:
-        """Give a tensor by its name."""
+        """Return a tensor by its name."""
         return next(tensor for tensor in self.tensors if tensor.name == name.encode())
 
     @property
     def architecture(self) -> bytes:
-        """What the keys of the sizes begin with."""
+        """The prefix of the keys of the sizes."""
         return next((pair.value for pair in self.pairs if pair.key == ARCHITECTURE and isinstance(pair.value, bytes)), b"")
 
 
 def read(content: bytes) -> Gguf:
-    """Take a sound file apart."""
+    """Parse a sound file."""
     spots: dict[str, list[int]] = {"count": [8, 16], "length": [], "type": [], "dimension": [], "offset": []}
     at = 24
 
@@ -122,13 +122,13 @@ def read(content: bytes) -> Gguf:
 
 
 def size_of(shape: list[int], kind: int) -> int:
-    """Give the bytes of a tensor; 0 for types that have no size."""
+    """Return the size of a tensor in bytes; 0 for types without a size."""
     values, size = SIZES.get(kind, (1, 0))
     return math.prod(shape) // values * size
 
 
 def write(file: Gguf) -> bytes:
-    """Put a file together, with the lengths and offsets that fit its parts."""
+    """Return the bytes of a file, with lengths and offsets that match its parts."""
     body = bytearray(b"GGUF" + struct.pack("<IQQ", file.version, len(file.tensors), len(file.pairs)))
     for pair in file.pairs:
         body += _text(pair.key) + struct.pack("<I", pair.kind) + _value(pair.kind, pair.value)

@@ -1,4 +1,4 @@
-"""Models of every family, sound and damaged: what the check says, and what a worker does with what it lets through."""
+"""Models of every family, sound and damaged: the result of the check, and of loading what it accepts in a worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 
 MUTANTS = 240
 MARGIN = 16 * 2**20
-"""Bytes of memory that a damaged file may cost beyond the sound one."""
+"""Bytes of memory that a damaged file may take in addition to the sound one."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_models(tmp_path_factory.mktemp("models"))
 
 
-def test_what_our_converter_makes_is_accepted(models: dict[str, Path]) -> None:
+def test_converted_models_are_accepted(models: dict[str, Path]) -> None:
     for name, file in models.items():
         header = check_gguf(file)
         assert header == read_header(file), name
@@ -52,18 +52,18 @@ def test_what_our_converter_makes_is_accepted(models: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "kind", "value", "said"),
     [
-        ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 100, "all look through a window"),
-        ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 1, "none look through a window"),
+        ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 100, "all of the"),
+        ("gemma", "gemma-embedding.attention.sliding_window_pattern", UINT32, 1, "none of the"),
         ("gemma", "gemma-embedding.attention.sliding_window_pattern", ARRAY, Array(BOOL, [1]), "1 values of type 7"),
-        ("gemma", "gemma-embedding.dense_2_feat_in", UINT32, 1, "only 48 fits"),
-        ("modern-bert", "modern-bert.attention.sliding_window_pattern", UINT32, 1, "none look through a window"),
-        ("bert", "bert.attention.head_count", UINT32, 5, "5 heads do not divide"),
-        ("bert", "bert.attention.causal", UINT32, 0, "neither true nor false"),
-        ("nomic-bert", "nomic-bert.rope.dimension_count", UINT32, 7, "an odd number"),
+        ("gemma", "gemma-embedding.dense_2_feat_in", UINT32, 1, "the other keys require 48"),
+        ("modern-bert", "modern-bert.attention.sliding_window_pattern", UINT32, 1, "none of the"),
+        ("bert", "bert.attention.head_count", UINT32, 5, "not a multiple of 5 heads"),
+        ("bert", "bert.attention.causal", UINT32, 0, "expected true or false"),
+        ("nomic-bert", "nomic-bert.rope.dimension_count", UINT32, 7, "expected an even number"),
         ("bert", "tokenizer.ggml.token_type", ARRAY, Array(INT32, [6] * 32), "a WordPiece vocabulary cannot have"),
-        ("rerank-bert", "bert.classifier.output_labels", ARRAY, Array(STRING, [b"a"] * 9), "asks for 9 on axis 1"),
-        ("rerank-bert", "bert.attention.causal", BOOL, 1, "sees all of a text at once"),
-        ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not fill it"),
+        ("rerank-bert", "bert.classifier.output_labels", ARRAY, Array(STRING, [b"a"] * 9), "requires 9 on axis 1"),
+        ("rerank-bert", "bert.attention.causal", BOOL, 1, "this architecture is not causal"),
+        ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not add up"),
         ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [1, 2, 3]), "has 3 bytes"),
     ],
 )
@@ -75,14 +75,14 @@ def test_keys_of_one_family(
     assert said in refusal(tmp_path, write(file))
 
 
-def test_a_special_token_that_wordpiece_needs(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_a_special_token_that_wordpiece_requires(tmp_path: Path, models: dict[str, Path]) -> None:
     file = read(models["bert"].read_bytes())
-    file.drop("tokenizer.ggml.seperator_token_id")  # llama.cpp would take 102, and there are 32
+    file.drop("tokenizer.ggml.seperator_token_id")  # llama.cpp would assume 102, of 32 tokens
     assert "no key 'tokenizer.ggml.seperator_token_id'" in refusal(tmp_path, write(file))
 
 
-def test_a_normalisation_table_that_leads_outside(tmp_path: Path, models: dict[str, Path]) -> None:
-    """Text walks through the table byte by byte; llama.cpp throws where nothing catches it when a step leads outside."""
+def test_a_normalisation_table_with_links_out_of_it(tmp_path: Path, models: dict[str, Path]) -> None:
+    """llama.cpp follows the table byte by byte of a text; a link out of it throws an exception that nothing catches."""
     file = read(models["xlm-roberta"].read_bytes())
     table = file.value("tokenizer.ggml.precompiled_charsmap")
     assert isinstance(table, Array)
@@ -93,23 +93,23 @@ def test_a_normalisation_table_that_leads_outside(tmp_path: Path, models: dict[s
     for damaged in ([beyond, *units[1:]], units[: len(units) // 2]):
         raw = struct.pack(f"<I{len(damaged)}I", 4 * len(damaged), *damaged) + blob[4 + length :]
         file.put("tokenizer.ggml.precompiled_charsmap", ARRAY, Array(table.kind, list(raw)))
-        assert "points outside of itself" in refusal(tmp_path, write(file))
+        assert "points outside itself" in refusal(tmp_path, write(file))
 
 
-def test_dense_layers_that_do_not_follow_each_other(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_dense_layers_of_inconsistent_sizes(tmp_path: Path, models: dict[str, Path]) -> None:
     file = read(models["gemma"].read_bytes())
     file.tensors.remove(file.tensor("dense_3.weight"))
-    assert "'dense_3.weight' one is missing" in refusal(tmp_path, write(file))
+    assert "'dense_3.weight' is missing" in refusal(tmp_path, write(file))
     file = read(models["gemma"].read_bytes())
     last = file.tensor("dense_3.weight")
     last.shape, last.data = [64, 48], bytes(4 * 64 * 48)
     assert "dense_3.weight" in refusal(tmp_path, write(file))
 
 
-# --- whatever comes -------------------------------------------------------------------------------------------------------
+# --- random bytes ---------------------------------------------------------------------------------------------------------
 
 
-def test_any_bytes_end_in_a_header_or_in_a_reason(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_any_bytes_give_a_header_or_an_error(tmp_path: Path, models: dict[str, Path]) -> None:
     contents = [path.read_bytes() for path in models.values()]
     refused = 0
     file = tmp_path / "x.gguf"
@@ -126,8 +126,8 @@ def test_any_bytes_end_in_a_header_or_in_a_reason(tmp_path: Path, models: dict[s
     assert 200 < refused < 600
 
 
-def test_numbers_in_a_file_allocate_nothing(tmp_path: Path) -> None:
-    """Each length and count in turn promises an exabyte."""
+def test_numbers_in_a_file_do_not_allocate_memory(tmp_path: Path) -> None:
+    """Each length and count in turn claims an exabyte."""
     sound = make_tiny_qwen3(tmp_path / "tiny.gguf").read_bytes()
     spots = read(sound).spots
     file = tmp_path / "x.gguf"
@@ -168,7 +168,7 @@ def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: dict[str, Path]) -> None:
-    """No crash, no hang, no memory beyond what the sound file takes; seeds name what was done."""
+    """No crash, no hang, and no more memory than the sound file takes; the seeds make each damage repeatable."""
     done: dict[str, str] = {}
     refused = 0
     for name, file in models.items():
@@ -198,7 +198,7 @@ def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: d
 
 
 def load(folder: Path) -> dict[str, Outcome]:
-    """Load every file of a folder in a process of its own; see `gguf_loading`."""
+    """Load every file of a folder in a process of its own; see `loading`."""
     command = [sys.executable, "-m", loading.__name__, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
@@ -206,17 +206,17 @@ def load(folder: Path) -> dict[str, Outcome]:
 
 
 @pytest.mark.model
-async def test_a_file_that_ends_its_worker_leaves_the_daemon_alone(
+async def test_a_file_that_crashes_its_worker_does_not_crash_the_daemon(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should a hostile file slip past the check: llama.cpp aborts when a layer's weights are integers."""
+    """If a hostile file passes the check: llama.cpp aborts if a layer's weights are integers."""
     monkeypatch.setenv("GGML_NO_BACKTRACE", "1")
     file = read(models["bert"].read_bytes())
     weights = file.tensor("blk.0.ffn_up.weight")
     weights.kind, weights.data = I8, weights.data[: len(weights.data) // 4]
     hostile = tmp_path / "hostile.gguf"
     hostile.write_bytes(write(file))
-    assert "no model is computed with" in refusal(tmp_path, hostile.read_bytes())
+    assert "an unsupported type" in refusal(tmp_path, hostile.read_bytes())
 
     async def rows(path: Path) -> int:
         def options(mode: ExecutionMode) -> WorkerOptions:

@@ -120,7 +120,7 @@ async def test_clearing_one_model_keeps_the_vectors_of_others(connect: Connect) 
     assert (await post(client, "/v1/embeddings", input="one"))[0] == 200
     assert len(server.embedder.computed) == computed
     status, refused = await post(client, "/v1/admin/cache/clear", model="ranker")
-    assert status == 404 and "nothing of a model 'ranker'" in refused["error"]["message"]
+    assert status == 404 and "no rows of a model 'ranker'" in refused["error"]["message"]
 
 
 async def test_administration_needs_post(connect: Connect, stop: Stop) -> None:

@@ -1,4 +1,4 @@
-"""The store over a model's life: what it is for, when it was used, whether its file is sound, and how it goes away."""
+"""The store from installation to removal: tasks, last use, checks of files, removal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def install(paths: Paths, name: str = "mine", kind: str = "F16", content: bytes 
     return store.add(staged, manifest)
 
 
-def test_rerankers_are_told_from_embedders(paths: Paths, tmp_path: Path) -> None:
+def test_rerankers_and_embedders_are_distinguished(paths: Paths, tmp_path: Path) -> None:
     assert install(paths).task == "embed"
     assert install(paths, "ranker", content=model_bytes(pooling=4)).task == "rerank"
     assert Store(paths).local(install(paths, "other", content=model_bytes(pooling=4)).path).task == "rerank"
@@ -48,7 +48,7 @@ def test_rerankers_are_told_from_embedders(paths: Paths, tmp_path: Path) -> None
     assert install(paths, ranker.name, content=content).task == "rerank"
 
 
-def test_a_file_in_the_store_brings_its_own_prompts(paths: Paths) -> None:
+def test_the_prompts_of_an_installed_file_are_used(paths: Paths) -> None:
     own: dict[str, str | int] = {
         "edgeembed__prompt__query": "Instruct: {instruction}\nQuery:{text}",
         "edgeembed__prompt__instruction": "find it",
@@ -106,19 +106,19 @@ def test_removing(paths: Paths) -> None:
     assert store.remove(two) == 0
 
 
-def test_what_is_not_the_stores_is_not_removed(paths: Paths, tmp_path: Path) -> None:
+def test_a_file_outside_the_store_is_not_removed(paths: Paths, tmp_path: Path) -> None:
     file = tmp_path / "own.gguf"
     file.write_bytes(model_bytes())
     store = Store(paths)
-    with pytest.raises(HubError, match="yours to remove"):
+    with pytest.raises(HubError, match="remove the file yourself"):
         store.remove(store.local(file))
     assert file.exists()
 
 
-def test_a_model_that_is_being_fetched_is_not_removed(paths: Paths) -> None:
+def test_a_model_that_is_being_downloaded_is_not_removed(paths: Paths) -> None:
     model = install(paths)
     store = Store(paths)
-    with store.locked("mine"), pytest.raises(HubError, match="fetched by another process"):
+    with store.locked("mine"), pytest.raises(HubError, match="downloaded by another process"):
         Store(paths).remove(model)
     assert store.remove(model) > 0
 
@@ -133,7 +133,7 @@ def test_a_file_in_use_on_windows(paths: Paths, monkeypatch: pytest.MonkeyPatch)
         real(self, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", in_use)
-    with pytest.raises(HubError, match=r"cannot be removed: The process cannot .*edgeembed ps"):
+    with pytest.raises(HubError, match=r"cannot remove .*: The process cannot .*edgeembed ps"):
         Store(paths).remove(model)
     assert Store(paths).installed() == [model]
 
@@ -174,11 +174,11 @@ def test_a_file_that_was_swapped_is_checked_again(paths: Paths) -> None:
         store.require_sound(model)
 
 
-def test_a_damaged_file_in_the_store_hides_no_other(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_in_the_store_does_not_hide_others(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
     good, bad = install(paths, "good"), install(paths, "bad")
     bad.path.write_bytes(b"GGUF" + b"\xff" * 30)
     assert Store(paths).installed() == [good]
-    assert "bad-F16.gguf is left out" in caplog.text
+    assert "skipping" in caplog.text and "bad-F16.gguf" in caplog.text
 
 
 def test_manifests_of_older_and_newer_versions(paths: Paths) -> None:
@@ -192,7 +192,7 @@ def test_manifests_of_older_and_newer_versions(paths: Paths) -> None:
 
 
 def test_locks_survive_the_folder(paths: Paths) -> None:
-    """A removal takes the model's folder away while others may wait for its lock."""
+    """The model's folder is removed while other processes may wait for its lock."""
     model = install(paths)
     store = Store(paths)
     with store.locked("mine"):
