@@ -119,7 +119,7 @@ def test_a_worker_that_crashes_on_its_first_rung_serves_one_rung_lower_and_says_
     said = subprocess.run(
         [*doctor, "--forget"], env=environment, capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    assert "on mode cpu," in said
+    assert "in mode cpu;" in said
     with running("--model", model, home=home) as daemon:
         assert daemon.get("/health")[1]["mode"] == "cpu"
 
