@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
 from tests.signals import listening_to_sigint
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -139,8 +139,8 @@ def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
     engine.computed.clear()
     command = folder_job(texts, tmp_path / "killed") if name == "v/" else job(texts, tmp_path / "killed" / name)
     finished: dict[str, int] = {}
-    for until in (SHARD + 270, 2 * SHARD + 390):
-        engine.until = until
+    for texts_before_death in (SHARD + 270, 2 * SHARD + 390):
+        engine.until = texts_before_death
         engine.stopped.clear()
         process = subprocess.Popen([sys.executable, "-c", MAIN, *command, "--resume"], stderr=subprocess.DEVNULL)
         try:
@@ -172,10 +172,7 @@ def folder_job(texts: Path, folder: Path) -> list[str]:
 
 def receipts(folder: Path) -> list[Path]:
     """Wait until the first shard is written, and give the receipts."""
-    until = time.monotonic() + 20
-    while not (found := list(folder.rglob("receipt-*.json"))) and time.monotonic() < until:
-        time.sleep(0.02)
-    return found
+    return until(lambda: list(folder.rglob("receipt-*.json")))
 
 
 def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
