@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the unpacked edgeembed tarball for one user, or removes it again. `install.sh --help` tells the rest.
+# Installs or uninstalls the unpacked edgeembed tarball for one user; see `install.sh --help`.
 set -eu
 
 usage() {
@@ -7,14 +7,14 @@ usage() {
 usage: ./install.sh [--prefix FOLDER] [--dry-run]
        ./install.sh --uninstall [--purge] [--prefix FOLDER] [--dry-run]
 
-Installs edgeembed from the folder that this script lies in. Nothing is downloaded, started or enabled, and no
-administrator is needed.
+Installs edgeembed from the folder of this script. Downloads, starts and enables nothing, and needs no administrator
+rights.
 
   --prefix FOLDER   where to install (default: ~/.local); the program is then FOLDER/bin/edgeembed
-  --dry-run         say what would be done, and do nothing
-  --uninstall       remove what was installed; models, cache and settings stay, and it is said where
+  --dry-run         print what would be done, without doing it
+  --uninstall       remove the program; models, cache and settings are kept, and their folders are printed
   --purge           with --uninstall: remove models, cache and settings too
-  --help            this text
+  --help            show this text
 
 What goes where:
   FOLDER/lib/edgeembed                    the program with its own Python
@@ -33,7 +33,7 @@ purge=no
 dry=no
 while [ $# -gt 0 ]; do
   case $1 in
-    --prefix) prefix=${2:?--prefix wants a folder}; shift ;;
+    --prefix) prefix=${2:?--prefix requires a folder}; shift ;;
     --prefix=*) prefix=${1#*=} ;;
     --dry-run) dry=yes ;;
     --uninstall) task=uninstall ;;
@@ -71,10 +71,10 @@ write() { # FILE: standard input becomes its content
   fi
 }
 
-# Only what this script has put there: somebody else's `edgeembed`, from pip for example, is left alone.
+# Only files written by this script: an `edgeembed` from elsewhere, such as pip, is not touched.
 is_ours() { [ -f "$1" ] && grep -q '^# written by install.sh of edgeembed' "$1"; }
 
-files() { # what is installed outside FOLDER/lib, one a line
+files() { # files installed outside FOLDER/lib, one per line
   echo "$share/bash-completion/completions/edgeembed"
   echo "$share/zsh/site-functions/_edgeembed"
   echo "$share/fish/vendor_completions.d/edgeembed.fish"
@@ -85,18 +85,18 @@ files() { # what is installed outside FOLDER/lib, one a line
 
 install_all() {
   if [ ! -x "$here/python/bin/python3" ]; then
-    echo "install.sh: $here holds no edgeembed: run the install.sh of an unpacked tarball" >&2
+    echo "install.sh: $here does not contain edgeembed; run the install.sh of an unpacked tarball" >&2
     exit 1
   fi
   if [ -e "$program" ] && ! is_ours "$program"; then
-    echo "install.sh: $program belongs to another installation; remove that first, or choose another --prefix" >&2
+    echo "install.sh: $program belongs to another installation; remove that first, or use another --prefix" >&2
     exit 1
   fi
   if [ "$here" = "$library" ]; then
     echo "install.sh: this is the installed copy; unpack a newer tarball to upgrade" >&2
     exit 1
   fi
-  # The new one is complete before the old one goes: an upgrade that breaks off leaves a program that works.
+  # The new version is complete before the old one is removed: an interrupted upgrade leaves a working program.
   run mkdir -p "$prefix/lib" "$prefix/bin"
   run rm -rf "$library.new" "$library.old"
   run cp -R "$here" "$library.new"
@@ -123,13 +123,13 @@ install_all() {
   [ "$dry" = yes ] || echo "edgeembed is installed: $program"
   case :${PATH:-}: in
     *:"$prefix/bin":*) ;;
-    *) echo "$prefix/bin is not in PATH: add it in your shell's settings, or call $program by its full name" ;;
+    *) echo "$prefix/bin is not in PATH: add it to your shell's configuration, or run $program" ;;
   esac
   echo "Next: edgeembed serve"
   echo "At login: edgeembed autostart enable"
 }
 
-# The platform's folders, as the program itself finds them.
+# The folders of the program's data, as in edgeembed/config/paths.py.
 data_folders() {
   if [ -n "${EDGEEMBED_HOME:-}" ]; then
     echo "$EDGEEMBED_HOME"
@@ -143,7 +143,7 @@ data_folders() {
 
 uninstall_all() {
   if is_ours "$program"; then
-    # A unit that starts what is no longer there would fail at every login.
+    # Otherwise starting the removed program would fail at every login.
     run "$program" autostart disable || true
     run rm -f "$program"
   fi
@@ -159,14 +159,14 @@ uninstall_all() {
     if [ "$purge" = yes ]; then
       run rm -rf "$folder"
     else
-      echo "stays: $folder ($(du -sh "$folder" 2>/dev/null | cut -f1)); --uninstall --purge removes it"
+      echo "kept: $folder ($(du -sh "$folder" 2>/dev/null | cut -f1)); --uninstall --purge removes it"
     fi
   done
   [ "$dry" = yes ] || echo "edgeembed is removed"
 }
 
 if [ "$task" = install ]; then
-  [ "$purge" = no ] || { echo "install.sh: --purge goes with --uninstall" >&2; exit 2; }
+  [ "$purge" = no ] || { echo "install.sh: --purge requires --uninstall" >&2; exit 2; }
   install_all
 else
   uninstall_all

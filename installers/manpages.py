@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the manual pages from the command line's own help: `manpages.py FOLDER`.
+"""Write the manual pages from the help texts of the commands: `manpages.py FOLDER`.
 
-One page for `edgeembed` and one for each command, so that `man edgeembed-serve` lists every setting. They cannot get out of
-step with the program, because nothing in them is written by hand. Run it with the Python that edgeembed is installed in.
+One page for `edgeembed` and one for each command, so that `man edgeembed-serve` lists every setting. They
+always match the program. Run it with the Python in which edgeembed is installed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import click
 from edgeembed.cli.main import COMMANDS, cli
 
 VERBATIM = "\b"
-"""click's mark for a paragraph that keeps its lines."""
+"""click's mark for a paragraph with fixed lines."""
 
 
 def write_pages(folder: Path) -> list[Path]:
-    """Write every page into the folder, packed as manual pages are installed; give their paths."""
+    """Write all pages to the folder, compressed; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     root = click.Context(cli, info_name="edgeembed", **cli.context_settings)
     pages = {"edgeembed": page(root, tuple(COMMANDS))}
@@ -40,7 +40,7 @@ def write_pages(folder: Path) -> list[Path]:
 
 
 def page(context: click.Context, commands: tuple[str, ...]) -> str:
-    """Return a page in man(7)'s macros. commands: those of the program, for its own page."""
+    """Return a page in man(7)'s macros. commands: the names of all commands, for the page of the program."""
     command = context.command
     title = context.command_path.replace(" ", "-")
     short = COMMANDS[command.name or ""][2] if command.name in COMMANDS else "a private embedding server"
@@ -85,7 +85,7 @@ def _options(context: click.Context, heading: str = ".SH OPTIONS") -> list[str]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Set a help text: paragraphs are filled, those behind click's mark keep their lines."""
+    """Return a help text in troff: paragraphs are filled, except those with click's mark."""
     lines = []
     for paragraph in re.split(r"\n\s*\n", textwrap.dedent(text.replace("\f", "")).strip()):
         verbatim = paragraph.lstrip().startswith(VERBATIM)
@@ -95,7 +95,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Keep troff from reading text: a backslash, a hyphen that people copy, a line that begins like a macro."""
+    """Escape text for troff: backslashes, hyphens that users copy, lines that begin like a macro."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("\b", "")
     return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
 

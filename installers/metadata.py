@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Print what the installers need to know of pyproject.toml, so that no version is written down twice.
+"""Print values of pyproject.toml for the installers, so that no version is stored twice.
 
-Called as `metadata.py FACT`, where FACT is one of FACTS. Runs on a bare Python 3.11, before anything is installed.
+Usage: `metadata.py VALUE`, where VALUE is a key of VALUES. Needs only the standard library of Python 3.11.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_project(pyproject: Path = PYPROJECT) -> dict[str, Any]:
 
 
 def debian_version(version: str) -> str:
-    """Write a version of PEP 440 so that dpkg sorts it alike: what comes before a release gets a tilde."""
+    """Return a PEP 440 version for dpkg, with the same order: pre-releases get a tilde."""
     return re.sub(r"\.?(a|b|rc|dev)(\d)", r"~\1\2", version) + f"-{DEBIAN_REVISION}"
 
 
@@ -33,17 +33,17 @@ def _requirement(project: dict[str, Any]) -> str:
     return found
 
 
-FACTS: dict[str, Callable[[dict[str, Any]], str]] = {
+VALUES: dict[str, Callable[[dict[str, Any]], str]] = {
     "version": lambda project: project["version"],
     "debian-version": lambda project: debian_version(project["version"]),
     "description": lambda project: project["description"],
     "python": lambda project: project["requires-python"].removeprefix(">="),
     "llama": _requirement,
 }
-"""Fact -> how it is read: the oldest `python`, and `llama` is the pinned requirement of llama-cpp-python."""
+"""`python` is the oldest supported version, `llama` the pinned requirement of llama-cpp-python."""
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in FACTS:
-        sys.exit(f"usage: {sys.argv[0]} {' | '.join(FACTS)}")
-    sys.stdout.write(FACTS[sys.argv[1]](read_project()) + "\n")
+    if len(sys.argv) != 2 or sys.argv[1] not in VALUES:
+        sys.exit(f"usage: {sys.argv[0]} {' | '.join(VALUES)}")
+    sys.stdout.write(VALUES[sys.argv[1]](read_project()) + "\n")

@@ -142,14 +142,7 @@ class DiskTier:
     def clear(self, models: Iterable[str] | None = None) -> int:
         """Remove all rows, or those of some models; return how many there were."""
         tags = None if models is None else tuple(models)
-
-        def remove(store: DiskcacheStore) -> int:
-            with store.transaction():
-                return store.delete_tags(tags, _CHUNK)
-
-        removed = 0
-        while chunk := self._database.run(remove):
-            removed += chunk
+        removed = self._database.run(lambda store: store.clear() if tags is None else sum(map(store.evict, tags)))
         self._protected = None
         self._database.run(_count_clear)
         return removed

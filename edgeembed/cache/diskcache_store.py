@@ -1,8 +1,8 @@
 """The rows' table in a diskcache folder: the only module that touches diskcache.
 
-Written for diskcache 5.6.3. Reading, writing, transactions and sizes go through its public API. Its private `_sql` and
-`_con`, the columns of its table `Cache` and the methods of its `Disk` are used where it has nothing public; a contract test
-(tests/cache/test_diskcache_store.py) fails when one of them changes.
+Written for diskcache 5.6.3. Reading, writing, clearing, transactions and sizes go through its public API. Its private `_sql`
+and `_con`, the columns of its table `Cache` and the methods of its `Disk` are used where it has nothing public; a contract
+test (tests/cache/test_diskcache_store.py) fails when one of them changes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -143,6 +143,14 @@ class DiskcacheStore:
         transaction: contextlib.AbstractContextManager[None] = self._cache.transact()
         return transaction
 
+    def evict(self, tag: str) -> int:
+        """Delete the rows with a tag, in several transactions; return how many there were."""
+        return int(self._cache.evict(tag))
+
+    def clear(self) -> int:
+        """Delete all rows, in several transactions; return how many there were."""
+        return int(self._cache.clear())
+
     def __len__(self) -> int:
         return len(self._cache)
 
@@ -183,12 +191,13 @@ class DiskcacheStore:
 
     def delete_next(self, number: int) -> None:
         """Delete the rows that leave next."""
-        self._delete("SELECT rowid, filename FROM Cache ORDER BY access_count, access_time LIMIT ?", (number,))
-
-    def delete_tags(self, tags: Sequence[str] | None, most: int) -> int:
-        """Delete rows with one of these tags, or any rows for None, at most so many; return how many were deleted."""
-        where = "1" if tags is None else f"tag IN ({', '.join('?' * len(tags))})"
-        return self._delete(f"SELECT rowid, filename FROM Cache WHERE {where} LIMIT ?", (*(tags or ()), most))
+        found = self._sql(
+            "SELECT rowid, filename FROM Cache ORDER BY access_count, access_time LIMIT ?", (number,)
+        ).fetchall()
+        self._sql(f"DELETE FROM Cache WHERE rowid IN ({','.join(str(rowid) for rowid, _ in found)})")
+        for _, filename in found:
+            if filename is not None:  # of a foreign entry
+                self._cache.disk.remove(filename)
 
     def rows_after(self, position: Position, tag: str | None, most: int) -> list[StoredRow]:
         """Return the next rows with a tag, or any rows for None, in the order in which they leave."""
@@ -218,14 +227,6 @@ class DiskcacheStore:
             times = [stored for _, stored in ends]
             found.append(TagSize(tag, entries, entries * max(size or 0 for size, _ in ends), min(times), max(times)))
         return found
-
-    def _delete(self, select: str, parameters: Sequence[object]) -> int:
-        found = self._sql(select, parameters).fetchall()
-        self._sql(f"DELETE FROM Cache WHERE rowid IN ({','.join(str(rowid) for rowid, _ in found)})")
-        for _, filename in found:
-            if filename is not None:  # of a foreign entry
-                self._cache.disk.remove(filename)
-        return len(found)
 
     # --- counts and versions ------------------------------------------------------------------------------------------
 

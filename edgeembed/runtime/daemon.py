@@ -45,13 +45,12 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     """
     stop = _stop_on_signals()
     try:
-        configured_models = find_configured_models(
-            settings, paths, model or await _meet_upstream(settings, paths, stop, announce)
-        )
+        default_model = model or await _find_upstream_model(settings, paths, stop, announce)
+        configured = find_configured_models(settings, paths, default_model)
     except EngineUnavailableError as error:
         announce(f"error: {error.message}")
         return 1
-    service = make_service(settings, paths, configured_models)
+    service = make_service(settings, paths, configured)
     notifier = Notifier()
     store = Store(paths)
 
@@ -59,25 +58,23 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         for used in models:
             store.mark_used(used.digest)
 
-    default = configured_models.default
+    default = configured.default
     loading = asyncio.create_task(service.pool.load(default))
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
         from edgeembed.server.lifecycle import listening
 
-        async with listening(
-            service, settings, (*configured_models.pinned, *configured_models.preload), note_use, stop.set
-        ) as url:
+        others = (*configured.pinned, *configured.preload)
+        async with listening(service, settings, others, note_use, stop.set) as url:
             announce(f"edgeembed {__version__} listens on {url}, loading {default.name} {default.type}")
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
-                engine = await loading
-                _announce_ready(default, engine, url, announce)
+                _announce_ready(default, await loading, url, announce)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
                 if tuned := TuningResults(paths.state).find(default.digest):
-                    announce(_tuned(tuned, engine))
+                    announce(_tuned(tuned, await loading))
                 notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
@@ -92,7 +89,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     return 0
 
 
-async def _meet_upstream(settings: Settings, paths: Paths, stop: asyncio.Event, announce: Announce) -> Remote:
+async def _find_upstream_model(settings: Settings, paths: Paths, stop: asyncio.Event, announce: Announce) -> Remote:
     """Return the upstream server's model, after contacting the server. Raises EngineUnavailableError, ConfigError."""
     remote = await make_remote(settings, paths)
     announce(f"upstream {settings.upstream} computes {remote.model}")

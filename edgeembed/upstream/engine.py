@@ -247,7 +247,7 @@ class RemoteEngine:
         request.task = asyncio.create_task(self._run(request), name="upstream request")
 
     def _on_cancelled(self, future: asyncio.Future[Row]) -> None:
-        """Cancel requests whose texts nobody waits for any more."""
+        """Cancel requests whose texts were all cancelled."""
         if not future.cancelled():
             return
         for request in self._in_flight:

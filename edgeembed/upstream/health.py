@@ -116,6 +116,6 @@ class HealthMonitor:
 
 
 def log_failure(task: asyncio.Task[None]) -> None:
-    """Log the exception of a background task, which nobody awaits."""
+    """Log the exception of a background task that is never awaited."""
     if not task.cancelled() and (error := task.exception()):
         log.error("unexpected error in the task %s", task.get_name(), exc_info=error)

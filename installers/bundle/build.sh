@@ -3,9 +3,9 @@
 #
 #   installers/bundle/build.sh FOLDER [LLAMA_WHEEL]
 #
-# FOLDER receives edgeembed-VERSION-linux-ARCH.tar.xz. PYTHON names the interpreter that goes in (3.11 or later; its dynamic
-# libraries come along), LLAMA_WHEEL is what build-llama.sh made. Needs: apt install g++ patchelf git xz-utils. The tarball runs where
-# glibc is not older than here, so build on the oldest system that shall be served.
+# FOLDER receives edgeembed-VERSION-linux-ARCH.tar.xz. PYTHON names the interpreter to bundle (3.11 or later, with its dynamic
+# libraries), LLAMA_WHEEL is the result of build-llama.sh. Needs: apt install g++ patchelf git xz-utils. The tarball needs a
+# glibc at least as new as here, so build on the oldest system to support.
 set -euo pipefail
 
 installers=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,7 +27,7 @@ bundle=$work/$name
 home=$bundle/python
 umask 022
 
-# The environment of this machine must not decide what ends up in there.
+# The environment of this machine must not affect the result.
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1
 base=$("$python" -c 'import sys; print(sys._base_executable)')
@@ -49,15 +49,15 @@ for shell in bash zsh fish; do
 done
 
 find "$home/bin" -mindepth 1 ! -name python3 -delete
-find "$home" -name direct_url.json -delete # it tells where this machine had the sources
+find "$home" -name direct_url.json -delete # it contains the path of the sources on this machine
 rm -rf "$home"/lib/python3*/ensurepip
 find "$home" -name __pycache__ -prune -exec rm -rf {} +
 find "$home" \( -name '*.h' -o -name '*.a' -o -name '*.pyx' \) -type f -delete
-# Python's own files alone: wheels' libraries were changed after they were linked, and strip damages such files.
+# Only Python's own files: libraries in wheels were changed after linking, and strip damages such files.
 find "$home/bin" "$home"/lib/python3*/lib-dynload -type f -exec strip --strip-unneeded {} +
-# Before the files change: afterwards they look for libraries in the bundle alone.
+# With this machine's library path: afterwards the files find libraries only in the bundle.
 LD_LIBRARY_PATH=$library "$base" "$installers/bundle/relocate.py" link "$home"
-# By content and not by time: unpacking may set times anew.
+# Validated by hash, not by time: unpacking may change times.
 "$home/bin/python3" -m compileall -q -j 2 --invalidation-mode unchecked-hash -s "$bundle" "$home/lib"
 
 install -m755 "$installers/bundle/launcher" "$bundle/edgeembed"

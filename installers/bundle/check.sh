@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Shows that the tarball needs nothing of the system but glibc and a shell.
+# Tests that the tarball needs nothing but glibc and a shell.
 #
 #   sudo installers/bundle/check.sh TARBALL FOLDER MODEL.gguf
 #
-# Unpacks it into a bare system without Python (made once, in FOLDER; needs: apt install debootstrap gcc python3) and, with an
-# empty PATH, serves MODEL.gguf on localhost, port CHECK_PORT (18328), and asks it for a vector. Then it adds kernels that crash,
-# and asks again.
+# Unpacks it into a minimal system without Python (created once, in FOLDER; needs: apt install debootstrap gcc python3), serves
+# MODEL.gguf on localhost, port CHECK_PORT (18328), with an empty PATH, and requests a vector. Then it adds kernels that crash,
+# and requests a vector again.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,11 +31,11 @@ if [[ ${INSIDE:-} != yes ]]; then
 fi
 
 mount -t proc proc "$system/proc"
-[[ ! -e $system/usr/bin/python3 ]] || fail "the bare system has a Python"
+[[ ! -e $system/usr/bin/python3 ]] || fail "the minimal system contains a Python"
 tar -C "$system/opt" -xf "$tarball"
 home=/opt/$(basename "$tarball" .tar.xz)
 cp "$model" "$system/opt/model.gguf"
-# Not a function: a signal for what runs in the background must reach the program, and not a shell around it.
+# Not a function: signals to background jobs must reach the program, not a subshell.
 inside=(chroot --userspec=nobody:nogroup "$system" /usr/bin/env -i PATH= HOME=/tmp/home)
 
 ask() { curl -sf -m 60 "$@"; }
@@ -45,8 +45,8 @@ serve() {
   daemon=$!
   for _ in $(seq 240); do ask -o /dev/null "http://127.0.0.1:$port/readyz" && break; kill -0 "$daemon" || break; sleep 0.5; done
   numbers=$(ask "http://127.0.0.1:$port/v1/embeddings" -H 'content-type: application/json' -d '{"input":"hello"}' |
-    tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "no answer"; }
-  [[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "no vector"; }
+    tr -cd , | wc -c) || { cat "$folder/serve.log" >&2; fail "the daemon does not respond"; }
+  [[ $numbers -gt 100 ]] || { cat "$folder/serve.log" >&2; fail "the response has no vector"; }
 }
 mode() { ask "http://127.0.0.1:$port/health" | sed 's/"demotions".*//; s/.*"mode": *"\([^"]*\)".*/\1/'; }
 computing() {
@@ -54,27 +54,27 @@ computing() {
 }
 stop() {
   kill -TERM "$daemon"
-  wait "$daemon" || fail "the daemon ended with status $?"
+  wait "$daemon" || fail "the daemon exited with status $?"
 }
 
 echo "== with an empty PATH"
 "${inside[@]}" "$home/edgeembed" --version
 serve
-[[ $(mode) == cpu ]] || { cat "$folder/serve.log" >&2; fail "it serves in mode $(mode)"; }
-echo "   a vector came from mode $(mode), kernels $(computing)"
+[[ $(mode) == cpu ]] || { cat "$folder/serve.log" >&2; fail "unexpected mode $(mode)"; }
+echo "   vector computed in mode $(mode), kernels $(computing)"
 if [[ $(uname -m) == x86_64 ]]; then
   wanted=$("$here/variant.py")
-  [[ $(computing) == "$wanted" ]] || fail "this processor's flags ask for $wanted"
+  [[ $(computing) == "$wanted" ]] || fail "expected kernels for $wanted, according to the flags of this processor"
 fi
 stop
 
-echo "== kernels that crash are stepped over"
+echo "== fallback from kernels that crash"
 library=$(dirname "$(find "$system$home/python" -name 'libggml-cpu-*.so' | head -1)")
 gcc -shared -fPIC -o "$library/libggml-cpu-trap.so" "$here/trap.c"
 serve
 grep -E "mode .* failed: |does not work yet" "$folder/serve.log" | head -3 | sed 's/^/   /'
-[[ $(mode) == cpu-oldest ]] || { cat "$folder/serve.log" >&2; fail "it serves in mode $(mode)"; }
-echo "   a vector came from mode $(mode), kernels $(computing)"
+[[ $(mode) == cpu-oldest ]] || { cat "$folder/serve.log" >&2; fail "unexpected mode $(mode)"; }
+echo "   vector computed in mode $(mode), kernels $(computing)"
 stop
 rm "$library/libggml-cpu-trap.so"
-echo "== all of it holds"
+echo "== all checks passed"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make a folder with a Python and packages run wherever it is moved to: `relocate.py copy | link FOLDER`.
+"""Make a folder with a Python and packages relocatable: `relocate.py copy | link FOLDER`.
 
-`copy` takes the interpreter that runs this script and its standard library, without what a daemon never uses. `link` then
-brings every shared library that anything in there needs, except glibc's own, and makes each file look for them in
-FOLDER/lib. The result runs on any Linux of this architecture whose glibc is not older than this machine's. Needs patchelf,
+`copy` copies the interpreter that runs this script and its standard library, without parts that a daemon never uses.
+`link` then copies all shared libraries that files in the folder need, except glibc's, and makes the files find them in
+FOLDER/lib. The result runs on any Linux of this architecture with a glibc at least as new as this machine's. Needs patchelf,
 ldd and strip.
 """
 
@@ -23,19 +23,19 @@ NEVER_USED = (
     "_tkinter*.so", "_test*.so", "xxlimited*.so", "pydoc_data", "EXTERNALLY-MANAGED",
     "readline*.so", "_curses*.so", "_gdbm*.so", "_dbm*.so", "nis*.so",
 )  # fmt: skip
-"""Parts of the standard library that stay behind, the last line because of the libraries that would come along, one of them
-under the GPL. `ensurepip` does not: it is how pip comes in."""
+"""Parts of the standard library that are not copied; those in the last line because of their libraries, one of which is
+under the GPL. `ensurepip` is copied, because it installs pip."""
 
 SYSTEM_LIBRARIES = re.compile(
     r"(ld-linux.*|linux-vdso|libc|libm|libdl|libpthread|librt|libresolv|libutil|libnsl|libanl|libmvec)\.so"
 )
-"""glibc: its parts belong to each other and to the kernel's loader, and every Linux has them."""
+"""glibc: its parts must match each other and the loader, and every Linux has them."""
 
 ELF_MAGIC = b"\x7fELF"
 
 
 def copy_python(folder: Path) -> Path:
-    """Copy interpreter and standard library; give the path of the interpreter's copy."""
+    """Copy interpreter and standard library; return the path of the new interpreter."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     (folder / "bin").mkdir(parents=True)
     interpreter = folder / "bin" / "python3"
@@ -48,8 +48,8 @@ def copy_python(folder: Path) -> Path:
 
 
 def link_libraries(folder: Path) -> set[str]:
-    """Bring the libraries that files below the folder need; give their names."""
-    brought: set[str] = set()
+    """Copy the libraries that files below the folder need; return their names."""
+    copied: set[str] = set()
     waiting = list(elf_files(folder))
     while waiting:
         file = waiting.pop()
@@ -59,17 +59,17 @@ def link_libraries(folder: Path) -> set[str]:
             if not target.exists():
                 shutil.copy(path.resolve(), target)
                 target.chmod(0o644)
-                # Before it is changed below: strip damages files that patchelf has changed.
+                # Before patchelf: strip damages files that it has changed.
                 subprocess.run(["strip", "--strip-unneeded", str(target)], check=True)
                 waiting.append(target)
-            brought.add(name)
+            copied.add(name)
         if needed or file.parent == folder / "bin":
             _add_search_path(file, os.path.relpath(folder / "lib", file.parent))
-    return brought
+    return copied
 
 
 def elf_files(folder: Path) -> Iterator[Path]:
-    """Find programs and shared libraries."""
+    """Yield programs and shared libraries."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
@@ -80,29 +80,29 @@ def elf_files(folder: Path) -> Iterator[Path]:
 def libraries_of(file: Path) -> dict[str, Path]:
     """Return the libraries that the loader finds for a file, except glibc's, as name -> path.
 
-    Raises RuntimeError for one that it does not find.
+    Raises RuntimeError if one is missing.
     """
-    said = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False).stdout
     found = {}
-    for line in said.splitlines():
+    for line in output.splitlines():
         name, arrow, path = (part.strip() for part in line.partition("=>"))
         if not arrow or SYSTEM_LIBRARIES.match(name):
             continue
         if path.startswith("not found"):
             if (file.parent / name).exists():
-                continue  # loaded before this file, which then gets it by its name
-            raise RuntimeError(f"{file} needs {name}, which is not on this machine")
+                continue  # already loaded when this file is
+            raise RuntimeError(f"{file} needs {name}, which is not installed on this machine")
         found[name] = Path(path.rsplit(" (", 1)[0])
     return found
 
 
 def _add_search_path(file: Path, relative: str) -> None:
-    """Add a folder, relative to the file's own, to where the loader looks for what the file needs."""
-    known = subprocess.run(
+    """Add a folder, relative to that of the file, to the search path for its libraries."""
+    current = subprocess.run(
         ["patchelf", "--print-rpath", str(file)], capture_output=True, text=True, check=True
     ).stdout.strip()
-    # Folders of the machine that built a file are of no use to others, and may be anybody's there.
-    paths = [part for part in known.split(":") if part.startswith("$ORIGIN")]
+    # Absolute folders of the build machine do not exist elsewhere, or belong to somebody else there.
+    paths = [part for part in current.split(":") if part.startswith("$ORIGIN")]
     wanted = f"$ORIGIN/{relative}"
     subprocess.run(["patchelf", "--set-rpath", ":".join(dict.fromkeys([*paths, wanted])), str(file)], check=True)
 
@@ -116,6 +116,6 @@ if __name__ == "__main__":
     if task == "copy":
         copy_python(target)
     elif task == "link":
-        sys.stderr.write(f"brought: {', '.join(sorted(link_libraries(target)))}\n")
+        sys.stderr.write(f"copied: {', '.join(sorted(link_libraries(target)))}\n")
     else:
-        sys.exit(f"no such task: {task}")
+        sys.exit(f"unknown task {task!r}; expected copy or link")

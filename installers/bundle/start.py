@@ -1,8 +1,8 @@
-"""What the launcher hands to the bundle's Python."""
+"""The script that the launcher runs with the bundle's Python."""
 
 import sys
 
 from edgeembed.cli.main import main
 
-sys.argv[0] = "edgeembed"  # the name that help and errors show
+sys.argv[0] = "edgeembed"  # the name in help and error messages
 main()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Print which of llama.cpp's modules for x86-64 fits this processor best, by the flags that Linux tells of it.
+"""Print which of llama.cpp's modules for x86-64 fits this processor best, according to its flags in /proc/cpuinfo.
 
-Given what a worker says of its llama.cpp ("CPU : AVX = 1 | …", in GET /v1/status), print which module computes there; the
-checks hold one against the other. llama.cpp asks the processor itself (`ggml_backend_score`); this reads /proc/cpuinfo and
-the list of ggml's CMakeLists.txt, so that both cannot be wrong in the same way.
+With llama.cpp's description of itself ("CPU : AVX = 1 | …", in GET /v1/status) as argument, print which module is used
+there; the checks compare the two. llama.cpp queries the processor (`ggml_backend_score`); this uses /proc/cpuinfo and the
+list in ggml's CMakeLists.txt, so that both cannot be wrong in the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VARIANTS: dict[str, set[str]] = {
     "sse42": {"sse4_2"},
     "x64": set(),
 }
-"""What each needs, the best first."""
+"""The flags that each variant needs, the best variant first."""
 
 
 _FEATURES: dict[str, set[str]] = {
@@ -40,11 +40,11 @@ _FEATURES: dict[str, set[str]] = {
     "AVX512_VBMI": {"avx512vbmi"},
     "AMX_INT8": {"amx_tile", "amx_int8"},
 }
-"""What a module was compiled with, as llama.cpp names it, in flags."""
+"""llama.cpp's names of compiled-in features -> flags."""
 
 
 def best(flags: set[str]) -> str:
-    """Name the best variant for a processor with these flags."""
+    """Return the best variant for a processor with these flags."""
     return next(name for name, needs in VARIANTS.items() if needs <= flags)
 
 
@@ -54,7 +54,7 @@ def flags_of(cpuinfo: str) -> set[str]:
 
 
 def computing(llama_cpp: str) -> str:
-    """Name the variant that tells this of itself."""
+    """Return the variant with this description of llama.cpp."""
     named = set(re.findall(r"(\w+) = 1", llama_cpp))
     return best({flag for name, flags in _FEATURES.items() if name in named for flag in flags})
 

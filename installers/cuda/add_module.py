@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Put a CUDA module of llama.cpp into a wheel of llama-cpp-python, and say in its metadata what that needs.
+"""Add a CUDA module of llama.cpp to a wheel of llama-cpp-python, with its requirements in the metadata.
 
     add_module.py WHEEL MODULE cu130 FOLDER      prints the path of the new wheel, NAME-VERSION+cu130-…
 
-The version's local part tells the two apart, and pins of a version take both (PEP 440). The module's own libraries come
-as requirements, from the package index: the wheel carries none of NVIDIA's. Format: "Binary distribution format" of the
-Python Packaging User Guide. Runs on a bare Python.
+The two wheels differ in the local part of the version; pins of a version accept both (PEP 440). The libraries that the
+module needs are requirements from the package index: the wheel does not contain NVIDIA's. Format: "Binary distribution
+format" of the Python Packaging User Guide. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LABEL = re.compile(r"cu(\d+)(\d)")
 
 
 def add_module(wheel: Path, module: Path, label: str, folder: Path) -> Path:
-    """Write the wheel with the module into the folder and give its path.
+    """Write the wheel with the module to the folder and return its path.
 
-    label: cu and the CUDA release without its dot, such as cu130. Raises ValueError for another label, and for a wheel whose
-    llama.cpp loads no modules.
+    label: cu and the CUDA release without its dot, such as cu130. Raises ValueError for an invalid label, and for a wheel
+    whose llama.cpp does not load modules.
     """
     release = LABEL.fullmatch(label)
     if not release:
-        raise ValueError(f"{label} is no CUDA release: cu130 would be")
+        raise ValueError(f"invalid CUDA release {label!r}; expected for example cu130")
     name, version, *tags = wheel.name.split("-")
     labelled = f"{version.partition('+')[0]}+{label}"
     old, new = f"{name}-{version}.dist-info/", f"{name}-{labelled}.dist-info/"
@@ -40,7 +40,7 @@ def add_module(wheel: Path, module: Path, label: str, folder: Path) -> Path:
     target = folder / "-".join((name, labelled, *tags))
     with zipfile.ZipFile(wheel) as source:
         if not any(re.fullmatch(rf"{LIBRARIES}/libggml-cpu-.*\.so", entry) for entry in source.namelist()):
-            raise ValueError(f"{wheel.name} loads no modules: build it by installers/bundle/build-llama.sh")
+            raise ValueError(f"{wheel.name} does not load modules; build it with installers/bundle/build-llama.sh")
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as made:
             records: list[tuple[str, str, int | str]] = []
 
@@ -71,7 +71,7 @@ def _metadata(data: bytes, version: str, release: re.Match[str]) -> bytes:
     needs = "".join(
         f"Requires-Dist: nvidia-{each}>={major}.{minor},<{int(major) + 1}\n" for each in ("cublas", "cuda-runtime")
     )
-    # The first one is the header; further down is somebody's description.
+    # The first match is the header; the description follows later.
     text = data.decode("utf-8")
     return re.sub(r"^Version: .*\n", f"Version: {version}\n{needs}", text, count=1, flags=re.MULTILINE).encode()
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Builds the llama-cpp-python wheel for machines with an NVIDIA card. The same wheel starts, on the CPU, where there is none.
+# Builds the llama-cpp-python wheel for machines with an NVIDIA GPU. Without a GPU, the same wheel uses the CPU.
 #
-#   installers/cuda/build.sh --arch "80;86;89;90" FOLDER      leaves llama_cpp_python-*+cu*.whl in FOLDER
+#   installers/cuda/build.sh --arch "80;86;89;90" FOLDER      writes llama_cpp_python-*+cu*.whl to FOLDER
 #
 #   --arch LIST     compute capabilities times ten (75 Turing, 80 A100, 86 RTX 30, 89 RTX 40, 90 H100, 120 RTX 50). Machine code for
-#                   each, and for the last one PTX as well, which later cards translate for themselves; NN-real leaves that out
-#   --wheel FILE    a wheel of bundle/build-llama.sh, to which the CUDA module is added; without it that is built first
-#   --work FOLDER   where it compiles. Broken off, the same command with the same folder goes on where it was
+#                   each; for the last one also PTX, which later GPUs compile when they load it, unless written as NN-real
+#   --wheel FILE    a wheel of bundle/build-llama.sh to add the CUDA module to; by default it is built first
+#   --work FOLDER   build folder; an interrupted build resumes with the same command and folder
 #   --module-only   compile the CUDA module and stop
 #
-# Needs nvcc of CUDA 13 and the g++ that it takes (neither a card nor a driver), Python with pip, and network: CMake, cuBLAS and the CUDA
-# runtime come from the package index. JOBS is the number of compilers at a time (2; each takes up to 3 GB), PYTHON another
-# interpreter, NVCC another compiler. One architecture takes 45 minutes of one core, each further one about as long.
+# Needs nvcc of CUDA 13 and a g++ that it supports (but no GPU and no driver), Python with pip, and network access: CMake, cuBLAS and
+# the CUDA runtime are downloaded from the package index. JOBS is the number of concurrent compilers (2; each needs up to 3 GB), PYTHON
+# sets the interpreter, NVCC the compiler. Each architecture takes about 45 minutes on one core.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -35,16 +35,16 @@ while [ $# -gt 0 ]; do
     *) folder=$1; shift ;;
   esac
 done
-[ -n "$architectures" ] || die "--arch is missing, for instance --arch \"80;86;89;90\" (see --help)"
-[[ $architectures =~ ^[0-9]+a?(-real|-virtual)?(\;[0-9]+a?(-real|-virtual)?)*$ ]] || die "--arch \"$architectures\": numbers with ; between them"
+[ -n "$architectures" ] || die "--arch is required, for example --arch \"80;86;89;90\" (see --help)"
+[[ $architectures =~ ^[0-9]+a?(-real|-virtual)?(\;[0-9]+a?(-real|-virtual)?)*$ ]] || die "--arch \"$architectures\": expected numbers separated by ;"
 [ -n "$folder" ] || [ -n "$module_only" ] || die "usage: $0 --arch LIST FOLDER"
 
-command -v "$nvcc" >/dev/null || die "no nvcc: install NVIDIA's CUDA 13 compiler, or name it by NVCC"
+command -v "$nvcc" >/dev/null || die "nvcc not found: install NVIDIA's CUDA 13 compiler, or set NVCC"
 release=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\),.*/\1 \2/p')
 read -r major minor <<<"$release"
-[ "$major" = 13 ] || die "nvcc is of CUDA $major.$minor: this recipe is for CUDA 13, whose libraries share one folder in the package index"
+[ "$major" = 13 ] || die "nvcc has version $major.$minor; this script needs CUDA 13, whose libraries share a folder in the package index"
 
-# Only the last architecture keeps PTX: for every one it would double the size and the time.
+# PTX only for the last architecture: for all of them it would double size and time.
 IFS=';' read -ra list <<<"$architectures"
 last=$((${#list[@]} - 1))
 for index in "${!list[@]}"; do
@@ -59,7 +59,7 @@ fi
 mkdir -p "$work" ${folder:+"$folder"}
 work=$(cd "$work" && pwd)
 
-# cuBLAS of the compiler's own release: what is built with it runs with every later one of the same major version.
+# cuBLAS of the compiler's release: the result works with all later ones of the same major version.
 if [ ! -e "$work/tools/ready" ]; then
   "$python" -m venv "$work/tools"
   "$work/tools/bin/pip" install --quiet --no-cache-dir cmake ninja "nvidia-cublas==$major.$minor.*" "nvidia-cuda-runtime==$major.$minor.*"
@@ -76,9 +76,8 @@ if [ ! -d "$work/source" ]; then
   mv "$work/unpacking" "$work/source"
 fi
 
-# A module (BACKEND_DL) is opened at run time: where that fails, for want of a driver, the CPU's modules are still there. NO_VMM
-# does without the driver's own library, which cannot be linked against where there is none. The headers of cuBLAS are in no
-# folder where CMake looks.
+# A module (BACKEND_DL) is loaded at run time: if that fails, such as without a driver, the CPU modules are still used. NO_VMM
+# avoids the driver's library, which is not available for linking without a driver. CMake does not find the headers of cuBLAS.
 export PATH="$work/tools/bin:$PATH"
 cmake -S "$work/source/vendor/llama.cpp" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
   -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU=OFF -DGGML_CUDA=ON -DGGML_CUDA_NO_VMM=ON -DGGML_CUDA_NCCL=OFF \

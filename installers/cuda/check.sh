@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs a wheel of build.sh beside edgeembed and looks whether it serves: on the card where there is one, and on the processor
-# where there is no card, or where NVIDIA's libraries are missing.
+# Installs a wheel of build.sh with edgeembed and tests that it serves: on the GPU if there is one, and on the CPU, also without
+# NVIDIA's libraries.
 #
 #   installers/cuda/check.sh WHEEL MODEL.gguf
 #
-# Into a virtual environment of its own, which pip fills: NVIDIA's libraries are 400 MB of that. PYTHON names another interpreter.
-# Ends with status 0 when all answered.
+# Uses a temporary virtual environment; pip downloads NVIDIA's libraries (400 MB) into it. PYTHON sets the interpreter.
+# Exits with status 0 if all daemons responded.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage="usage: $0 WHEEL MODEL.gguf"
@@ -19,14 +19,14 @@ trap clean EXIT
 export EDGEEMBED_HOME=$work/home
 
 "${PYTHON:-python3}" -m venv "$work/venv"
-# edgeembed's pin takes this wheel as it is: pip looks for no other one.
+# edgeembed's pin accepts this wheel, so pip does not search for another one.
 mkdir "$work/source"
 (cd "$here/../.." && cp -r pyproject.toml README.md LICENSE edgeembed convert models "$work/source")
 "$work/venv/bin/pip" install -q "$wheel" "$work/source"
 site=$("$work/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 
 serves() {
-  : >"$work/log" # now, not when the daemon is forked: what the last one said would be taken for this one's
+  : >"$work/log" # truncated now, so that the log of the previous daemon is not read
   "$work/venv/bin/edgeembed" serve --model "$model" --port 0 --offline "$@" 2>"$work/log" &
   daemon=$!
   for _ in $(seq 240); do

@@ -3,10 +3,10 @@
 #
 #   installers/deb/build.sh FOLDER [LLAMA_WHEEL]
 #
-# FOLDER receives edgeembed_VERSION_ARCH.deb. LLAMA_WHEEL is what installers/bundle/build-llama.sh made; without it that script
-# runs first. Needs: apt install g++ dpkg-dev fakeroot python3-venv git. The package carries a virtual environment of the
-# release's own Python under /usr/lib/edgeembed, so nothing is downloaded when it is installed. DEBFULLNAME and DEBEMAIL name
-# the maintainer; COMPRESSION=0 builds faster.
+# FOLDER receives edgeembed_VERSION_ARCH.deb. LLAMA_WHEEL is the result of installers/bundle/build-llama.sh; by default that script
+# runs first. Needs: apt install g++ dpkg-dev fakeroot python3-venv git. The package contains a virtual environment
+# for the release's Python in /usr/lib/edgeembed, so installing it downloads nothing. DEBFULLNAME and DEBEMAIL set the
+# maintainer; COMPRESSION=0 builds faster.
 set -euo pipefail
 
 installers=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,7 +17,7 @@ folder=$(cd "$folder" && pwd)
 python=/usr/bin/python3
 
 if [[ -z ${FAKEROOTKEY:-} ]]; then
-  # Files in a package belong to root. The compiler runs outside: fakeroot would slow it down.
+  # Files in a package belong to root. The compiler runs before, because fakeroot would slow it down.
   if [[ -z ${2:-} ]]; then
     PYTHON=$python "$installers/bundle/build-llama.sh" "$folder/wheels"
     set -- "$folder" "$(ls "$folder"/wheels/llama_cpp_python-*.whl)"
@@ -38,7 +38,7 @@ mkdir -p "$root/DEBIAN" "$home"
 # --- the environment ----------------------------------------------------------------------------------------------------
 
 "$python" -m venv --symlinks "$home"
-# setuptools leaves its own folders in the tree that it builds.
+# A copy, because setuptools creates folders in the source tree.
 mkdir "$work/source"
 cp -r "$source_tree"/{pyproject.toml,README.md,LICENSE,edgeembed,convert,models} "$work/source"
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --upgrade pip
@@ -57,11 +57,11 @@ complete bash bash-completion/completions/edgeembed
 complete zsh zsh/vendor-completions/_edgeembed
 complete fish fish/vendor_completions.d/edgeembed.fish
 
-# The tray's best backend is the release's own PyGObject, where that is installed: this one package is let in, and no other.
+# The tray's best backend is the release's PyGObject, if installed: the only system package that is made visible.
 site=$(echo "$home"/lib/python3*/site-packages)
 ln -s /usr/lib/python3/dist-packages/gi "$site/gi"
 
-# Only the interpreter and the program: activating this environment, or installing into it, is nobody's business.
+# Only the interpreter and the program: this environment is not for activating, or for installing packages.
 find "$home/bin" -mindepth 1 ! -name 'python*' ! -name edgeembed -delete
 rm -rf "$home/include" "$home"/share
 find "$home" -name __pycache__ -prune -exec rm -rf {} +
@@ -70,14 +70,14 @@ find "$site" -type d -name tests -prune -exec rm -rf {} +
 sed -i '1s|.*|#!/usr/lib/edgeembed/bin/python|' "$home/bin/edgeembed"
 printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >"$home/pyvenv.cfg"
 echo 'the Debian package' >"$home/edgeembed-package" # edgeembed doctor reads it
-find "$site" -name direct_url.json -delete # it tells where this machine had the sources
-# Not stripped: wheels' libraries were changed after they were linked, and strip damages such files.
+find "$site" -name direct_url.json -delete # it contains the path of the sources on this machine
+# Not stripped: libraries in wheels were changed after linking, and strip damages such files.
 find "$home" -type f -name '*.so*' -exec chmod 644 {} +
 find "$home" -type f -perm /111 ! -path "$home/bin/*" -exec chmod 644 {} +
 mkdir -p "$root/usr/bin"
 ln -s ../lib/edgeembed/bin/edgeembed "$root/usr/bin/edgeembed"
 
-# --- what the system reads ----------------------------------------------------------------------------------------------
+# --- system files ---------------------------------------------------------------------------------------------
 
 install -Dm644 "$installers/systemd/edgeembed.service" "$root/usr/lib/systemd/system/edgeembed.service"
 install -Dm600 "$installers/deb/edgeembed.env" "$root/etc/edgeembed/edgeembed.env"
@@ -95,7 +95,7 @@ printf 'edgeembed (%s) unstable; urgency=medium\n\n  * See changelog.gz beside t
 
 # --- dependencies and control -------------------------------------------------------------------------------------------
 
-# Libraries of the system that the environment's modules need; what a wheel brings itself is not looked for in packages.
+# System libraries that modules in the environment need; libraries contained in wheels are excluded.
 mkdir -p "$work/debian" && printf 'Source: edgeembed\n\nPackage: edgeembed\nArchitecture: any\n' >"$work/debian/control"
 mapfile -t modules < <(find "$home" -type f -name '*.so*')
 mapfile -t private < <(printf '%s\n' "${modules[@]}" | xargs -d '\n' -n1 dirname | sort -u | sed 's/^/-l/')
@@ -118,12 +118,12 @@ Depends: python3 (>= $minor), python3 (<< $next), $libraries
 Recommends: ca-certificates
 Suggests: gir1.2-ayatanaappindicator3-0.1, libnotify-bin, python3-gi
 Description: private embedding server for your own computer
- edgeembed answers OpenAI's embeddings protocol on localhost. It runs quantised
- models with llama.cpp on any processor of this architecture, remembers the
+ edgeembed provides OpenAI's embeddings API on localhost. It runs quantised
+ models with llama.cpp on any processor of this architecture, caches the
  vectors of frequent queries, and sends no text anywhere.
  .
- Nothing is started when it is installed: "edgeembed serve" runs a daemon for
- one user, and the unit edgeembed.service one for the machine.
+ Installing it starts nothing: "edgeembed serve" runs a daemon for one user,
+ and the unit edgeembed.service a system-wide one.
 CONTROL
 
 package=$folder/edgeembed_${version}_$architecture.deb

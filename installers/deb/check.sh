@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the Debian package and lives with it in a system of its own: install, serve, upgrade, remove, purge, lintian.
+# Builds the Debian package and tests it in a chroot: install, serve, upgrade, remove, purge, lintian.
 #
 #   sudo installers/deb/check.sh FOLDER [LLAMA_WHEEL]
 #
-# FOLDER keeps the packages and the bare system for the next time. Needs, besides what build.sh needs: apt install debootstrap
-# lintian. Everything happens in a chroot with its own mounts and processes; the network is this machine's, as packages and one
-# small model are fetched, and the daemon listens on localhost, port CHECK_PORT (18327).
+# FOLDER keeps the packages and the minimal system for later runs. Needs, besides the requirements of build.sh: apt install
+# debootstrap lintian. The chroot has its own mounts and processes, but this machine's network: packages and a small model are
+# downloaded, and the daemon listens on localhost, port CHECK_PORT (18327).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,19 +18,19 @@ folder=$(cd "$folder" && pwd)
 say() { echo "== $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-# --- inside: called again with mounts and processes of its own ------------------------------------------------------------
+# --- inside: called again with its own mounts and processes -----------------------------------------------------------
 
 system=$folder/system
 inside() { chroot "$system" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
-# Not a function: a signal for what runs in the background must reach the program, and not a shell around it.
+# Not a function: signals to background jobs must reach the program, not a subshell.
 as_user=(chroot --userspec=tester:tester "$system" env -i PATH=/usr/bin:/bin HOME=/home/tester LANG=C.UTF-8)
-there() { [[ -e $system$1 || -L $system$1 ]] || fail "$1 is not there $2"; }
-gone() { [[ ! -e $system$1 && ! -L $system$1 ]] || fail "$1 is still there $2"; }
+there() { [[ -e $system$1 || -L $system$1 ]] || fail "$1 is missing $2"; }
+gone() { [[ ! -e $system$1 && ! -L $system$1 ]] || fail "$1 exists $2"; }
 
 serve_and_ask() {
   "${as_user[@]}" edgeembed serve --port "$port" --model all-minilm-l6-v2 2>"$folder/serve.log" &
   local daemon=$!
-  "${as_user[@]}" python3 - "$port" <<'PYTHON' || { cat "$folder/serve.log" >&2; fail "the daemon does not answer"; }
+  "${as_user[@]}" python3 - "$port" <<'PYTHON' || { cat "$folder/serve.log" >&2; fail "the daemon does not respond"; }
 import json, sys, time, urllib.error, urllib.request
 
 base = f"http://127.0.0.1:{sys.argv[1]}"
@@ -46,10 +46,10 @@ request = urllib.request.Request(
 row = json.load(urllib.request.urlopen(request, timeout=60))["data"][0]["embedding"]
 assert len(row) == 384 and abs(sum(x * x for x in row) - 1) < 1e-3, row[:4]
 status = json.load(urllib.request.urlopen(f"{base}/v1/status", timeout=10))
-print("   version", status.get("version"), "answers with", len(row), "numbers")
+print("   version", status.get("version"), "returned a vector of", len(row), "numbers")
 PYTHON
   kill -TERM "$daemon"
-  wait "$daemon" || fail "the daemon ended with status $?"
+  wait "$daemon" || fail "the daemon exited with status $?"
 }
 
 if [[ ${1:-} && ${INSIDE:-} == yes ]]; then
@@ -67,7 +67,7 @@ if [[ ${1:-} && ${INSIDE:-} == yes ]]; then
   gone /etc/systemd/system/multi-user.target.wants/edgeembed.service "although nothing should be enabled"
   for file in usr/share/man/man1/edgeembed.1.gz usr/share/bash-completion/completions/edgeembed \
     usr/share/applications/edgeembed.desktop usr/lib/systemd/system/edgeembed.service; do there "/$file" "after the install"; done
-  [[ $(find "$system/usr/lib/edgeembed" -name __pycache__ | head -1) ]] || fail "nothing was compiled"
+  [[ $(find "$system/usr/lib/edgeembed" -name __pycache__ | head -1) ]] || fail "the modules were not compiled"
 
   say "pull and serve as an ordinary user"
   "${as_user[@]}" edgeembed pull all-minilm-l6-v2 2>&1 | tail -2
@@ -118,8 +118,8 @@ old=$(COMPRESSION=${COMPRESSION:-1} "$here/build.sh" "$folder/old" "$wheel" 2>"$
 new=$(COMPRESSION=0 "$later/installers/deb/build.sh" "$folder/new" "$wheel" 2>>"$folder/build.log" | tail -1)
 
 if [[ ! -f $folder/base.tar ]]; then
-  say "a bare system"
-  # Whatever mirror this machine itself uses, and its own release: nothing is written down here.
+  say "create a minimal system"
+  # With the mirror and the release of this machine.
   read -r mirror release < <(apt-get indextargets --format "\$(REPO_URI) \$(RELEASE)" 'Created-By: Packages' | head -1)
   rm -rf "$system"
   debootstrap --variant=minbase --include=ca-certificates "$release" "$system" "$mirror" >"$folder/debootstrap.log"
@@ -128,7 +128,7 @@ fi
 rm -rf --one-file-system "$system"
 mkdir "$system"
 tar -C "$system" -xf "$folder/base.tar"
-# How this machine reaches its package index, where that is set for all of its users.
+# The system-wide configuration for accessing the package index.
 for file in /etc/resolv.conf /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
   [[ ! -f $file ]] || install -Dm644 "$(realpath "$file")" "$system$file"
 done
@@ -138,4 +138,4 @@ say "lintian $(basename "$old")"
 lint=(lintian --fail-on error)
 [[ $EUID -ne 0 ]] || lint+=(--allow-root)
 "${lint[@]}" "$old" || fail "lintian has errors"
-say "all of it holds"
+say "all checks passed"

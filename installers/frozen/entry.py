@@ -1,7 +1,7 @@
-"""Where the frozen program begins: `edgeembed`, and the Python that edgeembed starts as a child.
+"""Entry point of the frozen program: `edgeembed`, or the Python that edgeembed starts as a child.
 
 The daemon starts its workers, and pip, as `sys.executable -P -m MODULE ARGUMENTS`. In a frozen program `sys.executable` is
-this very program, so it has to understand that line; everything else is the command line of edgeembed.
+the program itself, so it must support these arguments; all others are the command line of edgeembed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def main() -> None:
-    """Run a module where Python's own arguments ask for one, else edgeembed."""
+    """Run a module if the arguments are those of Python, else edgeembed."""
     arguments = sys.argv[1:]
     if arguments[:2] == ["-P", "-m"] and len(arguments) > 2:
         sys.argv = [sys.argv[0], *arguments[3:]]

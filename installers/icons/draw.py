@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the program's icon: `draw.py FOLDER` writes edgeembed.svg, PNG files of the usual sizes, .ico and .icns.
 
-Vectors from one point to three others, on a dark tile. The geometry stands here once, and every format is made from it.
-Needs Pillow, which the extra `tray` brings.
+Vectors from one point to three others, on a dark tile. All formats are drawn from the geometry below. Needs
+Pillow, which the extra `tray` installs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TILE_COLOUR, LINE_COLOUR, POINT_COLOUR, ORIGIN_COLOUR = "#17324d", "#8fb8de", "#
 
 PNG_SIZES = (16, 24, 32, 48, 64, 128, 256, 512)
 OVERSAMPLING = 8
-"""Pillow draws hard edges; shrinking a drawing that is larger by this factor gives soft ones."""
+"""Pillow does not antialias; the icon is drawn larger by this factor and scaled down."""
 
 
 def svg() -> str:
@@ -63,7 +63,7 @@ def _dot(draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, 
 
 
 def write(folder: Path) -> None:
-    """Write the icon in every format into the folder."""
+    """Write the icon in all formats to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "edgeembed.svg").write_text(svg(), encoding="utf-8")
     images = {size: image(size) for size in PNG_SIZES}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds edgeembed.app and a disk image of it: installers/macos/build.sh FOLDER
 #
-# Needs Xcode's command line tools and Python 3.11 or later. Signing and notarising are steps of their own, which need an
-# Apple developer account: macos/README.md.
+# Needs Xcode's command line tools and Python 3.11 or later. Signing and notarising need an Apple developer
+# account, see macos/README.md.
 set -euo pipefail
 
 installers=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,7 +14,7 @@ version=$(python3 "$installers/metadata.py" version)
 
 python3 -m venv "$folder/venv"
 python=$folder/venv/bin/python
-# Metal is part of every Mac that is built for; the processor's own kernels are those of the oldest one of its kind.
+# All supported Macs have Metal; the CPU kernels are those of the oldest processor of the architecture.
 export CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_METAL_EMBED_LIBRARY=ON -DLLAVA_BUILD=OFF"
 "$python" -m pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python --wheel-dir "$folder/wheels" \
   "$("$python" "$installers/metadata.py" llama)"
@@ -22,6 +22,6 @@ export CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_METAL_EMBED_LIBRARY=ON -DLLAVA_BUILD
 
 "$python" -m PyInstaller --noconfirm --distpath "$folder/frozen" --workpath "$folder/work" "$installers/frozen/edgeembed.spec"
 app=$folder/frozen/edgeembed.app
-# Without a developer's signature Apple's processors run nothing that is not at least signed for this machine.
+# Apple's processors require at least an ad-hoc signature, which is valid on this machine only.
 codesign --force --deep --sign "${SIGN_AS:--}" ${SIGN_AS:+--options runtime --timestamp} "$app"
 hdiutil create -volname edgeembed -srcfolder "$app" -ov -format UDZO "$folder/edgeembed-$version-macos-$(uname -m).dmg"

@@ -1,4 +1,4 @@
-"""Daemons and balancers for check.py: processes, and this folder's configurations with the addresses changed."""
+"""Daemons and balancers for check.py: processes, and the configurations in this folder with changed addresses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import aiohttp
 
 HERE = Path(__file__).parent
 RETURN_SECONDS = 5
-"""What `slowstart 30s` of haproxy.cfg becomes here, and about what nginx's fail_timeout is."""
+"""Replaces `slowstart 30s` of haproxy.cfg; similar to nginx's fail_timeout."""
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on."""
+    """Return unused ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
@@ -31,7 +31,7 @@ def free_ports(number: int) -> list[int]:
 
 
 class Box:
-    """One daemon with a home of its own; it comes back on the same port."""
+    """One daemon with its own home, restarted on the same port."""
 
     def __init__(self, number: int, port: int, model: Path, work: Path, threads: int) -> None:
         self.name, self.port = f"box{number}", port
@@ -40,7 +40,7 @@ class Box:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, in a process group of its own."""
+        """Start it in its own process group."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGEEMBED_")}
         command = [sys.executable, "-m", "edgeembed", "serve", *self._flags]
         with self._log.open("ab") as log:
@@ -57,7 +57,7 @@ class Box:
             self._process = None
 
     async def ready(self, session: aiohttp.ClientSession, seconds: float = 180.0) -> None:
-        """Wait until /readyz says 200. Raises RuntimeError with the log's end."""
+        """Wait until /readyz returns 200. Raises RuntimeError with the end of the log."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(aiohttp.ClientError):
@@ -69,13 +69,13 @@ class Box:
 
 
 def configuration(kind: str, hashed: bool, boxes: Sequence[Box], port: int, other_port: int) -> str:
-    """Return this folder's configuration with the addresses changed; `hashed` false takes turns in its place."""
+    """Return this folder's configuration with changed addresses; round robin unless `hashed`."""
     text = (HERE / ("haproxy.cfg" if kind == "haproxy" else "nginx.conf")).read_text(encoding="utf-8")
     for box in boxes:
         text = text.replace(f"{box.name}:8327", f"127.0.0.1:{box.port}")
-    left = r"^ *server box\d+(:| box\d+:).*\n"  # fewer boxes than the configuration has
-    text = re.sub(left, "", text, flags=re.MULTILINE)
-    # The address to listen on may be a variable's default, and then has a brace behind it.
+    unused = r"^ *server box\d+(:| box\d+:).*\n"  # fewer boxes than the configuration has
+    text = re.sub(unused, "", text, flags=re.MULTILINE)
+    # The listening address may be the default of a variable, followed by a brace.
     text = re.sub(r"(127\.0\.0\.1}?):8327", rf"\g<1>:{port}", text).replace(":8404", f":{other_port}")
     text = text.replace("slowstart 30s", f"slowstart {RETURN_SECONDS}s")
     if not hashed:
@@ -86,14 +86,14 @@ def configuration(kind: str, hashed: bool, boxes: Sequence[Box], port: int, othe
 
 @contextlib.contextmanager
 def balancer(kind: str, hashed: bool, boxes: Sequence[Box], work: Path, programs: dict[str, str]) -> Iterator[str]:
-    """Run HAProxy or nginx in front of the boxes, and give its base URL."""
+    """Run HAProxy or nginx in front of the boxes; yield its base URL."""
     port, other_port = free_ports(2)
     file = work / f"{kind}.conf"
     file.write_text(configuration(kind, hashed, boxes, port, other_port), encoding="utf-8")
     command = [programs[kind], "-db", "-f", str(file)]
     if kind == "nginx":
         main = work / "nginx-main.conf"
-        # As root, nginx would hand its work to a user who may not write into this folder.
+        # As root, nginx would switch to a user who cannot write to this folder.
         user = "user root;" if os.geteuid() == 0 else ""
         main.write_text(
             f"{user} daemon off; pid {work}/nginx.pid; error_log {work}/nginx.log; events {{}}\n"
@@ -112,11 +112,11 @@ def balancer(kind: str, hashed: bool, boxes: Sequence[Box], work: Path, programs
 
 
 async def answering(session: aiohttp.ClientSession, url: str) -> None:
-    """Wait until the balancer passes something on."""
+    """Wait until the balancer forwards requests."""
     for _ in range(200):
         with contextlib.suppress(aiohttp.ClientError):
             async with session.get(f"{url}/readyz") as answer:
                 if answer.status == 200:
                     return
         await asyncio.sleep(0.1)
-    raise RuntimeError("the balancer passes nothing on")
+    raise RuntimeError("the balancer does not forward requests")

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Boots a throw-away copy of this machine in a container with systemd as its first process, and looks at both units there:
-# edgeembed.service of this folder, and the one that `edgeembed autostart enable` writes.
+# Boots a temporary copy of this machine in a container with systemd, and tests both units there: edgeembed.service in this
+# folder, and the one that `edgeembed autostart enable` writes.
 #
 #   bash installers/systemd/check.sh .venv MODEL.gguf
 #
-# .venv: a virtual environment in which edgeembed is installed, of the same Python version as /usr/bin/python3 (whose
-# interpreter the container uses, as a service may not look into home folders). Needs root, systemd-container and overlayfs;
-# writes to memory alone, and is without network. Ends with status 0 when all holds.
+# .venv: a virtual environment with edgeembed, of the same Python version as /usr/bin/python3 (whose interpreter the container
+# uses, because services cannot access home folders). Needs root, systemd-container and overlayfs; writes only to memory, and
+# uses no network. Exits with status 0 if all checks pass.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 venv=$(realpath "${1:?a virtual environment}") model=$(realpath "${2:?a GGUF file}")
 packages=$(echo "$venv"/lib/python3.*/site-packages)
 version=$(/usr/bin/python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-[[ $packages == */$version/* ]] || { echo "$venv is not of $version, which /usr/bin/python3 is" >&2; exit 2; }
+[[ $packages == */$version/* ]] || { echo "$venv must have the version of /usr/bin/python3, $version" >&2; exit 2; }
 
 work=$(mktemp -d) container='' leader=''
 clean() {
@@ -50,7 +50,7 @@ mount -t tmpfs -o size=1g tmpfs "$work/memory"
 mkdir "$work/memory/"{upper,work,root}
 root=$work/memory/root
 mount -t overlay -o "lowerdir=/,upperdir=$work/memory/upper,workdir=$work/memory/work" overlay "$root"
-rm -rf "$root"/etc/systemd/system/*.wants  # the machine's own services stay out of it
+rm -rf "$root"/etc/systemd/system/*.wants  # without the machine's own services
 : >"$root/etc/machine-id"
 chroot "$root" useradd -m -u 4321 ann
 chroot "$root" /usr/bin/python3 -m venv --without-pip "/opt/edge embed"
@@ -70,8 +70,8 @@ container=$!
 for _ in $(seq 60); do leader=$(pgrep -P "$container" || true); [[ -z $leader ]] || break; sleep 0.5; done
 for _ in $(seq 60); do inside systemctl is-active -q multi-user.target 2>/dev/null && break; sleep 0.5; done
 
-echo "--- the unit of the machine, $(inside systemctl --version | head -1)"
-answers 8327 || fail "no answer"
+echo "--- the system unit, $(inside systemctl --version | head -1)"
+answers 8327 || fail "it does not respond"
 [[ $(property ActiveState) == active ]] || fail "it is $(property ActiveState)"
 ok "ready and answering: $(property StatusText)"
 pid=$(property MainPID)
@@ -95,18 +95,18 @@ inside systemctl daemon-reload
 inside systemctl restart edgeembed
 sleep 20
 pid=$(property MainPID)
-[[ $(property NRestarts) == 0 ]] || fail "the watchdog ended a daemon that was well"
+[[ $(property NRestarts) == 0 ]] || fail "the watchdog killed a healthy daemon"
 inside kill -STOP "$pid"
-if ! main_changes "$pid" || ! answers 8327; then fail "the watchdog did not see that it hangs"; fi
-ok "the watchdog leaves a daemon alone that is well, and ends one that hangs"
+if ! main_changes "$pid" || ! answers 8327; then fail "the watchdog did not notice that it hangs"; fi
+ok "the watchdog kills a hanging daemon, but not a healthy one"
 inside sh -c 'echo EDGEEMBED_PORT=99999 >>/etc/edgeembed/edgeembed.env'
-inside systemctl restart edgeembed 2>/dev/null && fail "wrong settings were taken"
+inside systemctl restart edgeembed 2>/dev/null && fail "wrong settings were accepted"
 sleep 5
-[[ $(property ActiveState)/$(property ExecMainStatus) == failed/2 ]] || fail "wrong settings are tried again and again"
-ok "wrong settings are told once"
+[[ $(property ActiveState)/$(property ExecMainStatus) == failed/2 ]] || fail "it is restarted with wrong settings"
+ok "wrong settings are reported once"
 inside sed -i /99999/d /etc/edgeembed/edgeembed.env
 
-echo "--- what README.md tells"
+echo "--- the commands in README.md"
 as_service() {
   inside systemd-run -q --pipe --wait -p DynamicUser=yes -p User=edgeembed -p StateDirectory=edgeembed \
     -p CacheDirectory=edgeembed -p UMask=0077 -E HOME=/var/lib/edgeembed -E XDG_CONFIG_HOME=/var/lib \
@@ -126,27 +126,27 @@ printf '[Service]\n%s\n%s\n' 'LoadCredential=api-keys:/etc/edgeembed/api-keys' \
 inside systemctl daemon-reload
 inside systemctl restart edgeembed || fail "it does not start with keys"
 url=http://127.0.0.1:8327/v1/models
-[[ $(inside curl -s -o /dev/null -w '%{http_code}' $url) == 401 ]] || fail "nobody asks for a key"
+[[ $(inside curl -s -o /dev/null -w '%{http_code}' $url) == 401 ]] || fail "no API key is required"
 [[ $(inside curl -s -o /dev/null -w '%{http_code}' -H 'Authorization: Bearer sesame-open-4711' $url) == 200 ]] ||
-  fail "the key is refused"
-ok "keys come as a credential of systemd, from a file that root alone can read"
+  fail "the API key is rejected"
+ok "API keys come from a systemd credential, which only root can read"
 
-echo "--- the unit of a user"
+echo "--- the user unit"
 inside loginctl enable-linger ann
 for _ in $(seq 60); do ann systemctl --user show-environment >/dev/null 2>&1 && break; sleep 0.5; done
 ann edgeembed autostart enable --unless-off >/dev/null
-[[ $(ann systemctl --user is-enabled edgeembed) == enabled ]] || fail "systemd does not call it enabled"
+[[ $(ann systemctl --user is-enabled edgeembed) == enabled ]] || fail "it is not enabled according to systemd"
 inside systemctl restart user@4321
 answers 8328 || fail "it did not start with the session"
 [[ $(ann systemctl --user is-active edgeembed) == active ]] || fail "it is not active"
 ok "enabled, and started with the next session: $(ann systemctl --user show --value -p StatusText edgeembed)"
 ann systemctl --user -q disable edgeembed
 ann edgeembed autostart enable --unless-off >/dev/null
-[[ $(ann systemctl --user is-enabled edgeembed) == disabled ]] || fail "an upgrade switched it on again"
-ok "an off of systemctl stays off"
+[[ $(ann systemctl --user is-enabled edgeembed) == disabled ]] || fail "an upgrade enabled it again"
+ok "disabling with systemctl is respected"
 ann edgeembed autostart enable >/dev/null
 ann edgeembed autostart disable >/dev/null
-[[ -z $(inside find /home/ann/.config/systemd -type f -o -type l) ]] || fail "disable left something"
+[[ -z $(inside find /home/ann/.config/systemd -type f -o -type l) ]] || fail "disable left files behind"
 ann edgeembed autostart enable --unless-off >/dev/null
-ann edgeembed autostart status >/dev/null && fail "an upgrade switched it on again"
-ok "disable removes the unit and its link, and stays"
+ann edgeembed autostart status >/dev/null && fail "an upgrade enabled it again"
+ok "disable removes the unit and its link, and is respected"

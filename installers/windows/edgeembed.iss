@@ -1,6 +1,6 @@
 ; Inno Setup 6 script: installs for one user, without an administrator. windows\build.ps1 calls it with /DVersion and /DBundle.
 #ifndef Version
-  #error Call build.ps1: it takes the version from pyproject.toml
+  #error Run build.ps1, which reads the version from pyproject.toml
 #endif
 
 [Setup]
@@ -24,16 +24,16 @@ SolidCompression=yes
 CloseApplications=yes
 
 [Tasks]
-Name: path; Description: "Let terminals find the command edgeembed"
-; Not ticked: a program that starts by itself is the user's own choice. Inno Setup ticks it again in an upgrade, where it was
-; ticked before; a user who has switched it off since stays heard by --unless-off.
+Name: path; Description: "Add edgeembed to PATH"
+; Unchecked by default. In upgrades, Inno Setup restores the earlier choice; --unless-off respects that the user may have turned
+; it off since.
 Name: autostart; Description: "Start at login"; Flags: unchecked
 
 [Files]
 Source: "{#Bundle}\*"; DestDir: "{app}"; Flags: recursesubdirs ignoreversion
 
 [InstallDelete]
-; Modules of an older version would be imported beside the new ones.
+; Otherwise modules of an older version could be imported.
 Type: filesandordirs; Name: "{app}\_internal"
 
 [Icons]
@@ -81,10 +81,10 @@ begin
   Data := ExpandConstant('{localappdata}\edgeembed');
   if not DirExists(Data) then
     exit;
-  { A silent removal keeps everything: only a person can decide that models and cache go. }
+  { A silent uninstall keeps everything: removing models and cache needs the consent of the user. }
   if UninstallSilent then
-    Log('Models, cache and settings stay in ' + Data)
-  else if MsgBox('Models, cache and settings are in ' + Data + '.' + #13#10 + 'Remove them, too?', mbConfirmation,
+    Log('Keeping models, cache and settings in ' + Data)
+  else if MsgBox('Models, cache and settings are in ' + Data + '.' + #13#10 + 'Remove them as well?', mbConfirmation,
                  MB_YESNO or MB_DEFBUTTON2) = IDYES then
     DelTree(Data, True, True, True);
 end;

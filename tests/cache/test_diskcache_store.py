@@ -56,16 +56,15 @@ def test_a_row_is_written_as_we_read_it(store: DiskcacheStore, tmp_path: Path) -
     assert sql(tmp_path, "SELECT access_count FROM Cache") == [(0,)], "a write puts it on probation"
 
 
-def test_rows_that_we_delete_are_no_longer_counted(store: DiskcacheStore) -> None:
+def test_deleted_rows_are_no_longer_counted(store: DiskcacheStore) -> None:
     for number in range(10):
         store.set(bytes([number]) * 32, b"value", "label")
     with store.transaction():
         store.delete_next(3)
     assert len(store) == 7
-    with store.transaction():
-        assert store.delete_tags(["other"], 100) == 0
-        assert store.delete_tags(["label"], 5) == 5
-    assert len(store) == 2
+    store.set(KEY, b"value", "other")
+    assert store.evict("unknown") == 0 and store.evict("label") == 7
+    assert len(store) == 1 and store.clear() == 1 and len(store) == 0
 
 
 def test_diskcache_itself_never_removes_a_row(store: DiskcacheStore) -> None:

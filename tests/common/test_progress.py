@@ -10,7 +10,7 @@ from tests.fakes import Lines
 
 
 @pytest.fixture(autouse=True)
-def nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "on_terminal", lambda: False)
 
 

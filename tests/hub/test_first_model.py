@@ -48,7 +48,7 @@ def test_the_hub_cannot_be_reached(
     assert f"edgeembed pull {DEFAULT_MODEL} && edgeembed config set model {DEFAULT_MODEL}" in said
     assert "the starter, because the hub" in paths.config_file.read_text()
 
-    # The hub is back: the choice stays, and nobody is asked.
+    # The hub is back: the choice stays, and no request is made.
     fake = FakeHub()
     fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
@@ -70,7 +70,7 @@ def test_a_name_that_never_resolves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: time.sleep(60))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: time.sleep(60))  # a name server that is silent
     with pytest.raises(SourceUnreachableError, match=r"hub\.invalid did not answer within 1 s"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
 

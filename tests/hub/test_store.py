@@ -48,7 +48,7 @@ def test_an_added_model_is_found(paths: Paths) -> None:
     store = Store(paths)
     assert store.installed() == [added]
     assert store.find("all-minilm-l6-v2", "F16") == added
-    assert store.find("all-minilm-l6-v2") == added  # not the default type, but what there is
+    assert store.find("all-minilm-l6-v2") == added  # not the default type, but the only one installed
     assert store.find("all-minilm-l6-v2", "Q8_0") is None
     assert store.find("other") is None
     assert added.path == paths.models / "all-minilm-l6-v2" / "all-minilm-l6-v2-F16.gguf"
@@ -159,7 +159,7 @@ def test_a_local_file_of_a_catalogue_model_gets_its_prompts(paths: Paths, tmp_pa
     file.write_bytes(gguf_bytes(general__name="Qwen3 Embedding 0.6b", **values))
     model = Store(paths).local(file)
     assert (model.entry, model.prompts, model.matryoshka) == (entry, entry.prompts, entry.matryoshka)
-    # Whoever borrows the name with other dimensions does not get the prompts.
+    # A file with the name but other dimensions does not get the prompts.
     file.write_bytes(gguf_bytes(general__name="Qwen3 Embedding 0.6b", **{**values, "qwen3__embedding_length": 8}))
     assert Store(paths).local(file).entry is None
 

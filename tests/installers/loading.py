@@ -1,4 +1,4 @@
-"""Scripts of installers/, which are no package, as modules."""
+"""Imports scripts from installers/, which is not a package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INSTALLERS = ROOT / "installers"
 
 
 def load(script: str) -> ModuleType:
-    """Import installers/SCRIPT."""
+    """Return installers/SCRIPT as a module."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, INSTALLERS / script)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

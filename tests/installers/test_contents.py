@@ -1,4 +1,4 @@
-"""What the packages carry beside the program, and whether their recipes hold together."""
+"""The contents of the packages besides the program, and the consistency of their build scripts."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_shell_scripts_pass_shellcheck() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no mark for what can be run")
-def test_scripts_can_be_run() -> None:
+def test_scripts_are_executable() -> None:
     assert [path.name for path in SHELL_SCRIPTS if not path.stat().st_mode & 0o100] == []
 
 
-def test_there_is_a_manual_page_for_every_command_and_it_names_every_setting(tmp_path: Path) -> None:
+def test_manual_pages_cover_all_commands_and_settings(tmp_path: Path) -> None:
     load("manpages.py").write_pages(tmp_path)
     pages = {path.name.removesuffix(".1.gz"): gzip.decompress(path.read_bytes()).decode() for path in tmp_path.iterdir()}
     assert set(pages) == {"edgeembed", *(f"edgeembed-{name}" for name in COMMANDS)}
@@ -52,7 +52,7 @@ def test_there_is_a_manual_page_for_every_command_and_it_names_every_setting(tmp
 
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff, which reads manual pages, is not on this machine")
-def test_groff_has_nothing_to_say_about_the_pages(tmp_path: Path) -> None:
+def test_groff_accepts_the_manual_pages(tmp_path: Path) -> None:
     for page in load("manpages.py").write_pages(tmp_path):
         text = gzip.decompress(page.read_bytes())
         command = ["groff", "-man", "-ww", "-z", "-Kutf8"]
@@ -60,7 +60,7 @@ def test_groff_has_nothing_to_say_about_the_pages(tmp_path: Path) -> None:
         assert run.stderr == b"", page.name
 
 
-def test_the_menu_entry_starts_a_command_that_exists() -> None:
+def test_the_menu_entry_starts_an_existing_command() -> None:
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment]
     parser.read(INSTALLERS / "edgeembed.desktop", encoding="utf-8")
@@ -68,24 +68,24 @@ def test_the_menu_entry_starts_a_command_that_exists() -> None:
     assert program == "edgeembed" and command in COMMANDS
 
 
-def test_the_container_copies_what_there_is() -> None:
+def test_the_container_copies_existing_files() -> None:
     lines = (INSTALLERS / "docker" / "Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = [word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]]
     assert len(copied) > 5
     assert [word for word in copied if not (ROOT / word).exists()] == []
 
 
-def test_the_frozen_program_is_edgeembed_and_the_python_of_its_workers() -> None:
+def test_the_frozen_program_is_also_the_python_of_its_workers() -> None:
     entry = str(INSTALLERS / "frozen" / "entry.py")
     version = subprocess.run([sys.executable, entry, "--version"], capture_output=True, text=True, check=True, timeout=60)
     assert version.stdout.startswith("edgeembed")
-    # pip is started like a worker: by Python's arguments.
+    # pip is started like a worker, with Python's arguments.
     pip = subprocess.run([sys.executable, entry, "-P", "-m", "pip", "--version"], capture_output=True, text=True, timeout=60)
     assert pip.stdout.startswith("pip "), pip.stderr
 
 
 @pytest.mark.parametrize(("script", "package"), [("deb/build.sh", "the Debian package"), ("bundle/build.sh", "the tarball")])
-def test_in_a_package_nobody_is_told_to_compile(
+def test_packages_do_not_suggest_to_compile(
     script: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = (INSTALLERS / script).read_text(encoding="utf-8")
@@ -106,7 +106,7 @@ def test_in_a_package_nobody_is_told_to_compile(
 WINDOWS_SETUP = INSTALLERS / "windows" / "edgeembed.iss"
 
 
-def test_the_windows_installer_calls_commands_that_exist() -> None:
+def test_the_windows_installer_calls_existing_commands() -> None:
     called = re.findall(r'Parameters: "([^"]+)"', WINDOWS_SETUP.read_text(encoding="utf-8"))
     assert {line.split()[0] for line in called} == {"tray", "autostart"}
     for line in called:
@@ -115,10 +115,10 @@ def test_the_windows_installer_calls_commands_that_exist() -> None:
             found = command.get_command(click.Context(command), words.pop(0))
             assert found is not None, line
             command = found
-        command.make_context(line, words)  # an option that it does not have is an error
+        command.make_context(line, words)  # unknown options are an error
 
 
-def test_windows_upgrades_and_removals_are_not_the_users_word() -> None:
+def test_windows_upgrades_and_removals_respect_the_users_choice() -> None:
     text = WINDOWS_SETUP.read_text(encoding="utf-8")
     assert "autostart enable --unless-off" in text and "autostart disable --forget" in text
     assert len(re.findall(r"autostart (?:enable|disable)", text)) == 2

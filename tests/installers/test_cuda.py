@@ -1,4 +1,4 @@
-"""The wheel with CUDA: how the module comes into it, and what the recipe refuses. Nothing is compiled here."""
+"""The wheel with CUDA: adding the module, and invalid arguments of the build script. Nothing is compiled here."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def make_wheel(folder: Path, *, modules: bool = True) -> Path:
     return wheel
 
 
-def test_pip_installs_the_wheel_with_the_module_and_what_that_needs(tmp_path: Path) -> None:
+def test_pip_installs_the_wheel_with_the_module_and_its_requirements(tmp_path: Path) -> None:
     module = tmp_path / "libggml-cuda.so"
     module.write_bytes(b"cuda kernels")
     made = load("cuda/add_module.py").add_module(make_wheel(tmp_path), module, "cu130", tmp_path / "out")
     assert made.name == "llama_cpp_python-0.3.36+cu130-py3-none-linux_x86_64.whl"
-    # For another platform's machine, too: nothing of it is run.
+    # Works on other platforms, too: nothing in it is run.
     options = ["--no-deps", "--no-index", "--quiet", "--target", str(tmp_path / "site")]
     if sys.platform != "linux":
         options += ["--platform", "linux_x86_64", "--only-binary=:all:"]
@@ -54,8 +54,8 @@ def test_pip_installs_the_wheel_with_the_module_and_what_that_needs(tmp_path: Pa
     assert f"llama_cpp/lib/libggml-cuda.so,sha256={digest},12\n" in record
 
 
-def test_a_wheel_that_loads_no_modules_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="loads no modules"):
+def test_a_wheel_that_does_not_load_modules_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not load modules"):
         load("cuda/add_module.py").add_module(make_wheel(tmp_path, modules=False), tmp_path / "x", "cu130", tmp_path)
 
 
@@ -63,14 +63,14 @@ def test_a_wheel_that_loads_no_modules_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "release", "said"),
     [
-        ([], "13.0", "--arch is missing"),
-        (["--arch", "hopper", "out"], "13.0", "numbers with ;"),
+        ([], "13.0", "--arch is required"),
+        (["--arch", "hopper", "out"], "13.0", "numbers separated by ;"),
         (["--arch", "90"], "13.0", "usage"),
-        (["--arch", "90", "out"], "12.4", "this recipe is for CUDA 13"),
-        (["--arch", "90", "out"], None, "no nvcc"),
+        (["--arch", "90", "out"], "12.4", "this script needs CUDA 13"),
+        (["--arch", "90", "out"], None, "nvcc not found"),
     ],
 )
-def test_the_recipe_says_what_is_wrong(tmp_path: Path, arguments: list[str], release: str | None, said: str) -> None:
+def test_invalid_arguments_of_the_build_script(tmp_path: Path, arguments: list[str], release: str | None, said: str) -> None:
     nvcc = tmp_path / "nvcc"
     if release:
         nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")

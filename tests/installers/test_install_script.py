@@ -1,4 +1,4 @@
-"""install.sh of the tarball: what it installs, what it leaves alone, and what stays behind."""
+"""install.sh of the tarball: what it installs, and what it keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = (".local/share/edgeembed/models/m.gguf", ".cache/edgeembed/vectors/v", ".
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """An unpacked tarball, with a program that says what it was asked in place of the real one."""
+    """An unpacked tarball with a fake program that prints its arguments."""
     folder = tmp_path / "edgeembed-0-linux"
     texts = {
         "edgeembed": '#!/bin/sh\necho first: "$@"\n',
@@ -71,7 +71,7 @@ def tree(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
-def test_the_help_explains_where_things_go_and_does_nothing(bundle: Path, home: Path) -> None:
+def test_help_explains_where_files_go_and_changes_nothing(bundle: Path, home: Path) -> None:
     before = tree(home)
     said = call(bundle, home, "--help")
     for word in ("--prefix", "--dry-run", "--uninstall", "--purge", "FOLDER/bin/edgeembed"):
@@ -80,7 +80,7 @@ def test_the_help_explains_where_things_go_and_does_nothing(bundle: Path, home: 
 
 
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--uninstall", "--dry-run"], ["--uninstall", "--purge", "--dry-run"]])
-def test_a_dry_run_says_what_it_would_do_and_touches_nothing(bundle: Path, home: Path, arguments: list[str]) -> None:
+def test_a_dry_run_prints_the_changes_and_makes_none(bundle: Path, home: Path, arguments: list[str]) -> None:
     if "--uninstall" in arguments:
         call(bundle, home)
     before = tree(home)
@@ -89,7 +89,7 @@ def test_a_dry_run_says_what_it_would_do_and_touches_nothing(bundle: Path, home:
     assert tree(home) == before
 
 
-def test_what_is_installed_runs_and_an_upgrade_replaces_all_of_it(bundle: Path, home: Path) -> None:
+def test_install_and_upgrade(bundle: Path, home: Path) -> None:
     call(bundle, home)
     program = home / ".local" / "bin" / "edgeembed"
     run = subprocess.run([str(program), "serve", "two words"], capture_output=True, text=True, check=True)
@@ -109,23 +109,23 @@ def test_what_is_installed_runs_and_an_upgrade_replaces_all_of_it(bundle: Path, 
     assert tree(home) == installed
 
 
-def test_removing_keeps_models_and_cache_and_says_where_they_are(bundle: Path, home: Path) -> None:
+def test_uninstall_keeps_models_and_cache_and_prints_their_folders(bundle: Path, home: Path) -> None:
     before = tree(home)
     call(bundle, home)
     said = call(bundle, home, "--uninstall")
     assert tree(home) == before
     for folder in (".local/share/edgeembed", ".cache/edgeembed", ".config/edgeembed"):
-        assert f"stays: {home / folder}" in said
+        assert f"kept: {home / folder}" in said
     assert "first: autostart disable" in said
 
 
-def test_purging_removes_models_and_cache_too(bundle: Path, home: Path) -> None:
+def test_purge_removes_models_and_cache(bundle: Path, home: Path) -> None:
     call(bundle, home)
     call(bundle, home, "--uninstall", "--purge")
     assert tree(home) == set()
 
 
-def test_a_program_of_another_installation_is_left_alone(bundle: Path, home: Path) -> None:
+def test_programs_of_other_installations_are_not_touched(bundle: Path, home: Path) -> None:
     other = home / ".local" / "bin" / "edgeembed"
     other.parent.mkdir(parents=True)
     other.write_text("#!/bin/sh\necho pip\n", encoding="utf-8")
@@ -139,4 +139,4 @@ def test_another_prefix_and_wrong_arguments(bundle: Path, home: Path, tmp_path: 
     assert (tmp_path / "opt" / "bin" / "edgeembed").exists()
     assert not (home / ".local" / "bin").exists()
     assert "unknown argument: --purgee" in call(bundle, home, "--purgee", status=2)
-    assert "--purge goes with --uninstall" in call(bundle, home, "--purge", status=2)
+    assert "--purge requires --uninstall" in call(bundle, home, "--purge", status=2)

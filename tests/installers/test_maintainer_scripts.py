@@ -1,4 +1,4 @@
-"""The Debian package's scripts, on a folder that stands for the system (dpkg's DPKG_ROOT)."""
+"""The maintainer scripts of the Debian package, on a folder instead of the system (dpkg's DPKG_ROOT)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compiled(system: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("last_step", [["remove"], ["upgrade", "9.9"]])
-def test_what_is_compiled_at_the_installation_goes_with_the_package(system: Path, last_step: list[str]) -> None:
+def test_removing_the_package_removes_compiled_files(system: Path, last_step: list[str]) -> None:
     call(system, "postinst", "configure", "")
     assert compiled(system)
     call(system, "prerm", *last_step)
@@ -55,13 +55,13 @@ def test_what_is_compiled_at_the_installation_goes_with_the_package(system: Path
     assert (system / MODULE).exists()
 
 
-def test_removing_keeps_everything_and_says_where_it_is(system: Path) -> None:
+def test_remove_keeps_all_data_and_prints_the_folders(system: Path) -> None:
     said = call(system, "postrm", "remove")
-    assert "/var/lib/edgeembed stays" in said and "/var/cache/edgeembed stays" in said
+    assert "keeping /var/lib/edgeembed" in said and "keeping /var/cache/edgeembed" in said
     assert all((system / name).exists() for name in DATA)
 
 
-def test_purging_removes_what_is_the_systems_and_nothing_else(system: Path) -> None:
+def test_purge_removes_only_the_data_of_the_service(system: Path) -> None:
     call(system, "postrm", "purge")
     left = {path.relative_to(system).as_posix() for path in system.rglob("*") if "edgeembed" in path.name}
     assert left == {"usr/lib/edgeembed", "home/somebody/.local/share/edgeembed"}
@@ -70,6 +70,6 @@ def test_purging_removes_what_is_the_systems_and_nothing_else(system: Path) -> N
 
 
 @pytest.mark.parametrize("step", ["upgrade", "failed-upgrade", "abort-install", "abort-upgrade", "disappear"])
-def test_other_steps_of_dpkg_touch_no_data(system: Path, step: str) -> None:
+def test_other_steps_of_dpkg_keep_the_data(system: Path, step: str) -> None:
     call(system, "postrm", step, "0.1.0-1")
     assert all((system / name).exists() for name in DATA)

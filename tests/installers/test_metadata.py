@@ -1,4 +1,4 @@
-"""Versions and requirements of the installers come from pyproject.toml alone."""
+"""Versions and requirements of the installers come only from pyproject.toml."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def said(fact: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_facts_are_those_of_pyproject() -> None:
+def test_values_are_those_of_pyproject() -> None:
     assert said("version") == PROJECT["version"]
     assert said("debian-version") == f"{PROJECT['version']}-1"
     assert said("llama") in PROJECT["dependencies"] and "==" in said("llama")
     assert f">={said('python')}" == PROJECT["requires-python"]
 
 
-def test_no_installer_has_a_version_of_its_own() -> None:
+def test_no_installer_contains_the_version() -> None:
     pinned = PROJECT["version"], said("llama").split("==")[1]
     files = [path for path in INSTALLERS.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    # What tools keep beside what they looked at is in hidden folders.
+    # Caches of tools are in hidden folders.
     ours = [path for path in files if not any(part.startswith(".") for part in path.relative_to(INSTALLERS).parts)]
     texts = {path: path.read_text(encoding="utf-8") for path in ours}
     assert len(texts) > 15
     found = [(path.name, version) for path, text in texts.items() for version in pinned if version in text]
-    # 127.0.0.1 holds "0.0.1", which is why the whole version is looked for.
+    # 127.0.0.1 contains "0.0.1", so the whole version is searched for.
     assert not found
 
 
@@ -43,7 +43,7 @@ def test_no_installer_has_a_version_of_its_own() -> None:
 def test_dpkg_orders_versions_as_python_does() -> None:
     debian_version = load("metadata.py").debian_version
     ordered = ["0.1.0.dev1", "0.1.0a1", "0.1.0b2", "0.1.0rc1", "0.1.0", "0.1.0.post1", "0.1.1rc1", "0.1.1", "0.10.0"]
-    # dpkg sorts "dev" behind "b": before a release all that matters is that the release is later.
+    # dpkg sorts "dev" after "b", but it only matters that pre-releases come before the release.
     for earlier, later in pairwise(ordered[1:]):
         command = ["dpkg", "--compare-versions", debian_version(earlier), "lt", debian_version(later)]
         assert subprocess.run(command, check=False).returncode == 0, (earlier, later)

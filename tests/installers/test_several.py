@@ -1,4 +1,4 @@
-"""The configurations for several boxes: a real HAProxy and a real nginx in front of boxes that only say who they are.
+"""The configurations for several boxes: a real HAProxy and a real nginx in front of fake boxes that return their names.
 
 installers/several/check.py does the same with real daemons, and measures.
 """
@@ -31,13 +31,13 @@ KINDS = [
 
 @dataclass
 class Stub:
-    """A box that computes nothing."""
+    """A fake box."""
 
     name: str
     port: int
     runner: web.AppRunner
     breaks: bool = False
-    """Close the connection when a text comes, as a killed daemon would."""
+    """Close the connection on each request, like a killed daemon."""
     asked: int = 0
 
 
@@ -95,7 +95,7 @@ async def test_equal_texts_go_to_one_box_whatever_else_is_asked(kind: str, stubs
                 homes[text] = found.pop()
             shares = collections.Counter(homes.values())
             assert set(shares) == {"box1", "box2", "box3"}
-            # A list is one key as a whole.
+            # A list has one key.
             lists = [json.dumps({"input": texts[number : number + 3]}) for number in range(20)]
             first = [await _ask(session, url, body) for body in lists]
             assert len(set(first)) == 3
@@ -113,7 +113,7 @@ async def test_a_box_that_breaks_off_costs_no_request_and_moves_no_other_text(
             before = {body: await _ask(session, url, body) for body in bodies}
             stubs[1].breaks, stubs[1].asked = True, 0
             during = {body: await _ask(session, url, body) for body in bodies}
-    assert stubs[1].asked > 0  # the balancer had to find out
+    assert stubs[1].asked > 0  # the balancer tried it
     own = [body for body in bodies if before[body] == "box2"]
     assert {during[body] for body in own} == {"box1", "box3"}
     assert all(during[body] == before[body] for body in bodies if body not in own)

@@ -1,4 +1,4 @@
-"""Which module of kernels a processor should get, by its flags."""
+"""The best module of kernels for a processor, according to its flags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V4 = f"{V3} avx512f avx512cd avx512vl avx512dq avx512bw"
         (f"{V2} avx", "sandybridge"),
         (V3, "haswell"),
         (f"{V3} avx_vnni", "alderlake"),
-        (f"{V3} avx512f", "haswell"),  # Knights Landing: AVX-512, and not the parts that ggml needs
+        (f"{V3} avx512f", "haswell"),  # Knights Landing: AVX-512 without the parts that ggml needs
         (V4, "skylakex"),
         (f"{V4} avx512_vnni", "cascadelake"),
         (f"{V4} avx512_vnni avx512vbmi", "icelake"),
@@ -27,7 +27,7 @@ V4 = f"{V3} avx512f avx512cd avx512vl avx512dq avx512bw"
         (f"{V4} avx512_vnni avx512vbmi avx512_bf16 amx_tile amx_int8 amx_bf16", "sapphirerapids"),
     ],
 )
-def test_a_processor_gets_the_best_that_it_can_run(flags: str, wanted: str) -> None:
+def test_the_best_supported_variant_is_chosen(flags: str, wanted: str) -> None:
     variant = load("bundle/variant.py")
     assert (
         variant.best(variant.flags_of(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: fpu\n")) == wanted
@@ -35,13 +35,13 @@ def test_a_processor_gets_the_best_that_it_can_run(flags: str, wanted: str) -> N
 
 
 def test_no_variant_hides_another() -> None:
-    """One that needs less than a later one would be taken in its place."""
+    """A variant whose flags are a subset of a later one's would always be preferred."""
     needs = list(load("bundle/variant.py").VARIANTS.values())
     assert all(not earlier < later for number, later in enumerate(needs) for earlier in needs[:number])
 
 
 @pytest.mark.parametrize(
-    ("told", "wanted"),
+    ("description", "wanted"),
     [
         (
             "SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | LLAMAFILE = 1 | REPACK = 1",
@@ -52,5 +52,5 @@ def test_no_variant_hides_another() -> None:
         ("LLAMAFILE = 1 | OPENMP = 1", "x64"),
     ],
 )
-def test_what_computes_is_known_by_what_it_tells(told: str, wanted: str) -> None:
-    assert load("bundle/variant.py").computing(f"llama-cpp-python 0.3.36 (CPU : {told})") == wanted
+def test_the_variant_in_use_is_recognised_by_its_description(description: str, wanted: str) -> None:
+    assert load("bundle/variant.py").computing(f"llama-cpp-python 0.3.36 (CPU : {description})") == wanted

@@ -109,9 +109,9 @@ async def test_a_text_longer_than_a_request_may_be_is_sent_alone(server: FakeUps
 async def test_the_request_of_a_client_that_disconnects_is_cancelled(server: FakeUpstream, start: Start) -> None:
     engine = await start(server, most_requests=1, timeout=60.0)
     server.hold.clear()
-    (gone,) = engine.submit(["nobody waits for this"], INTERACTIVE)
+    (gone,) = engine.submit(["cancelled in flight"], INTERACTIVE)
     await until_async(lambda: server.in_flight == 1)
-    (waiting,) = engine.submit(["and never will"], INTERACTIVE)
+    (waiting,) = engine.submit(["cancelled in the queue"], INTERACTIVE)
     (stays,) = engine.submit(["hello"], INTERACTIVE)
     waiting.cancel()
     gone.cancel()
@@ -400,7 +400,7 @@ async def test_a_local_model_that_is_another_one_never_answers(
     local = Local(other_row)
     engine = await start(server, lambda: local, wait=OUTAGE)
     await until_async(lambda: engine.upstream.fallback == "different")
-    assert local.closed, "it keeps no memory"
+    assert local.closed, "it is closed, so that it takes no memory"
     assert "other vectors than upstream" in caplog.text
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])

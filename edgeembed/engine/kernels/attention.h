@@ -60,52 +60,42 @@ void score(const Attention & job, int64_t first, int64_t place, int64_t stride, 
     }
 }
 
-// Attention of COUNT queries of one head: softmax(q k + mask) v over the keys that are visible to any of them.
+// Find the blocks of keys that are visible to any of COUNT queries: texts that share a batch do not attend to each other. Returns
+// how many there are.
 template <int COUNT>
-void attend(const Attention & job, int64_t first, Scratch & scratch) {
-    const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;
-    // Blocks of keys that are visible to any query: texts that share a batch do not attend to each other.
+int64_t find_visible(const Attention & job, int64_t first, int64_t * blocks) {
+    const int64_t all_blocks = (job.keys + WIDTH - 1) / WIDTH;
     int64_t seen = 0;
-    for (int64_t block = 0; block < blocks; block++) {
+    for (int64_t block = 0; block < all_blocks; block++) {
         bool shown = false;
         for (int query = 0; query < COUNT && !shown; query++) {
             shown = !hidden(job.mask_row(first + query), block * WIDTH, job.keys);
         }
-        if (shown) scratch.blocks[seen++] = block;
+        if (shown) blocks[seen++] = block;
     }
-    // The scores of a query are [visible blocks, WIDTH], followed by those of the next query.
-    const int64_t stride = seen * WIDTH;
-    const Floats scale = all(job.scale * LOG2_E);
-    for (int query = 0; query < COUNT; query++) {
-        const float * row = job.query_row(first + query);
-        for (int64_t at = 0; at < job.depth; at += WIDTH) {
-            store(scratch.queries + query * job.depth + at, mul(load(row + at), scale));
-        }
+    return seen;
+}
+
+// Replace the scores of a query by its weights, whose sum is not 1 yet. Returns what to multiply them with.
+inline float weigh(float * scores, int64_t count, float top) {
+    if (top == -std::numeric_limits<float>::infinity()) {  // no key is visible: the result is zero
+        for (int64_t at = 0; at < count; at += WIDTH) store(scores + at, zeros());
+        return 0.0f;
     }
-    Floats most[COUNT];
-#pragma GCC unroll 8
-    for (int query = 0; query < COUNT; query++) most[query] = all(-std::numeric_limits<float>::infinity());
-    int64_t place = 0;
-    for (; place + 2 <= seen; place += 2) score<COUNT, 2>(job, first, place, stride, scratch, most);
-    if (place < seen) score<COUNT, 1>(job, first, place, stride, scratch, most);
-    float inverse[COUNT];
-    for (int query = 0; query < COUNT; query++) {
-        float * scores = scratch.scores + query * stride;
-        const float top = largest(most[query]);
-        if (top == -std::numeric_limits<float>::infinity()) {  // no key is visible: the result is zero
-            inverse[query] = 0.0f;
-            for (int64_t at = 0; at < stride; at += WIDTH) store(scores + at, zeros());
-            continue;
-        }
-        Floats total = zeros();
-        for (int64_t at = 0; at < stride; at += WIDTH) {
-            const Floats weight = two_to(sub(load(scores + at), all(top)));
-            total = add(total, weight);
-            store(scores + at, weight);
-        }
-        inverse[query] = 1.0f / sum(total);
+    Floats total = zeros();
+    for (int64_t at = 0; at < count; at += WIDTH) {
+        const Floats weight = two_to(sub(load(scores + at), all(top)));
+        total = add(total, weight);
+        store(scores + at, weight);
     }
+    return 1.0f / sum(total);
+}
+
+// Sums of values by the weights of COUNT queries. inverse: of the sum of weights, for each query.
+template <int COUNT>
+void sum_values(const Attention & job, int64_t first, int64_t seen, const Scratch & scratch, const float * inverse) {
     constexpr int PARTS = 2;
+    const int64_t stride = seen * WIDTH;
     for (int64_t at = 0; at < job.value_depth; at += PARTS * WIDTH) {
         const int parts = at + PARTS * WIDTH <= job.value_depth ? PARTS : 1;
         Floats sums[COUNT][PARTS];
@@ -113,7 +103,7 @@ void attend(const Attention & job, int64_t first, Scratch & scratch) {
         for (int query = 0; query < COUNT; query++) {
             for (int part = 0; part < PARTS; part++) sums[query][part] = zeros();
         }
-        for (place = 0; place < seen; place++) {
+        for (int64_t place = 0; place < seen; place++) {
             const int64_t key = scratch.blocks[place] * WIDTH;
             const int64_t lanes = job.keys - key < WIDTH ? job.keys - key : WIDTH;
             const float * row = scratch.values + key * job.value_depth + at;
@@ -137,6 +127,32 @@ void attend(const Attention & job, int64_t first, Scratch & scratch) {
             if (parts == PARTS) store(to + WIDTH, mul(sums[query][1], all(inverse[query])));
         }
     }
+}
+
+// Attention of COUNT queries of one head: softmax(q k + mask) v over the keys that are visible to any of them.
+template <int COUNT>
+void attend(const Attention & job, int64_t first, Scratch & scratch) {
+    const int64_t seen = find_visible<COUNT>(job, first, scratch.blocks);
+    // The scores of a query are [visible blocks, WIDTH], followed by those of the next query.
+    const int64_t stride = seen * WIDTH;
+    const Floats scale = all(job.scale * LOG2_E);
+    for (int query = 0; query < COUNT; query++) {
+        const float * row = job.query_row(first + query);
+        for (int64_t at = 0; at < job.depth; at += WIDTH) {
+            store(scratch.queries + query * job.depth + at, mul(load(row + at), scale));
+        }
+    }
+    Floats most[COUNT];
+#pragma GCC unroll 8
+    for (int query = 0; query < COUNT; query++) most[query] = all(-std::numeric_limits<float>::infinity());
+    int64_t place = 0;
+    for (; place + 2 <= seen; place += 2) score<COUNT, 2>(job, first, place, stride, scratch, most);
+    if (place < seen) score<COUNT, 1>(job, first, place, stride, scratch, most);
+    float inverse[COUNT];
+    for (int query = 0; query < COUNT; query++) {
+        inverse[query] = weigh(scratch.scores + query * stride, stride, largest(most[query]));
+    }
+    sum_values<COUNT>(job, first, seen, scratch, inverse);
 }
 
 // Attention of this number of queries, at most MOST.

@@ -381,29 +381,35 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     return these != nullptr;
 }
 
-// Compute the attention of one head. query: [queries, depth]; key, value: [keys, depth] in half precision;
-// mask: [queries, keys] in half precision; out: [queries, depth].
-EXPORTED bool edgeembed_kernels_attention(int level, const float * query, const uint16_t * key, const uint16_t * value,
-                                          const uint16_t * mask, float * out, int64_t queries, int64_t keys, int64_t depth,
-                                          float scale) {
+// One head. query, out: [queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half precision.
+struct Head {
+    const char *query, *key, *value, *mask;
+    char * out;
+    int64_t queries, keys, depth;
+    float scale;
+};
+
+// Compute the attention of one head.
+EXPORTED bool edgeembed_kernels_attention(int level, const Head * head) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return false;
+    const int64_t queries = head->queries, keys = head->keys, depth = head->depth;
     const int64_t padded = (keys + 15) / 16 * 16;
     std::vector<float> columns(padded * depth), values(padded * depth), scaled(8 * depth), scores(8 * padded);
     std::vector<int64_t> blocks(padded / 8);
     Scratch scratch{columns.data(), values.data(), scaled.data(), scores.data(), blocks.data()};
     Attention job{};
-    job.query = reinterpret_cast<const char *>(query);
-    job.key = reinterpret_cast<const char *>(key);
-    job.value = reinterpret_cast<const char *>(value);
-    job.mask = reinterpret_cast<const char *>(mask);
-    job.out = reinterpret_cast<char *>(out);
+    job.query = head->query;
+    job.key = head->key;
+    job.value = head->value;
+    job.mask = head->mask;
+    job.out = head->out;
     job.query_stride = job.out_stride = depth * sizeof(float);
     job.key_stride = job.value_stride = depth * sizeof(uint16_t);
     job.mask_stride = keys * sizeof(uint16_t);
     job.keys = keys;
     job.depth = job.value_depth = depth;
-    job.scale = scale;
+    job.scale = head->scale;
     these->attention(job, 0, queries, scratch);
     return true;
 }

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.engine.context_plan import ModelFacts
 from edgeembed.engine.gpu.plan import ModelWeights
+from edgeembed.hub.gguf.file import TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader, open_gguf
 
 _INPUT = ("token_embd", "token_embd_norm", "position_embd", "token_types")
 _LAST_POOLING = 3
 _KV_BYTES = 2  # float16
+
+
+@dataclass(frozen=True)
+class _TensorSizes:
+    """Bytes of tensors, with the padding after each."""
+
+    layers: tuple[int, ...]
+    output: int
+    largest_matrix: int
+    """In values."""
 
 
 def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
@@ -35,32 +48,19 @@ def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
     head_width = number("attention.key_length", width // heads)
     value_width = number("attention.value_length", width // heads)
     layers = number("block_count", 1)
-    sizes = [0] * layers
-    output = embeddings = largest = 0
-    # From one tensor to the next, including the padding between them.
-    for tensor, behind in zip(tensors, [*(each.offset for each in tensors[1:]), end], strict=True):
-        size = max(0, behind - tensor.offset)
-        if block := re.match(r"blk\.(\d+)\.", tensor.name):
-            if int(block[1]) < layers:
-                sizes[int(block[1])] += size
-            largest = max(largest, math.prod(tensor.shape))
-        elif tensor.name.split(".")[0] not in _INPUT:
-            output += size
-        elif tensor.name == "token_embd.weight":
-            embeddings = size
-    names = {tensor.name for tensor in tensors}
-    if "output.weight" not in names and "bert" not in (name or ""):
-        output += embeddings  # one matrix for input and output: the output layer gets a copy
-    feed_forward = number("feed_forward_length", 4 * width)
+    # One matrix for input and output: the output layer gets a copy.
+    shared = "bert" not in (name or "") and all(tensor.name != "output.weight" for tensor in tensors)
+    sizes = _tensor_sizes(tensors, end, layers, shared=shared)
+    gated = any(tensor.name == "blk.0.ffn_gate.weight" for tensor in tensors)
     causal = header.values.get(f"{name}.attention.causal", True)
     pieces = bool(causal) and header.pooling in (_LAST_POOLING, RANK_POOLING)
     tokens = head.arrays.get("tokenizer.ggml.tokens")
     cells = layers * number("attention.head_count_kv", heads) * (head_width + value_width) * _KV_BYTES
     weights = ModelWeights(
-        layers=tuple(sizes),
-        output=output,
-        largest_matrix=largest,
-        feed_forward=feed_forward * (2 if "blk.0.ffn_gate.weight" in names else 1),
+        layers=sizes.layers,
+        output=sizes.output,
+        largest_matrix=sizes.largest_matrix,
+        feed_forward=number("feed_forward_length", 4 * width) * (2 if gated else 1),
         heads_width=heads * head_width,
         heads=heads,
     )
@@ -72,3 +72,18 @@ def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
         cell_bytes=cells if pieces else 0,
     )
     return weights, facts
+
+
+def _tensor_sizes(tensors: Sequence[TensorInfo], end: int, layers: int, *, shared: bool) -> _TensorSizes:
+    """Return the sizes of tensors, sorted by offset. end: of the data. shared: whether the output uses the embeddings."""
+    sizes = [0] * layers
+    output = largest = 0
+    for tensor, next_offset in zip(tensors, [*(each.offset for each in tensors[1:]), end], strict=True):
+        size = max(0, next_offset - tensor.offset)
+        if block := re.match(r"blk\.(\d+)\.", tensor.name):
+            if int(block[1]) < layers:
+                sizes[int(block[1])] += size
+            largest = max(largest, math.prod(tensor.shape))
+        elif tensor.name.split(".")[0] not in _INPUT or (shared and tensor.name == "token_embd.weight"):
+            output += size
+    return _TensorSizes(tuple(sizes), output, largest)

@@ -38,7 +38,7 @@ def runtime(name: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Return pytest's exit status."""
+    """Print the sanitizers' reports, and return pytest's exit status; not 0 with any report."""
     with tempfile.TemporaryDirectory(prefix="edgeembed-sanitize-") as folder:
         tree = shutil.copytree(ROOT, Path(folder) / "tree", ignore=NOT_SOURCE)
         shutil.copytree(ROOT / ".ci" / "typed", tree / ".ci" / "typed", symlinks=True)
@@ -49,12 +49,18 @@ def main(arguments: list[str]) -> int:
             # Python is not compiled with AddressSanitizer, so its runtime has to be loaded first; libstdc++ beside it,
             # because the runtime looks up the function that throws exceptions when it starts.
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libstdc++.so')}",
-            "ASAN_OPTIONS": "detect_leaks=0",  # Python itself frees little at its end
-            "UBSAN_OPTIONS": "print_stacktrace=1",
+            # To files: pytest captures stderr, and loses it when a sanitizer ends the process. Python frees little at exit.
+            "ASAN_OPTIONS": f"detect_leaks=0:log_path={folder}/report",
+            "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={folder}/report",
             "PYTHONMALLOC": "malloc",  # without Python's own allocator, so that each array has its bounds checked
         }
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *TESTS, *arguments]
-        return subprocess.run(command, cwd=tree, env=environ, check=False).returncode
+        status = subprocess.run(command, cwd=tree, env=environ, check=False).returncode
+        reports = sorted(Path(folder).glob("report.*"))
+        for report in reports:
+            print(report.read_text(encoding="utf-8", errors="replace"))
+        print(f"{len(reports)} reports of the sanitizers")
+        return status or len(reports)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,16 @@ WORDS = ["river", "engine", "night", "copper", "letter", "window", "early", "clo
 TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90))]
 
 
+class Head(ctypes.Structure):
+    """The structure of this name in kernels.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "mask", "out")),
+        *((name, ctypes.c_int64) for name in ("queries", "keys", "depth")),
+        ("scale", ctypes.c_float),
+    )
+
+
 def library() -> ctypes.CDLL:
     file = library_file()
     assert file is not None
@@ -161,10 +171,8 @@ def test_attention_is_softmax_over_the_keys_that_the_mask_shows(queries: int, ke
     expected = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
     for level in needs_kernels():
         out = np.full_like(query, 7)
-        library().edgeembed_kernels_attention(
-            level, *map(address, (query, key, value, mask, out)), *map(ctypes.c_int64, (queries, keys, depth)),
-            ctypes.c_float(0.3),
-        )  # fmt: skip
+        head = Head(*map(address, (query, key, value, mask, out)), queries, keys, depth, 0.3)
+        library().edgeembed_kernels_attention(level, ctypes.byref(head))
         assert np.abs(out - expected).max() < 1e-4
         assert not out[1].any()
 
