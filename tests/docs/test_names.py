@@ -30,3 +30,15 @@ DOCS = [page for page in PAGES if page.parent.name == "docs" and page.name != "m
 def test_names_are_those_of_the_code(page: Path, words_of_the_code: set[str]) -> None:
     named = {name for code in re.findall(r"`([^`\n]+)`", prose(page)) for name in NAME.findall(code)}
     assert not {name for name in named - words_of_the_code if not name.startswith(METRIC)}
+
+
+def test_functions_named_behind_a_link_are_in_that_file() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    named = re.findall(r"\[[^\]]+\]\(([^)]+\.py)\) `(\w+)`", page.read_text(encoding="utf-8"))
+    assert len(named) > 5
+    missing = [
+        f"{link} {name}"
+        for link, name in named
+        if not re.search(rf"\b(def|class) {name}\b", (page.parent / link).read_text(encoding="utf-8"))
+    ]
+    assert not missing
