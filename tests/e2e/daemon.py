@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, started the way a user starts it."""
+"""A real daemon in a separate process, started the way a user starts it."""
 
 from __future__ import annotations
 
