@@ -18,6 +18,7 @@ from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 from edgeembed.inference.requests import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
+from tests.waiting import until_async
 
 KEYS = KeyMaker("5" * 64, "mean")
 DATABASE = disk.DATABASE
@@ -48,9 +49,7 @@ def row(number: float, dimensions: int = 384) -> Row:
 
 async def written(cache: VectorCache) -> None:
     """Wait until the writer has nothing left."""
-    async with asyncio.timeout(30):
-        while cache.stats.rows_to_write:
-            await asyncio.sleep(0.01)
+    await until_async(lambda: not cache.stats.rows_to_write)
 
 
 async def test_rows_outlive_the_daemon(folder: Path) -> None:
@@ -195,13 +194,13 @@ async def test_a_folder_that_could_not_be_opened_is_tried_again(
     async with opened(tmp_path / "file" / "vectors", memory_mib=0) as cache:
         for _ in range(3):
             assert await cache.get_many([key("a")]) == {}
-            await asyncio.sleep(0.05)
+            await until_async(lambda: cache._opening is None or cache._opening.done())
         assert caplog.text.count("cannot be used") == 1, "told once"
         (tmp_path / "file").unlink()
         async with asyncio.timeout(10):
             while cache.stats.disk_problem:
                 await cache.get_many([key("a")])
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a lookup is what makes it try
         cache.put(key("a"), row(1))
         await written(cache)
         assert key("a") in await cache.get_many([key("a")])
