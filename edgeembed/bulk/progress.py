@@ -23,7 +23,7 @@ class JobProgress:
         self._bar: tqdm[NoReturn] | None = None
         self._texts = self._before = 0
         self._done = self._all = 0.0
-        self._size_is_known = False
+        self._has_size = False
         self._began = self._last = time.monotonic()
         self._tenth = 0
 
@@ -40,7 +40,7 @@ class JobProgress:
     def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None:
         """See `edgeembed.bulk.job.JobListener`."""
         self._texts = self._before = texts
-        self._done, self._all, self._size_is_known = float(done_bytes), float(all_bytes or 0), all_bytes is not None
+        self._done, self._all, self._has_size = float(done_bytes), float(all_bytes or 0), all_bytes is not None
         self._began = self._last = time.monotonic()
         self._tenth = int(10 * self._share)
         if texts:
@@ -106,6 +106,6 @@ class JobProgress:
     @property
     def _total(self) -> int | None:
         """Estimated number of texts; None when unknown."""
-        if not self._size_is_known or not self._done or not self._texts:
+        if not self._has_size or not self._done or not self._texts:
             return None
         return max(round(self._texts / self._share), self._texts) if self._share else None

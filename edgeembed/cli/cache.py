@@ -47,7 +47,7 @@ def path() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("host", "port")
 def stats(as_json: bool, **flags: str | None) -> None:
-    """Show what the cache holds for each model, its hit rate, and the computing time it saved.
+    """Show size, hit rate and computing time saved, by model.
 
     HIT RATE is the share of texts found since the cache was created. If a daemon is running, its memory is shown too, and
     its cache folder instead of the configured one if they differ.
@@ -140,7 +140,7 @@ def clear(model: str | None, **flags: str | None) -> None:
 @click.option("--instruction", metavar="TEXT", help="The instruction that clients will send.")
 @setting_options("model", "host", "port")
 def warm(file: Path, input_type: InputType | None, instruction: str | None, **flags: Any) -> None:
-    """Embed a file of queries in advance, so that even their first request is answered from the cache.
+    """Embed a file of queries in advance. Even their first request is then answered from the cache.
 
     FILE has one query per line; in a .jsonl file each line is a string, or an object with `text`, `query` or `input`. The
     running daemon computes; without one, the configured model is loaded. Only requests with the same prompt find a vector,
@@ -176,7 +176,7 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--model", metavar="NAME", help="Export only the vectors of this model: NAME or NAME:TYPE.")
 def export_command(file: Path, model: str | None) -> None:
-    """Write the vectors to one file, for another machine that serves the same model files."""
+    """Write the vectors to a file for another machine. It must serve the same model files."""
     from edgeembed.cache.report import labels_of
     from edgeembed.cache.transfer import export_rows
     from edgeembed.common.progress import Progress, human_size

@@ -1,4 +1,4 @@
-"""What `edgeembed doctor` looks at: machine, folders, settings, model, ladder, cache, running daemon."""
+"""The checks of `edgeembed doctor`: machine, folders, settings, model, execution modes, cache, running daemon."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from edgeembed.runtime.service import CACHE_FOLDER
 log = logging.getLogger(__name__)
 
 REBUILD = (
-    "a rebuilt llama.cpp may hold: `uv sync --reinstall-package llama-cpp-python` in the source tree brings the compiler "
-    "flags that cure GCC 12 on processors with AMX; `edgeembed doctor --forget` then gives the mode a new chance"
+    "rebuild llama.cpp with `uv sync --reinstall-package llama-cpp-python` in the source tree, which sets compiler flags "
+    "that avoid a bug of GCC 12 on CPUs with AMX; then try the mode again: `edgeembed doctor --forget`"
 )
 PACKAGE_FILE = "edgeembed-package"
-"""In sys.prefix of what installers/ builds: the package's name for people, such as "the Debian package"."""
+"""A file in sys.prefix, written by installers/, with the package's name for people: "the Debian package"."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing looked at."""
+    """The result of one check."""
 
     subject: str
     verdict: Literal["ok", "note", "warning", "problem"]
@@ -50,11 +50,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
-    """Look at one thing after the other; the slow ones come last.
+    """Run the checks and yield their findings, the slow ones last.
 
-    forget: first forget which modes of the ladder did not hold.
+    forget: first forget which execution modes failed.
     """
-    logging.getLogger("edgeembed").setLevel(logging.ERROR)  # what a worker says comes back as a finding
+    logging.getLogger("edgeembed").setLevel(logging.ERROR)  # worker messages are reported as findings
     yield _machine()
     yield from _graphics(resolved)
     yield from _folders(resolved.paths)
@@ -71,7 +71,7 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
     model = None
     try:
         if resolved.settings.model:
-            looking = msgspec.structs.replace(resolved.settings, offline=True)  # a look fetches nothing
+            looking = msgspec.structs.replace(resolved.settings, offline=True)  # download nothing
             model = ensure_installed(
                 resolved.settings.model, paths=resolved.paths, settings=looking, report=lambda _line: None
             )
@@ -84,8 +84,8 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
         yield Finding(
             subject="model",
             verdict="note",
-            text=f"{wanted} is not on this machine" if wanted else "none chosen yet",
-            advice=f"`edgeembed pull {wanted}` fetches it" if wanted else "`edgeembed serve` chooses and fetches one",
+            text=f"{wanted} is not installed" if wanted else "no model is configured",
+            advice=f"install it: edgeembed pull {wanted}" if wanted else "`edgeembed serve` chooses and downloads one",
         )
     else:
         yield Finding(subject="model", verdict="ok", text=f"{model.name} {model.type}, {model.path}")
@@ -93,7 +93,7 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
 
 
 async def _upstream(resolved: Resolved) -> Finding:
-    """Ask the upstream server for the canary texts, and say whose rows they are."""
+    """Embed the canary texts with the upstream server, and identify its model by their rows."""
     from edgeembed.runtime.upstream import make_remote
     from edgeembed.upstream.client import UpstreamClient, UpstreamError
 
@@ -106,17 +106,17 @@ async def _upstream(resolved: Resolved) -> Finding:
     except (UpstreamError, EdgeEmbedError) as error:
         return Finding(subject="upstream", verdict="problem", text=f"{url}: {error}")
     text = (
-        f"{url} gives vectors of {remote.model}, {identity.dimensions} dimensions, known as {identity.digest[:12]}, "
-        f"{time.monotonic() - began:.1f} s"
+        f"{url} serves {remote.model} with {identity.dimensions} dimensions, identity {identity.digest[:12]}; "
+        f"answered in {time.monotonic() - began:.1f} s"
     )
-    advice = None if remote.entry else "the catalogue does not know the model: input_type puts no prompt around texts"
+    advice = None if remote.entry else "the model is not in the catalogue, so input_type adds no prompt"
     return Finding(subject="upstream", verdict="ok", text=text, advice=advice)
 
 
 def _machine() -> Finding:
     text = (
         f"edgeembed {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
-        f"{usable_threads()} processors usable, llama-cpp-python {build_fingerprint()}"
+        f"{usable_threads()} usable CPUs, llama-cpp-python {build_fingerprint()}"
     )
     return Finding(subject="machine", verdict="ok", text=text)
 
@@ -128,12 +128,12 @@ def _graphics(resolved: Resolved) -> Iterator[Finding]:
         memory = f", {device.memory_free / 2**30:.1f} of {device.memory_total / 2**30:.1f} GiB free"
         driver = f", driver {inventory.nvidia.driver}" if inventory.nvidia.driver else ""
         text = f"{device.name}: {device.description}{memory if device.memory_total else ''}{driver}"
-        yield Finding(subject="graphics card", verdict="ok", text=text)
+        yield Finding(subject="GPU", verdict="ok", text=text)
     asked = resolved.settings.device not in ("auto", "cpu")
     for reason in gpus.why_none():
         yield Finding(
-            subject="graphics card",
-            # Without a card in the machine there is nothing to mend, unless it was asked for.
+            subject="GPU",
+            # A machine without a GPU is fine, unless the settings ask for one.
             verdict="warning" if asked or (inventory.nvidia.cards and reason.cause != "device_is_cpu") else "note",
             text=f"not used: {reason.text}",
             advice=reason.advice,
@@ -151,7 +151,7 @@ def _folders(paths: Paths) -> Iterator[Finding]:
                 subject=f"folder {name}",
                 verdict="problem",
                 text=f"{existing} is not writable" if existing.is_dir() else f"{existing} is not a folder",
-                advice="give this user the folder, or move everything with EDGEEMBED_HOME",
+                advice="make the folder writable for this user, or choose another one with EDGEEMBED_HOME",
             )
 
 
@@ -169,7 +169,7 @@ def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
         yield Finding(
             subject=f"mode {demotion.mode}",
             verdict="warning",
-            text=f"did not hold on {_date(demotion)}: {demotion.reason}",
+            text=f"failed on {_date(demotion)}: {demotion.reason}",
             advice=_advice(demotion),
         )
     known = {(demotion.mode, demotion.at) for demotion in memory.load()}
@@ -191,7 +191,7 @@ def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
             yield Finding(
                 subject=f"mode {demotion.mode}",
                 verdict="warning",
-                text=f"does not hold: {demotion.reason}",
+                text=f"failed now: {demotion.reason}",
                 advice=_advice(demotion),
             )
     info = engine.info
@@ -201,21 +201,21 @@ def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
     yield Finding(
         subject="engine",
         verdict="ok",
-        text=f"canary texts come out right on mode {engine.status.mode}, {time.monotonic() - began:.1f} s from start; "
+        text=f"canary texts are correct in mode {engine.status.mode}; loaded in {time.monotonic() - began:.1f} s; "
         f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; {info.llama_cpp}",
     )
 
 
 def _rebuild() -> str:
-    """Say what helps when kernels do not hold; in a package nobody can compile llama.cpp anew."""
+    """Return advice for a failed mode; the llama.cpp of a package cannot be rebuilt in place."""
     package = "the installed program" if getattr(sys, "frozen", False) else None
     with contextlib.suppress(OSError):
         package = (Path(sys.prefix) / PACKAGE_FILE).read_text(encoding="utf-8").strip()
     if package is None:
         return REBUILD
     return (
-        f"this llama.cpp is a part of {package}: a newer version of that may hold, and `edgeembed doctor --forget` then "
-        "gives the mode a new chance; until then the next mode answers. A clone of the sources compiles one for this machine"
+        f"this llama.cpp comes with {package}: install a newer version, or build from source, then try the mode again: "
+        "`edgeembed doctor --forget`. Until then the next mode is used"
     )
 
 
@@ -223,7 +223,7 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
     settings = resolved.settings
     folder: Path = resolved.paths.cache / CACHE_FOLDER
     if not settings.cache or not settings.cache_disk_mib:
-        yield Finding(subject="cache", verdict="note", text="switched off" if not settings.cache else "in memory only")
+        yield Finding(subject="cache", verdict="note", text="disabled" if not settings.cache else "in memory only")
         return
     if not os.path.exists(folder):  # noqa: PTH110
         yield Finding(subject="cache", verdict="ok", text=f"{folder}: empty")
@@ -233,18 +233,14 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
             text = f"{folder}: {len(tier):,} vectors, {tier.size_bytes / 2**20:.1f} of {settings.cache_disk_mib} MiB"
         yield Finding(subject="cache", verdict="ok", text=text)
     except FAULTS as error:
-        yield Finding(
-            subject="cache", verdict="problem", text=f"{folder} cannot be used: {error}", advice="remove the folder"
-        )
+        yield Finding(subject="cache", verdict="problem", text=f"cannot use {folder}: {error}", advice="remove the folder")
 
 
 async def _daemon(resolved: Resolved) -> Finding:
     url = f"{daemon_url(resolved.settings)}/health"
     reply = await ask(resolved.settings, "/health")
     if reply is None:
-        return Finding(
-            subject="daemon", verdict="note", text=f"none answers at {url}", advice="`edgeembed serve` starts one"
-        )
+        return Finding(subject="daemon", verdict="note", text=f"not running at {url}", advice="start it: edgeembed serve")
     if not reply.ours:
         return Finding(
             subject="daemon", verdict="problem", text=f"another program answers at {url}", advice="choose another port"
@@ -270,7 +266,7 @@ async def _daemon(resolved: Resolved) -> Finding:
 
 def _advice(demotion: Demotion) -> str:
     if demotion.mode in (GPU_FULL.name, GPU_PARTIAL.name):
-        return "`edgeembed devices` says more; a running daemon tries the card again by itself"
+        return "see `edgeembed devices`; a running daemon tries the GPU again by itself"
     return _rebuild()
 
 

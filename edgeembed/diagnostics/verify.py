@@ -1,4 +1,4 @@
-"""Is a model file what it should be: canary rows, published similarities, and what each quantisation type costs."""
+"""Checks a model file: canary rows, published similarities, and how much quality each quantisation type loses."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from edgeembed.models.prompts import choose_prompt
 from edgeembed.runtime.engines import make_engine
 
 PUBLISHED_TOLERANCE = 0.02
-"""How far a quantised model's similarity may be from a published one, which is of the unquantised model in 16 bits."""
+"""Largest difference from a published similarity, which is of the unquantised model in 16 bits."""
 TEXTS_AT_ONCE = 32
 RANKED = 50
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What `edgeembed verify` found out of one file."""
+    """The result of `edgeembed verify` for one file."""
 
     model: str
     type: str
     mode: str
     canary_cosines: list[float]
-    """Of each canary text to its row from the unquantised weights (a reranker's: 1 less the difference of the scores); empty
-    when the file carries none."""
+    """For each canary text, between its row and that from the unquantised weights; for a reranker, 1 minus the difference of
+    the scores. Empty when the file has none."""
     canary_least: float
-    """What each of them has to reach."""
+    """The lowest acceptable value."""
     published: list[list[float]] | None
-    """Similarities that the model's makers published, shape (queries, documents)."""
+    """Similarities published by the model's makers, shape (queries, documents)."""
     measured: list[list[float]] | None
     """The same, measured here."""
     published_by: str | None
 
     @property
     def holds(self) -> bool | None:
-        """Whether what the file was held against agrees with it; None when there is nothing to hold it against."""
+        """Whether all comparisons are within their limits; None when there is nothing to compare with."""
         if not self.canary_cosines and self.published is None:
             return None
         near = self.published is None or bool(
@@ -58,7 +58,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class EmbeddedTexts:
-    """Texts that went through a model. `rows`: unit rows, float32, shape (texts, dimensions)."""
+    """Texts embedded with a model. `rows`: of length 1, float32, shape (texts, dimensions)."""
 
     info: ModelInfo
     mode: str
@@ -70,7 +70,7 @@ class EmbeddedTexts:
 def embed_texts(
     settings: Settings, paths: Paths, model: InstalledModel, texts: Sequence[str], report: ReportLine | None = None
 ) -> EmbeddedTexts:
-    """Load a model, embed texts as they are, and end it again. Raises EngineError."""
+    """Load a model and embed texts without prompts. Raises EngineError."""
     return asyncio.run(_embed(settings, paths, model, texts, report))
 
 
@@ -97,9 +97,9 @@ async def _embed(
 
 
 def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verification:
-    """Load a model, which checks its canary rows, and hold it against published similarities.
+    """Load a model, which checks its canary rows, and compare it with published similarities.
 
-    Raises EngineError with the numbers when the canary rows do not hold on any mode.
+    Raises EngineError with the numbers when the canary rows are wrong in every mode.
     """
     check = model.entry.check if model.entry else None
     texts: list[str] = []
@@ -124,11 +124,11 @@ def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verificat
     )
 
 
-# --- what quantising costs --------------------------------------------------------------------------------------------
+# --- quality lost by quantisation --------------------------------------------------------------------------------------
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """What one quantisation type costs, against F32."""
+    """How one quantisation type differs from F32."""
 
     type: str
     size_bytes: int
@@ -137,7 +137,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     ndcg: float
     """nDCG@10 on the retrieval set: each heading searches the paragraphs of its own section."""
     tau: float
-    """Kendall's tau between the order of F32's 50 best paragraphs and their order here, mean over the queries."""
+    """Kendall's tau between the ranking of F32's 50 best paragraphs and this type's, averaged over the queries."""
     tokens_per_second: float
 
 
@@ -151,7 +151,7 @@ class RetrievalSet:
 
 
 def retrieval_set(most_per_section: int = 4) -> RetrievalSet:
-    """Make a small retrieval set of Python's own language reference (pydoc_data.topics, which ships with Python)."""
+    """Return a small retrieval set from Python's language reference (pydoc_data.topics, part of Python)."""
     from pydoc_data.topics import topics
 
     queries: list[str] = []
@@ -169,7 +169,7 @@ def retrieval_set(most_per_section: int = 4) -> RetrievalSet:
 
 
 def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel], report: ReportLine) -> list[Loss]:
-    """Measure what types cost; the first model is the one that the others are held against. Raises EngineError."""
+    """Compare types of a model with the first one in `models`. Raises EngineError."""
     data = retrieval_set()
     losses: list[Loss] = []
     reference: Matrix | None = None
@@ -197,7 +197,7 @@ def loss_table(settings: Settings, paths: Paths, models: Sequence[InstalledModel
 
 
 def ndcg(scores: npt.NDArray[np.floating], relevant: npt.NDArray[np.bool_], at: int = 10) -> float:
-    """Give nDCG@`at` of one query with binary relevance (Järvelin and Kekäläinen, 2002)."""
+    """Return nDCG@`at` of one query with binary relevance (Järvelin and Kekäläinen, 2002)."""
     order = np.argsort(-scores, kind="stable")[:at]
     discounts = 1 / np.log2(np.arange(2, at + 2))
     gained = float((relevant[order] * discounts[: len(order)]).sum())
@@ -205,7 +205,7 @@ def ndcg(scores: npt.NDArray[np.floating], relevant: npt.NDArray[np.bool_], at: 
 
 
 def kendall_tau(expected: npt.NDArray[np.floating], scores: npt.NDArray[np.floating], best: int = RANKED) -> float:
-    """Give Kendall's tau between two scorings of the `best` documents of the first (Kendall, 1938), its ties left out."""
+    """Return Kendall's tau (1938) between two scorings of the first one's `best` documents, without its ties."""
     order = np.argsort(-expected, kind="stable")[:best]
     one, other = np.triu_indices(len(order), k=1)
     before, after = expected[order], scores[order]
@@ -215,7 +215,7 @@ def kendall_tau(expected: npt.NDArray[np.floating], scores: npt.NDArray[np.float
 
 
 def format_losses(losses: Sequence[Loss]) -> list[str]:
-    """Write the table as lines of Markdown."""
+    """Return the table as lines of Markdown."""
     header = ["type", "size", "mean cosine", "worst cosine", "nDCG@10", "Kendall tau", "tokens/s"]
     rows = [
         [

@@ -31,25 +31,14 @@ class ExecutionMode:
 
 
 GPU_FULL = ExecutionMode("gpu-full", False, "graphics card, the whole model", gpu="whole", token_seconds=0.005)
-
-
 GPU_PARTIAL = ExecutionMode("gpu-partial", True, "graphics card, as many layers as fit", gpu="part")
-
-
 CPU_BEST = ExecutionMode("cpu", True, "processor, fastest kernels (repacked weights, AMX where there is one)")
-
-
 CPU_PLAIN = ExecutionMode("cpu-plain", False, "processor, plain kernels")
-
-
 CPU_OLDEST = ExecutionMode(
     "cpu-oldest", False, "processor, the oldest kernels of a build for many processors", oldest_kernels=True
 )
 
-
 CPU_MODES = (CPU_BEST, CPU_PLAIN)
-
-
 PORTABLE_CPU_MODES = (*CPU_MODES, CPU_OLDEST)
 """For builds with a module for each generation of processors, where the chosen one may not suit this processor."""
 

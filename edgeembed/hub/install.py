@@ -9,12 +9,12 @@ from edgeembed.config.file import write_setting
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, ConversionError, HubError, SourceUnreachableError, UnknownModelError
-from edgeembed.hub.arrival import install_fetched
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
-from edgeembed.hub.foreign import install_file, install_reference
+from edgeembed.hub.fetched import install_fetched
 from edgeembed.hub.references import Spec, parse_spec
 from edgeembed.hub.sources import Fetcher, offers
 from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.hub.uncatalogued import install_file, install_reference
 
 __all__ = ["Spec", "ensure_installed", "first_model", "parse_spec", "pull"]
 

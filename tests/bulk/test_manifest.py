@@ -1,4 +1,4 @@
-"""What an unfinished job remembers of the engine that it began with."""
+"""What an unfinished job records about its engine."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ BEFORE = JobManifest(
 )
 
 
-def test_another_build_is_no_reason_to_stop_but_is_told() -> None:
+def test_another_build_continues_the_job_with_a_warning() -> None:
     now = msgspec.structs.replace(BEFORE, engine="another build")
     BEFORE.require_same(now)
-    told = BEFORE.last_digits(now)
-    assert told is not None
-    assert "one build" in told
-    assert "another build" in told
+    warning = BEFORE.last_digits(now)
+    assert warning is not None
+    assert "one build" in warning
+    assert "another build" in warning
     assert BEFORE.last_digits(BEFORE) is None
     unknown = msgspec.structs.replace(BEFORE, engine="", batch_tokens=0)
-    assert BEFORE.last_digits(unknown) is None, "a daemon does not tell"
-    assert unknown.last_digits(BEFORE) is None, "a job of an older version did not ask"
+    assert BEFORE.last_digits(unknown) is None, "a daemon does not report them"
+    assert unknown.last_digits(BEFORE) is None, "a job of an older version has none"
 
 
-def test_a_job_goes_on_with_batches_of_the_size_that_it_began_with(tmp_path: Path) -> None:
+def test_a_resumed_job_keeps_its_batch_size(tmp_path: Path) -> None:
     output = Output.of(f"{tmp_path}/v.npy")
 
     def job(*, resume: bool, overwrite: bool = False) -> Job:

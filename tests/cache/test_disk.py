@@ -343,7 +343,7 @@ def test_opening_a_locked_database_fails_at_once(folder: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("below", ["file", "file/deeper"])
 def test_a_path_that_cannot_be_a_folder(tmp_path: Path, below: str) -> None:
-    (tmp_path / "file").write_text("I was here first")
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(FAULTS):
         DiskTier(tmp_path / below, MIB)
-    assert (tmp_path / "file").read_text() == "I was here first"
+    assert (tmp_path / "file").read_text() == "not a folder"

@@ -215,7 +215,7 @@ async def test_a_round_that_would_take_too_long_is_left_out(aiohttp_server: Serv
     async with Client(str((await aiohttp_server(stand_in.app)).make_url("/"))) as client:
         runner = Runner(client, TextMaker(1), 0.1, alone={400: 2.0})
         result = await runner.measure(Cell(400, texts=64))
-    assert result.note == "left out: one round would take up to 128 s"
+    assert result.note == "skipped: one round would take up to 128 s"
     assert not stand_in.requests
 
 

@@ -32,6 +32,7 @@ from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.cli.helpers import install
 from tests.fakes import FakeEngine, fake_service
+from tests.waiting import until_async
 
 KEYS = KeyMaker("5" * 64, "embed")
 NO_DAEMON = ("--port", "1")
@@ -61,7 +62,7 @@ async def fill(target: VectorCache, count: int, model: str = "alpha:F32@5555") -
 
 
 async def numbers_of(model: str, count: int) -> list[float]:
-    """Give the first number of each row that is found."""
+    """Return the first number of each row that is found."""
     there = daemons_cache()
     await there.open()
     found = await there.get_many([KEYS.key(model, str(number)) for number in range(count)])
@@ -95,7 +96,7 @@ def daemon(engine: FakeEngine) -> Iterator[int]:
         loop.close()
 
 
-def told(run: CliRunner, *flags: str) -> dict[str, object]:
+def stats_of(run: CliRunner, *flags: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(run.invoke(cache, ["stats", "--json", *(flags or NO_DAEMON)]).output)
     return found
 
@@ -103,7 +104,7 @@ def told(run: CliRunner, *flags: str) -> dict[str, object]:
 def test_stats_tell_of_each_model_what_the_daemon_wrote_and_found(run: CliRunner) -> None:
     asyncio.run(fill(daemons_cache(), 300))
     asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
-    found = told(run)
+    found = stats_of(run)
     assert (found["folder"], found["entries"], found["daemon"]) == (run.invoke(cache, ["path"]).output.strip(), 320, None)
     models = {model["model"]: model for model in found["models"]}  # type: ignore[attr-defined]
     alpha = models["alpha:F32"]
@@ -120,9 +121,9 @@ def test_clear_takes_all_or_one_model(run: CliRunner) -> None:
     with pytest.raises(ConfigError, match=r"no vectors of 'gamma'; it has those of: alpha:F32, beta:Q8_0"):
         run.invoke(cache, ["clear", "--model", "gamma", *NO_DAEMON])
     assert run.invoke(cache, ["clear", "--model", "Beta", *NO_DAEMON]).output == "removed 20 vectors\n"
-    assert told(run)["entries"] == 50
+    assert stats_of(run)["entries"] == 50
     assert run.invoke(cache, ["clear", *NO_DAEMON]).output == "removed 50 vectors\n"
-    assert told(run)["entries"] == 0
+    assert stats_of(run)["entries"] == 0
 
 
 def test_a_running_daemon_clears_its_cache_itself(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_a_running_daemon_clears_its_cache_itself(run: CliRunner, tmp_path: Path
             ask("known")
         assert engine.computed.count("known") == 1
         assert run.invoke(cache, ["clear", *flags]).output == "removed 51 vectors\n"
-        assert told(run, *flags)["daemon"]["memory_entries"] == 0  # type: ignore[index]
+        assert stats_of(run, *flags)["daemon"]["memory_entries"] == 0  # type: ignore[index]
         ask("known")
         assert engine.computed.count("known") == 2
         with pytest.raises(ConfigError, match=r"no vectors of 'gamma'; it has those of: fake-model"):
@@ -159,13 +160,11 @@ async def test_a_daemon_that_cannot_be_asked_sees_what_was_cleared(run: CliRunne
     await running.open()
     key = KEYS.key("{text}", "1")
     running.put(key, Row(np.ones(384, np.float32), 3), "alpha:F32@5555")
-    async with asyncio.timeout(10):
-        while running.stats.rows_to_write:
-            await asyncio.sleep(0.01)
+    await until_async(lambda: not running.stats.rows_to_write)
     assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
     async with asyncio.timeout(10):
         while await running.get_many([key]):  # it forgets what it has in memory, too
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # until it looks at its file's generation again
     running.put(key, Row(np.ones(384, np.float32), 3))
     await running.close()
     assert running.stats.disk_problem is None
@@ -176,7 +175,7 @@ def test_looking_removes_nothing_even_with_a_lower_limit(run: CliRunner, monkeyp
     asyncio.run(fill(daemons_cache(), 2000))
     monkeypatch.setenv("EDGEEMBED_CACHE_DISK_MIB", "0")
     for _ in range(2):
-        assert told(run)["entries"] == 2000
+        assert stats_of(run)["entries"] == 2000
 
 
 def test_nothing_there_yet(run: CliRunner) -> None:
@@ -228,7 +227,7 @@ def test_a_damaged_or_foreign_file_is_refused_whole(run: CliRunner, tmp_path: Pa
     monkeypatch.setattr("edgeembed.cache.transfer.SCHEMA", b"edgeembed row 99")
     with pytest.raises(CacheFileError, match=r"schema 'edgeembed row 2'.*reads only 'edgeembed row 99'"):
         run.invoke(cache, ["import", str(file)])
-    assert told(run)["entries"] == 0
+    assert stats_of(run)["entries"] == 0
 
 
 # --- warm -----------------------------------------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ def test_warm_fills_the_running_daemons_cache(run: CliRunner, tmp_path: Path) ->
         assert (second.exit_code, second.output.splitlines()[-1]) == (0, "cached 3 queries, 0 refused")
         computed = set(engine.computed[before:]) - {"hello"}
         assert computed == {"query: größe", "query: one", "query: two"}
-        status = told(run, *flags)
+        status = stats_of(run, *flags)
         assert status["daemon"]["memory_entries"] == 153  # type: ignore[index]
         printed = run.invoke(cache, ["stats", *flags]).output
         assert "in memory" in printed and "153 vectors" in printed

@@ -24,7 +24,7 @@ START_SECONDS = 60.0
 
 
 def offered(*words: str) -> list[str]:
-    """Give what `edgeembed WORDS<TAB>` is answered; a file is "file"."""
+    """Return the completions of `edgeembed WORDS<TAB>`; "file" stands for files."""
     environment = {
         "_EDGEEMBED_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(["edgeembed", *words]),

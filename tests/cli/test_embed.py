@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,12 +25,13 @@ from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
 from tests.signals import listening_to_sigint
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
 ROWS = 2400
 SHARD = 300
-UNDER_WAY = MIN_CONCURRENT_SHARDS * SHARD
+UNFINISHED = MIN_CONCURRENT_SHARDS * SHARD
 """Texts of the shards that are not whole yet, at most."""
 
 
@@ -70,7 +70,7 @@ def job(texts: Path, out: Path, *more: str) -> list[str]:
 
 
 def read(out: Path) -> tuple[list[int], np.ndarray]:
-    """Give ids and vectors of an output."""
+    """Return ids and vectors of an output."""
     if out.suffix == ".npy":
         ids = [json.loads(line) for line in out.with_name(f"{out.stem}.ids.jsonl").read_text().splitlines()]
         return ids, np.load(out)
@@ -92,7 +92,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl", ".npy"])
 def test_every_format_holds_the_daemons_vectors_with_their_ids(port: int, texts: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"vectors{suffix}"
-    told = said(*job(texts, out))
+    output = said(*job(texts, out))
     ids, vectors = read(out)
     wanted = [row for row in range(ROWS) if row not in (7, 201, 202)]
     assert ids == [1000 + row for row in wanted]
@@ -101,7 +101,7 @@ def test_every_format_holds_the_daemons_vectors_with_their_ids(port: int, texts:
     assert sorted(reject.get("id", 0) for reject in rejects) == [0, 1007, 1202]
     (long,) = [reject for reject in rejects if "52 tokens" in reject["reason"]]
     assert (long["input"], long["place"]) == (str(texts), "line 8")
-    assert "3 rows could not be embedded" in told
+    assert "3 rows could not be embedded" in output
     left = {path.name for path in tmp_path.iterdir()} - {"home", "texts.jsonl", "vectors.ids.jsonl"}
     assert left == {out.name, "vectors.rejects.jsonl"}, "nothing else is left behind"
 
@@ -139,8 +139,8 @@ def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
     engine.computed.clear()
     command = folder_job(texts, tmp_path / "killed") if name == "v/" else job(texts, tmp_path / "killed" / name)
     finished: dict[str, int] = {}
-    for until in (SHARD + 270, 2 * SHARD + 390):
-        engine.until = until
+    for texts_before_death in (SHARD + 270, 2 * SHARD + 390):
+        engine.until = texts_before_death
         engine.stopped.clear()
         process = subprocess.Popen([sys.executable, "-c", MAIN, *command, "--resume"], stderr=subprocess.DEVNULL)
         try:
@@ -156,11 +156,11 @@ def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
             later = [f"text number {row}" for first in numbers for row in range(first + TEXTS_PER_REQUEST, first + SHARD)]
             finished = {text: engine.computed.count(text) for text in later}
     engine.until = None
-    told = said(*command, "--resume")
-    assert "are done already" in told
+    output = said(*command, "--resume")
+    assert "are done already" in output
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     # Each of the two kills costs at most the shards that were under way, one of whose requests is asked twice.
-    assert len(engine.computed) - undisturbed <= 2 * (UNDER_WAY + TEXTS_PER_REQUEST) < undisturbed
+    assert len(engine.computed) - undisturbed <= 2 * (UNFINISHED + TEXTS_PER_REQUEST) < undisturbed
     assert {text: engine.computed.count(text) for text in finished} == finished, "a finished shard was computed again"
 
 
@@ -172,10 +172,7 @@ def folder_job(texts: Path, folder: Path) -> list[str]:
 
 def receipts(folder: Path) -> list[Path]:
     """Wait until the first shard is written, and give the receipts."""
-    until = time.monotonic() + 20
-    while not (found := list(folder.rglob("receipt-*.json"))) and time.monotonic() < until:
-        time.sleep(0.02)
-    return found
+    return until(lambda: list(folder.rglob("receipt-*.json")))
 
 
 def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
@@ -215,10 +212,10 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(
     assert engine.stopped.wait(60)
     assert receipts(tmp_path)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "run the same command with --resume" in told
-    assert "Traceback" not in told
+    assert "run the same command with --resume" in output
+    assert "Traceback" not in output
 
 
 def test_texts_are_computed_at_bulk_priority_and_leave_the_cache_alone(
@@ -327,6 +324,6 @@ def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     other = RunProfile(threads=1, batch_tokens=64, pad_from_tokens=8)
     # `edgeembed tune` has run meanwhile.
     TuningResults(Paths.resolve().state).keep(digest, TuningResult(profile=other, made_at=0.0, thorough=True, measured=[]))
-    told = said(*command, "--resume", "--threads", "1")
-    assert "last digits" not in told
+    output = said(*command, "--resume", "--threads", "1")
+    assert "last digits" not in output
     assert content(tmp_path / "killed") == content(tmp_path / "whole")

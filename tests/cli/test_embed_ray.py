@@ -85,7 +85,7 @@ def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
     found: list[Path] = []
     workers: list[psutil.Process] = []
     while not (found and len(workers) == 2) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at processes and files, of which there is no event
         found, workers = list(folder.rglob("receipt-*.json")), workers_of(process)
     assert found, "no shard was written"
     assert len(workers) == 2, "there was but one worker until the end"

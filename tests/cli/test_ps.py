@@ -144,7 +144,7 @@ def test_a_port_that_nobody_can_know(run: CliRunner) -> None:
         ({"model": "alpha", "version": 2}, {}, r"is edgeembed/0\.1\.0, whose status .* cannot read .*restart the daemon"),
     ],
 )
-def test_other_answers_are_told_apart(run: CliRunner, body: Any, options: dict[str, Any], says: str) -> None:
+def test_answers_of_other_programs_are_recognised(run: CliRunner, body: Any, options: dict[str, Any], says: str) -> None:
     with answering(body, **options) as (port, _), pytest.raises(EdgeEmbedError, match=says) as error:
         run.invoke(ps, ["--port", str(port)])
     assert error.value.exit_code == 1

@@ -57,7 +57,7 @@ class Daemon:
                 if found := re.search(pattern, self.log):
                     return found
                 break
-            time.sleep(0.02)
+            time.sleep(0.02)  # the log comes in a thread
         raise AssertionError(f"no line like {pattern!r} (status {self.process.poll()}):\n{self.log}")
 
     @property
@@ -94,7 +94,7 @@ class Daemon:
             status, answer = self.get("/health")
             if status == 200:
                 return answer
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two requests
         raise AssertionError(f"/health stays at {answer}:\n{self.log}")
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:

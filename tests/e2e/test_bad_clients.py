@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 from tests.e2e.bad_clients import MOMENTS, BadClients
 from tests.e2e.daemon import Daemon, cosines, running
 from tests.e2e.texts import texts_of
+from tests.waiting import until
 
 SETTLE_SECONDS = 60.0
 
@@ -40,10 +40,7 @@ def left_of_clients(daemon: Daemon) -> dict[str, float]:
 
 
 def wait_until_nothing_is_left(daemon: Daemon) -> None:
-    until = time.monotonic() + SETTLE_SECONDS
-    while any((left := left_of_clients(daemon)).values()):
-        assert time.monotonic() < until, left
-        time.sleep(0.1)
+    until(lambda: not any(left_of_clients(daemon).values()), SETTLE_SECONDS, lambda: left_of_clients(daemon))
 
 
 def test_a_normal_client_is_answered_beside_slow_and_vanishing_ones(home: Path, minilm: Callable[[str], Path]) -> None:

@@ -18,6 +18,7 @@ from tests.convert.without_proof import convert_checkpoint
 from tests.e2e.daemon import Daemon, cosines, post, running
 from tests.e2e.models import install
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.waiting import until
 
 QUERY = "is it raining"
 DOCUMENTS = ["the rain falls", "a dry desert", "umbrella", "it is raining hard"]
@@ -47,13 +48,6 @@ def scores(daemon: Daemon) -> list[float]:
 
 def loaded(daemon: Daemon) -> dict[str, dict[str, Any]]:
     return {model["name"]: model for model in daemon.get("/v1/status")[1]["models"]}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_two_embedders_and_a_reranker_answer_at_once_and_rightly(installed: Path) -> None:
@@ -91,11 +85,11 @@ def test_models_unload_and_load_again_while_requests_run(installed: Path) -> Non
             for _ in range(4):
                 assert cosines(daemon.embed(DOCUMENTS, model="tiny-decoder"), decoder).min() > 0.999
                 assert np.allclose(scores(daemon), ranking, atol=1e-3)
-                time.sleep(0.05 * number)
+                time.sleep(0.05 * number)  # so that clients find the models in all states
 
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(client, range(3)))
-        wait_until(lambda: set(loaded(daemon)) == {"all-minilm-l6-v2"})
+        until(lambda: set(loaded(daemon)) == {"all-minilm-l6-v2"})
         assert daemon.log.count("unloading tiny-decoder:F32: idle") >= 2
         children = psutil.Process(daemon.process.pid).children(recursive=True)
         assert len(children) == 1, "the processes of unloaded models are gone"
@@ -164,7 +158,7 @@ def test_aliases_prompts_and_models_installed_while_it_runs(installed: Path, tmp
         '[aliases]\ntext-embedding-3-small = "tiny-decoder"\n[keep_alive_of]\ntiny-decoder = "1h"\n'
     )
     with running(home=installed) as daemon:
-        wait_until(lambda: loaded(daemon).get("tiny-decoder", {}).get("state") == "ready")
+        until(lambda: loaded(daemon).get("tiny-decoder", {}).get("state") == "ready")
         assert loaded(daemon)["tiny-decoder"]["keep_alive_seconds"] == 3600
         assert loaded(daemon)["all-minilm-l6-v2"]["keep_alive_seconds"] is None
         assert daemon.embed("x", model="text-embedding-3-small").shape == (1, 64)
@@ -172,7 +166,7 @@ def test_aliases_prompts_and_models_installed_while_it_runs(installed: Path, tmp
         status, answer = post(daemon, "/v1/embeddings", input="x", model="latecomer")
         assert status == 404 and "latecomer" in answer["error"]["message"]
         install(installed, "latecomer", "F32", make_tiny_qwen3(tmp_path / "late.gguf", seed=3))
-        wait_until(lambda: post(daemon, "/v1/embeddings", input="x", model="latecomer")[0] == 200)
+        until(lambda: post(daemon, "/v1/embeddings", input="x", model="latecomer")[0] == 200)
         names = {model["id"] for model in daemon.get("/v1/models")[1]["data"]}
         assert {"all-minilm-l6-v2", "tiny-decoder", "text-embedding-3-small", "tiny-ranker", "latecomer:F32"} <= names
 
@@ -180,7 +174,7 @@ def test_aliases_prompts_and_models_installed_while_it_runs(installed: Path, tmp
 def test_an_unloaded_models_frequent_queries_come_from_the_cache(installed: Path) -> None:
     with running("--model", "all-minilm-l6-v2", "--keep-alive", "0", home=installed) as daemon:
         first = daemon.embed(DOCUMENTS, model="tiny-decoder")
-        wait_until(lambda: "tiny-decoder" not in loaded(daemon))
+        until(lambda: "tiny-decoder" not in loaded(daemon))
         assert np.array_equal(daemon.embed(DOCUMENTS, model="tiny-decoder"), first)
         assert daemon.log.count("loaded tiny-decoder:F32") == 1
 
@@ -189,8 +183,8 @@ def test_a_file_that_is_replaced_is_served_anew_under_its_own_digest(home: Path,
     file = make_tiny_qwen3(tmp_path / "model.gguf")
     with running("--model", str(file), "--keep-alive-of", "model=0", home=home) as daemon:
         before = daemon.embed(DOCUMENTS)
-        wait_until(lambda: not loaded(daemon))
+        until(lambda: not loaded(daemon))
         make_tiny_qwen3(file, seed=1)
-        wait_until(lambda: post(daemon, "/v1/embeddings", input="something new")[0] == 200)
+        until(lambda: post(daemon, "/v1/embeddings", input="something new")[0] == 200)
         after = daemon.embed(DOCUMENTS)
         assert cosines(before, after).max() < 0.9, "nothing of the old file's rows is left"

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import pytest
 
 from tests.e2e.daemon import Daemon, cosines, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.waiting import until
 
 NAME = "tiny"
 WAIT = 60.0
@@ -78,10 +78,7 @@ def upstream(daemon: Daemon) -> dict[str, Any]:
 
 
 def wait_for(condition: Callable[[], bool], daemon: Daemon, seconds: float = WAIT) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, daemon.log
-        time.sleep(0.05)
+    until(condition, seconds, lambda: daemon.log)
 
 
 def test_its_vectors_are_upstreams_and_outlive_it(
@@ -103,7 +100,7 @@ def test_its_vectors_are_upstreams_and_outlive_it(
             environment = {**os.environ, "EDGEEMBED_HOME": home, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
             doctor = [sys.executable, "-m", "edgeembed", "doctor"]
             said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
-            assert re.search(rf"ok +upstream: .*/v1 gives vectors of {NAME}, .*known as {identity[:12]}", said), said
+            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", said), said
             upstream_daemon.process.kill()
             upstream_daemon.process.wait(10)
             np.testing.assert_array_equal(daemon.embed(texts), rows)

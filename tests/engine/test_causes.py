@@ -8,6 +8,7 @@ import pytest
 
 from edgeembed.engine.canary import CanaryError
 from edgeembed.engine.causes import CAUSES, cause_in_foreign_text, cause_of_os_error
+from edgeembed.engine.llama import library
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,24 @@ def test_a_text_of_a_driver_or_of_llama_cpp_names_its_cause(text: str, cause: st
 )
 def test_what_we_say_ourselves_is_not_read(text: str) -> None:
     assert cause_in_foreign_text(text) is None
+
+
+@pytest.mark.parametrize(
+    ("logged", "cause"),
+    [
+        ([], "other"),
+        (["llama_model_load: error loading model: unknown model architecture: 'x'"], "other"),
+        (
+            ["ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "failed to load"],
+            "out_of_memory",
+        ),
+    ],
+)
+def test_the_latest_errors_that_llama_cpp_logged_name_the_cause(
+    logged: list[str], cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_recent_errors", logged)
+    assert library.logged_cause(otherwise="other") == cause
 
 
 def test_wrong_canary_rows_and_a_process_without_memory_have_their_causes() -> None:

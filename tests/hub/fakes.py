@@ -101,7 +101,7 @@ class FakeConverter:
     ) -> SimpleNamespace:
         self.calls.append({"source": source, "target": target, **dataclasses.asdict(options)})
         assert (source / "model.safetensors").is_file()
-        time.sleep(self._seconds)
+        time.sleep(self._seconds)  # so that another process comes meanwhile
         progress(1, 1)
         target.write_bytes(model_bytes(general__name=options.name or "converted"))
         return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"])

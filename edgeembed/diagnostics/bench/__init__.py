@@ -1,1 +1,1 @@
-"""What `edgeembed bench` measures: how fast a server on this machine turns texts into vectors, and what memory it takes."""
+"""The measurements of `edgeembed bench`: how fast a server embeds texts, and how much memory it uses."""

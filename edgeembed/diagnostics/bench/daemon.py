@@ -1,4 +1,4 @@
-"""A daemon for one measurement: on a free port, with a home folder of its own, stopped in any case."""
+"""A daemon to measure: on a free port, with its own home folder, and always stopped at the end."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from edgeembed.errors import EngineUnavailableError
 STOP_SECONDS = 15.0
 SAMPLE_SECONDS = 0.2
 
-# What bears on speed and on what is accepted. Address, keys and other models are not for a daemon that only we ask.
-_TAKEN = (
+# Settings that affect speed and limits. The address, keys and other models do not concern a daemon for measuring.
+_COPIED = (
     "threads",
     "context_tokens",
     "batch_tokens",
@@ -45,7 +45,7 @@ _TAKEN = (
 
 @dataclass
 class PeakMemory:
-    """Resident memory in bytes, the highest of what was sampled; pages of the mapped model file count."""
+    """Highest resident memory of all samples, in bytes, including pages of the mapped model file."""
 
     daemon: int = 0
     workers: int = 0
@@ -63,15 +63,15 @@ class OwnDaemon:
 async def own_daemon(
     resolved: Resolved, model: Path, *, cache: bool, memory: PeakMemory | None = None
 ) -> AsyncIterator[OwnDaemon]:
-    """Run `edgeembed serve` with a model file and the user's settings; ready when entered, gone when left.
+    """Run `edgeembed serve` with a model file and the user's settings; yield it once it is ready, and stop it afterwards.
 
-    What earlier runs learned about this machine (the ladder, a tuned profile) is copied, the cache is not. memory: where to
-    keep the peak, so that several daemons can share one. Raises EngineUnavailableError when it does not become ready.
+    What is known about this machine (failed execution modes, run profiles) is copied, the cache is not. memory: updated with
+    the peak, so that several daemons can share one. Raises EngineUnavailableError when the daemon does not become ready.
     """
     memory = PeakMemory() if memory is None else memory
     with tempfile.TemporaryDirectory(prefix="edgeembed-bench-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        _furnish(home, resolved)
+        _prepare_home(home, resolved)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "edgeembed", "serve"),
             *("--model", str(model), "--host", "127.0.0.1", "--port", "0", "--cache" if cache else "--no-cache"),
@@ -82,9 +82,9 @@ async def own_daemon(
             cwd=home,
             env=_environment(home),
         )
-        said: deque[str] = deque(maxlen=20)
+        log: deque[str] = deque(maxlen=20)
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        listener = asyncio.create_task(_listen(process, said, listening))
+        listener = asyncio.create_task(_listen(process, log, listening))
         watcher: asyncio.Task[None] | None = None
         try:
             try:
@@ -92,7 +92,7 @@ async def own_daemon(
                     url = await listening
                     pid = await _ready(process, url)
             except (TimeoutError, ChildProcessError, EngineUnavailableError) as error:
-                raise EngineUnavailableError(f"the daemon to be measured did not start:\n{_end_of(said)}") from error
+                raise EngineUnavailableError(f"the daemon to be measured did not start:\n{_tail(log)}") from error
             watcher = asyncio.create_task(_watch(pid, memory))
             yield OwnDaemon(url, memory)
         finally:
@@ -102,10 +102,10 @@ async def own_daemon(
             listener.cancel()
 
 
-def _furnish(home: Path, resolved: Resolved) -> None:
-    """Give a home folder the settings in force and what was learned about this machine."""
+def _prepare_home(home: Path, resolved: Resolved) -> None:
+    """Write the settings in force and the state of this machine to a home folder."""
     for name, origin in resolved.origins.items():
-        if origin != "default" and name in _TAKEN:
+        if origin != "default" and name in _COPIED:
             write_setting(home / "config.toml", name, getattr(resolved.settings, name))
     if resolved.paths.state.is_dir():
         shutil.copytree(resolved.paths.state, home / "state", dirs_exist_ok=True)
@@ -116,12 +116,12 @@ def _environment(home: Path) -> dict[str, str]:
     return {**ours, HOME_VARIABLE: str(home), "PYTHONUNBUFFERED": "1"}
 
 
-async def _listen(process: asyncio.subprocess.Process, said: deque[str], listening: asyncio.Future[str]) -> None:
-    """Read what the daemon says, all the time: a full pipe would stop it."""
+async def _listen(process: asyncio.subprocess.Process, log: deque[str], listening: asyncio.Future[str]) -> None:
+    """Read the daemon's log until it ends, because a full pipe would block it; set its address when it listens."""
     assert process.stderr is not None
     while line := await process.stderr.readline():
         text = line.decode("utf-8", "replace").rstrip()
-        said.append(text)
+        log.append(text)
         if not listening.done() and (found := re.search(r"listens on (http://[^\s,]+)", text)):
             listening.set_result(found[1])
     await process.wait()
@@ -130,7 +130,7 @@ async def _listen(process: asyncio.subprocess.Process, said: deque[str], listeni
 
 
 async def _ready(process: asyncio.subprocess.Process, url: str) -> int:
-    """Wait until the daemon can embed, and give its process id: on Windows the process that we started is a launcher."""
+    """Wait until the daemon can embed and return its process id; on Windows the started process is a launcher."""
     async with Client(url) as client:
         while (await client.get("health"))[0] != 200:
             if process.returncode is not None:
@@ -143,7 +143,7 @@ async def _ready(process: asyncio.subprocess.Process, url: str) -> int:
 async def _watch(pid: int, memory: PeakMemory) -> None:
     """Sample the memory of the daemon and of its workers."""
     while True:
-        with contextlib.suppress(psutil.Error):  # a worker that ends between two looks
+        with contextlib.suppress(psutil.Error):  # a worker may end meanwhile
             daemon = psutil.Process(pid)
             memory.daemon = max(memory.daemon, daemon.memory_info().rss)
             workers = sum(child.memory_info().rss for child in daemon.children(recursive=True))
@@ -152,7 +152,7 @@ async def _watch(pid: int, memory: PeakMemory) -> None:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End the daemon and what it started: politely, then, or when we are interrupted again, not."""
+    """Terminate the daemon and its children; kill them on a timeout or a second interrupt."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -172,5 +172,5 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
                 child.kill()
 
 
-def _end_of(said: deque[str]) -> str:
-    return "\n".join(f"  {line}" for line in said) or "  it said nothing"
+def _tail(log: deque[str]) -> str:
+    return "\n".join(f"  {line}" for line in log) or "  (no output)"

@@ -1,10 +1,10 @@
-"""Clients that send texts to a /v1/embeddings and time the answers.
+"""Clients that send texts to /v1/embeddings and time the answers.
 
-The clients run on the machine that they measure, so what they cost is taken from the server. Answers are therefore read but
-not parsed while the clock runs, and every measurement says what share of the processors the clients took. That was checked
-with `python -m tests.benchmarks.compare driver`, which alternates these clients with one on plain sockets in a process of
-its own: 0.3 ms of processor time a request here against 0.1 ms there (tests/benchmarks/README.md), so a server that answers
-more than about 1,000 requests a second on two processors looks slower than it is.
+The clients run on the measured machine and take CPU time from the server. Answers are therefore read but not parsed during a
+measurement, and each result includes the share of the CPU time that the clients used. `python -m tests.benchmarks.compare
+driver` compares these clients with one on plain sockets in a separate process: a request costs 0.3 ms of CPU time here and
+0.1 ms there (tests/benchmarks/README.md), so a server that answers more than about 1,000 requests a second on two CPUs
+appears slower than it is.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from yarl import URL
 from edgeembed.errors import EngineError, EngineUnavailableError, RequestError
 
 ANSWER_SECONDS = 600.0
-"""Longest wait for one answer."""
+"""Timeout of a request."""
 
 
 class EmbeddingsReply(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer, read whole. tokens: of all texts together; None when the server does not say."""
+    """One parsed answer. tokens: of all texts together; None when the server does not report them."""
 
     rows: list[list[float]]
     tokens: int | None
     cache: str | None
-    """What an edgeembed says about its cache: hit, partial or miss."""
+    """Cache result of an edgeembed server: hit, partial or miss."""
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a load came to."""
+    """The result of a load."""
 
     latencies: list[float]
-    """Seconds of each request, ascending."""
+    """Duration of each request in seconds, ascending."""
     texts: int
     seconds: float
-    """From the first request until the last answer."""
+    """From the first request to the last answer."""
     client_seconds: float
-    """Processor time that the clients took."""
+    """CPU time of the clients."""
 
     @property
     def texts_per_second(self) -> float:
@@ -56,21 +56,21 @@ class LoadResult:
 
     @property
     def client_share(self) -> float:
-        """What the clients took of the processors' time, from 0 to 1."""
+        """Share of the CPU time used by the clients, from 0 to 1."""
         return self.client_seconds / self.seconds / (os.cpu_count() or 1)
 
     def percentile(self, percent: float) -> float | None:
-        """Give a percentile of the latencies in seconds, by nearest rank; None when there are too few to have one."""
+        """Return a percentile of the latencies in seconds, by nearest rank; None when there are too few requests."""
         if percent > 50 and len(self.latencies) < 100 / (100 - percent):
             return None
         return self.latencies[math.ceil(percent / 100 * len(self.latencies)) - 1]
 
 
 class Client:
-    """Speaks to one server. Use as an async context manager."""
+    """HTTP client for one server. Use as an async context manager."""
 
     def __init__(self, url: str, *, model: str | None = None, api_key: str | None = None) -> None:
-        """Prepare. url: with or without /v1 at its end. model: the name to send; None sends none."""
+        """url: with or without /v1 at the end. model: name to send; None to send none."""
         self.base = URL(_base(url))
         self._embeddings = self.base / "v1" / "embeddings"
         self.model = model
@@ -80,7 +80,7 @@ class Client:
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
             headers=self._headers,
-            # As many connections as clients, and no cookies, proxies or compression on the way.
+            # As many connections as clients; no cookies, proxies or compression.
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
@@ -95,9 +95,9 @@ class Client:
             await self._session.close()
 
     async def get(self, path: str) -> tuple[int, dict[str, Any], str]:
-        """GET a path; gives status, JSON object ({} when it is none) and the name that the server gives itself.
+        """GET a path and return status, JSON object ({} if it is not one) and the Server header.
 
-        Raises EngineUnavailableError when nobody answers.
+        Raises EngineUnavailableError when the server does not answer.
         """
         try:
             async with self._open.get(self.base / path) as response:
@@ -110,23 +110,23 @@ class Client:
             raise _unreachable(self.base, error) from error
 
     async def ask(self, texts: Sequence[str]) -> EmbeddingsReply:
-        """Embed texts and look at the whole answer. Raises RequestError, EngineError or EngineUnavailableError."""
+        """Embed texts and return the parsed answer. Raises RequestError, EngineError or EngineUnavailableError."""
         headers, raw = await self._post(self._body(texts))
         try:
             found = orjson.loads(raw)
             rows = [item["embedding"] for item in found["data"]]
             tokens = (found.get("usage") or {}).get("prompt_tokens")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EngineError(f"{self._embeddings} does not answer as /v1/embeddings should: {raw[:200]!r}") from error
+            raise EngineError(f"unexpected answer of {self._embeddings}: {raw[:200]!r}") from error
         if len(rows) != len(texts) or not all(isinstance(row, list) and row for row in rows):
-            raise EngineError(f"{self._embeddings} gave {len(rows)} rows for {len(texts)} texts")
+            raise EngineError(f"{self._embeddings} returned {len(rows)} rows for {len(texts)} texts")
         return EmbeddingsReply(rows=rows, tokens=tokens or None, cache=headers.get("X-Edgeembed-Cache"))
 
     async def load(self, next_texts: Callable[[], Sequence[str]], *, clients: int, seconds: float) -> LoadResult:
-        """Let clients send requests back to back until the time is over, and wait for the answers to what was sent.
+        """Let clients send requests back to back for some seconds, and wait for the last answers.
 
-        next_texts: gives the texts of a request; what it takes is not part of the request's latency.
-        Raises what `ask` raises; an answer counts only when it has status 200.
+        next_texts: returns the texts of a request; its time is not part of the latency. Raises what `ask` raises, for every
+        status other than 200.
         """
         latencies: list[float] = []
         texts_answered = 0
@@ -181,7 +181,7 @@ class Client:
 
 
 def _base(url: str) -> str:
-    """Give what stands in front of /v1 in the forms of it that people paste."""
+    """Return the URL without /v1 or /v1/embeddings at the end, and with a scheme."""
     url = url.strip().rstrip("/")
     for end in ("/embeddings", "/v1"):
         url = url.removesuffix(end)
@@ -189,7 +189,7 @@ def _base(url: str) -> str:
 
 
 def _reason(raw: bytes) -> str:
-    """Find what an error's body says."""
+    """Return the message in the body of an error."""
     try:
         found = orjson.loads(raw)
         error = found.get("error", found)

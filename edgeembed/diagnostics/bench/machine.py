@@ -1,4 +1,4 @@
-"""What a measurement has to say about the machine that it was made on."""
+"""Describes the machine of a measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeembed.engine.machine import usable_threads
 
 
 def machine_facts() -> dict[str, str | int]:
-    """Give processor, processors that this process may use, memory in bytes, system and Python."""
+    """Return processor, number of CPUs and of those usable by this process, memory in bytes, system and Python."""
     return {
         "processor": processor_name(),
         "processors": os.cpu_count() or 1,
@@ -26,12 +26,12 @@ def machine_facts() -> dict[str, str | int]:
 
 
 def busy_share() -> float:
-    """Say what other programs take of the processors' time, from 0 to 1, by looking for half a second."""
+    """Return the share of the CPU time used by other programs during half a second, from 0 to 1."""
     return psutil.cpu_percent(interval=0.5) / 100
 
 
 def processor_name() -> str:
-    """Give the processor's name as its maker writes it, or the architecture where the system does not tell."""
+    """Return the processor's name as its maker writes it, or the architecture if it is unknown."""
     found = ""
     if sys.platform == "darwin":
         asked = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,4 +1,4 @@
-"""What is measured, in which order, and what came out."""
+"""The cells of a benchmark, and how each is measured."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.errors import EngineError, RequestError
 
 POOL_TEXTS = 64
-"""Texts that are sent again and again where the cache is measured."""
-RETRY_BUDGET = 4
-"""A measurement whose requests would take longer than this many times its seconds is left out."""
+"""Texts that are repeated when the cache is measured."""
+MAX_OVERRUN = 4
+"""A cell is skipped if one round of its requests would take longer than this many times the duration."""
 OVERHEAD_SECONDS = 0.3
-"""What a measurement takes beside its seconds: first requests, the last answers."""
+"""Additional time of a measurement, for the first requests and the last answers."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to measure: texts of so many words, so many in a request, so many clients at once.
+    """One measurement. words: of each text. texts: of each request. clients: concurrent ones.
 
-    repeated: the texts were sent before, so that a cache may answer.
+    repeated: the texts were sent before, so that a cache can answer.
     """
 
     words: int
@@ -41,8 +41,8 @@ class Cell:
 
 
 class CellResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cell came to; latencies in milliseconds, of whole requests. A percentile is None when there were too few
-    requests to have one, everything is None when `note` says why nothing was measured.
+    """The result of a cell. Latencies are of whole requests, in milliseconds; a percentile is None when there were too few
+    requests. If `note` is set, nothing was measured.
     """
 
     words: int
@@ -57,9 +57,9 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float | None = None
     texts_per_second: float | None = None
     tokens_per_text: float | None = None
-    """As the server counts them."""
+    """As counted by the server."""
     client_share: float | None = None
-    """What the measuring clients took of the processors' time, from 0 to 1."""
+    """Share of the CPU time used by the clients, from 0 to 1."""
     note: str | None = None
 
     @property
@@ -70,7 +70,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_cells(*, quick: bool) -> tuple[list[Cell], list[Cell]]:
-    """Give the cells with new texts, and those with repeated ones."""
+    """Return the cells with new texts and those with repeated texts."""
     lengths = (10, 100) if quick else (10, 40, 100, 400)
     concurrencies = (1, 32) if quick else (1, 8, 32)
     new = list(_cells(lengths, concurrencies, repeated=False))
@@ -79,13 +79,13 @@ def plan_cells(*, quick: bool) -> tuple[list[Cell], list[Cell]]:
 
 def _cells(lengths: Sequence[int], concurrencies: Sequence[int], *, repeated: bool) -> Iterator[Cell]:
     for words in lengths:
-        # One client comes first: what it takes tells which of the others would take too long.
+        # One client comes first: its latency shows which of the others would take too long.
         yield from (Cell(words, clients=clients, repeated=repeated) for clients in concurrencies)
         yield Cell(words, texts=64, repeated=repeated)
 
 
 def expected_seconds(cells: Sequence[Cell], seconds: float) -> float:
-    """Say how long the cells take on a server that is not slow."""
+    """Return the time that the cells take on a server of usual speed."""
     return len(cells) * (seconds + OVERHEAD_SECONDS)
 
 
@@ -108,15 +108,15 @@ class Runner:
             words=cell.words, clients=cell.clients, texts_per_request=cell.texts, load=cell.load, repeated=cell.repeated
         )
         expected = self._alone.get(cell.words, 0.0) * max(cell.clients * cell.texts, POOL_TEXTS if cell.repeated else 0)
-        if expected > RETRY_BUDGET * self._seconds:
-            return msgspec.structs.replace(frame, note=f"left out: one round would take up to {expected:.0f} s")
+        if expected > MAX_OVERRUN * self._seconds:
+            return msgspec.structs.replace(frame, note=f"skipped: one round would take up to {expected:.0f} s")
         try:
             next_texts = await self._pool(cell) if cell.repeated else lambda: self._maker.texts(cell.texts, cell.words)
             first = next_texts()
             answer = await self._client.ask(first)
             if cell.repeated and answer.cache not in ("hit", None):
                 return msgspec.structs.replace(frame, note=f"the cache did not answer ({answer.cache})")
-            # Connections are opened before the clock starts.
+            # Open connections before the measurement.
             await self._client.load(lambda: self._maker.texts(1, 3), clients=cell.clients, seconds=0)
             load = await self._client.load(next_texts, clients=cell.clients, seconds=self._seconds)
         except (RequestError, EngineError) as error:
@@ -128,7 +128,7 @@ class Runner:
         return _filled(frame, load, answer.tokens / len(first) if answer.tokens else None)
 
     async def _pool(self, cell: Cell) -> Callable[[], Sequence[str]]:
-        """Make texts and have them answered, so that they are in the cache; gives them again and again, in turn."""
+        """Embed some texts so that they are cached, and return a function that returns them in turn."""
         pool = self._maker.texts(POOL_TEXTS, cell.words)
         await self._client.ask(pool)
         if cell.texts > 1:

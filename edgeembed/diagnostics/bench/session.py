@@ -1,4 +1,4 @@
-"""A whole measurement: of a daemon of our own, or of a server that runs already."""
+"""Runs a whole benchmark, with a daemon started for it or with a running server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLD_TEXTS = "Repeated texts: all were sent before"
 
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server says of itself; None is what it does not say."""
+    """What a server reports about itself; None for what it does not report."""
 
     url: str
     server: str | None = None
@@ -41,7 +41,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to measure. seed: of the texts; two runs with one seed send the same ones."""
+    """What to measure. seed: of the texts; runs with the same seed send the same texts."""
 
     new: Sequence[Cell]
     repeated: Sequence[Cell]
@@ -50,11 +50,11 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, kw_only=True):
-    """All that came out. Memory in bytes; None for a server that is not ours to look into."""
+    """All results. Memory is in bytes; None for a server that was not started here."""
 
     machine: dict[str, str | int]
     busy_before: float
-    """What other programs took of the processors' time at the start, from 0 to 1."""
+    """Share of the CPU time used by other programs before the start, from 0 to 1."""
     server: ServerFacts
     seed: int
     seconds: float
@@ -64,30 +64,30 @@ class BenchReport(msgspec.Struct, kw_only=True):
 
     @property
     def client_share(self) -> float:
-        """The most that the clients took of the processors' time, from 0 to 1."""
+        """The highest share of the CPU time used by the clients, from 0 to 1."""
         return max((result.client_share or 0.0 for result in self.results), default=0.0)
 
 
 class BenchListener(Protocol):
-    """Who is told while it runs."""
+    """Receives results while the benchmark runs."""
 
     def server(self, machine: dict[str, str | int], facts: ServerFacts) -> None:
-        """Hear what is measured; called once, before the first result."""
+        """Called once, before the first result."""
         ...
 
     def progress(self, done: int, total: int) -> None:
-        """Hear how many cells are behind us."""
+        """Called with the number of cells done and of all cells."""
         ...
 
     def section(self, title: str, results: list[CellResult]) -> None:
-        """Hear the results of the cells that belong together."""
+        """Called with the results of related cells."""
         ...
 
 
 async def measure_own(resolved: Resolved, model: Path, plan: BenchPlan, listener: BenchListener) -> BenchReport:
-    """Start daemons of our own, one without a cache and one with, and measure them.
+    """Start two daemons, one without and one with a cache, and measure them.
 
-    Raises EngineUnavailableError when one does not start or goes away; none is left running in any case.
+    Raises EngineUnavailableError when one does not start or ends early. No daemon is left running.
     """
     memory = PeakMemory()
     session = _Session(plan, listener)
@@ -104,7 +104,7 @@ async def measure_own(resolved: Resolved, model: Path, plan: BenchPlan, listener
 async def measure_url(
     url: str, plan: BenchPlan, listener: BenchListener, *, model: str | None, api_key: str | None
 ) -> BenchReport:
-    """Measure a server that runs already, of any make. model: the name to send; None takes the first that it lists.
+    """Measure a running server of any make. model: name to send; None for the first one that it lists.
 
     Raises EngineUnavailableError when it does not answer.
     """
@@ -118,7 +118,7 @@ async def measure_url(
 
 
 class _Session:
-    """Keeps the report while it grows."""
+    """One run, with its growing report."""
 
     def __init__(self, plan: BenchPlan, listener: BenchListener) -> None:
         self._plan = plan
@@ -136,13 +136,13 @@ class _Session:
         )
 
     async def meet(self, client: Client) -> None:
-        """Ask the server what it is."""
+        """Describe the server in the report."""
         self.report.server = await server_facts(client)
         client.model = client.model or (None if self.report.server.llama_cpp else self.report.server.model)
         self._audience.server(self.report.machine, self.report.server)
 
     async def section(self, client: Client, title: str, cells: Sequence[Cell]) -> None:
-        """Measure some cells and tell what came out."""
+        """Measure cells and report the results."""
         runner = Runner(client, self._maker, self._plan.seconds, alone=self._alone)
         results = []
         for cell in cells:
@@ -155,7 +155,7 @@ class _Session:
 
 
 async def server_facts(client: Client) -> ServerFacts:
-    """Ask a server what it is: an edgeembed tells all, others little. Raises EngineUnavailableError when nobody answers."""
+    """Ask a server about itself; only edgeembed reports everything. Raises EngineUnavailableError without an answer."""
     _, said, server = await client.get("v1/status")
     url = str(client.base)
     if server.startswith("edgeembed/"):
@@ -180,13 +180,13 @@ async def server_facts(client: Client) -> ServerFacts:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal cancel this task, as Ctrl-C does, so that no daemon is left behind."""
+    """Let SIGTERM and SIGHUP cancel this task, as Ctrl-C does, so that no daemon is left behind."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
     numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
     for number in numbers:
-        with contextlib.suppress(NotImplementedError):  # Windows' event loop, where nobody sends one
+        with contextlib.suppress(NotImplementedError):  # the event loop of Windows
             loop.add_signal_handler(number, task.cancel)
     try:
         yield

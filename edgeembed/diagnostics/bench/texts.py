@@ -1,7 +1,7 @@
-"""Made-up texts to measure with: English-like, from a seed, and never the same one twice.
+"""Random English-like texts for measurements, made from a seed and never repeated.
 
-A text sent twice by accident would let a cache answer, and make a server look faster than it is. Corpora are no help: they
-would have to be fetched, and they repeat themselves.
+A repeated text could be answered from a cache, so that a server would appear faster than it is. A corpus would have to be
+downloaded, and has repetitions.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ account payment customer contract delivery package station airport journey ticke
 """
 _STEMS = """
 brav clar grand slend firm sharp harsh loos stern mild quick dens solid humid moral rural tribal vocal formal global plural
-print paint plant build mend bind fold climb grind blend trad sketch hunt sail plan draft render trust grant yield settl
+print paint plant build mend bind fold crawl grind blend trad sketch hunt sail plan draft render trust grant yield settl
 """
 _ENDINGS = ("ing", "er", "ers", "ly", "ness", "ity", "able", "ism", "ist", "ish")
 _COMMON = tuple(_WORDS.split())
 _RARE = tuple(stem + ending for stem in _STEMS.split() for ending in _ENDINGS)
 _VOCABULARY = (*_COMMON * 5, *_RARE)
-"""One word in six is a rare one of two tokens. Counted with the vocabularies of BERT and of Qwen: 1.16 tokens a word, so
-that 400 words stay below the 512 tokens of BERT."""
+"""One word in six is a rare one of two tokens. The average is 1.16 tokens per word with the vocabularies of BERT and Qwen:
+400 words stay below the 512 tokens of BERT."""
 
 
 class TextMaker:
-    """Makes texts that this object has not made before. Two makers with the same seed make the same ones."""
+    """Makes texts without repeating one. Makers with the same seed make the same texts."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._seen: set[str] = set()
 
     def text(self, words: int) -> str:
-        """Make one text of so many words, at least three: fewer are not enough to be new each time."""
+        """Return a new text of `words` words, at least three, as there are too few shorter texts."""
         while True:
             text = " ".join(self._random.choices(_VOCABULARY, k=max(words, 3)))
             if text not in self._seen:
@@ -58,5 +58,5 @@ class TextMaker:
                 return text
 
     def texts(self, count: int, words: int) -> list[str]:
-        """Make several texts of so many words each."""
+        """Return new texts of `words` words each."""
         return [self.text(words) for _ in range(count)]

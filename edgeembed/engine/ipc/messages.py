@@ -1,7 +1,7 @@
 """Messages between the daemon and a worker process, and their frames.
 
-A frame on the pipe is a little-endian 32-bit length followed by one msgpack-encoded message. Both ends are
-the same version of the same package, so there is no negotiation.
+A frame on the pipe is a little-endian 32-bit length followed by one msgpack-encoded message. Both ends are the same version
+of the same package, so there is no negotiation.
 """
 
 from __future__ import annotations
@@ -107,21 +107,14 @@ class Failed(msgspec.Struct, tag="failed"):
 FromWorker = Stage | Ready | ModeFailed | ComputedRows | ReadTokens | Failed
 
 
+# --- frames -----------------------------------------------------------------------------------------------------------
+
 _LENGTH = struct.Struct("<I")
-
-
 LENGTH_BYTES = _LENGTH.size
-
-
 MAX_FRAME_BYTES = 1 << 30
 
-
 _encoder = msgspec.msgpack.Encoder()
-
-
 to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
-
-
 from_worker_decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 

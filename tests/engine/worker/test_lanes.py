@@ -217,7 +217,7 @@ def test_no_text_waits_while_all_lanes_are_idle(seed: int) -> None:
 
     def work(lane: int) -> None:
         while batch := queue.take(lane):
-            time.sleep(0.0005 * dice.random())
+            time.sleep(0.0005 * dice.random())  # what a batch takes
             taken.update(text.id for text in batch)
 
     threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in range(lanes + 1)]
@@ -233,9 +233,9 @@ def test_no_text_waits_while_all_lanes_are_idle(seed: int) -> None:
         )
         sent += count
         if dice.random() < 0.7:  # some texts arrive while lanes are busy, some while they are idle
-            until = time.monotonic() + 10
-            while len(taken) < sent and time.monotonic() < until:
-                time.sleep(0.001)
+            end = time.monotonic() + 10
+            while len(taken) < sent and time.monotonic() < end:
+                time.sleep(0.001)  # lanes are threads
             assert len(taken) == sent, f"{sent - len(taken)} texts wait although every lane is idle"
     queue.close()
     for thread in threads:

@@ -10,11 +10,11 @@ from pathlib import Path
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
-from edgeembed.hub.arrival import FetchedModel, install_fetched, require_gguf
 from edgeembed.hub.catalogue import HubGguf, catalogue
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download.checks import require_space
 from edgeembed.hub.download.huggingface import CHECK_CONNECTION, RepositoryListing
+from edgeembed.hub.fetched import FetchedModel, install_fetched, require_gguf
 from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.references import (
     DEFAULT_TYPE,

@@ -70,7 +70,7 @@ def test_a_name_that_never_resolves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: time.sleep(60))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: time.sleep(60))  # a name server that is silent
     with pytest.raises(SourceUnreachableError, match=r"hub\.invalid did not answer within 1 s"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
 

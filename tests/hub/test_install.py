@@ -273,7 +273,7 @@ def test_leftovers_of_a_killed_pull_are_removed(paths: Paths, settings: Settings
         (stale / "half.part").write_bytes(b"half")
     ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
     assert sorted(leftovers(paths)) == ["half.part", f"{DEFAULT_MODEL}-Q8_0.gguf", f"{DEFAULT_MODEL}-Q8_0.json"]
-    assert (other_type / "half.part").exists(), "another type of the same commit may be half here"
+    assert (other_type / "half.part").exists(), "it may be a partial file of another type of the same commit"
 
 
 def test_specs(paths: Paths, tmp_path: Path, settings: Settings, report: Lines) -> None:
