@@ -97,6 +97,6 @@ def test_the_error_for_a_damaged_entry_names_it(tmp_path: Path) -> None:
 
 
 def _wait_for(path: Path) -> str:
-    """Wait for what a process of its own writes; gio does not wait for it."""
+    """Wait for what a separate process writes; gio does not wait for it."""
     until(path.exists)
     return until(path.read_text)

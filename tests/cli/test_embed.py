@@ -1,4 +1,4 @@
-"""`edgeembed embed` and `rerank` in processes of their own, with a real server on a fake engine and with the real MiniLM."""
+"""`edgeembed embed` and `rerank` in separate processes, with a real server on a fake engine and with the real MiniLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pulls in processes of their own: two at once, killed ones, interrupted ones."""
+"""Pulls in separate processes: two at once, killed ones, interrupted ones."""
 
 from __future__ import annotations
 

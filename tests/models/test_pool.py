@@ -172,7 +172,7 @@ async def test_a_busy_model_finishes_before_it_makes_room_and_loses_no_request()
     other = asyncio.create_task(use(pool, "b"))
     await settle()
     assert garage.loaded() == ["a"] and not other.done()
-    again = asyncio.create_task(use(pool, "a"))  # comes while a drains: waits for it to load anew
+    again = asyncio.create_task(use(pool, "a"))  # comes while a drains: waits until it is loaded again
     await settle()
     garage.prepare = lambda _name, _engine: None
     garage.made[0][1].resume()
