@@ -40,5 +40,7 @@ def test_the_installed_packages_have_their_long_names_only(tmp_path: Path) -> No
         "from importlib.util import find_spec as f; "
         "print([f(n) is not None for n in ('edgeembed', 'edgeembed_convert', 'edgeembed_models', 'convert', 'models')])"
     )
-    said = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", code]
+    said = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[True, True, True, False, False]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import re
 import socket
 from pathlib import Path
@@ -57,15 +58,22 @@ def test_the_guard_notices_who_leaves_this_machine(monkeypatch: pytest.MonkeyPat
     tiers.guard.seen.clear()
 
 
-def sources() -> list[Path]:
-    return [path for path in HERE.rglob("*.py") if path.relative_to(HERE).parts[0] not in ("benchmarks", "reference")]
+@functools.cache
+def calls_and_imports() -> list[tuple[Path, ast.Call | ast.ImportFrom]]:
+    """Return what the modules of the tests call and import, benchmarks apart."""
+    return [
+        (path, node)
+        for path in HERE.rglob("*.py")
+        if path.relative_to(HERE).parts[0] not in ("benchmarks", "reference")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Call, ast.ImportFrom))
+    ]
 
 
 def test_no_test_module_and_no_conftest_is_imported_from() -> None:
     found = [
         f"{path.relative_to(HERE)}: {node.module}"
-        for path in sources()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for path, node in calls_and_imports()
         if isinstance(node, ast.ImportFrom) and re.match(r"tests\.(\w+\.)*(test_\w+|conftest)$", node.module or "")
     ]
     assert not found, "put what they share into a module of its own, or into a conftest's fixture"
@@ -91,11 +99,9 @@ def test_what_ci_skips_for_want_of_a_package_fails_there(
 def test_tests_wait_for_conditions_and_do_not_sleep() -> None:
     """`sleep(0)` lets others run; in a string it is what a process under test does; a comment gives any other reason."""
     found = []
-    for path in sources():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for node in ast.walk(ast.parse("\n".join(lines))):
-            if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "asyncio.sleep")):
-                continue
-            if ast.unparse(node.args[0]) != "0" and "  # " not in lines[node.lineno - 1]:
+    for path, node in calls_and_imports():
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "asyncio.sleep"):
+            line = path.read_text(encoding="utf-8").splitlines()[node.lineno - 1]
+            if ast.unparse(node.args[0]) != "0" and "  # " not in line:
                 found.append(f"{path.relative_to(HERE)}:{node.lineno}")
     assert not found, "wait with tests/waiting.py or for an event, or say in a comment why there is none"

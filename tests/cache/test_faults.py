@@ -27,6 +27,7 @@ def run_driver(fault: str, folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.e2e
 def test_processes_killed_while_they_write_damage_nothing(tmp_path: Path) -> None:
     assert kills.rounds(tmp_path / "vectors", 20) > 50
 

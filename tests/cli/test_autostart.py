@@ -10,9 +10,12 @@ import pytest
 
 from tests.cli.helpers import edgeembed
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="here it would write this user's own registry or folder of launchd"
-)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="here it would write this user's own registry or folder of launchd"
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -161,6 +161,7 @@ def typed(shell: str, folder: Path, lines: list[str], wanted: list[str]) -> str:
         os.close(ours)
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals of POSIX")
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_real_shell_completes(shell: str, folder: Path) -> None:

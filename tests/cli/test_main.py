@@ -34,7 +34,7 @@ def test_every_command_teaches(name: str) -> None:
     module, attribute, _ = COMMANDS[name]
     command = getattr(importlib.import_module(module), attribute)
     assert isinstance(command, click.Command) and command.name == name
-    done = CliRunner().invoke(cli, [name, "-h"], prog_name="edgeembed")
+    done = CliRunner().invoke(cli, [name, "--help"], prog_name="edgeembed")
     assert done.exit_code == 0
     examples = [line for line in done.output.splitlines() if line.strip().startswith(f"edgeembed {name}")]
     assert examples, "no example in the help"
