@@ -100,6 +100,7 @@ async def bench(*arguments: str) -> tuple[int | None, str, str]:
 # --- our own daemon ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")

@@ -304,6 +304,7 @@ def test_rerank_prints_the_best_first(port: int) -> None:
     assert {key: json.loads(line)[key] for key in ("index", "document")} == {"index": 1, "document": "best"}
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     minilm: Callable[[str], Path], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
