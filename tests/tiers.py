@@ -16,6 +16,7 @@ TIERS = ("unit", "model", "e2e", "desktop")
 FIXTURES = {
     "minilm": "model",
     "minilm_checkpoint": "model",
+    "contract": "model",
     "chromium": "desktop",
     "display": "desktop",
     "desktop": "desktop",

@@ -55,7 +55,7 @@ class FoundRows(dict[bytes, CachedRow]):
 
 
 class VectorCache:
-    """Rows by key. All coroutines run on one event loop; the disk tier has a thread of its own."""
+    """Rows by key. All coroutines run on one event loop; the disk tier has its own thread."""
 
     def __init__(self, folder: Path | None, *, memory_mib: int, disk_mib: int, ttl: float | None = None) -> None:
         """Nothing is opened before `open`. Without folder or disk_mib: memory only. Without memory_mib: disk only.
@@ -170,7 +170,7 @@ class VectorCache:
     async def add_from_disk(self, found: FoundRows, model: str = "", *, low: bool = False) -> None:
         """Add the missing rows that the disk has: the second half of `get_many`, to be called once."""
         counts = self._counts_of(model)
-        if found.missing and self._disk_takes_part("read") and (maybe := self._key_filter.among(found.missing)):
+        if found.missing and self._disk_usable("read") and (maybe := self._key_filter.among(found.missing)):
             for key, row in (await self._from_disk(maybe, model)).items():
                 found[key] = row
                 found.from_disk += 1
@@ -187,14 +187,14 @@ class VectorCache:
         # A copy: an engine's row may be a view of a whole batch.
         kept = CachedRow(np.array(row.vector, dtype=np.float32), row.tokens, seconds, int(time.time()), model)
         self._memory.put(key, kept, wanted)
-        if self._disk_takes_part("write"):
+        if self._disk_usable("write"):
             self._buffer.add(DiskItem(key, encode_row(key, kept), model, wanted))
             self._key_filter.add(key)
             self._write_soon()
 
     def keep(self, keys: Iterable[bytes]) -> None:
         """Protect stored rows that will be asked for again."""
-        if self._disk_takes_part("write"):
+        if self._disk_usable("write"):
             self._buffer.touched.update(keys)
             self._flush_soon()
 
@@ -287,7 +287,7 @@ class VectorCache:
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _disk_takes_part(self, what: Literal["read", "write"]) -> bool:
+    def _disk_usable(self, what: Literal["read", "write"]) -> bool:
         """Return whether the disk can be used now; when it could not be opened, try again from time to time."""
         if self._closed or self._folder is None or self._health.is_paused(what):
             return False
@@ -327,7 +327,7 @@ class VectorCache:
             clears, version = await self._on_disk(lambda: (disk.clears, disk.version))
             self._follow_clears(clears)
             self._key_filter.follow(disk, version)
-            self._note_often_used()
+            self._collect_touched()
             while self._buffer:
                 if rows := self._buffer.batch():
                     await self._on_disk(lambda items=rows: disk.put_many(items))  # type: ignore[misc]
@@ -361,7 +361,8 @@ class VectorCache:
             log.info("the cache was cleared")
         self._clears = clears  # less than before in a new database
 
-    def _note_often_used(self) -> None:
+    def _collect_touched(self) -> None:
+        """Add the keys of rows that were asked for again, and now and then of all protected rows in memory."""
         self._buffer.touched |= self._memory.promoted
         self._memory.promoted.clear()
         if time.monotonic() >= self._refresh_at:

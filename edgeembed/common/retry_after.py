@@ -23,7 +23,7 @@ def parse_retry_after(value: str | None, now: datetime.datetime | None = None) -
         at = email.utils.parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
-    if at.tzinfo is None:  # "-0000", which is UTC without a word about where
+    if at.tzinfo is None:  # "-0000": UTC, of an unknown time zone
         at = at.replace(tzinfo=datetime.UTC)
     return max(0.0, (at - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
 

@@ -381,4 +381,5 @@ def _too_long(text: PendingText, tokens: int) -> RequestError:
             f"the text has {tokens} tokens, {text.most_tokens} are allowed, and upstream cannot truncate on request; "
             "shorten it"
         )
-    return InputTooLongError("", tokens=tokens, limit=text.most_tokens)
+    message = f"the text has {tokens} tokens, but {text.most_tokens} are allowed"
+    return InputTooLongError(message, tokens=tokens, limit=text.most_tokens)

@@ -15,6 +15,7 @@ from edgeembed.autostart.base import Program
 from edgeembed.autostart.xdg import XdgAutostart, as_string, quote
 from edgeembed.errors import ConfigError
 from tests.autostart.fakes import NASTY, program
+from tests.waiting import until
 
 
 def test_enable_writes_one_file_and_disable_removes_only_that(tmp_path: Path) -> None:
@@ -96,11 +97,6 @@ def test_the_error_for_a_damaged_entry_names_it(tmp_path: Path) -> None:
 
 
 def _wait_for(path: Path) -> str:
-    """Wait for what a process of its own writes; gio does not wait for it."""
-    import time
-
-    for _ in range(3000):
-        if path.exists() and (text := path.read_text()):
-            return text
-        time.sleep(0.01)
-    raise AssertionError(f"{path} was not written")
+    """Wait for what a separate process writes; gio does not wait for it."""
+    until(path.exists)
+    return until(path.read_text)

@@ -19,6 +19,7 @@ import numpy as np
 
 from edgeembed.cache import KeyMaker, VectorCache, disk_health
 from edgeembed.engine.interface import Row
+from tests.waiting import until_async
 
 NOBODY = 65534
 KEYS = KeyMaker("5" * 64, "embed")
@@ -29,9 +30,10 @@ def key(number: int) -> bytes:
 
 
 async def settled(cache: VectorCache) -> None:
-    async with asyncio.timeout(60):
-        while cache.stats.rows_to_write or any(task and not task.done() for task in (cache._writer, cache._opening)):
-            await asyncio.sleep(0.01)
+    def busy() -> bool:
+        return bool(cache.stats.rows_to_write) or any(task and not task.done() for task in (cache._writer, cache._opening))
+
+    await until_async(lambda: not busy())
 
 
 async def phase(cache: VectorCache, first: int, count: int) -> dict[str, Any]:

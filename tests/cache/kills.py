@@ -91,7 +91,7 @@ def rounds(folder: Path, number: int, seed: int = 1) -> int:
         for each in processes:
             each.start()
         for each in processes:
-            time.sleep(rng.uniform(0.0, 0.15))
+            time.sleep(rng.uniform(0.0, 0.15))  # so that it is killed anywhere in its work
             each.kill()
         for each in processes:
             each.join()

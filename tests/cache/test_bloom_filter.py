@@ -14,6 +14,7 @@ from edgeembed.cache import VectorCache, bloom_filter
 from edgeembed.cache.bloom_filter import BloomFilter
 from edgeembed.cache.disk import DiskTier
 from edgeembed.engine.interface import Row
+from tests.waiting import until_async
 
 ROW = Row(np.ones(8, dtype=np.float32), 3)
 
@@ -54,11 +55,7 @@ async def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def filter_built(cache: VectorCache) -> None:
     """Wait until the filter of the keys on disk is built."""
     await cache.get_many([key(-1)])
-    for _ in range(500):
-        if cache._key_filter.is_built:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("the filter was never built")
+    await until_async(lambda: cache._key_filter.is_built)
 
 
 async def test_keys_that_cannot_be_on_disk_are_not_sought_there(tmp_path: Path, asked: list[int]) -> None:
@@ -107,7 +104,7 @@ async def test_rows_of_another_daemon_are_found(tmp_path: Path, monkeypatch: pyt
     await other.open()
     other.put(key(1), ROW)
     await other.close()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # twice TRUSTED_SECONDS
     assert list(await one.get_many([key(1)])) == [key(1)]
     await filter_built(one)  # anew, with the keys of the other one
     assert one._key_filter.among([key(1), key(2)]) == [key(1)]

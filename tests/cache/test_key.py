@@ -21,12 +21,12 @@ def test_every_field_and_every_boundary_counts() -> None:
 
 
 def test_the_same_text_has_the_same_key_in_the_next_run() -> None:
-    """Fixed bytes: who changes what goes into a key must change SCHEMA, and then this."""
+    """Fixed bytes: a change of what goes into a key needs a new SCHEMA, and a new value here."""
     key = KeyMaker(MODEL, "embed").key(Prompt("query: {text}", "").identity, "größe 🙂")
     assert key.hex() == "1d284e81a56e2d8ed51e349045ef1329c017bf4c45155b0765b6635e825a142f"
 
 
-def test_a_key_maker_keeps_nothing_of_the_last_text() -> None:
+def test_keys_do_not_depend_on_earlier_texts() -> None:
     keys = KeyMaker(MODEL, "embed")
     first = keys.key("{text}", "one")
     keys.key("{text}", "two")

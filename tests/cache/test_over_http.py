@@ -1,4 +1,4 @@
-"""The cache as clients see it: what a request may say about it, and that a hit is what was computed."""
+"""The cache over HTTP: what a request can say about it, and that a hit equals what was computed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_a_hit_that_asks_for_too_much_is_refused_like_a_miss(client: TestC
         assert (await ask(client, input="one", dimensions=17))[0] == 400
 
 
-async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(engine: FakeEngine, serve: Serve) -> None:
+async def test_such_a_hit_is_refused_even_if_the_models_header_has_no_dimensions(engine: FakeEngine, serve: Serve) -> None:
     registry = ModelRegistry(dataclasses.replace(fake_model(), dimensions=None))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     client = await serve(EmbeddingService(registry, pool, VectorCache(None, memory_mib=8, disk_mib=0)))
@@ -100,7 +100,7 @@ async def test_so_is_a_hit_of_a_model_whose_head_does_not_tell_its_dimensions(en
         assert (await ask(client, input="one", dimensions=17))[0] == 400
 
 
-async def test_the_prompt_and_the_model_are_part_of_what_is_found(client: TestClient, engine: FakeEngine) -> None:
+async def test_prompt_and_model_are_part_of_the_key(client: TestClient, engine: FakeEngine) -> None:
     for _ in range(2):
         for kind in (None, "query", "document"):
             await ask(client, input="x", input_type=kind)
@@ -108,9 +108,7 @@ async def test_the_prompt_and_the_model_are_part_of_what_is_found(client: TestCl
 
 
 @pytest.mark.parametrize("options", [{"cache": False}, {"header": "off"}, {"header": " OFF "}])
-async def test_a_request_may_have_nothing_to_do_with_the_cache(
-    client: TestClient, engine: FakeEngine, options: dict[str, Any]
-) -> None:
+async def test_cache_off_neither_reads_nor_stores(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
     await ask(client, input="known")
     for _ in range(2):
         assert (await ask(client, input=["known", "new"], **options))[2] == "miss"
@@ -119,7 +117,7 @@ async def test_a_request_may_have_nothing_to_do_with_the_cache(
 
 
 @pytest.mark.parametrize("options", [{"cache": "no-store"}, {"header": "no-store"}])
-async def test_no_store_reads_and_stores_nothing(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
+async def test_no_store_reads_but_does_not_store(client: TestClient, engine: FakeEngine, options: dict[str, Any]) -> None:
     await ask(client, input="known")
     for _ in range(2):
         assert (await ask(client, input=["known", "new"], **options))[2] == "partial"
@@ -127,13 +125,13 @@ async def test_no_store_reads_and_stores_nothing(client: TestClient, engine: Fak
     assert (await ask(client, input="known", **options))[2] == "hit"
 
 
-async def test_the_body_counts_where_the_header_says_otherwise(client: TestClient) -> None:
+async def test_the_body_takes_precedence_over_the_header(client: TestClient) -> None:
     await ask(client, input="known")
     assert (await ask(client, "off", input="known", cache=True))[2] == "hit"
     assert (await ask(client, "on", input="known", cache=False))[2] == "miss"
 
 
-async def test_another_word_is_refused(client: TestClient) -> None:
+async def test_another_value_is_refused(client: TestClient) -> None:
     response = await client.post("/v1/embeddings", json={"input": "a", "cache": "never"})
     error = (await response.json())["error"]
     assert (response.status, error["param"]) == (400, "cache")
@@ -142,7 +140,7 @@ async def test_another_word_is_refused(client: TestClient) -> None:
     assert "no-store" in answer["error"]["message"]
 
 
-async def test_status_tells_what_the_cache_did_for_each_model(client: TestClient) -> None:
+async def test_the_status_has_hits_and_misses_of_each_model(client: TestClient) -> None:
     for _ in range(3):
         await ask(client, input=["a", "b"])
     told = (await (await client.get("/v1/status")).json())["cache"]
@@ -153,7 +151,7 @@ async def test_status_tells_what_the_cache_did_for_each_model(client: TestClient
     assert counts["saved_seconds"] > 0
 
 
-async def test_an_answer_is_forgotten_when_its_name_means_another_file(engine: FakeEngine, serve: Serve) -> None:
+async def test_a_stored_response_is_dropped_when_its_name_means_another_file(engine: FakeEngine, serve: Serve) -> None:
     digests = iter(["1" * 64, "2" * 64])
     registry = ModelRegistry(fake_model(), renew=lambda model: dataclasses.replace(model, digest=next(digests)))
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
@@ -165,7 +163,7 @@ async def test_an_answer_is_forgotten_when_its_name_means_another_file(engine: F
         await registry.refresh()
 
 
-async def test_answers_take_no_more_memory_than_they_may(engine: FakeEngine, serve: Serve) -> None:
+async def test_stored_responses_are_bounded_in_bytes(engine: FakeEngine, serve: Serve) -> None:
     cache = VectorCache(None, memory_mib=1, disk_mib=0)
     client = await serve(fake_service(engine, cache))
     for number in range(400):
@@ -181,13 +179,13 @@ async def test_answers_take_no_more_memory_than_they_may(engine: FakeEngine, ser
 
 
 async def hot(client: TestClient, **headers: str) -> tuple[int, CIMultiDictProxy[str]]:
-    """Ask for what is known by now, with some headers."""
+    """Request a cached text, with some headers."""
     response = await client.post("/v1/embeddings", data=b'{"input":"hot"}', headers=headers)
     await response.read()
     return response.status, response.headers
 
 
-async def test_a_hit_carries_what_every_answer_carries_and_is_counted(client: TestClient) -> None:
+async def test_a_hit_has_the_headers_of_every_response_and_is_counted(client: TestClient) -> None:
     answers = [await hot(client, **{"X-Request-Id": "mine-1"}) for _ in range(5)]
     names = [{name for name in headers if name != "Content-Length"} for _, headers in answers]
     assert names[0] == names[-1]
@@ -200,7 +198,7 @@ async def test_a_hit_carries_what_every_answer_carries_and_is_counted(client: Te
     assert status["models"][0]["requests"] == 8 and status["cache"]["memory_hits"] == 7
 
 
-async def test_a_hit_is_for_those_who_may_ask(engine: FakeEngine, serve: Serve) -> None:
+async def test_a_hit_needs_the_same_authorisation_as_a_miss(engine: FakeEngine, serve: Serve) -> None:
     keys = Keys.read("secret", None)
     access = Access(keys=keys, origins=("https://friend.example",))
     client = await serve(fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0)), access)
@@ -216,7 +214,7 @@ async def test_a_hit_is_for_those_who_may_ask(engine: FakeEngine, serve: Serve) 
     assert engine.computed == ["hot"]
 
 
-async def test_a_body_that_is_sent_in_pieces_or_packed_is_answered_too(client: TestClient) -> None:
+async def test_chunked_and_compressed_bodies_can_be_hits(client: TestClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for piece in (b'{"in', b'put":"h', b'ot"}'):
             yield piece
@@ -230,7 +228,7 @@ async def test_a_body_that_is_sent_in_pieces_or_packed_is_answered_too(client: T
     assert (await client.put("/v1/embeddings", data=b'{"input":"hot"}')).status == 405
 
 
-async def test_a_header_about_the_cache_counts_for_what_is_hot_too(client: TestClient, engine: FakeEngine) -> None:
+async def test_the_cache_header_applies_to_rows_in_memory_too(client: TestClient, engine: FakeEngine) -> None:
     for _ in range(4):
         await hot(client)
     _, headers = await hot(client, **{"X-Edgeembed-Cache": "off"})
@@ -238,7 +236,7 @@ async def test_a_header_about_the_cache_counts_for_what_is_hot_too(client: TestC
     assert (await hot(client, **{"X-Edgeembed-Cache": "never"}))[0] == 400
 
 
-async def test_a_hit_is_written_as_the_client_speaks(client: TestClient) -> None:
+async def test_a_hit_follows_the_clients_protocol(client: TestClient) -> None:
     """Old protocols, a last request, several requests at once: what aiohttp would do for each."""
     body = b'{"input":"hot"}'
     for _ in range(2):

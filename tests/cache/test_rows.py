@@ -1,4 +1,4 @@
-"""A row as bytes: what comes back is the row, or nothing."""
+"""Bytes of a row decode to the same row, or to nothing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ROW = CachedRow(np.array([1.5, -2.25e-30, 3e38], dtype=np.float32), 77, 0.25, 1_
 
 
 @pytest.mark.parametrize("dimensions", [1, 384, 4096])
-def test_a_row_comes_back(dimensions: int) -> None:
+def test_a_row_is_decoded_as_it_was_encoded(dimensions: int) -> None:
     row = CachedRow(np.random.default_rng(1).normal(size=dimensions).astype(np.float32), 2**31, 1.5, 1_800_000_000)
     back = decode_row(KEY, encode_row(KEY, row))
     assert back is not None
     assert (back.tokens, back.seconds, back.created) == (2**31, 1.5, 1_800_000_000)
-    assert back.vector.base is None, "nothing else of the value stays in memory with it"
+    assert back.vector.base is None, "it does not keep the encoded bytes in memory"
     assert back.vector.dtype == np.float32 and np.array_equal(back.vector, row.vector)
 
 
-def test_a_part_of_a_matrix_comes_back() -> None:
+def test_views_of_a_matrix_are_encoded_correctly() -> None:
     """Rows of a batch are views, not always contiguous."""
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
     for view in (matrix[1], matrix[:, 1], matrix[1, ::-1]):
@@ -46,7 +46,7 @@ def test_every_flipped_bit_of_the_key_is_noticed() -> None:
         assert decode_row(bytes(other), value) is None, f"bit {bit}"
 
 
-def test_cut_lengthened_and_foreign_values_are_noticed() -> None:
+def test_truncated_lengthened_and_foreign_values_are_noticed() -> None:
     value = encode_row(KEY, ROW)
     for length in range(len(value)):
         assert decode_row(KEY, value[:length]) is None, f"cut to {length}"
@@ -54,6 +54,6 @@ def test_cut_lengthened_and_foreign_values_are_noticed() -> None:
         assert decode_row(KEY, foreign) is None
 
 
-def test_times_that_no_field_can_hold_are_cut() -> None:
+def test_times_out_of_range_are_clamped() -> None:
     back = decode_row(KEY, encode_row(KEY, CachedRow(ROW.vector, 1, seconds=1e6, created=-5)))
     assert back is not None and (back.seconds, back.created) == (4294.967295, 0)

@@ -1,4 +1,4 @@
-"""The frequency sketch: what was asked for often is known as such, and forgotten in time."""
+"""The frequency sketch counts lookups, and forgets old ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def key(number: int) -> bytes:
     return hashlib.sha256(str(number).encode()).digest()
 
 
-def test_questions_are_counted_and_never_too_few() -> None:
+def test_estimates_are_never_too_low() -> None:
     sketch = FrequencySketch(1000)
     for number in range(1000):
         for _ in range(number % 7):
@@ -29,7 +29,7 @@ def test_counters_stop_at_fifteen() -> None:
     assert sketch.estimate(key(1)) == 15
 
 
-def test_what_is_asked_for_no_more_is_forgotten() -> None:
+def test_old_lookups_are_forgotten() -> None:
     sketch = FrequencySketch(100)
     for _ in range(10):
         sketch.add(key(1))

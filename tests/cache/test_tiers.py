@@ -18,6 +18,7 @@ from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 from edgeembed.inference.requests import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
+from tests.waiting import until_async
 
 KEYS = KeyMaker("5" * 64, "mean")
 DATABASE = disk.DATABASE
@@ -48,9 +49,7 @@ def row(number: float, dimensions: int = 384) -> Row:
 
 async def written(cache: VectorCache) -> None:
     """Wait until the writer has nothing left."""
-    async with asyncio.timeout(30):
-        while cache.stats.rows_to_write:
-            await asyncio.sleep(0.01)
+    await until_async(lambda: not cache.stats.rows_to_write)
 
 
 async def test_rows_outlive_the_daemon(folder: Path) -> None:
@@ -65,10 +64,10 @@ async def test_rows_outlive_the_daemon(folder: Path) -> None:
         assert (stats.memory_hits, stats.disk_hits, stats.misses, stats.damaged) == (0, 1000, 1, 0)
         assert stats.disk_problem is None and 0 < stats.memory_bytes <= 2**20
         await cache.get_many([key("text 999")])
-        assert cache.stats.memory_hits == 1, "a row from disk is hot now"
+        assert cache.stats.memory_hits == 1, "a row found on disk is in memory afterwards"
 
 
-async def test_a_row_is_there_before_it_is_on_disk(folder: Path) -> None:
+async def test_a_row_is_found_before_it_is_on_disk(folder: Path) -> None:
     async with opened(folder, memory_mib=0) as cache:
         cache.put(key("a"), row(1))
         found = await cache.get_many([key("a")])
@@ -78,7 +77,7 @@ async def test_a_row_is_there_before_it_is_on_disk(folder: Path) -> None:
         assert (await cache.get_many([key("a")]))[key("a")].tokens == 1
 
 
-async def test_a_row_stored_again_while_it_is_written_ends_as_the_newer_one(folder: Path) -> None:
+async def test_of_a_row_stored_again_while_it_is_written_the_newer_one_stays(folder: Path) -> None:
     async with opened(folder, memory_mib=0) as cache:
         for number in range(40):
             cache.put(key("a"), row(number))
@@ -95,7 +94,7 @@ async def test_no_text_is_on_disk(folder: Path) -> None:
         await written(cache)
         files = [path for path in folder.rglob("*") if path.is_file()]
         content = b"".join(path.read_bytes() for path in files)  # with the journal that closing removes
-        assert all(key(text) in content for text in texts), "this is where rows are"
+        assert all(key(text) in content for text in texts), "the rows are in these files"
         for text in texts:
             for word in [text, *text.split()]:
                 for encoding in ("utf-8", "utf-16-le"):
@@ -104,7 +103,7 @@ async def test_no_text_is_on_disk(folder: Path) -> None:
 
 
 async def test_two_daemons_share_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bloom_filter, "TRUSTED_SECONDS", 0.0)  # how late one may see what the other wrote
+    monkeypatch.setattr(bloom_filter, "TRUSTED_SECONDS", 0.0)  # at once, each sees what the other wrote
     async with opened(folder, memory_mib=0) as one, opened(folder, memory_mib=0) as two:
         for number in range(300):
             (one if number % 2 else two).put(key(str(number)), row(number))
@@ -114,7 +113,7 @@ async def test_two_daemons_share_a_folder(folder: Path, monkeypatch: pytest.Monk
         assert one.stats.disk_problem is None and two.stats.disk_problem is None
 
 
-async def test_damaged_and_exchanged_rows_are_misses(folder: Path) -> None:
+async def test_damaged_and_swapped_rows_are_misses(folder: Path) -> None:
     async with opened(folder) as cache:
         for number, text in enumerate("abcd"):
             cache.put(key(text), row(number))
@@ -131,11 +130,11 @@ async def test_damaged_and_exchanged_rows_are_misses(folder: Path) -> None:
         assert (cache.stats.damaged, cache.stats.misses, cache.stats.disk_hits) == (3, 3, 1)
         cache.put(key("a"), row(0))
     async with opened(folder) as cache:
-        assert key("a") in await cache.get_many([key("a")]), "a new row takes the place of the damaged one"
+        assert key("a") in await cache.get_many([key("a")]), "a new row replaces the damaged one"
 
 
 async def test_without_a_usable_folder_memory_works_alone(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("I was here first")
+    (tmp_path / "file").write_text("not a folder")
     async with opened(tmp_path / "file" / "vectors") as cache:
         cache.put(key("a"), row(1))
         assert key("a") in await cache.get_many([key("a"), key("b")])
@@ -176,8 +175,8 @@ async def test_a_locked_database_causes_misses_and_is_reported_until_it_works_ag
             assert await cache.get_many([key("1")]) == {}
             problem = cache.stats.disk_problem
             assert problem is not None and "locked" in problem
-            assert caplog.text.count("locked") == 1, "told once, not for each row"
-            assert len(writes) == 1, "readers do not wait behind one busy time after the other"
+            assert caplog.text.count("locked") == 1, "logged once, not for each row"
+            assert len(writes) == 1, "lookups do not wait for one timeout after the other"
         monkeypatch.setattr(disk_health, "PAUSE_SECONDS", 0.0)
         cache._health._paused_until.clear()
         cache.put(key("1"), row(1))
@@ -191,24 +190,24 @@ async def test_a_folder_that_could_not_be_opened_is_tried_again(
 ) -> None:
     monkeypatch.setattr(disk_health, "PAUSE_SECONDS", 0.0)
     caplog.set_level("INFO")
-    (tmp_path / "file").write_text("I was here first")
+    (tmp_path / "file").write_text("not a folder")
     async with opened(tmp_path / "file" / "vectors", memory_mib=0) as cache:
         for _ in range(3):
             assert await cache.get_many([key("a")]) == {}
-            await asyncio.sleep(0.05)
-        assert caplog.text.count("cannot be used") == 1, "told once"
+            await until_async(lambda: cache._opening is None or cache._opening.done())
+        assert caplog.text.count("cannot be used") == 1, "logged once"
         (tmp_path / "file").unlink()
         async with asyncio.timeout(10):
             while cache.stats.disk_problem:
                 await cache.get_many([key("a")])
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a lookup is what makes it try
         cache.put(key("a"), row(1))
         await written(cache)
         assert key("a") in await cache.get_many([key("a")])
         assert "works again" in caplog.text
 
 
-async def test_a_database_that_breaks_while_it_is_used_makes_misses_and_is_begun_anew(folder: Path) -> None:
+async def test_a_database_that_breaks_while_it_is_used_causes_misses_and_is_replaced(folder: Path) -> None:
     async with opened(folder, memory_mib=0) as cache:
         cache.put(key("a"), row(1))
         await written(cache)
@@ -221,7 +220,7 @@ async def test_a_database_that_breaks_while_it_is_used_makes_misses_and_is_begun
         assert cache.stats.disk_problem is None
 
 
-async def test_rows_get_old_only_when_somebody_wants_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_expire_only_with_a_ttl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     async with opened(folder) as cache:
         cache.put(key("a"), row(1))
@@ -263,7 +262,7 @@ async def test_counts_are_kept_by_model_and_outlive_the_daemon(folder: Path) -> 
     }
 
 
-async def test_a_row_that_left_the_disk_returns_when_it_is_asked_for_again(folder: Path) -> None:
+async def test_a_row_removed_from_disk_is_written_again_when_it_is_asked_for(folder: Path) -> None:
     async with opened(folder) as cache:
         for number in range(100):
             cache.put(key(str(number)), row(number), "one")
@@ -276,7 +275,7 @@ async def test_a_row_that_left_the_disk_returns_when_it_is_asked_for_again(folde
         assert set(await cache.get_many([key("0"), key("1")])) == {key("0")}
 
 
-async def test_a_bulk_load_says_nothing_about_what_will_be_asked_for(folder: Path) -> None:
+async def test_lookups_of_a_bulk_load_protect_no_row(folder: Path) -> None:
     async with opened(folder) as cache:
         for number in range(100):
             cache.put(key(str(number)), row(number), wanted="low")
@@ -288,12 +287,12 @@ async def test_a_bulk_load_says_nothing_about_what_will_be_asked_for(folder: Pat
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-async def test_what_is_cleared_is_gone_from_memory_and_disk_and_stays_gone(folder: Path, on_disk: bool) -> None:
+async def test_cleared_rows_are_gone_from_memory_and_disk_for_good(folder: Path, on_disk: bool) -> None:
     async with opened(folder if on_disk else None) as cache:
         for number in range(100):
             cache.put(key(f"text {number}"), row(number), "alpha:F32@5555" if number % 2 else "beta:F32@7777")
         keys = [key(f"text {number}") for number in range(100)]
-        await cache.get_many(keys[:20])  # protected: those that a clearing must not miss
+        await cache.get_many(keys[:20])  # protected rows must be cleared too
         assert await cache.clear("Beta") == 50
         assert sorted(found.tokens for found in (await cache.get_many(keys)).values()) == list(range(1, 100, 2))
         with pytest.raises(ModelNotFoundError, match="no rows of a model 'beta'"):
@@ -307,7 +306,7 @@ async def test_what_is_cleared_is_gone_from_memory_and_disk_and_stays_gone(folde
             assert await cache.get_many([*keys, key("waits")]) == {}
 
 
-async def test_a_locked_database_is_not_called_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_locked_database_is_an_error_when_it_is_to_be_cleared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diskcache_store, "BUSY_SECONDS", 0.05)
     async with opened(folder) as cache:
         cache.put(key("a"), row(1))
@@ -319,7 +318,7 @@ async def test_a_locked_database_is_not_called_cleared(folder: Path, monkeypatch
         assert await cache.clear() == 1
 
 
-async def test_a_row_that_comes_after_closing_costs_nothing(folder: Path) -> None:
+async def test_a_row_stored_after_closing_stays_in_memory(folder: Path) -> None:
     async with opened(folder) as cache:
         cache.put(key("a"), row(1))
     cache.put(key("b"), row(2))

@@ -100,6 +100,7 @@ async def bench(*arguments: str) -> tuple[int | None, str, str]:
 # --- its own daemon ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_separate_daemon_is_measured_and_stopped(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")

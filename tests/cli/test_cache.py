@@ -32,6 +32,7 @@ from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.cli.helpers import install
 from tests.fakes import FakeEngine, fake_service
+from tests.waiting import until_async
 
 KEYS = KeyMaker("5" * 64, "embed")
 NO_DAEMON = ("--port", "1")
@@ -159,13 +160,11 @@ async def test_a_refusing_daemon_notices_that_the_disk_was_cleared(run: CliRunne
     await running.open()
     key = KEYS.key("{text}", "1")
     running.put(key, Row(np.ones(384, np.float32), 3), "alpha:F32@5555")
-    async with asyncio.timeout(10):
-        while running.stats.rows_to_write:
-            await asyncio.sleep(0.01)
+    await until_async(lambda: not running.stats.rows_to_write)
     assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
     async with asyncio.timeout(10):
         while await running.get_many([key]):  # its memory is cleared as well
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # until it looks at its file's generation again
     running.put(key, Row(np.ones(384, np.float32), 3))
     await running.close()
     assert running.stats.disk_problem is None

@@ -1,4 +1,4 @@
-"""`edgeembed embed` and `rerank` in processes of their own, with a real server on a fake engine and with the real MiniLM."""
+"""`edgeembed embed` and `rerank` in separate processes, with a real server on a fake engine and with the real MiniLM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
 from tests.server.dialect_requests import unit
 from tests.signals import listening_to_sigint
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -139,8 +139,8 @@ def test_a_killed_and_resumed_job_writes_the_same_bytes_as_an_uninterrupted_one(
     engine.computed.clear()
     command = folder_job(texts, tmp_path / "killed") if name == "v/" else job(texts, tmp_path / "killed" / name)
     finished: dict[str, int] = {}
-    for until in (SHARD + 270, 2 * SHARD + 390):
-        engine.until = until
+    for texts_before_death in (SHARD + 270, 2 * SHARD + 390):
+        engine.until = texts_before_death
         engine.stopped.clear()
         process = subprocess.Popen([sys.executable, "-c", MAIN, *command, "--resume"], stderr=subprocess.DEVNULL)
         try:
@@ -172,10 +172,7 @@ def folder_job(texts: Path, folder: Path) -> list[str]:
 
 def receipts(folder: Path) -> list[Path]:
     """Wait until the first shard is written, and return the receipts."""
-    until = time.monotonic() + 20
-    while not (found := list(folder.rglob("receipt-*.json"))) and time.monotonic() < until:
-        time.sleep(0.02)
-    return found
+    return until(lambda: list(folder.rglob("receipt-*.json")))
 
 
 def test_a_job_is_resumed_only_with_the_same_inputs_and_rules(
@@ -303,6 +300,7 @@ def test_rerank_prints_the_best_first(port: int) -> None:
     assert {key: json.loads(line)[key] for key in ("index", "document")} == {"index": 1, "document": "best"}
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     minilm: Callable[[str], Path], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ import pytest
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
-pytestmark = [pytest.mark.e2e, pytest.mark.model]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model]
 
 ROWS = 6000
 SHARD = 200
@@ -85,7 +85,7 @@ def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
     found: list[Path] = []
     workers: list[psutil.Process] = []
     while not (found and len(workers) == 2) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at processes and files, of which there is no event
         found, workers = list(folder.rglob("receipt-*.json")), workers_of(process)
     assert process.poll() is None, process.communicate()[1]
     assert found, "no shard was written"

@@ -9,10 +9,11 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from edgeembed import __version__
 from edgeembed.cli import main as main_module
-from edgeembed.cli.main import COMMANDS, main
+from edgeembed.cli.main import COMMANDS, cli, main
 from edgeembed.errors import EngineUnavailableError, RequestError
 from tests.cli.helpers import MAIN, answering, edgeembed, install, status_of
 from tests.cli.imports import HEAVY, imported
@@ -33,9 +34,9 @@ def test_every_command_teaches(name: str) -> None:
     module, attribute, _ = COMMANDS[name]
     command = getattr(importlib.import_module(module), attribute)
     assert isinstance(command, click.Command) and command.name == name
-    done = edgeembed(name, "-h")
-    assert done.returncode == 0
-    examples = [line for line in done.stdout.splitlines() if line.strip().startswith(f"edgeembed {name}")]
+    done = CliRunner().invoke(cli, [name, "-h"], prog_name="edgeembed")
+    assert done.exit_code == 0
+    examples = [line for line in done.output.splitlines() if line.strip().startswith(f"edgeembed {name}")]
     assert examples, "no example in the help"
     if isinstance(command, click.Group):
         for inner in command.commands:

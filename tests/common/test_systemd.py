@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
@@ -15,6 +14,7 @@ from edgeembed.common.systemd import Notifier, watched
 from edgeembed.errors import EngineUnavailableError
 from tests.e2e.daemon import running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd speaks over Unix sockets")
 
@@ -75,10 +75,8 @@ async def test_the_watchdog_is_notified_only_while_the_daemon_is_healthy(systemd
             raise EngineUnavailableError("hangs")
 
     async def checked(times: int) -> None:
-        until = checks + times
-        async with asyncio.timeout(20):
-            while checks < until:
-                await asyncio.sleep(0.01)
+        least = checks + times
+        await until_async(lambda: checks >= least)
 
     notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())})
     assert notifier.watchdog_seconds == pytest.approx(0.1)

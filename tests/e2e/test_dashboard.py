@@ -7,7 +7,6 @@ tests are skipped; in CI, they fail.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
 from tests.e2e.daemon import Daemon, running
 from tests.e2e.models import install
+from tests.waiting import until
 
 SECONDS = 60.0
 SECRET = "a-key-that-nobody-guesses"
@@ -66,15 +66,16 @@ class Page:
         """Return the visible text, or an empty string."""
         try:
             return " | ".join(element.text for element in self.chrome.find_elements(By.CSS_SELECTOR, selector))
-        except StaleElementReferenceException:  # it was just redrawn
+        except StaleElementReferenceException:  # it has just been redrawn
             return ""
 
     def wait_for(self, selector: str, words: str) -> str:
-        until = time.monotonic() + SECONDS
-        while words not in (shown := self.text(selector)):
-            assert time.monotonic() < until, f"{selector} shows {shown!r}, never {words!r}"
-            time.sleep(0.05)
-        return shown
+        until(
+            lambda: words in self.text(selector),
+            SECONDS,
+            lambda: f"{selector} shows {self.text(selector)!r}, never {words!r}",
+        )
+        return self.text(selector)
 
     def write(self, selector: str, words: str) -> None:
         field = self.find(selector)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgeembed.engine.llama.ggml import LLAMA_CPP_PYTHON
-from tests.conftest import once
 from tests.engine.contract import Contract, fetch_headers
+from tests.sharing import once
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The canary texts: kernels that compute nonsense are found before they serve."""
+"""The canary texts reveal kernels that compute wrong rows."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def opposite(rows: list[Float32Row]) -> None:
         (together, opposite, r"text 3 computed alone and in a batch gave different rows: cosine -0\.99"),
     ],
 )
-def test_nonsense_is_named(
+def test_wrong_rows_are_reported(
     when: Callable[[Sequence[str]], bool], spoil: Callable[[list[Float32Row]], None], says: str
 ) -> None:
     with warnings.catch_warnings():

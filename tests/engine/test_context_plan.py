@@ -1,4 +1,4 @@
-"""How large contexts are. Numbers alone."""
+"""Sizes of contexts, without a model."""
 
 from __future__ import annotations
 

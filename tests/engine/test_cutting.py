@@ -1,4 +1,4 @@
-"""What is cut off a real model's tokens: an embedder with byte-level BPE, and rerankers of both families."""
+"""Truncation with real tokenizers: an embedder with byte-level BPE, and rerankers of both families."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT = "hello, hell is full of hellish shells; " * 30
 """Holds the two pairs of letters that the tiny vocabulary has tokens for."""
 
 
-def test_a_worker_computes_the_row_of_what_is_left(tmp_path: Path) -> None:
+def test_a_truncated_text_has_the_row_of_its_remaining_tokens(tmp_path: Path) -> None:
     path = make_tiny_qwen3(tmp_path / "tiny.gguf")
     model = LlamaModel(worker_options(path))
     limits = [Limits(most, side) for most in (0, 100) for side in ("end", "start")]
@@ -103,7 +103,7 @@ HARD_TO_GUESS = [
 
 
 @pytest.mark.parametrize("name", RERANKERS)
-def test_no_text_has_more_tokens_than_guessed(name: str, tmp_path: Path) -> None:
+def test_the_upper_bound_of_tokens_holds(name: str, tmp_path: Path) -> None:
     model = reranker(name, tmp_path)
     for text in [*HARD_TO_GUESS, "ﷺ" * 5000]:
         assert len(model.tokenize(text)) <= tokens_at_most(text)

@@ -1,4 +1,4 @@
-"""Rerankers in the engine: a pair becomes the ids, and gets the score, that transformers gives it."""
+"""Rerankers: the token ids and the score of a pair equal those of transformers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_scores_of_qwen3_rerankers_whole_and_in_pieces(batch_tokens: int, most: 
 
 
 @pytest.mark.parametrize("kind", ["cross-encoder", "qwen3"])
-def test_a_rerankers_file_carries_scores_and_holds(kind: str, tmp_path: Path) -> None:
+def test_a_rerankers_file_has_canary_scores_that_are_checked(kind: str, tmp_path: Path) -> None:
     if kind == "qwen3":
         checkpoint, task = make_qwen3_checkpoint(tmp_path / "tiny", kind="rerank"), "rerank"
     else:

@@ -1,4 +1,4 @@
-"""What a text shares with a prefix."""
+"""The tokens that a text shares with a prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny Qwen3 embedder as a GGUF file: true architecture and tokenizer kind, random weights, a vocabulary of bytes."""
+"""A tiny Qwen3 embedder as a GGUF file: real architecture and kind of tokenizer, random weights, a vocabulary of bytes."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class FakeHub:
                     self.wfile.write(piece)
                     self.seen.sent += len(piece)
                     if hub.slow and role == "cdn":
-                        time.sleep(0.01)
+                        time.sleep(0.01)  # a slow line
                     if role == "cdn" and hub.hold_at is not None and self.seen.sent >= hub.hold_at:
                         hub.gate.wait(120)
                 if cut is not None:

@@ -39,7 +39,7 @@ NAMES = sorted(
 )
 GEMMA = "embeddinggemma-300m"
 RERANKER = "qwen3-reranker-0.6b"
-# What a user may be asked to agree to: SPDX's names, and Google's own terms.
+# Licences of models: SPDX's names, and Google's own terms.
 LICENCES = {"Apache-2.0", "MIT", "LicenseRef-Gemma"}
 
 
@@ -48,13 +48,13 @@ def toml(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_holds_to_the_schema(name: str) -> None:
+def test_every_file_is_valid(name: str) -> None:
     entry = parse_entry(name, toml(name))
     assert entry.name == name
     assert entry == catalogue()[name]
 
 
-def test_the_default_and_the_starter_are_there() -> None:
+def test_the_default_and_the_starter_exist() -> None:
     default, starter = catalogue()[DEFAULT_MODEL], catalogue()[STARTER_MODEL]
     assert isinstance(default.sources[0], HubGguf)
     assert default.matryoshka == Matryoshka(32, 1024)
@@ -65,7 +65,7 @@ def test_the_default_and_the_starter_are_there() -> None:
     assert starter.prompts.query == starter.prompts.document == "{text}"
 
 
-def test_prompts_are_those_of_the_makers() -> None:
+def test_prompts_are_those_of_the_authors() -> None:
     def filled(name: str) -> tuple[str, str]:
         prompts = catalogue()[name].prompts
         return (
@@ -82,7 +82,7 @@ def test_prompts_are_those_of_the_makers() -> None:
     for name in ("bge-m3", "gte-modernbert-base"):
         assert filled(name) == ("a", "b")
     for size in ("0.6b", "4b", "8b"):
-        # The same sentence that the converter writes into a reranker's file.
+        # The sentence that the converter writes into a reranker's file.
         assert catalogue()[f"qwen3-reranker-{size}"].prompts.instruction == INSTRUCTION
 
 
@@ -108,7 +108,7 @@ def convertible(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_offered_that_cannot_be_made(name: str, convertible: set[tuple[str, str]]) -> None:
+def test_every_offered_type_can_be_converted(name: str, convertible: set[tuple[str, str]]) -> None:
     entry = catalogue()[name]
     ready = {source.type for source in entry.sources if isinstance(source, HubGguf)}
     converted = [source for source in entry.sources if not isinstance(source, HubGguf)]
@@ -116,11 +116,11 @@ def test_nothing_is_offered_that_cannot_be_made(name: str, convertible: set[tupl
     if converted:
         assert (entry.architecture, entry.task) in convertible
     if entry.task == "rerank":
-        # The prompt around a pair is only in files of our own converter.
+        # Only files of our own converter contain the prompt around a pair.
         assert not ready
 
 
-def test_names_stay_different_however_they_are_spelt() -> None:
+def test_names_differ_in_every_spelling() -> None:
     """A GGUF file's `general.name` must not match two models."""
     spellings = [re.sub(r"[\s_-]+", "-", text.lower()) for e in catalogue().values() for text in {e.name, e.title.lower()}]
     assert [spelling for spelling, count in Counter(spellings).items() if count > 1] == []
@@ -134,11 +134,11 @@ def test_every_model_shows_its_licence(name: str) -> None:
     assert {source["license"] for source in shown["sources"] if source["kind"] == "hub-checkpoint"} <= {shown["license"]}
 
 
-def test_a_gated_model_says_what_it_needs() -> None:
+def test_a_gated_model_describes_what_it_needs() -> None:
     entry = catalogue()[GEMMA]
     assert "HF_TOKEN" in entry.description
     assert "terms" in entry.description
-    # Who has no token gets the default type all the same.
+    # The default type needs no token.
     first = entry.sources[0]
     assert isinstance(first, HubGguf)
     assert first.type == entry.default_type
@@ -146,13 +146,13 @@ def test_a_gated_model_says_what_it_needs() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_downloaded_is_pinned(name: str) -> None:
-    """A moving branch would let vectors of two weights mix under one name."""
+    """With a moving branch, vectors of different weights would mix under one name."""
     entry = catalogue()[name]
     for source in entry.sources:
         if not isinstance(source, PypiWheel):
             assert source.revision is not None
         assert (source.sha256 is None) == (source.size_bytes is None)
-    # The file that most people get is checked against a sum of our own; not where it is converted from several.
+    # The default file has a checksum of our own, unless it is converted from several files.
     first = next((source for source in entry.sources if isinstance(source, HubGguf)), entry.sources[0])
     if isinstance(first, HubGguf):
         assert first.type == entry.default_type

@@ -134,7 +134,7 @@ def test_names_come_from_the_file_or_the_repository(repo: str | None, file: str 
         ("stranger/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", "stranger-qwen3-embedding-0.6b"),
         (None, "Qwen3-Embedding-0.6B-Q8_0.gguf", "local-qwen3-embedding-0.6b"),
         ("sentence-transformers/all-MiniLM-L6-v2", None, "all-minilm-l6-v2"),
-        # A source of one model of the catalogue is none of another's.
+        # A source of one model of the catalogue is not a source of another.
         ("sentence-transformers/all-MiniLM-L6-v2", "Qwen3-Embedding-0.6B-Q8_0.gguf",
          "sentence-transformers-qwen3-embedding-0.6b"),
         ("acme/con-GGUF", None, "model-con"),

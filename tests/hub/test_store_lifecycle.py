@@ -42,7 +42,7 @@ def test_rerankers_and_embedders_are_distinguished(paths: Paths, tmp_path: Path)
     assert install(paths).task == "embed"
     assert install(paths, "ranker", content=model_bytes(pooling=4)).task == "rerank"
     assert Store(paths).local(install(paths, "other", content=model_bytes(pooling=4)).path).task == "rerank"
-    # A file that does not say it is what the catalogue knows of it.
+    # If the file does not state its task, the catalogue does.
     ranker = next(entry for entry in catalogue().values() if entry.pooling == "rank")
     content = gguf_bytes(general__architecture=ranker.architecture)
     assert install(paths, ranker.name, content=content).task == "rerank"
@@ -59,7 +59,7 @@ def test_the_prompts_of_an_installed_file_are_used(paths: Paths) -> None:
     model = install(paths, content=model_bytes(**own))
     assert model.prompts == Prompts(query="Instruct: {instruction}\nQuery:{text}", instruction="find it")
     assert (model.matryoshka, model.dimensions) == (Matryoshka(min=2, max=8), 8)
-    # The catalogue knows better what its own models take.
+    # For its own models, the catalogue takes precedence.
     entry = catalogue()["all-minilm-l6-v2"]
     curated = install(paths, entry.name, content=model_bytes(**own))
     assert (curated.prompts, curated.matryoshka, curated.dimensions) == (entry.prompts, entry.matryoshka, entry.dimensions)
@@ -151,7 +151,7 @@ def test_a_file_is_checked_once(paths: Paths, monkeypatch: pytest.MonkeyPatch) -
     for _ in range(3):
         Store(paths).require_sound(model)
     assert checked == [model.path]
-    # Another version may know more.
+    # Another version may check more.
     monkeypatch.setattr("edgeembed.hub.digests.__version__", "99.0")
     Store(paths).require_sound(model)
     assert len(checked) == 2

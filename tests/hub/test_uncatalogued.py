@@ -63,7 +63,7 @@ def test_a_repository_by_name(paths: Paths, repository: FakeHub) -> None:
     again = run(f"hf:{REPO.lower()}:q8_0")
     assert "nice-model:Q8_0 is already installed" in again.stderr
     assert again.stdout == result.stdout
-    assert len(repository.log) == seen, "the hub is not asked for what is known"
+    assert len(repository.log) == seen, "the hub is not asked again"
 
 
 def test_a_type_a_file_and_a_revision(paths: Paths, repository: FakeHub) -> None:
@@ -176,7 +176,7 @@ def test_a_failed_conversion_keeps_the_checkpoint(paths: Paths, hub: FakeHub, mo
     hub.trouble.cut = []
 
     def fails(source: Path, target: Path, *options: object) -> None:
-        # As the real converter looks for it.
+        # Like the real converter.
         assert {path.name: path.stat().st_size for path in source.glob("*.safetensors")} == dict.fromkeys(shards, 50_000)
         raise ConversionError("not today")
 
@@ -185,7 +185,7 @@ def test_a_failed_conversion_keeps_the_checkpoint(paths: Paths, hub: FakeHub, mo
         run("hf:acme/Some-Model")
     monkeypatch.setattr("edgeembed_convert.convert_checkpoint", lambda source, target, *options: converted(target))
     assert run("hf:acme/Some-Model").stdout.startswith("some-model:Q8_0")
-    assert hub.sent == 100_000, "each shard was fetched once"
+    assert hub.sent == 100_000, "each shard was downloaded once"
     assert sorted(leftovers(paths)) == ["some-model-Q8_0.gguf", "some-model-Q8_0.json"]
 
 
@@ -309,7 +309,7 @@ def test_the_catalogues_own_file_gets_its_name(paths: Paths, tmp_path: Path) -> 
 def test_a_damaged_file_is_not_installed(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(Q8[:-100])
-    # It is seen before it is copied.
+    # The damage is found before the file is copied.
     monkeypatch.setattr("edgeembed.hub.uncatalogued._copy", lambda *_: pytest.fail("it was copied"))
     with pytest.raises(HubError, match="ends at byte"):
         run(str(file))
@@ -340,7 +340,7 @@ def test_a_file_that_is_replaced_during_the_copy_is_not_installed(
         run(str(file), "--offline")
     assert leftovers(paths) == []
     run(str(file), "--offline")
-    assert names(paths) == ["download:Q8_0"], "by what it holds now, it is none of the catalogue's"
+    assert names(paths) == ["download:Q8_0"], "its new content is not a file of the catalogue"
 
 
 def test_a_file_that_does_not_fit_on_the_disk(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

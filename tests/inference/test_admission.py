@@ -12,6 +12,7 @@ from edgeembed.errors import OverloadedError
 from edgeembed.inference.admission import Admission
 from edgeembed.inference.requests import EmbedRequest
 from tests.fakes import FakeEngine, fake_service
+from tests.waiting import until_async
 
 
 def test_an_empty_queue_takes_anything_and_a_full_one_nothing() -> None:
@@ -56,8 +57,7 @@ async def test_a_request_is_taken_whole_or_refused_whole_and_leaves_no_trace() -
     engine.paused = True
     service = fake_service(engine, max_queue_tokens=30)
     first = asyncio.create_task(service.embed(EmbedRequest([f"some words to compute {number}" for number in range(4)])))
-    while len(engine.priorities) < 4:
-        await asyncio.sleep(0.005)
+    await until_async(lambda: len(engine.priorities) == 4)
     with pytest.raises(OverloadedError):
         await service.embed(EmbedRequest(["another text that is long enough"] + [f"more {number}" for number in range(20)]))
     assert len(engine.priorities) == 4, "nothing of the refused request reached the engine"

@@ -24,6 +24,7 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
+from tests.waiting import until_async
 
 QWEN = Prompts(query="Instruct: {instruction}\nQuery:{text}", document="{text}", instruction="find it")
 
@@ -99,7 +100,7 @@ async def test_equal_texts_in_flight_are_computed_once() -> None:
     await service.pool.load(fake_model())
     engine.paused = True
     requests = [asyncio.create_task(service.embed(EmbedRequest(["same", f"own {number}"]))) for number in range(5)]
-    await asyncio.sleep(0.01)
+    await until_async(lambda: len(engine.priorities) == 6)
     engine.paused = False
     engine.resume()
     results = await asyncio.gather(*requests)
@@ -113,10 +114,9 @@ async def test_a_client_that_goes_away_frees_its_place_unless_another_waits_for_
     engine.paused = True
     leaver = asyncio.create_task(service.embed(EmbedRequest(["shared", "only mine"])))
     stayer = asyncio.create_task(service.embed(EmbedRequest(["shared"])))
-    await asyncio.sleep(0.01)
+    await until_async(lambda: len(engine.priorities) == 2)
     leaver.cancel()
-    await asyncio.sleep(0.01)
-    assert engine.cancelled == ["only mine"]
+    await until_async(lambda: engine.cancelled == ["only mine"])
     engine.resume()
     assert np.allclose((await stayer).vectors, [unit("shared")], atol=1e-6)
     # A text that was given up can be asked for again.

@@ -13,6 +13,7 @@ from edgeembed.models import pool as pool_module
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ServedModel
 from tests.fakes import FakeEngine, fake_model
+from tests.waiting import settle, until_async
 
 GB = 10**9
 
@@ -39,7 +40,7 @@ class Garage:
     def pool(
         self,
         budget: float = 100,
-        keep_alive: float | None = None,
+        keep_alive: float | dict[str, float | None] | None = None,
         pinned: tuple[str, ...] = (),
         load_wait: float = 20,
         measure: Callable[[Engine], int | None] = lambda _engine: None,
@@ -47,7 +48,7 @@ class Garage:
         rules = PoolRules(
             budget_bytes=int(budget * GB),
             load_wait=load_wait,
-            keep_alive=lambda _model: keep_alive,
+            keep_alive=lambda model: keep_alive.get(model.name) if isinstance(keep_alive, dict) else keep_alive,
             pinned=lambda model: model.name in pinned,
             estimate=lambda model: self.sizes[model.name],
             measure=measure,
@@ -58,12 +59,6 @@ class Garage:
 async def use(pool: ModelPool, name: str) -> None:
     async with pool.lease(fake_model(name)) as lease:
         await asyncio.gather(*lease.submit([f"text for {name}"], INTERACTIVE))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_model_is_loaded_on_first_use_and_once_for_all_who_wait() -> None:
@@ -80,11 +75,11 @@ async def test_an_idle_model_leaves_after_its_keep_alive_and_a_busy_one_stays() 
     garage = Garage(a=1, b=1)
     pool = garage.pool(keep_alive=0.05)
     async with pool.lease(fake_model("b")):
-        await use(pool, "a")
-        await until(lambda: garage.loaded() == ["b"])
-        await asyncio.sleep(0.1)
+        for _ in range(2):  # b could have left when a does for the second time
+            await use(pool, "a")
+            await until_async(lambda: "a" not in garage.loaded())
         assert garage.loaded() == ["b"], "a lease that is held keeps its model"
-    await until(lambda: garage.loaded() == [])
+    await until_async(lambda: garage.loaded() == [])
     assert pool.slots == []
     await use(pool, "a")
     assert garage.loaded() == ["a"], "and it comes back when it is asked for"
@@ -95,11 +90,12 @@ async def test_keep_alive_0_unloads_at_once_and_none_never() -> None:
     garage = Garage(a=1)
     pool = garage.pool(keep_alive=0)
     await use(pool, "a")
-    await until(lambda: garage.loaded() == [])
-    garage = Garage(a=1)
-    pool = garage.pool(keep_alive=None)
+    await until_async(lambda: garage.loaded() == [])
+    garage = Garage(a=1, b=1)
+    pool = garage.pool(keep_alive={"a": None, "b": 0.05})
     await use(pool, "a")
-    await asyncio.sleep(0.1)
+    await use(pool, "b")
+    await until_async(lambda: "b" not in garage.loaded())
     assert garage.loaded() == ["a"]
     await pool.close()
 
@@ -109,8 +105,9 @@ async def test_a_preloaded_model_that_nobody_uses_leaves_too_unless_pinned() -> 
     pool = garage.pool(keep_alive=0.05, pinned=("b",))
     await pool.load(fake_model("a"))
     await pool.load(fake_model("b"))
-    await until(lambda: garage.loaded() == ["b"])
-    await asyncio.sleep(0.1)
+    await until_async(lambda: garage.loaded() == ["b"])
+    await use(pool, "a")
+    await until_async(lambda: "a" not in garage.loaded())
     assert garage.loaded() == ["b"]
     await pool.close()
 
@@ -120,7 +117,7 @@ async def test_use_begins_the_keep_alive_anew() -> None:
     pool = garage.pool(keep_alive=0.5)
     for _ in range(8):
         await use(pool, "a")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # less than keep_alive, and more than that in all
     assert len(garage.made) == 1
     await pool.close()
 
@@ -171,12 +168,12 @@ async def test_a_busy_model_finishes_before_it_makes_room_and_loses_no_request()
     pool = garage.pool(budget=10)
     garage.prepare = lambda name, engine: setattr(engine, "paused", name == "a")
     busy = [asyncio.create_task(use(pool, "a")) for _ in range(3)]
-    await until(lambda: bool(garage.made) and len(garage.made[0][1].priorities) == 3)
+    await until_async(lambda: bool(garage.made) and len(garage.made[0][1].priorities) == 3)
     other = asyncio.create_task(use(pool, "b"))
-    await asyncio.sleep(0.05)
+    await settle()
     assert garage.loaded() == ["a"] and not other.done()
-    again = asyncio.create_task(use(pool, "a"))  # comes while a drains: waits for it to load anew
-    await asyncio.sleep(0.05)
+    again = asyncio.create_task(use(pool, "a"))  # comes while a drains: waits until it is loaded again
+    await settle()
     garage.prepare = lambda _name, _engine: None
     garage.made[0][1].resume()
     await asyncio.gather(*busy, other, again)
@@ -191,11 +188,11 @@ async def test_texts_keep_their_model_although_their_request_went_away() -> None
     garage.prepare = lambda _name, engine: setattr(engine, "paused", True)
     async with pool.lease(fake_model("a")) as lease:
         (future,) = lease.submit(["somebody else waits for this"], INTERACTIVE)
-    await asyncio.sleep(0.05)
+    await settle()
     assert garage.loaded() == ["a"]
     garage.made[0][1].resume()
     assert (await future).tokens == 7
-    await until(lambda: garage.loaded() == [])
+    await until_async(lambda: garage.loaded() == [])
 
 
 async def test_requests_for_a_loading_model_wait_and_then_get_a_retry_after() -> None:
@@ -208,7 +205,7 @@ async def test_requests_for_a_loading_model_wait_and_then_get_a_retry_after() ->
     assert caught.value.status == 503 and caught.value.retry_after
     await use(pool, "quick")  # others are not held up
     waiting = asyncio.create_task(use(pool, "slow"))
-    await asyncio.sleep(0.02)
+    await settle()
     gate.set()
     await waiting
     assert [name for name, _ in garage.made] == ["slow", "quick"], "the load went on although nobody waited"
@@ -260,7 +257,7 @@ async def test_a_model_that_turns_out_larger_sends_idle_ones_away() -> None:
     pool = garage.pool(budget=10, measure=lambda engine: 7 * GB if engine is garage.made[-1][1] else 4 * GB)
     await use(pool, "a")
     await use(pool, "b")
-    await until(lambda: garage.loaded() == ["b"])
+    await until_async(lambda: garage.loaded() == ["b"])
     assert pool.used_bytes == 7 * GB
     await pool.close()
 
@@ -270,7 +267,7 @@ async def test_closing_in_the_middle_of_a_load_leaves_nothing() -> None:
     pool = garage.pool()
     garage.prepare = lambda _name, engine: engine.loaded.clear()
     request = asyncio.create_task(use(pool, "a"))
-    await until(lambda: bool(garage.made))
+    await until_async(lambda: bool(garage.made))
     await pool.close()
     with pytest.raises(EngineUnavailableError):
         await request

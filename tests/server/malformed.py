@@ -210,7 +210,7 @@ async def run(url: str, count: int, seed: int, clients: int) -> int:
         async def watch() -> None:
             while True:
                 print(f"{sum(statuses.values()):>7,} sent  {_memory(daemon)}", flush=True)
-                await asyncio.sleep(5)
+                await asyncio.sleep(5)  # between two lines for who watches
 
         watching = asyncio.create_task(watch())
         await asyncio.gather(*(client() for _ in range(clients)))

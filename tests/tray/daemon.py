@@ -14,6 +14,7 @@ from edgeembed.cache import VectorCache
 from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.fakes import FakeEngine, fake_service
+from tests.waiting import until_async
 
 
 class Daemon:
@@ -37,9 +38,7 @@ class Daemon:
         self._runner = web.AppRunner(app)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        async with asyncio.timeout(10):
-            while app[admin.SERVICE].pool.slots[0].state != "ready":
-                await asyncio.sleep(0.01)
+        await until_async(lambda: app[admin.SERVICE].pool.slots[0].state == "ready")
 
     def embed(self, text: str) -> None:
         body = json.dumps({"input": text}).encode()

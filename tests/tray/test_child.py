@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from edgeembed.common.logs import LOG_BYTES
 from edgeembed.tray.child import MAX_QUICK_EXITS, STABLE_SECONDS, DaemonChild, command
+from tests.waiting import until
 
 TALKS = "import sys, time; print('first', file=sys.stderr); print('listens', file=sys.stderr, flush=True); time.sleep(60)"
 FAILS = "import sys; sys.exit('bang')"  # status 1
@@ -55,14 +55,6 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], tuple[DaemonChild, Starter,
         for process in starter.processes:
             process.kill()
             process.wait()
-
-
-def until(true: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come about")
 
 
 def last_line(child: DaemonChild) -> str:

@@ -400,7 +400,7 @@ async def test_a_local_model_that_is_another_one_never_answers(
     local = Local(other_row)
     engine = await start(server, lambda: local, wait=OUTAGE)
     await until_async(lambda: engine.upstream.fallback == "different")
-    assert local.closed, "it keeps no memory"
+    assert local.closed, "it is closed, so that it takes no memory"
     assert "other vectors than upstream" in caplog.text
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])

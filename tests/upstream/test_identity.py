@@ -59,7 +59,7 @@ def test_a_model_that_comes_back_or_moves_keeps_its_identity(identities: Identit
     assert back.digest == first.digest
     assert reopened.last("http://new-box:8000/v1", "other name") is None
     renamed, _ = reopened.recognise(URL, "n", probed([unit_row(text) for text in CANARY_TEXTS]), 0.99)
-    assert renamed.digest != first.digest, "the name is a part of it"
+    assert renamed.digest != first.digest, "the name is part of the identity"
 
 
 def test_identities_survive_the_file(identities: IdentityStore) -> None:

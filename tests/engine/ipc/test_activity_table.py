@@ -1,4 +1,4 @@
-"""What a worker computes, read by the daemon: also of one that was killed in the middle."""
+"""The activity table: the daemon reads what a worker computes, even after it was killed."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def send(message: FromWorker) -> None:
 def die(name: str) -> None:
     print("GGML_ASSERT(this is what a dying worker says) failed", file=sys.stderr, flush=True)
     os.kill(os.getpid(), getattr(signal, name))
-    time.sleep(10)
+    time.sleep(10)  # longer than anyone waits
 
 
 def misbehave(script: list[list[str]], when: str, mode: str) -> None:
@@ -101,7 +101,7 @@ def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
             send(ModeFailed("it is a reranker", "other", fatal=True))
             return
         if word == "hang" and arguments[0] == mode:
-            time.sleep(60)
+            time.sleep(60)  # hangs, as it was told to
     misbehave(script, "load", mode)
     send(
         Ready(

@@ -24,4 +24,4 @@ async def until(
     """Wait for a condition, and call `doing` meanwhile. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not condition():
-            await (doing() if doing else asyncio.sleep(0.02))
+            await (doing() if doing else asyncio.sleep(0.02))  # another process tells no event

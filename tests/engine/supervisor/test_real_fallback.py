@@ -30,8 +30,13 @@ from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.waiting import until_async
 
-pytestmark = [pytest.mark.model, pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.model,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX"),
+]
 
 ROOT = Path(__file__).parents[3]
 TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]
@@ -110,9 +115,7 @@ async def rows_are_right(made: WorkerEngine, expected: dict[str, Float32Row]) ->
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(90):
-        while not condition():
-            await asyncio.sleep(0.02)
+    await until_async(condition, 90)
 
 
 def python(code: str) -> tuple[str, ...]:

@@ -257,8 +257,14 @@ async def test_a_killed_worker_is_replaced_in_its_mode_and_no_text_is_lost() -> 
 
         clients = [asyncio.create_task(load(client)) for client in range(8)]
         for kill in range(3):
-            await asyncio.sleep(0.1)
-            await until(lambda: made.status.state == "ready" and made.status.worker_pid is not None)
+            computed = made.status.texts_computed
+            await until(
+                lambda computed=computed: (
+                    made.status.texts_computed > computed  # type: ignore[misc]
+                    and made.status.state == "ready"
+                    and made.status.worker_pid is not None
+                )
+            )
             os.kill(made.status.worker_pid or 0, signal.SIGKILL)
             await until(lambda kill=kill: made.status.restarts == kill + 1)  # type: ignore[misc]
         await until(lambda: made.status.state == "ready")

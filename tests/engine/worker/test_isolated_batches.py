@@ -22,6 +22,7 @@ from edgeembed.engine.worker.isolated_batches import IsolatedBatches, pack
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.inference.postprocess import unit_rows
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.waiting import until_async
 
 BUDGET = 100
 
@@ -154,8 +155,7 @@ async def test_a_worker_that_is_killed_in_the_middle_loses_no_isolated_text(engi
     wanted = unit_rows([row.vector for row in await asyncio.gather(*engine.submit(texts, BULK, isolated=True))])
     before = engine.status.texts_computed
     futures = engine.submit(texts, BULK, isolated=True)
-    while engine.status.texts_computed == before:
-        await asyncio.sleep(0.001)
+    await until_async(lambda: engine.status.texts_computed > before, interval=0.001)
     pid = engine.status.worker_pid
     assert pid is not None
     psutil.Process(pid).kill()

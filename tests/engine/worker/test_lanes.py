@@ -39,7 +39,7 @@ class Lanes:
             found.append(ids(self.queue.take(lane)))
             done.set()
 
-        # A lane that asks and waits would wait for ever: the queue is asked through the door that never waits.
+        # `take` would block a lane that may take nothing, so ask first.
         self.queue._running.pop(lane, None)
         self.queue._drop_cancelled()
         if not (self.queue._wide_may_take() if lane == WIDE else self.queue._bulk_may_take()):
@@ -61,7 +61,7 @@ def test_a_single_query_goes_to_the_wide_lane_while_bulk_lanes_compute() -> None
     assert lanes.offer(WIDE) is None
     lanes.add(text(100, 12))
     assert lanes.take(WIDE) == [100]
-    assert lanes.take(1) == [4, 5], "and a bulk lane goes on with its load"
+    assert lanes.take(1) == [4, 5], "bulk lanes continue with their load"
 
 
 def test_bulk_lanes_share_many_queries() -> None:
@@ -217,7 +217,7 @@ def test_no_text_waits_while_all_lanes_are_idle(seed: int) -> None:
 
     def work(lane: int) -> None:
         while batch := queue.take(lane):
-            time.sleep(0.0005 * dice.random())
+            time.sleep(0.0005 * dice.random())  # what a batch takes
             taken.update(text.id for text in batch)
 
     threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in range(lanes + 1)]
@@ -233,9 +233,9 @@ def test_no_text_waits_while_all_lanes_are_idle(seed: int) -> None:
         )
         sent += count
         if dice.random() < 0.7:  # some texts arrive while lanes are busy, some while they are idle
-            until = time.monotonic() + 10
-            while len(taken) < sent and time.monotonic() < until:
-                time.sleep(0.001)
+            end = time.monotonic() + 10
+            while len(taken) < sent and time.monotonic() < end:
+                time.sleep(0.001)  # lanes are threads
             assert len(taken) == sent, f"{sent - len(taken)} texts wait although every lane is idle"
     queue.close()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Pulls in processes of their own: two at once, killed ones, interrupted ones."""
+"""Pulls in separate processes: two at once, killed ones, interrupted ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,10 @@ from edgeembed.config.paths import Paths
 from edgeembed.hub.store import Store
 from tests.hub.fakes import FakeHub, model_bytes
 from tests.signals import listening_to_sigint
+from tests.waiting import until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.e2e,
     pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to a single process"),
 ]
@@ -46,20 +46,13 @@ def begin(**environment: str) -> subprocess.Popen[str]:
         )
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def parts(paths: Paths) -> list[Path]:
     return list(paths.models.glob("large/.partial/*/large-Q8_0.gguf.*.part"))
 
 
 def wait_for_part(paths: Paths, size: int) -> None:
     """Wait until at least `size` bytes have arrived."""
-    wait_until(lambda: any(part.stat().st_size >= size for part in parts(paths)))
+    until(lambda: any(part.stat().st_size >= size for part in parts(paths)))
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
@@ -103,7 +96,7 @@ def wait_until_waiting(process: subprocess.Popen[str]) -> None:
 
 def test_two_processes_make_one_download(paths: Paths, large: FakeHub) -> None:
     first = begin()
-    wait_until(lambda: bool(large.downloads))
+    until(lambda: bool(large.downloads))
     second = begin()
     wait_until_waiting(second)
     large.gate.set()
