@@ -6,8 +6,11 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.e2e.daemon import running
+
+pytestmark = pytest.mark.slow
 
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port, where nothing listens
 

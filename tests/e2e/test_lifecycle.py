@@ -21,6 +21,8 @@ from tests.e2e.texts import texts_of
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 

@@ -20,6 +20,8 @@ from tests.e2e.models import install
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 QUERY = "is it raining"
 DOCUMENTS = ["the rain falls", "a dry desert", "umbrella", "it is raining hard"]
 
@@ -152,6 +154,7 @@ def test_a_model_that_cannot_be_loaded_does_not_affect_others(installed: Path, t
         assert status == 200 and "pooling" in health["failed_models"]["generator:F32"]
 
 
+@pytest.mark.slow
 def test_aliases_prompts_and_models_installed_while_it_runs(installed: Path, tmp_path: Path) -> None:
     (installed / "config.toml").write_text(
         'model = "all-minilm-l6-v2"\npreload = ["tiny-decoder"]\n'

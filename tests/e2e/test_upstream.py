@@ -25,6 +25,8 @@ from tests.e2e.daemon import Daemon, cosines, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 NAME = "tiny"
 WAIT = 60.0
 """Longer than a daemon takes to start on a busy machine."""

@@ -20,6 +20,7 @@ from tests.signals import listening_to_sigint
 from tests.waiting import until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.e2e,
     pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to a single process"),
 ]

@@ -61,7 +61,7 @@ MISSING = [
     *(name for name in ("pystray", "PIL") if importlib.util.find_spec(name) is None),
     *([] if gobject() else ["python3-gi and gir1.2-ayatanaappindicator3-0.1"]),
 ]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs a panel with menus; missing: {MISSING}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"needs a panel with menus; missing: {MISSING}")]
 
 
 @pytest.fixture

@@ -166,6 +166,7 @@ def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
 # --- with real workers ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: dict[str, Path]) -> None:
     """No crash, no hang, and no more memory than the sound file takes; the seeds make each damage repeatable."""
