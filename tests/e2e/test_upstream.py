@@ -101,8 +101,8 @@ def test_vectors_are_upstreams_and_stay_available_without_it(
             home = str(tmp_path / "caching" / "home")
             environment = {**os.environ, "EDGEEMBED_HOME": home, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
             doctor = [sys.executable, "-m", "edgeembed", "doctor"]
-            said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
-            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", said), said
+            output = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
+            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", output), output
             upstream_daemon.process.kill()
             upstream_daemon.process.wait(10)
             np.testing.assert_array_equal(daemon.embed(texts), rows)
