@@ -22,7 +22,7 @@ from tests.cli.imports import HEAVY, imported
 
 
 def test_help_lists_every_command_with_its_summary() -> None:
-    done = edgeembed("--help")
+    done = edgeembed("-h")
     assert done.returncode == 0 and done.stderr == ""
     listed = " ".join(done.stdout.split())
     for name, (_, _, line) in COMMANDS.items():
@@ -34,7 +34,7 @@ def test_every_command_teaches(name: str) -> None:
     module, attribute, _ = COMMANDS[name]
     command = getattr(importlib.import_module(module), attribute)
     assert isinstance(command, click.Command) and command.name == name
-    done = CliRunner().invoke(cli, [name, "-h"], prog_name="edgeembed")
+    done = CliRunner().invoke(cli, [name, "--help"], prog_name="edgeembed")
     assert done.exit_code == 0
     examples = [line for line in done.output.splitlines() if line.strip().startswith(f"edgeembed {name}")]
     assert examples, "no example in the help"
