@@ -1,7 +1,7 @@
-"""Servers of others, as far as a client sees them: the answers, errors and quirks that they document, without their models.
+"""Test doubles of other servers: their documented responses, errors and quirks, without their models.
 
-Sources: SGLang's serving_embedding.py and create_error_response (floats whatever is asked for, flat errors, integer codes);
-vLLM's protocol.py (integer codes in an `error` object; before that flat ones, and base64 refused: its issue 6174);
+Sources: SGLang's serving_embedding.py and create_error_response (always floats, flat errors, integer codes);
+vLLM's protocol.py (integer codes in an `error` object; in older versions flat errors, and base64 refused: its issue 6174);
 TEI's OpenAI routes (message, code and type, batches of 32 at most); Ollama's openai.go (`code` is null).
 """
 
@@ -29,37 +29,37 @@ TEI_BATCH = 32
 
 
 def unit_row(text: str, dimensions: int = 16) -> Float32Row:
-    """Give the fake engine's row, normalised as most servers do it."""
+    """Return the fake engine's row, normalised as by most servers."""
     row = fake_row(text, dimensions)
     return (row / np.linalg.norm(row)).astype(np.float32)
 
 
 def other_row(text: str) -> Float32Row:
-    """Give the row of another model."""
+    """Return the row of another model."""
     return unit_row(f"another model reads {text}")
 
 
 class FakeUpstream:
-    """One server on a port of its own, which it keeps when it goes away and comes back."""
+    """A server that keeps its port when it is stopped and started again."""
 
     def __init__(self, style: Style = "openai", *, model: str = "far-model") -> None:
         self.style = style
         self.model = model
         self.row_of: Callable[[str], Float32Row] = unit_row
         self.asked: list[list[str]] = []
-        """The texts of each request that was answered."""
+        """The texts of each answered request."""
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
         self.troubles: deque[web.Response] = deque()
-        """Answers that are given instead of rows, one after the other."""
+        """Responses sent instead of rows, in order."""
         self.refused: Callable[[str], bool] = lambda _text: False
         self.most_texts = TEI_BATCH if style == "tei" else 10_000
         self.hold = asyncio.Event()
-        """Cleared by a test that wants requests to hang."""
+        """Cleared to let requests hang."""
         self.hold.set()
         self.in_flight = self.most_in_flight = 0
         self.gone = 0
-        """Requests whose client hung up."""
+        """Requests whose client disconnected."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -78,7 +78,7 @@ class FakeUpstream:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Go away as a process that is killed: connections break off."""
+        """Stop like a killed process: connections are aborted."""
         if self._runner is not None:
             server = self._runner.server
             for connection in list(server.connections) if server else []:
@@ -88,7 +88,7 @@ class FakeUpstream:
             self._runner = None
 
     def error(self, status: int, message: str) -> web.Response:
-        """Word an error as this server does."""
+        """Return an error response in the style of this server."""
         kind = "BadRequestError" if status == 400 else "InternalServerError"
         body: dict[str, Any]
         match self.style:
@@ -154,7 +154,7 @@ def _written(row: Float32Row, as_base64: bool) -> str | list[float]:
 
 
 class FakeGeneration:
-    """A generation server: it streams as many chunks as a test lets it, and notes who asked how."""
+    """A generation server that records requests and streams a chunk whenever a test releases one."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, CIMultiDict[str], bytes]] = []
@@ -162,7 +162,7 @@ class FakeGeneration:
         self.go_on = asyncio.Semaphore(0)
         """Released once for each chunk."""
         self.gone = asyncio.Event()
-        """Set when a client hung up in the middle of a stream."""
+        """Set when a client disconnects during a stream."""
         self.silent = False
         self.models: list[dict[str, Any]] = [{"id": "far-chat", "object": "model", "created": 1, "owned_by": "vllm"}]
         self.url = ""

@@ -9,10 +9,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".ci", "build", "*.egg-info", "__pycache__", ".*_cache")
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_three_packages_and_the_catalogue(tmp_path: Path) -> None:
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=NOT_SOURCE)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]

@@ -17,7 +17,7 @@ _FINISHED = "finished"
 
 @dataclass(frozen=True)
 class Output:
-    """One file, or a folder in which each shard stays a file of its own."""
+    """One file, or a folder in which each shard stays a separate file."""
 
     path: Path
     format: str

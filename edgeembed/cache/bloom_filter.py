@@ -23,7 +23,7 @@ _PROBES = 6
 _BITS_PER_KEY = 16
 _LEAST_KEYS = 1 << 16
 TRUSTED_SECONDS = 1.0
-"""For so long after a check of the database's version the filter is used; later another process may have written."""
+"""How long the filter is trusted after a check of the database's version; another process may have written since."""
 
 _words = struct.Struct(f"<{_PROBES}I").unpack_from
 

@@ -113,7 +113,7 @@ class Database:
 
 
 def describe_fault(error: BaseException) -> str:
-    """Return what is wrong, for people: diskcache's Timeout has no message of its own, or only a number."""
+    """Return what is wrong, for people: diskcache's Timeout has no message, or only a number."""
     return "another process keeps it locked" if isinstance(error, StoreTimeout) else str(error)
 
 

@@ -22,7 +22,7 @@ from edgeembed.cache.rows import decode_row
 __all__ = ["DATABASE", "FAULTS", "DiskItem", "DiskTier", "ModelOnDisk"]
 
 _TRIM_BYTES = 4 * 2**20
-"""A write removes at most this much, or twice its own size: a lowered limit is reached in steps, and nobody waits long."""
+"""A write removes at most this much, or twice its own size: a lowered limit is reached in short steps."""
 _PROTECTED = 0.8
 """Share of the rows that may be protected."""
 _LOW_SECONDS = 7 * 86400.0
@@ -52,7 +52,7 @@ class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiskTier:
-    """Bytes by key on disk. Every method blocks; the cache calls them from a thread of its own.
+    """Bytes by key on disk. Every method blocks; the cache calls them from a separate thread.
 
     Raises one of FAULTS when the database is damaged, locked, full or gone.
     """

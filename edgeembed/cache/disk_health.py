@@ -30,7 +30,7 @@ class DiskHealth:
         return next(iter(self._problems.values()), None)
 
     def problem_of(self, work: str) -> str | None:
-        """Return what is wrong with one kind of work; None when nothing is."""
+        """Return what is wrong with one kind of work; None if it works."""
         return self._problems.get(work)
 
     def is_paused(self, work: str) -> bool:

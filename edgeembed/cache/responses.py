@@ -44,7 +44,7 @@ class StoredResponses:
     def put(self, name: Hashable, response: StoredResponse) -> None:
         """Store a response, and drop others until it fits.
 
-        The name stands for everything that the body depends on, except for the version.
+        The name identifies everything that the body depends on, except for the version.
         """
         size = len(response.body) + _OVERHEAD_BYTES
         if size > self.capacity:

@@ -55,7 +55,7 @@ class FoundRows(dict[bytes, CachedRow]):
 
 
 class VectorCache:
-    """Rows by key. All coroutines run on one event loop; the disk tier has a thread of its own."""
+    """Rows by key. All coroutines run on one event loop; the disk tier has its own thread."""
 
     def __init__(self, folder: Path | None, *, memory_mib: int, disk_mib: int, ttl: float | None = None) -> None:
         """Nothing is opened before `open`. Without folder or disk_mib: memory only. Without memory_mib: disk only.

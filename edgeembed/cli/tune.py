@@ -120,7 +120,7 @@ def _batch(measurement: Measurement) -> str:
 
 
 def _padding(profile: RunProfile) -> str:
-    """Return from which length on texts are padded."""
+    """Return the length from which texts are padded."""
     if profile.pad_from_tokens is None:
         return "auto"
     return f"from {profile.pad_from_tokens}" if profile.pad_from_tokens else "off"

@@ -65,7 +65,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     mode_changes_by_cause: dict[str, int] = {}
     """Number of all changes, by "from>to>cause"."""
     offload: str | None = None
-    """Which part of the model is on which GPU, in words; None where nothing is."""
+    """Which part of the model is on which GPU, in words; None if it uses none."""
 
 
 class CacheCounts(msgspec.Struct):

@@ -92,6 +92,6 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
+def did_you_mean(word: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(word, candidates, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

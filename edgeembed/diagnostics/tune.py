@@ -1,6 +1,6 @@
 """Finds the fastest run profile of a model on this machine: threads, batch size, lanes, padding.
 
-Coordinate descent: one parameter is varied while the others stay, each profile in a worker of its own. Measured is what
+Coordinate descent: one parameter is varied while the others stay, each profile in a separate worker. It measures what
 users wait for: a query of ten words, one of forty, and a bulk load. The score of a profile is the geometric mean of these
 times relative to the first profile, so that no single one decides.
 """

@@ -366,7 +366,7 @@ def _read(file: Path) -> BaselineFile | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        log.warning("the baseline of vectors in %s cannot be read and is made anew: %s", file, error)
+        log.warning("the baseline of vectors in %s cannot be read and is rebuilt: %s", file, error)
         return None
 
 

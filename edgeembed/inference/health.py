@@ -40,7 +40,7 @@ class HealthCheck:
     async def check(self) -> None:
         """Raise EngineError with the reason when the default model cannot compute now.
 
-        A model that is unloaded because nobody uses it is well.
+        A model that was unloaded because it was idle counts as healthy.
         """
         model = self._registry.default
         slot = self._pool.slot_of(model) if model else None

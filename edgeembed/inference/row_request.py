@@ -90,7 +90,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def failure(self, key: bytes, error: BaseException) -> BaseException:
-        """Return what the client is told when the engine has no row for a text; errors of ours only change their words."""
+        """Return the error for the client when the engine has no row for a text; our own errors are only reworded."""
         place = place_of(self.client, self.keys.index(key))
         match error:
             case InputTooLongError():

@@ -61,7 +61,7 @@ class AutostartSwitch(Protocol):
 
 
 class Controller:
-    """Runs in a thread of its own. Only `submit` may be called from other threads."""
+    """Runs in its own thread. Only `submit` may be called from other threads."""
 
     def __init__(
         self,

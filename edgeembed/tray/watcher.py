@@ -82,7 +82,7 @@ class Watcher:
         )
 
     async def _poll_slow(self, status: DaemonStatus) -> None:
-        """Request what rarely changes or costs the daemon work, at longer intervals."""
+        """Request, less often, what rarely changes or is expensive for the daemon."""
         now = self._clock()
         if now - self._models_at >= MODELS_SECONDS:
             self._models_at = now

@@ -85,7 +85,7 @@ ok "state in /var/lib/edgeembed, cache in /var/cache/edgeembed"
 inside pkill -9 -f 'edgeembed.engine.worker.main'
 answers 8327 || fail "no answer after its worker was killed"
 [[ $(property MainPID) == "$pid" ]] || fail "a killed worker took the daemon along"
-ok "a killed worker is started anew, the daemon goes on"
+ok "a killed worker is restarted, and the daemon keeps running"
 inside kill -9 "$pid"
 if ! main_changes "$pid" || ! answers 8327; then fail "it was not started again"; fi
 ok "a killed daemon is started again"

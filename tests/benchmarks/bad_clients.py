@@ -34,7 +34,7 @@ KINDS = {"slow readers": (1, 0), "vanishing": (0, 1), "both": (1, 1)}
 
 
 def latencies(port: int, seconds: float, seed: int) -> list[float]:
-    """Measure a normal client from a process of its own, in milliseconds. Raises RuntimeError for a wrong answer."""
+    """Measure a normal client from a separate process, in milliseconds. Raises RuntimeError for a wrong answer."""
     job = Job(port=port, groups=(Group(clients=1, texts=1, words=10),), seconds=seconds, seed=seed)
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.driver"],
@@ -51,7 +51,7 @@ def latencies(port: int, seconds: float, seed: int) -> list[float]:
 
 @contextmanager
 def misbehaving(port: int, slow: int, vanishing: int, texts: int) -> Iterator[dict[str, float]]:
-    """Run bad clients in a process of their own; what they did is in the dictionary afterwards."""
+    """Run bad clients in a separate process; what they did is in the dictionary afterwards."""
     did: dict[str, float] = {}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.e2e.bad_clients", *map(str, (port, slow, vanishing, texts))],

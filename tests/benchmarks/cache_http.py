@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cache_http.py --model model.gguf
 
-Both run on uvloop where it exists, each in a process of its own; the daemon has everything on that a user has. The driver is
+Both run on uvloop where it exists, each in a separate process; the daemon has everything on that a user has. The driver is
 `wrk` (Debian: `apt install wrk`), one thread. It prints the medians over the rounds: p50 with one client, requests/s with
 32, and the ratio of each round's pair, whose spread shows how quiet the machine was. "CPU ratio" compares the processor time
 that a request takes in each server; it remains valid on a busy machine.
@@ -72,7 +72,7 @@ Server = tuple[str, psutil.Process]
 
 @contextmanager
 def bare_server(body: bytes, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `bare` in a process of its own; return its URL and process."""
+    """Run `bare` in a separate process; return its URL and process."""
     path = folder / "answer.json"
     path.write_bytes(body)
     process = subprocess.Popen([sys.executable, __file__, "--bare", str(path)], stdout=subprocess.PIPE, text=True)

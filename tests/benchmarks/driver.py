@@ -1,4 +1,4 @@
-"""A load driver in a process of its own: plain sockets, one thread, nothing imported that costs.
+"""A load driver in a separate process: plain sockets, one thread, nothing imported that costs.
 
 The machine that is measured also runs the driver: every microsecond that the driver takes is missing for the server.
 It takes a third of what aiohttp's client does (figures: docs/benchmarks.md), and its share is in every result.

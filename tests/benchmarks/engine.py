@@ -166,7 +166,7 @@ async def measure(options: WorkerOptions, seconds: float, seed: int) -> dict[str
 
 
 def run_tree(tree: Path, arguments: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
-    """Measure a source tree in a process of its own."""
+    """Measure a source tree in a separate process."""
     command = [sys.executable, str(Path(__file__).resolve()), str(arguments.model), "--json", "--seed", str(seed)]
     command += [
         "--threads",

@@ -1,4 +1,4 @@
-"""Servers and loops in processes of their own: start, wait until they answer, freeze while others are measured, end."""
+"""Servers and loops in separate processes: start, wait until they answer, freeze while others are measured, end."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Server(Running):
             return [item["embedding"] for item in json.load(response)["data"]]
 
     def do(self, job: Job) -> tuple[dict[str, Outcome], float]:
-        """Send a load from a driver in a process of its own; return the outcomes and the driver's processor seconds."""
+        """Send a load from a driver in a separate process; return the outcomes and the driver's processor seconds."""
         body = self._body
         if self._query_body is not None and any(group.prefix for group in job.groups):
             job = replace(job, groups=tuple(replace(group, prefix="") for group in job.groups))

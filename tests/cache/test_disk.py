@@ -65,7 +65,7 @@ def test_rows_outlive_the_process(folder: Path) -> None:
 
 
 def test_a_large_row_stays_inside_the_database(tier: DiskTier, folder: Path) -> None:
-    """diskcache puts large values into files of their own, which nothing of ours reads."""
+    """diskcache puts large values into separate files, which our code never reads."""
     tier.put_many([(key(1), bytes(200_000))])
     assert tier.get_many([key(1)]) == {key(1): bytes(200_000)}
     assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in folder.iterdir()} == {DATABASE}
@@ -226,7 +226,7 @@ def test_no_pickle_is_ever_loaded(folder: Path, tmp_path: Path) -> None:
     DiskTier(folder, MIB).close()
     with diskcache.Cache(str(folder)) as foreign:
         foreign.set(key(1), Evil(trace))
-        foreign.set(key(2), [Evil(trace)] * 5000)  # goes to a file of its own
+        foreign.set(key(2), [Evil(trace)] * 5000)  # goes to a separate file
         foreign.set(key(3), "text")
         foreign.set(key(4), 5)
         foreign.set(("a", "tuple"), Evil(trace))

@@ -61,7 +61,7 @@ def test_booleans_from_the_environment(home: Path, text: str, expected: bool) ->
     assert (settings.cache, settings.no_auth) == (expected, expected)
 
 
-def test_text_settings_stay_text_even_if_they_look_like_numbers(home: Path) -> None:
+def test_text_settings_stay_text_even_if_they_resemble_numbers(home: Path) -> None:
     assert resolve({}, env(home, MODEL="123")).settings.model == "123"
     assert resolve({}, env(home, MODEL="null")).settings.model == "null"
 

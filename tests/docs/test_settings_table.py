@@ -1,6 +1,6 @@
 """The table of all settings in docs/configuration.md is made from `Settings`.
 
-Run as a script, `python -m tests.docs.test_settings_table`, this module writes it anew.
+Run as a script, `python -m tests.docs.test_settings_table`, this module rewrites it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _page_with(new: str) -> str:
 
 def test_the_table_of_settings_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == _page_with(table()), (
-        "a setting was changed: run `python -m tests.docs.test_settings_table`, which writes docs/configuration.md anew"
+        "a setting was changed: run `python -m tests.docs.test_settings_table`, which rewrites docs/configuration.md"
     )
 
 

@@ -1,4 +1,4 @@
-"""Clients that nobody wants: slow readers, and such as hang up at three moments. Plain sockets, one thread for all.
+"""Misbehaving clients: slow readers, and clients that disconnect at three moments. Plain sockets in one thread.
 
 python -m tests.e2e.bad_clients PORT SLOW VANISHING TEXTS      until its standard input ends; a line of JSON then
 """
@@ -24,11 +24,11 @@ Moment = Literal["after the body", "in the body", "in the answer"]
 MOMENTS: tuple[Moment, ...] = ("after the body", "in the body", "in the answer")
 
 READ_EVERY_SECONDS = 0.05
-"""A slow reader takes a byte so often."""
+"""Seconds between two bytes that a slow reader reads."""
 VANISH_EVERY_SECONDS = 1.0
-"""A vanishing client comes back so often."""
+"""Seconds between two connections of a vanishing client."""
 NEW_TEXTS = 8
-"""Texts that a client sends and never waits for: a bulk load, as the daemon sees it."""
+"""Texts in a request whose client does not wait: a bulk load for the daemon."""
 WORDS = 10
 
 
@@ -36,11 +36,11 @@ class BadClients:
     """Slow readers and vanishing clients of one daemon, until `stop`."""
 
     def __init__(self, port: int, *, slow: int, vanishing: int, texts: int = 64, words: int = WORDS, seed: int = 1) -> None:
-        """Prepare. texts: in a slow reader's request, and in those whose client leaves in the middle of the answer, each of
-        so many words; always the same ones, so that it is the answer that costs, and not the model.
+        """Prepare. texts: number of texts, of `words` words each, in the request of a slow reader or of a client that
+        disconnects within the response. They are always the same, so that the response is what costs, not the model.
         """
         self.gone: Counter[str] = Counter()
-        """How often a client hung up, by moment."""
+        """Number of disconnects, by moment."""
         self.bytes_read = 0
         """By all slow readers."""
         self._port = port
@@ -55,10 +55,10 @@ class BadClients:
         self._failure: BaseException | None = None
 
     def __enter__(self) -> BadClients:
-        """Begin; every slow reader has the beginning of its answer when this returns."""
-        # One after the other: the first one's texts are computed, the others' come from the cache.
+        """Start; when this returns, every slow reader has received the beginning of its response."""
+        # One after the other: the texts of the first are computed, those of the others come from the cache.
         for _ in range(self._slow):
-            # A small window, which the system must not fill in the client's place.
+            # A small window, so that the system does not buffer the response for the client.
             reader = self._connect(receive_buffer=4096)
             self._readers.append(reader)
             reader.sendall(self._large)
@@ -70,7 +70,7 @@ class BadClients:
         self.stop()
 
     def stop(self) -> None:
-        """Let everybody leave. Raises what has failed."""
+        """Disconnect all clients. Raises the exceptions of the thread."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -108,7 +108,7 @@ class BadClients:
                 heapq.heapreplace(due, (time.monotonic() + VANISH_EVERY_SECONDS, next(numbers), who))
 
     def vanish(self, moment: Moment) -> None:
-        """Come as a new client and hang up at that moment, politely or with a reset."""
+        """Connect and disconnect at that moment, with a normal close or a reset."""
         client = self._connect()
         if moment == "in the answer":
             client.sendall(self._large)
@@ -138,7 +138,7 @@ class BadClients:
 
 
 def main(port: int, slow: int, vanishing: int, texts: int) -> None:
-    """Misbehave until standard input ends; a line says when it begins, and JSON in the end what was done."""
+    """Misbehave until standard input ends; print a line at the start, and JSON with the counts at the end."""
     clients = BadClients(port, slow=slow, vanishing=vanishing, texts=texts)
     with clients:
         sys.stdout.write("all there\n")

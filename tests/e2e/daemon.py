@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, started the way a user starts it."""
+"""A real daemon in its own process, started as users start it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """Everything that it said so far."""
+        """The log so far."""
         return "\n".join(self.lines)
 
     def wait_for(self, pattern: str, seconds: float = START_SECONDS) -> re.Match[str]:
@@ -65,7 +65,7 @@ class Daemon:
         return self.wait_for(r"listens on (http://\S+),")[1]
 
     def get(self, path: str) -> tuple[int, dict[str, Any]]:
-        """GET a JSON answer, whatever its status."""
+        """Return status and JSON body of a GET request."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=30) as response:
                 return response.status, json.load(response)
@@ -73,7 +73,7 @@ class Daemon:
             return error.code, json.load(error)
 
     def embed(self, texts: str | Sequence[str], seconds: float = 120, **more: Any) -> npt.NDArray[np.float32]:
-        """POST texts and give their rows, shape (texts, dimensions)."""
+        """Embed texts and return their rows, shape (texts, dimensions)."""
         body = json.dumps({"input": texts, **more}).encode()
         request = urllib.request.Request(f"{self.url}/v1/embeddings", body, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=seconds) as response:
@@ -83,12 +83,12 @@ class Daemon:
 
     @property
     def worker_pid(self) -> int | None:
-        """Process id of the worker now running."""
+        """Process id of the current worker."""
         pid: int | None = self.get("/v1/status")[1]["engine"]["worker_pid"]
         return pid
 
     def wait_until_ok(self, seconds: float = START_SECONDS) -> dict[str, Any]:
-        """Wait until /health says ok, and give its answer."""
+        """Wait until /health is ok, and return its body."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             status, answer = self.get("/health")
@@ -98,7 +98,7 @@ class Daemon:
         raise AssertionError(f"/health stays at {answer}:\n{self.log}")
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
-        """Send a signal and give the exit status."""
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
         status = self.process.wait(seconds)
         self._reader.join(5)
@@ -107,7 +107,7 @@ class Daemon:
 
 @contextmanager
 def running(*flags: str, home: Path, ready: bool = True, **environment: str) -> Iterator[Daemon]:
-    """Run `edgeembed serve` with flags; whatever is left of it in the end is killed."""
+    """Run `edgeembed serve` with flags; remaining processes are killed at the end."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("EDGEEMBED_")}
     variables |= {"EDGEEMBED_HOME": str(home), "PYTHONUNBUFFERED": "1", **environment}
     if not any(flag == "--port" for flag in flags):

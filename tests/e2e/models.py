@@ -1,4 +1,4 @@
-"""Models in the store of a test's home."""
+"""Installs models in the store of a test's home."""
 
 from __future__ import annotations
 

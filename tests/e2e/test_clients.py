@@ -1,4 +1,4 @@
-"""The Python packages of Ollama, Cohere and Hugging Face against the real daemon, each by its own defaults."""
+"""The Python packages of Ollama, Cohere and Hugging Face against the real daemon, each with its defaults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def daemon(minilm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def expected(daemon: Daemon) -> np.ndarray:
-    """What POST /v1/embeddings gives for the texts, shape (texts, 384)."""
+    """The rows of POST /v1/embeddings for the texts, shape (texts, 384)."""
     return daemon.embed(TEXTS)
 
 
@@ -64,7 +64,7 @@ def test_ollama(daemon: Daemon, expected: np.ndarray) -> None:
     assert (loaded.model, loaded.context_length) == (f"{MODEL}:Q8_0", 512)
 
 
-def test_ollamas_errors(daemon: Daemon) -> None:
+def test_errors_of_ollama(daemon: Daemon) -> None:
     client = ollama.Client(host=daemon.url)
     with pytest.raises(ollama.ResponseError, match="no model 'no-such-model'") as missing:
         client.embed(model="no-such-model", input="a")
@@ -95,7 +95,7 @@ def test_cohere(daemon: Daemon, expected: np.ndarray) -> None:
     assert {each.document.text for each in documents if each.document} == set(TEXTS)
 
 
-def test_hugging_face(daemon: Daemon, expected: np.ndarray) -> None:
+def test_huggingface_hub(daemon: Daemon, expected: np.ndarray) -> None:
     for address in (daemon.url, f"{daemon.url}/embed"):
         client = InferenceClient(address)
         assert same(client.feature_extraction(TEXTS[0]), expected[:1])
@@ -111,7 +111,7 @@ def test_hugging_face(daemon: Daemon, expected: np.ndarray) -> None:
 
 
 def test_the_clients_of_text_embeddings_inference(daemon: Daemon, expected: np.ndarray) -> None:
-    """There is no official package: tools post to its routes themselves."""
+    """There is no official package: tools send requests to the routes themselves."""
     assert same(post(daemon, "/embed", inputs=TEXTS, truncate=True)[1], expected)
     ranks: Any = post(daemon, "/rerank", query="q", texts=TEXTS, raw_scores=False)[1]
     assert sorted(rank["index"] for rank in ranks) == [0, 1, 2]

@@ -66,7 +66,7 @@ class Page:
         """Return the visible text, or an empty string."""
         try:
             return " | ".join(element.text for element in self.chrome.find_elements(By.CSS_SELECTOR, selector))
-        except StaleElementReferenceException:  # it was just redrawn
+        except StaleElementReferenceException:  # it has just been redrawn
             return ""
 
     def wait_for(self, selector: str, words: str) -> str:

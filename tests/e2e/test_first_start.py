@@ -1,4 +1,4 @@
-"""The first start on a machine that has nothing: no model, no configuration, no hub."""
+"""The first start on a machine without models, configuration and access to the hub."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.e2e.daemon import running
 
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port: nobody listens
+pytestmark = pytest.mark.slow
+
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port, where nothing listens
 
 
-def test_without_a_hub_the_starter_is_taken_and_stays(home: Path) -> None:
+def test_without_the_hub_the_starter_model_is_installed_and_kept(home: Path) -> None:
     with running(home=home, **NO_HUB) as daemon:
         assert "The model hub cannot be reached" in daemon.log
         assert "starter" in daemon.log
@@ -20,14 +23,14 @@ def test_without_a_hub_the_starter_is_taken_and_stays(home: Path) -> None:
         assert daemon.get("/health") == (200, {"status": "ok", "model": "all-minilm-l6-v2", "mode": "cpu", "demotions": []})
     chosen = tomllib.loads((home / "config.toml").read_text())["model"]
     assert chosen == "all-minilm-l6-v2:Q8_0"
-    # The second start asks nobody and changes nothing.
+    # The second start uses no network and changes nothing.
     with running("--offline", home=home) as daemon:
         assert "hub" not in daemon.log
         assert daemon.get("/v1/models")[1]["data"][0]["id"] == "all-minilm-l6-v2"
     assert tomllib.loads((home / "config.toml").read_text())["model"] == chosen
 
 
-def test_the_vectors_are_those_of_sentence_transformers(home: Path) -> None:
+def test_vectors_equal_those_of_sentence_transformers(home: Path) -> None:
     rows = np.load(Path(__file__).parents[1] / "reference" / "minilm_rows.npz")
     texts, expected = [str(text) for text in rows["texts"]], rows["rows"]
     with running("--model", "all-minilm-l6-v2:F32", home=home, **NO_HUB) as daemon:

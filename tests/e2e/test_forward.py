@@ -1,4 +1,4 @@
-"""One base URL for embeddings and chat: what is not ours goes to another server, and comes back as it is."""
+"""One base URL for embeddings and chat: other routes are forwarded to another server, and responses returned unchanged."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Serve = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-async def far() -> AsyncIterator[FakeGeneration]:
+async def other() -> AsyncIterator[FakeGeneration]:
     async with generation() as fake:
         yield fake
 
 
 @pytest.fixture
-async def serve(far: FakeGeneration) -> AsyncIterator[Serve]:
-    """Return a function that serves as the daemon does, and gives the URL."""
+async def serve(other: FakeGeneration) -> AsyncIterator[Serve]:
+    """Return a function that starts a server like the daemon's and returns its URL."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> str:
-            chosen = Settings(**{"port": 0, "forward": far.url, "grace_period": 0.1, **settings})
+            chosen = Settings(**{"port": 0, "forward": other.url, "grace_period": 0.1, **settings})
             service = fake_service(FakeEngine(), None)
             return await stack.enter_async_context(
                 listening(service, chosen, (), lambda _models: None, lambda: None),
@@ -47,30 +47,32 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_a_chat_streams_chunk_by_chunk(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
+async def test_a_chat_streams_chunk_by_chunk(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
     url = await serve()
     async with client.post(f"{url}/v1/chat/completions", json={"stream": True, "messages": []}) as response:
         assert response.status == 200 and response.headers["Content-Type"] == "text/event-stream"
         assert response.headers["X-Request-Id"] and response.headers["Server"].startswith("edgeembed/")
         for number in range(3):
-            far.go_on.release()
-            # The next one is not made yet: what arrives was not kept back.
+            other.go_on.release()
+            # The next chunk does not exist yet, so this one was not buffered.
             assert await response.content.readuntil(b"\n\n") == b'data: {"chunk":%d}\n\n' % number
         assert await response.content.read() == b"data: [DONE]\n\n"
 
 
-async def test_a_client_that_hangs_up_ends_the_generation(
-    serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession
+async def test_a_disconnecting_client_ends_the_generation(
+    serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession
 ) -> None:
     url = await serve()
     response = await client.post(f"{url}/v1/chat/completions", json={"stream": True})
-    far.go_on.release()
+    other.go_on.release()
     await response.content.readuntil(b"\n\n")
     response.close()
-    await asyncio.wait_for(far.gone.wait(), 10)
+    await asyncio.wait_for(other.gone.wait(), 10)
 
 
-async def test_secrets_stay_and_the_other_key_goes(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
+async def test_the_clients_secrets_are_replaced_by_the_other_servers_key(
+    serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession
+) -> None:
     url = await serve(forward_key="theirs", api_key="ours")
     headers = {"Authorization": "Bearer ours", "Cookie": "session=1", "X-Api-Key": "ours", "Connection": "X-Hop"}
     headers |= {"X-Hop": "1", "X-Stays": "yes", "X-Request-Id": "abc", "User-Agent": "a tool"}
@@ -78,81 +80,77 @@ async def test_secrets_stay_and_the_other_key_goes(serve: Serve, far: FakeGenera
         URL(f"{url}/v1/responses?a=b%2Fc", encoded=True), json={"input": "hi"}, headers=headers
     ) as response:
         assert response.status == 200
-    method, path, sent, body = far.requests[-1]
+    method, path, sent, body = other.requests[-1]
     assert (method, path, body) == ("POST", "/v1/responses?a=b%2Fc", b'{"input": "hi"}')
     assert sent["Authorization"] == "Bearer theirs"
     assert (sent["X-Stays"], sent["X-Request-Id"], sent["User-Agent"]) == ("yes", "abc", "a tool")
     assert not {"Cookie", "X-Api-Key", "X-Hop"} & set(sent)
     assert "ours" not in str(sent)
     async with client.post(f"{url}/v1/responses", json={}) as response:
-        assert response.status == 401, "our own key is asked for first"
-    assert len(far.requests) == 1
+        assert response.status == 401, "our own API key is required first"
+    assert len(other.requests) == 1
 
 
-async def test_without_a_key_of_theirs_none_is_sent(
-    serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession
-) -> None:
+async def test_no_key_is_sent_unless_configured(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
     url = await serve()
     await (await client.post(f"{url}/v1/completions", json={}, headers={"Authorization": "Bearer anything"})).read()
-    assert "Authorization" not in far.requests[-1][2]
+    assert "Authorization" not in other.requests[-1][2]
 
 
-async def test_web_pages_are_let_in_or_kept_out_by_us(
-    serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession
-) -> None:
+async def test_our_rules_for_web_pages_apply(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
     url = await serve(allowed_origins=("https://notes.example",))
     async with client.post(f"{url}/v1/completions", json={}, headers={"Origin": "https://evil.example"}) as response:
         assert response.status == 403
-    assert not far.requests
+    assert not other.requests
     async with client.post(f"{url}/v1/completions", json={}, headers={"Origin": "https://notes.example"}) as response:
         assert response.status == 200
         assert response.headers.getall("Access-Control-Allow-Origin") == ["https://notes.example"]
-    assert "Origin" not in far.requests[-1][2], "the other side would refuse a page that it does not know"
+    assert "Origin" not in other.requests[-1][2], "the other server may reject pages that it does not know"
     async with client.post(f"{url}/v1/completions", json={}, headers={"Host": "rebound.example"}) as response:
         assert response.status == 403
 
 
-async def test_ours_stays_ours(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
+async def test_our_routes_are_not_forwarded(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
     url = await serve()
     async with client.post(f"{url}/v1/embeddings", json={"input": "hello"}) as response:
         assert response.status == 200
     async with client.get(f"{url}/v1/embeddings") as response:
-        assert response.status == 405, "a wrong method on a path of ours is no reason to ask elsewhere"
+        assert response.status == 405, "a wrong method for one of our routes is not forwarded"
     async with client.get(f"{url}/openapi.json") as response:
         assert response.status == 200 and "/v1/{tail}" not in (await response.json())["paths"]
     async with client.get(f"{url}/metrics") as response:
         assert 'route="/v1/embeddings"' in await response.text()
     async with client.get(f"{url}/else") as response:
         assert response.status == 404
-    assert not far.requests
+    assert not other.requests
 
 
 @pytest.mark.parametrize("path", ["/v1/%2e%2e/admin", "/v1/a/..%2f..%2fadmin", "/v1/x/%2E%2E/%2E%2E/admin"])
-async def test_no_path_leads_out_of_the_base_url(path: str, serve: Serve, far: FakeGeneration) -> None:
+async def test_paths_cannot_leave_the_base_url(path: str, serve: Serve, other: FakeGeneration) -> None:
     url = await serve()
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert b" 404 " in (await reader.read()).splitlines()[0]
     writer.close()
-    assert not far.requests
+    assert not other.requests
 
 
-async def test_models_are_listed_together(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
-    far.models.append({"id": "fake-model", "object": "model"})
+async def test_models_are_listed_together(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
+    other.models.append({"id": "fake-model", "object": "model"})
     url = await serve()
     async with client.get(f"{url}/v1/models") as response:
         names = [(model["id"], model["owned_by"]) for model in (await response.json())["data"]]
     assert ("fake-model", "edgeembed") in names and ("far-chat", "vllm") in names
-    assert len({name for name, _ in names}) == len(names), "a name of ours means ours"
+    assert len({name for name, _ in names}) == len(names), "our models take precedence"
     async with client.get(f"{url}/v1/models/far-chat") as response:
         assert (await response.json())["id"] == "far-chat"
     async with client.get(f"{url}/v1/models/fake-model") as response:
         assert (await response.json())["owned_by"] == "edgeembed"
 
 
-async def test_errors_and_headers_come_back_as_they_are(
-    serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession
+async def test_errors_and_headers_are_returned_unchanged(
+    serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession
 ) -> None:
     url = await serve()
     async with client.post(f"{url}/v1/refused", json={}) as response:
@@ -161,7 +159,9 @@ async def test_errors_and_headers_come_back_as_they_are(
         assert "X-Hop" not in response.headers and "Set-Cookie" not in response.headers
 
 
-async def test_an_absent_server_is_a_502_and_its_models_are_left_out(serve: Serve, client: aiohttp.ClientSession) -> None:
+async def test_an_unreachable_server_is_a_502_and_its_models_are_not_listed(
+    serve: Serve, client: aiohttp.ClientSession
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = await serve(forward=f"http://127.0.0.1:{port}/v1")
@@ -172,25 +172,23 @@ async def test_an_absent_server_is_a_502_and_its_models_are_left_out(serve: Serv
         assert {model["owned_by"] for model in (await response.json())["data"]} == {"edgeembed"}
 
 
-async def test_a_silent_server_is_a_504(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
-    far.silent = True
+async def test_a_silent_server_is_a_504(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
+    other.silent = True
     url = await serve(forward_timeout=0.2)
     async with client.post(f"{url}/v1/chat/completions", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (504, "gateway_timeout")
 
 
-async def test_a_stream_that_falls_silent_breaks_off(
-    serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession
-) -> None:
-    """Its head was sent: a client must not take half an answer for the whole."""
+async def test_a_silent_stream_is_disconnected(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
+    """The headers have been sent: the client must not mistake a partial response for a complete one."""
     url = await serve(forward_timeout=0.3)
     async with client.post(f"{url}/v1/chat/completions", json={"stream": True}) as response:
-        far.go_on.release()
+        other.go_on.release()
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
 
 
-async def test_a_server_that_passes_back_is_found_out(serve: Serve, client: aiohttp.ClientSession) -> None:
+async def test_a_forwarding_loop_is_detected(serve: Serve, client: aiohttp.ClientSession) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = await serve(port=port, forward=f"http://127.0.0.1:{port}/v1")
@@ -198,15 +196,17 @@ async def test_a_server_that_passes_back_is_found_out(serve: Serve, client: aioh
         assert response.status == 502 and "this server itself" in (await response.json())["error"]["message"]
 
 
-async def test_large_bodies_are_refused_here(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
+async def test_large_bodies_are_rejected_without_forwarding(
+    serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession
+) -> None:
     url = await serve(max_body_mib=1)
     async with client.post(f"{url}/v1/chat/completions", data=b"x" * (2 << 20)) as response:
         assert response.status == 413
-    assert not far.requests
+    assert not other.requests
 
 
-async def test_nothing_is_passed_on_by_default(serve: Serve, far: FakeGeneration, client: aiohttp.ClientSession) -> None:
+async def test_nothing_is_forwarded_by_default(serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession) -> None:
     url = await serve(forward=None)
     async with client.post(f"{url}/v1/chat/completions", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_url")
-    assert not far.requests
+    assert not other.requests

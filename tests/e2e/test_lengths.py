@@ -1,4 +1,4 @@
-"""Texts that are cut, and texts that come as token ids, on the real daemon with the real MiniLM."""
+"""Truncated texts and token ids as input, on the real daemon with the real MiniLM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.daemon import Daemon, cosines, running
 
 WORDS = ["rain", "falls", "on", "green", "hills", "while", "seven", "old", "birds", "sleep"] * 100
 WORDS += ["the", "cold", "sea"] * 20
-"""Each is one token of MiniLM."""
+"""Each word is one token of MiniLM."""
 LONG = " ".join(WORDS)
 CONTEXT = 512
 
@@ -37,7 +37,7 @@ def post(daemon: Daemon, path: str, **body: Any) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def test_the_row_of_a_cut_text_is_that_of_the_text_cut_by_hand(daemon: Daemon) -> None:
+def test_truncation_equals_truncating_the_text_by_hand(daemon: Daemon) -> None:
     room = CONTEXT - 2
     by_hand = daemon.embed([" ".join(WORDS[:room]), " ".join(WORDS[-room:]), " ".join(WORDS[:30]), " ".join(WORDS[-30:])])
     cut = [
@@ -46,18 +46,18 @@ def test_the_row_of_a_cut_text_is_that_of_the_text_cut_by_hand(daemon: Daemon) -
         for side in ("end", "start")
     ]
     assert cosines(np.stack(cut), by_hand).min() >= 0.9999
-    assert abs(cosines(by_hand[:1], by_hand[1:2])[0]) < 0.9999, "the two sides can be told apart"
+    assert abs(cosines(by_hand[:1], by_hand[1:2])[0]) < 0.9999, "the rows of the two sides differ"
     assert post(daemon, "/v1/embeddings", input=LONG)[0] == 400
 
 
-def test_what_was_cut_is_said_whether_it_is_computed_or_remembered(daemon: Daemon) -> None:
-    said = [post(daemon, "/v1/embeddings", input=["rain", LONG], truncate="end")[1] for _ in range(2)]
-    assert said[0]["truncated"] == [{"index": 1, "tokens": CONTEXT, "full_tokens": len(WORDS) + 2}]
-    assert said[1] == said[0]
-    assert said[0]["usage"]["total_tokens"] == 3 + CONTEXT
+def test_truncation_is_reported_for_computed_and_cached_rows(daemon: Daemon) -> None:
+    output = [post(daemon, "/v1/embeddings", input=["rain", LONG], truncate="end")[1] for _ in range(2)]
+    assert output[0]["truncated"] == [{"index": 1, "tokens": CONTEXT, "full_tokens": len(WORDS) + 2}]
+    assert output[1] == output[0]
+    assert output[0]["usage"]["total_tokens"] == 3 + CONTEXT
 
 
-def test_an_answer_from_the_cache_is_the_one_that_was_computed(daemon: Daemon) -> None:
+def test_cached_rows_equal_computed_ones(daemon: Daemon) -> None:
     text = "one two three four five six seven eight nine ten"
     bodies: list[dict[str, Any]] = [{"truncate": side, "max_tokens": most} for side in ("end", "start") for most in (5, 6)]
     bodies += [{}, {"truncate": "end"}]
@@ -66,14 +66,14 @@ def test_an_answer_from_the_cache_is_the_one_that_was_computed(daemon: Daemon) -
     fresh = np.stack([daemon.embed(text, cache=False, **body)[0] for body in bodies])
     assert cosines(first, fresh).min() >= 0.9999
     assert np.array_equal(first, again)
-    assert len({row.tobytes() for row in first}) == 5, "whole texts share a row, and no other two do"
+    assert len({row.tobytes() for row in first}) == 5, "only the untruncated texts share a row"
 
 
-def test_ids_give_the_row_of_their_text(daemon: Daemon) -> None:
+def test_token_ids_have_the_row_of_their_text(daemon: Daemon) -> None:
     texts = ["The rain falls.", "déjà vu", "word " * 100]
     _, read = post(daemon, "/v1/tokenize", input=texts, ids=True)
     ids = [text["ids"] for text in read["data"]]
-    for given in (ids, [each[1:-1] for each in ids]):  # with their special tokens, and without
+    for given in (ids, [each[1:-1] for each in ids]):  # with special tokens, and without
         assert cosines(daemon.embed(given, token_ids="model"), daemon.embed(texts)).min() >= 0.9999
     status, answer = post(daemon, "/v1/embeddings", input=[[101, 30_522]], token_ids="model")
     assert (status, answer["error"]["param"]) == (400, "input[0]")
@@ -81,7 +81,7 @@ def test_ids_give_the_row_of_their_text(daemon: Daemon) -> None:
     assert post(daemon, "/v1/embeddings", input=ids)[0] == 400
 
 
-def test_300000_tokens_are_the_most_of_a_request(daemon: Daemon) -> None:
+def test_a_request_may_have_300000_tokens(daemon: Daemon) -> None:
     text = "word " * 500
     computed = post_status(daemon)
     status, answer = post(daemon, "/v1/embeddings", input=[f"{number} {text}" for number in range(600)])
@@ -91,6 +91,6 @@ def test_300000_tokens_are_the_most_of_a_request(daemon: Daemon) -> None:
 
 
 def post_status(daemon: Daemon) -> int:
-    """Return the number of texts that were computed so far."""
+    """Return the number of texts computed so far."""
     computed: int = daemon.get("/v1/status")[1]["engine"]["texts_computed"]
     return computed

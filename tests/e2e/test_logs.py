@@ -1,4 +1,4 @@
-"""What a real daemon writes while it works: no text of anybody, and the requests' ids."""
+"""The logs of a real daemon: no texts, and the ids of requests."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def post(daemon: Daemon, path: str, body: object, request_id: str = "") -> int:
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_no_text_is_ever_written_whatever_happens_to_it(
-    home: Path, minilm: Callable[[str], Path], tmp_path: Path, format_: str
-) -> None:
+def test_texts_are_never_logged(home: Path, minilm: Callable[[str], Path], tmp_path: Path, format_: str) -> None:
     make_tiny_cross_encoder(tmp_path / "ranker")
     convert_checkpoint(tmp_path / "ranker", tmp_path / "ranker.gguf", quantization="F32", license="Apache-2.0")
     install(home, "all-minilm-l6-v2", "Q8_0", minilm("Q8_0"))
@@ -62,7 +60,7 @@ def test_no_text_is_ever_written_whatever_happens_to_it(
         assert post(daemon, "/v1/embeddings", {"input": "x", "instruction": MARK, "model": "nope"}) == 404
         pid = daemon.worker_pid
         if sys.platform != "win32" and pid is not None:
-            os.kill(pid, signal.SIGSEGV)  # its last words are logged
+            os.kill(pid, signal.SIGSEGV)  # its last output is logged
             daemon.wait_for("ended by SIGSEGV")
             assert post(daemon, "/v1/embeddings", {"input": f"{MARK} seven"}) == 200
         assert daemon.stop() == 0
@@ -77,7 +75,7 @@ def test_no_text_is_ever_written_whatever_happens_to_it(
         assert len({line["request_id"] for line in answered}) == len(answered)
 
 
-def test_a_requests_id_is_in_every_line_that_it_causes(home: Path, minilm: Callable[[str], Path], tmp_path: Path) -> None:
+def test_all_lines_of_a_request_have_its_id(home: Path, minilm: Callable[[str], Path], tmp_path: Path) -> None:
     make_tiny_cross_encoder(tmp_path / "ranker")
     convert_checkpoint(tmp_path / "ranker", tmp_path / "ranker.gguf", quantization="F32", license="Apache-2.0")
     install(home, "tiny-ranker", "F32", tmp_path / "ranker.gguf")

@@ -38,7 +38,7 @@ def test_a_list_of_100_texts_keeps_its_order_and_equals_single_requests(client: 
     assert together.shape == (100, 384)
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > 100
-    # Other words in front, so that the cache cannot answer.
+    # Prefixed, so that they are not in the cache.
     singles = np.concatenate([rows(client.embeddings.create(model=MODEL, input=f"{text} ")) for text in TEXTS[::10]])
     assert cosines(together[::10], singles).min() > 0.999
 
@@ -53,7 +53,7 @@ def test_base64_and_float_are_the_same_rows(client: openai.OpenAI) -> None:
     assert np.array_equal(floats, rows(client.embeddings.create(model=MODEL, input=TEXTS)))
 
 
-def test_fewer_dimensions_are_the_first_ones_at_length_1(client: openai.OpenAI) -> None:
+def test_fewer_dimensions_are_the_first_ones_normalised(client: openai.OpenAI) -> None:
     full = rows(client.embeddings.create(model=MODEL, input=TEXTS[:5]))
     cut = rows(client.embeddings.create(model=MODEL, input=TEXTS[:5], dimensions=128))
     assert cut.shape == (5, 128)
@@ -61,7 +61,7 @@ def test_fewer_dimensions_are_the_first_ones_at_length_1(client: openai.OpenAI) 
     assert np.allclose(cut, full[:, :128] / np.linalg.norm(full[:, :128], axis=1, keepdims=True), atol=1e-5)
 
 
-def test_errors_raise_the_sdks_own_exceptions(client: openai.OpenAI) -> None:
+def test_errors_raise_the_sdks_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     with pytest.raises(openai.BadRequestError, match="empty") as empty:
@@ -85,7 +85,7 @@ def test_many_clients_at_once_get_their_own_vectors(daemon: Daemon, client: open
     texts = [f"client {client_} asks for {number}" for client_ in range(16) for number in range(8)]
     with ThreadPoolExecutor(16) as pool:
         got = np.concatenate(list(pool.map(lambda text: rows(client.embeddings.create(model=MODEL, input=text)), texts)))
-    expected = daemon.embed([f" {text}" for text in texts])  # a blank in front: the same tokens, not the same cache entry
+    expected = daemon.embed([f" {text}" for text in texts])  # a leading space: the same tokens, but another cache entry
     assert cosines(got, expected).min() > 0.999
 
 

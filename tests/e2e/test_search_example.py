@@ -22,7 +22,7 @@ RAIN = {"An umbrella keeps you dry.", "Rain falls in April."}
 
 
 @pytest.mark.parametrize("recall", [50, 2])
-def test_the_example_runs_and_prints_the_best(
+def test_the_example_runs_and_prints_the_best_passages(
     recall: int, home: Path, tmp_path: Path, minilm: Callable[[str], Path]
 ) -> None:
     convert_checkpoint(make_tiny_cross_encoder(tmp_path / "tiny"), tmp_path / "tiny.gguf", quantization="F32")
@@ -50,4 +50,4 @@ def test_the_example_runs_and_prints_the_best(
     assert len(lines) == len(texts) == min(recall, 3)
     assert list(scores) == sorted(scores, reverse=True)
     if recall == 2:
-        assert set(texts) == RAIN, "those nearest to the query are reranked, and no others"
+        assert set(texts) == RAIN, "only the passages nearest to the query are reranked"

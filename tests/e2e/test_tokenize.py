@@ -19,13 +19,13 @@ def post(daemon: Daemon, path: str, **body: Any) -> Any:
         return json.load(response)
 
 
-def test_the_count_is_what_embedding_uses(minilm: Callable[[str], Path], home: Path) -> None:
+def test_counts_equal_those_of_embedding(minilm: Callable[[str], Path], home: Path) -> None:
     with running("--model", str(minilm("Q8_0")), home=home) as daemon:
         counted = post(daemon, "/v1/tokenize", input=TEXTS, ids=True)
         assert counted["total_tokens"] == post(daemon, "/v1/embeddings", input=TEXTS)["usage"]["total_tokens"]
         assert counted["data"][0]["ids"] == [101, 1996, 4542, 4212, 1012, 102]
         assert counted["context_tokens"] == 512
-        # What is too long to embed is counted all the same: that is what counting is for.
+        # Texts that are too long to embed can be counted.
         assert post(daemon, "/v1/tokenize", input="word " * 50_000)["total_tokens"] == 50_002
         (tokens,) = post(daemon, "/tokenize", inputs="rain 🙂")
         assert [(token["text"].strip(), token["special"]) for token in tokens] == [

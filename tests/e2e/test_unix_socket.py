@@ -1,4 +1,4 @@
-"""`edgeembed serve --uds`, asked the way it says that it can be asked."""
+"""`edgeembed serve --uds`, with the command that it prints."""
 
 from __future__ import annotations
 

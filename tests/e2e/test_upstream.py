@@ -1,4 +1,4 @@
-"""A daemon in front of another one: real processes, killed and brought back, and replaced by another model."""
+"""A caching daemon in front of a computing one: real processes, killed, restarted, and with another model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from tests.e2e.daemon import Daemon, cosines, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 NAME = "tiny"
 WAIT = 60.0
-"""Longer than a daemon takes to start here, whatever else this machine does."""
+"""Longer than a daemon takes to start on a busy machine."""
 
 
 @pytest.fixture
@@ -37,22 +39,22 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    """Return a port that an upstream keeps over its lives."""
+    """Return a port that upstream keeps across restarts."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture
-def far(tmp_path: Path, model: Path, port: int) -> Callable[..., Any]:
-    """Return a function that runs the upstream daemon, without a cache: its rows are computed."""
-    home = tmp_path / "far" / "home"
+def computing(tmp_path: Path, model: Path, port: int) -> Callable[..., Any]:
+    """Return a function that runs the upstream daemon, without a cache."""
+    home = tmp_path / "computing" / "home"
     home.mkdir(parents=True)
     return lambda: running("--model", str(model), "--port", str(port), "--no-cache", home=home)
 
 
 @pytest.fixture
-def front(tmp_path: Path, port: int) -> Callable[..., Any]:
-    home = tmp_path / "front" / "home"
+def caching(tmp_path: Path, port: int) -> Callable[..., Any]:
+    home = tmp_path / "caching" / "home"
     home.mkdir(parents=True)
 
     def run(*flags: str, named: bool = True, **more: Any) -> Any:
@@ -81,26 +83,26 @@ def wait_for(condition: Callable[[], bool], daemon: Daemon, seconds: float = WAI
     until(condition, seconds, lambda: daemon.log)
 
 
-def test_its_vectors_are_upstreams_and_outlive_it(
-    far: Callable[..., Any], front: Callable[..., Any], tmp_path: Path
+def test_vectors_are_upstreams_and_stay_available_without_it(
+    computing: Callable[..., Any], caching: Callable[..., Any], tmp_path: Path
 ) -> None:
     texts = ["hello", "the rain falls", "Größe, цвет, 颜色"]
-    with far() as upstream_daemon:
+    with computing() as upstream_daemon:
         truth = upstream_daemon.embed(texts)
-        with front("--upstream-wait", "0.2", named=False) as daemon:
+        with caching("--upstream-wait", "0.2", named=False) as daemon:
             rows = daemon.embed(texts)
             assert cosines(rows, truth).min() > 0.99999
             described = next(found for found in daemon.get("/v1/models")[1]["data"] if found["id"] == NAME)
             assert (described["type"], described["dimensions"]) == ("remote", truth.shape[1])
             assert daemon.get("/health")[0] == 200
             identity = upstream(daemon)["identity"]
-            # The daemon's own folders: what it wrote of these rows is what makes them known, for upstream may batch the
-            # same texts otherwise the second time, and the digest of rows that differ in a last bit is another one.
-            home = str(tmp_path / "front" / "home")
+            # With the daemon's folders: it recognises upstream by rows that it has stored, because upstream may batch the
+            # same texts differently the second time, and rows that differ in the last bit have another digest.
+            home = str(tmp_path / "caching" / "home")
             environment = {**os.environ, "EDGEEMBED_HOME": home, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
             doctor = [sys.executable, "-m", "edgeembed", "doctor"]
-            said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
-            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", said), said
+            output = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
+            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", output), output
             upstream_daemon.process.kill()
             upstream_daemon.process.wait(10)
             np.testing.assert_array_equal(daemon.embed(texts), rows)
@@ -110,13 +112,13 @@ def test_its_vectors_are_upstreams_and_outlive_it(
             with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=30) as response:
                 assert 'edgeembed_upstream_breaker{state="closed"}' not in response.read().decode()
             daemon.stop()
-    # Upstream is away still, and this daemon has forgotten nothing.
-    with front("--upstream-wait", "0.2", named=False) as daemon:
+    # Upstream is still unavailable, and the cache survives the restart of this daemon.
+    with caching("--upstream-wait", "0.2", named=False) as daemon:
         np.testing.assert_array_equal(daemon.embed(texts), rows)
         assert upstream(daemon)["identity"] == identity
 
 
-def test_upstream_killed_and_returned_under_load(far: Callable[..., Any], front: Callable[..., Any]) -> None:
+def test_upstream_killed_and_restarted_under_load(computing: Callable[..., Any], caching: Callable[..., Any]) -> None:
     answered: list[tuple[list[str], npt.NDArray[np.float32]]] = []
     stop = threading.Event()
 
@@ -127,15 +129,15 @@ def test_upstream_killed_and_returned_under_load(far: Callable[..., Any], front:
             answered.append((texts, daemon.embed(texts)))  # raises when it fails
             turn += 1
 
-    with front("--upstream-wait", str(WAIT), ready=False) as daemon, ThreadPoolExecutor(3) as threads:
-        with far() as first:
+    with caching("--upstream-wait", str(WAIT), ready=False) as daemon, ThreadPoolExecutor(3) as threads:
+        with computing() as first:
             daemon.wait_for("ready: ")
             clients = [threads.submit(client, number, daemon) for number in range(3)]
             wait_for(lambda: upstream(daemon)["requests"] > 10, daemon)
             first.process.kill()
         try:
             wait_for(lambda: upstream(daemon)["breaker"] != "closed", daemon)
-            with far() as second:
+            with computing() as second:
                 wait_for(lambda: upstream(daemon)["breaker"] == "closed", daemon)
                 seen = upstream(daemon)["texts"]
                 wait_for(lambda: upstream(daemon)["texts"] > seen + 50, daemon)
@@ -150,37 +152,37 @@ def test_upstream_killed_and_returned_under_load(far: Callable[..., Any], front:
     assert cosines(np.concatenate([rows for _, rows in answered]), truth).min() > 0.9999
 
 
-def test_a_replaced_model_is_never_mixed_in(
-    far: Callable[..., Any], front: Callable[..., Any], model: Path, tmp_path: Path
+def test_vectors_of_a_replaced_model_are_not_mixed(
+    computing: Callable[..., Any], caching: Callable[..., Any], model: Path, tmp_path: Path
 ) -> None:
     texts = ["hello", "the rain falls"]
-    with front("--upstream-wait", str(WAIT), ready=False) as daemon:
-        with far() as first:
+    with caching("--upstream-wait", str(WAIT), ready=False) as daemon:
+        with computing() as first:
             daemon.wait_for("ready: ")
             old = first.embed(texts)
             assert cosines(daemon.embed(texts), old).min() > 0.99999
             before = upstream(daemon)["identity"]
         other = make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
         shutil.move(other, model)
-        with far() as second:
+        with computing() as second:
             new = second.embed(texts)
             assert cosines(new, old).max() < 0.9
             status, answer = ask(daemon, "a new text")
             assert status == 503 and "another model now" in answer["error"]["message"]
             daemon.wait_for("gives other vectors than before")
-            # The first two were cached, as rows of the other model.
+            # The first two are in the cache as rows of the other model.
             assert cosines(daemon.embed(texts), new).min() > 0.99999
             report = upstream(daemon)
             assert report["identity"] != before and report["changes"] == 1
 
 
-def test_a_local_model_answers_meanwhile_if_it_is_the_same(
-    far: Callable[..., Any], front: Callable[..., Any], model: Path, tmp_path: Path
+def test_the_fallback_answers_if_it_is_the_same_model(
+    computing: Callable[..., Any], caching: Callable[..., Any], model: Path, tmp_path: Path
 ) -> None:
     same = shutil.copy(model, tmp_path / "same.gguf")
-    with far() as upstream_daemon:
+    with computing() as upstream_daemon:
         truth = upstream_daemon.embed(["hello", "never seen"])
-        with front("--upstream-fallback", str(same)) as daemon:
+        with caching("--upstream-fallback", str(same)) as daemon:
             wait_for(lambda: upstream(daemon)["fallback"] == "same", daemon)
             upstream_daemon.process.kill()
             upstream_daemon.process.wait(10)
@@ -190,9 +192,11 @@ def test_a_local_model_answers_meanwhile_if_it_is_the_same(
             daemon.stop()
 
 
-def test_another_local_model_answers_nothing(far: Callable[..., Any], front: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_different_model_is_not_used_as_fallback(
+    computing: Callable[..., Any], caching: Callable[..., Any], tmp_path: Path
+) -> None:
     other = make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
-    with far() as upstream_daemon, front("--upstream-fallback", str(other), "--upstream-wait", "0.2") as daemon:
+    with computing() as upstream_daemon, caching("--upstream-fallback", str(other), "--upstream-wait", "0.2") as daemon:
         wait_for(lambda: upstream(daemon)["fallback"] == "different", daemon)
         upstream_daemon.process.kill()
         upstream_daemon.process.wait(10)

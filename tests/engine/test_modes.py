@@ -190,6 +190,7 @@ def test_a_bulk_lanes_rows_are_the_wide_ones(qwen3: Path) -> None:
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "nine", "wizards", "brew", "potent"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantization", "least"), [("F32", 0.9999), ("F16", 0.9999), ("Q8_0", 0.9995), ("Q4_0", 0.9995)])
 def test_the_real_minilm_gives_a_text_one_row_in_every_mode(
     quantization: str, least: float, minilm: Callable[[str], Path]

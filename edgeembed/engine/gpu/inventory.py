@@ -1,6 +1,6 @@
 """Which devices llama.cpp can compute on here, and why a GPU is not among them.
 
-The daemon never loads llama.cpp: `edgeembed.engine.llama.devices` lists the devices in a process of its own. When a broken
+The daemon never loads llama.cpp: `edgeembed.engine.llama.devices` lists the devices in a separate process. When a broken
 driver ends that process, this is a result, too.
 """
 
@@ -56,7 +56,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackendModule(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend in a file of its own. problem: why it cannot be loaded."""
+    """A backend in a separate file. problem: why it cannot be loaded."""
 
     file: str
     problem: str | None = None
@@ -116,7 +116,7 @@ def take_inventory(
     timeout: float = INVENTORY_SECONDS,
     environ: Mapping[str, str] | None = None,
 ) -> Inventory:
-    """List the devices in a process of its own. If it hangs or crashes, the inventory has this as its problem."""
+    """List the devices in a separate process. If it hangs or crashes, the inventory's `problem` says so."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,

@@ -1,6 +1,6 @@
 """NVIDIA's driver and cards, as the kernel's files, the driver's own libraries and nvidia-smi report them.
 
-`inspect` loads these libraries: call it in a process of its own. Sources: the CUDA driver API (cuInit, cuDriverGetVersion)
+`inspect` loads these libraries: call it in a separate process. Sources: the CUDA driver API (cuInit, cuDriverGetVersion)
 and NVML (nvmlSystemGetDriverVersion).
 """
 

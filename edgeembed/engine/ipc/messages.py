@@ -30,7 +30,7 @@ class EmbedItem(msgspec.Struct, array_like=True):
     text: Text
     priority: Priority
     alone: bool
-    """Compute it in a batch of its own: it was in a batch that ended a worker."""
+    """Compute it in a separate batch: it was in a batch that ended a worker."""
     want: Want = "row"
     isolated: IsolatedBatch | None = None
 

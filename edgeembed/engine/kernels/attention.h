@@ -60,8 +60,8 @@ void score(const Attention & job, int64_t first, int64_t place, int64_t stride, 
     }
 }
 
-// Find the blocks of keys that are visible to any of COUNT queries: texts that share a batch do not attend to each other. Returns
-// how many there are.
+// Find the blocks of keys that are visible to any of COUNT queries, and return their number. Texts that share a batch do not
+// attend to each other.
 template <int COUNT>
 int64_t find_visible(const Attention & job, int64_t first, int64_t * blocks) {
     const int64_t all_blocks = (job.keys + WIDTH - 1) / WIDTH;
@@ -76,7 +76,7 @@ int64_t find_visible(const Attention & job, int64_t first, int64_t * blocks) {
     return seen;
 }
 
-// Replace the scores of a query by its weights, whose sum is not 1 yet. Returns what to multiply them with.
+// Replace the scores of a query by weights, and return the factor with which their sum is 1.
 inline float weigh(float * scores, int64_t count, float top) {
     if (top == -std::numeric_limits<float>::infinity()) {  // no key is visible: the result is zero
         for (int64_t at = 0; at < count; at += WIDTH) store(scores + at, zeros());
@@ -91,9 +91,9 @@ inline float weigh(float * scores, int64_t count, float top) {
     return 1.0f / sum(total);
 }
 
-// Sums of values by the weights of COUNT queries. inverse: of the sum of weights, for each query.
+// Sum the values by the weights of COUNT queries. factors: from `weigh`, for each query.
 template <int COUNT>
-void sum_values(const Attention & job, int64_t first, int64_t seen, const Scratch & scratch, const float * inverse) {
+void sum_values(const Attention & job, int64_t first, int64_t seen, const Scratch & scratch, const float * factors) {
     constexpr int PARTS = 2;
     const int64_t stride = seen * WIDTH;
     for (int64_t at = 0; at < job.value_depth; at += PARTS * WIDTH) {
@@ -123,8 +123,8 @@ void sum_values(const Attention & job, int64_t first, int64_t seen, const Scratc
 #pragma GCC unroll 8
         for (int query = 0; query < COUNT; query++) {
             float * to = job.out_row(first + query) + at;
-            store(to, mul(sums[query][0], all(inverse[query])));
-            if (parts == PARTS) store(to + WIDTH, mul(sums[query][1], all(inverse[query])));
+            store(to, mul(sums[query][0], all(factors[query])));
+            if (parts == PARTS) store(to + WIDTH, mul(sums[query][1], all(factors[query])));
         }
     }
 }
@@ -148,11 +148,11 @@ void attend(const Attention & job, int64_t first, Scratch & scratch) {
     int64_t place = 0;
     for (; place + 2 <= seen; place += 2) score<COUNT, 2>(job, first, place, stride, scratch, most);
     if (place < seen) score<COUNT, 1>(job, first, place, stride, scratch, most);
-    float inverse[COUNT];
+    float factors[COUNT];
     for (int query = 0; query < COUNT; query++) {
-        inverse[query] = weigh(scratch.scores + query * stride, stride, largest(most[query]));
+        factors[query] = weigh(scratch.scores + query * stride, stride, largest(most[query]));
     }
-    sum_values<COUNT>(job, first, seen, scratch, inverse);
+    sum_values<COUNT>(job, first, seen, scratch, factors);
 }
 
 // Attention of this number of queries, at most MOST.
@@ -164,7 +164,7 @@ void attend_some(const Attention & job, int64_t first, int64_t queries, Scratch 
     attend<MOST>(job, first, scratch);
 }
 
-// Attention of a head's queries `first` to `end`.
+// Attention of the queries from `first` up to `end` of a head.
 void attention(const Attention & job, int64_t first, int64_t end, Scratch & scratch) {
     // Keys transposed: [blocks of keys, depth, WIDTH]; values as floats: [keys, depth]. Only of visible blocks.
     const int64_t blocks = (job.keys + WIDTH - 1) / WIDTH;

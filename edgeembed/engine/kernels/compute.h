@@ -178,7 +178,7 @@ void multiply(const uint8_t * group, int64_t groups, const Activations & of, int
 
 // --- functions ------------------------------------------------------------------------------------------------------------
 
-// Two to the power of x. The polynomial is fitted to [-1/2, 1/2] with 1 at 0, and accurate to 1e-7. Very negative x give zero.
+// Two to the power of x; zero for very negative x. The polynomial is fitted to [-1/2, 1/2] with 1 at 0, accurate to 1e-7.
 inline Floats two_to(Floats x) {
     x = larger(all(-200.0f), x);  // NaN stays NaN
     const Floats n = whole(x);

@@ -188,7 +188,7 @@ void pack(const uint8_t * from, uint8_t * to, int64_t rows, int64_t blocks) {
     }
 }
 
-// Where a byte of Q8_0 weights is in packed ones, and what its bits are combined with by exclusive or.
+// Where a byte of Q8_0 weights is in packed weights. flip: bits that differ there.
 struct Place {
     size_t at;
     uint8_t flip;
@@ -211,7 +211,7 @@ int init_tensor(Buffer *, Tensor * tensor) {
     return 0;
 }
 
-// llama.cpp sets weights whole; parts are slow, and correct.
+// llama.cpp sets whole weights. Parts are packed byte by byte, which is slow.
 void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
     const int64_t rows = rows_of(tensor), blocks = tensor->ne[0] / BLOCK;
     const auto * from = static_cast<const uint8_t *>(data);
@@ -293,8 +293,8 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
     return nullptr;
 }
 
-// The numbers of operations are those of the ggml that `ggml.h` is written for. Their names are in tables without an end mark,
-// so that no other number may be asked for.
+// Whether ggml has the operations under our numbers. The tables of their names have no end mark, so they are not searched: a
+// number beyond the end would be read from other memory.
 bool has_operations() {
     const auto is = [](const char * name, const char * expected) { return name != nullptr && std::strcmp(name, expected) == 0; };
     return is(ggml.op_name(OP_NORM), "NORM") && is(ggml.op_name(OP_MUL_MAT), "MUL_MAT") &&

@@ -1,5 +1,5 @@
-// What ggml calls for an operation: takes its tensors, divides the work among threads, and calls the kernels. Included inside a
-// namespace, after what it shares with the kernels.
+// What ggml calls for an operation: takes its tensors, divides the work among threads, and calls the kernels. Included inside
+// a namespace, after what it shares with the kernels.
 
 // --- ggml's tensors -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class FlashAttention final : public TensorTraits {
     }
 
   private:
-    // Bytes of a thread's scratch.
+    // Sizes of the parts of a thread's scratch memory, and of all, in bytes.
     struct Layout {
         size_t keys, values, queries, scores, bytes;
         explicit Layout(const Tensor * op) {

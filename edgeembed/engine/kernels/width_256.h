@@ -70,8 +70,8 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm256_dpbusd_
 #else
 constexpr int32_t WEIGHTS_ABOVE = 0;
 inline Ints load_weights(const void * from) { return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8(-128)); }
-// Add to each number the products of four weights and four signed bytes. The first factor has to be unsigned: the weight's sign
-// is moved to the other one. Sums of two products fit into 16 bits: a product is at most 128 * 127.
+// Add to each number the products of four weights and four signed bytes. The first factor has to be unsigned, so the sign of
+// the weight is moved to the other one. Sums of two products fit into 16 bits: a product is at most 128 * 127.
 inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
     const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(bytes, weights));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

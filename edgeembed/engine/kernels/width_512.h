@@ -18,7 +18,7 @@ inline Floats load_halves(const uint16_t * from) {
 inline Floats add(Floats one, Floats other) { return _mm512_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm512_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm512_mul_ps(one, other); }
-// Divide by numbers of at least 1: an estimated inverse and one step of Newton's. A division takes as long as ten multiplications.
+// Divide by numbers of at least 1: an estimated inverse and one Newton step. A real division takes ten times as long.
 inline Floats divide(Floats one, Floats other) {
     const Floats inverse = _mm512_rcp14_ps(other);
     return _mm512_mul_ps(one, _mm512_mul_ps(inverse, _mm512_fnmadd_ps(other, inverse, _mm512_set1_ps(2.0f))));

@@ -1,6 +1,6 @@
 """A quick measurement of how a model runs fastest on this machine, by the worker that loads it for the first time.
 
-It measures what differs most between machines: from which length on padding makes a text faster. The result holds until
+It measures what differs most between machines: the length from which padding makes a text faster. The result holds until
 `edgeembed tune` measures more thoroughly. It does not measure the number of threads: on a machine that happens to be busy
 the result would be wrong for good, and `ThreadChoice` measures it all the time.
 """

@@ -1,6 +1,6 @@
 """List the devices that llama.cpp finds, as JSON: `python -m edgeembed.engine.llama.devices`.
 
-This runs in a process of its own: a broken driver can end it, and the memory that it takes on a card is free again
+This runs in a separate process: a broken driver can end it, and the memory that it takes on a card is free again
 afterwards.
 """
 

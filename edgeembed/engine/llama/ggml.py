@@ -112,7 +112,7 @@ def function(name: str) -> Any:
 def find_symbol(name: str) -> Any:
     """Return a function of the ggml that llama.cpp itself uses. Raises AttributeError, OSError.
 
-    The wheel has no symbolic links: loading ggml by its file name can load a second copy, with a state of its own that
+    The wheel has no symbolic links: loading ggml by its file name can load a second copy, with its own state, which
     llama.cpp never sees.
     """
     try:

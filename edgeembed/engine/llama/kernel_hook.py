@@ -27,7 +27,7 @@ _MAPS = Path("/proc/self/maps")
 
 
 class Kernels:
-    """Which kernels compute. words: their description for people."""
+    """Which kernels are in use. words: their description for people."""
 
     def __init__(self, words: str, library: ctypes.CDLL | None = None) -> None:
         self.words = words

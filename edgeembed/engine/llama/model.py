@@ -197,7 +197,7 @@ class LlamaModel:
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
 
     def _autotune(self, facts: ModelFacts) -> None:
-        """Measure from which length on padding makes a text faster, and adopt the result."""
+        """Measure the length from which padding makes a text faster, and use the result."""
         found = autotune(self.wide.time_pass)
         fill = self._options.pad_from_tokens if self._options.pad_from_tokens is not None else found.pad_from_tokens
         self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)

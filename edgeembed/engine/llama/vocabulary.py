@@ -21,15 +21,15 @@ class Vocabulary:
     def __init__(self, vocab: Any, metadata: Callable[[str], str | None]) -> None:
         """vocab: llama.cpp's handle, valid as long as the model. metadata: returns a metadata value of the file, or None."""
         self._vocab = vocab
-        # llama.cpp counts the untext_of token as a control token, but it stands for a word.
-        self._untext_of = int(metadata("tokenizer.ggml.untext_of_token_id") or -1)
+        # llama.cpp counts the unknown token as a control token, but it stands for a word.
+        self._unknown = int(metadata("tokenizer.ggml.unknown_token_id") or -1)
         self.size = int(lib.llama_vocab_n_tokens(vocab))
 
     def is_special(self, tokens: Tokens) -> npt.NDArray[np.bool_]:
         """Return which tokens are special ones, shape (tokens,); their names inside a text were read as plain text."""
         ids, places = np.unique(tokens, return_inverse=True)
         marks = [
-            bool(lib.llama_vocab_get_attr(self._vocab, int(id_)) & lib.LLAMA_TOKEN_ATTR_CONTROL) and id_ != self._untext_of
+            bool(lib.llama_vocab_get_attr(self._vocab, int(id_)) & lib.LLAMA_TOKEN_ATTR_CONTROL) and id_ != self._unknown
             for id_ in ids
         ]
         return np.array(marks, dtype=np.bool_)[places]

@@ -82,7 +82,7 @@ class PendingTexts:
         return items, futures
 
     def items(self) -> list[EmbedItem]:
-        """Return the items for the next worker; a text that was being computed when one died gets a batch of its own."""
+        """Return the items for the next worker; a text that was being computed when one died gets a separate batch."""
         left = Counter(pending.isolated_id for pending in self._texts.values() if not pending.suspect)
 
         def batch_of(pending: _PendingText) -> IsolatedBatch | None:

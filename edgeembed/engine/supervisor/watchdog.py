@@ -50,7 +50,7 @@ class Watchdog:
         self._works: dict[int, _Work] = {}
 
     def check(self, entries: Entries, *, waiting: int, received: int, seconds: float) -> str | None:
-        """Return what hangs, for people; None when nothing does.
+        """Return a description of what hangs; None if nothing does.
 
         waiting: texts without an outcome. received: messages so far. seconds: since the last check.
         """

@@ -331,7 +331,7 @@ class WorkerEngine:
     async def _try(self, mode: ExecutionMode, beside: WorkerSession) -> WorkerSession | None:
         """Load the model in a mode beside another worker; return the new worker.
 
-        None: nothing prevents it, but a card is not asked to hold the model twice. Raises ModeUnavailableError.
+        None if it should work but a card would have to hold the model twice. Raises ModeUnavailableError.
         """
         await asyncio.to_thread(self._require_room, mode)
         if "none" not in (mode.gpu, beside.mode.gpu):

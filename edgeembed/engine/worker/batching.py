@@ -49,7 +49,7 @@ class QueuedText(Generic[TokensT]):
     """Length in tokens."""
     priority: Priority
     alone: bool = False
-    """Compute in a batch of its own while nothing else computes, to find out whether this text crashes the worker."""
+    """Compute in a separate batch while nothing else computes, to find out whether this text crashes the worker."""
     retried: bool = False
     """Its first attempt gave no usable row."""
     own: int = 0
@@ -86,7 +86,7 @@ class _Size(NamedTuple):
 class BatchQueue(Generic[TokensT]):
     """A thread-safe queue of texts that hands out batches.
 
-    budget: tokens of all texts together that a batch aims for; a longer text gets a batch of its own.
+    budget: tokens of all texts together that a batch aims for; a longer text gets a separate batch.
     max_texts: the most texts in one batch.
     bulk_lanes: number of lanes besides the wide one. bulk_tokens: the longest text that they can compute.
     """

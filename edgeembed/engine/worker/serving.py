@@ -86,7 +86,7 @@ class Worker:
         for number in range(1, plan.bulk_lanes + 1):
             threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
         self._loaded.set()
-        gc.freeze()  # these objects live as long as the process; without them, collections are short
+        gc.freeze()  # these objects live as long as the process: garbage collections that skip them are short
         self._pipe.send(Ready(info))
         while batch := queue.take(WIDE):
             self._compute(WIDE, model.wide, queue, batch)
@@ -99,8 +99,7 @@ class Worker:
         return 1
 
     def _check_canary(self, model: LlamaModel) -> ModelInfo:
-        """Check the rows of fixed texts and of those in the file, and return the model's info. Raises CanaryError,
-        ComputeError."""
+        """Check the rows of fixed texts and of those in the file. Raises CanaryError, ComputeError."""
         limit, scores = model.info.context_tokens, model.info.pooling == "rank"
         tokenized = (model.read(text).tokens for text in (canary.PAIRS if scores else canary.TEXTS))
         texts = [tokens[:limit] for tokens in tokenized if len(tokens)]
@@ -140,8 +139,7 @@ class Worker:
                     self._queue.close()
 
     def _tokenize(self, item: EmbedItem) -> Queued | None:
-        """Return a text with its tokens; or None, after the daemon got the result or the reason. Called from several
-        threads."""
+        """Return a text with its tokens, or None when the item is already answered. Called from several threads."""
         assert self._model is not None and self._reader is not None
         entry = READING[threading.current_thread().name]
         self._activity_table.begin(entry, [item.id])  # a tokenizer can crash, too

@@ -1,6 +1,6 @@
 """Which thread tokenises which text, so that a short query never waits for the tokens of other requests.
 
-A short interactive text is tokenised at once, in the thread that received it. Bulk texts have a thread of their own, and so
+A short interactive text is tokenised at once, in the thread that received it. Bulk texts have their own thread, and so
 have long texts, from either priority: ten megabytes take seconds. No llama.cpp here.
 """
 

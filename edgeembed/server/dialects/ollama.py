@@ -323,7 +323,7 @@ async def _compute(
 
 
 def _name(request: web.Request, given: str) -> str | None:
-    """Return the name here of an Ollama name; None, the default model, for an empty one."""
+    """Return our name for an Ollama model name; None (the default model) if it is empty."""
     registry: ModelRegistry = request.app[SERVICE].registry
     if given.lower().endswith(LATEST) and registry.find(given) is None:
         given = given[: -len(LATEST)]

@@ -111,7 +111,7 @@ def totals(service: EmbeddingService) -> Totals:
 
 
 class _DaemonCollector(Collector):
-    """All metrics but those of the process, read anew for each scrape."""
+    """All metrics except those of the process; they are read at each scrape."""
 
     def __init__(self, service: EmbeddingService, http: HttpCounts, started_at: float) -> None:
         self._service = service

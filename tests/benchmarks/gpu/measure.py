@@ -38,17 +38,17 @@ SCENARIOS = {
     "clients": Group(clients=32, texts=1, words=86),
 }
 """86 words are 100 tokens of Qwen's vocabulary in the mean, 109 are 127, and 400 are 464."""
-SOUGHT = {"one": ("p50 ms", 4.0), "sixteen": ("p50 ms", 10.0)}
+GOALS = {"one": ("p50 ms", 4.0), "sixteen": ("p50 ms", 10.0)}
 """Goals for Qwen3-0.6B's shape. In bulk: at least the peer's tokens per second."""
 PEER_BATCHES = (32, 128, 512)
 CANARY_WORDS = (3, 8, 20, 60, 120, 250, 400)
 BUSY_CLIENT = 0.5
-"""Of its one processor: a driver that takes more may be what is measured."""
+"""Share of one processor: a client that needs more may itself be the bottleneck."""
 
 
 @dataclass
 class Contender:
-    """Something that is measured."""
+    """A server or a loop that is measured."""
 
     name: str
     running: Server | Loop
@@ -61,7 +61,7 @@ class Contender:
         """Return the median over the rounds of each scenario's figure: p50 in ms, or tokens a second (clients: texts)."""
         found: dict[str, float] = {}
         for name, outcomes in self.outcomes.items():
-            if name in SOUGHT:
+            if name in GOALS:
                 found[name] = statistics.median(1e3 * statistics.median(each.latencies) for each in outcomes)
                 continue
             factor = 1.0 if name == "clients" else self.tokens.get(name, math.nan)
@@ -101,7 +101,7 @@ def rows_of(running: Server | Loop, texts: list[str]) -> npt.NDArray[np.float64]
 def compare(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return the least cosine between rows of the same texts, and the same without the mean row.
 
-    Random weights give rows that are much alike, so the plain cosine means little there.
+    Random weights give very similar rows, so the plain cosine says little.
     """
     mean = other.mean(axis=0)
     a, b = one - mean, other - mean
@@ -132,7 +132,7 @@ def flops_per_token(checkpoint: Path, tokens: float) -> float:
 
 
 def peak(python: str) -> dict[str, float] | None:
-    """Measure the card's peak in the peer's interpreter; None where it cannot."""
+    """Measure the peak of the card with torch in the peer's interpreter; None if that fails."""
     command = [python, "-m", "tests.benchmarks.gpu.torch_peer", "peak"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
     return None if done.returncode else json.loads(done.stdout.splitlines()[-1])
@@ -229,7 +229,7 @@ def report(
             if top and name in figures and name in each.tokens
         }
         cells = [each.name, each.mode or "loop"]
-        cells += [f"{figures[name]:.2f} ms" if name in figures else "" for name in SOUGHT]
+        cells += [f"{figures[name]:.2f} ms" if name in figures else "" for name in GOALS]
         for name in ("bulk128", "bulk512"):
             ratio = f" ({figures[name] / best_peer[name]:.2f})" if best_peer[name] and name in figures and each.mode else ""
             cells.append(f"{figures[name]:,.0f}{ratio}" if name in figures else "")
@@ -237,8 +237,8 @@ def report(
         cells.append(f"{each.memory_mib:,} MiB" if each.memory_mib else "")
         cells.append(f"{max(shares.values()):.1%}" if shares else "")
         print("| " + " | ".join(cells) + " |")
-        known = {"model": model, "name": each.name, "mode": each.mode, "memory_mib": each.memory_mib}
-        rows.append({**known, **figures, "share_of_peak": shares})
+        identity = {"model": model, "name": each.name, "mode": each.mode, "memory_mib": each.memory_mib}
+        rows.append({**identity, **figures, "share_of_peak": shares})
     print()
     for name, (plain, centred) in likeness.items():
         against = "our first row above" if name.startswith("sentence") else "the same file on the processor"

@@ -79,9 +79,9 @@ def missing(peer_python: str = sys.executable) -> list[str]:
         lines.append("no card: nvidia-smi is not there, or finds none")
     inventory = take_inventory()
     if not any(device.is_gpu for device in inventory.devices):
-        known = ", ".join(inventory.backends) or inventory.problem or "nothing"
+        found = ", ".join(inventory.backends) or inventory.problem or "nothing"
         lines.append(
-            f"llama.cpp finds no GPU (backends: {known})" + "".join(f"; {said}" for said in inventory.messages[-2:])
+            f"llama.cpp finds no GPU (backends: {found})" + "".join(f"; {said}" for said in inventory.messages[-2:])
         )
     if problem := torch_problem(peer_python):
         lines.append(f"no peer: {problem}")

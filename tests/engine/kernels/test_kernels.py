@@ -191,7 +191,7 @@ json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.std
 
 
 def rows_of(file: Path, kernels: str) -> tuple[str, Array]:
-    """Return rows from a process of its own: once our kernels are installed, every model in the process uses them."""
+    """Return rows from a separate process: once our kernels are installed, every model in the process uses them."""
     done = subprocess.run(
         [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)], capture_output=True, text=True, check=True
     )

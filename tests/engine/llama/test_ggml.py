@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -71,3 +74,17 @@ def test_the_installed_release_is_the_one_that_the_module_is_written_for() -> No
 @pytest.mark.parametrize("name", ggml.SIGNATURES)
 def test_every_function_is_in_the_installed_llama_cpp(name: str) -> None:
     assert ggml.function(name)
+
+
+def test_only_this_module_uses_private_parts_of_llama_cpp() -> None:
+    private = re.compile(r"\blib\._[a-z]|\bllama_cpp\._[a-z]|\bctypes\.Structure\b|\b_Z\d+\w*ggml")
+    package = Path(ggml.__file__).parents[2]
+    users = {path.name for path in package.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))}
+    assert users == {"ggml.py"}
+
+
+def test_the_bindings_load_nothing_else_of_their_package() -> None:
+    code = "import sys; import edgeembed.engine.llama.bindings; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith("llama_cpp")}
+    assert loaded <= {"llama_cpp.llama_cpp", "llama_cpp._ctypes_extensions", "llama_cpp._ggml"}

@@ -32,7 +32,11 @@ from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.waiting import until_async
 
-pytestmark = [pytest.mark.model, pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.model,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX"),
+]
 
 ROOT = Path(__file__).parents[3]
 TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]

@@ -39,7 +39,7 @@ class Lanes:
             found.append(ids(self.queue.take(lane)))
             done.set()
 
-        # A lane that asks and waits would wait for ever: the queue is asked through the door that never waits.
+        # `take` would block a lane that may take nothing, so ask first.
         self.queue._running.pop(lane, None)
         self.queue._drop_cancelled()
         if not (self.queue._wide_may_take() if lane == WIDE else self.queue._bulk_may_take()):
@@ -61,7 +61,7 @@ def test_a_single_query_goes_to_the_wide_lane_while_bulk_lanes_compute() -> None
     assert lanes.offer(WIDE) is None
     lanes.add(text(100, 12))
     assert lanes.take(WIDE) == [100]
-    assert lanes.take(1) == [4, 5], "and a bulk lane goes on with its load"
+    assert lanes.take(1) == [4, 5], "bulk lanes continue with their load"
 
 
 def test_bulk_lanes_share_many_queries() -> None:

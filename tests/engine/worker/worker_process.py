@@ -1,4 +1,4 @@
-"""A worker in a process of its own, driven over its pipe."""
+"""A worker in a separate process, driven over its pipe."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
 
 def load_all(folder: Path) -> dict[str, Outcome]:
-    """Load every GGUF file of a folder, each in a process of its own."""
+    """Load every GGUF file of a folder, each in a separate process."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(os, "fork"):
         context.set_forkserver_preload([__name__, worker.__name__])

@@ -166,6 +166,7 @@ def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
 # --- with real workers ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: dict[str, Path]) -> None:
     """No crash, no hang, and no more memory than the sound file takes; the seeds make each damage repeatable."""
@@ -198,7 +199,7 @@ def test_a_damaged_file_is_refused_or_loads_harmlessly(tmp_path: Path, models: d
 
 
 def load(folder: Path) -> dict[str, Outcome]:
-    """Load every file of a folder in a process of its own; see `loading`."""
+    """Load every file of a folder in a separate process; see `loading`."""
     command = [sys.executable, "-m", loading.__name__, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr

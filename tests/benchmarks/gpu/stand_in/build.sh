@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds a stand-in for a graphics card out of ggml's RPC backend: a device of type GPU that lives in a process of its own.
+# Builds a stand-in for a graphics card out of ggml's RPC backend: a device of type GPU that lives in a separate process.
 #
 #   build.sh LLAMA_CPP_SOURCE LIBRARIES OUT
 #

@@ -21,17 +21,17 @@ from tests.e2e.texts import texts_of
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
-    """Wait for a process to end."""
+    """Wait for a process to exit; return whether it has."""
     return until(lambda: not psutil.pid_exists(pid), seconds)
 
 
-def test_a_second_identical_request_is_answered_from_the_cache_after_a_restart(
-    home: Path, minilm: Callable[[str], Path]
-) -> None:
+def test_the_cache_survives_a_restart(home: Path, minilm: Callable[[str], Path]) -> None:
     texts = texts_of(1, 10)
     with running("--model", str(minilm("Q8_0")), home=home) as daemon:
         first = daemon.embed(texts)
@@ -43,16 +43,14 @@ def test_a_second_identical_request_is_answered_from_the_cache_after_a_restart(
         assert status["engine"]["texts_computed"] == 0
         assert status["cache"]["disk_hits"] == 10
     assert np.array_equal(first, second)
-    # Another type of the same model is another space: nothing of it comes from that cache.
+    # Other types of the model have other vectors, so the cache has none of them.
     with running("--model", str(minilm("F16")), home=home) as daemon:
         daemon.embed(texts)
         assert daemon.get("/v1/status")[1]["engine"]["texts_computed"] == 10
 
 
 @posix_only
-def test_a_worker_killed_under_load_returns_and_every_request_gets_its_vector(
-    home: Path, minilm: Callable[[str], Path]
-) -> None:
+def test_a_worker_killed_under_load_is_restarted_and_no_request_fails(home: Path, minilm: Callable[[str], Path]) -> None:
     loads = {client: texts_of(client, 60) for client in range(8)}
     with running("--model", str(minilm("Q8_0")), "--no-cache", home=home) as daemon:
         expected = {client: daemon.embed(texts) for client, texts in loads.items()}
@@ -86,7 +84,7 @@ def test_a_worker_killed_under_load_returns_and_every_request_gets_its_vector(
         assert daemon.get("/v1/status")[1]["engine"]["restarts"] == kills
 
 
-CRASH_ON_FIRST_RUNG = """
+CRASH_IN_FIRST_MODE = """
 import os, signal, sys
 if "edgeembed.engine.worker.main" in sys.orig_argv and "cpu" in sys.orig_argv:
     os.kill(os.getpid(), signal.SIGILL)
@@ -94,11 +92,11 @@ if "edgeembed.engine.worker.main" in sys.orig_argv and "cpu" in sys.orig_argv:
 
 
 @posix_only
-def test_a_worker_that_crashes_on_its_first_rung_serves_one_rung_lower_and_says_why(
+def test_a_worker_that_crashes_in_its_first_mode_is_replaced_by_one_in_the_next(
     home: Path, minilm: Callable[[str], Path], tmp_path: Path
 ) -> None:
     (tmp_path / "crash").mkdir()
-    (tmp_path / "crash" / "sitecustomize.py").write_text(CRASH_ON_FIRST_RUNG)
+    (tmp_path / "crash" / "sitecustomize.py").write_text(CRASH_IN_FIRST_MODE)
     crash = {"PYTHONPATH": str(tmp_path / "crash")}
     model = str(minilm("Q8_0"))
     with running("--model", model, home=home, **crash) as daemon:
@@ -107,29 +105,29 @@ def test_a_worker_that_crashes_on_its_first_rung_serves_one_rung_lower_and_says_
         assert (status, health["mode"], health["demotions"][0]["mode"]) == (200, "cpu-plain", "cpu")
         assert "SIGILL" in health["demotions"][0]["reason"]
         assert "SIGILL" in daemon.log
-    # The mode that worked is remembered: the next start does not crash first. `doctor` tells why.
+    # The working mode is stored, so the next start does not crash. `doctor` prints the reason.
     with running("--model", model, home=home, **crash) as daemon:
         assert daemon.get("/health")[1]["mode"] == "cpu-plain"
         assert "worker in mode cpu ended" not in daemon.log
     doctor = [sys.executable, "-m", "edgeembed", "doctor", "--model", model, "--port", "9"]
     environment = {**os.environ, "EDGEEMBED_HOME": str(home)}
-    said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
-    assert "mode cpu" in said and "SIGILL" in said and "mode cpu-plain" in said
-    # When the cause is gone, one command gives the mode back.
-    said = subprocess.run(
+    output = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert "mode cpu" in output and "SIGILL" in output and "mode cpu-plain" in output
+    # After the cause has been fixed, one command restores the mode.
+    output = subprocess.run(
         [*doctor, "--forget"], env=environment, capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    assert "in mode cpu;" in said
+    assert "in mode cpu;" in output
     with running("--model", model, home=home) as daemon:
         assert daemon.get("/health")[1]["mode"] == "cpu"
 
 
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_what_is_in_flight_and_leaves_no_process(
+def test_shutdown_finishes_running_requests_and_leaves_no_process(
     number: int, home: Path, minilm: Callable[[str], Path]
 ) -> None:
-    # A machine with other work may need more than the usual grace.
+    # A busy machine may need more than the default grace period.
     with running("--model", str(minilm("Q8_0")), "--grace-period", "100", home=home) as daemon:
         worker = daemon.worker_pid
         assert worker
@@ -145,7 +143,7 @@ def test_a_signal_finishes_what_is_in_flight_and_leaves_no_process(
 
 
 @posix_only
-def test_the_grace_period_ends(home: Path, minilm: Callable[[str], Path]) -> None:
+def test_shutdown_ends_after_the_grace_period(home: Path, minilm: Callable[[str], Path]) -> None:
     with running("--model", str(minilm("F32")), "--grace-period", "0.2", "--no-cache", home=home) as daemon:
         worker = daemon.worker_pid
         texts = texts_of(4, 1500, words=60)
@@ -159,7 +157,7 @@ def test_the_grace_period_ends(home: Path, minilm: Callable[[str], Path]) -> Non
 
 
 @posix_only
-def test_a_killed_daemon_leaves_no_worker_behind(home: Path, minilm: Callable[[str], Path]) -> None:
+def test_a_killed_daemon_leaves_no_worker(home: Path, minilm: Callable[[str], Path]) -> None:
     with running("--model", str(minilm("Q8_0")), home=home) as daemon:
         worker = daemon.worker_pid
         daemon.process.kill()
@@ -175,15 +173,15 @@ def test_a_busy_port_is_a_clear_error(home: Path, minilm: Callable[[str], Path])
             assert "Traceback" not in daemon.log
 
 
-def test_health_says_starting_until_the_model_is_there(home: Path, minilm: Callable[[str], Path]) -> None:
+def test_health_is_starting_until_the_model_is_loaded(home: Path, minilm: Callable[[str], Path]) -> None:
     with running("--model", str(minilm("F32")), home=home, ready=False) as daemon:
         status, answer = daemon.get("/health")
         assert (status, answer["status"]) in ((503, "starting"), (200, "ok"))
-        # A request that comes too early waits.
+        # Early requests wait.
         assert daemon.embed("early").shape == (1, 384)
 
 
-def test_a_model_that_cannot_embed_ends_the_daemon_with_the_reason(home: Path, tmp_path: Path) -> None:
+def test_the_daemon_exits_with_the_reason_if_the_model_cannot_embed(home: Path, tmp_path: Path) -> None:
     path = make_tiny_qwen3(tmp_path / "generator.gguf", pooling=None)
     with running("--model", str(path), home=home, ready=False) as daemon:
         daemon.wait_for("cannot be served: .*pooling")
@@ -191,7 +189,7 @@ def test_a_model_that_cannot_embed_ends_the_daemon_with_the_reason(home: Path, t
         assert "Traceback" not in daemon.log
 
 
-def test_a_decoder_model_is_served_too(home: Path, tmp_path: Path) -> None:
+def test_a_decoder_model_is_served(home: Path, tmp_path: Path) -> None:
     with running("--model", str(make_tiny_qwen3(tmp_path / "tiny.gguf")), "--batch-tokens", "64", home=home) as daemon:
         long = "many words " * 40
         rows = daemon.embed(["hello", long, "hello "])
@@ -200,7 +198,7 @@ def test_a_decoder_model_is_served_too(home: Path, tmp_path: Path) -> None:
 
 
 @posix_only
-def test_a_client_that_hangs_up_frees_its_place(home: Path, minilm: Callable[[str], Path]) -> None:
+def test_a_disconnecting_client_frees_its_place(home: Path, minilm: Callable[[str], Path]) -> None:
     with running("--model", str(minilm("F32")), "--no-cache", home=home) as daemon:
         texts = texts_of(5, 2000, words=60)
         with pytest.raises(OSError, match="timed out"):
