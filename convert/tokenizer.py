@@ -93,13 +93,7 @@ def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> 
                 f"{file}: the added token {piece!r} has the id {number}, but {ids[piece]} in the vocabulary"
             )
     pieces = _in_order(ids, vocab_size, file)
-    names = _special_names(folder, config, unk)
-    special = {}
-    for role, piece in names.items():
-        if piece in ids:
-            special[role] = ids[piece]
-        elif role != "mask":
-            raise ConversionError(f"{file}: the {role} token {piece!r} is not in the vocabulary")
+    special = _special_ids(_special_names(folder, config, unk), ids, file)
     if content:
         _check_template(content, special, file)
 
@@ -217,6 +211,17 @@ def _special_names(folder: Path, config: dict[str, Any], unk: str | None) -> dic
             f"{folder}: the unk token is {unk!r} in tokenizer.json, but {names['unk']!r} in the other files"
         )
     return names
+
+
+def _special_ids(names: Mapping[str, str], ids: Mapping[str, int], file: Path) -> dict[str, int]:
+    """Return the id of each role. Raises ConversionError if one other than mask is not in the vocabulary."""
+    special = {}
+    for role, piece in names.items():
+        if piece in ids:
+            special[role] = ids[piece]
+        elif role != "mask":
+            raise ConversionError(f"{file}: the {role} token {piece!r} is not in the vocabulary")
+    return special
 
 
 def _in_order(ids: Mapping[str, int], vocab_size: int, file: Path) -> list[str]:

@@ -24,32 +24,32 @@ SYSTEMCTL_SECONDS = 30.0
 
 _UNIT_TEXT = """\
 # {mark}
-# Settings of your own: systemctl --user edit {name}
+# To change settings: systemctl --user edit {name}
 
 [Unit]
 Description=edgeembed, a private embedding server
-# It is tried for as long as the session lasts.
+# Never give up restarting.
 StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 ExecStart={command}
-{environment}# A first start fetches a model, which may take an hour; the daemon itself limits how long a model may load.
+{environment}# The first start downloads a model, which may take an hour; the daemon itself limits how long loading may take.
 TimeoutStartSec=infinity
-# More than twice the setting grace_period, in which requests in flight are finished; what computes for them is not told
-# to stop meanwhile.
+# More than twice the setting grace_period, in which running requests finish; the workers that compute them get no SIGTERM
+# meanwhile.
 TimeoutStopSec=1min
 KillMode=mixed
 WatchdogSec=5min
 Restart=on-failure
 RestartSec=2s
-# systemd 254 and later; earlier ones stay at 2 s.
+# systemd 254 and later; older versions always wait 2 s.
 RestartSteps=6
 RestartMaxDelaySec=1min
-# Wrong settings, or a daemon that runs already.
+# Wrong settings, or a daemon is already running.
 RestartPreventExitStatus=2
 OOMPolicy=continue
-# A core file would hold texts.
+# Core files would contain texts.
 LimitCORE=0
 NoNewPrivileges=yes
 
@@ -63,8 +63,8 @@ class SystemdUser(Autostart):
 
     system = "systemd"
     hint = (
-        f"`systemctl --user start {NAME}` starts it now; it ends when you log out, unless `loginctl enable-linger` lets it "
-        "run from boot on"
+        f"`systemctl --user start {NAME}` starts it now; it stops when you log out, unless `loginctl enable-linger` keeps "
+        "it running from boot"
     )
 
     def __init__(self, program: Program, choice_file: Path, config_home: Path, *, others: Sequence[Autostart] = ()) -> None:

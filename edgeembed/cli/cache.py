@@ -52,10 +52,8 @@ def stats(as_json: bool, **flags: str | None) -> None:
     HIT RATE is the share of texts found since the cache was created. If a daemon is running, its memory is shown too, and
     its cache folder instead of the configured one if they differ.
     """
-    import time
-
     from edgeembed.cache.report import report_models
-    from edgeembed.common.progress import human_size, human_time
+    from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import EdgeEmbedError
 
@@ -83,9 +81,16 @@ def stats(as_json: bool, **flags: str | None) -> None:
             ("problem", daemon.disk_problem if daemon else None),
         ]
     )
-    if not models:
-        return
-    click.echo()
+    if models:
+        click.echo()
+        _print_models(models)
+
+
+def _print_models(models: list[ModelReport]) -> None:
+    import time
+
+    from edgeembed.common.progress import human_size, human_time
+
     now = time.time()
     print_table(
         ("MODEL", "VECTORS", "SIZE", "OLDEST", "NEWEST", "HITS", "HIT RATE", "SAVED"),

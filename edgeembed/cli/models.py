@@ -35,7 +35,6 @@ def list_models(available: bool, as_json: bool) -> None:
       edgeembed list --available              models that `edgeembed pull` can install
       edgeembed list --json                   with paths, digests and prompts
     """
-    from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
     from edgeembed.hub.catalogue import catalogue
     from edgeembed.hub.store import Store
@@ -52,41 +51,44 @@ def list_models(available: bool, as_json: bool) -> None:
         click.echo("No models are installed. To see what is available: edgeembed list --available")
         _print_unfinished(unfinished)
         return
-    now = time.time()
-    table = [
-        (
-            model.name,
-            model.type,
-            model.task,
-            human_size(model.size_bytes),
-            "-" if model.task == "rerank" else str(model.dimensions or "?"),
-            model.license or "?",
-            ago(model.last_used, now),
-        )
-        for model in installed
-    ]
-    for entry in offered:
-        size = _size_of(entry, entry.default_type)
-        table.append(
-            (
-                entry.name,
-                entry.default_type,
-                entry.task,
-                human_size(size) if size else "?",
-                "-" if entry.task == "rerank" else str(entry.dimensions),
-                entry.license,
-                _NOT_INSTALLED,
-            )
-        )
     print_table(
         ("NAME", "TYPE", "TASK", "SIZE", "DIMENSIONS", "LICENCE", "LAST USED"),
-        table,
+        [*map(_installed_cells, installed), *map(_offered_cells, offered)],
         right=("SIZE", "DIMENSIONS"),
         spare=("LICENCE", "DIMENSIONS", "TASK", "LAST USED"),
     )
     if offered:
         click.echo(f"\nTo install one: edgeembed pull {offered[0].name}")
     _print_unfinished(unfinished)
+
+
+def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
+    from edgeembed.common.progress import human_size
+
+    return (
+        model.name,
+        model.type,
+        model.task,
+        human_size(model.size_bytes),
+        "-" if model.task == "rerank" else str(model.dimensions or "?"),
+        model.license or "?",
+        ago(model.last_used, time.time()),
+    )
+
+
+def _offered_cells(entry: CatalogueEntry) -> tuple[str, ...]:
+    from edgeembed.common.progress import human_size
+
+    size = _size_of(entry, entry.default_type)
+    return (
+        entry.name,
+        entry.default_type,
+        entry.task,
+        human_size(size) if size else "?",
+        "-" if entry.task == "rerank" else str(entry.dimensions),
+        entry.license,
+        _NOT_INSTALLED,
+    )
 
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:

@@ -43,7 +43,6 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """
     from edgeembed.common.progress import human_size
     from edgeembed.config.resolution import resolve
-    from edgeembed.errors import HubError
     from edgeembed.hub.store import Store
 
     resolved = resolve()
@@ -51,35 +50,59 @@ def rm(specs: tuple[str, ...], yes: bool, as_json: bool) -> None:
     wanted, parts, several = _find(specs, store, resolved)
     if not yes:
         _confirm(several + _configured(wanted, resolved) + _loaded(wanted, resolved.settings))
-    removed: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    for model in wanted:
-        try:
-            freed = store.remove(model)
-        except HubError as error:
-            failed.append({"path": str(model.path), "reason": error.message})
-            click.echo(f"error: {error.message}", err=True)
-            continue
-        removed.append({"name": model.name, "type": model.type, "path": str(model.path), "freed_bytes": freed})
-        if not as_json:
-            click.echo(f"removed {model.name}:{model.type}, {human_size(freed)}")
-    discarded: list[dict[str, Any]] = []
-    for name, files in parts.items():
-        try:
-            freed = store.discard(name, files)
-        except HubError as error:
-            failed += [{"path": str(path), "reason": error.message} for path in files]
-            click.echo(f"error: {error.message}", err=True)
-            continue
-        discarded.append({"name": name, "paths": [str(path) for path in files], "freed_bytes": freed})
-        if not as_json:
-            click.echo(f"removed the unfinished download of {name}, {human_size(freed)}")
+    removed, failed = _remove_models(wanted, store, quiet=as_json)
+    discarded, failed_parts = _discard_downloads(parts, store, quiet=as_json)
+    failed += failed_parts
     total = sum(row["freed_bytes"] for row in (*removed, *discarded))
     if as_json:
         print_json({"removed": removed, "unfinished": discarded, "failed": failed, "freed_bytes": total})
     elif len(removed) + len(discarded) > 1:
         click.echo(f"{human_size(total)} in total")
     sys.exit(1 if failed else 0)
+
+
+def _remove_models(
+    models: list[InstalledModel], store: Store, *, quiet: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Remove models, and return what was removed and what failed, as for --json."""
+    from edgeembed.common.progress import human_size
+    from edgeembed.errors import HubError
+
+    removed: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for model in models:
+        try:
+            freed = store.remove(model)
+        except HubError as error:
+            failed.append({"path": str(model.path), "reason": error.message})
+            to_stderr(f"error: {error.message}")
+            continue
+        removed.append({"name": model.name, "type": model.type, "path": str(model.path), "freed_bytes": freed})
+        if not quiet:
+            click.echo(f"removed {model.name}:{model.type}, {human_size(freed)}")
+    return removed, failed
+
+
+def _discard_downloads(
+    parts: dict[str, list[Path]], store: Store, *, quiet: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Remove the files of unfinished downloads, and return what was removed and what failed, as for --json."""
+    from edgeembed.common.progress import human_size
+    from edgeembed.errors import HubError
+
+    discarded: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for name, files in parts.items():
+        try:
+            freed = store.discard(name, files)
+        except HubError as error:
+            failed += [{"path": str(path), "reason": error.message} for path in files]
+            to_stderr(f"error: {error.message}")
+            continue
+        discarded.append({"name": name, "paths": [str(path) for path in files], "freed_bytes": freed})
+        if not quiet:
+            click.echo(f"removed the unfinished download of {name}, {human_size(freed)}")
+    return discarded, failed
 
 
 def _find(

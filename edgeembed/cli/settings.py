@@ -27,6 +27,15 @@ _SECTIONS = {
 }
 """Heading in the help text -> prefix of the settings below it; the others are plain options."""
 
+_CLIENT_HELP = {
+    "model": "Model to use: a catalogue name, NAME:TYPE (such as all-minilm-l6-v2:F16) or a .gguf file.",
+    "host": "Address of the daemon.",
+    "port": "Port of the daemon.",
+    "uds": "Unix socket of the daemon, instead of host and port.",
+    "offline": "Do not use the network; the model must be installed.",
+}
+"""Help texts of settings whose description is meant for the daemon, in the commands that use it."""
+
 
 class SectionedCommand(click.Command):
     """A command whose help text groups related settings under headings."""
@@ -62,16 +71,18 @@ def setting_options(*only: str) -> Callable[[F], F]:
         for name in reversed(only or tuple(hints)):
             field = hints[name]
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            function = _option(name, field.type, default)(function)
+            help_ = _CLIENT_HELP.get(name) if only else None
+            function = _option(name, field.type, default, help_)(function)
         return function
 
     return decorate
 
 
-def _option(name: str, annotated: Any, default: Any) -> Callable[[F], F]:
+def _option(name: str, annotated: Any, default: Any, description: str | None) -> Callable[[F], F]:
+    """Return the option of a setting. description: instead of the setting's own."""
     type_, meta = _parts(annotated)
     shown = "none" if default in (None, (), {}) else str(default).lower() if isinstance(default, bool) else str(default)
-    help_ = f"{meta.description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
+    help_ = f"{description or meta.description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
     flag = f"--{name.replace('_', '-')}"
     complete = complete_model if name in _MODELS else None
     if type_ is bool:

@@ -104,7 +104,7 @@ def rotate_log(file: Path) -> None:
 
 
 def setup_logging(level: str, format_: Format = "text") -> None:
-    """Log lines of at least `level` to stderr. Texts of users are never logged."""
+    """Log lines of at least `level` to stderr. No message of ours contains a text from a request."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
     root = logging.getLogger("edgeembed")

@@ -1,4 +1,4 @@
-"""config.toml: read it, or change one key and keep the rest as it is."""
+"""config.toml: read it, or change one key and keep the rest unchanged."""
 
 from __future__ import annotations
 

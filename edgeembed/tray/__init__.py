@@ -1,1 +1,1 @@
-"""The tray icon: what a daemon does, at a glance, and a menu for it. It talks to the daemon over HTTP alone."""
+"""The tray icon: shows the state of a daemon and has a menu for it. It talks to the daemon only over HTTP."""

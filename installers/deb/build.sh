@@ -90,7 +90,7 @@ install -Dm644 "$installers/deb/lintian-overrides" "$share/lintian/overrides/edg
 gzip -9n <"$source_tree/CHANGELOG.md" >"$documents/changelog.gz"
 date=$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git -C "$source_tree" log -1 --format=%ct 2>/dev/null || date +%s)}")
 maintainer="${DEBFULLNAME:-The edgeembed developers} <${DEBEMAIL:-edgeembed@localhost}>"
-printf 'edgeembed (%s) unstable; urgency=medium\n\n  * See changelog.gz beside this file.\n\n -- %s  %s\n' \
+printf 'edgeembed (%s) unstable; urgency=medium\n\n  * See changelog.gz in this folder.\n\n -- %s  %s\n' \
   "$version" "$maintainer" "$date" | gzip -9n >"$documents/changelog.Debian.gz"
 
 # --- dependencies and control -------------------------------------------------------------------------------------------

@@ -171,29 +171,30 @@ async def hit_rates(run: CheckRun, kind: str, hashed: bool) -> tuple[list[str], 
     return [*cells, f"{load.least_cosine:.6f}"], load, kept == options.texts
 
 
+def mixed_texts(maker: TextMaker, texts: Sequence[str], over: asyncio.Event) -> Iterator[tuple[str, int | None]]:
+    """Yield repeated texts with their numbers, and new ones, until `over` is set."""
+    chance = random.Random(2)
+    while not over.is_set():
+        # A third of the texts is new, so that boxes are computing when they are killed.
+        if chance.random() < 1 / 3:
+            yield maker.text(30), None
+        else:
+            number = chance.randrange(len(texts))
+            yield texts[number], number
+
+
 async def kill_one(run: CheckRun, kind: str) -> tuple[list[str], Load, bool]:
     """Kill a box under load and restart it; return a row, the load, and whether no text of another box moved."""
     options, victim = run.options, run.boxes[1]
     maker = TextMaker(hash(kind))
     texts = maker.texts(options.texts, 12)
-    chance = random.Random(2)
     over = asyncio.Event()
-
-    def endless() -> Iterator[tuple[str, int | None]]:
-        # A third of the texts is new, so that boxes are computing when they are killed.
-        while not over.is_set():
-            if chance.random() < 1 / 3:
-                yield maker.text(30), None
-            else:
-                number = chance.randrange(len(texts))
-                yield texts[number], number
-
     with balancer(kind, True, run.boxes, run.work, run.programs) as url:
         await answering(run.session, url)
         load = run.load(url)
         await load.run(Shared((text, number) for number, text in enumerate(texts)), options.clients)
         before = load.homes()
-        running = asyncio.create_task(load.run(Shared(endless()), options.clients))
+        running = asyncio.create_task(load.run(Shared(mixed_texts(maker, texts, over)), options.clients))
         await asyncio.sleep(options.seconds)
         killed = time.monotonic()
         victim.kill()

@@ -64,7 +64,7 @@ def test_desktops_start_the_program_with_its_arguments_and_environment(tmp_path:
     started = folder / "python"
     started.symlink_to(sys.executable)
     script = "import json, os, sys, pathlib; h = os.environ['EDGEEMBED_HOME']; "
-    script += "pathlib.Path(h, 'said').write_text(json.dumps([sys.argv[1:], h]))"
+    script += "pathlib.Path(h, 'output').write_text(json.dumps([sys.argv[1:], h]))"
     arguments = ("-c", script, NASTY, "100%", "")
     autostart = XdgAutostart(
         Program((str(started), *arguments), {"EDGEEMBED_HOME": str(folder)}, tmp_path / "log"), tmp_path / "c.json", tmp_path
@@ -72,8 +72,8 @@ def test_desktops_start_the_program_with_its_arguments_and_environment(tmp_path:
     autostart.enable()
     done = subprocess.run(["gio", "launch", autostart.place], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    said = _wait_for(folder / "said")
-    assert json.loads(said) == [[NASTY, "100%", ""], str(folder)]
+    output = _wait_for(folder / "output")
+    assert json.loads(output) == [[NASTY, "100%", ""], str(folder)]
 
 
 @pytest.mark.skipif(not shutil.which("desktop-file-validate"), reason="desktop-file-validate is not installed")
@@ -81,10 +81,10 @@ def test_the_entry_is_valid(tmp_path: Path) -> None:
     autostart = XdgAutostart(program(tmp_path / NASTY, EDGEEMBED_HOME=NASTY), tmp_path / "choice.json", tmp_path)
     autostart.enable()
     command = ["desktop-file-validate", autostart.place]
-    said = subprocess.run(
+    output = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "LC_ALL": "C"}
     )
-    assert said.returncode == 0, said.stdout
+    assert output.returncode == 0, output.stdout
 
 
 def test_the_error_for_a_damaged_entry_names_it(tmp_path: Path) -> None:

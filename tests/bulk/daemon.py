@@ -1,4 +1,4 @@
-"""A daemon for jobs: the real server on a fake engine, in a thread of the test."""
+"""A daemon for jobs: the real server with a fake engine, in a thread of the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.server.dialect_requests import Server
 
 
 class CountingEngine(FakeEngine):
-    """Stops answering after so many texts, as if it took for ever; `until` None is never."""
+    """Stops answering after `until` texts; None for never."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class CountingEngine(FakeEngine):
 
 @contextmanager
 def serving(engine: CountingEngine) -> Iterator[int]:
-    """Serve an embedder, and a reranker, on a free port; yields the port."""
+    """Serve an embedder and a reranker on a free port, and yield the port."""
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:

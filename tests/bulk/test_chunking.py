@@ -1,4 +1,4 @@
-"""Chunks: their length, their overlap, where they end, and that nothing is lost."""
+"""Chunks: length, overlap and ends; no text is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_character_is_in_a_chunk_and_no_chunk_is_too_long(text: str) -> No
         assert 0 < -(-len(text[chunk.start : chunk.end].replace(" ", "").replace("\n", "")) // 4) <= 20
 
 
-def test_chunks_overlap_by_what_was_asked_for() -> None:
+def test_chunks_overlap_by_at_most_the_requested_tokens() -> None:
     found = chunks(PROSE)
     for one, other in itertools.pairwise(found):
         shared = PROSE[other.start : one.end].split()
@@ -48,19 +48,19 @@ def test_chunks_overlap_by_what_was_asked_for() -> None:
     )
 
 
-def test_a_chunk_ends_with_a_sentence_where_one_ends_near() -> None:
+def test_a_chunk_ends_at_a_nearby_end_of_a_sentence() -> None:
     text = "one two three four five six seven eight nine. ten eleven twelve thirteen fourteen"
     first = chunks(text, tokens=14, overlap=0)[0]
     assert text[first.start : first.end].endswith("nine.")
 
 
-def test_a_paragraph_goes_before_a_sentence() -> None:
+def test_the_end_of_a_paragraph_is_preferred_to_that_of_a_sentence() -> None:
     text = "aa bb cc dd ee ff gg hh ii\n\njj. kk ll mm nn oo"
     first = chunks(text, tokens=12, overlap=0)[0]
     assert text[first.start : first.end].endswith("ii")
 
 
-def test_chunks_are_the_same_from_any_of_them_on() -> None:
+def test_cutting_can_continue_after_any_chunk() -> None:
     found = chunks(PROSE)
     for index, chunk in enumerate(found):
         assert list(Chunker(ChunkRules(20, 5), letters).chunks(PROSE, chunk.next)) == found[index + 1 :]

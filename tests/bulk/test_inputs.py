@@ -1,4 +1,4 @@
-"""What is read from each kind of input, what is refused with which reason, and that reading goes on from any place."""
+"""What is read from each kind of input, what is refused and why, and that reading can start at any position."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def folder_of_texts(folder: Path) -> Path:
     return root
 
 
-def test_lines_of_text_have_their_numbers_and_blank_ones_are_none(tmp_path: Path) -> None:
+def test_lines_keep_their_numbers_and_blank_ones_are_skipped(tmp_path: Path) -> None:
     inputs = opened(text_file(tmp_path))
     assert records(inputs) == [(0, "first"), (3, "fourth: ä"), (5, "last without an end")]
     ((place, reason),) = rejects(inputs)
@@ -77,7 +77,7 @@ def test_lines_of_text_have_their_numbers_and_blank_ones_are_none(tmp_path: Path
     assert "UTF-8" in reason
 
 
-def test_json_lines_say_what_is_wrong_with_each(tmp_path: Path) -> None:
+def test_each_bad_json_line_has_a_reason(tmp_path: Path) -> None:
     inputs = opened(jsonl_file(tmp_path), id_column="key")
     assert records(inputs) == [(5, "a"), (9, "b")]
     found = rejects(inputs)
@@ -86,7 +86,7 @@ def test_json_lines_say_what_is_wrong_with_each(tmp_path: Path) -> None:
         assert word in reason
 
 
-def test_csv_takes_quotes_line_breaks_and_semicolons(tmp_path: Path) -> None:
+def test_csv_with_quotes_line_breaks_and_semicolons(tmp_path: Path) -> None:
     inputs = opened(csv_file(tmp_path), id_column="key")
     assert records(inputs) == [("k1", 'two\nlines; one "text"'), ("k3", "plain"), ("k6", "end")]
     found = rejects(inputs)
@@ -101,7 +101,7 @@ def test_parquet_rows_without_text_or_id_are_refused(tmp_path: Path) -> None:
     assert [place for place, _ in rejects(inputs)] == ["row 1", "row 4"]
 
 
-def test_a_folder_gives_chunks_that_say_where_they_are(tmp_path: Path) -> None:
+def test_ids_of_chunks_name_file_and_characters(tmp_path: Path) -> None:
     root = folder_of_texts(tmp_path)
     inputs = opened(root)
     found = records(inputs)
@@ -116,8 +116,8 @@ def test_a_folder_gives_chunks_that_say_where_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [text_file, jsonl_file, csv_file, parquet_file, folder_of_texts])
-def test_reading_goes_on_from_any_place(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    """What a resumed job reads is what an undisturbed one reads: ids, texts, rejects and places."""
+def test_reading_can_start_at_any_position(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    """A resumed job reads the same ids, texts, rejects and places as an uninterrupted one."""
     id_column = None if make in (text_file, folder_of_texts) else "key"
     paths = [make(tmp_path), text_file(tmp_path) if id_column is None else make(tmp_path)]
     whole = list(opened(*paths, id_column=id_column).read(Cursor()))
@@ -128,7 +128,7 @@ def test_reading_goes_on_from_any_place(tmp_path: Path, make: Callable[[Path], P
     assert whole[-1].after.done == opened(*paths, id_column=id_column).size_bytes
 
 
-def test_ids_of_several_inputs_say_which_one(tmp_path: Path) -> None:
+def test_ids_of_several_inputs_name_the_input(tmp_path: Path) -> None:
     one, other = tmp_path / "one.txt", tmp_path / "other.txt"
     one.write_text("a\n")
     other.write_text("b\n")
@@ -145,18 +145,14 @@ def test_ids_of_several_inputs_say_which_one(tmp_path: Path) -> None:
         ("a.parquet", "this is no Parquet", None, "cannot read .* as Parquet"),
     ],
 )
-def test_an_input_that_cannot_be_read_at_all_is_an_error(
-    tmp_path: Path, name: str, content: str, column: str | None, word: str
-) -> None:
+def test_an_unreadable_input_is_an_error(tmp_path: Path, name: str, content: str, column: str | None, word: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ConfigError, match=word):
         records(opened(path, column=column))
 
 
-def test_a_line_longer_than_memory_should_hold_is_refused_and_the_next_one_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overlong_line_is_refused_and_the_next_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeembed.bulk.lines.MAX_BYTES", 1000)
     for name, head in (("a.txt", ""), ("a.csv", "text\n")):
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: installed models, a daemon that says what it is told to, a terminal."""
+"""Helpers for tests of commands: installed models, a fake daemon, a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAIN = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembe
 
 
 def install(name: str, kind: str, *, size: int = 5000, rerank: bool = False) -> InstalledModel:
-    """Install a tiny GGUF file of so many bytes in the store of the test's home."""
+    """Install a tiny GGUF file of `size` bytes in the store of the test's home folder."""
     head: dict[str, str | int | list[str]] = {"general__architecture": "bert", "bert__embedding_length": 8}
     if rerank:
         head["bert__pooling_type"] = 4
@@ -53,7 +53,7 @@ def install(name: str, kind: str, *, size: int = 5000, rerank: bool = False) -> 
 
 
 def loaded(model: InstalledModel, **changed: Any) -> dict[str, Any]:
-    """Describe a model the way GET /v1/status does."""
+    """Return a loaded model as GET /v1/status describes it."""
     return {
         "name": model.name,
         "type": model.type,
@@ -79,7 +79,7 @@ def loaded(model: InstalledModel, **changed: Any) -> dict[str, Any]:
 
 
 def status_of(*models: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    """Make the body of GET /v1/status."""
+    """Return the body of GET /v1/status."""
     return {
         "version": "0.1.0",
         "pid": 99,
@@ -102,10 +102,9 @@ def answering(
     tls: ssl.SSLContext | None = None,
     key: str | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
-    """Run a server that gives this answer to every GET; yields its port, and the paths that it was asked for.
+    """Run a server that answers every GET with `body`; yield its port and the requested paths.
 
-    uds: a Unix socket to listen on instead; the port is 0 then. key: what has to be in the Authorization header; without it
-    the answer is a 401.
+    uds: a Unix socket to listen on instead; the port is then 0. key: the required API key; without it the status is 401.
     """
     asked: list[str] = []
 
@@ -141,15 +140,12 @@ def answering(
 
 
 def edgeembed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does; the test's EDGEEMBED_HOME is in the environment."""
+    """Run `edgeembed` as a user does, with the test's EDGEEMBED_HOME."""
     return subprocess.run([sys.executable, "-c", MAIN, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def on_terminal(*arguments: str, keys: str = "", columns: int = 80) -> tuple[int, str]:
-    """Run the command line on a pseudo-terminal (POSIX); gives the exit status and all that was shown.
-
-    keys: what is typed once something is shown.
-    """
+    """Run `edgeembed` on a pseudo-terminal (POSIX) and return exit status and output. keys: typed after the first output."""
     import fcntl
     import pty
     import struct
@@ -167,7 +163,7 @@ def on_terminal(*arguments: str, keys: str = "", columns: int = 80) -> tuple[int
         while True:
             try:
                 piece = os.read(ours, 4096)
-            except OSError:  # Linux says so when the other end is closed
+            except OSError:  # on Linux: the other end is closed
                 break
             if not piece:
                 break

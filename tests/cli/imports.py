@@ -10,7 +10,7 @@ HEAVY = ("llama_cpp", "aiohttp", "numpy", "diskcache", "msgspec", "gguf", "huggi
 
 
 def imported(code: str) -> set[str]:
-    """Run Python code in a separate process and give the top-level modules that it imported."""
+    """Run Python code in a new process and return the top-level modules that it imported."""
     code += "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""`edgeembed autostart`, on a Linux whose systemd manages no session."""
+"""`edgeembed autostart` on Linux without a systemd user session."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_enable_status_disable(entry: Path, home: Path) -> None:
     assert edgeembed("autostart", "status").returncode == 1
 
 
-def test_an_installer_respects_a_users_off(entry: Path) -> None:
+def test_an_installer_respects_that_the_user_disabled_it(entry: Path) -> None:
     assert json.loads(edgeembed("autostart", "enable", "--unless-off", "--json").stdout)["enabled"] is True
     assert json.loads(edgeembed("autostart", "disable", "--forget", "--json").stdout)["choice"] is None
     edgeembed("autostart", "disable")
@@ -61,7 +61,7 @@ def test_an_installer_respects_a_users_off(entry: Path) -> None:
     assert said.returncode == 0 and "stays disabled" in said.stdout and not entry.exists()
 
 
-def test_status_says_when_the_entry_is_not_in_force_or_not_of_this_installation(entry: Path) -> None:
+def test_status_reports_a_disabled_entry_and_one_of_another_installation(entry: Path) -> None:
     edgeembed("autostart", "enable")
     written = entry.read_text()
     entry.write_text(written.replace(sys.executable, "/opt/old/bin/python"))
@@ -72,7 +72,7 @@ def test_status_says_when_the_entry_is_not_in_force_or_not_of_this_installation(
     assert said.returncode == 1 and "disabled in the settings of the system" in said.stdout
 
 
-def test_what_cannot_be_done_is_one_line_and_status_2(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_one_line_and_status_2(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry.parent.mkdir(parents=True)
     entry.write_text("[Desktop Entry]\nName=mine\n")
     said = edgeembed("autostart", "enable")

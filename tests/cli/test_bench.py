@@ -1,4 +1,4 @@
-"""`edgeembed bench`: a real daemon of its own, servers of another make, and what happens when things end early."""
+"""`edgeembed bench`: with a real daemon, with other servers, and when something ends early."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ServerMaker = Callable[[web.Application], Any]
 
 
 class StandIn:
-    """A server of another make that answers /v1/embeddings, and remembers what it was sent."""
+    """A server of another make that answers /v1/embeddings and records its requests."""
 
     def __init__(
         self, *, cache: str | None = None, most_words: int = 1000, models: list[dict[str, str]] | None = None
@@ -73,7 +73,7 @@ class StandIn:
 
 
 class Listener:
-    """Hears what a measurement tells while it runs."""
+    """Records what a benchmark reports."""
 
     def __init__(self) -> None:
         self.sections: list[list[CellResult]] = []
@@ -90,19 +90,19 @@ class Listener:
 
 
 async def bench(*arguments: str) -> tuple[int | None, str, str]:
-    """Run `edgeembed bench`; gives exit status, standard output and standard error."""
+    """Run `edgeembed bench` and return exit status, standard output and standard error."""
     command = [sys.executable, "-c", MAIN, "bench", *arguments]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, out.decode(), err.decode()
 
 
-# --- our own daemon ---------------------------------------------------------------------------------------------------
+# --- its own daemon ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.model
-def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_separate_daemon_is_measured_and_stopped(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     monkeypatch.setenv("EDGEEMBED_CONTEXT_TOKENS", "300")
     done = edgeembed("bench", str(model), "--quick", "--threads", "1", "--json")
@@ -119,7 +119,7 @@ def test_a_daemon_of_its_own_is_measured_and_gone(tmp_path: Path, home: Path, mo
     for result in short:
         assert result["note"] is None
         assert result["requests"] >= result["clients"] and result["texts_per_second"] > 0 and result["p50_ms"] > 0
-    # The vocabulary is made of bytes: a hundred words are more than this model takes, which is said and stops nothing.
+    # The vocabulary consists of bytes, so a hundred words are too long for this model; the other lengths are measured.
     long = [result for result in report["results"] if result["words"] == 100]
     assert long and all("at most 300" in result["note"] for result in long)
     assert not (home / "cache").exists(), "the user's own cache was used"
@@ -138,7 +138,7 @@ def test_a_signal_leaves_no_daemon_behind(number: int, tmp_path: Path) -> None:
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None
-        process.stdout.readline()  # info of the running daemon: it is being measured
+        process.stdout.readline()  # printed when the daemon is running
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) == 2, "a daemon and its worker"
         process.send_signal(number)
@@ -152,7 +152,7 @@ def test_a_signal_leaves_no_daemon_behind(number: int, tmp_path: Path) -> None:
     assert not alive
 
 
-def test_a_model_that_cannot_be_served_is_said(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_served_is_an_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(make_tiny_qwen3(tmp_path / "whole.gguf").read_bytes()[:-1000])
     done = edgeembed("bench", str(broken), "--quick")
@@ -187,13 +187,13 @@ async def test_a_foreign_server_gets_new_texts_its_model_name_and_its_key(
         assert result.note is None and result.requests >= result.clients and result.tokens_per_text == 3
     assert {key for _, key in stand_in.requests} == {"Bearer s3cret"}
     assert {body["model"] for body, _ in stand_in.requests} == {"their-model"}
-    # The only texts that came twice are those of the loads that say so, 64 for each.
+    # Only the 64 texts of each repeated load were sent twice.
     often = [text for text, count in Counter(stand_in.texts).items() if count > 1]
     assert 0 < len(often) <= 3 * 64
     assert sum(len(text.split()) == 10 for text in set(stand_in.texts)) > len(often)
 
 
-async def test_a_refused_length_is_noted_and_the_rest_is_measured(aiohttp_server: ServerMaker) -> None:
+async def test_a_refused_length_is_noted_and_the_others_are_measured(aiohttp_server: ServerMaker) -> None:
     server: TestServer = await aiohttp_server(StandIn(most_words=50, models=[]).app)
     status, out, err = await bench("--url", str(server.make_url("/")), "--quick", "--seconds", "0.2")
     assert status == 0, err
@@ -202,7 +202,7 @@ async def test_a_refused_length_is_noted_and_the_rest_is_measured(aiohttp_server
     assert len(rows) == 2 and all(float(row[-2].replace(",", "")) > 0 for row in rows)
 
 
-async def test_a_server_that_is_not_there_is_one_line(unused_tcp_port: int) -> None:
+async def test_a_missing_server_is_an_error_of_one_line(unused_tcp_port: int) -> None:
     status, out, err = await bench("--url", f"127.0.0.1:{unused_tcp_port}", "--quick")
     assert (status, out) == (1, "")
     assert f"error: http://127.0.0.1:{unused_tcp_port} does not answer" in err and "Traceback" not in err
@@ -211,7 +211,7 @@ async def test_a_server_that_is_not_there_is_one_line(unused_tcp_port: int) -> N
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_round_that_would_take_too_long_is_left_out(aiohttp_server: ServerMaker) -> None:
+async def test_a_round_that_would_take_too_long_is_skipped(aiohttp_server: ServerMaker) -> None:
     stand_in = StandIn()
     async with Client(str((await aiohttp_server(stand_in.app)).make_url("/"))) as client:
         runner = Runner(client, TextMaker(1), 0.1, alone={400: 2.0})
@@ -220,13 +220,13 @@ async def test_a_round_that_would_take_too_long_is_left_out(aiohttp_server: Serv
     assert not stand_in.requests
 
 
-async def test_a_cache_that_does_not_answer_is_not_called_hot(aiohttp_server: ServerMaker) -> None:
+async def test_a_cache_that_does_not_answer_is_noted(aiohttp_server: ServerMaker) -> None:
     async with Client(str((await aiohttp_server(StandIn(cache="miss").app)).make_url("/"))) as client:
         result = await Runner(client, TextMaker(1), 0.1).measure(Cell(10, repeated=True))
     assert result.note == "the cache did not answer (miss)" and result.texts_per_second is None
 
 
-async def test_a_server_that_goes_away_ends_the_measurement(aiohttp_server: ServerMaker) -> None:
+async def test_a_server_that_stops_ends_the_benchmark(aiohttp_server: ServerMaker) -> None:
     server: TestServer = await aiohttp_server(StandIn().app)
     async with Client(str(server.make_url("/"))) as client:
         runner = Runner(client, TextMaker(1), 0.1)
@@ -255,13 +255,13 @@ def test_percentiles_are_by_nearest_rank_and_need_enough_requests() -> None:
     assert [few.percentile(percent) for percent in (50, 90, 99)] == [2.0, None, None]
 
 
-def test_texts_never_repeat_even_where_words_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_never_repeat_even_with_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeembed.diagnostics.bench.texts._VOCABULARY", tuple("abcdefgh"))
     texts = TextMaker(1).texts(8**3, 3)
     assert len(set(texts)) == 8**3
 
 
-def test_texts_follow_from_the_seed() -> None:
+def test_the_seed_determines_the_texts() -> None:
     one, same, other = TextMaker(1), TextMaker(1), TextMaker(2)
     texts = one.texts(100, 10) + one.texts(10, 400)
     assert [len(text.split()) for text in texts] == [10] * 100 + [400] * 10

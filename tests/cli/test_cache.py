@@ -52,7 +52,7 @@ def daemons_cache() -> VectorCache:
 
 
 async def fill(target: VectorCache, count: int, model: str = "alpha:F32@5555") -> None:
-    """Put rows of a model, each computed in 10 ms, and ask for the first ten of them again."""
+    """Store rows of a model, each computed in 10 ms, and look up the first ten again."""
     await target.open()
     for number in range(count):
         target.put(KEYS.key(model, str(number)), Row(np.full(384, number, np.float32), 3), model, seconds=0.01)
@@ -72,7 +72,7 @@ async def numbers_of(model: str, count: int) -> list[float]:
 
 @contextlib.contextmanager
 def daemon(engine: FakeEngine) -> Iterator[int]:
-    """Run a server on a fake engine, with the cache that `serve` would use, in a thread; yields its port."""
+    """Run a server with a fake engine and the cache that `serve` would use in a thread, and yield its port."""
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:
@@ -101,7 +101,7 @@ def stats_of(run: CliRunner, *flags: str) -> dict[str, object]:
     return found
 
 
-def test_stats_tell_of_each_model_what_the_daemon_wrote_and_found(run: CliRunner) -> None:
+def test_stats_show_vectors_and_hits_by_model(run: CliRunner) -> None:
     asyncio.run(fill(daemons_cache(), 300))
     asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
     found = stats_of(run)
@@ -115,7 +115,7 @@ def test_stats_tell_of_each_model_what_the_daemon_wrote_and_found(run: CliRunner
     assert "320 vectors" in printed and "90.9%" in printed and "beta:Q8_0" in printed
 
 
-def test_clear_takes_all_or_one_model(run: CliRunner) -> None:
+def test_clear_removes_everything_or_one_model(run: CliRunner) -> None:
     asyncio.run(fill(daemons_cache(), 50))
     asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
     with pytest.raises(ConfigError, match=r"no vectors of 'gamma'; it has those of: alpha:F32, beta:Q8_0"):
@@ -154,7 +154,7 @@ def test_a_running_daemon_clears_its_cache_itself(run: CliRunner, tmp_path: Path
         assert engine.computed.count("known") == 2
 
 
-async def test_a_daemon_that_cannot_be_asked_sees_what_was_cleared(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusing_daemon_notices_that_the_disk_was_cleared(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeembed.cache.tiers.FLUSH_SECONDS", 0.01)
     running = daemons_cache()
     await running.open()
@@ -163,7 +163,7 @@ async def test_a_daemon_that_cannot_be_asked_sees_what_was_cleared(run: CliRunne
     await until_async(lambda: not running.stats.rows_to_write)
     assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
     async with asyncio.timeout(10):
-        while await running.get_many([key]):  # it forgets what it has in memory, too
+        while await running.get_many([key]):  # its memory is cleared as well
             await asyncio.sleep(0.01)  # until it looks at its file's generation again
     running.put(key, Row(np.ones(384, np.float32), 3))
     await running.close()
@@ -171,18 +171,18 @@ async def test_a_daemon_that_cannot_be_asked_sees_what_was_cleared(run: CliRunne
     assert (await asyncio.to_thread(run.invoke, cache, ["clear", *NO_DAEMON])).output == "removed 1 vectors\n"
 
 
-def test_looking_removes_nothing_even_with_a_lower_limit(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stats_remove_nothing_even_with_a_lower_limit(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(fill(daemons_cache(), 2000))
     monkeypatch.setenv("EDGEEMBED_CACHE_DISK_MIB", "0")
     for _ in range(2):
         assert stats_of(run)["entries"] == 2000
 
 
-def test_nothing_there_yet(run: CliRunner) -> None:
+def test_stats_without_a_cache(run: CliRunner) -> None:
     assert "0 vectors" in run.invoke(cache, ["stats", *NO_DAEMON]).output
 
 
-def test_a_cache_that_cannot_be_opened(run: CliRunner, home: Path) -> None:
+def test_a_cache_that_cannot_be_opened_is_an_error(run: CliRunner, home: Path) -> None:
     home.mkdir()
     (home / "cache").write_text("a file where the folder should be")
     for command in (["stats", *NO_DAEMON], ["clear", *NO_DAEMON]):
@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_opened(run: CliRunner, home: Path) -> None:
 # --- export and import ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_carried_to_another_machine(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_transferred_to_another_machine(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(fill(daemons_cache(), 300))
     asyncio.run(fill(daemons_cache(), 20, "beta:Q8_0@7777"))
     file, one = tmp_path / "all.cache", tmp_path / "beta.cache"
@@ -208,7 +208,7 @@ def test_rows_are_carried_to_another_machine(run: CliRunner, tmp_path: Path, mon
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_a_damaged_or_foreign_file_is_refused_whole(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_or_foreign_file_is_not_imported(run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(fill(daemons_cache(), 50))
     file, damaged = tmp_path / "all.cache", tmp_path / "damaged.cache"
     run.invoke(cache, ["export", str(file)])
@@ -243,7 +243,7 @@ def test_warm_fills_the_running_daemons_cache(run: CliRunner, tmp_path: Path) ->
         first = run.invoke(cache, ["warm", str(lines), *flags])
         assert first.exit_code == 1
         assert "cached 150 queries, 1 refused" in first.output and "at most 20" in first.output
-        computed = {text for text in engine.computed if text != "hello"}  # which asks for its health
+        computed = {text for text in engine.computed if text != "hello"}  # of the health check
         assert computed == {f"query {number}" for number in range(150)}
         before = len(engine.computed)
         second = run.invoke(cache, ["warm", str(as_json), "--input-type", "query", *flags])
@@ -267,7 +267,7 @@ def test_warm_needs_a_daemon_or_a_model(run: CliRunner, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ['{"other": "x"}', "[1]", "5", "not json"])
-def test_warm_names_the_line_that_is_wrong(run: CliRunner, tmp_path: Path, content: str) -> None:
+def test_warm_names_the_bad_line(run: CliRunner, tmp_path: Path, content: str) -> None:
     queries = tmp_path / "queries.jsonl"
     queries.write_text(f'"fine"\n{content}\n')
     with pytest.raises(CacheFileError, match="line 2"):

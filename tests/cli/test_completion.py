@@ -1,4 +1,4 @@
-"""What shells are offered, and that real ones take it."""
+"""Completions, and that real shells use them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_models_of_the_catalogue_and_installed_ones(words: list[str]) -> None:
     assert offered(*words, "my") == ["my-own", "my-own:Q8_0"]
 
 
-def test_types_come_when_the_name_is_plain() -> None:
+def test_types_are_offered_once_the_name_is_unambiguous() -> None:
     install("all-minilm-l6-v2", "IQ4_XS")
     assert offered("show", "qwen3-e") == [name for name in catalogue() if name.startswith("qwen3-e")]
     assert offered("show", "all-minilm-l6-v2:f") == ["all-minilm-l6-v2:F32", "all-minilm-l6-v2:F16"]
@@ -67,13 +67,13 @@ def test_types_come_when_the_name_is_plain() -> None:
     assert offered("show", "nobody:Q") == ["file"]
 
 
-def test_files_where_no_name_begins_like_this() -> None:
+def test_files_are_offered_if_no_model_matches() -> None:
     assert offered("show", "./mod") == ["file"]
     assert offered("serve", "--model", "zzz") == ["file"]
     assert offered("pull", "hf:ow") == []
 
 
-def test_rm_knows_only_what_is_installed_and_not_named_yet() -> None:
+def test_rm_offers_installed_models_that_are_not_named_yet() -> None:
     assert offered("rm", "") == []
     for name, kind in (("alpha", "F16"), ("alpha", "Q8_0"), ("beta", "F16")):
         install(name, kind)
@@ -83,11 +83,11 @@ def test_rm_knows_only_what_is_installed_and_not_named_yet() -> None:
     assert offered("rm", "beta", "") == ["alpha"]
 
 
-def test_a_mistyped_command_is_no_error() -> None:
+def test_a_mistyped_command_is_not_an_error() -> None:
     assert offered("sevre", "x") == []
 
 
-def test_a_key_press_imports_nothing_heavy() -> None:
+def test_completion_imports_nothing_heavy() -> None:
     code = (
         "import contextlib, io, os, sys\n"
         "from edgeembed.cli.main import main\n"
@@ -96,7 +96,7 @@ def test_a_key_press_imports_nothing_heavy() -> None:
         "with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())) as out, contextlib.suppress(SystemExit): main()\n"
         "out.flush(); assert b'plain,all-minilm-l6-v2' in out.buffer.getvalue()"
     )
-    # The catalogue is parsed and the folders are looked up; that takes these two.
+    # Parsing the catalogue and finding the folders needs these two.
     assert not imported(code) & set(HEAVY) - {"msgspec", "tomlkit"}
 
 
@@ -125,7 +125,7 @@ LOAD = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a program `edgeembed` that says how it was called, and completes as the real one."""
+    """A folder with a program `edgeembed` that prints its arguments and completes like the real one."""
     program = tmp_path / "bin" / "edgeembed"
     program.parent.mkdir()
     program.write_text(PROGRAM.format(python=sys.executable))
@@ -135,15 +135,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def typed(shell: str, folder: Path, lines: list[str], wanted: list[str]) -> str:
-    """Type lines into an interactive shell, each ended by TAB and Enter, until all that is wanted was shown."""
+    """Type lines, each followed by TAB and Enter, into an interactive shell until all of `wanted` was shown."""
     import pty
 
     (folder / "script").write_text(edgeembed("completion", shell).stdout)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    # A home of its own: what is typed here is not for the developer's history.
+    # A separate home, to keep these lines out of the developer's history.
     environment = {**os.environ, "PATH": path, "TERM": "xterm", "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     ours, theirs = pty.openpty()
-    # fish wants a terminal that it controls.
+    # fish needs a controlling terminal.
     process = subprocess.Popen(SHELLS[shell], cwd=folder, env=environment, preexec_fn=lambda: os.login_tty(theirs))
     os.close(theirs)
     shown = ""

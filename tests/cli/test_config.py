@@ -43,7 +43,7 @@ def test_set_refuses_what_serve_would_refuse(run: CliRunner, home: Path) -> None
     assert not (home / "config.toml").exists()
 
 
-def test_path_needs_no_file_and_no_sound_file(run: CliRunner, home: Path) -> None:
+def test_path_works_without_a_file_or_with_a_bad_one(run: CliRunner, home: Path) -> None:
     assert run.invoke(config, ["path"]).output == f"{home / 'config.toml'}\n"
     assert not home.exists()
     home.mkdir()

@@ -20,13 +20,13 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(devices, arguments)
 
 
-def test_it_shows_the_processor_and_why_no_card_is_used() -> None:
+def test_it_shows_the_cpu_and_why_no_gpu_is_used() -> None:
     done = run()
     assert done.exit_code == 0
     assert "CPU" in done.output and "no GPU: " in done.output
 
 
-def test_a_card_that_is_asked_for_by_name_and_missing_ends_with_status_1() -> None:
+def test_a_missing_gpu_that_the_settings_name_is_status_1() -> None:
     done = run("--device", "cuda", "--json")
     assert done.exit_code == 1
     said = json.loads(done.output)
@@ -42,7 +42,7 @@ def test_a_broken_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert said["modules"][0]["problem"]
 
 
-def test_a_plan_says_where_a_model_would_go(tmp_path: Path) -> None:
+def test_a_plan_shows_where_a_model_would_go(tmp_path: Path) -> None:
     file = make_tiny_qwen3(tmp_path / "tiny.gguf")
     done = run("--plan", str(file))
     assert done.exit_code == 0 and "all on the CPU" in done.output

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 ROWS = 2400
 SHARD = 300
 UNFINISHED = MIN_CONCURRENT_SHARDS * SHARD
-"""Texts of the shards that are not whole yet, at most."""
+"""At most so many texts are in unfinished shards."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def port(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[in
 def texts(tmp_path: Path) -> Path:
     path = tmp_path / "texts.jsonl"
     lines = [json.dumps({"text": f"text number {row}", "key": 1000 + row}) for row in range(ROWS)]
-    lines[7] = '{"text": "' + "word " * 50 + '", "key": 1007}'  # longer than the model takes
+    lines[7] = '{"text": "' + "word " * 50 + '", "key": 1007}'  # longer than the model accepts
     lines[201] = "{broken"
     lines[202] = '{"text": "", "key": 1202}'
     path.write_text("\n".join(lines))
@@ -59,7 +59,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def said(*arguments: str) -> str:
-    """Run a command that must succeed; gives what it said on standard error."""
+    """Run a command that must succeed and return its standard error."""
     found = edgeembed(*arguments)
     assert found.returncode == 0, found.stderr
     return found.stderr
@@ -109,7 +109,7 @@ def test_every_format_holds_the_daemons_vectors_with_their_ids(port: int, texts:
 @pytest.mark.parametrize(
     ("dtype", "kind", "width"), [("float16", "float16", 8), ("int8", "int8", 8), ("binary", "uint8", 1)]
 )
-def test_numbers_are_stored_as_asked_for(port: int, texts: Path, tmp_path: Path, dtype: str, kind: str, width: int) -> None:
+def test_each_dtype_is_stored(port: int, texts: Path, tmp_path: Path, dtype: str, kind: str, width: int) -> None:
     vectors = {}
     for suffix in (".npy", ".parquet", ".jsonl"):
         out = tmp_path / f"v{suffix}"
@@ -128,10 +128,10 @@ def test_numbers_are_stored_as_asked_for(port: int, texts: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.arrow", "v.jsonl", "v.npy", "v/"])
-def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
+def test_a_killed_and_resumed_job_writes_the_same_bytes_as_an_uninterrupted_one(
     port: int, engine: CountingEngine, texts: Path, tmp_path: Path, name: str
 ) -> None:
-    """No finished shard is computed again, and what a kill costs is no more than the shards that were under way."""
+    """Finished shards are not computed again; a kill loses at most the shards in progress."""
     for folder in ("whole", "killed"):
         (tmp_path / folder).mkdir()
     said(*job(texts, Path(f"{tmp_path}/whole/{name}"))) if name != "v/" else said(*folder_job(texts, tmp_path / "whole"))
@@ -152,14 +152,14 @@ def test_killed_and_resumed_it_is_byte_for_byte_what_an_undisturbed_run_gives(
         assert before, "the kill came before the first shard was there"
         if not finished:
             numbers = [int(receipt.stem.removeprefix("receipt-")) * SHARD for receipt in before]
-            # The first request of a shard may hold a text that is refused; the others of it are then computed once more.
+            # If the first request of a shard has a text that is refused, its other texts are computed again.
             later = [f"text number {row}" for first in numbers for row in range(first + TEXTS_PER_REQUEST, first + SHARD)]
             finished = {text: engine.computed.count(text) for text in later}
     engine.until = None
     output = said(*command, "--resume")
     assert "are done already" in output
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
-    # Each of the two kills costs at most the shards that were under way, one of whose requests is asked twice.
+    # Each of the two kills loses at most the shards in progress, one of whose requests is sent twice.
     assert len(engine.computed) - undisturbed <= 2 * (UNFINISHED + TEXTS_PER_REQUEST) < undisturbed
     assert {text: engine.computed.count(text) for text in finished} == finished, "a finished shard was computed again"
 
@@ -171,11 +171,11 @@ def folder_job(texts: Path, folder: Path) -> list[str]:
 
 
 def receipts(folder: Path) -> list[Path]:
-    """Wait until the first shard is written, and give the receipts."""
+    """Wait until the first shard is written, and return the receipts."""
     return until(lambda: list(folder.rglob("receipt-*.json")))
 
 
-def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
+def test_a_job_is_resumed_only_with_the_same_inputs_and_rules(
     port: int, engine: CountingEngine, texts: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "v.parquet"
@@ -202,7 +202,7 @@ def test_a_job_goes_on_only_with_the_same_inputs_and_the_same_rules(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_shards_and_explains_how_to_continue(
     port: int, engine: CountingEngine, texts: Path, tmp_path: Path
 ) -> None:
     engine.until = SHARD + 270
@@ -218,9 +218,7 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(
     assert "Traceback" not in output
 
 
-def test_texts_are_computed_at_bulk_priority_and_leave_the_cache_alone(
-    port: int, engine: CountingEngine, tmp_path: Path
-) -> None:
+def test_texts_are_computed_at_bulk_priority_without_the_cache(port: int, engine: CountingEngine, tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(f"line {row}" for row in range(130)))
     said("embed", str(path), "-o", str(tmp_path / "v.npy"))
@@ -231,9 +229,7 @@ def test_texts_are_computed_at_bulk_priority_and_leave_the_cache_alone(
     assert engine.isolated[-130:] == [True] * 130, "they share forward passes with other people's texts"
 
 
-def test_a_daemon_that_is_busy_for_a_while_is_waited_for(
-    port: int, engine: CountingEngine, texts: Path, tmp_path: Path
-) -> None:
+def test_requests_to_a_busy_daemon_are_retried(port: int, engine: CountingEngine, texts: Path, tmp_path: Path) -> None:
     from edgeembed.errors import EngineUnavailableError
 
     refusals = iter(range(3))
@@ -241,7 +237,7 @@ def test_a_daemon_that_is_busy_for_a_while_is_waited_for(
         EngineUnavailableError("restarting") if "number 50" in text and next(refusals, None) is not None else None
     )
     said(*job(texts, tmp_path / "v.npy"))
-    assert next(refusals, None) is None, "it was never busy"
+    assert next(refusals, None) is None, "the daemon was never busy"
     assert len(read(tmp_path / "v.npy")[0]) == ROWS - 3
 
 
@@ -278,7 +274,7 @@ def test_nothing_is_written_when_nothing_can_be_embedded(port: int, tmp_path: Pa
     assert not (tmp_path / "v.npy").exists()
 
 
-def test_one_text_is_a_line_of_json(port: int, tmp_path: Path) -> None:
+def test_each_text_becomes_a_line_of_json(port: int, tmp_path: Path) -> None:
     found = edgeembed("embed", "one text", "another")
     rows = [json.loads(line) for line in found.stdout.splitlines()]
     assert [row["model"] for row in rows] == ["embedder", "embedder"]
@@ -309,7 +305,7 @@ def test_rerank_prints_the_best_first(port: int) -> None:
 def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     minilm: Callable[[str], Path], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Byte for byte the same: other threads, another profile and what waits together make no difference."""
+    """The bytes do not depend on threads, run profile, or which texts wait together."""
     monkeypatch.setenv("EDGEEMBED_PORT", "1")
     texts.write_text("\n".join(texts.read_text().splitlines()[: 2 * SHARD + 100]))
     model = ["--model", str(minilm("Q8_0")), "--with-text"]
@@ -323,7 +319,7 @@ def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     process.wait()
     digest = json.loads((tmp_path / "killed" / "v.parquet.parts" / "manifest.json").read_text())["digest"]
     other = RunProfile(threads=1, batch_tokens=64, pad_from_tokens=8)
-    # `edgeembed tune` has run meanwhile.
+    # as if `edgeembed tune` had run meanwhile
     TuningResults(Paths.resolve().state).keep(digest, TuningResult(profile=other, made_at=0.0, thorough=True, measured=[]))
     output = said(*command, "--resume", "--threads", "1")
     assert "last digits" not in output

@@ -80,17 +80,18 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
-    """Kill one of the job's two workers once a shard is written, and give its process id."""
+    """Kill one of the job's two workers once a shard is written, and return its process id."""
     until = time.monotonic() + 150
     found: list[Path] = []
     workers: list[psutil.Process] = []
     while not (found and len(workers) == 2) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)  # between two looks at processes and files, of which there is no event
         found, workers = list(folder.rglob("receipt-*.json")), workers_of(process)
+    assert process.poll() is None, process.communicate()[1]
     assert found, "no shard was written"
-    assert len(workers) == 2, "there was but one worker until the end"
+    assert len(workers) == 2, "there was only one worker until the end"
     workers[0].kill()
-    assert len(list(folder.rglob("receipt-*.json"))) < ROWS // SHARD, "it was done before the kill"
+    assert len(list(folder.rglob("receipt-*.json"))) < ROWS // SHARD, "the job was done before the kill"
     return workers[0].pid
 
 

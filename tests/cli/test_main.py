@@ -21,8 +21,8 @@ from tests.cli.imports import HEAVY, imported
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-def test_help_lists_every_command_with_its_line() -> None:
-    done = edgeembed("--help")
+def test_help_lists_every_command_with_its_summary() -> None:
+    done = edgeembed("-h")
     assert done.returncode == 0 and done.stderr == ""
     listed = " ".join(done.stdout.split())
     for name, (_, _, line) in COMMANDS.items():
@@ -43,7 +43,7 @@ def test_every_command_teaches(name: str) -> None:
             assert any(f"edgeembed {name} {inner}" in line for line in examples), f"no example of {inner}"
 
 
-def test_help_of_serve_names_variable_default_and_what_a_value_is() -> None:
+def test_help_of_serve_shows_variable_default_and_placeholder() -> None:
     shown = " ".join(edgeembed("serve", "--help").stdout.split())
     assert "[EDGEEMBED_PORT, default: 8327]" in shown
     for flag in ("--port N", "--load-timeout SECONDS", "--gpu-memory-utilization 0..1", "--upstream-min-cosine 0..1"):
@@ -73,13 +73,13 @@ def test_a_mistyped_command_is_explained_on_stderr(arguments: list[str], says: s
     assert says in done.stderr and "Traceback" not in done.stderr
 
 
-def test_an_error_of_ours_is_one_line_on_stderr() -> None:
+def test_an_error_is_one_line_on_stderr() -> None:
     done = edgeembed("config", "set", "prot", "9000")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown setting 'prot'. Did you mean 'port'?\n"
 
 
-def test_a_bad_setting_stops_serve_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_setting_stops_serve_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEEMBED_PORT", "many")
     done = edgeembed("serve")
     assert done.returncode == 2
@@ -135,7 +135,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_the_daemon_never_imports_llama_cpp() -> None:
-    """A native library that crashes must end a worker, never the daemon."""
+    """A crash of the native library must end a worker, never the daemon."""
     modules = imported(
         "import edgeembed.runtime.daemon, edgeembed.server.lifecycle, edgeembed.diagnostics.doctor, edgeembed.cli.serve"
     )
@@ -149,7 +149,7 @@ def test_the_daemon_never_imports_llama_cpp() -> None:
     [["config", "show"], ["list", "--available"], ["list", "--json", "--available"], ["show"], ["rm", "alpha"], ["ps"]],
     ids=" ".join,
 )
-def test_a_reader_that_goes_away_gets_no_traceback(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_causes_no_traceback(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     install("alpha", "F16")
     with answering(status_of()) as (port, _):
         monkeypatch.setenv("EDGEEMBED_PORT", str(port))

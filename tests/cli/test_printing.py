@@ -1,4 +1,4 @@
-"""Tables, fields and times as people see them."""
+"""Tables, fields and times for people."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_short_durations(seconds: float, said: str) -> None:
     assert short_duration(seconds) == said
 
 
-def test_a_text_out_of_a_file_cannot_steer_the_terminal() -> None:
+def test_a_text_from_a_file_cannot_control_the_terminal() -> None:
     assert printable("a\nb\x1b[31m\u202e ü 漢") == "a\\nb\\x1b[31m\\u202e ü 漢"
 
 
@@ -57,7 +57,7 @@ def table(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_a_pipe_gets_every_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "20")  # some shells export it; a pipe has no width all the same
+    monkeypatch.setenv("COLUMNS", "20")  # some shells export it, but a pipe has no width
     assert table(capsys) == [
         "NAME                      SIZE  LICENCE     LAST USED",
         "qwen3-embedding-0.6b  639.2 MB  Apache-2.0  3 days ago",
@@ -74,7 +74,7 @@ def test_a_pipe_gets_every_column(capsys: pytest.CaptureFixture[str], monkeypatc
         (10, "NAME                      SIZE", "(hidden: LICENCE, LAST USED; use --json to see everything)"),
     ],
 )
-def test_a_narrow_terminal_goes_without_some(
+def test_a_narrow_terminal_hides_columns(
     columns: int, first: str, last: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(printing, "terminal_width", lambda: columns)
@@ -87,7 +87,7 @@ def test_a_table_without_titles(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "  a    1\n  bbb  2\n"
 
 
-def test_prose_is_broken_between_words_and_what_is_copied_is_not(
+def test_prose_is_wrapped_and_values_to_copy_are_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(printing, "terminal_width", lambda: 30)
@@ -102,7 +102,7 @@ def test_prose_is_broken_between_words_and_what_is_copied_is_not(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals of POSIX")
-def test_the_terminals_own_width_counts() -> None:
+def test_the_width_of_the_terminal_is_used() -> None:
     from tests.cli.helpers import install, on_terminal
 
     install("alpha", "F16")

@@ -39,7 +39,7 @@ def entry(name: str, **changed: Any) -> dict[str, Any]:
 
 
 def columns(output: str) -> list[dict[str, str]]:
-    """Read a table back: its cells are two blanks or more apart, or below each other."""
+    """Return the cells of a printed table."""
     titles, *lines = output.split("\n\n")[0].splitlines()
     names = ["NAME", "TYPE", "TASK", "STATE", "DEVICE", "MEMORY", "REQUESTS", "IDLE", "UNLOADS IN"]
     assert titles.split("  ")[0].strip() == "NAME"
@@ -95,7 +95,7 @@ def test_nothing_is_loaded(run: CliRunner) -> None:
     assert output.startswith("No model is loaded") and "memory" in output
 
 
-def test_json_is_all_that_the_daemon_tells(run: CliRunner) -> None:
+def test_json_is_the_whole_status(run: CliRunner) -> None:
     told = status_of(entry("alpha"), new_in_a_later_version=[1])
     with answering(told) as (port, asked):
         output = run.invoke(ps, ["--port", str(port), "--json"]).output
@@ -104,17 +104,15 @@ def test_json_is_all_that_the_daemon_tells(run: CliRunner) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
-def test_an_address_that_one_cannot_connect_to_is_asked_here(
-    run: CliRunner, monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
+def test_a_wildcard_address_is_reached_on_this_machine(run: CliRunner, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     with answering(status_of()) as (port, _):
         monkeypatch.setenv("EDGEEMBED_HOST", host)
         monkeypatch.setenv("EDGEEMBED_PORT", str(port))
-        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # the daemon's address is nobody else's business
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # the daemon must not be reached through a proxy
         assert f"http://127.0.0.1:{port}\n" in run.invoke(ps).output
 
 
-def test_a_port_on_the_command_line_counts_before_a_socket_in_the_settings(
+def test_a_port_on_the_command_line_overrides_a_socket_in_the_settings(
     run: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEEMBED_UDS", "/no/such/socket")
@@ -130,7 +128,7 @@ def test_no_daemon(unused_tcp_port: int) -> None:
     assert done.stderr == f"error: no daemon is running at http://127.0.0.1:{unused_tcp_port}; start one: edgeembed serve\n"
 
 
-def test_a_port_that_nobody_can_know(run: CliRunner) -> None:
+def test_an_automatic_port_cannot_be_found(run: CliRunner) -> None:
     with pytest.raises(EdgeEmbedError, match="give its port with --port"):
         run.invoke(ps, ["--port", "0"])
 

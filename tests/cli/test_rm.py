@@ -26,7 +26,7 @@ def run() -> CliRunner:
 
 @pytest.fixture(autouse=True)
 def no_daemon(home: Path, unused_tcp_port: int) -> None:
-    """Nothing answers where the daemon would be, unless a test says so; the developer's own daemon is not asked."""
+    """No daemon runs unless a test starts one; the developer's own daemon is not asked."""
     write_config(f"port = {unused_tcp_port}")
 
 
@@ -40,7 +40,7 @@ def there() -> list[str]:
     return [model.spec for model in Store(Paths.resolve()).installed()]
 
 
-def test_a_type_goes_and_the_others_stay(run: CliRunner) -> None:
+def test_one_type_is_removed_and_the_others_stay(run: CliRunner) -> None:
     install("alpha", "F16", size=40_000)
     kept = install("alpha", "Q8_0")
     result = run.invoke(rm, ["ALPHA:f16"])
@@ -49,7 +49,7 @@ def test_a_type_goes_and_the_others_stay(run: CliRunner) -> None:
     assert there() == [kept.spec]
 
 
-def test_several_names_and_what_they_free_together(run: CliRunner) -> None:
+def test_several_names_and_the_total_size(run: CliRunner) -> None:
     install("alpha", "F16", size=40_000)
     install("beta", "Q8_0", size=60_000)
     result = run.invoke(rm, ["alpha", "beta:Q8_0"])
@@ -69,7 +69,7 @@ def test_json(run: CliRunner) -> None:
     assert told["failed"] == []
 
 
-def test_an_installed_file_is_named_by_its_path_and_a_foreign_one_is_left_alone(run: CliRunner, tmp_path: Path) -> None:
+def test_an_installed_file_can_be_named_by_its_path_and_other_files_are_not_removed(run: CliRunner, tmp_path: Path) -> None:
     model = install("alpha", "F16")
     own = tmp_path / "mine.gguf"
     own.write_bytes(model.path.read_bytes())
@@ -93,7 +93,7 @@ def test_an_installed_file_is_named_by_its_path_and_a_foreign_one_is_left_alone(
         ("hf:not a repository", "expected hf:OWNER/REPO"),
     ],
 )
-def test_what_is_not_installed_stops_all_of_it(run: CliRunner, name: str, says: str) -> None:
+def test_nothing_is_removed_if_one_model_is_not_installed(run: CliRunner, name: str, says: str) -> None:
     install("alpha", "F16")
     install("beta", "F16")
     with pytest.raises(UnknownModelError, match=says) as error:
@@ -107,18 +107,18 @@ def test_nothing_is_installed(run: CliRunner) -> None:
         run.invoke(rm, ["alpha"])
 
 
-# --- what pulls have left that never ended -----------------------------------------------------------------------------
+# --- unfinished downloads -------------------------------------------------------------------------------------------
 
 
 def leave(name: str, file: str, size: int) -> Path:
-    """Leave a part of a file, the way a killed pull does."""
+    """Create a partial file, as a killed pull leaves it."""
     part = Store(Paths.resolve()).partials(name).folder(f"acme/{name}", "a" * 40) / f"{file}.0123456789ab.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(bytes(size))
     return part
 
 
-def test_a_pull_that_never_ended_is_listed_and_can_be_removed(run: CliRunner) -> None:
+def test_an_unfinished_download_is_listed_and_can_be_removed(run: CliRunner) -> None:
     part = leave("large", "Large-Q8_0.gguf", 70_000)
     staged = Store(Paths.resolve()).folder("large") / ".pull-x" / "checkpoint" / "model.safetensors"
     staged.parent.mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_a_pull_that_never_ended_is_listed_and_can_be_removed(run: CliRunner) ->
         run.invoke(rm, ["large"])
 
 
-def test_parts_of_another_type_go_alone(run: CliRunner) -> None:
+def test_only_the_download_of_the_named_type_is_removed(run: CliRunner) -> None:
     kept = install("alpha", "F16")
     half, other = leave("alpha", "alpha-Q8_0.gguf", 30_000), leave("alpha", "alpha-Q4_0.gguf", 20_000)
     listed = run.invoke(list_models).output
@@ -147,12 +147,12 @@ def test_parts_of_another_type_go_alone(run: CliRunner) -> None:
     assert json.loads(run.invoke(rm, ["alpha:q4_0", "alpha:q8_0", "--json"]).stdout)["freed_bytes"] == 20_000 + 30_000
     assert there() == ["alpha:F16"]
     leave("alpha", "alpha-Q4_0.gguf", 20_000)
-    # The last type that goes takes the rest along.
+    # The last type takes the shared files with it.
     assert json.loads(run.invoke(rm, ["alpha", "--json"]).stdout)["freed_bytes"] >= 5000 + 20_000
     assert not other.exists()
 
 
-def test_parts_that_are_just_coming_stay(run: CliRunner) -> None:
+def test_a_running_download_is_not_removed(run: CliRunner) -> None:
     part = leave("large", "Large-Q8_0.gguf", 70_000)
     with Store(Paths.resolve()).locked("large"):
         result = run.invoke(rm, ["large"])
@@ -162,11 +162,11 @@ def test_parts_that_are_just_coming_stay(run: CliRunner) -> None:
         run.invoke(rm, ["lrage"])
 
 
-# --- what is asked about ----------------------------------------------------------------------------------------------
+# --- confirmation -----------------------------------------------------------------------------------------------------
 
 
 def refused(run: CliRunner, *arguments: str) -> str:
-    """Run without a terminal, which must refuse and remove nothing; gives what was said."""
+    """Run without a terminal, which must remove nothing, and return the error."""
     before = there()
     with pytest.raises(ConfigError, match=r"^nothing was removed: .* Remove anyway with --yes$") as error:
         run.invoke(rm, arguments)
@@ -190,7 +190,7 @@ def test_a_name_with_several_types_needs_a_yes(run: CliRunner) -> None:
     assert there() == []
 
 
-def test_types_that_are_named_one_by_one_need_none(run: CliRunner) -> None:
+def test_types_named_one_by_one_need_no_yes(run: CliRunner) -> None:
     for kind in ("F16", "Q8_0"):
         install("alpha", kind)
     assert run.invoke(rm, ["alpha:F16", "alpha:Q8_0", "alpha:F16"]).output.count("removed ") == 2
@@ -223,14 +223,14 @@ def test_a_model_of_the_settings_named_by_its_path(run: CliRunner, unused_tcp_po
     assert "by the setting model" in refused(run, "alpha")
 
 
-def test_another_type_than_the_configured_one_needs_none(run: CliRunner, unused_tcp_port: int) -> None:
+def test_another_type_than_the_configured_one_needs_no_yes(run: CliRunner, unused_tcp_port: int) -> None:
     write_config(f"port = {unused_tcp_port}", 'model = "alpha:Q8_0"')
     install("alpha", "F16")
     install("alpha", "Q8_0")
     assert run.invoke(rm, ["alpha:F16"]).exit_code == 0
 
 
-def test_a_setting_that_names_nothing_is_no_obstacle(run: CliRunner, unused_tcp_port: int) -> None:
+def test_a_setting_that_names_no_model_is_ignored(run: CliRunner, unused_tcp_port: int) -> None:
     write_config(f"port = {unused_tcp_port}", 'model = "nobody-knows-it"', 'preload = ["hf:a/b", "/no/such.gguf"]')
     install("alpha", "F16")
     assert run.invoke(rm, ["alpha"]).exit_code == 0
@@ -248,7 +248,7 @@ def test_a_loaded_model_needs_a_yes(run: CliRunner) -> None:
     assert there() == []
 
 
-def test_a_daemon_with_other_folders_does_not_matter(run: CliRunner) -> None:
+def test_a_daemon_with_other_folders_is_ignored(run: CliRunner) -> None:
     model = install("alpha", "F16")
     with answering(status_of(loaded(model, path="/elsewhere/alpha-F16.gguf"))) as (port, _):
         write_config(f"port = {port}")
@@ -262,7 +262,7 @@ def test_a_daemon_with_other_folders_does_not_matter(run: CliRunner) -> None:
         ({"models": "none"}, "edgeembed/9.9.9", "edgeembed/9.9.9, whose status this version cannot read"),
     ],
 )
-def test_who_cannot_be_asked_is_noted(run: CliRunner, body: object, server: str, says: str) -> None:
+def test_a_daemon_that_cannot_be_asked_is_noted(run: CliRunner, body: object, server: str, says: str) -> None:
     install("alpha", "F16")
     with answering(body, server=server) as (port, _):
         write_config(f"port = {port}")
@@ -274,7 +274,7 @@ def test_who_cannot_be_asked_is_noted(run: CliRunner, body: object, server: str,
 
 @needs_terminal
 @pytest.mark.parametrize(("keys", "status", "left"), [("y\n", 0, []), ("n\n", 1, ["alpha:F16"]), ("\n", 1, ["alpha:F16"])])
-def test_a_person_is_asked(keys: str, status: int, left: list[str], unused_tcp_port: int) -> None:
+def test_on_a_terminal_it_asks(keys: str, status: int, left: list[str], unused_tcp_port: int) -> None:
     write_config(f"port = {unused_tcp_port}", 'model = "alpha"')
     install("alpha", "F16")
     ended, shown = on_terminal("rm", "alpha", keys=keys)
@@ -285,7 +285,7 @@ def test_a_person_is_asked(keys: str, status: int, left: list[str], unused_tcp_p
 
 
 @needs_terminal
-def test_a_person_is_not_asked_about_what_nobody_misses() -> None:
+def test_it_does_not_ask_about_an_unused_model() -> None:
     install("alpha", "F16")
     ended, shown = on_terminal("rm", "alpha")
     assert ended == 0 and "Remove?" not in shown
@@ -295,8 +295,8 @@ def test_a_person_is_not_asked_about_what_nobody_misses() -> None:
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_cannot_be_removed_does_not_keep_the_others(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows a file that a process has open stays; here the store says so without one."""
+def test_the_other_files_are_removed_if_one_cannot_be(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where a file that is open cannot be removed."""
     install("alpha", "F16")
     install("beta", "F16")
     real = Store.remove

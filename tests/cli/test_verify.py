@@ -1,4 +1,4 @@
-"""How `edgeembed verify` ends when it cannot say "holds"; what it measures is in tests/diagnostics/test_verify.py."""
+"""Exit statuses of `edgeembed verify`; what it measures is tested in tests/diagnostics/test_verify.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.hub.fakes import gguf_bytes
 pytestmark = pytest.mark.model
 
 
-def test_a_file_that_does_not_hold_ends_with_1(tmp_path: Path) -> None:
+def test_changed_weights_are_status_1(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=256, feed_forward=512, context=256)
     file = tmp_path / "bad.gguf"
     convert_checkpoint(checkpoint, file, ConversionOptions(quantization="Q8_0"))
@@ -32,7 +32,7 @@ def test_a_file_that_does_not_hold_ends_with_1(tmp_path: Path) -> None:
     assert "canary rows are too far" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_file_with_nothing_to_hold_it_against_ends_with_3(tmp_path: Path) -> None:
+def test_nothing_to_compare_with_is_status_3(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", hidden=64, feed_forward=128, context=64)
     file = tmp_path / "bare.gguf"
     convert_without_proof(checkpoint, file, quantization="F32")
@@ -53,7 +53,7 @@ def test_a_file_with_nothing_to_hold_it_against_ends_with_3(tmp_path: Path) -> N
         (["./mine.gguf", "--types", "Q8_0"], UsageError, "the name of a model, not a file"),
     ],
 )
-def test_what_cannot_be_verified_ends_with_2(
+def test_a_model_that_cannot_be_verified_is_status_2(
     arguments: list[str], error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("mine", "Q8_0")

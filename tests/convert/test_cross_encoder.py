@@ -189,7 +189,7 @@ def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (config(id2label={"0": "no", "1": "yes"}), "a reranker must have one"),
         (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json requires"),
@@ -202,9 +202,9 @@ def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
         (pair(lambda p: p["pair"][0]["SpecialToken"].update(id="[X]")), "does not define the ids"),
     ],
 )  # fmt: skip
-def test_unsupported_checkpoints(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
+def test_unsupported_checkpoints(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
     change(checkpoint)
-    with pytest.raises(ConversionError, match=said):
+    with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
     assert not (tmp_path / "tiny.gguf").exists()

@@ -116,7 +116,7 @@ def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"hidden_activation": "relu"}, "hidden_activation = 'relu'; llama.cpp's ModernBERT supports only gelu and silu"),
         ({"attention_bias": True}, "attention_bias = True"),
@@ -129,10 +129,10 @@ def test_the_head_of_masked_language_models_is_dropped(tmp_path: Path) -> None:
         ({"num_hidden_layers": 4}, "6 tensors do not belong to a ModernBERT encoder"),
     ],
 )
-def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", **changes)
-    with pytest.raises(ConversionError, match=said):
+    with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 

@@ -91,7 +91,7 @@ def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"activation_function": "gelu"}, "activation_function = 'gelu'; llama.cpp's nomic-bert supports only 'swiglu'"),
         ({"moe_every_n_layers": 2}, "moe_every_n_layers = 2"),
@@ -105,8 +105,8 @@ def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
         ({"n_layer": 1}, "9 tensors do not belong to a nomic-bert encoder"),
     ],
 )
-def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", **changes)
-    with pytest.raises(ConversionError, match=said):
+    with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

@@ -81,7 +81,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t["model"].update(byte_fallback=True), "byte_fallback is not supported"),
         (lambda t: t["model"].update(type="BPE"), "the tokenizer's model is 'BPE'"),
@@ -99,12 +99,12 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
     ],
 )
-def test_unsupported_tokenizers(tmp_path: Path, change: Change, said: str) -> None:
+def test_unsupported_tokenizers(tmp_path: Path, change: Change, message: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
     change(content)
     write_json(checkpoint / "tokenizer.json", content)
-    with pytest.raises(ConversionError, match=said):
+    with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
     assert not (tmp_path / "tiny.gguf").exists()
 
@@ -117,7 +117,7 @@ def test_a_sentencepiece_model_alone_is_not_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("hidden_act", "relu", "hidden_act = 'relu'; llama.cpp's BERT supports only 'gelu'"),
         ("position_embedding_type", "relative_key", "supports only 'absolute'"),
@@ -125,10 +125,10 @@ def test_a_sentencepiece_model_alone_is_not_enough(tmp_path: Path) -> None:
         ("pad_token_id", TOKENS + 1, "leaves no position"),
     ],
 )
-def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, said: str) -> None:
+def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, message: str) -> None:
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", **{key: value})
-    with pytest.raises(ConversionError, match=said):
+    with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 

@@ -1,4 +1,4 @@
-"""Tuning: the search on engines of known speed, what is remembered, and what the daemon makes of it."""
+"""Tuning: the search with engines of known speed, what is saved, and how the daemon uses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START = RunProfile(threads=8)
 
 
 def speed_of(profile: RunProfile) -> float:
-    """Best at 4 threads and 2 lanes; filling up from 40 tokens on helps; other batches do not."""
+    """Fastest with 4 threads, 2 lanes and padding from 40 tokens; the batch size makes no difference."""
     slow = 1.0 if profile.threads == 4 else 2.0
     slow *= 0.7 if profile.bulk_lanes == 2 else 1.0
     slow *= 0.7 if profile.pad_from_tokens == 40 else 1.0
@@ -44,7 +44,7 @@ async def test_the_best_profile_is_found() -> None:
     assert reported == tuned.measured and reported[0].profile == START
 
 
-async def test_on_a_card_only_its_batches_are_tried() -> None:
+async def test_on_a_gpu_only_batch_sizes_are_tried() -> None:
     def slowness_of(profile: RunProfile) -> float:
         return 0.5 if profile.card_batch_tokens == 4096 else 1.0
 
@@ -90,14 +90,14 @@ def test_a_profile_is_kept_for_one_file_and_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": 1}'])
-def test_a_damaged_file_is_no_profile(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
     tuning_results = TuningResults(tmp_path)
     tuning_results.keep("a" * 64, profile_of(START))
     (tmp_path / "run-profiles.json").write_bytes(content)
     assert tuning_results.find("a" * 64) is None
 
 
-def test_settings_go_before_the_profile_and_that_before_the_defaults() -> None:
+def test_settings_override_the_profile_and_that_the_defaults() -> None:
     paths = Paths.resolve()
     digest = "c" * 64
     assert chosen_profile(Settings(), paths, digest).batch_tokens == 128

@@ -39,7 +39,7 @@ def model(checkpoint: Path, tmp_path: Path) -> InstalledModel:
     return Store(Paths.resolve()).local(tmp_path / "tiny.gguf")
 
 
-def test_a_converted_file_holds_against_its_unquantised_weights(model: InstalledModel) -> None:
+def test_a_converted_file_agrees_with_its_original_weights(model: InstalledModel) -> None:
     found = verify(SETTINGS, Paths.resolve(), model)
     assert len(found.canary_cosines) == len(canary.TEXTS)
     assert min(found.canary_cosines) > 0.99
@@ -55,7 +55,7 @@ def test_a_file_whose_weights_changed_is_refused_with_the_numbers(model: Install
         verify(SETTINGS, Paths.resolve(), Store(Paths.resolve()).local(model.path))
 
 
-def test_damaged_canary_rows_are_a_reason_too(model: InstalledModel) -> None:
+def test_a_file_with_damaged_canary_rows_is_refused(model: InstalledModel) -> None:
     content = model.path.read_bytes()
     at = content.find(canary.ROWS_KEY.encode()) + len(canary.ROWS_KEY) + 12
     model.path.write_bytes(content[:at] + b"!!!!" + content[at + 4 :])
@@ -63,7 +63,7 @@ def test_damaged_canary_rows_are_a_reason_too(model: InstalledModel) -> None:
         verify(SETTINGS, Paths.resolve(), Store(Paths.resolve()).local(model.path))
 
 
-def test_published_similarities_are_held_against_measured_ones(model: InstalledModel) -> None:
+def test_published_similarities_are_compared_with_measured_ones(model: InstalledModel) -> None:
     queries, documents = ["hello world"], ["the quick brown fox", "hello hello"]
     rows = embed_texts(SETTINGS, Paths.resolve(), model, [*queries, *documents]).rows
     true = [[float(rows[0] @ row) for row in rows[1:]]]
@@ -96,7 +96,7 @@ def test_the_command_prints_the_numbers_and_ends_with_a_status(model: InstalledM
     assert fields["holds"] is True and fields["mode"] == "cpu"
 
 
-def test_compare_prints_what_each_type_costs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_prints_how_much_each_type_loses(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = retrieval_set(1)
     monkeypatch.setattr("edgeembed.diagnostics.verify.retrieval_set", lambda: small)
     said = CliRunner().invoke(convert, [str(checkpoint), "--compare", "Q8_0,Q4_K_M"])

@@ -51,10 +51,10 @@ def test_truncation_equals_truncating_the_text_by_hand(daemon: Daemon) -> None:
 
 
 def test_truncation_is_reported_for_computed_and_cached_rows(daemon: Daemon) -> None:
-    said = [post(daemon, "/v1/embeddings", input=["rain", LONG], truncate="end")[1] for _ in range(2)]
-    assert said[0]["truncated"] == [{"index": 1, "tokens": CONTEXT, "full_tokens": len(WORDS) + 2}]
-    assert said[1] == said[0]
-    assert said[0]["usage"]["total_tokens"] == 3 + CONTEXT
+    output = [post(daemon, "/v1/embeddings", input=["rain", LONG], truncate="end")[1] for _ in range(2)]
+    assert output[0]["truncated"] == [{"index": 1, "tokens": CONTEXT, "full_tokens": len(WORDS) + 2}]
+    assert output[1] == output[0]
+    assert output[0]["usage"]["total_tokens"] == 3 + CONTEXT
 
 
 def test_cached_rows_equal_computed_ones(daemon: Daemon) -> None:

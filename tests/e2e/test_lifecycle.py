@@ -111,13 +111,13 @@ def test_a_worker_that_crashes_in_its_first_mode_is_replaced_by_one_in_the_next(
         assert "worker in mode cpu ended" not in daemon.log
     doctor = [sys.executable, "-m", "edgeembed", "doctor", "--model", model, "--port", "9"]
     environment = {**os.environ, "EDGEEMBED_HOME": str(home)}
-    said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
-    assert "mode cpu" in said and "SIGILL" in said and "mode cpu-plain" in said
+    output = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert "mode cpu" in output and "SIGILL" in output and "mode cpu-plain" in output
     # After the cause has been fixed, one command restores the mode.
-    said = subprocess.run(
+    output = subprocess.run(
         [*doctor, "--forget"], env=environment, capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    assert "in mode cpu;" in said
+    assert "in mode cpu;" in output
     with running("--model", model, home=home) as daemon:
         assert daemon.get("/health")[1]["mode"] == "cpu"
 

@@ -101,13 +101,13 @@ def test_vectors_are_upstreams_and_stay_available_without_it(
             home = str(tmp_path / "caching" / "home")
             environment = {**os.environ, "EDGEEMBED_HOME": home, "EDGEEMBED_UPSTREAM": f"{upstream_daemon.url}/v1"}
             doctor = [sys.executable, "-m", "edgeembed", "doctor"]
-            said = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
-            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", said), said
+            output = subprocess.run(doctor, env=environment, capture_output=True, text=True, timeout=120, check=False).stdout
+            assert re.search(rf"ok +upstream: .*/v1 serves {NAME} with .*identity {identity[:12]}", output), output
             upstream_daemon.process.kill()
             upstream_daemon.process.wait(10)
             np.testing.assert_array_equal(daemon.embed(texts), rows)
             status, answer = ask(daemon, "never seen")
-            assert status == 503 and "is away" in answer["error"]["message"]
+            assert status == 503 and "is unavailable" in answer["error"]["message"]
             assert daemon.get("/health")[0] == 503
             with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=30) as response:
                 assert 'edgeembed_upstream_breaker{state="closed"}' not in response.read().decode()

@@ -61,7 +61,7 @@ def test_a_wheel_that_does_not_load_modules_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a recipe for bash")
 @pytest.mark.parametrize(
-    ("arguments", "release", "said"),
+    ("arguments", "release", "output"),
     [
         ([], "13.0", "--arch is required"),
         (["--arch", "hopper", "out"], "13.0", "numbers separated by ;"),
@@ -70,7 +70,9 @@ def test_a_wheel_that_does_not_load_modules_is_rejected(tmp_path: Path) -> None:
         (["--arch", "90", "out"], None, "nvcc not found"),
     ],
 )
-def test_invalid_arguments_of_the_build_script(tmp_path: Path, arguments: list[str], release: str | None, said: str) -> None:
+def test_invalid_arguments_of_the_build_script(
+    tmp_path: Path, arguments: list[str], release: str | None, output: str
+) -> None:
     nvcc = tmp_path / "nvcc"
     if release:
         nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
@@ -81,4 +83,4 @@ def test_invalid_arguments_of_the_build_script(tmp_path: Path, arguments: list[s
     command = [bash, str(INSTALLERS / "cuda" / "build.sh"), *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env=variables)
     assert run.returncode == 1
-    assert said in run.stderr
+    assert output in run.stderr

@@ -73,9 +73,9 @@ def tree(folder: Path) -> set[str]:
 
 def test_help_explains_where_files_go_and_changes_nothing(bundle: Path, home: Path) -> None:
     before = tree(home)
-    said = call(bundle, home, "--help")
+    output = call(bundle, home, "--help")
     for word in ("--prefix", "--dry-run", "--uninstall", "--purge", "FOLDER/bin/edgeembed"):
-        assert word in said
+        assert word in output
     assert tree(home) == before
 
 
@@ -84,8 +84,8 @@ def test_a_dry_run_prints_the_changes_and_makes_none(bundle: Path, home: Path, a
     if "--uninstall" in arguments:
         call(bundle, home)
     before = tree(home)
-    said = call(bundle, home, *arguments)
-    assert "would run" in said and str(home / ".local" / "lib" / "edgeembed") in said
+    output = call(bundle, home, *arguments)
+    assert "would run" in output and str(home / ".local" / "lib" / "edgeembed") in output
     assert tree(home) == before
 
 
@@ -112,11 +112,11 @@ def test_install_and_upgrade(bundle: Path, home: Path) -> None:
 def test_uninstall_keeps_models_and_cache_and_prints_their_folders(bundle: Path, home: Path) -> None:
     before = tree(home)
     call(bundle, home)
-    said = call(bundle, home, "--uninstall")
+    output = call(bundle, home, "--uninstall")
     assert tree(home) == before
     for folder in (".local/share/edgeembed", ".cache/edgeembed", ".config/edgeembed"):
-        assert f"kept: {home / folder}" in said
-    assert "first: autostart disable" in said
+        assert f"kept: {home / folder}" in output
+    assert "first: autostart disable" in output
 
 
 def test_purge_removes_models_and_cache(bundle: Path, home: Path) -> None:

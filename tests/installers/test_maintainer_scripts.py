@@ -56,8 +56,8 @@ def test_removing_the_package_removes_compiled_files(system: Path, last_step: li
 
 
 def test_remove_keeps_all_data_and_prints_the_folders(system: Path) -> None:
-    said = call(system, "postrm", "remove")
-    assert "keeping /var/lib/edgeembed" in said and "keeping /var/cache/edgeembed" in said
+    output = call(system, "postrm", "remove")
+    assert "keeping /var/lib/edgeembed" in output and "keeping /var/cache/edgeembed" in output
     assert all((system / name).exists() for name in DATA)
 
 

@@ -15,20 +15,20 @@ from tests.installers.loading import INSTALLERS, ROOT, load
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def said(fact: str) -> str:
-    command = [sys.executable, str(INSTALLERS / "metadata.py"), fact]
+def value_of(name: str) -> str:
+    command = [sys.executable, str(INSTALLERS / "metadata.py"), name]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_values_are_those_of_pyproject() -> None:
-    assert said("version") == PROJECT["version"]
-    assert said("debian-version") == f"{PROJECT['version']}-1"
-    assert said("llama") in PROJECT["dependencies"] and "==" in said("llama")
-    assert f">={said('python')}" == PROJECT["requires-python"]
+    assert value_of("version") == PROJECT["version"]
+    assert value_of("debian-version") == f"{PROJECT['version']}-1"
+    assert value_of("llama") in PROJECT["dependencies"] and "==" in value_of("llama")
+    assert f">={value_of('python')}" == PROJECT["requires-python"]
 
 
 def test_no_installer_contains_the_version() -> None:
-    pinned = PROJECT["version"], said("llama").split("==")[1]
+    pinned = PROJECT["version"], value_of("llama").split("==")[1]
     files = [path for path in INSTALLERS.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     # Caches of tools are in hidden folders.
     ours = [path for path in files if not any(part.startswith(".") for part in path.relative_to(INSTALLERS).parts)]

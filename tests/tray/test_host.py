@@ -84,18 +84,18 @@ def test_the_error_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @LINUX
 def test_the_error_is_also_a_notification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Started from the desktop's menu there is no terminal to see it in."""
+    """Users who start it from the desktop's menu see no terminal."""
     tool = tmp_path / "notify-send"
-    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{tmp_path}/told"\n')
+    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{tmp_path}/notified"\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DISPLAY", ":9999")
     monkeypatch.setenv("PYSTRAY_BACKEND", "of-nobody")
     assert edgeembed("tray").returncode == 1
-    told = (tmp_path / "told").read_text().splitlines()
-    assert told[1] == "edgeembed" and "run `edgeembed serve` for a daemon without an icon" in told[2]
+    notified = (tmp_path / "notified").read_text().splitlines()
+    assert notified[1] == "edgeembed" and "run `edgeembed serve` for a daemon without an icon" in notified[2]
     monkeypatch.setattr(system.shutil, "which", lambda _name: None)
-    assert system.notify("edgeembed", "nobody shows it") is False
+    assert system.notify("edgeembed", "no notification service") is False
 
 
 def test_a_second_tray_exits() -> None:

@@ -204,8 +204,8 @@ def test_every_entry_works(desktop: dict[str, str], daemon: Daemon, port: int, t
     daemon.embed("known")
     panel = Panel(desktop["DBUS_SESSION_BUS_ADDRESS"])
     command = [sys.executable, "-m", "edgeembed", "tray", "--port", str(port)]
-    with (tmp_path / "said").open("w") as said:
-        tray = subprocess.Popen(command, env=desktop, stderr=said)
+    with (tmp_path / "output").open("w") as output:
+        tray = subprocess.Popen(command, env=desktop, stderr=output)
     try:
         until(panel.shows_icon, 60)
         until(lambda: "fake-model · fake · ready" in panel.entries())
@@ -257,4 +257,4 @@ def test_every_entry_works(desktop: dict[str, str], daemon: Daemon, port: int, t
     finally:
         tray.kill()
         tray.wait()
-    assert "Traceback" not in (tmp_path / "said").read_text()
+    assert "Traceback" not in (tmp_path / "output").read_text()

@@ -120,8 +120,8 @@ def test_the_icon_in_a_real_tray(
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     command = [sys.executable, "-m", "edgeembed", "tray", "--port", str(port)]
     daemon.up()
-    with (tmp_path / "said").open("w") as said:
-        tray = subprocess.Popen(command, stderr=said)
+    with (tmp_path / "output").open("w") as output:
+        tray = subprocess.Popen(command, stderr=output)
     try:
         screen = Screen(display)
         until(lambda: "ready" in screen.title())
@@ -143,4 +143,4 @@ def test_the_icon_in_a_real_tray(
     finally:
         tray.kill()
         tray.wait()
-    assert "Traceback" not in (tmp_path / "said").read_text()
+    assert "Traceback" not in (tmp_path / "output").read_text()
