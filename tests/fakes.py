@@ -27,7 +27,7 @@ SPECIAL_TOKENS = 2
 
 
 def fake_row(text: str, dimensions: int = DIMENSIONS) -> Float32Row:
-    """Give the row that FakeEngine computes for a text: from its digest, not normalised."""
+    """Return the row that FakeEngine computes for a text: from its digest, not normalised."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     return (np.random.default_rng(seed).standard_normal(dimensions) * 3).astype(np.float32)
 
@@ -140,7 +140,7 @@ class FakeEngine:
         self._changed.set()
 
     def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
-        """Give the words, numbered by their length, between two special tokens."""
+        """Return the words, numbered by their length, between two special tokens."""
         futures: list[asyncio.Future[Tokenized]] = []
         for text in texts:
             words = whole_text(text).split()
@@ -173,7 +173,7 @@ class FakeEngine:
 
 
 def whole_text(text: Text) -> str:
-    """Give a text with its prompt, a pair's parts with bars in between, or the numbers of ids."""
+    """Return a text with its prompt, a pair's parts with bars in between, or the numbers of ids."""
     match text:
         case str():
             return text
@@ -185,7 +185,7 @@ def whole_text(text: Text) -> str:
 
 
 def _within(text: Text, limits: Limits) -> str | None:
-    """Give what is computed of a text, by words; None when it is too long."""
+    """Return what is computed of a text, by words; None when it is too long."""
     whole = whole_text(text)
     before = whole[: len(whole) - len(text.document)] if isinstance(text, Pair) else ""
     before = text.prefix if isinstance(text, Prompted) else before
@@ -201,7 +201,7 @@ def _within(text: Text, limits: Limits) -> str | None:
 
 
 def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts | None = None) -> ServedModel:
-    """Give a model that a fake engine can stand for."""
+    """Return a model that a fake engine can stand for."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return ServedModel(
         name,

@@ -128,11 +128,11 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     def require_same(self, other: JobManifest) -> None:
         """Raise ConfigError naming the difference when `other` cannot continue this job."""
         if self.inputs != other.inputs:
-            raise ConfigError("the inputs have changed since the job began; --overwrite starts again")
+            raise ConfigError("the inputs have changed since the job began; start again with --overwrite")
         if self.digest and other.digest and self.digest != other.digest:
             raise ConfigError(
-                f"the job began with another file of a model than {other.model} is now, and vectors of two models do not "
-                f"mix; continue with --model {self.model}, or start again with --overwrite"
+                f"the job began with the model file of {self.model}, but {other.model} is another file now; their vectors "
+                f"cannot be mixed. Continue with --model {self.model}, or start again with --overwrite"
             )
         compared = [(name, getattr(self.rules, name), getattr(other.rules, name)) for name in JobRules.__struct_fields__]
         compared.append(("vector length", self.dimensions, other.dimensions))
@@ -140,7 +140,7 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
             compared.append(("model", self.model, other.model))
         for name, before, now in compared:
             if before != now:
-                raise ConfigError(f"the job began with {name} = {before}, now it is {now}; --overwrite starts again")
+                raise ConfigError(f"the job began with {name} = {before}, now it is {now}; start again with --overwrite")
 
     def last_digits(self, other: JobManifest) -> str | None:
         """Return why the last digits of vectors may change if the job is continued as `other`; None when they do not."""
@@ -220,4 +220,4 @@ def _read(file: Path, type_: type[StructT]) -> StructT:
     try:
         return msgspec.json.decode(file.read_bytes(), type=type_)
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"cannot read {file} ({error}); --overwrite starts again") from error
+        raise ConfigError(f"cannot read {file} ({error}); start again with --overwrite") from error

@@ -83,7 +83,7 @@ def check(
         if not value >= least:  # also true for NaN
             raise CanaryError(
                 f"canary text {number} computed alone and in a batch gave different rows: cosine {value:.6f}, "
-                f"at least {least} is right"
+                f"expected at least {least}"
             )
     return min(found)
 
@@ -165,7 +165,7 @@ def check_file(
     if not all(value >= least for value in found):
         numbers = ", ".join(f"{value:.4f}" for value in found)
         raise CanaryError(
-            f"canary rows are too far from those of the unquantised weights: cosines {numbers}; at least {least:g} is right "
-            f"for {file_type}"
+            f"canary rows are too far from those of the unquantised weights: cosines {numbers}; expected at "
+            f"least {least:g} for {file_type}"
         )
     return found

@@ -148,7 +148,9 @@ class ModelPool:
         Raises ModelLoadingError when it is not ready in time, EngineUnavailableError with the reason when it cannot load.
         """
         if self.paused:
-            raise EngineUnavailableError("edgeembed is paused; resume it in the tray menu", retry_after=PAUSED_SECONDS)
+            raise EngineUnavailableError(
+                "edgeembed is paused; resume it in the tray menu or with POST /v1/admin/resume", retry_after=PAUSED_SECONDS
+            )
         slot = self._slot(model)
         slot.leases += 1
         if slot.timer is not None:

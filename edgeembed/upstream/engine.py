@@ -359,7 +359,7 @@ class RemoteEngine:
             text.fail(error)
 
     def _unavailable(self) -> EngineUnavailableError:
-        message = f"upstream {self._options.url} is away: {self._health.breaker.reason}"
+        message = f"upstream {self._options.url} is unavailable: {self._health.breaker.reason}"
         if self._fallback.state != "off":
             message += f"; the local fallback does not answer: {self._fallback.reason or 'it is restarting'}"
         return EngineUnavailableError(message, retry_after=max(1.0, self._health.breaker.pause))

@@ -1,4 +1,4 @@
-"""The local model that answers while upstream is away, once it is shown to be the same model."""
+"""The local model that answers while upstream is unavailable, once it is verified to be the same model."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Fallback:
         error = local.exception()
         if isinstance(error, InputTooLongError):
             # Upstream would take it, so it is no mistake of the client: the same request succeeds once upstream is back.
-            text.fail(EngineUnavailableError("upstream is away, and the text is too long for the local fallback"))
+            text.fail(EngineUnavailableError("upstream is unavailable, and the text is too long for the local fallback"))
         elif isinstance(error, Exception):
             text.fail(error)
         else:

@@ -36,12 +36,12 @@ class HealthMonitor:
 
     @property
     def retry_budget(self) -> float:
-        """Seconds for which texts still wait while upstream is away; 0 or less when their time is up."""
+        """Seconds for which texts still wait while upstream is unavailable; 0 or less when their time is up."""
         away = self.breaker.away_since
         return self._options.wait - (time.monotonic() - away if away is not None else 0.0)
 
     async def start(self) -> None:
-        """Check the identity and start watching, also if upstream is away. Raises ModelReplacedError for another model."""
+        """Check the identity and start watching, even without upstream. Raises ModelReplacedError for another model."""
         try:
             await self._check_identity()
         except UpstreamError as error:
@@ -65,7 +65,7 @@ class HealthMonitor:
         no_connection = isinstance(error, UnavailableError) and error.no_connection
         self.breaker.failed(str(error), retry_after, at_once=at_once or no_connection)
         if self.breaker.opened > before:
-            log.warning("upstream %s is away: %s", self._options.url, error)
+            log.warning("upstream %s is unavailable: %s", self._options.url, error)
         if self.breaker.state != "closed" and self.replaced is None and (self._prober is None or self._prober.done()):
             self._prober = self._spawn(self._probe_until_back(), "upstream probe")
 
@@ -81,7 +81,7 @@ class HealthMonitor:
                 self.failed(error, at_once=True)
         if self.replaced is None:
             self.breaker.worked()
-            log.info("upstream %s is back with the same vectors", self._options.url)
+            log.info("upstream %s is available again, with the same vectors", self._options.url)
         self._changed()
 
     async def _check_regularly(self) -> None:

@@ -83,7 +83,7 @@ def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> fl
 
 
 class IdentityStore:
-    """The identities that this daemon has seen, in a file; it names the last one while upstream is away."""
+    """The identities that this daemon has seen, in a file; it names the last one while upstream is unavailable."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

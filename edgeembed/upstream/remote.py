@@ -47,7 +47,7 @@ class Remote:
         return self._identity
 
     async def identify(self, retry_budget: float, stop: asyncio.Event) -> None:
-        """Find out the identity; while upstream is away, take the last one seen, or wait for it if there is none.
+        """Find out the identity; while upstream is unavailable, take the last one seen, or wait for it if there is none.
 
         retry_budget: seconds to wait. stop: ends the wait. Raises EngineUnavailableError with the reason.
         """
@@ -150,7 +150,7 @@ class Remote:
 
 
 async def only_model(options: UpstreamOptions, identities: IdentityStore) -> str:
-    """Return the name of the only model of an upstream server; while it is away, that of the last one seen there.
+    """Return the name of the only model of an upstream server; while it is unavailable, that of the last one seen there.
 
     Raises ConfigError.
     """

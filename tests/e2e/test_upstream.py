@@ -107,7 +107,7 @@ def test_vectors_are_upstreams_and_stay_available_without_it(
             upstream_daemon.process.wait(10)
             np.testing.assert_array_equal(daemon.embed(texts), rows)
             status, answer = ask(daemon, "never seen")
-            assert status == 503 and "is away" in answer["error"]["message"]
+            assert status == 503 and "is unavailable" in answer["error"]["message"]
             assert daemon.get("/health")[0] == 503
             with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=30) as response:
                 assert 'edgeembed_upstream_breaker{state="closed"}' not in response.read().decode()

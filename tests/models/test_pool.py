@@ -170,7 +170,7 @@ async def test_a_busy_model_finishes_before_it_makes_room_and_loses_no_request()
     busy = [asyncio.create_task(use(pool, "a")) for _ in range(3)]
     await until_async(lambda: bool(garage.made) and len(garage.made[0][1].priorities) == 3)
     other = asyncio.create_task(use(pool, "b"))
-    await settle()
+    await until_async(lambda: bool(pool.unloads))
     assert garage.loaded() == ["a"] and not other.done()
     again = asyncio.create_task(use(pool, "a"))  # comes while a drains: waits until it is loaded again
     await settle()

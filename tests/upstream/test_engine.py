@@ -228,7 +228,7 @@ async def test_texts_fail_after_the_wait_and_later_ones_fail_at_once(server: Fak
     engine = await start(server, wait=OUTAGE)
     await server.stop()
     (error,) = await errors_of(engine, ["hello"])
-    assert isinstance(error, EngineUnavailableError) and "is away" in error.message and error.retry_after
+    assert isinstance(error, EngineUnavailableError) and "is unavailable" in error.message and error.retry_after
     requests = engine.upstream.requests
     (error,) = await errors_of(engine, ["hello again"])
     assert isinstance(error, EngineUnavailableError)

@@ -399,4 +399,4 @@ class WorkerEngine:
 
 def _log_bug(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("a task beside a worker failed", exc_info=error)
+        log.error("a background task of the supervisor failed", exc_info=error)
