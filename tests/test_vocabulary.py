@@ -119,6 +119,11 @@ def checked_files(under: str = ".") -> list[Path]:
     return [ROOT / name for name in listed if Path(name).suffix in suffixes and name not in NOT_CHECKED]
 
 
+def test_names_and_prose_use_the_words_of_the_glossary() -> None:
+    found = [f"{path.relative_to(ROOT)}:{problem}" for path in checked_files() for problem in problems_of(path)]
+    assert not found, "\n".join(found)
+
+
 if __name__ == "__main__":
     paths = [path for name in sys.argv[1:] or ["."] for path in checked_files(name)]
     lines = [f"{path.relative_to(ROOT)}:{problem}" for path in paths for problem in problems_of(path)]

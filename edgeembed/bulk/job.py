@@ -84,8 +84,11 @@ def claimed(job: Job) -> Iterator[None]:
             if job.overwrite:
                 output.clear()
             elif not job.resume and (work.began or output.finished):
-                state = "has an unfinished job" if work.began and not output.finished else "exists already"
-                raise ConfigError(f"{output.path} {state}; continue with --resume or start again with --overwrite")
+                if output.finished:
+                    raise ConfigError(f"{output.path} exists already; replace it with --overwrite or choose another output")
+                raise ConfigError(
+                    f"{output.path} has an unfinished job; continue it with --resume or start again with --overwrite"
+                )
             work.folder.mkdir(parents=True, exist_ok=True)
             try:
                 yield

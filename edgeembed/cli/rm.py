@@ -171,7 +171,7 @@ def _unknown(spec: str, installed: list[InstalledModel], unfinished: dict[str, d
         return UnknownModelError(f"{name} is installed as {', '.join(kinds)}, not as {kind.upper()}; nothing was removed")
     near = difflib.get_close_matches(name.lower(), [*names, *unfinished], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    there = [f"Installed: {', '.join(names)}" if names else "Nothing is installed"]
+    there = [f"Installed: {', '.join(names)}" if names else "No models are installed"]
     if unfinished:
         there.append(f"unfinished downloads: {', '.join(unfinished)}")
     if names or unfinished:

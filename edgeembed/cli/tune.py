@@ -100,7 +100,7 @@ def _tune(resolved: Resolved, model: InstalledModel, seconds: float, *, quick: b
         profile = measurement.profile
         lanes = "auto" if profile.bulk_lanes is None else profile.bulk_lanes
         to_stderr(
-            f"  {profile.threads} threads, {lanes} lanes, batches of {_batch(measurement)}, padding {_padding(profile)}: "
+            f"  threads {profile.threads}, lanes {lanes}, batch tokens {_batch(measurement)}, padding {_padding(profile)}: "
             f"{measurement.query_ms:.1f} ms, {measurement.sentence_ms:.1f} ms, "
             f"{measurement.tokens_per_second:,.0f} tokens/s"
         )

@@ -202,7 +202,8 @@ def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
         subject="engine",
         verdict="ok",
         text=f"canary texts are correct in mode {engine.status.mode}; loaded in {time.monotonic() - began:.1f} s; "
-        f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; {info.llama_cpp}",
+        f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; "
+        + info.llama_cpp.replace(" = 1", "").replace(" |", ""),
     )
 
 

@@ -173,7 +173,7 @@ def test_without_a_model_it_asks_for_one() -> None:
 async def test_a_foreign_server_gets_new_texts_its_model_name_and_its_key(
     aiohttp_server: ServerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeembed.diagnostics.bench.run.RETRY_BUDGET", math.inf)
+    monkeypatch.setattr("edgeembed.diagnostics.bench.run.MAX_OVERRUN", math.inf)
     stand_in = StandIn()
     server: TestServer = await aiohttp_server(stand_in.app)
     loads = [{"clients": 1}, {"clients": 4}, {"texts": 64}]

@@ -103,7 +103,7 @@ def test_nothing_is_removed_if_one_model_is_not_installed(run: CliRunner, name: 
 
 
 def test_nothing_is_installed(run: CliRunner) -> None:
-    with pytest.raises(UnknownModelError, match="Nothing is installed"):
+    with pytest.raises(UnknownModelError, match="No models are installed"):
         run.invoke(rm, ["alpha"])
 
 
@@ -130,7 +130,7 @@ def test_an_unfinished_download_is_listed_and_can_be_removed(run: CliRunner) -> 
     assert sorted(told["unfinished"][0]["paths"]) == sorted(map(str, (part, staged)))
     assert not Store(Paths.resolve()).folder("large").exists()
     assert "Unfinished" not in run.invoke(list_models).output
-    with pytest.raises(UnknownModelError, match=r"Nothing is installed$"):
+    with pytest.raises(UnknownModelError, match=r"No models are installed$"):
         run.invoke(rm, ["large"])
 
 

@@ -7,7 +7,7 @@ stores the rows of sentence-transformers for a few texts, so that the ordinary t
 
 Prints one line for each text: its tokens, whether llama.cpp cut it into the same ids, and for each type the cosine of the
 vector that llama.cpp makes of the text; then the smallest cosines when llama.cpp is given the reference's ids, which is the
-converter's own share. The exit status is 1 when one falls below LEAST, save for the texts in KNOWN, each with its reason.
+converter's own share. The exit status is 1 when one falls below LEAST, except for the texts in EXCEPTIONS.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ TEXTS = {
     "500, mixed": (_CODE + "Der Fluß entspringt in den Hügeln. 河流发源于城北的山丘。 🎉 ") * 4,
 }
 # Texts whose vectors differ for a reason that is not the conversion.
-KNOWN = {
+EXCEPTIONS = {
     "special names": "on purpose: a special token's name in a user's text stays text",
     "Thai": "[UNK] alone, and Q8_0 only: weights alone give 0.9996, the rest is ggml rounding activations too",
 }
-STORED = [kind for kind in TEXTS if kind not in KNOWN and kind not in ("256 tokens", "500, mixed")]
+STORED = [kind for kind in TEXTS if kind not in EXCEPTIONS and kind not in ("256 tokens", "500, mixed")]
 
 
 def main() -> int:
@@ -117,11 +117,11 @@ def main() -> int:
         print(
             f"{kind:<16}{len(expected_ids[kind]):>7} {same:<7}" + "".join(f"{cosines[name][kind]:>11.7f}" for name in LEAST)
         )
-    least = {name: min(value for kind, value in found.items() if kind not in KNOWN) for name, found in cosines.items()}
+    least = {name: min(value for kind, value in found.items() if kind not in EXCEPTIONS) for name, found in cosines.items()}
     least_by_ids = {name: min(found.values()) for name, found in by_ids.items()}
     for label, values in (("min, but for the known", least), ("min, reference's ids", least_by_ids)):
         print(f"{label:<31}" + "".join(f"{values[name]:>11.7f}" for name in LEAST))
-    for kind, reason in KNOWN.items():
+    for kind, reason in EXCEPTIONS.items():
         print(f"known: {kind}: {reason}")
 
     if options.write:

@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def read_modules(checkpoint: Path) -> list[dict[str, Any]]:
-    """Give the modules of a sentence-transformers checkpoint, none for another one."""
+    """Return the modules of a sentence-transformers checkpoint, none for another one."""
     file = checkpoint / "modules.json"
     modules: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return modules
@@ -122,7 +122,7 @@ def report(label: str, kind: str, file: Path, command: list[str]) -> None:
 
 
 def fields(file: Path) -> dict[str, tuple[Any, str]]:
-    """Give the value and the type of each key."""
+    """Return the value and the type of each key."""
     found = {}
     for key, field in GGUFReader(file).fields.items():
         if not key.startswith("GGUF."):
@@ -170,7 +170,7 @@ def compare_keys(ours: dict[str, tuple[Any, str]], theirs: dict[str, tuple[Any, 
 
 
 def short(value: tuple[Any, str]) -> str:
-    """Give a value's beginning."""
+    """Return a value's beginning."""
     text = repr(value[0])
     return f"{text if len(text) < 60 else text[:57] + '...'} ({value[1]})"
 

@@ -50,7 +50,7 @@ def open_tokenizer(folder: Path, *, names_are_text: bool) -> Any:
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Give sequences of different lengths as two arrays."""
+    """Return sequences of different lengths as two arrays."""
     return {
         "ids": np.array([number for ids in sequences for number in ids], dtype=np.int32),
         "lengths": np.array([len(ids) for ids in sequences], dtype=np.int32),

@@ -49,7 +49,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 def rows(folder: Path, pooling: str) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
-    """Give ids and pooled rows of TEXTS."""
+    """Return ids and pooled rows of TEXTS."""
     import torch
     from transformers import AutoModel
 
@@ -65,7 +65,7 @@ def rows(folder: Path, pooling: str) -> tuple[list[list[int]], np.ndarray[Any, A
 
 
 def scores(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
-    """Give ids and bare outputs of PAIRS, token types as the tokenizer says them."""
+    """Return ids and bare outputs of PAIRS, token types as the tokenizer says them."""
     import torch
     from transformers import AutoModelForSequenceClassification
 

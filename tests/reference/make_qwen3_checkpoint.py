@@ -50,7 +50,7 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 
 
 def vocabulary_and_merges(ranks: Mapping[bytes, int]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Give the pieces in the order of their ids, and the merges, in GPT-2's spelling of bytes."""
+    """Return the pieces in the order of their ids, and the merges, in GPT-2's spelling of bytes."""
     stand_in = byte_pieces()
 
     def spell(piece: bytes) -> str:

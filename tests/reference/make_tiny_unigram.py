@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _rules(texts: list[str]) -> list[str]:
-    """Give SentencePiece's TSV: code points of the source in hex, a tab, those of the target."""
+    """Return SentencePiece's TSV: code points of the source in hex, a tab, those of the target."""
     found = dict.fromkeys(_SPACES, " ") | dict.fromkeys(_DELETED, "")
     for letter in {letter for text in texts for letter in text} - {" "}:
         folded = unicodedata.normalize("NFKC", letter)
