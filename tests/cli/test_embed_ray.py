@@ -15,7 +15,7 @@ import pytest
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model, pytest.mark.xdist_group("ray")]  # one cluster at a time
 
 ROWS = 6000
 SHARD = 200
