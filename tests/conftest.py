@@ -24,6 +24,11 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         parser.addoption("--no-loadscope-reorder", action="store_true", help="ignored: pytest-xdist is not loaded")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare `-m unit` the imports of the end-to-end tests: clients, a browser's driver."""
+    return True if config.option.markexpr == "unit" and collection_path == Path(__file__).parent / "e2e" else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     tiers.assign(items, Path(__file__).parent)
