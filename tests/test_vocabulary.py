@@ -15,7 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NOT_CHECKED = ("CHANGELOG.md", "edgeembed/common/migration.py", "tests/common/test_migration.py", "tests/test_vocabulary.py")
+NOT_CHECKED = (
+    "CHANGELOG.md",
+    "edgeembed/common/migration.py",
+    "edgeembed/diagnostics/bench/texts.py",  # a word list, which seeds of earlier measurements rely on
+    "tests/common/test_migration.py",
+    "tests/test_vocabulary.py",
+)
 
 # Never, in names or prose. The right-hand side is what is said instead.
 BANNED = {

@@ -32,7 +32,7 @@ account payment customer contract delivery package station airport journey ticke
 """
 _STEMS = """
 brav clar grand slend firm sharp harsh loos stern mild quick dens solid humid moral rural tribal vocal formal global plural
-print paint plant build mend bind fold crawl grind blend trad sketch hunt sail plan draft render trust grant yield settl
+print paint plant build mend bind fold climb grind blend trad sketch hunt sail plan draft render trust grant yield settl
 """
 _ENDINGS = ("ing", "er", "ers", "ly", "ness", "ity", "able", "ism", "ist", "ish")
 _COMMON = tuple(_WORDS.split())
