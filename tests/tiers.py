@@ -48,7 +48,7 @@ FOLDERS = {
     "test_tiers.py": "unit",
     "test_vocabulary.py": "unit",
 }
-"""The tier of a folder or top module; `unit` only where neither a test nor its fixtures say more. New ones are added here."""
+"""The tier of a folder or top module; `unit` only where neither tests nor fixtures say more. New ones are added here."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost", b"localhost", "", None)
 NOT_OF_CI = re.compile(r"macOS|Windows|POSIX|no IPv6|this (processor|bash|systemd-analyze) ")
 """Reasons for which CI may skip a test: what it needs is another system, processor or version, not a package."""
