@@ -36,12 +36,12 @@ def tiers_of(item: Any) -> set[str]:
     return set(item.marks)
 
 
-def test_marks_come_first_then_fixtures_then_the_folder() -> None:
+def test_marks_fixtures_and_folders_add_up_and_unit_is_what_is_left() -> None:
     assert tiers_of(Item("hub/test_store.py")) == {"unit"}
     assert tiers_of(Item("hub/test_store.py", "model", "slow")) == {"model", "slow"}
     assert tiers_of(Item("engine/test_modes.py", fixtures=("minilm",))) == {"model"}
     assert tiers_of(Item("e2e/test_logs.py")) == {"e2e"}
-    assert tiers_of(Item("e2e/test_dashboard.py", "e2e", fixtures=("minilm", "chromium"))) == {"e2e", "model", "desktop"}
+    assert tiers_of(Item("e2e/test_dashboard.py", fixtures=("minilm", "chromium"))) == {"e2e", "model", "desktop"}
 
 
 def test_a_test_without_a_tier_stops_the_run() -> None:

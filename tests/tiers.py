@@ -48,7 +48,7 @@ FOLDERS = {
     "test_tiers.py": "unit",
     "test_vocabulary.py": "unit",
 }
-"""The tier of the tests of a folder or top module where neither they nor their fixtures say; new ones are added here."""
+"""The tier of a folder or top module; `unit` only where neither tests nor fixtures say more. New ones are added here."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost", b"localhost", "", None)
 NOT_OF_CI = re.compile(r"macOS|Windows|POSIX|no IPv6|this (processor|bash|systemd-analyze) ")
 """Reasons for which CI may skip a test: what it needs is another system, processor or version, not a package."""
@@ -67,12 +67,12 @@ def assign(items: Iterable[pytest.Item], root: Path) -> None:
         for name in getattr(item, "fixturenames", ()):
             if name in FIXTURES:
                 item.add_marker(FIXTURES[name])
-        if not any(item.get_closest_marker(tier) for tier in TIERS):
-            folder = item.path.relative_to(root).parts[0]
-            if folder in FOLDERS:
-                item.add_marker(FOLDERS[folder])
-            else:
-                without.append(item.nodeid.partition("[")[0])
+        folder = FOLDERS.get(item.path.relative_to(root).parts[0])
+        marked = any(item.get_closest_marker(tier) for tier in TIERS)
+        if folder and (folder != "unit" or not marked):
+            item.add_marker(folder)
+        elif not marked:
+            without.append(item.nodeid.partition("[")[0])
         if item.get_closest_marker("xdist_group") is None and _shares_module_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(root).as_posix()))
     if without:
