@@ -37,15 +37,18 @@ async def settled(cache: VectorCache) -> None:
 
 
 async def phase(cache: VectorCache, first: int, count: int) -> dict[str, Any]:
-    """Put rows, then look up the last one and the first ones ever put."""
+    """Put rows, then look up the last one and the first ones ever put. reported: the last problem on the way."""
+    reported = None
     for number in range(first, first + count):
         cache.put(key(number), Row(np.full(384, number, np.float32), number))
         await asyncio.sleep(0)
+        reported = cache.stats.disk_problem or reported
     await settled(cache)
     old = await cache.get_many([key(number) for number in range(20)])
     new = await cache.get_many([key(first + count - 1)])
     return {
         "problem": cache.stats.disk_problem,
+        "reported": cache.stats.disk_problem or reported,
         "old": len(old),
         "new": len(new),
         "right": all(row.vector[0] == row.tokens for row in (*old.values(), *new.values())),
