@@ -48,6 +48,8 @@ _RESPONSES = 0.25
 class FoundRows(dict[bytes, CachedRow]):
     """Cached rows by key. missing: keys without a row. from_disk: number of rows that were on disk only."""
 
+    __slots__ = ("from_disk", "missing")
+
     def __init__(self) -> None:
         super().__init__()
         self.missing: list[bytes] = []

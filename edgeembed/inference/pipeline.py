@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
-from edgeembed.cache import CachedRow, VectorCache, Wanted
+from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
 from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
 from edgeembed.errors import EngineTimeoutError
@@ -96,26 +96,17 @@ class Pipeline:
             return {}, 0
         context = self._context_tokens.get(request.model.key)
         cut_keys = request.cut_keys(context) if lengths.cut != "none" and context is not None else {}
-        asked = dict.fromkeys((*request.keys, *cut_keys.values()))
+        asked = dict.fromkeys((*request.keys, *cut_keys.values()) if cut_keys else request.keys)
         found = cache.get_from_memory(asked, request.label, low=not request.frequent)
         if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
             async with self._until(deadline):
                 await cache.add_from_disk(found, request.label, low=not request.frequent)
-        rows: dict[bytes, Row | CachedRow] = {}
-        used = []
-        for key in request.keys:
-            row = found.get(key)
-            if row is not None and (lengths.max_tokens is None or row.tokens <= lengths.max_tokens):
-                rows[key] = row
-                used.append(key)
-            elif row is not None and lengths.max_tokens is not None and lengths.cut == "none" and not lengths.own:
-                raise request.too_long(key, row.tokens, lengths.max_tokens)
-            elif context is not None and key in cut_keys and (part := found.get(cut_keys[key])) is not None:
-                rows[key] = _row_of_part(part, lengths, context)
-                used.append(cut_keys[key])
-        if request.cache_use == "keep":
-            cache.keep(used)
-        return rows, found.from_disk
+        if request.client.cache == "keep":
+            cache.keep(found)
+        if lengths.plain:
+            return {**found}, found.from_disk
+        cut = {key: _row_of_part(found[part], lengths, context or 0) for key, part in cut_keys.items() if part in found}
+        return cut | _rows_within(request, found), found.from_disk
 
     def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes]) -> OnResult:
         """Return what stores each computed row as it comes. keys: of whole texts, by the keys that are computed."""
@@ -198,6 +189,18 @@ class Pipeline:
                 raise request.too_long(key, tokens, most)
             total += min(tokens, most) * times[key]
         refuse_too_many(total, request.most_tokens, request.client.param)
+
+
+def _rows_within(request: RowRequest, found: FoundRows) -> dict[bytes, Row | CachedRow]:
+    """Return the rows of whole texts that are not longer than the client allows. Raises InputTooLongError."""
+    lengths, rows = request.lengths, dict[bytes, Row | CachedRow]()
+    for key in request.keys:
+        row = found.get(key)
+        if row is not None and (lengths.max_tokens is None or row.tokens <= lengths.max_tokens):
+            rows[key] = row
+        elif row is not None and lengths.max_tokens is not None and lengths.cut == "none" and not lengths.own:
+            raise request.too_long(key, row.tokens, lengths.max_tokens)
+    return rows
 
 
 def _row_of_part(row: CachedRow, lengths: Lengths, context_tokens: int) -> Row:

@@ -22,8 +22,8 @@ from edgeembed.server.api_keys import Keys
 
 KEY_NAME = web.RequestKey("key_name", str)
 """The name of the request's API key."""
-CHECKED: web.RequestKey[str | None] = web.RequestKey("checked", str)
-"""What `Access.check` returned for this request."""
+CHECKED = web.RequestKey("checked", bool)
+"""Set on a request that `Access.check` let through already, and whose origin needs no headers."""
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
 """Paths that need no key: probes, and the files of the dashboard, which hold no data."""
 _EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Truncated, Retry-After"
@@ -49,8 +49,6 @@ class Access:
 
         Raises ForbiddenError, UnauthorizedError.
         """
-        if CHECKED in request:
-            return request[CHECKED]
         host = _one(request, "Host")
         if self.check_host and not self._knows(host):
             raise ForbiddenError(
@@ -63,7 +61,6 @@ class Access:
             if name is None:
                 raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
             request[KEY_NAME] = name
-        request[CHECKED] = origin
         return origin
 
     def _knows(self, host: str) -> bool:
@@ -90,7 +87,7 @@ def middleware(access: Access) -> Middleware:
 
     @web.middleware
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = access.check(request)
+        origin = None if CHECKED in request else access.check(request)
         if origin is None:
             return await handler(request)
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:

@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, wrap_handler
 from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
+from edgeembed.server.auth import CHECKED
 from edgeembed.server.body import CACHE_HEADER, cache_header
 from edgeembed.server.middleware import common_headers, log, request_id_of
 from edgeembed.server.ops.metrics import METRICS
@@ -51,6 +52,7 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
         digest = hashlib.sha256(await request.read()).digest()  # the application reads the same body from the request
         body = service.find_response(digest)
         if body is None:
+            request[CHECKED] = True
             request[BODY_DIGEST] = digest
             return await application(request)
         response = _respond(request, body)
@@ -69,14 +71,22 @@ def _may_be_stored(request: web.BaseRequest) -> bool:
     return not any(name in headers for name in _APPLICATION_HEADERS)
 
 
+def _headers(request_id: str) -> dict[str, str]:
+    return {hdrs.CONTENT_TYPE: JSON_TYPE, **cache_header(1, 1), **common_headers(request_id)}
+
+
+_HEAD = (
+    "HTTP/1.1 200 OK\r\n"
+    + "".join(f"{name}: {value}\r\n" for name, value in _headers("%s").items())
+    + f"{hdrs.DATE}: %s\r\n{hdrs.CONTENT_LENGTH}: %d\r\n\r\n"
+)
+
+
 def _respond(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-    headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **cache_header(1, 1), **common_headers(request_id_of(request))}
+    request_id = request_id_of(request)
     if not takes_raw(request):
-        return web.Response(body=body, headers=headers)
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    date = _date(int(time.time()))
-    head = f"HTTP/1.1 200 OK\r\n{lines}{hdrs.DATE}: {date}\r\n{hdrs.CONTENT_LENGTH}: {len(body)}\r\n\r\n"
-    return RawResponse(head.encode() + body)
+        return web.Response(body=body, headers=_headers(request_id))
+    return RawResponse((_HEAD % (request_id, _date(int(time.time())), len(body))).encode() + body)
 
 
 @functools.lru_cache(maxsize=1)

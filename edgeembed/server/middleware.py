@@ -55,7 +55,8 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         response = await handler(request)
         status = response.status
-        response.headers.update(common_headers(request_id))
+        for name, value in common_headers(request_id).items():
+            response.headers[name] = value
         return response
     except web.HTTPException as answer:  # such as a redirect
         status = answer.status
