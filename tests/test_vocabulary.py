@@ -6,11 +6,9 @@ Run as a script with paths it lists what it finds: `python -m tests.test_vocabul
 from __future__ import annotations
 
 import ast
-import io
 import re
 import subprocess
 import sys
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +69,7 @@ BANNED_NAMES = BANNED | {
 }
 ALLOWED_NAMES = re.compile(r"single_?flight|in_?flight|half_?life|look_?up|lifecycle", re.IGNORECASE)
 FIRST_WORDS = ("Give", "Gives", "Say", "Says", "Tell", "Tells")
+_BANNED_WORD = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(BANNED)})(?![A-Za-z])", re.IGNORECASE)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -102,15 +101,13 @@ def python_problems(path: Path, text: str) -> Iterator[str]:
             first = (ast.get_docstring(node) or "").split(" ")[0]
             if first in FIRST_WORDS:
                 yield f"{getattr(node, 'lineno', 1)}: a docstring begins with {first!r}"
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type in (tokenize.STRING, tokenize.COMMENT):
-            yield from (f"{token.start[0]}: {problem}" for problem in prose_problems(token.string))
+    yield from prose_problems(text)
 
 
 def prose_problems(text: str) -> Iterator[str]:
-    for word in re.findall(r"[A-Za-z]+", text):
-        if instead := BANNED.get(word.lower()):
-            yield f"not {word!r}, but {instead!r}"
+    for found in _BANNED_WORD.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield f"{line}: not {found[0]!r}, but {BANNED[found[0].lower()]!r}"
 
 
 def problems_of(path: Path) -> list[str]:

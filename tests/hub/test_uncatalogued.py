@@ -270,7 +270,8 @@ def test_a_mirror_that_names_neither_sizes_nor_checksums(paths: Paths, repositor
     assert model.path.read_bytes() == Q8
 
 
-def test_a_hub_that_cannot_be_reached(closed_port: None) -> None:
+def test_a_hub_that_cannot_be_reached(closed_port: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEEMBED_HUB_TIMEOUT", "0.3")
     with pytest.raises(SourceUnreachableError, match=rf"hf:{REPO} could not be downloaded: .*refused.*HTTPS_PROXY"):
         run(f"hf:{REPO}")
 
