@@ -15,7 +15,7 @@ import msgspec
 
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.database import FAULTS, Database
-from edgeembed.cache.diskcache_store import DATABASE, DiskcacheStore, Position
+from edgeembed.cache.diskcache_store import DATABASE, DiskcacheStore, RowPosition
 from edgeembed.cache.memory import Wanted
 from edgeembed.cache.rows import decode_row
 
@@ -126,7 +126,7 @@ class DiskTier:
 
     def rows(self, model: str | None = None) -> Iterator[tuple[DiskItem, bool]]:
         """Yield every sound row of a model, or of all, and whether it is protected, in the order in which rows leave."""
-        position = Position()
+        position = RowPosition()
         while chunk := self._database.run(lambda store, after=position: store.rows_after(after, model, _CHUNK)):  # type: ignore[misc]
             for row in chunk:
                 if (

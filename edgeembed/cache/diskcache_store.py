@@ -65,7 +65,7 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
         return value
 
 
-class Position(NamedTuple):
+class RowPosition(NamedTuple):
     """A row's place in the order in which rows leave."""
 
     access_count: int = -1
@@ -76,7 +76,7 @@ class Position(NamedTuple):
 class StoredRow(NamedTuple):
     """A row of the table as it is, foreign ones included."""
 
-    position: Position
+    position: RowPosition
     key: object
     value: object
     tag: object
@@ -199,7 +199,7 @@ class DiskcacheStore:
             if filename is not None:  # of a foreign entry
                 self._cache.disk.remove(filename)
 
-    def rows_after(self, position: Position, tag: str | None, most: int) -> list[StoredRow]:
+    def rows_after(self, position: RowPosition, tag: str | None, most: int) -> list[StoredRow]:
         """Return the next rows with a tag, or any rows for None, in the order in which they leave."""
         found = self._sql(
             "SELECT access_count, access_time, rowid, key, value, tag FROM Cache "
@@ -207,7 +207,7 @@ class DiskcacheStore:
             "ORDER BY access_count, access_time, rowid LIMIT ?",
             (*position, tag, tag, most),
         ).fetchall()
-        return [StoredRow(Position(count, at, rowid), key, value, tag) for count, at, rowid, key, value, tag in found]
+        return [StoredRow(RowPosition(count, at, rowid), key, value, tag) for count, at, rowid, key, value, tag in found]
 
     def keys_after(self, key: bytes, most: int) -> list[bytes]:
         """Return the next keys, in order."""

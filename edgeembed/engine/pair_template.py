@@ -11,11 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeembed.engine.interface import Pair
-
-Tokens = npt.NDArray[np.int32]
+from edgeembed.engine.reading import Tokens
 
 TEMPLATE_KEY = "edgeembed.prompt.rerank"
 INSTRUCTION_KEY = "edgeembed.prompt.instruction"
