@@ -16,6 +16,12 @@ from tests.fakes import Lines
 from tests.sharing import once
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist, too
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers: three at least, because tests wait for processes and timeouts much of the time."""
+    return max(3, os.cpu_count() or 1)
+
+
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Accept pyproject's options of pytest-xdist where it is not loaded: tests then run one after the other."""
     if not pluginmanager.hasplugin("xdist"):
