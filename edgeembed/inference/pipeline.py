@@ -29,7 +29,7 @@ MOST_REQUEST_TOKENS = 300_000
 
 
 class PipelineResult(NamedTuple):
-    """rows: of each text, in order. hits: how many the cache had. from_memory: all are frequent rows from its memory."""
+    """rows: in order. hits: how many the cache had. from_memory: all are frequent, whole rows from its memory."""
 
     rows: list[Row | CachedRow]
     hits: int
@@ -70,8 +70,10 @@ class Pipeline:
         if hits < len(request.keys):
             async with self._until(deadline):
                 rows |= await self._compute(request, rows, cached_tokens)
-        from_memory = hits == len(request.keys) and not from_disk and request.is_plain_query
-        return PipelineResult([rows[key] for key in request.keys], hits, from_memory)
+        result = [rows[key] for key in request.keys]
+        # Rows of cut texts are Rows, as those that were just computed.
+        from_memory = request.is_plain_query and not from_disk and all(isinstance(row, CachedRow) for row in result)
+        return PipelineResult(result, hits, from_memory)
 
     @contextlib.asynccontextmanager
     async def _until(self, deadline: float) -> AsyncIterator[None]:

@@ -105,3 +105,15 @@ async def test_a_cached_text_over_the_clients_limit_is_refused_without_the_model
         await service.embed(EmbedRequest(["a", "one two three four five"], param="texts", lengths=Lengths(max_tokens=4)))
     assert (caught.value.param, caught.value.tokens, caught.value.limit) == ("texts[1]", 7, 4)
     assert not leases
+
+
+async def test_only_whole_rows_from_memory_allow_a_response_to_be_stored(service: EmbeddingService) -> None:
+    async def is_stored(text: str) -> bool:
+        await service.embed(EmbedRequest([text], lengths=CUT))
+        result = await service.embed(EmbedRequest([text], lengths=CUT))
+        assert result.hits == 1
+        service.store_response(text.encode(), b"response", result)
+        return service.cache is not None and service.cache.responses.get(text.encode()) is not None
+
+    assert await is_stored("short")
+    assert not await is_stored(LONG), "its response needs a header that says what was cut"
