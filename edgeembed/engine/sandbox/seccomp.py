@@ -27,6 +27,8 @@ ALLOW = _ALLOW
 _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 """Instructions: BPF_LD|BPF_W|BPF_ABS, BPF_ALU|BPF_AND|BPF_K, BPF_JMP|BPF_JEQ|BPF_K, BPF_JMP|BPF_JGE|BPF_K, BPF_RET|BPF_K."""
 _instruction = struct.Struct("=HBBI")
+_program = struct.Struct("@HP")
+"""struct sock_fprog: number of instructions, and where they are."""
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 """Offsets in struct seccomp_data."""
 _WHOLE = 0xFFFFFFFF
@@ -188,21 +190,18 @@ def _step(code: int, value: int, *, skip_if_true: int = 0, skip_if_false: int = 
     return _instruction.pack(code, skip_if_true, skip_if_false, value)
 
 
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
-
-
 def install(policy: Policy, machine: Machine) -> None:
     """Filter the system calls of all threads of this process, for good. Raises OSError."""
     steps = program(policy, machine)
     code = number("seccomp", machine)
     assert code is not None
-    filter_ = _Program(len(steps) // _instruction.size, steps)
+    held = ctypes.create_string_buffer(steps, len(steps))
+    packed = _program.pack(len(steps) // _instruction.size, ctypes.addressof(held))
     try:
-        unsynced = kernel.call(code, _SET_MODE_FILTER, _ALL_THREADS | _NO_SLOWER_SPECULATION, ctypes.byref(filter_))
+        unsynced = kernel.call(code, _SET_MODE_FILTER, _ALL_THREADS | _NO_SLOWER_SPECULATION, packed)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        unsynced = kernel.call(code, _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(filter_))  # Linux before 4.17
+        unsynced = kernel.call(code, _SET_MODE_FILTER, _ALL_THREADS, packed)  # Linux before 4.17
     if unsynced:
         raise OSError(errno.ESRCH, f"thread {unsynced} has another filter")
