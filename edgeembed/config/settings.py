@@ -251,7 +251,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 60.0
     upstream_texts: Annotated[
         int,
-        Meta(ge=2, le=4096, description="Maximum number of texts per request to upstream, including one canary text."),
+        Meta(ge=2, le=4096, description="Maximum number of texts per request to upstream, including sentinel texts."),
     ] = 32
     upstream_characters: Annotated[
         int, Meta(ge=1, description="Maximum characters per request to upstream; a longer text is sent alone.")
