@@ -135,7 +135,7 @@ class IdentityStore:
         return identity, found
 
     def renew(self, identity: Identity) -> Identity:
-        """Return the identity under a new digest, and forget the old one, whose rows in the cache are then not used again."""
+        """Return the identity under a new digest and forget the old one, whose rows in the cache are then not used again."""
         renewed = msgspec.structs.replace(identity, digest=_digest(identity.model, secrets.token_bytes(32)))
         self._write([renewed, *(one for one in self._read() if one.digest != identity.digest)])
         return renewed
