@@ -67,7 +67,16 @@ __all__ = [
     "UnknownModelError",
     "WorkerCrashedError",
     "WrongTaskError",
+    "quoted",
 ]
+
+_MOST_QUOTED = 100
+"""Characters of a client's word in a message; the longest names of models have about 60."""
+
+
+def quoted(word: str) -> str:
+    """Return a word of the client in quotes, for a message; the end of a long one is left out."""
+    return repr(word) if len(word) <= _MOST_QUOTED else f"{word[:_MOST_QUOTED]!r}… ({len(word):,} characters)"
 
 
 class EdgeEmbedError(Exception):
