@@ -19,7 +19,8 @@ with `exit_code`.
     ├── HubError                        a model could not be found, downloaded or installed
     │   ├── UnknownModelError           no such model or file
     │   ├── SourceUnreachableError      network error; another source may work
-    │   └── ChecksumError               the file is not the expected one
+    │   ├── ChecksumError               a downloaded file is not the expected one
+    │   └── DamagedModelError           an installed file is not what was installed
     ├── ConversionError                 a checkpoint could not be converted
     ├── CacheFileError                  invalid file of queries or cached rows
     ├── ForwardError                    502: the server to forward to cannot be reached
@@ -45,6 +46,7 @@ __all__ = [
     "ChecksumError",
     "ConfigError",
     "ConversionError",
+    "DamagedModelError",
     "EdgeEmbedError",
     "EmptyInputError",
     "EngineError",
@@ -69,7 +71,16 @@ __all__ = [
     "WorkerCrashedError",
     "WrongRowsError",
     "WrongTaskError",
+    "quoted",
 ]
+
+_MOST_QUOTED = 100
+"""Characters of a client's word in a message; the longest names of models have about 60."""
+
+
+def quoted(word: str) -> str:
+    """Return a word of the client in quotes, for a message; the end of a long one is left out."""
+    return repr(word) if len(word) <= _MOST_QUOTED else f"{word[:_MOST_QUOTED]!r}… ({len(word):,} characters)"
 
 
 class EdgeEmbedError(Exception):
@@ -181,6 +192,15 @@ class SourceUnreachableError(HubError):
 
 class ChecksumError(HubError):
     """A downloaded file does not have the expected checksum."""
+
+
+class DamagedModelError(HubError):
+    """The bytes of a model's file are not those that were installed. `what` is wrong; `advice` is what to do."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}. {advice}")
+        self.what = what
+        self.advice = advice
 
 
 class ConversionError(EdgeEmbedError):
