@@ -28,7 +28,8 @@ with `exit_code`.
     └── EngineError                     the model failed to compute (500)
         ├── EngineUnavailableError      503: starting, restarting or failed
         │   ├── ModelLoadingError       503: still loading
-        │   └── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   ├── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   └── WrongRowsError          503: an upstream server returned rows of other texts
         ├── OverloadedError             429: the queue is full
         ├── EngineTimeoutError          504: the request's time ran out
         ├── BadVectorError              NaN, infinite or zero row
@@ -68,8 +69,18 @@ __all__ = [
     "UnauthorizedError",
     "UnknownModelError",
     "WorkerCrashedError",
+    "WrongRowsError",
     "WrongTaskError",
+    "quoted",
 ]
+
+_MOST_QUOTED = 100
+"""Characters of a client's word in a message; the longest names of models have about 60."""
+
+
+def quoted(word: str) -> str:
+    """Return a word of the client in quotes, for a message; the end of a long one is left out."""
+    return repr(word) if len(word) <= _MOST_QUOTED else f"{word[:_MOST_QUOTED]!r}… ({len(word):,} characters)"
 
 
 class EdgeEmbedError(Exception):
@@ -237,6 +248,12 @@ class ModelReplacedError(EngineUnavailableError):
     """The model's file was replaced since the request was resolved."""
 
     code = "model_replaced"
+
+
+class WrongRowsError(EngineUnavailableError):
+    """An upstream server returned rows that belong to other texts; none of that answer was used."""
+
+    code = "wrong_rows"
 
 
 class OverloadedError(EngineError):
