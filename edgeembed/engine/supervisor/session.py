@@ -42,6 +42,8 @@ class WorkerExit:
     """Ids of the texts that were being tokenised or computed."""
     uptime: float = 0.0
     """Seconds since the worker was ready."""
+    served: bool = False
+    """It has sent rows, or why there are none."""
     never_ran: bool = False
     """There was no process."""
 
@@ -167,6 +169,7 @@ class WorkerSession:
             fatal=failure is not None and failure.fatal,
             suspects=running,
             uptime=uptime or 0.0,
+            served=self.messages_received > 0,
         )
 
     def exit_report(self, running: tuple[int, ...] = ()) -> str:
