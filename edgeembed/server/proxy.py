@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
@@ -109,7 +110,7 @@ class Forward:
                 return answer  # our client closed its connection
             if answer is not None:
                 # The head is sent already: aborting the connection tells the client that the rest is missing.
-                log.warning("forward %s: the response ended early: %s", self.url, error)
+                log.warning("forward %s: the response ended early: %s", self.url, describe_error(error))
                 if request.transport is not None:
                     request.transport.abort()
                 return answer
@@ -135,7 +136,7 @@ class Forward:
                 response.raise_for_status()
                 return model_names(await response.read())
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
-            log.info("forward %s: cannot list its models: %s", self.url, error)
+            log.info("forward %s: cannot list its models: %s", self.url, describe_error(error))
             return []
 
     def _own_headers(self) -> dict[str, str]:
@@ -168,7 +169,7 @@ class Forward:
             return ForwardTimeoutError(f"{self.url} did not accept a connection within {CONNECT_SECONDS:g} s")
         if isinstance(error, TimeoutError):
             return ForwardTimeoutError(f"{self.url} sent nothing for {self._read_seconds:g} s")
-        return ForwardError(f"{self.url} cannot be reached: {error}")
+        return ForwardError(f"{self.url} cannot be reached: {describe_error(error)}")
 
 
 FORWARD = web.AppKey("forward", Forward)
