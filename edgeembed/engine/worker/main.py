@@ -12,9 +12,12 @@ import faulthandler
 import os
 import sys
 import threading
+import warnings
+from types import TracebackType
 
 import msgspec
 
+from edgeembed.common.log_content import format_traceback
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.worker_options import WorkerOptions
 
@@ -34,6 +37,10 @@ def _end_process(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
+def _print_without_message(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
+    sys.stderr.write(f"{kind.__qualname__ if error is None else format_traceback(error)}\n")
+
+
 def main(argv: list[str]) -> int:
     """Run a worker and return its exit status; see the module's docstring."""
     threading.excepthook = _end_process
@@ -49,6 +56,10 @@ def main(argv: list[str]) -> int:
     from edgeembed.engine.llama.library import send_log_to
     from edgeembed.engine.worker.serving import Worker
 
+    # From here on exceptions may quote texts.
+    sys.excepthook = _print_without_message
+    sys.unraisablehook = lambda failure: _print_without_message(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    warnings.simplefilter("ignore")
     send_log_to(sys.stderr.write, verbose=options.verbose)
     return Worker(options, Pipe(sys.stdin.buffer, sink)).run()
 
