@@ -14,11 +14,11 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import write_json
+from edgeembed.common.files import FileIdentity, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
-from edgeembed.hub.digests import Digests
+from edgeembed.hub.digests import Digests, Identified
 from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.facts import GgufFacts, entry_of, facts_of
 from edgeembed.hub.gguf.header import read_header
@@ -179,7 +179,7 @@ class Store:
         manifest = self.manifest(path)
         facts = facts_of(header, path)
         kind = manifest.type if manifest else header.type
-        return self._describe(path, facts, manifest, digest=self.digest(path, progress), name=path.stem, kind=kind)
+        return self._describe(path, facts, manifest, digest=self.identify(path, progress).sha256, name=path.stem, kind=kind)
 
     def add(self, staged: Path, manifest: ModelManifest, *, sound: bool = False) -> InstalledModel:
         """Move a finished file on the same disk to its final path, after its manifest, each with an atomic rename.
@@ -197,7 +197,7 @@ class Store:
             raise HubError(
                 f"cannot replace {target}, which is in use; stop the program that serves it and try again"
             ) from error
-        self._digests.remember(target, manifest.sha256, sound=sound)
+        self._digests.remember(target, Identified(manifest.sha256, FileIdentity.of(target)), sound=sound)
         model = self._load(target)
         if model is None:
             raise HubError(f"{target} disappeared while it was installed")
@@ -265,15 +265,16 @@ class Store:
         """
         from edgeembed.hub.gguf.check import check_gguf
 
-        with contextlib.suppress(OSError):
-            if self._digests.is_sound(model.path, model.digest):
-                return
+        found = self.identify(model.path)
+        if self._digests.is_sound(model.path, found):
+            return
         check_gguf(model.path)
-        with contextlib.suppress(OSError):
-            self._digests.remember(model.path, model.digest, sound=True)
+        if self.identify(model.path) != found:
+            raise HubError(f"{model.path} changed while it was checked; wait until it is complete and try again")
+        self._digests.remember(model.path, found, sound=True)
 
-    def digest(self, path: Path, progress: Callable[[int, int], None] | None = None) -> str:
-        """Return the SHA-256 of a file in hex; see `Digests.of`."""
+    def identify(self, path: Path, progress: Callable[[int, int], None] | None = None) -> Identified:
+        """Return the SHA-256 and the identity of a file; see `Digests.of`."""
         return self._digests.of(path, progress)
 
     def manifest(self, path: Path) -> ModelManifest | None:
@@ -294,20 +295,31 @@ class Store:
         if manifest is None:
             log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)
             return None
-        status = path.stat()
-        facts = manifest.facts
-        if (manifest.size_bytes, manifest.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            digest = manifest.sha256
-        else:
-            facts = None
-            if (digest := self.digest(path)) != manifest.sha256:
-                log.warning("%s was changed after it was installed; its digest is now %s", path, digest)
         try:
+            digest = self._digest_of_installed(path, manifest)
+            facts = manifest.facts if digest == manifest.sha256 else None
             facts = facts or facts_of(read_header(path), path)
         except HubError as error:
             log.warning("skipping %s: %s", path, error)
             return None
         return self._describe(path, facts, manifest, digest=digest, name=manifest.name, kind=manifest.type)
+
+    def _digest_of_installed(self, path: Path, manifest: ModelManifest) -> str:
+        """Return the digest of an installed file, which is read again where it may have changed. Raises HubError.
+
+        A file that was never read here, as after its folder was moved, is taken for what its manifest says if size and
+        modification time agree: reading all models takes long. Before a model is served, its file is read in any case.
+        """
+        status = path.stat()
+        if self._digests.last(path) is None and (manifest.size_bytes, manifest.mtime_ns) == (
+            status.st_size,
+            status.st_mtime_ns,
+        ):
+            return manifest.sha256
+        digest = self.identify(path).sha256
+        if digest != manifest.sha256:
+            log.warning("%s was changed after it was installed; its digest is now %s", path, digest)
+        return digest
 
     def _describe(
         self,

@@ -24,6 +24,7 @@ from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.registry import ServedModel
 from edgeembed.runtime.models import find_configured_models
+from edgeembed.runtime.replacement import FileWatch
 from edgeembed.runtime.service import make_service
 from edgeembed.runtime.upstream import make_remote
 
@@ -60,6 +61,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
 
     default = configured.default
     loading = asyncio.create_task(service.pool.load(default))
+    watching = asyncio.create_task(FileWatch(service.registry, service.pool, store).run(), name="model files")
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
@@ -85,6 +87,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         return 1
     finally:
         loading.cancel()
+        watching.cancel()
         await service.pool.close()
     return 0
 

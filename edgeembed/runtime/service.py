@@ -9,7 +9,6 @@ from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
-from edgeembed.errors import ModelReplacedError
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool
@@ -30,11 +29,7 @@ def make_service(settings: Settings, paths: Paths, configured: ConfiguredModels)
     def engine_of(model: ServedModel) -> Engine:
         if model.upstream and configured.remote:
             return make_remote_engine(settings, paths, configured.remote)
-        try:
-            return make_engine(settings, paths, model, gpus=gpus)
-        except ModelReplacedError:
-            registry.mark_stale()
-            raise
+        return make_engine(settings, paths, model, gpus=gpus, on_replaced=registry.mark_stale)
 
     pool = ModelPool(engine_of, make_rules(settings, configured, gpus))
     if configured.remote:

@@ -106,30 +106,30 @@ def test_digests_are_computed_once_and_again_when_the_file_changes(
     monkeypatch.setattr(digests_module, "sha256_of", counted)
     file = tmp_path / "x.gguf"
     file.write_bytes(b"one")
-    assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()
-    assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"one").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"one").hexdigest()
     assert len(hashed) == 1
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))  # same size, another time
-    assert Store(paths).digest(file) == hashlib.sha256(b"two").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"two").hexdigest()
     assert len(hashed) == 2
     (paths.state / "digests.json").write_text("no JSON")
-    assert Store(paths).digest(file) == hashlib.sha256(b"two").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"two").hexdigest()
     assert len(hashed) == 3
     other = tmp_path / "y.gguf"
     other.write_bytes(b"three")
     file.unlink()
-    Store(paths).digest(other)
+    Store(paths).identify(other)
     assert "x.gguf" not in (paths.state / "digests.json").read_text()
     with pytest.raises(UnknownModelError):
-        Store(paths).digest(file)
+        Store(paths).identify(file)
 
 
 def test_progress_of_a_digest(paths: Paths, tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(bytes(9 * 2**20))
     seen: list[tuple[int, int]] = []
-    Store(paths).digest(file, lambda done, total: seen.append((done, total)))
+    Store(paths).identify(file, lambda done, total: seen.append((done, total)))
     assert seen == [(4 * 2**20, 9 * 2**20), (8 * 2**20, 9 * 2**20), (9 * 2**20, 9 * 2**20)]
 
 
