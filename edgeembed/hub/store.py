@@ -181,6 +181,10 @@ class Store:
         kind = manifest.type if manifest else header.type
         return self._describe(path, facts, manifest, digest=self.identify(path, progress).sha256, name=path.stem, kind=kind)
 
+    def at(self, path: Path) -> InstalledModel:
+        """Return the model in a file, whether it was installed or is served in place. Raises what `local` raises."""
+        return (self._load(path) if self.contains(path) else None) or self.local(path)
+
     def add(self, staged: Path, manifest: ModelManifest, *, sound: bool = False) -> InstalledModel:
         """Move a finished file on the same disk to its final path, after its manifest, each with an atomic rename.
 

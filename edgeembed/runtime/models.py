@@ -25,6 +25,7 @@ from edgeembed.models.pool import PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
 from edgeembed.models.registry import ModelRegistry, ServedModel, served
 from edgeembed.runtime.engines import card_options
+from edgeembed.runtime.replacement import ModelFiles
 
 if TYPE_CHECKING:  # it imports aiohttp, which commands that compute in their own process do without
     from edgeembed.upstream.remote import Remote
@@ -68,15 +69,14 @@ def find_configured_models(settings: Settings, paths: Paths, default: InstalledM
     )
 
 
-def make_registry(settings: Settings, paths: Paths, configured: ConfiguredModels) -> ModelRegistry:
+def make_registry(settings: Settings, configured: ConfiguredModels, store: Store, files: ModelFiles) -> ModelRegistry:
     """Return the registry of the configured models, their aliases, and all models in the store."""
-    store = Store(paths)
 
     def renew(model: ServedModel) -> ServedModel:
         if model.upstream and configured.remote:
             return configured.remote.served()
         try:
-            return model if store.identify(model.path).sha256 == model.digest else served(store.local(model.path))
+            return files.current(model) if files.is_replaced(model) else model
         except (HubError, OSError) as error:
             log.warning("cannot read %s now: %s", model.path, error)
             return model

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import shutil
 import tempfile
 import threading
@@ -22,80 +21,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
 from tests.e2e.daemon import Daemon, cosines, running
 from tests.e2e.texts import texts_of
+from tests.overwriting import NO_MODEL, WAYS, make_other
 
 SAME = 0.999
 """Least cosine of two rows of one text and one file: batches of other shapes round differently."""
 
+LONGEST = 60.0
+"""Seconds to wait for the new file's rows."""
+
 Rows = Mapping[str, npt.NDArray[np.float32]]
-
-
-def make_other(file: Path, target: Path) -> Path:
-    """Write a file of the same size whose first and last layers changed places, without canary rows; return `target`."""
-    content = bytearray(file.read_bytes())
-    reader = gguf.GGUFReader(file)
-    tensors = {tensor.name: (tensor.data_offset, tensor.n_bytes) for tensor in reader.tensors}
-    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
-    for name, (at, size) in tensors.items():
-        if name.startswith("blk.0."):
-            there, _ = tensors[name.replace("blk.0.", f"blk.{last}.")]
-            content[at : at + size], content[there : there + size] = content[there : there + size], content[at : at + size]
-    target.write_bytes(bytes(content).replace(b"edgeembed.canary", b"edgeembed.nanary"))
-    return target
-
-
-def overwrite(source: Path, target: Path) -> None:
-    """As `cp source target`: the same inode, emptied and written."""
-    shutil.copyfile(source, target)
-
-
-def overwrite_with_its_times(source: Path, target: Path) -> None:
-    """As `cp`, then `touch` with the times that the file had."""
-    status = target.stat()
-    shutil.copyfile(source, target)
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def overwrite_in_place(source: Path, target: Path) -> None:
-    """As `dd conv=notrunc`, with the times kept: neither size nor modification time changes."""
-    status = target.stat()
-    with target.open("r+b") as file:
-        file.write(source.read_bytes())
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def overwrite_half(source: Path, target: Path) -> None:
-    """The second half alone, where most weights are."""
-    content = source.read_bytes()
-    with target.open("r+b") as file:
-        file.seek(len(content) // 2)
-        file.write(content[len(content) // 2 :])
-
-
-def rename_over(source: Path, target: Path) -> None:
-    """As package managers and `mv` do: another inode."""
-    staged = target.with_suffix(".new")
-    shutil.copyfile(source, staged)
-    staged.replace(target)
-
-
-def truncate(_source: Path, target: Path) -> None:
-    """A copy that stops halfway."""
-    os.truncate(target, target.stat().st_size // 2)
-
-
-WAYS: dict[str, Callable[[Path, Path], None]] = {
-    way.__name__: way
-    for way in (overwrite, overwrite_with_its_times, overwrite_in_place, overwrite_half, rename_over, truncate)
-}
-
-NO_MODEL = ("overwrite_half", "truncate")
-"""What these leave cannot be served."""
 
 
 @dataclass
@@ -171,11 +110,15 @@ def serve_and_write(
 def _ask_for(
     daemon: Daemon, texts: Sequence[str], seconds: float, clients: int, outcome: Outcome, old: Rows, new: Rows
 ) -> None:
-    """Let clients ask for one text after the other, and another one for /health."""
-    end, waiting, lock = time.monotonic() + seconds, itertools.cycle(texts), threading.Lock()
+    """Let clients ask for one text after the other, and another one for /health, until the new file's rows have come."""
+    began, waiting, lock = time.monotonic(), itertools.cycle(texts), threading.Lock()
+
+    def is_over() -> bool:
+        past = time.monotonic() - began
+        return past > LONGEST or (past > seconds and (not new or outcome.of_new > 2 * clients))
 
     def client(_number: int) -> None:
-        while time.monotonic() < end:
+        while not is_over():
             with lock:
                 text = next(waiting)
             try:
@@ -194,7 +137,7 @@ def _ask_for(
                 outcome.texts.append(text)
 
     def ask_health() -> None:
-        while time.monotonic() < end:
+        while not is_over():
             status, answer = daemon.get("/health")
             verdict = "ok" if status == 200 else f"{status} {answer.get('reason')}"
             if not outcome.verdicts or outcome.verdicts[-1] != verdict:
