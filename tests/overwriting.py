@@ -64,9 +64,9 @@ def truncate(_source: Path, target: Path) -> None:
     os.truncate(target, target.stat().st_size // 2)
 
 
-WAYS: dict[str, Callable[[Path, Path], None]] = {
-    way.__name__: way
-    for way in (overwrite, overwrite_with_its_times, overwrite_in_place, overwrite_half, rename_over, truncate)
+WRITES: dict[str, Callable[[Path, Path], None]] = {
+    write.__name__: write
+    for write in (overwrite, overwrite_with_its_times, overwrite_in_place, overwrite_half, rename_over, truncate)
 }
 
 NO_MODEL = ("overwrite_half", "truncate")

@@ -41,16 +41,17 @@ class Digests:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def of(self, path: Path, progress: Callable[[int, int], None] | None = None) -> Identified:
+    def of(self, path: Path, progress: Callable[[int, int], None] | None = None, *, read_again: bool = False) -> Identified:
         """Return the SHA-256 and the identity of a file; it is read only if it may have changed since it was last read.
 
-        progress: called with bytes done and bytes in total. Raises UnknownModelError if there is no such file, HubError if
-        it cannot be read.
+        progress: called with bytes done and bytes in total. read_again: read it in any case, as a failing disk changes
+        neither size nor time. Raises UnknownModelError if there is no such file, HubError if it cannot be read.
         """
         path = path.absolute()
         try:
             before = FileIdentity.of(path)
-            if (known := self.last(path)) and known.file == before:
+            known = self._unchanged(path, before)
+            if known and not read_again:
                 return known
             time.sleep(before.unsettled_seconds)
             sha256 = sha256_of(path, progress)
@@ -62,7 +63,8 @@ class Digests:
         if before != after:
             raise HubError(f"{path} changed while it was read; wait until it is complete and try again")
         found = Identified(sha256, before)
-        self.remember(path, found)
+        if found != known:
+            self.remember(path, found)
         return found
 
     def last(self, path: Path) -> Identified | None:
@@ -83,6 +85,10 @@ class Digests:
         """Return whether this very file passed the check of this version before."""
         entry = self._read().get(str(path.absolute()))
         return entry is not None and (entry.sha256, entry.file, entry.checked_by) == (*found, __version__)
+
+    def _unchanged(self, path: Path, file: FileIdentity) -> Identified | None:
+        found = self.last(path)
+        return found if found and found.file == file else None
 
     def _read(self) -> dict[str, _Digest]:
         try:

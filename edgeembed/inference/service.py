@@ -195,7 +195,7 @@ class EmbeddingService:
             label=label,
             identity=identity,
             names=names,
-            keys=[key_maker.key(identity, name, kind) for name in names],
+            keys=key_maker.keys(identity, names, kind),
             texts=texts,
             kind=kind,
             interactive=interactive,
@@ -220,7 +220,7 @@ class EmbeddingService:
             label=label,
             identity=identity,
             names=documents,
-            keys=[key_maker.key(identity, document) for document in documents],
+            keys=key_maker.keys(identity, documents),
             texts=[Pair(query, document, request.instruction) for document in documents],
             interactive=few,
             frequent=few or request.cache == "keep",
@@ -244,7 +244,7 @@ class EmbeddingService:
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         found = self._key_makers.get(model.key)
         if found is None:
-            found = KeyMaker(model.digest, model.task), f"{model.spec}@{model.digest[:12]}"
+            found = KeyMaker(model.digest, model.task), model.label
             self._key_makers[model.key] = found
         return found
 

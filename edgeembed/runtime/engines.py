@@ -69,18 +69,20 @@ class WorkerConfigurator:
         model: InstalledModel | ServedModel,
         profile: RunProfile | None,
         gpus: Gpus,
-        on_replaced: Callable[[], None],
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> None:
         """Check the model's file.
 
         Raises:
-            HubError: llama.cpp must not open the file.
+            HubError: llama.cpp must not open the file, or its bytes are not those that were installed.
             ModelReplacedError: It is not the file that was installed.
         """
         self._settings = settings
         self._model = model
         self._store = Store(paths)
         self._on_replaced = on_replaced
+        self._failed_to_load = False
+        """Whether the last worker that was started has not become ready."""
         self._require_same()
         self._store.require_sound(model)
         self._tuning_results = TuningResults(paths.state)
@@ -99,8 +101,11 @@ class WorkerConfigurator:
         """Return the options of a worker in a mode. Raises ModeUnavailableError or EngineUnavailableError."""
         try:
             file = self._require_same()
+            if self._failed_to_load and (damage := self._store.damage(self._model)):
+                raise damage  # no other mode can help
         except HubError as error:
             raise EngineUnavailableError(error.message) from error
+        self._failed_to_load = True
         return msgspec.structs.replace(self._options_in(mode), file=file)
 
     def _options_in(self, mode: ExecutionMode) -> WorkerOptions:
@@ -114,10 +119,12 @@ class WorkerConfigurator:
 
         Raises:
             ModelReplacedError: It has another content; its rows would be cached under this model's digest.
-            HubError: It cannot be read.
+            HubError: It cannot be read, or its bytes are not those that were installed.
         """
         found = self._store.identify(self._model.path)
         if found.sha256 != self._model.digest:
+            if damage := self._store.damage(self._model, read_again=False):
+                raise damage
             self._on_replaced()
             raise ModelReplacedError(f"{self._model.path} was replaced by another file")
         return found.file
@@ -129,6 +136,7 @@ class WorkerConfigurator:
 
     def on_ready(self, info: ModelInfo) -> None:
         """Note that a worker has loaded the model, and keep what it found when it was autotuned."""
+        self._failed_to_load = False
         self._gpus.loaded(self._key)
         found = info.autotune
         if not self._autotune or found is None or found.pad_from_tokens is None:
@@ -161,6 +169,7 @@ class WorkerConfigurator:
             extra_buffers=mode.extra_buffers,
             own_kernels=self._settings.kernels == "auto",
             oldest_kernels=mode.oldest_kernels,
+            sandbox=self._settings.sandbox == "auto",
             task=self._model.task,
             verbose=self._settings.log_level == "debug",
         )

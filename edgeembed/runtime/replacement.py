@@ -42,6 +42,8 @@ class ModelFiles:
             return False
         try:
             if self._store.identify(model.path).sha256 != model.digest:
+                if damage := self._store.damage(model, read_again=False):
+                    raise damage
                 self._store.require_sound(model)
                 return True
             self._settled[model.key] = file

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.common.files import FileIdentity, replacing, write_bytes, write_json, write_text
-from tests.overwriting import WAYS
+from tests.overwriting import WRITES
 
 needs_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 
@@ -92,19 +92,19 @@ def test_a_link_is_followed_where_asked(tmp_path: Path) -> None:
 
 
 def settled(path: Path) -> FileIdentity:
-    time.sleep(FileIdentity.of(path).unsettled_seconds)
+    time.sleep(FileIdentity.of(path).unsettled_seconds)  # until then a write might not show
     return FileIdentity.of(path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
-@pytest.mark.parametrize("way", WAYS)
-def test_every_write_gives_a_file_another_identity(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("write", WRITES)
+def test_every_write_gives_a_file_another_identity(tmp_path: Path, write: str) -> None:
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_bytes(bytes(1000))
     other.write_bytes(b"x" * 1000)
     before = settled(file)
     assert FileIdentity.of(file) == before, "reading changes nothing"
-    WAYS[way](other, file)
+    WRITES[write](other, file)
     assert FileIdentity.of(file) != before
 
 

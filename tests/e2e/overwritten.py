@@ -1,6 +1,6 @@
 """A model file that is written to while a daemon serves it, and what clients get.
 
-    python -m tests.e2e.overwritten MODEL.gguf [--seconds 6] [--clients 4] [WAY...]
+    python -m tests.e2e.overwritten MODEL.gguf [--seconds 6] [--clients 4] [WRITE...]
 
 For each way of writing it prints how many answers came, how many of them were the vectors of neither file or came from the
 cache under the other file's digest, and how many requests failed.
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from tests.e2e.daemon import Daemon, cosines, running
 from tests.e2e.texts import texts_of
-from tests.overwriting import NO_MODEL, WAYS, make_other
+from tests.overwriting import NO_MODEL, WRITES, make_other
 
 SAME = 0.999
 """Least cosine of two rows of one text and one file: batches of other shapes round differently."""
@@ -71,7 +71,7 @@ def rows_of(file: Path, texts: Sequence[str], home: Path) -> Rows:
 
 
 def serve_and_write(
-    way: Callable[[Path, Path], None],
+    write: Callable[[Path, Path], None],
     old: tuple[Path, Rows],
     new: tuple[Path, Rows] | None,
     folder: Path,
@@ -87,13 +87,12 @@ def serve_and_write(
     home, served = folder / "home", folder / "served.gguf"
     home.mkdir(parents=True)
     shutil.copyfile(old[0], served)
-    time.sleep(0.1)  # so that its times differ from those of the next write on any file system
     outcome = Outcome()
     with running("--model", str(served), home=home) as daemon:
         texts = list(old[1])
         daemon.embed(texts[:10])
         daemon.get("/health")
-        way(source, served)
+        write(source, served)
         _ask_for(daemon, texts[10:], seconds, clients, outcome, old[1], new[1] if new else {})
         daemon.stop()
     for name, file, rows in (("old", *old), *((("new", *new),) if new else ())):
@@ -157,7 +156,7 @@ def _same(row: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("ways", nargs="*", default=list(WAYS), metavar="WAY", help=", ".join(WAYS))
+    parser.add_argument("writes", nargs="*", default=list(WRITES), metavar="WRITE", help=", ".join(WRITES))
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--texts", type=int, default=3000)
@@ -168,25 +167,25 @@ def main() -> None:
         old, other = arguments.model.absolute(), make_other(arguments.model, folder / "other.gguf")
         results: dict[bytes, tuple[Path, Rows]] = {}
         old_rows = rows_of(old, texts, folder / "home-old")
-        for way in arguments.ways:
-            result = folder / f"{way}.gguf"
+        for write in arguments.writes:
+            result = folder / f"{write}.gguf"
             shutil.copyfile(old, result)
-            WAYS[way](other, result)
+            WRITES[write](other, result)
             content = result.read_bytes()
-            if way not in NO_MODEL and content not in results:
-                without = folder / f"{way}-rows.gguf"
+            if write not in NO_MODEL and content not in results:
+                without = folder / f"{write}-rows.gguf"
                 without.write_bytes(content)
-                results[content] = (without, rows_of(without, texts, folder / f"home-{way}"))
+                results[content] = (without, rows_of(without, texts, folder / f"home-{write}"))
             outcome = serve_and_write(
-                WAYS[way],
+                WRITES[write],
                 (old, old_rows),
                 results.get(content),
-                folder / way,
+                folder / write,
                 source=other,
                 seconds=arguments.seconds,
                 clients=arguments.clients,
             )
-            print(f"{way}: {outcome}", flush=True)
+            print(f"{write}: {outcome}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.overwritten import rows_of, serve_and_write
 from tests.e2e.texts import texts_of
-from tests.overwriting import WAYS, make_other
+from tests.overwriting import WRITES, make_other
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,15 +19,17 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("way", ["overwrite", "overwrite_half", "truncate"])
-def test_a_model_file_that_is_written_to_while_it_is_served(way: str, tmp_path: Path, minilm: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("write", ["overwrite", "overwrite_half", "truncate"])
+def test_a_model_file_that_is_written_to_while_it_is_served(
+    write: str, tmp_path: Path, minilm: Callable[[str], Path]
+) -> None:
     texts, old = texts_of(1, 300), minilm("Q8_0")
     other = make_other(old, tmp_path / "other.gguf")
     written = Path(shutil.copyfile(old, tmp_path / "written.gguf"))
-    WAYS[way](other, written)
-    new = None if way == "truncate" else (written, rows_of(written, texts, tmp_path / "home-new"))
+    WRITES[write](other, written)
+    new = None if write == "truncate" else (written, rows_of(written, texts, tmp_path / "home-new"))
     outcome = serve_and_write(
-        WAYS[way],
+        WRITES[write],
         (old, rows_of(old, texts, tmp_path / "home-old")),
         new,
         tmp_path / "served",

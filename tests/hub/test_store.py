@@ -15,9 +15,10 @@ from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub import digests as digests_module
 from edgeembed.hub.catalogue import Prompts, catalogue
 from edgeembed.hub.gguf.header import read_header
-from edgeembed.hub.store import InstalledModel, ModelManifest, Store
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import InstalledModel, Store
 from tests.hub.fakes import gguf_bytes
-from tests.overwriting import WAYS, overwrite_in_place
+from tests.overwriting import WRITES, overwrite_in_place
 
 CONTENT = gguf_bytes(general__architecture="bert", general__name="mine", bert__embedding_length=8)
 
@@ -86,15 +87,6 @@ def test_a_file_without_manifest_is_skipped_and_logged(paths: Paths, caplog: pyt
     assert "manifest" in caplog.text
 
 
-def test_a_changed_file_gets_its_own_digest(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
-    model = install(paths)
-    model.path.write_bytes(CONTENT + b"!")
-    found = Store(paths).find("all-minilm-l6-v2")
-    assert found is not None
-    assert found.digest == hashlib.sha256(CONTENT + b"!").hexdigest()
-    assert "was changed after it was installed" in caplog.text
-
-
 def test_digests_are_computed_once_and_again_when_the_file_changes(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,24 +119,24 @@ def test_digests_are_computed_once_and_again_when_the_file_changes(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
-@pytest.mark.parametrize("way", WAYS)
-def test_a_digest_follows_the_content_however_it_was_written(paths: Paths, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("write", WRITES)
+def test_a_digest_follows_the_content_however_it_was_written(paths: Paths, tmp_path: Path, write: str) -> None:
     file, other = tmp_path / "x.gguf", tmp_path / "y.gguf"
     file.write_bytes(bytes(1000))
     other.write_bytes(b"x" * 1000)
     Store(paths).identify(file)
-    WAYS[way](other, file)
+    WRITES[write](other, file)
     assert Store(paths).identify(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
-def test_an_installed_file_is_read_again_when_its_times_were_kept(paths: Paths) -> None:
+def test_an_installed_file_that_was_overwritten_is_found_damaged_when_its_times_were_kept(paths: Paths) -> None:
     model = install(paths)
     other = paths.models / "other"
     other.write_bytes(gguf_bytes(general__architecture="bert", general__name="mind", bert__embedding_length=8))
     overwrite_in_place(other, model.path)
     [found] = Store(paths).installed()
-    assert found.digest == hashlib.sha256(other.read_bytes()).hexdigest() != model.digest
+    assert found.damage is not None and found.digest == model.digest
 
 
 def test_digests_of_an_earlier_version_are_not_believed(paths: Paths, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from edgeembed.runtime.models import ConfiguredModels, make_registry, make_rules
 from edgeembed.runtime.replacement import FileWatch, ModelFiles
 from tests.fakes import FakeEngine, fake_row
 from tests.hub.fakes import model_bytes
-from tests.overwriting import WAYS, overwrite, overwrite_in_place, truncate
+from tests.overwriting import WRITES, overwrite, overwrite_in_place, truncate
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
 
@@ -61,7 +61,7 @@ class Setting:
         result = await self.service.embed(EmbedRequest([text]))
         return result.model.digest == digest and np.array_equal(result.rows[0].vector, fake_row(f"{digest} {text}"))
 
-    async def look_twice(self) -> None:
+    async def check_twice(self) -> None:
         """Let the watch find that the file has settled."""
         await self.watch.check()
         await self.watch.check()
@@ -73,11 +73,11 @@ def setting(tmp_path: Path) -> Setting:
 
 
 @posix_only
-@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("truncate", "overwrite_half")])
-async def test_another_file_is_served_under_its_own_digest(setting: Setting, way: str) -> None:
+@pytest.mark.parametrize("write", [write for write in WRITES if write not in ("truncate", "overwrite_half")])
+async def test_another_file_is_served_under_its_own_digest(setting: Setting, write: str) -> None:
     assert await setting.is_answered_by(setting.old.digest)
-    await setting.look_twice()
-    WAYS[way](setting.other, setting.file)
+    await setting.check_twice()
+    WRITES[write](setting.other, setting.file)
     new = setting.store.local(setting.other).digest
     assert await setting.is_answered_by(setting.old.digest, "not yet noticed")
     await setting.watch.check()
@@ -101,7 +101,7 @@ async def test_the_old_model_serves_until_the_new_one_is_loaded(setting: Setting
         return make(model)
 
     setting.pool._make_engine = made
-    await setting.look_twice()
+    await setting.check_twice()
     assert seen == [setting.old.digest]
     await setting.pool.close()
 
@@ -114,24 +114,24 @@ async def test_a_file_that_cannot_be_served_changes_nothing_until_it_is_mended(
     assert await setting.is_answered_by(setting.old.digest)
     truncate(setting.other, setting.file)
     for number in range(3):
-        await setting.look_twice()
+        await setting.check_twice()
         await setting.registry.refresh()  # as GET /v1/models does
         assert await setting.is_answered_by(setting.old.digest, f"text {number}")
     assert caplog.text.count("so the old one stays") == 1
     overwrite_in_place(setting.other, setting.file)
     setting.unfit.add(new := setting.store.local(setting.other).digest)
     for number in range(3):
-        await setting.look_twice()
+        await setting.check_twice()
         await setting.registry.refresh()
         assert await setting.is_answered_by(setting.old.digest, f"text {number + 3}")
     assert caplog.text.count("its canary rows are wrong") >= 1
     assert [slot.model.digest for slot in setting.pool.slots if slot.state == "ready"] == [setting.old.digest]
     setting.file.write_bytes(content)
-    await setting.look_twice()
+    await setting.check_twice()
     assert await setting.is_answered_by(setting.old.digest, "restored")
     setting.unfit.clear()
     overwrite(setting.other, setting.file)
-    await setting.look_twice()
+    await setting.check_twice()
     assert await setting.is_answered_by(new)
     await setting.pool.close()
 
@@ -140,7 +140,7 @@ async def test_a_file_that_cannot_be_served_changes_nothing_until_it_is_mended(
 async def test_a_change_of_the_mode_alone_is_no_replacement(setting: Setting) -> None:
     assert await setting.is_answered_by(setting.old.digest)
     setting.file.chmod(0o600)
-    await setting.look_twice()
+    await setting.check_twice()
     assert [slot.model.digest for slot in setting.pool.slots] == [setting.old.digest]
     assert not setting.engines[setting.old.digest].closed
     await setting.pool.close()
@@ -150,7 +150,7 @@ async def test_a_change_of_the_mode_alone_is_no_replacement(setting: Setting) ->
 async def test_a_file_that_is_gone_leaves_the_loaded_model(setting: Setting) -> None:
     assert await setting.is_answered_by(setting.old.digest)
     setting.file.unlink()
-    await setting.look_twice()
+    await setting.check_twice()
     assert await setting.is_answered_by(setting.old.digest, "another text")
     await setting.pool.close()
 

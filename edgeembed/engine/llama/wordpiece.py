@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from edgeembed.common.normal_forms import normalize
+
 STRIP_ACCENTS_KEY = "tokenizer.ggml.normalizer.strip_accents"
 LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 
@@ -26,6 +28,6 @@ def strip_accents(text: str, *, lowercase: bool) -> str:
 
 
 def _strip(run: str, lowercase: bool) -> str:
-    kept = (letter for letter in unicodedata.normalize("NFD", run) if unicodedata.category(letter) != "Mn")
+    kept = (letter for letter in normalize("NFD", run) if unicodedata.category(letter) != "Mn")
     # Letter by letter: BERT does not handle the final sigma.
     return "".join(letter.lower() for letter in kept) if lowercase else "".join(kept)

@@ -19,7 +19,7 @@ from edgeembed.engine.worker_options import WorkerOptions
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
-from tests.overwriting import WAYS
+from tests.overwriting import WRITES
 
 pytestmark = pytest.mark.model
 
@@ -119,15 +119,15 @@ def test_a_file_that_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
 @pytest.mark.parametrize("extra_buffers", [True, False])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("write", WRITES)
 def test_rows_are_those_of_the_file_that_was_loaded_whatever_happens_to_it(
-    way: str, extra_buffers: bool, tmp_path: Path
+    write: str, extra_buffers: bool, tmp_path: Path
 ) -> None:
     file, other = make_tiny_qwen3(tmp_path / "model.gguf"), make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
     model = LlamaModel(options(file, extra_buffers=extra_buffers, file=FileIdentity.of(file)))
     tokens = model.tokenize("a text")
     (before,) = model.embed([tokens])
-    WAYS[way](other, file)
+    WRITES[write](other, file)
     (after,) = model.embed([tokens])
     bulk = model.new_bulk_context()
     (in_bulk,) = bulk.compute([Reading(tokens)])
@@ -138,12 +138,12 @@ def test_rows_are_those_of_the_file_that_was_loaded_whatever_happens_to_it(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
-@pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_was_written_to_since_its_digest_was_taken_is_not_used(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", WRITES)
+def test_a_file_that_was_written_to_since_its_digest_was_taken_is_not_used(write: str, tmp_path: Path) -> None:
     file, other = make_tiny_qwen3(tmp_path / "model.gguf"), make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
-    time.sleep(FileIdentity.of(file).unsettled_seconds)
+    time.sleep(FileIdentity.of(file).unsettled_seconds)  # until then a write might not show
     hashed = FileIdentity.of(file)
-    WAYS[way](other, file)
+    WRITES[write](other, file)
     with pytest.raises(ModelLoadError, match="written to or replaced") as caught:
         LlamaModel(options(file, file=hashed))
     assert (caught.value.cause, caught.value.fatal) == ("replaced", False)

@@ -168,7 +168,7 @@ async def test_a_replaced_model_is_never_loaded() -> None:
         await made.close()
 
 
-async def test_a_file_that_was_written_to_while_it_was_loaded_is_looked_at_again(tmp_path: Path) -> None:
+async def test_a_file_that_was_written_to_while_it_was_loaded_is_read_again(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def counted(mode: ExecutionMode) -> WorkerOptions:
