@@ -194,9 +194,11 @@ class ModelPool:
             self._start_keep_alive(slot)
 
     async def unload(self, model: ServedModel) -> None:
-        """Unload a model when it has finished its texts; do nothing if it is not loaded."""
+        """Unload a model when it has finished its texts, or forget that it failed to load; do nothing in other states."""
         slot = self._slots.get(model.key)
-        if slot is not None and slot.state == "ready":
+        if slot is not None and slot.state == "failed":
+            del self._slots[model.key]
+        elif slot is not None and slot.state == "ready":
             self._retire(slot, "by request")
             while slot in self._unloading:
                 await self._wait_for_change()

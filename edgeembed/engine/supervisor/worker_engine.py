@@ -214,6 +214,8 @@ class WorkerEngine:
             return None
         if exit_.never_ran and self._info is not None:
             return exit_.reason  # the mode is not to blame: it has worked, and is tried until a worker can start again
+        if exit_.cause == "replaced":
+            return exit_.reason  # nor here: whether it is still the same model is decided before the next worker starts
         if exit_.while_loading:
             return self._judge_failed_load(exit_)
         self._kills_while_loading = 0
