@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgeembed.common.backoff import Backoff
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
@@ -224,6 +225,8 @@ class WorkerEngine:
             return None
         if exit_.never_ran and self._info is not None:
             return exit_.reason  # the mode is not to blame: it has worked, and is tried until a worker can start again
+        if exit_.cause == "replaced":
+            return exit_.reason  # nor here: whether it is still the same model is decided before the next worker starts
         if exit_.while_loading:
             return self._judge_failed_load(exit_)
         self._kills_while_loading = 0
@@ -403,7 +406,7 @@ class WorkerEngine:
         """Turn a bug in the supervisor into the state "failed"."""
         if not task.cancelled() and (error := task.exception()):
             log.error("the supervisor itself failed", exc_info=error)
-            self._give_up(f"internal error: {error!r}")
+            self._give_up(f"internal error: {describe_error(error)}")
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_exception(self._unavailable())
 

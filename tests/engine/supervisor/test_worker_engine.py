@@ -170,6 +170,23 @@ async def test_a_replaced_model_is_never_loaded() -> None:
         await made.close()
 
 
+async def test_a_file_that_was_written_to_while_it_was_loaded_is_read_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def counted(mode: ExecutionMode) -> WorkerOptions:
+        asked.append(mode.name)
+        return options(mode)
+
+    command = (sys.executable, "-m", scripted_worker.__name__, f"replaced:{tmp_path / 'done'}")
+    made = WorkerEngine(counted, FallbackPolicy(), command=command)
+    try:
+        await made.start()
+        assert (asked, made.status.demotions) == (["cpu", "cpu"], [])
+        await rows_are_right(made, ["a text"])
+    finally:
+        await made.close()
+
+
 async def test_a_crash_while_loading_is_a_demotion_with_its_reason() -> None:
     async with engine("die:cpu:SIGILL") as made:
         await made.start()
