@@ -174,10 +174,13 @@ class ModelRegistry:
         return target
 
     async def refresh(self) -> None:
-        """Scan the disk; concurrent calls share one scan."""
-        if self._scanning is None or self._scanning.done():
-            self._scanning = asyncio.create_task(self._rescan(), name="registry")
-        await asyncio.shield(self._scanning)
+        """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
+        while True:
+            if self._scanning is None or self._scanning.done():
+                self._scanning = asyncio.create_task(self._rescan(), name="registry")
+            await asyncio.shield(self._scanning)
+            if not self._stale:
+                return
 
     def mark_stale(self) -> None:
         """Record that a file has changed: the next request scans the disk first. May be called from any thread."""
