@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
 import sys
 from typing import Any
 
@@ -11,14 +9,6 @@ import click
 
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
-from edgeembed.common.log_content import printable
-
-log = logging.getLogger(__name__)
-
-
-def _to_log(line: str) -> None:
-    """Print a line between those of the log; a model's or another server's name in it cannot forge one."""
-    to_stderr(printable(line))
 
 
 @click.command(cls=SectionedCommand)
@@ -45,7 +35,7 @@ def serve(**flags: Any) -> None:
     """
     from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
-    from edgeembed.config.resolution import files_others_can_read, resolve
+    from edgeembed.config.resolution import resolve
     from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.runtime import daemon
     from edgeembed.server.address import check_address
@@ -54,11 +44,7 @@ def serve(**flags: Any) -> None:
     resolved = resolve(flags)
     settings, paths = resolved.settings, resolved.paths
     setup_logging(settings.log_level, settings.log_format)
-    for file in files_others_can_read(resolved):
-        log.warning(
-            "other users of this machine can read %s, which holds a secret: chmod 600 %s", file, shlex.quote(str(file))
-        )
-    report = _to_log if settings.log_format == "text" else log_anyway
+    report = to_stderr if settings.log_format == "text" else log_anyway
     check_address(settings)
     model = None
     if settings.upstream:

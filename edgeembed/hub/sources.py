@@ -54,7 +54,6 @@ class Fetcher:
     def __init__(self, settings: Settings, report: ReportLine) -> None:
         self.hub = HubClient(settings, report)
         self._report = report
-        self._sandbox = settings.sandbox == "auto"
 
     def fetch(
         self, source: ModelSource, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
@@ -169,14 +168,7 @@ class Fetcher:
             conversion = convert_checkpoint(
                 checkpoint,
                 target,
-                ConversionOptions(
-                    plan.kind,
-                    plan.license,
-                    source_repo=repo,
-                    source_revision=revision,
-                    name=plan.title,
-                    sandbox=self._sandbox,
-                ),
+                ConversionOptions(plan.kind, plan.license, source_repo=repo, source_revision=revision, name=plan.title),
                 progress.update,
             )
         header = require_gguf(target)

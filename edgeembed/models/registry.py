@@ -65,18 +65,6 @@ class ServedModel:
         """Name and type."""
         return f"{self.name}:{self.type}"
 
-    @property
-    def label(self) -> str:
-        """Its label in the cache: name, type and the first digits of the digest."""
-        return f"{self.spec}@{self.digest[:12]}"
-
-    @property
-    def row_dimensions(self) -> tuple[int, ...]:
-        """How many numbers its rows may have, as far as that is known before it is loaded; empty if it is not."""
-        if self.task == "rerank":
-            return (1, 2)
-        return () if self.dimensions is None else (self.dimensions,)
-
 
 def served(model: InstalledModel) -> ServedModel:
     """Return an installed model as requests see it. Raises OSError if its file does not exist."""
@@ -174,13 +162,10 @@ class ModelRegistry:
         return target
 
     async def refresh(self) -> None:
-        """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
-        while True:
-            if self._scanning is None or self._scanning.done():
-                self._scanning = asyncio.create_task(self._rescan(), name="registry")
-            await asyncio.shield(self._scanning)
-            if not self._stale:
-                return
+        """Scan the disk; concurrent calls share one scan."""
+        if self._scanning is None or self._scanning.done():
+            self._scanning = asyncio.create_task(self._rescan(), name="registry")
+        await asyncio.shield(self._scanning)
 
     def mark_stale(self) -> None:
         """Record that a file has changed: the next request scans the disk first. May be called from any thread."""
@@ -246,8 +231,8 @@ class ModelRegistry:
                 f"the model {quoted(name)}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
                 param="model",
             )
-        listed = [listing.name for listing in self.listings()] if short else []
-        near = difflib.get_close_matches(meant.lower(), listed, n=1)
+        listed = [listing.name for listing in self.listings()]
+        near = difflib.get_close_matches(meant.lower(), listed, n=1) if short else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
         raise ModelNotFoundError(

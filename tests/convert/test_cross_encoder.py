@@ -176,8 +176,7 @@ def config(**changes: Any) -> Callable[[Path], object]:
 
 
 def modules(*kinds: str) -> Callable[[Path], object]:
-    entries = [{"type": f"sentence_transformers.models.{kind}", "path": ""} for kind in kinds]
-    return lambda folder: write_json(folder / "modules.json", entries)
+    return lambda folder: write_json(folder / "modules.json", [{"type": f"x.{kind}", "path": ""} for kind in kinds])
 
 
 def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
