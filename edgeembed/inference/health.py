@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.canary import defect
-from edgeembed.engine.interface import INTERACTIVE, Engine, Pair, Text
-from edgeembed.errors import BadVectorError, EngineUnavailableError
+from edgeembed.engine.interface import INTERACTIVE, Engine, Pair, Row, Text
+from edgeembed.errors import BadVectorError, EdgeEmbedError, EngineUnavailableError
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -81,7 +81,7 @@ class HealthCheck:
                 return False
             raise EngineUnavailableError(f"the model has not answered for {PROBE_SECONDS:g} s")
         try:
-            row = future.result().vector
+            row = _result_of(future, model).vector
         except BadVectorError as error:
             self._judge(model, error.message)
             raise
@@ -100,6 +100,17 @@ class HealthCheck:
             return
         self._wrong[model.key] = reason
         raise BadVectorError(reason)
+
+
+def _result_of(future: asyncio.Future[Row], model: ServedModel) -> Row:
+    """Return the row of the probe text. Raises EdgeEmbedError, whose message is shown to everybody."""
+    try:
+        return future.result()
+    except EdgeEmbedError as error:
+        if model.upstream is None or isinstance(error, EngineUnavailableError):
+            raise
+        # The message is upstream's own, which may quote other texts.
+        raise EngineUnavailableError("upstream does not compute the probe text") from error
 
 
 def _hangs(status: EngineStatus) -> bool:

@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from edgeembed.common.answers import read_body
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
@@ -114,7 +115,7 @@ class Forward:
                 return answer  # our client closed its connection
             if answer is not None:
                 # The head is sent already: aborting the connection tells the client that the rest is missing.
-                log.warning("forward %s: the response ended early: %s", self.url, error)
+                log.warning("forward %s: the response ended early: %s", self.url, describe_error(error))
                 if request.transport is not None:
                     request.transport.abort()
                 return answer
@@ -140,7 +141,7 @@ class Forward:
                 response.raise_for_status()
                 return model_names(await read_body(response, MOST_LIST_BYTES))
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
-            log.info("forward %s: cannot list its models: %s", self.url, error)
+            log.info("forward %s: cannot list its models: %s", self.url, describe_error(error))
             return []
 
     def _own_headers(self) -> dict[str, str]:
@@ -173,7 +174,7 @@ class Forward:
             return ForwardTimeoutError(f"{self.url} did not accept a connection within {CONNECT_SECONDS:g} s")
         if isinstance(error, TimeoutError):
             return ForwardTimeoutError(f"{self.url} sent nothing for {self._read_seconds:g} s")
-        return ForwardError(f"{self.url} cannot be reached: {error}")
+        return ForwardError(f"{self.url} cannot be reached: {describe_error(error)}")
 
 
 FORWARD = web.AppKey("forward", Forward)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgeembed.common.log_content import describe_error
 from edgeembed.engine.causes import Cause, cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import ModelInfo
@@ -42,6 +43,8 @@ class WorkerExit:
     """Ids of the texts that were being tokenised or computed."""
     uptime: float = 0.0
     """Seconds since the worker was ready."""
+    served: bool = False
+    """It has sent rows, or why there are none."""
     never_ran: bool = False
     """There was no process."""
 
@@ -126,7 +129,7 @@ class WorkerSession:
                     case ModeFailed() as failure:
                         pass
                     case _:
-                        raise ValueError(f"unexpected message {message!r}")
+                        raise ValueError(f"unexpected message {type(message).__name__}")
         except TimeoutError:
             return ModeFailed(f"no answer for {load_seconds:g} s while {self.stage}", "hang")
         except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -176,6 +179,7 @@ class WorkerSession:
             fatal=failure is not None and failure.fatal,
             suspects=() if self.wrong else running,
             uptime=uptime or 0.0,
+            served=self.messages_received > 0,
         )
 
     def exit_report(self, running: tuple[int, ...] = ()) -> str:
@@ -185,4 +189,4 @@ class WorkerSession:
 
 def unreadable(error: Exception) -> ModeFailed:
     """Return the failure of a worker that sent bytes which are not a message."""
-    return ModeFailed(f"the worker's answers are not readable: {error}", "other")
+    return ModeFailed(f"the worker's answers are not readable: {describe_error(error)}", "other")
