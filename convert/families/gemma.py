@@ -37,7 +37,6 @@ _FIXED = {
     "attention_bias": False,
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
-    "quantization_config": None,
 }
 _IDENTITY = "Identity"  # class name in torch.nn; its module has changed
 # The model card: "Output embedding dimension size of 768, with smaller options available (512, 256, or 128) ..."

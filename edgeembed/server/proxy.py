@@ -19,17 +19,22 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from edgeembed.common.answers import read_body
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
-from edgeembed.upstream.wire import UnreadableAnswerError, model_names
+from edgeembed.server.reading import read_request
+from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
 log = logging.getLogger(__name__)
 
 PREFIX = "/v1"
 CONNECT_SECONDS = 5.0
+LONGEST_SECONDS = 6 * 3600.0
+"""Timeout of a whole response: some streams take hours, but none may hold a connection for ever by a byte now and then."""
 LIST_SECONDS = 2.0
 LIST_FRESH_SECONDS = 5.0
 """How long the other server's list of models, or that it cannot be reached, is cached."""
@@ -63,7 +68,9 @@ class Forward:
         self.url = settings.forward
         self._base = URL(self.url)
         self._key = settings.forward_key
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout)
+        self._timeout = aiohttp.ClientTimeout(
+            total=LONGEST_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout
+        )
         self._read_seconds = settings.forward_timeout
         self._via = f"1.1 edgeembed-{secrets.token_hex(4)}"
         """Marks requests that this server forwarded, so that it refuses them if they come back (RFC 9110, 7.6.3)."""
@@ -86,7 +93,7 @@ class Forward:
         path = request.rel_url.raw_path.removeprefix(PREFIX)
         query = request.rel_url.raw_query_string
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
-        body = await request.read()
+        body = await read_request(request)
         answer: web.StreamResponse | None = None
         assert self._session is not None
         try:
@@ -109,7 +116,7 @@ class Forward:
                 return answer  # our client closed its connection
             if answer is not None:
                 # The head is sent already: aborting the connection tells the client that the rest is missing.
-                log.warning("forward %s: the response ended early: %s", self.url, error)
+                log.warning("forward %s: the response ended early: %s", self.url, describe_error(error))
                 if request.transport is not None:
                     request.transport.abort()
                 return answer
@@ -133,9 +140,9 @@ class Forward:
                 allow_redirects=False,
             ) as response:
                 response.raise_for_status()
-                return model_names(await response.read())
+                return model_names(await read_body(response, MOST_LIST_BYTES))
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
-            log.info("forward %s: cannot list its models: %s", self.url, error)
+            log.info("forward %s: cannot list its models: %s", self.url, describe_error(error))
             return []
 
     def _own_headers(self) -> dict[str, str]:
@@ -168,7 +175,7 @@ class Forward:
             return ForwardTimeoutError(f"{self.url} did not accept a connection within {CONNECT_SECONDS:g} s")
         if isinstance(error, TimeoutError):
             return ForwardTimeoutError(f"{self.url} sent nothing for {self._read_seconds:g} s")
-        return ForwardError(f"{self.url} cannot be reached: {error}")
+        return ForwardError(f"{self.url} cannot be reached: {describe_error(error)}")
 
 
 FORWARD = web.AppKey("forward", Forward)

@@ -17,6 +17,7 @@ from typing import Any
 from edgeembed.common.status import EngineStatus, UpstreamStatus
 from edgeembed.engine.canary import defect
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Prompted, Row, Text, Tokenized
+from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -41,6 +42,8 @@ MOST_TRIES = 4
 _SERVER_ERROR = 500
 _RECHECK_SECONDS = 0.25
 """Time in which texts that will be asked again are collected for one request."""
+_LIKELY = 4
+"""A count of tokens beyond so many times what a text can have, as by a prompt of the server's own, is none."""
 _SOON = 0.001
 """Seconds; the least delay of a timer, so that it cannot spin."""
 
@@ -184,6 +187,9 @@ class RemoteEngine:
         reason = "upstream's tokenizer is unknown here; set up a local fallback (upstream_fallback) to count tokens"
         return [_failed(RequestError(reason)) for _ in texts]
 
+    def distrust(self, reason: str) -> None:
+        pass  # upstream's rows are checked with every request
+
     async def close(self) -> None:
         self._stopped = True
         stopping = EngineUnavailableError("the daemon is stopping")
@@ -264,10 +270,10 @@ class RemoteEngine:
     async def _run(self, request: _UpstreamRequest) -> None:
         try:
             await self._send(request.texts)
-        except Exception as error:  # a bug must not leave its waiters hanging
+        except Exception:  # a bug must not leave its waiters hanging
             log.exception("unexpected error in a request to upstream")
             for text in request.texts:
-                text.fail(EngineError(f"internal error: {error!r}"))
+                text.fail(EngineError("internal error; see the daemon's log"))
         finally:
             self._in_flight.discard(request)
             if not self._stopped:
@@ -281,7 +287,7 @@ class RemoteEngine:
         self._requests += 1
         try:
             layout = self._order.layout([text.sent for text in texts])
-            answer = await self._client.embed(self._remote.model, layout.sent, self._identity.encoding)
+            answer = await self._embed(layout)
         except RefusedError as error:
             return await self._on_refused(texts, error)
         except BusyError as error:
@@ -304,6 +310,12 @@ class RemoteEngine:
         self._health.breaker.worked()
         self._on_answer(texts, layout, answer)
         return True
+
+    async def _embed(self, layout: Layout) -> UpstreamAnswer:
+        identity = self._identity
+        answer = await self._client.embed(self._remote.model, layout.sent, identity.encoding, dimensions=identity.dimensions)
+        most = sum(_LIKELY * tokens_at_most(text) for text in layout.sent)
+        return answer if answer.tokens is None or answer.tokens <= most else answer._replace(tokens=None)
 
     def _on_answer(self, texts: Sequence[PendingText], layout: Layout, answer: UpstreamAnswer) -> None:
         rows = [answer.rows[place] for place in layout.places]
@@ -334,7 +346,7 @@ class RemoteEngine:
                 return
             layout = self._order.layout([text for text, _ in samples])
             try:
-                answer = await self._client.embed(self._remote.model, layout.sent, self._identity.encoding)
+                answer = await self._embed(layout)
             except UpstreamError:
                 return  # the requests of clients show what is wrong
             verdict = self._order.examine(layout, answer.rows)
@@ -350,16 +362,21 @@ class RemoteEngine:
         if len(texts) == 1:
             self._refusals += 1
             texts[0].fail(
-                EngineError(f"upstream failed: {error}")
-                if error.status == _SERVER_ERROR and not says_too_long(str(error))
-                else RequestError(f"upstream refuses the text ({error.status}): {error}")
+                EngineError(f"upstream failed: {error.said}")
+                if error.status == _SERVER_ERROR and not says_too_long(error.said)
+                else RequestError(f"upstream refuses the text ({error.status}): {error.said}")
             )
             return False
         half = len(texts) // 2
         succeeded = [await self._send(part) for part in (texts[:half], texts[half:])]
         if all(succeeded) and error.status != _SERVER_ERROR and half < self._queue.most_texts:
             self._queue.most_texts = half
-            log.info("upstream refuses requests of %d texts (%s); sending %d at a time from now on", len(texts), error, half)
+            log.info(
+                "upstream refuses requests of %d texts (%d); sending %d at a time from now on",
+                len(texts),
+                error.status,
+                half,
+            )
         return all(succeeded)
 
     def _on_unavailable(self, texts: Sequence[PendingText], error: UnavailableError) -> None:

@@ -37,9 +37,13 @@ _SYSTEM = (
 class Sandbox:
     """The sandbox of this process."""
 
-    def __init__(self, model: Path, device: str, *, enabled: bool = True) -> None:
-        """model: the file that may be read. device: as in WorkerOptions; drivers of graphics cards need more."""
+    def __init__(self, model: Path, device: str = "cpu", *, enabled: bool = True, result: Path | None = None) -> None:
+        """model: the file that may be read. device: as in WorkerOptions; drivers of graphics cards need more.
+
+        result: a file that exists and is written.
+        """
         self._model = model
+        self._result = result
         self._device = device
         self._on_card = device != "cpu"
         self._machine = machine() if enabled else None
@@ -60,6 +64,8 @@ class Sandbox:
         if self._machine is None:
             return
         grants = card_grants(self._device, os.environ) if self._on_card else processor_grants(self._model, libraries)
+        if self._result is not None:
+            grants.append(Grant(self._result, READ | CHANGE))
         try:
             self._landlock = landlock.restrict(self._machine, grants, reading=not self._on_card)
         except landlock.UnavailableError as error:
@@ -70,7 +76,10 @@ class Sandbox:
         if self._machine is None:
             return
         pid = os.getpid()
-        policy = seccomp.on_graphics_card(pid) if self._on_card else seccomp.on_processor(pid, os.environ)
+        if self._on_card:
+            policy = seccomp.on_graphics_card(pid)
+        else:
+            policy = seccomp.on_processor(pid, os.environ, writes=self._result is not None)
         try:
             kernel.forbid_new_privileges()
             seccomp.install(policy, self._machine)

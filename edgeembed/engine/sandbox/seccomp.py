@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeembed.engine.sandbox import kernel
-from edgeembed.engine.sandbox.syscalls import AUDIT_ARCH, LAST_KNOWN, X32_BIT, Machine, number
+from edgeembed.engine.sandbox.syscalls import AUDIT_ARCH, NEWEST, X32_BIT, Machine, number
 
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 REFUSE, MISSING = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
@@ -105,13 +105,16 @@ PROCESSOR_AFFINITY = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_A
 """Variables with which a user makes OpenMP choose processors for its threads."""
 
 
-def on_processor(pid: int, environment: Mapping[str, str]) -> Policy:
-    """Return what a worker on the processor may do; everything else is refused. pid: its own."""
+def on_processor(pid: int, environment: Mapping[str, str], *, writes: bool = False) -> Policy:
+    """Return what a process on the processor may do; everything else is refused.
+
+    pid: its own. writes: whether it may open files for writing, too; Landlock decides which.
+    """
     rules: dict[str, Rule] = {
         **dict.fromkeys(_COMPUTING, ALLOW),
         **_about_processes(pid),
-        "openat": (If(2, (0,), _WRITE_FLAGS),),
-        "open": (If(1, (0,), _WRITE_FLAGS),),
+        "openat": ALLOW if writes else (If(2, (0,), _WRITE_FLAGS),),
+        "open": ALLOW if writes else (If(1, (0,), _WRITE_FLAGS),),
         "ioctl": (If(1, (_TCGETS, _FIONREAD, _FIOCLEX)),),
         "fcntl": (If(1, _FILE_COMMANDS),),
         "prctl": (If(0, (_PR_SET_NAME, _PR_GET_NAME, _PR_SVE_GET_VL, _PR_SET_VMA)),),
@@ -170,7 +173,7 @@ def program(policy: Policy, machine: Machine) -> bytes:
             then = [_step(_RETURN, rule)] if isinstance(rule, int) else list(_conditions(rule))
             done += [_step(_EQUAL, call, skip_if_false=len(then)), *then]
     if policy.otherwise != ALLOW:
-        done += [_step(_AT_LEAST, LAST_KNOWN + 1, skip_if_false=1), _step(_RETURN, MISSING)]
+        done += [_step(_AT_LEAST, NEWEST + 1, skip_if_false=1), _step(_RETURN, MISSING)]
     return b"".join([*done, _step(_RETURN, policy.otherwise)])
 
 

@@ -229,7 +229,12 @@ def checkpoint_of(name: str, settings: Settings, report: ReportLine, beside: Pat
         raise UnknownModelError(f"{name!r} is neither a folder nor a repository of the model hub (OWNER/NAME)")
     repo, revision = found[1], found[2]
     hub = HubClient(settings, report)
-    hub.head(repo, "config.json", revision)
+    try:
+        hub.head(repo, "config.json", revision)
+    except SourceUnreachableError:
+        if hub.out_of_reach:
+            raise
+        # The listing shows whether there is a repository, and its files what it is instead, such as an adapter.
     listing = hub.listing(repo, revision)
     partials = Partials(beside / f".edgeembed-{repo.replace('/', '--').lower()}")
     try:

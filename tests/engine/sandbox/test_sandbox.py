@@ -33,6 +33,15 @@ from edgeembed.engine.worker import main as worker
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 worker.main(sys.argv)
 """
+IN_A_CONTAINER = """
+import sys
+from edgeembed.engine.worker import main as worker
+worker.os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from edgeembed.engine.sandbox import kernel, machine, seccomp
+kernel.forbid_new_privileges()
+seccomp.install(seccomp.Policy(dict.fromkeys(REFUSED, seccomp.REFUSE), seccomp.ALLOW), machine())
+worker.os._exit(worker.main(sys.argv))
+"""
 pytestmark = pytest.mark.model
 HOSTILE = (sys.executable, "-m", hostile_worker.__name__)
 
@@ -134,7 +143,7 @@ def test_the_daemon_is_out_of_reach(worker: subprocess.Popen[bytes], name: str) 
     "name",
     ["io_uring", "bpf", "performance counters", "faults in user space", "keys", "namespace", "mount", "root", "terminal"],
 )
-def test_ways_around_the_filter_are_closed(worker: subprocess.Popen[bytes], name: str) -> None:
+def test_nothing_leads_around_the_filter(worker: subprocess.Popen[bytes], name: str) -> None:
     assert attack(worker, name, "/tmp") == "EPERM"
     assert attack(worker, "clone3") == "ENOSYS"
 
@@ -172,6 +181,25 @@ def test_a_worker_that_is_refused_what_it_needs_says_so(folder: Path) -> None:
             assert not isinstance(message, Ready)
         assert (message.cause, message.fatal) == ("refused", False)
         assert process.wait(20) == 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "held"),
+    [
+        (["landlock_create_ruleset"], (False, True)),
+        (["seccomp"], (True, False)),
+        (["landlock_create_ruleset", "seccomp"], (False, False)),
+    ],
+)
+def test_inside_a_container_that_refuses_a_part_the_other_one_holds(
+    folder: Path, refused: list[str], held: tuple[bool, bool]
+) -> None:
+    """Containers and services filter system calls, too; filters of both hold."""
+    with start(folder / "model.gguf", (sys.executable, "-c", IN_A_CONTAINER.replace("REFUSED", repr(refused)))) as process:
+        info = ready(process)
+        assert (info.landlock > 0, info.seccomp) == held
+        assert "Operation not permitted" in info.words
+        assert lone(process, "a text")
 
 
 def test_where_threads_run_already_only_the_filter_holds(folder: Path) -> None:
