@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url, read_health
 from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
-from edgeembed.config.resolution import Resolved
+from edgeembed.config.resolution import Resolved, files_others_can_read
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
 from edgeembed.engine.interface import SandboxInfo
 from edgeembed.engine.machine import build_fingerprint, usable_threads
@@ -160,6 +161,9 @@ def _settings(resolved: Resolved) -> Iterator[Finding]:
     changed = [f"{name} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
     text = f"{resolved.paths.config_file}: " + (", ".join(changed) if changed else "all defaults")
     yield Finding(subject="settings", verdict="ok", text=text)
+    for file in files_others_can_read(resolved):
+        text = f"{file} holds a secret, and other users of this machine can read it"
+        yield Finding(subject="settings", verdict="warning", text=text, advice=f"chmod 600 {shlex.quote(str(file))}")
 
 
 def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:

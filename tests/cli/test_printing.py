@@ -7,7 +7,8 @@ import os
 import pytest
 
 from edgeembed.cli import printing
-from edgeembed.cli.printing import ago, iso_time, print_fields, print_prose, print_table, printable, short_duration
+from edgeembed.cli.printing import ago, iso_time, print_fields, print_prose, print_table, short_duration
+from edgeembed.common.log_content import printable
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 

@@ -70,8 +70,11 @@ class _Card(msgspec.Struct):
     license_name: Any = None
 
 
-def read_listing(repo: str, body: bytes) -> RepositoryListing:
-    """Return the listing in a response of the hub. Raises Refusal if it is not one."""
+def read_listing(repo: str, body: bytes, *, anonymous: bool = False) -> RepositoryListing:
+    """Return the listing in a response of the hub. Raises Refusal if it is not one.
+
+    anonymous: whether it was read without the user's token, as the files then are.
+    """
     try:
         listed = msgspec.json.decode(body, type=_Listing)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -89,6 +92,7 @@ def read_listing(repo: str, body: bytes) -> RepositoryListing:
             size_bytes=sibling.size,
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
             git_sha1=sibling.blob_id if not sibling.lfs and COMMIT.fullmatch(sibling.blob_id or "") else None,
+            anonymous=anonymous,
         )
         for sibling in listed.siblings or []
         # The name becomes a path on this machine.
