@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from edgeembed.common.log_content import printable
+
 _GAP = "  "
 
 
@@ -32,11 +34,6 @@ def print_json(value: Any) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def printable(text: str) -> str:
-    """Escape line breaks and control characters, so that text from a model's file cannot control the terminal."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def print_table(

@@ -11,8 +11,14 @@ import click
 
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
+from edgeembed.common.log_content import printable
 
 log = logging.getLogger(__name__)
+
+
+def _to_log(line: str) -> None:
+    """Print a line between those of the log; a model's or another server's name in it cannot forge one."""
+    to_stderr(printable(line))
 
 
 @click.command(cls=SectionedCommand)
@@ -52,7 +58,7 @@ def serve(**flags: Any) -> None:
         log.warning(
             "other users of this machine can read %s, which holds a secret: chmod 600 %s", file, shlex.quote(str(file))
         )
-    report = to_stderr if settings.log_format == "text" else log_anyway
+    report = _to_log if settings.log_format == "text" else log_anyway
     check_address(settings)
     model = None
     if settings.upstream:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgeembed.common.log_content import describe_error
 from edgeembed.engine.interface import Engine, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
 from edgeembed.models.registry import ServedModel
@@ -278,7 +279,7 @@ class ModelPool:
             raise
         except Exception as error:  # a bug must not leave its waiters waiting
             log.exception("unexpected error while loading %s", model.spec)
-            await self._give_up(slot, EngineUnavailableError(f"internal error: {error!r}"))
+            await self._give_up(slot, EngineUnavailableError(f"internal error: {describe_error(error)}"))
         finally:
             self._changed.set()
             # A model that was only preloaded is idle from now on.
