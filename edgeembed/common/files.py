@@ -52,6 +52,11 @@ _63_BITS = 2**63 - 1
 """What JSON and msgpack take; Windows may number files with 128 bits."""
 
 
+def expanded(name: str) -> Path:
+    """Return the absolute path that a user named; ~ and ~USER stand for home folders, if there are such users."""
+    return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
+
+
 def describe_os_error(error: OSError) -> str:
     """Return what is wrong with which file, for messages."""
     reason = error.strerror or str(error)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ from edgeembed.client import ask, daemon_url, read_health
 from edgeembed.common.files import describe_os_error
 from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
-from edgeembed.config.resolution import Resolved
+from edgeembed.config.resolution import Resolved, files_others_can_read
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
 from edgeembed.engine.interface import SandboxInfo
 from edgeembed.engine.ipc.activity_table import ActivityTable
@@ -190,6 +191,9 @@ def _settings(resolved: Resolved) -> Iterator[Finding]:
     changed = [f"{name} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
     text = f"{resolved.paths.config_file}: " + (", ".join(changed) if changed else "all defaults")
     yield Finding(subject="settings", verdict="ok", text=text)
+    for file in files_others_can_read(resolved):
+        text = f"{file} holds a secret, and other users of this machine can read it"
+        yield Finding(subject="settings", verdict="warning", text=text, advice=f"chmod 600 {shlex.quote(str(file))}")
 
 
 def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:

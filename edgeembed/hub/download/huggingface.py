@@ -32,12 +32,14 @@ T = TypeVar("T")
 # The files of a checkpoint; the same repositories also contain ONNX, OpenVINO and pickled copies of the weights.
 _CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
 _NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
-_REPOSITORY = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", re.ASCII)
+_REPOSITORY = re.compile(r"(?:hf:)?(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
 _HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 CHECK_CONNECTION = "Check the connection and the proxy settings (HTTPS_PROXY; HF_ENDPOINT for a mirror of the hub)"
 _PROBES = 3
 """Attempts of the first request within `hub_timeout`: a single reset connection does not mean that the hub is down."""
+_LONGEST_WAIT = 60.0
+"""Longest Retry-After in seconds that the first request obeys; after a longer one, the hub counts as out of reach."""
 _LISTING_TIME = 5
 """Timeout of a listing as a multiple of `hub_timeout`: the hub computes it, which takes longer than a probe."""
 
@@ -73,6 +75,7 @@ class HubClient:
         self._timeout = settings.hub_timeout
         self._report = report
         self._out_of_reach: str | None = None
+        self._anonymous = False
 
     @property
     def out_of_reach(self) -> str | None:
@@ -85,13 +88,13 @@ class HubClient:
         It takes at most `hub_timeout` seconds, whatever hangs: name resolution, connection or response. Raises
         SourceUnreachableError if the hub does not answer or does not have the file.
         """
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-        url = hf_hub_url(repo, path, revision=revision, endpoint=transport.endpoint())
 
         def ask() -> HfFileMetadata:
+            from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
             return get_hf_file_metadata(
-                url,
+                hf_hub_url(repo, path, revision=revision, endpoint=transport.endpoint()),
+                token=False if self._anonymous else None,
                 timeout=self._timeout,
                 endpoint=transport.endpoint(),
                 library_name=transport.LIBRARY,
@@ -99,17 +102,25 @@ class HubClient:
             )
 
         found = self._ask(ask, repo, self._timeout)
-        return RemoteFile(repo, path, found.commit_hash or revision, found.size, etag=found.etag)
+        commit = found.commit_hash or revision
+        return RemoteFile(repo, path, commit, found.size, etag=found.etag, anonymous=self._anonymous)
 
     def listing(self, repo: str, revision: str | None = None) -> RepositoryListing:
         """Return the content of a repository, with sizes and checksums. Raises SourceUnreachableError."""
-        from huggingface_hub import HfApi
 
         def ask() -> ModelInfo:
-            api = HfApi(endpoint=transport.endpoint(), library_name=transport.LIBRARY, library_version=__version__)
+            from huggingface_hub import HfApi
+
+            api = HfApi(
+                endpoint=transport.endpoint(),
+                token=False if self._anonymous else None,
+                library_name=transport.LIBRARY,
+                library_version=__version__,
+            )
             return api.model_info(repo, revision=revision, files_metadata=True, timeout=_LISTING_TIME * self._timeout)
 
-        return _listing(repo, self._ask(ask, repo, _LISTING_TIME * self._timeout))
+        info = self._ask(ask, repo, _LISTING_TIME * self._timeout)
+        return _listing(repo, info, anonymous=self._anonymous)
 
     def fetch(self, remote: RemoteFile, folder: Path) -> tuple[Path, str]:
         """Download one file below `folder`, resuming a partial one, and return its path and SHA-256.
@@ -171,10 +182,26 @@ class HubClient:
             # One-time work of the client, such as reading certificates, must not count towards the timeout.
             transport.headers()
             try:
-                return _in_time(lambda: transport.translated(request, repo), seconds)
+                return self._ask_with_or_without_token(lambda: transport.translated(request, repo), repo, seconds)
             except _Unreachable as unreachable:
-                self._out_of_reach = f"{transport.hub_host()}{unreachable}"
+                self._out_of_reach = f"{transport.hub_host()} {unreachable}"
         raise SourceUnreachableError(self._out_of_reach)
+
+    def _ask_with_or_without_token(self, ask: Callable[[], T], repo: str, seconds: float) -> T:
+        """Ask again without the user's token where the hub refuses it: most repositories are public."""
+        try:
+            return _in_time(ask, seconds, self._report)
+        except transport.Denied as denied:
+            if self._anonymous or not transport.has_token():
+                raise
+            self._anonymous = True
+            try:
+                found = _in_time(ask, seconds, self._report)
+            except SourceUnreachableError:
+                self._anonymous = False
+                raise denied from None
+        self._report(f"{repo}: the hub refuses your token (HF_TOKEN), which may have expired; going on without it")
+        return found
 
 
 @dataclass
@@ -230,7 +257,7 @@ def convertible(folder: Path) -> None:
     find_family(open_checkpoint(folder))
 
 
-def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
+def _listing(repo: str, info: ModelInfo, *, anonymous: bool) -> RepositoryListing:
     """Return the listing in a response of the hub. Raises Refusal if it is not one."""
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise transport.Refusal(f"the listing of {repo} names no commit; check that HF_ENDPOINT is a model hub")
@@ -242,6 +269,7 @@ def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
             size_bytes=sibling.size,
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
             git_sha1=sibling.blob_id if not sibling.lfs and _COMMIT.fullmatch(sibling.blob_id or "") else None,
+            anonymous=anonymous,
         )
         for sibling in info.siblings or []
         # The name becomes a path on this machine.
@@ -257,11 +285,34 @@ def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
 
 
 class _Unreachable(Exception):
-    """The hub cannot be reached at all. The message is a suffix for the hub's name."""
+    """The hub does not answer, or is busy. The message is a predicate for the hub's name."""
 
 
-def _in_time(ask: Callable[[], T], seconds: float) -> T:
-    """Return the result of `ask`, retried after network errors. Raises _Unreachable if there is none in time."""
+class _Busy(_Unreachable):
+    """The hub says when to ask again. retry_after: in seconds."""
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(f"is busy ({reason}) and asks to wait {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+def _in_time(ask: Callable[[], T], seconds: float, report: ReportLine) -> T:
+    """Return the result of `ask`, retried after network errors.
+
+    Where the hub is busy and says for how long, it is asked once more after that. Raises _Unreachable if there is no result
+    in time.
+    """
+    try:
+        return _attempt_in_time(ask, seconds)
+    except _Busy as busy:
+        if busy.retry_after > _LONGEST_WAIT:
+            raise
+        report(f"{transport.hub_host()} {busy}; asking again then")
+        time.sleep(busy.retry_after)
+    return _attempt_in_time(ask, seconds)
+
+
+def _attempt_in_time(ask: Callable[[], T], seconds: float) -> T:
     backoff = Backoff(first=seconds / 15, longest=seconds)
     answers: list[T] = []
     errors: list[Exception] = []
@@ -274,6 +325,8 @@ def _in_time(ask: Callable[[], T], seconds: float) -> T:
                 return
             except Interrupted as error:
                 errors.append(error)
+                if error.retry_after:
+                    return
             except Exception as error:  # raised below, in the caller's thread
                 errors.append(error)
                 return
@@ -285,7 +338,10 @@ def _in_time(ask: Callable[[], T], seconds: float) -> T:
     if answers:
         return answers[0]
     if not errors:
-        raise _Unreachable(f" did not answer within {seconds:g} s")
-    if isinstance(errors[-1], Interrupted):
-        raise _Unreachable(f": {errors[-1]}")
-    raise errors[-1]
+        raise _Unreachable(f"did not answer within {seconds:g} s")
+    error = errors[-1]
+    if not isinstance(error, Interrupted):
+        raise error
+    if error.retry_after:
+        raise _Busy(str(error), error.retry_after)
+    raise _Unreachable(f"is busy ({error})" if error.answered else f"cannot be reached ({error})")

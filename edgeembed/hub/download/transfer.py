@@ -46,6 +46,8 @@ class RemoteFile:
     """Git's own hash of a file that is not kept in LFS."""
     etag: str | None = None
     """Of the hub; never compared with the ETag of another host."""
+    anonymous: bool = False
+    """Whether it is requested without the user's token, which the hub refuses."""
 
     @property
     def name(self) -> str:
@@ -213,7 +215,7 @@ class _Download:
 
     def _attempt(self, file: BinaryIO) -> None:
         """Request the missing bytes once and write what arrives. Raises Interrupted, Refusal, or an error of the client."""
-        headers = transport.headers()
+        headers = transport.headers(anonymous=self._remote.anonymous)
         if self._have:
             headers["Range"] = f"bytes={self._have}-"
         # Through the hub each time, as the URL of the content delivery network is signed for a short time only. The client

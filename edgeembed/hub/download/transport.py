@@ -50,12 +50,18 @@ class Refusal(SourceUnreachableError):
     """The hub refuses; the same request would fail again."""
 
 
+class Denied(Refusal):
+    """The hub refuses the token, or a request without one."""
+
+
 class Interrupted(Exception):
     """The connection broke, or the server is busy; the same request may succeed later."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, answered: bool = False) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.answered = answered
+        """Whether the server is there, but does not serve the request now."""
 
 
 def endpoint() -> str:
@@ -67,7 +73,9 @@ def endpoint() -> str:
 
     address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     try:
-        if urlsplit(address).scheme in ("http", "https") and urlsplit(address).hostname:
+        parts = urlsplit(address)
+        _ = parts.port  # raises for a port that is not a number
+        if parts.scheme in ("http", "https") and parts.hostname:
             return address
     except ValueError:
         pass
@@ -80,7 +88,8 @@ def hub_host() -> str:
 
 
 def session() -> Any:
-    """Return the HTTP client. Raises HubError if the proxy settings cannot be used."""
+    """Return the HTTP client. Raises HubError if the proxy or certificate settings cannot be used."""
+    endpoint()  # before the import, which parses HF_ENDPOINT and would raise an error of its own
     from huggingface_hub import constants, get_session
 
     # Otherwise the user agent lists what else is installed and which tool runs us, and the hub is first asked for a list of
@@ -88,16 +97,24 @@ def session() -> Any:
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         return get_session()
-    except (ValueError, ImportError) as error:  # an unknown scheme; SOCKS without the package for it
-        raise HubError(f"the proxy settings (HTTPS_PROXY, ALL_PROXY) cannot be used: {first_line(error)}") from error
+    except Exception as error:  # building a client fails for its settings only, with an error of the client's own for each
+        raise HubError(
+            "the proxy settings (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY) or the certificates (SSL_CERT_FILE, "
+            f"SSL_CERT_DIR) cannot be used: {first_line(error)}"
+        ) from error
 
 
-def headers() -> dict[str, str]:
-    """Return the headers of a request to the hub: the token if there is one, and no compression, which rules out ranges."""
+def headers(*, anonymous: bool = False) -> dict[str, str]:
+    """Return the headers of a request to the hub: the token if there is one, and no compression, which rules out ranges.
+
+    anonymous: send no token.
+    """
+    session()  # its settings apply to the headers, too; and it checks HF_ENDPOINT before the import
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # public, but for its own __all__
 
-    session()  # its settings apply to the headers, too
-    return {**build_hf_headers(library_name=LIBRARY, library_version=__version__), "Accept-Encoding": "identity"}
+    token = False if anonymous else None  # None: the user's, if there is one
+    built = build_hf_headers(token=token, library_name=LIBRARY, library_version=__version__)
+    return {**built, "Accept-Encoding": "identity"}
 
 
 def line_errors() -> tuple[type[Exception], ...]:
@@ -144,11 +161,12 @@ def of_status(status: int, answer: Mapping[str, str], about: str) -> Interrupted
     """Return the error for an HTTP status of 400 or more. answer: the response's headers."""
     said = plain(answer.get("x-error-message") or "")
     if status in _TRY_AGAIN or status >= 500:
-        return Interrupted(_sentence(f"HTTP {status}", said), parse_retry_after(answer.get("retry-after")))
+        return Interrupted(_sentence(f"HTTP {status}", said), parse_retry_after(answer.get("retry-after")), answered=True)
     # The hub also answers 401 for a repository that does not exist, to hide from strangers which private ones do.
     if status in (401, 403):
         token = "with this token" if has_token() else "without a token"
-        return Refusal(
+        kind = Refusal if answer.get("x-error-code") == "GatedRepo" else Denied
+        return kind(
             f"HTTP {status}: the model hub denies access to {about} {token}{f' ({said})' if said else ''}. Check the name; "
             f"if it is right, accept the terms on the model's page, {endpoint()}/{about}, and set HF_TOKEN to a token that "
             "may read it"
