@@ -72,7 +72,8 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
     disk before the rename, so that a power cut cannot leave an empty file.
 
     Raises:
-        OSError: The file cannot be written; the old one is unchanged.
+        OSError: The file cannot be written; the old one is unchanged. It names a path, although the system names none where
+            a disk is full.
     """
     path = path.resolve() if follow_link else path
     # Not tempfile, whose files are always private: models and their manifests may be shared.
@@ -87,6 +88,10 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
             with staged.open("rb+") as file:
                 os.fsync(file.fileno())
         staged.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(staged)):
+            error.filename = str(path)
+        raise
     finally:
         staged.unlink(missing_ok=True)
 
