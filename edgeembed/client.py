@@ -15,14 +15,20 @@ import aiohttp
 import msgspec
 import orjson
 
+from edgeembed.common.answers import read_body
 from edgeembed.common.status import DaemonStatus, Health
+from edgeembed.config.secrets import read_key_file
 from edgeembed.config.settings import Settings
-from edgeembed.errors import EdgeEmbedError
+from edgeembed.errors import ConfigError, EdgeEmbedError
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses to listen on that not every system can connect to, and what to connect to instead."""
+MOST_BYTES = 16 * 2**20
+"""Of an answer to a GET request; another program may be listening there."""
+MOST_ROWS_BYTES = 512 * 2**20
+"""Of an answer with vectors."""
 _SERVER = "edgeembed/"
 """How the `Server` header of edgeembed's responses begins."""
 
@@ -113,9 +119,10 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
 
 async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict[str, Any]) -> Reply:
     async with session.request(url=to, allow_redirects=False, **options) as response:
+        raw = await read_body(response, MOST_BYTES if options["method"] == "GET" else MOST_ROWS_BYTES)
         try:
-            body = await response.json(loads=orjson.loads)
-        except (aiohttp.ContentTypeError, ValueError):
+            body = orjson.loads(raw)
+        except ValueError:
             body = None
         return Reply(
             url=url,
@@ -130,11 +137,9 @@ def _key(settings: Settings) -> str | None:
     if settings.api_key or not settings.api_key_file:
         return settings.api_key
     try:
-        lines = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        return read_key_file(settings.api_key_file)[0][1]
+    except ConfigError:
         return None  # the daemon may run as another user; its 401 tells the reason
-    first = next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), "")
-    return first.partition(":")[2].strip() or first
 
 
 def _pin(settings: Settings) -> aiohttp.Fingerprint | None:

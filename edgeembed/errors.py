@@ -30,7 +30,8 @@ with `exit_code`.
     └── EngineError                     the model failed to compute (500)
         ├── EngineUnavailableError      503: starting, restarting or failed
         │   ├── ModelLoadingError       503: still loading
-        │   └── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   ├── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   └── WrongRowsError          503: an upstream server returned rows of other texts
         ├── OverloadedError             429: the queue is full
         ├── EngineTimeoutError          504: the request's time ran out
         ├── BadVectorError              NaN, infinite or zero row
@@ -72,6 +73,7 @@ __all__ = [
     "UnauthorizedError",
     "UnknownModelError",
     "WorkerCrashedError",
+    "WrongRowsError",
     "WrongTaskError",
 ]
 
@@ -256,6 +258,12 @@ class ModelReplacedError(EngineUnavailableError):
     """The model's file was replaced since the request was resolved."""
 
     code = "model_replaced"
+
+
+class WrongRowsError(EngineUnavailableError):
+    """An upstream server returned rows that belong to other texts; none of that answer was used."""
+
+    code = "wrong_rows"
 
 
 class TooManyConnectionsError(EdgeEmbedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeembed.common.files import FileIdentity
 from edgeembed.engine.interface import Task
 
 
@@ -11,6 +12,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker runs a model file: everything that the execution mode, the settings and the run profile decide."""
 
     path: str
+    file: FileIdentity | None = None
+    """Of the file at `path` whose digest is known: the worker loads no other. None for whatever is there."""
     threads: int
     context_tokens: int
     batch_tokens: int
@@ -38,6 +41,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Measure how an encoder runs fastest, and run it so; `pad_from_tokens` takes precedence if it is set."""
     own_kernels: bool = True
     """Add our kernels to llama.cpp's, if `extra_buffers` is set."""
+    sandbox: bool = True
+    """Restrict what the worker may do, where the system can (see `edgeembed.engine.sandbox`)."""
     device: str = "cpu"
     """Names of ggml's devices for the offloaded layers, separated by commas; "cpu" for none."""
     gpu_layers: int = 0

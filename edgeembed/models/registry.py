@@ -65,6 +65,18 @@ class ServedModel:
         """Name and type."""
         return f"{self.name}:{self.type}"
 
+    @property
+    def label(self) -> str:
+        """Its label in the cache: name, type and the first digits of the digest."""
+        return f"{self.spec}@{self.digest[:12]}"
+
+    @property
+    def row_dimensions(self) -> tuple[int, ...]:
+        """How many numbers its rows may have, as far as that is known before it is loaded; empty if it is not."""
+        if self.task == "rerank":
+            return (1, 2)
+        return () if self.dimensions is None else (self.dimensions,)
+
 
 def served(model: InstalledModel) -> ServedModel:
     """Return an installed model as requests see it. Raises OSError if its file does not exist."""
@@ -162,10 +174,13 @@ class ModelRegistry:
         return target
 
     async def refresh(self) -> None:
-        """Scan the disk; concurrent calls share one scan."""
-        if self._scanning is None or self._scanning.done():
-            self._scanning = asyncio.create_task(self._rescan(), name="registry")
-        await asyncio.shield(self._scanning)
+        """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
+        while True:
+            if self._scanning is None or self._scanning.done():
+                self._scanning = asyncio.create_task(self._rescan(), name="registry")
+            await asyncio.shield(self._scanning)
+            if not self._stale:
+                return
 
     def mark_stale(self) -> None:
         """Record that a file has changed: the next request scans the disk first. May be called from any thread."""

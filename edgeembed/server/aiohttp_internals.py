@@ -1,8 +1,8 @@
 """The parts of aiohttp's server that its documentation does not cover: only this module uses them.
 
-Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests,
-test_aiohttp_internals.py and test_connections.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py, web_protocol.py
-(`RequestHandler.start` and `finish_response`) and web_response.py.
+Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py and
+test_connections.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py,
+web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -80,6 +81,11 @@ def abort_connections(runner: web.AppRunner) -> None:
     for connection in runner.server.connections if runner.server else ():
         if connection.transport is not None:
             connection.transport.abort()
+
+
+def cannot_be_read(error: BaseException) -> bool:
+    """Return whether an error of aiohttp's server is the client's fault: a head or body that breaks the rules of HTTP."""
+    return isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 def takes_raw(request: web.BaseRequest) -> bool:

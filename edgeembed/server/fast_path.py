@@ -20,9 +20,10 @@ from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, w
 from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
 from edgeembed.server.auth import CHECKED
 from edgeembed.server.body import CACHE_HEADER, cache_header
-from edgeembed.server.middleware import common_headers, log, request_id_of
+from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.reading import read
+from edgeembed.server.request_log import log
 from edgeembed.server.responses import JSON_TYPE
 
 PATH = "/v1/embeddings"

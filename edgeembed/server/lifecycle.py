@@ -22,6 +22,7 @@ from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.ops import admin
+from edgeembed.server.request_log import HttpLog
 
 
 @asynccontextmanager
@@ -49,6 +50,7 @@ async def listening(
         app,
         handle_signals=False,
         access_log=None,
+        logger=HttpLog(),
         shutdown_timeout=settings.grace_period,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue

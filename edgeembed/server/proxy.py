@@ -7,28 +7,34 @@ cookies are not forwarded. Reference: RFC 9110, 7.6.1, on headers that belong to
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from edgeembed.common.answers import read_body
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
 from edgeembed.server.reading import read_request
-from edgeembed.upstream.wire import UnreadableAnswerError, model_names
+from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
 log = logging.getLogger(__name__)
 
 PREFIX = "/v1"
 CONNECT_SECONDS = 5.0
+LONGEST_SECONDS = 6 * 3600.0
+"""Timeout of a whole response: some streams take hours, but none may hold a connection for ever by a byte now and then."""
 LIST_SECONDS = 2.0
 LIST_FRESH_SECONDS = 5.0
 """How long the other server's list of models, or that it cannot be reached, is cached."""
@@ -45,6 +51,10 @@ _PRIVATE = frozenset(
 """Request headers with secrets for this server, and those about the body, which the client session sets again."""
 _BROWSER = frozenset({"origin", "referer"})
 """The access of web pages was checked here; the other server would refuse them."""
+_REFUSED_METHODS = frozenset({hdrs.METH_TRACE, hdrs.METH_CONNECT})
+"""A TRACE shows the client the headers that the other server received, with our key."""
+_MOST_DECODINGS = 5
+_END_OF_PART = re.compile(r"[;?#\x00-\x1f\x7f]")
 _REPLACED = frozenset({"set-cookie", "server", "date", "x-request-id", "vary"})
 """Response headers that are dropped, or set by this server."""
 
@@ -58,7 +68,9 @@ class Forward:
         self.url = settings.forward
         self._base = URL(self.url)
         self._key = settings.forward_key
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout)
+        self._timeout = aiohttp.ClientTimeout(
+            total=LONGEST_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout
+        )
         self._read_seconds = settings.forward_timeout
         self._via = f"1.1 edgeembed-{secrets.token_hex(4)}"
         """Marks requests that this server forwarded, so that it refuses them if they come back (RFC 9110, 7.6.3)."""
@@ -79,8 +91,6 @@ class Forward:
         if self._via in ", ".join(request.headers.getall(hdrs.VIA, ())):
             raise ForwardError(f"{self.url} is this server itself, or forwards requests back to it")
         path = request.rel_url.raw_path.removeprefix(PREFIX)
-        if any(part in (".", "..") for part in URL(path, encoded=True).path.split("/")):
-            raise web.HTTPNotFound  # it would leave the base URL
         query = request.rel_url.raw_query_string
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
         body = await read_request(request)
@@ -106,7 +116,7 @@ class Forward:
                 return answer  # our client closed its connection
             if answer is not None:
                 # The head is sent already: aborting the connection tells the client that the rest is missing.
-                log.warning("forward %s: the response ended early: %s", self.url, error)
+                log.warning("forward %s: the response ended early: %s", self.url, describe_error(error))
                 if request.transport is not None:
                     request.transport.abort()
                 return answer
@@ -130,9 +140,9 @@ class Forward:
                 allow_redirects=False,
             ) as response:
                 response.raise_for_status()
-                return model_names(await response.read())
+                return model_names(await read_body(response, MOST_LIST_BYTES))
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
-            log.info("forward %s: cannot list its models: %s", self.url, error)
+            log.info("forward %s: cannot list its models: %s", self.url, describe_error(error))
             return []
 
     def _own_headers(self) -> dict[str, str]:
@@ -165,7 +175,7 @@ class Forward:
             return ForwardTimeoutError(f"{self.url} did not accept a connection within {CONNECT_SECONDS:g} s")
         if isinstance(error, TimeoutError):
             return ForwardTimeoutError(f"{self.url} sent nothing for {self._read_seconds:g} s")
-        return ForwardError(f"{self.url} cannot be reached: {error}")
+        return ForwardError(f"{self.url} cannot be reached: {describe_error(error)}")
 
 
 FORWARD = web.AppKey("forward", Forward)
@@ -181,13 +191,41 @@ def add_to(app: web.Application, settings: Settings) -> None:
     ours = list(app.router.resources())
 
     async def forward_request(request: web.Request) -> web.StreamResponse:
-        for resource in ours:  # a path of this server with another method is a 405
+        """Forward what is none of our routes, however its path is written: their texts stay here."""
+        if request.method in _REFUSED_METHODS:
+            raise web.HTTPMethodNotAllowed(request.method, hdrs.METH_ALL - _REFUSED_METHODS)
+        path = meant_path(request.rel_url.raw_path)
+        if path is None:
+            raise web.HTTPNotFound
+        meant = request.clone(rel_url=URL.build(path=path))
+        for resource in ours:
             _, allowed = await resource.resolve(request)
-            if allowed:
+            if allowed:  # one of our paths with another method
                 raise web.HTTPMethodNotAllowed(request.method, allowed)
+            _, allowed = await resource.resolve(meant)
+            if allowed:
+                raise web.HTTPNotFound
         return await forward.handle(request)
 
     app.router.add_route("*", f"{PREFIX}/{{tail:.*}}", forward_request)
+
+
+def meant_path(raw: str) -> str | None:
+    """Return the path that a server may read a path as, the most lenient of them: with all escapes decoded, in lower case,
+    without empty parts, parameters (`;v=1`), blanks and control characters. None if no route can be meant: a path that leads
+    upwards, or is escaped again and again.
+    """
+    path = raw
+    for _ in range(_MOST_DECODINGS):
+        path, before = unquote(path, errors="replace"), path
+        if path == before:
+            break
+    else:
+        return None
+    parts = [_END_OF_PART.split(part, 1)[0].strip() for part in path.replace("\\", "/").lower().split("/")]
+    if any(part in (".", "..") for part in parts):
+        return None
+    return "/" + "/".join(part for part in parts if part)
 
 
 def _without(headers: Mapping[str, str], names: Iterable[str]) -> CIMultiDict[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,13 +12,17 @@ from typing import Any
 import aiohttp
 from aiohttp import hdrs
 
+from edgeembed.common.answers import AnswerTooLargeError, read_body, read_start
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.upstream.wire import (
+    MOST_LIST_BYTES,
     RowEncoding,
     UnreadableAnswerError,
     UpstreamAnswer,
     error_message,
     model_names,
+    most_bytes,
     read_answer,
     write_body,
 )
@@ -25,6 +31,10 @@ CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before uvicorn (vLLM, SGLang) and llama-server close them, after 5 s: a request sent in that
 moment would fail."""
+_SMALL_BYTES = 2**18
+"""Answers up to this size are decoded on the event loop, in about a millisecond; larger ones beside it."""
+_ERROR_BYTES = 65_536
+"""The part of an error's body that is read."""
 MODELS_SECONDS = 5.0
 """Timeout of GET /models."""
 
@@ -35,15 +45,19 @@ REFUSALS = frozenset({400, 413, 422, 500})
 
 
 class UpstreamError(Exception):
-    """Upstream gave no rows; the message says why. Clients never see it: the engine raises an EngineError instead."""
+    """Upstream gave no rows; the message says why. It is logged and shown in /health, so it quotes nothing of the response,
+    which may quote the texts of a request or the key.
+    """
 
 
 class RefusedError(UpstreamError):
     """Upstream refused the request, probably because of one of its texts."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"it refuses the request ({status} {_phrase(status)})")
         self.status = status
+        self.said = said
+        """Upstream's message: only for the client whose text is the only one in the request."""
 
 
 class BusyError(UpstreamError):
@@ -90,6 +104,8 @@ class UpstreamOptions:
     most_requests: int = 8
     check_every: float = 60.0
     min_cosine: float = 0.99
+    recheck_every: int = 16
+    """One of so many answered texts is asked again; 0 for none."""
 
 
 class UpstreamClient:
@@ -103,8 +119,8 @@ class UpstreamClient:
         headers = {hdrs.CONTENT_TYPE: "application/json", hdrs.ACCEPT: "application/json"}
         if self._options.key:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._options.key}"
-        # One more than requests in flight: a probe must not wait behind requests that hang.
-        connector = aiohttp.TCPConnector(limit=self._options.most_requests + 1, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        # Two more than requests in flight: a probe, or texts asked again, must not wait behind requests that hang.
+        connector = aiohttp.TCPConnector(limit=self._options.most_requests + 2, keepalive_timeout=KEEP_ALIVE_SECONDS)
         self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self
 
@@ -115,32 +131,46 @@ class UpstreamClient:
             await self._session.close()
 
     async def embed(
-        self, model: str, texts: Sequence[str], encoding: RowEncoding = "base64", *, seconds: float | None = None
+        self,
+        model: str,
+        texts: Sequence[str],
+        encoding: RowEncoding = "base64",
+        *,
+        seconds: float | None = None,
+        dimensions: int | None = None,
     ) -> UpstreamAnswer:
-        """Return the rows of texts. seconds: timeout, by default that of the options. Raises a subclass of UpstreamError."""
+        """Return the rows of texts. seconds: timeout, by default that of the options. Raises a subclass of UpstreamError.
+
+        dimensions: of the rows, if known; a much longer answer is not read.
+        """
         request = write_body(model, texts, encoding)
-        body = await self._request("POST", "/embeddings", seconds or self._options.timeout, request)
+        expected = most_bytes(len(texts), dimensions)
+        body = await self._request("POST", "/embeddings", seconds or self._options.timeout, request, expected)
         try:
-            return read_answer(body, len(texts))
+            if len(body) <= _SMALL_BYTES:
+                return read_answer(body, len(texts))
+            return await asyncio.to_thread(read_answer, body, len(texts))
         except UnreadableAnswerError as error:
             raise UnavailableError(f"its response cannot be used: {error}") from error
 
     async def models(self) -> list[dict[str, Any]]:
         """Return the objects of GET /models. Raises a subclass of UpstreamError."""
         try:
-            return model_names(await self._request("GET", "/models", MODELS_SECONDS, None))
+            return model_names(await self._request("GET", "/models", MODELS_SECONDS, None, MOST_LIST_BYTES))
         except UnreadableAnswerError as error:
             raise UnavailableError(str(error)) from error
 
-    async def _request(self, method: str, path: str, seconds: float, body: bytes | None) -> bytes:
+    async def _request(self, method: str, path: str, seconds: float, body: bytes | None, most_bytes: int) -> bytes:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds))
         try:
             async with self._session.request(
                 method, self._options.url + path, data=body, timeout=timeout, allow_redirects=False
             ) as response:
-                raw = await response.read()
                 status, headers = response.status, response.headers
+                raw = await (read_body(response, most_bytes) if status == 200 else read_start(response, _ERROR_BYTES))
+        except AnswerTooLargeError as error:
+            raise UnavailableError(f"{error}, where at most that much was expected") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnavailableError(f"it cannot be reached within {CONNECT_SECONDS:g} s", no_connection=True) from error
         except TimeoutError as error:
@@ -153,15 +183,14 @@ class UpstreamClient:
             ) from error
         if status == 200:
             return raw
-        said = error_message(raw, status)
         retry_after = parse_retry_after(headers.get(hdrs.RETRY_AFTER))
         if status == BUSY:
-            raise BusyError(f"it is overloaded (429): {said}", retry_after)
+            raise BusyError("it is overloaded (429)", retry_after)
         if status in REFUSALS:
-            raise RefusedError(said, status)
+            raise RefusedError(status, error_message(raw, status))
         if status in (401, 403):
-            raise UnavailableError(f"it refuses the API key ({status}): {said}; check the setting upstream_key")
-        raise UnavailableError(f"it answers {status}: {said}", retry_after)
+            raise UnavailableError(f"it refuses the API key ({status}); check the setting upstream_key")
+        raise UnavailableError(f"it answers {status} {_phrase(status)}", retry_after)
 
 
 def _connection_problem(error: BaseException) -> str:
@@ -173,4 +202,8 @@ def _connection_problem(error: BaseException) -> str:
             return "it closed the connection without an answer"
         case aiohttp.ClientPayloadError():
             return "the connection broke during its answer"
-    return f"it cannot be reached: {error}" if str(error) else f"it cannot be reached: {type(error).__name__}"
+    return f"it cannot be reached: {describe_error(error)}"
+
+
+def _phrase(status: int) -> str:
+    return http.client.responses.get(status, "")

@@ -23,10 +23,14 @@ import msgspec
 import orjson
 from yarl import URL
 
-from edgeembed.errors import EngineError, EngineUnavailableError, RequestError
+from edgeembed.common.answers import read_body
+from edgeembed.config.values import base_url
+from edgeembed.errors import ConfigError, EngineError, EngineUnavailableError, RequestError
 
 ANSWER_SECONDS = 600.0
 """Timeout of a request."""
+MOST_BYTES = 512 * 2**20
+"""Of an answer."""
 
 
 class EmbeddingsReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +105,7 @@ class Client:
         """
         try:
             async with self._open.get(self.base / path) as response:
-                raw = await response.read()
+                raw = await read_body(response, MOST_BYTES)
                 found = orjson.loads(raw) if raw else {}
                 return response.status, found if isinstance(found, dict) else {}, response.headers.get("Server", "")
         except orjson.JSONDecodeError:
@@ -171,7 +175,7 @@ class Client:
     async def _post(self, body: bytes) -> tuple[Any, bytes]:
         try:
             async with self._open.post(self._embeddings, data=body) as response:
-                raw = await response.read()
+                raw = await read_body(response, MOST_BYTES)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(self.base, error) from error
         if response.status != 200:
@@ -181,11 +185,14 @@ class Client:
 
 
 def _base(url: str) -> str:
-    """Return the URL without /v1 or /v1/embeddings at the end, and with a scheme."""
+    """Return the URL without /v1 or /v1/embeddings at the end, and with a scheme. Raises ConfigError."""
     url = url.strip().rstrip("/")
     for end in ("/embeddings", "/v1"):
         url = url.removesuffix(end)
-    return url if "://" in url else f"http://{url}"
+    try:
+        return base_url(url if "://" in url else f"http://{url}")
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is not the URL of a server: {error}") from error
 
 
 def _reason(raw: bytes) -> str:

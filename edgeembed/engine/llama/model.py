@@ -6,6 +6,7 @@ and fills batches token by token in Python.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgeembed.common.files import FileIdentity
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
 from edgeembed.engine.llama import wordpiece
@@ -23,7 +25,7 @@ from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
-from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, install_kernels
+from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
     ModelLoadError,
@@ -48,6 +50,13 @@ LONGEST_PREFIX_CHARACTERS = 16_384
 _POOLING = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
 
 
+def load_libraries(options: WorkerOptions) -> Kernels:
+    """Load all native code that the options need, once in a process, and return the kernels. Raises ModelLoadError."""
+    load_backends(oldest=options.oldest_kernels, gpu=options.device != "cpu")
+    lib.llama_backend_init()
+    return install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
+
+
 class LlamaModel:
     """One model and its wide context. `tokenize` and `read` may be called from any thread, a context from one at a time."""
 
@@ -55,10 +64,12 @@ class LlamaModel:
         """Load the file. Raises ModelLoadError."""
         self._options = options
         devices = [] if options.device == "cpu" else options.device.split(",")
-        load_backends(oldest=options.oldest_kernels, gpu=bool(devices))
-        lib.llama_backend_init()
-        self.kernels = install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
+        self.kernels = load_libraries(options)
         params = lib.llama_model_default_params()
+        # Weights are copied into memory of this process. In a mapped file, a write to the file would change them at once,
+        # and truncating it would end the process.
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        params.lazy_mode = lib.LLAMA_LAZY_MODE_OFF
         params.n_gpu_layers = options.gpu_layers
         # Without a list, llama.cpp would use every card that it finds: even without a layer there, large matrix products go
         # to a card.
@@ -72,6 +83,7 @@ class LlamaModel:
         overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see wordpiece.py
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
+        _require_file(options)
         if not model:
             raise ModelLoadError(
                 f"llama.cpp cannot load {options.path}{logged_errors()}", fatal=False, cause=logged_cause(otherwise="other")
@@ -274,6 +286,14 @@ class LlamaModel:
             raise ModelLoadError(
                 f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
             ) from None
+
+
+def _require_file(options: WorkerOptions) -> None:
+    """Raise ModelLoadError if what was just loaded may not be the file that the options mean."""
+    with contextlib.suppress(OSError):  # it is gone
+        if options.file is None or FileIdentity.of(Path(options.path)) == options.file:
+            return
+    raise ModelLoadError(f"{options.path} was written to or replaced while it was loaded", fatal=False, cause="replaced")
 
 
 def _after_first_word(description: str) -> str:

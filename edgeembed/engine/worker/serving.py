@@ -10,14 +10,14 @@ import contextlib
 import gc
 import os
 import threading
-from pathlib import Path
+import time
 from typing import Literal
 
 import msgspec
 import numpy as np
 
 from edgeembed.engine import canary
-from edgeembed.engine.interface import INTERACTIVE, ModelInfo
+from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
@@ -35,9 +35,10 @@ from edgeembed.engine.ipc.messages import (
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
-from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.llama.model import LlamaModel, load_libraries
 from edgeembed.engine.llama.rows import Float32Matrix
 from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.worker.thread_priority import lower_priority
@@ -53,15 +54,16 @@ Queued = QueuedText[Reading]
 class Worker:
     """Connects the pipe, the queue and the model."""
 
-    def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
+    def __init__(self, options: WorkerOptions, pipe: Pipe, activity_table: ActivityTable, sandbox: Sandbox) -> None:
         self._options = options
         self._pipe = pipe
+        self._activity_table = activity_table
+        self._sandbox = sandbox
         self._model: LlamaModel | None = None
         self._reader: TextReader | None = None
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
-        self._activity_table = ActivityTable(Path(options.activity_table) if options.activity_table else None)
 
     def run(self) -> int:
         """Load the model, check the canary texts, serve until a Stop message, and return the exit status."""
@@ -69,9 +71,13 @@ class Worker:
         start_reading_thread(self._read, name="reader")
         try:
             self._pipe.send_now(Stage("loading the model"))
+            load_libraries(self._options)
+            self._sandbox.filter_calls()  # not a byte of the file has been read yet
             model = self._model = LlamaModel(self._options)
             self._pipe.send_now(Stage("computing the canary texts"))
-            info = msgspec.structs.replace(self._check_canary(model), batch_tokens=model.batch_budget)
+            info = msgspec.structs.replace(
+                self._check_canary(model), batch_tokens=model.batch_budget, sandbox=self._sandbox.info
+            )
         except ModelLoadError as error:
             return self._give_up(ModeFailed(str(error), error.cause, error.fatal))
         except (canary.CanaryError, ComputeError) as error:
@@ -112,14 +118,34 @@ class Worker:
         canary.check(model.embed, together or [min(texts, key=len)], scores=scores)
         in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
         if in_file is None or rows is None:
-            return model.info
+            return msgspec.structs.replace(model.info, reference=self._own_reference(model, scores=scores))
         # Only those that fit into the context that the settings allow.
         stored = canary.read_rows(in_file, rows)
         expected = [(text, row) for text, row in stored if len(model.read(text).tokens) <= limit]
         found = canary.check_file(
             model.embed, lambda text: model.read(text).tokens, expected, model.info.file_type, scores=scores
         )
-        return msgspec.structs.replace(model.info, canary_cosines=tuple(found))
+        least = canary.least_again(model.info.file_type, scores=scores)
+        given = [
+            Reference(text=text, row=row.tobytes(), least=least, given=True)
+            for text, row in expected
+            if isinstance(text, str | Pair)
+        ]
+        return msgspec.structs.replace(
+            model.info,
+            canary_cosines=tuple(found),
+            reference=given[0] if given else self._own_reference(model, scores=scores),
+        )
+
+    def _own_reference(self, model: LlamaModel, *, scores: bool) -> Reference | None:
+        """Compute the first canary text; None if it does not fit. Raises ComputeError."""
+        text = canary.PAIRS[0] if scores else canary.TEXTS[0]
+        tokens = model.read(text).tokens
+        if not 0 < len(tokens) <= model.info.context_tokens:
+            return None
+        least = canary.least_again(model.info.file_type, scores=scores)
+        (row,) = model.embed([tokens])
+        return Reference(text=text, row=row.tobytes(), least=least, given=False, made_at=time.time())
 
     # --- the reader's thread ------------------------------------------------------------------------------------------
 

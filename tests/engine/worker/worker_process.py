@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     ComputedRows,
@@ -33,8 +34,9 @@ def worker_options(path: Path) -> WorkerOptions:
 
 
 @contextmanager
-def start(path: Path, command: Sequence[str] = WORKER_COMMAND) -> Iterator[subprocess.Popen[bytes]]:
-    whole = [*command, "cpu", msgspec.json.encode(worker_options(path)).decode()]
+def start(path: Path, command: Sequence[str] = WORKER_COMMAND, *, sandbox: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    options = msgspec.structs.replace(worker_options(path), sandbox=sandbox)
+    whole = [*command, "cpu", msgspec.json.encode(options).decode()]
     with subprocess.Popen(whole, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield process
         process.kill()
@@ -47,9 +49,10 @@ def receive(process: subprocess.Popen[bytes]) -> FromWorker:
     return from_worker_decoder.decode(process.stdout.read(frame_length(header)))
 
 
-def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    while not isinstance(receive(process), Ready):
+def wait_until_ready(process: subprocess.Popen[bytes]) -> ModelInfo:
+    while not isinstance(message := receive(process), Ready):
         pass
+    return message.info
 
 
 def answers(process: subprocess.Popen[bytes], items: Sequence[EmbedItem]) -> tuple[dict[int, RowItem | Failed], int]:
