@@ -16,7 +16,6 @@ from edgeembed.server.aiohttp_internals import (
     wrap_handler,
 )
 from edgeembed.server.error_formats import error_format_of
-from edgeembed.server.middleware import PROBES
 from edgeembed.server.responses import error_response
 
 KEEP_ALIVE_SECONDS = 75.0
@@ -26,7 +25,7 @@ HEAD_SECONDS = 30.0
 MOST_CONNECTIONS = 2048
 _OTHER_FILES = 256
 """File descriptors that the daemon needs beside connections."""
-_PROBES = frozenset({*PROBES, "/livez"})
+_PROBES = frozenset({"/health", "/livez", "/readyz"})
 _FOR_PROBES = 16
 """Connections above the limit, for health checks."""
 
