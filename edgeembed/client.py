@@ -16,8 +16,9 @@ import msgspec
 import orjson
 
 from edgeembed.common.status import DaemonStatus, Health
+from edgeembed.config.secrets import read_key_file
 from edgeembed.config.settings import Settings
-from edgeembed.errors import EdgeEmbedError
+from edgeembed.errors import ConfigError, EdgeEmbedError
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -130,11 +131,9 @@ def _key(settings: Settings) -> str | None:
     if settings.api_key or not settings.api_key_file:
         return settings.api_key
     try:
-        lines = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        return read_key_file(settings.api_key_file)[0][1]
+    except ConfigError:
         return None  # the daemon may run as another user; its 401 tells the reason
-    first = next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), "")
-    return first.partition(":")[2].strip() or first
 
 
 def _pin(settings: Settings) -> aiohttp.Fingerprint | None:

@@ -19,7 +19,8 @@ with `exit_code`.
     ├── HubError                        a model could not be found, downloaded or installed
     │   ├── UnknownModelError           no such model or file
     │   ├── SourceUnreachableError      network error; another source may work
-    │   └── ChecksumError               the file is not the expected one
+    │   ├── ChecksumError               a downloaded file is not the expected one
+    │   └── DamagedModelError           an installed file is not what was installed
     ├── ConversionError                 a checkpoint could not be converted
     ├── CacheFileError                  invalid file of queries or cached rows
     ├── ForwardError                    502: the server to forward to cannot be reached
@@ -27,7 +28,8 @@ with `exit_code`.
     └── EngineError                     the model failed to compute (500)
         ├── EngineUnavailableError      503: starting, restarting or failed
         │   ├── ModelLoadingError       503: still loading
-        │   └── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   ├── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   └── WrongRowsError          503: an upstream server returned rows of other texts
         ├── OverloadedError             429: the queue is full
         ├── EngineTimeoutError          504: the request's time ran out
         ├── BadVectorError              NaN, infinite or zero row
@@ -44,6 +46,7 @@ __all__ = [
     "ChecksumError",
     "ConfigError",
     "ConversionError",
+    "DamagedModelError",
     "EdgeEmbedError",
     "EmptyInputError",
     "EngineError",
@@ -66,8 +69,18 @@ __all__ = [
     "UnauthorizedError",
     "UnknownModelError",
     "WorkerCrashedError",
+    "WrongRowsError",
     "WrongTaskError",
+    "quoted",
 ]
+
+_MOST_QUOTED = 100
+"""Characters of a client's word in a message; the longest names of models have about 60."""
+
+
+def quoted(word: str) -> str:
+    """Return a word of the client in quotes, for a message; the end of a long one is left out."""
+    return repr(word) if len(word) <= _MOST_QUOTED else f"{word[:_MOST_QUOTED]!r}… ({len(word):,} characters)"
 
 
 class EdgeEmbedError(Exception):
@@ -181,6 +194,15 @@ class ChecksumError(HubError):
     """A downloaded file does not have the expected checksum."""
 
 
+class DamagedModelError(HubError):
+    """The bytes of a model's file are not those that were installed. `what` is wrong; `advice` is what to do."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}. {advice}")
+        self.what = what
+        self.advice = advice
+
+
 class ConversionError(EdgeEmbedError):
     """A checkpoint could not be converted to a GGUF file."""
 
@@ -226,6 +248,12 @@ class ModelReplacedError(EngineUnavailableError):
     """The model's file was replaced since the request was resolved."""
 
     code = "model_replaced"
+
+
+class WrongRowsError(EngineUnavailableError):
+    """An upstream server returned rows that belong to other texts; none of that answer was used."""
+
+    code = "wrong_rows"
 
 
 class OverloadedError(EngineError):

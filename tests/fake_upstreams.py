@@ -21,9 +21,12 @@ from multidict import CIMultiDict
 
 from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.engine import RemoteEngine
+from edgeembed.upstream.identity import CANARY_TEXTS, SENTINELS
 from tests.fakes import fake_row
 
 Style = Literal["openai", "sglang", "vllm", "vllm-old", "tei", "ollama"]
+
+Scramble = Callable[[list[str], list[dict[str, Any]]], list[dict[str, Any]]]
 
 TEI_BATCH = 32
 
@@ -37,6 +40,11 @@ def unit_row(text: str, dimensions: int = 16) -> Float32Row:
 def other_row(text: str) -> Float32Row:
     """Return the row of another model."""
     return unit_row(f"another model reads {text}")
+
+
+def without_sentinels(asked: list[str]) -> list[str]:
+    """Return the texts of a request except the sentinel texts."""
+    return [text for text in asked if text not in CANARY_TEXTS[:SENTINELS]]
 
 
 class FakeUpstream:
@@ -53,6 +61,8 @@ class FakeUpstream:
         self.troubles: deque[web.Response] = deque()
         """Responses sent instead of rows, in order."""
         self.refused: Callable[[str], bool] = lambda _text: False
+        self.scramble: Scramble = lambda _texts, data: data
+        """Changes the `data` of an answer."""
         self.most_texts = TEI_BATCH if style == "tei" else 10_000
         self.hold = asyncio.Event()
         """Cleared to let requests hang."""
@@ -133,6 +143,7 @@ class FakeUpstream:
             {"object": "embedding", "index": index, "embedding": _written(self.row_of(text), as_base64)}
             for index, text in enumerate(texts)
         ]
+        data = self.scramble(texts, data)
         if self.style == "vllm":
             data.reverse()
         tokens = sum(len(text.split()) + 2 for text in texts)

@@ -17,6 +17,7 @@ from typing import Any
 
 from edgeembed.autostart.base import NAME, Autostart, AutostartEntry, Program
 from edgeembed.common.files import write_bytes
+from edgeembed.config.secrets import without_secrets
 from edgeembed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def _launchctl(arguments: Sequence[str]) -> str:
             text=True,
             timeout=LAUNCHCTL_SECONDS,
             stdin=subprocess.DEVNULL,
+            env=without_secrets(os.environ),
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edgeembed.autostart.base import MARK, NAME, Autostart, AutostartEntry, Program, read_own
 from edgeembed.common.files import write_bytes
+from edgeembed.config.secrets import without_secrets
 from edgeembed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str] | None:
     tool = shutil.which("systemctl")
     if tool is None:
         return None
-    environ = dict(os.environ)
+    environ = without_secrets(os.environ)
     if "XDG_RUNTIME_DIR" not in environ:  # su and cron do not set it
         environ["XDG_RUNTIME_DIR"] = f"/run/user/{os.getuid()}"
     try:

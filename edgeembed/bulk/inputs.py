@@ -82,6 +82,7 @@ def open_inputs(
 
     With a format, a folder stands for its files of that format. Raises ConfigError.
     """
+    require_files(names)
     sources: list[Source] = []
     for name in names:
         path = Path(name)
@@ -94,13 +95,18 @@ def open_inputs(
                 raise ConfigError(f"{path} has no {format_} files")
             sources += [_source(file, format_, column, id_column) for file in files]
             continue
-        if name != "-" and not path.is_file():
-            raise ConfigError(f"no such file: {name}")
         file = None if name == "-" else path
         sources.append(_source(file, format_ or (_format_of(path) if file else "text"), column, id_column))
+    return Inputs(sources)
+
+
+def require_files(names: Sequence[str]) -> None:
+    """Raise ConfigError unless all inputs exist and standard input is named only once."""
+    for name in names:
+        if name != "-" and not Path(name).exists():
+            raise ConfigError(f"no such file: {name}")
     if sum(name == "-" for name in names) > 1:
         raise ConfigError("standard input can be read only once; give - once")
-    return Inputs(sources)
 
 
 def _format_of(path: Path) -> InputFormat:
@@ -121,4 +127,4 @@ def _source(path: Path | None, format_: InputFormat, column: str | None, id_colu
     return TextLines(path)
 
 
-__all__ = ["INPUT_FORMATS", "Cursor", "InputFormat", "Inputs", "Reject", "Step", "open_inputs"]
+__all__ = ["INPUT_FORMATS", "Cursor", "InputFormat", "Inputs", "Reject", "Step", "open_inputs", "require_files"]

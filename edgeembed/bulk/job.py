@@ -13,10 +13,10 @@ import msgspec
 from edgeembed.bulk.chunking import Chunker
 from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.embedding import embed_shard
-from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs
+from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs, require_files
 from edgeembed.bulk.outputs import Output
 from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
-from edgeembed.bulk.writers import ShardRows, assemble, join, write_shard
+from edgeembed.bulk.writers import ShardRows, assemble, write_shard
 from edgeembed.errors import ConfigError, EdgeEmbedError
 
 MIN_CONCURRENT_SHARDS = 2
@@ -27,7 +27,10 @@ _WORDS_PER_REQUEST = 1024
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. inputs: as the user names them. resume: continue an unfinished job. overwrite: remove earlier output."""
+    """What to do. inputs: as the user names them.
+
+    resume: continue an unfinished job. overwrite: replace complete output, or without `resume` an unfinished job.
+    """
 
     inputs: Sequence[str]
     output: Output
@@ -35,6 +38,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input_format: InputFormat | None = None
     resume: bool = False
     overwrite: bool = False
+
+    @property
+    def anew(self) -> bool:
+        """Whether an unfinished job is dropped."""
+        return self.overwrite and not self.resume
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,30 +77,38 @@ class JobListener(Protocol):
 def batch_tokens_of(job: Job) -> int | None:
     """Return the batch size that the job to be resumed began with; None when there is no such job, or it is unknown."""
     work = job.output.work()
-    return work.manifest().batch_tokens or None if work.began and job.resume and not job.overwrite else None
+    return work.manifest().batch_tokens or None if work.began and job.resume else None
 
 
 @contextlib.contextmanager
 def claimed(job: Job) -> Iterator[None]:
-    """Create and lock the job's folder. Raises ConfigError when another process holds it, or when output exists already."""
-    output, work = job.output, job.output.work()
+    """Create and lock the job's folder.
+
+    Raises:
+        ConfigError: Another process holds it, output exists already, or an input is missing or among the output's files.
+    """
+    output = job.output
+    require_files(job.inputs)
+    output.require_apart(job.inputs, job.input_format)
     try:
         output.path.parent.mkdir(parents=True, exist_ok=True)
         lock = output.path.parent / f".{output.path.name}.lock"
         with filelock.FileLock(lock, timeout=0):
-            output.remove_partial_files()
+            output.recover()
+            work = output.work()
             if job.overwrite:
-                output.clear()
-            elif not job.resume and (work.began or output.finished):
-                if output.finished:
-                    raise ConfigError(f"{output.path} exists already; replace it with --overwrite or choose another output")
+                output.require_ours()
+            elif work.began and not job.resume:
                 raise ConfigError(
                     f"{output.path} has an unfinished job; continue it with --resume or start again with --overwrite"
                 )
+            elif output.finished and not work.began:
+                raise ConfigError(f"{output.path} exists already; replace it with --overwrite or choose another output")
             work.folder.mkdir(parents=True, exist_ok=True)
             try:
                 yield
             finally:
+                output.remove_empty()
                 with contextlib.suppress(OSError):  # Windows cannot remove an open file; it is removed on release
                     lock.unlink()
     except filelock.Timeout as error:
@@ -149,7 +165,7 @@ class _Run:
             engine=info.engine,
         )
         done = 0
-        if self._work.began:
+        if self._work.began and not self._job.anew:
             self._manifest = self._work.manifest()
             self._manifest.require_same(self._expected)
             if difference := self._manifest.last_digits(self._expected):
@@ -177,20 +193,19 @@ class _Run:
 
     async def finish(self) -> JobResult:
         """Put the shards together. Raises EdgeEmbedError when there is no vector at all."""
-        receipts = list(self._work.receipts())
+        receipts = list(self._work.receipts()) if self._manifest else []
         rows, refused = sum(receipt.rows for _, receipt in receipts), sum(receipt.refused for _, receipt in receipts)
-        output, manifest = self._job.output, self._manifest
-        rejects = [file for number, _ in receipts if (file := self._work.rejects(number)).exists()]
-        if rejects:
-            await asyncio.to_thread(join, rejects, output.rejects)
+        output, manifest, work = self._job.output, self._manifest, self._work
+        rejects = [file for number, _ in receipts if (file := work.rejects(number)).exists()]
         if manifest is None or not rows:
-            reason = f"all {refused:,} rows were refused, see {output.rejects}" if refused else "the inputs have no texts"
+            listed = await asyncio.to_thread(output.join_rejects, work, rejects)
+            reason = f"all {refused:,} rows were refused, see {listed}" if refused else "the inputs have no texts"
             raise EdgeEmbedError(f"nothing was embedded: {reason}")
         if not output.folder:
             self._watch.assembling()
-            shards = [self._work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
+            shards = [work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
             await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
-        output.finish()
+        await asyncio.to_thread(output.finish, work, rejects)
         return JobResult(rows=rows, refused=refused, before=self._before, dimensions=manifest.dimensions)
 
     async def _missing(self) -> AsyncIterator[Shard]:
@@ -198,7 +213,8 @@ class _Run:
         number, cursor = 0, Cursor()
         steps: Iterator[Step] | None = None
         while True:
-            if (receipt := self._work.receipt(number)) is not None:
+            # Without a manifest, the receipts are those of a job that is about to be dropped.
+            if (receipt := self._work.receipt(number) if self._manifest else None) is not None:
                 cursor, steps = receipt.after, None
             else:
                 steps = steps or self._inputs.read(cursor)
@@ -207,10 +223,23 @@ class _Run:
                     return
                 cursor = shard.after
                 if self._manifest is None:
-                    self._manifest = msgspec.structs.replace(self._expected, ids=kind_of(shard))
-                    self._work.begin(self._manifest)
+                    self._manifest = self._begin(shard)
                 yield with_ids(shard, self._manifest.ids)
             number += 1
+
+    def _begin(self, first: Shard) -> JobManifest:
+        """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
+
+        Raises ConfigError when that job would be lost for inputs without a text, as after a typo in the column's name.
+        """
+        if self._work.began:
+            if not first.rows:
+                reason = f"none of the first {len(first.refused):,} rows can be embedded ({first.refused[0].reason})"
+                raise ConfigError(f"{reason}; the unfinished job of {self._job.output.path} is kept")
+            self._job.output.clear_work()
+        manifest = msgspec.structs.replace(self._expected, ids=kind_of(first))
+        self._work.begin(manifest)
+        return manifest
 
     async def _make(self, shard: Shard) -> None:
         """Embed a shard and write it, then its receipt."""

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.bulk.shards import WorkFolder
-from edgeembed.bulk.writers import SUFFIXES, ids_path
+from edgeembed.bulk.writers import SUFFIXES, ids_path, join
+from edgeembed.common.files import replacing
 from edgeembed.errors import ConfigError
 
 _INSIDE = "_edgeembed"
 """Where a folder of shards keeps the job's own files; readers of data sets skip names that begin with an underscore."""
 _FINISHED = "finished"
+_REJECTS = "rejects.jsonl"
 
 
 @dataclass(frozen=True)
 class Output:
-    """One file, or a folder in which each shard stays a separate file."""
+    """One file, or a folder in which each shard stays a separate file.
+
+    Complete output stays as it is until other output is complete and replaces it.
+    """
 
     path: Path
     format: str
@@ -44,7 +51,7 @@ class Output:
     def rejects(self) -> Path:
         """The file of refused rows; it exists only if there are any."""
         if self.folder:
-            return self.path / _INSIDE / "rejects.jsonl"
+            return self.path / _INSIDE / _REJECTS
         return self.path.with_name(f"{self.path.stem}.rejects.jsonl")
 
     @property
@@ -52,40 +59,114 @@ class Output:
         """Whether complete output exists, of this job or of another."""
         return (self.path / _INSIDE / _FINISHED).exists() if self.folder else self.path.exists()
 
-    def work(self) -> WorkFolder:
-        """Return the folder of the unfinished job."""
-        if self.folder:
-            return WorkFolder(self.path / _INSIDE, self.path)
-        return WorkFolder(self.path.with_name(f"{self.path.name}.parts"))
+    @property
+    def _beside(self) -> Path:
+        """Where unfinished work is kept that cannot be in a folder of complete shards."""
+        path = (
+            self.path.resolve() if self.folder else self.path
+        )  # what a link to a folder points to is replaced, not the link
+        return path.with_name(f"{path.name}.parts")
 
-    def remove_partial_files(self) -> None:
-        """Remove the temporary files of an earlier run that was killed while it wrote. Raises OSError."""
+    @property
+    def _replaced(self) -> Path:
+        """Where the old folder is for the moment in which another takes its place."""
+        return self._beside.with_suffix(".replaced")
+
+    def work(self) -> WorkFolder:
+        """Return the folder of the unfinished job, or of one that is about to begin."""
+        if not self.folder:
+            return WorkFolder(self._beside)
+        folder = self._beside if self.finished or self._beside.exists() else self.path
+        return WorkFolder(folder / _INSIDE, folder)
+
+    def require_apart(self, inputs: Sequence[str], format_: str | None) -> None:
+        """Raise ConfigError if the job would read what it writes, or write what it reads.
+
+        format_: of the inputs; None when their suffixes decide, and all files of a folder are read.
+        """
+        written = [self.path, self._beside, self.rejects, *([ids_path(self.path)] if self.format == "npy" else [])]
+        for source in (Path(name) for name in inputs if name != "-"):
+            for file in written:
+                if _is_same(source, file):
+                    problem = f"{source} is an input and would be replaced"
+                elif file.is_dir() and file.resolve() in source.resolve().parents:
+                    problem = f"the input {source} is in {file}, where the job writes"
+                elif source.is_dir() and source.resolve() in file.resolve().parents and not format_:
+                    problem = f"{file} would be in {source}, all of whose files are inputs"
+                else:
+                    continue
+                raise ConfigError(f"{problem}; choose another output")
+
+    def recover(self) -> None:
+        """Finish what an earlier run did not, killed while it replaced a folder or wrote a file. Raises OSError."""
+        if self.folder:
+            if not self.path.exists() and self._replaced.exists():
+                self._replaced.rename(self.path.resolve())
+            elif self._replaced.exists():
+                shutil.rmtree(self._replaced)
         work = self.work()
         ours = (f".{self.path.name}.", f".{ids_path(self.path).name}.", f".{self.rejects.name}.")
         beside = [file for file in self.path.parent.glob(".*.tmp") if file.name.startswith(ours)]
         for file in (*work.folder.glob(".*.tmp"), *work.shards.glob(".shard-*.tmp"), *beside):
             file.unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Remove unfinished work and earlier output. Raises ConfigError when the folder holds other files."""
+    def require_ours(self) -> None:
+        """Raise ConfigError when a folder to be replaced holds other files."""
+        if not self.folder:
+            return
+        for file in self.path.glob("*"):
+            if file.name != _INSIDE and not file.name.startswith("shard-"):
+                raise ConfigError(f"{self.path} contains {file.name}, which edgeembed did not write; choose another folder")
+
+    def clear_work(self) -> None:
+        """Remove the unfinished job. Complete output is kept. Raises OSError."""
         work = self.work()
-        if self.folder:
-            foreign = [file for file in self.path.glob("*") if file.name != _INSIDE and not file.name.startswith("shard-")]
-            if foreign:
-                raise ConfigError(
-                    f"{self.path} contains {foreign[0].name}, which edgeembed did not write; choose another folder"
-                )
-            for shard in self.path.glob("shard-*.parquet"):
-                shard.unlink()
-        else:
-            for file in (self.path, self.rejects, *([ids_path(self.path)] if self.format == "npy" else [])):
-                file.unlink(missing_ok=True)
+        for shard in work.shards.glob("shard-*.parquet") if self.folder else ():
+            shard.unlink()
         if work.folder.exists():
             shutil.rmtree(work.folder)
 
-    def finish(self) -> None:
-        """Mark the output as complete and remove the work files."""
-        if self.folder:
-            (self.path / _INSIDE / _FINISHED).touch()
-        else:
-            shutil.rmtree(self.work().folder)
+    def remove_empty(self) -> None:
+        """Remove the folders of a job that did not begin."""
+        for folder in (self.work().folder, self._beside):
+            with contextlib.suppress(OSError):  # not empty, or already gone
+                folder.rmdir()
+
+    def finish(self, work: WorkFolder, rejects: Sequence[Path]) -> None:
+        """Put the file of rejects in place, mark the output as complete, and remove the work files.
+
+        A folder takes the place of an older one here. rejects: the shards' files. Raises ConfigError, OSError.
+        """
+        whole = self.join_rejects(work, rejects)
+        if not self.folder:
+            if rejects:
+                whole.replace(self.rejects)
+            else:
+                self.rejects.unlink(missing_ok=True)  # of the output that was replaced
+            shutil.rmtree(work.folder)
+            return
+        (work.folder / _FINISHED).touch()
+        if work.shards == self.path:
+            return
+        self.require_ours()
+        old = self.path.resolve()
+        if old.exists():
+            old.rename(self._replaced)
+        work.shards.rename(old)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def join_rejects(self, work: WorkFolder, rejects: Sequence[Path]) -> Path:
+        """Join the shards' files of rejects, if there are any, in the work folder. Returns the whole. Raises OSError."""
+        whole = work.folder / _REJECTS
+        if rejects:
+            with replacing(whole) as staged:
+                join(rejects, staged)
+        return whole
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths are one file, also through links. A file that does not exist is known by its path."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 SCHEMA = b"edgeembed row 2"
 """To be changed when the meaning of a cached row changes, or how it is written."""
 
 _MOST_PROMPTS = 64
+_LONGEST_PROMPT = 4096
+"""Characters. What a key begins with is not kept for a longer prompt, or query of a reranker: it may be of any length."""
 
 
 class KeyMaker:
@@ -21,20 +24,31 @@ class KeyMaker:
 
     def __init__(self, model_digest: str, task: str) -> None:
         self._model = b"".join(_field(field) for field in (SCHEMA, model_digest.encode(), task.encode()))
-        self._beginnings: dict[tuple[str, str], bytes] = {}
+        self._beginnings: dict[tuple[str, str], hashlib._Hash] = {}
+        """By prompt and rule, the hash of everything before the text."""
 
     def key(self, prompt: str, text: str, rule: str = "") -> bytes:
-        """Return the key, 32 bytes, of a text with a prompt template (its instruction filled in).
+        """Return the key, 32 bytes, of one text; see `keys`."""
+        return self.keys(prompt, (text,), rule)[0]
 
-        rule: what is done to the text before it is computed (cleaning, truncating), if anything.
+    def keys(self, prompt: str, texts: Iterable[str], rule: str = "") -> list[bytes]:
+        """Return the keys, 32 bytes each, of texts with a prompt template (its instruction filled in).
+
+        rule: what is done to a text before it is computed (cleaning, truncating), if anything.
         """
         beginning = self._beginnings.get((prompt, rule))
         if beginning is None:
-            if len(self._beginnings) >= _MOST_PROMPTS:
-                self._beginnings.clear()
-            beginning = self._model + _field(prompt.encode()) + _field(rule.encode())
-            self._beginnings[prompt, rule] = beginning
-        return hashlib.sha256(beginning + _field(text.encode())).digest()
+            beginning = hashlib.sha256(self._model + _field(prompt.encode()) + _field(rule.encode()))
+            if len(prompt) <= _LONGEST_PROMPT:
+                if len(self._beginnings) >= _MOST_PROMPTS:
+                    self._beginnings.clear()
+                self._beginnings[prompt, rule] = beginning
+        found = []
+        for text in texts:
+            whole = beginning.copy()
+            whole.update(_field(text.encode()))
+            found.append(whole.digest())
+        return found
 
 
 def _field(field: bytes) -> bytes:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+SET = "(set)"
+"""Shown in place of a secret."""
+
 
 @click.group()
 def config() -> None:
@@ -24,13 +27,14 @@ def show(as_json: bool) -> None:
     import json
 
     from edgeembed.config.resolution import resolve
+    from edgeembed.config.secrets import secret_names
     from edgeembed.config.values import field_names
 
     resolved = resolve()
     rows = {name: (getattr(resolved.settings, name), resolved.origins[name]) for name in field_names()}
-    for secret in ("api_key", "upstream_key", "forward_key"):
+    for secret in secret_names():
         if rows[secret][0]:
-            rows[secret] = ("(set)", rows[secret][1])
+            rows[secret] = (SET, rows[secret][1])
     if as_json:
         click.echo(json.dumps({name: {"value": value, "from": origin} for name, (value, origin) in rows.items()}, indent=2))
         return
@@ -48,13 +52,20 @@ def set_(key: str, value: str) -> None:
     \b
     edgeembed config set model qwen3-embedding-0.6b
     edgeembed config set cache_disk_mib 4096
+
+    Other users of this machine can see the arguments of a running command, with ps, and shells keep them: write an API key
+    into config.toml with an editor, or use a variable or api_key_file. A config.toml that holds a key is made readable by
+    its owner only.
     """
     from edgeembed.config.file import write_setting
     from edgeembed.config.paths import Paths
+    from edgeembed.config.secrets import secret_names
 
-    path = Paths.resolve().config_file
-    write_setting(path, key.replace("-", "_"), value)
-    click.echo(f"{path}: {key} = {value}")
+    path, name = Paths.resolve().config_file, key.replace("-", "_")
+    tightened = write_setting(path, name, value)
+    click.echo(f"{path}: {key} = {SET if name in secret_names() else value}")
+    if tightened:
+        click.echo(f"{path} holds an API key: from now on only its owner can read it")
 
 
 @config.command()

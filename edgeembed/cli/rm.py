@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeembed.cli.completion import complete_installed
-from edgeembed.cli.models import installed_as
 from edgeembed.cli.printing import print_json, to_stderr
 
 if TYPE_CHECKING:
@@ -112,6 +111,8 @@ def _find(
 
     An argument names a download only if it names no installed model. Raises UnknownModelError if it names neither.
     """
+    from edgeembed.hub.install import find_installed
+
     installed, unfinished = store.installed(), store.unfinished()
     wanted: dict[Path, InstalledModel] = {}
     parts: dict[str, list[Path]] = {}
@@ -119,7 +120,7 @@ def _find(
     for spec in specs:
         found = [model for model in installed if _means(spec, model)]
         if spec[:3].lower() == "hf:":
-            found = [model] if (model := installed_as(spec, resolved)) else []
+            found = [model] if (model := find_installed(spec, paths=resolved.paths, settings=resolved.settings)) else []
         if not found:
             if not (half := _parts_of(spec, unfinished)):
                 raise _unknown(spec, installed, unfinished)
@@ -204,11 +205,12 @@ def _configured(wanted: list[InstalledModel], resolved: Resolved) -> list[str]:
 def _path_of(word: str, resolved: Resolved) -> Path | None:
     """Return the installed file that a setting names, or None if there is none."""
     from edgeembed.errors import EdgeEmbedError
+    from edgeembed.hub.install import find_installed
 
     if word.lower().endswith(".gguf") and not word.lower().startswith("hf:"):
         return Path(word).expanduser().absolute()
     try:
-        model = installed_as(word, resolved)
+        model = find_installed(word, paths=resolved.paths, settings=resolved.settings)
     except EdgeEmbedError:
         return None
     return model.path if model else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
 from typing import Any
 
@@ -9,6 +11,8 @@ import click
 
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
+
+log = logging.getLogger(__name__)
 
 
 @click.command(cls=SectionedCommand)
@@ -35,7 +39,7 @@ def serve(**flags: Any) -> None:
     """
     from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
-    from edgeembed.config.resolution import resolve
+    from edgeembed.config.resolution import files_others_can_read, resolve
     from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.runtime import daemon
     from edgeembed.server.address import check_address
@@ -44,6 +48,10 @@ def serve(**flags: Any) -> None:
     resolved = resolve(flags)
     settings, paths = resolved.settings, resolved.paths
     setup_logging(settings.log_level, settings.log_format)
+    for file in files_others_can_read(resolved):
+        log.warning(
+            "other users of this machine can read %s, which holds a secret: chmod 600 %s", file, shlex.quote(str(file))
+        )
     report = to_stderr if settings.log_format == "text" else log_anyway
     check_address(settings)
     model = None

@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from edgeembed.cli.completion import complete_model
+from edgeembed.config.secrets import ENV_PREFIX
 from edgeembed.config.settings import Settings
-from edgeembed.config.values import ENV_PREFIX
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -47,7 +47,7 @@ def _with_profiles(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _with_identities(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [_renamed(entry, {"rider_tokens": "sentinel_tokens"}) for entry in content]
+    return [_renamed(entry, {}) for entry in content]
 
 
 def _renamed(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

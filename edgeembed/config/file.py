@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from edgeembed.common.files import write_text
+from edgeembed.config.secrets import is_open, secret_names
 from edgeembed.config.values import check_value, did_you_mean, field_names
 from edgeembed.errors import ConfigError
 
@@ -28,10 +30,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_setting(path: Path, key: str, value: Any, comment: str | None = None) -> None:
+def write_setting(path: Path, key: str, value: Any, comment: str | None = None) -> bool:
     """Set one key of config.toml, keeping the user's lines and comments; the file is replaced atomically.
 
-    A symbolic link stays one, and the file keeps its mode.
+    A symbolic link stays one. The file keeps its mode, unless it holds an API key and others can read it: then it is made
+    readable by its owner only, and True is returned.
 
     Raises ConfigError for an unknown key, a bad value, or a file that cannot be read or written.
     """
@@ -48,9 +51,14 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
         if comment and key not in document:
             document.add(tomlkit.comment(comment))
         document[key] = list(checked) if isinstance(checked, tuple) else checked
+        tightened = any(name in document for name in secret_names()) and is_open(path)
+        if tightened:  # before the key is in it
+            real = path.resolve()
+            real.chmod(stat.S_IMODE(real.stat().st_mode) & stat.S_IRWXU)
         write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
+    return tightened
 
 
 def remove_setting(path: Path, key: str) -> bool:

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeembed.config.file import read_config
 from edgeembed.config.paths import HOME_VARIABLE, Paths
+from edgeembed.config.secrets import ENV_PREFIX, hub_token_file, is_open, secret_names
 from edgeembed.config.settings import Settings
-from edgeembed.config.values import ENV_PREFIX, Origin, check_value, field_names
+from edgeembed.config.values import Origin, check_value, field_names, may_be_empty
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +48,26 @@ def resolve(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] |
     return Resolved(Settings(**values), origins, paths)
 
 
+def files_others_can_read(resolved: Resolved) -> list[Path]:
+    """Return the files with secrets that are in use here and that other users of this machine can read."""
+    settings = resolved.settings
+    named = [settings.api_key_file, settings.keyfile or settings.certfile]  # a certfile alone holds its key, too
+    files = [Path(name).expanduser() for name in named if name] + [hub_token_file(os.environ)]
+    if any(resolved.origins[name] == "config.toml" for name in secret_names()):
+        files.append(resolved.paths.config_file)
+    return [file for file in files if is_open(file)]
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings in EDGEEMBED_* variables; an empty variable counts as unset."""
+    """Return the settings in EDGEEMBED_* variables; an empty variable counts as unset, except where that opens a door."""
     known = set(field_names())
     found = {}
     for name, value in environ.items():
-        if not name.startswith(ENV_PREFIX) or name == HOME_VARIABLE or not value:
+        if not name.startswith(ENV_PREFIX) or name == HOME_VARIABLE:
             continue
         key = name.removeprefix(ENV_PREFIX).lower()
+        if not value and (key not in known or may_be_empty(key)):
+            continue
         if key in known:
             found[key] = value
         else:

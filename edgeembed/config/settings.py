@@ -13,6 +13,8 @@ from msgspec import Meta
 
 _DURATION = {"kind": "duration"}
 _BASE_URL = {"kind": "base URL"}
+_API_KEY = {"kind": "API key"}
+_FILE = {"kind": "file"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,24 +74,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(
             description="API key that every request must send (Authorization: Bearer KEY). Prefer the variable or "
-            "api_key_file: other users of this machine can see flags."
+            "api_key_file: other users of this machine can see flags, with ps.",
+            extra=_API_KEY,
         ),
     ] = None
     api_key_file: Annotated[
         str | None,
         Meta(
-            description="File with one API key per line, as KEY or NAME: KEY; the log shows the NAME. Lines that begin with "
-            "# are comments."
+            description="File with one API key per line, as KEY or NAME: KEY (with a blank after the first colon); the log "
+            "shows the NAME. Lines that begin with # are comments.",
+            extra=_FILE,
         ),
     ] = None
     certfile: Annotated[
         str | None,
-        Meta(description="Certificate chain (PEM); turns on HTTPS. Needs keyfile, unless it contains the private key too."),
+        Meta(
+            description="Certificate chain (PEM); turns on HTTPS. Needs keyfile, unless it contains the private key too.",
+            extra=_FILE,
+        ),
     ] = None
-    keyfile: Annotated[str | None, Meta(description="Private key for certfile (PEM).")] = None
+    keyfile: Annotated[str | None, Meta(description="Private key for certfile (PEM).", extra=_FILE)] = None
     uds: Annotated[
         str | None,
-        Meta(description="Unix socket to listen on instead of host and port; only the current user can open it."),
+        Meta(
+            description="Unix socket to listen on instead of host and port; only the current user can open it.", extra=_FILE
+        ),
     ] = None
     allowed_hosts: Annotated[
         tuple[str, ...],
@@ -216,7 +225,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     upstream_key: Annotated[
         str | None,
-        Meta(description="API key for upstream (Authorization: Bearer KEY). Prefer the variable to the flag."),
+        Meta(
+            description="API key for upstream (Authorization: Bearer KEY). Prefer the variable: other users of this machine "
+            "can see flags, with ps.",
+            extra=_API_KEY,
+        ),
     ] = None
     upstream_fallback: Annotated[
         str,
@@ -251,7 +264,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 60.0
     upstream_texts: Annotated[
         int,
-        Meta(ge=2, le=4096, description="Maximum number of texts per request to upstream, including one canary text."),
+        Meta(ge=2, le=4096, description="Maximum number of texts per request to upstream, including sentinel texts."),
     ] = 32
     upstream_characters: Annotated[
         int, Meta(ge=1, description="Maximum characters per request to upstream; a longer text is sent alone.")
@@ -271,8 +284,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     forward_key: Annotated[
         str | None,
         Meta(
-            description="API key for the forward server; the client's own key is never passed on. Prefer the variable to "
-            "the flag."
+            description="API key for the forward server; the client's own key is never passed on. Prefer the variable: "
+            "other users of this machine can see flags, with ps.",
+            extra=_API_KEY,
         ),
     ] = None
     forward_timeout: Annotated[

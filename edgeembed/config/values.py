@@ -1,7 +1,8 @@
 """The value of one setting: text or TOML in, a checked value out.
 
 The type of a field in Settings decides the conversion: a tuple is a list, a dict a table. `extra` in its Meta adds to that:
-    kind: "duration" or "base URL", checked here (for a table, each of its values)
+    kind: "duration" or "base URL", checked here (for a table, each of its values); "API key", a secret, which no message
+        shows; "file", a path. The last two must not be empty: a daemon would be less protected than its user believes
     expected: what the error message says instead of msgspec's words, where those would show a regular expression
     numbers: True where a text setting may be a number in config.toml
 """
@@ -16,11 +17,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgeembed.config.durations import seconds_of
+from edgeembed.config.secrets import ENV_PREFIX, check_key, kind_of
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
-
-ENV_PREFIX = "EDGEEMBED_"
-
 
 Origin = Literal["flag", "environment", "config.toml", "default"]
 
@@ -28,6 +27,11 @@ Origin = Literal["flag", "environment", "config.toml", "default"]
 def field_names() -> list[str]:
     """Return the names of all settings, in the order of their definition."""
     return [field.name for field in msgspec.structs.fields(Settings)]
+
+
+def may_be_empty(key: str) -> bool:
+    """Return whether an empty variable counts as unset; for the other settings it is an error."""
+    return next(kind_of(field) for field in msgspec.structs.fields(Settings) if field.name == key) not in ("API key", "file")
 
 
 def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
@@ -52,6 +56,8 @@ def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
             "config.toml": f"{config_file}: {key}",
             "default": key,
         }[origin]
+        if extra.get("kind") == "API key":
+            raise ConfigError(f"{where}: {error}") from None  # neither the message nor a traceback shows the key
         if "expected" in extra:
             raise ConfigError(f"{where} = {raw!r}: expected {extra['expected']}") from error
         choices = get_args(get_args(field.type)[0]) if isinstance(field.default, str) else ()
@@ -64,6 +70,10 @@ def _check_kind(value: Any, kind: str | None) -> Any:
     if kind == "duration":
         for duration in value.values() if isinstance(value, dict) else [value]:
             seconds_of(duration)
+    if kind == "API key":
+        return check_key(value)
+    if kind == "file" and not value.strip():
+        raise ValueError("expected a path; do not set this at all if it is not meant")
     return _base_url(value) if kind == "base URL" else value
 
 

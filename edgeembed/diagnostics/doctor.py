@@ -24,9 +24,9 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
-from edgeembed.errors import EdgeEmbedError, HubError, UnknownModelError
-from edgeembed.hub.install import ensure_installed
-from edgeembed.hub.store import InstalledModel
+from edgeembed.errors import EdgeEmbedError, HubError
+from edgeembed.hub.install import find_installed
+from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.runtime.engines import EXECUTION_MODES_FILE, make_engine, make_gpus
 from edgeembed.runtime.service import CACHE_FOLDER
 
@@ -68,18 +68,18 @@ def examine(resolved: Resolved, *, forget: bool = False) -> Iterator[Finding]:
 
 
 def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
-    model = None
+    model, damage = None, None
     try:
         if resolved.settings.model:
-            looking = msgspec.structs.replace(resolved.settings, offline=True)  # download nothing
-            model = ensure_installed(
-                resolved.settings.model, paths=resolved.paths, settings=looking, report=lambda _line: None
-            )
-    except UnknownModelError as error:
-        yield Finding(subject="model", verdict="problem", text=error.message)
+            model = find_installed(resolved.settings.model, paths=resolved.paths, settings=resolved.settings)
+        damage = Store(resolved.paths).damage(model) if model else None
     except HubError as error:
-        log.debug("%s", error)
-    if model is None:
+        yield Finding(subject="model", verdict="problem", text=error.message)
+        return
+    if damage is not None:
+        # It is not loaded: wrong vectors of a damaged file say nothing about llama.cpp.
+        yield Finding(subject="model", verdict="problem", text=damage.what, advice=damage.advice)
+    elif model is None:
         wanted = resolved.settings.model
         yield Finding(
             subject="model",
@@ -174,7 +174,11 @@ def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
         )
     known = {(demotion.mode, demotion.at) for demotion in memory.load()}
     began = time.monotonic()
-    engine = make_engine(resolved.settings, resolved.paths, model)
+    try:
+        engine = make_engine(resolved.settings, resolved.paths, model)
+    except EdgeEmbedError as error:
+        yield Finding(subject="engine", verdict="problem", text=f"cannot serve {model.name}: {error.message}")
+        return
 
     async def load() -> str | None:
         try:

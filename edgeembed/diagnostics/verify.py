@@ -17,7 +17,7 @@ from edgeembed.config.settings import Settings
 from edgeembed.engine.canary import least_for
 from edgeembed.engine.interface import BULK, ModelInfo
 from edgeembed.errors import EngineError
-from edgeembed.hub.store import InstalledModel
+from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.models.prompts import choose_prompt
 from edgeembed.runtime.engines import make_engine
@@ -97,10 +97,13 @@ async def _embed(
 
 
 def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verification:
-    """Load a model, which checks its canary rows, and compare it with published similarities.
+    """Read a model's whole file, load it, which checks its canary rows, and compare it with published similarities.
 
-    Raises EngineError with the numbers when the canary rows are wrong in every mode.
+    Raises DamagedModelError when the file is not what was installed, EngineError with the numbers when the canary rows are
+    wrong in every mode.
     """
+    if damage := Store(paths).damage(model):
+        raise damage
     check = model.entry.check if model.entry else None
     texts: list[str] = []
     if check:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine.child_environment import child_environment
 from edgeembed.errors import ConversionError
 
 
@@ -29,7 +30,9 @@ def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None
     Raises ConversionError. When interrupted, the child is killed and may leave an incomplete target.
     """
     command = [sys.executable, "-P", "-m", "edgeembed.engine.llama.quantize", msgspec.json.encode(job).decode()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace") as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=child_environment()
+    ) as child:
         assert child.stdout is not None and child.stderr is not None
         try:
             for line in child.stdout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from edgeembed.common.normal_forms import has_long_run
 from edgeembed.engine.interface import Pair, Prompted, Text
 
 _MARKS = 8
@@ -53,6 +54,6 @@ def tokens_at_most(text: Text) -> int:
 def _bytes_at_most(text: str) -> int:
     if text.isascii():
         return len(text)
-    if len(text) > _LONG_CHARACTERS:
+    if len(text) > _LONG_CHARACTERS or has_long_run(text):
         return _MOST_DECOMPOSED * len(text)
     return len(unicodedata.normalize("NFKD", text).encode())

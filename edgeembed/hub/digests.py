@@ -32,16 +32,17 @@ class Digests:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def of(self, path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    def of(self, path: Path, progress: Callable[[int, int], None] | None = None, *, read_again: bool = False) -> str:
         """Return the SHA-256 of a file in hex; it is read once per path, size and modification time.
 
-        progress: called with bytes done and bytes in total. Raises UnknownModelError if there is no such file, HubError if
-        it cannot be read.
+        progress: called with bytes done and bytes in total. read_again: read it in any case, as a failing disk changes
+        neither size nor time. Raises UnknownModelError if there is no such file, HubError if it cannot be read.
         """
         path = path.absolute()
         try:
             before = path.stat()
-            if entry := self._find(path):
+            entry = self._find(path)
+            if entry and not read_again:
                 return entry.sha256
             sha256 = sha256_of(path, progress)
             after = path.stat()
@@ -51,7 +52,8 @@ class Digests:
             raise HubError(f"cannot read {path}: {error.strerror or error}") from error
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise HubError(f"{path} changed while it was read; wait until it is complete and try again")
-        self.remember(path, sha256)
+        if entry is None or entry.sha256 != sha256:
+            self.remember(path, sha256)
         return sha256
 
     def remember(self, path: Path, sha256: str, *, sound: bool = False) -> None:
@@ -63,6 +65,11 @@ class Digests:
             write_json(self._path, entries)
         except OSError as error:
             log.warning("cannot write %s, so %s will be hashed again: %s", self._path, path.name, error)
+
+    def remembered(self, path: Path) -> str | None:
+        """Return the remembered SHA-256 of a file that has not changed since; None if it has to be read."""
+        entry = self._find(path.absolute())
+        return entry.sha256 if entry else None
 
     def is_sound(self, path: Path, sha256: str) -> bool:
         """Return whether this file, unchanged, passed the check of this version before."""

@@ -10,7 +10,8 @@ from edgeembed.errors import HubError
 from edgeembed.hub.download.partials import remove_tree
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.header import GgufHeader
-from edgeembed.hub.store import InstalledModel, ModelManifest, Store
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import InstalledModel, Store
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import logging
+
+import msgspec
 
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.file import write_setting
@@ -14,13 +17,17 @@ from edgeembed.hub.fetched import install_fetched
 from edgeembed.hub.references import Spec, parse_spec
 from edgeembed.hub.sources import Fetcher, offers
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.hub.uncatalogued import install_file, install_reference
+from edgeembed.hub.uncatalogued import install_file, install_reference, origin_of, read_installed
 
-__all__ = ["Spec", "ensure_installed", "first_model", "parse_spec", "pull"]
+__all__ = ["Spec", "ensure_installed", "find_installed", "first_model", "parse_spec", "pull"]
+
+log = logging.getLogger(__name__)
 
 
 def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, name: str | None = None) -> InstalledModel:
     """Install a model: from the catalogue, from the hub (`hf:...`), or as a copy of a GGUF file.
+
+    The file of a model that is installed is read; if it is damaged, it is downloaded again and replaced.
 
     name: what to call a model that is not from the catalogue. Raises HubError or a subclass.
     """
@@ -33,19 +40,55 @@ def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, nam
         return install_reference(wanted.reference, name, store=store, settings=settings, fetcher=fetcher, report=report)
     if name is not None:
         raise UnknownModelError(f"{wanted.name} already has a name; --name is for models of the hub (hf:...) and for files")
+    fetcher = Fetcher(settings, report)
     if found := store.find(wanted.name, wanted.type or (wanted.entry.default_type if wanted.entry else None)):
-        report(f"{found.spec} is already installed: {found.path}")
-        return found
-    return _ensure(wanted, paths, settings, Fetcher(settings, report), report)
+        damage = read_installed(store, found, report)
+        if damage is None:
+            report(f"{found.spec} is already installed: {found.path}")
+            return found
+        if settings.offline:
+            raise damage
+        if wanted.entry is None:
+            if (reference := origin_of(store, found)) is None:
+                raise damage
+            return install_reference(reference, found.name, store=store, settings=settings, fetcher=fetcher, report=report)
+    return _ensure(wanted, paths, settings, fetcher, report, repair=True)
 
 
 def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
     """Return an installed model, downloading it first if necessary; a GGUF file is served in place.
 
     If several processes ask at once, one downloads and the others wait. Raises UnknownModelError; SourceUnreachableError if
-    no source can be reached, naming each with its reason; ChecksumError; or another HubError.
+    no source can be reached, naming each with its reason; ChecksumError; DamagedModelError if the installed file is known
+    to be damaged; or another HubError.
     """
-    return _ensure(parse_spec(spec, paths), paths, settings, Fetcher(settings, report), report)
+    return _intact(_ensure(parse_spec(spec, paths), paths, settings, Fetcher(settings, report), report))
+
+
+def find_installed(spec: str, *, paths: Paths, settings: Settings) -> InstalledModel | None:
+    """Return the model that `ensure_installed` returns, or refuses as damaged; None if it would have to be downloaded.
+
+    Raises UnknownModelError for a name that is not a model.
+    """
+    offline = msgspec.structs.replace(settings, offline=True)
+    try:
+        return _ensure(parse_spec(spec, paths), paths, offline, Fetcher(offline, _ignore), _ignore)
+    except UnknownModelError:
+        raise
+    except HubError as error:
+        log.debug("%s", error)
+        return None
+
+
+def _ignore(_line: str) -> None:
+    pass
+
+
+def _intact(model: InstalledModel) -> InstalledModel:
+    """Return the model. Raises DamagedModelError if its file is known to be damaged."""
+    if model.damage is not None:
+        raise model.damage
+    return model
 
 
 def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
@@ -59,7 +102,7 @@ def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> Inst
         model, why = _installed_already(paths), "first start without network; this model was installed"
     else:
         try:
-            model = _ensure(parse_spec(DEFAULT_MODEL), paths, settings, fetcher, report)
+            model = _intact(_ensure(parse_spec(DEFAULT_MODEL), paths, settings, fetcher, report))
             why = "the default model, on the first start"
         except SourceUnreachableError as error:
             reason = fetcher.hub.out_of_reach or str(error)
@@ -81,7 +124,7 @@ def _installed_already(paths: Paths) -> InstalledModel:
     store = Store(paths)
     for name in (DEFAULT_MODEL, STARTER_MODEL):
         if model := store.find(name):
-            return model
+            return _intact(model)
     raise HubError(
         f"no model is chosen, offline is set, and neither {DEFAULT_MODEL} nor {STARTER_MODEL} is installed. "
         "Switch offline off once, or name a GGUF file: edgeembed serve --model FILE.gguf"
@@ -92,7 +135,7 @@ def _starter(
     paths: Paths, settings: Settings, fetcher: Fetcher, report: ReportLine, before: SourceUnreachableError
 ) -> InstalledModel:
     try:
-        return _ensure(parse_spec(STARTER_MODEL), paths, settings, fetcher, report)
+        return _intact(_ensure(parse_spec(STARTER_MODEL), paths, settings, fetcher, report))
     except SourceUnreachableError as error:
         raise SourceUnreachableError(f"{before}\n{error}") from error
 
@@ -108,16 +151,19 @@ def _write_choice(model: InstalledModel, why: str, paths: Paths, report: ReportL
         report(f"Model {model.spec} was written to {paths.config_file}; it stays until you change it.")
 
 
-def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, report: ReportLine) -> InstalledModel:
+def _ensure(
+    spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, report: ReportLine, *, repair: bool = False
+) -> InstalledModel:
+    """Return a model, downloading it if it is not installed. repair: also if its file is damaged."""
     store = Store(paths)
     if spec.path is not None:
         with Progress(report, f"reading {spec.path.name}") as progress:
             return store.local(spec.path, progress.update)
     if spec.reference is not None:
         return install_reference(
-            spec.reference, None, store=store, settings=settings, fetcher=fetcher, report=report, report_installed=False
+            spec.reference, None, store=store, settings=settings, fetcher=fetcher, report=report, pulling=False
         )
-    if model := store.find(spec.name, spec.type):
+    if (model := store.find(spec.name, spec.type)) and not (repair and model.damage):
         return model
     if spec.entry is None:
         kinds = [model.type for model in store.installed() if model.name == spec.name]
@@ -131,7 +177,7 @@ def _ensure(spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, repo
     try:
         with store.locked(spec.name, lambda: report(f"{spec.name}: another process is downloading it; waiting")):
             # Another process may have installed it while it held the lock.
-            if model := store.find(spec.name, kind):
+            if (model := store.find(spec.name, kind)) and not model.damage:
                 return model
             return _fetch(spec.entry, kind, store, fetcher, report)
     except OSError as error:

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,12 +16,14 @@ from filelock import Timeout
 
 from edgeembed.common.files import write_json
 from edgeembed.config.paths import Paths
-from edgeembed.errors import HubError
+from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests
 from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.facts import GgufFacts, entry_of, facts_of
 from edgeembed.hub.gguf.header import read_header
+from edgeembed.hub.integrity import damaged
+from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -29,32 +31,6 @@ log = logging.getLogger(__name__)
 Task = Literal["embed", "rerank"]
 
 _STAGING = ".pull-"
-
-
-class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON file beside an installed model. Keys of newer versions are ignored, so that a downgrade works."""
-
-    name: str
-    type: str
-    sha256: str
-    size_bytes: int
-    mtime_ns: int
-    source: str
-    license: str | None = None
-    converted_by: str | None = None
-    """Program and version that converted the file; None for a file that was downloaded or copied."""
-    notes: list[str] = []
-    """Remarks of the converter, such as tensors that have another type."""
-    installed_at: str
-    """ISO 8601, UTC."""
-    repo: str | None = None
-    """On the model hub; None for a file from elsewhere."""
-    revision: str | None = None
-    """The repository's commit."""
-    file: str | None = None
-    """The GGUF file in the repository; None for a converted checkpoint."""
-    facts: GgufFacts | None = None
-    """From the file's metadata, kept here because a header with a large vocabulary takes long to read."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +53,8 @@ class InstalledModel:
     task: Task = "embed"
     last_used: float | None = field(default=None, compare=False)
     """Unix seconds; None if it was never used."""
+    damage: DamagedModelError | None = field(default=None, compare=False)
+    """Why the file must not be served: its bytes are not those that were installed, whose SHA-256 is `digest`."""
 
     @property
     def spec(self) -> str:
@@ -148,7 +126,10 @@ class Store:
             yield Path(folder)
 
     def installed(self) -> list[InstalledModel]:
-        """Return all installed models, by name and type. A file without a readable manifest is skipped and logged."""
+        """Return all installed models, by name and type, damaged ones included.
+
+        A file without a readable manifest is skipped and logged.
+        """
         return [
             model
             for path in sorted(self._models.glob("*/*.gguf"))
@@ -175,6 +156,8 @@ class Store:
         file, HubError if it is not a GGUF file.
         """
         path = path.expanduser().absolute()
+        if self.contains(path) and (installed := self._load(path)) is not None and installed.damage:
+            return installed
         header = read_header(path)
         manifest = self.manifest(path)
         facts = facts_of(header, path)
@@ -276,6 +259,21 @@ class Store:
         """Return the SHA-256 of a file in hex; see `Digests.of`."""
         return self._digests.of(path, progress)
 
+    def damage(
+        self, model: ModelFile, progress: Callable[[int, int], None] | None = None, *, read_again: bool = True
+    ) -> DamagedModelError | None:
+        """Return what is wrong with a file if its SHA-256 is not `model.digest`; None if it is, or if it was replaced.
+
+        read_again: read all of it, as size and time do not show what a failing disk does; the result is remembered. Raises
+        HubError if it cannot be read.
+        """
+        manifest = self.manifest(model.path) if self.contains(model.path) else None
+        found = self._digests.of(model.path, progress, read_again=read_again)
+        replaced = not read_again if manifest is None else manifest.sha256 != model.digest
+        if found == model.digest or replaced:
+            return None
+        return damaged(model.path, model.digest, found, manifest)
+
     def manifest(self, path: Path) -> ModelManifest | None:
         """Return the manifest beside a file; None if there is no readable one."""
         beside = path.with_suffix(".json")
@@ -294,20 +292,24 @@ class Store:
         if manifest is None:
             log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)
             return None
-        status = path.stat()
-        facts = manifest.facts
-        if (manifest.size_bytes, manifest.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            digest = manifest.sha256
-        else:
-            facts = None
-            if (digest := self.digest(path)) != manifest.sha256:
-                log.warning("%s was changed after it was installed; its digest is now %s", path, digest)
+        damage = self._damage(path, manifest)
         try:
-            facts = facts or facts_of(read_header(path), path)
+            facts = manifest.facts or (GgufFacts() if damage else facts_of(read_header(path), path))
         except HubError as error:
             log.warning("skipping %s: %s", path, error)
             return None
-        return self._describe(path, facts, manifest, digest=digest, name=manifest.name, kind=manifest.type)
+        model = self._describe(path, facts, manifest, digest=manifest.sha256, name=manifest.name, kind=manifest.type)
+        return replace(model, damage=damage)
+
+    def _damage(self, path: Path, manifest: ModelManifest) -> DamagedModelError | None:
+        """Return what is wrong with an installed file; it is read only if size, time and earlier reads do not show that."""
+        status = path.stat()
+        if status.st_size != manifest.size_bytes:
+            return damaged(path, manifest.sha256, None, manifest)
+        found = self._digests.remembered(path)
+        if found is None:
+            found = manifest.sha256 if status.st_mtime_ns == manifest.mtime_ns else self.digest(path)
+        return None if found == manifest.sha256 else damaged(path, manifest.sha256, found, manifest)
 
     def _describe(
         self,

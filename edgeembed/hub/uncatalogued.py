@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.settings import Settings
-from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
+from edgeembed.errors import ConversionError, DamagedModelError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.catalogue import HubGguf, catalogue
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download.checks import require_space
@@ -38,18 +38,25 @@ def install_reference(
     settings: Settings,
     fetcher: Fetcher,
     report: ReportLine,
-    report_installed: bool = True,
+    pulling: bool = True,
 ) -> InstalledModel:
     """Install a model from any repository of the hub: its GGUF file, or its converted checkpoint if it has none.
 
-    name: what the user wants to call it. report_installed: whether to report that it is already installed. The hub is not
-    asked if it is, unless a revision is named. Raises UnknownModelError if the repository has no such file,
-    SourceUnreachableError, ChecksumError, ConversionError, or HubError.
+    name: what the user wants to call it. pulling: report that it is already installed, read its file, and download that
+    again if it is damaged. The hub is not asked for an installed model, unless a revision is named. Raises UnknownModelError
+    if the repository has no such file, SourceUnreachableError, ChecksumError, ConversionError, or HubError.
     """
-    say = report if report_installed else _ignore
+    say = report if pulling else _ignore
     if (found := _installed_from(store, reference, name)) is not None:
-        say(f"{found.spec} is already installed: {found.path}")
-        return found
+        damage = read_installed(store, found, report) if pulling else found.damage
+        if damage is None:
+            say(f"{found.spec} is already installed: {found.path}")
+            return found
+        if not pulling:
+            return found
+        if settings.offline:
+            raise damage
+        name, reference = found.name, origin_of(store, found) or reference
     if settings.offline:
         raise HubError(f"{reference} is not installed, and offline is set. Pull it once with the network")
     try:
@@ -91,6 +98,8 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
 
     if store.contains(path):
         model = store.local(path)
+        if damage := read_installed(store, model, report):
+            raise damage
         report(f"{model.spec} is already installed: {path}")
         return model
     before = _version(path)
@@ -103,10 +112,11 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
             if (there := store.find(wanted, kind)) is not None:
                 with Progress(report, f"reading {path.name}") as progress:
                     same = sha256_of(path, progress.update) == there.digest
-                if same:
+                if not same:
+                    _refuse_to_replace(store, wanted, kind, None)
+                elif read_installed(store, there, report) is None:
                     report(f"{there.spec} is already installed: {there.path}")
                     return there
-                _refuse_to_replace(store, wanted, kind, None)
             require_space(store.folder(wanted), path.stat().st_size)
             with store.staging(wanted) as staging:
                 copy = staging / path.name
@@ -118,6 +128,24 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
                 return _install(store, fetched, wanted, kind, None, report)
     except OSError as error:
         raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
+
+
+def read_installed(store: Store, model: InstalledModel, report: ReportLine) -> DamagedModelError | None:
+    """Read the whole file of an installed model; return, and report, what is wrong with it."""
+    with Progress(report, f"checking {model.path.name}") as progress:
+        damage = store.damage(model, progress.update)
+    if damage is not None:
+        report(damage.what)
+    return damage
+
+
+def origin_of(store: Store, model: InstalledModel) -> HubReference | None:
+    """Return where on the hub exactly this model came from; None if it came from elsewhere."""
+    manifest = store.manifest(model.path)
+    if manifest is None or manifest.repo is None:
+        return None
+    kind = None if manifest.file else manifest.type
+    return HubReference(manifest.repo, manifest.revision, file=manifest.file, type=kind)
 
 
 def _installed_from(store: Store, reference: HubReference, name: str | None) -> InstalledModel | None:
@@ -143,6 +171,8 @@ def _same(store: Store, name: str, listing: RepositoryListing, path: str | None,
         if model.name != name or (kind is not None and model.type != kind):
             continue
         manifest = store.manifest(model.path)
+        if model.damage is not None:
+            continue
         if path is not None and model.digest == listing.files[path].sha256:
             return model
         if path is None and manifest is not None and (manifest.repo, manifest.revision) == (listing.repo, listing.commit):

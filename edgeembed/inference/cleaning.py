@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from edgeembed.common.normal_forms import normalize
 
 # What tokenizers cannot read and people do not see: control characters of ASCII and Latin-1, except tab, line feed, carriage
 # return and next line; and halves of surrogate pairs, left by programs that cut a text in the middle of an emoji.
@@ -14,12 +15,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def clean(text: str) -> str:
     """Return a text in NFC (Unicode Standard Annex 15), without control characters, with U+FFFD for half a surrogate pair.
 
-    Texts that look the same then have the same vector, and share a cached row.
+    Texts that look the same then have the same vector, and share a cached row. Absurd runs of combining characters stay as
+    they are (see `normalize`).
     """
     if text.isascii():
         return _CONTROL.sub("", text) if not text.isprintable() else text
-    text = _SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+    return normalize("NFC", _SURROGATE.sub("\ufffd", _CONTROL.sub("", text)))
 
 
 def without_surrogates(text: str) -> str:

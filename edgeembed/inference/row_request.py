@@ -67,11 +67,12 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         if self.lengths.plain:
             return {}
         rule, most = f"{self.kind} {self.lengths.rule(context_tokens)}", self.lengths.most(context_tokens)
-        return {
-            key: self.key_maker.key(self.identity, name, rule)
+        names = {
+            key: name
             for key, name, text in zip(self.keys, self.names, self.texts, strict=True)
             if tokens_at_most(text) > most
         }
+        return dict(zip(names, self.key_maker.keys(self.identity, names.values(), rule), strict=True))
 
     # --- failures, in the words of the client's request ---------------------------------------------------------------
 

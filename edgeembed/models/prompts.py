@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeembed.engine.interface import Prompted, Text
-from edgeembed.errors import RequestError
+from edgeembed.errors import RequestError, quoted
 from edgeembed.hub.catalogue import Prompts
 
 InputType = Literal["query", "document"]
@@ -59,7 +59,7 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
     if "{instruction}" not in template:
         if instruction is not None:
             raise RequestError(
-                f"model {model!r} takes no instruction for a {kind}; leave 'instruction' out", param="instruction"
+                f"model {quoted(model)} takes no instruction for a {kind}; leave 'instruction' out", param="instruction"
             )
         return Prompt(template, "")
     chosen = instruction if instruction is not None else prompts.instruction

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.engine.interface import Task
-from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
+from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, HubCheckpoint, HubGguf, Matryoshka, Prompts, catalogue
 from edgeembed.hub.store import InstalledModel
 from edgeembed.models.prompts import InputType
 
 RESCAN_SECONDS = 2.0
 """Unknown names trigger a scan of the disk, at most once in this time."""
+
+LONGEST_NAME = 4096
+"""Characters; a path is a name, too. A longer one is not looked up."""
+_LONGEST_HINTED = 100
+"""Characters of a name for which a similar one is looked for, which takes time that grows with the square."""
 
 DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 """Suggested to users without a reranker."""
@@ -153,7 +158,7 @@ class ModelRegistry:
         if target is None:
             raise self._unknown(name)
         if target.model.task != task:
-            raise WrongTaskError(f"{name!r} {_DOES[target.model.task]}", param="model")
+            raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}", param="model")
         return target
 
     async def refresh(self) -> None:
@@ -205,32 +210,33 @@ class ModelRegistry:
         what, suggested = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
         raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {suggested}` installs one", param="model")
 
-    def _lookup(self, name: str, *, aliases: bool = True) -> Target | None:
-        folded = name.lower()
-        if aliases and folded in self._aliases:
-            return self._lookup(self._aliases[folded], aliases=False)
-        if model := self._by_name.get(folded):
-            return Target(model)
-        for suffix, kind in _SUFFIXES.items():
-            if folded.endswith(suffix) and (inner := self._lookup(name[: -len(suffix)], aliases=aliases)):
-                return Target(inner.model, kind)
-        return None
+    def _lookup(self, name: str) -> Target | None:
+        """Return what a name means: an alias or the name of a model, with one suffix at most."""
+        return _with_suffix(self._alias_or_model, name.lower()) if len(name) <= LONGEST_NAME else None
+
+    def _alias_or_model(self, folded: str) -> Target | None:
+        meant = self._aliases.get(folded)
+        return self._model(folded) if meant is None else _with_suffix(self._model, meant.lower())
+
+    def _model(self, folded: str) -> Target | None:
+        model = self._by_name.get(folded)
+        return Target(model) if model else None
 
     def _unknown(self, name: str) -> ModelNotFoundError:
-        meant = self._aliases.get(name.lower(), name)
+        meant = self._aliases.get(name.lower(), name) if len(name) <= LONGEST_NAME else name
         alias = "" if meant == name else f" (an alias of {meant!r})"
-        bare = meant.lower().partition(":")[0]
-        if bare in catalogue():
+        short = len(meant) <= _LONGEST_HINTED
+        if short and meant.lower().partition(":")[0] in catalogue():
             return ModelNotFoundError(
-                f"the model {name!r}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
+                f"the model {quoted(name)}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
                 param="model",
             )
-        listed = [listing.name for listing in self.listings()]
+        listed = [listing.name for listing in self.listings()] if short else []
         near = difflib.get_close_matches(meant.lower(), listed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
         raise ModelNotFoundError(
-            f"there is no model {name!r}{alias}.{hint} Installed: {names}. GET /v1/models lists all names",
+            f"there is no model {quoted(name)}{alias}.{hint} Installed: {names}. GET /v1/models lists all names",
             param="model",
         )
 
@@ -251,3 +257,13 @@ class ModelRegistry:
             for name in (model.name, model.spec, model.path.name, str(model.path), *model.other_names):
                 if name:
                     self._by_name.setdefault(name.lower(), model)
+
+
+def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | None:
+    """Return what `find` has for a name, or for the name without its suffix."""
+    if found := find(folded):
+        return found
+    for suffix, kind in _SUFFIXES.items():
+        if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
+            return Target(found.model, kind)
+    return None

@@ -65,15 +65,18 @@ class WorkerConfigurator:
         """Check the model's file.
 
         Raises:
-            HubError: llama.cpp must not open the file.
+            HubError: llama.cpp must not open the file, or its bytes are not those that were installed.
             ModelReplacedError: It is not the file that was installed.
         """
         self._identity = _file_identity(model.path)
         store = Store(paths)
         if store.digest(model.path) != model.digest:
             # The cache would keep another model's rows under this one's digest.
-            raise _replaced(model.path)
+            raise store.damage(model, read_again=False) or _replaced(model.path)
         store.require_sound(model)
+        self._store = store
+        self._failed_to_load = False
+        """Whether the last worker that was started has not become ready."""
         self._settings = settings
         self._model = model
         self._tuning_results = TuningResults(paths.state)
@@ -92,6 +95,9 @@ class WorkerConfigurator:
         """Return the options of a worker in a mode. Raises ModeUnavailableError or EngineUnavailableError."""
         if _file_identity(self._model.path) != self._identity:
             raise _replaced(self._model.path)
+        if self._failed_to_load and (damage := self._store.damage(self._model)):
+            raise EngineUnavailableError(damage.message) from damage  # no other mode can help
+        self._failed_to_load = True
         if mode.gpu != "none" and self._sizes is not None:
             return self._gpus.place(mode, self._key, self._sizes, self._card_options(mode))
         self._gpus.unloaded(self._key)
@@ -104,6 +110,7 @@ class WorkerConfigurator:
 
     def on_ready(self, info: ModelInfo) -> None:
         """Note that a worker has loaded the model, and keep what it found when it was autotuned."""
+        self._failed_to_load = False
         self._gpus.loaded(self._key)
         found = info.autotune
         if not self._autotune or found is None or found.pad_from_tokens is None:

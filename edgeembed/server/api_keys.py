@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from pathlib import Path
 
+from edgeembed.config.secrets import check_key, read_key_file
 from edgeembed.errors import ConfigError
 
 
@@ -18,22 +18,15 @@ class Keys:
 
     @classmethod
     def read(cls, key: str | None, file: str | None) -> Keys:
-        """Read the keys of the settings. Raises ConfigError for a file that cannot be read or has no keys."""
-        found: list[tuple[str, str]] = [("default", key)] if key else []
-        if file:
-            path = Path(file).expanduser()
+        """Return the keys of the settings. Raises ConfigError for a key that protects nothing, or an unreadable file."""
+        found: list[tuple[str, str]] = []
+        if key is not None:
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"cannot read the API keys in {path}: {error}") from error
-            named = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-            if not named:
-                raise ConfigError(f"{path} has no API keys; expected one per line, as KEY or NAME: KEY")
-            for number, line in enumerate(named, 1):
-                name, colon, secret = line.partition(":")
-                found.append((name.strip(), secret.strip()) if colon else (f"key {number}", line))
-        if any(not secret for _, secret in found):
-            raise ConfigError("an API key is empty")
+                found.append(("default", check_key(key)))
+            except ValueError as error:
+                raise ConfigError(f"api_key: {error}") from None
+        if file is not None:
+            found += read_key_file(file)
         return cls(tuple((name, _digest(secret)) for name, secret in found))
 
     def __bool__(self) -> bool:

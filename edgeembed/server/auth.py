@@ -56,7 +56,8 @@ class Access:
                 "to allowed_hosts"
             )
         origin = self._origin(request, host)
-        if self.keys and request.method != "OPTIONS" and not _is_open(request):
+        # A browser sends preflight requests without the key; the middleware answers them itself.
+        if self.keys and not (origin is not None and _is_preflight(request)) and not _is_open(request):
             name = self.keys.name_of(_secret(request))
             if name is None:
                 raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
@@ -90,7 +91,7 @@ def middleware(access: Access) -> Middleware:
         origin = None if CHECKED in request else access.check(request)
         if origin is None:
             return await handler(request)
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        if _is_preflight(request):
             response: web.StreamResponse = web.Response(status=204)
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
             asked = request.headers.get("Access-Control-Request-Headers", "")
@@ -126,6 +127,10 @@ def _is_open(request: web.BaseRequest) -> bool:
     if request.path == "/":  # POST / embeds
         return request.method in ("GET", "HEAD")
     return request.path in OPEN_PATHS
+
+
+def _is_preflight(request: web.BaseRequest) -> bool:
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
 
 
 def _one(request: web.BaseRequest, name: str) -> str:

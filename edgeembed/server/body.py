@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 from multidict import istr
 
-from edgeembed.errors import RequestError
+from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.cleaning import without_surrogates
 from edgeembed.inference.requests import CacheUse
 
@@ -43,8 +43,6 @@ def decode(
         if not retried and _HALF_PAIR.search(raw):
             return decode(_without_half_pairs(raw), decoder, choices, retried=True)
         raise RequestError(f"the body is not valid JSON: {error}") from error
-    except RecursionError as error:
-        raise RequestError("the body's lists or objects are nested too deeply") from error
 
 
 def _without_half_pairs(raw: bytes) -> bytes:
@@ -111,7 +109,7 @@ def cache_use(field: CacheField, request: web.Request) -> CacheUse:
     word = request.headers.get(CACHE_HEADER, "on")
     use = _CACHE_USES.get(word.strip().lower())
     if use is None:
-        raise RequestError(f"{CACHE_HEADER} is {word!r}; expected {_CACHE_WORDS}", param=str(CACHE_HEADER))
+        raise RequestError(f"{CACHE_HEADER} is {quoted(word)}; expected {_CACHE_WORDS}", param=str(CACHE_HEADER))
     return use if field is None else _CACHE_USES[field]
 
 

@@ -7,10 +7,12 @@ cookies are not forwarded. Reference: RFC 9110, 7.6.1, on headers that belong to
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -44,6 +46,10 @@ _PRIVATE = frozenset(
 """Request headers with secrets for this server, and those about the body, which the client session sets again."""
 _BROWSER = frozenset({"origin", "referer"})
 """The access of web pages was checked here; the other server would refuse them."""
+_REFUSED_METHODS = frozenset({hdrs.METH_TRACE, hdrs.METH_CONNECT})
+"""A TRACE shows the client the headers that the other server received, with our key."""
+_MOST_DECODINGS = 5
+_END_OF_PART = re.compile(r"[;?#\x00-\x1f\x7f]")
 _REPLACED = frozenset({"set-cookie", "server", "date", "x-request-id", "vary"})
 """Response headers that are dropped, or set by this server."""
 
@@ -78,8 +84,6 @@ class Forward:
         if self._via in ", ".join(request.headers.getall(hdrs.VIA, ())):
             raise ForwardError(f"{self.url} is this server itself, or forwards requests back to it")
         path = request.rel_url.raw_path.removeprefix(PREFIX)
-        if any(part in (".", "..") for part in URL(path, encoded=True).path.split("/")):
-            raise web.HTTPNotFound  # it would leave the base URL
         query = request.rel_url.raw_query_string
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
         body = await request.read()
@@ -180,13 +184,41 @@ def add_to(app: web.Application, settings: Settings) -> None:
     ours = list(app.router.resources())
 
     async def forward_request(request: web.Request) -> web.StreamResponse:
-        for resource in ours:  # a path of this server with another method is a 405
+        """Forward what is none of our routes, however its path is written: their texts stay here."""
+        if request.method in _REFUSED_METHODS:
+            raise web.HTTPMethodNotAllowed(request.method, hdrs.METH_ALL - _REFUSED_METHODS)
+        path = meant_path(request.rel_url.raw_path)
+        if path is None:
+            raise web.HTTPNotFound
+        meant = request.clone(rel_url=URL.build(path=path))
+        for resource in ours:
             _, allowed = await resource.resolve(request)
-            if allowed:
+            if allowed:  # one of our paths with another method
                 raise web.HTTPMethodNotAllowed(request.method, allowed)
+            _, allowed = await resource.resolve(meant)
+            if allowed:
+                raise web.HTTPNotFound
         return await forward.handle(request)
 
     app.router.add_route("*", f"{PREFIX}/{{tail:.*}}", forward_request)
+
+
+def meant_path(raw: str) -> str | None:
+    """Return the path that a server may read a path as, the most lenient of them: with all escapes decoded, in lower case,
+    without empty parts, parameters (`;v=1`), blanks and control characters. None if no route can be meant: a path that leads
+    upwards, or is escaped again and again.
+    """
+    path = raw
+    for _ in range(_MOST_DECODINGS):
+        path, before = unquote(path, errors="replace"), path
+        if path == before:
+            break
+    else:
+        return None
+    parts = [_END_OF_PART.split(part, 1)[0].strip() for part in path.replace("\\", "/").lower().split("/")]
+    if any(part in (".", "..") for part in parts):
+        return None
+    return "/" + "/".join(part for part in parts if part)
 
 
 def _without(headers: Mapping[str, str], names: Iterable[str]) -> CIMultiDict[str]:

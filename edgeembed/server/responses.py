@@ -15,6 +15,8 @@ from edgeembed.errors import EdgeEmbedError
 from edgeembed.server.error_formats import ErrorFormat, Problem, openai
 
 JSON_TYPE = "application/json"
+_MOST_MESSAGE = 2000
+"""Characters of an error's message."""
 
 
 def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -57,6 +59,8 @@ def error_object(
     headers: dict[str, str] | None = None,
 ) -> web.Response:
     """Return an error response in a dialect's format."""
+    if len(message) > _MOST_MESSAGE:  # it quotes something long of the request
+        message = message[:_MOST_MESSAGE] + "…"
     kind = type_ or ("invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
     status, body = error_format(Problem(status, message, kind, code, param))
     return json_response(plain(body), status=status, headers=headers)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -37,14 +37,18 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "edgeembed", *arguments]
 
 
-def popen(arguments: Sequence[str], *, stderr: int) -> subprocess.Popen[bytes]:
-    """Start `edgeembed` so that neither a Ctrl-C in our terminal nor our exit stops it. Raises OSError."""
+def popen(arguments: Sequence[str], *, stderr: int, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start `edgeembed` so that neither a Ctrl-C in our terminal nor our exit stops it. Raises OSError.
+
+    environ: its variables; None for ours.
+    """
     no_window = 0x08000000 if sys.platform == "win32" else 0  # subprocess.CREATE_NO_WINDOW, which exists only on Windows
     return subprocess.Popen(
         command(*arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
+        env=environ,
         start_new_session=True,
         creationflags=no_window,
     )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
+import subprocess
 from collections.abc import Sequence
 from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from edgeembed.config.resolution import Resolved
+from edgeembed.config.secrets import hide_secrets
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.tray import host, system
-from edgeembed.tray.child import DaemonChild
+from edgeembed.tray.child import DaemonChild, popen
 from edgeembed.tray.control import AutostartSwitch, Controller
 
 log = logging.getLogger(__name__)
@@ -47,13 +50,15 @@ def run(resolved: Resolved, flags: Sequence[str], theme: Literal["auto", "light"
         icon = PystrayIcon(backend, system.theme() if theme == "auto" else theme)
         if not icon.has_menu:
             log.warning("the tray of this desktop has no menus: a click on the icon opens the dashboard")
-        child = DaemonChild(lambda: flags, resolved.paths.logs)
+        start = functools.partial(popen, environ=hide_secrets())  # browsers and editors that the menu starts get no key
+        child = DaemonChild(lambda: flags, resolved.paths.logs, start=start)
         controller = Controller(
             resolved,
             icon,
             child,
             autostart=_autostart(),
             catalogue=tuple(catalogue()),
+            start_pull=lambda name: start(["pull", name], stderr=subprocess.PIPE),
         )
         icon.run(controller.run, controller.submit)
     return True

@@ -90,6 +90,8 @@ class UpstreamOptions:
     most_requests: int = 8
     check_every: float = 60.0
     min_cosine: float = 0.99
+    recheck_every: int = 16
+    """One of so many answered texts is asked again; 0 for none."""
 
 
 class UpstreamClient:
@@ -103,8 +105,8 @@ class UpstreamClient:
         headers = {hdrs.CONTENT_TYPE: "application/json", hdrs.ACCEPT: "application/json"}
         if self._options.key:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._options.key}"
-        # One more than requests in flight: a probe must not wait behind requests that hang.
-        connector = aiohttp.TCPConnector(limit=self._options.most_requests + 1, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        # Two more than requests in flight: a probe, or texts asked again, must not wait behind requests that hang.
+        connector = aiohttp.TCPConnector(limit=self._options.most_requests + 2, keepalive_timeout=KEEP_ALIVE_SECONDS)
         self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self
 

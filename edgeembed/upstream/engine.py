@@ -1,7 +1,8 @@
 """An `Engine` (see engine/interface.py) that sends texts to another server, in OpenAI's protocol.
 
-Every request carries a sentinel text besides the texts to embed, and its rows are used only if the sentinel's row is the
-expected one: a server that was replaced, reloaded or put behind a load balancer cannot return vectors of another model.
+Every request carries sentinel texts besides the texts to embed, at places drawn anew, and its rows are used only if those of
+the sentinel texts are the expected ones: a server that was replaced, reloaded or put behind a load balancer cannot return
+vectors of another model. A sample of the texts is asked again, as a server may mix up rows that are all of the right model.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from edgeembed.errors import (
     InputTooLongError,
     RequestError,
 )
-from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient
+from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient, UpstreamError
 from edgeembed.upstream.fallback import Fallback
 from edgeembed.upstream.health import HealthMonitor, log_failure
-from edgeembed.upstream.identity import SENTINEL_TEXT, least_cosine
+from edgeembed.upstream.order import Layout, OrderCheck, texts_beside_sentinels
 from edgeembed.upstream.queue import PendingText, TextQueue, pending_text
 from edgeembed.upstream.remote import REMOTE_TYPE, Remote
 from edgeembed.upstream.wire import UpstreamAnswer, says_too_long, spread
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 MOST_TRIES = 4
 """A text fails once so many requests with it ended in a closed connection or in vectors of another model."""
 _SERVER_ERROR = 500
+_RECHECK_SECONDS = 0.25
+"""Time in which texts that will be asked again are collected for one request."""
 _SOON = 0.001
 """Seconds; the least delay of a timer, so that it cannot spin."""
 
@@ -61,11 +64,13 @@ class RemoteEngine:
         self._remote = remote
         self._options = remote.options
         self._identity = remote.identity
-        self._sentinel_row = self._identity.canary_rows[:1]
+        self._order = OrderCheck(self._identity, self._options.min_cosine, self._options.recheck_every)
         self._client = UpstreamClient(remote.options)
         self._health = HealthMonitor(remote, self._client, self._wake)
         self._fallback = Fallback(make_fallback, self._identity, self._options.min_cosine)
-        self._queue = TextQueue(max(1, self._options.most_texts - 1), self._options.most_characters)
+        most_texts = 1 if remote.faults else texts_beside_sentinels(self._options.most_texts)
+        self._queue = TextQueue(most_texts, self._options.most_characters)
+        self._rechecking: asyncio.Task[None] | None = None
         self._in_flight: set[_UpstreamRequest] = set()
         self._loading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -100,12 +105,12 @@ class RemoteEngine:
         return EngineStatus(
             state=(
                 "stopped" if self._stopped else
-                "failed" if self._health.replaced else
+                "failed" if self._health.over else
                 "starting" if not self._started else
                 "ready" if closed or local else
                 "restarting"
             ),
-            reason=self._health.replaced.message if self._health.replaced else reason,
+            reason=self._health.over.message if self._health.over else reason,
             mode="upstream" if closed or not local else "local fallback",
             demotions=[],
             restarts=self._health.breaker.opened,
@@ -147,7 +152,7 @@ class RemoteEngine:
 
     @property
     def is_over(self) -> bool:
-        return self._stopped or self._health.replaced is not None
+        return self._stopped or self._health.over is not None
 
     async def start(self) -> None:
         await self._client.__aenter__()
@@ -186,7 +191,7 @@ class RemoteEngine:
             text.fail(stopping)
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [task for task in (self._loading, *(request.task for request in self._in_flight)) if task]
+        tasks = [task for task in (self._loading, self._rechecking, *(request.task for request in self._in_flight)) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -210,7 +215,7 @@ class RemoteEngine:
     def _dispatch(self) -> None:
         self._woken = False
         if self.is_over:
-            self._fail_all(self._health.replaced or EngineUnavailableError("the daemon is stopping"))
+            self._fail_all(self._health.over or EngineUnavailableError("the daemon is stopping"))
             return
         if self._health.breaker.state != "closed" or self._health.breaker.pause:
             self._while_unavailable()
@@ -275,8 +280,8 @@ class RemoteEngine:
             return True
         self._requests += 1
         try:
-            sent = [SENTINEL_TEXT, *(text.sent for text in texts)]
-            answer = await self._client.embed(self._remote.model, sent, self._identity.encoding)
+            layout = self._order.layout([text.sent for text in texts])
+            answer = await self._client.embed(self._remote.model, layout.sent, self._identity.encoding)
         except RefusedError as error:
             return await self._on_refused(texts, error)
         except BusyError as error:
@@ -286,17 +291,26 @@ class RemoteEngine:
         except UnavailableError as error:
             self._on_unavailable(texts, error)
             return False
-        if least_cosine(answer.rows[:1], self._sentinel_row) < self._options.min_cosine:
-            self._on_other_vectors(texts)
+        match self._order.examine(layout, answer.rows):
+            case "other vectors":
+                self._on_other_vectors(texts)
+                return False
+            case "wrong rows":
+                self._health.distrust("a sentinel text")
+        if self._health.over is not None:  # also by another request meanwhile: no row of this identity is used any more
+            for text in texts:
+                text.fail(self._health.over)
             return False
         self._health.breaker.worked()
-        self._on_answer(texts, answer)
+        self._on_answer(texts, layout, answer)
         return True
 
-    def _on_answer(self, texts: Sequence[PendingText], answer: UpstreamAnswer) -> None:
-        rows = answer.rows[1:]
+    def _on_answer(self, texts: Sequence[PendingText], layout: Layout, answer: UpstreamAnswer) -> None:
+        rows = [answer.rows[place] for place in layout.places]
         sent = [text.sent for text in texts]
-        total = None if answer.tokens is None else max(len(texts), answer.tokens - self._identity.sentinel_tokens)
+        total = None
+        if answer.tokens is not None:
+            total = max(len(texts), answer.tokens - self._order.tokens_of_sentinels(layout))
         for text, row, tokens in zip(texts, rows, spread(total, sent), strict=True):
             if reason := defect(row):
                 text.fail(BadVectorError(f"upstream returned a row that is {reason}"))
@@ -305,7 +319,31 @@ class RemoteEngine:
             else:
                 self._texts_computed += 1
                 self._tokens_computed += tokens
+                self._order.learn(text.sent, row)
                 text.finish(Row(row, tokens))
+        if self._order.has_samples and (self._rechecking is None or self._rechecking.done()):
+            self._rechecking = asyncio.create_task(self._recheck(), name="upstream recheck")
+            self._rechecking.add_done_callback(log_failure)
+
+    async def _recheck(self) -> None:
+        """Ask again for a sample of the texts that were answered; one request at a time, beside those of clients."""
+        while not self.is_over:
+            await asyncio.sleep(_RECHECK_SECONDS)
+            samples = self._order.take_samples(self._queue.most_texts, self._options.most_characters)
+            if not samples or self._health.breaker.state != "closed":
+                return
+            layout = self._order.layout([text for text, _ in samples])
+            try:
+                answer = await self._client.embed(self._remote.model, layout.sent, self._identity.encoding)
+            except UpstreamError:
+                return  # the requests of clients show what is wrong
+            verdict = self._order.examine(layout, answer.rows)
+            found = [answer.rows[place] for place in layout.places]
+            if verdict == "wrong rows":
+                self._health.distrust("a sentinel text")
+            elif verdict == "right" and not self._order.repeats(found, [row for _, row in samples]):
+                self._health.distrust("a text that was asked again")
+        self._wake()
 
     async def _on_refused(self, texts: Sequence[PendingText], error: RefusedError) -> bool:
         """Send the halves, down to the text that is refused; if both succeed, the request was only too large."""
@@ -350,7 +388,7 @@ class RemoteEngine:
             if self._health.retry_budget > 0 and text.tries < MOST_TRIES and not self.is_over:
                 again.append(text)
             else:
-                text.fail(self._health.replaced or self._unavailable())
+                text.fail(self._health.over or self._unavailable())
         self._retries += len(again)
         self._queue.put_back(again)
 

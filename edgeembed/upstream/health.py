@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from edgeembed.errors import ModelReplacedError
+from edgeembed.errors import EngineUnavailableError, ModelReplacedError
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import BusyError, UnavailableError, UpstreamClient, UpstreamError
-from edgeembed.upstream.identity import least_cosine
+from edgeembed.upstream.identity import least_cosine, misplaced
 from edgeembed.upstream.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ class HealthMonitor:
     def __init__(self, remote: Remote, client: UpstreamClient, changed: Callable[[], None]) -> None:
         """Take what to watch. changed: called when waiting texts may be sent again, or never will be."""
         self.breaker = Breaker()
-        self.replaced: ModelReplacedError | None = None
-        """Set once upstream gives other vectors than those of this identity."""
+        self.over: EngineUnavailableError | None = None
+        """Set once upstream gives other vectors than those of this identity, or rows of other texts."""
         self._remote = remote
         self._options = remote.options
         self._identity = remote.identity
@@ -35,19 +35,29 @@ class HealthMonitor:
         self._prober: asyncio.Task[None] | None = None
 
     @property
+    def given_up(self) -> bool:
+        """Whether nothing is sent any more, not even a probe: rows of other texts came back again and again."""
+        return self._remote.faults > 1
+
+    @property
     def retry_budget(self) -> float:
         """Seconds for which texts still wait while upstream is unavailable; 0 or less when their time is up."""
         away = self.breaker.away_since
+        if self.given_up:
+            return 0.0
         return self._options.wait - (time.monotonic() - away if away is not None else 0.0)
 
     async def start(self) -> None:
         """Check the identity and start watching, even without upstream. Raises ModelReplacedError for another model."""
+        if self.given_up:
+            self.failed(UnavailableError("it returned rows of other texts; mend it and restart this daemon"), at_once=True)
+            return
         try:
             await self._check_identity()
         except UpstreamError as error:
             self.failed(error, at_once=True)
-        if self.replaced is not None:
-            raise self.replaced
+        if self.over is not None:
+            raise self.over
         self._spawn(self._check_regularly(), "upstream check")
 
     async def close(self) -> None:
@@ -66,7 +76,8 @@ class HealthMonitor:
         self.breaker.failed(str(error), retry_after, at_once=at_once or no_connection)
         if self.breaker.opened > before:
             log.warning("upstream %s is unavailable: %s", self._options.url, error)
-        if self.breaker.state != "closed" and self.replaced is None and (self._prober is None or self._prober.done()):
+        watched = self.over is None and not self.given_up
+        if watched and self.breaker.state != "closed" and (self._prober is None or self._prober.done()):
             self._prober = self._spawn(self._probe_until_back(), "upstream probe")
 
     async def _probe_until_back(self) -> None:
@@ -79,13 +90,13 @@ class HealthMonitor:
                 break
             except UpstreamError as error:
                 self.failed(error, at_once=True)
-        if self.replaced is None:
+        if self.over is None:
             self.breaker.worked()
             log.info("upstream %s is available again, with the same vectors", self._options.url)
         self._changed()
 
     async def _check_regularly(self) -> None:
-        while self.replaced is None:
+        while self.over is None:
             await asyncio.sleep(self._options.check_every)
             if self.breaker.state != "closed":
                 continue
@@ -100,11 +111,24 @@ class HealthMonitor:
     async def _check_identity(self) -> None:
         """Embed the canary texts and set `replaced` if upstream gives other rows. Raises a subclass of UpstreamError."""
         result = await self._remote.probe(self._client, self._identity)
-        if least_cosine(result.rows, self._identity.canary_rows) >= self._options.min_cosine:
+        expected = self._identity.canary_rows
+        if least_cosine(result.rows, expected) >= self._options.min_cosine:
             return
         identity = self._remote.recognise(await self._remote.probe(self._client))
         if identity.digest != self._identity.digest:
-            self.replaced = ModelReplacedError("upstream serves another model now; send the request again", retry_after=1.0)
+            self.replaced()
+        elif misplaced(result.rows, expected, self._options.min_cosine):
+            self.distrust("the canary texts")
+
+    def replaced(self) -> None:
+        """End this identity: upstream serves another model."""
+        self.over = ModelReplacedError("upstream serves another model now; send the request again", retry_after=1.0)
+        self._remote.on_change(self._served)
+
+    def distrust(self, reason: str) -> None:
+        """End this identity, with all its rows in the cache: upstream returned rows of other texts."""
+        if self.over is None:
+            self.over = self._remote.distrust(reason)
             self._remote.on_change(self._served)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +20,15 @@ import numpy as np
 from edgeembed.common.files import write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
-from edgeembed.upstream.wire import RowEncoding
+from edgeembed.upstream.wire import RowEncoding, tokens_about
 
 log = logging.getLogger(__name__)
 
 CANARY_TEXTS: Sequence[str] = TEXTS
 """Shorter ones first: where not all fit into the context, the last one is left out."""
-SENTINEL_TEXT = CANARY_TEXTS[0]
-"""Sent with every request, a few tokens long: its row shows that the response comes from the right model, whatever was
-restarted, replaced or put behind a load balancer meanwhile."""
+SENTINELS = 4
+"""The first so many canary texts, which are short, are the sentinel texts. Each request carries one or more, whose rows show
+that the answer comes from the right model, whatever was restarted, replaced or put behind a load balancer meanwhile."""
 
 SCHEMA = b"edgeembed upstream 1"
 MOST_KEPT = 32
@@ -45,7 +46,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     rows: str
     """Base64 of the rows of the canary texts that fit, as first seen: float32, little-endian, shape (texts, dimensions)."""
     dimensions: int
-    sentinel_tokens: int
+    canary_tokens: list[int] = []
+    """Of each canary text, as upstream counts them; empty where it does not."""
     context_tokens: int = 0
     """0: unknown."""
     encoding: RowEncoding = "base64"
@@ -57,6 +59,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         matrix = np.frombuffer(base64.b64decode(self.rows), dtype="<f4").reshape(-1, self.dimensions)
         return list(matrix.astype(np.float32))
 
+    def tokens_of(self, number: int) -> int:
+        """Return the tokens of a canary text."""
+        return self.canary_tokens[number] if self.canary_tokens else tokens_about(CANARY_TEXTS[number])
+
     @property
     def normalised(self) -> bool:
         """Whether its rows have length 1, as those of most servers do."""
@@ -67,7 +73,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an upstream server returned for the canary texts."""
 
     rows: Sequence[Float32Row]
-    sentinel_tokens: int
+    canary_tokens: list[int]
     context_tokens: int
     encoding: RowEncoding
 
@@ -80,6 +86,15 @@ def least_cosine(rows: Sequence[Float32Row], others: Sequence[Float32Row]) -> fl
     if any(len(one) != len(other) or defect(one) or defect(other) for one, other in pairs):
         return 0.0
     return min(cosine(one, other) for one, other in pairs)
+
+
+def misplaced(rows: Sequence[Float32Row], expected: Sequence[Float32Row], min_cosine: float) -> bool:
+    """Return whether a row is at the place of another one."""
+    pairs = [(one, other) for one in range(len(rows)) for other in range(len(expected)) if one != other]
+    return any(
+        least_cosine([rows[one]], [expected[other]]) >= min_cosine > least_cosine([rows[one]], [expected[one]])
+        for one, other in pairs
+    )
 
 
 class IdentityStore:
@@ -111,19 +126,26 @@ class IdentityStore:
         identity = msgspec.structs.replace(
             identity,
             url=url,
-            sentinel_tokens=result.sentinel_tokens,
+            canary_tokens=result.canary_tokens,
             context_tokens=result.context_tokens,
             encoding=result.encoding,
             seen_at=time.time(),
         )
-        kept = sorted(
-            [identity, *(one for one in earlier if one.digest != identity.digest)], key=lambda one: one.seen_at, reverse=True
-        )
+        self._write([identity, *(one for one in earlier if one.digest != identity.digest)])
+        return identity, found
+
+    def renew(self, identity: Identity) -> Identity:
+        """Return the identity under a new digest and forget the old one, whose rows in the cache are then not used again."""
+        renewed = msgspec.structs.replace(identity, digest=_digest(identity.model, secrets.token_bytes(32)))
+        self._write([renewed, *(one for one in self._read() if one.digest != identity.digest)])
+        return renewed
+
+    def _write(self, identities: Sequence[Identity]) -> None:
+        kept = sorted(identities, key=lambda one: one.seen_at, reverse=True)
         try:
             write_json(self._path, kept[:MOST_KEPT])
         except OSError as error:
             log.warning("cannot write upstream's identities to %s: %s", self._path, error)
-        return identity, found
 
     def _read(self) -> list[Identity]:
         try:
@@ -143,7 +165,7 @@ def _new(model: str, result: ProbeResult) -> Identity:
         digest=_digest(model, matrix.tobytes()),
         rows=base64.b64encode(matrix.tobytes()).decode("ascii"),
         dimensions=matrix.shape[1],
-        sentinel_tokens=result.sentinel_tokens,
+        canary_tokens=result.canary_tokens,
     )
 
 

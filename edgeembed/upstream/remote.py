@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
 from collections.abc import Callable
 
-from edgeembed.errors import ConfigError, EngineUnavailableError
+from edgeembed.errors import ConfigError, EngineUnavailableError, WrongRowsError
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, catalogue
 from edgeembed.models.registry import ServedModel
 from edgeembed.upstream.breaker import Breaker
-from edgeembed.upstream.client import RefusedError, UpstreamClient, UpstreamError, UpstreamOptions
-from edgeembed.upstream.identity import CANARY_TEXTS, SENTINEL_TEXT, Identity, IdentityStore, ProbeResult
-from edgeembed.upstream.wire import RowEncoding, context_tokens, own_names
+from edgeembed.upstream.client import RefusedError, UnavailableError, UpstreamClient, UpstreamError, UpstreamOptions
+from edgeembed.upstream.identity import CANARY_TEXTS, Identity, IdentityStore, ProbeResult, least_cosine
+from edgeembed.upstream.order import trial_texts
+from edgeembed.upstream.wire import RowEncoding, UpstreamAnswer, context_tokens, own_names
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ class Remote:
         self.entry = entry_of(model)
         self.changes = 0
         """How often upstream was found to serve another model than before."""
+        self.faults = 0
+        """How often rows of other texts came back. After the first time every text is sent alone, so that its sentinel text
+        shows that its row is in its place; after the second time nothing is sent any more."""
         self.on_change: Callable[[ServedModel], None] = lambda _old: None
         """Called with the model served before, when upstream has changed."""
         self._identities = identities
@@ -57,6 +62,7 @@ class Remote:
             while True:
                 try:
                     self.recognise(await self.probe(client))
+                    await self._try_order(client)
                     return
                 except UpstreamError as error:
                     reason = f"upstream {self.options.url}: {error}"
@@ -77,32 +83,87 @@ class Remote:
                     continue
 
     async def probe(self, client: UpstreamClient, identity: Identity | None = None) -> ProbeResult:
-        """Embed the canary texts; everything else is taken from `identity`, if given. Raises a subclass of UpstreamError."""
+        """Embed the canary texts; everything else is taken from the identity, if given. Raises a subclass of UpstreamError.
+
+        With an identity they are sent in one request, in an order drawn anew; otherwise, and to a server that mixed up rows,
+        one by one.
+        """
         seconds = min(PROBE_SECONDS, self.options.timeout)
-        if identity is not None:
-            texts = CANARY_TEXTS[: len(identity.canary_rows)]
-            answer = await client.embed(self.model, texts, identity.encoding, seconds=seconds)
-            return ProbeResult(
-                rows=answer.rows,
-                sentinel_tokens=identity.sentinel_tokens,
-                context_tokens=identity.context_tokens,
-                encoding=identity.encoding,
-            )
-        encoding: RowEncoding = "base64"
-        try:
-            sentinel = await client.embed(self.model, [SENTINEL_TEXT], encoding, seconds=seconds)
-        except RefusedError:
-            encoding = "float"  # some servers refuse base64 instead of answering with floats
-            sentinel = await client.embed(self.model, [SENTINEL_TEXT], encoding, seconds=seconds)
-        try:
-            answer = await client.embed(self.model, CANARY_TEXTS, encoding, seconds=seconds)
-        except RefusedError:  # the last one is too long for the smallest contexts
-            answer = await client.embed(self.model, CANARY_TEXTS[:-1], encoding, seconds=seconds)
+        if identity is None:
+            return await self._probe_new(client, seconds)
+        number, encoding = len(identity.canary_rows), identity.encoding
+        order = random.sample(range(number), number)
+        sent = [CANARY_TEXTS[place] for place in order]
+        if self.faults:
+            rows = [(await client.embed(self.model, [text], encoding, seconds=seconds)).rows[0] for text in sent]
+        else:
+            rows = (await client.embed(self.model, sent, encoding, seconds=seconds)).rows
         return ProbeResult(
-            rows=answer.rows,
-            sentinel_tokens=sentinel.tokens or 0,
+            rows=[rows[order.index(place)] for place in range(number)],
+            canary_tokens=identity.canary_tokens,
+            context_tokens=identity.context_tokens,
+            encoding=encoding,
+        )
+
+    async def _probe_new(self, client: UpstreamClient, seconds: float) -> ProbeResult:
+        encoding: RowEncoding = "base64"
+        answers: list[UpstreamAnswer] = []
+        for text in CANARY_TEXTS:
+            try:
+                answers.append(await client.embed(self.model, [text], encoding, seconds=seconds))
+            except RefusedError:
+                if not answers:
+                    encoding = "float"  # some servers refuse base64 instead of answering with floats
+                    answers.append(await client.embed(self.model, [text], encoding, seconds=seconds))
+                elif text != CANARY_TEXTS[-1]:  # which is too long for the smallest contexts
+                    raise
+        rows = [answer.rows[0] for answer in answers]
+        if len({len(row) for row in rows}) > 1:
+            raise UnavailableError("its rows differ in length")
+        if len({row.tobytes() for row in rows}) == 1:
+            raise UnavailableError("it returns the same row for different texts")
+        tokens = [answer.tokens for answer in answers if answer.tokens is not None]
+        return ProbeResult(
+            rows=rows,
+            canary_tokens=tokens if len(tokens) == len(rows) else [],
             context_tokens=await self._context_tokens(client),
             encoding=encoding,
+        )
+
+    async def _try_order(self, client: UpstreamClient) -> None:
+        """Send a request of the largest size twice, in two orders; a text whose row depends on its place shows a fault."""
+        texts = trial_texts(self.options.most_texts)
+        seconds, encoding = min(PROBE_SECONDS, self.options.timeout), self.identity.encoding
+        rows = []
+        try:
+            for order in (texts, random.sample(texts, len(texts))):
+                answer = await client.embed(self.model, order, encoding, seconds=seconds)
+                rows.append(dict(zip(order, answer.rows, strict=True)))
+        except UpstreamError as error:  # it may take fewer texts at a time; the checks of each request go on
+            log.info("upstream %s was not tried with %d texts at a time: %s", self.options.url, len(texts), error)
+            return
+        first, second = rows
+        if any(least_cosine([first[text]], [second[text]]) < self.options.min_cosine for text in texts):
+            self.distrust("a text whose row depends on its place")
+
+    def distrust(self, reason: str) -> WrongRowsError:
+        """Note that rows of other texts came back, and return the error for the texts that wait.
+
+        The identity gets another digest: nothing says which of the rows in the cache are right.
+        """
+        self.faults += 1
+        before, self._identity = self.identity, self._identities.renew(self.identity)
+        what = "each text is sent alone from now on" if self.faults == 1 else "nothing is sent to it any more"
+        log.error(
+            "upstream %s returned rows that belong to other texts, as shown by %s: its rows in the cache (%s) are not used "
+            "again, and %s. Mend that server, then restart this daemon",
+            self.options.url,
+            reason,
+            before.digest[:12],
+            what,
+        )
+        return WrongRowsError(
+            f"upstream {self.options.url} returned rows that belong to other texts; send the request again", retry_after=1.0
         )
 
     def recognise(self, result: ProbeResult) -> Identity:

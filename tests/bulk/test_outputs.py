@@ -35,13 +35,64 @@ def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path: Pat
     kept = [work.folder / "receipt-0000000.json", work.shards / f"shard-0000000{output.suffix}", tmp_path / ".other.tmp"]
     for file in (*partial, *kept):
         file.touch()
-    output.remove_partial_files()
+    output.recover()
     assert not any(file.exists() for file in partial)
     assert all(file.exists() for file in kept)
 
 
-def test_a_folder_of_other_files_is_not_cleared(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match=r"contains notes\.txt, which edgeembed did not write"):
-        Output.of(f"{tmp_path}/").clear()
-    assert (tmp_path / "notes.txt").exists()
+        Output.of(f"{tmp_path}/").require_ours()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output"),
+    [
+        (["in.jsonl"], "in.jsonl"),
+        (["other.txt", "in.jsonl"], "link.jsonl"),
+        (["hard.jsonl"], "in.jsonl"),
+        (["in.jsonl"], "sub/../in.jsonl"),
+        (["in.rejects.jsonl"], "in.parquet"),
+        (["in.ids.jsonl"], "in.npy"),
+        (["v.parquet.parts/shard-0000000.parquet"], "v.parquet"),
+        (["sub/shard-0000000.parquet"], "sub/"),
+        (["sub/shard-0000000.parquet"], "linked/"),
+        (["sub"], "sub/out.jsonl"),
+        (["linked"], "sub/deeper/out.parquet"),
+        (["."], "out.parquet"),
+        (["."], "sub/"),
+    ],
+)
+def test_a_job_never_writes_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str], output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.jsonl", "in.rejects.jsonl", "in.ids.jsonl", "other.txt"):
+        Path(name).touch()
+    Path("link.jsonl").symlink_to("in.jsonl")
+    Path("hard.jsonl").hardlink_to("in.jsonl")
+    for folder in ("sub", "v.parquet.parts"):
+        Path(folder).mkdir()
+        (Path(folder) / "shard-0000000.parquet").touch()
+    Path("linked").symlink_to("sub")
+    with pytest.raises(ConfigError, match="choose another output"):
+        Output.of(output).require_apart(inputs, None)
+    Output.of("elsewhere.parquet").require_apart([name for name in inputs if name != "."], None)
+
+
+def test_a_folder_as_input_of_one_format_may_hold_the_output(tmp_path: Path) -> None:
+    Output.of(f"{tmp_path}/out.parquet").require_apart([str(tmp_path), "-"], "csv")
+
+
+def test_a_kill_while_a_folder_is_replaced_leaves_the_old_one_to_be_put_back(tmp_path: Path) -> None:
+    (tmp_path / "v.replaced" / "_edgeembed").mkdir(parents=True)
+    (tmp_path / "v.replaced" / "_edgeembed" / "finished").touch()
+    (tmp_path / "v.parts" / "_edgeembed").mkdir(parents=True)
+    output = Output.of(f"{tmp_path}/v/")
+    output.recover()
+    assert output.finished
+    assert output.work().shards == tmp_path / "v.parts"
+    (tmp_path / "v.replaced").mkdir()  # the kill came after the new one took its place
+    output.recover()
+    assert not (tmp_path / "v.replaced").exists()

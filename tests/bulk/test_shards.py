@@ -46,6 +46,7 @@ def test_a_resumed_job_keeps_its_batch_size(tmp_path: Path) -> None:
     output.work().begin(BEFORE)
     assert batch_tokens_of(job(resume=True)) == 96
     assert batch_tokens_of(job(resume=False)) is None
-    assert batch_tokens_of(job(resume=True, overwrite=True)) is None
+    assert batch_tokens_of(job(resume=True, overwrite=True)) == 96
+    assert batch_tokens_of(job(resume=False, overwrite=True)) is None
     output.work().begin(msgspec.structs.replace(BEFORE, batch_tokens=0))
     assert batch_tokens_of(job(resume=True)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 from edgeembed.cache import KeyMaker
 from edgeembed.models.prompts import Prompt
@@ -33,3 +34,15 @@ def test_keys_do_not_depend_on_earlier_texts() -> None:
     for number in range(1000):  # more prompts than it remembers
         keys.key(f"{number}: {{text}}", "two")
     assert keys.key("{text}", "one") == first
+
+
+def test_long_prompts_are_not_kept() -> None:
+    """The query of a reranker is part of its prompt, and may be as long as a request."""
+    keys = KeyMaker(MODEL, "rerank")
+    tracemalloc.start()
+    try:
+        for number in range(12):
+            assert keys.keys(f"{number} {'q' * 2**20}", ["one", "two"]) != keys.keys(f"{number}", ["one", "two"])
+        assert tracemalloc.get_traced_memory()[0] < 2**20
+    finally:
+        tracemalloc.stop()

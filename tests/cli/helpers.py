@@ -17,7 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from edgeembed.config.paths import Paths
-from edgeembed.hub.store import InstalledModel, ModelManifest, Store
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import InstalledModel, Store
 from tests.hub.fakes import gguf_bytes
 
 MAIN = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembed'; main()"

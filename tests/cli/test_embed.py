@@ -201,6 +201,51 @@ def test_a_job_is_resumed_only_with_the_same_inputs_and_rules(
     assert len(read(out)[0]) == ROWS - 3
 
 
+@pytest.mark.parametrize("name", ["v.parquet", "v.jsonl", "v.npy", "v/"])
+def test_overwriting_replaces_nothing_before_the_new_output_is_complete(
+    port: int, engine: CountingEngine, texts: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "new").mkdir()
+    command = job(texts, Path("OUT"))
+    command[3] = f"{tmp_path}/out/{name}"
+    said(*command)
+    before = content(tmp_path / "out")
+    mistakes = (
+        ["embed", str(tmp_path / "nosuch.jsonl"), *command[2:]],
+        [*command, "--column", "bdoy"],
+        [*command, "--model", "nosuch"],
+        [*command, "--dimensions", "5000"],
+        [*command, "--format", "csv", "--column", "body"],
+    )
+    for mistake in mistakes:
+        found = edgeembed(*mistake, "--overwrite")
+        assert (found.returncode != 0, "Traceback" in found.stderr) == (True, False), found.stderr
+        kept = content(tmp_path / "out")
+        assert {path: kept.get(path) for path in before} == before, mistake
+
+    engine.until = len(engine.computed) + 2 * SHARD + 390
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *command, "--dimensions", "8", "--overwrite"], stderr=subprocess.DEVNULL
+    )
+    assert engine.stopped.wait(60)
+    until(lambda: [path for path in content(tmp_path / "out") if "receipt" in path and path not in before])
+    process.kill()
+    process.wait()
+    engine.until = None
+    now = content(tmp_path / "out")
+    assert {path: now[path] for path in before} == before, "the kill came before the new output was complete"
+    for mistake in (mistakes[0], mistakes[1], mistakes[2]):  # the unfinished job is kept as well
+        edgeembed(*mistake, "--overwrite")
+        assert {path for path in now if "receipt" in path} <= set(content(tmp_path / "out")), mistake
+
+    assert "are done already" in said(*command, "--dimensions", "8", "--overwrite", "--resume")
+    fresh = [*command, "--dimensions", "8"]
+    fresh[3] = f"{tmp_path}/new/{name}"
+    said(*fresh)
+    assert content(tmp_path / "out") == content(tmp_path / "new")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_keeps_finished_shards_and_explains_how_to_continue(
     port: int, engine: CountingEngine, texts: Path, tmp_path: Path

@@ -53,6 +53,30 @@ def test_an_empty_variable_is_not_set(home: Path) -> None:
     assert resolved.origins["port"] == "config.toml"
 
 
+@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key", "api_key_file", "certfile", "keyfile", "uds"])
+@pytest.mark.parametrize("origin", ["flag", "environment", "config.toml"])
+def test_what_protects_must_not_be_empty(home: Path, name: str, origin: str) -> None:
+    """An empty API key would ask for none, an empty certfile would turn off HTTPS."""
+    variables = {name.upper(): ""} if origin == "environment" else {}
+    if origin == "config.toml":
+        (home / "config.toml").write_text(f'{name} = ""\n')
+    where = {
+        "flag": f"--{name.replace('_', '-')}",
+        "environment": f"EDGEEMBED_{name.upper()}",
+        "config.toml": f"toml: {name}",
+    }
+    with pytest.raises(ConfigError, match=f"{where[origin]}.*: (the API key is empty|expected a path)"):
+        resolve({name: ""} if origin == "flag" else {}, env(home, **variables))
+
+
+@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key"])
+@pytest.mark.parametrize("key", [" ", "sesame ", " sesame", "sesame\n", "ses ame", "ses\x1bame"])
+def test_a_bad_key_is_an_error_that_does_not_show_it(home: Path, name: str, key: str) -> None:
+    with pytest.raises(ConfigError, match="has a blank, a line break or a control character") as caught:
+        resolve({}, env(home, **{name.upper(): key}))
+    assert "ame" not in str(caught.value).replace("name", "") and caught.value.__suppress_context__
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("true", True), ("1", True), ("True", True), ("false", False), ("0", False), ("FALSE", False)]
 )
@@ -242,6 +266,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(home: Path, mo
         write_setting(path, "port", "1")
     assert path.read_text() == OWN
     assert [file.name for file in home.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key"])
+def test_a_file_with_a_key_is_readable_by_its_owner_only(home: Path, name: str) -> None:
+    path = home / "config.toml"
+    assert not write_setting(path, name, "sesame") and stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("port = 1\n")
+    path.chmod(0o664)
+    assert not write_setting(path, "port", 2) and stat.S_IMODE(path.stat().st_mode) == 0o664
+    assert write_setting(path, name, "sesame") and stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    assert write_setting(path, "port", 3), "the key was there already"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and not write_setting(path, "port", 4)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgeembed.config.paths import Paths
 from edgeembed.hub.digests import sha256_of
-from edgeembed.hub.store import ModelManifest, Store
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import Store
 
 
 def install(home: Path, name: str, type_: str, file: Path) -> None:

@@ -125,14 +125,100 @@ async def test_our_routes_are_not_forwarded(serve: Serve, other: FakeGeneration,
     assert not other.requests
 
 
-@pytest.mark.parametrize("path", ["/v1/%2e%2e/admin", "/v1/a/..%2f..%2fadmin", "/v1/x/%2E%2E/%2E%2E/admin"])
-async def test_paths_cannot_leave_the_base_url(path: str, serve: Serve, other: FakeGeneration) -> None:
-    url = await serve()
+async def send_raw(url: str, head: str, body: bytes = b"") -> bytes:
+    """Send a request whose path and headers no client would touch, and return the status line."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    assert b" 404 " in (await reader.read()).splitlines()[0]
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    writer.write(f"{head}\r\nHost: localhost\r\n{length}Connection: close\r\n\r\n".encode() + body)
+    line = (await reader.read()).splitlines()[0]
     writer.close()
+    return line
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/%2e%2e/admin", "/v1/a/..%2f..%2fadmin", "/v1/x/%2E%2E/%2E%2E/admin", "/v1/%252e%252e/admin", "/v1/a\\..\\admin"],
+)
+async def test_paths_cannot_leave_the_base_url(path: str, serve: Serve, other: FakeGeneration) -> None:
+    url = await serve()
+    assert b" 404 " in await send_raw(url, f"GET {path} HTTP/1.1")
+    assert not other.requests
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/embeddings/",
+        "/v1//embeddings",
+        "//v1/embeddings",
+        "/v1/./embeddings",
+        "/v1/x/../embeddings",
+        "/v1/%2e/embeddings",
+        "/v1/%65mbeddings/",
+        "/v1%2Fembeddings",
+        "/v1/%2Fembeddings",
+        "/v1/%252Fembeddings",
+        "/v1/%2565mbeddings",
+        "/v1/Embeddings",
+        "/v1/EMBEDDINGS",
+        "/V1/embeddings",
+        "/v1/embeddings;a=b",
+        "/v1;x/embeddings",
+        "/v1/embeddings%3Fx",
+        "/v1/embeddings%23x",
+        "/v1/embeddings%00",
+        "/v1/embeddings%20",
+        "/v1/embeddings%0d%0a",
+        "/v1\\embeddings",
+        "/v1/%5Cembeddings",
+        "/v1/rerank/",
+        "/v1/models/",
+        "/v1/embed//",
+        "/v1/status/",
+        "http://elsewhere.example/v1/embeddings/",
+    ],
+)
+async def test_texts_for_us_are_not_forwarded_however_the_path_is_written(
+    path: str, serve: Serve, other: FakeGeneration
+) -> None:
+    url = await serve(forward_key="theirs")
+    for method in ("POST", "GET", "PUT", "OPTIONS"):
+        line = await send_raw(url, f"{method} {path} HTTP/1.1", b'{"input": "private"}')
+        assert line.split()[1] in (b"400", b"404", b"405"), (method, line)
+    assert not other.requests
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])
+@pytest.mark.parametrize("headers", [(), ("Access-Control-Request-Method: POST",)])
+async def test_every_forwarded_request_needs_a_key(
+    method: str, headers: tuple[str, ...], serve: Serve, other: FakeGeneration
+) -> None:
+    """Also with the headers of a preflight request from a page of our own origin, which no browser sends."""
+    url = await serve(forward_key="theirs", api_key="ours")
+    own = f"Origin: {url.replace('127.0.0.1', 'localhost')}"
+    for more in ((), (own,), ("Origin: null",)):
+        head = "\r\n".join([f"{method} /v1/chat/completions HTTP/1.1", *headers, *more])
+        assert (await send_raw(url, head)).split()[1] in (b"401", b"403")
+    assert not other.requests
+
+
+async def test_an_allowed_page_s_preflight_request_needs_no_key_and_stays_here(
+    serve: Serve, other: FakeGeneration, client: aiohttp.ClientSession
+) -> None:
+    url = await serve(forward_key="theirs", api_key="ours", allowed_origins=("https://notes.example",))
+    headers = {"Origin": "https://notes.example", "Access-Control-Request-Method": "POST"}
+    async with client.options(f"{url}/v1/chat/completions", headers=headers) as response:
+        assert response.status == 204
+    del headers["Access-Control-Request-Method"]
+    async with client.options(f"{url}/v1/chat/completions", headers=headers) as response:
+        assert response.status == 401
+    assert not other.requests
+
+
+async def test_a_trace_would_show_our_key_and_is_refused(serve: Serve, other: FakeGeneration) -> None:
+    url = await serve(forward_key="theirs")
+    assert b" 405 " in await send_raw(url, "TRACE /v1/chat/completions HTTP/1.1")
     assert not other.requests
 
 

@@ -19,7 +19,8 @@ from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import wheel as wheel_module
 from edgeembed.hub.download.huggingface import HubClient
 from edgeembed.hub.install import ensure_installed, parse_spec, pull
-from edgeembed.hub.store import ModelManifest, Store
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import Store
 from tests.fakes import Lines
 from tests.hub.fakes import (
     COMMIT,

@@ -14,7 +14,8 @@ from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub import digests as digests_module
 from edgeembed.hub.catalogue import Prompts, catalogue
 from edgeembed.hub.gguf.header import read_header
-from edgeembed.hub.store import InstalledModel, ModelManifest, Store
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import InstalledModel, Store
 from tests.hub.fakes import gguf_bytes
 
 CONTENT = gguf_bytes(general__architecture="bert", general__name="mine", bert__embedding_length=8)
@@ -82,15 +83,6 @@ def test_a_file_without_manifest_is_skipped_and_logged(paths: Paths, caplog: pyt
     model.path.with_suffix(".json").write_text("{")
     assert Store(paths).installed() == []
     assert "manifest" in caplog.text
-
-
-def test_a_changed_file_gets_its_own_digest(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
-    model = install(paths)
-    model.path.write_bytes(CONTENT + b"!")
-    found = Store(paths).find("all-minilm-l6-v2")
-    assert found is not None
-    assert found.digest == hashlib.sha256(CONTENT + b"!").hexdigest()
-    assert "was changed after it was installed" in caplog.text
 
 
 def test_digests_are_computed_once_and_again_when_the_file_changes(

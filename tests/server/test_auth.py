@@ -148,14 +148,49 @@ async def test_keys_are_required(connect: Connect, tmp_path: Path, caplog: pytes
     assert " ide" in caplog.text and "sesame" not in caplog.text and "plain-key" not in caplog.text
 
 
-def test_bad_key_files_are_errors(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no API keys"),
+        ("\n \n\t\n", "has no API keys"),
+        ("# nothing\n", "has no API keys"),
+        ("name:\n", "line 1: the API key is empty"),
+        ("name: \n", "line 1: the API key is empty"),
+        ("# ours\n\nsk:with:colons\n", "line 3: a colon without a blank"),
+        ("name:sesame\n", "line 1: a colon without a blank"),
+        ("https://sesame\n", "line 1: a colon without a blank"),
+        ("sesame and more\n", "line 1: the API key has a blank"),
+        ("name: sesame and more\n", "line 1: the API key has a blank"),
+        ("sesa\0me\n", "line 1: the API key has a blank"),
+    ],
+)
+def test_a_line_that_is_no_key_is_an_error_that_does_not_show_it(text: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(text.encode())
+    with pytest.raises(ConfigError, match=reason) as caught:
+        Keys.read(None, str(file))
+    assert "sesa" not in str(caught.value) and "sk" not in str(caught.value)
+
+
+def test_a_key_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the API keys"):
         Keys.read(None, str(tmp_path / "missing"))
-    empty = tmp_path / "empty"
-    empty.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="has no API keys"):
-        Keys.read(None, str(empty))
-    empty.write_text("name:\n")
-    with pytest.raises(ConfigError, match="empty"):
-        Keys.read(None, str(empty))
+    (tmp_path / "keys").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
+        Keys.read(None, str(tmp_path / "keys"))
     assert not Keys.read(None, None)
+
+
+def test_a_named_key_may_have_colons_and_editors_may_add_a_mark_and_line_ends(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbffirst\r\n\r\nide:  sk:with:colons \r\n")
+    keys = Keys.read(None, str(file))
+    assert (keys.name_of("first"), keys.name_of("sk:with:colons")) == ("key 1", "ide")
+    assert keys.name_of("") is None and keys.name_of("with:colons") is None
+
+
+@pytest.mark.parametrize("key", ["", " ", "sesame ", "\tsesame", "sesame\n", "ses ame", "sesame\x01", "\u200bsesame"])
+def test_a_key_that_no_client_can_send_is_an_error(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"the API key (is empty|has a blank)") as caught:
+        Keys.read(key, None)
+    assert "ame" not in str(caught.value).replace("name", "")

@@ -13,6 +13,22 @@ from tests.server.dialect_requests import Server, post
 from tests.server.malformed import EXAMPLES, cases
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES))
+async def test_hostile_names_and_nesting_are_client_errors(
+    aiohttp_client: Callable[..., Awaitable[TestClient]], path: str
+) -> None:
+    client = await aiohttp_client(Server().app)
+    opening = [b"[" * 50_000, b'{"a":' * 15_000]
+    bodies = [b'{"other":%b' % each for each in opening] + [b'{"input":%b' % each for each in opening] + opening
+    for name in ("x" + ":query" * 2000, "a" * 90_000, "embedder:" + "é" * 4000, "bge-m3:" + "a" * 90_000):
+        bodies.append(json.dumps({**EXAMPLES[path], "model": name}).encode())
+    for body in bodies:
+        response = await client.post(path, data=body, headers={"Content-Type": "application/json"})
+        text = await response.text()
+        assert 400 <= response.status < 500, f"{body[:100]!r}: {response.status} {text}"
+        assert set(json.loads(text)) & {"error", "message"} and len(text) < 1000, text
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_malformed_bodies_are_client_errors_and_do_no_harm(
     aiohttp_client: Callable[..., Awaitable[TestClient]], seed: int

