@@ -1,7 +1,7 @@
 """The characters that BERT's tokenizer removes, splits at, or makes words of, as ranges of code points in hexadecimal.
 
-They are those of the library `tokenizers`, whose categories are Unicode 8's. Python's own categories change with its version:
-the same text would have other tokens under another Python, and other ones than the model was trained with.
+They are those of the library `tokenizers`, whose categories are Unicode 8's. Python's change with its version: a text would
+have other tokens under another Python, and other ones than the model was trained with.
 `tests/engine/llama/test_wordpiece_reference.py` compares them with that library, character by character.
 """
 
@@ -66,8 +66,8 @@ MISREAD = (
     "1145a-1145b 1145d 11660-1166c 116b9 1183b 11944-11946 119e2 11a3f-11a46 11a9a-11a9c 11a9e-11aa2 11b00-11b09 "
     "11c41-11c45 11c70-11c71 11ef7-11ef8 11f43-11f4f 11fff 12ff1-12ff2 13430-1343f 16e97-16e9a 16fe2 1e95e-1e95f"
 )
-"""Letters to BERT's tokenizer, which llama.cpp removes or splits at, and U+2581, its mark of a word's beginning. They are in no
-vocabulary, so a word with one is unknown."""
+"""Letters to BERT's tokenizer, which llama.cpp removes or splits at, and U+2581, its mark of a word's beginning. They are in
+no vocabulary, so a word with one is unknown."""
 
 
 class CharacterSet:

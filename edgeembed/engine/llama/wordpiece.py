@@ -10,6 +10,7 @@ Source of the rules: the tokenizers library, BertNormalizer, BertPreTokenizer an
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -33,6 +34,7 @@ LONGEST_WORD = 100
 _UNKNOWN = "\ue000"
 """Stands for a character that makes its word unknown. It is for private use, so it is removed from every text."""
 _MOST_REMEMBERED = 16_384
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class BertWords:
@@ -55,19 +57,17 @@ class BertWords:
 
     def segments(self, text: str) -> str | list[str | None]:
         """Return the text as llama.cpp can read it; with unknown words, a list in which None stands for each of them."""
-        if text.isascii():
-            # llama.cpp reads short words of ASCII as BERT's tokenizer does, except for control characters.
-            if text.isprintable() and (len(text) <= self._longest_word or self._longest(text) <= self._longest_word):
-                return text
+        # llama.cpp reads short words of ASCII as BERT's tokenizer does, except for control characters.
+        if text.isascii() and not _CONTROL.search(text) and self._is_short(text):
+            return text
         normalized = text.translate(self._characters)
-        if _UNKNOWN not in normalized and self._longest(normalized) <= self._longest_word:
+        if _UNKNOWN not in normalized and self._is_short(normalized):
             return normalized
         return list(self._split(normalized))
 
-    @staticmethod
-    def _longest(text: str) -> int:
-        """Return the length of the longest run without white space."""
-        return max(map(len, text.split()), default=0)
+    def _is_short(self, text: str) -> bool:
+        """Return whether no run without white space is longer than a word may be."""
+        return len(text) <= self._longest_word or max(map(len, text.split()), default=0) <= self._longest_word
 
     def _split(self, normalized: str) -> Iterator[str | None]:
         for unknown, words in groupby(normalized.split(), self._is_unknown):
@@ -105,5 +105,9 @@ class _Characters(dict[int, str]):
         kept = "".join(letter for letter in letters if ord(letter) not in self._removed)
         if self._lowercase:
             kept = "".join(letter.lower() for letter in kept)
-        kept = "".join(_UNKNOWN if ord(letter) in self._misread else letter for letter in kept)
-        return f" {kept} " if code_point in self._alone else kept
+        return "".join(map(self._spell, kept))
+
+    def _spell(self, letter: str) -> str:
+        if ord(letter) in self._misread:
+            return _UNKNOWN
+        return f" {letter} " if ord(letter) in self._alone else letter
