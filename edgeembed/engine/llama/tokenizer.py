@@ -25,6 +25,7 @@ from edgeembed.engine.reading import Tokens
 
 _MOST_KEPT = 1 << 18
 """Tokens of a buffer that is kept for a thread's next text."""
+_MOST_SEEN = 1024
 
 
 class Tokenizer:
@@ -99,8 +100,17 @@ class Tokenizer:
         return [self._vocabulary.unknown if segment is None else segment for segment in segments]
 
     def _ids(self, parts: str | list[str | int]) -> Iterator[Tokens]:
-        for part in [parts] if isinstance(parts, str) else parts:
-            yield np.array([part], dtype=np.int32) if isinstance(part, int) else self._call(part, frame=False)
+        if isinstance(parts, str):
+            yield self._call(parts, frame=False)
+            return
+        seen: dict[str | int, Tokens] = {}  # a text with many defined tokens often has the same few words between them
+        for part in parts:
+            ids = seen.get(part)
+            if ids is None:
+                ids = np.array([part], dtype=np.int32) if isinstance(part, int) else self._call(part, frame=False)
+                if len(seen) < _MOST_SEEN:
+                    seen[part] = ids
+            yield ids
 
     @cached_property
     def _pieces(self) -> TextPieces:

@@ -34,6 +34,7 @@ LONGEST_WORD = 100
 _UNKNOWN = "\ue000"
 """Stands for a character that makes its word unknown. It is for private use, so it is removed from every text."""
 _MOST_REMEMBERED = 16_384
+_SLICE_CHARACTERS = 16_384
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -48,11 +49,11 @@ class BertWords:
     def of(cls, metadata: Callable[[str], str | None]) -> BertWords:
         """Return the words of a file. metadata: returns a metadata value of the file as text, or None."""
         lowercase = metadata(LOWERCASE_KEY) != "false"
-        strip = metadata(STRIP_ACCENTS_KEY)
+        strip, longest = metadata(STRIP_ACCENTS_KEY), metadata(LONGEST_WORD_KEY) or ""
         return cls(
             lowercase=lowercase,
             strip_accents=lowercase if strip is None else strip == "true",
-            longest_word=int(metadata(LONGEST_WORD_KEY) or LONGEST_WORD),
+            longest_word=int(longest) if longest.isdecimal() else LONGEST_WORD,
         )
 
     def segments(self, text: str) -> str | list[str | None]:
@@ -60,10 +61,17 @@ class BertWords:
         # llama.cpp reads short words of ASCII as BERT's tokenizer does, except for control characters.
         if text.isascii() and not _CONTROL.search(text) and self._is_short(text):
             return text
-        normalized = text.translate(self._characters)
+        normalized = self._normalize(text)
         if _UNKNOWN not in normalized and self._is_short(normalized):
             return normalized
         return list(self._split(normalized))
+
+    def _normalize(self, text: str) -> str:
+        # In slices, since Python keeps all other threads waiting meanwhile.
+        if len(text) <= _SLICE_CHARACTERS:
+            return text.translate(self._characters)
+        begins = range(0, len(text), _SLICE_CHARACTERS)
+        return "".join([text[begin : begin + _SLICE_CHARACTERS].translate(self._characters) for begin in begins])
 
     def _is_short(self, text: str) -> bool:
         """Return whether no run without white space is longer than a word may be."""
