@@ -42,13 +42,13 @@ def filled(metadata: Metadata, rows: str) -> Metadata:
     return {**metadata, canary.ROWS_KEY: rows}
 
 
-def compute(file: Path, *, scores: bool) -> str:
+def compute(file: Path, *, scores: bool, sandbox: bool = True) -> str:
     """Return the value of ROWS_KEY: the rows of the canary texts, or a reranker's scores, computed with a GGUF file.
 
     Raises ConversionError if llama.cpp cannot load the file or computes unusable rows.
     """
     try:
-        rows = asyncio.run(_embed(file, scores))
+        rows = asyncio.run(_embed(file, scores, sandbox))
     except EngineUnavailableError as error:
         raise ConversionError(f"llama.cpp cannot run the converted model: {error.message}") from error
     if not any(np.isfinite(row).all() for row in rows):
@@ -71,7 +71,7 @@ def _texts(scores: bool) -> Sequence[Text]:
     return canary.PAIRS if scores else canary.TEXTS
 
 
-async def _embed(file: Path, scores: bool) -> list[Float32Row]:
+async def _embed(file: Path, scores: bool, sandbox: bool) -> list[Float32Row]:
     def options(mode: ExecutionMode) -> WorkerOptions:
         return WorkerOptions(
             path=str(file),
@@ -81,6 +81,7 @@ async def _embed(file: Path, scores: bool) -> list[Float32Row]:
             mode=mode.name,
             extra_buffers=mode.extra_buffers,
             task="rerank" if scores else "embed",
+            sandbox=sandbox,
         )
 
     engine = WorkerEngine(options, FallbackPolicy((CPU_PLAIN,)))

@@ -60,6 +60,8 @@ class ConversionOptions:
     """Where to keep the file of the unquantised weights; it is removed by default."""
     proof: bool = True
     """Whether llama.cpp computes canary rows with the unquantised weights, which are stored in the file."""
+    sandbox: bool = True
+    """Whether processes that run llama.cpp restrict what they may do, where the system can."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class _Job:
         with replacing(self._target) as part:
             self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
             if self._options.proof:
-                canary.fill(part, canary.compute(part, scores=self._scores))
+                canary.fill(part, self._rows(part))
         return fallbacks, effective
 
     def _write_master(self, file: Path, metadata: Metadata, work: _ByteProgress) -> Metadata:
@@ -191,13 +193,17 @@ class _Job:
         self._write(file, {**metadata, **_type_keys(self._exact, [])}, self._originals, work)
         if not self._options.proof:
             return metadata
-        rows = canary.compute(file, scores=self._scores)
+        rows = self._rows(file)
         canary.fill(file, rows)
         return canary.filled(metadata, rows)
 
+    def _rows(self, file: Path) -> str:
+        return canary.compute(file, scores=self._scores, sandbox=self._options.sandbox)
+
     def _run_with_master(self, master: Path, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
         if self._mixture:
-            return _quantize(master, self._target, self._plan, self._wanted, work.tensor_done(self.size))
+            done = work.tensor_done(self.size)
+            return _quantize(master, self._target, self._plan, self._wanted, done, sandbox=self._options.sandbox)
         fallbacks, effective = self._types()
         with replacing(self._target) as part:
             self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
@@ -296,7 +302,7 @@ def _stays_f32(tensor: PlannedTensor) -> bool:
 
 
 def _quantize(
-    master: Path, target: Path, plan: ModelPlan, wanted: str, tensor_done: Callable[[int, int], None]
+    master: Path, target: Path, plan: ModelPlan, wanted: str, tensor_done: Callable[[int, int], None], *, sandbox: bool
 ) -> tuple[list[str], str]:
     """Let llama.cpp write the target; return sentences about tensors of other types, and the type of most values."""
     keep = [tensor.name for tensor in plan.tensors if tensor.keep_f32 and len(tensor.source.shape) > 1]
@@ -309,7 +315,7 @@ def _quantize(
     note = "; ".join(f"{count} tensors with rows of {length}" for length, count in unfit.items())
     notes = {FALLBACKS_KEY: f"{note} (not a multiple of {MIXTURE_BLOCK}) have other types"[:127]} if unfit else {}
     with replacing(target) as part:
-        job = QuantizeJob(str(master), str(part), file_type(wanted), usable_threads(), keep, notes)
+        job = QuantizeJob(str(master), str(part), file_type(wanted), usable_threads(), keep, notes, sandbox)
         run_job(job, tensor_done)
         types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
         values = Counter[str]()

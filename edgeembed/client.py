@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 import orjson
 
+from edgeembed.common.answers import read_body
 from edgeembed.common.status import DaemonStatus, Health
 from edgeembed.config.secrets import read_key_file
 from edgeembed.config.settings import Settings
@@ -24,6 +25,10 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses to listen on that not every system can connect to, and what to connect to instead."""
+MOST_BYTES = 16 * 2**20
+"""Of an answer to a GET request; another program may be listening there."""
+MOST_ROWS_BYTES = 512 * 2**20
+"""Of an answer with vectors."""
 _SERVER = "edgeembed/"
 """How the `Server` header of edgeembed's responses begins."""
 
@@ -114,9 +119,10 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
 
 async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict[str, Any]) -> Reply:
     async with session.request(url=to, allow_redirects=False, **options) as response:
+        raw = await read_body(response, MOST_BYTES if options["method"] == "GET" else MOST_ROWS_BYTES)
         try:
-            body = await response.json(loads=orjson.loads)
-        except (aiohttp.ContentTypeError, ValueError):
+            body = orjson.loads(raw)
+        except ValueError:
             body = None
         return Reply(
             url=url,

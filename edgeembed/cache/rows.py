@@ -7,8 +7,10 @@ float32. The checksum covers the key, so that a row under another row's key coun
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +52,10 @@ def encode_row(key: bytes, row: CachedRow) -> bytes:
 
 
 def decode_row(key: bytes, value: object) -> CachedRow | None:
-    """Return the row of such bytes; None when they are damaged, under another key, or not ours."""
+    """Return the row of such bytes; None when they are damaged, under another key, not ours, or no vector.
+
+    Other programs may write to the disk, and a checksum says only that the bytes are what they wrote.
+    """
     if not isinstance(value, bytes) or len(value) < HEAD_BYTES:
         return None
     magic, checksum = _HEAD.unpack_from(value)
@@ -62,4 +67,16 @@ def decode_row(key: bytes, value: object) -> CachedRow | None:
     if len(vector) != 4 * dimensions:
         return None
     # A copy, so that the rest of the value does not stay in memory.
-    return CachedRow(np.frombuffer(vector, dtype="<f4").astype(np.float32), tokens, microseconds / 1e6, created)
+    row = np.frombuffer(vector, dtype="<f4").astype(np.float32)
+    return CachedRow(row, tokens, microseconds / 1e6, created) if is_vector(row) else None
+
+
+def is_vector(row: Float32Row, dimensions: Collection[int] = ()) -> bool:
+    """Return whether all numbers of a row are finite, and not all zero. dimensions: that it may have; any if empty."""
+    if dimensions and len(row) not in dimensions:
+        return False
+    with np.errstate(all="ignore"):
+        square = float(row.dot(row))  # NaN or infinite if one of the numbers is
+    if 0.0 < square < math.inf:
+        return True
+    return bool(np.isfinite(row).all() and row.any())  # the square may be too large or too small for a float32

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -23,7 +23,7 @@ from edgeembed.cache.disk_health import DiskHealth
 from edgeembed.cache.memory import MemoryTier, Wanted
 from edgeembed.cache.report import labels_of, stands_for
 from edgeembed.cache.responses import StoredResponses
-from edgeembed.cache.rows import CachedRow, decode_row, encode_row
+from edgeembed.cache.rows import CachedRow, decode_row, encode_row, is_vector
 from edgeembed.cache.write_buffer import ROWS_AT_ONCE, WriteBuffer
 from edgeembed.common.status import CacheStats
 from edgeembed.engine.interface import Row
@@ -142,13 +142,15 @@ class VectorCache:
             self._flush_soon()
         return rows
 
-    async def get_many(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> FoundRows:
+    async def get_many(
+        self, keys: Iterable[bytes], model: str = "", *, low: bool = False, dimensions: Collection[int] = ()
+    ) -> FoundRows:
         """Return the cached rows; missing, damaged, foreign and expired ones are left out.
 
-        low: for a bulk load, which does not suggest that a row will be asked for again.
+        low: for a bulk load, which does not suggest that a row will be asked for again. dimensions: see `add_from_disk`.
         """
         found = self.get_from_memory(keys, model, low=low)
-        await self.add_from_disk(found, model, low=low)
+        await self.add_from_disk(found, model, low=low, dimensions=dimensions)
         return found
 
     def get_from_memory(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> FoundRows:
@@ -169,11 +171,16 @@ class VectorCache:
             self._flush_soon()
         return found
 
-    async def add_from_disk(self, found: FoundRows, model: str = "", *, low: bool = False) -> None:
-        """Add the missing rows that the disk has: the second half of `get_many`, to be called once."""
+    async def add_from_disk(
+        self, found: FoundRows, model: str = "", *, low: bool = False, dimensions: Collection[int] = ()
+    ) -> None:
+        """Add the missing rows that the disk has: the second half of `get_many`, to be called once.
+
+        dimensions: that the model's rows may have; another one is damaged. Memory holds only rows that passed this or `put`.
+        """
         counts = self._counts_of(model)
         if found.missing and self._disk_usable("read") and (maybe := self._key_filter.among(found.missing)):
-            for key, row in (await self._from_disk(maybe, model)).items():
+            for key, row in (await self._from_disk(maybe, model, dimensions)).items():
                 found[key] = row
                 found.from_disk += 1
                 counts.disk_hits += 1
@@ -184,8 +191,22 @@ class VectorCache:
         found.missing = [key for key in found.missing if key not in found]
         counts.misses += len(found.missing)
 
-    def put(self, key: bytes, row: Row, model: str = "", *, seconds: float = 0.0, wanted: Wanted = "normal") -> None:
-        """Store a row, at once in memory and soon on disk. seconds: that computing it took."""
+    def put(
+        self,
+        key: bytes,
+        row: Row,
+        model: str = "",
+        *,
+        seconds: float = 0.0,
+        wanted: Wanted = "normal",
+        dimensions: Collection[int] = (),
+    ) -> None:
+        """Store a row, at once in memory and soon on disk, if it is a vector.
+
+        seconds: that computing it took. dimensions: that the model's rows may have.
+        """
+        if not is_vector(row.vector, dimensions):
+            return
         # A copy: an engine's row may be a view of a whole batch.
         kept = CachedRow(np.array(row.vector, dtype=np.float32), row.tokens, seconds, int(time.time()), model)
         self._memory.put(key, kept, wanted)
@@ -261,7 +282,7 @@ class VectorCache:
     def _is_old(self, row: CachedRow | None) -> bool:
         return self._ttl is not None and row is not None and time.time() - row.created > self._ttl
 
-    async def _from_disk(self, keys: list[bytes], model: str) -> dict[bytes, CachedRow]:
+    async def _from_disk(self, keys: list[bytes], model: str, dimensions: Collection[int]) -> dict[bytes, CachedRow]:
         assert self._disk is not None
         disk = self._disk
         # A buffered row may have left the memory tier already.
@@ -278,7 +299,7 @@ class VectorCache:
         rows = {}
         for key, value in values.items():
             row = decode_row(key, value)
-            if row is None:
+            if row is None or (dimensions and len(row.vector) not in dimensions):
                 self._damaged += 1
             elif not self._is_old(row):
                 rows[key] = row._replace(model=model)

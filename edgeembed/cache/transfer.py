@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -74,14 +74,21 @@ def export_rows(tier: DiskTier, path: Path, models: list[str] | None, on_progres
     return rows
 
 
-def import_rows(tier: DiskTier, path: Path, on_progress: OnProgress) -> int:
-    """Import the rows of a file and return their number. Nothing is imported from a damaged file.
+def import_rows(
+    tier: DiskTier, path: Path, on_progress: OnProgress, dimensions: Mapping[str, Collection[int]] | None = None
+) -> int:
+    """Import the rows of a file and return their number. Nothing is imported from a file with anything that is no vector.
 
-    Raises CacheFileError with what is wrong, OSError, or one of FAULTS.
+    dimensions: that the rows of models may have, by label. Those of other models have to be as long as their first row here,
+    or else in the file. Raises CacheFileError with what is wrong, OSError, or one of FAULTS.
     """
     _check_digest(path)
-    total = sum(1 for _ in _read(path))
-    rows = _read(path)
+    known = dict(dimensions or {})
+    for model in tier.models():
+        if model.model not in known and (first := next(tier.rows(model.model), None)) is not None:
+            known[model.model] = (_dimensions_of(first[0]),)
+    total = sum(1 for _ in _read(path, known))
+    rows = _read(path, known)
     done = 0
     while batch := list(islice(rows, _AT_ONCE)):
         tier.put_many(DiskItem(row.key, row.value, row.model, "keep" if row.protected else "normal") for row in batch)
@@ -110,8 +117,17 @@ def _check_digest(path: Path) -> None:
             raise CacheFileError(f"{path} is damaged: its checksum does not match")
 
 
-def _read(path: Path) -> Iterator[_Row]:
-    """Yield the rows of a file. Raises CacheFileError for another schema, or a damaged row."""
+def _dimensions_of(item: DiskItem) -> int:
+    row = decode_row(item.key, item.value)
+    assert row is not None  # the tier lists no others
+    return len(row.vector)
+
+
+def _read(path: Path, dimensions: dict[str, Collection[int]]) -> Iterator[_Row]:
+    """Yield the rows of a file. dimensions: that rows may have, by label; the first row of another label is added.
+
+    Raises CacheFileError for another schema, or a row that is damaged or no vector.
+    """
     with path.open("rb") as file:
         file.seek(len(_FORMAT))
         try:
@@ -121,10 +137,21 @@ def _read(path: Path) -> Iterator[_Row]:
                     f"{path} has rows of the schema {header.schema!r}, written by edgeembed {header.version}; this version "
                     f"reads only {SCHEMA.decode()!r}"
                 )
+            number = 0
             while frame := _next(file):
-                row = _row_decoder.decode(frame)
-                if decode_row(row.key, row.value) is None:
-                    raise CacheFileError(f"{path} has a damaged row")
+                row, number = _row_decoder.decode(frame), number + 1
+                found = decode_row(row.key, row.value)
+                if found is None:
+                    raise CacheFileError(
+                        f"{path}: row {number} is damaged, or is no vector: its numbers must be finite, and not all zero. "
+                        "Nothing was imported"
+                    )
+                expected = dimensions.setdefault(row.model, (len(found.vector),))
+                if expected and len(found.vector) not in expected:
+                    raise CacheFileError(
+                        f"{path}: row {number} has {len(found.vector)} numbers, but those of {row.model} have "
+                        f"{' or '.join(map(str, expected))}. Nothing was imported"
+                    )
                 yield row
         except msgspec.DecodeError as error:
             raise CacheFileError(f"{path} cannot be read: {error}") from error

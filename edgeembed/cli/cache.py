@@ -204,9 +204,14 @@ def import_command(file: Path) -> None:
     """Add the vectors of an exported file. Import only files that you trust: nothing shows which text a vector is for."""
     from edgeembed.cache.transfer import import_rows
     from edgeembed.common.progress import Progress
+    from edgeembed.config.paths import Paths
+    from edgeembed.hub.store import Store
+    from edgeembed.models.registry import served
 
+    models = [served(model) for model in Store(Paths.resolve()).installed()]
+    dimensions = {model.label: model.row_dimensions for model in models if model.row_dimensions}
     with _opened(_folder()) as tier, Progress(to_stderr, "importing", unit=" vectors") as progress:
-        rows = import_rows(tier, file, progress.update)
+        rows = import_rows(tier, file, progress.update, dimensions)
         click.echo(f"imported {rows:,} vectors; the cache now has {len(tier):,}")
 
 

@@ -103,10 +103,10 @@ def convert(source: str, **flags: Any) -> None:
         raise ConversionError(f"{target} already exists; replace it with --force or choose another file with -o")
     # By default SIGTERM would end the process at once and leave a partial file.
     signal.signal(signal.SIGTERM, _terminated)
+    settings = resolve({"offline": options.offline or None}).settings
     with contextlib.ExitStack() as stack:
         folder, repo, revision = Path(source), None, None
         if not folder.is_dir():
-            settings = resolve({"offline": options.offline or None}).settings
             fetched = checkpoint_of(source, settings, to_stderr, target.absolute().parent)
             folder, repo, revision = stack.enter_context(fetched)
         if options.compare:
@@ -120,6 +120,7 @@ def convert(source: str, **flags: Any) -> None:
             task=options.task,
             master=options.master,
             proof=not options.no_proof,
+            sandbox=settings.sandbox == "auto",
         )
         _convert(folder, target, conversion)
 
@@ -152,7 +153,9 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
         for kind in dict.fromkeys(["F32", *kinds]):
             with Progress(to_stderr, f"converting to {kind}") as progress:
                 path = Path(folder) / f"{kind}.gguf"
-                conversion = ConversionOptions(quantization=kind, task=task, proof=False)
+                conversion = ConversionOptions(
+                    quantization=kind, task=task, proof=False, sandbox=resolved.settings.sandbox == "auto"
+                )
                 convert_checkpoint(source, path, conversion, progress.update)
             # Named by the requested type, which may differ from that of most tensors.
             models.append(dataclasses.replace(Store(resolved.paths).local(path), type=kind))

@@ -157,6 +157,8 @@ class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
     canary_cosines: tuple[float, ...] | UnsetType = UNSET
     batch_tokens: int | UnsetType = UNSET
     autotune: dict[str, Any] | UnsetType | None = UNSET
+    sandbox: dict[str, Any] | UnsetType = UNSET
+    """What confines its worker: `landlock` (ABI, 0 for none), `seccomp`, and `words` for people."""
 
 
 class MemoryUse(msgspec.Struct, frozen=True):

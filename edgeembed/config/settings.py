@@ -148,6 +148,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             description="Share of a GPU's memory that may be in use, counting what other programs use.",
         ),
     ] = 0.9
+    sandbox: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto restricts what the processes that run models may do, where the system can (Linux): no "
+            "network, no other programs, no files but the model and libraries. `edgeembed doctor` says what holds."
+        ),
+    ] = "auto"
     context_tokens: Annotated[
         int,
         Meta(

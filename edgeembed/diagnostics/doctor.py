@@ -22,6 +22,7 @@ from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
+from edgeembed.engine.interface import SandboxInfo
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError
@@ -209,6 +210,12 @@ def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Itera
         f"{info.dimensions} dimensions, {info.pooling} pooling, texts up to {info.context_tokens} tokens; "
         + info.llama_cpp.replace(" = 1", "").replace(" |", ""),
     )
+    yield _sandbox(info.sandbox)
+
+
+def _sandbox(held: SandboxInfo) -> Finding:
+    whole = bool(held.landlock and held.seccomp)
+    return Finding(subject="sandbox", verdict="ok" if whole else "note", text=held.words)
 
 
 def _rebuild() -> str:
@@ -270,6 +277,8 @@ async def _daemon(resolved: Resolved) -> Finding:
 
 
 def _advice(demotion: Demotion) -> str:
+    if demotion.cause == "refused":
+        return "if the sandbox refused what the worker needs here, turn it off: `edgeembed config set sandbox off`"
     if demotion.mode in (GPU_FULL.name, GPU_PARTIAL.name):
         return "see `edgeembed devices`; a running daemon tries the GPU again by itself"
     return _rebuild()

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 Cause = Literal[
     "no_driver", "driver_too_old", "no_device", "out_of_memory", "device_lost", "wrong_vectors", "hang", "killed", "crash",
-    "other",
+    "refused", "other",
 ]  # fmt: skip
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
@@ -27,6 +27,8 @@ _FOREIGN_PATTERNS: dict[Cause, str] = {
         r"device.?lost|fallen off the bus|GPU is lost|unspecified launch failure|illegal memory access|uncorrectable"
         r"|hardware (stack )?error|remote RPC server crashed|misaligned address|driver shutting down|launch timed out"
     ),
+    # By the sandbox or by file modes: EPERM, EACCES and ENOSYS in the C library's words.
+    "refused": r"Permission denied|Operation not permitted|Function not implemented",
     "no_device": r"no CUDA-capable device|cuda error: initial",
 }
 

@@ -106,6 +106,16 @@ class AutotuneResult(msgspec.Struct, frozen=True, kw_only=True):
     """That autotuning took."""
 
 
+class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What confines a worker; see `edgeembed.engine.sandbox`."""
+
+    landlock: int = 0
+    """ABI of Landlock; 0 if it is not used."""
+    seccomp: bool = False
+    words: str = ""
+    """What that means, and why a part is missing, for people."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Properties of a loaded model."""
 
@@ -128,6 +138,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that a forward pass aims at; 0 where unknown."""
     autotune: AutotuneResult | None = None
     """What autotuning found, if it was requested."""
+    sandbox: SandboxInfo = SandboxInfo()
 
 
 class Engine(Protocol):

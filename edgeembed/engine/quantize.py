@@ -14,7 +14,9 @@ from edgeembed.errors import ConversionError
 
 
 class QuantizeJob(msgspec.Struct, frozen=True):
-    """What to quantise. file_type: llama.h's llama_ftype; keep_f32: tensors that stay F32; notes: metadata to add."""
+    """What to quantise. file_type: llama.h's llama_ftype; keep_f32: tensors that stay F32; notes: metadata to add; sandbox:
+    whether the child process restricts what it may do, where the system can.
+    """
 
     source: str
     target: str
@@ -22,6 +24,7 @@ class QuantizeJob(msgspec.Struct, frozen=True):
     threads: int
     keep_f32: list[str]
     notes: dict[str, str] = {}
+    sandbox: bool = True
 
 
 def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None) -> None:
@@ -30,8 +33,10 @@ def run_job(job: QuantizeJob, progress: Callable[[int, int], None] | None = None
     Raises ConversionError. When interrupted, the child is killed and may leave an incomplete target.
     """
     command = [sys.executable, "-P", "-m", "edgeembed.engine.llama.quantize", msgspec.json.encode(job).decode()]
+    # NumPy's threads compute nothing there, and would keep Landlock from restricting the process.
+    environment = child_environment(OPENBLAS_NUM_THREADS="1")
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=child_environment()
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
     ) as child:
         assert child.stdout is not None and child.stderr is not None
         try:

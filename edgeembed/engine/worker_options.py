@@ -38,6 +38,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Measure how an encoder runs fastest, and run it so; `pad_from_tokens` takes precedence if it is set."""
     own_kernels: bool = True
     """Add our kernels to llama.cpp's, if `extra_buffers` is set."""
+    sandbox: bool = True
+    """Restrict what the worker may do, where the system can (see `edgeembed.engine.sandbox`)."""
     device: str = "cpu"
     """Names of ggml's devices for the offloaded layers, separated by commas; "cpu" for none."""
     gpu_layers: int = 0

@@ -54,6 +54,7 @@ class Fetcher:
     def __init__(self, settings: Settings, report: ReportLine) -> None:
         self.hub = HubClient(settings, report)
         self._report = report
+        self._sandbox = settings.sandbox == "auto"
 
     def fetch(
         self, source: ModelSource, entry: CatalogueEntry, kind: str, partials: Partials, staging: Path
@@ -168,7 +169,14 @@ class Fetcher:
             conversion = convert_checkpoint(
                 checkpoint,
                 target,
-                ConversionOptions(plan.kind, plan.license, source_repo=repo, source_revision=revision, name=plan.title),
+                ConversionOptions(
+                    plan.kind,
+                    plan.license,
+                    source_repo=repo,
+                    source_revision=revision,
+                    name=plan.title,
+                    sandbox=self._sandbox,
+                ),
                 progress.update,
             )
         header = require_gguf(target)

@@ -51,6 +51,8 @@ class Pipeline:
         self._single_flight = SingleFlight()
         self._context_tokens: dict[tuple[str, str], int] = {}
         """Longest text of each model that was loaded once."""
+        self._row_dimensions: dict[tuple[str, str], tuple[int, ...]] = {}
+        """Dimensions of the rows of each model that was loaded once."""
 
     def waiting_tokens(self, model: ServedModel) -> float:
         """Estimate the tokens of a model's unfinished requests."""
@@ -102,7 +104,8 @@ class Pipeline:
         found = cache.get_from_memory(asked, request.label, low=not request.frequent)
         if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
             async with self._until(deadline):
-                await cache.add_from_disk(found, request.label, low=not request.frequent)
+                row_dimensions = self._row_dimensions.get(request.model.key) or request.model.row_dimensions
+                await cache.add_from_disk(found, request.label, low=not request.frequent, dimensions=row_dimensions)
         if request.client.cache == "keep":
             cache.keep(found)
         if lengths.plain:
@@ -112,7 +115,7 @@ class Pipeline:
 
     def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes]) -> OnResult:
         """Return what stores each computed row as it comes. keys: of whole texts, by the keys that are computed."""
-        cache, began = self._cache, time.monotonic()
+        cache, began, dimensions = self._cache, time.monotonic(), self._row_dimensions[request.model.key]
         wanted: Wanted = "keep" if request.cache_use == "keep" else "normal" if request.frequent else "low"
 
         def store(key: bytes, row: Row) -> None:
@@ -123,7 +126,8 @@ class Pipeline:
             elif not request.lengths.own:
                 row = Row(row.vector, row.full)  # the key says how many of its tokens were read
             # The texts of a request share its time: a hit saves its share of the wait.
-            cache.put(key, row, request.label, seconds=(time.monotonic() - began) / len(keys), wanted=wanted)
+            seconds = (time.monotonic() - began) / len(keys)
+            cache.put(key, row, request.label, seconds=seconds, wanted=wanted, dimensions=dimensions)
 
         return store
 
@@ -142,6 +146,7 @@ class Pipeline:
             async with self._pool.lease(request.model) as lease:
                 assert lease.engine.info is not None  # it was ready once
                 context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
+                self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
                 await self._check_total(request, missing, cached_tokens, lease)
                 began = time.monotonic()
                 rows = await self._in_flight(request, missing, context, lease)

@@ -223,7 +223,7 @@ class EmbeddingService:
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         found = self._key_makers.get(model.key)
         if found is None:
-            found = KeyMaker(model.digest, model.task), f"{model.spec}@{model.digest[:12]}"
+            found = KeyMaker(model.digest, model.task), model.label
             self._key_makers[model.key] = found
         return found
 

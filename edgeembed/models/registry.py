@@ -65,6 +65,18 @@ class ServedModel:
         """Name and type."""
         return f"{self.name}:{self.type}"
 
+    @property
+    def label(self) -> str:
+        """Its label in the cache: name, type and the first digits of the digest."""
+        return f"{self.spec}@{self.digest[:12]}"
+
+    @property
+    def row_dimensions(self) -> tuple[int, ...]:
+        """How many numbers its rows may have, as far as that is known before it is loaded; empty if it is not."""
+        if self.task == "rerank":
+            return (1, 2)
+        return () if self.dimensions is None else (self.dimensions,)
+
 
 def served(model: InstalledModel) -> ServedModel:
     """Return an installed model as requests see it. Raises OSError if its file does not exist."""

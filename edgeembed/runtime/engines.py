@@ -143,6 +143,7 @@ class WorkerConfigurator:
             extra_buffers=mode.extra_buffers,
             own_kernels=self._settings.kernels == "auto",
             oldest_kernels=mode.oldest_kernels,
+            sandbox=self._settings.sandbox == "auto",
             task=self._model.task,
             verbose=self._settings.log_level == "debug",
         )

@@ -19,17 +19,20 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from edgeembed.common.answers import read_body
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
-from edgeembed.upstream.wire import UnreadableAnswerError, model_names
+from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
 log = logging.getLogger(__name__)
 
 PREFIX = "/v1"
 CONNECT_SECONDS = 5.0
+LONGEST_SECONDS = 6 * 3600.0
+"""Timeout of a whole response: some streams take hours, but none may hold a connection for ever by a byte now and then."""
 LIST_SECONDS = 2.0
 LIST_FRESH_SECONDS = 5.0
 """How long the other server's list of models, or that it cannot be reached, is cached."""
@@ -63,7 +66,9 @@ class Forward:
         self.url = settings.forward
         self._base = URL(self.url)
         self._key = settings.forward_key
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout)
+        self._timeout = aiohttp.ClientTimeout(
+            total=LONGEST_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=settings.forward_timeout
+        )
         self._read_seconds = settings.forward_timeout
         self._via = f"1.1 edgeembed-{secrets.token_hex(4)}"
         """Marks requests that this server forwarded, so that it refuses them if they come back (RFC 9110, 7.6.3)."""
@@ -133,7 +138,7 @@ class Forward:
                 allow_redirects=False,
             ) as response:
                 response.raise_for_status()
-                return model_names(await response.read())
+                return model_names(await read_body(response, MOST_LIST_BYTES))
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
             log.info("forward %s: cannot list its models: %s", self.url, error)
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,13 +11,16 @@ from typing import Any
 import aiohttp
 from aiohttp import hdrs
 
+from edgeembed.common.answers import AnswerTooLargeError, read_body, read_start
 from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.upstream.wire import (
+    MOST_LIST_BYTES,
     RowEncoding,
     UnreadableAnswerError,
     UpstreamAnswer,
     error_message,
     model_names,
+    most_bytes,
     read_answer,
     write_body,
 )
@@ -25,6 +29,10 @@ CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before uvicorn (vLLM, SGLang) and llama-server close them, after 5 s: a request sent in that
 moment would fail."""
+_SMALL_BYTES = 2**18
+"""Answers up to this size are decoded on the event loop, in about a millisecond; larger ones beside it."""
+_ERROR_BYTES = 65_536
+"""The part of an error's body that is read."""
 MODELS_SECONDS = 5.0
 """Timeout of GET /models."""
 
@@ -117,32 +125,46 @@ class UpstreamClient:
             await self._session.close()
 
     async def embed(
-        self, model: str, texts: Sequence[str], encoding: RowEncoding = "base64", *, seconds: float | None = None
+        self,
+        model: str,
+        texts: Sequence[str],
+        encoding: RowEncoding = "base64",
+        *,
+        seconds: float | None = None,
+        dimensions: int | None = None,
     ) -> UpstreamAnswer:
-        """Return the rows of texts. seconds: timeout, by default that of the options. Raises a subclass of UpstreamError."""
+        """Return the rows of texts. seconds: timeout, by default that of the options. Raises a subclass of UpstreamError.
+
+        dimensions: of the rows, if known; a much longer answer is not read.
+        """
         request = write_body(model, texts, encoding)
-        body = await self._request("POST", "/embeddings", seconds or self._options.timeout, request)
+        expected = most_bytes(len(texts), dimensions)
+        body = await self._request("POST", "/embeddings", seconds or self._options.timeout, request, expected)
         try:
-            return read_answer(body, len(texts))
+            if len(body) <= _SMALL_BYTES:
+                return read_answer(body, len(texts))
+            return await asyncio.to_thread(read_answer, body, len(texts))
         except UnreadableAnswerError as error:
             raise UnavailableError(f"its response cannot be used: {error}") from error
 
     async def models(self) -> list[dict[str, Any]]:
         """Return the objects of GET /models. Raises a subclass of UpstreamError."""
         try:
-            return model_names(await self._request("GET", "/models", MODELS_SECONDS, None))
+            return model_names(await self._request("GET", "/models", MODELS_SECONDS, None, MOST_LIST_BYTES))
         except UnreadableAnswerError as error:
             raise UnavailableError(str(error)) from error
 
-    async def _request(self, method: str, path: str, seconds: float, body: bytes | None) -> bytes:
+    async def _request(self, method: str, path: str, seconds: float, body: bytes | None, most_bytes: int) -> bytes:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds))
         try:
             async with self._session.request(
                 method, self._options.url + path, data=body, timeout=timeout, allow_redirects=False
             ) as response:
-                raw = await response.read()
                 status, headers = response.status, response.headers
+                raw = await (read_body(response, most_bytes) if status == 200 else read_start(response, _ERROR_BYTES))
+        except AnswerTooLargeError as error:
+            raise UnavailableError(f"{error}, where at most that much was expected") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnavailableError(f"it cannot be reached within {CONNECT_SECONDS:g} s", no_connection=True) from error
         except TimeoutError as error:

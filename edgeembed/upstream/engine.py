@@ -17,6 +17,7 @@ from typing import Any
 from edgeembed.common.status import EngineStatus, UpstreamStatus
 from edgeembed.engine.canary import defect
 from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Prompted, Row, Text, Tokenized
+from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     BadVectorError,
     EdgeEmbedError,
@@ -41,6 +42,8 @@ MOST_TRIES = 4
 _SERVER_ERROR = 500
 _RECHECK_SECONDS = 0.25
 """Time in which texts that will be asked again are collected for one request."""
+_LIKELY = 4
+"""A count of tokens beyond so many times what a text can have, as by a prompt of the server's own, is none."""
 _SOON = 0.001
 """Seconds; the least delay of a timer, so that it cannot spin."""
 
@@ -281,7 +284,7 @@ class RemoteEngine:
         self._requests += 1
         try:
             layout = self._order.layout([text.sent for text in texts])
-            answer = await self._client.embed(self._remote.model, layout.sent, self._identity.encoding)
+            answer = await self._embed(layout)
         except RefusedError as error:
             return await self._on_refused(texts, error)
         except BusyError as error:
@@ -304,6 +307,12 @@ class RemoteEngine:
         self._health.breaker.worked()
         self._on_answer(texts, layout, answer)
         return True
+
+    async def _embed(self, layout: Layout) -> UpstreamAnswer:
+        identity = self._identity
+        answer = await self._client.embed(self._remote.model, layout.sent, identity.encoding, dimensions=identity.dimensions)
+        most = sum(_LIKELY * tokens_at_most(text) for text in layout.sent)
+        return answer if answer.tokens is None or answer.tokens <= most else answer._replace(tokens=None)
 
     def _on_answer(self, texts: Sequence[PendingText], layout: Layout, answer: UpstreamAnswer) -> None:
         rows = [answer.rows[place] for place in layout.places]
@@ -334,7 +343,7 @@ class RemoteEngine:
                 return
             layout = self._order.layout([text for text, _ in samples])
             try:
-                answer = await self._client.embed(self._remote.model, layout.sent, self._identity.encoding)
+                answer = await self._embed(layout)
             except UpstreamError:
                 return  # the requests of clients show what is wrong
             verdict = self._order.examine(layout, answer.rows)

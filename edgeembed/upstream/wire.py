@@ -24,6 +24,20 @@ _LONGEST_MESSAGE = 300
 """Characters of upstream's error message that are passed on."""
 _CONTEXT_FIELDS = ("max_model_len", "context_tokens", "context_length")
 """Fields with the longest text: of vLLM and SGLang, edgeembed, others; llama-server has it in `meta.n_ctx`."""
+MOST_LIST_BYTES = 2 * 2**20
+"""Of a list of models; the longest ones, of routers to many providers, have less than half of that."""
+MOST_MODELS = 4096
+_LONGEST_MODEL = 65_536
+"""Bytes of a model's object; longer ones are left out."""
+_LONGEST_NAME = 512
+"""Characters of a model's name; longer ones are left out."""
+MOST_DIMENSIONS = 16_384
+"""Where the dimensions are not known yet."""
+_BYTES_PER_NUMBER = 28
+"""Of a number in an answer; base64 takes 6."""
+_BYTES_BESIDE_NUMBERS = 65_536
+_MOST_TOKENS = 2**40
+"""A count beyond that is none."""
 _TOO_LONG = re.compile(
     r"too (large|long)|longer than|context (length|size|window)|exceeds the (maximum|available)", re.IGNORECASE
 )
@@ -41,8 +55,20 @@ class UpstreamAnswer(NamedTuple):
 
 
 class _Item(msgspec.Struct):
-    embedding: str | list[float]
+    embedding: msgspec.Raw
     index: int | None = None
+
+
+class _Named(msgspec.Struct, gc=False):
+    id: str
+
+
+class _NamedModels(msgspec.Struct):
+    data: list[_Named] | None
+
+
+class _Models(msgspec.Struct):
+    data: list[msgspec.Raw] | None
 
 
 class _Usage(msgspec.Struct):
@@ -56,6 +82,10 @@ class _Body(msgspec.Struct):
 
 
 _body_decoder = msgspec.json.Decoder(_Body)
+_names_decoder = msgspec.json.Decoder(_NamedModels)
+_models_decoder = msgspec.json.Decoder(_Models)
+_object_decoder = msgspec.json.Decoder(dict[str, Any])
+_row_decoder = msgspec.json.Decoder(str | list[float])
 
 
 def write_body(model: str, texts: Sequence[str], encoding: RowEncoding) -> bytes:
@@ -63,14 +93,23 @@ def write_body(model: str, texts: Sequence[str], encoding: RowEncoding) -> bytes
     return orjson.dumps({"model": model, "input": texts, "encoding_format": encoding})
 
 
+def most_bytes(texts: int, dimensions: int | None) -> int:
+    """Return the largest size of an answer with one row for each text. dimensions: None while they are unknown."""
+    return texts * ((dimensions or MOST_DIMENSIONS) * _BYTES_PER_NUMBER + 1024) + _BYTES_BESIDE_NUMBERS
+
+
 def read_answer(body: bytes, texts: int) -> UpstreamAnswer:
     """Return the rows in a response to `texts` texts, base64 or floats, in any order. Raises UnreadableAnswerError."""
+    if body.count(b'"embedding"') > 2 * texts:  # "object": "embedding" stands beside the row
+        raise UnreadableAnswerError(f"{texts} texts were sent, but more rows came back")
     try:
         answer = _body_decoder.decode(body)
-    except msgspec.DecodeError as error:  # msgspec.ValidationError is one
+    except (msgspec.DecodeError, RecursionError) as error:  # msgspec.ValidationError is a DecodeError
         raise UnreadableAnswerError(f"not a list of embeddings: {error}") from error
     if len(answer.data) != texts:
         raise UnreadableAnswerError(f"{texts} texts were sent, but {len(answer.data)} rows came back")
+    if any(item.index is None for item in answer.data) and any(item.index is not None for item in answer.data):
+        raise UnreadableAnswerError("some rows have an index, others have none")
     rows: list[Float32Row | None] = [None] * texts
     for place, item in enumerate(answer.data):
         index = place if item.index is None else item.index
@@ -82,10 +121,18 @@ def read_answer(body: bytes, texts: int) -> UpstreamAnswer:
     if len({len(row) for row in found}) > 1:
         raise UnreadableAnswerError("the rows differ in length")
     usage = answer.usage
-    return UpstreamAnswer(found, (usage.prompt_tokens or usage.total_tokens) if usage else None)
+    tokens = (usage.prompt_tokens or usage.total_tokens) if usage else None
+    return UpstreamAnswer(found, tokens if tokens is None or 0 < tokens <= _MOST_TOKENS else None)
 
 
-def _row(embedding: str | list[float]) -> Float32Row:
+def _row(raw_embedding: msgspec.Raw) -> Float32Row:
+    written = bytes(raw_embedding)
+    if written.count(b",") >= MOST_DIMENSIONS:
+        raise UnreadableAnswerError(f"a row has more than {MOST_DIMENSIONS} numbers")
+    try:
+        embedding = _row_decoder.decode(written)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UnreadableAnswerError(f"a row is neither base64 nor a list of numbers: {error}") from error
     if isinstance(embedding, str):
         try:
             raw = base64.b64decode(embedding, validate=True)
@@ -100,7 +147,7 @@ def _row(embedding: str | list[float]) -> Float32Row:
 
 
 def error_message(body: bytes, status: int) -> str:
-    """Return the message in an error response, whatever its shape."""
+    """Return the message in an error response, whatever its shape; it may have been cut."""
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -133,17 +180,16 @@ def says_too_long(message: str) -> bool:
 
 
 def model_names(body: bytes) -> list[dict[str, Any]]:
-    """Return the objects of GET /models that have an id. Raises UnreadableAnswerError."""
+    """Return the objects of GET /models. Raises UnreadableAnswerError."""
     try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise UnreadableAnswerError("its list of models is not JSON") from error
-    data = said.get("data") if isinstance(said, dict) else None
-    if data is None and isinstance(said, dict) and "data" in said:
-        return []  # Ollama without models
-    if not isinstance(data, list):
-        raise UnreadableAnswerError("it does not list its models")
-    return [item for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
+        # First without making a Python object of each value: a small list can have very many.
+        if len(_names_decoder.decode(body).data or []) > MOST_MODELS:
+            raise UnreadableAnswerError(f"it lists more than {MOST_MODELS} models")
+        listed = _models_decoder.decode(body).data or []  # null: Ollama without models
+        models = [_object_decoder.decode(item) for item in listed if len(bytes(item)) <= _LONGEST_MODEL]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UnreadableAnswerError("it does not list its models") from error
+    return [model for model in models if len(model["id"]) <= _LONGEST_NAME]
 
 
 def own_names(described: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -162,7 +208,7 @@ def context_tokens(described: Mapping[str, Any]) -> int:
     meta = described.get("meta")
     values = [*(described.get(name) for name in _CONTEXT_FIELDS), meta.get("n_ctx") if isinstance(meta, dict) else None]
     for value in values:
-        if type(value) is int and value > 0:
+        if type(value) is int and 0 < value <= _MOST_TOKENS:
             return value
     return 0
 

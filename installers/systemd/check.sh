@@ -79,6 +79,8 @@ inside grep -qE '^CapEff:\s0+$' "/proc/$pid/status" || fail "it has capabilities
 inside grep -qE '^Seccomp:\s2$' "/proc/$pid/status" || fail "no system calls are filtered"
 inside grep -qE '^Uid:\s0\b' "/proc/$pid/status" && fail "it runs as root"
 ok "not root, no capabilities, system calls filtered"
+inside curl -sf http://127.0.0.1:8327/v1/status | grep -q '"seccomp":true' || fail "its worker has no sandbox"
+ok "its worker is in a sandbox: $(inside curl -sf http://127.0.0.1:8327/v1/status | grep -o '"words":"[^"]*"')"
 inside sh -c 'test -d /var/lib/private/edgeembed/state && test -f /var/cache/private/edgeembed/vectors/cache.db' ||
   fail "its files are not where they belong"
 ok "state in /var/lib/edgeembed, cache in /var/cache/edgeembed"

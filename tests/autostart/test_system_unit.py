@@ -63,4 +63,6 @@ def test_settings_for_restarts_and_memory() -> None:
     lines = UNIT.read_text().splitlines()
     for line in ("Type=notify", "Restart=on-failure", "KillMode=mixed", "OOMPolicy=continue", "StartLimitIntervalSec=0"):
         assert line in lines
+    # Without these, the unit's own filter would keep workers from restricting themselves.
+    assert "SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp" in lines
     assert not any(line.startswith("ProcSubset=") for line in lines), "psutil and ggml read /proc/meminfo and /proc/cpuinfo"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgeembed.cache import KeyMaker, VectorCache, disk_health
-from edgeembed.engine.interface import Row
+from edgeembed.engine.interface import Float32Row, Row
 from tests.waiting import until_async
 
 NOBODY = 65534
@@ -27,6 +27,13 @@ KEYS = KeyMaker("5" * 64, "embed")
 
 def key(number: int) -> bytes:
     return KEYS.key("{text}", str(number))
+
+
+def row_of(number: int) -> Float32Row:
+    """Return a row that begins with a number."""
+    row = np.full(384, number, np.float32)
+    row[-1] = 1.0  # zeros alone are no vector
+    return row
 
 
 async def settled(cache: VectorCache) -> None:
@@ -40,7 +47,7 @@ async def phase(cache: VectorCache, first: int, count: int) -> dict[str, Any]:
     """Put rows, then look up the last one and the first ones ever put. reported: the last problem on the way."""
     reported = None
     for number in range(first, first + count):
-        cache.put(key(number), Row(np.full(384, number, np.float32), number))
+        cache.put(key(number), Row(row_of(number), number))
         await asyncio.sleep(0)
         reported = cache.stats.disk_problem or reported
     await settled(cache)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 from aiohttp.test_utils import TestClient
 from multidict import CIMultiDictProxy
 
-from edgeembed.cache import VectorCache
+from edgeembed.cache import CachedRow, KeyMaker, VectorCache
+from edgeembed.cache.disk import DiskTier
+from edgeembed.cache.rows import encode_row
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.prompts import PLAIN, Prompt
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server import fast_path
 from edgeembed.server.api_keys import Keys
@@ -98,6 +103,23 @@ async def test_such_a_hit_is_refused_even_if_the_models_header_has_no_dimensions
     for _ in range(3):
         assert (await ask(client, input="one"))[0] == 200
         assert (await ask(client, input="one", dimensions=17))[0] == 400
+
+
+async def test_a_row_of_another_length_is_computed_again(engine: FakeEngine, serve: Serve, tmp_path: Path) -> None:
+    """Before the model is loaded its file says how long its rows are, and then the engine."""
+    folder, model = tmp_path / "vectors", fake_model()
+    assert model.row_dimensions == (engine.dimensions,)
+    keys = [KeyMaker(model.digest, "embed").key(Prompt(PLAIN, "").identity, text) for text in ("one", "two")]
+    with contextlib.closing(DiskTier(folder, 8 * 2**20)) as tier:
+        tier.put_many((key, encode_row(key, CachedRow(np.ones(5000, np.float32), 3))) for key in keys)
+    cache = VectorCache(folder, memory_mib=8, disk_mib=8)
+    await cache.open()
+    client = await serve(fake_service(engine, cache))
+    for text in ("one", "two"):
+        status, body, hits = await ask(client, input=text)
+        assert (status, hits, len(body["data"][0]["embedding"])) == (200, "miss", engine.dimensions)
+    assert (engine.computed, cache.stats.damaged) == (["one", "two"], 2)
+    await cache.close()
 
 
 async def test_prompt_and_model_are_part_of_the_key(client: TestClient, engine: FakeEngine) -> None:

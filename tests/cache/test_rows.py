@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.cache.rows import CachedRow, decode_row, encode_row
+from edgeembed.cache.rows import CachedRow, decode_row, encode_row, is_vector
 
 KEY = bytes(range(32))
 ROW = CachedRow(np.array([1.5, -2.25e-30, 3e38], dtype=np.float32), 77, 0.25, 1_800_000_000)
@@ -52,6 +52,21 @@ def test_truncated_lengthened_and_foreign_values_are_noticed() -> None:
         assert decode_row(KEY, value[:length]) is None, f"cut to {length}"
     for foreign in (value + b"\0", value + value, b"", bytes(64), None, "text", 5):
         assert decode_row(KEY, foreign) is None
+
+
+@pytest.mark.parametrize("wrong", [[1.0, float("nan"), 2.0], [float("inf"), 1.0], [1.0, -float("inf")], [0.0, -0.0], []])
+def test_a_row_that_is_no_vector_does_not_come_back_whatever_its_checksum_says(wrong: list[float]) -> None:
+    row = np.array(wrong, dtype=np.float32)
+    assert not is_vector(row)
+    assert decode_row(KEY, encode_row(KEY, CachedRow(row, 3))) is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e-30, 1e-45, 1.0])
+def test_vectors_whose_square_has_no_float32_are_vectors(value: float) -> None:
+    row = np.array([0.0] * 383 + [value], dtype=np.float32)
+    assert is_vector(row) and is_vector(row, (384,)) and is_vector(row, (1, 384))
+    assert not is_vector(row, (383,))
 
 
 def test_times_out_of_range_are_clamped() -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, disk, disk_health, diskcache_store
 from edgeembed.cache.counters import Counts
+from edgeembed.cache.rows import CachedRow, encode_row
+from edgeembed.cache.tiers import MIB
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 from edgeembed.inference.requests import EmbedRequest
@@ -44,7 +46,9 @@ def key(text: str) -> bytes:
 
 
 def row(number: float, dimensions: int = 384) -> Row:
-    return Row(np.full(dimensions, number, dtype=np.float32), int(number))
+    vector = np.full(dimensions, number, dtype=np.float32)
+    vector[-1] = 1.0  # zeros alone are no vector
+    return Row(vector, int(number))
 
 
 async def written(cache: VectorCache) -> None:
@@ -59,7 +63,7 @@ async def test_rows_outlive_the_daemon(folder: Path) -> None:
     async with opened(folder) as cache:
         found = await cache.get_many([key(f"text {number}") for number in range(1001)])
         assert len(found) == 1000
-        assert found[key("text 7")].tokens == 7 and found[key("text 7")].vector.tolist() == [7.0] * 384
+        assert found[key("text 7")].tokens == 7 and found[key("text 7")].vector.tolist() == [*[7.0] * 383, 1.0]
         stats = cache.stats
         assert (stats.memory_hits, stats.disk_hits, stats.misses, stats.damaged) == (0, 1000, 1, 0)
         assert stats.disk_problem is None and 0 < stats.memory_bytes <= 2**20
@@ -131,6 +135,27 @@ async def test_damaged_and_swapped_rows_are_misses(folder: Path) -> None:
         cache.put(key("a"), row(0))
     async with opened(folder) as cache:
         assert key("a") in await cache.get_many([key("a")]), "a new row replaces the damaged one"
+
+
+NO_VECTORS = [np.full(384, np.nan, np.float32), np.full(384, np.inf, np.float32), np.zeros(384, np.float32)]
+
+
+async def test_what_is_no_vector_is_neither_stored_nor_found(folder: Path) -> None:
+    async with opened(folder) as cache:
+        for number, vector in enumerate([*NO_VECTORS, np.ones(10, np.float32)]):
+            cache.put(key(str(number)), Row(vector, 3), dimensions=(384,))
+        assert cache.stats.memory_entries == cache.stats.rows_to_write == 0
+        cache.put(key("384"), row(1))
+        cache.put(key("10"), row(2, 10))
+    # Other programs write what they like, with a valid checksum.
+    rows = {key(str(number)): CachedRow(vector, 3) for number, vector in enumerate(NO_VECTORS)}
+    with contextlib.closing(disk.DiskTier(folder, 64 * MIB)) as tier:
+        tier.put_many((each, encode_row(each, row)) for each, row in rows.items())
+    async with opened(folder) as cache:
+        found = await cache.get_many([*rows, key("384"), key("10")], dimensions=(384,))
+        assert set(found) == {key("384")}
+        assert (cache.stats.damaged, cache.stats.misses, cache.stats.memory_entries) == (4, 4, 1)
+        assert set(await cache.get_many([key("10")], dimensions=(1, 10))) == {key("10")}
 
 
 async def test_without_a_usable_folder_memory_works_alone(tmp_path: Path) -> None:

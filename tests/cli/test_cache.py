@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from edgeembed.cache import KeyMaker, VectorCache
-from edgeembed.cache.disk import DATABASE
+from edgeembed.cache.disk import DATABASE, DiskItem
+from edgeembed.cache.rows import CachedRow, encode_row
+from edgeembed.cache.transfer import export_rows
 from edgeembed.cli.cache import cache
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.interface import Row
+from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
@@ -51,11 +54,18 @@ def daemons_cache() -> VectorCache:
     return found
 
 
+def row_of(number: int) -> Float32Row:
+    """Return a row that begins with a number."""
+    row = np.full(384, number, np.float32)
+    row[-1] = 1.0  # zeros alone are no vector
+    return row
+
+
 async def fill(target: VectorCache, count: int, model: str = "alpha:F32@5555") -> None:
     """Store rows of a model, each computed in 10 ms, and look up the first ten again."""
     await target.open()
     for number in range(count):
-        target.put(KEYS.key(model, str(number)), Row(np.full(384, number, np.float32), 3), model, seconds=0.01)
+        target.put(KEYS.key(model, str(number)), Row(row_of(number), 3), model, seconds=0.01)
     keys = [KEYS.key(model, str(number)) for number in range(count)]
     await target.get_many([*keys[:10], KEYS.key(model, "nobody")], model)
     await target.close()
@@ -231,6 +241,54 @@ def test_a_damaged_or_foreign_file_is_not_imported(run: CliRunner, tmp_path: Pat
 
 
 # --- warm -----------------------------------------------------------------------------------------------------------------
+
+
+NAN, INF = np.float32("nan"), np.float32("inf")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([NAN] * 384, "row 2 is damaged, or is no vector: its numbers must be finite"),
+        ([1.0, *[INF] * 383], "row 2 is damaged, or is no vector"),
+        ([0.0] * 384, "row 2 is damaged, or is no vector"),
+        ([1.0] * 10, "row 2 has 10 numbers, but those of .* have 8"),
+        ([1.0] * 5000, "row 2 has 5000 numbers, but those of .* have 8"),
+    ],
+)
+@pytest.mark.parametrize("label", ["installed", "in the cache", "in the file"])
+def test_rows_that_are_no_vectors_are_not_imported(
+    numbers: list[float], said: str, label: str, run: CliRunner, tmp_path: Path
+) -> None:
+    """Their checksums are right: the file was made by a program, and not damaged on its way."""
+    model = served(install("alpha", "F32"))
+    assert model.row_dimensions == (8,)
+    name = model.label if label == "installed" else "other:F16@1234"
+    good = [1.0] * 8
+    file = tmp_path / "x.cache"
+    if label == "in the cache":
+        write_export(file, [(name, good)])
+        run.invoke(cache, ["import", str(file)])
+
+    def entries() -> int:
+        return int(json.loads(run.invoke(cache, ["stats", "--json", *NO_DAEMON]).output)["entries"])
+
+    before = entries()
+    write_export(file, [(name, good), (name, numbers)])
+    with pytest.raises(CacheFileError, match=f"{said}.*Nothing was imported"):
+        run.invoke(cache, ["import", str(file)])
+    assert entries() == before
+
+
+def write_export(file: Path, rows: list[tuple[str, list[float]]]) -> None:
+    """Write rows, by the labels of their models, as `cache export` would, without its checks."""
+    items = []
+    for number, (label, numbers) in enumerate(rows):
+        key = KEYS.key(label, f"import {number}")
+        value = encode_row(key, CachedRow(np.array(numbers, dtype=np.float32), 3, 0.1, 1))
+        items.append((DiskItem(key, value, label), False))
+    tier = SimpleNamespace(models=lambda: [], rows=lambda _model: items)
+    export_rows(tier, file, None, lambda _done, _total: None)  # type: ignore[arg-type]
 
 
 def test_warm_fills_the_running_daemons_cache(run: CliRunner, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import pytest
 from yarl import URL
 
 from edgeembed.config.settings import Settings
+from edgeembed.server import proxy
 from edgeembed.server.lifecycle import listening
 from tests.fake_upstreams import FakeGeneration, generation
 from tests.fakes import FakeEngine, fake_service
+from tests.hostile_server import dripping, endless, hostile_server
 
 Serve = Callable[..., Awaitable[str]]
 
@@ -296,3 +298,25 @@ async def test_nothing_is_forwarded_by_default(serve: Serve, other: FakeGenerati
     async with client.post(f"{url}/v1/chat/completions", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_url")
     assert not other.requests
+
+
+async def test_a_list_of_models_without_an_end_is_not_read_to_its_end(serve: Serve, client: aiohttp.ClientSession) -> None:
+    async with hostile_server() as hostile:
+        url = await serve(forward=hostile.url)
+        hostile.stream(endless)
+        async with client.get(f"{url}/v1/models") as response:
+            assert response.status == 200
+            assert "far-chat" not in await response.text()
+        assert hostile.sent < 16 * 2**20
+
+
+async def test_a_response_that_drips_for_ever_is_ended(
+    serve: Serve, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "LONGEST_SECONDS", 0.3)
+    async with hostile_server() as hostile:
+        url = await serve(forward=hostile.url)
+        hostile.stream(dripping)
+        with pytest.raises(aiohttp.ClientError):
+            async with client.post(f"{url}/v1/chat/completions", json={}) as response:
+                await response.read()

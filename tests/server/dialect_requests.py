@@ -47,6 +47,7 @@ class Server:
         self.embedder = embedder or FakeEngine()
         self.ranker = FakeEngine()
         self.ranker.row_of = score
+        self.ranker.dimensions = 1
         engines = {"embedder": self.embedder, "ranker": self.ranker}
         registry = ModelRegistry(
             fake_model("embedder", prompts=PROMPTS),

@@ -13,6 +13,7 @@ from edgeembed.upstream.wire import (
     context_tokens,
     error_message,
     model_names,
+    most_bytes,
     own_names,
     read_answer,
     spread,
@@ -58,7 +59,16 @@ def test_rows_go_where_their_index_says() -> None:
         (answer({"index": 0, "embedding": "AAAA"}, {"index": 1, "embedding": "AAAA"}), "not base64 of float32"),
         (answer({"index": 0, "embedding": "***"}, {"index": 1, "embedding": "***"}), "not base64"),
         (answer({"index": 0, "embedding": []}, {"index": 1, "embedding": []}), "is empty"),
-        (answer({"index": 0, "embedding": [[1.0]]}, {"index": 1, "embedding": [[1.0]]}), "not a list of embeddings"),
+        (answer({"index": 0, "embedding": [[1.0]]}, {"index": 1, "embedding": [[1.0]]}), "neither base64 nor"),
+        (answer({"index": 0, "embedding": [1.0]}, {"embedding": [1.0]}), "others have none"),
+        (answer({"index": -1, "embedding": [1.0]}, {"index": 0, "embedding": [1.0]}), "out of range"),
+        (answer({"index": True, "embedding": [1.0]}, {"index": 0, "embedding": [1.0]}), "not a list of embeddings"),
+        (answer({"index": 10**30, "embedding": [1.0]}, {"index": 0, "embedding": [1.0]}), "out of range"),
+        (answer({"index": 0, "embedding": [1.0] * 20_000}, {"index": 1, "embedding": [1.0]}), "more than 16384 numbers"),
+        (answer(*({"index": n, "embedding": [1.0]} for n in range(1000))), "more rows came back"),
+        (b'{"data":[' + b"{}," * 100_000 + b"{}]}", "not a list of embeddings"),
+        (b'{"x":' + b"[" * 200_000 + b"]" * 200_000 + b',"data":[]}', "not a list of embeddings"),
+        (b'{"data":[{"embedding":' + b"[" * 200_000 + b"]" * 200_000 + b"}]}", "not a list of embeddings"),
         (b"<html>welcome to the proxy</html>", "not a list of embeddings"),
     ],
 )
@@ -92,14 +102,36 @@ def test_an_error_without_a_message_shows_its_status() -> None:
 
 def test_models_and_their_context_lengths() -> None:
     vllm = {"id": "m", "max_model_len": 8192}
-    assert model_names(json.dumps({"object": "list", "data": [vllm, {"no": "id"}]}).encode()) == [vllm]
+    assert model_names(json.dumps({"object": "list", "data": [vllm]}).encode()) == [vllm]
     assert context_tokens(vllm) == 8192
     assert context_tokens({"id": "m", "context_tokens": 512}) == 512
     assert context_tokens({"id": "m", "max_model_len": None}) == 0
     assert context_tokens({"id": "model.gguf", "meta": {"n_ctx": 512, "n_ctx_train": 8192}}) == 512, "llama-server"
     assert model_names(b'{"object":"list","data":null}') == [], "Ollama without models"
-    with pytest.raises(UnreadableAnswerError):
-        model_names(b"[]")
+    deep = b'{"data":[{"id":"a","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}]}"
+    many = json.dumps({"data": [{"id": "a"}] * 5000}).encode()
+    for body in (b"[]", b"<html>", b'{"data":[[],[]]}', b'{"data":[{}]}', b'{"data":[{"id":7}]}', deep, many):
+        with pytest.raises(UnreadableAnswerError):
+            model_names(body)
+    long = {"id": "x" * 1000}, {"id": "y", "description": "z" * 100_000}
+    assert model_names(json.dumps({"data": [*long, vllm]}).encode()) == [vllm]
+    for nonsense in (0, -5, True, 10**30, "512", 1.5):
+        assert context_tokens({"id": "m", "max_model_len": nonsense}) == 0
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": -3}, {"prompt_tokens": 0, "total_tokens": 0}, {"prompt_tokens": 10**30}, {}]
+)
+def test_a_count_of_tokens_that_cannot_be_is_none(usage: dict[str, int]) -> None:
+    items = ({"index": i, "embedding": row.tolist()} for i, row in enumerate(ROWS))
+    assert read_answer(answer(*items, usage=usage), 2).tokens is None
+
+
+def test_an_answer_of_the_largest_model_fits_what_is_expected() -> None:
+    row = [-0.012345678901234567] * 4096
+    data = [{"object": "embedding", "index": i, "embedding": row} for i in range(32)]
+    body = json.dumps({"object": "list", "data": data, "model": "m"}).encode()
+    assert len(body) <= most_bytes(32, 4096) < most_bytes(32, None)
 
 
 def test_a_model_listed_under_several_names_counts_once() -> None:

@@ -23,10 +23,13 @@ import msgspec
 import orjson
 from yarl import URL
 
+from edgeembed.common.answers import read_body
 from edgeembed.errors import EngineError, EngineUnavailableError, RequestError
 
 ANSWER_SECONDS = 600.0
 """Timeout of a request."""
+MOST_BYTES = 512 * 2**20
+"""Of an answer."""
 
 
 class EmbeddingsReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +104,7 @@ class Client:
         """
         try:
             async with self._open.get(self.base / path) as response:
-                raw = await response.read()
+                raw = await read_body(response, MOST_BYTES)
                 found = orjson.loads(raw) if raw else {}
                 return response.status, found if isinstance(found, dict) else {}, response.headers.get("Server", "")
         except orjson.JSONDecodeError:
@@ -171,7 +174,7 @@ class Client:
     async def _post(self, body: bytes) -> tuple[Any, bytes]:
         try:
             async with self._open.post(self._embeddings, data=body) as response:
-                raw = await response.read()
+                raw = await read_body(response, MOST_BYTES)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(self.base, error) from error
         if response.status != 200:

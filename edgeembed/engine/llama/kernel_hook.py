@@ -12,11 +12,11 @@ import ctypes
 import logging
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from edgeembed.engine.kernels import library_file
 from edgeembed.engine.llama import ggml
+from edgeembed.engine.llama.library import LLAMA_CPP_PYTHON
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _install() -> Kernels:
     file = library_file()
     if file is None:
         return _plain("edgeembed's were not compiled")
-    if version("llama-cpp-python") != ggml.LLAMA_CPP_PYTHON:
+    if LLAMA_CPP_PYTHON != ggml.LLAMA_CPP_PYTHON:
         return _plain(f"edgeembed's are for llama-cpp-python {ggml.LLAMA_CPP_PYTHON}")
     # LLAMA_CPP_LIB_PATH may name a llama.cpp of another version.
     found = ggml.function("ggml_version")().decode().partition("-")[0]

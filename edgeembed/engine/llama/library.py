@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.ggml import LOG_CONTINUED, LOG_DEBUG, LOG_ERROR, LOG_INFO, LOG_WARN
+
+LLAMA_CPP_PYTHON = version("llama-cpp-python")
+"""The installed version; read now, because a worker's sandbox allows no look at packages that are not imported."""
 
 
 class ModelLoadError(Exception):
@@ -48,10 +52,8 @@ def metadata_overrides(values: Mapping[str, bool | bytes]) -> Any:
 
 def system_info() -> str:
     """Return llama-cpp-python's version and the processor features that its build uses."""
-    from importlib.metadata import version
-
     features = lib.llama_print_system_info().decode("utf-8", "replace").strip().rstrip("|").strip()
-    return f"llama-cpp-python {version('llama-cpp-python')} ({features})"
+    return f"llama-cpp-python {LLAMA_CPP_PYTHON} ({features})"
 
 
 # --- log --------------------------------------------------------------------------------------------------------------

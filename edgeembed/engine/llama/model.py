@@ -20,7 +20,7 @@ from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
-from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, install_kernels
+from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
     ModelLoadError,
@@ -45,6 +45,13 @@ LONGEST_PREFIX_CHARACTERS = 16_384
 _POOLING = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
 
 
+def load_libraries(options: WorkerOptions) -> Kernels:
+    """Load all native code that the options need, once in a process, and return the kernels. Raises ModelLoadError."""
+    load_backends(oldest=options.oldest_kernels, gpu=options.device != "cpu")
+    lib.llama_backend_init()
+    return install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
+
+
 class LlamaModel:
     """One model and its wide context. `tokenize` and `read` may be called from any thread, a context from one at a time."""
 
@@ -52,9 +59,7 @@ class LlamaModel:
         """Load the file. Raises ModelLoadError."""
         self._options = options
         devices = [] if options.device == "cpu" else options.device.split(",")
-        load_backends(oldest=options.oldest_kernels, gpu=bool(devices))
-        lib.llama_backend_init()
-        self.kernels = install_kernels() if options.extra_buffers and options.own_kernels else PLAIN_KERNELS
+        self.kernels = load_libraries(options)
         params = lib.llama_model_default_params()
         params.n_gpu_layers = options.gpu_layers
         # Without a list, llama.cpp would use every card that it finds: even without a layer there, large matrix products go

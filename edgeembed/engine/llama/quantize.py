@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.engine.llama.backends import load_backends
+from edgeembed.engine.llama.backends import FOLDER, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.library import ComputeError, logged_errors, metadata_overrides, send_log_to
 from edgeembed.engine.quantize import QuantizeJob
+from edgeembed.engine.sandbox import Sandbox
 
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")  # llama.cpp's log line at the beginning of each tensor
 
@@ -56,6 +57,12 @@ def main(argv: list[str]) -> int:
     """Run a job and return the exit status; see the module's docstring."""
     job = msgspec.json.decode(argv[1], type=QuantizeJob)
 
+    target = Path(job.target)
+    target.touch()  # in the sandbox no file can be created
+    sandbox = Sandbox(Path(job.source), enabled=job.sandbox, result=target)
+    sandbox.restrict_files([FOLDER])
+    sandbox.filter_calls()
+
     def watch(line: str) -> None:
         if found := _TENSOR.search(line):
             sys.stdout.write(f"{found[1]} {found[2]}\n")
@@ -65,7 +72,7 @@ def main(argv: list[str]) -> int:
     try:
         quantize_file(
             Path(job.source),
-            Path(job.target),
+            target,
             file_type=job.file_type,
             threads=job.threads,
             keep_f32=job.keep_f32,

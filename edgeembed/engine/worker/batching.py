@@ -8,25 +8,30 @@ processors, a few threads each, for the highest throughput; they yield to the wi
 - A single query, or a few that bulk lanes could not share evenly, go to the wide lane, whatever the bulk lanes compute.
 - Many queries are a load like any other: the bulk lanes share them.
 - Bulk texts go to bulk lanes; only those that are too long for one go to the wide lane.
+
+`BatchQueue._choose` alone decides what a lane computes next. A lane for which there is nothing sleeps. Each change of the
+queue ends with `_wake`, which asks `_choose` on behalf of the sleeping lanes: none sleeps while there is something for it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice, takewhile
 from typing import Generic, NamedTuple, TypeVar
 
-from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
+from edgeembed.engine.interface import INTERACTIVE, Priority
 from edgeembed.engine.worker.isolated_batches import pack
 
 TokensT = TypeVar("TokensT")
 
 WIDE = 0
 """The number of the wide lane; bulk lanes count from 1."""
+ANY_BULK = 1
+"""Stands for each bulk lane: what one of them may compute, any of them may."""
 
 SEARCH_DEPTH = 64
 """How many texts from the head of a queue are searched for one that still fits into the budget."""
@@ -75,6 +80,9 @@ class _Running:
     """A text that only the wide lane can compute."""
 
 
+_Queue = OrderedDict[int, QueuedText[TokensT]]
+
+
 class _Size(NamedTuple):
     """Size of waiting texts: all tokens, tokens of the longest text, number of texts."""
 
@@ -107,30 +115,32 @@ class BatchQueue(Generic[TokensT]):
         self._clock = clock
         self._bulk_lanes = bulk_lanes
         self._bulk_tokens = bulk_tokens
-        self._queues: dict[Priority, deque[QueuedText[TokensT]]] = {INTERACTIVE: deque(), BULK: deque()}
-        self._cancelled: set[int] = set()
-        self._waiting: set[int] = set()
+        # By id, because a text may be cancelled anywhere in the queue.
+        self._queries: _Queue[TokensT] = OrderedDict()
+        self._bulk: _Queue[TokensT] = OrderedDict()
         self._running: dict[int, _Running] = {}
+        self._asleep: set[int] = set()
+        """Lanes that wait for texts, or have been woken and have not looked yet."""
         self._lock = threading.Lock()
         self._wide_turn = threading.Condition(self._lock)
         self._bulk_turn = threading.Condition(self._lock)
         self._closed = False
+        self._now = 0.0
+        """Time of the change that is under way: all lanes are chosen for by the same clock."""
         self._bulk_served_at = 0.0
         """When the oldest bulk text was last taken."""
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._waiting)
+            return len(self._queries) + len(self._bulk)
 
     def add(self, texts: Iterable[QueuedText[TokensT]]) -> None:
         """Append texts to the queue of their priority."""
-        now = self._clock()
         with self._lock:
+            self._now = self._clock()
             for text in texts:
-                text.queued_at = now
-                self._cancelled.discard(text.id)
-                self._waiting.add(text.id)
-                self._queues[text.priority].append(text)
+                text.queued_at = self._now
+                self._queue_of(text)[text.id] = text
             self._wake()
 
     def add_isolated(self, texts: Sequence[QueuedText[TokensT]]) -> None:
@@ -144,10 +154,11 @@ class BatchQueue(Generic[TokensT]):
     def cancel(self, ids: Iterable[int]) -> None:
         """Remove waiting texts; those that are already being computed are not affected."""
         with self._lock:
+            self._now = self._clock()
             for id_ in ids:
-                if id_ in self._waiting:
-                    self._waiting.discard(id_)
-                    self._cancelled.add(id_)
+                self._queries.pop(id_, None)
+                self._bulk.pop(id_, None)
+            self._wake()  # the texts behind them may be for lanes that sleep
 
     def close(self) -> None:
         """Make `take` return an empty batch from now on."""
@@ -159,11 +170,13 @@ class BatchQueue(Generic[TokensT]):
     def retire(self, lane: int, batch: Iterable[QueuedText[TokensT]]) -> None:
         """Remove a bulk lane, and put the batch that it cannot compute back at the head of the queue."""
         with self._lock:
+            self._now = self._clock()
             del self._running[lane]
             self._bulk_lanes -= 1
             for text in reversed(list(batch)):
-                self._waiting.add(text.id)
-                self._queues[text.priority].appendleft(text)
+                queue = self._queue_of(text)
+                queue[text.id] = text
+                queue.move_to_end(text.id, last=False)
             self._wake()
 
     def take(self, lane: int = WIDE) -> list[QueuedText[TokensT]]:
@@ -171,22 +184,20 @@ class BatchQueue(Generic[TokensT]):
 
         Calling it also ends the lane's previous batch.
         """
-        turn = self._wide_turn if lane == WIDE else self._bulk_turn
         with self._lock:
-            if self._running.pop(lane, None) is not None:
-                self._wake()  # waiting texts may now be for another lane
+            self._running.pop(lane, None)
             while not self._closed:
-                self._drop_cancelled()
-                bulk = self._queues[BULK]
-                oldest = bulk[0] if bulk else None
-                if batch := self._form(lane):
+                self._now = self._clock()
+                self._asleep.discard(lane)
+                batch = self._choose(lane)
+                if batch:
                     self._start(lane, batch)
-                    # A short bulk text that fills a batch of queries must not make a longer, older one wait on.
-                    if oldest is not None and (not bulk or bulk[0] is not oldest):
-                        self._bulk_served_at = self._clock()
-                    self._wake()
+                else:
+                    self._asleep.add(lane)
+                self._wake()  # what is left, or what this lane was woken for, may now be for another lane
+                if batch:
                     return batch
-                turn.wait()
+                (self._wide_turn if lane == WIDE else self._bulk_turn).wait()
             return []
 
     def take_query(self, most: int) -> list[QueuedText[TokensT]]:
@@ -195,85 +206,89 @@ class BatchQueue(Generic[TokensT]):
         most: the most tokens of each.
         """
         with self._lock:
-            self._drop_cancelled()
-            if self._closed or self._text_runs_alone() or self._next_is_alone() or not self._queries_are_few():
+            self._now = self._clock()
+            if self._closed or self._text_runs_alone() or self._next_alone() or not self._queries_are_few():
                 return []
-            batch = self._pack([self._queues[INTERACTIVE]], self._budget, most)
-            self._waiting.difference_update(text.id for text in batch)
+            batch = self._pack([self._queries], self._budget, most)
+            self._remove(batch)
+            self._wake()
             return batch
+
+    def _queue_of(self, text: QueuedText[TokensT]) -> _Queue[TokensT]:
+        return self._queries if text.priority == INTERACTIVE else self._bulk
+
+    def _remove(self, batch: Sequence[QueuedText[TokensT]]) -> None:
+        oldest = next(iter(self._bulk), None)
+        for text in batch:
+            del self._queue_of(text)[text.id]
+        # A short bulk text that fills a batch of queries must not make a longer, older one wait on.
+        if oldest is not None and oldest not in self._bulk:
+            self._bulk_served_at = self._now
+
+    def _start(self, lane: int, batch: Sequence[QueuedText[TokensT]]) -> None:
+        self._remove(batch)
+        self._running[lane] = _Running(
+            queries=any(text.priority == INTERACTIVE for text in batch),
+            alone=batch[0].alone,
+            long=lane == WIDE and any(text.count > self._bulk_tokens for text in batch),
+        )
 
     # --- choice of a lane ---------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Wake the lanes that can take texts now."""
-        if not self._waiting:
-            return
-        if self._wide_may_take():
+        """Wake a sleeping lane of each kind that has something to compute; what it leaves, it wakes the next one for."""
+        if WIDE in self._asleep and self._choose(WIDE):
             self._wide_turn.notify()
-        if self._bulk_may_take():
-            self._bulk_turn.notify(min(len(self._waiting), self._bulk_lanes))
+        if len(self._asleep) > (WIDE in self._asleep) and self._choose(ANY_BULK):
+            self._bulk_turn.notify()
 
-    def _form(self, lane: int) -> list[QueuedText[TokensT]]:
-        if lane != WIDE:
-            return self._for_bulk_lane() if self._bulk_may_take() else []
-        if not self._wide_may_take():
-            return []
-        if self._next_is_alone():
-            return [next(queue for queue in self._order() if queue).popleft()]
-        if self._bulk_lanes and self._queries_are_few():
-            return self._pack([self._queues[INTERACTIVE]], self._budget)
-        if self._bulk_lanes and (too_long := self._find_too_long()):
-            queue, position = too_long
-            text = queue[position]
-            del queue[position]
-            return [text]
-        return self._pack(self._order(), self._budget)
-
-    def _wide_may_take(self) -> bool:
-        if self._next_is_alone():
-            return not self._running  # after all other lanes have finished
+    def _choose(self, lane: int) -> list[QueuedText[TokensT]]:
+        """Return what a lane that computes nothing should compute now; [] when it has to wait. Changes nothing."""
         if self._text_runs_alone():
-            return False
+            return []
+        if alone := self._next_alone():
+            # After all other lanes have finished.
+            return [alone] if lane == WIDE and not self._running else []
+        return self._choose_wide() if lane == WIDE else self._choose_bulk()
+
+    def _choose_wide(self) -> list[QueuedText[TokensT]]:
         if not self._bulk_lanes:
-            return any(self._queues.values())
-        return self._queries_are_few() or self._find_too_long() is not None or self._all_is_little()
+            return self._pack(self._order(), self._budget)
+        if self._queries_are_few():
+            return self._pack([self._queries], self._budget)
+        if too_long := self._find_too_long():
+            return [too_long]
+        return self._pack(self._order(), self._budget) if self._all_is_little() else []
 
-    def _bulk_may_take(self) -> bool:
-        if not self._bulk_lanes or self._text_runs_alone() or self._next_is_alone() or self._all_is_little():
-            return False
-        return any(self._size(queue).texts for queue in self._queues_for_bulk_lanes())
-
-    def _for_bulk_lane(self) -> list[QueuedText[TokensT]]:
-        queues = self._queues_for_bulk_lanes()
+    def _choose_bulk(self) -> list[QueuedText[TokensT]]:
+        if not self._bulk_lanes or self._all_is_little():
+            return []
+        wide = self._running.get(WIDE)
+        share_queries = (wide is not None and wide.long) or self._bulk_lanes_have_queries() or self._are_many(self._queries)
+        queues = self._order() if share_queries else [self._bulk]
         waiting = sum(self._size(queue).tokens for queue in queues)
         return self._pack(queues, min(self._budget, -(-waiting // self._bulk_lanes)), most=self._bulk_tokens)
 
-    def _queues_for_bulk_lanes(self) -> list[deque[QueuedText[TokensT]]]:
-        wide = self._running.get(WIDE)
-        share_queries = (
-            (wide is not None and wide.long) or self._bulk_lanes_have_queries() or self._are_many(self._queues[INTERACTIVE])
-        )
-        return self._order() if share_queries else [self._queues[BULK]]
-
     def _queries_are_few(self) -> bool:
         """Whether there are queries for the wide lane: few, and not the rest of many."""
-        queries = self._queues[INTERACTIVE]
-        return bool(queries) and not self._bulk_lanes_have_queries() and not self._are_many(queries)
+        return bool(self._queries) and not self._bulk_lanes_have_queries() and not self._are_many(self._queries)
 
-    def _find_too_long(self) -> tuple[deque[QueuedText[TokensT]], int] | None:
-        """Return the queue and position of a text that only the wide lane can compute, or None."""
-        for queue in self._queues.values():
-            for position, text in enumerate(islice(queue, SEARCH_DEPTH)):
-                if text.count > self._bulk_tokens and not text.alone and text.id not in self._cancelled:
-                    return queue, position
+    def _find_too_long(self) -> QueuedText[TokensT] | None:
+        """Return a text that only the wide lane can compute, or None."""
+        for queue in (self._queries, self._bulk):
+            for text in islice(queue.values(), SEARCH_DEPTH):
+                if text.count > self._bulk_tokens and not text.alone:
+                    return text
         return None
 
     def _all_is_little(self) -> bool:
         """Whether nothing is being computed, and the wide lane alone would be the fastest with all waiting texts."""
-        return not self._running and any(self._queues.values()) and not self._are_many(*self._queues.values())
+        return not self._running and bool(self._queries or self._bulk) and not self._are_many(self._queries, self._bulk)
 
-    def _are_many(self, *queues: deque[QueuedText[TokensT]]) -> bool:
+    def _are_many(self, *queues: _Queue[TokensT]) -> bool:
         """Whether bulk lanes that share these texts would be faster than the wide lane with all of them."""
+        if not self._bulk_lanes:
+            return False
         sizes = [self._size(queue) for queue in queues]
         longest = max(size.longest for size in sizes)
         return (
@@ -281,12 +296,10 @@ class BatchQueue(Generic[TokensT]):
             and sum(size.tokens for size in sizes) > WIDE_EFFICIENCY * self._bulk_lanes * longest
         )
 
-    def _size(self, queue: deque[QueuedText[TokensT]]) -> _Size:
+    def _size(self, queue: _Queue[TokensT]) -> _Size:
         """Return the size of those texts near the head of a queue that bulk lanes can compute."""
         costs = [
-            text.cost
-            for text in islice(queue, SEARCH_DEPTH)
-            if text.count <= self._bulk_tokens and not text.alone and text.id not in self._cancelled
+            text.cost for text in islice(queue.values(), SEARCH_DEPTH) if text.count <= self._bulk_tokens and not text.alone
         ]
         return _Size(sum(costs), max(costs, default=0), len(costs))
 
@@ -296,69 +309,43 @@ class BatchQueue(Generic[TokensT]):
     def _text_runs_alone(self) -> bool:
         return any(running.alone for running in self._running.values())
 
-    def _next_is_alone(self) -> bool:
-        """Whether the next text has to be computed alone."""
-        first = next((queue for queue in self._order() if queue), None)
-        return first is not None and first[0].alone
+    def _next_alone(self) -> QueuedText[TokensT] | None:
+        """Return the next text if it has to be computed alone; otherwise None.
+
+        That of a query never waits for bulk texts: what time alone changes must not set free a lane that sleeps.
+        """
+        first = next(iter(self._queries.values()), None)
+        if first is None or (not first.alone and self._bulk_starves()):
+            first = next(iter(self._bulk.values()), None)
+        return first if first is not None and first.alone else None
+
+    def _order(self) -> list[_Queue[TokensT]]:
+        return [self._bulk, self._queries] if self._bulk_starves() else [self._queries, self._bulk]
+
+    def _bulk_starves(self) -> bool:
+        oldest = next(iter(self._bulk.values()), None)
+        return oldest is not None and self._now - max(oldest.queued_at, self._bulk_served_at) > STARVED_SECONDS
 
     # --- packing ------------------------------------------------------------------------------------------------------
 
-    def _pack(
-        self, queues: Iterable[deque[QueuedText[TokensT]]], budget: int, most: int | None = None
-    ) -> list[QueuedText[TokensT]]:
-        """Take texts up to the budget; the first one may exceed it, but no text may exceed `most` tokens."""
+    def _pack(self, queues: Iterable[_Queue[TokensT]], budget: int, most: int | None = None) -> list[QueuedText[TokensT]]:
+        """Return texts up to the budget; the first one may exceed it, but no text may exceed `most` tokens."""
         batch: list[QueuedText[TokensT]] = []
         room = budget
-        for queue in queues:
-            taken = []
-            for position, text in enumerate(islice(queue, SEARCH_DEPTH)):
-                if len(batch) >= self._max_texts:
+        for text in chain.from_iterable(islice(queue.values(), SEARCH_DEPTH) for queue in queues):
+            if text.alone or (text.batch and batch) or (most is not None and text.count > most):
+                continue
+            # The first text is always taken, however long: waiting would not make it fit.
+            if text.cost <= room or not batch:
+                if text.batch:
+                    return self._isolated_batch(text)
+                batch.append(text)
+                room -= text.cost
+                if room <= 0 or len(batch) >= self._max_texts:
                     break
-                # The first text is always taken, however long: waiting would not make it fit.
-                fits = (text.cost <= room or not batch) and (most is None or text.count <= most)
-                if text.batch and batch:
-                    continue
-                if fits and not text.alone and text.id not in self._cancelled:
-                    if text.batch:
-                        return self._take_isolated(queue, position)
-                    batch.append(text)
-                    taken.append(position)
-                    room -= text.cost
-                    if room <= 0:
-                        break
-            for position in reversed(taken):
-                del queue[position]
-            if room <= 0 or len(batch) >= self._max_texts:
-                break
         return batch
 
-    def _take_isolated(self, queue: deque[QueuedText[TokensT]], first: int) -> list[QueuedText[TokensT]]:
-        """Take the whole batch of an isolated text, whatever the budget is now. Its texts are consecutive in the queue."""
-        number = queue[first].batch
-        end = first
-        while end < len(queue) and queue[end].batch == number:
-            end += 1
-        batch = [queue[position] for position in range(first, end) if queue[position].id not in self._cancelled]
-        for position in reversed(range(first, end)):
-            self._cancelled.discard(queue[position].id)
-            del queue[position]
-        return batch
-
-    def _start(self, lane: int, batch: list[QueuedText[TokensT]]) -> None:
-        self._waiting.difference_update(text.id for text in batch)
-        self._running[lane] = _Running(
-            queries=any(text.priority == INTERACTIVE for text in batch),
-            alone=batch[0].alone,
-            long=lane == WIDE and any(text.count > self._bulk_tokens for text in batch),
-        )
-
-    def _order(self) -> list[deque[QueuedText[TokensT]]]:
-        interactive, bulk = self._queues[INTERACTIVE], self._queues[BULK]
-        if bulk and self._clock() - max(bulk[0].queued_at, self._bulk_served_at) > STARVED_SECONDS:
-            return [bulk, interactive]
-        return [interactive, bulk]
-
-    def _drop_cancelled(self) -> None:
-        for queue in self._queues.values():
-            while queue and queue[0].id in self._cancelled:
-                self._cancelled.discard(queue.popleft().id)
+    def _isolated_batch(self, first: QueuedText[TokensT]) -> list[QueuedText[TokensT]]:
+        """Return the whole batch of an isolated text, whatever the budget is now. Its texts are consecutive in the queue."""
+        rest = dropwhile(lambda text: text is not first, self._queue_of(first).values())
+        return list(takewhile(lambda text: text.batch == first.batch, rest))

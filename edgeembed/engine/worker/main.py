@@ -12,11 +12,7 @@ import faulthandler
 import os
 import sys
 import threading
-
-import msgspec
-
-from edgeembed.engine.ipc.pipe import Pipe
-from edgeembed.engine.worker_options import WorkerOptions
+from pathlib import Path
 
 OPENMP_SPINS = "4000"
 """How often a thread of llama.cpp checks for more work before it sleeps, unless the environment sets it: enough to stay
@@ -39,18 +35,31 @@ def main(argv: list[str]) -> int:
     threading.excepthook = _end_process
     faulthandler.enable()  # a native crash prints its stack to stderr, which the daemon quotes
     sys.setswitchinterval(SWITCH_SECONDS)
+    # NumPy's library would start threads that compute nothing here, and Landlock restricts only the thread that asks for it.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    # After the lines above: the libraries read the variables when they are loaded.
+    import msgspec
+
+    from edgeembed.engine.ipc.activity_table import ActivityTable
+    from edgeembed.engine.ipc.pipe import Pipe
+    from edgeembed.engine.llama.backends import FOLDER
+    from edgeembed.engine.llama.library import send_log_to
+    from edgeembed.engine.sandbox import Sandbox
+    from edgeembed.engine.worker.serving import Worker
+    from edgeembed.engine.worker_options import WorkerOptions
+
     options = msgspec.json.decode(argv[2], type=WorkerOptions)
     # Only frames go to the real stdout; whatever else is printed there goes to stderr.
     sink = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
-    # After the line above: the library reads the variable when it is loaded.
-    from edgeembed.engine.llama.library import send_log_to
-    from edgeembed.engine.worker.serving import Worker
-
     send_log_to(sys.stderr.write, verbose=options.verbose)
-    return Worker(options, Pipe(sys.stdin.buffer, sink)).run()
+    activity_table = ActivityTable(Path(options.activity_table) if options.activity_table else None)
+    # From here on no file can be opened for writing, and no thread may run yet.
+    sandbox = Sandbox(Path(options.path), options.device, enabled=options.sandbox)
+    sandbox.restrict_files([FOLDER])
+    return Worker(options, Pipe(sys.stdin.buffer, sink), activity_table, sandbox).run()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import threading
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -35,9 +34,10 @@ from edgeembed.engine.ipc.messages import (
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
-from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.llama.model import LlamaModel, load_libraries
 from edgeembed.engine.llama.rows import Float32Matrix
 from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.worker.thread_priority import lower_priority
@@ -53,15 +53,16 @@ Queued = QueuedText[Reading]
 class Worker:
     """Connects the pipe, the queue and the model."""
 
-    def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
+    def __init__(self, options: WorkerOptions, pipe: Pipe, activity_table: ActivityTable, sandbox: Sandbox) -> None:
         self._options = options
         self._pipe = pipe
+        self._activity_table = activity_table
+        self._sandbox = sandbox
         self._model: LlamaModel | None = None
         self._reader: TextReader | None = None
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
-        self._activity_table = ActivityTable(Path(options.activity_table) if options.activity_table else None)
 
     def run(self) -> int:
         """Load the model, check the canary texts, serve until a Stop message, and return the exit status."""
@@ -69,9 +70,13 @@ class Worker:
         start_reading_thread(self._read, name="reader")
         try:
             self._pipe.send_now(Stage("loading the model"))
+            load_libraries(self._options)
+            self._sandbox.filter_calls()  # not a byte of the file has been read yet
             model = self._model = LlamaModel(self._options)
             self._pipe.send_now(Stage("computing the canary texts"))
-            info = msgspec.structs.replace(self._check_canary(model), batch_tokens=model.batch_budget)
+            info = msgspec.structs.replace(
+                self._check_canary(model), batch_tokens=model.batch_budget, sandbox=self._sandbox.info
+            )
         except ModelLoadError as error:
             return self._give_up(ModeFailed(str(error), error.cause, error.fatal))
         except (canary.CanaryError, ComputeError) as error:

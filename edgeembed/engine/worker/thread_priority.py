@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import sys
-import threading
 
 _BELOW_NORMAL = -1
 """Windows' THREAD_PRIORITY_BELOW_NORMAL."""
@@ -22,9 +21,8 @@ def lower_priority(niceness: int) -> None:
     if niceness <= 0:
         return
     if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+        with contextlib.suppress(OSError):  # 0: the calling thread, the only one whose priority the sandbox lets be changed
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
     elif sys.platform == "darwin":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).pthread_set_qos_class_self_np(_QOS_CLASS_UTILITY, 0)

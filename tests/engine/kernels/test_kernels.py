@@ -237,7 +237,7 @@ def install() -> kernel_hook.Kernels:
 
 
 def test_another_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_hook, "version", lambda _name: "9.9.9")
+    monkeypatch.setattr(kernel_hook, "LLAMA_CPP_PYTHON", "9.9.9")
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
     assert ggml.LLAMA_CPP_PYTHON in install().words

@@ -33,8 +33,9 @@ def worker_options(path: Path) -> WorkerOptions:
 
 
 @contextmanager
-def start(path: Path, command: Sequence[str] = WORKER_COMMAND) -> Iterator[subprocess.Popen[bytes]]:
-    whole = [*command, "cpu", msgspec.json.encode(worker_options(path)).decode()]
+def start(path: Path, command: Sequence[str] = WORKER_COMMAND, *, sandbox: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    options = msgspec.structs.replace(worker_options(path), sandbox=sandbox)
+    whole = [*command, "cpu", msgspec.json.encode(options).decode()]
     with subprocess.Popen(whole, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield process
         process.kill()

@@ -27,7 +27,7 @@ def score(text: str) -> np.ndarray:
 @pytest.fixture
 def ranker() -> FakeEngine:
     engine = FakeEngine()
-    engine.row_of = score
+    engine.row_of, engine.dimensions = score, 1
     return engine
 
 
@@ -58,7 +58,7 @@ async def test_results_are_sorted_with_scores_from_0_to_1(client: TestClient) ->
 
 
 async def test_probabilities_are_not_passed_through_a_sigmoid_again(client: TestClient, ranker: FakeEngine) -> None:
-    ranker.row_of = lambda text: np.array([0.9, 0.1], dtype=np.float32)
+    ranker.row_of, ranker.dimensions = (lambda text: np.array([0.9, 0.1], dtype=np.float32)), 2
     _, answer = await rerank(client, query="q", documents=["a"])
     assert np.isclose(answer["results"][0]["relevance_score"], 0.9)
 
