@@ -15,8 +15,8 @@ _LONGEST_PROMPT = 4096
 
 
 LONG_WORD = b"long words are unknown"
-"""Part of the key of a text that may hold a word of more than 100 letters: earlier versions cut it into pieces where WordPiece
-reads one unknown word, and their rows must not be found."""
+"""Part of the key of a text that may hold a word of more than 100 letters: earlier versions cut one into pieces, where
+WordPiece reads one unknown word, and their rows must not be found."""
 _LONG_WORD = 100
 _RUN = re.compile("[^\\s!-/:-@\\[-`{-~\u2000-\u206f\u3000-\u303f\u3400-\u9fff]{34}")
 """Of letters beyond ASCII each may become three, but ideographs are words of their own."""

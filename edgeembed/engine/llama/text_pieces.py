@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from edgeembed.engine.llama.normalizer import WHOLE_LINES
+
 PIECE_CHARACTERS = 65_536
 """A text up to this length is one piece."""
 LONGEST_RUN = 262_144
@@ -29,8 +31,6 @@ _SPLIT_BEFORE_SPACES = {
 }  # fmt: skip
 """Pre-tokenizers of llama.cpp (0c1e57098) that are written by hand, as their patterns are: none recurses."""
 _RECURSIVE_SPLIT_BEFORE_SPACES = {"gpt-4o", "llama4", "kanana2", "granite-embed-multi-97m", "tekken"}
-_WHOLE_LINES = {"gemma4", "granite-embed-multi-311m", "sarvam-moe"}
-"""Byte pairs are joined across spaces, as in SentencePiece."""
 _SPACE = "\u2581"
 
 
@@ -61,7 +61,7 @@ class TextPieces:
                 metadata(f"tokenizer.ggml.{key}") == "true" for key in ("add_space_prefix", "remove_extra_whitespaces")
             )
             return cls._unless_crossed(_before_spaces(_before_inner_spaces(spellings())), LONGEST_RUN, tokens, known=merges)
-        if model == "llama" or splitter in _WHOLE_LINES:
+        if model == "llama" or splitter in WHOLE_LINES:
             strips = model == "llama" and metadata("tokenizer.ggml.add_space_prefix") != "false"
             place = _before_spaces(_before_inner_spaces(spellings()))
             return cls._unless_crossed(place, LONGEST_RUN, tokens, strips=strips)

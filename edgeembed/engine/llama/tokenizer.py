@@ -20,7 +20,7 @@ from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.normalizer import choose_normalizer
 from edgeembed.engine.llama.text_pieces import PIECE_CHARACTERS, TextPieces
 from edgeembed.engine.llama.vocabulary import Vocabulary
-from edgeembed.engine.llama.wordpiece import BertWords
+from edgeembed.engine.llama.wordpiece import WORD_START, BertWords
 from edgeembed.engine.reading import Tokens
 
 _MOST_KEPT = 1 << 18
@@ -41,6 +41,8 @@ class Tokenizer:
         self._defined_names = tuple(defined)
         self._defined = DefinedTokens(defined)
         self._buffers = threading.local()
+        if self._words and self._call(WORD_START, frame=False).tolist() != [vocabulary.unknown]:
+            self._words.knows(WORD_START)
 
     def tokenize(self, text: str, *, frame: bool = True) -> Tokens:
         """Return the ids of a text. A special token's name inside it is read as plain text.

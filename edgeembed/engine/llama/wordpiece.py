@@ -28,6 +28,8 @@ from edgeembed.engine.llama.bert_characters import (
 STRIP_ACCENTS_KEY = "tokenizer.ggml.normalizer.strip_accents"
 LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 LONGEST_WORD_KEY = "edgeembed.tokenizer.longest_word"
+WORD_START = "\u2581"
+"""llama.cpp's mark of a word's beginning."""
 LONGEST_WORD = 100
 """In characters after normalising; a longer word is one unknown token."""
 
@@ -43,6 +45,7 @@ class BertWords:
 
     def __init__(self, *, lowercase: bool, strip_accents: bool, longest_word: int = LONGEST_WORD) -> None:
         self._characters = _Characters(lowercase=lowercase, strip_accents=strip_accents)
+        """What is done with each character."""
         self._longest_word = longest_word
 
     @classmethod
@@ -55,6 +58,10 @@ class BertWords:
             strip_accents=lowercase if strip is None else strip == "true",
             longest_word=int(longest) if longest.isdecimal() else LONGEST_WORD,
         )
+
+    def knows(self, letter: str) -> None:
+        """Let llama.cpp read a letter that the vocabulary turns out to have."""
+        self._characters[ord(letter)] = letter
 
     def segments(self, text: str) -> str | list[str | None]:
         """Return the text as llama.cpp can read it; with unknown words, a list in which None stands for each of them."""

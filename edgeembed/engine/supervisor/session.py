@@ -15,7 +15,7 @@ from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.ipc.messages import ModeFailed, Ready, Stage
 from edgeembed.engine.supervisor.process import WorkerProcess
-from edgeembed.engine.supervisor.watchdog import Watchdog
+from edgeembed.engine.supervisor.watchdog import Hang, Watchdog
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError
 
@@ -40,6 +40,8 @@ class WorkerExit:
     """No other mode can help."""
     suspects: tuple[int, ...] = ()
     """Ids of the texts that were being tokenised or computed."""
+    unreadable: tuple[int, ...] = ()
+    """Ids of the texts on whose tokens it hung: they are at fault, and nothing else is."""
     uptime: float = 0.0
     """Seconds since the worker was ready."""
     never_ran: bool = False
@@ -59,7 +61,7 @@ class WorkerSession:
     """The loaded model; None until the worker is ready."""
     stage: str = "starting"
     """What the worker does before it is ready, for people."""
-    hang: str | None = None
+    hang: Hang | None = None
     """Why the watchdog ended the worker."""
     messages_received: int = 0
     """Since the worker was ready."""
@@ -142,7 +144,7 @@ class WorkerSession:
             count = waiting()
             entries = self.activity_table.entries if count else {}
             self.hang = watchdog.check(entries, waiting=count, received=self.messages_received, seconds=seconds)
-        log.warning("worker %d hangs: %s", self.process.pid, self.hang)
+        log.warning("worker %d hangs: %s", self.process.pid, self.hang.description)
         self.process.kill()
 
     async def end(self, *, politely: bool) -> tuple[int, ...]:
@@ -158,7 +160,7 @@ class WorkerSession:
         failure: what the worker sent. running: what `end` returned. uptime: seconds since it was ready, None if never.
         """
         if self.hang:
-            failure = ModeFailed(self.hang, "hang")
+            failure = ModeFailed(self.hang.description, "hang")
         return WorkerExit(
             reason=failure.reason if failure else self.exit_report(running),
             cause=failure.cause if failure else self.process.exit_cause,
@@ -166,6 +168,7 @@ class WorkerSession:
             from_outside=failure is None and self.process.killed_from_outside,
             fatal=failure is not None and failure.fatal,
             suspects=running,
+            unreadable=self.hang.texts if self.hang else (),
             uptime=uptime or 0.0,
         )
 

@@ -15,10 +15,8 @@ import numpy as np
 
 from edgeembed.engine.interface import Limits, Pair, Prompted, Text
 from edgeembed.engine.reading import Reading, Tokens
-from edgeembed.engine.text_sizes import characters_to_read
+from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
 
-COUNTED_CHARACTERS = 262_144
-"""Of a longer text no more tokens are counted than its limit, and those of the piece that exceeds it."""
 SCAFFOLDS_READ = 64
 """Prompts whose tokens are remembered."""
 _NO_LIMITS = Limits()

@@ -34,7 +34,7 @@ HARD_TEXTS = {
     "Greek": "ΟΔΥΣΣΕΥΣ ὀδυσσεύς ΐ",
     "emoji": "🙂👩‍👩‍👧‍👦 ok 🏳️‍🌈 ✔︎ ❤️",
     "spaces": "a\u00a0b\u2003c\u3000d\u200be\ufefff\u2028g\x85h\x0bi\x0cj\tk",
-    "marks": "e\u0301\u0327 " + "a" + "\u0300\u0316" * 200 + " x\u0338",
+    "marks": "e\u0301\u0327 " + "a" + "\u0300\u0316" * 15 + " x\u0338",
     "names of tokens": "[CLS] [SEP] [UNK] ##ing </s> <|endoftext|> <pad> a\u2581b \u2581the",
     "control characters": "a\x00b\x01c \x7f d\x1be",
 }
