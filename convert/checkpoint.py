@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.ignored import refuse_adapters, refuse_arguments, refuse_code, refuse_quantized
 from edgeembed_convert.jsonfile import read_json, read_json_value
 from edgeembed_convert.prompts import read_prompts
 from edgeembed_convert.weights import Weights, open_weights
@@ -26,6 +27,13 @@ _POOLING_BOOLEANS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+# Where sentence-transformers looks for the settings of its Transformer module, in this order.
+_TRANSFORMER_CONFIGS = [
+    "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
+    "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+]  # fmt: skip
+_MODULES_OF = "sentence_transformers."
 # Modules that do not change the direction of the pooled row; the daemon normalises rows itself.
 _HARMLESS_MODULES = {"Normalize", "Dropout"}
 
@@ -56,8 +64,8 @@ class Checkpoint:
     @cached_property
     def lowercases_input(self) -> bool:
         """Whether sentence-transformers lower-cases texts before they are tokenised."""
-        file = self.model_folder / "sentence_bert_config.json"
-        value = read_json(file).get("do_lower_case", False) if file.is_file() else False
+        file = _transformer_config(self.model_folder)
+        value = read_json(file).get("do_lower_case", False) if file else False
         if not isinstance(value, bool):
             raise ConversionError(f"{file}: do_lower_case = {value!r}; expected true or false")
         return value
@@ -93,7 +101,7 @@ class Checkpoint:
     def positive_int(self, key: str) -> int:
         """Return a size from config.json. Raises ConversionError if it is missing or not a positive integer."""
         value = self.config.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
             raise ConversionError(f"{self.config_file}: {key} = {value!r}; expected a positive integer")
         return value
 
@@ -121,15 +129,31 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
-    """Open a checkpoint folder and read its config.json. Raises ConversionError if it is not a checkpoint."""
+    """Open a checkpoint folder and read its config.json.
+
+    Raises ConversionError if it is not a checkpoint, or if something in it changes vectors that is not read.
+    """
     if not folder.is_dir():
         raise ConversionError(f"{folder}: not a folder")
+    refuse_adapters(folder)
     modules = _read_modules(folder)
-    model_folder = folder
-    for kind, path in modules or []:
-        if kind == "Transformer":
-            model_folder = path
-    return Checkpoint(folder, modules, model_folder, read_json(model_folder / "config.json"), task)
+    encoders = [path for kind, path in modules or [] if kind == "Transformer"]
+    if len(encoders) > 1:
+        raise ConversionError(f"{folder / 'modules.json'}: expected one Transformer module, found {len(encoders)}")
+    model_folder = encoders[0] if encoders else folder
+    file = model_folder / "config.json"
+    config = read_json(file)
+    refuse_quantized(config, file)
+    refuse_code(config, file)
+    if (tokenizer := model_folder / "tokenizer_config.json").is_file():
+        refuse_code(read_json(tokenizer), tokenizer)
+    if settings := _transformer_config(model_folder):
+        refuse_arguments(read_json(settings), settings)
+    return Checkpoint(folder, modules, model_folder, config, task)
+
+
+def _transformer_config(folder: Path) -> Path | None:
+    return next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
 
 
 def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
@@ -148,6 +172,11 @@ def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or "\\" in path:
             raise ConversionError(f"{file}: the path {path!r} is outside the checkpoint's folder")
+        if not kind.startswith(_MODULES_OF):
+            raise ConversionError(
+                f"{file}: the module {kind} is code of the checkpoint's own, which is never run; only modules of "
+                "sentence_transformers can be converted"
+            )
         # sentence-transformers has moved its classes between Python modules; the class names are stable.
         modules.append((kind.rpartition(".")[2], folder / parts))
     return modules

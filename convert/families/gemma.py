@@ -37,7 +37,6 @@ _FIXED = {
     "attention_bias": False,
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
-    "quantization_config": None,
 }
 _IDENTITY = "Identity"  # class name in torch.nn; its module has changed
 # The model card: "Output embedding dimension size of 768, with smaller options available (512, 256, or 128) ..."
@@ -95,7 +94,8 @@ def _period(checkpoint: Checkpoint, layers: int) -> int:
             if key in checkpoint.config:
                 return checkpoint.positive_int(key)
         return 6  # Gemma3TextConfig's
-    period = types.index("full_attention") + 1 if "full_attention" in types else layers + 1
+    full = isinstance(types, list) and "full_attention" in types
+    period = types.index("full_attention") + 1 if full else layers + 1
     wanted = ["full_attention" if number % period == 0 else "sliding_attention" for number in range(1, layers + 1)]
     if types != wanted:
         raise ConversionError(

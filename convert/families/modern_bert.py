@@ -26,7 +26,6 @@ _FIXED = {
     "attention_bias": False,
     "mlp_bias": False,
     "norm_bias": False,
-    "quantization_config": None,
 }
 # The gated activations in llama.cpp's graph (`modern-bert.hidden_act`).
 _ACTIVATIONS = ("gelu", "silu")

@@ -33,7 +33,6 @@ _FIXED = {
     "parallel_block": False,
     "prenorm": False,
     "qkv_proj_bias": False,
-    "quantization_config": None,
     "rotary_emb_fraction": 1.0,
     "rotary_emb_interleaved": False,
     "rotary_emb_scale_base": None,

@@ -42,7 +42,6 @@ _FIXED = {
     "attention_bias": False,
     "use_sliding_window": False,
     "is_causal": True,
-    "quantization_config": None,
 }
 LABELS = ("yes", "no")
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -90,6 +89,10 @@ class Qwen3:
         if not reranks:
             return ModelPlan(
                 arch, shape.hidden, pooling, metadata, tensors, checkpoint.prompts, _matryoshka(checkpoint, shape.hidden)
+            )
+        if unknown := {kind for kind, _ in checkpoint.modules or []} - {"Transformer", "LogitScore"}:
+            raise ConversionError(
+                f"{checkpoint.folder / 'modules.json'}: modules of the kind {', '.join(sorted(unknown))} cannot be converted"
             )
         _check_scaffold(checkpoint)
         if tokenizer.adds_bos or tokenizer.adds_eos:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeembed.cli.completion import complete_model
-from edgeembed.cli.printing import print_fields, print_json, print_prose, print_table, printable
+from edgeembed.cli.printing import print_fields, print_json, print_prose, print_table
 from edgeembed.cli.settings import setting_options
+from edgeembed.common.log_content import printable
 
 if TYPE_CHECKING:
     from edgeembed.config.resolution import Resolved

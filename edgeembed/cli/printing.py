@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
+
+from edgeembed.common.log_content import printable
 
 _GAP = "  "
 
@@ -21,8 +24,9 @@ def terminal_width() -> int | None:
 
 
 def to_stderr(line: str) -> None:
-    """Print a line for people on standard error, apart from the command's output."""
-    click.echo(line, err=True)
+    """Print a line for people on standard error, apart from the command's output, if it can be written."""
+    with contextlib.suppress(OSError):  # the disk of the log is full, which must not end a daemon
+        click.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -30,11 +34,6 @@ def print_json(value: Any) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def printable(text: str) -> str:
-    """Escape line breaks and control characters, so that text from a model's file cannot control the terminal."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def print_table(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeembed.cli.printing import print_json, print_table, printable, short_duration
+from edgeembed.cli.printing import print_json, print_table, short_duration
 from edgeembed.cli.settings import setting_options
+from edgeembed.common.log_content import printable
 
 if TYPE_CHECKING:
     from edgeembed.common.status import DaemonStatus, LoadedModel

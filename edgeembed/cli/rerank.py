@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from edgeembed.cli.printing import printable, to_stderr
+from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import setting_options
+from edgeembed.common.log_content import printable
 
 
 @click.command()

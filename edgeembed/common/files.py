@@ -1,16 +1,66 @@
-"""Files that are replaced in one step: a reader sees the old content or the new one, never a part of either."""
+"""Files that are replaced in one step, and what tells that a file was written to or replaced."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+CLOCK_NS = 20_000_000
+"""Longest tick of the clock from which a system takes the times of files (Linux: 10 ms)."""
+WHOLE_SECONDS_NS = 2_000_000_000
+"""The same where a file system keeps whole seconds, or every other one (FAT)."""
+
+
+class FileIdentity(msgspec.Struct, frozen=True, array_like=True):
+    """What the system says about a file; it is another one after every write to the file, and for every other file.
+
+    The change time cannot be set by programs, so it shows writes after which `touch` or `cp -p` restored the modification
+    time. Windows has none.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """Return the identity of the file at a path, behind links. Raises OSError."""
+        status = path.stat()
+        changed = status.st_mtime_ns if sys.platform == "win32" else status.st_ctime_ns
+        return cls(status.st_dev & _63_BITS, status.st_ino & _63_BITS, status.st_size, status.st_mtime_ns, changed)
+
+    @property
+    def unsettled_seconds(self) -> float:
+        """How long a further write might still leave the same times, as it would fall into the same tick of the clock."""
+        tick = CLOCK_NS if self.ctime_ns % 1_000_000_000 else WHOLE_SECONDS_NS
+        age = time.time_ns() - self.ctime_ns
+        return (tick - max(age, 0)) / 1e9 if -tick < age < tick else 0.0
+
+
+_63_BITS = 2**63 - 1
+"""What JSON and msgpack take; Windows may number files with 128 bits."""
+
+
+def expanded(name: str) -> Path:
+    """Return the absolute path that a user named; ~ and ~USER stand for home folders, if there are such users."""
+    return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what is wrong with which file, for messages."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 @contextlib.contextmanager
@@ -22,7 +72,8 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
     disk before the rename, so that a power cut cannot leave an empty file.
 
     Raises:
-        OSError: The file cannot be written; the old one is unchanged.
+        OSError: The file cannot be written; the old one is unchanged. It names a path, although the system names none where
+            a disk is full.
     """
     path = path.resolve() if follow_link else path
     # Not tempfile, whose files are always private: models and their manifests may be shared.
@@ -37,6 +88,10 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
             with staged.open("rb+") as file:
                 os.fsync(file.fileno())
         staged.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(staged)):
+            error.filename = str(path)
+        raise
     finally:
         staged.unlink(missing_ok=True)
 

@@ -1,15 +1,24 @@
-"""Logging set-up: text lines or JSON, each with the id of its request."""
+"""Logging: text lines or JSON, each with the id of its request. `log_content` says what a line may hold."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, TextIO
 
 import orjson
+
+from edgeembed.common.log_content import describe_error, format_traceback, printable, shortened
 
 Format = Literal["text", "json"]
 
@@ -19,6 +28,10 @@ LOG_FILE = "daemon.log"
 """The log, if neither a console nor a service manager keeps it."""
 LOG_BYTES = 4 * 2**20
 """A longer log is rotated when a daemon starts; one old file is kept."""
+MOST_LINES = 30
+WINDOW_SECONDS = 10.0
+_OURS = frozenset({"edgeembed", "edgeembed_convert"})
+"""Packages whose messages hold no text of a request."""
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -50,16 +63,34 @@ def request_id() -> str | None:
     return scope.id if scope is not None and scope.active else None
 
 
+def _content(record: logging.LogRecord) -> tuple[str, str | None]:
+    """Return what is logged of a record: its message, and the traceback of its exception if any.
+
+    A message of other software may quote a request or a key, so only where it comes from is logged.
+    """
+    if not isinstance(record.exc_info, tuple) or (error := record.exc_info[1]) is None:
+        error = None
+    if record.name.partition(".")[0] in _OURS:
+        message = record.getMessage()
+    else:
+        what = "a message" if error is None else describe_error(error)
+        message = f"{what}, from {record.filename}:{record.lineno}"
+    return shortened(message), format_traceback(error) if error is not None else None
+
+
 class TextFormatter(logging.Formatter):
-    """One line of text, with the request id at its end."""
+    """One line of text, with the request id at its end. The lines of a traceback follow."""
 
     def __init__(self) -> None:
         super().__init__(_LINE, "%Y-%m-%d %H:%M:%S")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
-        id_ = getattr(record, "request_id", None) or request_id()
-        return f"{line} [{id_}]" if id_ else line
+    def format(self, record: logging.LogRecord) -> str:
+        message, trace = _content(record)
+        record.message, record.asctime = printable(message), self.formatTime(record, self.datefmt)
+        line = self.formatMessage(record)
+        if id_ := None if record.lineno == 0 else request_id():
+            line = f"{line} [{id_}]"
+        return line if trace is None else "\n".join([line, *map(printable, trace.split("\n"))])
 
 
 class JsonFormatter(logging.Formatter):
@@ -67,21 +98,73 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        message, trace = _content(record)
         fields = {
             "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": message,
         }
-        if id_ := getattr(record, "request_id", None) or request_id():
+        if id_ := None if record.lineno == 0 else request_id():
             fields["request_id"] = id_
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+        if trace is not None:
+            fields["exception"] = trace
         # Data from clients may contain invalid Unicode, which is replaced rather than losing the line.
         try:
             return orjson.dumps(fields).decode()
         except TypeError:
             return orjson.dumps({name: value.encode(errors="replace").decode() for name, value in fields.items()}).decode()
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes to stderr; of each line of code at most MOST_LINES in WINDOW_SECONDS, debug messages excepted, and then how
+    many were left out.
+    """
+
+    def __init__(self, format_: Format, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+        self._clock = clock
+        self._windows: dict[tuple[str, str, int], _Window] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = self._clock()
+        self._report(now)
+        if record.levelno > logging.DEBUG and record.lineno:
+            window = self._windows.setdefault((record.name, record.filename, record.lineno), _Window(now, record.levelno))
+            if window.count >= MOST_LINES:
+                window.left_out += 1
+                return
+            window.count += 1
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing: logging's own method prints the message with its arguments to stderr."""
+
+    def close(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            self._report(float("inf"))
+        super().close()
+
+    def _report(self, now: float) -> None:
+        """Forget the windows that are over, and log how many lines were left out in them."""
+        over = [place for place, window in self._windows.items() if now - window.began >= WINDOW_SECONDS]
+        for place in over:
+            window = self._windows.pop(place)
+            if window.left_out:
+                _, file, line = place
+                said = f"{window.left_out} more lines from {file}:{line} were left out"
+                super().emit(logging.LogRecord(log.name, window.level, __file__, 0, said, (), None))
+
+
+@dataclass
+class _Window:
+    """What one line of code has logged since `began`, in seconds of a clock."""
+
+    began: float
+    level: int
+    count: int = 0
+    left_out: int = 0
 
 
 def provide_stderr(folder: Path) -> None:
@@ -104,15 +187,38 @@ def rotate_log(file: Path) -> None:
 
 
 def setup_logging(level: str, format_: Format = "text") -> None:
-    """Log lines of at least `level` to stderr. No message of ours contains a text from a request."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
-    root = logging.getLogger("edgeembed")
-    root.handlers[:] = [handler]
-    root.propagate = False
-    root.setLevel(level.upper())
+    """Log our lines of at least `level`, and warnings of other software without their content, to stderr.
+
+    What Python itself would print there is logged too: exceptions that nobody catches, and warnings.
+    """
+    handler = LogHandler(format_)
+    ours, root = logging.getLogger("edgeembed"), logging.getLogger()
+    ours.handlers[:] = [handler]
+    ours.propagate = False
+    ours.setLevel(level.upper())
+    root.handlers[:] = [*(each for each in root.handlers if not isinstance(each, LogHandler)), handler]
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda failure: _log_uncaught(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    sys.unraisablehook = lambda failure: _log_uncaught(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    warnings.showwarning = _log_warning
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt | SystemExit):
+        log.critical("unexpected error: %s", kind.__qualname__ if error is None else describe_error(error), exc_info=error)
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    log.warning("%s, from %s:%d", category.__qualname__, Path(filename).name, lineno)
 
 
 def log_anyway(line: str) -> None:
-    """Log a line that the user must see, whatever the log level is."""
+    """Log a line that the user must see, whatever the log level and however many there are."""
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, line, (), None))

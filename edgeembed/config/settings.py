@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=0,
             description="Memory for all loaded models together, in MiB; the least recently used model is unloaded when it "
-            "is exceeded. 0: 70 % of the memory of the machine or container.",
+            "is exceeded. 0: 70 % of what the machine, its cgroups (containers, units) and `ulimit -v` allow.",
         ),
     ] = 0
     load_wait: Annotated[

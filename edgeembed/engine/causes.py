@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 Cause = Literal[
     "no_driver", "driver_too_old", "no_device", "out_of_memory", "device_lost", "wrong_vectors", "hang", "killed", "crash",
-    "refused", "other",
+    "refused", "replaced", "other",
 ]  # fmt: skip
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 

@@ -9,9 +9,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from edgeembed.common import cgroups
 from edgeembed.engine import kernels
-
-CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def machine_fingerprint() -> str:
@@ -41,12 +40,9 @@ def build_fingerprint() -> str:
 
 
 def usable_threads() -> int:
-    """Return the number of processors that this process may use, by affinity and by cgroup v2's cpu.max."""
+    """Return the number of processors that this process may use, by affinity and by the quotas of its cgroups."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CPU_QUOTA_FILE.read_text(encoding="ascii").split()
-        if quota != "max":
-            found = min(found, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass  # no container, or no limit
+    quota = cgroups.processors()
+    if quota is not None:
+        found = min(found, math.ceil(quota))
     return max(1, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeembed.common.files import FileIdentity
 from edgeembed.engine.interface import Task
 
 
@@ -11,6 +12,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker runs a model file: everything that the execution mode, the settings and the run profile decide."""
 
     path: str
+    file: FileIdentity | None = None
+    """Of the file at `path` whose digest is known: the worker loads no other. None for whatever is there."""
     threads: int
     context_tokens: int
     batch_tokens: int

@@ -14,11 +14,11 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import write_json
+from edgeembed.common.files import FileIdentity, expanded, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
-from edgeembed.hub.digests import Digests
+from edgeembed.hub.digests import Digests, Identified
 from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.facts import GgufFacts, entry_of, facts_of
 from edgeembed.hub.gguf.header import read_header
@@ -155,14 +155,18 @@ class Store:
         converter; else those of the catalogue model in its `general.name`. Raises UnknownModelError if there is no such
         file, HubError if it is not a GGUF file.
         """
-        path = path.expanduser().absolute()
+        path = expanded(str(path))
         if self.contains(path) and (installed := self._load(path)) is not None and installed.damage:
             return installed
         header = read_header(path)
         manifest = self.manifest(path)
         facts = facts_of(header, path)
         kind = manifest.type if manifest else header.type
-        return self._describe(path, facts, manifest, digest=self.digest(path, progress), name=path.stem, kind=kind)
+        return self._describe(path, facts, manifest, digest=self.identify(path, progress).sha256, name=path.stem, kind=kind)
+
+    def at(self, path: Path) -> InstalledModel:
+        """Return the model in a file, whether it was installed or is served in place. Raises what `local` raises."""
+        return (self._load(path) if self.contains(path) else None) or self.local(path)
 
     def add(self, staged: Path, manifest: ModelManifest, *, sound: bool = False) -> InstalledModel:
         """Move a finished file on the same disk to its final path, after its manifest, each with an atomic rename.
@@ -180,7 +184,7 @@ class Store:
             raise HubError(
                 f"cannot replace {target}, which is in use; stop the program that serves it and try again"
             ) from error
-        self._digests.remember(target, manifest.sha256, sound=sound)
+        self._digests.remember(target, Identified(manifest.sha256, FileIdentity.of(target)), sound=sound)
         model = self._load(target)
         if model is None:
             raise HubError(f"{target} disappeared while it was installed")
@@ -248,15 +252,16 @@ class Store:
         """
         from edgeembed.hub.gguf.check import check_gguf
 
-        with contextlib.suppress(OSError):
-            if self._digests.is_sound(model.path, model.digest):
-                return
+        found = self.identify(model.path)
+        if self._digests.is_sound(model.path, found):
+            return
         check_gguf(model.path)
-        with contextlib.suppress(OSError):
-            self._digests.remember(model.path, model.digest, sound=True)
+        if self.identify(model.path) != found:
+            raise HubError(f"{model.path} changed while it was checked; wait until it is complete and try again")
+        self._digests.remember(model.path, found, sound=True)
 
-    def digest(self, path: Path, progress: Callable[[int, int], None] | None = None) -> str:
-        """Return the SHA-256 of a file in hex; see `Digests.of`."""
+    def identify(self, path: Path, progress: Callable[[int, int], None] | None = None) -> Identified:
+        """Return the SHA-256 and the identity of a file; see `Digests.of`."""
         return self._digests.of(path, progress)
 
     def damage(
@@ -268,7 +273,7 @@ class Store:
         HubError if it cannot be read.
         """
         manifest = self.manifest(model.path) if self.contains(model.path) else None
-        found = self._digests.of(model.path, progress, read_again=read_again)
+        found = self._digests.of(model.path, progress, read_again=read_again).sha256
         replaced = not read_again if manifest is None else manifest.sha256 != model.digest
         if found == model.digest or replaced:
             return None
@@ -292,8 +297,8 @@ class Store:
         if manifest is None:
             log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)
             return None
-        damage = self._damage(path, manifest)
         try:
+            damage = self._damage(path, manifest)
             facts = manifest.facts or (GgufFacts() if damage else facts_of(read_header(path), path))
         except HubError as error:
             log.warning("skipping %s: %s", path, error)
@@ -306,9 +311,9 @@ class Store:
         status = path.stat()
         if status.st_size != manifest.size_bytes:
             return damaged(path, manifest.sha256, None, manifest)
-        found = self._digests.remembered(path)
-        if found is None:
-            found = manifest.sha256 if status.st_mtime_ns == manifest.mtime_ns else self.digest(path)
+        if self._digests.last(path) is None and status.st_mtime_ns == manifest.mtime_ns:
+            return None  # it was never read here, as after its folder was moved; it will be before it is served
+        found = self.identify(path).sha256
         return None if found == manifest.sha256 else damaged(path, manifest.sha256, found, manifest)
 
     def _describe(

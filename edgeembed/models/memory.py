@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import psutil
 
+from edgeembed.common import cgroups
 from edgeembed.hub.gguf.header import read_header
 
 MIB = 2**20
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DEFAULT_SHARE = 0.7
-"""Share of the machine's memory for loaded models."""
+"""Share of the memory that can be used, for loaded models."""
 WORKER_BYTES = 96 * MIB
 """Memory of a worker without its model: interpreter, numpy, llama.cpp, and a context's fixed buffers."""
 _BYTES_PER_VALUE = 2  # of the KV cache: float16
 
 
-def machine_bytes() -> int:
-    """Return the memory of this machine, or of the container around this process (cgroup v2)."""
-    total = psutil.virtual_memory().total
-    try:
-        limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
-        return min(total, int(limit)) if limit != "max" else total
-    except (OSError, ValueError):
-        return total  # no container, or one without a limit
+def usable_bytes() -> int:
+    """Return the memory that this process and its workers may take: the least that the machine, the cgroups around it
+    (what others in them use is not counted) and its own limits allow.
+
+    A limit of the address space (`ulimit -v`) holds for each worker, not for all of them: this is on the safe side.
+    """
+    bounds = [psutil.virtual_memory().total, cgroups.memory_left(), *_process_limits()]
+    return min(bound for bound in bounds if bound is not None)
+
+
+def _process_limits() -> list[int]:
+    """Return the limits of address space and data that this process and the workers that it starts have."""
+    if sys.platform == "win32":
+        return []
+    import resource
+
+    soft = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return [limit for limit in soft if limit != resource.RLIM_INFINITY]
 
 
 def budget_bytes(memory_budget_mib: int) -> int:
-    """Return the setting in bytes; 0 means a share of the machine's memory."""
-    return memory_budget_mib * MIB or int(DEFAULT_SHARE * machine_bytes())
+    """Return the setting in bytes; 0 means a share of the memory that can be used."""
+    return memory_budget_mib * MIB or int(DEFAULT_SHARE * usable_bytes())
 
 
 def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgeembed.common.log_content import describe_error
 from edgeembed.engine.interface import Engine, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
 from edgeembed.models.registry import ServedModel
@@ -193,9 +194,11 @@ class ModelPool:
             self._start_keep_alive(slot)
 
     async def unload(self, model: ServedModel) -> None:
-        """Unload a model when it has finished its texts; do nothing if it is not loaded."""
+        """Unload a model when it has finished its texts, or forget that it failed to load; do nothing in other states."""
         slot = self._slots.get(model.key)
-        if slot is not None and slot.state == "ready":
+        if slot is not None and slot.state == "failed":
+            del self._slots[model.key]
+        elif slot is not None and slot.state == "ready":
             self._retire(slot, "by request")
             while slot in self._unloading:
                 await self._wait_for_change()
@@ -276,7 +279,7 @@ class ModelPool:
             raise
         except Exception as error:  # a bug must not leave its waiters waiting
             log.exception("unexpected error while loading %s", model.spec)
-            await self._give_up(slot, EngineUnavailableError(f"internal error: {error!r}"))
+            await self._give_up(slot, EngineUnavailableError(f"internal error: {describe_error(error)}"))
         finally:
             self._changed.set()
             # A model that was only preloaded is idle from now on.

@@ -174,10 +174,13 @@ class ModelRegistry:
         return target
 
     async def refresh(self) -> None:
-        """Scan the disk; concurrent calls share one scan."""
-        if self._scanning is None or self._scanning.done():
-            self._scanning = asyncio.create_task(self._rescan(), name="registry")
-        await asyncio.shield(self._scanning)
+        """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
+        while True:
+            if self._scanning is None or self._scanning.done():
+                self._scanning = asyncio.create_task(self._rescan(), name="registry")
+            await asyncio.shield(self._scanning)
+            if not self._stale:
+                return
 
     def mark_stale(self) -> None:
         """Record that a file has changed: the next request scans the disk first. May be called from any thread."""
@@ -243,8 +246,8 @@ class ModelRegistry:
                 f"the model {quoted(name)}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
                 param="model",
             )
-        listed = [listing.name for listing in self.listings()] if short else []
-        near = difflib.get_close_matches(meant.lower(), listed, n=1)
+        listed = [listing.name for listing in self.listings()]
+        near = difflib.get_close_matches(meant.lower(), listed, n=1) if short else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
         raise ModelNotFoundError(

@@ -24,6 +24,7 @@ from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.registry import ServedModel
 from edgeembed.runtime.models import find_configured_models
+from edgeembed.runtime.replacement import FileWatch, ModelFiles
 from edgeembed.runtime.service import make_service
 from edgeembed.runtime.upstream import make_remote
 
@@ -50,9 +51,10 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     except EngineUnavailableError as error:
         announce(f"error: {error.message}")
         return 1
-    service = make_service(settings, paths, configured)
-    notifier = Notifier()
     store = Store(paths)
+    files = ModelFiles(store)
+    service = make_service(settings, paths, configured, files)
+    notifier = Notifier()
 
     def note_use(models: Sequence[ServedModel]) -> None:
         for used in models:
@@ -60,6 +62,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
 
     default = configured.default
     loading = asyncio.create_task(service.pool.load(default))
+    watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
@@ -85,6 +88,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         return 1
     finally:
         loading.cancel()
+        watching.cancel()
         await service.pool.close()
     return 0
 

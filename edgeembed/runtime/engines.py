@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 
+from edgeembed.common.files import FileIdentity
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.execution_modes import GPU_FULL, ExecutionMode, cpu_modes
@@ -17,7 +18,7 @@ from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed.errors import EngineUnavailableError, ModelReplacedError
+from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError
 from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
@@ -39,13 +40,15 @@ def make_engine(
     model: InstalledModel | ServedModel,
     profile: RunProfile | None = None,
     gpus: Gpus | None = None,
+    on_replaced: Callable[[], None] = lambda: None,
 ) -> WorkerEngine:
     """Return the engine of a model; nothing starts yet. Raises HubError for a file that llama.cpp must not open.
 
     profile: how to run the model; by default what the settings say, then what `edgeembed tune` found. A model that was never
     tuned on this machine is autotuned when it loads, and the result is kept. gpus: shared by the models of a daemon.
+    on_replaced: called, in any thread, when a worker is to start and the model's file has another content.
     """
-    configurator = WorkerConfigurator(settings, paths, model, profile, gpus or make_gpus(settings))
+    configurator = WorkerConfigurator(settings, paths, model, profile, gpus or make_gpus(settings), on_replaced)
     memory = FallbackMemory(paths.state / EXECUTION_MODES_FILE, model.digest)
     return WorkerEngine(
         configurator.options,
@@ -60,7 +63,13 @@ class WorkerConfigurator:
     """Decides how the workers of one model run: which modes there are, the options in each, and the autotuned profile."""
 
     def __init__(
-        self, settings: Settings, paths: Paths, model: InstalledModel | ServedModel, profile: RunProfile | None, gpus: Gpus
+        self,
+        settings: Settings,
+        paths: Paths,
+        model: InstalledModel | ServedModel,
+        profile: RunProfile | None,
+        gpus: Gpus,
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> None:
         """Check the model's file.
 
@@ -68,17 +77,14 @@ class WorkerConfigurator:
             HubError: llama.cpp must not open the file, or its bytes are not those that were installed.
             ModelReplacedError: It is not the file that was installed.
         """
-        self._identity = _file_identity(model.path)
-        store = Store(paths)
-        if store.digest(model.path) != model.digest:
-            # The cache would keep another model's rows under this one's digest.
-            raise store.damage(model, read_again=False) or _replaced(model.path)
-        store.require_sound(model)
-        self._store = store
-        self._failed_to_load = False
-        """Whether the last worker that was started has not become ready."""
         self._settings = settings
         self._model = model
+        self._store = Store(paths)
+        self._on_replaced = on_replaced
+        self._failed_to_load = False
+        """Whether the last worker that was started has not become ready."""
+        self._require_same()
+        self._store.require_sound(model)
         self._tuning_results = TuningResults(paths.state)
         self._autotune = profile is None and self._tuning_results.find(model.digest) is None
         self._profile = profile or chosen_profile(settings, paths, model.digest)
@@ -93,15 +99,35 @@ class WorkerConfigurator:
 
     def options(self, mode: ExecutionMode) -> WorkerOptions:
         """Return the options of a worker in a mode. Raises ModeUnavailableError or EngineUnavailableError."""
-        if _file_identity(self._model.path) != self._identity:
-            raise _replaced(self._model.path)
-        if self._failed_to_load and (damage := self._store.damage(self._model)):
-            raise EngineUnavailableError(damage.message) from damage  # no other mode can help
+        try:
+            file = self._require_same()
+            if self._failed_to_load and (damage := self._store.damage(self._model)):
+                raise damage  # no other mode can help
+        except HubError as error:
+            raise EngineUnavailableError(error.message) from error
         self._failed_to_load = True
+        return msgspec.structs.replace(self._options_in(mode), file=file)
+
+    def _options_in(self, mode: ExecutionMode) -> WorkerOptions:
         if mode.gpu != "none" and self._sizes is not None:
             return self._gpus.place(mode, self._key, self._sizes, self._card_options(mode))
         self._gpus.unloaded(self._key)
         return self._cpu_options(mode)
+
+    def _require_same(self) -> FileIdentity:
+        """Return the identity of the model's file.
+
+        Raises:
+            ModelReplacedError: It has another content; its rows would be cached under this model's digest.
+            HubError: It cannot be read, or its bytes are not those that were installed.
+        """
+        found = self._store.identify(self._model.path)
+        if found.sha256 != self._model.digest:
+            if damage := self._store.damage(self._model, read_again=False):
+                raise damage
+            self._on_replaced()
+            raise ModelReplacedError(f"{self._model.path} was replaced by another file")
+        return found.file
 
     def require_room(self, mode: ExecutionMode) -> None:
         """Raise ModeUnavailableError when the model cannot be loaded in a mode now."""
@@ -174,16 +200,3 @@ def chosen_profile(settings: Settings, paths: Paths, digest: str) -> RunProfile:
     if tuned:
         log.info("%s: using the run profile of %s", digest[:12], time.strftime("%Y-%m-%d", time.localtime(tuned.made_at)))
     return found
-
-
-def _file_identity(path: Path) -> tuple[int, int]:
-    """Return size and time of a file, to notice when it is replaced. Raises EngineUnavailableError when it is gone."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise EngineUnavailableError(f"cannot read {path}: {error.strerror or error}") from error
-    return status.st_size, status.st_mtime_ns
-
-
-def _replaced(path: Path) -> ModelReplacedError:
-    return ModelReplacedError(f"{path} was replaced by another file")

@@ -6,11 +6,11 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeembed.common.files import expanded
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -25,6 +25,7 @@ from edgeembed.models.pool import PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
 from edgeembed.models.registry import ModelRegistry, ServedModel, served
 from edgeembed.runtime.engines import card_options
+from edgeembed.runtime.replacement import ModelFiles
 
 if TYPE_CHECKING:  # it imports aiohttp, which commands that compute in their own process do without
     from edgeembed.upstream.remote import Remote
@@ -68,23 +69,19 @@ def find_configured_models(settings: Settings, paths: Paths, default: InstalledM
     )
 
 
-def make_registry(settings: Settings, paths: Paths, configured: ConfiguredModels) -> ModelRegistry:
+def make_registry(settings: Settings, configured: ConfiguredModels, store: Store, files: ModelFiles) -> ModelRegistry:
     """Return the registry of the configured models, their aliases, and all models in the store."""
-    store = Store(paths)
 
     def renew(model: ServedModel) -> ServedModel:
         if model.upstream and configured.remote:
             return configured.remote.served()
         try:
-            return model if store.digest(model.path) == model.digest else served(store.local(model.path))
+            return files.current(model) if files.is_replaced(model) else model
         except (HubError, OSError) as error:
             log.warning("cannot read %s now: %s", model.path, error)
             return model
 
-    aliases = {
-        alias: str(Path(name).expanduser().absolute()) if _is_file(name) else name
-        for alias, name in settings.aliases.items()
-    }
+    aliases = {alias: str(expanded(name)) if _is_file(name) else name for alias, name in settings.aliases.items()}
     others = (*configured.pinned, *configured.preload, *configured.by_path)
     return ModelRegistry(configured.default, others, aliases=aliases, scan=lambda: _in_store(store), renew=renew)
 
@@ -105,13 +102,13 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
     """Return how long models stay loaded, and how much memory they may take together."""
     by_name = {name.lower(): seconds_of(duration) for name, duration in settings.keep_alive_of.items()}
     otherwise = seconds_of(settings.keep_alive)
-    pinned = {model.key for model in configured.pinned}
+    pinned = {model.path for model in configured.pinned}  # not its key: another file may take its place
 
     def keep_alive(model: ServedModel) -> float | None:
         for name in (model.spec, model.name, model.path.name, str(model.path)):
             if name.lower() in by_name:
                 return by_name[name.lower()]
-        return None if model.upstream or model.key == configured.default.key else otherwise
+        return None if model.upstream or model.path == configured.default.path else otherwise
 
     def estimate(model: ServedModel) -> int:
         if model.upstream:
@@ -125,7 +122,7 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
         budget_bytes=memory.budget_bytes(settings.memory_budget_mib),
         load_wait=settings.load_wait,
         keep_alive=keep_alive,
-        pinned=lambda model: model.key in pinned,
+        pinned=lambda model: model.path in pinned,
         estimate=estimate,
         measure=lambda engine: memory.resident_bytes(engine.status.worker_pid),
     )
@@ -133,4 +130,4 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
 
 def _is_file(name: str) -> bool:
     """Return whether a name in the settings is the path of a model file."""
-    return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()
+    return name.lower().endswith(".gguf") and expanded(name).is_file()

@@ -9,32 +9,32 @@ from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
-from edgeembed.errors import ModelReplacedError
+from edgeembed.hub.store import Store
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from edgeembed.runtime.engines import make_engine, make_gpus
 from edgeembed.runtime.models import ConfiguredModels, make_registry, make_rules
+from edgeembed.runtime.replacement import ModelFiles
 from edgeembed.runtime.upstream import make_remote_engine
 
 CACHE_FOLDER = "vectors"
 VECTORS_FOLDER = "vector-baselines"
 
 
-def make_service(settings: Settings, paths: Paths, configured: ConfiguredModels) -> EmbeddingService:
-    """Return the service of all models; nothing starts yet."""
-    registry = make_registry(settings, paths, configured)
+def make_service(
+    settings: Settings, paths: Paths, configured: ConfiguredModels, files: ModelFiles | None = None
+) -> EmbeddingService:
+    """Return the service of all models; nothing starts yet. files: shared with who watches them."""
+    store = Store(paths)
+    registry = make_registry(settings, configured, store, files or ModelFiles(store))
     gpus = make_gpus(settings)
 
     def engine_of(model: ServedModel) -> Engine:
         if model.upstream and configured.remote:
             return make_remote_engine(settings, paths, configured.remote)
-        try:
-            return make_engine(settings, paths, model, gpus=gpus)
-        except ModelReplacedError:
-            registry.mark_stale()
-            raise
+        return make_engine(settings, paths, model, gpus=gpus, on_replaced=registry.mark_stale)
 
     pool = ModelPool(engine_of, make_rules(settings, configured, gpus))
     if configured.remote:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -29,6 +30,11 @@ def abort_connections(runner: web.AppRunner) -> None:
     for connection in runner.server.connections if runner.server else ():
         if connection.transport is not None:
             connection.transport.abort()
+
+
+def cannot_be_read(error: BaseException) -> bool:
+    """Return whether an error of aiohttp's server is the client's fault: a head or body that breaks the rules of HTTP."""
+    return isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 def takes_raw(request: web.BaseRequest) -> bool:

@@ -21,6 +21,7 @@ from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import Access
 from edgeembed.server.ops import admin
+from edgeembed.server.request_log import HttpLog
 
 
 @asynccontextmanager
@@ -48,6 +49,7 @@ async def listening(
         app,
         handle_signals=False,
         access_log=None,
+        logger=HttpLog(),
         shutdown_timeout=settings.grace_period,
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )

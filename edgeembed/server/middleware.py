@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 import secrets
 import time
@@ -14,21 +13,18 @@ from multidict import istr
 
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
-from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
-from edgeembed.server.auth import KEY_NAME
+from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeError
 from edgeembed.server.error_formats import error_format_of
 from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.reading import ROOM, release
+from edgeembed.server.request_log import log_answer, log_bug
 from edgeembed.server.responses import error_object, error_response
-
-log = logging.getLogger(__name__)
 
 REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _RUN = secrets.token_hex(11)
 _numbers = itertools.count(1)
 """Request ids count up within a run, and begin with the run's own part; a UUID would take as long as a cache lookup."""
-PROBES = ("/health", "/readyz")
-"""A 503 from these is a valid answer, not a failure of the server."""
 SERVER = f"edgeembed/{__version__}"
 
 
@@ -45,7 +41,7 @@ def common_headers(request_id: str) -> dict[str, str]:
 
 @web.middleware
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Set the common headers, count the request, and log a line that holds none of its text."""
+    """Set the common headers, count the request, and log it."""
     request_id = request_id_of(request)
     scope = begin_request(request_id)
     counts = request.app[METRICS].http
@@ -65,11 +61,9 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
         took = time.perf_counter() - began
         counts.in_flight -= 1
         counts.count(request, status, took)
-        level = logging.WARNING if status >= 500 and request.path not in PROBES else logging.DEBUG
-        if log.isEnabledFor(level):
-            who = request.get(KEY_NAME, "-")
-            log.log(level, "%s %s %d %.1f ms %s", request.method, request.path, status, 1000 * took, who)
+        log_answer(request, status, took)
         scope.active = False
+        release(request, request.app[ROOM])
 
 
 @web.middleware
@@ -78,7 +72,10 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except EdgeEmbedError as error:
-        return error_response(error, error_format_of(request))
+        response = error_response(error, error_format_of(request))
+        if isinstance(error, BodyTimeoutError):
+            response.force_close()  # the rest of the body would be read as the next request
+        return response
     except web.HTTPRequestEntityTooLarge:
         limit = request.client_max_size / 2**20
         return error_response(
@@ -110,7 +107,6 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         message = "the body's lists or objects are nested too deeply"
         return error_object(400, message, error_format_of(request))
     except Exception:
-        # Details are for the log: they may hold the client's text.
-        log.exception("unexpected error in %s %s", request.method, request.path)
+        log_bug(request)
         message = "internal error; see the daemon's log"
         return error_object(500, message, error_format_of(request), code="internal_error")

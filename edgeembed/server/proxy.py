@@ -20,11 +20,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from edgeembed.common.answers import read_body
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
+from edgeembed.server.reading import read_request
 from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ class Forward:
         path = request.rel_url.raw_path.removeprefix(PREFIX)
         query = request.rel_url.raw_query_string
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
-        body = await request.read()
+        body = await read_request(request)
         answer: web.StreamResponse | None = None
         assert self._session is not None
         try:
@@ -114,7 +116,7 @@ class Forward:
                 return answer  # our client closed its connection
             if answer is not None:
                 # The head is sent already: aborting the connection tells the client that the rest is missing.
-                log.warning("forward %s: the response ended early: %s", self.url, error)
+                log.warning("forward %s: the response ended early: %s", self.url, describe_error(error))
                 if request.transport is not None:
                     request.transport.abort()
                 return answer
@@ -140,7 +142,7 @@ class Forward:
                 response.raise_for_status()
                 return model_names(await read_body(response, MOST_LIST_BYTES))
         except (aiohttp.ClientError, TimeoutError, UnreadableAnswerError) as error:
-            log.info("forward %s: cannot list its models: %s", self.url, error)
+            log.info("forward %s: cannot list its models: %s", self.url, describe_error(error))
             return []
 
     def _own_headers(self) -> dict[str, str]:
@@ -173,7 +175,7 @@ class Forward:
             return ForwardTimeoutError(f"{self.url} did not accept a connection within {CONNECT_SECONDS:g} s")
         if isinstance(error, TimeoutError):
             return ForwardTimeoutError(f"{self.url} sent nothing for {self._read_seconds:g} s")
-        return ForwardError(f"{self.url} cannot be reached: {error}")
+        return ForwardError(f"{self.url} cannot be reached: {describe_error(error)}")
 
 
 FORWARD = web.AppKey("forward", Forward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,6 +13,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from edgeembed.common.answers import AnswerTooLargeError, read_body, read_start
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.upstream.wire import (
     MOST_LIST_BYTES,
@@ -43,15 +45,19 @@ REFUSALS = frozenset({400, 413, 422, 500})
 
 
 class UpstreamError(Exception):
-    """Upstream gave no rows; the message says why. Clients never see it: the engine raises an EngineError instead."""
+    """Upstream gave no rows; the message says why. It is logged and shown in /health, so it quotes nothing of the response,
+    which may quote the texts of a request or the key.
+    """
 
 
 class RefusedError(UpstreamError):
     """Upstream refused the request, probably because of one of its texts."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"it refuses the request ({status} {_phrase(status)})")
         self.status = status
+        self.said = said
+        """Upstream's message: only for the client whose text is the only one in the request."""
 
 
 class BusyError(UpstreamError):
@@ -177,15 +183,14 @@ class UpstreamClient:
             ) from error
         if status == 200:
             return raw
-        said = error_message(raw, status)
         retry_after = parse_retry_after(headers.get(hdrs.RETRY_AFTER))
         if status == BUSY:
-            raise BusyError(f"it is overloaded (429): {said}", retry_after)
+            raise BusyError("it is overloaded (429)", retry_after)
         if status in REFUSALS:
-            raise RefusedError(said, status)
+            raise RefusedError(status, error_message(raw, status))
         if status in (401, 403):
-            raise UnavailableError(f"it refuses the API key ({status}): {said}; check the setting upstream_key")
-        raise UnavailableError(f"it answers {status}: {said}", retry_after)
+            raise UnavailableError(f"it refuses the API key ({status}); check the setting upstream_key")
+        raise UnavailableError(f"it answers {status} {_phrase(status)}", retry_after)
 
 
 def _connection_problem(error: BaseException) -> str:
@@ -197,4 +202,8 @@ def _connection_problem(error: BaseException) -> str:
             return "it closed the connection without an answer"
         case aiohttp.ClientPayloadError():
             return "the connection broke during its answer"
-    return f"it cannot be reached: {error}" if str(error) else f"it cannot be reached: {type(error).__name__}"
+    return f"it cannot be reached: {describe_error(error)}"
+
+
+def _phrase(status: int) -> str:
+    return http.client.responses.get(status, "")

@@ -187,6 +187,9 @@ class RemoteEngine:
         reason = "upstream's tokenizer is unknown here; set up a local fallback (upstream_fallback) to count tokens"
         return [_failed(RequestError(reason)) for _ in texts]
 
+    def distrust(self, reason: str) -> None:
+        pass  # upstream's rows are checked with every request
+
     async def close(self) -> None:
         self._stopped = True
         stopping = EngineUnavailableError("the daemon is stopping")
@@ -267,10 +270,10 @@ class RemoteEngine:
     async def _run(self, request: _UpstreamRequest) -> None:
         try:
             await self._send(request.texts)
-        except Exception as error:  # a bug must not leave its waiters hanging
+        except Exception:  # a bug must not leave its waiters hanging
             log.exception("unexpected error in a request to upstream")
             for text in request.texts:
-                text.fail(EngineError(f"internal error: {error!r}"))
+                text.fail(EngineError("internal error; see the daemon's log"))
         finally:
             self._in_flight.discard(request)
             if not self._stopped:
@@ -359,16 +362,21 @@ class RemoteEngine:
         if len(texts) == 1:
             self._refusals += 1
             texts[0].fail(
-                EngineError(f"upstream failed: {error}")
-                if error.status == _SERVER_ERROR and not says_too_long(str(error))
-                else RequestError(f"upstream refuses the text ({error.status}): {error}")
+                EngineError(f"upstream failed: {error.said}")
+                if error.status == _SERVER_ERROR and not says_too_long(error.said)
+                else RequestError(f"upstream refuses the text ({error.status}): {error.said}")
             )
             return False
         half = len(texts) // 2
         succeeded = [await self._send(part) for part in (texts[:half], texts[half:])]
         if all(succeeded) and error.status != _SERVER_ERROR and half < self._queue.most_texts:
             self._queue.most_texts = half
-            log.info("upstream refuses requests of %d texts (%s); sending %d at a time from now on", len(texts), error, half)
+            log.info(
+                "upstream refuses requests of %d texts (%d); sending %d at a time from now on",
+                len(texts),
+                error.status,
+                half,
+            )
         return all(succeeded)
 
     def _on_unavailable(self, texts: Sequence[PendingText], error: UnavailableError) -> None:

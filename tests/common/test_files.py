@@ -1,14 +1,17 @@
-"""Files that are replaced in one step."""
+"""Files that are replaced in one step, and how a write to a file is noticed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from edgeembed.common.files import replacing, write_bytes, write_json, write_text
+from edgeembed.common.files import FileIdentity, describe_os_error, replacing, write_bytes, write_json, write_text
+from tests.overwriting import WRITES
 
 needs_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 
@@ -84,3 +87,76 @@ def test_a_link_is_followed_where_asked(tmp_path: Path) -> None:
     assert link.is_symlink() and real.read_text(encoding="utf-8") == "new"
     write_text(link, "own")
     assert not link.is_symlink() and real.read_text(encoding="utf-8") == "new"
+
+
+# --- the identity of a file -------------------------------------------------------------------------------------------
+
+
+def settled(path: Path) -> FileIdentity:
+    time.sleep(FileIdentity.of(path).unsettled_seconds)  # until then a write might not show
+    return FileIdentity.of(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
+@pytest.mark.parametrize("write", WRITES)
+def test_every_write_gives_a_file_another_identity(tmp_path: Path, write: str) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(bytes(1000))
+    other.write_bytes(b"x" * 1000)
+    before = settled(file)
+    assert FileIdentity.of(file) == before, "reading changes nothing"
+    WRITES[write](other, file)
+    assert FileIdentity.of(file) != before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
+def test_a_file_that_went_away_and_came_back_has_another_identity(tmp_path: Path) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(b"one")
+    other.write_bytes(b"two")
+    before = settled(file)
+    file.rename(tmp_path / "aside")
+    other.rename(file)
+    file.rename(other)
+    (tmp_path / "aside").rename(file)
+    assert file.read_bytes() == b"one"
+    assert FileIdentity.of(file) != before
+
+
+def test_a_link_has_the_identity_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"one")
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "file")
+    except OSError:
+        pytest.skip("Windows links need a privilege")
+    assert FileIdentity.of(tmp_path / "link") == FileIdentity.of(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "ctime_ns", "expected"),
+    [
+        (0, 1_234_567_890, 0.02),
+        (5_000_000, 1_234_567_890, 0.015),
+        (20_000_000, 1_234_567_890, 0.0),
+        (-5_000_000, 1_234_567_890, 0.02),  # the file system's clock is a little ahead
+        (-(10**12), 1_234_567_890, 0.0),  # or wrong: nothing is known
+        (0, 5_000_000_000, 2.0),  # whole seconds
+        (1_500_000_000, 5_000_000_000, 0.5),
+    ],
+)
+def test_how_long_a_write_may_go_unnoticed(
+    monkeypatch: pytest.MonkeyPatch, age_ns: int, ctime_ns: int, expected: float
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: ctime_ns + age_ns)
+    assert FileIdentity(1, 2, 3, 4, ctime_ns).unsettled_seconds == pytest.approx(expected)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="POSIX: /dev/full")
+def test_the_error_about_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "state.json"
+    with pytest.raises(OSError) as caught, replacing(target) as staged:
+        staged.symlink_to("/dev/full")
+        staged.write_bytes(b"x")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(target))
+    assert describe_os_error(caught.value) == f"{target}: No space left on device"
+    assert list(tmp_path.iterdir()) == []

@@ -176,7 +176,8 @@ def config(**changes: Any) -> Callable[[Path], object]:
 
 
 def modules(*kinds: str) -> Callable[[Path], object]:
-    return lambda folder: write_json(folder / "modules.json", [{"type": f"x.{kind}", "path": ""} for kind in kinds])
+    entries = [{"type": f"sentence_transformers.models.{kind}", "path": ""} for kind in kinds]
+    return lambda folder: write_json(folder / "modules.json", entries)
 
 
 def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:

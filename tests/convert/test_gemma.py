@@ -138,7 +138,10 @@ def test_malformed(tmp_path: Path, file: str, changes: dict[str, Any], message: 
 def test_other_modules(tmp_path: Path, keep: list[str], message: str) -> None:
     checkpoint = make_gemma_checkpoint(tmp_path / "tiny")
     entries = json.loads((checkpoint / "modules.json").read_text(encoding="utf-8"))[:2]
-    entries += [{"path": f"{number}_Dense", "type": f"models.{kind}"} for number, kind in enumerate(keep, start=2)]
+    entries += [
+        {"path": f"{number}_Dense", "type": f"sentence_transformers.models.{kind}"}
+        for number, kind in enumerate(keep, start=2)
+    ]
     (checkpoint / "modules.json").write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(ConversionError, match=message):
         convert(checkpoint)

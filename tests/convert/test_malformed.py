@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.checkpoint import open_checkpoint
 from tests.convert.tiny_bert import (
     PIECES,
     edit_json,
@@ -30,6 +31,7 @@ from tests.convert.tiny_bert import (
 from tests.convert.without_proof import convert_checkpoint
 
 Break = Callable[[Path], object]
+PACKAGE = "sentence_transformers.models."
 WORD = "embeddings.word_embeddings.weight"
 FIRST_NORM = "embeddings.LayerNorm.weight"
 
@@ -44,7 +46,11 @@ def pooling(**changes: Any) -> Break:
 
 def modules(*kinds: str) -> Break:
     return lambda folder: write_json(
-        folder / "modules.json", [{"path": "1_Pooling" if kind == "Pooling" else "", "type": f"x.{kind}"} for kind in kinds]
+        folder / "modules.json",
+        [
+            {"path": "1_Pooling" if kind == "Pooling" else "", "type": f"sentence_transformers.models.{kind}"}
+            for kind in kinds
+        ],
     )
 
 
@@ -127,6 +133,35 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def adapter(path: str) -> Break:
+    """Add an adapter of peft, whose weights any loader adds to the model's."""
+
+    def apply(folder: Path) -> None:
+        (folder / path).mkdir(parents=True, exist_ok=True)
+        write_json(folder / path / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "acme/base"})
+        weights = {"base_model.model.encoder.layer.0.attention.self.query.lora_A.weight": np.ones((8, 64), dtype=np.float32)}
+        write_safetensors(folder / path / "adapter_model.safetensors", weights)
+
+    return apply
+
+
+def only_an_adapter(folder: Path) -> None:
+    shutil.rmtree(folder)
+    adapter("")(folder)
+
+
+def own_module(kind: str) -> Break:
+    return lambda folder: write_json(
+        folder / "modules.json",
+        [{"path": "", "type": kind}, {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}],
+    )
+
+
+def single_file_and_shards(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "a.safetensors")
+    write_json(folder / "model.safetensors.index.json", {"weight_map": {WORD: "a.safetensors"}})
+
+
 def text_vocabulary(content: str, **config_changes: Any) -> Break:
     def apply(folder: Path) -> None:
         (folder / "tokenizer.json").unlink()
@@ -164,6 +199,35 @@ CASES: dict[str, tuple[Break, str]] = {
     "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type"),
     "decoder": (config(is_decoder=True), r"is_decoder"),
     "already quantised": (config(quantization_config={"bits": 4}), r"quantization_config"),
+    "already sparse": (config(compression_config={"format": "x"}), r"compression_config: the weights are quantised already"),
+    # what would change the vectors, and would be ignored
+    "adapter": (adapter(""), r"tiny/adapter_config\.json: this is an adapter\. .*merge_and_unload"),
+    "adapters of tasks": (adapter("adapters/retrieval"), r"adapters/retrieval/adapter_config\.json: this is an adapter"),
+    "adapter alone": (
+        only_an_adapter,
+        r"this is an adapter of acme/base, and the model is not beside it",
+    ),
+    "adapter without config": (write("adapter_model.bin", b""), r"adapter_model\.bin: this is an adapter"),
+    "adapter by another name": (
+        write("pytorch_lora_weights.safetensors", b""),
+        r"lora_weights\.safetensors: this is an adapter",
+    ),
+    "own code": (
+        config(auto_map={"AutoModel": "modeling_x.BertModel"}),
+        r"config\.json: auto_map has AutoModel .*own",
+    ),
+    "own tokenizer": (
+        lambda folder: edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.T", None]}),
+        r"tokenizer_config\.json: auto_map has AutoTokenizer",
+    ),
+    "auto_map no object": (config(auto_map=[1]), r"auto_map = \[1\]; expected an object"),
+    "own module": (own_module("custom_st.Transformer"), r"modules\.json: the module custom_st\.Transformer is code"),
+    "two encoders": (modules("Transformer", "Transformer", "Pooling"), r"expected one Transformer module, found 2"),
+    "arguments": (
+        lambda folder: write_json(folder / "sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}),
+        r"sentence_bert_config\.json: config_args = \{'num_hidden_layers': 1\} may change the vectors",
+    ),
+    "two sets of weights": (single_file_and_shards, r"contains model\.safetensors and a\.safetensors.*not clear"),
     "no hidden size": (config(hidden_size=None), r"config\.json: hidden_size = None"),
     "hidden size text": (config(hidden_size="64"), r"hidden_size = '64'"),
     "heads": (config(num_attention_heads=5), r"not a multiple of num_attention_heads 5"),
@@ -272,6 +336,40 @@ def test_broken_checkpoint(tmp_path: Path, case: str) -> None:
         convert_checkpoint(checkpoint, target)
     assert str(checkpoint) in raised.value.message
     assert list(target.parent.iterdir()) == []
+
+
+HARMLESS: dict[str, Break] = {
+    "how it is loaded": lambda folder: write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": 64, "model_args": {"torch_dtype": "float32", "attn_implementation": "sdpa"}, "config_args": {}},
+    ),
+    "an index without its shards": lambda folder: write_json(
+        folder / "model.safetensors.index.json", {"weight_map": {WORD: "a.safetensors"}}
+    ),
+    "pickled and other copies": lambda folder: [
+        (folder / name).write_bytes(b"") for name in ("pytorch_model.bin", "x.onnx")
+    ],
+    "what is hidden": lambda folder: [
+        (folder / ".cache").mkdir(),
+        (folder / ".cache" / "adapter_config.json").write_bytes(b"{}"),
+    ],
+    "code that is not used": config(auto_map={"AutoConfig": "configuration_x.BertConfig"}),
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_what_does_not_change_vectors_is_no_reason_to_refuse(tmp_path: Path, case: str) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    HARMLESS[case](checkpoint)
+    assert convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").dimensions == 64
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+def test_lower_casing_is_read_from_each_file_that_sentence_transformers_reads(tmp_path: Path, name: str) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny", cased=True)
+    assert not open_checkpoint(checkpoint).lowercases_input
+    write_json(checkpoint / f"sentence_{name}_config.json", {"do_lower_case": True})
+    assert open_checkpoint(checkpoint).lowercases_input
 
 
 def test_broken_target(tmp_path: Path) -> None:

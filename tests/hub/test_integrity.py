@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from edgeembed.cli.models import list_models, show
 from edgeembed.cli.rm import rm
+from edgeembed.common.files import FileIdentity
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import DamagedModelError, HubError
@@ -63,10 +64,11 @@ def test_a_file_with_other_bytes_is_damaged_and_not_served(
 
 
 def test_damage_that_changes_neither_size_nor_time_is_found_by_reading_and_remembered(
-    model: InstalledModel, paths: Paths
+    model: InstalledModel, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store, before = Store(paths), FileIdentity.of(model.path)
+    monkeypatch.setattr(FileIdentity, "of", lambda _path: before)  # as with a failing disk
     damage(model.path)
-    store = Store(paths)
     assert store.installed()[0].damage is None, "only reading the file can show it"
     assert store.damage(model) is not None
     for again in (store, Store(paths)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import InstalledModel, Store
 from tests.hub.fakes import gguf_bytes
+from tests.overwriting import WRITES, overwrite_in_place
 
 CONTENT = gguf_bytes(general__architecture="bert", general__name="mine", bert__embedding_length=8)
 
@@ -98,30 +100,77 @@ def test_digests_are_computed_once_and_again_when_the_file_changes(
     monkeypatch.setattr(digests_module, "sha256_of", counted)
     file = tmp_path / "x.gguf"
     file.write_bytes(b"one")
-    assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()
-    assert Store(paths).digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"one").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"one").hexdigest()
     assert len(hashed) == 1
-    file.write_bytes(b"two")
-    os.utime(file, ns=(1, 1))  # same size, another time
-    assert Store(paths).digest(file) == hashlib.sha256(b"two").hexdigest()
+    file.write_bytes(b"two")  # of the same size
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"two").hexdigest()
     assert len(hashed) == 2
     (paths.state / "digests.json").write_text("no JSON")
-    assert Store(paths).digest(file) == hashlib.sha256(b"two").hexdigest()
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"two").hexdigest()
     assert len(hashed) == 3
     other = tmp_path / "y.gguf"
     other.write_bytes(b"three")
     file.unlink()
-    Store(paths).digest(other)
+    Store(paths).identify(other)
     assert "x.gguf" not in (paths.state / "digests.json").read_text()
     with pytest.raises(UnknownModelError):
-        Store(paths).digest(file)
+        Store(paths).identify(file)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
+@pytest.mark.parametrize("write", WRITES)
+def test_a_digest_follows_the_content_however_it_was_written(paths: Paths, tmp_path: Path, write: str) -> None:
+    file, other = tmp_path / "x.gguf", tmp_path / "y.gguf"
+    file.write_bytes(bytes(1000))
+    other.write_bytes(b"x" * 1000)
+    Store(paths).identify(file)
+    WRITES[write](other, file)
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
+def test_an_installed_file_that_was_overwritten_is_found_damaged_when_its_times_were_kept(paths: Paths) -> None:
+    model = install(paths)
+    other = paths.models / "other"
+    other.write_bytes(gguf_bytes(general__architecture="bert", general__name="mind", bert__embedding_length=8))
+    overwrite_in_place(other, model.path)
+    [found] = Store(paths).installed()
+    assert found.damage is not None and found.digest == model.digest
+
+
+def test_digests_of_an_earlier_version_are_not_believed(paths: Paths, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"one")
+    status = file.stat()
+    earlier = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": "0" * 64, "checked_by": "0.1.0"}
+    paths.state.mkdir(parents=True, exist_ok=True)
+    (paths.state / "digests.json").write_text(json.dumps({str(file): earlier}))
+    assert Store(paths).identify(file).sha256 == hashlib.sha256(b"one").hexdigest()
+
+
+def test_a_file_that_is_written_while_it_is_read_has_no_digest(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"one")
+    real = digests_module.sha256_of
+
+    def read_and_write(path: Path, progress: Callable[[int, int], None] | None) -> str:
+        found = real(path, progress)
+        path.write_bytes(b"two")
+        return found
+
+    monkeypatch.setattr(digests_module, "sha256_of", read_and_write)
+    with pytest.raises(HubError, match="changed while it was read"):
+        Store(paths).identify(file)
 
 
 def test_progress_of_a_digest(paths: Paths, tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(bytes(9 * 2**20))
     seen: list[tuple[int, int]] = []
-    Store(paths).digest(file, lambda done, total: seen.append((done, total)))
+    Store(paths).identify(file, lambda done, total: seen.append((done, total)))
     assert seen == [(4 * 2**20, 9 * 2**20), (8 * 2**20, 9 * 2**20), (9 * 2**20, 9 * 2**20)]
 
 

@@ -197,6 +197,27 @@ def test_an_unsupported_family_is_refused_before_the_weights_are_downloaded(path
     assert leftovers(paths) == []
 
 
+def test_an_adapter_is_refused_before_its_weights_are_downloaded(
+    tmp_path: Path, paths: Paths, hub: FakeHub, settings: Settings, report: Lines
+) -> None:
+    adapter = {"adapter_config.json": b'{"base_model_name_or_path": "acme/base"}', "adapter_model.safetensors": b"large"}
+    hub.files["acme/lora"] = adapter
+    hub.files["acme/both"] = {**adapter, "config.json": CONFIG, "model.safetensors": b"large"}
+    for repo, said in (
+        ("acme/lora", "an adapter of acme/base, and the model is not beside it"),
+        ("acme/both", "an adapter"),
+    ):
+        with pytest.raises(ConversionError, match=f"this is {said}.*merge_and_unload"):
+            run(f"hf:{repo}")
+        with (
+            pytest.raises(ConversionError, match=f"this is {said}"),
+            checkpoint_of(repo, settings, report, tmp_path),
+        ):
+            pass
+    assert not [name for name in hub.downloads if name.endswith(".safetensors")]
+    assert leftovers(paths) == []
+
+
 def test_a_checkpoint_beside_the_result_stays_until_the_conversion_succeeds(
     tmp_path: Path, hub: FakeHub, settings: Settings, report: Lines
 ) -> None:

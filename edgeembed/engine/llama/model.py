@@ -6,6 +6,7 @@ and fills batches token by token in Python.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.common.files import FileIdentity
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
 from edgeembed.engine.llama import wordpiece
@@ -61,6 +63,10 @@ class LlamaModel:
         devices = [] if options.device == "cpu" else options.device.split(",")
         self.kernels = load_libraries(options)
         params = lib.llama_model_default_params()
+        # Weights are copied into memory of this process. In a mapped file, a write to the file would change them at once,
+        # and truncating it would end the process.
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        params.lazy_mode = lib.LLAMA_LAZY_MODE_OFF
         params.n_gpu_layers = options.gpu_layers
         # Without a list, llama.cpp would use every card that it finds: even without a layer there, large matrix products go
         # to a card.
@@ -74,6 +80,7 @@ class LlamaModel:
         overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see wordpiece.py
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
+        _require_file(options)
         if not model:
             raise ModelLoadError(
                 f"llama.cpp cannot load {options.path}{logged_errors()}", fatal=False, cause=logged_cause(otherwise="other")
@@ -259,6 +266,14 @@ class LlamaModel:
             raise ModelLoadError(
                 f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
             ) from None
+
+
+def _require_file(options: WorkerOptions) -> None:
+    """Raise ModelLoadError if what was just loaded may not be the file that the options mean."""
+    with contextlib.suppress(OSError):  # it is gone
+        if options.file is None or FileIdentity.of(Path(options.path)) == options.file:
+            return
+    raise ModelLoadError(f"{options.path} was written to or replaced while it was loaded", fatal=False, cause="replaced")
 
 
 def _after_first_word(description: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgeembed.common.log_content import describe_error
 from edgeembed.engine.causes import Cause, cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import ModelInfo
@@ -44,6 +45,8 @@ class WorkerExit:
     """Ids of the texts on whose tokens it hung: they are at fault, and nothing else is."""
     uptime: float = 0.0
     """Seconds since the worker was ready."""
+    served: bool = False
+    """It has sent rows, or why there are none."""
     never_ran: bool = False
     """There was no process."""
 
@@ -63,6 +66,8 @@ class WorkerSession:
     """What the worker does before it is ready, for people."""
     hang: Hang | None = None
     """Why the watchdog ended the worker."""
+    wrong: str | None = None
+    """What was wrong with a row of it."""
     messages_received: int = 0
     """Since the worker was ready."""
 
@@ -126,7 +131,7 @@ class WorkerSession:
                     case ModeFailed() as failure:
                         pass
                     case _:
-                        raise ValueError(f"unexpected message {message!r}")
+                        raise ValueError(f"unexpected message {type(message).__name__}")
         except TimeoutError:
             return ModeFailed(f"no answer for {load_seconds:g} s while {self.stage}", "hang")
         except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -147,6 +152,11 @@ class WorkerSession:
         log.warning("worker %d hangs: %s", self.process.pid, self.hang.description)
         self.process.kill()
 
+    def distrust(self, reason: str) -> None:
+        """Kill the worker because it computed a wrong row."""
+        self.wrong = reason
+        self.process.kill()
+
     async def end(self, *, politely: bool) -> tuple[int, ...]:
         """End the process; return the ids of the texts that it was working on."""
         await self.process.end(politely=politely)
@@ -161,15 +171,18 @@ class WorkerSession:
         """
         if self.hang:
             failure = ModeFailed(self.hang.description, "hang")
+        elif self.wrong:
+            failure = ModeFailed(self.wrong, "wrong_vectors")
         return WorkerExit(
             reason=failure.reason if failure else self.exit_report(running),
             cause=failure.cause if failure else self.process.exit_cause,
             while_loading=uptime is None,
             from_outside=failure is None and self.process.killed_from_outside,
             fatal=failure is not None and failure.fatal,
-            suspects=running,
+            suspects=() if self.wrong else running,
             unreadable=self.hang.texts if self.hang else (),
             uptime=uptime or 0.0,
+            served=self.messages_received > 0,
         )
 
     def exit_report(self, running: tuple[int, ...] = ()) -> str:
@@ -179,4 +192,4 @@ class WorkerSession:
 
 def unreadable(error: Exception) -> ModeFailed:
     """Return the failure of a worker that sent bytes which are not a message."""
-    return ModeFailed(f"the worker's answers are not readable: {error}", "other")
+    return ModeFailed(f"the worker's answers are not readable: {describe_error(error)}", "other")

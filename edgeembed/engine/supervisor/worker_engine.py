@@ -20,6 +20,8 @@ from typing import Any, Literal
 import msgspec
 
 from edgeembed.common.backoff import Backoff
+from edgeembed.common.files import describe_os_error
+from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
@@ -37,9 +39,11 @@ log = logging.getLogger(__name__)
 KILLS_WHILE_LOADING = 3
 """Kills from outside in a row, before a worker is ready, that count against the mode: a slower one needs less memory."""
 STABLE_SECONDS = 10.0
-"""A worker that was ready for this long is restarted at once; for others the pause doubles each time."""
+"""A worker that was ready for this long, or has computed something, is replaced at once; otherwise the pause doubles."""
 RESTART_PAUSES = Backoff(first=0.1, longest=30.0)
 EXITS_UNTIL_LONGEST_PAUSE = 10
+LONGEST_PAUSE_WHEN_KILLED = 2.0
+"""The same where starting is not what fails: somebody killed it, or it was ready. The next text should not wait for long."""
 LONGEST_WAIT_FOR_QUIET = 30.0
 """A promotion waits for a moment without requests, but not longer than this."""
 QUIET_STEP = 0.05
@@ -101,7 +105,7 @@ class WorkerEngine:
         self._task: asyncio.Task[None] | None = None
         self._first_outcome: asyncio.Future[None] | None = None
         self._early_exits = 0
-        """Workers in a row that ended soon after their start."""
+        """Workers in a row that ended before they had computed anything."""
         self._kills_while_loading = 0
         self._restarts = 0
         self._texts_computed = 0
@@ -164,6 +168,10 @@ class WorkerEngine:
             self._session.process.send(Embed(items))
         return futures
 
+    def distrust(self, reason: str) -> None:
+        if self._session and self._accepts:
+            self._session.distrust(reason)
+
     async def close(self) -> None:
         self._set_state("stopped", "the daemon is stopping")
         if self._task:
@@ -185,7 +193,6 @@ class WorkerEngine:
                 self._promote(self._promotion)
                 continue
             log.warning("worker in mode %s ended: %s%s", mode.name, exit_.reason, self._requests_of(exit_.suspects))
-            self._early_exits = 0 if exit_.uptime >= STABLE_SECONDS else self._early_exits + 1
             reason = self._judge(exit_)
             if reason is None:
                 return
@@ -194,9 +201,19 @@ class WorkerEngine:
                 self._set_state("restarting", reason)
             if self._policy.mode is not mode:
                 log.warning("continuing in mode %s (%s)", self._policy.mode.name, self._policy.mode.description)
-            if pause := RESTART_PAUSES.pause(self._early_exits):
+            if pause := self._pause_after(exit_):
                 log.info("the worker is restarted in %.1f s", pause)
                 await asyncio.sleep(pause)
+
+    def _pause_after(self, exit_: WorkerExit) -> float:
+        """Return the seconds until the next worker starts: they grow only while workers do not get to work."""
+        if exit_.served or exit_.uptime >= STABLE_SECONDS:
+            self._early_exits = 0
+            return 0.0
+        self._early_exits += 1
+        pause = RESTART_PAUSES.pause(self._early_exits)
+        start_failed = exit_.while_loading and exit_.cause != "killed"
+        return pause if start_failed else min(pause, LONGEST_PAUSE_WHEN_KILLED)
 
     def _promote(self, mode: ExecutionMode) -> None:
         """Let the next session run in a faster mode, in the worker that is ready there, if any."""
@@ -213,6 +230,8 @@ class WorkerEngine:
             return None
         if exit_.never_ran and self._info is not None:
             return exit_.reason  # the mode is not to blame: it has worked, and is tried until a worker can start again
+        if exit_.cause == "replaced":
+            return exit_.reason  # nor here: whether it is still the same model is decided before the next worker starts
         if exit_.while_loading:
             return self._judge_failed_load(exit_)
         self._kills_while_loading = 0
@@ -259,7 +278,7 @@ class WorkerEngine:
         except ModeUnavailableError as error:
             return WorkerExit(str(error), error.cause, while_loading=True, from_outside=False)
         except OSError as error:  # no memory, process or file descriptor now
-            reason = f"a worker cannot be started: {error}"
+            reason = f"a worker cannot be started: {describe_os_error(error)}"
             return WorkerExit(reason, cause_of_os_error(error), while_loading=True, from_outside=True, never_ran=True)
         self._session = session
         ready_at: float | None = None
@@ -394,7 +413,7 @@ class WorkerEngine:
         """Turn a bug in the supervisor into the state "failed"."""
         if not task.cancelled() and (error := task.exception()):
             log.error("the supervisor itself failed", exc_info=error)
-            self._give_up(f"internal error: {error!r}")
+            self._give_up(f"internal error: {describe_error(error)}")
         if self._first_outcome and not self._first_outcome.done():
             self._first_outcome.set_exception(self._unavailable())
 

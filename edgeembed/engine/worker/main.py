@@ -12,7 +12,11 @@ import faulthandler
 import os
 import sys
 import threading
+import warnings
 from pathlib import Path
+from types import TracebackType
+
+from edgeembed.common.log_content import format_traceback
 
 OPENMP_SPINS = "4000"
 """How often a thread of llama.cpp checks for more work before it sleeps, unless the environment sets it: enough to stay
@@ -28,6 +32,10 @@ def _end_process(failure: threading.ExceptHookArgs) -> None:
     sys.excepthook(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
     sys.stderr.flush()
     os._exit(1)
+
+
+def _print_without_message(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
+    sys.stderr.write(f"{kind.__qualname__ if error is None else format_traceback(error)}\n")
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +62,10 @@ def main(argv: list[str]) -> int:
     # Only frames go to the real stdout; whatever else is printed there goes to stderr.
     sink = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
+    # From here on exceptions may quote texts.
+    sys.excepthook = _print_without_message
+    sys.unraisablehook = lambda failure: _print_without_message(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    warnings.simplefilter("ignore")
     send_log_to(sys.stderr.write, verbose=options.verbose)
     activity_table = ActivityTable(Path(options.activity_table) if options.activity_table else None)
     # From here on no file can be opened for writing, and no thread may run yet.

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from edgeembed.common.files import FileIdentity
 from edgeembed.engine import canary
 from edgeembed.engine.llama.library import ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.reading import Reading
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, END_OF_TEXT, make_tiny_qwen3
+from tests.overwriting import WRITES
 
 pytestmark = pytest.mark.model
 
@@ -107,3 +112,38 @@ def test_a_file_that_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
     path.write_bytes(b"junk" * 100)
     with pytest.raises(ModelLoadError, match="cannot load"):
         LlamaModel(options(path))
+
+
+# --- the file is written to -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
+@pytest.mark.parametrize("extra_buffers", [True, False])
+@pytest.mark.parametrize("write", WRITES)
+def test_rows_are_those_of_the_file_that_was_loaded_whatever_happens_to_it(
+    write: str, extra_buffers: bool, tmp_path: Path
+) -> None:
+    file, other = make_tiny_qwen3(tmp_path / "model.gguf"), make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
+    model = LlamaModel(options(file, extra_buffers=extra_buffers, file=FileIdentity.of(file)))
+    tokens = model.tokenize("a text")
+    (before,) = model.embed([tokens])
+    WRITES[write](other, file)
+    (after,) = model.embed([tokens])
+    bulk = model.new_bulk_context()
+    (in_bulk,) = bulk.compute([Reading(tokens)])
+    bulk.close()
+    assert np.array_equal(before, after)
+    assert canary.cosine(before, in_bulk) > 0.99999
+    assert model.tokenize("a text").tolist() == tokens.tolist()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no change time")
+@pytest.mark.parametrize("write", WRITES)
+def test_a_file_that_was_written_to_since_its_digest_was_taken_is_not_used(write: str, tmp_path: Path) -> None:
+    file, other = make_tiny_qwen3(tmp_path / "model.gguf"), make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
+    time.sleep(FileIdentity.of(file).unsettled_seconds)  # until then a write might not show
+    hashed = FileIdentity.of(file)
+    WRITES[write](other, file)
+    with pytest.raises(ModelLoadError, match="written to or replaced") as caught:
+        LlamaModel(options(file, file=hashed))
+    assert (caught.value.cause, caught.value.fatal) == ("replaced", False)

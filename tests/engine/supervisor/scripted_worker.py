@@ -4,6 +4,7 @@ Called as: scripted_worker.py SCRIPT MODE OPTIONS. SCRIPT is a list of words:
   die:MODE:SIGNAL    end by a signal while loading in that mode
   fail:MODE          send ModeFailed in that mode
   fatal              send a fatal ModeFailed
+  replaced:FILE      find the model's file replaced while loading (once: FILE remembers)
   hang:MODE          never get ready in that mode
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
   stuck              tokenise a text with the word "stuck" for ever
@@ -97,6 +98,10 @@ def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
             die(arguments[1])
         if word == "fail" and arguments[0] == mode:
             send(ModeFailed(f"canary text 0 is wrong on {mode}", "wrong_vectors"))
+            return
+        if word == "replaced" and not Path(arguments[0]).exists():
+            Path(arguments[0]).touch()
+            send(ModeFailed("the file was written to or replaced while it was loaded", "replaced"))
             return
         if word == "fatal":
             send(ModeFailed("it is a reranker", "other", fatal=True))

@@ -193,12 +193,11 @@ def test_threads_follow_the_processors_that_this_process_may_use() -> None:
     assert usable_threads() == len(allowed)
 
 
-@pytest.mark.parametrize(("quota", "threads"), [("150000 100000", 2), ("100000 100000", 1), ("max 100000", 64), ("", 64)])
+@pytest.mark.parametrize(("quota", "threads"), [(1.5, 2), (1.0, 1), (0.2, 1), (100.0, 64), (None, 64)])
 def test_a_containers_processor_limit_is_respected(
-    quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(machine, "CPU_QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine.cgroups, "processors", lambda: quota)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
     assert machine.usable_threads() == threads
 

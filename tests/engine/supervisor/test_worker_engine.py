@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import logging
 import os
 import signal
 import sys
@@ -20,7 +21,8 @@ import pytest
 from edgeembed.engine.execution_modes import ExecutionMode
 from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
-from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
+from edgeembed.engine.supervisor.session import WorkerExit
+from edgeembed.engine.supervisor.worker_engine import LONGEST_PAUSE_WHEN_KILLED, WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
 from tests.engine.supervisor import scripted_worker, supervised
@@ -168,6 +170,35 @@ async def test_a_replaced_model_is_never_loaded() -> None:
         await made.close()
 
 
+async def test_a_file_that_was_written_to_while_it_was_loaded_is_read_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def counted(mode: ExecutionMode) -> WorkerOptions:
+        asked.append(mode.name)
+        return options(mode)
+
+    command = (sys.executable, "-m", scripted_worker.__name__, f"replaced:{tmp_path / 'done'}")
+    made = WorkerEngine(counted, FallbackPolicy(), command=command)
+    try:
+        await made.start()
+        assert (asked, made.status.demotions) == (["cpu", "cpu"], [])
+        await rows_are_right(made, ["a text"])
+    finally:
+        await made.close()
+
+
+async def test_a_worker_whose_probe_was_wrong_is_replaced_by_one_in_a_slower_mode() -> None:
+    async with engine() as made:
+        await made.start()
+        futures = made.submit(["a text"], BULK)
+        made.distrust("the probe text's vector is wrong")
+        assert np.array_equal((await futures[0]).vector, fake_row("a text"))
+        await until(lambda: made.status.mode == "cpu-plain" and made.status.state == "ready")
+        (demotion,) = made.status.demotions
+        assert (demotion.mode, demotion.cause) == ("cpu", "wrong_vectors")
+        await rows_are_right(made, ["another text"])
+
+
 async def test_a_crash_while_loading_is_a_demotion_with_its_reason() -> None:
     async with engine("die:cpu:SIGILL") as made:
         await made.start()
@@ -271,6 +302,32 @@ async def test_a_killed_worker_is_replaced_in_its_mode_and_no_text_is_lost() -> 
         stop = True
         await asyncio.gather(*clients)
         assert made.status.mode == "cpu"
+
+
+async def test_a_worker_that_is_killed_again_and_again_is_replaced_without_a_pause(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with engine() as made:
+        await made.start()
+        for number in range(12):
+            await rows_are_right(made, [f"text {number}"])
+            assert made.status.worker_pid is not None
+            os.kill(made.status.worker_pid, signal.SIGKILL)
+            await until(lambda number=number: made.status.restarts == number + 1)  # type: ignore[misc]
+        await rows_are_right(made, ["the last one"])
+    assert "the worker is restarted in" not in caplog.text
+
+
+def test_pauses_grow_only_while_workers_do_not_get_to_work() -> None:
+    made = WorkerEngine(options, FallbackPolicy())
+    failed = WorkerExit("no memory", "out_of_memory", while_loading=True, from_outside=False)
+    growing = [made._pause_after(failed) for _ in range(12)]
+    assert growing[:3] == [0.1, 0.2, 0.4] and growing[-1] == 30
+    killed = WorkerExit("SIGKILL", "killed", while_loading=True, from_outside=True)
+    idle = WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, uptime=0.1)
+    assert made._pause_after(killed) == made._pause_after(idle) == LONGEST_PAUSE_WHEN_KILLED
+    assert made._pause_after(WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, served=True)) == 0
+    assert made._pause_after(killed) == 0.1, "what it had computed ended the series"
+    assert made._pause_after(WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, uptime=10)) == 0
 
 
 async def test_a_crash_while_computing_is_a_demotion_but_loses_no_text(tmp_path: Path) -> None:

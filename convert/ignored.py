@@ -1,0 +1,102 @@
+"""Refuses files and settings of a checkpoint that change its vectors and that the converter would ignore.
+
+Adapters: those of peft, which transformers and sentence-transformers add to the weights beside them
+(huggingface/peft, "Checkpoint format"), and of similar libraries. Code: `auto_map` of transformers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeembed.errors import ConversionError
+from edgeembed_convert.jsonfile import read_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER = re.compile(
+    rf"{re.escape(ADAPTER_CONFIG)}|(pytorch_)?adapters?(_model)?\.(safetensors|bin|pt|npz)|.*lora.*\.(safetensors|bin|pt)",
+    re.IGNORECASE,
+)
+_DEPTH = 3
+"""Folders within the checkpoint that are searched for adapters: such as adapters/retrieval/."""
+
+# Classes that checkpoints bring themselves, in families that follow that code.
+_KNOWN_CODE = {"NomicBertModel"}
+_QUANTIZED = ("quantization_config", "compression_config")
+
+# Arguments of sentence-transformers' Transformer that do not change vectors.
+_ARGUMENTS = ("model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs")
+_HARMLESS_ARGUMENTS = {
+    "add_pooling_layer", "attn_implementation", "cache_dir", "device_map", "dtype", "local_files_only", "low_cpu_mem_usage",
+    "model_max_length", "padding_side", "revision", "token", "torch_dtype", "trust_remote_code", "use_fast",
+}  # fmt: skip
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Raise ConversionError if there is an adapter in the folder, or below it."""
+    adapter = next(_adapters(folder), None)
+    if adapter is None:
+        return
+    only = not (folder / "config.json").is_file() and not (folder / "modules.json").is_file()
+    base = _base_of(adapter.with_name(ADAPTER_CONFIG))
+    what = f"an adapter{f' of {base}' if base else ''}, and the model is not beside it" if only else "an adapter"
+    raise ConversionError(
+        f"{adapter}: this is {what}. Vectors without it would be those of another model. Merge it into the weights (with "
+        "peft: model.merge_and_unload(), then save_pretrained(FOLDER)) and convert that folder"
+        + ("" if only else "; if the model does not use the adapter, move it out of the folder")
+    )
+
+
+def _adapters(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
+        yield from (Path(place) / name for name in sorted(files) if _ADAPTER.fullmatch(name))
+
+
+def _base_of(file: Path) -> str | None:
+    try:
+        base = read_json(file).get("base_model_name_or_path")
+    except ConversionError:
+        return None
+    return base if isinstance(base, str) else None
+
+
+def refuse_code(config: dict[str, Any], file: Path) -> None:
+    """Raise ConversionError if a config.json or tokenizer_config.json names code of the checkpoint's own."""
+    given = config.get("auto_map") or {}
+    if not isinstance(given, dict):
+        raise ConversionError(f"{file}: auto_map = {given!r}; expected an object")
+    computes = {name: code for name, code in given.items() if name.startswith(("AutoModel", "AutoTokenizer"))}
+    if str(computes.get("AutoModel")).rpartition(".")[2] in _KNOWN_CODE:
+        return
+    if computes:
+        name, code = next(iter(computes.items()))
+        raise ConversionError(
+            f"{file}: auto_map has {name} = {code!r}: the model runs code of its own, which may compute other vectors than "
+            "the model of the same name that llama.cpp knows. Such code is never run, and cannot be converted"
+        )
+
+
+def refuse_quantized(config: dict[str, Any], file: Path) -> None:
+    """Raise ConversionError for weights that are quantised already."""
+    for key in _QUANTIZED:
+        if config.get(key):
+            raise ConversionError(
+                f"{file}: {key}: the weights are quantised already, in a format that is not read. Convert the model's "
+                "original weights (F32, F16 or BF16)"
+            )
+
+
+def refuse_arguments(config: dict[str, Any], file: Path) -> None:
+    """Raise ConversionError if sentence-transformers is told to load the model with arguments that may change vectors."""
+    for key in _ARGUMENTS:
+        given = config.get(key) or {}
+        names = set(given) - _HARMLESS_ARGUMENTS if isinstance(given, dict) else {given}
+        if names:
+            raise ConversionError(
+                f"{file}: {key} = {given!r} may change the vectors, and is not supported; write the values into config.json"
+            )
