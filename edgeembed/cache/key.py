@@ -20,7 +20,7 @@ WordPiece reads one unknown word, and their rows must not be found."""
 _LONG_WORD = 100
 _RUN = re.compile("[^\\s!-/:-@\\[-`{-~\u2000-\u206f\u3000-\u303f\u3400-\u9fff]{34}")
 """Of letters beyond ASCII each may become three, but ideographs are words of their own."""
-_LOOKED_AT = 16_384
+_INSPECTED = 16_384
 """Longer texts are not looked at: they count as texts with a long word."""
 
 
@@ -69,8 +69,8 @@ def may_hold_long_word(text: str) -> bool:
     if text.isascii():
         if len(text) <= _LONG_WORD:
             return False
-        return len(text) > _LOOKED_AT or max(map(len, text.split()), default=0) > _LONG_WORD
-    return len(text) > _LOOKED_AT or _RUN.search(text) is not None
+        return len(text) > _INSPECTED or max(map(len, text.split()), default=0) > _LONG_WORD
+    return len(text) > _INSPECTED or _RUN.search(text) is not None
 
 
 def _field(field: bytes) -> bytes:

@@ -60,26 +60,26 @@ class TextPieces:
             merges = all(
                 metadata(f"tokenizer.ggml.{key}") == "true" for key in ("add_space_prefix", "remove_extra_whitespaces")
             )
-            return cls._unless_crossed(_before_spaces(_before_inner_spaces(spellings())), LONGEST_RUN, tokens, known=merges)
+            return cls._unless_crossed(_before_spaces(_before_inner_spaces(spellings())), LONGEST_RUN, tokens, exact=merges)
         if model == "llama" or splitter in WHOLE_LINES:
             strips = model == "llama" and metadata("tokenizer.ggml.add_space_prefix") != "false"
             place = _before_spaces(_before_inner_spaces(spellings()))
             return cls._unless_crossed(place, LONGEST_RUN, tokens, strips=strips)
         if splitter in _RECURSIVE_SPLIT_BEFORE_SPACES:
             return cls._unless_crossed(_before_spaces(""), LONGEST_RECURSION, tokens)
-        return cls._unless_crossed(_before_spaces(""), LONGEST_RUN, tokens, known=splitter in _SPLIT_BEFORE_SPACES)
+        return cls._unless_crossed(_before_spaces(""), LONGEST_RUN, tokens, exact=splitter in _SPLIT_BEFORE_SPACES)
 
     @classmethod
     def _unless_crossed(
-        cls, place: str, longest: int | None, defined: Iterable[str], *, strips: bool = False, known: bool = True
+        cls, place: str, longest: int | None, defined: Iterable[str], *, strips: bool = False, exact: bool = True
     ) -> TextPieces:
-        """Return pieces that are cut at `place`, unless it may be inside a defined token. known: whether it may be used."""
+        """Return pieces that are cut at `place`, unless it may be inside a defined token. exact: whether it may be used."""
         pattern = re.compile(place)
         # A word follows that the token may end before.
         crossed = any(
             (match := pattern.search(f"{token}a", 1)) is not None and match.start() < len(token) for token in defined
         )
-        return cls(pattern if known and not crossed else None, longest, strips=strips)
+        return cls(pattern if exact and not crossed else None, longest, strips=strips)
 
     def split(self, text: str) -> Iterator[str]:
         """Yield the pieces of a text, from its beginning."""
