@@ -167,6 +167,10 @@ class WorkerEngine:
             self._session.process.send(Embed(items))
         return futures
 
+    def distrust(self, reason: str) -> None:
+        if self._session and self._accepts:
+            self._session.distrust(reason)
+
     async def close(self) -> None:
         self._set_state("stopped", "the daemon is stopping")
         if self._task:
