@@ -92,7 +92,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. What a user can cause becomes one line on stderr and an exit status, never a traceback."""
-    from edgeembed.common.files import describe_os_error
     from edgeembed.errors import EdgeEmbedError
 
     for stream in (sys.stdout, sys.stderr):
@@ -114,5 +113,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except OSError as error:
+        from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
+
         click.echo(f"error: {describe_os_error(error)}", err=True)
         sys.exit(1)
