@@ -16,15 +16,19 @@ from msgspec import UNSET, Meta, UnsetType
 _Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
 
 
+UnixSeconds: TypeAlias = Annotated[float, Meta(ge=0, lt=2**37)]
+"""A time that calendars have a date for."""
+
+
 class Demotion(msgspec.Struct, frozen=True, kw_only=True):
     """An execution mode that failed and was left for a slower one. Times are Unix seconds."""
 
     mode: str
     reason: str
-    at: float
+    at: UnixSeconds
     cause: str = "other"
     """The reason as one word; see `edgeembed.engine.causes`."""
-    again_at: float | None = None
+    again_at: UnixSeconds | None = None
     """When the mode is tried again; None: not until the daemon restarts."""
 
 
