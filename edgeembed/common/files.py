@@ -16,6 +16,9 @@ import msgspec
 
 ValueT = TypeVar("ValueT")
 
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for JSON that it cannot read: of another syntax or type, not UTF-8, or too deep."""
+
 CLOCK_NS = 20_000_000
 """Longest tick of the clock from which a system takes the times of files (Linux: 10 ms)."""
 WHOLE_SECONDS_NS = 2_000_000_000
@@ -121,7 +124,7 @@ def read_json(path: Path, type_: type[ValueT]) -> ValueT | None:
         return msgspec.json.decode(path.read_bytes(), type=type_)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # of msgspec, for text and for depth
+    except UNREADABLE_JSON as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -29,7 +29,7 @@ def migrate_state(state: Path) -> None:
             if not (state / new).exists():
                 write_json(state / new, convert(read_json(state / old, object)))
             (state / old).unlink(missing_ok=True)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:
             log.warning("cannot migrate %s to %s: %s", state / old, new, error)
 
 
