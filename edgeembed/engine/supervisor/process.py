@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 WORKER_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.worker.main")
 STOP_SECONDS = 2.0
 """A worker that was sent Stop is killed after this time."""
+OOM_SCORE = 500
+"""Added to a worker's oom_score_adj: the kernel kills it before the daemon, which loses no request when a worker dies."""
 UNKILLABLE_SECONDS = 10.0
 """A worker that was killed and still exists after this time is left behind."""
 
@@ -58,18 +61,18 @@ class WorkerProcess:
     @classmethod
     async def start(cls, command: Sequence[str], options: WorkerOptions) -> WorkerProcess:
         """Start a worker: command, name of the mode, options as JSON. Raises OSError."""
-        return cls(
-            await asyncio.create_subprocess_exec(
-                *command,
-                options.mode,
-                msgspec.json.encode(options).decode(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=child_environment(),
-                **_OWN_GROUP,
-            )
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            options.mode,
+            msgspec.json.encode(options).decode(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            **_OWN_GROUP,
         )
+        _offer_to_the_oom_killer(process.pid)
+        return cls(process)
 
     @property
     def pid(self) -> int:
@@ -166,6 +169,13 @@ class WorkerProcess:
             if text:
                 self._last_lines.append(text)
                 log.debug("worker %d: %s", self.pid, text)
+
+
+def _offer_to_the_oom_killer(pid: int) -> None:
+    """Let Linux choose a worker rather than the daemon when memory runs out."""
+    with contextlib.suppress(OSError, ValueError):  # another system, or the process has ended
+        file = Path(f"/proc/{pid}/oom_score_adj")
+        file.write_text(str(min(1000, int(file.read_text()) + OOM_SCORE)))
 
 
 def _telling_line(lines: Sequence[str]) -> str | None:
