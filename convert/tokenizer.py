@@ -246,13 +246,12 @@ def _check_template(content: dict[str, Any], special: dict[str, int], file: Path
         found.insert(1, "text")
     elif processor.get("type") == "TemplateProcessing":
         tokens = _object(processor.get("special_tokens"))
-        for part in processor.get("single") or []:
+        for part in _list(processor.get("single")):
             if "Sequence" in _object(part):
                 found.append("text")
             else:
                 name = _object(_object(part).get("SpecialToken")).get("id")
-                ids = _object(tokens.get(str(name))).get("ids") or [None]
-                found.extend(ids)
+                found.extend(_list(_object(tokens.get(str(name))).get("ids")) or [None])
     if found != [special["cls"], "text", special["sep"]]:
         raise ConversionError(
             f"{file}: the post-processor is not supported; llama.cpp always makes CLS, text, SEP of a text"
@@ -261,6 +260,10 @@ def _check_template(content: dict[str, Any], special: dict[str, int], file: Path
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _is_id(value: Any) -> TypeGuard[int]:

@@ -14,6 +14,7 @@ with `exit_code`.
     │   ├── ModelNotFoundError          404
     │   ├── WrongTaskError              embeddings from a reranker, or scores from an embedder
     │   ├── RequestTooLargeError        413
+    │   ├── BodyTimeoutError            408: the client sends its body too slowly
     │   ├── ForbiddenError              403: Host or Origin not allowed
     │   └── UnauthorizedError           401: missing or invalid API key
     ├── HubError                        a model could not be found, downloaded or installed
@@ -25,6 +26,7 @@ with `exit_code`.
     ├── CacheFileError                  invalid file of queries or cached rows
     ├── ForwardError                    502: the server to forward to cannot be reached
     │   └── ForwardTimeoutError         504: it did not answer in time
+    ├── TooManyConnectionsError         503: the server takes no more connections
     └── EngineError                     the model failed to compute (500)
         ├── EngineUnavailableError      503: starting, restarting or failed
         │   ├── ModelLoadingError       503: still loading
@@ -42,6 +44,7 @@ from typing import ClassVar
 
 __all__ = [
     "BadVectorError",
+    "BodyTimeoutError",
     "CacheFileError",
     "ChecksumError",
     "ConfigError",
@@ -65,13 +68,13 @@ __all__ = [
     "RequestTooLargeError",
     "SourceUnreachableError",
     "TokenInputError",
+    "TooManyConnectionsError",
     "TooManyTokensError",
     "UnauthorizedError",
     "UnknownModelError",
     "WorkerCrashedError",
     "WrongRowsError",
     "WrongTaskError",
-    "quoted",
 ]
 
 _MOST_QUOTED = 100
@@ -160,6 +163,13 @@ class RequestTooLargeError(RequestError):
 
     status = 413
     code = "request_too_large"
+
+
+class BodyTimeoutError(RequestError):
+    """The request's body did not arrive in time."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class ForbiddenError(RequestError):
@@ -254,6 +264,13 @@ class WrongRowsError(EngineUnavailableError):
     """An upstream server returned rows that belong to other texts; none of that answer was used."""
 
     code = "wrong_rows"
+
+
+class TooManyConnectionsError(EdgeEmbedError):
+    """All connections of the server are in use."""
+
+    status = 503
+    code = "too_many_connections"
 
 
 class OverloadedError(EngineError):

@@ -13,7 +13,19 @@ import numpy as np
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.status import EngineStatus
-from edgeembed.engine.interface import Float32Row, Limits, ModelInfo, Pair, Priority, Prompted, Row, Task, Text, Tokenized
+from edgeembed.engine.interface import (
+    Float32Row,
+    Limits,
+    ModelInfo,
+    Pair,
+    Priority,
+    Prompted,
+    Reference,
+    Row,
+    Task,
+    Text,
+    Tokenized,
+)
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
@@ -50,6 +62,8 @@ class FakeEngine:
         self.cancelled: list[str] = []
         self.paused = False
         self.failing: Callable[[str], EdgeEmbedError | None] = lambda _text: None
+        self.distrusted: list[str] = []
+        self.reference: Reference | None = None
         self.state = "ready"
         self.reason: str | None = None
         self.busy_since: float | None = None
@@ -73,6 +87,7 @@ class FakeEngine:
             parameters=0,
             size_bytes=0,
             llama_cpp="none",
+            reference=self.reference,
         )
 
     @property
@@ -104,6 +119,9 @@ class FakeEngine:
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
+
+    def distrust(self, reason: str) -> None:
+        self.distrusted.append(reason)
 
     async def start(self) -> None:
         self._changed.set()

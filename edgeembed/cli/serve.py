@@ -46,6 +46,7 @@ def serve(**flags: Any) -> None:
     from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import files_others_can_read, resolve
+    from edgeembed.errors import EdgeEmbedError
     from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.runtime import daemon
     from edgeembed.server.address import check_address
@@ -59,12 +60,17 @@ def serve(**flags: Any) -> None:
             "other users of this machine can read %s, which holds a secret: chmod 600 %s", file, shlex.quote(str(file))
         )
     report = _to_log if settings.log_format == "text" else log_anyway
-    check_address(settings)
-    model = None
-    if settings.upstream:
-        pass  # the model is on another machine
-    elif settings.model is None:
-        model = first_model(paths=paths, settings=settings, report=report)
-    else:
-        model = ensure_installed(settings.model, paths=paths, settings=settings, report=report)
-    sys.exit(daemon.run(settings, paths, model, report))
+    try:
+        check_address(settings)
+        model = None
+        if settings.upstream:
+            pass  # the model is on another machine
+        elif settings.model is None:
+            model = first_model(paths=paths, settings=settings, report=report)
+        else:
+            model = ensure_installed(settings.model, paths=paths, settings=settings, report=report)
+        status = daemon.run(settings, paths, model, report)
+    except EdgeEmbedError as error:
+        report(f"error: {error.message}")
+        status = error.exit_code
+    sys.exit(status)

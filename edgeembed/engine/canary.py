@@ -44,6 +44,10 @@ LEAST_COSINE = 0.999
 broken kernel differ far more."""
 
 
+LEAST_AGAIN, LEAST_SCORE_AGAIN = 0.9, 0.7
+"""Likeness of a row to one that other kernels, threads or batches computed of the same text, which is 0.99 or more even at
+four bits."""
+
 TEXTS_KEY = "edgeembed.canary.texts"
 """Metadata key: a JSON list of texts; of [query, document] for a reranker."""
 ROWS_KEY = "edgeembed.canary.rows"
@@ -119,6 +123,11 @@ def least_for(file_type: str, *, scores: bool = False) -> float:
     words = file_type.replace("_M", "").replace("_S", "").split()
     least = next((LEAST_BY_TYPE[word] for word in words if word in LEAST_BY_TYPE), LEAST_OF_OTHERS)
     return max(LEAST_OF_ANY_SCORE, 1 - 10 * (1 - least)) if scores else least
+
+
+def least_again(file_type: str, *, scores: bool = False) -> float:
+    """Return the lowest likeness of a row that is computed while a model serves; it may be in any batch."""
+    return min(LEAST_SCORE_AGAIN if scores else LEAST_AGAIN, least_for(file_type, scores=scores) - 0.02)
 
 
 def encode_rows(rows: Sequence[Float32Row]) -> str:

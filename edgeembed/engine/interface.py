@@ -116,6 +116,20 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What that means, and why a part is missing, for people."""
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """A text and the row that a model must compute of it."""
+
+    text: str | Pair
+    row: bytes
+    """float32, native byte order."""
+    least: float
+    """Lowest likeness of another row of this text; see `edgeembed.engine.canary.likeness`."""
+    given: bool
+    """By the model's file. Otherwise the worker computed it when it had just loaded the file and its canary texts passed."""
+    made_at: float = 0.0
+    """Unix seconds; 0 if it is given."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Properties of a loaded model."""
 
@@ -134,6 +148,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Version of llama-cpp-python, and the processor features that its build uses."""
     canary_cosines: tuple[float, ...] = ()
     """Cosines of the file's canary texts to their rows from the unquantised weights; empty if the file has none."""
+    reference: Reference | None = None
+    """By which it is checked again while it serves; None where there is nothing to compare with."""
     batch_tokens: int = 0
     """Tokens that a forward pass aims at; 0 where unknown."""
     autotune: AutotuneResult | None = None
@@ -173,6 +189,10 @@ class Engine(Protocol):
         A future ends with InputTooLongError, EmptyInputError, BadVectorError, WorkerCrashedError, EngineUnavailableError or
         a RequestError for token ids that the model does not have, or limits that leave no room for the text.
         """
+        ...
+
+    def distrust(self, reason: str) -> None:
+        """Have the canary texts checked again before anything else is computed: a probe's row was wrong."""
         ...
 
     async def start(self) -> None:

@@ -6,8 +6,9 @@ then on an exponentially weighted window is compared with it. A text that is rep
 benchmark that sends one text a thousand times changes nothing.
 
 Leaving a band is a sign, not a proof: the mean direction also moves when people embed other texts than before. The
-proof is a probe text, whose first row is stored with the baseline and which depends on the model alone. The service
-computes it from time to time, and whenever a band is left.
+proof is a probe text, whose row depends on the model alone. The service computes it from time to time, and whenever a band
+is left. What its row must be is never learned from a probe: the model's file gives it, or the worker computes it when it has
+just loaded the file.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from edgeembed.cache import CachedRow
 from edgeembed.common.files import write_json
-from edgeembed.engine.interface import Float32Row, Row
+from edgeembed.engine import canary
+from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
 from edgeembed.models.registry import ServedModel
 
@@ -60,9 +61,6 @@ MOST_BAD = 0.01
 """Share of rows that are NaN, infinite or zero. A single one may be caused by its text."""
 LEAST_SPREAD = 0.02
 """Mean squared distance of unit rows from their mean; below this, different texts get the same vector."""
-PROBE_COSINE = 0.9
-"""Of the probe text's row to its first one. Other kernels, threads or batches change it to 0.99 or
-more, even at four bits."""
 
 
 class Baseline(msgspec.Struct, kw_only=True):
@@ -74,12 +72,20 @@ class Baseline(msgspec.Struct, kw_only=True):
     log_norm_squared: float
 
 
+class KeptReference(msgspec.Struct, kw_only=True):
+    """The probe text's row, float32, as a worker computed it when it had just loaded a file that gives none."""
+
+    row: bytes
+    made_at: float
+    confirmed: bool = False
+    """By another worker, which loaded the file at another time."""
+
+
 class BaselineFile(msgspec.Struct, kw_only=True):
     """What the state folder stores for one model file."""
 
     model: str
-    probe: bytes | None = None
-    """The probe text's first row, float32."""
+    reference: KeptReference | None = None
     baselines: dict[str, Baseline] = {}
 
 
@@ -200,7 +206,7 @@ class VectorHealth:
         self._folder = folder
         self._watches: dict[tuple[str, str], dict[str, _Watch]] = {}
         self._models: dict[tuple[str, str], ServedModel] = {}
-        self._probes: dict[tuple[str, str], Float32Row] = {}
+        self._references: dict[tuple[str, str], KeptReference] = {}
         self._well: dict[tuple[str, str], bool] = {}
         """What the last probe of a model showed."""
         self._read: set[tuple[str, str]] = set()
@@ -220,19 +226,39 @@ class VectorHealth:
         """Count a text for which the model has no usable row, not even when computed alone."""
         self._watch(model, None).add_bad(1)
 
-    def probed(self, model: ServedModel, row: Float32Row) -> str | None:
-        """Compare the probe text's row with its first one; return what is wrong, or None."""
-        first = self._probes.get(model.key)
-        if first is None or first.shape != row.shape:
-            if first is None and (self._folder is None or model.key in self._read):
-                self._probes[model.key] = np.array(row, dtype=np.float32)
-            self._models.setdefault(model.key, model)
+    def probed(self, model: ServedModel, row: Float32Row, reference: Reference) -> str | None:
+        """Compare the probe text's row with the worker's reference; return what is wrong, or None."""
+        source = "in the model file" if reference.given else "that was computed when the model was loaded"
+        return self._unlike(model, row, reference.row, reference, source)
+
+    def probed_before(self, model: ServedModel, row: Float32Row, reference: Reference) -> str | None:
+        """Compare the probe text's row with the references of earlier workers, once two of them agreed.
+
+        There are none of a file that gives its own.
+        """
+        if reference.given or not (kept := self._keep(model, reference)).confirmed:
             return None
-        cosine = _cosine(first, row)
-        self._well[model.key] = cosine >= PROBE_COSINE
-        if self._well[model.key]:
-            return None
-        return f"the probe text's vector has a cosine of {cosine:.2f} to the first one of this model file"
+        return self._unlike(model, row, kept.row, reference, "that other workers computed from this model file")
+
+    def _unlike(self, model: ServedModel, row: Float32Row, expected: bytes, reference: Reference, source: str) -> str | None:
+        self._models.setdefault(model.key, model)
+        found = _likeness(model, row, expected)
+        self._well[model.key] = found >= reference.least
+        return None if self._well[model.key] else f"the probe text's vector has a cosine of {found:.2f} to the one {source}"
+
+    def _keep(self, model: ServedModel, reference: Reference) -> KeptReference:
+        """Return the kept reference of a model; another worker's confirms it, or takes its place if it is not confirmed."""
+        new = KeptReference(row=reference.row, made_at=reference.made_at)
+        if self._folder is not None and model.key not in self._read:
+            return new  # what is kept will be read soon
+        kept = self._references.setdefault(model.key, new)
+        if not kept.confirmed and kept.made_at != reference.made_at:
+            if _likeness(model, np.frombuffer(kept.row, dtype=np.float32), reference.row) >= reference.least:
+                kept.confirmed = True
+            else:
+                log.warning("%s: two workers computed different vectors of the same text and file", model.spec)
+                kept = self._references[model.key] = new
+        return kept
 
     def alarm(self, model: ServedModel) -> str | None:
         """Return which band the model's rows have left, and what the last probe showed; None if all is well."""
@@ -329,8 +355,8 @@ class VectorHealth:
     def _take(self, key: tuple[str, str], kept: BaselineFile | None) -> None:
         if kept is None:
             return
-        if kept.probe:
-            self._probes[key] = np.frombuffer(kept.probe, dtype="<f4").astype(np.float32)
+        if kept.reference:
+            self._references[key] = kept.reference
         for kind, baseline in kept.baselines.items():
             watch = self._watch(self._models[key], kind)
             mean = np.frombuffer(baseline.mean, dtype="<f4").astype(np.float64)
@@ -338,10 +364,9 @@ class VectorHealth:
             watch.first = Sums.of(baseline.rows, mean, baseline.log_norm, baseline.log_norm_squared)
 
     def _content(self, key: tuple[str, str]) -> BaselineFile:
-        probe = self._probes.get(key)
         return BaselineFile(
             model=self._models[key].spec,
-            probe=None if probe is None else probe.astype("<f4").tobytes(),
+            reference=self._references.get(key),
             baselines={
                 kind: Baseline(
                     rows=int(watch.first.rows),
@@ -355,9 +380,12 @@ class VectorHealth:
         )
 
 
-def _cosine(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
-    length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one.astype(np.float64) @ other) / length if length else 0.0
+def _likeness(model: ServedModel, row: Float32Row, other: bytes) -> float:
+    """Return the likeness of two rows; 0 for rows of different lengths, or a row that is zero or not finite."""
+    expected = np.frombuffer(other, dtype=np.float32)
+    if expected.shape != row.shape or canary.defect(row) or canary.defect(expected):
+        return 0.0
+    return canary.likeness(row, expected, scores=model.task == "rerank")
 
 
 def _read(file: Path) -> BaselineFile | None:

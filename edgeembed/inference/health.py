@@ -32,6 +32,8 @@ class HealthCheck:
         self._vectors = vectors
         self._last_row_at: dict[tuple[str, str], float] = {}
         self._probed_at: dict[tuple[str, str], float] = {}
+        self._wrong: dict[tuple[str, str], str] = {}
+        """What was wrong with a model's last probe."""
 
     def note_row(self, model: ServedModel) -> None:
         """Note that a row of this model was just computed."""
@@ -55,30 +57,49 @@ class HealthCheck:
         fresh = now - self._last_row_at.get(model.key, never) < PROBE_FRESH_SECONDS
         # Rows of other texts show that it computes; the probe's row shows that it computes the same as ever.
         compared = now - self._probed_at.get(model.key, never) < PROBE_EVERY_SECONDS
-        if fresh and compared and self._vectors.alarm(model) is None:
+        wrong = self._wrong.get(model.key)
+        if fresh and compared and wrong is None and self._vectors.alarm(model) is None:
             return
         self._probed_at[model.key] = now
         if await self._probe(slot.engine, model):
             self.note_row(model)
+        elif wrong is not None:
+            raise BadVectorError(wrong)  # nothing has shown yet that it is better
 
     async def _probe(self, engine: Engine, model: ServedModel) -> bool:
         """Compute the probe text; return whether its row came. A busy engine may not answer in time, which is no failure.
 
-        Raises EngineUnavailableError when the engine hangs, BadVectorError when the row is wrong.
+        Raises EngineUnavailableError when the engine hangs, BadVectorError when the row is wrong; that verdict stays until a
+        probe shows otherwise.
         """
-        (future,) = engine.submit([PROBES[model.task]], INTERACTIVE)
+        reference = engine.info.reference if engine.info else None
+        (future,) = engine.submit([reference.text if reference else PROBES[model.task]], INTERACTIVE)
         done, _ = await asyncio.wait([future], timeout=PROBE_SECONDS)
         if not done:
             future.cancel()
             if not _hangs(engine.status):
                 return False
             raise EngineUnavailableError(f"the model has not answered for {PROBE_SECONDS:g} s")
-        row = _result_of(future, model)
-        if reason := defect(row.vector):
-            raise BadVectorError(f"the model computes rows that are {reason}")
-        if model.task == "embed" and (reason := self._vectors.probed(model, row.vector)):
-            raise BadVectorError(reason)
+        try:
+            row = _result_of(future, model).vector
+        except BadVectorError as error:
+            self._judge(model, error.message)
+            raise
+        if reason := defect(row):
+            self._judge(model, f"the model computes rows that are {reason}")
+        elif reference is not None:
+            if reason := self._vectors.probed(model, row, reference):
+                engine.distrust(reason)
+            self._judge(model, reason or self._vectors.probed_before(model, row, reference))
         return True
+
+    def _judge(self, model: ServedModel, reason: str | None) -> None:
+        """Note what is wrong with a probe's row, and raise BadVectorError; if nothing is, forget what was."""
+        if reason is None:
+            self._wrong.pop(model.key, None)
+            return
+        self._wrong[model.key] = reason
+        raise BadVectorError(reason)
 
 
 def _result_of(future: asyncio.Future[Row], model: ServedModel) -> Row:

@@ -17,6 +17,7 @@ from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
 from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
 from edgeembed.errors import EngineTimeoutError
 from edgeembed.inference.admission import Admission
+from edgeembed.inference.aside import Aside
 from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.single_flight import OnResult, SingleFlight, TextError
 from edgeembed.inference.tokenize import UnreadableError, read_tokens, refuse_too_many
@@ -40,11 +41,18 @@ class Pipeline:
     """Answers prepared requests. Everything runs on one event loop."""
 
     def __init__(
-        self, pool: ModelPool, cache: VectorCache | None, *, timeout: float = 600.0, max_queue_tokens: int = 0
+        self,
+        pool: ModelPool,
+        cache: VectorCache | None,
+        aside: Aside,
+        *,
+        timeout: float = 600.0,
+        max_queue_tokens: int = 0,
     ) -> None:
         """Connect pool and cache; timeout (in seconds) and max_queue_tokens as in the service."""
         self._pool = pool
         self._cache = cache
+        self._aside = aside
         self._timeout = timeout
         self._max_queue_tokens = max_queue_tokens
         self._admissions: dict[tuple[str, str], Admission] = {}
@@ -99,7 +107,7 @@ class Pipeline:
         if cache is None or request.cache_use == "off":
             return {}, 0
         context = self._context_tokens.get(request.model.key)
-        cut_keys = request.cut_keys(context) if lengths.cut != "none" and context is not None else {}
+        cut_keys = await self._cut_keys(request, context) if lengths.cut != "none" and context is not None else {}
         asked = dict.fromkeys((*request.keys, *cut_keys.values()) if cut_keys else request.keys)
         found = cache.get_from_memory(asked, request.label, low=not request.frequent)
         if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
@@ -158,11 +166,16 @@ class Pipeline:
         admission.learn(characters, sum(row.full or row.tokens for row in rows.values()), began)
         return rows
 
+    async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:
+        if request.lengths.plain:
+            return {}
+        return await self._aside.run(request.characters, request.cut_keys, context)
+
     async def _in_flight(
         self, request: RowRequest, missing: Mapping[bytes, Text], context: int, lease: Lease
     ) -> dict[bytes, Row]:
         """Compute texts that are missing in the cache, together with other requests for the same ones."""
-        cut_keys = request.cut_keys(context)
+        cut_keys = await self._cut_keys(request, context)
         whole = {cut_keys.get(key, key): key for key in missing}
         texts = {
             computed: request.lengths.around(missing[key]) if computed != key else missing[key]
@@ -187,7 +200,11 @@ class Pipeline:
             return
         times = Counter(request.keys)
         total = cached_tokens
-        if total + sum(tokens_at_most(text) * times[key] for key, text in missing.items()) <= request.most_tokens:
+        at_most = await self._aside.run(
+            sum(map(characters_to_compute, missing.values())),
+            lambda: sum(tokens_at_most(text) * times[key] for key, text in missing.items()),
+        )
+        if total + at_most <= request.most_tokens:
             return
         most = request.lengths.most(self._context_tokens[request.model.key])
         keys = list(missing)

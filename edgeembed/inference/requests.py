@@ -101,6 +101,11 @@ class EmbedResult(msgspec.Struct, dict=True):
         return unit_rows(rows, self.dimensions, layer_norm=matryoshka is not None and matryoshka.layer_norm)
 
     @property
+    def numbers(self) -> int:
+        """Numbers in all vectors."""
+        return len(self.rows) * (self.dimensions or len(self.rows[0].vector)) if self.rows else 0
+
+    @property
     def tokens(self) -> list[int]:
         """Tokens of each text, as far as it was read."""
         return [row.tokens for row in self.rows]

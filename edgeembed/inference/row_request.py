@@ -8,7 +8,7 @@ import msgspec
 
 from edgeembed.cache import KeyMaker
 from edgeembed.engine.interface import Text
-from edgeembed.engine.text_sizes import tokens_at_most
+from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
 from edgeembed.errors import (
     EdgeEmbedError,
     EmptyInputError,
@@ -58,6 +58,11 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     def is_plain_query(self) -> bool:
         """Whether its texts are frequent ones, and whole rows are what it asks for."""
         return self.frequent and self.lengths.max_tokens is None and self.cache_use in ("on", "no-store")
+
+    @property
+    def characters(self) -> int:
+        """The size of all texts with what is around them."""
+        return sum(map(characters_to_compute, self.texts))
 
     def cut_keys(self, context_tokens: int) -> dict[bytes, bytes]:
         """Return, by key, the keys of rows that are computed from a part of a text, for the texts that may be too long.

@@ -16,6 +16,7 @@ from edgeembed.cache import KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import Pair
 from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
+from edgeembed.inference.aside import Aside
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
@@ -32,7 +33,7 @@ from edgeembed.inference.requests import (
     place_of,
 )
 from edgeembed.inference.row_request import RowRequest
-from edgeembed.inference.tokenize import tokenize
+from edgeembed.inference.tokenize import refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -42,6 +43,8 @@ ResultT = TypeVar("ResultT")
 
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
+_ID_CHARACTERS = 8
+"""Of a token id in a name."""
 INTERACTIVE_PAIRS = 100
 """The same for the documents of a rerank request, which nearly always has somebody waiting."""
 
@@ -89,7 +92,10 @@ class EmbeddingService:
         self.max_request_tokens = options.max_request_tokens or None
         self._timeout = options.timeout
         self._clean = clean if options.clean_text else without_surrogates
-        self._pipeline = Pipeline(pool, cache, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens)
+        self.aside = Aside()
+        self._pipeline = Pipeline(
+            pool, cache, self.aside, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens
+        )
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""
@@ -105,7 +111,7 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "embed")
         model, input_type = target.model, request.input_type or target.input_type
         _check_dimensions(model, request.dimensions, model.dimensions)
-        prepared = self._prepare_texts(request, model, input_type)
+        prepared = await self.aside.run(_characters(request), self._prepare_texts, request, model, input_type)
         rows, hits, from_memory = await self._run(prepared)
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
         if hits < len(rows):
@@ -122,7 +128,8 @@ class EmbeddingService:
 
     async def _rerank(self, request: RerankRequest) -> RerankResult:
         model = (await self.registry.resolve(request.model, "rerank")).model
-        rows, hits, _ = await self._run(self._prepare_pairs(request, model))
+        prepared = await self.aside.run(_characters(request), self._prepare_pairs, request, model)
+        rows, hits, _ = await self._run(prepared)
         self._count(model.key, len(rows))
         return RerankResult(
             model, [relevance(row.vector) for row in rows], [row.tokens for row in rows], hits, cuts_of(rows)
@@ -131,7 +138,7 @@ class EmbeddingService:
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
         return await self._unless_replaced(
-            lambda request: tokenize(self.registry, self.pool, self._clean, request, self._timeout), request
+            lambda request: tokenize(self.registry, self.pool, self._clean, self.aside, request, self._timeout), request
         )
 
     async def check(self) -> None:
@@ -178,6 +185,7 @@ class EmbeddingService:
     def _prepare_texts(self, request: EmbedRequest, model: ServedModel, input_type: InputType | None) -> RowRequest:
         """Clean the texts, choose the prompt, make the keys. Raises RequestError."""
         prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+        refuse_repeated("instruction", request.instruction, len(request.texts) + len(request.ids or ()))
         key_maker, label = self._key_maker(model)
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""
@@ -210,6 +218,8 @@ class EmbeddingService:
         if not query:
             raise _empty("query")
         _refuse_empty(documents, request)
+        for param, text in (("query", query), ("instruction", request.instruction)):
+            refuse_repeated(param, text, len(documents))
         identity = json.dumps(["rerank", request.instruction, query])
         key_maker, label = self._key_maker(model)
         few = len(documents) <= INTERACTIVE_PAIRS
@@ -247,6 +257,13 @@ class EmbeddingService:
             found = KeyMaker(model.digest, model.task), model.label
             self._key_makers[model.key] = found
         return found
+
+
+def _characters(request: EmbedRequest | RerankRequest) -> int:
+    """Return the size of a request's texts; token ids count with their digits."""
+    if isinstance(request, RerankRequest):
+        return len(request.query) + sum(map(len, request.documents))
+    return sum(map(len, request.texts)) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
 
 
 def _refuse_empty(texts: Sequence[str], request: EmbedRequest | RerankRequest) -> None:

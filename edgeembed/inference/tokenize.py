@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from edgeembed.engine.interface import Engine, Text, Tokenized
-from edgeembed.errors import EngineTimeoutError, TooManyTokensError
+from edgeembed.errors import EngineTimeoutError, RequestTooLargeError, TooManyTokensError
+from edgeembed.inference.aside import Aside
 from edgeembed.inference.requests import TokenizeRequest, TokenizeResult
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import choose_prompt
 from edgeembed.models.registry import ModelRegistry
+
+MOST_REPEATED = 8 * 2**20
+"""Characters of a prompt, or of a reranker's query, times the texts that it is read with."""
 
 
 class UnreadableError(Exception):
@@ -23,7 +27,12 @@ class UnreadableError(Exception):
 
 
 async def tokenize(
-    registry: ModelRegistry, pool: ModelPool, clean: Callable[[str], str], request: TokenizeRequest, seconds: float
+    registry: ModelRegistry,
+    pool: ModelPool,
+    clean: Callable[[str], str],
+    aside: Aside,
+    request: TokenizeRequest,
+    seconds: float,
 ) -> TokenizeResult:
     """Tokenise texts as an embedder would read them. seconds: the request's timeout.
 
@@ -33,10 +42,12 @@ async def tokenize(
     model = target.model
     input_type = request.input_type or target.input_type
     prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+    refuse_repeated("instruction", request.instruction, len(request.texts))
+    names = await aside.run(sum(map(len, request.texts)), lambda: [clean(text) for text in request.texts])
     async with pool.lease(model) as lease:
         engine = lease.engine
         assert engine.info is not None  # it was ready once
-        texts = prompt.around([clean(text) for text in request.texts])
+        texts = prompt.around(names)
         try:
             async with asyncio.timeout(seconds):
                 # Ids first: the texts of tokens are many times larger, and the request may be refused for its size.
@@ -69,6 +80,14 @@ async def read_tokens(engine: Engine, texts: Sequence[Text], *, written: bool = 
         for future in futures:
             if not future.cancel() and not future.cancelled():
                 future.exception()  # retrieved: the first error is reported
+
+
+def refuse_repeated(param: str, text: str | None, times: int) -> None:
+    """Raise RequestTooLargeError when a text that the engine gets with each other one is too long for that."""
+    if text is not None and len(text) * times > MOST_REPEATED:
+        raise RequestTooLargeError(
+            f"{param} has {len(text):,} characters and would be read {times:,} times; shorten it", param=param
+        )
 
 
 def refuse_too_many(tokens: int, most: int | None, param: str) -> None:

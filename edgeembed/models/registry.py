@@ -246,8 +246,8 @@ class ModelRegistry:
                 f"the model {quoted(name)}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
                 param="model",
             )
-        listed = [listing.name for listing in self.listings()] if short else []
-        near = difflib.get_close_matches(meant.lower(), listed, n=1)
+        listed = [listing.name for listing in self.listings()]
+        near = difflib.get_close_matches(meant.lower(), listed, n=1) if short else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
         raise ModelNotFoundError(

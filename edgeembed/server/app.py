@@ -21,6 +21,7 @@ from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.ops import docs, metrics, openapi, status
 from edgeembed.server.ops.metrics import METRICS, Metrics
 from edgeembed.server.ops.openapi import OPENAPI, OpenApi
+from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
 DEFAULT_MAX_INPUTS = 2048
 NOTE_USE_SECONDS = 60.0
@@ -53,6 +54,7 @@ def make_app(
     app[ACCESS] = access
     app[SERVICE] = service
     app[MAX_INPUTS] = max_inputs
+    app[ROOM] = BodyRoom(ROOM_BYTES)
     app[STARTED_AT] = time.time()
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = ModelCards()

@@ -13,8 +13,12 @@ from msgspec import UNSET, UnsetType
 from multidict import istr
 
 from edgeembed.errors import RequestError, quoted
+from edgeembed.inference.aside import LARGE
 from edgeembed.inference.cleaning import without_surrogates
 from edgeembed.inference.requests import CacheUse
+from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.large_bodies import without_long_strings
+from edgeembed.server.reading import Body, forget, read_request
 
 T = TypeVar("T")
 
@@ -22,13 +26,30 @@ T = TypeVar("T")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def decode(
-    raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
-) -> T:
-    """Decode a body. choices: the words that each field may have, for the message.
+async def read_body(request: web.Request, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
+    """Return the request's body, decoded. choices: the words that each field may have, for the message.
 
-    Raises RequestError naming the field, and the index in it, that is wrong.
+    Raises RequestError naming the field, and the index in it, that is wrong; RequestTooLargeError.
     """
+    raw = await read_request(request)
+    body: T = await request.app[SERVICE].aside.run(len(raw), decode, raw, decoder, choices)
+    forget(request)
+    return body
+
+
+def decode(raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
+    """Decode a body; see `read_body`."""
+    if len(raw) <= LARGE:
+        return _decode(raw, decoder, choices)
+    skeleton, strings = without_long_strings(raw)
+    body = _decode(skeleton, decoder, choices)
+    strings.put_back(body)
+    return body
+
+
+def _decode(
+    raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
+) -> T:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
@@ -41,11 +62,11 @@ def decode(
         raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not retried and _HALF_PAIR.search(raw):
-            return decode(_without_half_pairs(raw), decoder, choices, retried=True)
+            return _decode(_without_half_pairs(raw), decoder, choices, retried=True)
         raise RequestError(f"the body is not valid JSON: {error}") from error
 
 
-def _without_half_pairs(raw: bytes) -> bytes:
+def _without_half_pairs(raw: Body) -> Body:
     """Replace halves of surrogate pairs, which JavaScript writes and msgspec refuses; Python's json reads them."""
     try:
         text = json.dumps(json.loads(raw), ensure_ascii=False)
@@ -65,10 +86,19 @@ class PeekedFields(msgspec.Struct):
 _peek_decoder = msgspec.json.Decoder(PeekedFields)
 
 
-def peek(raw: bytes) -> PeekedFields:
-    """Return the fields that a body has; none for a malformed body, whose error the dialect's decoder raises."""
+async def peek_body(request: web.Request) -> PeekedFields:
+    """Return the fields that a body has; none for a malformed body, whose error the dialect's decoder raises.
+
+    Raises RequestTooLargeError.
+    """
+    raw = await read_request(request)
+    return await request.app[SERVICE].aside.run(len(raw), peek, raw)
+
+
+def peek(raw: Body) -> PeekedFields:
+    """Return the fields that a body has; see `peek_body`."""
     try:
-        return _peek_decoder.decode(raw)
+        return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return PeekedFields()
 

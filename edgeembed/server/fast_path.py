@@ -15,13 +15,14 @@ from email.utils import formatdate
 
 from aiohttp import hdrs, web
 
-from edgeembed.errors import EdgeEmbedError
+from edgeembed.errors import BodyTimeoutError, EdgeEmbedError
 from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, wrap_handler
 from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
 from edgeembed.server.auth import CHECKED
 from edgeembed.server.body import CACHE_HEADER, cache_header
 from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.ops.metrics import METRICS
+from edgeembed.server.reading import read
 from edgeembed.server.request_log import log
 from edgeembed.server.responses import JSON_TYPE
 
@@ -50,7 +51,11 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
                 return await application(request)  # from a web page, whose browser needs more headers
         except EdgeEmbedError:
             return await application(request)  # which words the refusal
-        digest = hashlib.sha256(await request.read()).digest()  # the application reads the same body from the request
+        try:
+            raw = await read(request, MOST_BODY_BYTES)
+        except BodyTimeoutError:
+            return await application(request)
+        digest = hashlib.sha256(raw).digest()
         body = service.find_response(digest)
         if body is None:
             request[CHECKED] = True

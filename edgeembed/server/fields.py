@@ -79,7 +79,7 @@ def check_count(items: list[Any], most: int, param: str) -> None:
 
 def is_token_ids(items: list[Any]) -> bool:
     """Return whether every item is an integer."""
-    return all(type(item) is int for item in items)
+    return set(map(type, items)) <= {int}
 
 
 TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."

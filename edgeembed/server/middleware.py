@@ -13,9 +13,10 @@ from multidict import istr
 
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
-from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
+from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeError
 from edgeembed.server.error_formats import error_format_of
 from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.reading import ROOM, release
 from edgeembed.server.request_log import log_answer, log_bug
 from edgeembed.server.responses import error_object, error_response
 
@@ -62,6 +63,7 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
         counts.count(request, status, took)
         log_answer(request, status, took)
         scope.active = False
+        release(request, request.app[ROOM])
 
 
 @web.middleware
@@ -70,7 +72,10 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except EdgeEmbedError as error:
-        return error_response(error, error_format_of(request))
+        response = error_response(error, error_format_of(request))
+        if isinstance(error, BodyTimeoutError):
+            response.force_close()  # the rest of the body would be read as the next request
+        return response
     except web.HTTPRequestEntityTooLarge:
         limit = request.client_max_size / 2**20
         return error_response(

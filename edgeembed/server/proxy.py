@@ -26,6 +26,7 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
+from edgeembed.server.reading import read_request
 from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Forward:
         path = request.rel_url.raw_path.removeprefix(PREFIX)
         query = request.rel_url.raw_query_string
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
-        body = await request.read()
+        body = await read_request(request)
         answer: web.StreamResponse | None = None
         assert self._session is not None
         try:

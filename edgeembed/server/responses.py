@@ -2,32 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 
 from edgeembed.common.retry_after import format_retry_after
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.server.error_formats import ErrorFormat, Problem, openai
 
 JSON_TYPE = "application/json"
+PART_BYTES = 64 * 1024
+READ_SECONDS = 60.0
+"""How long a client may take to read a part of a large response."""
 _MOST_MESSAGE = 2000
 """Characters of an error's message."""
 
 
 def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Return a JSON response; numpy rows become lists of numbers."""
-    body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
-    return web.Response(body=body, status=status, headers=headers, content_type=JSON_TYPE)
+    """Return a JSON response; a numpy array becomes a list of numbers, or of lists."""
+    body = array_json(data) if isinstance(data, np.ndarray) else orjson.dumps(data)
+    return json_bytes(body, headers or {}, status=status)
 
 
-def json_bytes(body: bytes, headers: dict[str, str]) -> web.Response:
+def json_bytes(body: bytes, headers: dict[str, str], *, status: int = 200) -> web.Response:
     """Return a response with JSON that is already encoded."""
-    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
+    headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **headers}
+    if len(body) > PART_BYTES:
+        return LargeResponse(body, headers, status=status)
+    return web.Response(body=body, headers=headers, status=status)
+
+
+class LargeResponse(web.Response):
+    """A response that is sent in parts, each when the client has read most of the one before.
+
+    The connection is aborted when it reads nothing for `READ_SECONDS`.
+    """
+
+    def __init__(self, body: bytes, headers: dict[str, str], *, status: int = 200) -> None:
+        super().__init__(status=status, headers={**headers, hdrs.CONTENT_LENGTH: str(len(body))})
+        self._content = memoryview(body)
+        self._request: web.BaseRequest | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the head."""
+        self._request = request
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the body. Raises ConnectionResetError when the client does not read it."""
+        assert self._request is not None, "prepare() comes first"
+        if self._request.method != hdrs.METH_HEAD:
+            for begin in range(0, len(self._content), PART_BYTES):
+                await self._write_part(self._content[begin : begin + PART_BYTES], self._request.transport)
+        await web.StreamResponse.write_eof(self, data)
+
+    async def _write_part(self, part: memoryview, transport: asyncio.Transport | None) -> None:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                await self.write(part)
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
+            raise ConnectionResetError("the client does not read the response") from None
 
 
 def struct_response(answer: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -36,8 +79,17 @@ def struct_response(answer: msgspec.Struct, *, status: int = 200, headers: dict[
 
 
 def plain(answer: Any) -> Any:
-    """Return structs as dicts; numpy rows inside stay as they are."""
-    return msgspec.to_builtins(answer, builtin_types=(np.ndarray,))
+    """Return structs as dicts, with encoded JSON for numpy arrays inside."""
+    return msgspec.to_builtins(
+        answer, builtin_types=(orjson.Fragment,), enc_hook=lambda array: orjson.Fragment(array_json(array))
+    )
+
+
+def array_json(array: npt.NDArray[Any]) -> bytes:
+    """Return a numpy array of one or two dimensions as JSON. Row by row: the encoder keeps all other threads waiting."""
+    if array.ndim == 1:
+        return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"[%b]" % b",".join([orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in array])
 
 
 def error_response(error: EdgeEmbedError, error_format: ErrorFormat = openai) -> web.Response:

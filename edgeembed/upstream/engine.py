@@ -187,6 +187,9 @@ class RemoteEngine:
         reason = "upstream's tokenizer is unknown here; set up a local fallback (upstream_fallback) to count tokens"
         return [_failed(RequestError(reason)) for _ in texts]
 
+    def distrust(self, reason: str) -> None:
+        pass  # upstream's rows are checked with every request
+
     async def close(self) -> None:
         self._stopped = True
         stopping = EngineUnavailableError("the daemon is stopping")

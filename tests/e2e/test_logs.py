@@ -95,3 +95,10 @@ def test_all_lines_of_a_request_have_its_id(home: Path, minilm: Callable[[str], 
     (other,) = [id_ for message, id_ in of.items() if message.startswith("POST /v1/embeddings")]
     assert re.fullmatch("[0-9a-f]{32}", str(other))
     assert of[next(message for message in of if message.startswith("ready: "))] is None
+
+
+def test_an_error_at_the_start_is_json_too(home: Path, tmp_path: Path) -> None:
+    flags = ("--log-format", "json", "--api-key-file", str(tmp_path / "missing"))
+    with running(*flags, home=home, ready=False) as daemon:
+        line = json.loads(daemon.wait_for(r"\{.*\}", 60)[0])
+        assert line["message"].startswith("error: cannot read the API keys in ") and daemon.process.wait(60) == 2

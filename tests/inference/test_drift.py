@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import CachedRow
-from edgeembed.engine.interface import Float32Row, Row
+from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.errors import BadVectorError
 from edgeembed.inference import drift
 from edgeembed.inference.drift import BASELINE_ROWS, VectorHealth, VectorStats
@@ -34,6 +34,10 @@ def feed(health: VectorHealth, given: list[Row], tag: str, *, batch: int = 10, i
     keys = [f"{tag} {number}".encode() for number in range(len(given))]
     for start in range(0, len(given), batch):
         health.observe(MODEL, input_type, keys[start : start + batch], given[start : start + batch])
+
+
+def reference(row: Float32Row, *, given: bool = False, made_at: float = 1.0) -> Reference:
+    return Reference(text="hello", row=row.tobytes(), least=0.9, given=given, made_at=made_at)
 
 
 def stats(health: VectorHealth, input_type: str = "plain") -> VectorStats:
@@ -125,7 +129,6 @@ def test_queries_and_documents_have_baselines_of_their_own() -> None:
 async def test_a_baseline_outlives_the_daemon(tmp_path: Path) -> None:
     first = VectorHealth(tmp_path)
     feed(first, rows(600, 0), "a")
-    first.probed(MODEL, rows(1, 9)[0].vector)
     await first.sync()
     # Collected in two lives, then held against in a third.
     second = VectorHealth(tmp_path)
@@ -139,8 +142,9 @@ async def test_a_baseline_outlives_the_daemon(tmp_path: Path) -> None:
     await third.sync()
     feed(third, rows(1000, 2, norm=40.0), "e")
     assert "norms" in str(third.alarm(MODEL))
-    assert third.probed(MODEL, rows(1, 9)[0].vector) is None
-    assert "cosine of -1.00" in str(third.probed(MODEL, -rows(1, 9)[0].vector))
+    probe = rows(1, 9)[0].vector
+    assert third.probed(MODEL, probe, reference(probe)) is None
+    assert "cosine of -1.00" in str(third.probed(MODEL, -probe, reference(probe)))
     assert "the model computes other vectors than before" in str(third.alarm(MODEL))
 
 
@@ -171,11 +175,10 @@ async def test_alarms_come_and_go_in_the_log_and_what_stays_becomes_normal(
 ) -> None:
     caplog.set_level("INFO")
     probe = rows(1, 9)[0].vector
-    health.probed(MODEL, probe)
     feed(health, rows(1500, 3, norm=40.0), "other texts")
     await health.sync()
     assert "have left their band: norms" in caplog.text
-    assert health.probed(MODEL, probe) is None
+    assert health.probed(MODEL, probe, reference(probe)) is None
     assert "the texts have changed, not the model" in str(health.alarm(MODEL))
     feed(health, rows(drift.ADOPT_ROWS, 4, norm=40.0), "still other texts")
     await health.sync()
@@ -183,6 +186,33 @@ async def test_alarms_come_and_go_in_the_log_and_what_stays_becomes_normal(
     assert "within their band again" in caplog.text
     feed(health, rows(500, 5, norm=40.0), "yet more")
     assert health.alarm(MODEL) is None
+
+
+async def test_what_two_workers_agreed_on_is_kept_and_holds_for_the_next(tmp_path: Path) -> None:
+    right, wrong = rows(1, 9)[0].vector, -rows(1, 9)[0].vector
+
+    async def load(row: Float32Row, made_at: float) -> str | None:
+        """Probe a worker that computes this row, in a daemon of its own."""
+        health = VectorHealth(tmp_path)
+        feed(health, rows(1, int(made_at)), f"{made_at}")
+        await health.sync()
+        found = health.probed_before(MODEL, row, reference(row, made_at=made_at))
+        health.probed_before(MODEL, row, reference(row, made_at=made_at))  # the same worker confirms nothing
+        await health.sync()
+        return found
+
+    assert [await load(row, made_at) for made_at, row in enumerate((wrong, right, right), 1)] == [None, None, None]
+    assert "that other workers computed" in str(await load(wrong, 4))
+    assert "that other workers computed" in str(await load(wrong, 5)), "what is known stays"
+    assert await load(right, 6) is None
+
+
+def test_a_row_that_the_file_gives_needs_nothing_that_is_kept() -> None:
+    health, right = VectorHealth(), rows(1, 9)[0].vector
+    assert health.probed_before(MODEL, -right, reference(right, given=True)) is None
+    assert "in the model file" in str(health.probed(MODEL, -right, reference(right, given=True)))
+    assert "in the model file" in str(health.probed(MODEL, right[:-1], reference(right, given=True)))
+    assert health.probed(MODEL, right, reference(right, given=True)) is None
 
 
 # --- in the service --------------------------------------------------------------------------------------------------
@@ -197,6 +227,7 @@ async def test_a_model_that_has_changed_is_not_well_even_under_load() -> None:
         return (sign * row.vector).astype(np.float32)
 
     engine.row_of = row_of
+    engine.reference = reference(row_of("hello"))
     service = fake_service(engine)
     await service.pool.load(service.registry.models[0])
     await service.check()

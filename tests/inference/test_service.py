@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.interface import BULK, INTERACTIVE, Row
+from edgeembed.engine.interface import BULK, INTERACTIVE, Reference, Row
 from edgeembed.errors import (
     BadVectorError,
     EmptyInputError,
@@ -174,6 +174,29 @@ async def test_health_is_shown_by_a_vector() -> None:
     assert len(engine.computed) == 1
     await service.check()
     assert len(engine.computed) == 1, "a fresh row is proof enough"
+
+
+async def test_a_wrong_first_probe_is_no_baseline_and_its_verdict_stays_until_it_is_disproved() -> None:
+    service, engine = make()
+    right = fake_row("hello")
+    engine.reference = Reference(text="hello", row=right.tobytes(), least=0.9, given=False, made_at=1.0)
+    await service.pool.load(fake_model())
+    engine.row_of = lambda text: -right if text == "hello" else fake_row(text)
+    for number in range(3):
+        with pytest.raises(BadVectorError, match=r"probe text's vector has a cosine of -1\.00"):
+            await service.check()
+        await service.embed(EmbedRequest([f"text {number}"]))  # a fresh row of another text disproves nothing
+    assert len(engine.distrusted) == 3, "its worker has to show its canary rows again"
+    engine.paused = True
+    engine.busy_since = time.time()
+    with pytest.raises(BadVectorError, match="probe text's vector"):
+        await service.check()  # nor does a probe that has not been computed yet
+    engine.resume()
+    engine.paused = False
+    engine.row_of = fake_row
+    await service.check()
+    await service.check()
+    await service.pool.close()
 
 
 async def test_health_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ async def test_a_suffix_chooses_the_prompt_for_every_name() -> None:
         assert (target.model, target.input_type) == (SMALL, "query"), name
     assert (await registry.resolve("small:document", "embed")).input_type == "document"
     assert (await registry.resolve("odd:query", "embed")).input_type is None, "an alias takes precedence over a suffix"
+
+
+async def test_no_similar_name_is_sought_for_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ModelRegistry(SMALL)
+    compared: list[str] = []
+    real = difflib.get_close_matches
+
+    def watched(word: str, names: list[str], n: int) -> list[str]:
+        compared.append(word)
+        return real(word, names, n)
+
+    monkeypatch.setattr(difflib, "get_close_matches", watched)
+    for name in ("a" * 20_000_000, "small" + ":query" * 2000, "bge-m3:" + "a" * 5000):
+        with pytest.raises(ModelNotFoundError) as caught:
+            await registry.resolve(name, "embed")
+        assert len(caught.value.message) < 500
+    assert compared == []
+    with pytest.raises(ModelNotFoundError, match="Did you mean 'small'"):
+        await registry.resolve("smal", "embed")
+    assert compared == ["smal"]
 
 
 async def test_a_newly_installed_model_is_found_without_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeembed.engine.sandbox import kernel
-from edgeembed.engine.sandbox.syscalls import AUDIT_ARCH, LAST_KNOWN, X32_BIT, Machine, number
+from edgeembed.engine.sandbox.syscalls import AUDIT_ARCH, NEWEST, X32_BIT, Machine, number
 
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 REFUSE, MISSING = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
@@ -173,7 +173,7 @@ def program(policy: Policy, machine: Machine) -> bytes:
             then = [_step(_RETURN, rule)] if isinstance(rule, int) else list(_conditions(rule))
             done += [_step(_EQUAL, call, skip_if_false=len(then)), *then]
     if policy.otherwise != ALLOW:
-        done += [_step(_AT_LEAST, LAST_KNOWN + 1, skip_if_false=1), _step(_RETURN, MISSING)]
+        done += [_step(_AT_LEAST, NEWEST + 1, skip_if_false=1), _step(_RETURN, MISSING)]
     return b"".join([*done, _step(_RETURN, policy.otherwise)])
 
 

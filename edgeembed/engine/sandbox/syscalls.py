@@ -13,7 +13,7 @@ AUDIT_ARCH: dict[Machine, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """What seccomp calls the architectures (linux/audit.h)."""
 X32_BIT = 0x40000000
 """Set in the numbers of x86-64's calls with 32-bit pointers; no other call is this high."""
-LAST_KNOWN = 462
+NEWEST = 462
 """The last call of Linux 6.10 (mseal). The C library tries newer ones first, and expects ENOSYS where they are missing."""
 
 _NUMBERS: dict[str, tuple[int | None, int | None]] = {

@@ -18,12 +18,25 @@ import msgspec
 
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.child_environment import child_environment
-from edgeembed.engine.ipc.messages import LENGTH_BYTES, FromWorker, Stop, ToWorker, frame, frame_length, from_worker_decoder
+from edgeembed.engine.ipc.messages import (
+    LENGTH_BYTES,
+    Embed,
+    EmbedItem,
+    FromWorker,
+    Stop,
+    ToWorker,
+    frame,
+    frame_length,
+    from_worker_decoder,
+)
+from edgeembed.engine.text_sizes import characters_to_compute
 from edgeembed.engine.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.worker.main")
+PART_CHARACTERS = 256 * 1024
+"""A message with more text is sent in parts: encoding and copying it at once would hold up the event loop."""
 STOP_SECONDS = 2.0
 """A worker that was sent Stop is killed after this time."""
 OOM_SCORE = 500
@@ -56,6 +69,9 @@ class WorkerProcess:
         """process: its stdin, stdout and stderr are pipes."""
         self._process = process
         self._last_lines: deque[str] = deque(maxlen=40)
+        self._unsent: deque[ToWorker] = deque()
+        """What waits for the pipe, behind a large message."""
+        self._sending: asyncio.Task[None] | None = None
         self._listener = asyncio.create_task(self._listen())
 
     @classmethod
@@ -84,7 +100,29 @@ class WorkerProcess:
         return -(self._process.returncode or 0) in _OUTSIDE_SIGNALS
 
     def send(self, message: ToWorker) -> None:
-        """Send a message; it is lost when the process has ended."""
+        """Send a message; it is lost when the process has ended.
+
+        A large one is sent in parts, as the pipe takes them, and so are those behind it.
+        """
+        parts = _parts(message)
+        if self._unsent or len(parts) > 1:
+            self._unsent.extend(parts)
+            if self._sending is None or self._sending.done():
+                self._sending = asyncio.create_task(self._send_unsent())
+        else:
+            self._write(message)
+
+    async def _send_unsent(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError):  # the process has ended
+            while self._unsent:
+                self._write(self._unsent[0])
+                await self._process.stdin.drain()
+                await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
+                self._unsent.popleft()
+        self._unsent.clear()
+
+    def _write(self, message: ToWorker) -> None:
         pipe = self._process.stdin
         if pipe and not pipe.is_closing():
             pipe.write(frame(message))
@@ -121,6 +159,8 @@ class WorkerProcess:
             log.error("worker %d cannot be killed and is left running", self.pid)
         await asyncio.wait([self._listener, draining], timeout=1.0)
         self._listener.cancel()
+        if self._sending:
+            self._sending.cancel()
         draining.cancel()
 
     @property
@@ -176,6 +216,21 @@ def _offer_to_the_oom_killer(pid: int) -> None:
     with contextlib.suppress(OSError, ValueError):  # another system, or the process has ended
         file = Path(f"/proc/{pid}/oom_score_adj")
         file.write_text(str(min(1000, int(file.read_text()) + OOM_SCORE)))
+
+
+def _parts(message: ToWorker) -> list[ToWorker]:
+    """Return a message, or several with the same items where it is large."""
+    if not isinstance(message, Embed) or len(message.items) == 1:
+        return [message]
+    parts: list[list[EmbedItem]] = [[]]
+    characters = 0
+    for item in message.items:
+        characters += characters_to_compute(item.text)
+        if characters > PART_CHARACTERS and parts[-1]:
+            parts.append([])
+            characters = characters_to_compute(item.text)
+        parts[-1].append(item)
+    return [Embed(part) for part in parts]
 
 
 def _telling_line(lines: Sequence[str]) -> str | None:

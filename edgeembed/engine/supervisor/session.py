@@ -64,6 +64,8 @@ class WorkerSession:
     """What the worker does before it is ready, for people."""
     hang: str | None = None
     """Why the watchdog ended the worker."""
+    wrong: str | None = None
+    """What was wrong with a row of it."""
     messages_received: int = 0
     """Since the worker was ready."""
 
@@ -148,6 +150,11 @@ class WorkerSession:
         log.warning("worker %d hangs: %s", self.process.pid, self.hang)
         self.process.kill()
 
+    def distrust(self, reason: str) -> None:
+        """Kill the worker because it computed a wrong row."""
+        self.wrong = reason
+        self.process.kill()
+
     async def end(self, *, politely: bool) -> tuple[int, ...]:
         """End the process; return the ids of the texts that it was working on."""
         await self.process.end(politely=politely)
@@ -162,13 +169,15 @@ class WorkerSession:
         """
         if self.hang:
             failure = ModeFailed(self.hang, "hang")
+        elif self.wrong:
+            failure = ModeFailed(self.wrong, "wrong_vectors")
         return WorkerExit(
             reason=failure.reason if failure else self.exit_report(running),
             cause=failure.cause if failure else self.process.exit_cause,
             while_loading=uptime is None,
             from_outside=failure is None and self.process.killed_from_outside,
             fatal=failure is not None and failure.fatal,
-            suspects=running,
+            suspects=() if self.wrong else running,
             uptime=uptime or 0.0,
             served=self.messages_received > 0,
         )

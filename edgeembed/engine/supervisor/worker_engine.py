@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgeembed.common.backoff import Backoff
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
@@ -172,6 +173,10 @@ class WorkerEngine:
             self._session.process.send(Embed(items))
         return futures
 
+    def distrust(self, reason: str) -> None:
+        if self._session and self._accepts:
+            self._session.distrust(reason)
+
     async def close(self) -> None:
         self._set_state("stopped", "the daemon is stopping")
         if self._task:
@@ -282,7 +287,7 @@ class WorkerEngine:
         except ModeUnavailableError as error:
             return WorkerExit(str(error), error.cause, while_loading=True, from_outside=False)
         except OSError as error:  # no memory, process or file descriptor now
-            reason = f"a worker cannot be started: {error}"
+            reason = f"a worker cannot be started: {describe_os_error(error)}"
             return WorkerExit(reason, cause_of_os_error(error), while_loading=True, from_outside=True, never_ran=True)
         self._session = session
         ready_at: float | None = None

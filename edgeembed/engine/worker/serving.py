@@ -10,13 +10,14 @@ import contextlib
 import gc
 import os
 import threading
+import time
 from typing import Literal
 
 import msgspec
 import numpy as np
 
 from edgeembed.engine import canary
-from edgeembed.engine.interface import INTERACTIVE, ModelInfo
+from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
@@ -117,14 +118,34 @@ class Worker:
         canary.check(model.embed, together or [min(texts, key=len)], scores=scores)
         in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
         if in_file is None or rows is None:
-            return model.info
+            return msgspec.structs.replace(model.info, reference=self._own_reference(model, scores=scores))
         # Only those that fit into the context that the settings allow.
         stored = canary.read_rows(in_file, rows)
         expected = [(text, row) for text, row in stored if len(model.read(text).tokens) <= limit]
         found = canary.check_file(
             model.embed, lambda text: model.read(text).tokens, expected, model.info.file_type, scores=scores
         )
-        return msgspec.structs.replace(model.info, canary_cosines=tuple(found))
+        least = canary.least_again(model.info.file_type, scores=scores)
+        given = [
+            Reference(text=text, row=row.tobytes(), least=least, given=True)
+            for text, row in expected
+            if isinstance(text, str | Pair)
+        ]
+        return msgspec.structs.replace(
+            model.info,
+            canary_cosines=tuple(found),
+            reference=given[0] if given else self._own_reference(model, scores=scores),
+        )
+
+    def _own_reference(self, model: LlamaModel, *, scores: bool) -> Reference | None:
+        """Compute the first canary text; None if it does not fit. Raises ComputeError."""
+        text = canary.PAIRS[0] if scores else canary.TEXTS[0]
+        tokens = model.read(text).tokens
+        if not 0 < len(tokens) <= model.info.context_tokens:
+            return None
+        least = canary.least_again(model.info.file_type, scores=scores)
+        (row,) = model.embed([tokens])
+        return Reference(text=text, row=row.tobytes(), least=least, given=False, made_at=time.time())
 
     # --- the reader's thread ------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import cache_use, decode, json_name
+from edgeembed.server.body import cache_use, json_name, read_body
 from edgeembed.server.fields import (
     TRUNCATE,
     PositiveField,
@@ -142,20 +142,18 @@ _body_decoder = msgspec.json.Decoder(CohereEmbedBody)
 @routes.post("/v2/embed")
 async def embed_v2(request: web.Request) -> web.Response:
     """Embed texts; the response has the rows in each of `embedding_types`."""
-    body = decode(await request.read(), _body_decoder, _CHOICES)
+    body = await read_body(request, _body_decoder, _CHOICES)
     texts, result = await _embed(request, body)
-    return _by_type(body, texts, result, "2")
+    return await request.app[SERVICE].aside.run(_size(texts, result), _by_type, body, texts, result, "2")
 
 
 @routes.post("/v1/embed")
 async def embed_v1(request: web.Request) -> web.Response:
     """Embed texts; without `embedding_types`, the response has a plain list of rows."""
-    body = decode(await request.read(), _body_decoder, _CHOICES)
+    body = await read_body(request, _body_decoder, _CHOICES)
     texts, result = await _embed(request, body)
-    if body.embedding_types is not None:
-        return _by_type(body, texts, result, "1")
-    answer = CohereFloatsAnswer(uuid.uuid4().hex, result.vectors, texts, _meta(result, "1"))
-    return struct_response(answer, headers=answer_headers(result, len(texts)))
+    write = _floats if body.embedding_types is None else _by_type
+    return await request.app[SERVICE].aside.run(_size(texts, result), write, body, texts, result, "1")
 
 
 async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str], EmbedResult]:
@@ -199,9 +197,19 @@ def _content_text(item: Any, place: str) -> str:
             raise RequestError(f"{place} is {json_name(item)}; expected an object with a list under 'content'", param=place)
 
 
+def _size(texts: list[str], result: EmbedResult) -> int:
+    return result.numbers + sum(map(len, texts))
+
+
+def _floats(_body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
+    answer = CohereFloatsAnswer(uuid.uuid4().hex, result.vectors, texts, _meta(result, version))
+    return struct_response(answer, headers=answer_headers(result, len(texts)))
+
+
 def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
     rows = CohereEmbeddings()
-    for kind in body.embedding_types or ["float"]:
+    kinds: list[EmbeddingKind] = body.embedding_types or ["float"]
+    for kind in dict.fromkeys(kinds):
         setattr(rows, "float_" if kind == "float" else kind, _rows(result, kind))
     answer = CohereEmbedAnswer(uuid.uuid4().hex, rows, texts, _meta(result, version))
     return struct_response(answer, headers=answer_headers(result, len(texts)))

@@ -21,7 +21,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import cache_use, decode
+from edgeembed.server.body import cache_use, read_body
 from edgeembed.server.dialects.keep_alive import FOR_EVER, keep_alive_seconds
 from edgeembed.server.dialects.model_cards import CARDS, ModelCard
 from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers, texts_of
@@ -172,7 +172,7 @@ _show_decoder = msgspec.json.Decoder(OllamaShowBody)
 async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts. The end of a text that is too long is cut off unless `truncate` is false."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
-    body = decode(await request.read(), _embed_decoder, {})
+    body = await read_body(request, _embed_decoder, {})
     if body.dimensions is not None and body.dimensions < 0:
         raise RequestError(f"dimensions is {body.dimensions}; expected 0 (all) or more", param="dimensions")
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input") if body.input else []
@@ -185,22 +185,22 @@ async def embed_texts(request: web.Request) -> web.Response:
         lengths=_lengths(body.options, body.truncate),
     )
     result, slot = await _compute(request, asked, body.keep_alive)
-    return struct_response(
-        OllamaEmbedAnswer(
-            model=body.model,
-            embeddings=result.vectors if result else [],
-            total_duration=time.perf_counter_ns() - began_ns,
-            load_duration=int(slot.load_seconds * 1e9) if slot and slot.began_at >= began else 0,
-            prompt_eval_count=sum(result.tokens) if result else 0,
-        ),
-        headers=answer_headers(result, len(texts)) if result else None,
+    answer = OllamaEmbedAnswer(
+        model=body.model,
+        embeddings=[],
+        total_duration=time.perf_counter_ns() - began_ns,
+        load_duration=int(slot.load_seconds * 1e9) if slot and slot.began_at >= began else 0,
+        prompt_eval_count=0,
     )
+    if result is None:
+        return struct_response(answer)
+    return await request.app[SERVICE].aside.run(result.numbers, _answer, result, answer)
 
 
 @routes.post("/api/embeddings")
 async def embed_text(request: web.Request) -> web.Response:
     """Embed one text, for older clients."""
-    body = decode(await request.read(), _embeddings_decoder, {})
+    body = await read_body(request, _embeddings_decoder, {})
     asked = EmbedRequest(
         texts=[body.prompt] if body.prompt else [],
         model=_name(request, body.model),
@@ -244,7 +244,7 @@ async def tags(request: web.Request) -> web.Response:
 @routes.post("/api/show")
 async def show(request: web.Request) -> web.Response:
     """Describe a model."""
-    body = decode(await request.read(), _show_decoder, {})
+    body = await read_body(request, _show_decoder, {})
     given = body.model or body.name
     if not given:
         raise RequestError("model is missing; GET /api/tags lists every name", param="model")
@@ -300,6 +300,11 @@ async def processes(request: web.Request) -> web.Response:
 async def version(_request: web.Request) -> web.Response:
     """Return the version of Ollama that this server is compatible with."""
     return struct_response(OllamaVersion(OLLAMA_VERSION, __version__))
+
+
+def _answer(result: EmbedResult, answer: OllamaEmbedAnswer) -> web.Response:
+    answer.embeddings, answer.prompt_eval_count = result.vectors, sum(result.tokens)
+    return struct_response(answer, headers=answer_headers(result, len(result.rows)))
 
 
 async def _compute(

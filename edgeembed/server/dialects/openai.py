@@ -23,7 +23,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
-from edgeembed.server.body import CacheField, cache_use, decode, json_name
+from edgeembed.server.body import CacheField, cache_use, json_name, read_body
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
@@ -89,8 +89,7 @@ _TOKEN_HINT = (
 @routes.post("/v1/embeddings")
 async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
-    raw = await request.read()
-    body = decode(raw, _body_decoder, _CHOICES)
+    body = await read_body(request, _body_decoder, _CHOICES)
     check_positive(body.max_tokens, "max_tokens")
     ids, single = _token_ids(body, request.app[MAX_INPUTS])
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input", token_hint=_TOKEN_HINT) if ids is None else []
@@ -109,7 +108,7 @@ async def embeddings(request: web.Request) -> web.Response:
             repeatable=bool(body.repeatable),
         )
     )
-    written = _write(result, body.encoding_format or "float")
+    written = await service.aside.run(result.numbers, _write, result, body.encoding_format or "float")
     if digest := request.get(BODY_DIGEST):
         service.store_response(digest, written, result)
     if cuts := result.cuts:  # such answers are never cached as bytes, as they need a header

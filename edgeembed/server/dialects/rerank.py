@@ -7,6 +7,7 @@ Reference: the API documentation of Jina ("Reranker") and of Cohere ("Rerank"), 
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +18,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import CacheField, cache_use, decode, json_name
+from edgeembed.server.body import CacheField, cache_use, json_name, read_body
 from edgeembed.server.fields import PositiveField, TextField, answer_headers, check_positive, texts_of
 from edgeembed.server.responses import struct_response
 
@@ -124,7 +125,7 @@ async def rerank_v2(request: web.Request) -> web.Response:
 
 async def rerank(request: web.Request, version: str) -> web.Response:
     """Answer a request. version: of Cohere's API."""
-    body = decode(await request.read(), _body_decoder, _CHOICES)
+    body = await read_body(request, _body_decoder, _CHOICES)
     documents = texts_of(body.documents, request.app[MAX_INPUTS], "documents", item_text=_document_text)
     check_positive(body.top_n, "top_n")
     if body.rank_fields not in (None, ["text"]):
@@ -147,17 +148,17 @@ async def rerank(request: web.Request, version: str) -> web.Response:
         for index in order
     ]
     tokens = sum(result.tokens)
-    return struct_response(
-        RerankAnswer(
-            id=uuid.uuid4().hex,
-            object="list",
-            model=result.model.name,
-            results=found,
-            usage=RerankUsage(tokens, tokens),
-            meta=RerankMeta(ApiVersion(version), RerankUnits(1)),
-        ),
-        headers=answer_headers(result, len(documents)),
+    answer = RerankAnswer(
+        id=uuid.uuid4().hex,
+        object="list",
+        model=result.model.name,
+        results=found,
+        usage=RerankUsage(tokens, tokens),
+        meta=RerankMeta(ApiVersion(version), RerankUnits(1)),
     )
+    headers = answer_headers(result, len(documents))
+    returned = sum(map(len, documents)) if body.return_documents else 0
+    return await request.app[SERVICE].aside.run(returned, partial(struct_response, headers=headers), answer)
 
 
 def _lengths(body: RerankBody) -> Lengths:

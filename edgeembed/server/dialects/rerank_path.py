@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from msgspec import UNSET
 
-from edgeembed.server.body import peek
+from edgeembed.server.body import peek_body
 from edgeembed.server.dialects import rerank as jina
 from edgeembed.server.dialects import tei
 from edgeembed.server.error_formats import DIALECT
@@ -16,7 +16,7 @@ routes = web.RouteTableDef()
 @routes.post("/rerank")
 async def rerank(request: web.Request) -> web.Response:
     """Score documents against a query, for clients of Jina or, with `texts`, of text-embeddings-inference."""
-    fields = peek(await request.read())
+    fields = await peek_body(request)
     if fields.texts is not UNSET and fields.documents is UNSET:
         request[DIALECT] = "tei"
         return await tei.rerank(request)

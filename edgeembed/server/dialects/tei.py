@@ -8,10 +8,13 @@ huggingface/text-embeddings-inference. The field `model` is an extension, as TEI
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
@@ -24,21 +27,20 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import cache_header, cache_use, decode, peek
+from edgeembed.server.body import cache_header, cache_use, peek_body, read_body
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
     TRUNCATED_HEADER,
     AnyTextsField,
     PositiveField,
-    RowsField,
     TextField,
     TextListField,
     TextsField,
     answer_headers,
     texts_of,
 )
-from edgeembed.server.responses import json_response, plain, struct_response
+from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 
 routes = web.RouteTableDef()
 
@@ -168,13 +170,14 @@ class TeiInfo(msgspec.Struct):
 _embed_decoder = msgspec.json.Decoder(TeiEmbedBody)
 _rerank_decoder = msgspec.json.Decoder(TeiRerankBody)
 _similarity_decoder = msgspec.json.Decoder(SimilarityBody)
+_token_encoder = msgspec.json.Encoder()
 _tokenize_decoder = msgspec.json.Decoder(TeiTokenizeBody)
 
 
 @routes.post("/")
 async def root(request: web.Request) -> web.StreamResponse:
     """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`)."""
-    fields = peek(await request.read())
+    fields = await peek_body(request)
     if fields.texts is not UNSET:
         return await rerank(request)
     if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
@@ -185,9 +188,10 @@ async def root(request: web.Request) -> web.StreamResponse:
 @routes.post("/embed")
 async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts; the response is a list of rows."""
-    body = decode(await request.read(), _embed_decoder, _CHOICES)
+    body = await read_body(request, _embed_decoder, _CHOICES)
     texts = texts_of(body.inputs, request.app[MAX_INPUTS], "inputs")
-    result = await request.app[SERVICE].embed(
+    service = request.app[SERVICE]
+    result = await service.embed(
         EmbedRequest(
             texts=texts,
             model=body.model,
@@ -199,15 +203,12 @@ async def embed_texts(request: web.Request) -> web.Response:
             lengths=_lengths(body.truncate, body.truncation_direction),
         )
     )
-    rows: RowsField = (
-        raw_rows([row.vector for row in result.rows], body.dimensions) if body.normalize is False else result.vectors
-    )
-    return json_response(rows, headers=answer_headers(result, len(texts)))
+    return await service.aside.run(result.numbers, _rows_response, result, body)
 
 
 async def rerank(request: web.Request) -> web.Response:
     """Score texts against a query, best first."""
-    body = decode(await request.read(), _rerank_decoder, _CHOICES)
+    body = await read_body(request, _rerank_decoder, _CHOICES)
     texts = texts_of(body.texts, request.app[MAX_INPUTS], "texts")
     result = await request.app[SERVICE].rerank(
         RerankRequest(
@@ -222,13 +223,15 @@ async def rerank(request: web.Request) -> web.Response:
     scores = [log_odds(score) for score in result.scores] if body.raw_scores else result.scores
     order = sorted(range(len(texts)), key=lambda index: -scores[index])
     ranks = [TeiRank(index, scores[index], texts[index] if body.return_text else UNSET) for index in order]
-    return json_response(plain(ranks), headers=answer_headers(result, len(texts)))
+    headers = answer_headers(result, len(texts))
+    returned = sum(map(len, texts)) if body.return_text else 0
+    return await request.app[SERVICE].aside.run(returned, partial(json_response, headers=headers), plain(ranks))
 
 
 @routes.post("/similarity")
 async def similarity(request: web.Request) -> web.Response:
     """Compare one sentence with others; the response has the cosine of each, in the request's order."""
-    body = decode(await request.read(), _similarity_decoder, _CHOICES)
+    body = await read_body(request, _similarity_decoder, _CHOICES)
     sentences = texts_of(body.inputs.sentences, request.app[MAX_INPUTS], "inputs.sentences")
     parameters = body.parameters or SimilarityParameters()
     service, cache = request.app[SERVICE], cache_use(None, request)
@@ -244,11 +247,11 @@ async def similarity(request: web.Request) -> web.Response:
         of([body.inputs.source_sentence], "inputs.source_sentence", single=True),
         of(sentences, "inputs.sentences", single=False),
     )
-    cosines = many.vectors.astype(np.float64) @ one.vectors[0].astype(np.float64)
+    cosines = await service.aside.run(many.numbers, _cosines, one, many)
     headers = cache_header(one.hits + many.hits, 1 + len(sentences))
     if cuts := len(one.cuts) + len(many.cuts):
         headers[TRUNCATED_HEADER] = str(cuts)
-    return json_response(np.clip(cosines, -1.0, 1.0), headers=headers)
+    return json_response(cosines, headers=headers)
 
 
 @routes.get("/info")
@@ -280,7 +283,7 @@ async def info(request: web.Request) -> web.Response:
 @routes.post("/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
     """Return the tokens of a text or of each text in a list."""
-    body = decode(await request.read(), _tokenize_decoder, {})
+    body = await read_body(request, _tokenize_decoder, {})
     service = request.app[SERVICE]
     result = await service.count_tokens(
         TokenizeRequest(
@@ -293,12 +296,28 @@ async def tokenize(request: web.Request) -> web.Response:
             most_tokens=service.max_request_tokens,
         )
     )
-    return json_response(plain([_tokens(text) for text in result.tokens]))
+    written = await service.aside.run(sum(len(text.ids) for text in result.tokens), _tokens_json, result.tokens)
+    return json_bytes(written, {})
 
 
-def _tokens(text: Tokenized) -> list[TeiToken]:
+def _rows_response(result: EmbedResult, body: TeiEmbedBody) -> web.Response:
+    normal = body.normalize is not False
+    rows = result.vectors if normal else raw_rows([row.vector for row in result.rows], body.dimensions)
+    return json_response(rows, headers=answer_headers(result, len(result.rows)))
+
+
+def _cosines(one: EmbedResult, many: EmbedResult) -> npt.NDArray[np.float64]:
+    cosines: npt.NDArray[np.float64] = many.vectors.astype(np.float64) @ one.vectors[0].astype(np.float64)
+    return np.clip(cosines, -1.0, 1.0)
+
+
+def _tokens_json(texts: list[Tokenized]) -> bytes:
+    return b"[%b]" % b",".join(b"[%b]" % b",".join(map(_token_encoder.encode, _tokens(text))) for text in texts)
+
+
+def _tokens(text: Tokenized) -> Iterator[TeiToken]:
     written = text.texts or []
-    return [TeiToken(*token) for token in zip(text.ids.tolist(), written, text.special.tolist(), strict=True)]
+    return (TeiToken(*token) for token in zip(text.ids.tolist(), written, text.special.tolist(), strict=True))
 
 
 def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:

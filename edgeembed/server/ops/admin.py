@@ -15,7 +15,8 @@ from aiohttp import hdrs, web
 from edgeembed.common.status import AdminStatus
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import ACCESS, SERVICE
-from edgeembed.server.body import decode
+from edgeembed.server.body import read_body
+from edgeembed.server.reading import read_request
 from edgeembed.server.responses import struct_response
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ async def shutdown(request: web.Request) -> web.Response:
 async def clear_cache(request: web.Request) -> web.Response:
     """Remove the vectors of all models or of one from the cache, in memory and on disk."""
     _require_owner(request)
-    raw = await request.read()
-    body = decode(raw, _clear_decoder, {}) if raw.strip() else ClearBody()
+    given = (await read_request(request)).strip()
+    body = await read_body(request, _clear_decoder, {}) if given else ClearBody()
     cache = request.app[SERVICE].cache
     return struct_response(ClearAnswer(await cache.clear(body.model) if cache else 0))
 

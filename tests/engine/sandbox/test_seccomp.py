@@ -102,8 +102,8 @@ def test_files_are_opened_for_reading_only(processor: Filter) -> None:
 
 
 def test_what_is_not_listed_is_refused_and_what_is_newer_is_missing(processor: Filter) -> None:
-    assert processor(syscalls.LAST_KNOWN) == REFUSE
-    assert processor(syscalls.LAST_KNOWN + 1) == processor(600) == MISSING
+    assert processor(syscalls.NEWEST) == REFUSE
+    assert processor(syscalls.NEWEST + 1) == processor(600) == MISSING
     assert processor("socket", 1, 1) == REFUSE
     assert processor("sched_setaffinity") == REFUSE
 

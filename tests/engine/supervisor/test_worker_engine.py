@@ -200,6 +200,18 @@ async def test_a_file_that_was_written_to_while_it_was_loaded_is_read_again(tmp_
         await made.close()
 
 
+async def test_a_worker_whose_probe_was_wrong_is_replaced_by_one_in_a_slower_mode() -> None:
+    async with engine() as made:
+        await made.start()
+        futures = made.submit(["a text"], BULK)
+        made.distrust("the probe text's vector is wrong")
+        assert np.array_equal((await futures[0]).vector, fake_row("a text"))
+        await until(lambda: made.status.mode == "cpu-plain" and made.status.state == "ready")
+        (demotion,) = made.status.demotions
+        assert (demotion.mode, demotion.cause) == ("cpu", "wrong_vectors")
+        await rows_are_right(made, ["another text"])
+
+
 async def test_a_crash_while_loading_is_a_demotion_with_its_reason() -> None:
     async with engine("die:cpu:SIGILL") as made:
         await made.start()

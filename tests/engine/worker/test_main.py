@@ -29,6 +29,8 @@ from edgeembed.engine.ipc.messages import (
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
+from edgeembed_convert import ConversionOptions, convert_checkpoint
+from tests.convert.tiny_bert import make_tiny_bert
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
@@ -69,6 +71,19 @@ def model_file(tmp_path: Path) -> Path:
 def worker(model_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     with start(model_file) as process:
         yield process
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_worker_has_a_reference_from_its_file_or_from_when_it_loaded_it(given: bool, tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    file = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32", proof=given)).path
+    with start(file) as process:
+        reference = wait_until_ready(process).reference
+        assert reference is not None and reference.given is given
+        answer = answers(process, [EmbedItem(1, reference.text, INTERACTIVE, False)])[0][1]
+    assert isinstance(answer, RowItem)
+    row, expected = (np.frombuffer(one, dtype=np.float32) for one in (answer.vector, reference.row))
+    assert cosine(row, expected) > 0.9999 > reference.least
 
 
 WITHOUT_MEMORY_FOR_LANES = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     ComputedRows,
@@ -48,9 +49,10 @@ def receive(process: subprocess.Popen[bytes]) -> FromWorker:
     return from_worker_decoder.decode(process.stdout.read(frame_length(header)))
 
 
-def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    while not isinstance(receive(process), Ready):
+def wait_until_ready(process: subprocess.Popen[bytes]) -> ModelInfo:
+    while not isinstance(message := receive(process), Ready):
         pass
+    return message.info
 
 
 def answers(process: subprocess.Popen[bytes], items: Sequence[EmbedItem]) -> tuple[dict[int, RowItem | Failed], int]:

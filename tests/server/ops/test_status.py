@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 from aiohttp.test_utils import TestClient
 
+from edgeembed.engine.interface import Reference
 from tests.fakes import FakeEngine, fake_row
 from tests.server.helpers import loaded
 
@@ -64,6 +65,7 @@ async def test_unusual_vectors_are_reported_and_a_changed_model_is_not_ready(cli
     await loaded(client)
     factor = 1.0
     probe = fake_row("hello")
+    engine.reference = Reference(text="hello", row=probe.tobytes(), least=0.9, given=True)
     engine.row_of = lambda text: probe if text == "hello" else (factor * fake_row(text)).astype(np.float32)
 
     async def embed(first: int, count: int) -> None:

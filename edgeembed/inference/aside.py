@@ -1,0 +1,30 @@
+"""A thread for the work on large requests that would hold up the event loop, and so all other requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LARGE = 128 * 1024
+"""Bytes or characters; the work on fewer takes less time than a hand-over to a thread may."""
+
+
+class Aside:
+    """Runs functions on one thread, so that at most one of them competes with the event loop.
+
+    Python's lock lets only one thread run, and C code keeps it until it returns: a function must not call any that takes
+    long, such as a JSON decoder with a large body.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large-requests")
+
+    async def run(self, size: int, function: Callable[..., T], *arguments: object) -> T:
+        """Return what a function returns: called at once if its work is small, else on the thread. size: see `LARGE`."""
+        if size <= LARGE:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
