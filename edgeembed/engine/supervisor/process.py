@@ -116,10 +116,12 @@ class WorkerProcess:
         assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):  # the process has ended
             while self._unsent:
-                self._write(self._unsent[0])
-                await self._process.stdin.drain()
-                await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
-                self._unsent.popleft()
+                try:
+                    self._write(self._unsent[0])
+                    await self._process.stdin.drain()
+                    await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
+                finally:
+                    self._unsent.popleft()  # one that cannot be written must not hold up those behind it
         self._unsent.clear()
 
     def _write(self, message: ToWorker) -> None:
