@@ -235,7 +235,9 @@ class WorkerEngine:
         if exit_.while_loading:
             return self._judge_failed_load(exit_)
         self._kills_while_loading = 0
-        if self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
+        if exit_.unreadable:
+            self._pending.condemn(exit_.unreadable, exit_.reason)
+        elif self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
             self._policy.forgive()
         elif not exit_.from_outside:
             self._policy.demote(exit_.reason, cause=exit_.cause, temporary=True)
