@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for JSON that it cannot read: of another syntax or type, not UTF-8, or too deep."""
 CLOCK_NS = 20_000_000
 """Longest tick of the clock from which a system takes the times of files (Linux: 10 ms)."""
 WHOLE_SECONDS_NS = 2_000_000_000
