@@ -93,6 +93,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. What a user can cause becomes one line on stderr and an exit status, never a traceback."""
     from edgeembed.common.files import describe_os_error
+    from edgeembed.common.log_content import printable
     from edgeembed.errors import EdgeEmbedError
 
     for stream in (sys.stdout, sys.stderr):
@@ -101,7 +102,8 @@ def main() -> None:
     try:
         sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
     except EdgeEmbedError as error:
-        click.echo(f"error: {error.message}", err=True)
+        # Names of models and messages of other servers in it cannot control the terminal.
+        click.echo("\n".join(map(printable, f"error: {error.message}".split("\n"))), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for JSON that it cannot read: of another syntax or type, not UTF-8, or too deep."""
 CLOCK_NS = 20_000_000
 """Longest tick of the clock from which a system takes the times of files (Linux: 10 ms)."""
 WHOLE_SECONDS_NS = 2_000_000_000
@@ -72,7 +74,8 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
     disk before the rename, so that a power cut cannot leave an empty file.
 
     Raises:
-        OSError: The file cannot be written; the old one is unchanged.
+        OSError: The file cannot be written; the old one is unchanged. It names a path, although the system names none where
+            a disk is full.
     """
     path = path.resolve() if follow_link else path
     # Not tempfile, whose files are always private: models and their manifests may be shared.
@@ -87,6 +90,10 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
             with staged.open("rb+") as file:
                 os.fsync(file.fileno())
         staged.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(staged)):
+            error.filename = str(path)
+        raise
     finally:
         staged.unlink(missing_ok=True)
 

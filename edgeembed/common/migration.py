@@ -30,7 +30,7 @@ def migrate_state(state: Path) -> None:
             if not (state / new).exists():
                 write_json(state / new, convert(json.loads((state / old).read_text(encoding="utf-8"))))
             (state / old).unlink(missing_ok=True)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:
             log.warning("cannot migrate %s to %s: %s", state / old, new, error)
 
 

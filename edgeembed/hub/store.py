@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import FileIdentity, expanded, write_json
+from edgeembed.common.files import UNREADABLE_JSON, FileIdentity, expanded, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
@@ -286,7 +286,7 @@ class Store:
             return msgspec.json.decode(beside.read_bytes(), type=ModelManifest)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE_JSON) as error:
             log.warning("cannot read the manifest %s: %s", beside, error)
             return None
 

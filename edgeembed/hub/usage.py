@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.common.files import write_json
+from edgeembed.common.files import UNREADABLE_JSON, write_json
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Usage:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE_JSON) as error:
             log.warning("cannot read %s, so the last use of models is unknown: %s", self._path, error)
             return {}
 

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.cache import CachedRow
-from edgeembed.common.files import write_json
+from edgeembed.common.files import UNREADABLE_JSON, write_json
 from edgeembed.engine import canary
 from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
@@ -393,7 +393,7 @@ def _read(file: Path) -> BaselineFile | None:
         return msgspec.json.decode(file.read_bytes(), type=BaselineFile)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *UNREADABLE_JSON) as error:
         log.warning("the baseline of vectors in %s cannot be read and is rebuilt: %s", file, error)
         return None
 

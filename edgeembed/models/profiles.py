@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.common.files import write_json
+from edgeembed.common.files import UNREADABLE_JSON, write_json
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class TuningResults:
             return msgspec.json.decode(self._file.read_bytes(), type=dict[str, object])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE_JSON) as error:
             log.warning("cannot read %s, which is ignored: %s", self._file, error)
             return {}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeembed.common.files import write_json
+from edgeembed.common.files import UNREADABLE_JSON, write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.wire import RowEncoding, tokens_about
@@ -152,7 +152,7 @@ class IdentityStore:
             return msgspec.json.decode(self._path.read_bytes(), type=list[Identity])
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE_JSON) as error:
             log.warning("cannot read %s, starting with an empty one: %s", self._path, error)
             return []
 

@@ -216,7 +216,7 @@ class FallbackMemory:
             found = json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("%s cannot be read and is ignored: %s", self._file, error)
             return {}
         return found if isinstance(found, dict) else {}

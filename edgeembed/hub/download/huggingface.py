@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 from edgeembed import __version__
 from edgeembed.common.backoff import Backoff
@@ -19,52 +19,26 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
+from edgeembed.hub.download.listing import COMMIT, MOST_FILE_BYTES, MOST_LISTING_BYTES, RepositoryListing, read_listing
 from edgeembed.hub.download.partials import LOCK, Partials, hold, remove_tree
 from edgeembed.hub.download.transfer import DownloadWatcher, RemoteFile, download, missing_bytes
 from edgeembed.hub.download.transport import Interrupted
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
-    from huggingface_hub.hf_api import ModelInfo
 
 T = TypeVar("T")
 
-# The files of a checkpoint; the same repositories also contain ONNX, OpenVINO and pickled copies of the weights.
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
-_NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
 _REPOSITORY = re.compile(r"(?:hf:)?(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
-_HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 CHECK_CONNECTION = "Check the connection and the proxy settings (HTTPS_PROXY; HF_ENDPOINT for a mirror of the hub)"
 _PROBES = 3
 """Attempts of the first request within `hub_timeout`: a single reset connection does not mean that the hub is down."""
 _LONGEST_WAIT = 60.0
 """Longest Retry-After in seconds that the first request obeys; after a longer one, the hub counts as out of reach."""
+_MOST_FILES = 1000
+"""Of a checkpoint; the largest ones have a few hundred."""
 _LISTING_TIME = 5
 """Timeout of a listing as a multiple of `hub_timeout`: the hub computes it, which takes longer than a probe."""
-
-
-@dataclass(frozen=True)
-class RepositoryListing:
-    """The content of a repository at one commit."""
-
-    repo: str
-    commit: str
-    files: dict[str, RemoteFile]
-    """By path."""
-    license: str | None
-    """As the model card states it."""
-
-    @property
-    def checkpoint(self) -> list[RemoteFile]:
-        """The files of the safetensors checkpoint, weights last."""
-        wanted = [
-            file
-            for path, file in self.files.items()
-            if any(fnmatchcase(path, pattern) for pattern in _CHECKPOINT_FILES)
-            and not any(fnmatchcase(path, pattern) for pattern in _NOT_CHECKPOINT)
-        ]
-        return sorted(wanted, key=lambda file: (file.name.endswith(".safetensors"), file.path))
 
 
 class HubClient:
@@ -101,26 +75,25 @@ class HubClient:
                 library_version=__version__,
             )
 
-        found = self._ask(ask, repo, self._timeout)
-        commit = found.commit_hash or revision
+        found = self._ask(lambda: transport.translated(ask, repo), repo, self._timeout)
+        if found.size is not None and not 0 <= found.size <= MOST_FILE_BYTES:
+            raise transport.Refusal(f"{path} would have {found.size} bytes; check that HF_ENDPOINT is a model hub")
+        commit = found.commit_hash if COMMIT.fullmatch(found.commit_hash or "") else revision
         return RemoteFile(repo, path, commit, found.size, etag=found.etag, anonymous=self._anonymous)
 
     def listing(self, repo: str, revision: str | None = None) -> RepositoryListing:
         """Return the content of a repository, with sizes and checksums. Raises SourceUnreachableError."""
+        seconds = _LISTING_TIME * self._timeout
 
-        def ask() -> ModelInfo:
-            from huggingface_hub import HfApi
+        def ask() -> bytes:
+            from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # public, but for its own __all__
 
-            api = HfApi(
-                endpoint=transport.endpoint(),
-                token=False if self._anonymous else None,
-                library_name=transport.LIBRARY,
-                library_version=__version__,
-            )
-            return api.model_info(repo, revision=revision, files_metadata=True, timeout=_LISTING_TIME * self._timeout)
+            transport.translated(lambda: validate_repo_id(repo), repo)
+            at = f"/revision/{quote(revision, safe='')}" if revision else ""
+            url = f"{transport.endpoint()}/api/models/{repo}{at}?blobs=true"
+            return transport.read(url, repo, MOST_LISTING_BYTES, seconds, anonymous=self._anonymous)
 
-        info = self._ask(ask, repo, _LISTING_TIME * self._timeout)
-        return _listing(repo, info, anonymous=self._anonymous)
+        return read_listing(repo, self._ask(ask, repo, seconds), anonymous=self._anonymous)
 
     def fetch(self, remote: RemoteFile, folder: Path) -> tuple[Path, str]:
         """Download one file below `folder`, resuming a partial one, and return its path and SHA-256.
@@ -142,6 +115,8 @@ class HubClient:
         weights = [file for file in listing.checkpoint if file.name.endswith(".safetensors")]
         if not weights:
             raise HubError(f"{listing.repo} contains no safetensors file to convert")
+        if len(listing.checkpoint) > _MOST_FILES:
+            raise HubError(f"{listing.repo} has {len(listing.checkpoint)} files to convert; expected at most {_MOST_FILES}")
         self._fetch(small, folder, f"{listing.repo}, configuration", 0)
         if inspect is not None:
             try:
@@ -182,7 +157,7 @@ class HubClient:
             # One-time work of the client, such as reading certificates, must not count towards the timeout.
             transport.headers()
             try:
-                return self._ask_with_or_without_token(lambda: transport.translated(request, repo), repo, seconds)
+                return self._ask_with_or_without_token(request, repo, seconds)
             except _Unreachable as unreachable:
                 self._out_of_reach = f"{transport.hub_host()} {unreachable}"
         raise SourceUnreachableError(self._out_of_reach)
@@ -255,33 +230,6 @@ def convertible(folder: Path) -> None:
     from edgeembed_convert.families import find_family
 
     find_family(open_checkpoint(folder))
-
-
-def _listing(repo: str, info: ModelInfo, *, anonymous: bool) -> RepositoryListing:
-    """Return the listing in a response of the hub. Raises Refusal if it is not one."""
-    if not info.sha or not _COMMIT.fullmatch(info.sha):
-        raise transport.Refusal(f"the listing of {repo} names no commit; check that HF_ENDPOINT is a model hub")
-    files = {
-        sibling.rfilename: RemoteFile(
-            repo,
-            sibling.rfilename,
-            info.sha,
-            size_bytes=sibling.size,
-            sha256=sibling.lfs.sha256 if sibling.lfs else None,
-            git_sha1=sibling.blob_id if not sibling.lfs and _COMMIT.fullmatch(sibling.blob_id or "") else None,
-            anonymous=anonymous,
-        )
-        for sibling in info.siblings or []
-        # The name becomes a path on this machine.
-        if _HARMLESS_PATH.fullmatch(sibling.rfilename)
-    }
-    card: Any = info.card_data  # free-form, written by people
-    license_ = card.get("license") if card else None
-    if license_ == "other":
-        license_ = card.get("license_name") or license_
-    if isinstance(license_, list):
-        license_ = " AND ".join(map(str, license_))
-    return RepositoryListing(repo, info.sha, files, transport.plain(str(license_)) if license_ else None)
 
 
 class _Unreachable(Exception):

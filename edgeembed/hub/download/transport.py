@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +45,11 @@ class RetryBudget:
 
 
 RETRY_BUDGET = RetryBudget()
+_PIECE = 2**20
+"""Bytes that are decompressed at a time."""
+_COMPRESSED = ("gzip", "x-gzip", "deflate")
+_GZIP_OR_ZLIB = 47
+"""`wbits` of zlib."""
 LIBRARY = "edgeembed"
 """Our name in the user agent."""
 
@@ -124,6 +132,63 @@ def line_errors() -> tuple[type[Exception], ...]:
     return tuple(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception))
 
 
+def address_errors() -> tuple[type[Exception], ...]:
+    """Return the HTTP client's exceptions for addresses that no attempt will reach: a loop, file://, nonsense."""
+    client = sys.modules[line_errors()[0].__module__.partition(".")[0]]
+    return (client.TooManyRedirects, client.UnsupportedProtocol, client.InvalidURL)
+
+
+def is_about_address(error: Exception) -> bool:
+    """Return whether an exception of the HTTP client is about such an address; one in a redirect is only its context."""
+    return isinstance(error, address_errors()) or isinstance(error.__context__, address_errors())
+
+
+def pieces(response: Any) -> Iterator[bytes]:
+    """Yield a body that may be compressed, a mebibyte at a time: a small body cannot become a large one in memory.
+
+    Raises Interrupted if it is damaged or incomplete, Refusal for a compression that was not asked for.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        yield from response.iter_raw()
+        return
+    if encoding not in _COMPRESSED:
+        raise Refusal(f"the answer is encoded as {plain(encoding)!r}, which was not asked for")
+    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        for raw in response.iter_raw():
+            while raw and not decompressor.eof:
+                yield decompressor.decompress(raw, _PIECE)
+                raw = decompressor.unconsumed_tail
+    except zlib.error as error:
+        raise Interrupted(f"the answer is damaged: {error}") from error
+    if not decompressor.eof:
+        raise Interrupted("the compressed answer has no end")
+
+
+def read(url: str, about: str, most_bytes: int, seconds: float, *, anonymous: bool = False) -> bytes:
+    """Return the body of the response to GET, in at most so many seconds. anonymous: send no token.
+
+    Raises the errors of `translated`, Refusal for a body of more than `most_bytes`.
+    """
+
+    def ask() -> bytes:
+        until, body = time.monotonic() + seconds, bytearray()
+        sent = headers(anonymous=anonymous)
+        with session().stream("GET", url, headers=sent, timeout=seconds, follow_redirects=True) as response:
+            if response.status_code >= 400:
+                raise of_status(response.status_code, response.headers, about)
+            for piece in pieces(response):
+                body += piece
+                if len(body) > most_bytes:
+                    raise Refusal(f"the answer is longer than {most_bytes} bytes; check that HF_ENDPOINT is a model hub")
+                if time.monotonic() > until:
+                    raise Interrupted(f"the answer was not complete within {seconds:g} s")
+        return bytes(body)
+
+    return translated(ask, about)
+
+
 def translated(call: Callable[[], T], about: str) -> T:
     """Return the result of a call of huggingface_hub, with its errors translated. about: the repository, for messages.
 
@@ -151,9 +216,11 @@ def translated(call: Callable[[], T], about: str) -> T:
         raise UnknownModelError(f"{about} is not a valid repository name: {first_line(error)}") from error
     except OfflineModeIsEnabled as error:
         raise Refusal("HF_HUB_OFFLINE is set, so the model hub is not used") from error
-    except (EntryNotFoundError, FileMetadataError, KeyError, TypeError, ValueError, ImportError) as error:
+    except (EntryNotFoundError, FileMetadataError, RecursionError, KeyError, TypeError, ValueError, ImportError) as error:
         raise Refusal(f"unexpected answer ({first_line(error)}); check that HF_ENDPOINT is a model hub") from error
-    except line as error:
+    except (*line, *address_errors()) as error:
+        if is_about_address(error):
+            raise Refusal(f"the address cannot be followed ({first_line(error)}); check HF_ENDPOINT") from error
         raise Interrupted(first_line(error)) from error
 
 
