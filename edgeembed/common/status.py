@@ -70,6 +70,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Number of all changes, by "from>to>cause"."""
     offload: str | None = None
     """Which part of the model is on which GPU, in words; None if it uses none."""
+    reduction: int = 0
+    """Steps by which its worker is smaller than usual, after some died for want of memory; at most 3."""
 
 
 class CacheCounts(msgspec.Struct):
@@ -280,6 +282,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     mode: str | None = None
     demotions: tuple[HealthDemotion, ...] = ()
+    reduction: int | UnsetType = UNSET
+    """Steps by which the model's worker is smaller than usual, after some died for want of memory; at most 3."""
     failed_models: dict[str, str | None] | UnsetType = UNSET
     """Other models that cannot be served, and why."""
     cache: str | UnsetType = UNSET
