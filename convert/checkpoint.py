@@ -101,7 +101,7 @@ class Checkpoint:
     def positive_int(self, key: str) -> int:
         """Return a size from config.json. Raises ConversionError if it is missing or not a positive integer."""
         value = self.config.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
             raise ConversionError(f"{self.config_file}: {key} = {value!r}; expected a positive integer")
         return value
 

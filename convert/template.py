@@ -46,17 +46,20 @@ def read_segments(content: Mapping[str, Any], file: Path) -> list[int]:
     found: list[int] = []
     tokens = _object(processor.get("special_tokens"))
     for part in processor["pair"]:
-        ((kind, value),) = part.items()
+        text = "Sequence" in part
+        value = _object(part["Sequence" if text else "SpecialToken"])
         number = value.get("type_id", 0)
         if not isinstance(number, int):
             raise ConversionError(f"{file}: the post-processor has the token type {number!r}; expected an integer")
-        found.extend([number] * (1 if kind == "Sequence" else len(tokens[value["id"]]["ids"])))
+        found.extend([number] * (1 if text else len(tokens[str(value.get("id"))]["ids"])))
     return found
 
 
 def _template(parts: Any, tokens: Mapping[str, Any], file: Path) -> Template:
     found: list[int | str] = []
-    for part in parts if isinstance(parts, list) else []:
+    if not isinstance(parts, list):
+        raise ConversionError(f"{file}: the post-processor's template is {parts!r}; expected a list")
+    for part in parts:
         if "Sequence" in _object(part):
             found.append(str(_object(part["Sequence"]).get("id")))
             continue

@@ -104,7 +104,7 @@ class TokenizerFile:
         piece = value.get("content") if isinstance(value, dict) else value
         if piece is None:
             return None
-        if piece not in self.vocabulary:
+        if not isinstance(piece, str) or piece not in self.vocabulary:
             raise ConversionError(f"{self.file}: the {name} token {piece!r} is not in the vocabulary")
         return self.vocabulary[piece]
 
@@ -162,7 +162,7 @@ def open_tokenizer(folder: Path) -> TokenizerFile:
         added[piece] = entry
     for key, entry in as_object(config.get("added_tokens_decoder")).items():
         piece = as_object(entry).get("content")
-        if piece not in vocabulary or str(vocabulary[piece]) != key:
+        if not isinstance(piece, str) or piece not in vocabulary or str(vocabulary[piece]) != key:
             raise ConversionError(f"{config_file}: the added token {piece!r} has the id {key}, but not in {file.name}")
     return TokenizerFile(file, content, config, vocabulary, added)
 

@@ -94,7 +94,8 @@ def _period(checkpoint: Checkpoint, layers: int) -> int:
             if key in checkpoint.config:
                 return checkpoint.positive_int(key)
         return 6  # Gemma3TextConfig's
-    period = types.index("full_attention") + 1 if "full_attention" in types else layers + 1
+    full = isinstance(types, list) and "full_attention" in types
+    period = types.index("full_attention") + 1 if full else layers + 1
     wanted = ["full_attention" if number % period == 0 else "sliding_attention" for number in range(1, layers + 1)]
     if types != wanted:
         raise ConversionError(

@@ -35,6 +35,9 @@ class Output:
         """Return the output that a path names: by suffix, or a folder of Parquet files. Raises ConfigError."""
         path = Path(name)
         if name.endswith(("/", "\\")) or path.is_dir():
+            path = path if path.name not in ("", "..") else path.resolve()
+            if not path.name:
+                raise ConfigError(f"{name} cannot be an output; name a folder in it")
             return cls(path, "parquet", True)
         format_ = SUFFIXES.get(path.suffix.lower())
         if format_ is None:

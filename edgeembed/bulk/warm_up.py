@@ -39,12 +39,14 @@ class WarmUpResult(NamedTuple):
 def read_queries(path: Path) -> list[str]:
     """Read queries without duplicates: one per line, or in a .jsonl file a string or {"text": …} per line.
 
-    Raises CacheFileError naming the line that is wrong, OSError when the file cannot be read.
+    Raises CacheFileError naming the line that is wrong, or when the file cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise CacheFileError(f"{path} is not UTF-8: {error}") from error
+    except OSError as error:
+        raise CacheFileError(f"cannot read {path}: {error.strerror or error}") from error
     queries: dict[str, None] = {}
     as_json = path.suffix.lower() in (".jsonl", ".ndjson")
     for number, line in enumerate(lines, 1):
@@ -121,7 +123,7 @@ def _with_service(service: EmbeddingService, options: EmbedOptions) -> EmbedQuer
 def _text_of(line: str) -> str | None:
     try:
         value = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     if isinstance(value, dict):
         value = next((value[name] for name in _FIELDS if name in value), None)

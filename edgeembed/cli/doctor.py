@@ -7,6 +7,7 @@ import sys
 import click
 
 from edgeembed.cli.settings import setting_options
+from edgeembed.common.log_content import printable
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
 
@@ -37,9 +38,9 @@ def doctor(forget: bool, as_json: bool, **flags: str | None) -> None:
             found.append({name: getattr(finding, name) for name in finding.__struct_fields__})
             continue
         word, colour = _MARKS[finding.verdict]
-        click.echo(f"{click.style(f'{word:<8}', fg=colour)} {finding.subject}: {finding.text}")
+        click.echo(f"{click.style(f'{word:<8}', fg=colour)} {finding.subject}: {printable(finding.text)}")
         if finding.advice:
-            click.echo(f"{'':<8}   {finding.advice}")
+            click.echo(f"{'':<8}   {printable(finding.advice)}")
     if as_json:
         click.echo(json.dumps(found, indent=2))
     sys.exit(worst)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -89,13 +91,19 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. An EdgeEmbedError becomes one line on stderr and its own exit status."""
+    """Run the command line. What a user can cause becomes one line on stderr and an exit status, never a traceback."""
+    from edgeembed.common.files import describe_os_error
+    from edgeembed.common.log_content import printable
     from edgeembed.errors import EdgeEmbedError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the terminal may not have a letter, as in Windows' code pages
     try:
         sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
     except EdgeEmbedError as error:
-        click.echo(f"error: {error.message}", err=True)
+        # Names of models and messages of other servers in it cannot control the terminal.
+        click.echo("\n".join(map(printable, f"error: {error.message}".split("\n"))), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -103,3 +111,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; Python would complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: {describe_os_error(error)}", err=True)
+        sys.exit(1)

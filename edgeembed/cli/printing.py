@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import sys
@@ -23,8 +24,9 @@ def terminal_width() -> int | None:
 
 
 def to_stderr(line: str) -> None:
-    """Print a line for people on standard error, apart from the command's output."""
-    click.echo(line, err=True)
+    """Print a line for people on standard error, apart from the command's output, if it can be written."""
+    with contextlib.suppress(OSError):  # the disk of the log is full, which must not end a daemon
+        click.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ import click
 
 from edgeembed.cli.completion import complete_installed
 from edgeembed.cli.printing import print_json, to_stderr
+from edgeembed.common.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +155,7 @@ def _means(spec: str, model: InstalledModel) -> bool:
     name, _, kind = spec.partition(":")
     if (name.lower(), kind.upper()) in ((model.name.lower(), ""), (model.name.lower(), model.type.upper())):
         return True
-    return spec.lower().endswith(".gguf") and Path(spec).expanduser().absolute() == model.path.absolute()
+    return spec.lower().endswith(".gguf") and expanded(spec) == model.path.absolute()
 
 
 def _unknown(spec: str, installed: list[InstalledModel], unfinished: dict[str, dict[Path, int]]) -> Exception:

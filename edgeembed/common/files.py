@@ -52,6 +52,17 @@ _63_BITS = 2**63 - 1
 """What JSON and msgpack take; Windows may number files with 128 bits."""
 
 
+def expanded(name: str) -> Path:
+    """Return the absolute path that a user named; ~ and ~USER stand for home folders, if there are such users."""
+    return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what is wrong with which file, for messages."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, private: bool = False, follow_link: bool = False, sync: bool = False) -> Iterator[Path]:
     """Yield a hidden path beside `path` to write to, and rename it to `path` at the end; after an error, remove it.
@@ -61,7 +72,8 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
     disk before the rename, so that a power cut cannot leave an empty file.
 
     Raises:
-        OSError: The file cannot be written; the old one is unchanged.
+        OSError: The file cannot be written; the old one is unchanged. It names a path, although the system names none where
+            a disk is full.
     """
     path = path.resolve() if follow_link else path
     # Not tempfile, whose files are always private: models and their manifests may be shared.
@@ -76,6 +88,10 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
             with staged.open("rb+") as file:
                 os.fsync(file.fileno())
         staged.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(staged)):
+            error.filename = str(path)
+        raise
     finally:
         staged.unlink(missing_ok=True)
 

@@ -88,7 +88,7 @@ class TextFormatter(logging.Formatter):
         message, trace = _content(record)
         record.message, record.asctime = printable(message), self.formatTime(record, self.datefmt)
         line = self.formatMessage(record)
-        if id_ := getattr(record, "request_id", None) or request_id():
+        if id_ := None if record.lineno == 0 else request_id():
             line = f"{line} [{id_}]"
         return line if trace is None else "\n".join([line, *map(printable, trace.split("\n"))])
 
@@ -105,7 +105,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": message,
         }
-        if id_ := getattr(record, "request_id", None) or request_id():
+        if id_ := None if record.lineno == 0 else request_id():
             fields["request_id"] = id_
         if trace is not None:
             fields["exception"] = trace

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import platformdirs
 
+from edgeembed.common.files import expanded
+
 HOME_VARIABLE = "EDGEEMBED_HOME"
 
 
@@ -27,7 +29,7 @@ class Paths:
         """Return the paths of the current user; nothing is created."""
         environ = os.environ if environ is None else environ
         if home := environ.get(HOME_VARIABLE):
-            root = Path(home).expanduser().absolute()
+            root = expanded(home)
             return cls(root / "config.toml", root / "models", root / "cache", root / "state", root / "logs")
         dirs = platformdirs.PlatformDirs("edgeembed", appauthor=False)
         return cls(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeembed.common.files import expanded
 from edgeembed.config.file import read_config
 from edgeembed.config.paths import HOME_VARIABLE, Paths
 from edgeembed.config.secrets import ENV_PREFIX, hub_token_file, is_open, secret_names
@@ -52,7 +53,7 @@ def files_others_can_read(resolved: Resolved) -> list[Path]:
     """Return the files with secrets that are in use here and that other users of this machine can read."""
     settings = resolved.settings
     named = [settings.api_key_file, settings.keyfile or settings.certfile]  # a certfile alone holds its key, too
-    files = [Path(name).expanduser() for name in named if name] + [hub_token_file(os.environ)]
+    files = [expanded(name) for name in named if name] + [hub_token_file(os.environ)]
     if any(resolved.origins[name] == "config.toml" for name in secret_names()):
         files.append(resolved.paths.config_file)
     return [file for file in files if is_open(file)]

@@ -10,6 +10,7 @@ from typing import get_args
 
 import msgspec
 
+from edgeembed.common.files import expanded
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 
@@ -63,7 +64,7 @@ def read_key_file(file: str) -> list[tuple[str, str]]:
     Blank lines, lines that begin with #, and blanks around names and keys do not count. A key without a name is called by
     its place. Raises ConfigError, whose message shows no part of a key.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -105,6 +106,6 @@ def is_open(path: Path) -> bool:
 def hub_token_file(environ: Mapping[str, str]) -> Path:
     """Return where huggingface_hub keeps the token of `hf auth login`."""
     if named := environ.get("HF_TOKEN_PATH"):
-        return Path(named).expanduser()
+        return expanded(named)
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(environ.get("HF_HOME") or f"{cache}/huggingface").expanduser() / "token"
+    return expanded(environ.get("HF_HOME") or f"{cache}/huggingface") / "token"

@@ -74,7 +74,7 @@ def _check_kind(value: Any, kind: str | None) -> Any:
         return check_key(value)
     if kind == "file" and not value.strip():
         raise ValueError("expected a path; do not set this at all if it is not meant")
-    return _base_url(value) if kind == "base URL" else value
+    return base_url(value) if kind == "base URL" else value
 
 
 def _parts_of(raw: Any, *, table: bool) -> Any:
@@ -91,7 +91,7 @@ def _parts_of(raw: Any, *, table: bool) -> Any:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _base_url(value: str) -> str:
+def base_url(value: str) -> str:
     """Return the base URL of another server without a trailing slash. Raises ValueError."""
     parts = urlsplit(value)
     _ = parts.port  # raises for a port that is not a number

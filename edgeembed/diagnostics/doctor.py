@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import platform
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -18,11 +20,13 @@ import msgspec
 from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url, read_health
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
-from edgeembed.config.resolution import Resolved
+from edgeembed.config.resolution import Resolved, files_others_can_read
 from edgeembed.engine.execution_modes import GPU_FULL, GPU_PARTIAL
 from edgeembed.engine.interface import SandboxInfo
+from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError
@@ -37,6 +41,9 @@ REBUILD = (
     "rebuild llama.cpp with `uv sync --reinstall-package llama-cpp-python` in the source tree, which sets compiler flags "
     "that avoid a bug of GCC 12 on CPUs with AMX; then try the mode again: `edgeembed doctor --forget`"
 )
+_LEAST_FREE = 2**20
+"""Bytes without which not even small files can be written."""
+_FORGET = "`edgeembed doctor --forget`"
 PACKAGE_FILE = "edgeembed-package"
 """A file in sys.prefix, written by installers/, with the package's name for people: "the Debian package"."""
 
@@ -145,21 +152,48 @@ def _folders(paths: Paths) -> Iterator[Finding]:
     for name, path in (("models", paths.models), ("cache", paths.cache), ("state", paths.state)):
         # os.path.exists, unlike Path.exists, is False below a folder that this user may not enter.
         existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
-        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-            yield Finding(subject=f"folder {name}", verdict="ok", text=str(path))
+        if not existing.is_dir():
+            reason, advice = f"{existing} is not a folder", "remove the file"
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            reason, advice = f"{existing} is not writable", "make the folder writable for this user"
+        elif reason := _full(existing):
+            advice = "make room there"
         else:
-            yield Finding(
-                subject=f"folder {name}",
-                verdict="problem",
-                text=f"{existing} is not writable" if existing.is_dir() else f"{existing} is not a folder",
-                advice="make the folder writable for this user, or choose another one with EDGEEMBED_HOME",
-            )
+            yield Finding(subject=f"folder {name}", verdict="ok", text=str(path))
+            continue
+        advice += ", or choose another folder with EDGEEMBED_HOME"
+        yield Finding(subject=f"folder {name}", verdict="problem", text=reason, advice=advice)
+    yield _shared_memory()
+
+
+def _full(folder: Path) -> str:
+    """Return what the disk of a folder has no more of; empty if there is enough of everything."""
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE:
+        return f"the disk of {folder} is full: {free:,} bytes are free"
+    # Windows has none, and file systems without a fixed number say 0 of 0.
+    if hasattr(os, "statvfs") and (status := os.statvfs(folder)).f_files and not status.f_favail:
+        return f"the disk of {folder} takes no more files: all {status.f_files:,} inodes are in use"
+    return ""
+
+
+def _shared_memory() -> Finding:
+    """Create what a worker needs to start."""
+    try:
+        table = ActivityTable.create()
+    except OSError as error:
+        return Finding(subject="shared memory", verdict="problem", text=describe_os_error(error))
+    table.close(remove=True)
+    return Finding(subject="shared memory", verdict="ok", text=f"in {table.path.parent}" if table.path else "private")
 
 
 def _settings(resolved: Resolved) -> Iterator[Finding]:
     changed = [f"{name} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
     text = f"{resolved.paths.config_file}: " + (", ".join(changed) if changed else "all defaults")
     yield Finding(subject="settings", verdict="ok", text=text)
+    for file in files_others_can_read(resolved):
+        text = f"{file} holds a secret, and other users of this machine can read it"
+        yield Finding(subject="settings", verdict="warning", text=text, advice=f"chmod 600 {shlex.quote(str(file))}")
 
 
 def _policy(resolved: Resolved, model: InstalledModel, *, forget: bool) -> Iterator[Finding]:
@@ -245,7 +279,8 @@ def _cache(resolved: Resolved) -> Iterator[Finding]:
             text = f"{folder}: {len(tier):,} vectors, {tier.size_bytes / 2**20:.1f} of {settings.cache_disk_mib} MiB"
         yield Finding(subject="cache", verdict="ok", text=text)
     except FAULTS as error:
-        yield Finding(subject="cache", verdict="problem", text=f"cannot use {folder}: {error}", advice="remove the folder")
+        advice = "if the disk is not full, and the folder is writable for this user, remove the folder: it is built again"
+        yield Finding(subject="cache", verdict="problem", text=f"cannot use {folder}: {error}", advice=advice)
 
 
 async def _daemon(resolved: Resolved) -> Finding:
@@ -281,7 +316,10 @@ def _advice(demotion: Demotion) -> str:
         return "if the sandbox refused what the worker needs here, turn it off: `edgeembed config set sandbox off`"
     if demotion.mode in (GPU_FULL.name, GPU_PARTIAL.name):
         return "see `edgeembed devices`; a running daemon tries the GPU again by itself"
-    return _rebuild()
+    if demotion.cause in ("out_of_memory", "killed"):
+        return f"close other programs, or choose a smaller quantisation type; then try the mode again: {_FORGET}"
+    # Another build helps against kernels that crash or compute wrong vectors, and not against a full disk.
+    return _rebuild() if demotion.cause in ("crash", "hang", "wrong_vectors") else f"to try the mode again: {_FORGET}"
 
 
 def _date(demotion: Demotion) -> str:

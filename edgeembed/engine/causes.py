@@ -27,8 +27,8 @@ _FOREIGN_PATTERNS: dict[Cause, str] = {
         r"device.?lost|fallen off the bus|GPU is lost|unspecified launch failure|illegal memory access|uncorrectable"
         r"|hardware (stack )?error|remote RPC server crashed|misaligned address|driver shutting down|launch timed out"
     ),
-    # By the sandbox or by file modes: EPERM, EACCES and ENOSYS in the C library's words.
-    "refused": r"Permission denied|Operation not permitted|Function not implemented",
+    # By the sandbox or by file modes: EPERM, EACCES and ENOSYS in the words of the C library and of Python.
+    "refused": r"Permission ?(denied|Error)|Operation not permitted|Function not implemented",
     "no_device": r"no CUDA-capable device|cuda error: initial",
 }
 

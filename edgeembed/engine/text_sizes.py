@@ -7,6 +7,8 @@ import unicodedata
 from edgeembed.common.normal_forms import has_long_run
 from edgeembed.engine.interface import Pair, Prompted, Text
 
+COUNTED_CHARACTERS = 262_144
+"""Of a longer text no more tokens are counted than its limit, and those of the piece that exceeds it."""
 _MARKS = 8
 """Upper bound of the special tokens around a text."""
 _CHARACTERS_PER_TOKEN = 4
@@ -24,8 +26,8 @@ def characters_to_read(text: Text) -> int:
     match text:
         case str():
             return len(text)
-        case Pair(query, document):
-            return len(query) + len(document)
+        case Pair(query, document, instruction):
+            return len(query) + len(document) + len(instruction or "")
         case Prompted(prefix, inner, suffix):
             return len(prefix) + len(inner) + len(suffix)
 

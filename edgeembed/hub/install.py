@@ -92,31 +92,33 @@ def _intact(model: InstalledModel) -> InstalledModel:
 
 
 def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> InstalledModel:
-    """Choose and install the model for a user who named none, and write the choice to config.toml.
+    """Choose and install the model for a user who named none.
 
-    It is the default model or, if no source of it can be reached, the starter model. Raises HubError if neither can be
+    It is the default model, which is then written to config.toml; or, while no source of it can be reached, the starter
+    model, for this run only: what keeps the default away passes or can be mended. Raises HubError if neither can be
     downloaded, or for any other failure, such as a wrong checksum.
     """
     fetcher = Fetcher(settings, report)
     if settings.offline:
-        model, why = _installed_already(paths), "first start without network; this model was installed"
+        model = _installed_already(paths)
     else:
         try:
             model = _intact(_ensure(parse_spec(DEFAULT_MODEL), paths, settings, fetcher, report))
-            why = "the default model, on the first start"
         except SourceUnreachableError as error:
-            reason = fetcher.hub.out_of_reach or str(error)
-            report(
-                f"The model hub cannot be reached ({reason}), so the starter model {STARTER_MODEL} is used instead of "
-                f"{DEFAULT_MODEL}."
-            )
-            report(
-                f"To get the default model later: edgeembed pull {DEFAULT_MODEL} && "
-                f"edgeembed config set model {DEFAULT_MODEL}"
-            )
+            report(f"{DEFAULT_MODEL} cannot be downloaded now: {fetcher.hub.out_of_reach or error}")
             model = _starter(paths, settings, fetcher, report, error)
-            why = f"the starter, because the hub of {DEFAULT_MODEL} was out of reach on the first start"
-    _write_choice(model, why, paths, report)
+    if model.name == DEFAULT_MODEL:
+        _write_choice(model, paths, report)
+        if Store(paths).find(STARTER_MODEL):
+            report(
+                f"{STARTER_MODEL} is installed as well. If it was used before, its vectors cannot be compared with those of "
+                f"{DEFAULT_MODEL}; to go on with it: edgeembed config set model {STARTER_MODEL}"
+            )
+    else:
+        report(
+            f"The starter model {model.spec} is used until the next start, which tries {DEFAULT_MODEL} again; their vectors "
+            f"cannot be compared. To keep the starter: edgeembed config set model {STARTER_MODEL}"
+        )
     return model
 
 
@@ -140,10 +142,11 @@ def _starter(
         raise SourceUnreachableError(f"{before}\n{error}") from error
 
 
-def _write_choice(model: InstalledModel, why: str, paths: Paths, report: ReportLine) -> None:
+def _write_choice(model: InstalledModel, paths: Paths, report: ReportLine) -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     try:
-        write_setting(paths.config_file, "model", model.spec, f"Written by edgeembed on {today}: {why}.")
+        why = f"Written by edgeembed on {today}: the default model, on the first start."
+        write_setting(paths.config_file, "model", model.spec, why)
     except ConfigError as error:
         # A read-only configuration must not keep the daemon from serving.
         report(f"The choice of {model.spec} could not be saved ({error}); set EDGEEMBED_MODEL={model.spec} to keep it.")

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeembed.common.files import expanded
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint, HubGguf, catalogue, lookup
@@ -78,7 +79,7 @@ def parse_spec(text: str, paths: Paths | None = None) -> Spec:
     if text.lower().startswith(("http://", "https://")):
         raise UnknownModelError(f"{text}: URLs are not supported; write a model of the hub as hf:OWNER/REPO[:FILE]")
     if text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~"):
-        path = Path(text).expanduser().absolute()
+        path = expanded(text)
         if not path.is_file():
             repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text, re.ASCII) and not path.exists()
             hint = f"; for a repository of the model hub, write hf:{text}" if repository else ""

@@ -14,7 +14,8 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, Mode
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import HubClient, RepositoryListing, convertible
+from edgeembed.hub.download.huggingface import HubClient, convertible
+from edgeembed.hub.download.listing import RepositoryListing
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import FileIdentity, write_json
+from edgeembed.common.files import FileIdentity, expanded, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
@@ -155,7 +155,7 @@ class Store:
         converter; else those of the catalogue model in its `general.name`. Raises UnknownModelError if there is no such
         file, HubError if it is not a GGUF file.
         """
-        path = path.expanduser().absolute()
+        path = expanded(str(path))
         if self.contains(path) and (installed := self._load(path)) is not None and installed.damage:
             return installed
         header = read_header(path)

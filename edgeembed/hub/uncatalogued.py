@@ -13,7 +13,8 @@ from edgeembed.errors import ConversionError, DamagedModelError, HubError, Sourc
 from edgeembed.hub.catalogue import HubGguf, catalogue
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import CHECK_CONNECTION, RepositoryListing
+from edgeembed.hub.download.huggingface import CHECK_CONNECTION
+from edgeembed.hub.download.listing import RepositoryListing
 from edgeembed.hub.fetched import FetchedModel, install_fetched, require_gguf
 from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.references import (

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
-from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
+from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
 from edgeembed.errors import EngineTimeoutError
 from edgeembed.inference.admission import Admission
 from edgeembed.inference.aside import Aside
@@ -204,13 +204,15 @@ class Pipeline:
         most = request.lengths.most(self._context_tokens[request.model.key])
         keys = list(missing)
         try:
-            tokenized = await read_tokens(lease.engine, list(missing.values()))
+            limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
+            tokenized = await read_tokens(lease.engine, [limited.around(text) for text in missing.values()])
         except UnreadableError as failure:
             raise request.failure(keys[failure.index], failure.error) from failure.error
         for key, text in zip(keys, tokenized, strict=True):
             tokens = len(text.ids)
             if request.lengths.cut == "none" and tokens > most:
-                raise request.too_long(key, tokens, most)
+                at_least = characters_to_read(missing[key]) > COUNTED_CHARACTERS
+                raise request.too_long(key, tokens, most, at_least=at_least)
             total += min(tokens, most) * times[key]
         refuse_too_many(total, request.most_tokens, request.client.param)
 

@@ -6,11 +6,11 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeembed.common.files import expanded
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -81,10 +81,7 @@ def make_registry(settings: Settings, configured: ConfiguredModels, store: Store
             log.warning("cannot read %s now: %s", model.path, error)
             return model
 
-    aliases = {
-        alias: str(Path(name).expanduser().absolute()) if _is_file(name) else name
-        for alias, name in settings.aliases.items()
-    }
+    aliases = {alias: str(expanded(name)) if _is_file(name) else name for alias, name in settings.aliases.items()}
     others = (*configured.pinned, *configured.preload, *configured.by_path)
     return ModelRegistry(configured.default, others, aliases=aliases, scan=lambda: _in_store(store), renew=renew)
 
@@ -133,4 +130,4 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
 
 def _is_file(name: str) -> bool:
     """Return whether a name in the settings is the path of a model file."""
-    return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()
+    return name.lower().endswith(".gguf") and expanded(name).is_file()

@@ -22,7 +22,7 @@ OTHER_METHOD = "(other method)"
 
 
 def name_of(request: web.Request) -> str:
-    """Return method and route of a request, such as "GET /v1/models/{model}"."""
+    """Return method and route of a request, such as "GET /v1/models/{name}"."""
     resource = request.match_info.route.resource
     method = request.method if request.method in hdrs.METH_ALL else OTHER_METHOD
     return f"{method} {NO_ROUTE if resource is None else resource.canonical}"

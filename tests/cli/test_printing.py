@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +115,15 @@ def test_the_width_of_the_terminal_is_used() -> None:
     assert status == 0
     assert max(map(len, shown.splitlines()[:2])) <= 40
     assert "hidden: LICENCE" in shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="POSIX: no /dev/full")
+def test_a_line_that_cannot_be_written_does_not_end_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115 - closing it fails
+    monkeypatch.setattr(sys, "stderr", full)
+    printing.to_stderr("the disk of the log is full")
+    with contextlib.suppress(OSError):  # it writes what is in its buffer
+        full.close()
 
 
 def test_json_is_plain_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.common.files import FileIdentity, replacing, write_bytes, write_json, write_text
+from edgeembed.common.files import FileIdentity, describe_os_error, replacing, write_bytes, write_json, write_text
 from tests.overwriting import WRITES
 
 needs_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
@@ -148,3 +149,14 @@ def test_how_long_a_write_may_go_unnoticed(
 ) -> None:
     monkeypatch.setattr("time.time_ns", lambda: ctime_ns + age_ns)
     assert FileIdentity(1, 2, 3, 4, ctime_ns).unsettled_seconds == pytest.approx(expected)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="POSIX: /dev/full")
+def test_the_error_about_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "state.json"
+    with pytest.raises(OSError) as caught, replacing(target) as staged:
+        staged.symlink_to("/dev/full")
+        staged.write_bytes(b"x")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(target))
+    assert describe_os_error(caught.value) == f"{target}: No space left on device"
+    assert list(tmp_path.iterdir()) == []

@@ -54,12 +54,14 @@ def _marked(value: Any) -> Any:
             return value
 
 
+FIELDS = ("model", "instruction", "input_type", "prompt_name", "user", "dimensions", "encoding_format", "truncate", "cache")
+
+
 def _body(rng: random.Random, path: str) -> bytes:
     body = EXAMPLES.get(path) or {"model": "m", "messages": [{"role": "user", "content": "x"}], "input": "x"}
-    marked = (
-        _marked(body) if rng.random() < 0.8 else {**body, rng.choice(["model", "input_type", "dimensions"]): f"{MARK}-name"}
-    )
-    return json.dumps(marked, ensure_ascii=rng.random() < 0.5).encode()
+    marked = _marked(body) if rng.random() < 0.8 else body
+    more = {name: f"{MARK}-{name}" for name in rng.sample(FIELDS, rng.choice([0, 0, 0, 1, 1, 2]))}
+    return json.dumps({**marked, **more}, ensure_ascii=rng.random() < 0.5).encode()
 
 
 def _head(rng: random.Random, method: str, target: str, *more: str, version: str = "HTTP/1.1") -> bytes:

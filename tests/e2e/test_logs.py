@@ -95,3 +95,20 @@ def test_all_lines_of_a_request_have_its_id(home: Path, minilm: Callable[[str], 
     (other,) = [id_ for message, id_ in of.items() if message.startswith("POST /v1/embeddings")]
     assert re.fullmatch("[0-9a-f]{32}", str(other))
     assert of[next(message for message in of if message.startswith("ready: "))] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--api-key-file", "missing"), "cannot read the API keys"),
+        (("--port", "70000"), "70000"),
+        (("--api-key", " "), "blank"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_json_too(home: Path, flags: tuple[str, str], said: str) -> None:
+    with running("--log-format", "json", *flags, home=home, ready=False, EDGEEMBED_NOSUCH="1") as daemon:
+        daemon.wait_for('"message":"error: ')
+        assert daemon.process.wait(60) == 2
+    warning, error = map(json.loads, daemon.lines)
+    assert "EDGEEMBED_NOSUCH is not a setting" in warning["message"]
+    assert error["message"].startswith("error: ") and said in error["message"]

@@ -47,6 +47,8 @@ class Trouble:
     """Bytes of a large file after which the connection breaks, alternately closed and reset."""
     hub_status: list[int | None] = field(default_factory=list)
     """Statuses of the hub in place of its response to a GET."""
+    head_status: list[int | None] = field(default_factory=list)
+    """Statuses of the hub in place of its response to a HEAD."""
     cdn_status: list[int | None] = field(default_factory=list)
     retry_after: str | None = None
 
@@ -71,6 +73,8 @@ class FakeHub:
         self.commits: dict[str, str] = {}
         self.licenses: dict[str, str] = {}
         self.gated: set[str] = set()
+        self.expired: set[str] = set()
+        """Tokens that the hub refuses, even for public repositories."""
         self.damaged: dict[str, bytes] = {}
         """What the content delivery network sends instead of a file, by "owner/name/file"."""
         self.ranges = True
@@ -152,7 +156,9 @@ class FakeHub:
                 )
                 hub.log.append(self.seen)
                 trouble = hub.trouble.cdn_status if role == "cdn" else hub.trouble.hub_status
-                if self.command == "GET" and (status := hub._next(trouble)) is not None:
+                if self.command == "HEAD":
+                    trouble = hub.trouble.head_status if role == "hub" else []
+                if (status := hub._next(trouble)) is not None:
                     wait = {"Retry-After": hub.trouble.retry_after} if hub.trouble.retry_after else {}
                     self._send(status, wait, b"trouble")
                 elif role == "cdn":
@@ -225,7 +231,9 @@ class FakeHub:
                     self._send(206, headers | {"Content-Range": place}, content[int(start[1]) :])
 
             def _refused(self, repo: str) -> bool:
-                if repo not in hub.files:
+                if (self.headers.get("Authorization") or "").removeprefix("Bearer ") in hub.expired:
+                    self._send(401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"")
+                elif repo not in hub.files:
                     # The hub hides from strangers which repositories exist.
                     status = 404 if self.headers.get("Authorization") else 401
                     self._send(status, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"")

@@ -44,21 +44,67 @@ def test_the_hub_cannot_be_reached(
     model = first_model(paths=paths, settings=settings, report=report)
     assert model.name == STARTER_MODEL
     said = str(report)
-    assert "127.0.0.1" in said and STARTER_MODEL in said
-    assert f"edgeembed pull {DEFAULT_MODEL} && edgeembed config set model {DEFAULT_MODEL}" in said
-    assert "the starter, because the hub" in paths.config_file.read_text()
+    assert "127.0.0.1 cannot be reached" in said or "127.0.0.1 did not answer within" in said
+    assert f"To keep the starter: edgeembed config set model {STARTER_MODEL}" in said
+    assert resolve().settings.model is None, "the starter is chosen for ever"
 
-    # The hub is back: the choice stays, and no request is made.
+    # The hub is back.
     fake = FakeHub()
     fake.files[DEFAULT_REPO] = {"tiny-Q8_0.gguf": DEFAULT_FILE}
     monkeypatch.setenv("HF_ENDPOINT", fake.url)
     try:
-        chosen = resolve().settings.model
-        assert chosen == f"{STARTER_MODEL}:Q8_0"
-        assert ensure_installed(chosen, paths=paths, settings=settings, report=report) == model
-        assert fake.requests == []
+        assert first_model(paths=paths, settings=settings, report=report).name == DEFAULT_MODEL
+        assert resolve().settings.model == f"{DEFAULT_MODEL}:Q8_0"
+        assert "its vectors cannot be compared" in str(report)
     finally:
         fake.close()
+
+
+def test_a_token_that_the_hub_refuses_is_left_out_for_a_public_model(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired00000000")
+    hub.expired.add("hf_expired00000000")
+    assert first_model(paths=paths, settings=settings, report=report).name == DEFAULT_MODEL
+    assert "the hub refuses your token (HF_TOKEN)" in str(report)
+    assert "hf_expired" not in str(report)
+    assert [authorization for _, _, authorization in hub.requests][-1] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "words"),
+    [
+        (401, None, "HTTP 401: the model hub denies access"),
+        (403, None, "HTTP 403: the model hub denies access"),
+        (429, "3600", "127.0.0.1 is busy (HTTP 429) and asks to wait 3600 s"),
+        (429, None, "127.0.0.1 is busy (HTTP 429)"),
+        (503, "3600", "127.0.0.1 is busy (HTTP 503) and asks to wait 3600 s"),
+    ],
+)
+def test_a_hub_that_refuses_is_named_as_such_and_the_starter_is_for_this_run_only(
+    paths: Paths,
+    settings: Settings,
+    report: Lines,
+    hub: FakeHub,
+    wheelhouse: Path,
+    converter: FakeConverter,
+    status: int,
+    retry_after: str | None,
+    words: str,
+) -> None:
+    hub.trouble.head_status = [status] * 10
+    hub.trouble.retry_after = retry_after
+    assert first_model(paths=paths, settings=settings, report=report).name == STARTER_MODEL
+    assert words in str(report)
+    assert "cannot be reached" not in str(report)
+    assert not paths.config_file.exists()
+
+
+def test_a_busy_hub_is_asked_again_when_it_says(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:
+    hub.trouble.head_status = [429]
+    hub.trouble.retry_after = "1"
+    assert first_model(paths=paths, settings=settings, report=report).name == DEFAULT_MODEL
+    assert "asks to wait 1 s; asking again then" in str(report)
 
 
 def test_a_name_that_never_resolves(

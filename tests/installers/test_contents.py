@@ -91,7 +91,7 @@ def test_packages_do_not_suggest_to_compile(
     recipe = (INSTALLERS / script).read_text(encoding="utf-8")
     line = next(line for line in recipe.splitlines() if doctor.PACKAGE_FILE in line)
     subprocess.run(["bash", "-c", line], env={"home": str(tmp_path)}, check=True, timeout=20)
-    demotion = Demotion(mode="cpu", reason="it crashed", at=0.0)
+    demotion = Demotion(mode="cpu", reason="it crashed", at=0.0, cause="crash")
     monkeypatch.setattr(FallbackMemory, "load", lambda _self: [demotion])
     model = install("alpha", "F16")
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import resolve
 from edgeembed.config.settings import Settings
-from edgeembed.diagnostics.doctor import examine
+from edgeembed.diagnostics.doctor import Finding, examine
 from edgeembed.engine.execution_modes import cpu_modes
 from edgeembed.engine.gpu.placement import Gpus
+from edgeembed.engine.ipc import activity_table
 from edgeembed.errors import DamagedModelError, EngineUnavailableError
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import InstalledModel, Store
@@ -88,3 +91,17 @@ def test_doctor_names_the_damaged_file_and_not_llama_cpp(model: InstalledModel) 
     assert found["model"].advice == "Fetch it anew: edgeembed pull mine:F16"
     assert not [subject for subject in found if subject.startswith(("engine", "mode "))]
     assert "cache" in found, "the other checks are done, too"
+
+
+def test_doctor_names_folders_that_take_no_more_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def findings() -> dict[str, Finding]:
+        return {finding.subject: finding for finding in examine(resolve({"port": 9}))}
+
+    assert findings()["folder state"].verdict == findings()["shared memory"].verdict == "ok"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=4096))
+    found = findings()["folder state"]
+    assert found.verdict == "problem" and "is full: 4,096 bytes are free" in found.text and found.advice
+    monkeypatch.undo()
+    monkeypatch.setattr(activity_table, "_folders", lambda: ["/nonexistent/memory"])
+    found = findings()["shared memory"]
+    assert found.verdict == "problem" and "/nonexistent/memory (No such file or directory)" in found.text

@@ -111,13 +111,15 @@ def test_the_icon_in_a_real_tray(
 ) -> None:
     opened = tmp_path / "opened"
     browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    browser.write_text(f'#!/bin/sh\nenv > {tmp_path}/environ\necho "$1" >> {opened}\n')
     browser.chmod(0o755)
     monkeypatch.setenv("DISPLAY", display)
     monkeypatch.setenv("BROWSER", str(browser))
     monkeypatch.setenv("PYSTRAY_BACKEND", "xorg")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    for name in ("EDGEEMBED_API_KEY", "EDGEEMBED_FORWARD_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "sesame")
     command = [sys.executable, "-m", "edgeembed", "tray", "--port", str(port)]
     daemon.up()
     with (tmp_path / "output").open("w") as output:
@@ -130,6 +132,7 @@ def test_the_icon_in_a_real_tray(
         assert (second.returncode, second.stderr) == (0, "the tray icon is already running\n")
         screen.click()
         assert until(lambda: opened.exists() and opened.read_text()) == f"http://127.0.0.1:{port}/\n"
+        assert "sesame" not in (tmp_path / "environ").read_text(), "a browser gets no key"
         daemon.down()
         until(lambda: "stopped" in screen.title())
         until(lambda: screen.colours() != ready)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from aiohttp import web
@@ -143,6 +144,32 @@ async def test_a_refused_text_does_not_affect_the_others(style: Style, start: St
     assert engine.upstream.most_texts == 30, "a refused text says nothing about the size of requests"
     await engine.close()
     await server.stop()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        *({"status": status, "text": '{"error": {"message": "secret"}}'} for status in (400, 401, 404, 413, 429, 500, 503)),
+        {"status": 502, "text": "secret", "reason": "secret"},
+        {"text": '{"data": "secret"}'},
+        {"text": '{"data": [{"embedding": "secret"}, {"embedding": "secret"}]}'},
+        {"text": "secret"},
+        {"body": b"secret", "headers": {"Content-Encoding": "gzip"}},
+        {"status": 302, "headers": {"Location": "http://secret"}},
+    ],
+    ids=str,
+)
+async def test_what_upstream_says_is_neither_logged_nor_shown(
+    trouble: dict[str, Any], server: FakeUpstream, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may quote the text of a client, or of another one; only who sent the text may see it."""
+    caplog.set_level("DEBUG", "edgeembed")
+    engine = await start(server, wait=0.0)
+    server.troubles.extend(web.Response(**trouble) for _ in range(3))
+    await errors_of(engine, ["hello"])
+    await errors_of(engine, ["hello"])
+    shown = f"{caplog.text} {msgspec.json.encode(engine.status).decode()} {msgspec.json.encode(engine.upstream).decode()}"
+    assert "secret" not in shown
 
 
 async def test_the_largest_request_of_a_server_is_found(server: FakeUpstream, start: Start) -> None:

@@ -24,7 +24,8 @@ import orjson
 from yarl import URL
 
 from edgeembed.common.answers import read_body
-from edgeembed.errors import EngineError, EngineUnavailableError, RequestError
+from edgeembed.config.values import base_url
+from edgeembed.errors import ConfigError, EngineError, EngineUnavailableError, RequestError
 
 ANSWER_SECONDS = 600.0
 """Timeout of a request."""
@@ -184,11 +185,14 @@ class Client:
 
 
 def _base(url: str) -> str:
-    """Return the URL without /v1 or /v1/embeddings at the end, and with a scheme."""
+    """Return the URL without /v1 or /v1/embeddings at the end, and with a scheme. Raises ConfigError."""
     url = url.strip().rstrip("/")
     for end in ("/embeddings", "/v1"):
         url = url.removesuffix(end)
-    return url if "://" in url else f"http://{url}"
+    try:
+        return base_url(url if "://" in url else f"http://{url}")
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is not the URL of a server: {error}") from error
 
 
 def _reason(raw: bytes) -> str:

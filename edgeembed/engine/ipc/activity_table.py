@@ -9,6 +9,8 @@ all processors.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import mmap
 import os
 import struct
@@ -20,11 +22,13 @@ from pathlib import Path
 
 from edgeembed.engine.context_plan import MOST_BULK_LANES
 
+log = logging.getLogger(__name__)
+
 NESTED = 1
 """Entry of the queries that the wide lane computes between two pieces of a long text. The wide lane's own entry is 0."""
-READING = {"reader": 2, "tokenize-bulk": 3, "tokenize-long": 4}
+READING = {"reader": 2, "tokenize-bulk": 3, "tokenize-long": 4, "tokenize-count": 5}
 """Entries of the threads that tokenise, by name."""
-FIRST_BULK = 5
+FIRST_BULK = 6
 """Entry of the first bulk lane."""
 ENTRIES = FIRST_BULK + MOST_BULK_LANES
 _MEMORY = "/dev/shm"
@@ -33,6 +37,17 @@ MOST_TEXTS = 64
 """Of one batch; further ids are left out."""
 _head = struct.Struct("<dq")
 _entry = struct.Struct(f"<dq{MOST_TEXTS}q")  # Unix second of the start, number of texts, their ids
+
+
+def _folders() -> list[str]:
+    """Return where a table may be, the best place first. Raises OSError where no folder takes temporary files."""
+    memory = [_MEMORY] if sys.platform == "linux" and os.access(_MEMORY, os.W_OK | os.X_OK) else []
+    try:
+        return [*memory, tempfile.gettempdir()]
+    except FileNotFoundError:
+        if memory:
+            return memory
+        raise
 
 
 class ActivityTable:
@@ -49,14 +64,38 @@ class ActivityTable:
 
     @classmethod
     def create(cls) -> ActivityTable:
-        """Create a table in a new file, which `unlink` or `close` removes. Raises OSError when there is no space."""
-        in_memory = sys.platform == "linux" and os.access(_MEMORY, os.W_OK | os.X_OK)
-        handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".activity_table", dir=_MEMORY if in_memory else None)
+        """Create a table in a new file, which `unlink` or `close` removes.
+
+        It is in memory where Linux has room for it, else in the folder for temporary files. Raises OSError that names both.
+        """
+        number, failures = errno.ENOENT, list[str]()
+        for folder in _folders():
+            try:
+                table = cls._create_in(folder)
+            except OSError as error:
+                number = error.errno or number
+                failures.append(f"{folder} ({error.strerror or error})")
+                continue
+            if failures:
+                log.warning("cannot share memory with a worker in %s; %s may be slower", failures[0], folder)
+            return table
+        size = f"{ENTRIES * _entry.size:,} bytes"
+        raise OSError(
+            number,
+            f"{size} to share with a worker cannot go to {' or '.join(failures)}. Make room in one of these folders, "
+            "or name another one that this user may write to in TMPDIR",
+        )
+
+    @classmethod
+    def _create_in(cls, folder: str) -> ActivityTable:
+        handle, name = tempfile.mkstemp(prefix="edgeembed-", suffix=".activity_table", dir=folder)
         try:
-            os.write(handle, bytes(ENTRIES * _entry.size))  # not a sparse file: a full disk must be noticed now
-        finally:
-            os.close(handle)
-        return cls(Path(name))
+            with os.fdopen(handle, "wb") as file:
+                file.write(bytes(ENTRIES * _entry.size))  # not a sparse file: a full disk must be noticed now
+            return cls(Path(name))
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def unlink(self) -> None:
         """Remove the file once both processes have it open, so that a killed daemon leaves nothing behind.

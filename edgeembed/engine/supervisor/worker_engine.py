@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgeembed.common.backoff import Backoff
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
@@ -234,7 +235,9 @@ class WorkerEngine:
         if exit_.while_loading:
             return self._judge_failed_load(exit_)
         self._kills_while_loading = 0
-        if self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
+        if exit_.unreadable:
+            self._pending.condemn(exit_.unreadable, exit_.reason)
+        elif self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
             self._policy.forgive()
         elif not exit_.from_outside:
             self._policy.demote(exit_.reason, cause=exit_.cause, temporary=True)
@@ -275,7 +278,7 @@ class WorkerEngine:
         except ModeUnavailableError as error:
             return WorkerExit(str(error), error.cause, while_loading=True, from_outside=False)
         except OSError as error:  # no memory, process or file descriptor now
-            reason = f"a worker cannot be started: {error}"
+            reason = f"a worker cannot be started: {describe_os_error(error)}"
             return WorkerExit(reason, cause_of_os_error(error), while_loading=True, from_outside=True, never_ran=True)
         self._session = session
         ready_at: float | None = None

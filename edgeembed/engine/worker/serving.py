@@ -175,7 +175,8 @@ class Worker:
                 return None
             reading = self._reader.read_within(item.text)
         except TooLongError as error:
-            self._pipe.send(Failed(item.id, "too_long", str(error), tokens=error.tokens, limit=error.limit))
+            tokens, limit, at_least = error.tokens, error.limit, error.at_least
+            self._pipe.send(Failed(item.id, "too_long", str(error), tokens=tokens, limit=limit, at_least=at_least))
         except NoRoomError as error:
             self._pipe.send(Failed(item.id, "no_room", str(error)))
         except BadIdsError as error:
@@ -192,7 +193,9 @@ class Worker:
 
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
-        tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
+        limits = None if isinstance(item.text, str) else item.text.limits
+        tokens = self._reader.read(item.text, limits.most if limits and limits.most else None).tokens
+        vocabulary = self._model.vocabulary
         texts = vocabulary.pieces(tokens) if item.want == "tokens" else []
         return ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes(), texts)
 

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 from edgeembed import __version__
 from edgeembed.common.backoff import Backoff
@@ -19,50 +19,24 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
+from edgeembed.hub.download.listing import COMMIT, MOST_FILE_BYTES, MOST_LISTING_BYTES, RepositoryListing, read_listing
 from edgeembed.hub.download.partials import LOCK, Partials, hold, remove_tree
 from edgeembed.hub.download.transfer import DownloadWatcher, RemoteFile, download, missing_bytes
 from edgeembed.hub.download.transport import Interrupted
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
-    from huggingface_hub.hf_api import ModelInfo
 
 T = TypeVar("T")
 
-# The files of a checkpoint; the same repositories also contain ONNX, OpenVINO and pickled copies of the weights.
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
-_NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
-_REPOSITORY = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", re.ASCII)
-_HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"(?:hf:)?(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?", re.ASCII)
 CHECK_CONNECTION = "Check the connection and the proxy settings (HTTPS_PROXY; HF_ENDPOINT for a mirror of the hub)"
 _PROBES = 3
 """Attempts of the first request within `hub_timeout`: a single reset connection does not mean that the hub is down."""
+_LONGEST_WAIT = 60.0
+"""Longest Retry-After in seconds that the first request obeys; after a longer one, the hub counts as out of reach."""
 _LISTING_TIME = 5
 """Timeout of a listing as a multiple of `hub_timeout`: the hub computes it, which takes longer than a probe."""
-
-
-@dataclass(frozen=True)
-class RepositoryListing:
-    """The content of a repository at one commit."""
-
-    repo: str
-    commit: str
-    files: dict[str, RemoteFile]
-    """By path."""
-    license: str | None
-    """As the model card states it."""
-
-    @property
-    def checkpoint(self) -> list[RemoteFile]:
-        """The files of the safetensors checkpoint, weights last."""
-        wanted = [
-            file
-            for path, file in self.files.items()
-            if any(fnmatchcase(path, pattern) for pattern in _CHECKPOINT_FILES)
-            and not any(fnmatchcase(path, pattern) for pattern in _NOT_CHECKPOINT)
-        ]
-        return sorted(wanted, key=lambda file: (file.name.endswith(".safetensors"), file.path))
 
 
 class HubClient:
@@ -73,6 +47,7 @@ class HubClient:
         self._timeout = settings.hub_timeout
         self._report = report
         self._out_of_reach: str | None = None
+        self._anonymous = False
 
     @property
     def out_of_reach(self) -> str | None:
@@ -85,31 +60,38 @@ class HubClient:
         It takes at most `hub_timeout` seconds, whatever hangs: name resolution, connection or response. Raises
         SourceUnreachableError if the hub does not answer or does not have the file.
         """
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-        url = hf_hub_url(repo, path, revision=revision, endpoint=transport.endpoint())
 
         def ask() -> HfFileMetadata:
+            from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
             return get_hf_file_metadata(
-                url,
+                hf_hub_url(repo, path, revision=revision, endpoint=transport.endpoint()),
+                token=False if self._anonymous else None,
                 timeout=self._timeout,
                 endpoint=transport.endpoint(),
                 library_name=transport.LIBRARY,
                 library_version=__version__,
             )
 
-        found = self._ask(ask, repo, self._timeout)
-        return RemoteFile(repo, path, found.commit_hash or revision, found.size, etag=found.etag)
+        found = self._ask(lambda: transport.translated(ask, repo), repo, self._timeout)
+        if found.size is not None and not 0 <= found.size <= MOST_FILE_BYTES:
+            raise transport.Refusal(f"{path} would have {found.size} bytes; check that HF_ENDPOINT is a model hub")
+        commit = found.commit_hash if COMMIT.fullmatch(found.commit_hash or "") else revision
+        return RemoteFile(repo, path, commit, found.size, etag=found.etag, anonymous=self._anonymous)
 
     def listing(self, repo: str, revision: str | None = None) -> RepositoryListing:
         """Return the content of a repository, with sizes and checksums. Raises SourceUnreachableError."""
-        from huggingface_hub import HfApi
+        seconds = _LISTING_TIME * self._timeout
 
-        def ask() -> ModelInfo:
-            api = HfApi(endpoint=transport.endpoint(), library_name=transport.LIBRARY, library_version=__version__)
-            return api.model_info(repo, revision=revision, files_metadata=True, timeout=_LISTING_TIME * self._timeout)
+        def ask() -> bytes:
+            from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # public, but for its own __all__
 
-        return _listing(repo, self._ask(ask, repo, _LISTING_TIME * self._timeout))
+            transport.translated(lambda: validate_repo_id(repo), repo)
+            at = f"/revision/{quote(revision, safe='')}" if revision else ""
+            url = f"{transport.endpoint()}/api/models/{repo}{at}?blobs=true"
+            return transport.read(url, repo, MOST_LISTING_BYTES, seconds, anonymous=self._anonymous)
+
+        return read_listing(repo, self._ask(ask, repo, seconds), anonymous=self._anonymous)
 
     def fetch(self, remote: RemoteFile, folder: Path) -> tuple[Path, str]:
         """Download one file below `folder`, resuming a partial one, and return its path and SHA-256.
@@ -171,10 +153,26 @@ class HubClient:
             # One-time work of the client, such as reading certificates, must not count towards the timeout.
             transport.headers()
             try:
-                return _in_time(lambda: transport.translated(request, repo), seconds)
+                return self._ask_with_or_without_token(request, repo, seconds)
             except _Unreachable as unreachable:
-                self._out_of_reach = f"{transport.hub_host()}{unreachable}"
+                self._out_of_reach = f"{transport.hub_host()} {unreachable}"
         raise SourceUnreachableError(self._out_of_reach)
+
+    def _ask_with_or_without_token(self, ask: Callable[[], T], repo: str, seconds: float) -> T:
+        """Ask again without the user's token where the hub refuses it: most repositories are public."""
+        try:
+            return _in_time(ask, seconds, self._report)
+        except transport.Denied as denied:
+            if self._anonymous or not transport.has_token():
+                raise
+            self._anonymous = True
+            try:
+                found = _in_time(ask, seconds, self._report)
+            except SourceUnreachableError:
+                self._anonymous = False
+                raise denied from None
+        self._report(f"{repo}: the hub refuses your token (HF_TOKEN), which may have expired; going on without it")
+        return found
 
 
 @dataclass
@@ -230,38 +228,35 @@ def convertible(folder: Path) -> None:
     find_family(open_checkpoint(folder))
 
 
-def _listing(repo: str, info: ModelInfo) -> RepositoryListing:
-    """Return the listing in a response of the hub. Raises Refusal if it is not one."""
-    if not info.sha or not _COMMIT.fullmatch(info.sha):
-        raise transport.Refusal(f"the listing of {repo} names no commit; check that HF_ENDPOINT is a model hub")
-    files = {
-        sibling.rfilename: RemoteFile(
-            repo,
-            sibling.rfilename,
-            info.sha,
-            size_bytes=sibling.size,
-            sha256=sibling.lfs.sha256 if sibling.lfs else None,
-            git_sha1=sibling.blob_id if not sibling.lfs and _COMMIT.fullmatch(sibling.blob_id or "") else None,
-        )
-        for sibling in info.siblings or []
-        # The name becomes a path on this machine.
-        if _HARMLESS_PATH.fullmatch(sibling.rfilename)
-    }
-    card: Any = info.card_data  # free-form, written by people
-    license_ = card.get("license") if card else None
-    if license_ == "other":
-        license_ = card.get("license_name") or license_
-    if isinstance(license_, list):
-        license_ = " AND ".join(map(str, license_))
-    return RepositoryListing(repo, info.sha, files, transport.plain(str(license_)) if license_ else None)
-
-
 class _Unreachable(Exception):
-    """The hub cannot be reached at all. The message is a suffix for the hub's name."""
+    """The hub does not answer, or is busy. The message is a predicate for the hub's name."""
 
 
-def _in_time(ask: Callable[[], T], seconds: float) -> T:
-    """Return the result of `ask`, retried after network errors. Raises _Unreachable if there is none in time."""
+class _Busy(_Unreachable):
+    """The hub says when to ask again. retry_after: in seconds."""
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(f"is busy ({reason}) and asks to wait {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+def _in_time(ask: Callable[[], T], seconds: float, report: ReportLine) -> T:
+    """Return the result of `ask`, retried after network errors.
+
+    Where the hub is busy and says for how long, it is asked once more after that. Raises _Unreachable if there is no result
+    in time.
+    """
+    try:
+        return _attempt_in_time(ask, seconds)
+    except _Busy as busy:
+        if busy.retry_after > _LONGEST_WAIT:
+            raise
+        report(f"{transport.hub_host()} {busy}; asking again then")
+        time.sleep(busy.retry_after)
+    return _attempt_in_time(ask, seconds)
+
+
+def _attempt_in_time(ask: Callable[[], T], seconds: float) -> T:
     backoff = Backoff(first=seconds / 15, longest=seconds)
     answers: list[T] = []
     errors: list[Exception] = []
@@ -274,6 +269,8 @@ def _in_time(ask: Callable[[], T], seconds: float) -> T:
                 return
             except Interrupted as error:
                 errors.append(error)
+                if error.retry_after:
+                    return
             except Exception as error:  # raised below, in the caller's thread
                 errors.append(error)
                 return
@@ -285,7 +282,10 @@ def _in_time(ask: Callable[[], T], seconds: float) -> T:
     if answers:
         return answers[0]
     if not errors:
-        raise _Unreachable(f" did not answer within {seconds:g} s")
-    if isinstance(errors[-1], Interrupted):
-        raise _Unreachable(f": {errors[-1]}")
-    raise errors[-1]
+        raise _Unreachable(f"did not answer within {seconds:g} s")
+    error = errors[-1]
+    if not isinstance(error, Interrupted):
+        raise error
+    if error.retry_after:
+        raise _Busy(str(error), error.retry_after)
+    raise _Unreachable(f"is busy ({error})" if error.answered else f"cannot be reached ({error})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ class Partials:
     def folder(self, repo: str, commit: str | None) -> Path:
         """Create and return the folder of a commit; those of the repository's other commits are removed."""
         stem = repo.replace("/", "--").lower()
-        wanted = self.root / f"{stem}@{(commit or 'unknown')[:12]}"
+        # A branch may have any name, and a mirror may send any commit.
+        wanted = self.root / f"{stem}@{re.sub(r'[^0-9A-Za-z_-]', '-', commit or 'unknown')[:12]}"
         for other in self.root.glob(f"{stem}@*"):
             if other != wanted:
                 remove_tree(other)

@@ -22,13 +22,20 @@ from edgeembed.common.progress import human_size
 from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.errors import ChecksumError, SourceUnreachableError
 from edgeembed.hub.download import transport
-from edgeembed.hub.download.checks import wrong_file
+from edgeembed.hub.download.checks import require_space, wrong_file
 from edgeembed.hub.download.transport import Interrupted, Refusal, RetryBudget
 
 log = logging.getLogger(__name__)
 
 _BLOCK = 2**20
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+MOST_UNPROMISED = 64 * 2**20
+"""Bytes of a file whose size neither the hub nor the response names: configuration, at most."""
+_SLOWEST = 100.0
+"""Bytes per second; a connection that is slower for ten times the silence that is allowed counts as broken."""
+_PROGRESS = 65_536
+"""New bytes after which failed attempts are forgotten; fewer are enough where the file ends."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class RemoteFile:
     """Git's own hash of a file that is not kept in LFS."""
     etag: str | None = None
     """Of the hub; never compared with the ETag of another host."""
+    anonymous: bool = False
+    """Whether it is requested without the user's token, which the hub refuses."""
 
     @property
     def name(self) -> str:
@@ -134,6 +143,8 @@ class _Download:
         self._retry_budget = retry_budget
         self._have = 0
         self._furthest = 0
+        self._most = MOST_UNPROMISED if remote.size_bytes is None else remote.size_bytes
+        """Bytes of the file after which nothing more is written."""
         self._whole = False
         self._resumed = False
         self._sums = self._new_sums()
@@ -200,9 +211,11 @@ class _Download:
                 continue
             except Interrupted as interrupted:
                 reason, asked = str(interrupted), interrupted.retry_after
-            except transport.line_errors() as error:
+            except (*transport.line_errors(), *transport.address_errors()) as error:
+                if transport.is_about_address(error):
+                    raise Refusal(f"the address of the file cannot be followed: {transport.first_line(error)}") from error
                 reason, asked = transport.first_line(error), None
-            failures = 0 if self._have > self._furthest else failures + 1
+            failures = 0 if self._have - self._furthest >= _PROGRESS else failures + 1
             if failures >= self._retry_budget.attempts or (asked or 0.0) > self._retry_budget.longest_wait:
                 raise SourceUnreachableError(self._gave_up(reason, asked))
             pause = self._retry_budget.backoff.pause(max(failures, 1), asked)
@@ -213,7 +226,7 @@ class _Download:
 
     def _attempt(self, file: BinaryIO) -> None:
         """Request the missing bytes once and write what arrives. Raises Interrupted, Refusal, or an error of the client."""
-        headers = transport.headers()
+        headers = transport.headers(anonymous=self._remote.anonymous)
         if self._have:
             headers["Range"] = f"bytes={self._have}-"
         # Through the hub each time, as the URL of the content delivery network is signed for a short time only. The client
@@ -225,16 +238,20 @@ class _Download:
             if self._whole:
                 return
             self._resumed = self._resumed or self._have > 0
-            for chunk in response.iter_bytes():
+            began, before = time.monotonic(), self._have
+            for chunk in transport.pieces(response):
                 if skip:
                     chunk, skip = chunk[skip:], max(skip - len(chunk), 0)
+                if len(chunk) > self._most - self._have:
+                    self._start_over(file)
+                    raise Refusal(f"the server sends more than the {self._most} bytes that {self._promise}")
                 if chunk:
                     file.write(chunk)
                     file.flush()  # so that it survives if the process is killed
                     self._count(chunk)
-                if self._remote.size_bytes is not None and self._have > self._remote.size_bytes:
-                    self._start_over(file)
-                    raise Interrupted(f"the server sent more than the {self._remote.size_bytes} bytes that the hub promised")
+                took = time.monotonic() - began
+                if took > 10 * self._retry_budget.silence and self._have - before < took * _SLOWEST:
+                    raise Interrupted(f"the server sent only {human_size(self._have - before)} in {took:.0f} s")
         if self._remote.size_bytes is not None and self._have < self._remote.size_bytes:
             raise Interrupted(f"the connection ended with {human_size(self._remote.size_bytes - self._have)} missing")
         self._whole = True
@@ -257,6 +274,9 @@ class _Download:
                 raise Interrupted("the server sent another range than requested")
             start, total = self._have, None if found[3] == "*" else found[3]
         promised = self._remote.size_bytes
+        if promised is None and total is not None and not encoded and _LENGTH.fullmatch(total):
+            self._most = int(total)
+            require_space(self._target.parent, self._most - start)
         if promised is not None and total is not None and not encoded and int(total) != promised:
             self._start_over(file)
             raise Interrupted(f"the server offers {total} bytes, but the hub promised {promised}")
@@ -315,6 +335,12 @@ class _Download:
 
     def _checksum_error(self, error: _WrongBytes) -> ChecksumError:
         return ChecksumError(wrong_file(self._remote.describe(), self._remote.name, str(error)))
+
+    @property
+    def _promise(self) -> str:
+        if self._remote.size_bytes is not None:
+            return "the hub promised"
+        return "its headers promised" if self._most != MOST_UNPROMISED else "a file of an unknown size may have"
 
     def _gave_up(self, reason: str, asked: float | None) -> str:
         size = self._remote.size_bytes

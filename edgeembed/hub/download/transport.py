@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +45,11 @@ class RetryBudget:
 
 
 RETRY_BUDGET = RetryBudget()
+_PIECE = 2**20
+"""Bytes that are decompressed at a time."""
+_COMPRESSED = ("gzip", "x-gzip", "deflate")
+_GZIP_OR_ZLIB = 47
+"""`wbits` of zlib."""
 LIBRARY = "edgeembed"
 """Our name in the user agent."""
 
@@ -50,12 +58,18 @@ class Refusal(SourceUnreachableError):
     """The hub refuses; the same request would fail again."""
 
 
+class Denied(Refusal):
+    """The hub refuses the token, or a request without one."""
+
+
 class Interrupted(Exception):
     """The connection broke, or the server is busy; the same request may succeed later."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, answered: bool = False) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.answered = answered
+        """Whether the server is there, but does not serve the request now."""
 
 
 def endpoint() -> str:
@@ -67,7 +81,9 @@ def endpoint() -> str:
 
     address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     try:
-        if urlsplit(address).scheme in ("http", "https") and urlsplit(address).hostname:
+        parts = urlsplit(address)
+        _ = parts.port  # raises for a port that is not a number
+        if parts.scheme in ("http", "https") and parts.hostname:
             return address
     except ValueError:
         pass
@@ -80,7 +96,8 @@ def hub_host() -> str:
 
 
 def session() -> Any:
-    """Return the HTTP client. Raises HubError if the proxy settings cannot be used."""
+    """Return the HTTP client. Raises HubError if the proxy or certificate settings cannot be used."""
+    endpoint()  # before the import, which parses HF_ENDPOINT and would raise an error of its own
     from huggingface_hub import constants, get_session
 
     # Otherwise the user agent lists what else is installed and which tool runs us, and the hub is first asked for a list of
@@ -88,16 +105,24 @@ def session() -> Any:
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         return get_session()
-    except (ValueError, ImportError) as error:  # an unknown scheme; SOCKS without the package for it
-        raise HubError(f"the proxy settings (HTTPS_PROXY, ALL_PROXY) cannot be used: {first_line(error)}") from error
+    except Exception as error:  # building a client fails for its settings only, with an error of the client's own for each
+        raise HubError(
+            "the proxy settings (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY) or the certificates (SSL_CERT_FILE, "
+            f"SSL_CERT_DIR) cannot be used: {first_line(error)}"
+        ) from error
 
 
-def headers() -> dict[str, str]:
-    """Return the headers of a request to the hub: the token if there is one, and no compression, which rules out ranges."""
+def headers(*, anonymous: bool = False) -> dict[str, str]:
+    """Return the headers of a request to the hub: the token if there is one, and no compression, which rules out ranges.
+
+    anonymous: send no token.
+    """
+    session()  # its settings apply to the headers, too; and it checks HF_ENDPOINT before the import
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # public, but for its own __all__
 
-    session()  # its settings apply to the headers, too
-    return {**build_hf_headers(library_name=LIBRARY, library_version=__version__), "Accept-Encoding": "identity"}
+    token = False if anonymous else None  # None: the user's, if there is one
+    built = build_hf_headers(token=token, library_name=LIBRARY, library_version=__version__)
+    return {**built, "Accept-Encoding": "identity"}
 
 
 def line_errors() -> tuple[type[Exception], ...]:
@@ -105,6 +130,63 @@ def line_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception))
+
+
+def address_errors() -> tuple[type[Exception], ...]:
+    """Return the HTTP client's exceptions for addresses that no attempt will reach: a loop, file://, nonsense."""
+    client = sys.modules[line_errors()[0].__module__.partition(".")[0]]
+    return (client.TooManyRedirects, client.UnsupportedProtocol, client.InvalidURL)
+
+
+def is_about_address(error: Exception) -> bool:
+    """Return whether an exception of the HTTP client is about such an address; one in a redirect is only its context."""
+    return isinstance(error, address_errors()) or isinstance(error.__context__, address_errors())
+
+
+def pieces(response: Any) -> Iterator[bytes]:
+    """Yield a body that may be compressed, a mebibyte at a time: a small body cannot become a large one in memory.
+
+    Raises Interrupted if it is damaged or incomplete, Refusal for a compression that was not asked for.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        yield from response.iter_raw()
+        return
+    if encoding not in _COMPRESSED:
+        raise Refusal(f"the answer is encoded as {plain(encoding)!r}, which was not asked for")
+    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        for raw in response.iter_raw():
+            while raw and not decompressor.eof:
+                yield decompressor.decompress(raw, _PIECE)
+                raw = decompressor.unconsumed_tail
+    except zlib.error as error:
+        raise Interrupted(f"the answer is damaged: {error}") from error
+    if not decompressor.eof:
+        raise Interrupted("the compressed answer has no end")
+
+
+def read(url: str, about: str, most_bytes: int, seconds: float, *, anonymous: bool = False) -> bytes:
+    """Return the body of the response to GET, in at most so many seconds. anonymous: send no token.
+
+    Raises the errors of `translated`, Refusal for a body of more than `most_bytes`.
+    """
+
+    def ask() -> bytes:
+        until, body = time.monotonic() + seconds, bytearray()
+        sent = headers(anonymous=anonymous)
+        with session().stream("GET", url, headers=sent, timeout=seconds, follow_redirects=True) as response:
+            if response.status_code >= 400:
+                raise of_status(response.status_code, response.headers, about)
+            for piece in pieces(response):
+                body += piece
+                if len(body) > most_bytes:
+                    raise Refusal(f"the answer is longer than {most_bytes} bytes; check that HF_ENDPOINT is a model hub")
+                if time.monotonic() > until:
+                    raise Interrupted(f"the answer was not complete within {seconds:g} s")
+        return bytes(body)
+
+    return translated(ask, about)
 
 
 def translated(call: Callable[[], T], about: str) -> T:
@@ -134,9 +216,11 @@ def translated(call: Callable[[], T], about: str) -> T:
         raise UnknownModelError(f"{about} is not a valid repository name: {first_line(error)}") from error
     except OfflineModeIsEnabled as error:
         raise Refusal("HF_HUB_OFFLINE is set, so the model hub is not used") from error
-    except (EntryNotFoundError, FileMetadataError, KeyError, TypeError, ValueError, ImportError) as error:
+    except (EntryNotFoundError, FileMetadataError, RecursionError, KeyError, TypeError, ValueError, ImportError) as error:
         raise Refusal(f"unexpected answer ({first_line(error)}); check that HF_ENDPOINT is a model hub") from error
-    except line as error:
+    except (*line, *address_errors()) as error:
+        if is_about_address(error):
+            raise Refusal(f"the address cannot be followed ({first_line(error)}); check HF_ENDPOINT") from error
         raise Interrupted(first_line(error)) from error
 
 
@@ -144,11 +228,12 @@ def of_status(status: int, answer: Mapping[str, str], about: str) -> Interrupted
     """Return the error for an HTTP status of 400 or more. answer: the response's headers."""
     said = plain(answer.get("x-error-message") or "")
     if status in _TRY_AGAIN or status >= 500:
-        return Interrupted(_sentence(f"HTTP {status}", said), parse_retry_after(answer.get("retry-after")))
+        return Interrupted(_sentence(f"HTTP {status}", said), parse_retry_after(answer.get("retry-after")), answered=True)
     # The hub also answers 401 for a repository that does not exist, to hide from strangers which private ones do.
     if status in (401, 403):
         token = "with this token" if has_token() else "without a token"
-        return Refusal(
+        kind = Refusal if answer.get("x-error-code") == "GatedRepo" else Denied
+        return kind(
             f"HTTP {status}: the model hub denies access to {about} {token}{f' ({said})' if said else ''}. Check the name; "
             f"if it is right, accept the terms on the model's page, {endpoint()}/{about}, and set HF_TOKEN to a token that "
             "may read it"

@@ -56,7 +56,6 @@ class ArchitectureSizes:
     width: int
     """Length of a token's embedding and of a text's vector."""
     layers: int
-    feed_forward: int
     attention: Attention
     scores: int | None
     """Numbers that a reranker computes for a pair; None for an embedder."""
@@ -85,13 +84,8 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
         _check_kv_cache(layers, attention, reader.size)
     else:
         _check_encoder(keys)
-    return ArchitectureSizes(
-        width=width,
-        layers=layers,
-        feed_forward=keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width),
-        attention=attention,
-        scores=_scores(keys),
-    )
+    keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width)
+    return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys))
 
 
 class _Keys:

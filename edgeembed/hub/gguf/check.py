@@ -20,11 +20,11 @@ from edgeembed.hub.gguf.header import GgufHeader, open_gguf
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
     check_dense,
-    check_embeddings,
+    check_fused_attention,
     check_kinds,
-    check_layers,
     check_layout,
     check_scores,
+    check_vocabulary_size,
 )
 from edgeembed.hub.gguf.vocabulary import check_vocabulary
 
@@ -54,12 +54,12 @@ def check_gguf(path: Path) -> GgufHeader:
             by_name = {tensor.name: tensor for tensor in tensors}
             sizes = check_sizes(reader, head)
             check_kinds(by_name)
-            check_layers(by_name, sizes.layers, sizes.attention, sizes.feed_forward)
-            check_dense(by_name, sizes.width)
+            check_fused_attention(by_name, sizes.layers, sizes.attention)
+            check_dense(by_name)
             if sizes.scores is not None:
                 check_scores(by_name, sizes.scores)
             tokens = check_vocabulary(reader, head)
-            check_embeddings(by_name, sizes.width, tokens)
+            check_vocabulary_size(tokens, sizes.width)
             _check_own_keys(head, sizes, tokens)
         except UnfitError as error:
             raise HubError(f"{path} is not safe for llama.cpp: {error}") from error

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from edgeembed.engine.ipc import activity_table as activity_table_module
 from edgeembed.engine.ipc.activity_table import ENTRIES, MOST_TEXTS, ActivityTable
 
 
@@ -57,3 +61,33 @@ def test_the_table_works_after_its_file_was_removed(activity_table: ActivityTabl
     other.begin(0, [5])
     assert activity_table.running == (5,)
     other.close()
+
+
+def test_a_full_folder_is_replaced_by_the_next_and_nothing_is_left_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, roomy = tmp_path / "memory", tmp_path / "disk"
+    full.mkdir()
+    roomy.mkdir()
+    monkeypatch.setattr(activity_table_module, "_folders", lambda: [str(full), str(roomy)])
+    real = ActivityTable.__init__
+
+    def init(self: ActivityTable, path: Path | None) -> None:
+        if path is not None and path.parent == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(self, path)
+
+    monkeypatch.setattr(ActivityTable, "__init__", init)
+    table = ActivityTable.create()
+    assert table.path is not None and table.path.parent == roomy
+    table.close(remove=True)
+    assert list(full.iterdir()) == []
+    assert f"{full} (No space left on device)" in caplog.text and str(roomy) in caplog.text
+
+
+def test_the_error_names_every_folder_the_size_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [str(tmp_path / "memory"), str(tmp_path / "disk")]
+    monkeypatch.setattr(activity_table_module, "_folders", lambda: folders)
+    with pytest.raises(OSError, match=r"70,224 bytes .*memory \(No such file.*disk \(No such file.*TMPDIR") as caught:
+        ActivityTable.create()
+    assert caught.value.errno == errno.ENOENT, "from which the cause is found"

@@ -7,6 +7,7 @@ Called as: scripted_worker.py SCRIPT MODE OPTIONS. SCRIPT is a list of words:
   replaced:FILE      find the model's file replaced while loading (once: FILE remembers)
   hang:MODE          never get ready in that mode
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
+  stuck              tokenise a text with the word "stuck" for ever
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
   DEED@WHEN:MODE:FILE  in that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
@@ -26,7 +27,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine.interface import ModelInfo
-from edgeembed.engine.ipc.activity_table import ActivityTable
+from edgeembed.engine.ipc.activity_table import READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     Cancel,
@@ -135,6 +136,11 @@ def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: Act
     activity_table.begin(0, [item.id for item in batch])
     misbehave(script, "work", mode)
     for word, *arguments in script:
+        stuck = [item.id for item in batch if word == "stuck" in item.text]
+        if stuck:
+            activity_table.end(0)
+            activity_table.begin(READING["tokenize-long"], stuck)
+            time.sleep(60)  # longer than anyone waits
         if word == "poison" and any("poison" in item.text for item in batch):
             die(arguments[0])
         if word == "once" and not Path(arguments[0]).exists():

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.errors import WorkerCrashedError
 from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -259,3 +261,38 @@ async def test_a_card_that_computes_wrong_rows_is_left_and_the_text_is_computed_
         await rows_are_right(made, expected)
         assert made.status.mode == "cpu"
         assert [demotion.cause for demotion in made.status.demotions] == [cause]
+
+
+# A worker with a bug: while a file exists, each computation raises an exception whose message quotes what it works on.
+QUOTING = """
+import sys, warnings
+from pathlib import Path
+from edgeembed.engine.llama import context
+from edgeembed.engine.worker import main as worker
+compute = context.Context.compute
+def wrong(self, *arguments, **more):
+    if Path({broken!r}).exists():
+        warnings.warn("sec" + "ret")
+        raise ValueError("sec" + "ret", arguments) from RuntimeError("sec" + "ret")
+    return compute(self, *arguments, **more)
+context.Context.compute = wrong
+sys.exit(worker.main(sys.argv))
+"""
+
+
+async def test_the_last_words_of_a_worker_do_not_quote_a_text(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are logged, and shown in /health, /v1/status and notifications."""
+    caplog.set_level("DEBUG", "edgeembed")
+    broken = tmp_path / "broken"
+    command = python(QUOTING.format(broken=str(broken)))
+    async with engine(partial(options, file=file, verbose=True), command, modes=(CPU_BEST,)) as made:
+        await made.start()
+        broken.touch()
+        (future,) = made.submit(["one text"], INTERACTIVE)
+        with pytest.raises(WorkerCrashedError) as caught:
+            await future
+        shown = f"{caught.value.message} {msgspec.json.encode(made.status).decode()} {caplog.text}"
+    assert "while computing: ValueError" in shown, "what and where is said"
+    assert "secret" not in shown

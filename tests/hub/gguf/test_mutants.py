@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import struct
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,10 @@ from tests.hub.gguf import loading
 from tests.hub.gguf.loading import Outcome
 from tests.hub.gguf.models import make_models, refusal
 from tests.hub.gguf.mutator import mutate
-from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, read, write
+from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
 
 UINT32, INT32 = 4, 5
-F16, Q8_0, I8 = 1, 8, 24
+F32, F16, Q8_0, I8 = 0, 1, 8, 24
 ROOT = Path(__file__).parents[3]
 
 MUTANTS = 240
@@ -96,14 +98,22 @@ def test_a_normalisation_table_with_links_out_of_it(tmp_path: Path, models: dict
         assert "points outside itself" in refusal(tmp_path, write(file))
 
 
-def test_dense_layers_of_inconsistent_sizes(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_layers_after_the_pooling_that_are_incomplete(tmp_path: Path, models: dict[str, Path]) -> None:
     file = read(models["gemma"].read_bytes())
     file.tensors.remove(file.tensor("dense_3.weight"))
-    assert "'dense_3.weight' is missing" in refusal(tmp_path, write(file))
-    file = read(models["gemma"].read_bytes())
-    last = file.tensor("dense_3.weight")
-    last.shape, last.data = [64, 48], bytes(4 * 64 * 48)
-    assert "dense_3.weight" in refusal(tmp_path, write(file))
+    assert "not both 'dense_2.weight' and 'dense_3.weight'" in refusal(tmp_path, write(file))
+    file = read(models["rerank-bert"].read_bytes())
+    file.tensors.remove(file.tensor("cls.output.weight"))
+    assert "tensor 'cls.weight' has the shape (64, 64)" in refusal(tmp_path, write(file))
+    file.tensors.remove(file.tensor("cls.weight"))
+    assert "no tensor 'cls.output.weight'" in refusal(tmp_path, write(file))
+
+
+def test_heads_that_do_not_fit_the_matrix_of_all_three(tmp_path: Path, models: dict[str, Path]) -> None:
+    """llama.cpp would take keys and values from the wrong rows of it."""
+    file = read(models["modern-bert"].read_bytes())
+    file.put("modern-bert.attention.head_count_kv", UINT32, 2)
+    assert "tensor 'blk.0.attn_qkv.weight' has the shape (64, 192)" in refusal(tmp_path, write(file))
 
 
 # --- random bytes ---------------------------------------------------------------------------------------------------------
@@ -164,6 +174,59 @@ def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
 
 
 # --- with real workers ----------------------------------------------------------------------------------------------------
+
+
+def _resized(name: str, shape: list[int]) -> Callable[[Gguf], None]:
+    def change(file: Gguf) -> None:
+        tensor = file.tensor(name)
+        tensor.shape, tensor.kind, tensor.data = shape, F32, bytes(4 * math.prod(shape))
+
+    return change
+
+
+def _put(key: str, kind: int, value: int | Array) -> Callable[[Gguf], None]:
+    return lambda file: file.put(key, kind, value)
+
+
+MISSHAPED: list[tuple[str, Callable[[Gguf], None]]] = [
+    ("qwen3", _put("qwen3.block_count", UINT32, 3)),
+    ("qwen3", _put("qwen3.block_count", UINT32, 1)),
+    ("qwen3", _put("qwen3.embedding_length", UINT32, 65)),
+    ("qwen3", _put("qwen3.feed_forward_length", UINT32, 127)),
+    ("qwen3", _put("qwen3.attention.head_count", UINT32, 8)),
+    ("qwen3", _resized("blk.0.attn_q.weight", [64, 32])),
+    ("qwen3", _resized("blk.1.attn_k.weight", [64, 48])),
+    ("qwen3", _resized("blk.1.attn_output.weight", [32, 64])),
+    ("qwen3", _resized("blk.1.ffn_up.weight", [64, 256])),
+    ("qwen3", _resized("token_embd.weight", [64, 258])),
+    ("qwen3", lambda file: file.tensors.remove(file.tensor("token_embd.weight"))),
+    ("qwen3", lambda file: file.tensors.remove(file.tensor("blk.1.attn_q.weight"))),
+    ("bert", _resized("blk.0.attn_q.weight", [64, 32])),
+    ("bert", _resized("blk.0.ffn_up.weight", [64, 32])),
+    ("bert", _resized("token_embd.weight", [32, 32])),
+    ("gemma", _resized("dense_3.weight", [64, 48])),
+    ("gemma", _resized("dense_2.weight", [48, 64])),
+]
+"""Files whose tensors do not have the shapes that the metadata says, by the name of the sound model."""
+
+
+@pytest.mark.model
+def test_llama_cpp_itself_refuses_tensors_of_other_shapes(tmp_path: Path, models: dict[str, Path]) -> None:
+    """So the check does not compare them. If this fails with a new llama.cpp, it has to."""
+    for number, (name, change) in enumerate(MISSHAPED):
+        file = read(models[name].read_bytes())
+        change(file)
+        path = tmp_path / f"{name}-{number}.gguf"
+        path.write_bytes(write(file))
+        check_gguf(path)
+    for name in {name for name, _ in MISSHAPED}:
+        (tmp_path / f"{name}-sound.gguf").write_bytes(models[name].read_bytes())
+    outcomes = load(tmp_path)
+    for file_name, outcome in outcomes.items():
+        expected = "embedded" if file_name.endswith("-sound.gguf") else "refused"
+        assert outcome.kind == expected, f"{file_name}: {outcome}"
+        sound = outcomes[f"{file_name.rpartition('-')[0]}-sound.gguf"]
+        assert outcome.peak < sound.peak + MARGIN, file_name
 
 
 @pytest.mark.slow

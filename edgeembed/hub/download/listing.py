@@ -1,0 +1,115 @@
+"""The listing of a repository: what the hub says about its files, checked before any of it is used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+import msgspec
+
+from edgeembed.hub.download import transport
+from edgeembed.hub.download.transfer import RemoteFile
+
+MOST_LISTING_BYTES = 16 * 2**20
+"""Of an answer; a repository of 50,000 files has as much."""
+MOST_FILE_BYTES = 2**50
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# The files of a checkpoint; the same repositories also contain ONNX, OpenVINO and pickled copies of the weights.
+_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
+_NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
+_HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
+_LONGEST_LICENSE = 200
+
+
+@dataclass(frozen=True)
+class RepositoryListing:
+    """The content of a repository at one commit."""
+
+    repo: str
+    commit: str
+    files: dict[str, RemoteFile]
+    """By path."""
+    license: str | None
+    """As the model card states it."""
+
+    @property
+    def checkpoint(self) -> list[RemoteFile]:
+        """The files of the safetensors checkpoint, weights last."""
+        wanted = [
+            file
+            for path, file in self.files.items()
+            if any(fnmatchcase(path, pattern) for pattern in _CHECKPOINT_FILES)
+            and not any(fnmatchcase(path, pattern) for pattern in _NOT_CHECKPOINT)
+        ]
+        return sorted(wanted, key=lambda file: (file.name.endswith(".safetensors"), file.path))
+
+
+class _Lfs(msgspec.Struct):
+    sha256: str | None = None
+
+
+class _Sibling(msgspec.Struct):
+    rfilename: str
+    size: Annotated[int, msgspec.Meta(ge=0, le=MOST_FILE_BYTES)] | None = None
+    blob_id: str | None = msgspec.field(default=None, name="blobId")
+    lfs: _Lfs | None = None
+
+
+class _Listing(msgspec.Struct):
+    sha: str | None = None
+    siblings: list[_Sibling] | None = None
+    card: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name="cardData")
+
+
+class _Card(msgspec.Struct):
+    """The part of a model card that is used; people write it, so its fields may have any type."""
+
+    license: Any = None
+    license_name: Any = None
+
+
+def read_listing(repo: str, body: bytes, *, anonymous: bool = False) -> RepositoryListing:
+    """Return the listing in a response of the hub. Raises Refusal if it is not one.
+
+    anonymous: whether it was read without the user's token, as the files then are.
+    """
+    try:
+        listed = msgspec.json.decode(body, type=_Listing)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise transport.Refusal(
+            f"the listing of {repo} cannot be read ({transport.first_line(error)}); check that HF_ENDPOINT is a model hub"
+        ) from error
+    commit = listed.sha
+    if not commit or not COMMIT.fullmatch(commit):
+        raise transport.Refusal(f"the listing of {repo} names no commit; check that HF_ENDPOINT is a model hub")
+    files = {
+        sibling.rfilename: RemoteFile(
+            repo,
+            sibling.rfilename,
+            commit,
+            size_bytes=sibling.size,
+            sha256=sibling.lfs.sha256 if sibling.lfs else None,
+            git_sha1=sibling.blob_id if not sibling.lfs and COMMIT.fullmatch(sibling.blob_id or "") else None,
+            anonymous=anonymous,
+        )
+        for sibling in listed.siblings or []
+        # The name becomes a path on this machine.
+        if _HARMLESS_PATH.fullmatch(sibling.rfilename)
+    }
+    return RepositoryListing(repo, commit, files, _license(listed.card))
+
+
+def _license(raw_card: msgspec.Raw) -> str | None:
+    """Return the licence that a model card states."""
+    try:
+        card = msgspec.json.decode(raw_card, type=_Card | None)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    found = card.license if card else None
+    if card and found == "other":
+        found = card.license_name or found
+    if isinstance(found, list):
+        found = " AND ".join(map(str, found))
+    return transport.plain(str(found))[:_LONGEST_LICENSE] if found else None
