@@ -304,6 +304,8 @@ async def _daemon(resolved: Resolved) -> Finding:
     except EdgeEmbedError as error:
         return Finding(subject="daemon", verdict="problem", text=error.message)
     demotions = "".join(f"; mode {demotion.mode} failed: {demotion.reason}" for demotion in health.demotions)
+    if health.reduction:
+        demotions += f"; smaller by {health.reduction} of 3 steps, because workers died for want of memory"
     if health.status in ("ok", "degraded"):
         unlike = f"; vectors differ from earlier ones: {health.vectors}" if health.vectors else ""
         return Finding(

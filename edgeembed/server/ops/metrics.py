@@ -218,6 +218,9 @@ def _loaded_models(service: EmbeddingService, slots: list[Slot]) -> Iterator[Met
     yield counter("mode_changes", words, mode_changes, ["model", "from", "to", "cause"])
     demotions = added((model, len(status.demotions)) for model, status in engines)
     yield gauge("demotions", "Faster execution modes that failed.", demotions, ["model"])
+    reductions = added((model, status.reduction) for model, status in engines)
+    words = "Steps by which a model's worker is smaller than usual, after some died for want of memory."
+    yield gauge("worker_reduction", words, reductions, ["model"])
 
 
 def _upstream(slots: list[Slot]) -> Iterator[Metric]:
