@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
+from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan, reduced
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
@@ -96,6 +96,7 @@ class LlamaModel:
         self._pairs = PairTemplate.of(self.metadata)
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
         facts = self._facts()
+        options = self._options = reduced(options, facts.trained_tokens)
         self._make_reader = self._find_last_token_reader(facts)
         self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
         self.wide = self._new_context(self.plan.wide)
