@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
@@ -64,6 +65,7 @@ class Worker:
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
+        self._trim = IdleTrim()
 
     def run(self) -> int:
         """Load the model, check the canary texts, serve until a Stop message, and return the exit status."""
@@ -156,6 +158,7 @@ class Worker:
                 os._exit(0)
             self._loaded.wait()
             assert self._queue is not None and self._tokenizing is not None
+            self._trim.note_work()
             match message:
                 case Embed(items):
                     self._tokenizing.add(items)
@@ -244,6 +247,7 @@ class Worker:
         return self._model.wide if self._model else None
 
     def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
+        self._trim.note_work()
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(
