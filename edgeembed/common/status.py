@@ -125,6 +125,9 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How often the circuit breaker opened."""
     changes: int = 0
     """How often upstream's vectors were found to be unlike the earlier ones, since the daemon started."""
+    wrong_rows: int = 0
+    """How often rows of other texts came back, since the daemon started. After the first time texts are sent one by one,
+    after the second time none is sent."""
     requests: int = 0
     retries: int = 0
     """Texts that were sent again."""
