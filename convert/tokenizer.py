@@ -20,6 +20,8 @@ from edgeembed_convert.metadata import Metadata
 
 WORD_START = "\u2581"
 _CONTINUES = "##"
+_LONGEST_WORD = 100
+"""What the engine takes without the key (edgeembed/engine/llama/wordpiece.py), and the default of the tokenizers library."""
 # Roles in tokenizer_config.json, with the defaults of transformers' BertTokenizer.
 _SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
@@ -34,6 +36,8 @@ class WordPiece:
     """Ids of cls, sep, pad and unk, and of mask if there is one."""
     lowercase: bool
     strip_accents: bool
+    longest_word: int = _LONGEST_WORD
+    """In characters; a longer word is one unknown token."""
 
     def metadata(self) -> Metadata:
         """Return the `tokenizer.*` keys of the GGUF specification."""
@@ -53,6 +57,8 @@ class WordPiece:
             "tokenizer.ggml.normalizer.lowercase": self.lowercase,
             "tokenizer.ggml.normalizer.strip_accents": self.strip_accents,
         }
+        if self.longest_word != _LONGEST_WORD:
+            keys["edgeembed.tokenizer.longest_word"] = self.longest_word
         if "mask" in self.special:
             keys[Keys.Tokenizer.MASK_ID] = self.special["mask"]
         return keys
@@ -111,7 +117,15 @@ def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> 
         lowercase=lowercase or lowercases_input,
         # The default is the value of lowercase (tokenizers' BertNormalizer).
         strip_accents=lowercase if strip_accents is None else strip_accents,
+        longest_word=_longest_word(content, file),
     )
+
+
+def _longest_word(content: dict[str, Any], file: Path) -> int:
+    found = _object(content.get("model")).get("max_input_chars_per_word", _LONGEST_WORD)
+    if not _is_id(found) or not 1 <= found < 2**31:
+        raise ConversionError(f"{file}: model.max_input_chars_per_word = {found!r} is not a number of characters")
+    return found
 
 
 def _ids_of_json(content: dict[str, Any], file: Path) -> tuple[dict[str, int], str]:

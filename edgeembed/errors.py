@@ -123,14 +123,18 @@ class EmptyInputError(RequestError):
 
 
 class InputTooLongError(RequestError):
-    """A text has more tokens than the model accepts; `tokens` and `limit` include special tokens."""
+    """A text has more tokens than the model accepts; `tokens` and `limit` include special tokens.
+
+    at_least: it may have more than `tokens`, which were not counted to the end.
+    """
 
     code = "context_length_exceeded"
 
-    def __init__(self, message: str, *, tokens: int, limit: int, param: str | None = None) -> None:
+    def __init__(self, message: str, *, tokens: int, limit: int, param: str | None = None, at_least: bool = False) -> None:
         super().__init__(message, param=param)
         self.tokens = tokens
         self.limit = limit
+        self.at_least = at_least
 
 
 class TooManyTokensError(RequestError):

@@ -22,6 +22,7 @@ from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, Local
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
+from edgeembed.config.secrets import HUB_TOKENS, hide_secrets, secret_names
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
 from edgeembed.inference.postprocess import Matrix
@@ -116,6 +117,7 @@ async def open_cluster(
         batch_tokens=resolved.settings.batch_tokens or DEFAULT_BATCH_TOKENS,
         # Ray assigns GPUs: a worker that asked for none must not use those of others.
         device=resolved.settings.device if rules.gpus or resolved.settings.device != "auto" else "cpu",
+        **dict.fromkeys(secret_names()),
     )
     with _connected(ray, rules):
         count = worker_count(ray, rules, report)
@@ -247,11 +249,15 @@ def _connected(ray: Any, rules: ClusterRules) -> Iterator[None]:
     address = rules.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_open_port(address)
     alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    environ = hide_secrets()  # Ray's processes inherit the variables; they may fetch the model, and need no other key
+    os.environ |= {name: environ[name] for name in HUB_TOKENS if name in environ}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
     except Exception as error:  # a timeout of the start has no class of its own
         where = "on this machine" if address == "local" else f"at {address}"
         raise ConfigError(f"no Ray cluster {where}: {error}") from error
+    finally:
+        os.environ |= environ
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import msgspec
 
 from edgeembed.bulk.embedders import EmbedOptions
 from edgeembed.client import ask
+from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
@@ -123,7 +124,7 @@ def _with_service(service: EmbeddingService, options: EmbedOptions) -> EmbedQuer
 def _text_of(line: str) -> str | None:
     try:
         value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE_JSON:
         return None
     if isinstance(value, dict):
         value = next((value[name] for name in _FIELDS if name in value), None)

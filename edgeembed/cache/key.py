@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
+
+from edgeembed.engine.text_sizes import may_hold_longer_word
 
 SCHEMA = b"edgeembed row 2"
 """To be changed when the meaning of a cached row changes, or how it is written."""
@@ -11,6 +14,16 @@ SCHEMA = b"edgeembed row 2"
 _MOST_PROMPTS = 64
 _LONGEST_PROMPT = 4096
 """Characters. What a key begins with is not kept for a longer prompt, or query of a reranker: it may be of any length."""
+
+
+LONG_WORD = b"long words are unknown"
+"""Part of the key of a text that may hold a word of more than 100 letters: earlier versions cut one into pieces, where
+WordPiece reads one unknown word, and their rows must not be found."""
+_LONG_WORD = 100
+_RUN = re.compile("[^\\s!-/:-@\\[-`{-~\u2000-\u206f\u3000-\u303f\u3400-\u9fff]{34}")
+"""Of letters beyond ASCII each may become three, but ideographs are words of their own."""
+_INSPECTED = 16_384
+"""Longer texts are not looked at: they count as texts with a long word."""
 
 
 class KeyMaker:
@@ -46,9 +59,18 @@ class KeyMaker:
         found = []
         for text in texts:
             whole = beginning.copy()
+            if may_hold_long_word(text):
+                whole.update(_field(LONG_WORD))
             whole.update(_field(text.encode()))
             found.append(whole.digest())
         return found
+
+
+def may_hold_long_word(text: str) -> bool:
+    """Return whether a text may hold a word of more than 100 letters; False only if it holds none."""
+    if text.isascii():
+        return len(text) > _INSPECTED or may_hold_longer_word(text, _LONG_WORD)
+    return len(text) > _INSPECTED or _RUN.search(text) is not None
 
 
 def _field(field: bytes) -> bytes:

@@ -19,7 +19,7 @@ from edgeembed import __version__
 from edgeembed.cache.disk import DiskItem, DiskTier
 from edgeembed.cache.key import SCHEMA
 from edgeembed.cache.rows import decode_row
-from edgeembed.common.files import replacing
+from edgeembed.common.files import UNREADABLE_JSON, replacing
 from edgeembed.errors import CacheFileError
 
 _FORMAT = b"edgeembed cache export 1\n"
@@ -153,7 +153,7 @@ def _read(path: Path, dimensions: dict[str, Collection[int]]) -> Iterator[_Row]:
                         f"{' or '.join(map(str, expected))}. Nothing was imported"
                     )
                 yield row
-        except msgspec.DecodeError as error:
+        except UNREADABLE_JSON as error:
             raise CacheFileError(f"{path} cannot be read: {error}") from error
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,13 +14,14 @@ import click
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
 from edgeembed.common.log_content import printable
+from edgeembed.common.logs import Format, log_anyway
 
 log = logging.getLogger(__name__)
 
 
-def _to_log(line: str) -> None:
-    """Print a line between those of the log; a model's or another server's name in it cannot forge one."""
-    to_stderr(printable(line))
+def _report_to(format_: Format) -> Callable[[str], None]:
+    """Return what prints a line between those of the log; a model's or another server's name in it cannot forge one."""
+    return log_anyway if format_ == "json" else lambda line: to_stderr(printable(line))
 
 
 @click.command(cls=SectionedCommand)
@@ -43,7 +46,7 @@ def serve(**flags: Any) -> None:
     By default the daemon listens on http://127.0.0.1:8327: POST /v1/embeddings as documented by OpenAI, GET /v1/models, GET
     /health, GET /v1/status.
     """
-    from edgeembed.common.logs import log_anyway, provide_stderr, setup_logging
+    from edgeembed.common.logs import provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import files_others_can_read, resolve
     from edgeembed.errors import EdgeEmbedError
@@ -52,15 +55,18 @@ def serve(**flags: Any) -> None:
     from edgeembed.server.address import check_address
 
     provide_stderr(Paths.resolve().logs)
-    resolved = resolve(flags)
-    settings, paths = resolved.settings, resolved.paths
-    setup_logging(settings.log_level, settings.log_format)
-    for file in files_others_can_read(resolved):
-        log.warning(
-            "other users of this machine can read %s, which holds a secret: chmod 600 %s", file, shlex.quote(str(file))
-        )
-    report = _to_log if settings.log_format == "text" else log_anyway
+    # Until all settings are known, for what is wrong with them.
+    format_: Format = "json" if "json" in (flags.get("log_format"), os.environ.get("EDGEEMBED_LOG_FORMAT")) else "text"
+    setup_logging("warning", format_)
     try:
+        resolved = resolve(flags)
+        settings, paths = resolved.settings, resolved.paths
+        format_ = settings.log_format
+        setup_logging(settings.log_level, format_)
+        for file in files_others_can_read(resolved):
+            mend = f"chmod 600 {shlex.quote(str(file))}"
+            log.warning("other users of this machine can read %s, which holds a secret: %s", file, mend)
+        report = _report_to(format_)
         check_address(settings)
         model = None
         if settings.upstream:
@@ -71,6 +77,6 @@ def serve(**flags: Any) -> None:
             model = ensure_installed(settings.model, paths=paths, settings=settings, report=report)
         status = daemon.run(settings, paths, model, report)
     except EdgeEmbedError as error:
-        report(f"error: {error.message}")
+        _report_to(format_)(f"error: {error.message}")
         status = error.exit_code
     sys.exit(status)

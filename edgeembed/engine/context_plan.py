@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from edgeembed.engine.worker_options import WorkerOptions
 
 TILE = 64
@@ -26,6 +28,10 @@ MOST_TEXTS = 64
 MOST_TEXTS_OF_DECODER = 16
 """Each needs two rows of logits, computed or not: 1.2 MB with Qwen3's vocabulary."""
 MOST_PREFIXES = 8
+
+MOST_REDUCTION = 3
+SHORTEST_CONTEXT = 128
+"""No model is reduced to shorter texts."""
 
 BULK_TOKENS = 512
 """The longest text of a bulk lane, if memory allows; longer ones go to the wide context."""
@@ -82,6 +88,24 @@ class ContextPlan:
     wide: ContextShape
     bulk: ContextShape
     bulk_lanes: int
+
+
+def reduced(options: WorkerOptions, trained_tokens: int) -> WorkerOptions:
+    """Return the options of a worker that takes less memory, by `options.reduction`.
+
+    1: no bulk lanes, the smallest batch. 2: also half the longest text; longer ones are refused then. 3: a quarter of it.
+    """
+    step = min(options.reduction, MOST_REDUCTION)
+    if not step:
+        return options
+    longest = min(trained_tokens, options.context_tokens)
+    return msgspec.structs.replace(
+        options,
+        bulk_lanes=0,
+        batch_tokens=min(options.batch_tokens, TILE),
+        context_tokens=max(longest >> (step - 1), min(longest, SHORTEST_CONTEXT)),
+        prefix_tokens=0,
+    )
 
 
 def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> ContextPlan:

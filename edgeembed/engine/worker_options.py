@@ -37,6 +37,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """KV cells, in each context, for prefixes that texts of a causal model share; 0 for none."""
     activity_table: str | None = None
     """File of the activity table (see `ipc.activity_table`); set by the supervisor."""
+    reduction: int = 0
+    """Steps by which it is to be smaller than these options say; see `context_plan.reduced`."""
     autotune: bool = False
     """Measure how an encoder runs fastest, and run it so; `pad_from_tokens` takes precedence if it is set."""
     own_kernels: bool = True

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
-from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
+from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
 from edgeembed.errors import EngineTimeoutError
 from edgeembed.inference.admission import Admission
 from edgeembed.inference.aside import Aside
@@ -121,8 +121,11 @@ class Pipeline:
         cut = {key: _row_of_part(found[part], lengths, context or 0) for key, part in cut_keys.items() if part in found}
         return cut | _rows_within(request, found), found.from_disk
 
-    def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes]) -> OnResult:
-        """Return what stores each computed row as it comes. keys: of whole texts, by the keys that are computed."""
+    def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes], context: int, lease: Lease) -> OnResult:
+        """Return what stores each computed row as it comes.
+
+        keys: of whole texts, by the keys that are computed. context: the model's longest text, which the keys of parts name.
+        """
         cache, began, dimensions = self._cache, time.monotonic(), self._row_dimensions[request.model.key]
         wanted: Wanted = "keep" if request.cache_use == "keep" else "normal" if request.frequent else "low"
 
@@ -131,6 +134,8 @@ class Pipeline:
                 return
             if not row.full:
                 key = keys[key]
+            elif lease.engine.info is None or lease.engine.info.context_tokens != context:
+                return  # its worker came back with a shorter context, for want of memory: the part is not what the key says
             elif not request.lengths.own:
                 row = Row(row.vector, row.full)  # the key says how many of its tokens were read
             # The texts of a request share its time: a hit saves its share of the wait.
@@ -177,7 +182,7 @@ class Pipeline:
             for computed, key in whole.items()
         }
         priority = INTERACTIVE if request.interactive else BULK
-        store = self._storing(request, whole)
+        store = self._storing(request, whole, context, lease)
         try:
             rows = await self._single_flight.compute(lease, texts, priority, store, isolated=request.isolated)
         except TextError as failure:
@@ -204,13 +209,15 @@ class Pipeline:
         most = request.lengths.most(self._context_tokens[request.model.key])
         keys = list(missing)
         try:
-            tokenized = await read_tokens(lease.engine, list(missing.values()))
+            limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
+            tokenized = await read_tokens(lease.engine, [limited.around(text) for text in missing.values()])
         except UnreadableError as failure:
             raise request.failure(keys[failure.index], failure.error) from failure.error
         for key, text in zip(keys, tokenized, strict=True):
             tokens = len(text.ids)
             if request.lengths.cut == "none" and tokens > most:
-                raise request.too_long(key, tokens, most)
+                at_least = characters_to_read(missing[key]) > COUNTED_CHARACTERS
+                raise request.too_long(key, tokens, most, at_least=at_least)
             total += min(tokens, most) * times[key]
         refuse_too_many(total, request.most_tokens, request.client.param)
 

@@ -81,18 +81,19 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     # --- failures, in the words of the client's request ---------------------------------------------------------------
 
-    def too_long(self, key: bytes, tokens: int, limit: int) -> InputTooLongError:
-        """Return the error for a text that is too long."""
+    def too_long(self, key: bytes, tokens: int, limit: int, *, at_least: bool = False) -> InputTooLongError:
+        """Return the error for a text that is too long. at_least: it may have more tokens than these."""
         place = place_of(self.client, self.keys.index(key))
         what = f"{place} with its query" if isinstance(self.client, RerankRequest) else place
         lengths = self.lengths
         by_client = lengths.max_tokens is not None and (lengths.own or lengths.max_tokens <= limit)
         who = f", and {lengths.asked} allows" if by_client else f"; model {self.model.name!r} takes at most"
         return InputTooLongError(
-            f"{what} has {tokens} tokens{who} {limit}. Split the text, or shorten it",
+            f"{what} has {'at least ' if at_least else ''}{tokens} tokens{who} {limit}. Split the text, or shorten it",
             tokens=tokens,
             limit=limit,
             param=place,
+            at_least=at_least,
         )
 
     def failure(self, key: bytes, error: BaseException) -> BaseException:
@@ -100,7 +101,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         place = place_of(self.client, self.keys.index(key))
         match error:
             case InputTooLongError():
-                return self.too_long(key, error.tokens, error.limit)
+                return self.too_long(key, error.tokens, error.limit, at_least=error.at_least)
             case EmptyInputError():
                 return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
             case EngineUnavailableError():

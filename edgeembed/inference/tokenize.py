@@ -9,6 +9,7 @@ from edgeembed.engine.interface import Engine, Text, Tokenized
 from edgeembed.errors import EngineTimeoutError, RequestTooLargeError, TooManyTokensError
 from edgeembed.inference.aside import Aside
 from edgeembed.inference.requests import TokenizeRequest, TokenizeResult
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import choose_prompt
 from edgeembed.models.registry import ModelRegistry
@@ -47,7 +48,9 @@ async def tokenize(
     async with pool.lease(model) as lease:
         engine = lease.engine
         assert engine.info is not None  # it was ready once
-        texts = prompt.around(names)
+        # Of a giant text no more is read than the request may have.
+        limited = Lengths(max_tokens=request.most_tokens or None)
+        texts = [limited.around(text) for text in prompt.around(names)]
         try:
             async with asyncio.timeout(seconds):
                 # Ids first: the texts of tokens are many times larger, and the request may be refused for its size.
@@ -94,7 +97,7 @@ def refuse_too_many(tokens: int, most: int | None, param: str) -> None:
     """Raise TooManyTokensError when the texts of a request have more than `most` tokens together."""
     if most and tokens > most:
         raise TooManyTokensError(
-            f"{param} has {tokens:,} tokens in all; a request takes at most {most:,}. Send fewer texts at a time",
+            f"{param} has at least {tokens:,} tokens in all; a request takes at most {most:,}. Send fewer texts at a time",
             param=param,
         )
 

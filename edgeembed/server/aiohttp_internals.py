@@ -1,12 +1,13 @@
 """The parts of aiohttp's server that its documentation does not cover: only this module uses them.
 
-Written for aiohttp 3.14; what is used has been the same since 3.11. The contract test, test_aiohttp_internals.py, runs each
-function against a real server and fails when aiohttp changes. Source: aiohttp/web_server.py, web_protocol.py
-(`RequestHandler.start` and `finish_response`) and web_response.py.
+Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py and
+test_connections.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py,
+web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion11, web
@@ -23,6 +24,56 @@ def wrap_handler(runner: web.AppRunner, wrap: Callable[[Handle], Handle]) -> Non
     server = runner.server
     assert server is not None, "call runner.setup() first"
     server.request_handler = wrap(server.request_handler)
+
+
+def watch_connections(
+    runner: web.AppRunner, opened: Callable[[web.RequestHandler], None], closed: Callable[[web.RequestHandler], None]
+) -> None:
+    """Let two functions be called with each connection, after it was opened and before it is forgotten.
+
+    The runner must be set up.
+    """
+    server = runner.server
+    assert server is not None, "call runner.setup() first"
+    usual_made, usual_lost = server.connection_made, server.connection_lost
+
+    def made(handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        usual_made(handler, transport)
+        opened(handler)
+
+    def lost(handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        closed(handler)
+        usual_lost(handler, exc)
+
+    setattr(server, "connection_made", made)  # noqa: B010 - a type checker refuses to replace a method
+    setattr(server, "connection_lost", lost)  # noqa: B010
+
+
+def count_connections(runner: web.AppRunner) -> int:
+    """Return the number of open connections."""
+    return len(runner.server._connections) if runner.server else 0
+
+
+def next_idle(runner: web.AppRunner, *, besides: web.RequestHandler) -> web.RequestHandler | None:
+    """Return the idle connection that has been so for the longest time, or else one whose response is being sent.
+
+    A connection is idle before the head of a request is complete.
+    """
+    idle = [
+        connection
+        for connection in (runner.server.connections if runner.server else ())
+        if connection._current_request is None and connection.transport is not None and connection is not besides
+    ]
+    return min(
+        idle,
+        key=lambda connection: (connection._waiter is None, connection._next_keepalive_close_time),
+        default=None,
+    )
+
+
+def has_sent_head(connection: web.RequestHandler) -> bool:
+    """Return whether the head of a request has arrived on a connection, ever."""
+    return connection._request_count > 0
 
 
 def abort_connections(runner: web.AppRunner) -> None:

@@ -123,6 +123,6 @@ def dialect_of(method: str, path: str) -> Dialect:
     return "openai"
 
 
-def error_format_of(request: web.Request) -> ErrorFormat:
+def error_format_of(request: web.BaseRequest) -> ErrorFormat:
     """Return the error format for a request."""
     return ERROR_FORMATS[request.get(DIALECT) or dialect_of(request.method, request.path)]

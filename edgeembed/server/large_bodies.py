@@ -19,7 +19,7 @@ from edgeembed.server.reading import Body
 
 MOST_STRING_BYTES = 4 * 2**20
 """Of one string: twenty times what the longest context takes."""
-MOST_SKELETON_BYTES = 4 * 2**20
+MOST_SKELETON_BYTES = 8 * 2**20
 """Of everything but the long strings: enough for 300,000 token ids, each on a line of its own."""
 MOST_ITEMS = 2**19
 """Commas outside of strings, which separate items and fields."""

@@ -20,6 +20,7 @@ from edgeembed.server.address import cannot_listen, is_local, make_tls, read_key
 from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import Access
+from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.ops import admin
 from edgeembed.server.request_log import HttpLog
 
@@ -51,10 +52,12 @@ async def listening(
         access_log=None,
         logger=HttpLog(),
         shutdown_timeout=settings.grace_period,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
     fast_path.install(runner)
+    ConnectionLimit(runner, most_connections())
     try:
         mask = os.umask(0o177) if settings.uds else None  # only this user may connect, from the start
         try:

@@ -140,6 +140,7 @@ class RemoteEngine:
             next_try_seconds=round(breaker.pause, 3),
             opened=breaker.opened,
             changes=self._remote.changes,
+            wrong_rows=self._remote.faults,
             requests=self._requests,
             retries=self._retries,
             refusals=self._refusals,

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.engine.interface import Float32Row
 
 RowEncoding = Literal["base64", "float"]
@@ -104,7 +105,7 @@ def read_answer(body: bytes, texts: int) -> UpstreamAnswer:
         raise UnreadableAnswerError(f"{texts} texts were sent, but more rows came back")
     try:
         answer = _body_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:  # msgspec.ValidationError is a DecodeError
+    except UNREADABLE_JSON as error:
         raise UnreadableAnswerError(f"not a list of embeddings: {error}") from error
     if len(answer.data) != texts:
         raise UnreadableAnswerError(f"{texts} texts were sent, but {len(answer.data)} rows came back")
@@ -131,7 +132,7 @@ def _row(raw_embedding: msgspec.Raw) -> Float32Row:
         raise UnreadableAnswerError(f"a row has more than {MOST_DIMENSIONS} numbers")
     try:
         embedding = _row_decoder.decode(written)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         raise UnreadableAnswerError(f"a row is neither base64 nor a list of numbers: {error}") from error
     if isinstance(embedding, str):
         try:
@@ -187,7 +188,7 @@ def model_names(body: bytes) -> list[dict[str, Any]]:
             raise UnreadableAnswerError(f"it lists more than {MOST_MODELS} models")
         listed = _models_decoder.decode(body).data or []  # null: Ollama without models
         models = [_object_decoder.decode(item) for item in listed if len(bytes(item)) <= _LONGEST_MODEL]
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         raise UnreadableAnswerError("it does not list its models") from error
     return [model for model in models if len(model["id"]) <= _LONGEST_NAME]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import tracemalloc
 
+import pytest
+
 from edgeembed.cache import KeyMaker
+from edgeembed.cache.key import SCHEMA, may_hold_long_word
 from edgeembed.models.prompts import Prompt
 
 MODEL = "5" * 64
@@ -46,3 +50,23 @@ def test_long_prompts_are_not_kept() -> None:
         assert tracemalloc.get_traced_memory()[0] < 2**20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", ["a" * 101, "see data:image/png;base64," + "A1b2" * 30, "ä" * 34, "각" * 34, "ok " * 6000])
+def test_rows_of_texts_with_long_words_are_not_those_of_earlier_versions(text: str) -> None:
+    """Earlier versions, which had the same SCHEMA, cut words that WordPiece reads as unknown ones into pieces."""
+    assert may_hold_long_word(text)
+    assert KeyMaker(MODEL, "embed").key("{text}", text) != key_of_earlier_versions("{text}", text)
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "a" * 100, "the quick brown fox " * 50, "größe " * 50, "我来到北京清华大学，" * 50]
+)
+def test_rows_of_other_texts_are_still_found(text: str) -> None:
+    assert not may_hold_long_word(text)
+    assert KeyMaker(MODEL, "embed").key("{text}", text) == key_of_earlier_versions("{text}", text)
+
+
+def key_of_earlier_versions(prompt: str, text: str) -> bytes:
+    fields = (SCHEMA, MODEL.encode(), b"embed", prompt.encode(), b"", text.encode())
+    return hashlib.sha256(b"".join(len(field).to_bytes(8, "little") + field for field in fields)).digest()

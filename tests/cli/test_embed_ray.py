@@ -34,6 +34,7 @@ def ray() -> None:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A job's command line, without its output."""
     monkeypatch.setenv("EDGEEMBED_PORT", "1")
+    monkeypatch.setenv("EDGEEMBED_FORWARD_KEY", "sesame")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     texts = tmp_path / "texts.txt"
@@ -88,6 +89,7 @@ def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
         time.sleep(0.02)  # between two looks at processes and files, of which there is no event
         found, workers = list(folder.rglob("receipt-*.json")), workers_of(process)
     assert process.poll() is None, process.communicate()[1]
+    assert all("sesame" not in worker.environ().values() for worker in workers), "keys stay in the command"
     assert found, "no shard was written"
     assert len(workers) == 2, "there was only one worker until the end"
     workers[0].kill()

@@ -293,6 +293,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "vocabulary small": (config(vocab_size=33), r"32 pieces, but vocab_size in config\.json is 33"),
     "not wordpiece": (tokenizer_model(type="BPE"), r"'BPE'; expected WordPiece"),
     "other prefix": (tokenizer_model(continuing_subword_prefix="@@"), r"'@@'; expected '##'"),
+    "no longest word": (tokenizer_model(max_input_chars_per_word=0), r"max_input_chars_per_word = 0 is not a number"),
     "vocabulary a list": (tokenizer_model(vocab=PIECES), r"an object that maps pieces to ids"),
     "id out of range": (vocab(fox=4000), r"out of range or not unique"),
     "id twice": (vocab(fox=5), r"out of range or not unique"),

@@ -124,7 +124,16 @@ def tokenizer_json(*, cased: bool) -> dict[str, Any]:
     return {
         "version": "1.0",
         "added_tokens": [
-            {"id": ids[piece], "content": piece, "special": True, "normalized": False} for piece in SPECIAL.values()
+            {
+                "id": ids[piece],
+                "content": piece,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for piece in SPECIAL.values()
         ],
         "normalizer": {
             "type": "BertNormalizer",

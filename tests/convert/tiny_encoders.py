@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeembed.engine.llama.wordpiece import strip_accents
 from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, tokenizer_json, write_json, write_safetensors
 
@@ -172,7 +172,8 @@ _WORDPIECE_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def wordpiece_pieces() -> list[str]:
     """Return a vocabulary of the letters in the texts, at the beginning and inside of words, and of the shorter words."""
     texts = [*TEXTS.values(), *(text for pair in PAIRS.values() for text in pair)]
-    text = strip_accents(" ".join(texts), lowercase=True).lower()
+    decomposed = unicodedata.normalize("NFD", " ".join(texts))
+    text = "".join(letter.lower() for letter in decomposed if unicodedata.category(letter) != "Mn")
     letters = sorted({letter for letter in text if not letter.isspace()} - {"ş", "ω", "ह"})  # some are unknown
     words = sorted(set(re.findall(r"[a-z]{2,6}", text)))
     return [*_WORDPIECE_SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]

@@ -97,8 +97,18 @@ def test_all_lines_of_a_request_have_its_id(home: Path, minilm: Callable[[str], 
     assert of[next(message for message in of if message.startswith("ready: "))] is None
 
 
-def test_an_error_at_the_start_is_json_too(home: Path, tmp_path: Path) -> None:
-    flags = ("--log-format", "json", "--api-key-file", str(tmp_path / "missing"))
-    with running(*flags, home=home, ready=False) as daemon:
-        line = json.loads(daemon.wait_for(r"\{.*\}", 60)[0])
-        assert line["message"].startswith("error: cannot read the API keys in ") and daemon.process.wait(60) == 2
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--api-key-file", "missing"), "cannot read the API keys"),
+        (("--port", "70000"), "70000"),
+        (("--api-key", " "), "blank"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_json_too(home: Path, flags: tuple[str, str], said: str) -> None:
+    with running("--log-format", "json", *flags, home=home, ready=False, EDGEEMBED_NOSUCH="1") as daemon:
+        daemon.wait_for('"message":"error: ')
+        assert daemon.process.wait(60) == 2
+    warning, error = map(json.loads, daemon.lines)
+    assert "EDGEEMBED_NOSUCH is not a setting" in warning["message"]
+    assert error["message"].startswith("error: ") and said in error["message"]

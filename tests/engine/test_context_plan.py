@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from edgeembed.engine.context_plan import BULK_BYTES, TILE, ContextShape, ModelFacts, make_plan, padding
+from edgeembed.engine.context_plan import (
+    BULK_BYTES,
+    MOST_REDUCTION,
+    TILE,
+    ContextShape,
+    ModelFacts,
+    make_plan,
+    padding,
+    reduced,
+)
 from edgeembed.engine.worker_options import WorkerOptions
 
 MINILM = ModelFacts(pieces=False, trained_tokens=512, width=384, vocabulary=30_522, cell_bytes=0)
@@ -91,3 +101,26 @@ def test_a_wider_model_is_padded_from_longer_texts_on() -> None:
         return next(count for count in range(1, TILE) if padding([count], wide))
 
     assert 30 <= first(MINILM) < first(BGE_M3) < TILE
+
+
+# --- less memory ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("facts", [MINILM, BGE_M3, QWEN3])
+def test_each_step_takes_less_memory(facts: ModelFacts) -> None:
+    def bytes_of(reduction: int) -> int:
+        plan = make_plan(facts, reduced(options(reduction=reduction), facts.trained_tokens), last_only=facts.pieces)
+        lanes = [plan.wide, *[plan.bulk] * plan.bulk_lanes]
+        return sum(lane.cells * facts.cell_bytes + 4 * lane.batch * (facts.width + facts.vocabulary) for lane in lanes)
+
+    sizes = [bytes_of(reduction) for reduction in range(MOST_REDUCTION + 1)]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert bytes_of(MOST_REDUCTION + 1) == sizes[-1]
+
+
+def test_a_reduced_worker_keeps_what_is_small_already() -> None:
+    small = options(bulk_lanes=0, batch_tokens=32, context_tokens=100, prefix_tokens=0)
+    for reduction in range(MOST_REDUCTION + 1):
+        asked = msgspec.structs.replace(small, reduction=reduction)
+        assert reduced(asked, 512) == asked
+    assert reduced(options(reduction=2), 512).context_tokens == 256, "half of what the model takes, not of what is allowed"

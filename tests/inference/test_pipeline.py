@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
 import pytest
 
 from edgeembed.cache import FoundRows, VectorCache
@@ -117,3 +119,20 @@ async def test_only_whole_rows_from_memory_allow_a_response_to_be_stored(service
 
     assert await is_stored("short")
     assert not await is_stored(LONG), "its response needs a header that says what was cut"
+
+
+async def test_what_a_smaller_worker_keeps_of_a_text_is_not_cached_as_what_a_larger_one_keeps(
+    service: EmbeddingService, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that died for want of memory comes back with a shorter context, while the request waits."""
+    info = engine.info
+    engine.paused = True
+    first = asyncio.create_task(service.embed(EmbedRequest([LONG, "short"], lengths=CUT)))
+    await engine.until(lambda: engine.waiting)
+    with monkeypatch.context() as smaller:
+        smaller.setattr(FakeEngine, "info", msgspec.structs.replace(info, context_tokens=CONTEXT_TOKENS // 2))
+        engine.resume()
+        await first
+    engine.paused = False
+    again = await service.embed(EmbedRequest([LONG, "short"], lengths=CUT))
+    assert again.hits == 1, "only the text that was not cut"

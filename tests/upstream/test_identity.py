@@ -72,9 +72,10 @@ def test_identities_survive_the_file(identities: IdentityStore) -> None:
     assert made.digest == kept.digest
 
 
-def test_a_damaged_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("damaged", [b"{", b'[{"url":"\xff"}]', b"[" * 100_000])
+def test_a_damaged_file_is_replaced(damaged: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "upstream-identities.json"
-    path.write_text("{")
+    path.write_bytes(damaged)
     identities = IdentityStore(path)
     assert identities.last(URL, "m") is None
     identities.recognise(URL, "m", probed([unit_row(text) for text in CANARY_TEXTS]), 0.99)

@@ -57,7 +57,7 @@ async def test_a_server_that_begins_to_mix_up_rows_is_found_and_its_cached_rows_
         await until_async(lambda: engine._rechecking is None or engine._rechecking.done())
     (error,) = await asyncio.gather(*engine.submit(["later"], INTERACTIVE), return_exceptions=True)
     assert isinstance(error, WrongRowsError) and error.status == 503
-    assert remote.faults == 1 and remote.identity.digest != before
+    assert engine.upstream.wrong_rows == 1 and remote.identity.digest != before
     known = remote._identities.last(server.url, server.model)
     assert known is not None and known.digest == remote.identity.digest, "also after a restart"
 

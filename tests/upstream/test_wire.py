@@ -69,6 +69,7 @@ def test_rows_go_where_their_index_says() -> None:
         (b'{"data":[' + b"{}," * 100_000 + b"{}]}", "not a list of embeddings"),
         (b'{"x":' + b"[" * 200_000 + b"]" * 200_000 + b',"data":[]}', "not a list of embeddings"),
         (b'{"data":[{"embedding":' + b"[" * 200_000 + b"]" * 200_000 + b"}]}", "not a list of embeddings"),
+        (b'{"data":[],"usage":"\xff"}', "not a list of embeddings"),
         (b"<html>welcome to the proxy</html>", "not a list of embeddings"),
     ],
 )
@@ -110,7 +111,16 @@ def test_models_and_their_context_lengths() -> None:
     assert model_names(b'{"object":"list","data":null}') == [], "Ollama without models"
     deep = b'{"data":[{"id":"a","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}]}"
     many = json.dumps({"data": [{"id": "a"}] * 5000}).encode()
-    for body in (b"[]", b"<html>", b'{"data":[[],[]]}', b'{"data":[{}]}', b'{"data":[{"id":7}]}', deep, many):
+    for body in (
+        b"[]",
+        b"<html>",
+        b'{"data":[[],[]]}',
+        b'{"data":[{}]}',
+        b'{"data":[{"id":7}]}',
+        b'{"data":[{"id":"\xff"}]}',
+        deep,
+        many,
+    ):
         with pytest.raises(UnreadableAnswerError):
             model_names(body)
     long = {"id": "x" * 1000}, {"id": "y", "description": "z" * 100_000}

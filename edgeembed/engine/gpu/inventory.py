@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.gpu.nvidia import NvidiaFacts
@@ -130,7 +131,7 @@ def take_inventory(
         return Inventory(problem=f"cannot start the process that lists the devices: {error}")
     try:
         return msgspec.json.decode(done.stdout, type=Inventory)
-    except msgspec.DecodeError:
+    except UNREADABLE_JSON:
         lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "no output")
         problem = f"the process that lists the devices {_end(done.returncode)}: {last}"

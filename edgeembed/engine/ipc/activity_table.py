@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 NESTED = 1
 """Entry of the queries that the wide lane computes between two pieces of a long text. The wide lane's own entry is 0."""
-READING = {"reader": 2, "tokenize-bulk": 3, "tokenize-long": 4}
+READING = {"reader": 2, "tokenize-bulk": 3, "tokenize-long": 4, "tokenize-count": 5}
 """Entries of the threads that tokenise, by name."""
-FIRST_BULK = 5
+FIRST_BULK = 6
 """Entry of the first bulk lane."""
 ENTRIES = FIRST_BULK + MOST_BULK_LANES
 _MEMORY = "/dev/shm"

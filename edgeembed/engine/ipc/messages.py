@@ -95,13 +95,14 @@ class ReadTokens(msgspec.Struct, tag="read_tokens"):
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """An item without a row. tokens, limit: set for the kind too_long."""
+    """An item without a row. tokens, limit: set for the kind too_long. at_least: the text may have more tokens."""
 
     id: int
     kind: Literal["too_long", "empty", "bad_ids", "no_room", "bad_vector", "engine"]
     message: str
     tokens: int = 0
     limit: int = 0
+    at_least: bool = False
 
 
 FromWorker = Stage | Ready | ModeFailed | ComputedRows | ReadTokens | Failed

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan
+from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan, reduced
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
@@ -34,9 +31,9 @@ from edgeembed.engine.llama.library import (
     metadata_overrides,
     system_info,
 )
-from edgeembed.engine.llama.normalizer import choose_normalizer
 from edgeembed.engine.llama.row_probe import find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader
+from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
@@ -95,11 +92,11 @@ class LlamaModel:
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
-        self._normalize = choose_normalizer(self.metadata)
-        self._token_buffers = threading.local()
+        self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         self._pairs = PairTemplate.of(self.metadata)
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
         facts = self._facts()
+        options = self._options = reduced(options, facts.trained_tokens)
         self._make_reader = self._find_last_token_reader(facts)
         self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
         self.wide = self._new_context(self.plan.wide)
@@ -152,13 +149,20 @@ class LlamaModel:
 
         A special token's name inside the text is read as plain text.
         """
-        return self._tokenize(text, frame=True, special=False)
+        return self._tokenizer.tokenize(text)
+
+    def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
+        """Return a part of the text with more than `most` tokens, or the whole text; see `Tokenizer.shorten`."""
+        return self._tokenizer.shorten(text, most, at_start=at_start)
 
     def tokenize_pair(self, pair: Pair) -> Tokens:
         """Return the token ids of a query and a document in the file's own template. Raises ComputeError without one."""
         if not self._pairs:
             raise ComputeError(f"the model file has no template for pairs of query and document ({TEMPLATE_KEY})")
-        return self._pairs.tokens(pair, lambda text, special: self._tokenize(text, frame=False, special=special))
+        tokenizer = self._tokenizer
+        return self._pairs.tokens(
+            pair, lambda text, special: tokenizer.special(text) if special else tokenizer.tokenize(text, frame=False)
+        )
 
     def _read_behind(self, tokens: Tokens, prefix: str | Pair, characters: int) -> Reading:
         if not self.plan.wide.prefix_cells or characters > LONGEST_PREFIX_CHARACTERS:
@@ -168,29 +172,6 @@ class LlamaModel:
     def _read_prefix(self, prefix: str | Pair) -> Prefix:
         """Tokenise a prefix alone, or a pair with an empty document."""
         return Prefix(self.tokenize(prefix) if isinstance(prefix, str) else self.tokenize_pair(prefix))
-
-    def _tokenize(self, text: str, *, frame: bool, special: bool) -> Tokens:
-        """Tokenise. frame: add the special tokens around the text. special: read names of special tokens as such."""
-        encoded = self._normalize(text).encode("utf-8")
-        capacity = len(encoded) + 16
-        for _ in range(2):
-            buffer, pointer = self._token_buffer(capacity)
-            count = lib.llama_tokenize(self._vocab, encoded, len(encoded), pointer, len(buffer), frame, special)
-            if count >= 0:
-                return buffer[:count].copy()
-            capacity = -count
-        raise ComputeError("llama.cpp cannot tokenise this text")
-
-    def _token_buffer(self, capacity: int) -> tuple[Tokens, Any]:
-        """Return this thread's buffer, grown to at least `capacity` tokens, and a pointer to it."""
-        kept: tuple[Tokens, Any] | None = getattr(self._token_buffers, "value", None)
-        if kept is not None and len(kept[0]) >= capacity:
-            return kept
-        buffer = np.empty(max(capacity, 4096), dtype=np.int32)
-        made = buffer, buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token))
-        if capacity <= 1 << 20:  # the buffer of a giant text is not kept
-            self._token_buffers.value = made
-        return made
 
     # --- loading ------------------------------------------------------------------------------------------------------
 

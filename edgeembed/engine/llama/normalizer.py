@@ -1,25 +1,41 @@
-"""Text normalisation before tokenising, where llama.cpp does it differently from the model's tokenizer, or not at all."""
+"""Text normalisation before tokenising with a vocabulary that is not WordPiece, where llama.cpp has none."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
 from edgeembed.common.normal_forms import normalize
-from edgeembed.engine.llama import wordpiece
 
 NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 
 
+WHOLE_LINES = {"gemma4", "granite-embed-multi-311m", "sarvam-moe"}
+"""Pre-tokenizers of byte-pair vocabularies that join across spaces, as SentencePiece does."""
+
+_OTHER_SPACES = re.compile("[\x0c\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+"""XLM-RoBERTa's tokenizer splits at them, whether or not the file's table of replacements has them."""
+
+
 def choose_normalizer(metadata: Callable[[str], str | None]) -> Callable[[str], str]:
     """Return the normaliser for a file. metadata: returns a metadata value of the file as text, or None."""
-    if metadata("tokenizer.ggml.model") == "bert":
-        lowercase = metadata(wordpiece.LOWERCASE_KEY) != "false"
-        strip = metadata(wordpiece.STRIP_ACCENTS_KEY)
-        if lowercase if strip is None else strip == "true":
-            return partial(wordpiece.strip_accents, lowercase=lowercase)
+    model, splitter = metadata("tokenizer.ggml.model"), metadata("tokenizer.ggml.pre")
+    if model == "llama" or splitter in WHOLE_LINES:
+        # To these vocabularies a space and U+2581 are the same, and runs of either are defined tokens.
+        return _spaces_of_marks
+    if model == "t5":
+        return _single_spaces
     # The tokenizers of Qwen and ModernBERT compose characters (Unicode NFC); llama.cpp's byte-level BPE does not. Files of
     # other converters have no key for it, but Qwen2's pre-tokenizer implies it.
-    elif metadata(NORMALIZER_KEY) == "nfc" or metadata("tokenizer.ggml.pre") == "qwen2":
+    if metadata(NORMALIZER_KEY) == "nfc" or splitter == "qwen2":
         return partial(normalize, "NFC")
     return str
+
+
+def _spaces_of_marks(text: str) -> str:
+    return text.replace("\u2581", " ")
+
+
+def _single_spaces(text: str) -> str:
+    return _OTHER_SPACES.sub(" ", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.reading import Tokens
 
 _LONGEST_PIECE_BYTES = 1024
+_UNKNOWN = {"bert": 100, "llama": 0, "t5": 2}
+"""What llama.cpp (0c1e57098) takes where the file does not name the unknown token, by the kind of tokenizer."""
+_STRIPS = lib.LLAMA_TOKEN_ATTR_LSTRIP | lib.LLAMA_TOKEN_ATTR_RSTRIP
 
 
 class Vocabulary:
@@ -20,25 +23,45 @@ class Vocabulary:
 
     def __init__(self, vocab: Any, metadata: Callable[[str], str | None]) -> None:
         """vocab: llama.cpp's handle, valid as long as the model. metadata: returns a metadata value of the file, or None."""
-        self._vocab = vocab
+        self.handle = vocab
         # llama.cpp counts the unknown token as a control token, but it stands for a word.
-        self._unknown = int(metadata("tokenizer.ggml.unknown_token_id") or -1)
+        unknown = metadata("tokenizer.ggml.unknown_token_id")
+        self.unknown = _UNKNOWN.get(metadata("tokenizer.ggml.model") or "", -1) if unknown is None else int(unknown)
+        """Id of the token for what has no other; -1 if there is none."""
         self.size = int(lib.llama_vocab_n_tokens(vocab))
 
     def is_special(self, tokens: Tokens) -> npt.NDArray[np.bool_]:
         """Return which tokens are special ones, shape (tokens,); their names inside a text were read as plain text."""
         ids, places = np.unique(tokens, return_inverse=True)
         marks = [
-            bool(lib.llama_vocab_get_attr(self._vocab, int(id_)) & lib.LLAMA_TOKEN_ATTR_CONTROL) and id_ != self._unknown
+            bool(lib.llama_vocab_get_attr(self.handle, int(id_)) & lib.LLAMA_TOKEN_ATTR_CONTROL) and id_ != self.unknown
             for id_ in ids
         ]
         return np.array(marks, dtype=np.bool_)[places]
+
+    def defined_tokens(self) -> dict[str, int]:
+        """Return the ids of the tokens that are found in a text before it is tokenised, by their text.
+
+        Empty when llama.cpp would strip spaces around one: such a vocabulary is left to it.
+        """
+        attributes = [lib.llama_vocab_get_attr(self.handle, id_) for id_ in range(self.size)]
+        ids = [id_ for id_, attribute in enumerate(attributes) if attribute & lib.LLAMA_TOKEN_ATTR_USER_DEFINED]
+        if any(attributes[id_] & _STRIPS for id_ in ids):
+            return {}
+        found = {lib.llama_vocab_get_text(self.handle, id_).decode("utf-8", "replace"): id_ for id_ in reversed(ids)}
+        found.pop("", None)
+        return found
+
+    def spellings(self) -> Iterator[str]:
+        """Yield all tokens as the file has them; a space is U+2581 in most vocabularies."""
+        for id_ in range(self.size):
+            yield lib.llama_vocab_get_text(self.handle, id_).decode("utf-8", "replace")
 
     def pieces(self, tokens: Tokens) -> list[str]:
         """Return the text of each token; U+FFFD for a token that is only part of a character."""
         text_of: dict[int, str] = {}
         buffer = ctypes.create_string_buffer(_LONGEST_PIECE_BYTES)
         for token in set(tokens.tolist()):
-            length = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+            length = lib.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, True)
             text_of[token] = buffer.raw[: max(0, length)].decode("utf-8", "replace")
         return [text_of[token] for token in tokens.tolist()]

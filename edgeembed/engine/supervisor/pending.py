@@ -136,6 +136,11 @@ class PendingTexts:
                 )
         return any_failed
 
+    def condemn(self, ids: Sequence[int], reason: str) -> None:
+        """Fail the texts that the model's tokenizer does not finish; it would not finish them in any other worker."""
+        for id_ in ids:
+            self._finish(id_, RequestError(f"the model's tokenizer cannot read this text ({reason}); it is not tried again"))
+
     def characters_of(self, id_: int) -> int | None:
         """Return the length of a text; None when nobody waits for it."""
         found = self._texts.get(id_)
@@ -163,7 +168,7 @@ class PendingTexts:
 def _error_of(message: Failed) -> EdgeEmbedError:
     match message.kind:
         case "too_long":
-            return InputTooLongError(message.message, tokens=message.tokens, limit=message.limit)
+            return InputTooLongError(message.message, tokens=message.tokens, limit=message.limit, at_least=message.at_least)
         case "empty":
             return EmptyInputError(message.message)
         case "bad_ids" | "no_room":

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ PART_CHARACTERS = 256 * 1024
 """A message with more text is sent in parts: encoding and copying it at once would hold up the event loop."""
 STOP_SECONDS = 2.0
 """A worker that was sent Stop is killed after this time."""
+OOM_SCORE = 500
+"""Added to a worker's oom_score_adj: the kernel kills it before the daemon, which loses no request when a worker dies."""
 UNKILLABLE_SECONDS = 10.0
 """A worker that was killed and still exists after this time is left behind."""
 
@@ -74,18 +77,18 @@ class WorkerProcess:
     @classmethod
     async def start(cls, command: Sequence[str], options: WorkerOptions) -> WorkerProcess:
         """Start a worker: command, name of the mode, options as JSON. Raises OSError."""
-        return cls(
-            await asyncio.create_subprocess_exec(
-                *command,
-                options.mode,
-                msgspec.json.encode(options).decode(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=child_environment(),
-                **_OWN_GROUP,
-            )
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            options.mode,
+            msgspec.json.encode(options).decode(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            **_OWN_GROUP,
         )
+        _offer_to_the_oom_killer(process.pid)
+        return cls(process)
 
     @property
     def pid(self) -> int:
@@ -113,10 +116,12 @@ class WorkerProcess:
         assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):  # the process has ended
             while self._unsent:
-                self._write(self._unsent[0])
-                await self._process.stdin.drain()
-                await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
-                self._unsent.popleft()
+                try:
+                    self._write(self._unsent[0])
+                    await self._process.stdin.drain()
+                    await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
+                finally:
+                    self._unsent.popleft()  # one that cannot be written must not hold up those behind it
         self._unsent.clear()
 
     def _write(self, message: ToWorker) -> None:
@@ -206,6 +211,13 @@ class WorkerProcess:
             if text:
                 self._last_lines.append(text)
                 log.debug("worker %d: %s", self.pid, text)
+
+
+def _offer_to_the_oom_killer(pid: int) -> None:
+    """Let Linux choose a worker rather than the daemon when memory runs out."""
+    with contextlib.suppress(OSError, ValueError):  # another system, or the process has ended
+        file = Path(f"/proc/{pid}/oom_score_adj")
+        file.write_text(str(min(1000, int(file.read_text()) + OOM_SCORE)))
 
 
 def _parts(message: ToWorker) -> list[ToWorker]:

@@ -16,7 +16,7 @@ from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.ipc.messages import ModeFailed, Ready, Stage
 from edgeembed.engine.supervisor.process import WorkerProcess
-from edgeembed.engine.supervisor.watchdog import Watchdog
+from edgeembed.engine.supervisor.watchdog import Hang, Watchdog
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError
 
@@ -41,6 +41,8 @@ class WorkerExit:
     """No other mode can help."""
     suspects: tuple[int, ...] = ()
     """Ids of the texts that were being tokenised or computed."""
+    unreadable: tuple[int, ...] = ()
+    """Ids of the texts on whose tokens it hung: they are at fault, and nothing else is."""
     uptime: float = 0.0
     """Seconds since the worker was ready."""
     served: bool = False
@@ -62,7 +64,7 @@ class WorkerSession:
     """The loaded model; None until the worker is ready."""
     stage: str = "starting"
     """What the worker does before it is ready, for people."""
-    hang: str | None = None
+    hang: Hang | None = None
     """Why the watchdog ended the worker."""
     wrong: str | None = None
     """What was wrong with a row of it."""
@@ -147,7 +149,7 @@ class WorkerSession:
             count = waiting()
             entries = self.activity_table.entries if count else {}
             self.hang = watchdog.check(entries, waiting=count, received=self.messages_received, seconds=seconds)
-        log.warning("worker %d hangs: %s", self.process.pid, self.hang)
+        log.warning("worker %d hangs: %s", self.process.pid, self.hang.description)
         self.process.kill()
 
     def distrust(self, reason: str) -> None:
@@ -168,7 +170,7 @@ class WorkerSession:
         failure: what the worker sent. running: what `end` returned. uptime: seconds since it was ready, None if never.
         """
         if self.hang:
-            failure = ModeFailed(self.hang, "hang")
+            failure = ModeFailed(self.hang.description, "hang")
         elif self.wrong:
             failure = ModeFailed(self.wrong, "wrong_vectors")
         return WorkerExit(
@@ -178,6 +180,7 @@ class WorkerSession:
             from_outside=failure is None and self.process.killed_from_outside,
             fatal=failure is not None and failure.fatal,
             suspects=() if self.wrong else running,
+            unreadable=self.hang.texts if self.hang else (),
             uptime=uptime or 0.0,
             served=self.messages_received > 0,
         )

@@ -13,8 +13,8 @@ from edgeembed.engine.ipc.activity_table import NESTED, READING
 
 GRACE_SECONDS = 60.0
 """What any work may take."""
-CHARACTER_SECONDS = 1e-4
-"""What tokenising a character may take."""
+CHARACTER_SECONDS = 2e-5
+"""What tokenising a character may take; the slowest vocabularies take a fifth of it."""
 CHECK_SECONDS = 1.0
 _WIDE = 0
 _IDLE = -1
@@ -23,11 +23,24 @@ Entries = Mapping[int, tuple[float, tuple[int, ...]]]
 """`ActivityTable.entries`: for each busy thread the start of its work and the ids of its texts."""
 
 
+@dataclass(frozen=True)
+class Hang:
+    """A thread of a worker that makes no progress.
+
+    texts: ids of the texts on whose tokens it hangs. They are at fault, and not the mode: no mode tokenises differently.
+    """
+
+    description: str
+    texts: tuple[int, ...] = ()
+
+
 @dataclass
 class _Work:
     signature: object
     limit: float
     description: str
+    texts: tuple[int, ...] = ()
+    """Ids of the texts that are being tokenised."""
     seconds: float = 0.0
 
 
@@ -49,8 +62,8 @@ class Watchdog:
         self._grace = grace
         self._works: dict[int, _Work] = {}
 
-    def check(self, entries: Entries, *, waiting: int, received: int, seconds: float) -> str | None:
-        """Return a description of what hangs; None if nothing does.
+    def check(self, entries: Entries, *, waiting: int, received: int, seconds: float) -> Hang | None:
+        """Return what hangs; None if nothing does.
 
         waiting: texts without an outcome. received: messages so far. seconds: since the last check.
         """
@@ -74,7 +87,7 @@ class Watchdog:
                 works[entry] = self._begin(entry, signature, ids)
         self._works = works
         hung = next((work for work in works.values() if work.seconds > work.limit), None)
-        return f"no progress for {hung.seconds:.0f} s while {hung.description}" if hung else None
+        return Hang(f"no progress for {hung.seconds:.0f} s while {hung.description}", hung.texts) if hung else None
 
     def _begin(self, entry: int, signature: object, ids: tuple[int, ...]) -> _Work:
         lengths = [self._characters_of(id_) for id_ in ids]
@@ -82,7 +95,8 @@ class Watchdog:
             return _Work(signature, self._grace, "texts wait and no thread of the worker takes them")
         if entry in READING.values():
             total = sum(length or 0 for length in lengths)
-            return _Work(signature, self._grace + CHARACTER_SECONDS * total, f"tokenising a text of {total} characters")
+            limit = self._grace + CHARACTER_SECONDS * total
+            return _Work(signature, limit, f"tokenising a text of {total} characters", ids)
         # A token has at least one character, nearly always; a text that nobody waits for any more may have been a long one.
         most = self._context_tokens
         tokens = sum(most if length is None else min(length, most) for length in lengths)

@@ -28,10 +28,12 @@ from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
 from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
+from edgeembed.engine.supervisor.memory_guard import MemoryGuard
 from edgeembed.engine.supervisor.pending import PendingTexts
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
 from edgeembed.engine.supervisor.session import OptionsOf, WorkerExit, WorkerSession, unreadable
 from edgeembed.engine.supervisor.watchdog import CHECK_SECONDS, GRACE_SECONDS, Watchdog
+from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class WorkerEngine:
         timeouts: WorkerTimeouts | None = None,
         on_ready: Callable[[ModelInfo], None] = lambda _info: None,
         require_room: Callable[[ExecutionMode], None] = lambda _mode: None,
+        memory_guard: MemoryGuard | None = None,
     ) -> None:
         """Prepare; nothing starts yet.
 
@@ -90,6 +93,7 @@ class WorkerEngine:
         self._timeouts = timeouts or WorkerTimeouts()
         self._on_ready = on_ready
         self._require_room = require_room
+        self._memory_guard = memory_guard or MemoryGuard()
         self._pending = PendingTexts(self._cancelled)
         self._state: EngineState = "starting"
         self._reason: str | None = "the model is loading"
@@ -136,6 +140,7 @@ class WorkerEngine:
             mode_changes=self._policy.mode_changes,
             mode_changes_by_cause=self._policy.mode_changes_by_cause,
             offload=session.offload if session else None,
+            reduction=self._memory_guard.reduction,
         )
 
     @property
@@ -232,10 +237,15 @@ class WorkerEngine:
             return exit_.reason  # the mode is not to blame: it has worked, and is tried until a worker can start again
         if exit_.cause == "replaced":
             return exit_.reason  # nor here: whether it is still the same model is decided before the next worker starts
+        if self._memory_guard.takes_the_blame(exit_, self._policy.mode):
+            self._pending.blame(exit_.suspects, exit_.reason, from_outside=True)
+            return exit_.reason
         if exit_.while_loading:
             return self._judge_failed_load(exit_)
         self._kills_while_loading = 0
-        if self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
+        if exit_.unreadable:
+            self._pending.condemn(exit_.unreadable, exit_.reason)
+        elif self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
             self._policy.forgive()
         elif not exit_.from_outside:
             self._policy.demote(exit_.reason, cause=exit_.cause, temporary=True)
@@ -245,10 +255,12 @@ class WorkerEngine:
 
     def _judge_failed_load(self, exit_: WorkerExit) -> str | None:
         self._kills_while_loading = self._kills_while_loading + 1 if exit_.from_outside else 0
-        # One kill from outside says nothing about the mode; several in a row may come from the system's OOM killer.
-        if exit_.from_outside and self._kills_while_loading < KILLS_WHILE_LOADING:
+        # One kill from outside says nothing about the mode, and several do not if it was not for want of memory.
+        innocent = exit_.cause == "killed" and self._memory_guard.can_tell
+        if exit_.from_outside and (innocent or self._kills_while_loading < KILLS_WHILE_LOADING):
             return exit_.reason
-        self._policy.demote(exit_.reason, cause=exit_.cause, temporary=exit_.from_outside)
+        passing = exit_.from_outside or (exit_.cause == "out_of_memory" and self._policy.mode.gpu == "none")
+        self._policy.demote(exit_.reason, cause=exit_.cause, temporary=passing)
         self._kills_while_loading = 0
         if not self._policy.exhausted:
             return exit_.reason
@@ -269,8 +281,9 @@ class WorkerEngine:
     async def _run_session(self, mode: ExecutionMode) -> WorkerExit:
         """Start a worker, or take over the one that is ready; serve until it ends, and return how it ended."""
         session, self._successor = self._successor, None
+        self._memory_guard.begin()
         try:
-            session = session or await WorkerSession.start(mode, self._options, self._command)
+            session = session or await WorkerSession.start(mode, self._options_of, self._command)
         except EngineUnavailableError as error:
             return WorkerExit(error.message, "other", while_loading=True, from_outside=False, fatal=True)
         except ModeUnavailableError as error:
@@ -304,7 +317,12 @@ class WorkerEngine:
             # A worker that still loads has nothing to finish.
             running = await session.end(politely=self._state == "stopped" and ready_at is not None)
             self._session = None
-        return session.exit_of(failure, running, None if ready_at is None else time.monotonic() - ready_at)
+        uptime = None if ready_at is None else time.monotonic() - ready_at
+        return self._memory_guard.named(session.exit_of(failure, running, uptime))
+
+    def _options_of(self, mode: ExecutionMode) -> WorkerOptions:
+        """Return the options of the next worker in a mode. Called in a thread; raises what `options` raises."""
+        return msgspec.structs.replace(self._options(mode), reduction=self._memory_guard.reduction)
 
     # --- while a worker serves ----------------------------------------------------------------------------------------
 
@@ -355,7 +373,7 @@ class WorkerEngine:
         await asyncio.to_thread(self._require_room, mode)
         if "none" not in (mode.gpu, beside.mode.gpu):
             return None
-        return await WorkerSession.start_and_load(mode, self._options, self._command, self._timeouts.load)
+        return await WorkerSession.start_and_load(mode, self._options_of, self._command, self._timeouts.load)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 

@@ -6,14 +6,16 @@ was not trained on texts without them (and Qwen3 pools the last one). No llama.c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from edgeembed.engine.interface import Limits, Pair, Prompted, Text
 from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
 
 SCAFFOLDS_READ = 64
 """Prompts whose tokens are remembered."""
@@ -21,12 +23,13 @@ _NO_LIMITS = Limits()
 
 
 class TooLongError(Exception):
-    """A text has more tokens than the limit, and must not be truncated."""
+    """A text has more tokens than the limit, and must not be truncated. at_least: its tokens were not counted to the end."""
 
-    def __init__(self, tokens: int, limit: int) -> None:
+    def __init__(self, tokens: int, limit: int, *, at_least: bool = False) -> None:
         super().__init__(f"{tokens} tokens")
         self.tokens = tokens
         self.limit = limit
+        self.at_least = at_least
 
 
 class NoRoomError(Exception):
@@ -48,10 +51,17 @@ class Tokenizer(Protocol):
         """Return the tokens of a text, with the special tokens around it."""
         ...
 
+    def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
+        """Return a part of the text with more than `most` tokens, or the whole text if it has no more.
+
+        The part is the text's beginning, or with at_start its end; its tokens are tokens of the whole.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutReading(Reading):
-    """A truncated text. full: its number of tokens before that."""
+    """A truncated text. full: its number of tokens before that, or of those that were counted of a giant one."""
 
     full: int = 0
 
@@ -66,8 +76,13 @@ class TextReader:
         self._vocabulary = vocabulary
         self._around = lru_cache(SCAFFOLDS_READ)(self._read_around)
 
-    def read(self, text: Text) -> Reading:
-        """Return all tokens of a text, without a limit. Raises BadIdsError, and what the model raises."""
+    def read(self, text: Text, most: int | None = None) -> Reading:
+        """Return the tokens of a text: all of them, or with `most` a few more than that many of a giant text.
+
+        Raises BadIdsError, and what the model raises.
+        """
+        if most is not None:
+            text, _ = self._shortened(text, most, at_start=False)
         if isinstance(text, Prompted) and text.ids is not None:
             return self._read_ids(text)
         return self._model.read(text)
@@ -77,22 +92,49 @@ class TextReader:
 
         Raises TooLongError, NoRoomError, BadIdsError, and what the model raises.
         """
-        reading = self.read(text)
         limits = _NO_LIMITS if isinstance(text, str) else text.limits or _NO_LIMITS
+        text, shorter = self._shortened(text, self._context_tokens, at_start=limits.cut == "start")
+        reading = self.read(text)
         count = len(reading.tokens)
         most = min(self._context_tokens, limits.most or self._context_tokens)
         if count <= most:  # if the whole is short enough, so is the text within it
             return reading
         if limits.cut == "none" and not limits.own:
-            raise TooLongError(count, most)
+            raise TooLongError(count, most, at_least=shorter)
         head, tail = self._kept(text, reading.tokens)
         if limits.own:
             most = min(self._context_tokens, len(head) + limits.most + len(tail))
             if count <= most:
                 return reading
             if limits.cut == "none":
-                raise TooLongError(count, most)
+                raise TooLongError(count, most, at_least=shorter)
         return CutReading(_cut(reading.tokens, head, tail, most, at_start=limits.cut == "start"), full=count)
+
+    def _shortened(self, text: Text, most: int, *, at_start: bool) -> tuple[Text, bool]:
+        """Return a giant text without the end, or the beginning, that is too far behind `most` tokens to matter.
+
+        The second value says whether anything was left out. One client's text must not cost another's the time to count
+        tokens that nobody asked for.
+        """
+        if characters_to_read(text) <= COUNTED_CHARACTERS:
+            return text, False
+
+        def part(whole: str, *, at_start: bool = False) -> str:
+            return self._model.shorten(whole, most, at_start=at_start) if len(whole) > COUNTED_CHARACTERS // 4 else whole
+
+        match text:
+            case str():
+                found: Text = part(text, at_start=at_start)
+            case Prompted(prefix, inner, suffix):
+                found = replace(text, prefix=part(prefix), text=part(inner, at_start=at_start), suffix=part(suffix))
+            case Pair(query, document, instruction):
+                found = msgspec.structs.replace(
+                    text,
+                    query=part(query),
+                    document=part(document, at_start=at_start),
+                    instruction=part(instruction) if instruction else instruction,
+                )
+        return found, characters_to_read(found) < characters_to_read(text)
 
     def _read_ids(self, text: Prompted) -> Reading:
         assert text.ids is not None

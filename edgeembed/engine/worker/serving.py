@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
@@ -64,6 +65,7 @@ class Worker:
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
+        self._trim = IdleTrim()
 
     def run(self) -> int:
         """Load the model, check the canary texts, serve until a Stop message, and return the exit status."""
@@ -156,6 +158,7 @@ class Worker:
                 os._exit(0)
             self._loaded.wait()
             assert self._queue is not None and self._tokenizing is not None
+            self._trim.note_work()
             match message:
                 case Embed(items):
                     self._tokenizing.add(items)
@@ -175,7 +178,8 @@ class Worker:
                 return None
             reading = self._reader.read_within(item.text)
         except TooLongError as error:
-            self._pipe.send(Failed(item.id, "too_long", str(error), tokens=error.tokens, limit=error.limit))
+            tokens, limit, at_least = error.tokens, error.limit, error.at_least
+            self._pipe.send(Failed(item.id, "too_long", str(error), tokens=tokens, limit=limit, at_least=at_least))
         except NoRoomError as error:
             self._pipe.send(Failed(item.id, "no_room", str(error)))
         except BadIdsError as error:
@@ -192,7 +196,9 @@ class Worker:
 
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
-        tokens, vocabulary = self._reader.read(item.text).tokens, self._model.vocabulary
+        limits = None if isinstance(item.text, str) else item.text.limits
+        tokens = self._reader.read(item.text, limits.most if limits and limits.most else None).tokens
+        vocabulary = self._model.vocabulary
         texts = vocabulary.pieces(tokens) if item.want == "tokens" else []
         return ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes(), texts)
 
@@ -241,6 +247,7 @@ class Worker:
         return self._model.wide if self._model else None
 
     def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
+        self._trim.note_work()
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(

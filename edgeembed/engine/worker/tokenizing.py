@@ -1,7 +1,8 @@
 """Which thread tokenises which text, so that a short query never waits for the tokens of other requests.
 
 A short interactive text is tokenised at once, in the thread that received it. Bulk texts have their own thread, and so
-have long texts, from either priority: ten megabytes take seconds. No llama.cpp here.
+have long texts, from either priority. Of those no more is read than a model takes, unless somebody counts the tokens of a
+whole book: these have a thread, too, since a hundred megabytes take a minute. No llama.cpp here.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Tokenizing(Generic[TokensT]):
         self._isolated: IsolatedBatches[QueuedText[TokensT]] = IsolatedBatches()
         self._bulk = self._lane("tokenize-bulk")
         self._long = self._lane("tokenize-long")
+        self._count = self._lane("tokenize-count")
 
     def add(self, items: Iterable[EmbedItem]) -> None:
         """Tokenise items at once, or queue them for the thread of their lane."""
@@ -64,7 +66,7 @@ class Tokenizing(Generic[TokensT]):
         now: list[QueuedText[TokensT]] = []
         for item in items:
             if characters_to_read(item.text) > LONG_CHARACTERS:
-                later.append((self._long, item))
+                later.append((self._count if _counts_all(item) else self._long, item))
             elif item.priority != INTERACTIVE:
                 later.append((self._bulk, item))
             elif queued := self._tokenize(item):
@@ -113,3 +115,9 @@ class Tokenizing(Generic[TokensT]):
                 self._ready.add_isolated(wanted)
             else:
                 self._ready.add(wanted)
+
+
+def _counts_all(item: EmbedItem) -> bool:
+    """Return whether all tokens of a text are read, however many there are."""
+    limits = None if isinstance(item.text, str) else item.text.limits
+    return item.want != "row" and not (limits and limits.most)

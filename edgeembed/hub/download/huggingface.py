@@ -35,6 +35,8 @@ _PROBES = 3
 """Attempts of the first request within `hub_timeout`: a single reset connection does not mean that the hub is down."""
 _LONGEST_WAIT = 60.0
 """Longest Retry-After in seconds that the first request obeys; after a longer one, the hub counts as out of reach."""
+_MOST_FILES = 1000
+"""Of a checkpoint; the largest ones have a few hundred."""
 _LISTING_TIME = 5
 """Timeout of a listing as a multiple of `hub_timeout`: the hub computes it, which takes longer than a probe."""
 
@@ -113,6 +115,8 @@ class HubClient:
         weights = [file for file in listing.checkpoint if file.name.endswith(".safetensors")]
         if not weights:
             raise HubError(f"{listing.repo} contains no safetensors file to convert")
+        if len(listing.checkpoint) > _MOST_FILES:
+            raise HubError(f"{listing.repo} has {len(listing.checkpoint)} files to convert; expected at most {_MOST_FILES}")
         self._fetch(small, folder, f"{listing.repo}, configuration", 0)
         if inspect is not None:
             try:

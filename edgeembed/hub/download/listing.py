@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.transfer import RemoteFile
 
@@ -77,7 +78,7 @@ def read_listing(repo: str, body: bytes, *, anonymous: bool = False) -> Reposito
     """
     try:
         listed = msgspec.json.decode(body, type=_Listing)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         raise transport.Refusal(
             f"the listing of {repo} cannot be read ({transport.first_line(error)}); check that HF_ENDPOINT is a model hub"
         ) from error
@@ -105,7 +106,7 @@ def _license(raw_card: msgspec.Raw) -> str | None:
     """Return the licence that a model card states."""
     try:
         card = msgspec.json.decode(raw_card, type=_Card | None)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE_JSON:
         return None
     found = card.license if card else None
     if card and found == "other":

@@ -34,8 +34,8 @@ MOST_UNPROMISED = 64 * 2**20
 """Bytes of a file whose size neither the hub nor the response names: configuration, at most."""
 _SLOWEST = 100.0
 """Bytes per second; a connection that is slower for ten times the silence that is allowed counts as broken."""
-_PROGRESS = 65_536
-"""New bytes after which failed attempts are forgotten; fewer are enough where the file ends."""
+_PROGRESS = 4096
+"""New bytes after which failed attempts are forgotten: with one byte for each attempt a download would never end."""
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,9 @@ class _Download:
                 raise Interrupted("the server sent another range than requested")
             start, total = self._have, None if found[3] == "*" else found[3]
         promised = self._remote.size_bytes
-        if promised is None and total is not None and not encoded and _LENGTH.fullmatch(total):
-            self._most = int(total)
-            require_space(self._target.parent, self._most - start)
+        if promised is None:
+            self._most = int(total) if total is not None and not encoded and _LENGTH.fullmatch(total) else MOST_UNPROMISED
+            require_space(self._target.parent, max(self._most - self._have, 0))
         if promised is not None and total is not None and not encoded and int(total) != promised:
             self._start_over(file)
             raise Interrupted(f"the server offers {total} bytes, but the hub promised {promised}")

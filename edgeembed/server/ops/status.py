@@ -86,6 +86,7 @@ def _health(service: EmbeddingService) -> Health:
         model=default.name if default else None,
         mode=engine.mode if engine else None,
         demotions=tuple(HealthDemotion(each.mode, each.reason) for each in engine.demotions) if engine else (),
+        reduction=(engine.reduction if engine else 0) or UNSET,
         failed_models=failed or UNSET,
         cache=(service.cache.stats.disk_problem if service.cache else None) or UNSET,
     )

@@ -7,6 +7,8 @@ Called as: scripted_worker.py SCRIPT MODE OPTIONS. SCRIPT is a list of words:
   replaced:FILE      find the model's file replaced while loading (once: FILE remembers)
   hang:MODE          never get ready in that mode
   poison:SIGNAL      end by a signal when a batch holds a text with the word "poison"
+  small:STEPS        end by SIGKILL at the first batch unless it is smaller by so many steps
+  stuck              tokenise a text with the word "stuck" for ever
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
   DEED@WHEN:MODE:FILE  in that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
@@ -26,7 +28,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine.interface import ModelInfo
-from edgeembed.engine.ipc.activity_table import ActivityTable
+from edgeembed.engine.ipc.activity_table import READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     Cancel,
@@ -122,7 +124,7 @@ def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
                 alone = [[item] for item in items if item.alone]
                 others = [item for item in items if not item.alone]
                 for batch in [*alone, *(others[at : at + BATCH] for at in range(0, len(others), BATCH))]:
-                    compute(batch, script, activity_table, mode)
+                    compute(batch, script, activity_table, options)
             case Cancel():
                 pass
             case Stop():
@@ -131,12 +133,19 @@ def main(script: list[list[str]], mode: str, options: WorkerOptions) -> None:
                 return
 
 
-def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: ActivityTable, mode: str) -> None:
+def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: ActivityTable, options: WorkerOptions) -> None:
     activity_table.begin(0, [item.id for item in batch])
-    misbehave(script, "work", mode)
+    misbehave(script, "work", options.mode)
     for word, *arguments in script:
+        stuck = [item.id for item in batch if word == "stuck" in item.text]
+        if stuck:
+            activity_table.end(0)
+            activity_table.begin(READING["tokenize-long"], stuck)
+            time.sleep(60)  # longer than anyone waits
         if word == "poison" and any("poison" in item.text for item in batch):
             die(arguments[0])
+        if word == "small" and options.reduction < int(arguments[0]):
+            die("SIGKILL")
         if word == "once" and not Path(arguments[0]).exists():
             Path(arguments[0]).touch()
             die(arguments[1])

@@ -20,6 +20,7 @@ from edgeembed.engine.interface import BULK
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.errors import RequestError
 from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
 
@@ -334,3 +335,14 @@ async def test_a_frozen_worker_is_replaced_and_an_idle_one_is_not() -> None:
         pid = made.status.worker_pid or 0
         await asyncio.sleep(2.5)  # more than twice hang_seconds
         assert made.status.worker_pid == pid
+
+
+async def test_a_text_that_is_not_tokenised_to_the_end_fails_alone_and_the_mode_stays() -> None:
+    async with engine("stuck", CPU_MODES, hang_seconds=1.0) as made:
+        await made.start()
+        (stuck,) = made.submit(["this one is stuck"], BULK)
+        others = [f"text {number}" for number in range(20)]
+        await rows_are_right(made, others)
+        with pytest.raises(RequestError, match="tokenizer cannot read this text"):
+            await stuck
+        assert (made.status.mode, made.status.demotions, made.status.restarts) == ("cpu", [], 1)

@@ -28,7 +28,14 @@ def test_the_limit_grows_with_the_work() -> None:
     assert second_of_hang(watchdog(), {WIDE: (1.0, (1, 2))}, 1000) == 26
     assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (3,))}, 1000) == 111, "a text is computed up to the context's end"
     assert second_of_hang(watchdog(), {FIRST_BULK: (1.0, (99,))}, 1000) == 111, "a cancelled text may have been long"
-    assert second_of_hang(watchdog(), {READING["reader"]: (1.0, (3,))}, 1000) == 21, "tokenising takes less"
+    assert second_of_hang(watchdog(), {READING["reader"]: (1.0, (3,))}, 1000) == 13, "tokenising takes less"
+
+
+def test_a_text_on_whose_tokens_a_worker_hangs_is_named() -> None:
+    watch = watchdog()
+    entries = {WIDE: (1.0, (1,)), READING["tokenize-long"]: (1.0, (2,))}
+    found = [watch.check(entries, waiting=2, received=0, seconds=1) for _ in range(12)][-1]
+    assert found is not None and found.texts == (2,) and "tokenising a text of 50 characters" in found.description
 
 
 def test_new_work_resets_the_time() -> None:
@@ -43,7 +50,7 @@ def test_a_lane_that_hangs_is_reported_while_others_work() -> None:
     for second in range(30):
         entries = {FIRST_BULK: (1.0, (1,)), FIRST_BULK + 1: (float(second), (2,))}
         said = said or watch.check(entries, waiting=3, received=second, seconds=1)
-    assert said is not None and "1 text of at most 100 tokens" in said
+    assert said is not None and "1 text of at most 100 tokens" in said.description and not said.texts
 
 
 def test_a_long_text_is_no_hang_while_queries_are_computed_between_its_pieces() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -21,6 +22,8 @@ import pytest
 from edgeembed.engine.execution_modes import ExecutionMode
 from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
+from edgeembed.engine.supervisor.memory_guard import MemoryGuard
+from edgeembed.engine.supervisor.process import OOM_SCORE
 from edgeembed.engine.supervisor.session import WorkerExit
 from edgeembed.engine.supervisor.worker_engine import LONGEST_PAUSE_WHEN_KILLED, WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
@@ -45,10 +48,20 @@ def options(mode: ExecutionMode) -> WorkerOptions:
 
 @asynccontextmanager
 async def engine(
-    script: str = "", *, policy: FallbackPolicy | None = None, load_timeout: float = 20.0
+    script: str = "",
+    *,
+    policy: FallbackPolicy | None = None,
+    load_timeout: float = 20.0,
+    memory_guard: MemoryGuard | None = None,
 ) -> AsyncIterator[WorkerEngine]:
     command = (sys.executable, "-m", scripted_worker.__name__, script or "ok")
-    made = WorkerEngine(options, policy or FallbackPolicy(), timeouts=WorkerTimeouts(load=load_timeout), command=command)
+    made = WorkerEngine(
+        options,
+        policy or FallbackPolicy(),
+        timeouts=WorkerTimeouts(load=load_timeout),
+        command=command,
+        memory_guard=memory_guard,
+    )
     try:
         yield made
     finally:
@@ -234,11 +247,29 @@ async def test_a_load_that_hangs_is_a_demotion() -> None:
         assert "no answer" in demotion.reason and demotion.cause == "hang"
 
 
-async def test_several_kills_while_loading_are_a_demotion() -> None:
-    async with engine("die:cpu:SIGKILL") as made:
+async def test_several_kills_while_loading_are_a_demotion_where_nobody_tells_why() -> None:
+    async with engine("die:cpu:SIGKILL", memory_guard=MemoryGuard(lambda: None)) as made:
         await made.start()
         (demotion,) = made.status.demotions
         assert (demotion.mode, demotion.cause) == ("cpu", "killed")
+        assert demotion.again_at is not None, "it is tried again after a cool-down"
+
+
+async def test_kills_while_loading_are_no_demotion_if_there_was_memory(tmp_path: Path) -> None:
+    async with engine(f"kill@load:cpu:{tmp_path / 'gone'}", memory_guard=MemoryGuard(lambda: 7)) as made:
+        starting = asyncio.create_task(made.start())
+        pids: set[int | None] = set()
+        await until(lambda: len(pids) > 4 or bool(pids.add(made.status.worker_pid)))  # type: ignore[func-returns-value]
+        (tmp_path / "gone").touch()
+        await starting
+        assert made.status.demotions == [] and made.status.reduction == 0
+
+
+async def test_a_load_for_which_the_smallest_worker_is_too_large_is_a_demotion() -> None:
+    async with engine("die:cpu:SIGKILL", memory_guard=MemoryGuard(itertools.count().__next__)) as made:
+        await made.start()
+        (demotion,) = made.status.demotions
+        assert (demotion.mode, demotion.cause, made.status.reduction) == ("cpu", "out_of_memory", 3)
         assert demotion.again_at is not None, "it is tried again after a cool-down"
 
 
@@ -328,6 +359,23 @@ def test_pauses_grow_only_while_workers_do_not_get_to_work() -> None:
     assert made._pause_after(WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, served=True)) == 0
     assert made._pause_after(killed) == 0.1, "what it had computed ended the series"
     assert made._pause_after(WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, uptime=10)) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file of Linux")
+async def test_the_kernel_kills_the_worker_before_the_daemon() -> None:
+    async with engine() as made:
+        await made.start()
+        own, worker = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (os.getpid(), made.status.worker_pid))
+        assert worker == min(1000, own + OOM_SCORE)
+
+
+async def test_a_worker_that_is_killed_for_want_of_memory_comes_back_smaller(caplog: pytest.LogCaptureFixture) -> None:
+    async with engine("small:2", memory_guard=MemoryGuard(itertools.count().__next__)) as made:
+        await made.start()
+        assert made.status.reduction == 0
+        await rows_are_right(made, ["four kills later"])
+        assert made.status.reduction == 2 and made.status.mode == "cpu" and made.status.demotions == []
+    assert "killed by the kernel, because its cgroup or the machine had no memory left" in caplog.text
 
 
 async def test_a_crash_while_computing_is_a_demotion_but_loses_no_text(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from edgeembed.engine.interface import Limits, Pair, Prompted, Side, Text
 from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.worker import reader as worker_reader
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 
 BEGIN, END, MERGED = 1, 2, 3
@@ -23,6 +24,9 @@ class Model:
     def tokenize(self, text: str) -> Tokens:
         inner = [MERGED if part == "\0" else ord(part) for part in text.replace(":x", "\0")]
         return np.array([*([BEGIN] if self.begin else []), *inner, END], dtype=np.int32)
+
+    def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
+        return text[-most - 1 :] if at_start else text[: most + 1]
 
     def read(self, text: Text) -> Reading:
         match text:
@@ -147,3 +151,34 @@ def test_an_id_outside_the_vocabulary_is_named(wrong: int) -> None:
 
 def test_special_tokens_alone_are_an_empty_text() -> None:
     assert len(reader().read(Prompted("q ", "", "", ids=ids_of(BEGIN, END))).tokens) == 0
+
+
+@pytest.mark.parametrize("side", ["end", "start"])
+@pytest.mark.parametrize("most", [0, 8])
+def test_of_a_giant_text_only_what_is_kept_is_read(side: Side, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    giant = text("".join(chr(97 + number % 26) for number in range(500)), side, most, "q ", "!")
+    whole = reader().read_within(giant)
+    monkeypatch.setattr(worker_reader, "COUNTED_CHARACTERS", 40)
+    part = reader().read_within(giant)
+    assert part.tokens.tolist() == whole.tokens.tolist()
+    assert isinstance(whole, CutReading) and isinstance(part, CutReading)
+    assert CONTEXT < part.full < whole.full
+
+
+def test_a_giant_text_is_refused_without_counting_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_reader, "COUNTED_CHARACTERS", 40)
+    for given in (
+        "x" * 500,
+        text("x" * 500, "none"),
+        text("x", "none", 0, "q" * 500),
+        Pair("q" * 500, "d"),
+        Pair("q", "d" * 500),
+    ):
+        with pytest.raises(TooLongError) as caught:
+            reader().read_within(given)
+        assert caught.value.at_least and CONTEXT < caught.value.tokens < 50
+    with pytest.raises(TooLongError) as caught:
+        reader().read_within("x" * 30)
+    assert (caught.value.tokens, caught.value.at_least) == (32, False)
+    assert len(reader().read("x" * 500, 20).tokens) < 50
+    assert len(reader().read("x" * 500).tokens) == 502

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
+from edgeembed.engine.interface import BULK, INTERACTIVE, Limits, Priority, Prompted
 from edgeembed.engine.ipc.messages import EmbedItem
 from edgeembed.engine.worker.batching import BatchQueue, QueuedText
 from edgeembed.engine.worker.tokenizing import LONG_CHARACTERS, Tokenizing
@@ -24,10 +24,11 @@ class Lanes:
 
     def _tokenize(self, item: EmbedItem) -> QueuedText[None] | None:
         self.begun.release()
-        if not item.text.startswith("quick"):
+        text = item.text.text if isinstance(item.text, Prompted) else item.text
+        if not text.startswith("quick"):
             assert self.gate.wait(10)
         self.tokenized.append(item.id)
-        return None if "bad" in item.text else QueuedText(item.id, None, 1, item.priority, item.alone)
+        return None if "bad" in text else QueuedText(item.id, None, 1, item.priority, item.alone)
 
     def take(self) -> int:
         return self.queue.take()[0].id
@@ -79,3 +80,16 @@ def test_a_text_that_is_cancelled_before_its_forward_pass_leaves_the_queue() -> 
     lanes.tokenizing.cancel([1])
     lanes.tokenizing.add([item(2, "quick", INTERACTIVE)])
     assert lanes.take() == 2
+
+
+def test_counting_the_tokens_of_a_book_delays_no_other_text() -> None:
+    lanes = Lanes()
+    book, long = "x" * (LONG_CHARACTERS + 1), "quick" + "x" * LONG_CHARACTERS
+    lanes.tokenizing.add([EmbedItem(1, book, BULK, False, "ids")])
+    assert lanes.begun.acquire(timeout=10)
+    lanes.tokenizing.add([item(2, long, BULK)])
+    assert lanes.take() == 2
+    # No more than 100 tokens of this one are read.
+    lanes.tokenizing.add([EmbedItem(3, Prompted("", long, "", Limits(100)), BULK, False, "ids")])
+    assert lanes.take() == 3
+    lanes.gate.set()

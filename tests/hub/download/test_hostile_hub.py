@@ -139,7 +139,18 @@ def test_a_listing_that_is_a_bomb_is_not_decompressed_to_its_end(hub: HostileHub
 
 
 @pytest.mark.parametrize(
-    "body", [DEEP, b'{"x":' + DEEP + b"}", b"[]", b"{}", b"<html>", b'{"sha": 7}', b'{"sha": "../../../x"}', b"\xff\xfe"]
+    "body",
+    [
+        DEEP,
+        b'{"x":' + DEEP + b"}",
+        b"[]",
+        b"{}",
+        b"<html>",
+        b'{"sha": 7}',
+        b'{"sha": "../../../x"}',
+        b"\xff\xfe",
+        b'{"sha":"\xff"}',
+    ],
 )
 def test_a_listing_that_is_none_is_an_error_message(body: bytes, hub: HostileHub, client: HubClient) -> None:
     hub.always(body)
@@ -223,6 +234,15 @@ def test_the_size_in_a_response_is_held_against_the_disk(
     with pytest.raises(HubError, match="not enough disk space"):
         download(remote(None, None), target)
     assert hub.requests == 2
+
+
+def test_a_checkpoint_of_very_many_files_is_refused(hub: HostileHub, client: HubClient, tmp_path: Path) -> None:
+    files = [{"rfilename": f"{n}.json"} for n in range(2000)] + [{"rfilename": "model.safetensors"}]
+    hub.always(json.dumps({"sha": COMMIT, "siblings": files}).encode())
+    listing = client.listing(REPO)
+    with pytest.raises(HubError, match="2001 files"):
+        client.checkpoint(listing, tmp_path)
+    assert hub.requests == 1
 
 
 def test_a_connection_that_drips_is_given_up(hub: HostileHub, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

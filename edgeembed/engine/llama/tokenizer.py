@@ -1,0 +1,151 @@
+"""Tokenising with llama.cpp, and what is done before, so that the tokens are those that the model was trained with.
+
+A text is cut into pieces, split at the tokens that the vocabulary defines as whole, and normalised; llama.cpp tokenises what
+is left. None of it takes time that grows with more than the text's length.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edgeembed.engine.llama.bindings import lib
+from edgeembed.engine.llama.defined_tokens import DefinedTokens
+from edgeembed.engine.llama.library import ComputeError
+from edgeembed.engine.llama.normalizer import choose_normalizer
+from edgeembed.engine.llama.text_pieces import LONGEST_RECURSION, TextPieces
+from edgeembed.engine.llama.vocabulary import Vocabulary
+from edgeembed.engine.llama.wordpiece import WORD_START, BertWords
+from edgeembed.engine.reading import Tokens
+
+_MOST_KEPT = 1 << 18
+"""Tokens of a buffer that is kept for a thread's next text."""
+_MOST_SEEN = 1024
+
+
+class Tokenizer:
+    """A model's tokenizer. Its methods may be called from any thread."""
+
+    def __init__(self, vocabulary: Vocabulary, metadata: Callable[[str], str | None]) -> None:
+        """metadata: returns a metadata value of the file as text, or None."""
+        self._vocabulary = vocabulary
+        self._metadata = metadata
+        self._normalize = choose_normalizer(metadata)
+        self._words = BertWords.of(metadata) if metadata("tokenizer.ggml.model") == "bert" else None
+        defined = vocabulary.defined_tokens()
+        self._defined_names = tuple(defined)
+        self._defined = DefinedTokens(defined)
+        self._buffers = threading.local()
+        if self._words and self._call(WORD_START, frame=False).tolist() != [vocabulary.unknown]:
+            self._words.knows(WORD_START)
+
+    def tokenize(self, text: str, *, frame: bool = True) -> Tokens:
+        """Return the ids of a text. A special token's name inside it is read as plain text.
+
+        frame: with the special tokens that the model adds around a text.
+        """
+        if len(text) <= LONGEST_RECURSION:
+            parts = self._parts(text)
+            if isinstance(parts, str):  # nearly every text
+                return self._call(parts, frame=frame)
+            found = list(self._ids(parts))
+        else:
+            found = list(self._ids_of_pieces(text))
+        begin, end = self._frame if frame else (_NONE, _NONE)
+        return np.concatenate([begin, *found, end])
+
+    def special(self, text: str) -> Tokens:
+        """Return the ids of a text in which the names of special tokens are such."""
+        return self._call(self._normalize(text), frame=False, special=True)
+
+    def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
+        """Return a part of the text with more than `most` tokens, or the whole text if it has no more than that.
+
+        The part is the text's beginning, as short as its pieces allow; at_start: its end.
+        """
+        ends = list(self._pieces.ends(text))
+        spans = list(zip([0, *ends], ends, strict=False))
+        count = 0
+        for begin, end in reversed(spans) if at_start else spans:
+            count += len(self.tokenize(text[begin:end], frame=False))
+            if count > most:
+                return text[begin:] if at_start else text[:end]
+        return text
+
+    def _ids_of_pieces(self, text: str) -> Iterator[Tokens]:
+        for piece in self._pieces.split(text):
+            yield from self._ids(self._parts(piece))
+
+    def _parts(self, text: str) -> str | list[str | int]:
+        """Return a text as llama.cpp can read it, or ids and such texts in turns."""
+        if self._words is None:
+            return self._defined.split(self._normalize(text))
+        parts = self._defined.split(text)
+        if isinstance(parts, str):
+            return self._words_of(parts)
+        found: list[str | int] = []
+        for part in parts:
+            words = part if isinstance(part, int) else self._words_of(part)
+            found += words if isinstance(words, list) else [words]
+        return found
+
+    def _words_of(self, text: str) -> str | list[str | int]:
+        assert self._words is not None
+        segments = self._words.segments(text)
+        if isinstance(segments, str):
+            return segments
+        return [self._vocabulary.unknown if segment is None else segment for segment in segments]
+
+    def _ids(self, parts: str | list[str | int]) -> Iterator[Tokens]:
+        if isinstance(parts, str):
+            yield self._call(parts, frame=False)
+            return
+        seen: dict[str | int, Tokens] = {}  # a text with many defined tokens often has the same few words between them
+        for part in parts:
+            ids = seen.get(part)
+            if ids is None:
+                ids = np.array([part], dtype=np.int32) if isinstance(part, int) else self._call(part, frame=False)
+                if len(seen) < _MOST_SEEN:
+                    seen[part] = ids
+            yield ids
+
+    @cached_property
+    def _pieces(self) -> TextPieces:
+        return TextPieces.of(self._metadata, self._vocabulary.spellings, self._defined_names)
+
+    @cached_property
+    def _frame(self) -> tuple[Tokens, Tokens]:
+        """The special tokens before and after every text."""
+        bare, filled = self._call("", frame=True).tolist(), self._call("a", frame=True).tolist()
+        begin = next((at for at, pair in enumerate(zip(bare, filled, strict=False)) if pair[0] != pair[1]), len(bare))
+        return np.array(bare[:begin], dtype=np.int32), np.array(bare[begin:], dtype=np.int32)
+
+    def _call(self, text: str, *, frame: bool, special: bool = False) -> Tokens:
+        encoded = text.encode("utf-8")
+        capacity = len(encoded) + 16
+        for _ in range(2):
+            buffer, pointer = self._buffer(capacity)
+            count = lib.llama_tokenize(self._vocabulary.handle, encoded, len(encoded), pointer, len(buffer), frame, special)
+            if count >= 0:
+                return buffer[:count].copy()
+            capacity = -count
+        raise ComputeError("llama.cpp cannot tokenise this text")
+
+    def _buffer(self, capacity: int) -> tuple[Tokens, Any]:
+        """Return this thread's buffer, grown to at least `capacity` tokens, and a pointer to it."""
+        kept: tuple[Tokens, Any] | None = getattr(self._buffers, "value", None)
+        if kept is not None and len(kept[0]) >= capacity:
+            return kept
+        buffer = np.empty(max(capacity, 4096), dtype=np.int32)
+        made = buffer, buffer.ctypes.data_as(ctypes.POINTER(lib.llama_token))
+        if capacity <= _MOST_KEPT:
+            self._buffers.value = made
+        return made
+
+
+_NONE: Tokens = np.empty(0, dtype=np.int32)
