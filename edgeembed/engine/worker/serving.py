@@ -49,6 +49,9 @@ from edgeembed.engine.worker_options import WorkerOptions
 QUERY_TOKENS = 512
 """Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
 
+IDLE_SECONDS = 30.0
+"""A bulk lane without texts for this time frees its context, which takes up to 100 MB; a new one takes milliseconds."""
+
 Queued = QueuedText[Reading]
 
 
@@ -209,7 +212,13 @@ class Worker:
         lower_priority(self._options.bulk_niceness)
         self._model.kernels.be_bulk()
         context: Context | None = None
-        while batch := queue.take(number):
+        while (batch := queue.take(number, IDLE_SECONDS if context else None)) or not queue.closed:
+            if not batch:
+                assert context is not None  # without one, it waits until there is a batch
+                context.close()
+                context = None
+                self._trim.note_work()
+                continue
             if context is None:  # created with the first bulk text: without bulk loads, lanes use no memory
                 try:
                     context = self._model.new_bulk_context()

@@ -2,7 +2,7 @@
 
 A short interactive text is tokenised at once, in the thread that received it. Bulk texts have their own thread, and so
 have long texts, from either priority. Of those no more is read than a model takes, unless somebody counts the tokens of a
-whole book: these have a thread, too, since a hundred megabytes take a minute. No llama.cpp here.
+whole book: these have a thread, too, since many megabytes take seconds. No llama.cpp here.
 """
 
 from __future__ import annotations
