@@ -146,3 +146,17 @@ def test_a_worker_that_cannot_decode_a_message_exits_with_the_reason(worker: sub
     worker.stdin.flush()
     assert worker.wait(10) == 1
     assert b"DecodeError" in worker.stderr.read()
+
+
+@pytest.mark.parametrize("splitter", ["gpt-4o", "granite-embed-multi-97m", "qwen2"])
+def test_no_run_of_characters_is_too_long_for_a_tokenizer(splitter: str, tmp_path: Path) -> None:
+    """Some of llama.cpp's pre-tokenizers recurse for each character of a run: 60,000 letters ended the process."""
+    with start(make_tiny_qwen3(tmp_path / "tiny.gguf", splitter=splitter)) as process:
+        context = wait_until_ready(process).context_tokens
+        texts = [letter * 60_000 for letter in ("a", "A", "!", " ", "\n", "中", "1")]
+        items = [EmbedItem(id_, text, BULK, False) for id_, text in enumerate([*texts, "hello"])]
+        found, _ = answers(process, items)
+    assert isinstance(found[len(texts)], RowItem)
+    for id_ in range(len(texts)):
+        failed = found[id_]
+        assert isinstance(failed, Failed) and failed.kind == "too_long" and failed.tokens > context
