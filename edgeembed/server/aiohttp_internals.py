@@ -76,6 +76,11 @@ def has_sent_head(connection: web.RequestHandler) -> bool:
     return connection._request_count > 0
 
 
+def read_no_rest(request: web.BaseRequest) -> None:
+    """Let the rest of the body be neither read nor decompressed after the response, which closes the connection."""
+    request.protocol._lingering_time = 0.0
+
+
 def abort_connections(runner: web.AppRunner) -> None:
     """Close every connection at once, without sending what is still buffered."""
     for connection in runner.server.connections if runner.server else ():

@@ -8,6 +8,7 @@ from collections import deque
 from aiohttp import StreamReader, hdrs, web
 
 from edgeembed.errors import BodyTimeoutError
+from edgeembed.server.aiohttp_internals import read_no_rest
 
 STEP_SECONDS = 20.0
 SMALL_BYTES = 256 * 1024
@@ -123,7 +124,11 @@ async def _read_all(request: web.BaseRequest, most: int, room: BodyRoom | None) 
             request[_RESERVED] = known or most
         await _read_step(request.content, body, _FIRST_STEP if len(body) < SMALL_BYTES else _LATER_STEP)
         if len(body) > most:
+            if hdrs.CONTENT_ENCODING in request.headers:
+                read_no_rest(request)
             raise web.HTTPRequestEntityTooLarge(most)
+        if len(body) > SMALL_BYTES:
+            await asyncio.sleep(0)  # decompressing goes on without waiting for the client
     return body
 
 
