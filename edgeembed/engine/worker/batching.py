@@ -184,10 +184,10 @@ class BatchQueue(Generic[TokensT]):
                 queue.move_to_end(text.id, last=False)
             self._wake()
 
-    def take(self, lane: int = WIDE, patience: float | None = None) -> list[QueuedText[TokensT]]:
+    def take(self, lane: int = WIDE, seconds: float | None = None) -> list[QueuedText[TokensT]]:
         """Wait for texts for this lane and return them, the oldest of the first priority first.
 
-        Returns [] once the queue is closed, or when there were none for `patience` seconds. Calling it also ends the lane's
+        Returns [] once the queue is closed, or when there were none for `seconds` seconds. Calling it also ends the lane's
         previous batch.
         """
         waited = True
@@ -207,7 +207,7 @@ class BatchQueue(Generic[TokensT]):
                 if not waited:  # and another look has found nothing: a wake-up at the last moment is not lost
                     self._asleep.discard(lane)
                     return []
-                waited = (self._wide_turn if lane == WIDE else self._bulk_turn).wait(patience)
+                waited = (self._wide_turn if lane == WIDE else self._bulk_turn).wait(seconds)
             return []
 
     def take_query(self, most: int) -> list[QueuedText[TokensT]]:
