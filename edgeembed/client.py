@@ -42,6 +42,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """The `Server` header; empty if there is none."""
     body: dict[str, Any]
     """Empty if it was not a JSON object."""
+    digest: str = ""
+    """SHA-256 of the model file that computed what is in it; empty if there is none."""
 
     @property
     def ours(self) -> bool:
@@ -129,6 +131,7 @@ async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict
             status=response.status,
             server=response.headers.get("Server", ""),
             body=body if isinstance(body, dict) else {},
+            digest=response.headers.get("X-Edgeembed-Digest", ""),
         )
 
 

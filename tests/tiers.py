@@ -26,6 +26,7 @@ FOLDERS = {
     "autostart": "unit",
     "bulk": "unit",
     "cache": "unit",
+    "chaos": "e2e",
     "cli": "unit",
     "common": "unit",
     "config": "unit",

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgeembed.common.files import UNREADABLE_JSON, write_json
+from edgeembed.common.files import read_json, write_json
 from edgeembed.common.logs import LOG_FILE
 from edgeembed.config.paths import HOME_VARIABLE, Paths
 from edgeembed.errors import ConfigError
@@ -165,10 +165,9 @@ class Autostart(ABC):
     def choice(self) -> Choice | None:
         """The last choice of the user; None if there was none."""
         try:
-            return msgspec.json.decode(self._choice_file.read_bytes(), type=_Remembered).choice
-        except FileNotFoundError:
-            return None
-        except (OSError, *UNREADABLE_JSON) as error:
+            found = read_json(self._choice_file, _Remembered)
+            return found.choice if found else None
+        except (OSError, ValueError) as error:
             # If in doubt, do not turn on what the user may have turned off.
             log.warning("cannot read %s; start at login counts as off: %s", self._choice_file, error)
             return "off"

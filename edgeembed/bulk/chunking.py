@@ -48,8 +48,10 @@ class Chunker:
 
         Lengths are sums over words; a tokenizer may need slightly fewer tokens for the whole chunk.
         """
+        # White space behind the last word is in no piece: it would be read again from each of its characters.
+        words_end = len(text.rstrip())
         while start < len(text):
-            pieces = list(itertools.islice(_PIECE.finditer(text, start), self._rules.tokens + 1))
+            pieces = list(itertools.islice(_PIECE.finditer(text, start, words_end), self._rules.tokens + 1))
             if not pieces:
                 return
             tokens = self._tokens_of([piece.group() for piece in pieces])

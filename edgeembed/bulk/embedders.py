@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeembed import __version__
 from edgeembed.bulk.retry import with_retries
-from edgeembed.client import Connection, connected
+from edgeembed.client import Connection, Reply, connected
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import (
@@ -119,7 +119,7 @@ async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model
     async with connected(resolved.settings) as connection:
         if await _is_running(connection):
             named = {"model": model} if model else {}
-            answer = await _post(connection, "/v1/rerank", {"query": query, "documents": list(documents), **named})
+            answer = (await _post(connection, "/v1/rerank", {"query": query, "documents": list(documents), **named})).body
             scores = {item["index"]: item["relevance_score"] for item in answer["results"]}
             return Scored(answer["model"], [scores[index] for index in range(len(documents))])
     async with in_process_service(resolved, report, cache=False) as (service, _):
@@ -139,18 +139,22 @@ class DaemonEmbedder:
 
     async def start(self) -> None:
         """Learn which model answers, and ask for that one from now on. Raises EdgeEmbedError."""
-        answer = await with_retries(lambda: self._ask([PROBE]))
+        first = await with_retries(lambda: self._ask([PROBE]))
+        answer = first.body
         self._options.setdefault("model", answer["model"])
         reply = await self._connection.ask("/v1/status", _HEALTH_SECONDS)
         loaded = (reply.body.get("models") if reply else None) or []
         named = str(self._options["model"]).lower().removesuffix(":query").removesuffix(":document")
         same = [model for model in loaded if isinstance(model, dict) and model.get("name") == answer["model"]]
-        # Where two types of a model are loaded, only a name with the type tells them apart.
+        # A daemon before version 0.2 does not say which file it computed from. Where two types of a model are loaded, only a
+        # name with the type tells them apart.
         exact = [model for model in same if f"{model.get('name')}:{model.get('type')}".lower() == named]
+        if first.digest:
+            exact = [model for model in loaded if isinstance(model, dict) and model.get("digest") == first.digest]
         digests = {str(model.get("digest", "")) for model in exact or same}
         self.info = EmbedderInfo(
             model=answer["model"],
-            digest=digests.pop() if len(digests) == 1 else "",
+            digest=first.digest or (digests.pop() if len(digests) == 1 else ""),
             dimensions=_rows_of(answer).shape[1],
             description=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
             max_requests=4,
@@ -158,9 +162,11 @@ class DaemonEmbedder:
         )
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
-        answer = await self._ask(texts, repeatable=True)
+        reply = await self._ask(texts, repeatable=True)
+        answer = reply.body
         if answer["model"] != self.info.model:
             raise ConfigError(f"the daemon now answers with {answer['model']}; it answered with {self.info.model} before")
+        _require_same_file(self.info.model, self.info.digest, reply.digest)
         rows = _rows_of(answer)
         if rows.shape != (len(texts), self.info.dimensions):
             raise EngineError(
@@ -176,10 +182,10 @@ class DaemonEmbedder:
 
     async def _tokens(self, texts: Sequence[str]) -> list[int]:
         body = {"input": list(texts), **{name: value for name, value in self._options.items() if name != "dimensions"}}
-        answer = await _post(self._connection, "/v1/tokenize", body)
+        answer = (await _post(self._connection, "/v1/tokenize", body)).body
         return [item["tokens"] for item in answer["data"]]
 
-    async def _ask(self, texts: Sequence[str], *, repeatable: bool = False) -> dict[str, Any]:
+    async def _ask(self, texts: Sequence[str], *, repeatable: bool = False) -> Reply:
         body = {"input": list(texts), "encoding_format": "base64", "cache": False, "repeatable": repeatable}
         return await _post(self._connection, "/v1/embeddings", body | self._options)
 
@@ -219,7 +225,9 @@ class LocalEmbedder:
             cache="off",
             repeatable=True,
         )
-        return (await self._service.embed(request)).vectors
+        result = await self._service.embed(request)
+        _require_same_file(self._model.name, self._model.digest, result.model.digest)
+        return result.vectors
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         result = await self._service.count_tokens(TokenizeRequest(texts, special=False))
@@ -248,13 +256,22 @@ async def _is_running(connection: Connection) -> bool:
     return reply is not None and reply.ours
 
 
-async def _post(connection: Connection, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST to the daemon and return the body of its answer. Raises EdgeEmbedError."""
+def _require_same_file(model: str, digest: str, found: str) -> None:
+    """Raise ConfigError if rows come from another model file than the first ones. An empty digest is unknown."""
+    if digest and found and digest != found:
+        raise ConfigError(
+            f"the file of {model} was replaced while the job ran; its vectors cannot be mixed with those of the old "
+            "one. Put the old file back to continue, or start again with --overwrite"
+        )
+
+
+async def _post(connection: Connection, path: str, body: dict[str, Any]) -> Reply:
+    """POST to the daemon and return its answer. Raises EdgeEmbedError."""
     reply = await connection.ask(path, _REQUEST_SECONDS, body)
     if reply is None:
         raise EngineUnavailableError("the daemon no longer answers", retry_after=_RETRY_SECONDS)
     if reply.status == 200:
-        return reply.body
+        return reply
     found = reply.body.get("error")
     error: dict[str, Any] = found if isinstance(found, dict) else {}
     message, param = str(error.get("message") or f"the daemon answered with status {reply.status}"), error.get("param")

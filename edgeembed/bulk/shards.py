@@ -11,7 +11,7 @@ import msgspec
 from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
-from edgeembed.common.files import UNREADABLE_JSON, write_bytes, write_json
+from edgeembed.common.files import read_json, write_bytes, write_json
 from edgeembed.errors import ConfigError
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
@@ -218,6 +218,9 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 def _read(file: Path, type_: type[StructT]) -> StructT:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=type_)
-    except (OSError, *UNREADABLE_JSON) as error:
+        found = read_json(file, type_)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {file} ({error}); start again with --overwrite") from error
+    if found is None:
+        raise ConfigError(f"there is no {file}; start again with --overwrite")
+    return found

@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Iterable
 
+from edgeembed.engine.text_sizes import may_hold_longer_word
+
 SCHEMA = b"edgeembed row 2"
 """To be changed when the meaning of a cached row changes, or how it is written."""
 
@@ -67,9 +69,7 @@ class KeyMaker:
 def may_hold_long_word(text: str) -> bool:
     """Return whether a text may hold a word of more than 100 letters; False only if it holds none."""
     if text.isascii():
-        if len(text) <= _LONG_WORD:
-            return False
-        return len(text) > _INSPECTED or max(map(len, text.split()), default=0) > _LONG_WORD
+        return len(text) > _INSPECTED or may_hold_longer_word(text, _LONG_WORD)
     return len(text) > _INSPECTED or _RUN.search(text) is not None
 
 

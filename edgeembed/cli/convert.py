@@ -96,11 +96,19 @@ def convert(source: str, **flags: Any) -> None:
     from edgeembed_convert import ConversionOptions, parse_quantization
 
     options = ConvertFlags(**flags)
-    kinds = [parse_quantization(word) for word in (options.compare or options.kind).split(",") if word.strip()]
+    kinds = [
+        parse_quantization(word.strip()) for word in (options.compare.split(",") if options.compare else [options.kind])
+    ]
     name = (Path(source) if Path(source).is_dir() else Path(source.partition("@")[0])).resolve().name
     target = options.output or Path(f"{name}-{kinds[0]}.gguf")
-    if not options.compare and target.exists() and not options.force:
-        raise ConversionError(f"{target} already exists; replace it with --force or choose another file with -o")
+    if not options.compare:
+        _require_free(target, "-o", options)
+        if options.master is not None:
+            _require_free(options.master, "--keep-master", options)
+            if options.master.resolve() == target.resolve():
+                raise ConversionError(
+                    f"{target} is given for both files, with -o and --keep-master; choose another name for one"
+                )
     # By default SIGTERM would end the process at once and leave a partial file.
     signal.signal(signal.SIGTERM, _terminated)
     settings = resolve({"offline": options.offline or None}).settings
@@ -123,6 +131,18 @@ def convert(source: str, **flags: Any) -> None:
             sandbox=settings.sandbox == "auto",
         )
         _convert(folder, target, conversion)
+
+
+def _require_free(file: Path, flag: str, options: ConvertFlags) -> None:
+    """Raise ConversionError if writing a file would replace one that is not meant, such as a part of the checkpoint."""
+    from edgeembed.errors import ConversionError
+
+    if not file.exists():
+        return
+    if not options.force:
+        raise ConversionError(f"{file} already exists; replace it with --force or choose another file with {flag}")
+    if file.is_file() and file.suffix.lower() != ".gguf":
+        raise ConversionError(f"{file} is not replaced, as it is no .gguf file; choose another file with {flag}")
 
 
 def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:

@@ -92,8 +92,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. What a user can cause becomes one line on stderr and an exit status, never a traceback."""
-    from edgeembed.common.files import describe_os_error
-    from edgeembed.common.log_content import printable
     from edgeembed.errors import EdgeEmbedError
 
     for stream in (sys.stdout, sys.stderr):
@@ -102,6 +100,8 @@ def main() -> None:
     try:
         sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
     except EdgeEmbedError as error:
+        from edgeembed.common.log_content import printable
+
         # Names of models and messages of other servers in it cannot control the terminal.
         click.echo("\n".join(map(printable, f"error: {error.message}".split("\n"))), err=True)
         sys.exit(error.exit_code)
@@ -116,5 +116,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except OSError as error:
+        from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
+
         click.echo(f"error: {describe_os_error(error)}", err=True)
         sys.exit(1)

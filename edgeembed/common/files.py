@@ -10,12 +10,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+ValueT = TypeVar("ValueT")
+
 UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for JSON that it cannot read: of another syntax or type, not UTF-8, or too deep."""
+
 CLOCK_NS = 20_000_000
 """Longest tick of the clock from which a system takes the times of files (Linux: 10 ms)."""
 WHOLE_SECONDS_NS = 2_000_000_000
@@ -110,6 +113,19 @@ def write_text(path: Path, text: str, *, private: bool = False, follow_link: boo
     (path.resolve() if follow_link else path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, private=private, follow_link=follow_link) as staged:
         staged.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, type_: type[ValueT]) -> ValueT | None:
+    """Return the value in a file that `write_json` wrote; None if there is none.
+
+    Raises ValueError for any other content, OSError.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type_)
+    except FileNotFoundError:
+        return None
+    except UNREADABLE_JSON as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

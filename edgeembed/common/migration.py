@@ -7,13 +7,12 @@ run profile of each model, now `run-profiles.json`) and `upstream.json` (upstrea
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeembed.common.files import write_json
+from edgeembed.common.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def migrate_state(state: Path) -> None:
             continue
         try:
             if not (state / new).exists():
-                write_json(state / new, convert(json.loads((state / old).read_text(encoding="utf-8"))))
+                write_json(state / new, convert(read_json(state / old, object)))
             (state / old).unlink(missing_ok=True)
         except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:
             log.warning("cannot migrate %s to %s: %s", state / old, new, error)

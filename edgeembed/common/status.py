@@ -16,15 +16,19 @@ from msgspec import UNSET, Meta, UnsetType
 _Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
 
 
+UnixSeconds: TypeAlias = Annotated[float, Meta(ge=0, lt=2**37)]
+"""A time that calendars have a date for."""
+
+
 class Demotion(msgspec.Struct, frozen=True, kw_only=True):
     """An execution mode that failed and was left for a slower one. Times are Unix seconds."""
 
     mode: str
     reason: str
-    at: float
+    at: UnixSeconds
     cause: str = "other"
     """The reason as one word; see `edgeembed.engine.causes`."""
-    again_at: float | None = None
+    again_at: UnixSeconds | None = None
     """When the mode is tried again; None: not until the daemon restarts."""
 
 
@@ -121,6 +125,9 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How often the circuit breaker opened."""
     changes: int = 0
     """How often upstream's vectors were found to be unlike the earlier ones, since the daemon started."""
+    wrong_rows: int = 0
+    """How often rows of other texts came back, since the daemon started. After the first time texts are sent one by one,
+    after the second time none is sent."""
     requests: int = 0
     retries: int = 0
     """Texts that were sent again."""

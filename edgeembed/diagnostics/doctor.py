@@ -111,8 +111,12 @@ async def _upstream(resolved: Resolved) -> Finding:
         began = time.monotonic()
         async with UpstreamClient(remote.options) as client:
             identity = remote.recognise(await remote.probe(client))
+            fault = await remote.find_fault(client)
     except (UpstreamError, EdgeEmbedError) as error:
         return Finding(subject="upstream", verdict="problem", text=f"{url}: {error}")
+    if fault:
+        text = f"{url} returns rows that belong to other texts, as shown by {fault}; mend that server"
+        return Finding(subject="upstream", verdict="problem", text=text)
     text = (
         f"{url} serves {remote.model} with {identity.dimensions} dimensions, identity {identity.digest[:12]}; "
         f"answered in {time.monotonic() - began:.1f} s"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgeembed import __version__
-from edgeembed.common.files import UNREADABLE_JSON, FileIdentity, write_json
+from edgeembed.common.files import FileIdentity, read_json, write_json
 from edgeembed.errors import HubError, UnknownModelError
 
 log = logging.getLogger(__name__)
@@ -92,10 +92,8 @@ class Digests:
 
     def _read(self) -> dict[str, _Digest]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Digest])
-        except FileNotFoundError:
-            return {}
-        except (OSError, *UNREADABLE_JSON) as error:
+            return read_json(self._path, dict[str, _Digest]) or {}
+        except (OSError, ValueError) as error:
             log.warning("cannot read %s, so files will be hashed again: %s", self._path, error)
             return {}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeembed import __version__
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.progress import Progress, ReportLine, human_size
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, ConversionError, HubError
@@ -201,8 +202,9 @@ def _size(size: int | None) -> str:
 
 
 def _disk_error(error: OSError, what: str, folder: Path) -> HubError:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = "is full" if error.errno == errno.ENOSPC else "gives this user no more room (quota)"
         return HubError(
-            f"the disk of {folder} is full; nothing was installed, and partial downloads are kept for the next attempt"
+            f"the disk of {folder} {full}; nothing was installed, and partial downloads are kept for the next attempt"
         )
-    return HubError(f"{what}: {error}")
+    return HubError(f"{what}: {describe_os_error(error)}{'' if error.filename else f' (in {folder})'}")

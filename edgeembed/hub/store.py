@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-import msgspec
 from filelock import Timeout
 
-from edgeembed.common.files import UNREADABLE_JSON, FileIdentity, expanded, write_json
+from edgeembed.common.files import FileIdentity, expanded, read_json, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
@@ -283,10 +282,8 @@ class Store:
         """Return the manifest beside a file; None if there is no readable one."""
         beside = path.with_suffix(".json")
         try:
-            return msgspec.json.decode(beside.read_bytes(), type=ModelManifest)
-        except FileNotFoundError:
-            return None
-        except (OSError, *UNREADABLE_JSON) as error:
+            return read_json(beside, ModelManifest)
+        except (OSError, ValueError) as error:
             log.warning("cannot read the manifest %s: %s", beside, error)
             return None
 
@@ -294,7 +291,7 @@ class Store:
         if not path.is_file():
             return None
         manifest = self.manifest(path)
-        if manifest is None:
+        if manifest is None or self.file(manifest.name, manifest.type) != path:
             log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)
             return None
         try:

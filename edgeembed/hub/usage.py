@@ -6,9 +6,8 @@ import logging
 import time
 from pathlib import Path
 
-import msgspec
-
-from edgeembed.common.files import UNREADABLE_JSON, write_json
+from edgeembed.common.files import read_json, write_json
+from edgeembed.common.status import UnixSeconds
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,8 @@ class Usage:
     def all(self) -> dict[str, float]:
         """Return the last use of all models that were ever used."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
-        except FileNotFoundError:
-            return {}
-        except (OSError, *UNREADABLE_JSON) as error:
+            return read_json(self._path, dict[str, UnixSeconds]) or {}
+        except (OSError, ValueError) as error:
             log.warning("cannot read %s, so the last use of models is unknown: %s", self._path, error)
             return {}
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from edgeembed.common.heap import IdleTrim
+
 T = TypeVar("T")
 
 LARGE = 128 * 1024
@@ -22,9 +24,11 @@ class Aside:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large-requests")
+        self._trim = IdleTrim()
 
     async def run(self, size: int, function: Callable[..., T], *arguments: object) -> T:
         """Return what a function returns: called at once if its work is small, else on the thread. size: see `LARGE`."""
         if size <= LARGE:
             return function(*arguments)
+        self._trim.note_work()
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

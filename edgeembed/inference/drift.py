@@ -18,12 +18,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from edgeembed.cache import CachedRow
-from edgeembed.common.files import UNREADABLE_JSON, write_json
+from edgeembed.common.files import read_json, write_json
 from edgeembed.engine import canary
 from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
@@ -45,6 +46,7 @@ ROWS_AT_ONCE = 32
 """Rows are counted in batches of this size, or when statistics are read: one row takes as long as many."""
 
 _BOUNDS = np.array(NORM_BOUNDS)
+_MOST_ROWS = 2**53
 
 LOWEST_COSINE = 0.05
 """Of the window's mean direction to the baseline's. Low, because the kind of text moves it far:
@@ -66,10 +68,13 @@ LEAST_SPREAD = 0.02
 class Baseline(msgspec.Struct, kw_only=True):
     """Statistics of the first rows. mean: of the unit rows, float32, as bytes."""
 
-    rows: int
+    rows: Annotated[int, msgspec.Meta(ge=0, le=_MOST_ROWS)]
     mean: bytes
     log_norm: float
     log_norm_squared: float
+
+    def __post_init__(self) -> None:
+        _require_row(self.mean)
 
 
 class KeptReference(msgspec.Struct, kw_only=True):
@@ -79,6 +84,15 @@ class KeptReference(msgspec.Struct, kw_only=True):
     made_at: float
     confirmed: bool = False
     """By another worker, which loaded the file at another time."""
+
+    def __post_init__(self) -> None:
+        _require_row(self.row)
+
+
+def _require_row(content: bytes) -> None:
+    """Raise ValueError for bytes that are no row of float32: the file was damaged."""
+    if not np.isfinite(np.frombuffer(content, dtype="<f4")).all():
+        raise ValueError("a row is not finite")
 
 
 class BaselineFile(msgspec.Struct, kw_only=True):
@@ -175,6 +189,8 @@ class _Watch:
         base, now = self.baseline, moments_of(self.window)
         if base is None or now is None or base.mean_length < LEAST_LENGTH or not now.mean_length:
             return None
+        if base.mean.shape != now.mean.shape:
+            return None  # the file of the baseline was damaged
         return float(base.mean @ now.mean / (base.mean_length * now.mean_length))
 
     def alarm(self) -> str | None:
@@ -390,10 +406,8 @@ def _likeness(model: ServedModel, row: Float32Row, other: bytes) -> float:
 
 def _read(file: Path) -> BaselineFile | None:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=BaselineFile)
-    except FileNotFoundError:
-        return None
-    except (OSError, *UNREADABLE_JSON) as error:
+        return read_json(file, BaselineFile)
+    except (OSError, ValueError) as error:
         log.warning("the baseline of vectors in %s cannot be read and is rebuilt: %s", file, error)
         return None
 

@@ -161,7 +161,7 @@ class EmbeddingService:
 
     # --- responses of repeated requests -------------------------------------------------------------------------------
 
-    def find_response(self, digest: bytes) -> bytes | None:
+    def find_response(self, digest: bytes) -> StoredResponse | None:
         """Return the stored response to a request body with this digest, if it would be written the same way again.
 
         It counts as a request, and as a hit of its rows.
@@ -172,7 +172,7 @@ class EmbeddingService:
         if found is None or found.version != self.registry.version or self.cache.get_hot(found.keys, found.label) is None:
             return None
         self._count(found.model, len(found.keys))
-        return found.body
+        return found
 
     def store_response(self, digest: bytes, body: bytes, result: EmbedResult) -> None:
         """Store the response to a request body, if its rows came from the cache's memory alone."""

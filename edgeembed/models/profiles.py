@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from edgeembed.common.files import UNREADABLE_JSON, write_json
+from edgeembed.common.files import read_json, write_json
+from edgeembed.common.status import UnixSeconds
+from edgeembed.engine.context_plan import MOST_BULK_LANES
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
 log = logging.getLogger(__name__)
@@ -17,16 +20,19 @@ PROFILE_FILE = "run-profiles.json"
 
 
 DEFAULT_BATCH_TOKENS = 128
+# What no measurement finds: such a profile comes from a damaged file.
+_MOST_THREADS = 4096
+_MOST_TOKENS = 2**20
 
 
 class RunProfile(msgspec.Struct, frozen=True):
     """Settings to run a model with; None: the engine chooses."""
 
-    threads: int
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
-    bulk_lanes: int | None = None
-    pad_from_tokens: int | None = None
-    card_batch_tokens: int = 0
+    threads: Annotated[int, msgspec.Meta(ge=1, le=_MOST_THREADS)]
+    batch_tokens: Annotated[int, msgspec.Meta(ge=1, le=_MOST_TOKENS)] = DEFAULT_BATCH_TOKENS
+    bulk_lanes: Annotated[int, msgspec.Meta(ge=0, le=MOST_BULK_LANES)] | None = None
+    pad_from_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)] | None = None
+    card_batch_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)] = 0
     """`batch_tokens` for a graphics card, which needs far larger batches; 0: the engine chooses."""
 
 
@@ -62,8 +68,7 @@ class TuningResult(msgspec.Struct, frozen=True, kw_only=True):
     """The best run profile found for a model on this machine."""
 
     profile: RunProfile
-    made_at: float
-    """Unix seconds."""
+    made_at: UnixSeconds
     thorough: bool
     """False for the autotune of a model's first load."""
     measured: list[Measurement]
@@ -103,10 +108,8 @@ class TuningResults:
 
     def _all(self) -> dict[str, object]:
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=dict[str, object])
-        except FileNotFoundError:
-            return {}
-        except (OSError, *UNREADABLE_JSON) as error:
+            return read_json(self._file, dict[str, object]) or {}
+        except (OSError, ValueError) as error:
             log.warning("cannot read %s, which is ignored: %s", self._file, error)
             return {}
 

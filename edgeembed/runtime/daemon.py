@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeembed import __version__
+from edgeembed.common.heap import configure_heap
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -161,6 +162,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 def run(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
     """Run `serve` on a new event loop; return the exit status."""
+    configure_heap()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(settings, paths, model, announce))
 

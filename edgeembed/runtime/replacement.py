@@ -79,7 +79,10 @@ class FileWatch:
         """Check the files of loaded models again and again."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            await self.check()
+            try:
+                await self.check()
+            except (EdgeEmbedError, OSError) as error:  # the disk may be better at the next look
+                log.warning("cannot check the files of the loaded models: %s", error)
 
     async def check(self) -> None:
         """Check the file of each model that is loaded, or failed to load; where it is another one, load and serve that."""

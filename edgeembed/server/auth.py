@@ -26,7 +26,7 @@ CHECKED = web.RequestKey("checked", bool)
 """Set on a request that `Access.check` let through already, and whose origin needs no headers."""
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
 """Paths that need no key: probes, and the files of the dashboard, which hold no data."""
-_EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Truncated, Retry-After"
+_EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Digest, X-Edgeembed-Truncated, Retry-After"
 _PREFLIGHT_SECONDS = "600"
 
 

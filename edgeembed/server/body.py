@@ -121,6 +121,8 @@ def json_name(item: Any) -> str:
 
 
 CACHE_HEADER = istr("X-Edgeembed-Cache")
+DIGEST_HEADER = istr("X-Edgeembed-Digest")
+"""SHA-256 of the model file that the rows of a response were computed from."""
 CacheField = bool | Literal["no-store", "keep"] | None
 """The type of the body's field `cache`, in the dialects that have it."""
 _CACHE_USES: dict[bool | str | None, CacheUse] = {

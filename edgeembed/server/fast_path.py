@@ -15,11 +15,12 @@ from email.utils import formatdate
 
 from aiohttp import hdrs, web
 
+from edgeembed.cache import StoredResponse
 from edgeembed.errors import BodyTimeoutError, EdgeEmbedError
 from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, wrap_handler
 from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
 from edgeembed.server.auth import CHECKED
-from edgeembed.server.body import CACHE_HEADER, cache_header
+from edgeembed.server.body import CACHE_HEADER, DIGEST_HEADER, cache_header
 from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.reading import read
@@ -56,12 +57,12 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
         except BodyTimeoutError:
             return await application(request)
         digest = hashlib.sha256(raw).digest()
-        body = service.find_response(digest)
-        if body is None:
+        found = service.find_response(digest)
+        if found is None:
             request[CHECKED] = True
             request[BODY_DIGEST] = digest
             return await application(request)
-        response = _respond(request, body)
+        response = _respond(request, found)
         counts.add(PATH, request.method, response.status, time.perf_counter() - began)
         return response
 
@@ -77,22 +78,22 @@ def _may_be_stored(request: web.BaseRequest) -> bool:
     return not any(name in headers for name in _APPLICATION_HEADERS)
 
 
-def _headers(request_id: str) -> dict[str, str]:
-    return {hdrs.CONTENT_TYPE: JSON_TYPE, **cache_header(1, 1), **common_headers(request_id)}
+def _headers(request_id: str, digest: str) -> dict[str, str]:
+    return {hdrs.CONTENT_TYPE: JSON_TYPE, **cache_header(1, 1), DIGEST_HEADER: digest, **common_headers(request_id)}
 
 
 _HEAD = (
     "HTTP/1.1 200 OK\r\n"
-    + "".join(f"{name}: {value}\r\n" for name, value in _headers("%s").items())
+    + "".join(f"{name}: {value}\r\n" for name, value in _headers("%s", "%s").items())
     + f"{hdrs.DATE}: %s\r\n{hdrs.CONTENT_LENGTH}: %d\r\n\r\n"
 )
 
 
-def _respond(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-    request_id = request_id_of(request)
+def _respond(request: web.BaseRequest, found: StoredResponse) -> web.StreamResponse:
+    request_id, body, (_, digest) = request_id_of(request), found.body, found.model
     if not takes_raw(request):
-        return web.Response(body=body, headers=_headers(request_id))
-    return RawResponse((_HEAD % (request_id, _date(int(time.time())), len(body))).encode() + body)
+        return web.Response(body=body, headers=_headers(request_id, digest))
+    return RawResponse((_HEAD % (digest, request_id, _date(int(time.time())), len(body))).encode() + body)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from multidict import istr
 
 from edgeembed.errors import RequestError, TokenInputError
 from edgeembed.inference.requests import EmbedResult, RerankResult
-from edgeembed.server.body import cache_header, json_name
+from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
 # Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 _TEXT = {"type": "string", "minLength": 1}
@@ -88,8 +88,8 @@ TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")
 
 
 def answer_headers(result: EmbedResult | RerankResult, texts: int) -> dict[str, str]:
-    """Return the headers with what the cache answered, and the number of texts that were cut, if any were."""
-    headers = cache_header(result.hits, texts)
+    """Return the headers with the model file, what the cache answered, and how many texts were cut, if any were."""
+    headers = {**cache_header(result.hits, texts), DIGEST_HEADER: result.model.digest}
     if cuts := result.cuts:
         headers[TRUNCATED_HEADER] = str(len(cuts))
     return headers

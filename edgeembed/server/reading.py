@@ -18,7 +18,7 @@ ROOM_BYTES = 128 * 2**20
 """For the large bodies of all unfinished requests."""
 
 Body = bytes | bytearray
-_BODY = web.RequestKey("body", bytearray)
+_BODY = web.RequestKey[Body]("body", bytes)
 _LATE = web.RequestKey("late", bool)
 _RESERVED = web.RequestKey("reserved", int)
 
@@ -80,6 +80,11 @@ async def read(request: web.BaseRequest, most: int, room: BodyRoom | None = None
     """
     known = request.get(_BODY)
     if known is None:
+        content = request.content
+        if content.is_eof() and content.exception() is None and content.total_bytes <= most and _LATE not in request:
+            # All of it has arrived, as most bodies have.
+            known = request[_BODY] = await content.readany()
+            return known
         if (request.content_length or 0) > most:
             raise web.HTTPRequestEntityTooLarge(most)
         try:

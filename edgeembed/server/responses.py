@@ -18,7 +18,8 @@ from edgeembed.errors import EdgeEmbedError
 from edgeembed.server.error_formats import ErrorFormat, Problem, openai
 
 JSON_TYPE = "application/json"
-PART_BYTES = 64 * 1024
+LARGE_BYTES = 512 * 1024
+PART_BYTES = 128 * 1024
 READ_SECONDS = 60.0
 """How long a client may take to read a part of a large response."""
 _MOST_MESSAGE = 2000
@@ -34,7 +35,7 @@ def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | Non
 def json_bytes(body: bytes, headers: dict[str, str], *, status: int = 200) -> web.Response:
     """Return a response with JSON that is already encoded."""
     headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **headers}
-    if len(body) > PART_BYTES:
+    if len(body) > LARGE_BYTES:
         return LargeResponse(body, headers, status=status)
     return web.Response(body=body, headers=headers, status=status)
 

@@ -27,11 +27,12 @@ from edgeembed.errors import (
     InputTooLongError,
     RequestError,
 )
-from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient, UpstreamError
+from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient
 from edgeembed.upstream.fallback import Fallback
 from edgeembed.upstream.health import HealthMonitor, log_failure
 from edgeembed.upstream.order import Layout, OrderCheck, texts_beside_sentinels
 from edgeembed.upstream.queue import PendingText, TextQueue, pending_text
+from edgeembed.upstream.rechecks import Rechecks
 from edgeembed.upstream.remote import REMOTE_TYPE, Remote
 from edgeembed.upstream.wire import UpstreamAnswer, says_too_long, spread
 
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 MOST_TRIES = 4
 """A text fails once so many requests with it ended in a closed connection or in vectors of another model."""
 _SERVER_ERROR = 500
-_RECHECK_SECONDS = 0.25
-"""Time in which texts that will be asked again are collected for one request."""
 _LIKELY = 4
 """A count of tokens beyond so many times what a text can have, as by a prompt of the server's own, is none."""
 _SOON = 0.001
@@ -73,7 +72,7 @@ class RemoteEngine:
         self._fallback = Fallback(make_fallback, self._identity, self._options.min_cosine)
         most_texts = 1 if remote.faults else texts_beside_sentinels(self._options.most_texts)
         self._queue = TextQueue(most_texts, self._options.most_characters)
-        self._rechecking: asyncio.Task[None] | None = None
+        self._rechecks = Rechecks(self._order, self._health, self._options, self._embed)
         self._in_flight: set[_UpstreamRequest] = set()
         self._loading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -140,6 +139,7 @@ class RemoteEngine:
             next_try_seconds=round(breaker.pause, 3),
             opened=breaker.opened,
             changes=self._remote.changes,
+            wrong_rows=self._remote.faults,
             requests=self._requests,
             retries=self._retries,
             refusals=self._refusals,
@@ -197,7 +197,9 @@ class RemoteEngine:
             text.fail(stopping)
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [task for task in (self._loading, self._rechecking, *(request.task for request in self._in_flight)) if task]
+        tasks = [
+            task for task in (self._loading, self._rechecks.task, *(request.task for request in self._in_flight)) if task
+        ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -333,29 +335,7 @@ class RemoteEngine:
                 self._tokens_computed += tokens
                 self._order.learn(text.sent, row)
                 text.finish(Row(row, tokens))
-        if self._order.has_samples and (self._rechecking is None or self._rechecking.done()):
-            self._rechecking = asyncio.create_task(self._recheck(), name="upstream recheck")
-            self._rechecking.add_done_callback(log_failure)
-
-    async def _recheck(self) -> None:
-        """Ask again for a sample of the texts that were answered; one request at a time, beside those of clients."""
-        while not self.is_over:
-            await asyncio.sleep(_RECHECK_SECONDS)
-            samples = self._order.take_samples(self._queue.most_texts, self._options.most_characters)
-            if not samples or self._health.breaker.state != "closed":
-                return
-            layout = self._order.layout([text for text, _ in samples])
-            try:
-                answer = await self._embed(layout)
-            except UpstreamError:
-                return  # the requests of clients show what is wrong
-            verdict = self._order.examine(layout, answer.rows)
-            found = [answer.rows[place] for place in layout.places]
-            if verdict == "wrong rows":
-                self._health.distrust("a sentinel text")
-            elif verdict == "right" and not self._order.repeats(found, [row for _, row in samples]):
-                self._health.distrust("a text that was asked again")
-        self._wake()
+        self._rechecks.begin(self._queue.most_texts)
 
     async def _on_refused(self, texts: Sequence[PendingText], error: RefusedError) -> bool:
         """Send the halves, down to the text that is refused; if both succeed, the request was only too large."""

@@ -130,6 +130,7 @@ class HealthMonitor:
         if self.over is None:
             self.over = self._remote.distrust(reason)
             self._remote.on_change(self._served)
+            self._changed()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)

@@ -13,11 +13,12 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from edgeembed.common.files import UNREADABLE_JSON, write_json
+from edgeembed.common.files import read_json, write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.wire import RowEncoding, tokens_about
@@ -32,6 +33,7 @@ that the answer comes from the right model, whatever was restarted, replaced or 
 
 SCHEMA = b"edgeembed upstream 1"
 MOST_KEPT = 32
+_MOST_DIMENSIONS = 2**20
 _UNIT = 1e-3
 """Largest distance of a normalised row's length from 1."""
 
@@ -45,7 +47,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     rows: str
     """Base64 of the rows of the canary texts that fit, as first seen: float32, little-endian, shape (texts, dimensions)."""
-    dimensions: int
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=_MOST_DIMENSIONS)]
     canary_tokens: list[int] = []
     """Of each canary text, as upstream counts them; empty where it does not."""
     context_tokens: int = 0
@@ -53,6 +55,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     encoding: RowEncoding = "base64"
     seen_at: float = 0.0
     """Unix seconds."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for rows that cannot be read: the file was damaged."""
+        _ = self.canary_rows
 
     @property
     def canary_rows(self) -> list[Float32Row]:
@@ -149,10 +155,8 @@ class IdentityStore:
 
     def _read(self) -> list[Identity]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=list[Identity])
-        except FileNotFoundError:
-            return []
-        except (OSError, *UNREADABLE_JSON) as error:
+            return read_json(self._path, list[Identity]) or []
+        except (OSError, ValueError) as error:
             log.warning("cannot read %s, starting with an empty one: %s", self._path, error)
             return []
 

@@ -62,7 +62,8 @@ class Remote:
             while True:
                 try:
                     self.recognise(await self.probe(client))
-                    await self._try_order(client)
+                    if fault := await self.find_fault(client):
+                        self.distrust(fault)
                     return
                 except UpstreamError as error:
                     reason = f"upstream {self.options.url}: {error}"
@@ -130,8 +131,11 @@ class Remote:
             encoding=encoding,
         )
 
-    async def _try_order(self, client: UpstreamClient) -> None:
-        """Send a request of the largest size twice, in two orders; a text whose row depends on its place shows a fault."""
+    async def find_fault(self, client: UpstreamClient) -> str | None:
+        """Send a request of the largest size twice, in two orders; return what shows that rows are mixed up, or None.
+
+        `recognise` was called before.
+        """
         texts = trial_texts(self.options.most_texts)
         seconds, encoding = min(PROBE_SECONDS, self.options.timeout), self.identity.encoding
         rows = []
@@ -141,10 +145,11 @@ class Remote:
                 rows.append(dict(zip(order, answer.rows, strict=True)))
         except UpstreamError as error:  # it may take fewer texts at a time; the checks of each request go on
             log.info("upstream %s was not tried with %d texts at a time: %s", self.options.url, len(texts), error)
-            return
+            return None
         first, second = rows
         if any(least_cosine([first[text]], [second[text]]) < self.options.min_cosine for text in texts):
-            self.distrust("a text whose row depends on its place")
+            return "a text whose row depends on its place"
+        return None
 
     def distrust(self, reason: str) -> WrongRowsError:
         """Note that rows of other texts came back, and return the error for the texts that wait.

@@ -69,3 +69,10 @@ def test_cutting_can_continue_after_any_chunk() -> None:
 def test_white_space_alone_is_no_chunk() -> None:
     assert chunks(" \n\t ") == []
     assert chunks("") == []
+
+
+@pytest.mark.parametrize("text", ["a" + " " * 200_000, " " * 200_000, "\n" * 200_000 + "x", ("a" + " " * 30_000) * 10])
+def test_white_space_is_read_once(text: str) -> None:
+    """Time with the square of it: an hour for the first text."""
+    chunks = list(Chunker(ChunkRules(tokens=8, overlap=0), letters).chunks(text))
+    assert " ".join(text[chunk.start : chunk.end] for chunk in chunks).split() == text.split()

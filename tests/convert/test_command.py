@@ -38,6 +38,29 @@ def test_convert_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.
     assert runner.invoke(convert, ["tiny", "--force"]).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "tiny/model.safetensors", "--force"], "it is no .gguf file; choose another file with -o"),
+        (["-o", "a.gguf", "--keep-master", "tiny/config.json", "--force"], "choose another file with --keep-master"),
+        (["-o", "a.gguf", "--keep-master", "kept.gguf"], "already exists; replace it with --force"),
+        (["-o", "a.gguf", "--keep-master", "./a.gguf"], "is given for both files"),
+        (["--type", ""], "unknown type ''"),
+    ],
+)
+def test_no_file_is_replaced_that_is_not_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_tiny_bert(tmp_path / "tiny")
+    (tmp_path / "kept.gguf").write_bytes(b"kept")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = CliRunner().invoke(convert, ["tiny", *arguments])
+    assert isinstance(done.exception, ConversionError)
+    assert words in done.exception.message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.model
 def test_the_source_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")

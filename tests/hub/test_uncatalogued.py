@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -271,13 +272,23 @@ def test_a_file_in_a_folder_of_the_repository(paths: Paths, repository: FakeHub)
     assert not Store(paths).partials("deep-model").root.exists()
 
 
-def test_a_full_disk_is_reported(paths: Paths, repository: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, r"the disk of .*nice-model.* is full; nothing was installed, and partial downloads are kept"),
+        (errno.EDQUOT, r"the disk of .*nice-model.* gives this user no more room \(quota\); nothing was installed"),
+        (errno.EIO, r"Input/output error \(in .*nice-model.*\)"),  # the system names no file for a write
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_named(
+    number: int, said: str, paths: Paths, repository: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
         patched.setattr("edgeembed.hub.download.transfer.os.fsync", full)
-        with pytest.raises(HubError, match="is full; nothing was installed, and partial downloads are kept"):
+        with pytest.raises(HubError, match=said):
             run(f"hf:{REPO}")
     run(f"hf:{REPO}")
     assert repository.sent == len(Q8)

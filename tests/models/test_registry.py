@@ -140,3 +140,19 @@ async def test_a_replaced_file_is_used_from_the_next_request_on() -> None:
     assert (await registry.resolve(None, "embed")).model == newer
     assert (await registry.resolve("small", "embed")).model == newer
     assert (await registry.resolve("other-model", "embed")).model == OTHER
+
+
+async def test_a_file_that_changes_during_a_scan_is_scanned_again() -> None:
+    newer = model("small", prompts=QUERY, size_bytes=7)
+    scans: list[ServedModel] = []
+
+    def renew(each: ServedModel) -> ServedModel:
+        scans.append(each)
+        if len(scans) == 1:
+            registry.mark_stale()  # just after this scan has read the file
+            return each
+        return newer
+
+    registry = ModelRegistry(SMALL, renew=renew)
+    registry.mark_stale()
+    assert (await registry.resolve(None, "embed")).model == newer

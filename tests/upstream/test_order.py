@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, WrongRowsError
+from edgeembed.inference.requests import EmbedRequest
+from edgeembed.runtime.models import find_configured_models
+from edgeembed.runtime.service import make_service
+from edgeembed.runtime.upstream import make_remote as make_remote_of
 from edgeembed.upstream.engine import RemoteEngine
 from edgeembed.upstream.identity import CANARY_TEXTS, SENTINELS
 from edgeembed.upstream.order import sentinels_for, texts_beside_sentinels
@@ -54,10 +61,10 @@ async def test_a_server_that_begins_to_mix_up_rows_is_found_and_its_cached_rows_
         if engine.is_over:
             break
         await right_of(server, engine, texts_of(batch))
-        await until_async(lambda: engine._rechecking is None or engine._rechecking.done())
+        await until_async(lambda: engine._rechecks.task is None or engine._rechecks.task.done())
     (error,) = await asyncio.gather(*engine.submit(["later"], INTERACTIVE), return_exceptions=True)
     assert isinstance(error, WrongRowsError) and error.status == 503
-    assert remote.faults == 1 and remote.identity.digest != before
+    assert engine.upstream.wrong_rows == 1 and remote.identity.digest != before
     known = remote._identities.last(server.url, server.model)
     assert known is not None and known.digest == remote.identity.digest, "also after a restart"
 
@@ -152,7 +159,7 @@ async def test_a_sample_of_the_texts_is_asked_again(server: FakeUpstream, start:
     engine = await start(server, recheck_every=16)
     for batch in range(20):
         await right_of(server, engine, texts_of(batch))
-        await until_async(lambda: engine._rechecking is None or engine._rechecking.done())
+        await until_async(lambda: engine._rechecks.task is None or engine._rechecks.task.done())
     asked = [text for request in server.asked for text in without_sentinels(request)]
     again = len(asked) - len(set(asked))
     assert 32 + (620 - 32) // 16 - 3 <= again <= 32 + (620 - 32) // 16 + 3
@@ -164,3 +171,31 @@ def test_a_request_with_its_sentinels_is_not_larger_than_allowed(most: int) -> N
     texts = texts_beside_sentinels(most)
     assert texts + sentinels_for(texts) <= most
     assert texts + 1 + sentinels_for(texts + 1) > most, "nor smaller than it may be"
+
+
+async def test_rows_that_were_cached_before_the_fault_was_found_are_computed_again(
+    server: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path))
+    paths, settings = Paths.resolve(), Settings(upstream=server.url, upstream_wait=0.0)
+    remote = await make_remote_of(settings, paths)
+    await remote.identify(5.0, asyncio.Event())
+    service = make_service(settings, paths, find_configured_models(settings, paths, remote))
+    assert service.cache is not None
+    await service.cache.open()
+
+    async def are_right(texts: list[str]) -> list[bool]:
+        vectors = (await service.embed(EmbedRequest(texts))).vectors
+        return [bool(np.allclose(row, server.row_of(text), atol=1e-6)) for row, text in zip(vectors, texts, strict=True)]
+
+    try:
+        assert all(await are_right(["first"]))
+        server.scramble = reversal_of_the_others
+        wrong = await are_right(texts_of(1))
+        assert not all(wrong), "nothing shows it yet"
+        await until_async(lambda: remote.faults == 1)
+        assert all(await are_right(texts_of(1)))
+        assert all(await are_right(texts_of(1))), "out of the cache"
+    finally:
+        await service.pool.close()
+        await service.cache.close()

@@ -54,7 +54,7 @@ class TextPieces:
         model, splitter = metadata("tokenizer.ggml.model"), metadata("tokenizer.ggml.pre") or ""
         tokens = list(defined)
         if model == "bert":
-            # Before white space, punctuation and ideographs. A word of any length is read in constant memory.
+            # Before white space, punctuation and ideographs. Words of any length are read.
             return cls._unless_crossed(r"[\s!-/:-@\[-`{-~\u3400-\u4dbf\u4e00-\u9fff]", None, tokens)
         if model == "t5":
             merges = all(
@@ -98,11 +98,11 @@ class TextPieces:
 
     def _end(self, text: str, begin: int) -> int:
         length, longest = len(text), self._longest or len(text)
-        least = min(PIECE_CHARACTERS, longest)
-        if length - begin <= least:
+        if length - begin <= min(PIECE_CHARACTERS, longest):
             return length
         furthest = min(length, begin + longest)
         # One character more: what follows the place decides, too.
+        least = min(PIECE_CHARACTERS, longest // 2)
         found = self._place.search(text, begin + least, furthest + 1) if self._place else None
         return found.start() if found else furthest
 

@@ -18,7 +18,7 @@ from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.defined_tokens import DefinedTokens
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.normalizer import choose_normalizer
-from edgeembed.engine.llama.text_pieces import PIECE_CHARACTERS, TextPieces
+from edgeembed.engine.llama.text_pieces import LONGEST_RECURSION, TextPieces
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.llama.wordpiece import WORD_START, BertWords
 from edgeembed.engine.reading import Tokens
@@ -49,7 +49,7 @@ class Tokenizer:
 
         frame: with the special tokens that the model adds around a text.
         """
-        if len(text) <= PIECE_CHARACTERS:
+        if len(text) <= LONGEST_RECURSION:
             parts = self._parts(text)
             if isinstance(parts, str):  # nearly every text
                 return self._call(parts, frame=frame)

@@ -10,7 +10,6 @@ Source of the rules: the tokenizers library, BertNormalizer, BertPreTokenizer an
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -24,6 +23,7 @@ from edgeembed.engine.llama.bert_characters import (
     SPACES,
     CharacterSet,
 )
+from edgeembed.engine.text_sizes import may_hold_longer_word
 
 STRIP_ACCENTS_KEY = "tokenizer.ggml.normalizer.strip_accents"
 LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
@@ -37,7 +37,6 @@ _UNKNOWN = "\ue000"
 """Stands for a character that makes its word unknown. It is for private use, so it is removed from every text."""
 _MOST_REMEMBERED = 16_384
 _SLICE_CHARACTERS = 16_384
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class BertWords:
@@ -66,7 +65,7 @@ class BertWords:
     def segments(self, text: str) -> str | list[str | None]:
         """Return the text as llama.cpp can read it; with unknown words, a list in which None stands for each of them."""
         # llama.cpp reads short words of ASCII as BERT's tokenizer does, except for control characters.
-        if text.isascii() and not _CONTROL.search(text) and self._is_short(text):
+        if text.isascii() and _is_printable(text) and self._is_short(text):
             return text
         normalized = self._normalize(text)
         if _UNKNOWN not in normalized and self._is_short(normalized):
@@ -82,7 +81,9 @@ class BertWords:
 
     def _is_short(self, text: str) -> bool:
         """Return whether no run without white space is longer than a word may be."""
-        return len(text) <= self._longest_word or max(map(len, text.split()), default=0) <= self._longest_word
+        if not may_hold_longer_word(text, self._longest_word):
+            return True
+        return max(map(len, text.split()), default=0) <= self._longest_word
 
     def _split(self, normalized: str) -> Iterator[str | None]:
         for unknown, words in groupby(normalized.split(), self._is_unknown):
@@ -94,6 +95,10 @@ class BertWords:
 
     def _is_unknown(self, word: str) -> bool:
         return len(word) > self._longest_word or _UNKNOWN in word
+
+
+def _is_printable(text: str) -> bool:
+    return text.isprintable() or text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable()
 
 
 class _Characters(dict[int, str]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter, deque
@@ -13,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.common.backoff import Backoff
-from edgeembed.common.files import write_json
+from edgeembed.common.files import read_json, write_json
 from edgeembed.common.status import Demotion, ModeChange
 from edgeembed.engine.causes import Cause
 from edgeembed.engine.execution_modes import ExecutionMode, cpu_modes
@@ -213,10 +212,7 @@ class FallbackMemory:
 
     def _read(self) -> dict[str, object]:
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return read_json(self._file, dict[str, object]) or {}
+        except (OSError, ValueError) as error:
+            log.warning("cannot read %s, which is ignored: %s", self._file, error)
             return {}
-        except (OSError, ValueError, RecursionError) as error:
-            log.warning("%s cannot be read and is ignored: %s", self._file, error)
-            return {}
-        return found if isinstance(found, dict) else {}

@@ -94,9 +94,11 @@ class PendingTexts:
             for id_, pending in self._texts.items()
         ]
 
-    def finish_rows(self, rows: Sequence[RowItem]) -> None:
-        """Resolve the futures of rows."""
+    def finish_rows(self, rows: Sequence[RowItem], dimensions: int) -> None:
+        """Resolve the futures of rows. Raises ValueError for a row of another length."""
         for row in rows:
+            if len(row.vector) != 4 * dimensions:
+                raise ValueError(f"a row of {len(row.vector)} bytes instead of {4 * dimensions}")
             self._finish(row.id, Row(np.frombuffer(row.vector, dtype=np.float32), row.tokens, row.full))
 
     def finish_read(self, message: ReadTokens) -> None:

@@ -397,7 +397,8 @@ class WorkerEngine:
                 self._batches_computed += 1
                 self._texts_computed += len(items)
                 self._tokens_computed += sum(item.tokens for item in items)
-                self._pending.finish_rows(items)
+                assert self._info is not None  # a worker that sends rows was ready
+                self._pending.finish_rows(items, self._info.dimensions)
             case ReadTokens():
                 self._pending.finish_read(message)
             case Failed():

@@ -160,6 +160,11 @@ class BatchQueue(Generic[TokensT]):
                 self._bulk.pop(id_, None)
             self._wake()  # the texts behind them may be for lanes that sleep
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Make `take` return an empty batch from now on."""
         with self._lock:
@@ -179,11 +184,13 @@ class BatchQueue(Generic[TokensT]):
                 queue.move_to_end(text.id, last=False)
             self._wake()
 
-    def take(self, lane: int = WIDE) -> list[QueuedText[TokensT]]:
-        """Wait for texts for this lane and return them, the oldest of the first priority first; [] once the queue is closed.
+    def take(self, lane: int = WIDE, seconds: float | None = None) -> list[QueuedText[TokensT]]:
+        """Wait for texts for this lane and return them, the oldest of the first priority first.
 
-        Calling it also ends the lane's previous batch.
+        Returns [] once the queue is closed, or when there were none for `seconds` seconds. Calling it also ends the lane's
+        previous batch.
         """
+        waited = True
         with self._lock:
             self._running.pop(lane, None)
             while not self._closed:
@@ -197,7 +204,10 @@ class BatchQueue(Generic[TokensT]):
                 self._wake()  # what is left, or what this lane was woken for, may now be for another lane
                 if batch:
                     return batch
-                (self._wide_turn if lane == WIDE else self._bulk_turn).wait()
+                if not waited:  # and another look has found nothing: a wake-up at the last moment is not lost
+                    self._asleep.discard(lane)
+                    return []
+                waited = (self._wide_turn if lane == WIDE else self._bulk_turn).wait(seconds)
             return []
 
     def take_query(self, most: int) -> list[QueuedText[TokensT]]:

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from types import TracebackType
 
+from edgeembed.common.heap import configure_heap
 from edgeembed.common.log_content import format_traceback
 
 OPENMP_SPINS = "4000"
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     threading.excepthook = _end_process
     faulthandler.enable()  # a native crash prints its stack to stderr, which the daemon quotes
     sys.setswitchinterval(SWITCH_SECONDS)
+    configure_heap()
     # NumPy's library would start threads that compute nothing here, and Landlock restricts only the thread that asks for it.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:

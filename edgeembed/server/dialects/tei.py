@@ -20,14 +20,14 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo, Tokenized
-from edgeembed.errors import EngineUnavailableError, RequestError, quoted
+from edgeembed.errors import EngineUnavailableError, ModelReplacedError, RequestError, quoted
 from edgeembed.inference.postprocess import log_odds, raw_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import cache_header, cache_use, peek_body, read_body
+from edgeembed.server.body import DIGEST_HEADER, cache_header, cache_use, peek_body, read_body
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
@@ -247,8 +247,10 @@ async def similarity(request: web.Request) -> web.Response:
         of([body.inputs.source_sentence], "inputs.source_sentence", single=True),
         of(sentences, "inputs.sentences", single=False),
     )
+    if one.model.digest != many.model.digest:
+        raise ModelReplacedError("the model was replaced meanwhile; send the request again", retry_after=1.0)
     cosines = await service.aside.run(many.numbers, _cosines, one, many)
-    headers = cache_header(one.hits + many.hits, 1 + len(sentences))
+    headers = {**cache_header(one.hits + many.hits, 1 + len(sentences)), DIGEST_HEADER: one.model.digest}
     if cuts := len(one.cuts) + len(many.cuts):
         headers[TRUNCATED_HEADER] = str(cuts)
     return json_response(cosines, headers=headers)

@@ -242,8 +242,10 @@ def _upstream(slots: list[Slot]) -> Iterator[Metric]:
         ("upstream_refusals", "Texts that upstream refused.", [one.refusals for one in stats]),
         ("upstream_fallback_texts", "Texts that the local model computed.", [one.fallback_texts for one in stats]),
         ("upstream_changes", "How often upstream's vectors differed from earlier ones.", [one.changes for one in stats]),
+        ("upstream_wrong_rows", "How often upstream returned rows of other texts.", [one.wrong_rows for one in stats]),
     ):
-        yield counter(name, what, {(): max(values) if name == "upstream_changes" else sum(values)})
+        whole = name in ("upstream_changes", "upstream_wrong_rows")  # of the server, not of one of its models
+        yield counter(name, what, {(): max(values) if whole else sum(values)})
 
 
 def vectors(stats: list[VectorStats]) -> Iterator[Metric]:

@@ -79,8 +79,8 @@ def test_tokens_of_fuzzed_texts_are_those_of_the_reference(family: Family) -> No
 def test_tokens_of_pieces_are_those_of_the_whole(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [PROSE * 5, "  a" * 300, "a b " * 200, " " * 500, *HARD_TEXTS.values(), *fuzzed_texts(200, seed=2)]
     whole = [family.tokens(text) for text in texts]
-    for module in (text_pieces, tokenizer):
-        monkeypatch.setattr(module, "PIECE_CHARACTERS", 20)
+    monkeypatch.setattr(text_pieces, "PIECE_CHARACTERS", 20)
+    monkeypatch.setattr(tokenizer, "LONGEST_RECURSION", 20)
     family_pieces = [len(list(family.model._tokenizer._pieces.split(text))) for text in texts]
     assert family_pieces[0] > 5 and family_pieces[2] > 20
     assert [family.tokens(text) for text in texts] == whole
@@ -90,8 +90,8 @@ def test_tokens_of_pieces_are_those_of_the_whole(family: Family, monkeypatch: py
 def test_a_part_of_a_giant_text_has_the_tokens_at_its_end_or_beginning(
     family: Family, at_start: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (text_pieces, tokenizer):
-        monkeypatch.setattr(module, "PIECE_CHARACTERS", 20)
+    monkeypatch.setattr(text_pieces, "PIECE_CHARACTERS", 20)
+    monkeypatch.setattr(tokenizer, "LONGEST_RECURSION", 20)
     text = PROSE * 50
     part = family.model.shorten(text, 60, at_start=at_start)
     assert len(part) < len(text) // 4

@@ -26,7 +26,7 @@ class _Turn:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
 
-    def wait(self) -> None:
+    def wait(self, timeout: float | None = None) -> bool:
         raise _Asleep
 
     def notify(self, n: int = 1) -> None:

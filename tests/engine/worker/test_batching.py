@@ -228,3 +228,21 @@ def test_texts_added_from_several_threads_are_all_taken() -> None:
     queue.close()
     taker.join(30)
     assert sorted(taker.taken) == [base + number for base in (0, 1000, 2000) for number in range(500)]
+
+
+def test_a_lane_that_waits_for_some_seconds_comes_back_with_nothing_and_misses_no_text() -> None:
+    queue = BatchQueue[None](100, 50, Clock(), bulk_lanes=1, bulk_tokens=100)
+    queue.add([text(0, 10)])
+    assert ids(queue.take()) == [0]  # the wide lane is busy from now on
+    assert queue.take(1, seconds=0.001) == [] and not queue.closed
+    queue.add([text(1, 10, BULK)])  # while the lane is not waiting
+    assert ids(queue.take(1, seconds=0.001)) == [1]
+    assert queue.take(1, seconds=0.001) == []
+    taken: list[int] = []
+    lane = threading.Thread(target=lambda: taken.extend(ids(queue.take(1, seconds=20))))
+    lane.start()
+    queue.add([text(2, 10, BULK)])
+    lane.join(20)
+    assert taken == [2]
+    queue.close()
+    assert queue.take(1, seconds=20) == [] and queue.closed

@@ -166,3 +166,17 @@ def test_a_worker_without_memory_for_a_batch_ends_unless_it_is_the_smallest(
     worker = Worker(options, Pipe(io.BytesIO(), io.BytesIO()), ActivityTable(None), Sandbox(tmp_path, "cpu", enabled=False))
     failure = ModeFailed("llama.cpp cannot compute this batch (code -2)", cause)
     assert worker._own_fault("engine", failure) == (failure if ends else None)
+
+
+@pytest.mark.parametrize("splitter", ["gpt-4o", "granite-embed-multi-97m", "qwen2"])
+def test_no_run_of_characters_is_too_long_for_a_tokenizer(splitter: str, tmp_path: Path) -> None:
+    """Some of llama.cpp's pre-tokenizers recurse for each character of a run: 60,000 letters ended the process."""
+    with start(make_tiny_qwen3(tmp_path / "tiny.gguf", splitter=splitter)) as process:
+        context = wait_until_ready(process).context_tokens
+        texts = [letter * 60_000 for letter in ("a", "A", "!", " ", "\n", "中", "1")]
+        items = [EmbedItem(id_, text, BULK, False) for id_, text in enumerate([*texts, "hello"])]
+        found, _ = answers(process, items)
+    assert isinstance(found[len(texts)], RowItem)
+    for id_ in range(len(texts)):
+        failed = found[id_]
+        assert isinstance(failed, Failed) and failed.kind == "too_long" and failed.tokens > context

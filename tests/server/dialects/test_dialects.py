@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.errors import OverloadedError
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
+from tests.fakes import fake_model
 from tests.server.dialect_requests import Server
 
 Connect = Callable[[Server], Awaitable[TestClient]]
@@ -63,6 +64,7 @@ async def test_every_dialect_returns_the_same_vector_and_shares_the_cache(connec
     for path, (body, vector) in EMBEDS.items():
         response = await client.post(path, json=body)
         vectors.append(vector(await response.json()))
+        assert response.headers["X-Edgeembed-Digest"] == fake_model("embedder").digest, path
         words.append(response.headers["X-Edgeembed-Cache"])
     assert np.allclose(vectors, vectors[0], atol=1e-7)
     assert words == ["miss", *["hit"] * (len(EMBEDS) - 1)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.errors import BadVectorError, EngineUnavailableError
+from edgeembed.inference.requests import EmbedRequest, EmbedResult
+from edgeembed.inference.service import EmbeddingService
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_row
 from tests.server.dialect_requests import LOGITS, Server, get, post, unit
 
@@ -80,6 +84,18 @@ async def test_similarity_returns_the_cosine_of_each_sentence(client: TestClient
     _, cosines = await post(client, path, inputs=inputs, parameters={"prompt_name": "query"})
     assert np.allclose(cosines, [1.0, unit("Q: a") @ unit("Q: b"), unit("Q: a") @ unit("Q: c")], atol=1e-6)
     assert all(-1 <= cosine <= 1 for cosine in cosines)
+
+
+async def test_vectors_of_two_model_files_are_not_compared(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, digests = EmbeddingService.embed, iter(("one", "two"))
+
+    async def replaced(service: EmbeddingService, request: EmbedRequest) -> EmbedResult:
+        result = await embed(service, request)
+        return msgspec.structs.replace(result, model=dataclasses.replace(result.model, digest=next(digests)))
+
+    monkeypatch.setattr(EmbeddingService, "embed", replaced)
+    status, answer = await post(client, "/similarity", inputs={"source_sentence": "a", "sentences": ["a"]})
+    assert status == 503 and "was replaced meanwhile" in answer["error"]
 
 
 async def test_info_describes_the_default_model(client: TestClient) -> None:

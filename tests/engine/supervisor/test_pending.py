@@ -1,0 +1,24 @@
+"""Texts that wait for their rows, and what a worker sends for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeembed.engine.interface import BULK
+from edgeembed.engine.ipc.messages import RowItem
+from edgeembed.engine.supervisor.pending import PendingTexts
+from tests.fakes import DIMENSIONS
+
+
+@pytest.mark.parametrize("length", [0, 3, 4 * DIMENSIONS - 4, 4 * DIMENSIONS + 1, 4 * DIMENSIONS + 4])
+async def test_a_row_of_another_length_is_not_handed_on(length: int) -> None:
+    """A worker that was taken over may send anything."""
+    pending = PendingTexts(lambda _id: None)
+    (item,), (future,) = pending.add(["text"], BULK, "row")
+    with pytest.raises(ValueError, match=f"a row of {length} bytes instead of {4 * DIMENSIONS}"):
+        pending.finish_rows([RowItem(item.id, 1, bytes(length))], DIMENSIONS)
+    assert not future.done()
+    row = np.ones(DIMENSIONS, dtype=np.float32)
+    pending.finish_rows([RowItem(item.id + 99, 1, row.tobytes()), RowItem(item.id, 1, row.tobytes())], DIMENSIONS)
+    assert np.array_equal((await future).vector, row)
