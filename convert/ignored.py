@@ -24,7 +24,7 @@ _DEPTH = 3
 """Folders within the checkpoint that are searched for adapters: such as adapters/retrieval/."""
 
 # Classes that checkpoints bring themselves, in families that follow that code.
-_KNOWN_CODE = {"NomicBertModel"}
+_SUPPORTED_CODE = {"NomicBertModel"}
 _QUANTIZED = ("quantization_config", "compression_config")
 
 # Arguments of sentence-transformers' Transformer that do not change vectors.
@@ -71,7 +71,7 @@ def refuse_code(config: dict[str, Any], file: Path) -> None:
     if not isinstance(given, dict):
         raise ConversionError(f"{file}: auto_map = {given!r}; expected an object")
     computes = {name: code for name, code in given.items() if name.startswith(("AutoModel", "AutoTokenizer"))}
-    if str(computes.get("AutoModel")).rpartition(".")[2] in _KNOWN_CODE:
+    if str(computes.get("AutoModel")).rpartition(".")[2] in _SUPPORTED_CODE:
         return
     if computes:
         name, code = next(iter(computes.items()))

@@ -71,7 +71,7 @@ async def dripping() -> AsyncIterator[bytes]:
     """A space now and then, without an end."""
     while True:
         yield b" "
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # a slow line
 
 
 def bomb() -> bytes:

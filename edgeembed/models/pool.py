@@ -292,11 +292,15 @@ class ModelPool:
         failure = EngineUnavailableError(message)
         engine = slot.engine
         self._fail(slot, failure)
-        if engine is not None:
-            await engine.close()
-        if not slot.outcome.done():
-            slot.outcome.set_exception(failure)
-        log.error("%s", message)
+        try:
+            if engine is not None:
+                await engine.close()
+        except Exception:
+            log.exception("unexpected error while closing %s", slot.model.spec)
+        finally:  # nobody may wait for the model any more
+            if not slot.outcome.done():
+                slot.outcome.set_exception(failure)
+            log.error("%s", message)
 
     def _fail(self, slot: Slot, error: EdgeEmbedError) -> None:
         slot.state, slot.error, slot.failed_at, slot.memory_bytes = "failed", error, time.monotonic(), 0

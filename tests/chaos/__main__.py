@@ -32,7 +32,7 @@ def main() -> int:
         )
     )
     print(report)
-    return 1 if report.tally.wrong or report.tally.failed or report.not_survived else 0
+    return 1 if report.counts.wrong or report.counts.failed or report.not_survived else 0
 
 
 if __name__ == "__main__":

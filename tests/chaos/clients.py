@@ -34,7 +34,7 @@ class Expected:
 
 
 @dataclass
-class Tally:
+class Counts:
     """What the clients got."""
 
     answers: int = 0
@@ -56,11 +56,11 @@ class Tally:
 class Client:
     """Asks a daemon for random texts, one request after the other."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, expected: Expected, tally: Tally, seed: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, expected: Expected, counts: Counts, seed: str) -> None:
         self._session = session
         self._url = url
         self._expected = expected
-        self._tally = tally
+        self._counts = counts
         self._draw = random.Random(seed)
         self._texts = sorted(expected.sets[0])
 
@@ -83,13 +83,12 @@ class Client:
             if reason is None:
                 return pause == 0.0
             if pause is None or time.monotonic() - began > GIVE_UP_SECONDS:
-                self._tally.failed[reason] += 1
+                self._counts.failed[reason] += 1
                 return False
-            self._tally.repeated[reason] += 1
+            self._counts.repeated[reason] += 1
             attempt += 1
-            await asyncio.sleep(
-                min(max(pause, 0.05 * 2**attempt), LONGEST_PAUSE) * self._draw.uniform(0.75, 1.0)
-            )  # as a client that tries again
+            wait = min(max(pause, 0.05 * 2**attempt), LONGEST_PAUSE) * self._draw.uniform(0.75, 1.0)
+            await asyncio.sleep(wait)  # as a client that tries again
 
     async def _attempt(self, body: dict[str, object], began: float, before: list[Rows]) -> tuple[str | None, float | None]:
         """Return why there was no answer and how long to wait, None for ever; or (None, number of wrong rows)."""
@@ -103,29 +102,29 @@ class Client:
                 answer = await response.json()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return type(error).__name__, 0.0
-        self._tally.seconds.append(time.monotonic() - began)
+        self._counts.seconds.append(time.monotonic() - began)
         wrong = self._count(body["input"], answer["data"], before)  # type: ignore[arg-type] # a list
         return None, float(wrong)
 
     def _count(self, texts: list[str], data: list[dict[str, str]], before: list[Rows]) -> int:
         rows = {item["index"]: np.frombuffer(base64.b64decode(item["embedding"]), np.float32) for item in data}
-        self._tally.answers += 1
-        self._tally.rows += len(texts)
+        self._counts.answers += 1
+        self._counts.rows += len(texts)
         allowed = [*before, *(rows_ for rows_ in self._expected.sets if not any(rows_ is other for other in before))]
         wrong = min(
-            sum(not _same(rows.get(place), known[text]) for place, text in enumerate(texts))  # type: ignore[call-overload]
-            for known in allowed
+            sum(not _same(rows.get(place), right[text]) for place, text in enumerate(texts))  # type: ignore[call-overload]
+            for right in allowed
         )
-        self._tally.wrong += wrong
-        if wrong and len(self._tally.examples) < 20:
-            self._tally.examples.append(f"{time.strftime('%X')} {wrong} of {len(texts)} rows, {len(allowed)} files allowed")
+        self._counts.wrong += wrong
+        if wrong and len(self._counts.examples) < 20:
+            self._counts.examples.append(f"{time.strftime('%X')} {wrong} of {len(texts)} rows, {len(allowed)} files allowed")
         return wrong
 
 
-def _same(row: Row | None, known: Row) -> bool:
-    if row is None or row.shape != known.shape or not np.isfinite(row).all():
+def _same(row: Row | None, right: Row) -> bool:
+    if row is None or row.shape != right.shape or not np.isfinite(row).all():
         return False
-    return float(row @ known / max(np.linalg.norm(row) * np.linalg.norm(known), 1e-9)) > SAME
+    return float(row @ right / max(np.linalg.norm(row) * np.linalg.norm(right), 1e-9)) > SAME
 
 
 def _code_of(answer: object) -> str:

@@ -14,7 +14,7 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from tests.chaos.clients import Client, Expected, Row, Rows, Tally
+from tests.chaos.clients import Client, Counts, Expected, Row, Rows
 from tests.chaos.servers import Clock, Disk, Server
 from tests.fake_upstreams import FakeUpstream
 from tests.overwriting import NO_MODEL, WRITES
@@ -145,7 +145,7 @@ async def upstream_of_another_model(scene: Scene) -> None:
     scene.other.row_of = known
     first = Expected([scene.rows[0]])
     for _ in range(60):
-        probe = Client(scene.session, scene.caching.url, first, Tally(), "another")
+        probe = Client(scene.session, scene.caching.url, first, Counts(), "another")
         if await probe.ask(scene.draw.sample(sorted(scene.rows[0]), 8), cached=0):
             break
         await asyncio.sleep(0.2)  # between two requests

@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
-from tests.chaos.clients import Client, Expected, Rows, Tally
+from tests.chaos.clients import Client, Counts, Expected, Rows
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.servers import Clock, Disk, Server, can_mount
 from tests.e2e.overwritten import rows_of
@@ -37,26 +37,26 @@ class Report:
 
     seed: int
     seconds: float
-    tally: Tally
+    counts: Counts
     survived: Counter[str] = field(default_factory=Counter)
     not_survived: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Faults that this machine cannot make, with the reason."""
 
     def __str__(self) -> str:
-        tally = self.tally
+        counts = self.counts
         faults = sum(self.survived.values())
         lines = [
-            f"faults survived: {faults} of {faults + len(self.not_survived)}, answers: {tally.answers:,} "
-            f"({tally.rows:,} rows), wrong: {tally.wrong}, failed: {sum(tally.failed.values())}, p99: {tally.p99():.2f} s "
-            f"(seed {self.seed}, {self.seconds:.0f} s)",
+            f"faults survived: {faults} of {faults + len(self.not_survived)}, answers: {counts.answers:,} "
+            f"({counts.rows:,} rows), wrong: {counts.wrong}, failed: {sum(counts.failed.values())}, "
+            f"p99: {counts.p99():.2f} s (seed {self.seed}, {self.seconds:.0f} s)",
             "survived: " + ", ".join(f"{name} {count}" for name, count in sorted(self.survived.items())),
             "tried again after: "
-            + (", ".join(f"{why} {count}" for why, count in tally.repeated.most_common()) or "nothing"),
+            + (", ".join(f"{why} {count}" for why, count in counts.repeated.most_common()) or "nothing"),
         ]
         lines += [f"not survived: {name}" for name in self.not_survived]
-        lines += [f"failed: {why} {count}" for why, count in tally.failed.items()]
-        lines += [f"wrong: {example}" for example in tally.examples]
+        lines += [f"failed: {why} {count}" for why, count in counts.failed.items()]
+        lines += [f"wrong: {example}" for example in counts.examples]
         lines += [f"left out: {name}, as {why}" for name, why in self.left_out.items()]
         return "\n".join(lines)
 
@@ -77,12 +77,12 @@ async def run(
     say: Callable[[str], None] = print,
 ) -> Report:
     """Run faults under load and return the report. only: the names of the faults; None for all that can be made here."""
-    report = Report(seed, seconds, Tally())
+    report = Report(seed, seconds, Counts())
     async with _scene(model, seed, report, say) as scene:
         names = [name for name in only or FAULTS if name not in report.left_out]
         over = asyncio.Event()
         asking = [
-            Client(scene.session, server.url, expected, report.tally, f"{seed} {number}").run(over)
+            Client(scene.session, server.url, expected, report.counts, f"{seed} {number}").run(over)
             for number, (server, expected) in enumerate(
                 itertools.islice(
                     itertools.cycle([*[(scene.local, scene.expected)] * 3, (scene.caching, scene.far_expected)]), clients
@@ -91,8 +91,8 @@ async def run(
         ]
         running = asyncio.gather(*asking)
         probes = [
-            Client(scene.session, scene.local.url, scene.expected, report.tally, "probe"),
-            Client(scene.session, scene.caching.url, scene.far_expected, report.tally, "probe"),
+            Client(scene.session, scene.local.url, scene.expected, report.counts, "probe"),
+            Client(scene.session, scene.caching.url, scene.far_expected, report.counts, "probe"),
         ]
         end = time.monotonic() + seconds
         order: list[str] = []
@@ -118,10 +118,10 @@ async def _one_fault(name: str, scene: Scene, probes: list[Client], report: Repo
         say(f"{name}: NOT survived: {error!r}")
         return
     report.survived[name] += 1
-    tally = report.tally
+    counts = report.counts
     say(
-        f"{name}: {mended - began:.1f} s, right answers {time.monotonic() - mended:.2f} s later; {tally.answers:,} answers, "
-        f"{tally.wrong} wrong, {sum(tally.failed.values())} failed"
+        f"{name}: {mended - began:.1f} s, right answers {time.monotonic() - mended:.2f} s later; {counts.answers:,} answers"
+        f", {counts.wrong} wrong, {sum(counts.failed.values())} failed"
     )
 
 

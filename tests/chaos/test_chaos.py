@@ -26,9 +26,9 @@ def test_no_answer_is_wrong_and_no_request_fails_whatever_breaks(minilm: Callabl
     report = asyncio.run(run(minilm("Q8_0"), seconds=SECONDS, seed=1, clients=8, say=lines.append))
     shown = "\n".join([*lines, str(report)])
     print(shown)
-    assert report.tally.answers > 100, shown
-    assert report.tally.wrong == 0, shown
-    assert not report.tally.failed, shown
+    assert report.counts.answers > 100, shown
+    assert report.counts.wrong == 0, shown
+    assert not report.counts.failed, shown
     assert not report.not_survived, shown
     assert sum(report.survived.values()) >= 3, shown
     assert set(report.left_out) <= {"disk_full", "clock_moved"} <= set(FAULTS)

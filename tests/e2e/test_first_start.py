@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,17 @@ pytestmark = pytest.mark.slow
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port, where nothing listens
 
 
-def test_without_the_hub_the_starter_model_is_installed_and_kept(home: Path) -> None:
+def test_without_the_hub_the_starter_model_is_used_and_not_chosen_for_ever(home: Path) -> None:
     with running(home=home, **NO_HUB) as daemon:
-        assert "The model hub cannot be reached" in daemon.log
-        assert "starter" in daemon.log
+        assert "127.0.0.1 cannot be reached" in daemon.log
+        assert "The starter model all-minilm-l6-v2:Q8_0 is used until the next start" in daemon.log
         assert daemon.embed("hello").shape == (1, 384)
         assert daemon.get("/health") == (200, {"status": "ok", "model": "all-minilm-l6-v2", "mode": "cpu", "demotions": []})
-    chosen = tomllib.loads((home / "config.toml").read_text())["model"]
-    assert chosen == "all-minilm-l6-v2:Q8_0"
-    # The second start uses no network and changes nothing.
+    assert not (home / "config.toml").exists()
+    # The second start downloads nothing.
     with running("--offline", home=home) as daemon:
-        assert "hub" not in daemon.log
+        assert "cannot be reached" not in daemon.log
         assert daemon.get("/v1/models")[1]["data"][0]["id"] == "all-minilm-l6-v2"
-    assert tomllib.loads((home / "config.toml").read_text())["model"] == chosen
 
 
 def test_vectors_equal_those_of_sentence_transformers(home: Path) -> None:

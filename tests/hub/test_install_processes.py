@@ -169,7 +169,10 @@ def test_proxy_variables_are_used(paths: Paths, large: FakeHub) -> None:
     ("environment", "said"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ({"HTTP_PROXY": "nonsense://me:s3cret@proxy.example"}, "the proxy settings (HTTPS_PROXY, ALL_PROXY) cannot be used"),
+        (
+            {"HTTP_PROXY": "nonsense://me:s3cret@proxy.example"},
+            "the proxy settings (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)",
+        ),
     ],
 )
 def test_settings_of_huggingface_hub_that_prevent_a_pull_are_named(

@@ -281,3 +281,17 @@ async def test_a_storm_of_requests_for_more_models_than_fit_is_answered_within_t
     assert garage.most <= 7 * GB
     await pool.close()
     assert garage.loaded() == []
+
+
+async def test_nobody_waits_for_a_model_whose_failed_engine_cannot_even_be_closed() -> None:
+    async def close() -> None:
+        raise RuntimeError("it does not end")
+
+    def prepare(_name: str, engine: FakeEngine) -> None:
+        engine.state, engine.reason = "failed", "no such file"
+        engine.close = close  # type: ignore[method-assign]
+
+    garage = Garage(a=1)
+    garage.prepare = prepare
+    with pytest.raises(EngineUnavailableError, match="no such file"):
+        await asyncio.wait_for(garage.pool().load(fake_model("a")), 20)

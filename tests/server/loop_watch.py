@@ -79,7 +79,7 @@ class LoopWatch:
 
     def _watch(self) -> None:
         while not self._over:
-            time.sleep(BEAT_SECONDS)
+            time.sleep(BEAT_SECONDS)  # a beat
             if time.monotonic() - self._tick > GOAL_SECONDS / 2 and not self._caught:
                 self._caught = "".join(traceback.format_stack(sys._current_frames()[self._thread])[-4:])
 
@@ -303,14 +303,14 @@ async def measure(
     found: list[Held] = []
     try:
         with LoopWatch() as watch:
-            await asyncio.sleep(10 * BEAT_SECONDS)
+            await asyncio.sleep(10 * BEAT_SECONDS)  # some beats without load
             for shape in some:
                 body = await asyncio.to_thread(shape.make)
                 watch.reset()
                 began = time.monotonic()
                 status = await asyncio.to_thread(_send, port, shape, body)
                 took = time.monotonic() - began
-                await asyncio.sleep(5 * BEAT_SECONDS)
+                await asyncio.sleep(5 * BEAT_SECONDS)  # some beats
                 found.append(Held(shape.name, shape.path, status, watch.longest, took, watch.stack))
                 report(found[-1])
     finally:

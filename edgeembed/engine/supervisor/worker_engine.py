@@ -255,11 +255,12 @@ class WorkerEngine:
 
     def _judge_failed_load(self, exit_: WorkerExit) -> str | None:
         self._kills_while_loading = self._kills_while_loading + 1 if exit_.from_outside else 0
-        # One kill from outside says nothing about the mode, and several do not if it was not for want of memory.
-        innocent = exit_.cause == "killed" and self._memory_guard.can_tell
+        # One kill from outside says nothing about the mode. Several do: on a card, or if they may be for want of memory.
+        on_processor = self._policy.mode.gpu == "none"
+        innocent = on_processor and exit_.cause == "killed" and self._memory_guard.can_tell
         if exit_.from_outside and (innocent or self._kills_while_loading < KILLS_WHILE_LOADING):
             return exit_.reason
-        passing = exit_.from_outside or (exit_.cause == "out_of_memory" and self._policy.mode.gpu == "none")
+        passing = exit_.from_outside or (on_processor and exit_.cause == "out_of_memory")
         self._policy.demote(exit_.reason, cause=exit_.cause, temporary=passing)
         self._kills_while_loading = 0
         if not self._policy.exhausted:

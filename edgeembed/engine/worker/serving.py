@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
+from edgeembed.engine.context_plan import MOST_REDUCTION
 from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
@@ -276,10 +277,10 @@ class Worker:
     def _retry_or_fail(
         self, queue: BatchQueue[Reading], batch: list[Queued], kind: Literal["bad_vector", "engine"], failure: ModeFailed
     ) -> None:
-        """Compute each text again, alone. A second failure is the text's fault, unless a graphics card is at fault."""
+        """Compute each text again, alone. A second failure is the text's fault, unless it is this worker's."""
         for text in batch:
             if text.retried:
-                if fault := self._card_fault(kind, failure):
+                if fault := self._own_fault(kind, failure):
                     # No result for the text: the next worker computes it.
                     self._pipe.send_now(fault)
                     os._exit(1)
@@ -288,10 +289,14 @@ class Worker:
                 text.retried, text.alone, text.batch = True, True, 0
                 queue.add([text])
 
-    def _card_fault(self, kind: Literal["bad_vector", "engine"], failure: ModeFailed) -> ModeFailed | None:
-        """Return the fault of the card on which a text failed twice; None when the text is at fault, or there is no card."""
+    def _own_fault(self, kind: Literal["bad_vector", "engine"], failure: ModeFailed) -> ModeFailed | None:
+        """Return the fault of this worker, on which a text failed twice; None when the text is at fault.
+
+        It is the card's, or there is too little memory for a worker of this size.
+        """
         if not self._options.gpu_layers:
-            return None
+            smaller = self._options.reduction < MOST_REDUCTION
+            return failure if failure.cause == "out_of_memory" and smaller else None
         if kind == "engine":
             return failure  # main memory may be enough where the card's is not
         assert self._model is not None

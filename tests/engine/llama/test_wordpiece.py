@@ -76,7 +76,7 @@ def test_a_word_that_is_too_long_is_unknown() -> None:
     assert BertWords(lowercase=True, strip_accents=True, longest_word=5).segments("abcde abcdef") == ["abcde", None]
 
 
-@pytest.mark.parametrize(("lowercase", "strip_accents"), CASES)
+@pytest.mark.parametrize(("lowercase", "strip_accents"), [(True, True), (False, False)])
 def test_every_character_is_read_as_by_the_reference(lowercase: bool, strip_accents: bool) -> None:
     letters = [chr(code) for code in (*range(1, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200))]
     # Which of the newest letters have a small form, or parts, depends on the version of Python.

@@ -29,7 +29,7 @@ def test_a_kill_has_the_cause_that_the_kernel_counts() -> None:
     assert not guard.can_tell and guard.named(killed) is killed
 
 
-def test_every_second_death_makes_the_worker_smaller_until_it_is_the_smallest() -> None:
+def test_every_second_exit_makes_the_worker_smaller_until_it_is_the_smallest() -> None:
     guard = MemoryGuard(lambda: None)
     seen = []
     while guard.takes_the_blame(ended("out_of_memory"), CPU_BEST):

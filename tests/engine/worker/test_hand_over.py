@@ -154,7 +154,7 @@ class HandOver(RuleBasedStateMachine):
 
     @precondition(lambda self: self.lanes.woken)
     @rule(data=st.data())
-    def look(self, data: st.DataObject) -> None:
+    def serve(self, data: st.DataObject) -> None:
         self.lanes.take(data.draw(st.sampled_from(self.lanes.woken)))
 
     @precondition(lambda self: self.lanes.computing)
@@ -179,7 +179,7 @@ class HandOver(RuleBasedStateMachine):
         self.lanes.clock.now += seconds
 
     @rule()
-    def all_woken_lanes_look(self) -> None:
+    def all_woken_lanes_take_what_they_can(self) -> None:
         self.lanes.settle()
 
     @invariant()

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from edgeembed.engine.canary import cosine
+from edgeembed.engine.causes import Cause
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Text
+from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     ComputedRows,
@@ -20,6 +23,7 @@ from edgeembed.engine.ipc.messages import (
     EmbedItem,
     Failed,
     FromWorker,
+    ModeFailed,
     RowItem,
     Stage,
     frame,
@@ -28,7 +32,9 @@ from edgeembed.engine.ipc.messages import (
 )
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
+from edgeembed.engine.worker.serving import Worker
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -146,6 +152,20 @@ def test_a_worker_that_cannot_decode_a_message_exits_with_the_reason(worker: sub
     worker.stdin.flush()
     assert worker.wait(10) == 1
     assert b"DecodeError" in worker.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("reduction", "cause", "ends"),
+    [(0, "out_of_memory", True), (2, "out_of_memory", True), (3, "out_of_memory", False), (0, "other", False)],
+)
+def test_a_worker_without_memory_for_a_batch_ends_unless_it_is_the_smallest(
+    reduction: int, cause: Cause, ends: bool, tmp_path: Path
+) -> None:
+    """Under `ulimit -v` it is not killed: every batch fails."""
+    options = msgspec.structs.replace(worker_options(tmp_path / "none.gguf"), reduction=reduction)
+    worker = Worker(options, Pipe(io.BytesIO(), io.BytesIO()), ActivityTable(None), Sandbox(tmp_path, "cpu", enabled=False))
+    failure = ModeFailed("llama.cpp cannot compute this batch (code -2)", cause)
+    assert worker._own_fault("engine", failure) == (failure if ends else None)
 
 
 @pytest.mark.parametrize("splitter", ["gpt-4o", "granite-embed-multi-97m", "qwen2"])
