@@ -19,6 +19,8 @@ from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
 
 SCAFFOLDS_READ = 64
 """Prompts whose tokens are remembered."""
+LONGEST_SCAFFOLD = 16_384
+"""Characters of a prompt that is remembered; a client's instruction in it may have any length."""
 _NO_LIMITS = Limits()
 
 
@@ -74,7 +76,7 @@ class TextReader:
         self._model = model
         self._context_tokens = context_tokens
         self._vocabulary = vocabulary
-        self._around = lru_cache(SCAFFOLDS_READ)(self._read_around)
+        self._short_around = lru_cache(SCAFFOLDS_READ)(self._read_around)
 
     def read(self, text: Text, most: int | None = None) -> Reading:
         """Return the tokens of a text: all of them, or with `most` a few more than that many of a giant text.
@@ -168,6 +170,11 @@ class TextReader:
         bare, filled = self._model.tokenize(""), self._model.tokenize("a")
         begin = _common(bare, filled)
         return bare[:begin], bare[begin:]
+
+    def _around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+        """Return the tokens before and after a text with this prompt; those of a long one are not remembered."""
+        short = len(prefix) + len(suffix) <= LONGEST_SCAFFOLD
+        return self._short_around(prefix, suffix) if short else self._read_around(prefix, suffix)
 
     def _read_around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
         """Return the tokens before and after a text with this prompt, special tokens included."""

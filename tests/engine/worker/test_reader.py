@@ -182,3 +182,12 @@ def test_a_giant_text_is_refused_without_counting_all_of_it(monkeypatch: pytest.
     assert (caught.value.tokens, caught.value.at_least) == (32, False)
     assert len(reader().read("x" * 500, 20).tokens) < 50
     assert len(reader().read("x" * 500).tokens) == 502
+
+
+def test_the_tokens_of_a_long_prompt_are_not_remembered() -> None:
+    read = reader()
+    for number in range(3):
+        assert len(read._around("word " * 5000 + str(number), "")[0]) > 5000
+    assert read._short_around.cache_info().currsize == 0
+    read._around("word ", "")
+    assert read._short_around.cache_info().currsize == 1
