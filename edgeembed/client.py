@@ -53,9 +53,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reason(self) -> str:
         """The message of an error response."""
-        error = self.body.get("error")
-        message = error.get("message") if isinstance(error, dict) else None
-        return str(message) if message else "no reason given"
+        match self.body.get("error"):
+            case {"message": str(message)} if message:
+                return message
+        return "no reason given"
 
 
 def daemon_url(settings: Settings) -> str:

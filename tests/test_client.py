@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+import orjson
 import pytest
 
-from edgeembed.client import ask, daemon_url
+from edgeembed.client import Reply, ask, daemon_url
 from edgeembed.config.settings import Settings
 from tests.cli.helpers import answering
 
@@ -54,6 +55,19 @@ def saying(answer: bytes | None) -> Iterator[int]:
         thread.start()
         yield int(listener.getsockname()[1])
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"error":{"message":"no memory"}}', "no memory"),
+        ('{"error":{"message":' + "[" * 1020 + "]" * 1020 + "}}", "no reason given"),
+        ('{"error":"no memory"}', "no reason given"),
+        ("{}", "no reason given"),
+    ],
+)
+def test_the_reason_in_an_error_is_a_text(body: str, reason: str) -> None:
+    assert Reply(url="", status=500, server="", body=orjson.loads(body), digest="").reason == reason
 
 
 async def test_the_server_header_identifies_a_daemon() -> None:

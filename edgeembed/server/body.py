@@ -12,6 +12,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 from multidict import istr
 
+from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.aside import LARGE
 from edgeembed.inference.cleaning import without_surrogates
@@ -99,7 +100,7 @@ def peek(raw: Body) -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE_JSON:
         return PeekedFields()
 
 

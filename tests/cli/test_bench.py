@@ -247,6 +247,20 @@ async def test_an_answer_with_too_few_rows_is_an_error(aiohttp_server: ServerMak
             await client.ask(["a", "b"])
 
 
+async def test_an_error_is_shown_by_its_message_whatever_its_body(aiohttp_server: ServerMaker) -> None:
+    bodies = [b'{"error":{"message":"no memory"}}', b'{"error":' + b"[" * 1020 + b"]" * 1020 + b"}", b"<html>"]
+
+    async def fail(_request: web.Request) -> web.Response:
+        return web.Response(body=bodies.pop(0), status=500)
+
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", fail)
+    async with Client(str((await aiohttp_server(app)).make_url("/"))) as client:
+        for message in ("no memory", "status 500", "status 500"):
+            with pytest.raises(EngineError, match=f"^500: {message}$"):
+                await client.ask(["a"])
+
+
 def test_percentiles_are_by_nearest_rank_and_need_enough_requests() -> None:
     load = LoadResult([float(number) for number in range(1, 201)], texts=200, seconds=2.0, client_seconds=0.1)
     assert [load.percentile(percent) for percent in (50, 90, 99)] == [100.0, 180.0, 198.0]

@@ -26,6 +26,7 @@ from yarl import URL
 from edgeembed.common.answers import read_body
 from edgeembed.config.values import base_url
 from edgeembed.errors import ConfigError, EngineError, EngineUnavailableError, RequestError
+from edgeembed.upstream.wire import error_message
 
 ANSWER_SECONDS = 600.0
 """Timeout of a request."""
@@ -180,7 +181,7 @@ class Client:
             raise _unreachable(self.base, error) from error
         if response.status != 200:
             refused = 400 <= response.status < 500
-            raise (RequestError if refused else EngineError)(f"{response.status}: {_reason(raw)}")
+            raise (RequestError if refused else EngineError)(f"{response.status}: {error_message(raw, response.status)}")
         return response.headers, raw
 
 
@@ -193,17 +194,6 @@ def _base(url: str) -> str:
         return base_url(url if "://" in url else f"http://{url}")
     except ValueError as error:
         raise ConfigError(f"{url!r} is not the URL of a server: {error}") from error
-
-
-def _reason(raw: bytes) -> str:
-    """Return the message in the body of an error."""
-    try:
-        found = orjson.loads(raw)
-        error = found.get("error", found)
-        said = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        return str(said or found)[:300]
-    except (orjson.JSONDecodeError, AttributeError):
-        return raw[:300].decode("utf-8", "replace")
 
 
 def _unreachable(url: URL, error: BaseException) -> EngineUnavailableError:

@@ -111,6 +111,6 @@ def _license(raw_card: msgspec.Raw) -> str | None:
     found = card.license if card else None
     if card and found == "other":
         found = card.license_name or found
-    if isinstance(found, list):
-        found = " AND ".join(map(str, found))
-    return transport.plain(str(found))[:_LONGEST_LICENSE] if found else None
+    names = found if isinstance(found, list) else [found]
+    said = " AND ".join(name for name in names if isinstance(name, str))
+    return transport.plain(said)[:_LONGEST_LICENSE] or None

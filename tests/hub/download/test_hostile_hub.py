@@ -159,6 +159,23 @@ def test_a_listing_that_is_none_is_an_error_message(body: bytes, hub: HostileHub
     assert hub.requests == 1
 
 
+@pytest.mark.parametrize(
+    ("stated", "license_"),
+    [
+        ("mit", "mit"),
+        (["mit", "gpl-3.0"], "mit AND gpl-3.0"),
+        (["mit", [["x"]], 7], "mit"),
+        ({"name": "mit"}, None),
+        (7, None),
+    ],
+)
+def test_a_licence_is_a_text_or_a_list_of_texts(
+    stated: object, license_: str | None, hub: HostileHub, client: HubClient
+) -> None:
+    hub.always(json.dumps({"sha": COMMIT, "siblings": [], "cardData": {"license": stated}}).encode())
+    assert client.listing(REPO).license == license_
+
+
 @pytest.mark.parametrize("size", [-5, 2**80, 1.5, "1000", True])
 def test_a_size_that_cannot_be_is_an_error_at_once(size: Any, hub: HostileHub, client: HubClient) -> None:
     hub.listing(size=size)
