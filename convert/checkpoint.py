@@ -174,7 +174,7 @@ def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
             raise ConversionError(f"{file}: the path {path!r} is outside the checkpoint's folder")
         if not kind.startswith(_MODULES_OF):
             raise ConversionError(
-                f"{file}: the module {kind} is code of the checkpoint's own, which is never run; only modules of "
+                f"{file}: the module {kind} is the checkpoint's own code, which is never run; only modules of "
                 "sentence_transformers can be converted"
             )
         # sentence-transformers has moved its classes between Python modules; the class names are stable.

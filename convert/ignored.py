@@ -1,4 +1,4 @@
-"""Refuses files and settings of a checkpoint that change its vectors and that the converter would ignore.
+"""Refuses files and settings of a checkpoint that change its vectors but that the converter does not read.
 
 Adapters: those of peft, which transformers and sentence-transformers add to the weights beside them
 (huggingface/peft, "Checkpoint format"), and of similar libraries. Code: `auto_map` of transformers.
@@ -21,7 +21,7 @@ _ADAPTER = re.compile(
     re.IGNORECASE,
 )
 _DEPTH = 3
-"""Folders within the checkpoint that are searched for adapters: such as adapters/retrieval/."""
+"""Levels of folders that are searched for adapters, as in adapters/retrieval/."""
 
 # Classes that checkpoints bring themselves, in families that follow that code.
 _SUPPORTED_CODE = {"NomicBertModel"}
@@ -66,7 +66,7 @@ def _base_of(file: Path) -> str | None:
 
 
 def refuse_code(config: dict[str, Any], file: Path) -> None:
-    """Raise ConversionError if a config.json or tokenizer_config.json names code of the checkpoint's own."""
+    """Raise ConversionError if a config.json or tokenizer_config.json names the checkpoint's own code."""
     given = config.get("auto_map") or {}
     if not isinstance(given, dict):
         raise ConversionError(f"{file}: auto_map = {given!r}; expected an object")
@@ -76,7 +76,7 @@ def refuse_code(config: dict[str, Any], file: Path) -> None:
     if computes:
         name, code = next(iter(computes.items()))
         raise ConversionError(
-            f"{file}: auto_map has {name} = {code!r}: the model runs code of its own, which may compute other vectors than "
+            f"{file}: auto_map has {name} = {code!r}: the model runs its own code, which may compute other vectors than "
             "the model of the same name that llama.cpp knows. Such code is never run, and cannot be converted"
         )
 

@@ -77,7 +77,7 @@ def export_rows(tier: DiskTier, path: Path, models: list[str] | None, on_progres
 def import_rows(
     tier: DiskTier, path: Path, on_progress: OnProgress, dimensions: Mapping[str, Collection[int]] | None = None
 ) -> int:
-    """Import the rows of a file and return their number. Nothing is imported from a file with anything that is no vector.
+    """Import the rows of a file and return their number. Nothing is imported from a file with a row that is not a vector.
 
     dimensions: that the rows of models may have, by label. Those of other models have to be as long as their first row here,
     or else in the file. Raises CacheFileError with what is wrong, OSError, or one of FAULTS.
@@ -143,7 +143,7 @@ def _read(path: Path, dimensions: dict[str, Collection[int]]) -> Iterator[_Row]:
                 found = decode_row(row.key, row.value)
                 if found is None:
                     raise CacheFileError(
-                        f"{path}: row {number} is damaged, or is no vector: its numbers must be finite, and not all zero. "
+                        f"{path}: row {number} is damaged or is not a vector: its numbers must be finite, and not all zero. "
                         "Nothing was imported"
                     )
                 expected = dimensions.setdefault(row.model, (len(found.vector),))

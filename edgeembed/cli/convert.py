@@ -106,9 +106,7 @@ def convert(source: str, **flags: Any) -> None:
         if options.master is not None:
             _require_free(options.master, "--keep-master", options)
             if options.master.resolve() == target.resolve():
-                raise ConversionError(
-                    f"{target} is given for both files, with -o and --keep-master; choose another name for one"
-                )
+                raise ConversionError(f"-o and --keep-master both name {target}; choose another name for one of them")
     # By default SIGTERM would end the process at once and leave a partial file.
     signal.signal(signal.SIGTERM, _terminated)
     settings = resolve({"offline": options.offline or None}).settings
@@ -142,7 +140,7 @@ def _require_free(file: Path, flag: str, options: ConvertFlags) -> None:
     if not options.force:
         raise ConversionError(f"{file} already exists; replace it with --force or choose another file with {flag}")
     if file.is_file() and file.suffix.lower() != ".gguf":
-        raise ConversionError(f"{file} is not replaced, as it is no .gguf file; choose another file with {flag}")
+        raise ConversionError(f"{file} is not a .gguf file and is not replaced; choose another file with {flag}")
 
 
 def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:

@@ -1,4 +1,4 @@
-"""Bodies of other servers' HTTP responses, read up to a limit: nobody else decides how much memory this process takes."""
+"""Bodies of other servers' HTTP responses, read up to a limit: other servers do not decide how much memory is used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 
 _PAUSE_EVERY = 2**18
-"""Bytes after which other tasks get a turn: data that is there already is read without a pause."""
+"""Bytes after which other tasks get a turn, as reading data that has already arrived does not yield."""
 
 
 class AnswerTooLargeError(aiohttp.ClientError):

@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, and what tells that a file was written to or replaced."""
+"""Replacing files in one step, and telling whether a file was written to or replaced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE_SECONDS_NS = 2_000_000_000
 
 
 class FileIdentity(msgspec.Struct, frozen=True, array_like=True):
-    """What the system says about a file; it is another one after every write to the file, and for every other file.
+    """What the system says about a file. It differs after every write to the file, and for every other file.
 
     The change time cannot be set by programs, so it shows writes after which `touch` or `cp -p` restored the modification
     time. Windows has none.

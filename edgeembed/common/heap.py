@@ -1,4 +1,4 @@
-"""The heap of the C library: memory that large requests took goes back to the system. Only glibc keeps it; see mallopt(3).
+"""The C library's heap: memory that large requests took is returned to the system. Only glibc keeps it; see mallopt(3).
 
 On other systems, the functions do nothing.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 QUIET_SECONDS = 5.0
-"""The heap is trimmed after this time without work: meanwhile, other threads cannot allocate."""
+"""The heap is trimmed after this time without work, as other threads cannot allocate while it is trimmed."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Parameters of `mallopt`, from glibc's malloc.h."""
@@ -22,7 +22,7 @@ _ARENAS = 2
 _LARGE_BYTES = 2**20
 """A larger block goes back as soon as it is freed. By default this limit grows to 32 MiB with what was freed before."""
 _KEPT_BYTES = 8 * 2**20
-"""Of free memory at the end of the heap."""
+"""Free memory that is kept at the end of the heap."""
 
 
 @functools.cache

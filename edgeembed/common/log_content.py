@@ -18,8 +18,8 @@ _MOST_CAUSES = 5
 
 
 def printable(text: str) -> str:
-    """Escape line breaks, control characters and those that change the direction of writing: no text can forge a line of a
-    log, or control a terminal.
+    """Return a text with line breaks, control characters and marks of writing direction escaped, so that it can neither
+    forge a line of a log nor control a terminal.
     """
     if text.isprintable():
         return text

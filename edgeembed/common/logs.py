@@ -117,7 +117,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogHandler(logging.StreamHandler[TextIO]):
-    """Writes to stderr; of each line of code at most MOST_LINES in WINDOW_SECONDS, debug messages excepted, and then how
+    """Writes to stderr: from each logging statement at most MOST_LINES in WINDOW_SECONDS (except debug messages), then how
     many were left out.
     """
 
@@ -159,7 +159,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
 @dataclass
 class _Window:
-    """What one line of code has logged since `began`, in seconds of a clock."""
+    """What one logging statement has written since `began`, in seconds of a clock."""
 
     began: float
     level: int

@@ -17,7 +17,7 @@ _Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rer
 
 
 UnixSeconds: TypeAlias = Annotated[float, Meta(ge=0, lt=2**37)]
-"""A time that calendars have a date for."""
+"""Small enough to be a date."""
 
 
 class Demotion(msgspec.Struct, frozen=True, kw_only=True):

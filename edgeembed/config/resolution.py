@@ -60,7 +60,7 @@ def files_others_can_read(resolved: Resolved) -> list[Path]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings in EDGEEMBED_* variables; an empty variable counts as unset, except where that opens a door."""
+    """Return the settings in EDGEEMBED_* variables; an empty variable counts as unset, unless it protects something."""
     known = set(field_names())
     found = {}
     for name, value in environ.items():

@@ -52,7 +52,7 @@ def hide_secrets() -> dict[str, str]:
 def check_key(key: str) -> str:
     """Return an API key unchanged. Raises ValueError, whose message does not show the key."""
     if not key:
-        raise ValueError("the API key is empty, which would protect nothing; set a key, or do not set this at all")
+        raise ValueError("the API key is empty, which would protect nothing; set a key, or leave this unset")
     if any(sign.isspace() or not sign.isprintable() for sign in key):
         raise ValueError("the API key contains a space, a line break or a control character; remove it")
     return key

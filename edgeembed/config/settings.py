@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(
             description="API key that every request must send (Authorization: Bearer KEY). Prefer the variable or "
-            "api_key_file: other users of this machine can see flags, with ps.",
+            "api_key_file: other users of this machine can see flags (with ps).",
             extra=_API_KEY,
         ),
     ] = None
@@ -151,8 +151,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sandbox: Annotated[
         Literal["auto", "off"],
         Meta(
-            description="auto restricts what the processes that run models may do, where the system can (Linux): no "
-            "network, no other programs, no files but the model and libraries. `edgeembed doctor` says what holds."
+            description="auto restricts the processes that run models, where the system supports it (Linux): no network, no "
+            "other programs, no files except the model and libraries. `edgeembed doctor` says what is in force."
         ),
     ] = "auto"
     context_tokens: Annotated[
@@ -234,7 +234,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(
             description="API key for upstream (Authorization: Bearer KEY). Prefer the variable: other users of this machine "
-            "can see flags, with ps.",
+            "can see flags (with ps).",
             extra=_API_KEY,
         ),
     ] = None
@@ -292,7 +292,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(
             description="API key for the forward server; the client's own key is never passed on. Prefer the variable: "
-            "other users of this machine can see flags, with ps.",
+            "other users of this machine can see flags (with ps).",
             extra=_API_KEY,
         ),
     ] = None

@@ -73,7 +73,7 @@ def _check_kind(value: Any, kind: str | None) -> Any:
     if kind == "API key":
         return check_key(value)
     if kind == "file" and not value.strip():
-        raise ValueError("expected a path; do not set this at all if it is not meant")
+        raise ValueError("expected a path; leave this unset if you do not need it")
     return base_url(value) if kind == "base URL" else value
 
 

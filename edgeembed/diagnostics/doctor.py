@@ -115,7 +115,7 @@ async def _upstream(resolved: Resolved) -> Finding:
     except (UpstreamError, EdgeEmbedError) as error:
         return Finding(subject="upstream", verdict="problem", text=f"{url}: {error}")
     if fault:
-        text = f"{url} returns rows that belong to other texts, as shown by {fault}; mend that server"
+        text = f"{url} returns rows that belong to other texts, as shown by {fault}; repair that server"
         return Finding(subject="upstream", verdict="problem", text=text)
     text = (
         f"{url} serves {remote.model} with {identity.dimensions} dimensions, identity {identity.digest[:12]}; "
@@ -161,7 +161,7 @@ def _folders(paths: Paths) -> Iterator[Finding]:
         elif not os.access(existing, os.W_OK | os.X_OK):
             reason, advice = f"{existing} is not writable", "make the folder writable for this user"
         elif reason := _full(existing):
-            advice = "make room there"
+            advice = "free some space there"
         else:
             yield Finding(subject=f"folder {name}", verdict="ok", text=str(path))
             continue
@@ -305,7 +305,7 @@ async def _daemon(resolved: Resolved) -> Finding:
         return Finding(subject="daemon", verdict="problem", text=error.message)
     demotions = "".join(f"; mode {demotion.mode} failed: {demotion.reason}" for demotion in health.demotions)
     if health.reduction:
-        demotions += f"; smaller by {health.reduction} of 3 steps, because workers died for want of memory"
+        demotions += f"; the worker is smaller by {health.reduction} of 3 steps, because workers died for want of memory"
     if health.status in ("ok", "degraded"):
         unlike = f"; vectors differ from earlier ones: {health.vectors}" if health.vectors else ""
         return Finding(

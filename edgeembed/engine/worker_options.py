@@ -13,7 +13,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     file: FileIdentity | None = None
-    """Of the file at `path` whose digest is known: the worker loads no other. None for whatever is there."""
+    """The file at `path` whose digest is known; the worker loads no other. None: whatever is there."""
     threads: int
     context_tokens: int
     batch_tokens: int

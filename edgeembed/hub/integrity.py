@@ -25,7 +25,7 @@ def damaged(path: Path, expected: str, found: str | None, manifest: ModelManifes
 
 def _advice(path: Path, manifest: ModelManifest | None) -> str:
     if manifest is None:
-        return f"The disk may be failing. Copy the file again, from where you got it: {path.name}"
+        return f"The disk may be failing. Copy {path.name} again from where you got it"
     if manifest.name in catalogue() or manifest.repo is not None:
-        return f"Fetch it anew: edgeembed pull {manifest.name}:{manifest.type}"
+        return f"Download it again: edgeembed pull {manifest.name}:{manifest.type}"
     return f"It was {manifest.source}: install that again with edgeembed pull FILE --name {manifest.name}"

@@ -203,7 +203,7 @@ def _size(size: int | None) -> str:
 
 def _disk_error(error: OSError, what: str, folder: Path) -> HubError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = "is full" if error.errno == errno.ENOSPC else "gives this user no more room (quota)"
+        full = "is full" if error.errno == errno.ENOSPC else "has no space left for this user (quota)"
         return HubError(
             f"the disk of {folder} {full}; nothing was installed, and partial downloads are kept for the next attempt"
         )

@@ -12,7 +12,7 @@ from edgeembed.common.heap import IdleTrim
 T = TypeVar("T")
 
 LARGE = 128 * 1024
-"""Bytes or characters; the work on fewer takes less time than a hand-over to a thread may."""
+"""Bytes or characters; working on fewer takes less time than handing them to a thread may."""
 
 
 class Aside:

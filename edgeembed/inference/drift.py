@@ -272,7 +272,7 @@ class VectorHealth:
             if _likeness(model, np.frombuffer(kept.row, dtype=np.float32), reference.row) >= reference.least:
                 kept.confirmed = True
             else:
-                log.warning("%s: two workers computed different vectors of the same text and file", model.spec)
+                log.warning("%s: two workers computed different vectors for the same text from the same file", model.spec)
                 kept = self._references[model.key] = new
         return kept
 

@@ -61,7 +61,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def characters(self) -> int:
-        """The size of all texts with what is around them."""
+        """The size of all texts, prompts included."""
         return sum(map(characters_to_compute, self.texts))
 
     def cut_keys(self, context_tokens: int) -> dict[bytes, bytes]:

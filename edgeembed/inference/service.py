@@ -44,7 +44,7 @@ ResultT = TypeVar("ResultT")
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _ID_CHARACTERS = 8
-"""Of a token id in a name."""
+"""A token id counts as so many characters of text."""
 INTERACTIVE_PAIRS = 100
 """The same for the documents of a rerank request, which nearly always has somebody waiting."""
 

@@ -20,7 +20,7 @@ PROFILE_FILE = "run-profiles.json"
 
 
 DEFAULT_BATCH_TOKENS = 128
-# What no measurement finds: such a profile comes from a damaged file.
+# No measurement finds more: a profile with more comes from a damaged file.
 _MOST_THREADS = 4096
 _MOST_TOKENS = 2**20
 

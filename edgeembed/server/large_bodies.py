@@ -1,4 +1,4 @@
-"""JSON bodies in steps: the decoder keeps all other threads waiting, so it never gets a large body as a whole.
+"""Decoding JSON bodies in steps: the decoder blocks all other threads, so it never gets a large body as a whole.
 
 What is left of a body without its long strings is small, or the body is refused: lists and objects take a decoder far more
 time per byte than strings. Each long string is decoded by itself.
@@ -71,7 +71,7 @@ def without_long_strings(raw: Body) -> tuple[bytes, LongStrings]:
         gap_end = len(raw) if begin < 0 else begin
         size += gap_end - done
         if size > MOST_SKELETON_BYTES:
-            raise _too_large(f"{MOST_SKELETON_BYTES:,} bytes beside long texts")
+            raise _too_large(f"{MOST_SKELETON_BYTES:,} bytes besides long strings")
         items += raw.count(b",", done, gap_end)
         lists += raw.count(b"[", done, gap_end) + raw.count(b"{", done, gap_end)
         count += 1
@@ -111,7 +111,8 @@ def _end_of_string(raw: Body, begin: int) -> int:
             return at + 1
     if at < len(raw):
         raise RequestTooLargeError(
-            f"a string in the body is longer than {MOST_STRING_BYTES / 2**20:g} MiB; no model reads as much. Split the text"
+            f"a string in the body is longer than {MOST_STRING_BYTES / 2**20:g} MiB; no model reads that much. "
+            "Split the text"
         )
     return -1
 

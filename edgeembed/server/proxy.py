@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 PREFIX = "/v1"
 CONNECT_SECONDS = 5.0
 LONGEST_SECONDS = 6 * 3600.0
-"""Timeout of a whole response: some streams take hours, but none may hold a connection for ever by a byte now and then."""
+"""Timeout of a whole response: some streams take hours, but a byte now and then must not hold a connection for ever."""
 LIST_SECONDS = 2.0
 LIST_FRESH_SECONDS = 5.0
 """How long the other server's list of models, or that it cannot be reached, is cached."""
@@ -211,9 +211,9 @@ def add_to(app: web.Application, settings: Settings) -> None:
 
 
 def meant_path(raw: str) -> str | None:
-    """Return the path that a server may read a path as, the most lenient of them: with all escapes decoded, in lower case,
-    without empty parts, parameters (`;v=1`), blanks and control characters. None if no route can be meant: a path that leads
-    upwards, or is escaped again and again.
+    """Return a path as the most lenient server may read it: all escapes decoded, in lower case, without empty parts,
+    parameters (`;v=1`), spaces and control characters. None for a path that cannot mean a route: one that leads upwards, or
+    is escaped again and again.
     """
     path = raw
     for _ in range(_MOST_DECODINGS):

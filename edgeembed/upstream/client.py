@@ -170,7 +170,7 @@ class UpstreamClient:
                 status, headers = response.status, response.headers
                 raw = await (read_body(response, most_bytes) if status == 200 else read_start(response, _ERROR_BYTES))
         except AnswerTooLargeError as error:
-            raise UnavailableError(f"{error}, where at most that much was expected") from error
+            raise UnavailableError(f"{error}, the most that was expected") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnavailableError(f"it cannot be reached within {CONNECT_SECONDS:g} s", no_connection=True) from error
         except TimeoutError as error:

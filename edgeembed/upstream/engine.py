@@ -1,6 +1,6 @@
 """An `Engine` (see engine/interface.py) that sends texts to another server, in OpenAI's protocol.
 
-Every request carries sentinel texts besides the texts to embed, at places drawn anew, and its rows are used only if those of
+Every request carries sentinel texts besides the texts to embed, at random places, and its rows are used only if those of
 the sentinel texts are the expected ones: a server that was replaced, reloaded or put behind a load balancer cannot return
 vectors of another model. A sample of the texts is asked again, as a server may mix up rows that are all of the right model.
 """

@@ -50,7 +50,7 @@ class HealthMonitor:
     async def start(self) -> None:
         """Check the identity and start watching, even without upstream. Raises ModelReplacedError for another model."""
         if self.given_up:
-            self.failed(UnavailableError("it returned rows of other texts; mend it and restart this daemon"), at_once=True)
+            self.failed(UnavailableError("it returned rows of other texts; repair it and restart this daemon"), at_once=True)
             return
         try:
             await self._check_identity()

@@ -1,8 +1,8 @@
-"""Whether upstream's rows belong to the texts that were sent: known texts among the others, at places drawn anew.
+"""Whether upstream's rows belong to the texts that were sent: known texts are sent among the others, at random places.
 
 A permutation of an answer is seen if it moves the row of a known text. Every request carries one known text for each 16
 others, at random places; and texts that were answered before are asked again, one in 16, in another company. What that can
-see, and what not, is in docs/security.md.
+find, and what not, is in docs/security.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A sample of the texts that upstream answered, asked again: the rows must be those that were returned before."""
+"""Asks upstream again for a sample of texts: their rows must be those that it returned before."""
 
 from __future__ import annotations
 

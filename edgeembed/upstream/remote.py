@@ -86,7 +86,7 @@ class Remote:
     async def probe(self, client: UpstreamClient, identity: Identity | None = None) -> ProbeResult:
         """Embed the canary texts; everything else is taken from the identity, if given. Raises a subclass of UpstreamError.
 
-        With an identity they are sent in one request, in an order drawn anew; otherwise, and to a server that mixed up rows,
+        With an identity they are sent in one request, in a random order; otherwise, and to a server that mixed up rows,
         one by one.
         """
         seconds = min(PROBE_SECONDS, self.options.timeout)
@@ -144,7 +144,7 @@ class Remote:
                 answer = await client.embed(self.model, order, encoding, seconds=seconds)
                 rows.append(dict(zip(order, answer.rows, strict=True)))
         except UpstreamError as error:  # it may take fewer texts at a time; the checks of each request go on
-            log.info("upstream %s was not tried with %d texts at a time: %s", self.options.url, len(texts), error)
+            log.info("upstream %s could not be tried with %d texts at a time: %s", self.options.url, len(texts), error)
             return None
         first, second = rows
         if any(least_cosine([first[text]], [second[text]]) < self.options.min_cosine for text in texts):
@@ -161,7 +161,7 @@ class Remote:
         what = "each text is sent alone from now on" if self.faults == 1 else "nothing is sent to it any more"
         log.error(
             "upstream %s returned rows that belong to other texts, as shown by %s: its rows in the cache (%s) are not used "
-            "again, and %s. Mend that server, then restart this daemon",
+            "again, and %s. Repair that server, then restart this daemon",
             self.options.url,
             reason,
             before.digest[:12],

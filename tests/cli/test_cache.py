@@ -249,9 +249,9 @@ NAN, INF = np.float32("nan"), np.float32("inf")
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ([NAN] * 384, "row 2 is damaged, or is no vector: its numbers must be finite"),
-        ([1.0, *[INF] * 383], "row 2 is damaged, or is no vector"),
-        ([0.0] * 384, "row 2 is damaged, or is no vector"),
+        ([NAN] * 384, "row 2 is damaged or is not a vector: its numbers must be finite"),
+        ([1.0, *[INF] * 383], "row 2 is damaged or is not a vector"),
+        ([0.0] * 384, "row 2 is damaged or is not a vector"),
         ([1.0] * 10, "row 2 has 10 numbers, but those of .* have 8"),
         ([1.0] * 5000, "row 2 has 5000 numbers, but those of .* have 8"),
     ],

@@ -41,10 +41,13 @@ def test_convert_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "tiny/model.safetensors", "--force"], "it is no .gguf file; choose another file with -o"),
+        (
+            ["-o", "tiny/model.safetensors", "--force"],
+            "is not a .gguf file and is not replaced; choose another file with -o",
+        ),
         (["-o", "a.gguf", "--keep-master", "tiny/config.json", "--force"], "choose another file with --keep-master"),
         (["-o", "a.gguf", "--keep-master", "kept.gguf"], "already exists; replace it with --force"),
-        (["-o", "a.gguf", "--keep-master", "./a.gguf"], "is given for both files"),
+        (["-o", "a.gguf", "--keep-master", "./a.gguf"], "-o and --keep-master both name"),
         (["--type", ""], "unknown type ''"),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_busy_hub_is_asked_again_when_it_says(paths: Paths, settings: Settings
     hub.trouble.head_status = [429]
     hub.trouble.retry_after = "1"
     assert first_model(paths=paths, settings=settings, report=report).name == DEFAULT_MODEL
-    assert "asks to wait 1 s; asking again then" in str(report)
+    assert "asks to wait 1 s; retrying then" in str(report)
 
 
 def test_a_name_that_never_resolves(

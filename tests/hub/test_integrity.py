@@ -96,7 +96,7 @@ def test_a_file_elsewhere_may_change(paths: Paths, tmp_path: Path) -> None:
     model = store.local(file)
     damage(file)
     found = store.damage(model)
-    assert found is not None and "when it was first read" in found.what and "Copy the file again" in found.advice
+    assert found is not None and "when it was first read" in found.what and "again from where you got it" in found.advice
 
 
 def test_a_pull_fetches_a_damaged_file_anew(

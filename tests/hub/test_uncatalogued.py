@@ -276,7 +276,7 @@ def test_a_file_in_a_folder_of_the_repository(paths: Paths, repository: FakeHub)
     ("number", "said"),
     [
         (errno.ENOSPC, r"the disk of .*nice-model.* is full; nothing was installed, and partial downloads are kept"),
-        (errno.EDQUOT, r"the disk of .*nice-model.* gives this user no more room \(quota\); nothing was installed"),
+        (errno.EDQUOT, r"the disk of .*nice-model.* has no space left for this user \(quota\); nothing was installed"),
         (errno.EIO, r"Input/output error \(in .*nice-model.*\)"),  # the system names no file for a write
     ],
 )

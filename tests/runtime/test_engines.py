@@ -88,7 +88,7 @@ def test_doctor_names_the_damaged_file_and_not_llama_cpp(model: InstalledModel) 
     damage(model.path)
     found = {finding.subject: finding for finding in examine(resolve({"model": "mine", "port": 9}))}
     assert found["model"].verdict == "problem" and "is damaged" in found["model"].text
-    assert found["model"].advice == "Fetch it anew: edgeembed pull mine:F16"
+    assert found["model"].advice == "Download it again: edgeembed pull mine:F16"
     assert not [subject for subject in found if subject.startswith(("engine", "mode "))]
     assert "cache" in found, "the other checks are done, too"
 

@@ -82,8 +82,8 @@ class ActivityTable:
         size = f"{ENTRIES * _entry.size:,} bytes"
         raise OSError(
             number,
-            f"{size} to share with a worker cannot go to {' or '.join(failures)}. Make room in one of these folders, "
-            "or name another one that this user may write to in TMPDIR",
+            f"cannot create {size} of shared memory for a worker in {' or '.join(failures)}. Free some space in one of "
+            "these folders, or set TMPDIR to a folder that this user may write to",
         )
 
     @classmethod

@@ -1,6 +1,6 @@
-"""The sandbox around a worker on Linux: what the author of a model file gains who takes llama.cpp over.
+"""The sandbox around a worker on Linux: it limits what a model file that takes over llama.cpp can do.
 
-Two parts of the kernel do it, each on its own: Landlock decides which files may be opened, a seccomp filter which system
+Two independent parts of the kernel enforce it: Landlock decides which files may be opened, a seccomp filter which system
 calls may be made. Both hold until the process ends. They are set up before the model file is opened, in two steps, because
 drivers of graphics cards start threads and programs while they are loaded:
 
@@ -52,7 +52,7 @@ class Sandbox:
         if not enabled:
             self._missing.append("turned off in the settings")
         elif self._machine is None:
-            self._missing.append(f"only Linux has one, on {' and '.join(get_args(Machine))}")
+            self._missing.append(f"available on Linux only, on {' and '.join(get_args(Machine))}")
 
     @property
     def info(self) -> SandboxInfo:
@@ -94,11 +94,11 @@ class Sandbox:
         if not by:
             return f"none: {missing}"
         held = ["no TCP" if not self._seccomp else "no network"] * (self._seccomp or self._landlock >= landlock.TCP_ABI)
-        held.append("no other program")
+        held.append("no other programs")
         if self._on_card:
             held += ["writes only to devices and the driver's caches"] * bool(self._landlock)
         elif self._landlock:
-            held.append("no file but the model and libraries")
+            held.append("no files except the model and libraries")
         else:
             held.append("no writes")
         return f"{' and '.join(by)}: {', '.join(held)}" + (f" ({missing})" if missing else "")

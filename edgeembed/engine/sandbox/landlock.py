@@ -56,7 +56,7 @@ def abi(machine: Machine) -> int:
         return _call("landlock_create_ruleset", machine, None, 0, _ABI_QUERY)
     except OSError as error:
         raise UnavailableError(
-            "this kernel's Landlock is turned off" if error.errno == errno.EOPNOTSUPP
+            "Landlock is turned off in this kernel" if error.errno == errno.EOPNOTSUPP
             else "this kernel has no Landlock" if error.errno == errno.ENOSYS
             else f"Landlock: {error.strerror}"
         ) from error  # fmt: skip

@@ -36,7 +36,7 @@ _WHOLE = 0xFFFFFFFF
 _SET_MODE_FILTER = 1
 _ALL_THREADS, _NO_SLOWER_SPECULATION = 1, 4
 """SECCOMP_FILTER_FLAG_TSYNC; SECCOMP_FILTER_FLAG_SPEC_ALLOW: kernels before 5.16 would otherwise turn off speculation past
-stores, which makes the worker slower. It protects programs that run foreign code from that code, which there is none of."""
+stores, which makes the worker slower. That protects programs from untrusted code that they run; a worker runs none."""
 
 
 @dataclass(frozen=True)

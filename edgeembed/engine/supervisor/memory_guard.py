@@ -1,7 +1,7 @@
 """Makes the workers of a model smaller when some have died for want of main memory.
 
 What kills them: the kernel (a cgroup's limit, or no memory left on the machine), or an allocation that fails (`ulimit -v`).
-The same worker would only die again; a smaller one (`context_plan.reduced`) may live. A slower execution mode comes after.
+The same worker would die again; a smaller one (`context_plan.reduced`) may not. Slower execution modes are tried after that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MemoryGuard:
             self._deaths = 0
             self.reduction += 1
             log.warning(
-                "%d workers died for want of memory: the next has no bulk lanes and small batches%s (step %d of %d)",
+                "%d workers died for want of memory: the next one has no bulk lanes and small batches%s (step %d of %d)",
                 DEATHS_PER_STEP, ", and a shorter context" if self.reduction > 1 else "", self.reduction, MOST_REDUCTION,
             )  # fmt: skip
         return True

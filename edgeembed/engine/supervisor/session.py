@@ -192,4 +192,4 @@ class WorkerSession:
 
 def unreadable(error: Exception) -> ModeFailed:
     """Return the failure of a worker that sent bytes which are not a message."""
-    return ModeFailed(f"the worker's answers are not readable: {describe_error(error)}", "other")
+    return ModeFailed(f"the worker's messages cannot be read: {describe_error(error)}", "other")

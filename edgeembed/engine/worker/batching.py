@@ -126,7 +126,7 @@ class BatchQueue(Generic[TokensT]):
         self._bulk_turn = threading.Condition(self._lock)
         self._closed = False
         self._now = 0.0
-        """Time of the change that is under way: all lanes are chosen for by the same clock."""
+        """Time at which the queue last changed; all lanes are chosen by this time."""
         self._bulk_served_at = 0.0
         """When the oldest bulk text was last taken."""
 
@@ -246,7 +246,7 @@ class BatchQueue(Generic[TokensT]):
     # --- choice of a lane ---------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Wake a sleeping lane of each kind that has something to compute; what it leaves, it wakes the next one for."""
+        """Wake one sleeping lane of each kind if it has something to compute. It wakes the next one if it leaves any."""
         if WIDE in self._asleep and self._choose(WIDE):
             self._wide_turn.notify()
         if len(self._asleep) > (WIDE in self._asleep) and self._choose(ANY_BULK):

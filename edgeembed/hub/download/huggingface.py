@@ -175,7 +175,7 @@ class HubClient:
             except SourceUnreachableError:
                 self._anonymous = False
                 raise denied from None
-        self._report(f"{repo}: the hub refuses your token (HF_TOKEN), which may have expired; going on without it")
+        self._report(f"{repo}: the hub refuses your token (HF_TOKEN), which may have expired; continuing without it")
         return found
 
 
@@ -255,7 +255,7 @@ def _in_time(ask: Callable[[], T], seconds: float, report: ReportLine) -> T:
     except _Busy as busy:
         if busy.retry_after > _LONGEST_WAIT:
             raise
-        report(f"{transport.hub_host()} {busy}; asking again then")
+        report(f"{transport.hub_host()} {busy}; retrying then")
         time.sleep(busy.retry_after)
     return _attempt_in_time(ask, seconds)
 

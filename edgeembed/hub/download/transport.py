@@ -133,7 +133,7 @@ def line_errors() -> tuple[type[Exception], ...]:
 
 
 def address_errors() -> tuple[type[Exception], ...]:
-    """Return the HTTP client's exceptions for addresses that no attempt will reach: a loop, file://, nonsense."""
+    """Return the HTTP client's exceptions for addresses that no attempt will reach: redirect loops, file://, malformed."""
     client = sys.modules[line_errors()[0].__module__.partition(".")[0]]
     return (client.TooManyRedirects, client.UnsupportedProtocol, client.InvalidURL)
 

@@ -134,16 +134,17 @@ def test_threads_that_run_are_restricted_from_version_8_on(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("abi", "filters", "device", "words"),
     [
-        (7, True, "cpu", "Landlock (ABI 7) and seccomp: no network, no other program, no file but the model and libraries"),
-        (0, True, "cpu", "seccomp: no network, no other program, no writes (this kernel has no Landlock)"),
-        (4, False, "cpu", "Landlock (ABI 4): no TCP, no other program, no file but the model and libraries "
+        (7, True, "cpu", "Landlock (ABI 7) and seccomp: no network, no other programs, "
+         "no files except the model and libraries"),
+        (0, True, "cpu", "seccomp: no network, no other programs, no writes (this kernel has no Landlock)"),
+        (4, False, "cpu", "Landlock (ABI 4): no TCP, no other programs, no files except the model and libraries "
                           "(seccomp: Invalid argument)"),
-        (3, False, "cpu", "Landlock (ABI 3): no other program, no file but the model and libraries "
+        (3, False, "cpu", "Landlock (ABI 3): no other programs, no files except the model and libraries "
                           "(seccomp: Invalid argument)"),
         (0, False, "cpu", "none: this kernel has no Landlock; seccomp: Invalid argument"),
-        (7, True, "CUDA0", "Landlock (ABI 7) and seccomp: no network, no other program, "
+        (7, True, "CUDA0", "Landlock (ABI 7) and seccomp: no network, no other programs, "
                            "writes only to devices and the driver's caches"),
-        (0, True, "Vulkan0", "seccomp: no network, no other program (this kernel has no Landlock)"),
+        (0, True, "Vulkan0", "seccomp: no network, no other programs (this kernel has no Landlock)"),
     ],
 )  # fmt: skip
 def test_what_holds_is_said(
@@ -173,7 +174,7 @@ def test_other_systems_have_none(monkeypatch: pytest.MonkeyPatch, system: str, p
     box = Sandbox(Path("model.gguf"), "cpu")
     box.restrict_files([])
     box.filter_calls()
-    assert box.info.words == "none: only Linux has one, on x86_64 and aarch64"
+    assert box.info.words == "none: available on Linux only, on x86_64 and aarch64"
 
 
 def test_a_worker_on_the_processor_reads_the_model_and_no_folder_of_the_user(tmp_path: Path) -> None:
