@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import expanded, read_json, write_json
 from edgeembed.common.logs import LOG_FILE
 from edgeembed.config.paths import HOME_VARIABLE, Paths
 from edgeembed.errors import ConfigError
@@ -58,7 +58,7 @@ class Program:
         home = environ.get(HOME_VARIABLE)
         return cls(
             command=(str(python), *module, "serve"),
-            environment={HOME_VARIABLE: str(Path(home).expanduser().absolute())} if home else {},
+            environment={HOME_VARIABLE: str(expanded(home))} if home else {},
             log_file=Paths.resolve(environ).logs / LOG_FILE,
         )
 
