@@ -54,14 +54,14 @@ def check_key(key: str) -> str:
     if not key:
         raise ValueError("the API key is empty, which would protect nothing; set a key, or do not set this at all")
     if any(sign.isspace() or not sign.isprintable() for sign in key):
-        raise ValueError("the API key has a blank, a line break or a control character; remove it")
+        raise ValueError("the API key contains a space, a line break or a control character; remove it")
     return key
 
 
 def read_key_file(file: str) -> list[tuple[str, str]]:
-    """Return name and key of each line of a key file: KEY, or NAME: KEY with a blank after the first colon.
+    """Return name and key of each line of a key file: KEY, or NAME: KEY with a space after the first colon.
 
-    Blank lines, lines that begin with #, and blanks around names and keys do not count. A key without a name is called by
+    Empty lines, lines that begin with #, and spaces around names and keys do not count. A key without a name is called by
     its place. Raises ConfigError, whose message shows no part of a key.
     """
     path = expanded(file)
@@ -77,8 +77,8 @@ def read_key_file(file: str) -> list[tuple[str, str]]:
         name, colon, secret = line.partition(":")
         if colon and secret and not secret[0].isspace():
             raise ConfigError(
-                f"{path}, line {number}: a colon without a blank after it can be part of a key or the end of a name; write "
-                "NAME: KEY, with a blank; the KEY may contain colons"
+                f"{path}, line {number}: a colon without a space after it can be part of a key or the end of a name; write "
+                "NAME: KEY, with a space; the KEY may contain colons"
             )
         try:
             found.append((name.strip(), check_key(secret.strip())) if colon else (f"key {len(found) + 1}", check_key(line)))

@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     api_key_file: Annotated[
         str | None,
         Meta(
-            description="File with one API key per line, as KEY or NAME: KEY (with a blank after the first colon); the log "
+            description="File with one API key per line, as KEY or NAME: KEY (with a space after the first colon); the log "
             "shows the NAME. Lines that begin with # are comments.",
             extra=_FILE,
         ),

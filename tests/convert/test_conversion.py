@@ -195,7 +195,10 @@ def test_new_pooling_config_and_transformer_in_its_own_folder(tmp_path: Path) ->
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         (checkpoint / name).rename(inner / name)
     modules = [("0_BERT", "Transformer"), ("1_Pooling", "pooling.Pooling"), ("2_Normalize", "Normalize")]
-    write_json(checkpoint / "modules.json", [{"path": path, "type": f"some.where.{kind}"} for path, kind in modules])
+    write_json(
+        checkpoint / "modules.json",
+        [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules],
+    )
     write_json(checkpoint / "1_Pooling" / "config.json", {"embedding_dimension": 64, "pooling_mode": "cls"})
     assert convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").pooling == "cls"
 

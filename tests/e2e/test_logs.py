@@ -102,7 +102,7 @@ def test_all_lines_of_a_request_have_its_id(home: Path, minilm: Callable[[str], 
     [
         (("--api-key-file", "missing"), "cannot read the API keys"),
         (("--port", "70000"), "70000"),
-        (("--api-key", " "), "blank"),
+        (("--api-key", " "), "a space"),
     ],
 )
 def test_what_is_wrong_at_the_start_is_json_too(home: Path, flags: tuple[str, str], said: str) -> None:
