@@ -15,7 +15,7 @@ import msgspec
 
 from edgeembed.common.files import expanded, read_json, write_json
 from edgeembed.common.logs import LOG_FILE
-from edgeembed.config.paths import HOME_VARIABLE, Paths
+from edgeembed.config.paths import HOME_VARIABLE, Paths, home_folder
 from edgeembed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 def config_home(environ: Mapping[str, str]) -> Path:
     """Return $XDG_CONFIG_HOME, or ~/.config if that is unset or not absolute (XDG Base Directory Specification)."""
     folder = Path(environ.get("XDG_CONFIG_HOME", ""))
-    return folder if folder.is_absolute() else Path.home() / ".config"
+    return folder if folder.is_absolute() else home_folder() / ".config"
 
 
 def read_own(path: Path) -> str | None:
