@@ -146,7 +146,7 @@ def test_without_edgeembed_home_all_paths_are_in_the_users_folders() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX: users may be without a home folder")
-def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_folder_is_an_error_that_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     import pwd
 
     def no_entry(_id: int) -> None:
