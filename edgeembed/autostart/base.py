@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import expanded, read_json, write_json
 from edgeembed.common.logs import LOG_FILE
-from edgeembed.config.paths import HOME_VARIABLE, Paths
+from edgeembed.config.paths import HOME_VARIABLE, Paths, home_folder
 from edgeembed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Program:
         home = environ.get(HOME_VARIABLE)
         return cls(
             command=(str(python), *module, "serve"),
-            environment={HOME_VARIABLE: str(Path(home).expanduser().absolute())} if home else {},
+            environment={HOME_VARIABLE: str(expanded(home))} if home else {},
             log_file=Paths.resolve(environ).logs / LOG_FILE,
         )
 
@@ -183,7 +183,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 def config_home(environ: Mapping[str, str]) -> Path:
     """Return $XDG_CONFIG_HOME, or ~/.config if that is unset or not absolute (XDG Base Directory Specification)."""
     folder = Path(environ.get("XDG_CONFIG_HOME", ""))
-    return folder if folder.is_absolute() else Path.home() / ".config"
+    return folder if folder.is_absolute() else home_folder() / ".config"
 
 
 def read_own(path: Path) -> str | None:

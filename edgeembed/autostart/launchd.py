@@ -17,6 +17,7 @@ from typing import Any
 
 from edgeembed.autostart.base import NAME, Autostart, AutostartEntry, Program
 from edgeembed.common.files import write_bytes
+from edgeembed.config.paths import home_folder
 from edgeembed.config.secrets import without_secrets
 from edgeembed.errors import ConfigError
 
@@ -46,7 +47,7 @@ class Launchd(Autostart):
     ) -> None:
         """Prepare. By default, the folder of agents, the user id and the tool are those of the current user."""
         super().__init__(program, choice_file)
-        self._file = (agents or Path.home() / "Library" / "LaunchAgents") / f"{LABEL}.plist"
+        self._file = (agents or home_folder() / "Library" / "LaunchAgents") / f"{LABEL}.plist"
         self._domain = f"gui/{os.getuid() if user is None else user}"
         self._launchctl = launchctl or _launchctl
 

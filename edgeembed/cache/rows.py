@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgeembed.engine.canary import defect
 from edgeembed.engine.interface import Float32Row
 
 _MAGIC = b"EE2\0"
@@ -72,11 +73,11 @@ def decode_row(key: bytes, value: object) -> CachedRow | None:
 
 
 def is_vector(row: Float32Row, dimensions: Collection[int] = ()) -> bool:
-    """Return whether all numbers of a row are finite, and not all zero. dimensions: that it may have; any if empty."""
+    """Return whether a row has no `defect`. dimensions: that it may have; any if empty."""
     if dimensions and len(row) not in dimensions:
         return False
     with np.errstate(all="ignore"):
         square = float(row.dot(row))  # NaN or infinite if one of the numbers is
     if 0.0 < square < math.inf:
         return True
-    return bool(np.isfinite(row).all() and row.any())  # the square may be too large or too small for a float32
+    return defect(row) is None  # the square may be too large or too small for a float32

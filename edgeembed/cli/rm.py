@@ -209,7 +209,7 @@ def _path_of(word: str, resolved: Resolved) -> Path | None:
     from edgeembed.hub.install import find_installed
 
     if word.lower().endswith(".gguf") and not word.lower().startswith("hf:"):
-        return Path(word).expanduser().absolute()
+        return expanded(word)
     try:
         model = find_installed(word, paths=resolved.paths, settings=resolved.settings)
     except EdgeEmbedError:

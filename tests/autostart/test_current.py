@@ -13,6 +13,7 @@ from edgeembed import autostart
 from edgeembed.autostart.base import Program
 from edgeembed.autostart.systemd import SystemdUser
 from edgeembed.autostart.xdg import XdgAutostart
+from edgeembed.config.paths import Paths
 from edgeembed.errors import ConfigError
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a choice between systemd and XDG")
@@ -83,6 +84,12 @@ def test_the_program_has_edgeembed_home_but_no_secrets(tmp_path: Path) -> None:
     assert program.environment == {"EDGEEMBED_HOME": str(tmp_path)}
     assert program.log_file == tmp_path / "logs" / "daemon.log"
     assert Program.this({}).environment == {}
+
+
+def test_an_edgeembed_home_of_an_unknown_user_is_the_folder_that_the_daemon_takes() -> None:
+    environ = {"EDGEEMBED_HOME": "~nosuch/embed"}
+    home = Program.this(environ).environment["EDGEEMBED_HOME"]
+    assert Paths.resolve({"EDGEEMBED_HOME": home}) == Paths.resolve(environ)
 
 
 def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> None:

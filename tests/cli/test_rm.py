@@ -217,6 +217,13 @@ def test_a_model_of_the_settings_needs_a_yes(run: CliRunner, setting: str, says:
     assert there() == []
 
 
+def test_a_setting_that_names_an_unknown_users_folder_names_no_model(run: CliRunner, unused_tcp_port: int) -> None:
+    install("alpha", "F16")
+    write_config(f"port = {unused_tcp_port}", 'aliases = {small = "~nosuch/alpha.gguf"}')
+    done = run.invoke(rm, ["alpha"])
+    assert done.exit_code == 0, done.exception
+
+
 def test_a_model_of_the_settings_named_by_its_path(run: CliRunner, unused_tcp_port: int) -> None:
     model = install("alpha", "F16")
     write_config(f"port = {unused_tcp_port}", f"model = {json.dumps(str(model.path))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from edgeembed.cli.settings import setting_options
 from edgeembed.config.file import read_config, remove_setting, write_setting
-from edgeembed.config.paths import Paths
+from edgeembed.config.paths import Paths, home_folder
 from edgeembed.config.resolution import resolve
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import field_names
@@ -142,6 +143,23 @@ def test_without_edgeembed_home_all_paths_are_in_the_users_folders() -> None:
         found = [paths.config_file, paths.models, paths.cache, paths.state, paths.logs]
         assert all(path.is_absolute() and "edgeembed" in path.parts for path in found)
         assert len(set(found)) == 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX: users may be without a home folder")
+def test_a_user_without_a_home_folder_is_an_error_that_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def no_entry(_id: int) -> None:
+        raise KeyError("no entry")
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in ("HOME", *(name for name in os.environ if name.startswith("XDG_"))):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="set HOME, or EDGEEMBED_HOME"):
+        Paths.resolve({})
+    with pytest.raises(ConfigError, match="set HOME"):
+        home_folder()
+    assert Paths.resolve({"EDGEEMBED_HOME": "/embed"}).models == Path("/embed/models")
 
 
 # --- bad values -------------------------------------------------------------------------------------------------------
