@@ -75,7 +75,7 @@ class TextPieces:
     ) -> TextPieces:
         """Return pieces that are cut at `place`, unless it may be inside a defined token. exact: whether it may be used."""
         pattern = re.compile(place)
-        # A word follows that the token may end before.
+        # A word follows, before which the token may end.
         crossed = any(
             (match := pattern.search(f"{token}a", 1)) is not None and match.start() < len(token) for token in defined
         )
