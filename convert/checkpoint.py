@@ -131,7 +131,7 @@ class Checkpoint:
 def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     """Open a checkpoint folder and read its config.json.
 
-    Raises ConversionError if it is not a checkpoint, or if something in it changes vectors that is not read.
+    Raises ConversionError if it is not a checkpoint, or contains something that changes vectors but is not read.
     """
     if not folder.is_dir():
         raise ConversionError(f"{folder}: not a folder")

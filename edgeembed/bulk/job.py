@@ -230,7 +230,7 @@ class _Run:
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
 
-        Raises ConfigError when that job would be lost for inputs without a text, as after a typo in the column's name.
+        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for them.
         """
         if self._work.began:
             if not first.rows:

@@ -96,7 +96,9 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # the terminal may not have a letter, as in Windows' code pages
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # the terminal's encoding may lack a letter, as Windows' code pages do
     try:
         sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
     except EdgeEmbedError as error:

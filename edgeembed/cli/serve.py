@@ -55,7 +55,7 @@ def serve(**flags: Any) -> None:
     from edgeembed.server.address import check_address
 
     provide_stderr(Paths.resolve().logs)
-    # Until all settings are known, for what is wrong with them.
+    # For errors in the settings, until all of them are known.
     format_: Format = "json" if "json" in (flags.get("log_format"), os.environ.get("EDGEEMBED_LOG_FORMAT")) else "text"
     setup_logging("warning", format_)
     try:

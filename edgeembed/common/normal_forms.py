@@ -58,7 +58,7 @@ def _joins(form: Form, text: str, at: int) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _is_mark(char: str) -> bool:
-    # Some characters are no combining ones, but begin with one when they are decomposed.
+    # Some characters are not combining, but begin with a combining one when they are decomposed.
     return unicodedata.combining(unicodedata.normalize("NFKD", char)[0]) != 0
 
 

@@ -52,7 +52,7 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
             document.add(tomlkit.comment(comment))
         document[key] = list(checked) if isinstance(checked, tuple) else checked
         tightened = any(name in document for name in secret_names()) and is_open(path)
-        if tightened:  # before the key is in it
+        if tightened:  # before the key is written
             real = path.resolve()
             real.chmod(stat.S_IMODE(real.stat().st_mode) & stat.S_IRWXU)
         write_text(path, tomlkit.dumps(document), private=True, follow_link=True)

@@ -45,7 +45,7 @@ broken kernel differ far more."""
 
 
 LEAST_AGAIN, LEAST_SCORE_AGAIN = 0.9, 0.7
-"""Likeness of a row to one that other kernels, threads or batches computed of the same text, which is 0.99 or more even at
+"""Likeness of a row to one that other kernels, threads or batches computed for the same text, which is 0.99 or more even at
 four bits."""
 
 TEXTS_KEY = "edgeembed.canary.texts"

@@ -31,7 +31,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH")
 def child_environment(environ: Mapping[str, str] | None = None, **more: str) -> dict[str, str]:
     """Return the variables for a child process that loads llama.cpp or calls a driver. more: set in addition.
 
-    The code of others in it, and a model file that breaks it, cannot read what is not there.
+    Foreign code in that process, and a model file that takes it over, cannot read what is not there.
     """
     given = os.environ if environ is None else environ
     needed = {

@@ -18,8 +18,8 @@ LARGE = 128 * 1024
 class Aside:
     """Runs functions on one thread, so that at most one of them competes with the event loop.
 
-    Python's lock lets only one thread run, and C code keeps it until it returns: a function must not call any that takes
-    long, such as a JSON decoder with a large body.
+    Python's global lock lets only one thread run, and most C code holds it until it returns: a function must not call C code
+    that takes long, such as a JSON decoder with a large body.
     """
 
     def __init__(self) -> None:

@@ -250,7 +250,7 @@ class VectorHealth:
     def probed_before(self, model: ServedModel, row: Float32Row, reference: Reference) -> str | None:
         """Compare the probe text's row with the references of earlier workers, once two of them agreed.
 
-        There are none of a file that gives its own.
+        A file with its own reference has none.
         """
         if reference.given or not (kept := self._keep(model, reference)).confirmed:
             return None

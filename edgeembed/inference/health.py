@@ -64,7 +64,7 @@ class HealthCheck:
         if await self._probe(slot.engine, model):
             self.note_row(model)
         elif wrong is not None:
-            raise BadVectorError(wrong)  # nothing has shown yet that it is better
+            raise BadVectorError(wrong)  # no probe has been right since
 
     async def _probe(self, engine: Engine, model: ServedModel) -> bool:
         """Compute the probe text; return whether its row came. A busy engine may not answer in time, which is no failure.

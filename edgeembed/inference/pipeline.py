@@ -122,7 +122,7 @@ class Pipeline:
         return cut | _rows_within(request, found), found.from_disk
 
     def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes], context: int, lease: Lease) -> OnResult:
-        """Return what stores each computed row as it comes.
+        """Return a function that stores each computed row as it arrives.
 
         keys: of whole texts, by the keys that are computed. context: the model's longest text, which the keys of parts name.
         """

@@ -48,7 +48,7 @@ async def tokenize(
     async with pool.lease(model) as lease:
         engine = lease.engine
         assert engine.info is not None  # it was ready once
-        # Of a giant text no more is read than the request may have.
+        # A giant text is read only up to what the request may have.
         limited = Lengths(max_tokens=request.most_tokens or None)
         texts = [limited.around(text) for text in prompt.around(names)]
         try:

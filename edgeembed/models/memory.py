@@ -22,7 +22,7 @@ def usable_bytes() -> int:
     """Return the memory that this process and its workers may take: the least that the machine, the cgroups around it
     (what others in them use is not counted) and its own limits allow.
 
-    A limit of the address space (`ulimit -v`) holds for each worker, not for all of them: this is on the safe side.
+    A limit of the address space (`ulimit -v`) holds for each worker, not for all together; this is on the safe side.
     """
     bounds = [psutil.virtual_memory().total, cgroups.memory_left(), *_process_limits()]
     return min(bound for bound in bounds if bound is not None)

@@ -118,7 +118,7 @@ class WorkerConfigurator:
         """Return the identity of the model's file.
 
         Raises:
-            ModelReplacedError: It has another content; its rows would be cached under this model's digest.
+            ModelReplacedError: Its content has changed; its rows would be cached under this model's digest.
             HubError: It cannot be read, or its bytes are not those that were installed.
         """
         found = self._store.identify(self._model.path)

@@ -18,7 +18,7 @@ from edgeembed.models.registry import ModelRegistry, ServedModel, served
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-"""Between two looks at a file. One that is being written is left alone until it is the same twice."""
+"""Time between two checks of a file. A file that is being written is left alone until two checks find it the same."""
 
 
 class ModelFiles:
@@ -27,9 +27,9 @@ class ModelFiles:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seen: dict[tuple[str, str], FileIdentity] = {}
-        """The file at the last look, by the model's key."""
+        """The file at the last check, by the model's key."""
         self._settled: dict[tuple[str, str], FileIdentity] = {}
-        """Files about which nothing is to be done: the model's own, and those that cannot be served."""
+        """Files that need no action: the model's own, and those that cannot be served."""
 
     def is_replaced(self, model: ServedModel) -> bool:
         """Return whether there is another file at the model's path, which is complete and may be loaded."""
@@ -76,16 +76,16 @@ class FileWatch:
         self._files = files
 
     async def run(self) -> None:
-        """Check the files of loaded models again and again."""
+        """Check the files of loaded models every CHECK_SECONDS."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
                 await self.check()
-            except (EdgeEmbedError, OSError) as error:  # the disk may be better at the next look
+            except (EdgeEmbedError, OSError) as error:  # the disk may work at the next check
                 log.warning("cannot check the files of the loaded models: %s", error)
 
     async def check(self) -> None:
-        """Check the file of each model that is loaded, or failed to load; where it is another one, load and serve that."""
+        """Check the file of each model that is loaded, or failed to load; if it was replaced, load and serve the new one."""
         for slot in self._pool.slots:
             if slot.state not in ("ready", "failed") or slot.model.upstream:
                 continue

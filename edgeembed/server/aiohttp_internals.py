@@ -55,7 +55,7 @@ def count_connections(runner: web.AppRunner) -> int:
 
 
 def next_idle(runner: web.AppRunner, *, besides: web.RequestHandler) -> web.RequestHandler | None:
-    """Return the idle connection that has been so for the longest time, or else one whose response is being sent.
+    """Return the connection that has been idle for longest; if there is none, one whose response is being sent.
 
     A connection is idle before the head of a request is complete.
     """

@@ -1,4 +1,4 @@
-"""A limit on the connections, and on the time that one may stay open without a request."""
+"""Limits on the number of connections, and on the time that one may stay open without a request."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ConnectionLimit:
         self._above: set[web.RequestHandler] = set()
         """Connections above the limit, on which only health checks are answered."""
         self._new: dict[web.RequestHandler, float] = {}
-        """When connections were opened that had no request when this was last checked, the oldest first."""
+        """Connections that had no request at the last check, with the time at which each was opened, the oldest first."""
         self._checking: asyncio.TimerHandle | None = None
         watch_connections(runner, self._opened, self._closed)
         wrap_handler(runner, self._ahead_of)

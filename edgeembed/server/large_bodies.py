@@ -103,7 +103,7 @@ def _end_of_string(raw: Body, begin: int) -> int:
     at = begin + 1
     while at < min(limit, len(raw)):
         found = _INSIDE_STRING.match(raw, at, at + _WINDOW)
-        assert found is not None  # it matches nothing, too
+        assert found is not None  # it also matches an empty string
         if found.end() == at and raw[at] != ord('"'):
             return -1  # a backslash at the very end
         at = found.end()

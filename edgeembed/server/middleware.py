@@ -103,7 +103,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status < 400:
             raise
         return error_object(error.status, error.reason, error_format_of(request))
-    except RecursionError:  # json, msgspec and orjson raise it, each at a depth of its own
+    except RecursionError:  # json, msgspec and orjson raise it, each at another depth
         message = "the body's lists or objects are nested too deeply"
         return error_object(400, message, error_format_of(request))
     except Exception:

@@ -1,6 +1,6 @@
-"""The only place that logs requests: method, route, status, time, and the name of the key. Nothing that a client wrote.
+"""The only place that logs requests: method, route, status, time, and the name of the key, nothing that a client wrote.
 
-A path may hold a text or a key, and so may a method that nobody knows; of both only what this server defines is logged.
+A path may contain a text or a key, and so may an unknown method: only routes and methods of this server are logged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class HttpLog:
         """Log nothing: such as a port scan, or a client that disconnects."""
 
     def warning(self, _message: str, *_args: object, **_more: object) -> None:
-        log.warning("aiohttp's server has a warning")
+        log.warning("aiohttp's server logged a warning")
 
     def exception(self, _message: str, *_args: object, exc_info: BaseException | None = None, **_more: object) -> None:
         """Log an error that happened outside our application: the client's, if the request cannot be parsed."""

@@ -41,7 +41,7 @@ def json_bytes(body: bytes, headers: dict[str, str], *, status: int = 200) -> we
 
 
 class LargeResponse(web.Response):
-    """A response that is sent in parts, each when the client has read most of the one before.
+    """A response that is sent in parts, each once the client has read most of the one before.
 
     The connection is aborted when it reads nothing for `READ_SECONDS`.
     """

@@ -45,8 +45,8 @@ REFUSALS = frozenset({400, 413, 422, 500})
 
 
 class UpstreamError(Exception):
-    """Upstream gave no rows; the message says why. It is logged and shown in /health, so it quotes nothing of the response,
-    which may quote the texts of a request or the key.
+    """Upstream returned no rows; the message says why. It is logged and shown in /health, so it does not quote the response,
+    which may contain texts of the request or the key.
     """
 
 

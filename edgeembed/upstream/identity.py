@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 CANARY_TEXTS: Sequence[str] = TEXTS
 """Shorter ones first: where not all fit into the context, the last one is left out."""
 SENTINELS = 2
-"""The first so many canary texts, which are short, are the sentinel texts. Each request carries one or more, whose rows show
-that the answer comes from the right model, whatever was restarted, replaced or put behind a load balancer meanwhile."""
+"""So many of the first canary texts, which are short, are the sentinel texts. Each request carries one or more, whose rows
+show that the answer comes from the right model, whatever was restarted, replaced or put behind a load balancer meanwhile."""
 
 SCHEMA = b"edgeembed upstream 1"
 MOST_KEPT = 32

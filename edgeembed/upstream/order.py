@@ -1,8 +1,8 @@
 """Whether upstream's rows belong to the texts that were sent: known texts are sent among the others, at random places.
 
-A permutation of an answer is seen if it moves the row of a known text. Every request carries one known text for each 16
-others, at random places; and texts that were answered before are asked again, one in 16, in another company. What that can
-find, and what not, is in docs/security.md.
+A permutation of an answer is found if it moves the row of a known text. Every request carries one known text for every 16
+others; and one in 16 texts that were answered before is asked again, among other texts. What that can find, and what not, is
+in docs/security.md.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from edgeembed.upstream.identity import CANARY_TEXTS, SENTINELS, Identity, least
 
 TEXTS_PER_SENTINEL = 16
 FIRST_RECHECKED = 32
-"""Texts of an engine that are all asked again, before a sample is: most servers with a fault show it at once."""
+"""So many first texts of an engine are all asked again, later ones by sample: most faulty servers show it at once."""
 _MOST_SAMPLED = 64
-"""Texts that wait to be asked again; the next ones are left out until these were."""
+"""Most texts that wait to be asked again; others are left out meanwhile."""
 _ROWS_REMEMBERED = 64
 _TEXTS_WITH_ONE_ROW = 4
-"""As many different texts with one and the same row are a fault. Some may share one: what the vocabulary lacks, or what is
-equal up to the place where the model cuts."""
+"""So many different texts with the same row are a fault. Fewer may share one: texts of unknown tokens only, or texts that
+are equal up to the place where the model cuts them."""
 _TRIAL_TEXTS = 64
 
 Verdict = Literal["right", "other vectors", "wrong rows"]
@@ -38,7 +38,7 @@ class Layout:
 
     sent: list[str]
     places: list[int]
-    """Of the texts, in their order."""
+    """Where each of the texts is, in their order."""
     sentinels: dict[int, int]
     """Places of the sentinel texts, each with its number among the canary texts."""
 

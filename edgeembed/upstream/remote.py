@@ -132,7 +132,7 @@ class Remote:
         )
 
     async def find_fault(self, client: UpstreamClient) -> str | None:
-        """Send a request of the largest size twice, in two orders; return what shows that rows are mixed up, or None.
+        """Send a request of the largest size twice, in two orders; return how rows are seen to be mixed up, or None.
 
         `recognise` was called before.
         """
@@ -152,7 +152,7 @@ class Remote:
         return None
 
     def distrust(self, reason: str) -> WrongRowsError:
-        """Note that rows of other texts came back, and return the error for the texts that wait.
+        """Record that rows of other texts came back, and return the error for the texts that wait.
 
         The identity gets another digest: nothing says which of the rows in the cache are right.
         """

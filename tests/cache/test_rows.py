@@ -63,7 +63,7 @@ def test_a_row_that_is_no_vector_does_not_come_back_whatever_its_checksum_says(w
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e-30, 1e-45, 1.0])
-def test_vectors_whose_square_has_no_float32_are_vectors(value: float) -> None:
+def test_a_vector_whose_square_exceeds_float32_is_a_vector(value: float) -> None:
     row = np.array([0.0] * 383 + [value], dtype=np.float32)
     assert is_vector(row) and is_vector(row, (384,)) and is_vector(row, (1, 384))
     assert not is_vector(row, (383,))

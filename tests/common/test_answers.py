@@ -63,7 +63,7 @@ async def test_a_bomb_is_not_decompressed_to_its_end(server: HostileServer, clie
         await client.models()
 
 
-async def test_an_answer_that_drips_has_a_time(server: HostileServer) -> None:
+async def test_an_answer_that_trickles_in_runs_into_a_timeout(server: HostileServer) -> None:
     server.stream(dripping)
     async with UpstreamClient(UpstreamOptions(url=server.url, timeout=0.3)) as client:
         with pytest.raises(UnavailableError, match="no answer within"):

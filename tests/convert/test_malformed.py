@@ -221,7 +221,10 @@ CASES: dict[str, tuple[Break, str]] = {
         r"tokenizer_config\.json: auto_map has AutoTokenizer",
     ),
     "auto_map no object": (config(auto_map=[1]), r"auto_map = \[1\]; expected an object"),
-    "own module": (own_module("custom_st.Transformer"), r"modules\.json: the module custom_st\.Transformer is code"),
+    "own module": (
+        own_module("custom_st.Transformer"),
+        r"modules\.json: the module custom_st\.Transformer is the checkpoint's own code",
+    ),
     "two encoders": (modules("Transformer", "Transformer", "Pooling"), r"expected one Transformer module, found 2"),
     "arguments": (
         lambda folder: write_json(folder / "sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}),

@@ -21,7 +21,7 @@ def filtered(pid: int) -> bool:
     return all("\nSeccomp:\t2\n" in status and "\nNoNewPrivs:\t1\n" in status for status in statuses)
 
 
-def test_a_daemon_tells_what_holds(home: Path, minilm: Callable[[str], Path]) -> None:
+def test_status_and_doctor_report_the_sandbox_in_force(home: Path, minilm: Callable[[str], Path]) -> None:
     model = str(minilm("Q8_0"))
     for setting, holds in (("auto", True), ("off", False)):
         with running("--model", model, "--sandbox", setting, home=home) as daemon:

@@ -4,10 +4,10 @@ llama.cpp's tokenizers take memory of 30 to 100 times a text's size, and some of
 character of a run. So long texts are tokenised in pieces, cut before a space between two words where the vocabulary allows:
 
 - WordPiece reads words one by one.
-- Byte-level BPE: of the pre-tokenizers named below, no pattern goes on behind a character that is no space followed by one.
+- Byte-level BPE: no pattern of the pre-tokenizers named below continues past a space that follows another character.
 - Unigram and SentencePiece's BPE: no token has a space inside, so none crosses the cut. Unigram merges spaces.
 
-A run without such a place is cut after its longest length wherever that is, which changes a token or two.
+A run without such a place is cut at its maximum length, wherever that is, which changes a token or two.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SPACE = "\u2581"
 class TextPieces:
     """Cuts long texts.
 
-    strips: whether the space at the beginning of a piece is left out, but for the first: the tokenizer puts one before each.
+    strips: whether the space at the beginning of each piece but the first is left out, as the tokenizer adds one to each.
     """
 
     def __init__(self, place: re.Pattern[str] | None, longest: int | None, *, strips: bool = False) -> None:
@@ -75,7 +75,7 @@ class TextPieces:
     ) -> TextPieces:
         """Return pieces that are cut at `place`, unless it may be inside a defined token. exact: whether it may be used."""
         pattern = re.compile(place)
-        # A word follows that the token may end before.
+        # A word follows, before which the token may end.
         crossed = any(
             (match := pattern.search(f"{token}a", 1)) is not None and match.start() < len(token) for token in defined
         )

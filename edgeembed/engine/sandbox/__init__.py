@@ -7,7 +7,7 @@ drivers of graphics cards start threads and programs while they are loaded:
 1. `restrict_files`, while the process has one thread,
 2. `filter_calls`, when the libraries are loaded.
 
-Where the kernel, a container or the processor has only one of them, that one holds; elsewhere there is no sandbox.
+If the kernel, a container or the processor supports only one of them, that one is used; elsewhere there is no sandbox.
 """
 
 from __future__ import annotations

@@ -65,13 +65,13 @@ def abi(machine: Machine) -> int:
 def restrict(machine: Machine, grants: Iterable[Grant], *, reading: bool) -> int:
     """Allow this process only what is granted, for good, and return the ABI that holds. Raises UnavailableError.
 
-    reading: whether reading is restricted, too. TCP, and abstract Unix sockets of and signals to other processes, are never
+    reading: whether reading is restricted, too. TCP, abstract Unix sockets of other processes, and signals to them are never
     allowed.
     """
     version = abi(machine)
     flags = _ALL_THREADS if version >= ALL_THREADS_ABI else 0
     if not flags and (threads := thread_count()) > 1:
-        raise UnavailableError(f"Landlock (ABI {version}) cannot restrict the {threads} threads that run already")
+        raise UnavailableError(f"Landlock (ABI {version}) cannot restrict the {threads} threads that are already running")
     files = (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1
     if not reading:
         files &= ~READ

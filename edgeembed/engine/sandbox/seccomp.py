@@ -128,8 +128,8 @@ def on_processor(pid: int, environment: Mapping[str, str], *, writes: bool = Fal
 def on_graphics_card(pid: int) -> Policy:
     """Return what a worker on a graphics card may do: all that is not refused here, as drivers differ. pid: its own.
 
-    CUDA's driver opens Unix sockets of its own; connections to those of other programs are refused, and datagrams, which
-    need none.
+    CUDA's driver opens Unix sockets of its own. Connecting to those of other programs is refused, and so are datagrams,
+    which need no connection.
     """
     refused: dict[str, Rule] = dict.fromkeys(_FOR_NO_MODEL, REFUSE)
     return Policy(

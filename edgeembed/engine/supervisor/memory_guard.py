@@ -52,7 +52,7 @@ class MemoryGuard:
     def takes_the_blame(self, exit_: WorkerExit, mode: ExecutionMode) -> bool:
         """Return whether main memory was too small and a smaller worker is still to be tried; count the exit if so.
 
-        A card that is out of memory is the mode's fault.
+        If a graphics card is out of memory, the mode is at fault.
         """
         of_main_memory = exit_.from_outside or mode.gpu == "none"
         if exit_.cause != "out_of_memory" or exit_.never_ran or not of_main_memory or self.reduction == MOST_REDUCTION:

@@ -322,7 +322,8 @@ class BatchQueue(Generic[TokensT]):
     def _next_alone(self) -> QueuedText[TokensT] | None:
         """Return the next text if it has to be computed alone; otherwise None.
 
-        That of a query never waits for bulk texts: what time alone changes must not set free a lane that sleeps.
+        A query that has to be computed alone never waits for starving bulk texts: time alone makes them starve, and wakes no
+        lane.
         """
         first = next(iter(self._queries.values()), None)
         if first is None or (not first.alone and self._bulk_starves()):

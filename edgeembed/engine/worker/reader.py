@@ -115,8 +115,8 @@ class TextReader:
     def _shortened(self, text: Text, most: int, *, at_start: bool) -> tuple[Text, bool]:
         """Return a giant text without the end, or the beginning, that is too far behind `most` tokens to matter.
 
-        The second value says whether anything was left out. One client's text must not cost another's the time to count
-        tokens that nobody asked for.
+        The second value says whether anything was left out. Counting tokens that nobody asked for would
+        delay the texts of other clients.
         """
         if characters_to_read(text) <= COUNTED_CHARACTERS:
             return text, False

@@ -292,7 +292,7 @@ class Worker:
     def _own_fault(self, kind: Literal["bad_vector", "engine"], failure: ModeFailed) -> ModeFailed | None:
         """Return the fault of this worker, on which a text failed twice; None when the text is at fault.
 
-        It is the card's, or there is too little memory for a worker of this size.
+        Either the card failed, or there is too little memory for a worker of this size.
         """
         if not self._options.gpu_layers:
             smaller = self._options.reduction < MOST_REDUCTION

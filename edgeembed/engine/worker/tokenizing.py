@@ -30,7 +30,7 @@ alone would compute a nearly empty batch."""
 
 STACK_BYTES = 16 * 2**20
 """Some of llama.cpp's pre-tokenizers recurse for each character of a long run, about 320 bytes each. The runs that they get
-are limited (`LONGEST_RECURSION` in engine/llama/text_pieces.py), but for vocabularies that no family here has: a text that
+are limited (`LONGEST_RECURSION` in engine/llama/text_pieces.py), except in vocabularies that no family here has. A text that
 needs a larger stack crashes the worker, and is not tried a third time."""
 
 

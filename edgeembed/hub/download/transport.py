@@ -163,7 +163,7 @@ def pieces(response: Any) -> Iterator[bytes]:
     except zlib.error as error:
         raise Interrupted(f"the answer is damaged: {error}") from error
     if not decompressor.eof:
-        raise Interrupted("the compressed answer has no end")
+        raise Interrupted("the compressed answer is incomplete")
 
 
 def read(url: str, about: str, most_bytes: int, seconds: float, *, anonymous: bool = False) -> bytes:

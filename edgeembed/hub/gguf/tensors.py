@@ -102,10 +102,10 @@ def check_vocabulary_size(vocabulary: int, width: int) -> None:
 
 
 def check_fused_attention(tensors: Mapping[str, TensorInfo], layers: int, attention: Attention) -> None:
-    """Check that matrices of queries, keys and values in one fit the heads. Raises UnfitError.
+    """Check that fused matrices of queries, keys and values fit the number of heads. Raises UnfitError.
 
-    Some of llama.cpp's architectures take their parts by the heads and their shape from elsewhere: they would compute with
-    the wrong parts.
+    Some of llama.cpp's architectures split them by the number of heads but take their shape from elsewhere: they would
+    compute with the wrong parts.
     """
     rows = (attention.heads + 2 * attention.kv_heads) * attention.head
     for layer in range(layers):
@@ -116,7 +116,7 @@ def check_fused_attention(tensors: Mapping[str, TensorInfo], layers: int, attent
 
 
 def check_dense(tensors: Mapping[str, TensorInfo]) -> None:
-    """Check that the dense layers after the pooling are complete: one alone returns rows of another length than is read.
+    """Check that the dense layers after the pooling are complete: with one alone, rows have another length than is read.
 
     Raises UnfitError.
     """

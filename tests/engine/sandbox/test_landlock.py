@@ -120,7 +120,7 @@ def test_threads_that_run_are_restricted_from_version_8_on(monkeypatch: pytest.M
         fake = Kernel(monkeypatch, abi)
         monkeypatch.setattr(landlock, "thread_count", lambda: 3)
         if abi < 8:
-            with pytest.raises(UnavailableError, match="the 3 threads that run already"):
+            with pytest.raises(UnavailableError, match="the 3 threads that are already running"):
                 fake.restricted()
             assert [name for name, _ in fake.calls] == ["landlock_create_ruleset"], "the kernel was asked for nothing yet"
         else:

@@ -207,4 +207,4 @@ def test_where_threads_run_already_only_the_filter_holds(folder: Path) -> None:
         held = ready(process)
     if landlock.abi(machine() or "x86_64") < landlock.ALL_THREADS_ABI:
         assert (held.landlock, held.seccomp) == (0, True)
-        assert "no writes (Landlock (ABI" in held.words and "threads that run already)" in held.words
+        assert "no writes (Landlock (ABI" in held.words and "threads that are already running)" in held.words
