@@ -78,10 +78,13 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
     except web.HTTPRequestEntityTooLarge:
         limit = request.client_max_size / 2**20
-        return error_response(
+        response = error_response(
             RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time"),
             error_format_of(request),
         )
+        if request.headers.get("Content-Encoding"):
+            response.force_close()  # the rest is not decompressed, so the connection ends; tell clients that pool it
+        return response
     except web.RequestPayloadError as error:  # such as a body that is not gzip although its header says so
         message = f"the request body cannot be read: {' '.join(str(error).split())}"
         response = error_object(400, message, error_format_of(request))
