@@ -15,6 +15,7 @@ import threading
 import warnings
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from edgeembed.common.heap import configure_heap
 from edgeembed.common.log_content import format_traceback
@@ -30,7 +31,11 @@ SWITCH_SECONDS = 0.001
 
 def _end_process(failure: threading.ExceptHookArgs) -> None:
     """Print a thread's exception, which the daemon quotes, and exit."""
-    sys.excepthook(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    _end_with(failure.exc_value or failure.exc_type())
+
+
+def _end_with(error: BaseException) -> NoReturn:
+    sys.excepthook(type(error), error, error.__traceback__)
     sys.stderr.flush()
     os._exit(1)
 
@@ -73,7 +78,11 @@ def main(argv: list[str]) -> int:
     # From here on no file can be opened for writing, and no thread may run yet.
     sandbox = Sandbox(Path(options.path), options.device, enabled=options.sandbox)
     sandbox.restrict_files([FOLDER])
-    return Worker(options, Pipe(sys.stdin.buffer, sink), activity_table, sandbox).run()
+    try:
+        return Worker(options, Pipe(sys.stdin.buffer, sink), activity_table, sandbox).run()
+    except Exception as error:
+        # Python's own end would wait for the reader, and abort with a message about standard input.
+        _end_with(error)
 
 
 if __name__ == "__main__":

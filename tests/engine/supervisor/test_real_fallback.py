@@ -270,13 +270,13 @@ from pathlib import Path
 from edgeembed.engine.llama import context
 from edgeembed.engine.worker import main as worker
 compute = context.Context.compute
-def is_loading():
+def is_probe():
     frame = sys._getframe()
-    while frame and frame.f_code.co_name != "_own_reference":
+    while frame and not frame.f_code.co_filename.endswith("row_probe.py") and frame.f_code.co_name != "_own_reference":
         frame = frame.f_back
     return frame is not None
 def wrong(self, *arguments, **more):
-    if Path({broken!r}).exists() and not is_loading():
+    if Path({broken!r}).exists() and not is_probe():
         warnings.warn("sec" + "ret")
         raise ValueError("sec" + "ret", arguments) from RuntimeError("sec" + "ret")
     return compute(self, *arguments, **more)
