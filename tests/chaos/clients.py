@@ -31,6 +31,8 @@ class Expected:
     """The rows that are right now: those of one file or, while one replaces the other, all rows of one answer of either."""
 
     sets: list[Rows]
+    of_digest: dict[str, Rows] = field(default_factory=dict)
+    """The rows of each model file. An answer that names one of these digests has that file's rows, and no others."""
 
 
 @dataclass
@@ -100,17 +102,20 @@ class Client:
                     wait = float(response.headers.get("Retry-After", 0))
                     return reason, wait if response.status in _PASSING else None
                 answer = await response.json()
+                digest = response.headers.get("X-Edgeembed-Digest", "")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return type(error).__name__, 0.0
         self._counts.seconds.append(time.monotonic() - began)
-        wrong = self._count(body["input"], answer["data"], before)  # type: ignore[arg-type] # a list
+        wrong = self._count(body["input"], answer["data"], before, digest)  # type: ignore[arg-type] # a list
         return None, float(wrong)
 
-    def _count(self, texts: list[str], data: list[dict[str, str]], before: list[Rows]) -> int:
+    def _count(self, texts: list[str], data: list[dict[str, str]], before: list[Rows], digest: str) -> int:
         rows = {item["index"]: np.frombuffer(base64.b64decode(item["embedding"]), np.float32) for item in data}
         self._counts.answers += 1
         self._counts.rows += len(texts)
         allowed = [*before, *(rows_ for rows_ in self._expected.sets if not any(rows_ is other for other in before))]
+        if digest in self._expected.of_digest:
+            allowed = [self._expected.of_digest[digest]]
         wrong = min(
             sum(not _same(rows.get(place), right[text]) for place, text in enumerate(texts))  # type: ignore[call-overload]
             for right in allowed

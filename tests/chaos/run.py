@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
+from edgeembed.hub.digests import sha256_of
 from tests.chaos.clients import Client, Counts, Expected, Rows
 from tests.chaos.faults import FAULTS, Scene
 from tests.chaos.servers import Clock, Disk, Server, can_mount
@@ -169,6 +170,8 @@ async def _scene(model: Path, seed: int, report: Report, say: Callable[[str], No
                 draw=random.Random(seed),
             )
             scene.first_digest = (await local.status(session))["models"][0]["digest"]
+            scene.expected.of_digest = {sha256_of(model): rows, sha256_of(other_file): other_rows}
+            assert scene.first_digest in scene.expected.of_digest
             yield scene
         await upstream.stop()
 
