@@ -65,9 +65,8 @@ class Output:
     @property
     def _beside(self) -> Path:
         """Where unfinished work is kept that cannot be in a folder of complete shards."""
-        path = (
-            self.path.resolve() if self.folder else self.path
-        )  # what a link to a folder points to is replaced, not the link
+        # Where the output is a link to a folder, that folder is replaced, and not the link.
+        path = self.path.resolve() if self.folder else self.path
         return path.with_name(f"{path.name}.parts")
 
     @property
@@ -101,7 +100,7 @@ class Output:
                 raise ConfigError(f"{problem}; choose another output")
 
     def recover(self) -> None:
-        """Finish what an earlier run did not, killed while it replaced a folder or wrote a file. Raises OSError."""
+        """Tidy up after a run that was killed while it replaced a folder or wrote a file. Raises OSError."""
         if self.folder:
             if not self.path.exists() and self._replaced.exists():
                 self._replaced.rename(self.path.resolve())

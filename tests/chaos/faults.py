@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,13 @@ from tests.upstream.wrong_orders import WRONG
 from tests.waiting import until_async
 
 LIES = ("reversal", "rotation", "missing row", "extra row")
-"""Wrong orders that are seen at once; docs/security.md says which others are seen later, or not at all."""
+"""Wrong orders that are seen at once."""
+LATER_SEEN_LIES = (
+    "reversal of all but the sentinels",
+    "random permutation of all but the sentinels",
+    "index contradicts the order",
+)
+"""Wrong orders that leave the sentinel texts right: docs/security.md says that rows may be returned before they are seen."""
 DAY = 86_400
 
 
@@ -38,6 +44,8 @@ class Scene:
     served: Path
     files: tuple[Path, Path]
     """The model file, and another one of the same size."""
+    digest: str
+    """Of the model file."""
     rows: tuple[Rows, Rows]
     expected: Expected
     """Of the local daemon."""
@@ -45,10 +53,17 @@ class Scene:
     """Of the daemon with the other server."""
     session: aiohttp.ClientSession
     draw: random.Random
-    first_digest: str = ""
 
     async def some_seconds(self, least: float = 2.0, most: float = 6.0) -> None:
         await asyncio.sleep(self.draw.uniform(least, most))  # how long the fault lasts
+
+
+async def until_true(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Wait until a question to a daemon is answered with yes. Raises AssertionError when the time is up."""
+    end = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < end, f"not so after {seconds:g} s"
+        await asyncio.sleep(0.1)  # between two requests
 
 
 async def worker_killed(scene: Scene) -> None:
@@ -109,22 +124,17 @@ async def clock_moved(scene: Scene) -> None:
 
 async def file_replaced(scene: Scene) -> None:
     """Another model's file is written over the served one, and later the right one again."""
-    for content, rows in zip(reversed(scene.files), reversed(scene.rows), strict=True):
-        name = scene.draw.choice([name for name in WRITES if rows is scene.rows[1] or name not in NO_MODEL])
-        scene.expected.sets = [scene.rows[0]] if name in NO_MODEL else list(scene.rows)
-        await asyncio.to_thread(WRITES[name], content, scene.served)
+    for content, writes in zip(
+        reversed(scene.files), (list(WRITES), [name for name in WRITES if name not in NO_MODEL]), strict=True
+    ):
+        await asyncio.to_thread(WRITES[scene.draw.choice(writes)], content, scene.served)
         await scene.some_seconds(4.0, 8.0)
-    shutil.copyfile(scene.files[0], scene.served)  # after a write of a part
 
     async def is_loaded() -> bool:
         models = (await scene.local.status(scene.session)).get("models") or [{}]
-        return bool(models[0].get("digest") == scene.first_digest and models[0].get("state") == "ready")
+        return bool(models[0].get("digest") == scene.digest and models[0].get("state") == "ready")
 
-    for _ in range(600):
-        if await is_loaded():
-            break
-        await asyncio.sleep(0.1)  # between two requests
-    scene.expected.sets = [scene.rows[0]]
+    await until_true(is_loaded, 60.0)
 
 
 async def upstream_lies(scene: Scene) -> None:
@@ -136,6 +146,26 @@ async def upstream_lies(scene: Scene) -> None:
     await scene.caching.start(scene.session)
 
 
+async def upstream_lies_about_others(scene: Scene) -> None:
+    """A lie is seen when a text is asked again. From then on, no row may be wrong, while the server goes on lying."""
+
+    async def is_seen() -> bool:
+        upstream = (await scene.caching.status(scene.session))["upstream"]
+        return bool(upstream["wrong_rows"])
+
+    scene.far_expected.unseen = True
+    scene.other.scramble = WRONG[scene.draw.choice(LATER_SEEN_LIES)]()
+    try:
+        await until_true(is_seen, 30.0)
+        scene.far_expected.unseen = False
+        await scene.some_seconds()
+    finally:
+        scene.far_expected.unseen = False
+        scene.other.scramble = lambda _texts, data: data
+        scene.caching.kill()
+        await scene.caching.start(scene.session)
+
+
 async def upstream_of_another_model(scene: Scene) -> None:
     """Its rows are that model's, and right as such, until the server has the first model again."""
     known = scene.other.row_of
@@ -144,11 +174,8 @@ async def upstream_of_another_model(scene: Scene) -> None:
     await scene.some_seconds()
     scene.other.row_of = known
     first = Expected([scene.rows[0]])
-    for _ in range(60):
-        probe = Client(scene.session, scene.caching.url, first, Counts(), "another")
-        if await probe.ask(scene.draw.sample(sorted(scene.rows[0]), 8), cached=0):
-            break
-        await asyncio.sleep(0.2)  # between two requests
+    probe = Client(scene.session, scene.caching.url, first, Counts(), "another")
+    await until_true(lambda: probe.ask(scene.draw.sample(sorted(scene.rows[0]), 8), cached=0), 60.0)
     scene.far_expected.sets = [scene.rows[0]]
 
 
@@ -197,6 +224,7 @@ FAULTS: dict[str, Callable[[Scene], Awaitable[None]]] = {
         clock_moved,
         file_replaced,
         upstream_lies,
+        upstream_lies_about_others,
         upstream_of_another_model,
         upstream_gone,
         upstream_errors,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -54,7 +53,7 @@ main()
 
 
 class Clock:
-    """The wall clock of the daemons; None if there is no C compiler."""
+    """The wall clock of the daemons. Needs a C compiler."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
@@ -79,15 +78,15 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._filler = folder / "filler"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "edgeembed-chaos", str(folder)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "edgeembed-chaos", str(folder)],
+            check=True,
+            capture_output=True,
+        )
 
     def fill(self) -> None:
-        with self._filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(2**16))
-                    file.flush()
-            except OSError:
+        with contextlib.suppress(OSError), self._filler.open("wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
                 pass
 
     def empty(self) -> None:
@@ -129,12 +128,9 @@ class Server:
                 stderr=log,
                 env=self._environment,
             )
-        await self.healthy(session, START_SECONDS)
-
-    async def healthy(self, session: aiohttp.ClientSession, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + START_SECONDS
         while not await self._is_healthy(session):
-            assert time.monotonic() < end, f"the {self.name} daemon is not healthy after {seconds:g} s; see {self.log}"
+            assert time.monotonic() < end, f"the {self.name} daemon is not healthy after {START_SECONDS:g} s; see {self.log}"
             await asyncio.sleep(0.1)  # between two requests
 
     async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
@@ -176,16 +172,3 @@ class Server:
         for child in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-
-
-def can_mount(folder: Path) -> bool:
-    """Return whether this process may mount a small disk."""
-    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
-        return False
-    probe = folder / "probe"
-    probe.mkdir()
-    try:
-        Disk(probe).close()
-    except subprocess.CalledProcessError:
-        return False
-    return True

@@ -85,8 +85,9 @@ def contents(folder: Path) -> dict[str, tuple[int, float, int]]:
 
 
 def test_no_file_can_be_read_but_the_model_and_libraries(worker: subprocess.Popen[bytes], folder: Path) -> None:
-    daemon = f"/proc/{os.getpid()}"
-    for path in (folder / "secret", "/etc/passwd", "/proc/self/root/etc/passwd", f"{daemon}/environ", f"{daemon}/mem"):
+    daemon = Path("/proc", str(os.getpid()))
+    system = Path("/proc/self", "root", "etc/passwd")
+    for path in (folder / "secret", "/etc/passwd", system, daemon / "environ", daemon / "mem"):
         assert attack(worker, "read", path) == "EACCES", path
     assert "EACCES" in attack(worker, "read in a new thread", folder / "secret")
     assert attack(worker, "list", folder) == "EACCES"
