@@ -89,7 +89,7 @@ class Client:
             reason, pause = await self._attempt(body, began, before)
             if reason is None:
                 wrong = int(pause or 0)
-                if unseen:
+                if unseen or self._expected.unseen:  # the lie began or was seen while this request was under way
                     self._counts.unseen += wrong
                 else:
                     self._counts.wrong += wrong

@@ -150,8 +150,8 @@ async def upstream_lies_about_others(scene: Scene) -> None:
     """A lie is seen when a text is asked again. From then on, no row may be wrong, while the server goes on lying."""
 
     async def is_seen() -> bool:
-        upstream = (await scene.caching.status(scene.session))["upstream"]
-        return bool(upstream["wrong_rows"])
+        upstream = (await scene.caching.status(scene.session))["upstream"]  # None until it is identified
+        return bool(upstream and upstream["wrong_rows"])
 
     scene.far_expected.unseen = True
     scene.other.scramble = WRONG[scene.draw.choice(LATER_SEEN_LIES)]()
