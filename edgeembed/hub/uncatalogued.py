@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, DamagedModelError, HubError, SourceUnreachableError, UnknownModelError
@@ -87,7 +88,7 @@ def install_reference(
                 fetched = replace(fetched, license=fetched.license or listing.license)
                 return _install(store, fetched, wanted, kind, reference.repo, report)
     except OSError as error:
-        raise HubError(f"cannot install into {store.folder(wanted)}: {error}") from error
+        raise HubError(f"cannot install into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
 def install_file(path: Path, name: str | None, *, store: Store, report: ReportLine) -> InstalledModel:
@@ -128,7 +129,7 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
                 fetched = FetchedModel(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
                 return _install(store, fetched, wanted, kind, None, report)
     except OSError as error:
-        raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
+        raise HubError(f"cannot install {path} into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
 def read_installed(store: Store, model: InstalledModel, report: ReportLine) -> DamagedModelError | None:

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.cache import CachedRow
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.engine import canary
 from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.inference.moments import NORM_BOUNDS, Batch, Moments, Sums, moments_of
@@ -405,11 +405,7 @@ def _likeness(model: ServedModel, row: Float32Row, other: bytes) -> float:
 
 
 def _read(file: Path) -> BaselineFile | None:
-    try:
-        return read_json(file, BaselineFile)
-    except (OSError, ValueError) as error:
-        log.warning("the baseline of vectors in %s cannot be read and is rebuilt: %s", file, error)
-        return None
+    return read_json_or_warn(file, BaselineFile, "the baseline of vectors is rebuilt")
 
 
 def _write(file: Path, content: BaselineFile) -> None:

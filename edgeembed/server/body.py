@@ -19,7 +19,7 @@ from edgeembed.inference.cleaning import without_surrogates
 from edgeembed.inference.requests import CacheUse
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.large_bodies import without_long_strings
-from edgeembed.server.reading import Body, forget, read_request
+from edgeembed.server.reading import forget, read_request
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ async def read_body(request: web.Request, decoder: msgspec.json.Decoder[T], choi
     return body
 
 
-def decode(raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
+def decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
     """Decode a body; see `read_body`."""
     if len(raw) <= LARGE:
         return _decode(raw, decoder, choices)
@@ -49,7 +49,7 @@ def decode(raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Se
 
 
 def _decode(
-    raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
+    raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
 ) -> T:
     try:
         return decoder.decode(raw)
@@ -67,7 +67,7 @@ def _decode(
         raise RequestError(f"the body is not valid JSON: {error}") from error
 
 
-def _without_half_pairs(raw: Body) -> Body:
+def _without_half_pairs(raw: bytes) -> bytes:
     """Replace halves of surrogate pairs, which JavaScript writes and msgspec refuses; Python's json reads them."""
     try:
         text = json.dumps(json.loads(raw), ensure_ascii=False)
@@ -96,7 +96,7 @@ async def peek_body(request: web.Request) -> PeekedFields:
     return await request.app[SERVICE].aside.run(len(raw), peek, raw)
 
 
-def peek(raw: Body) -> PeekedFields:
+def peek(raw: bytes) -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)

@@ -15,7 +15,6 @@ import msgspec
 
 from edgeembed.errors import RequestError, RequestTooLargeError
 from edgeembed.inference.cleaning import without_surrogates
-from edgeembed.server.reading import Body
 
 MOST_STRING_BYTES = 4 * 2**20
 """Of one string: twenty times what the longest context takes."""
@@ -57,13 +56,13 @@ class LongStrings(dict[str, str]):
         return value
 
 
-def without_long_strings(raw: Body) -> tuple[bytes, LongStrings]:
+def without_long_strings(raw: bytes) -> tuple[bytes, LongStrings]:
     """Return a body with marks in place of its long strings, and these strings.
 
     Raises RequestTooLargeError when what is left is too large, or a string is; RequestError for one that is not valid.
     """
     strings = LongStrings()
-    kept: list[Body] = []
+    kept: list[bytes] = []
     size = items = lists = count = 0
     done = 0
     while True:
@@ -91,7 +90,7 @@ def without_long_strings(raw: Body) -> tuple[bytes, LongStrings]:
         done = end
 
 
-def _end_of_string(raw: Body, begin: int) -> int:
+def _end_of_string(raw: bytes, begin: int) -> int:
     """Return the index behind the quote that ends the string at `begin`; -1 if there is none.
 
     Raises RequestTooLargeError for a string that is too long.
@@ -117,7 +116,7 @@ def _end_of_string(raw: Body, begin: int) -> int:
     return -1
 
 
-def _string(raw: Body) -> str:
+def _string(raw: bytes) -> str:
     try:
         return msgspec.json.decode(raw, type=str)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
