@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from tests.ports import free_port
 from tests.waiting import until_async
 
 START_SECONDS = 120.0
@@ -95,11 +95,6 @@ class Disk:
 
     def close(self) -> None:
         subprocess.run(["umount", "-l", str(self.folder)], check=False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Server:
