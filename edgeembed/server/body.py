@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -15,16 +14,13 @@ from multidict import istr
 from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.aside import LARGE
-from edgeembed.inference.cleaning import without_surrogates
 from edgeembed.inference.requests import CacheUse
 from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.half_pairs import without_half_pairs
 from edgeembed.server.large_bodies import without_long_strings
 from edgeembed.server.reading import forget, read_request
 
 T = TypeVar("T")
-
-
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read_body(request: web.Request, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
@@ -48,9 +44,7 @@ def decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, S
     return body
 
 
-def _decode(
-    raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
-) -> T:
+def _decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
@@ -62,18 +56,9 @@ def _decode(
             message += f"; expected one of {', '.join(words)}"
         raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not retried and _HALF_PAIR.search(raw):
-            return _decode(_without_half_pairs(raw), decoder, choices, retried=True)
+        if (whole := without_half_pairs(raw)) is not raw:
+            return _decode(whole, decoder, choices)
         raise RequestError(f"the body is not valid JSON: {error}") from error
-
-
-def _without_half_pairs(raw: bytes) -> bytes:
-    """Replace halves of surrogate pairs, which JavaScript writes and msgspec refuses; Python's json reads them."""
-    try:
-        text = json.dumps(json.loads(raw), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return raw
-    return without_surrogates(text).encode()
 
 
 class PeekedFields(msgspec.Struct):

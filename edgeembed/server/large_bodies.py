@@ -6,7 +6,6 @@ time per byte than strings. Each long string is decoded by itself.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.errors import RequestError, RequestTooLargeError
-from edgeembed.inference.cleaning import without_surrogates
+from edgeembed.server.half_pairs import without_half_pairs
 
 MOST_STRING_BYTES = 4 * 2**20
 """Of one string: twenty times what the longest context takes."""
@@ -120,10 +119,9 @@ def _string(raw: bytes) -> str:
     try:
         return msgspec.json.decode(raw, type=str)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        try:  # halves of surrogate pairs, see `body.decode`
-            return without_surrogates(json.loads(raw))
-        except ValueError:
-            raise RequestError(f"the body is not valid JSON: {error}") from error
+        if (whole := without_half_pairs(raw)) is not raw:
+            return _string(whole)
+        raise RequestError(f"the body is not valid JSON: {error}") from error
 
 
 def _too_large(most: str) -> RequestTooLargeError:

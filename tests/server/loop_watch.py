@@ -185,6 +185,7 @@ VALUES: dict[str, Callable[[int], bytes]] = {
     "escaped quotes": lambda size: _text(rb"\"", min(size, 4_000_000)),
     "escaped letters": lambda size: _text(rb"\u00e9", min(size, 4_000_000)),
     "half pairs": lambda size: _texts(rb"\ud83d ", size),
+    "short half pairs": lambda size: _list(rb'"\ud83d\ud83d\ud83d"', min(size, 2_000_000)),
     "combining marks": lambda size: _text("\u0300\u0316".encode(), min(size, 4_000_000)),
     "words with 30 marks": lambda size: _text(("a" + "\u0300\u0316" * 15).encode(), min(size, 2_000_000)),
     "texts": lambda size: _texts(_WORDS, size),
