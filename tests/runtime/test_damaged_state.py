@@ -20,7 +20,8 @@ from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, Fallback
 from edgeembed.hub.digests import Digests
 from edgeembed.hub.store import Store
 from edgeembed.hub.usage import Usage
-from edgeembed.inference.drift import BASELINE_ROWS, VectorHealth
+from edgeembed.inference.drift import VectorHealth
+from edgeembed.inference.row_watch import BASELINE_ROWS
 from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
 from edgeembed.models.registry import served
 from edgeembed.runtime.engines import chosen_profile
