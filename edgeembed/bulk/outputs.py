@@ -65,9 +65,8 @@ class Output:
     @property
     def _beside(self) -> Path:
         """Where unfinished work is kept that cannot be in a folder of complete shards."""
-        path = (
-            self.path.resolve() if self.folder else self.path
-        )  # what a link to a folder points to is replaced, not the link
+        # What a link to a folder points to is replaced, not the link.
+        path = self.path.resolve() if self.folder else self.path
         return path.with_name(f"{path.name}.parts")
 
     @property
