@@ -38,6 +38,8 @@ PLAIN = "plain"
 ADOPT_ROWS = 5 * BASELINE_ROWS
 """Rows outside the band, of a model whose probe is right, after which they become the new baseline."""
 _MOST_ROWS = 2**53
+_MOST_LOG = 200.0
+"""Beyond the logarithm of any norm of float32."""
 
 
 class Baseline(msgspec.Struct, kw_only=True):
@@ -45,8 +47,8 @@ class Baseline(msgspec.Struct, kw_only=True):
 
     rows: Annotated[int, msgspec.Meta(ge=0, le=_MOST_ROWS)]
     mean: bytes
-    log_norm: float
-    log_norm_squared: float
+    log_norm: Annotated[float, msgspec.Meta(ge=-_MOST_LOG, le=_MOST_LOG)]
+    log_norm_squared: Annotated[float, msgspec.Meta(ge=0, le=_MOST_LOG**2)]
 
     def __post_init__(self) -> None:
         _require_row(self.mean)

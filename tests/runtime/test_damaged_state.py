@@ -131,6 +131,7 @@ def baseline(paths: Paths) -> tuple[Path, Use]:
 FILES = {made.__name__: made for made in (run_profiles, execution_modes, digests, last_used, manifest, identities, baseline)}
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_never_fatal(name: str) -> None:
     file, use = FILES[name](Paths.resolve())

@@ -24,6 +24,7 @@ import numpy as np
 from aiohttp import web
 
 from edgeembed.cache import VectorCache
+from edgeembed.common.heap import configure_heap
 from edgeembed.engine.interface import Priority, Row, Text, Tokenized
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
@@ -346,6 +347,7 @@ def main() -> None:
     parser.add_argument("--path", help="only this path")
     parser.add_argument("--name", help="only shapes whose name contains this")
     given = parser.parse_args()
+    configure_heap()  # as the daemon does
     rng = random.Random(1)
     size = given.mib * 2**20
     some = (
