@@ -95,8 +95,7 @@ def refuse_arguments(config: dict[str, Any], file: Path) -> None:
     """Raise ConversionError if sentence-transformers is told to load the model with arguments that may change vectors."""
     for key in _ARGUMENTS:
         given = config.get(key) or {}
-        names = set(given) - _HARMLESS_ARGUMENTS if isinstance(given, dict) else {given}
-        if names:
+        if not isinstance(given, dict) or given.keys() - _HARMLESS_ARGUMENTS:
             raise ConversionError(
                 f"{file}: {key} = {given!r} may change the vectors, and is not supported; write the values into config.json"
             )

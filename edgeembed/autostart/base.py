@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgeembed.common.files import expanded, read_json, write_json
+from edgeembed.common.files import describe_os_error, expanded, read_json, write_json
 from edgeembed.common.logs import LOG_FILE
 from edgeembed.config.paths import HOME_VARIABLE, Paths, home_folder
 from edgeembed.errors import ConfigError
@@ -131,7 +131,7 @@ class Autostart(ABC):
                 other._remove()
             self._remember("on")
         except OSError as error:
-            raise ConfigError(f"cannot write {error.filename or self.place}: {error.strerror or error}") from error
+            raise ConfigError(f"cannot write {describe_os_error(error, self.place)}") from error
 
     def enable_unless_off(self) -> bool:
         """Enable it, or update the entry, unless the user has turned it off; for installers and upgrades.
@@ -159,7 +159,7 @@ class Autostart(ABC):
             elif self.choice == "on":
                 self._choice_file.unlink(missing_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot change {error.filename or self.place}: {error.strerror or error}") from error
+            raise ConfigError(f"cannot change {describe_os_error(error, self.place)}") from error
 
     @property
     def choice(self) -> Choice | None:

@@ -17,6 +17,7 @@ from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs
 from edgeembed.bulk.outputs import Output
 from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
 from edgeembed.bulk.writers import ShardRows, assemble, write_shard
+from edgeembed.common.files import describe_os_error
 from edgeembed.errors import ConfigError, EdgeEmbedError
 
 MIN_CONCURRENT_SHARDS = 2
@@ -114,7 +115,7 @@ def claimed(job: Job) -> Iterator[None]:
     except filelock.Timeout as error:
         raise ConfigError(f"another process is writing {output.path}; wait until it is done") from error
     except OSError as error:
-        raise ConfigError(f"cannot write {output.path}: {error}") from error
+        raise ConfigError(f"cannot write {describe_os_error(error, output.path)}") from error
 
 
 async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:

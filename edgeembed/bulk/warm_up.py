@@ -11,7 +11,7 @@ import msgspec
 
 from edgeembed.bulk.embedders import EmbedOptions
 from edgeembed.client import ask
-from edgeembed.common.files import UNREADABLE_JSON
+from edgeembed.common.files import UNREADABLE_JSON, describe_os_error
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
@@ -47,7 +47,7 @@ def read_queries(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise CacheFileError(f"{path} is not UTF-8: {error}") from error
     except OSError as error:
-        raise CacheFileError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CacheFileError(f"cannot read {describe_os_error(error, path)}") from error
     queries: dict[str, None] = {}
     as_json = path.suffix.lower() in (".jsonl", ".ndjson")
     for number, line in enumerate(lines, 1):

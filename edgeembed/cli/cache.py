@@ -184,6 +184,7 @@ def export_command(file: Path, model: str | None) -> None:
     """Write the vectors to a file for another machine. It must serve the same model files."""
     from edgeembed.cache.report import labels_of
     from edgeembed.cache.transfer import export_rows
+    from edgeembed.common.files import describe_os_error
     from edgeembed.common.progress import Progress, human_size
     from edgeembed.errors import ConfigError
 
@@ -194,7 +195,7 @@ def export_command(file: Path, model: str | None) -> None:
         try:
             rows = export_rows(tier, file, labels, progress.update)
         except OSError as error:
-            raise ConfigError(f"cannot write {file}: {error}") from error
+            raise ConfigError(f"cannot write {describe_os_error(error, file)}") from error
     click.echo(f"exported {rows:,} vectors to {file} ({human_size(file.stat().st_size)})")
 
 

@@ -96,16 +96,12 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # the terminal's encoding may lack a letter, as Windows' code pages do
+            # The terminal's encoding may lack a letter, as Windows' code pages do.
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
     except EdgeEmbedError as error:
-        from edgeembed.common.log_content import printable
-
-        # Names of models and messages of other servers in it cannot control the terminal.
-        click.echo("\n".join(map(printable, f"error: {error.message}".split("\n"))), err=True)
+        _print_error(error.message)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -120,5 +116,12 @@ def main() -> None:
     except OSError as error:
         from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
 
-        click.echo(f"error: {describe_os_error(error)}", err=True)
+        _print_error(describe_os_error(error))
         sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+    """Print an error. Names of files and models, and messages of other servers, in it cannot control the terminal."""
+    from edgeembed.common.log_content import printable_lines
+
+    click.echo(printable_lines(f"error: {message}"), err=True)

@@ -13,15 +13,15 @@ import click
 
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
-from edgeembed.common.log_content import printable
+from edgeembed.common.log_content import printable_lines
 from edgeembed.common.logs import Format, log_anyway
 
 log = logging.getLogger(__name__)
 
 
 def _report_to(format_: Format) -> Callable[[str], None]:
-    """Return what prints a line between those of the log; a model's or another server's name in it cannot forge one."""
-    return log_anyway if format_ == "json" else lambda line: to_stderr(printable(line))
+    """Return what prints a message between the lines of the log; the name of a model or server in it cannot forge a line."""
+    return log_anyway if format_ == "json" else lambda line: to_stderr(printable_lines(line))
 
 
 @click.command(cls=SectionedCommand)

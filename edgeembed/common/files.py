@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 ValueT = TypeVar("ValueT")
 
@@ -62,10 +65,10 @@ def expanded(name: str) -> Path:
     return Path(os.path.expanduser(name)).absolute()  # noqa: PTH111 - Path.expanduser raises for a user that does not exist
 
 
-def describe_os_error(error: OSError) -> str:
-    """Return what is wrong with which file, for messages."""
-    reason = error.strerror or str(error)
-    return reason if error.filename is None else f"{error.filename}: {reason}"
+def describe_os_error(error: OSError, path: Path | str | None = None) -> str:
+    """Return what is wrong with which file, for messages. path: the file if the system names none, as for a failed read."""
+    reason, file = error.strerror or str(error), error.filename or path
+    return reason if file is None else f"{file}: {reason}"
 
 
 @contextlib.contextmanager
@@ -118,14 +121,27 @@ def write_text(path: Path, text: str, *, private: bool = False, follow_link: boo
 def read_json(path: Path, type_: type[ValueT]) -> ValueT | None:
     """Return the value in a file that `write_json` wrote; None if there is none.
 
-    Raises ValueError for any other content, OSError.
+    Raises ValueError, whose message does not name the file, for any other content; OSError.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=type_)
     except FileNotFoundError:
         return None
     except UNREADABLE_JSON as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"it is damaged: {error}") from error
+
+
+def read_json_or_warn(path: Path, type_: type[ValueT], consequence: str) -> ValueT | None:
+    """Return the value in a file that `write_json` wrote; None if there is none or, with a warning, if it cannot be read.
+
+    consequence: what follows from that, for the warning.
+    """
+    try:
+        return read_json(path, type_)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        log.warning("cannot read %s (%s); %s", path, reason, consequence)
+        return None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,6 +26,13 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text whose lines are printable. The first is at the margin, where the lines of a log begin, the others are
+    indented, so that none of them passes for another line of the log.
+    """
+    return "\n  ".join(map(printable, text.split("\n")))
+
+
 def shortened(text: str, longest: int = LONGEST_LINE) -> str:
     """Return a text of at most `longest` characters, and how many were cut off."""
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest} more characters)"

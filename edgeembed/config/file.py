@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from edgeembed.common.files import write_text
+from edgeembed.common.files import describe_os_error, write_text
 from edgeembed.config.secrets import is_open, secret_names
 from edgeembed.config.values import check_value, did_you_mean, field_names
 from edgeembed.errors import ConfigError
@@ -57,7 +57,7 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
             real.chmod(stat.S_IMODE(real.stat().st_mode) & stat.S_IRWXU)
         write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error}") from error
+        raise ConfigError(f"cannot write {describe_os_error(error, path)}") from error
     return tightened
 
 
@@ -77,5 +77,5 @@ def remove_setting(path: Path, key: str) -> bool:
         del document[key]
         write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error}") from error
+        raise ConfigError(f"cannot write {describe_os_error(error, path)}") from error
     return True

@@ -10,7 +10,7 @@ from typing import get_args
 
 import msgspec
 
-from edgeembed.common.files import expanded
+from edgeembed.common.files import describe_os_error, expanded
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 
@@ -67,9 +67,10 @@ def read_key_file(file: str) -> list[tuple[str, str]]:
     path = expanded(file)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"cannot read the API keys in {path}: {cause}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the API keys in {path}: it is not UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the API keys in {describe_os_error(error, path)}") from error
     found: list[tuple[str, str]] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,19 @@ def read_behind(tokens: Tokens, prefix: Prefix) -> Reading:
     most = min(len(tokens) - 1, len(prefix))
     if most < LEAST_SHARED:
         return Reading(tokens)
-    different = np.flatnonzero(tokens[:most] != prefix.tokens[:most])
-    shared = int(different[0]) if len(different) else most
+    shared = common(tokens[:most], prefix.tokens)
     return Reading(tokens, prefix, shared) if shared >= LEAST_SHARED else Reading(tokens)
+
+
+def common(one: Tokens, other: Tokens) -> int:
+    """Return how many tokens both begin with."""
+    most = min(len(one), len(other))
+    different = np.flatnonzero(one[:most] != other[:most])
+    return int(different[0]) if len(different) else most
+
+
+def special_around(tokenize: Callable[[str], Tokens]) -> tuple[Tokens, Tokens]:
+    """Return the special tokens before and after every text. tokenize: returns a text's tokens with these."""
+    bare, filled = tokenize(""), tokenize("a")
+    begin = common(bare, filled)
+    return bare[:begin], bare[begin:]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgeembed import __version__
-from edgeembed.common.files import FileIdentity, read_json, write_json
+from edgeembed.common.files import FileIdentity, describe_os_error, read_json_or_warn, write_json
 from edgeembed.errors import HubError, UnknownModelError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Digests:
         except FileNotFoundError as error:
             raise UnknownModelError(f"there is no file {path}") from error
         except OSError as error:
-            raise HubError(f"cannot read {path}: {error.strerror or error}") from error
+            raise HubError(f"cannot read {describe_os_error(error, path)}") from error
         if before != after:
             raise HubError(f"{path} changed while it was read; wait until it is complete and try again")
         found = Identified(sha256, before)
@@ -91,11 +91,7 @@ class Digests:
         return found if found and found.file == file else None
 
     def _read(self) -> dict[str, _Digest]:
-        try:
-            return read_json(self._path, dict[str, _Digest]) or {}
-        except (OSError, ValueError) as error:
-            log.warning("cannot read %s, so files will be hashed again: %s", self._path, error)
-            return {}
+        return read_json_or_warn(self._path, dict[str, _Digest], "files are hashed again") or {}
 
 
 def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) -> str:

@@ -7,6 +7,7 @@ import logging
 
 import msgspec
 
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import Paths
@@ -184,7 +185,7 @@ def _ensure(
                 return model
             return _fetch(spec.entry, kind, store, fetcher, report)
     except OSError as error:
-        raise HubError(f"cannot install into {store.folder(spec.name)}: {error}") from error
+        raise HubError(f"cannot install into {store.folder(spec.name)}: {describe_os_error(error)}") from error
 
 
 def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, report: ReportLine) -> InstalledModel:

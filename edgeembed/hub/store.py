@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from filelock import Timeout
 
-from edgeembed.common.files import FileIdentity, expanded, read_json, write_json
+from edgeembed.common.files import FileIdentity, describe_os_error, expanded, read_json_or_warn, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
@@ -281,11 +281,7 @@ class Store:
     def manifest(self, path: Path) -> ModelManifest | None:
         """Return the manifest beside a file; None if there is no readable one."""
         beside = path.with_suffix(".json")
-        try:
-            return read_json(beside, ModelManifest)
-        except (OSError, ValueError) as error:
-            log.warning("cannot read the manifest %s: %s", beside, error)
-            return None
+        return read_json_or_warn(beside, ModelManifest, "its model counts as not installed")
 
     def _load(self, path: Path) -> InstalledModel | None:
         if not path.is_file():
@@ -351,11 +347,11 @@ class Store:
             return 0
         except PermissionError as error:
             raise HubError(
-                f"cannot remove {path}: {error.strerror}. If a running edgeembed serves it, stop that first "
+                f"cannot remove {describe_os_error(error, path)}. If a running edgeembed serves it, stop that first "
                 "(edgeembed ps shows it)"
             ) from error
         except OSError as error:
-            raise HubError(f"cannot remove {path}: {error.strerror or error}") from error
+            raise HubError(f"cannot remove {describe_os_error(error, path)}") from error
         return size
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
+from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, DamagedModelError, HubError, SourceUnreachableError, UnknownModelError
@@ -87,7 +89,7 @@ def install_reference(
                 fetched = replace(fetched, license=fetched.license or listing.license)
                 return _install(store, fetched, wanted, kind, reference.repo, report)
     except OSError as error:
-        raise HubError(f"cannot install into {store.folder(wanted)}: {error}") from error
+        raise HubError(f"cannot install into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
 def install_file(path: Path, name: str | None, *, store: Store, report: ReportLine) -> InstalledModel:
@@ -103,7 +105,7 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
             raise damage
         report(f"{model.spec} is already installed: {path}")
         return model
-    before = _version(path)
+    before = _identity(path)
     header = check_gguf(path)
     entry_name, entry_type = _catalogue_file(path, report)
     wanted = installed_name(name, None, path.name, entry_name)
@@ -122,13 +124,13 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
             with store.staging(wanted) as staging:
                 copy = staging / path.name
                 sha256 = _copy(path, copy, report)
-                if _version(path) != before:  # name and type were chosen by the old content
+                if _identity(path) != before:  # name and type were chosen by the old content
                     raise HubError(f"{path} changed while it was copied; wait until it is complete and try again")
                 copied = require_gguf(copy)
                 fetched = FetchedModel(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
                 return _install(store, fetched, wanted, kind, None, report)
     except OSError as error:
-        raise HubError(f"cannot install {path} into {store.folder(wanted)}: {error}") from error
+        raise HubError(f"cannot install {path} into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
 def read_installed(store: Store, model: InstalledModel, report: ReportLine) -> DamagedModelError | None:
@@ -255,13 +257,14 @@ def _copy(source: Path, target: Path, report: ReportLine) -> str:
     return digest.hexdigest()
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return a value that changes when a file is written to or replaced; None if there is no file."""
+def _identity(path: Path) -> FileIdentity | None:
+    """Return the identity of a file that every later write changes; None if there is no file."""
     try:
-        status = path.stat()
+        found = FileIdentity.of(path)
     except FileNotFoundError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    time.sleep(found.unsettled_seconds)
+    return found
 
 
 def _ignore(_line: str) -> None:

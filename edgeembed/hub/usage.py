@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.common.status import UnixSeconds
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,7 @@ class Usage:
 
     def all(self) -> dict[str, float]:
         """Return the last use of all models that were ever used."""
-        try:
-            return read_json(self._path, dict[str, UnixSeconds]) or {}
-        except (OSError, ValueError) as error:
-            log.warning("cannot read %s, so the last use of models is unknown: %s", self._path, error)
-            return {}
+        return read_json_or_warn(self._path, dict[str, UnixSeconds], "the last use of models is unknown") or {}
 
     def _write(self, times: dict[str, float]) -> None:
         latest = dict(sorted(times.items(), key=lambda item: item[1], reverse=True)[:_MOST])

@@ -160,7 +160,7 @@ class Pipeline:
                 assert lease.engine.info is not None  # it was ready once
                 context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
                 self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
-                await self._check_total(request, missing, cached_tokens, lease)
+                await self._check_total(request, missing, characters, cached_tokens, lease)
                 began = time.monotonic()
                 rows = await self._in_flight(request, missing, context, lease)
         admission.learn(characters, sum(row.full or row.tokens for row in rows.values()), began)
@@ -190,9 +190,9 @@ class Pipeline:
         return {whole[key]: row for key, row in rows.items()}
 
     async def _check_total(
-        self, request: RowRequest, missing: Mapping[bytes, Text], cached_tokens: int, lease: Lease
+        self, request: RowRequest, missing: Mapping[bytes, Text], characters: int, cached_tokens: int, lease: Lease
     ) -> None:
-        """Refuse a request with too many tokens before anything of it is computed.
+        """Refuse a request with too many tokens before anything of it is computed. characters: of the missing texts.
 
         Only large requests are counted, by the tokenizer, which takes a small part of the time that the model takes.
         """
@@ -201,7 +201,7 @@ class Pipeline:
         times = Counter(request.keys)
         total = cached_tokens
         at_most = await self._aside.run(
-            sum(map(characters_to_compute, missing.values())),
+            characters,
             lambda: sum(tokens_at_most(text) * times[key] for key, text in missing.items()),
         )
         if total + at_most <= request.most_tokens:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.common.status import UnixSeconds
 from edgeembed.engine.context_plan import MOST_BULK_LANES
 from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 
-log = logging.getLogger(__name__)
-
 PROFILE_FILE = "run-profiles.json"
-
 
 DEFAULT_BATCH_TOKENS = 128
 # No measurement finds more: a profile with more comes from a damaged file.
@@ -107,11 +103,7 @@ class TuningResults:
         return True
 
     def _all(self) -> dict[str, object]:
-        try:
-            return read_json(self._file, dict[str, object]) or {}
-        except (OSError, ValueError) as error:
-            log.warning("cannot read %s, which is ignored: %s", self._file, error)
-            return {}
+        return read_json_or_warn(self._file, dict[str, object], "tuning results are ignored") or {}
 
 
 def _key(digest: str) -> str:

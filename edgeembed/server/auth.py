@@ -24,7 +24,9 @@ KEY_NAME = web.RequestKey("key_name", str)
 """The name of the request's API key."""
 CHECKED = web.RequestKey("checked", bool)
 """Set on a request that `Access.check` let through already, and whose origin needs no headers."""
-OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/dashboard.css", "/dashboard.js"})
+PROBES = frozenset({"/health", "/livez", "/readyz"})
+"""Health checks. They are answered when all connections are in use, and a 503 is a valid answer."""
+OPEN_PATHS = PROBES | {"/dashboard.css", "/dashboard.js"}
 """Paths that need no key: probes, and the files of the dashboard, which hold no data."""
 _EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Digest, X-Edgeembed-Truncated, Retry-After"
 _PREFLIGHT_SECONDS = "600"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -15,16 +14,13 @@ from multidict import istr
 from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.aside import LARGE
-from edgeembed.inference.cleaning import without_surrogates
 from edgeembed.inference.requests import CacheUse
 from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.half_pairs import without_half_pairs
 from edgeembed.server.large_bodies import without_long_strings
-from edgeembed.server.reading import Body, forget, read_request
+from edgeembed.server.reading import forget, read_request
 
 T = TypeVar("T")
-
-
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read_body(request: web.Request, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
@@ -38,7 +34,7 @@ async def read_body(request: web.Request, decoder: msgspec.json.Decoder[T], choi
     return body
 
 
-def decode(raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
+def decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
     """Decode a body; see `read_body`."""
     if len(raw) <= LARGE:
         return _decode(raw, decoder, choices)
@@ -48,9 +44,7 @@ def decode(raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Se
     return body
 
 
-def _decode(
-    raw: Body, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]], *, retried: bool = False
-) -> T:
+def _decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
@@ -62,18 +56,9 @@ def _decode(
             message += f"; expected one of {', '.join(words)}"
         raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not retried and _HALF_PAIR.search(raw):
-            return _decode(_without_half_pairs(raw), decoder, choices, retried=True)
+        if (whole := without_half_pairs(raw)) is not raw:
+            return _decode(whole, decoder, choices)
         raise RequestError(f"the body is not valid JSON: {error}") from error
-
-
-def _without_half_pairs(raw: Body) -> Body:
-    """Replace halves of surrogate pairs, which JavaScript writes and msgspec refuses; Python's json reads them."""
-    try:
-        text = json.dumps(json.loads(raw), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return raw
-    return without_surrogates(text).encode()
 
 
 class PeekedFields(msgspec.Struct):
@@ -96,7 +81,7 @@ async def peek_body(request: web.Request) -> PeekedFields:
     return await request.app[SERVICE].aside.run(len(raw), peek, raw)
 
 
-def peek(raw: Body) -> PeekedFields:
+def peek(raw: bytes) -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)

@@ -15,6 +15,7 @@ from edgeembed.server.aiohttp_internals import (
     watch_connections,
     wrap_handler,
 )
+from edgeembed.server.auth import PROBES
 from edgeembed.server.error_formats import error_format_of
 from edgeembed.server.responses import error_response
 
@@ -25,7 +26,6 @@ HEAD_SECONDS = 30.0
 MOST_CONNECTIONS = 2048
 _OTHER_FILES = 256
 """File descriptors that the daemon needs beside connections."""
-_PROBES = frozenset({"/health", "/livez", "/readyz"})
 _FOR_PROBES = 16
 """Connections above the limit, for health checks."""
 
@@ -91,7 +91,7 @@ class ConnectionLimit:
 
     def _ahead_of(self, handler: Handle) -> Handle:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            if self._above and request.protocol in self._above and request.path not in _PROBES:
+            if self._above and request.protocol in self._above and request.path not in PROBES:
                 error = TooManyConnectionsError(f"all {self._most:,} connections are in use", retry_after=1.0)
                 response = error_response(error, error_format_of(request))
                 response.force_close()

@@ -6,7 +6,6 @@ time per byte than strings. Each long string is decoded by itself.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.errors import RequestError, RequestTooLargeError
-from edgeembed.inference.cleaning import without_surrogates
-from edgeembed.server.reading import Body
+from edgeembed.server.half_pairs import without_half_pairs
 
 MOST_STRING_BYTES = 4 * 2**20
 """Of one string: twenty times what the longest context takes."""
@@ -57,13 +55,13 @@ class LongStrings(dict[str, str]):
         return value
 
 
-def without_long_strings(raw: Body) -> tuple[bytes, LongStrings]:
+def without_long_strings(raw: bytes) -> tuple[bytes, LongStrings]:
     """Return a body with marks in place of its long strings, and these strings.
 
     Raises RequestTooLargeError when what is left is too large, or a string is; RequestError for one that is not valid.
     """
     strings = LongStrings()
-    kept: list[Body] = []
+    kept: list[bytes] = []
     size = items = lists = count = 0
     done = 0
     while True:
@@ -91,7 +89,7 @@ def without_long_strings(raw: Body) -> tuple[bytes, LongStrings]:
         done = end
 
 
-def _end_of_string(raw: Body, begin: int) -> int:
+def _end_of_string(raw: bytes, begin: int) -> int:
     """Return the index behind the quote that ends the string at `begin`; -1 if there is none.
 
     Raises RequestTooLargeError for a string that is too long.
@@ -117,14 +115,13 @@ def _end_of_string(raw: Body, begin: int) -> int:
     return -1
 
 
-def _string(raw: Body) -> str:
+def _string(raw: bytes) -> str:
     try:
         return msgspec.json.decode(raw, type=str)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        try:  # halves of surrogate pairs, see `body.decode`
-            return without_surrogates(json.loads(raw))
-        except ValueError:
-            raise RequestError(f"the body is not valid JSON: {error}") from error
+        if (whole := without_half_pairs(raw)) is not raw:
+            return _string(whole)
+        raise RequestError(f"the body is not valid JSON: {error}") from error
 
 
 def _too_large(most: str) -> RequestTooLargeError:

@@ -11,12 +11,10 @@ from aiohttp import hdrs, web
 
 from edgeembed.common.log_content import describe_error
 from edgeembed.server.aiohttp_internals import cannot_be_read
-from edgeembed.server.auth import KEY_NAME
+from edgeembed.server.auth import KEY_NAME, PROBES
 
 log = logging.getLogger(__name__)
 
-PROBES = ("/health", "/readyz")
-"""A 503 from these is a valid answer, not a failure of the server."""
 NO_ROUTE = "(no route)"
 OTHER_METHOD = "(other method)"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeembed.common.status import EngineStatus, UpstreamStatus
 from edgeembed.engine.canary import defect
-from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Prompted, Row, Text, Tokenized
+from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Row, Text, Tokenized
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     BadVectorError,
@@ -24,7 +24,6 @@ from edgeembed.errors import (
     EngineError,
     EngineTimeoutError,
     EngineUnavailableError,
-    InputTooLongError,
     RequestError,
 )
 from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient
@@ -328,8 +327,8 @@ class RemoteEngine:
         for text, row, tokens in zip(texts, rows, spread(total, sent), strict=True):
             if reason := defect(row):
                 text.fail(BadVectorError(f"upstream returned a row that is {reason}"))
-            elif text.most_tokens and tokens > text.most_tokens:
-                text.fail(_too_long(text, tokens))
+            elif too_long := text.too_long(tokens):
+                text.fail(too_long)
             else:
                 self._texts_computed += 1
                 self._tokens_computed += tokens
@@ -408,13 +407,3 @@ def _failed(error: EdgeEmbedError) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     return future
-
-
-def _too_long(text: PendingText, tokens: int) -> RequestError:
-    if isinstance(text.text, Prompted) and text.text.limits is not None and text.text.limits.cut != "none":
-        return RequestError(
-            f"the text has {tokens} tokens, {text.most_tokens} are allowed, and upstream cannot truncate on request; "
-            "shorten it"
-        )
-    message = f"the text has {tokens} tokens, but {text.most_tokens} are allowed"
-    return InputTooLongError(message, tokens=tokens, limit=text.most_tokens)

@@ -109,7 +109,7 @@ class HealthMonitor:
         self._changed()
 
     async def _check_identity(self) -> None:
-        """Embed the canary texts and set `replaced` if upstream gives other rows. Raises a subclass of UpstreamError."""
+        """Embed the canary texts and end this identity if upstream gives other rows. Raises a subclass of UpstreamError."""
         result = await self._remote.probe(self._client, self._identity)
         expected = self._identity.canary_rows
         if least_cosine(result.rows, expected) >= self._options.min_cosine:

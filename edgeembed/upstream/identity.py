@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
 from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.wire import RowEncoding, tokens_about
@@ -154,11 +154,7 @@ class IdentityStore:
             log.warning("cannot write upstream's identities to %s: %s", self._path, error)
 
     def _read(self) -> list[Identity]:
-        try:
-            return read_json(self._path, list[Identity]) or []
-        except (OSError, ValueError) as error:
-            log.warning("cannot read %s, starting with an empty one: %s", self._path, error)
-            return []
+        return read_json_or_warn(self._path, list[Identity], "upstream's identity is found out again") or []
 
 
 def _new(model: str, result: ProbeResult) -> Identity:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Pair, Priority, Prompted, Row, Text
 from edgeembed.engine.text_sizes import tokens_at_most
-from edgeembed.errors import RequestError
+from edgeembed.errors import InputTooLongError, RequestError
 
 
 @dataclass(eq=False)
@@ -30,6 +30,18 @@ class PendingText:
     @property
     def alone(self) -> bool:
         return bool(self.most_tokens) or self.tries > 1
+
+    def too_long(self, tokens: int) -> RequestError | None:
+        """Return the error for a text that upstream counted, if it has more tokens than its client allows."""
+        if not self.most_tokens or tokens <= self.most_tokens:
+            return None
+        if isinstance(self.text, Prompted) and self.text.limits is not None and self.text.limits.cut != "none":
+            return RequestError(
+                f"the text has {tokens} tokens, {self.most_tokens} are allowed, and upstream cannot truncate on request; "
+                "shorten it"
+            )
+        message = f"the text has {tokens} tokens, but {self.most_tokens} are allowed"
+        return InputTooLongError(message, tokens=tokens, limit=self.most_tokens)
 
     def finish(self, row: Row) -> None:
         """Set the row, unless the waiter is gone."""

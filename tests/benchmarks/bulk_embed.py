@@ -34,7 +34,7 @@ from edgeembed.diagnostics.bench.daemon import own_daemon
 from edgeembed.diagnostics.bench.load import Client
 from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.hub.install import ensure_installed
-from tests.benchmarks.processes import free_port
+from tests.ports import free_port
 
 TEXTS_PER_REQUEST = 64
 """Of bench's bulk load."""

@@ -26,7 +26,8 @@ from tests.benchmarks.place import (
     install,
     llama_cpp_source,
 )
-from tests.benchmarks.processes import ROOT, Loop, Server, free_port
+from tests.benchmarks.processes import ROOT, Loop, Server
+from tests.ports import free_port
 
 
 class Peer(ABC):

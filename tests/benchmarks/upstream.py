@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.processes import free_port
 from tests.e2e.daemon import cosines, running
+from tests.ports import free_port
 
 CLIENTS = (1, 1, 1, 8, 16)
 """Texts of each client's requests."""

@@ -1,4 +1,4 @@
-"""How far do kinds of text move a model's vectors? The table behind the bands of `edgeembed.inference.drift`.
+"""How far do kinds of text move a model's vectors? The table behind the bands of `edgeembed.inference.row_watch`.
 
     python -m tests.benchmarks.vector_bands MODEL.gguf
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import struct
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from tests.ports import free_port
 from tests.waiting import until_async
 
 START_SECONDS = 120.0
@@ -94,11 +94,6 @@ class Disk:
 
     def close(self) -> None:
         subprocess.run(["umount", "-l", str(self.folder)], check=False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Server:

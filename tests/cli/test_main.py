@@ -15,8 +15,10 @@ from edgeembed import __version__
 from edgeembed.cli import main as main_module
 from edgeembed.cli.main import COMMANDS, cli, main
 from edgeembed.errors import EngineUnavailableError, RequestError
+from edgeembed.hub.catalogue import DEFAULT_MODEL
 from tests.cli.helpers import MAIN, answering, edgeembed, install, status_of
 from tests.cli.imports import HEAVY, imported
+from tests.ports import free_port
 
 # --- help -------------------------------------------------------------------------------------------------------------
 
@@ -86,11 +88,22 @@ def test_a_bad_setting_stops_serve_before_any_download(monkeypatch: pytest.Monke
     assert done.stderr.startswith("error: EDGEEMBED_PORT = 'many'") and done.stderr.count("\n") == 1
 
 
+def test_an_error_of_several_lines_stops_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    done = edgeembed("serve", "--model", DEFAULT_MODEL)
+    assert done.returncode == 1
+    first, *others = done.stderr[done.stderr.index("error: ") :].splitlines()
+    assert first.endswith("could not be downloaded. Tried:")
+    assert len(others) >= 2 and all(line.startswith("  ") for line in others)
+
+
 @pytest.mark.parametrize(
     ("raised", "status", "says"),
     [
         (RequestError("wrong"), 2, "error: wrong\n"),
         (EngineUnavailableError("no mode holds"), 1, "error: no mode holds\n"),
+        (RequestError("wrong:\n\x1b[31mred"), 2, "error: wrong:\n  \\x1b[31mred\n"),
+        (PermissionError(13, "Permission denied", "\x1b[31mred"), 1, "error: \\x1b[31mred: Permission denied\n"),
         (click.Abort(), 130, "interrupted\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (click.exceptions.Exit(3), 3, ""),

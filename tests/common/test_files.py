@@ -151,6 +151,13 @@ def test_how_long_a_write_may_go_unnoticed(
     assert FileIdentity(1, 2, 3, 4, ctime_ns).unsettled_seconds == pytest.approx(expected)
 
 
+def test_an_error_without_a_file_name_gets_one() -> None:
+    path = Path("a.json")
+    assert describe_os_error(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+    assert describe_os_error(OSError(errno.EIO, "Input/output error"), path) == "a.json: Input/output error"
+    assert describe_os_error(OSError(errno.EIO, "Input/output error", "b.tmp"), path) == "b.tmp: Input/output error"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="POSIX: /dev/full")
 def test_the_error_about_a_full_disk_names_the_file(tmp_path: Path) -> None:
     target = tmp_path / "state.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeembed.common.log_content import describe_error, format_traceback, printable, shortened
+from edgeembed.common.log_content import describe_error, format_traceback, printable, printable_lines, shortened
 
 
 def _raise(depth: int, error: BaseException) -> None:
@@ -33,6 +33,10 @@ def _caught(depth: int, error: BaseException) -> BaseException:
 )
 def test_no_sign_can_forge_a_line_or_control_a_terminal(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_no_line_of_a_text_begins_where_the_lines_of_a_log_do() -> None:
+    assert printable_lines("a:\n b\r\n\x1b[31mc") == "a:\n   b\\r\n  \\x1b[31mc"
 
 
 def test_a_long_text_is_cut() -> None:

@@ -40,3 +40,4 @@ def test_a_damaged_state_file_counts_as_empty(
     (tmp_path / "state.json").write_bytes(content)
     assert read(tmp_path) is None
     assert "cannot read" in caplog.text
+    assert caplog.text.count(str(tmp_path)) == 1

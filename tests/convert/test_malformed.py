@@ -230,6 +230,10 @@ CASES: dict[str, tuple[Break, str]] = {
         lambda folder: write_json(folder / "sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}),
         r"sentence_bert_config\.json: config_args = \{'num_hidden_layers': 1\} may change the vectors",
     ),
+    "arguments no object": (
+        lambda folder: write_json(folder / "sentence_bert_config.json", {"model_args": [1]}),
+        r"sentence_bert_config\.json: model_args = \[1\] may change the vectors",
+    ),
     "two sets of weights": (single_file_and_shards, r"contains model\.safetensors and a\.safetensors.*not clear"),
     "no hidden size": (config(hidden_size=None), r"config\.json: hidden_size = None"),
     "hidden size text": (config(hidden_size="64"), r"hidden_size = '64'"),

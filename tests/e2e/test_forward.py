@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -18,6 +17,7 @@ from edgeembed.server.lifecycle import listening
 from tests.fake_upstreams import FakeGeneration, generation
 from tests.fakes import FakeEngine, fake_service
 from tests.hostile_server import dripping, endless, hostile_server
+from tests.ports import free_port
 
 Serve = Callable[..., Awaitable[str]]
 
@@ -250,8 +250,7 @@ async def test_errors_and_headers_are_returned_unchanged(
 async def test_an_unreachable_server_is_a_502_and_its_models_are_not_listed(
     serve: Serve, client: aiohttp.ClientSession
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     url = await serve(forward=f"http://127.0.0.1:{port}/v1")
     async with client.post(f"{url}/v1/chat/completions", json={}) as response:
         error = (await response.json())["error"]
@@ -277,8 +276,7 @@ async def test_a_silent_stream_is_disconnected(serve: Serve, other: FakeGenerati
 
 
 async def test_a_forwarding_loop_is_detected(serve: Serve, client: aiohttp.ClientSession) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     url = await serve(port=port, forward=f"http://127.0.0.1:{port}/v1")
     async with client.post(f"{url}/v1/chat/completions", json={}) as response:
         assert response.status == 502 and "this server itself" in (await response.json())["error"]["message"]

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import pytest
 
 from tests.e2e.daemon import Daemon, cosines, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.ports import free_port
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -40,8 +40,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def port() -> int:
     """Return a port that upstream keeps across restarts."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

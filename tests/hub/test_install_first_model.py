@@ -44,7 +44,7 @@ def test_the_hub_cannot_be_reached(
     model = first_model(paths=paths, settings=settings, report=report)
     assert model.name == STARTER_MODEL
     said = str(report)
-    assert "127.0.0.1 cannot be reached" in said or "127.0.0.1 did not answer within" in said
+    assert "127.0.0.1 cannot be reached" in said
     assert f"To keep the starter: edgeembed config set model {STARTER_MODEL}" in said
     assert resolve().settings.model is None, "the starter is chosen for ever"
 
@@ -118,7 +118,7 @@ def test_a_name_that_never_resolves(
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     end = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: end.wait())  # a name server that never answers
-    with pytest.raises(SourceUnreachableError, match=r"hub\.invalid did not answer within 1 s"):
+    with pytest.raises(SourceUnreachableError, match=r"hub\.invalid cannot be reached \(no answer within 1 s\)"):
         ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
     end.set()
 

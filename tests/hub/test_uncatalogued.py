@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import Store
 from tests.fakes import Lines
 from tests.hub.fakes import COMMIT, DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, FakeConverter, FakeHub, leftovers, model_bytes
+from tests.overwriting import overwrite_in_place, rename_over
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")
 
@@ -352,9 +354,10 @@ def test_a_damaged_file_is_not_installed(paths: Paths, tmp_path: Path, monkeypat
         run(str(tmp_path / "y.gguf"))
 
 
+@pytest.mark.parametrize("write", [rename_over, overwrite_in_place])
 @pytest.mark.parametrize("moment", ["require_space", "sha256_of", "_copy"])
 def test_a_file_that_is_replaced_during_the_copy_is_not_installed(
-    moment: str, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, write: Callable[[Path, Path], None], paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By another file of the same size, after the name was chosen or before the copy is complete."""
     file, other = tmp_path / "download.gguf", tmp_path / "other.gguf"
@@ -365,7 +368,8 @@ def test_a_file_that_is_replaced_during_the_copy_is_not_installed(
     def replace_then(*arguments: object) -> object:
         done = real(*arguments)
         if other.exists():
-            other.replace(file)
+            write(other, file)
+            other.unlink()
         return done
 
     monkeypatch.setattr(at, replace_then)

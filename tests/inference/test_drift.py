@@ -11,8 +11,9 @@ import pytest
 from edgeembed.cache import CachedRow
 from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.errors import BadVectorError
-from edgeembed.inference import drift
-from edgeembed.inference.drift import BASELINE_ROWS, VectorHealth, VectorStats
+from edgeembed.inference.drift import ADOPT_ROWS, VectorHealth, VectorStats
+from edgeembed.inference.moments import NORM_BOUNDS
+from edgeembed.inference.row_watch import BASELINE_ROWS
 from tests.fakes import FakeEngine, fake_model, fake_service
 
 MODEL = fake_model()
@@ -64,7 +65,7 @@ def test_the_figures_are_those_of_the_rows() -> None:
     assert found.norm_sum == pytest.approx(norms.sum(), rel=1e-6)
     assert sum(found.norm_buckets) == 50
     counted = np.cumsum(found.norm_buckets)
-    bounds = drift.NORM_BOUNDS
+    bounds = NORM_BOUNDS
     assert counted[:-1].tolist() == [(norms <= bound).sum() for bound in bounds]
     assert found.now is not None
     # 50 rows out of a window that halves every 500 weigh all but the same.
@@ -180,7 +181,7 @@ async def test_alarms_come_and_go_in_the_log_and_what_stays_becomes_normal(
     assert "have left their band: norms" in caplog.text
     assert health.probed(MODEL, probe, reference(probe)) is None
     assert "the texts have changed, not the model" in str(health.alarm(MODEL))
-    feed(health, rows(drift.ADOPT_ROWS, 4, norm=40.0), "still other texts")
+    feed(health, rows(ADOPT_ROWS, 4, norm=40.0), "still other texts")
     await health.sync()
     assert "recent rows are the new baseline" in caplog.text
     assert "within their band again" in caplog.text

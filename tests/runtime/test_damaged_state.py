@@ -20,7 +20,8 @@ from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, Fallback
 from edgeembed.hub.digests import Digests
 from edgeembed.hub.store import Store
 from edgeembed.hub.usage import Usage
-from edgeembed.inference.drift import BASELINE_ROWS, VectorHealth
+from edgeembed.inference.drift import VectorHealth
+from edgeembed.inference.row_watch import BASELINE_ROWS
 from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
 from edgeembed.models.registry import served
 from edgeembed.runtime.engines import chosen_profile
@@ -130,6 +131,7 @@ def baseline(paths: Paths) -> tuple[Path, Use]:
 FILES = {made.__name__: made for made in (run_profiles, execution_modes, digests, last_used, manifest, identities, baseline)}
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_never_fatal(name: str) -> None:
     file, use = FILES[name](Paths.resolve())

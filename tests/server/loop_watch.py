@@ -24,6 +24,7 @@ import numpy as np
 from aiohttp import web
 
 from edgeembed.cache import VectorCache
+from edgeembed.common.heap import configure_heap
 from edgeembed.engine.interface import Priority, Row, Text, Tokenized
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
@@ -185,6 +186,7 @@ VALUES: dict[str, Callable[[int], bytes]] = {
     "escaped quotes": lambda size: _text(rb"\"", min(size, 4_000_000)),
     "escaped letters": lambda size: _text(rb"\u00e9", min(size, 4_000_000)),
     "half pairs": lambda size: _texts(rb"\ud83d ", size),
+    "short half pairs": lambda size: _list(rb'"\ud83d\ud83d\ud83d"', min(size, 2_000_000)),
     "combining marks": lambda size: _text("\u0300\u0316".encode(), min(size, 4_000_000)),
     "words with 30 marks": lambda size: _text(("a" + "\u0300\u0316" * 15).encode(), min(size, 2_000_000)),
     "texts": lambda size: _texts(_WORDS, size),
@@ -345,6 +347,7 @@ def main() -> None:
     parser.add_argument("--path", help="only this path")
     parser.add_argument("--name", help="only shapes whose name contains this")
     given = parser.parse_args()
+    configure_heap()  # as the daemon does
     rng = random.Random(1)
     size = given.mib * 2**20
     some = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 from aiohttp import ClientSession, ServerDisconnectedError
@@ -11,15 +10,14 @@ from aiohttp import ClientSession, ServerDisconnectedError
 from edgeembed.config.settings import Settings
 from edgeembed.server.lifecycle import listening
 from tests.fakes import FakeEngine, fake_service
+from tests.ports import free_port
 
 GRACE = 1.0
 
 
 @pytest.fixture
 def settings() -> Settings:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return Settings(port=port, grace_period=GRACE)
+    return Settings(port=free_port(), grace_period=GRACE)
 
 
 async def stop_with(engine: FakeEngine, settings: Settings, *, resume_after: float | None) -> tuple[bool, object]:

@@ -80,7 +80,7 @@ def test_a_damaged_file_is_replaced(damaged: bytes, tmp_path: Path, caplog: pyte
     assert identities.last(URL, "m") is None
     identities.recognise(URL, "m", probed([unit_row(text) for text in CANARY_TEXTS]), 0.99)
     assert identities.last(URL, "m") is not None
-    assert "starting with an empty one" in caplog.text
+    assert "is found out again" in caplog.text
 
 
 def test_rows_of_another_length_or_without_numbers_match_nothing() -> None:

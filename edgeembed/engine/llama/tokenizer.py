@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from edgeembed.engine.llama.normalizer import choose_normalizer
 from edgeembed.engine.llama.text_pieces import LONGEST_RECURSION, TextPieces
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.llama.wordpiece import WORD_START, BertWords
-from edgeembed.engine.reading import Tokens
+from edgeembed.engine.reading import Tokens, special_around
 
 _MOST_KEPT = 1 << 18
 """Tokens of a buffer that is kept for a thread's next text."""
@@ -121,9 +121,7 @@ class Tokenizer:
     @cached_property
     def _frame(self) -> tuple[Tokens, Tokens]:
         """The special tokens before and after every text."""
-        bare, filled = self._call("", frame=True).tolist(), self._call("a", frame=True).tolist()
-        begin = next((at for at, pair in enumerate(zip(bare, filled, strict=False)) if pair[0] != pair[1]), len(bare))
-        return np.array(bare[:begin], dtype=np.int32), np.array(bare[begin:], dtype=np.int32)
+        return special_around(partial(self._call, frame=True))
 
     def _call(self, text: str, *, frame: bool, special: bool = False) -> Tokens:
         encoded = text.encode("utf-8")

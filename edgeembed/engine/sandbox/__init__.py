@@ -89,19 +89,25 @@ class Sandbox:
             self._seccomp = True
 
     def _words(self) -> str:
-        by = [f"Landlock (ABI {self._landlock})"] * bool(self._landlock) + ["seccomp"] * self._seccomp
         missing = "; ".join(self._missing)
-        if not by:
+        parts: list[str] = []
+        if self._landlock:
+            parts.append(f"Landlock (ABI {self._landlock})")
+        if self._seccomp:
+            parts.append("seccomp")
+        if not parts:
             return f"none: {missing}"
-        held = ["no TCP" if not self._seccomp else "no network"] * (self._seccomp or self._landlock >= landlock.TCP_ABI)
+        held: list[str] = []
+        if self._seccomp:
+            held.append("no network")
+        elif self._landlock >= landlock.TCP_ABI:
+            held.append("no TCP")
         held.append("no other programs")
-        if self._on_card:
-            held += ["writes only to devices and the driver's caches"] * bool(self._landlock)
+        if not self._on_card:
+            held.append("no files except the model and libraries" if self._landlock else "no writes")
         elif self._landlock:
-            held.append("no files except the model and libraries")
-        else:
-            held.append("no writes")
-        return f"{' and '.join(by)}: {', '.join(held)}" + (f" ({missing})" if missing else "")
+            held.append("writes only to devices and the driver's caches")
+        return f"{' and '.join(parts)}: {', '.join(held)}" + (f" ({missing})" if missing else "")
 
 
 def machine() -> Machine | None:

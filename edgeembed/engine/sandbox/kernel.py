@@ -6,17 +6,21 @@ import ctypes
 import os
 from typing import Any
 
+from edgeembed.engine.sandbox.syscalls import Machine, number
+
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def call(number: int, *arguments: Any) -> int:
-    """Make a system call and return its result. arguments: integers, None, or what ctypes passes by pointer.
+def call(name: str, machine: Machine, *arguments: int | bytes | None) -> int:
+    """Make a system call that the architecture has, and return its result. arguments: bytes are passed by pointer.
 
     Raises OSError.
     """
+    code = number(name, machine)
+    assert code is not None
     function = _library().syscall
     function.restype = ctypes.c_long
-    return _checked(function(ctypes.c_long(number), *map(_word, arguments)))
+    return _checked(function(ctypes.c_long(code), *map(_word, arguments)))
 
 
 def forbid_new_privileges() -> None:

@@ -7,7 +7,6 @@ and for those that it starts.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import struct
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.engine.sandbox import kernel
-from edgeembed.engine.sandbox.syscalls import Machine, number
+from edgeembed.engine.sandbox.syscalls import Machine
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
@@ -53,7 +52,7 @@ class UnavailableError(Exception):
 def abi(machine: Machine) -> int:
     """Return the version of the kernel's interface. Raises UnavailableError."""
     try:
-        return _call("landlock_create_ruleset", machine, None, 0, _ABI_QUERY)
+        return kernel.call("landlock_create_ruleset", machine, None, 0, _ABI_QUERY)
     except OSError as error:
         raise UnavailableError(
             "Landlock is turned off in this kernel" if error.errno == errno.EOPNOTSUPP
@@ -82,7 +81,7 @@ def restrict(machine: Machine, grants: Iterable[Grant], *, reading: bool) -> int
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                     _add(machine, ruleset, grant, files)
             kernel.forbid_new_privileges()
-            _call("landlock_restrict_self", machine, ruleset, flags)
+            kernel.call("landlock_restrict_self", machine, ruleset, flags)
         finally:
             os.close(ruleset)
     except OSError as error:
@@ -107,7 +106,7 @@ def attributes(version: int, files: int) -> bytes:
 
 def _ruleset(machine: Machine, version: int, files: int) -> int:
     packed = attributes(version, files)
-    return _call("landlock_create_ruleset", machine, ctypes.create_string_buffer(packed, len(packed)), len(packed), 0)
+    return kernel.call("landlock_create_ruleset", machine, packed, len(packed), 0)
 
 
 def _add(machine: Machine, ruleset: int, grant: Grant, files: int) -> None:
@@ -117,13 +116,6 @@ def _add(machine: Machine, ruleset: int, grant: Grant, files: int) -> None:
         if not grant.path.is_dir():
             rights &= _OF_FILES
         if rights:  # none would be an error
-            packed = _rule.pack(rights, beneath)
-            _call("landlock_add_rule", machine, ruleset, _PATH_BENEATH, ctypes.create_string_buffer(packed, len(packed)), 0)
+            kernel.call("landlock_add_rule", machine, ruleset, _PATH_BENEATH, _rule.pack(rights, beneath), 0)
     finally:
         os.close(beneath)
-
-
-def _call(name: str, machine: Machine, *arguments: object) -> int:
-    code = number(name, machine)
-    assert code is not None
-    return kernel.call(code, *arguments)

@@ -196,15 +196,13 @@ def _step(code: int, value: int, *, skip_if_true: int = 0, skip_if_false: int = 
 def install(policy: Policy, machine: Machine) -> None:
     """Filter the system calls of all threads of this process, for good. Raises OSError."""
     steps = program(policy, machine)
-    code = number("seccomp", machine)
-    assert code is not None
     held = ctypes.create_string_buffer(steps, len(steps))
     packed = _program.pack(len(steps) // _instruction.size, ctypes.addressof(held))
     try:
-        unsynced = kernel.call(code, _SET_MODE_FILTER, _ALL_THREADS | _NO_SLOWER_SPECULATION, packed)
+        unsynced = kernel.call("seccomp", machine, _SET_MODE_FILTER, _ALL_THREADS | _NO_SLOWER_SPECULATION, packed)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        unsynced = kernel.call(code, _SET_MODE_FILTER, _ALL_THREADS, packed)  # Linux before 4.17
+        unsynced = kernel.call("seccomp", machine, _SET_MODE_FILTER, _ALL_THREADS, packed)  # Linux before 4.17
     if unsynced:
         raise OSError(errno.ESRCH, f"thread {unsynced} has another filter")

@@ -16,7 +16,7 @@ X32_BIT = 0x40000000
 NEWEST = 462
 """The last call of Linux 6.10 (mseal). The C library tries newer ones first, and expects ENOSYS where they are missing."""
 
-_NUMBERS: dict[str, tuple[int | None, int | None]] = {
+NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "accept": (43, 202),
     "accept4": (288, 242),
     "access": (21, None),
@@ -175,10 +175,5 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
 
 def number(name: str, machine: Machine) -> int | None:
     """Return a call's number; None where the architecture has no such call."""
-    x86_64, aarch64 = _NUMBERS[name]
+    x86_64, aarch64 = NUMBERS[name]
     return x86_64 if machine == "x86_64" else aarch64
-
-
-def names() -> list[str]:
-    """Return the names of all calls with a known number."""
-    return list(_NUMBERS)

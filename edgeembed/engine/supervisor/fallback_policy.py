@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.common.backoff import Backoff
-from edgeembed.common.files import read_json, write_json
+from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.common.status import Demotion, ModeChange
 from edgeembed.engine.causes import Cause
 from edgeembed.engine.execution_modes import ExecutionMode, cpu_modes
@@ -211,8 +211,4 @@ class FallbackMemory:
             log.warning("cannot remember in %s which execution modes work: %s", self._file, error)
 
     def _read(self) -> dict[str, object]:
-        try:
-            return read_json(self._file, dict[str, object]) or {}
-        except (OSError, ValueError) as error:
-            log.warning("cannot read %s, which is ignored: %s", self._file, error)
-            return {}
+        return read_json_or_warn(self._file, dict[str, object], "all execution modes are tried again") or {}

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from edgeembed.common.log_content import describe_error
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.ipc.messages import (
@@ -117,11 +118,11 @@ class WorkerProcess:
         with contextlib.suppress(ConnectionError):  # the process has ended
             while self._unsent:
                 try:
-                    self._write(self._unsent[0])
-                    await self._process.stdin.drain()
-                    await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
-                finally:
-                    self._unsent.popleft()  # one that cannot be written must not hold up those behind it
+                    self._write(self._unsent.popleft())
+                except ValueError as error:  # a bug; it must not hold up those behind it
+                    log.error("a message to worker %d cannot be encoded: %s", self.pid, describe_error(error))
+                await self._process.stdin.drain()
+                await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
         self._unsent.clear()
 
     def _write(self, message: ToWorker) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's side of a worker: start it, feed it, restart it, and change the execution mode when one fails.
+"""The daemon's side of a worker: start it, feed it, and start the next one when it has ended (`recovery` decides how).
 
 The supervisor keeps each text until its row has come back, so no request is lost when a worker dies: the next worker gets
 its texts again. A text that was being computed when a worker crashed is tried again alone; when that crashes a worker too,
@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgeembed.common.backoff import Backoff
 from edgeembed.common.files import describe_os_error
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
@@ -31,6 +30,7 @@ from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.memory_guard import MemoryGuard
 from edgeembed.engine.supervisor.pending import PendingTexts
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
+from edgeembed.engine.supervisor.recovery import Recovery
 from edgeembed.engine.supervisor.session import OptionsOf, WorkerExit, WorkerSession, unreadable
 from edgeembed.engine.supervisor.watchdog import CHECK_SECONDS, GRACE_SECONDS, Watchdog
 from edgeembed.engine.worker_options import WorkerOptions
@@ -38,14 +38,6 @@ from edgeembed.errors import EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
-KILLS_WHILE_LOADING = 3
-"""Kills from outside in a row, before a worker is ready, that count against the mode: a slower one needs less memory."""
-STABLE_SECONDS = 10.0
-"""A worker that was ready for this long, or has computed something, is replaced at once; otherwise the pause doubles."""
-RESTART_PAUSES = Backoff(first=0.1, longest=30.0)
-EXITS_UNTIL_LONGEST_PAUSE = 10
-LONGEST_PAUSE_WHEN_KILLED = 2.0
-"""The same where starting is not what fails: somebody killed it, or it was ready. The next text should not wait for long."""
 LONGEST_WAIT_FOR_QUIET = 30.0
 """A promotion waits for a moment without requests, but not longer than this."""
 QUIET_STEP = 0.05
@@ -95,6 +87,7 @@ class WorkerEngine:
         self._require_room = require_room
         self._memory_guard = memory_guard or MemoryGuard()
         self._pending = PendingTexts(self._cancelled)
+        self._recovery = Recovery(policy, self._memory_guard, self._pending)
         self._state: EngineState = "starting"
         self._reason: str | None = "the model is loading"
         self._info: ModelInfo | None = None
@@ -108,9 +101,6 @@ class WorkerEngine:
         """A worker that is ready in that mode."""
         self._task: asyncio.Task[None] | None = None
         self._first_outcome: asyncio.Future[None] | None = None
-        self._early_exits = 0
-        """Workers in a row that ended before they had computed anything."""
-        self._kills_while_loading = 0
         self._restarts = 0
         self._texts_computed = 0
         self._batches_computed = 0
@@ -198,27 +188,18 @@ class WorkerEngine:
                 self._promote(self._promotion)
                 continue
             log.warning("worker in mode %s ended: %s%s", mode.name, exit_.reason, self._requests_of(exit_.suspects))
-            reason = self._judge(exit_)
-            if reason is None:
+            verdict = self._recovery.judge(exit_, worked=self._info is not None)
+            if verdict.final:
+                self._give_up(verdict.reason)
                 return
             if self._info is not None:
                 self._restarts += 1
-                self._set_state("restarting", reason)
+                self._set_state("restarting", verdict.reason)
             if self._policy.mode is not mode:
                 log.warning("continuing in mode %s (%s)", self._policy.mode.name, self._policy.mode.description)
-            if pause := self._pause_after(exit_):
+            if pause := self._recovery.pause_after(exit_):
                 log.info("the worker is restarted in %.1f s", pause)
                 await asyncio.sleep(pause)
-
-    def _pause_after(self, exit_: WorkerExit) -> float:
-        """Return the seconds until the next worker starts: they grow only while workers do not get to work."""
-        if exit_.served or exit_.uptime >= STABLE_SECONDS:
-            self._early_exits = 0
-            return 0.0
-        self._early_exits += 1
-        pause = RESTART_PAUSES.pause(self._early_exits)
-        start_failed = exit_.while_loading and exit_.cause != "killed"
-        return pause if start_failed else min(pause, LONGEST_PAUSE_WHEN_KILLED)
 
     def _promote(self, mode: ExecutionMode) -> None:
         """Let the next session run in a faster mode, in the worker that is ready there, if any."""
@@ -227,52 +208,6 @@ class WorkerEngine:
         log.info("promoted to mode %s (%s)", mode.name, mode.description)
         if self._successor is None:
             self._set_state("restarting", f"the model is loaded again, in mode {mode.name}")
-
-    def _judge(self, exit_: WorkerExit) -> str | None:
-        """Demote the mode where it is to blame; return why a worker is restarted, None when the engine has given up."""
-        if exit_.fatal:
-            self._give_up(exit_.reason)
-            return None
-        if exit_.never_ran and self._info is not None:
-            return exit_.reason  # the mode is not to blame: it has worked, and is tried until a worker can start again
-        if exit_.cause == "replaced":
-            return exit_.reason  # nor here: whether it is still the same model is decided before the next worker starts
-        if self._memory_guard.takes_the_blame(exit_, self._policy.mode):
-            self._pending.blame(exit_.suspects, exit_.reason, from_outside=True)
-            return exit_.reason
-        if exit_.while_loading:
-            return self._judge_failed_load(exit_)
-        self._kills_while_loading = 0
-        if exit_.unreadable:
-            self._pending.condemn(exit_.unreadable, exit_.reason)
-        elif self._pending.blame(exit_.suspects, exit_.reason, from_outside=exit_.from_outside):
-            self._policy.forgive()
-        elif not exit_.from_outside:
-            self._policy.demote(exit_.reason, cause=exit_.cause, temporary=True)
-            if self._policy.exhausted:
-                self._policy.forgive()
-        return exit_.reason
-
-    def _judge_failed_load(self, exit_: WorkerExit) -> str | None:
-        self._kills_while_loading = self._kills_while_loading + 1 if exit_.from_outside else 0
-        # One kill from outside says nothing about the mode. Several do: on a card, or if they may be for want of memory.
-        on_processor = self._policy.mode.gpu == "none"
-        innocent = on_processor and exit_.cause == "killed" and self._memory_guard.can_tell
-        if exit_.from_outside and (innocent or self._kills_while_loading < KILLS_WHILE_LOADING):
-            return exit_.reason
-        passing = exit_.from_outside or (on_processor and exit_.cause == "out_of_memory")
-        self._policy.demote(exit_.reason, cause=exit_.cause, temporary=passing)
-        self._kills_while_loading = 0
-        if not self._policy.exhausted:
-            return exit_.reason
-        reason = self._policy.summary
-        if self._info is None:
-            self._give_up(reason)
-            return None
-        # The model has run on this machine before: begin with the fastest mode again, later.
-        self._policy.reset()
-        self._early_exits = max(self._early_exits, EXITS_UNTIL_LONGEST_PAUSE)
-        return reason
 
     def _requests_of(self, ids: Sequence[int]) -> str:
         """Return the ids of the requests whose texts were being computed, for a log line."""

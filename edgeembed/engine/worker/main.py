@@ -29,12 +29,8 @@ SWITCH_SECONDS = 0.001
 """How long a thread that returns from llama.cpp waits at most for another one that runs Python code."""
 
 
-def _end_process(failure: threading.ExceptHookArgs) -> None:
-    """Print a thread's exception, which the daemon quotes, and exit."""
-    _end_with(failure.exc_value or failure.exc_type())
-
-
-def _end_with(error: BaseException) -> NoReturn:
+def _end_process(error: BaseException) -> NoReturn:
+    """Print an exception, which the daemon quotes, and exit."""
     sys.excepthook(type(error), error, error.__traceback__)
     sys.stderr.flush()
     os._exit(1)
@@ -46,7 +42,7 @@ def _print_without_message(kind: type[BaseException], error: BaseException | Non
 
 def main(argv: list[str]) -> int:
     """Run a worker and return its exit status; see the module's docstring."""
-    threading.excepthook = _end_process
+    threading.excepthook = lambda failure: _end_process(failure.exc_value or failure.exc_type())
     faulthandler.enable()  # a native crash prints its stack to stderr, which the daemon quotes
     sys.setswitchinterval(SWITCH_SECONDS)
     configure_heap()
@@ -82,7 +78,7 @@ def main(argv: list[str]) -> int:
         return Worker(options, Pipe(sys.stdin.buffer, sink), activity_table, sandbox).run()
     except Exception as error:
         # Python's own end would wait for the reader, and abort with a message about standard input.
-        _end_with(error)
+        _end_process(error)
 
 
 if __name__ == "__main__":

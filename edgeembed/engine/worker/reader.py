@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine.interface import Limits, Pair, Prompted, Text
-from edgeembed.engine.reading import Reading, Tokens
+from edgeembed.engine.reading import Reading, Tokens, common, special_around
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
 
 SCAFFOLDS_READ = 64
@@ -145,7 +145,7 @@ class TextReader:
         if len(wrong):
             raise BadIdsError(f"there is no token {wrong[0]}: the model's ids are 0 to {self._vocabulary - 1}")
         begin, end = self._frame
-        inner = ids[_common(ids, begin, whole=True) : len(ids) - _common(ids[::-1], end[::-1], whole=True)]
+        inner = ids[_length_if_first(begin, ids) : len(ids) - _length_if_first(end[::-1], ids[::-1])]
         if not len(inner):
             return Reading(np.empty(0, dtype=np.int32))
         head, tail = self._around(text.prefix, text.suffix)
@@ -160,16 +160,14 @@ class TextReader:
                 return self._around(text.prefix, text.suffix)
             case Pair(query, _, instruction):
                 scaffold = self._model.read(Pair(query, "", instruction)).tokens
-                before = _common(tokens, scaffold)
-                behind = _common(tokens[before:][::-1], scaffold[before:][::-1])
+                before = common(tokens, scaffold)
+                behind = common(tokens[before:][::-1], scaffold[before:][::-1])
                 return scaffold[:before], scaffold[len(scaffold) - behind :]
 
     @cached_property
     def _frame(self) -> tuple[Tokens, Tokens]:
         """The special tokens before and after every text."""
-        bare, filled = self._model.tokenize(""), self._model.tokenize("a")
-        begin = _common(bare, filled)
-        return bare[:begin], bare[begin:]
+        return special_around(self._model.tokenize)
 
     def _around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
         """Return the tokens before and after a text with this prompt; those of a long one are not remembered."""
@@ -189,8 +187,8 @@ def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: boo
     Byte-level BPE may join the last character of a prompt and the first one of the text to one token. Such a token counts as
     the text's own; where it is cut off, the prompt's own tokens replace it.
     """
-    before = _common(tokens, head)
-    behind = _common(tokens[before:][::-1], tail[::-1])
+    before = common(tokens, head)
+    behind = common(tokens[before:][::-1], tail[::-1])
     own = tokens[before : len(tokens) - behind]
     front, back = (head, tokens[len(tokens) - behind :]) if at_start else (tokens[:before], tail)
     room = most - len(front) - len(back)
@@ -199,9 +197,6 @@ def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: boo
     return np.concatenate([front, own[-room:] if at_start else own[:room], back])
 
 
-def _common(one: Tokens, other: Tokens, *, whole: bool = False) -> int:
-    """Return the length of the common beginning of two lists. whole: 0 unless it is all of `other`."""
-    most = min(len(one), len(other))
-    different = np.flatnonzero(one[:most] != other[:most])
-    shared = int(different[0]) if len(different) else most
-    return shared if shared == len(other) or not whole else 0
+def _length_if_first(part: Tokens, tokens: Tokens) -> int:
+    """Return the length of a part if the tokens begin with all of it, otherwise 0."""
+    return len(part) if common(tokens, part) == len(part) else 0

@@ -158,8 +158,8 @@ class HubClient:
             transport.headers()
             try:
                 return self._ask_with_or_without_token(request, repo, seconds)
-            except _Unreachable as unreachable:
-                self._out_of_reach = f"{transport.hub_host()} {unreachable}"
+            except Interrupted as error:
+                self._out_of_reach = _state_of_hub(error)
         raise SourceUnreachableError(self._out_of_reach)
 
     def _ask_with_or_without_token(self, ask: Callable[[], T], repo: str, seconds: float) -> T:
@@ -232,31 +232,19 @@ def convertible(folder: Path) -> None:
     find_family(open_checkpoint(folder))
 
 
-class _Unreachable(Exception):
-    """The hub does not answer, or is busy. The message is a predicate for the hub's name."""
-
-
-class _Busy(_Unreachable):
-    """The hub says when to ask again. retry_after: in seconds."""
-
-    def __init__(self, reason: str, retry_after: float) -> None:
-        super().__init__(f"is busy ({reason}) and asks to wait {retry_after:.0f} s")
-        self.retry_after = retry_after
-
-
 def _in_time(ask: Callable[[], T], seconds: float, report: ReportLine) -> T:
     """Return the result of `ask`, retried after network errors.
 
-    Where the hub is busy and says for how long, it is asked once more after that. Raises _Unreachable if there is no result
+    Where the hub is busy and says for how long, it is asked once more after that. Raises Interrupted if there is no result
     in time.
     """
     try:
         return _attempt_in_time(ask, seconds)
-    except _Busy as busy:
-        if busy.retry_after > _LONGEST_WAIT:
+    except Interrupted as error:
+        if not error.retry_after or error.retry_after > _LONGEST_WAIT:
             raise
-        report(f"{transport.hub_host()} {busy}; retrying then")
-        time.sleep(busy.retry_after)
+        report(f"{_state_of_hub(error)}; retrying then")
+        time.sleep(error.retry_after)
     return _attempt_in_time(ask, seconds)
 
 
@@ -271,13 +259,10 @@ def _attempt_in_time(ask: Callable[[], T], seconds: float) -> T:
             try:
                 answers.append(ask())
                 return
-            except Interrupted as error:
-                errors.append(error)
-                if error.retry_after:
-                    return
             except Exception as error:  # raised below, in the caller's thread
                 errors.append(error)
-                return
+                if not isinstance(error, Interrupted) or error.retry_after:
+                    return
 
     # In a thread, because getaddrinfo() has no timeout.
     thread = threading.Thread(target=run, name="hub-probe", daemon=True)
@@ -285,11 +270,11 @@ def _attempt_in_time(ask: Callable[[], T], seconds: float) -> T:
     thread.join(seconds)
     if answers:
         return answers[0]
-    if not errors:
-        raise _Unreachable(f"did not answer within {seconds:g} s")
-    error = errors[-1]
-    if not isinstance(error, Interrupted):
-        raise error
-    if error.retry_after:
-        raise _Busy(str(error), error.retry_after)
-    raise _Unreachable(f"is busy ({error})" if error.answered else f"cannot be reached ({error})")
+    raise errors[-1] if errors else Interrupted(f"no answer within {seconds:g} s")
+
+
+def _state_of_hub(error: Interrupted) -> str:
+    """Return why the hub does not serve a request, for messages."""
+    state = f"is busy ({error})" if error.answered else f"cannot be reached ({error})"
+    wait = f" and asks to wait {error.retry_after:.0f} s" if error.retry_after else ""
+    return f"{transport.hub_host()} {state}{wait}"

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from edgeembed import __version__
 from edgeembed.common.backoff import Backoff
+from edgeembed.common.log_content import printable
 from edgeembed.common.retry_after import parse_retry_after
 from edgeembed.errors import HubError, SourceUnreachableError, UnknownModelError
 
@@ -259,9 +260,8 @@ def first_line(error: BaseException) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text without secrets: no queries of signed URLs, passwords of proxies, tokens or control characters."""
-    text = _TOKEN.sub("hf_…", _ADDRESS.sub(r"\1\2", text))
-    return "".join(sign if sign.isprintable() else " " for sign in text)
+    """Return a printable text without secrets: no queries of signed URLs, passwords of proxies or tokens."""
+    return printable(_TOKEN.sub("hf_…", _ADDRESS.sub(r"\1\2", text)))
 
 
 def _sentence(status: str, meaning: str) -> str:

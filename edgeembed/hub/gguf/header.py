@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeembed.common.files import describe_os_error
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.file import GgufReader, MalformedError, Scalar
 
@@ -78,6 +79,6 @@ def open_gguf(path: Path) -> Iterator[GgufReader]:
     except FileNotFoundError as error:
         raise UnknownModelError(f"there is no file {path}") from error
     except OSError as error:
-        raise HubError(f"cannot read {path}: {error.strerror or error}") from error
+        raise HubError(f"cannot read {describe_os_error(error, path)}") from error
     except MalformedError as error:
         raise HubError(f"{path}: damaged or incomplete GGUF file: {error}") from error

@@ -28,7 +28,8 @@ import numpy.typing as npt
 from edgeembed.diagnostics.bench.texts import TextMaker
 from tests.benchmarks.driver import Group, Job, Outcome
 from tests.benchmarks.gpu.missing import Card, card, missing
-from tests.benchmarks.processes import ROOT, Loop, Running, Server, free_port
+from tests.benchmarks.processes import ROOT, Loop, Running, Server
+from tests.ports import free_port
 
 SCENARIOS = {
     "one": Group(clients=1, texts=1, words=86),

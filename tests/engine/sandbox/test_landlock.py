@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from edgeembed.engine import sandbox
-from edgeembed.engine.sandbox import Sandbox, kernel, landlock, seccomp, syscalls
+from edgeembed.engine.sandbox import Sandbox, kernel, landlock, seccomp
 from edgeembed.engine.sandbox.landlock import CHANGE, READ, Grant, UnavailableError
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, MAKE_SYM, REFER, TRUNCATE, IOCTL_DEV = (
     1 << bit for bit in (0, 1, 2, 3, 12, 13, 14, 15)
 )
-NAMES = {syscalls.number(name, "x86_64"): name for name in syscalls.names()}
 
 
 class Kernel:
@@ -36,8 +35,7 @@ class Kernel:
         monkeypatch.setattr(os, "O_PATH", 0, raising=False)
         monkeypatch.setattr(landlock, "thread_count", lambda: 1)
 
-    def __call__(self, number: int, *arguments: Any) -> int:
-        name = NAMES[number]
+    def __call__(self, name: str, _machine: str, *arguments: Any) -> int:
         self.calls.append((name, arguments))
         if name == "seccomp":
             if self.filters:
@@ -48,10 +46,10 @@ class Kernel:
         if name == "landlock_create_ruleset":
             if arguments[0] is None:
                 return self.abi
-            self.attributes = struct.unpack(f"={arguments[1] // 8}Q", arguments[0].raw)
+            self.attributes = struct.unpack(f"={arguments[1] // 8}Q", arguments[0])
             return os.dup(2)
         if name == "landlock_add_rule":
-            rights, descriptor = struct.unpack("=Qi", arguments[2].raw)
+            rights, descriptor = struct.unpack("=Qi", arguments[2])
             self.rules[str(Path(f"/proc/self/fd/{descriptor}").readlink())] = rights
         return 0
 

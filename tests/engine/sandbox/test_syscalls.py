@@ -25,16 +25,16 @@ def test_numbers_are_those_of_the_headers() -> None:
     x86_64 = next((header for header in X86_64 if header.exists()), None)
     if x86_64 is not None:  # a compiler for another processor does not bring it
         numbers = defined(x86_64)
-        assert {name: numbers.get(name) for name in syscalls.names()} == {
-            name: syscalls.number(name, "x86_64") for name in syscalls.names()
+        assert {name: numbers.get(name) for name in syscalls.NUMBERS} == {
+            name: syscalls.number(name, "x86_64") for name in syscalls.NUMBERS
         }
     numbers = defined(GENERIC)
     numbers["newfstatat"] = numbers["fstatat"]
-    assert {name: numbers.get(name) for name in syscalls.names()} == {
-        name: syscalls.number(name, "aarch64") for name in syscalls.names()
+    assert {name: numbers.get(name) for name in syscalls.NUMBERS} == {
+        name: syscalls.number(name, "aarch64") for name in syscalls.NUMBERS
     }
 
 
 def test_the_last_number_is_the_highest() -> None:
     for machine in syscalls.AUDIT_ARCH:
-        assert max(syscalls.number(name, machine) or 0 for name in syscalls.names()) <= syscalls.NEWEST
+        assert max(syscalls.number(name, machine) or 0 for name in syscalls.NUMBERS) <= syscalls.NEWEST

@@ -24,8 +24,7 @@ from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.memory_guard import MemoryGuard
 from edgeembed.engine.supervisor.process import OOM_SCORE
-from edgeembed.engine.supervisor.session import WorkerExit
-from edgeembed.engine.supervisor.worker_engine import LONGEST_PAUSE_WHEN_KILLED, WorkerEngine, WorkerTimeouts
+from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
 from tests.engine.supervisor import scripted_worker, supervised
@@ -346,19 +345,6 @@ async def test_a_worker_that_is_killed_again_and_again_is_replaced_without_a_pau
             await until(lambda number=number: made.status.restarts == number + 1)  # type: ignore[misc]
         await rows_are_right(made, ["the last one"])
     assert "the worker is restarted in" not in caplog.text
-
-
-def test_pauses_grow_only_while_workers_do_not_get_to_work() -> None:
-    made = WorkerEngine(options, FallbackPolicy())
-    failed = WorkerExit("no memory", "out_of_memory", while_loading=True, from_outside=False)
-    growing = [made._pause_after(failed) for _ in range(12)]
-    assert growing[:3] == [0.1, 0.2, 0.4] and growing[-1] == 30
-    killed = WorkerExit("SIGKILL", "killed", while_loading=True, from_outside=True)
-    idle = WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, uptime=0.1)
-    assert made._pause_after(killed) == made._pause_after(idle) == LONGEST_PAUSE_WHEN_KILLED
-    assert made._pause_after(WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, served=True)) == 0
-    assert made._pause_after(killed) == 0.1, "what it had computed ended the series"
-    assert made._pause_after(WorkerExit("SIGSEGV", "crash", while_loading=False, from_outside=False, uptime=10)) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file of Linux")

@@ -374,7 +374,7 @@ def test_the_token_is_sent_to_the_hub_only_and_no_message_has_a_secret(
         ("GET https://cdn.example/x?Signature=abc&Key=d failed", "GET https://cdn.example/x failed"),
         ("proxy http://me:secret@proxy.example:3128/ refused", "proxy http://proxy.example:3128/ refused"),
         ("token hf_ABCDEFGHIJKLMNOP is invalid", "token hf_… is invalid"),
-        ("\x1b[31mred", " [31mred"),
+        ("\x1b[31mred", r"\x1b[31mred"),
     ],
 )
 def test_secrets_are_removed_from_messages(text: str, shown: str) -> None:
