@@ -15,7 +15,7 @@ from aiohttp import web
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import fast_path, proxy
+from edgeembed.server import fast_path, paths, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
@@ -56,6 +56,7 @@ async def listening(
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
+    paths.install(runner)
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())
     try:
