@@ -22,7 +22,7 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import cache_use, json_name, read_body
+from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.fields import (
     TRUNCATE,
     PositiveField,
@@ -48,10 +48,6 @@ _INPUT_TYPES: dict[Purpose, InputType] = {
     "clustering": "document",
 }
 _SIDES: dict[Truncate, Side] = {"NONE": "none", "START": "start", "END": "end"}
-_CHOICES = {
-    "input_type": tuple(_INPUT_TYPES),
-    "truncate": tuple(_SIDES),
-}
 _INPUT = {
     "type": "object",
     "properties": {
@@ -136,13 +132,13 @@ class CohereFloatsAnswer(msgspec.Struct):
     response_type: Literal["embeddings_floats"] = "embeddings_floats"
 
 
-_body_decoder = msgspec.json.Decoder(CohereEmbedBody)
+_BODY = BodyType(CohereEmbedBody)
 
 
 @routes.post("/v2/embed")
 async def embed_v2(request: web.Request) -> web.Response:
     """Embed texts; the response has the rows in each of `embedding_types`."""
-    body = await read_body(request, _body_decoder, _CHOICES)
+    body = await read_body(request, _BODY)
     texts, result = await _embed(request, body)
     return await request.app[SERVICE].aside.run(_size(texts, result), _by_type, body, texts, result, "2")
 
@@ -150,7 +146,7 @@ async def embed_v2(request: web.Request) -> web.Response:
 @routes.post("/v1/embed")
 async def embed_v1(request: web.Request) -> web.Response:
     """Embed texts; without `embedding_types`, the response has a plain list of rows."""
-    body = await read_body(request, _body_decoder, _CHOICES)
+    body = await read_body(request, _BODY)
     texts, result = await _embed(request, body)
     write = _floats if body.embedding_types is None else _by_type
     return await request.app[SERVICE].aside.run(_size(texts, result), write, body, texts, result, "1")

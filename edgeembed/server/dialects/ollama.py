@@ -21,7 +21,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from edgeembed.server.app_keys import SERVICE
-from edgeembed.server.body import cache_use, read_body
+from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.keep_alive import FOR_EVER, keep_alive_seconds
 from edgeembed.server.dialects.model_cards import CARDS, ModelCard
 from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers, texts_of
@@ -163,16 +163,16 @@ class OllamaVersion(msgspec.Struct):
     edgeembed: str
 
 
-_embed_decoder = msgspec.json.Decoder(OllamaEmbedBody)
-_embeddings_decoder = msgspec.json.Decoder(OllamaEmbeddingsBody)
-_show_decoder = msgspec.json.Decoder(OllamaShowBody)
+_EMBED = BodyType(OllamaEmbedBody)
+_EMBEDDINGS = BodyType(OllamaEmbeddingsBody)
+_SHOW = BodyType(OllamaShowBody, {})
 
 
 @routes.post("/api/embed")
 async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or any number of texts. The end of one that is too long is cut off unless `truncate` is false."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
-    body = await read_body(request, _embed_decoder, {})
+    body = await read_body(request, _EMBED)
     if body.dimensions is not None and body.dimensions < 0:
         raise RequestError(f"dimensions is {body.dimensions}; expected 0 (all) or more", param="dimensions")
     texts = texts_of(body.input, None, "input") if body.input else []
@@ -200,7 +200,7 @@ async def embed_texts(request: web.Request) -> web.Response:
 @routes.post("/api/embeddings")
 async def embed_text(request: web.Request) -> web.Response:
     """Embed one text, for older clients."""
-    body = await read_body(request, _embeddings_decoder, {})
+    body = await read_body(request, _EMBEDDINGS)
     asked = EmbedRequest(
         texts=[body.prompt] if body.prompt else [],
         model=_name(request, body.model),
@@ -244,7 +244,7 @@ async def tags(request: web.Request) -> web.Response:
 @routes.post("/api/show")
 async def show(request: web.Request) -> web.Response:
     """Describe a model."""
-    body = await read_body(request, _show_decoder, {})
+    body = await read_body(request, _SHOW)
     given = body.model or body.name
     if not given:
         raise RequestError("model is missing; GET /api/tags lists every name", param="model")

@@ -23,7 +23,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
-from edgeembed.server.body import CacheField, cache_use, json_name, read_body
+from edgeembed.server.body import BodyType, CacheField, cache_use, json_name, read_body
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
@@ -71,15 +71,7 @@ class EmbeddingsBody(msgspec.Struct):
     ] = None
 
 
-_CHOICES = {
-    "encoding_format": ("float", "base64"),
-    "input_type": ("query", "document"),
-    "truncate": ("none", "end", "start"),
-    "token_ids": ("model",),
-    "repeatable": ("true", "false"),
-    "cache": ("true", "false", '"no-store"', '"keep"'),
-}
-_body_decoder = msgspec.json.Decoder(EmbeddingsBody)
+_BODY = BodyType(EmbeddingsBody)
 _TOKEN_HINT = (
     ". Clients such as LangChain send ids of an OpenAI model; in LangChain, set "
     'OpenAIEmbeddings(check_embedding_ctx_length=False). To send ids of this model, set "token_ids": "model"'
@@ -89,7 +81,7 @@ _TOKEN_HINT = (
 @routes.post("/v1/embeddings")
 async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
-    body = await read_body(request, _body_decoder, _CHOICES)
+    body = await read_body(request, _BODY)
     check_positive(body.max_tokens, "max_tokens")
     ids, single = _token_ids(body, request.app[MAX_INPUTS])
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input", token_hint=_TOKEN_HINT) if ids is None else []
