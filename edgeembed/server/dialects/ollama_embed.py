@@ -17,11 +17,11 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
 from edgeembed.models.registry import ServedModel
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from edgeembed.server.dialects.ollama_fields import KeepAlive, NameField, OllamaOptions, in_ollamas_words, name_of
-from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers, check_count
+from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -84,7 +84,7 @@ _EMBEDDINGS = BodyType(OllamaEmbeddingsBody)
 
 @routes.post("/api/embed")
 async def embed_texts(request: web.Request) -> web.Response:
-    """Embed a text or a list of texts. The end of a text that is too long is cut off unless `truncate` is false."""
+    """Embed a text or any number of texts. The end of one that is too long is cut off unless `truncate` is false."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
     body = await read_body(request, _EMBED)
     if body.dimensions is not None and body.dimensions < 0:
@@ -92,7 +92,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     param = "prompt" if body.input is None and body.prompt is not None else "input"
     given = getattr(body, param)
     asked = EmbedRequest(
-        texts=_texts(given, param, request.app[MAX_INPUTS]),
+        texts=_texts(given, param),
         model=name_of(request, body.model),
         dimensions=body.dimensions or None,
         param=param,
@@ -120,7 +120,7 @@ async def embed_text(request: web.Request) -> web.Response:
     """Embed one text, for older clients."""
     body = await read_body(request, _EMBEDDINGS)
     param = "input" if body.prompt is None and body.input is not None else "prompt"
-    texts = _texts(getattr(body, param), param, request.app[MAX_INPUTS])
+    texts = _texts(getattr(body, param), param)
     if len(texts) > 1:
         raise RequestError(
             f"{param} has {len(texts)} texts; this route takes one, and POST /api/embed any number", param=param
@@ -147,7 +147,7 @@ def _answer(result: EmbedResult, answer: OllamaEmbedAnswer) -> web.Response:
     return struct_response(answer, headers=answer_headers(result, len(result.rows)))
 
 
-def _texts(given: Any, param: str, most: int) -> list[str]:
+def _texts(given: Any, param: str) -> list[str]:
     """Return a field as a list of texts; an empty text or list is none.
 
     Raises RequestError that names the first item that is not a text.
@@ -158,7 +158,6 @@ def _texts(given: Any, param: str, most: int) -> list[str]:
         case str():
             return [given]
         case list():
-            check_count(given, most, param)
             wrong = next((index for index, item in enumerate(given) if type(item) is not str), None)
             if wrong is None:
                 return given

@@ -168,7 +168,6 @@ async def test_nothing_to_embed_loads_the_model(
         ("/api/embeddings", {"model": "embedder", "prompt": 1}, 400, "invalid input type: prompt is a number"),
         ("/api/embeddings", {"model": "embedder", "prompt": ["a", "b"]}, 400, "this route takes one"),
         ("/api/embeddings", {"model": "embedder", "input": ["a", "b"]}, 400, "POST /api/embed any number"),
-        ("/api/embed", {"model": "embedder", "input": ["a"] * 51}, 400, "at most 50"),
         ("/api/embed", {"model": "embedder", "input": "a", "dimensions": 17}, 400, "between 1 and 16"),
         ("/api/embed", {"model": "embedder", "input": "", "dimensions": -1}, 400, "dimensions is -1"),
         ("/api/embed", {"model": "embedder", "input": "a", "keep_alive": "soon"}, 400, "keep_alive"),
@@ -282,3 +281,11 @@ def test_durations_have_gos_syntax(given: str | float | None, seconds: float | N
 def test_invalid_durations_are_refused(given: str) -> None:
     with pytest.raises(RequestError, match="keep_alive"):
         keep_alive_seconds(given)
+
+
+async def test_a_request_may_have_any_number_of_texts(client: TestClient) -> None:
+    """The server's limit is 50; Ollama has none, and langchain-ollama sends all texts in one request."""
+    texts = [f"text {number}" for number in range(120)]
+    status, answer = await post(client, "/api/embed", model="embedder", input=texts)
+    assert status == 200
+    assert np.allclose(answer["embeddings"], [unit(text) for text in texts], atol=1e-6)
