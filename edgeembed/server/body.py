@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import types
 import typing
@@ -47,6 +48,7 @@ class BodyType(Generic[T]):
 
     def decode(self, raw: bytes) -> T:
         """Return a decoded body. Raises RequestError, RequestTooLargeError."""
+        raw = without_mark(raw)
         if len(raw) <= LARGE:
             body = self._decode(raw)
         else:
@@ -142,10 +144,16 @@ async def peek_body(request: web.Request) -> PeekedFields:
 
 def peek(raw: bytes) -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
+    raw = without_mark(raw)
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)
     except UNREADABLE_JSON:
         return PeekedFields()
+
+
+def without_mark(raw: bytes) -> bytes:
+    """Return a body without the UTF-8 byte order mark with which some editors and .NET programs begin it."""
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def json_name(item: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from msgspec import UNSET
 
 from edgeembed.errors import RequestError
+from edgeembed.inference.aside import LARGE
 from edgeembed.server.body import BodyType, cache_header, peek
 from edgeembed.server.unsupported_fields import IGNORED, UNSUPPORTED
 
@@ -49,6 +51,15 @@ def test_errors_name_the_field_and_the_item(raw: bytes, param: str | None, words
     with pytest.raises(RequestError) as caught:
         BODY.decode(raw)
     assert caught.value.param == param and words in caught.value.message
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    long = b'{"text": "%b"}' % (b"a" * LARGE)
+    assert BODY.decode(codecs.BOM_UTF8 + b'{"text": "a"}').text == "a"
+    assert len(BODY.decode(codecs.BOM_UTF8 + long).text) == LARGE
+    assert peek(codecs.BOM_UTF8 + b'{"inputs": 1}').inputs == b"1"
+    with pytest.raises(RequestError, match="not valid JSON"):
+        BODY.decode(codecs.BOM_UTF8 * 2 + b'{"text": "a"}')
 
 
 @pytest.mark.parametrize(
