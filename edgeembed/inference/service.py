@@ -194,7 +194,8 @@ class EmbeddingService:
         key_maker, label = self._key_maker(model)
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""
-            _refuse_empty(names, request)
+            if not request.may_be_empty:
+                _refuse_empty(names, request)
             texts = prompt.around(names)
         else:
             names, kind = token_ids.names_of(request.ids, partial(place_of, request)), token_ids.KIND

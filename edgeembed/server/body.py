@@ -26,6 +26,8 @@ from edgeembed.server.unsupported_fields import UNSUPPORTED, UnsupportedField
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_WHOLE_NUMBER = re.compile(rb"(-?[0-9]{1,15})\.0+")
+
 
 class BodyType(Generic[T]):
     """How a route reads its bodies: as structs of one type.
@@ -66,13 +68,30 @@ class BodyType(Generic[T]):
             field = path.rstrip("`").lstrip(".") or None
             if field is None and (missing := re.search(r"missing required field `(\w+)`", message)):
                 field = missing.group(1)
+            if (whole := _with_whole_numbers(raw)) is not None:
+                return self._decode(whole)
             if words := self._words.get(field or ""):
                 message += f"; expected one of {', '.join(words)}"
             raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not raw.strip():
+                raise RequestError("missing request body: expected a JSON object") from error
             if (whole := without_half_pairs(raw)) is not raw:
                 return self._decode(whole)
             raise RequestError(f"the body is not valid JSON: {error}") from error
+
+
+def _with_whole_numbers(raw: bytes) -> bytes | None:
+    """Return a body with integers in place of numbers such as 8192.0, which some languages write; None if it has none.
+
+    Only fields of the body itself are looked at.
+    """
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except UNREADABLE_JSON:
+        return None
+    whole = {name: int(found[1]) for name, value in fields.items() if (found := _WHOLE_NUMBER.fullmatch(bytes(value)))}
+    return msgspec.json.encode({**fields, **whole}) if whole else None
 
 
 def _words_of_fields(struct: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, list[str]]]:

@@ -21,6 +21,7 @@ class Body(msgspec.Struct):
     side: Literal["left", "right"] | None = None
     cache: bool | Literal["keep"] | None = None
     normalize: bool | None = None
+    count: int | None = None
 
 
 BODY = BodyType(Body)
@@ -38,6 +39,10 @@ BODY = BodyType(Body)
         (b'{"text": "a", "embed_dtype": "float16"}', "embed_dtype", "embed_dtype 'float16' is not supported here"),
         (b"[]", None, "the body: Expected `object`"),
         (b"{", None, "not valid JSON"),
+        (b"", None, "missing request body"),
+        (b" \r\n", None, "missing request body"),
+        (b'{"text": "a", "count": 2.5}', "count", "Expected `int | null`"),
+        (b'{"text": "a", "count": 2.0, "numbers": ["b"]}', "numbers[0]", "Expected `int`"),
         (b'{"text": "\xff"}', None, "not valid JSON"),
         (b'{"text": "\\ud83d", "numbers": ["a"]}', "numbers[0]", "Expected `int`"),
     ],
@@ -72,6 +77,13 @@ def test_a_byte_order_mark_is_skipped() -> None:
 )
 def test_a_field_of_the_body_and_a_harmless_value_are_taken(field: dict[str, Any]) -> None:
     assert BODY.decode(msgspec.json.encode({"text": "a", **field})).text == "a"
+
+
+@pytest.mark.parametrize(("written", "count"), [("8192.0", 8192), ("-1.00", -1), ("0.0", 0), ("7", 7)])
+def test_a_whole_number_may_be_written_with_a_point(written: str, count: int) -> None:
+    """Lua, JavaScript's number types in other languages, and pandas write integers so."""
+    body = BODY.decode(f'{{"text": "a 1.0", "numbers": [2], "count": {written}}}'.encode())
+    assert (body.text, body.numbers, body.count, type(body.count)) == ("a 1.0", [2], count, int)
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED.keys() - {"normalize"}))
