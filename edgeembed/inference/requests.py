@@ -28,6 +28,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
+    prefix: str | None = None
+    """Goes before each text, instead of the model's prompt."""
     dimensions: int | None = None
     param: str = "input"
     single: bool = False
@@ -36,6 +38,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     lengths: Lengths = ANY_LENGTH
     ids: Sequence[Sequence[int]] | None = None
     """Token ids of the model instead of texts; `texts` is empty then."""
+    may_be_empty: bool = False
+    """An empty text is read as the special tokens alone, as some servers do; otherwise it is an error."""
     repeatable: bool = False
     """Compute the texts by themselves and without the cache: the same texts give the same bits each time."""
 

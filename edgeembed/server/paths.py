@@ -37,7 +37,7 @@ GENERATION = frozenset(
 """Well-known routes that this server only forwards."""
 
 _OLLAMA_GENERATION = frozenset({"/api/chat", "/api/generate"})
-_OWN_PATH_ONLY = ("/v1/admin", "/v1/status", "/metrics")
+_OWN_PATH_ONLY = ("/v1/admin", "/v1/status", "/metrics", "/api/pull", "/api/delete", "/api/copy")
 """Routes without other spellings, as a proxy in front of this server may keep strangers from them by their path."""
 _MOST_PARTS = 10
 _MODEL = re.compile(r"/+(?:v1/+)*models/(.*[^/])/*", re.DOTALL)
