@@ -213,9 +213,7 @@ async def test_texts_for_us_are_not_forwarded_however_the_path_is_written(
     "path",
     ["/v1//chat/completions", "/v1/v1/chat/completions/", "/chat/completions", "/v1/chat/completions/chat/completions"],
 )
-async def test_other_spellings_of_chat_are_forwarded_to_its_own_path(
-    path: str, serve: Serve, other: FakeGeneration
-) -> None:
+async def test_other_spellings_of_chat_are_forwarded_to_its_own_path(path: str, serve: Serve, other: FakeGeneration) -> None:
     url = await serve(forward_key="theirs", api_key="ours")
     assert b" 401 " in await send_raw(url, f"POST {path} HTTP/1.1", b"{}")
     assert not other.requests
