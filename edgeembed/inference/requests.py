@@ -28,6 +28,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
+    prefix: str | None = None
+    """Goes before each text, instead of the model's prompt."""
     dimensions: int | None = None
     param: str = "input"
     single: bool = False

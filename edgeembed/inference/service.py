@@ -35,7 +35,7 @@ from edgeembed.inference.requests import (
 from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.tokenize import refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.prompts import InputType, choose_prompt
+from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
 RequestT = TypeVar("RequestT")
@@ -189,8 +189,15 @@ class EmbeddingService:
 
     def _prepare_texts(self, request: EmbedRequest, model: ServedModel, input_type: InputType | None) -> RowRequest:
         """Clean the texts, choose the prompt, make the keys. Raises RequestError."""
-        prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
-        refuse_repeated("instruction", request.instruction, len(request.texts) + len(request.ids or ()))
+        times = len(request.texts) + len(request.ids or ())
+        if request.prefix is None:
+            prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+            refuse_repeated("instruction", request.instruction, times)
+        elif input_type is None and request.instruction is None:
+            prompt = prefixed(request.prefix)
+            refuse_repeated("prompt", request.prefix, times)
+        else:
+            raise RequestError("prompt takes the place of the model's prompt; leave the others out", param="prompt")
         key_maker, label = self._key_maker(model)
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""

@@ -21,7 +21,7 @@ from edgeembed.common import status as common_status
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
-from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank, tei, tokenize
+from edgeembed.server.dialects import cohere, embeddings_body, ollama_embed, ollama_models, rerank, tei, tokenize
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
@@ -86,7 +86,7 @@ _QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry des
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
-        _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+        _OPENAI, EmbeddingsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
     ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
