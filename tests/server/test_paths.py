@@ -224,7 +224,7 @@ async def test_an_escaped_slash_is_none_not_even_for_an_answer_in_the_cache(path
 
 
 @pytest.mark.parametrize(
-    ("line", "field", "told"),
+    ("line", "field", "advice"),
     [
         ("POST /v1/api/embed", "error", "the base URL for clients of Ollama is {url}"),
         ("GET /v1/api/tags", "error", "the base URL for clients of Ollama is {url}"),
@@ -243,7 +243,9 @@ async def test_an_escaped_slash_is_none_not_even_for_an_answer_in_the_cache(path
         ("GET /nothing", "error.message", "base URLs: {url}/v1 (OpenAI's API), {url} (Ollama), "),
     ],
 )
-async def test_a_404_names_the_base_url_in_the_format_of_the_client(line: str, field: str, told: str, serve: Serve) -> None:
+async def test_a_404_names_the_base_url_in_the_format_of_the_client(
+    line: str, field: str, advice: str, serve: Serve
+) -> None:
     url = await serve()
     status, _, content = await ask(url, line, b"{}")
     answer = json.loads(content)
@@ -251,7 +253,7 @@ async def test_a_404_names_the_base_url_in_the_format_of_the_client(line: str, f
         answer = answer[name]
     assert status == 404
     assert answer.startswith(f"there is nothing at {line}")
-    assert answer.partition("; ")[2].endswith(told.format(url=url)) or told.format(url=url) in answer
+    assert answer.partition("; ")[2].endswith(advice.format(url=url)) or advice.format(url=url) in answer
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "//v1"])
