@@ -243,9 +243,7 @@ async def test_an_escaped_slash_is_none_not_even_for_an_answer_in_the_cache(path
         ("GET /nothing", "error.message", "base URLs: {url}/v1 (OpenAI's API), {url} (Ollama), "),
     ],
 )
-async def test_a_404_names_the_base_url_in_the_format_of_the_client(
-    line: str, field: str, advice: str, serve: Serve
-) -> None:
+async def test_a_404_names_the_base_url_in_the_format_of_a_client(line: str, field: str, advice: str, serve: Serve) -> None:
     url = await serve()
     status, _, content = await ask(url, line, b"{}")
     answer = json.loads(content)
