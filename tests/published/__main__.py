@@ -37,6 +37,7 @@ def main() -> int:
         if options.all:
             for left in peer.left_out:
                 print(f"left out: {left.count} of {left.file}: {left.why}")
+            print(f"not retold: {peer.other_files}")
     return int(any(result.verdict == FAILS for found in results.values() for result in found))
 
 

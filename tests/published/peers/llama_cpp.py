@@ -306,14 +306,9 @@ PEER = Peer(
     "ggml-org/llama.cpp",
     CASES,
     [
-        LeftOut(
-            EMBEDDING, 2, "test_embedding_pooling_none*: a server started without pooling; here the model says how to pool"
-        ),
-        LeftOut(SECURITY, 2, "files of its own web page"),
-        LeftOut(SECURITY, 5, "test_local_media_file: images in chats"),
-        LeftOut(BASIC, 6, "slots, settings of generation, split models of generation, flags of its own start"),
-        LeftOut(
-            "tools/server/tests/unit/", 55, "other files: chat, completion, tools, slots, LoRA, images, routers of processes"
-        ),
+        LeftOut(EMBEDDING, 2, "a server started without pooling; here the model says how to pool"),
+        LeftOut(SECURITY, 7, "files of its own web page, images in chats"),
+        LeftOut(BASIC, 5, "slots, settings of generation, split models of generation, flags of its own start"),
     ],
+    "chat, completion, tools, slots, LoRA, images, audio, its router of processes",
 )
