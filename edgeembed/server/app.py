@@ -17,7 +17,7 @@ from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank, rerank_path, tei, tokenize
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
-from edgeembed.server.middleware import errors, request_ids
+from edgeembed.server.middleware import errors, request_ids, set_headers
 from edgeembed.server.ops import docs, metrics, openapi, status
 from edgeembed.server.ops.metrics import METRICS, Metrics
 from edgeembed.server.ops.openapi import OPENAPI, OpenApi
@@ -51,6 +51,7 @@ def make_app(
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
     app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service
     app[MAX_INPUTS] = max_inputs

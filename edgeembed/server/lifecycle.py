@@ -19,7 +19,7 @@ from edgeembed.server import fast_path, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
-from edgeembed.server.auth import Access
+from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.large_bodies import MOST_STRINGS
 from edgeembed.server.ops import admin
@@ -42,7 +42,7 @@ async def listening(
         service,
         preload=preload,
         note_use=note_use,
-        access=_make_access(settings),
+        access=make_access(settings),
         max_body_bytes=settings.max_body_mib * 2**20,
         max_inputs=settings.max_request_texts or MOST_STRINGS,
     )
@@ -77,14 +77,15 @@ async def listening(
         aborting.cancel()
 
 
-def _make_access(settings: Settings) -> Access:
+def make_access(settings: Settings) -> Access:
+    """Return the rules for access. Raises ConfigError."""
     keys = read_keys(settings)
     return Access(
         keys=keys,
         check_host=not keys,
         loopback_only=is_local(settings),
         hosts=frozenset(name.lower() for name in settings.allowed_hosts),
-        origins=settings.allowed_origins,
+        origins=(*settings.allowed_origins, *(DESKTOP_APPS if settings.allow_desktop_apps else ())),
     )
 
 

@@ -24,8 +24,7 @@ from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
-from edgeembed.server.app_keys import ACCESS
-from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
+from edgeembed.server.middleware import REQUEST_ID, request_id_of
 from edgeembed.server.reading import read_request
 from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
@@ -160,13 +159,9 @@ class Forward:
         return headers
 
     async def _answer(self, request: web.Request, response: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Send the head of the response, with the headers that middlewares set too late for a streamed one."""
+        """Send the head of the response."""
         headers = _without(response.headers, _HOP_BY_HOP | _REPLACED | _cors(response.headers))
         answer = web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
-        answer.headers.update(common_headers(request_id() or request_id_of(request)))
-        if origin := request.app[ACCESS].check(request):
-            answer.headers["Access-Control-Allow-Origin"] = origin
-            answer.headers["Vary"] = "Origin"
         await answer.prepare(request)
         return answer
 

@@ -38,7 +38,7 @@ def daemons(home: Path, minilm: Path, tree: Path | None = None) -> Iterator[dict
 
     tree: another checkout whose code the daemons run.
     """
-    path = str(tree) if tree else os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([str(tree), str(tree / ".ci" / "typed")]) if tree else os.environ.get("PYTHONPATH", "")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         make_tiny_cross_encoder(Path(folder) / "ranker")
         convert_checkpoint(Path(folder) / "ranker", Path(folder) / "ranker.gguf", quantization="F32", license="Apache-2.0")

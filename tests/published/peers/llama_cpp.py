@@ -95,10 +95,15 @@ CASES: list[Case] = [
         case(EMBEDDING + f"test_embedding_invalid_input[{name}]", post("/v1/embeddings", input=given), REFUSED)
         for name, given in [
             ("no text", []),
-            ("content is a text", {"content": "string"}),
             ("audio", {"content": [{"type": "input_audio", "input_audio": {}}]}),
             ("image", {"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}),
         ]
+    ),
+    case(
+        EMBEDDING + "test_embedding_invalid_input[content is a text]",
+        post("/v1/embeddings", input={"content": "string"}),
+        REFUSED,
+        differs("messages as input", *embeds(1)),
     ),
     case(
         EMBEDDING + "test_embedding_pooling_mean", post("/v1/embeddings", input=LIFE), *embeds(1), "near(norms(rows(a)), 1)"

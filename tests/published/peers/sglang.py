@@ -11,12 +11,13 @@ SERVING = "test/registered/openai_server/basic/test_serving_embedding.py::"
 RERANK = "test/registered/openai_server/basic/test_serving_rerank.py::"
 NAMES = "test/registered/openai_server/validation/test_strict_model_validation.py::"
 LENGTHS = "test/registered/openai_server/validation/test_request_length_validation.py::"
+TOKENS = "test/srt/test_tokenizer_api.py::"
 DOCS = "docs/supported_models/rerank_models.md::"
 
 OK = "a.status == 200"
 IDS = [15339, 314, 703, 284, 612, 262, 10658, 10188, 286, 2061]
 TOKEN_IDS = differs("token ids", "a.status == 400", "'token_ids' in a.message")
-SHAPE = differs("shape of SGLang's reranking", OK, "all('relevance_score' in item for item in a['results'])")
+SHAPE = differs("SGLang's reranking", OK, "all('relevance_score' in item for item in a['results'])")
 
 
 def openai(body: str) -> Ask:
@@ -134,7 +135,7 @@ CASES: list[Case] = [
         EMBEDDING + "test_matryoshka_embedding_invalid_dimensions[100]",
         post("/v1/embeddings", model=MODEL, input="Hello world", dimensions=100),
         "a.status == 400",
-        differs("dimensions of every model", OK, "rows(a).shape == (1, 100)"),
+        differs("dimensions", OK, "rows(a).shape == (1, 100)"),
     ),
     case(
         SERVING + "test_convert_single_string_request",
@@ -196,13 +197,55 @@ CASES: list[Case] = [
         "docs/basic_usage/native_api.md::/model_info",
         get("/model_info"),
         OK,
-        differs("SGLang's own routes", "a.status == 404"),
+        differs("routes of other programs", "a.status == 404"),
     ),
     case(
         "docs/basic_usage/native_api.md::/encode",
         post("/encode", text="Once upon a time"),
         OK,
-        differs("SGLang's own routes", "a.status == 404"),
+        differs("routes of other programs", "a.status == 404"),
+    ),
+    # Its tokenizer's routes: `prompt` as of today, `text` when the test was written.
+    case(
+        TOKENS + "test_tokenize_simple",
+        post("/tokenize", prompt="Hello, world!"),
+        OK,
+        "a['tokens'] == [101, 7592, 1010, 2088, 999, 102] and a['count'] == 6",
+    ),
+    case(TOKENS + "test_tokenize_empty", post("/tokenize", prompt=""), OK, "a['tokens'] == [101, 102] and a['count'] == 2"),
+    case(
+        TOKENS + "test_tokenize_long",
+        post("/tokenize", prompt="This is a longer text that should be tokenized properly. " * 100),
+        OK,
+        "len(a['tokens']) == a['count'] > 1000",
+    ),
+    case(TOKENS + "test_tokenize_invalid", post("/tokenize", prompt=123), "a.status == 400", "'error' in a"),
+    case(
+        TOKENS + "test_detokenize_simple",
+        post("/detokenize", tokens=[101, 7592, 1010, 2088, 999, 102]),
+        OK,
+        "a['text'].strip() == 'hello, world!'",
+    ),
+    case(TOKENS + "test_detokenize_empty", post("/detokenize", tokens=[]), OK, "a['text'] == ''"),
+    *(
+        case(
+            TOKENS + f"test_detokenize_invalid[{name}]", post("/detokenize", tokens=given), "a.status == 400", "'error' in a"
+        )
+        for name, given in [("format", "not_a_list"), ("token", [1, 2, "not_an_int", 4])]
+    ),
+    case(
+        TOKENS + "test_detokenize_keep_special_tokens",
+        post("/detokenize", tokens=[101, 7592, 102], skip_special_tokens=False),
+        OK,
+        "'[CLS]' in a['text'] and '[SEP]' in a['text']",
+    ),
+    case(
+        TOKENS + "test_roundtrip",
+        post("/tokenize", prompt="this is a test of the round trip."),
+        post("/detokenize", tokens=[101, 2023, 2003, 1037, 3231, 1997, 1996, 2461, 4440, 1012, 102]),
+        "a.status == b.status == 200",
+        "a['tokens'] == [101, 2023, 2003, 1037, 3231, 1997, 1996, 2461, 4440, 1012, 102]",
+        "b['text'].strip() == 'this is a test of the round trip.'",
     ),
 ]
 

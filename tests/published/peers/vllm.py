@@ -25,6 +25,7 @@ PEER = Peer(
         LeftOut(CROSS, 2, "order of a trained reranker; ours has random weights"),
         LeftOut(CLASSIFY, 17, "a classifier"),
         LeftOut(PLAIN, 15, "a reward model: a number for each token"),
+        LeftOut("tests/entrypoints/openai/test_tokenization.py::", 7, "chat templates, tools, /tokenizer_info"),
         LeftOut(LIMITS, 9, "/pooling, /classify and plug-ins"),
         LeftOut(
             POOLING,

@@ -24,9 +24,9 @@ TEXTS_1 = [FRANCE, "What is the capital of Germany?"]
 TEXTS_2 = ["The capital of France is Paris.", "The capital of Germany is Berlin."]
 CAPITALS = ["The capital of Brazil is Brasilia.", "The capital of France is Paris."]
 PRODUCT = "This product was excellent and exceeded my expectations"
-INVOCATIONS = differs("cloud providers' routes", "a.status == 404")
-NO_POOLING = differs("vLLM's pooling route", "a.status == 404")
-NO_CLASSIFY = differs("no classification", "a.status == 404")
+INVOCATIONS = differs("routes of other programs", "a.status == 404")
+NO_POOLING = differs("routes of other programs", "a.status == 404")
+NO_CLASSIFY = differs("other tasks", "a.status == 404")
 
 
 def rerank(query: str, documents: list[str], **more: Any) -> Ask:
