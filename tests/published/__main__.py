@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tests.published
 from tests.published.peers import PEERS
-from tests.published.run import FAILS, HOLDS, daemons, run, table, summary
+from tests.published.run import FAILS, HOLDS, daemons, run, summary, table
 
 
 def main() -> int:
