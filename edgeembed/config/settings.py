@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(
             description="How long an unused model stays loaded: 0, a duration such as 90s, 30m or 2h, or forever. "
-            "The model of the setting `model` is never unloaded, unless keep_alive_of names it.",
+            "The model of the setting `model` is not unloaded when idle, unless keep_alive_of names it.",
             extra=_DURATION,
         ),
     ] = "30m"
@@ -110,10 +110,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allowed_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="Origins of web pages that may call this server, such as https://notes.example or "
-            "vscode-webview://*."
+            description="Origins of web pages that may call this server, such as https://notes.example, in addition to "
+            "those of allow_desktop_apps. * stands for any characters."
         ),
-    ] = ("vscode-webview://*",)
+    ] = ()
+    allow_desktop_apps: Annotated[
+        bool,
+        Meta(
+            description="Allow the origins of desktop apps that are made of web pages: app://obsidian.md, "
+            "vscode-webview://*, tauri://localhost, http://tauri.localhost, https://tauri.localhost."
+        ),
+    ] = True
     threads: Annotated[
         int,
         Meta(ge=0, le=1024, description="Compute threads; 0 uses what `edgeembed tune` measured, or else all processors."),
@@ -190,7 +197,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "forever"
     request_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds a request may take in total before it gets a 504.")
+        float,
+        Meta(
+            gt=0,
+            description="Seconds a request may take before it gets a 504. A large request is computed in parts, and has "
+            "this long for each.",
+        ),
     ] = 600.0
     grace_period: Annotated[
         float, Meta(ge=0, description="Seconds that running requests get to finish when the daemon shuts down.")
@@ -203,12 +215,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "429. 0: no limit.",
         ),
     ] = 500_000
+    max_request_texts: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Texts, or documents, that one request may have; larger ones get a 400. 0: no limit, as Ollama's "
+            "routes always have none.",
+        ),
+    ] = 2048
     max_request_tokens: Annotated[
         int,
         Meta(
             ge=0, description="Tokens that one request may have, all its texts together; larger ones get a 400. 0: no limit."
         ),
-    ] = 300_000
+    ] = 0
     clean_text: Annotated[
         bool,
         Meta(

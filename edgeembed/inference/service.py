@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,15 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from edgeembed.cache import KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Pair
+from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
+from edgeembed.engine.interface import Pair, Row
 from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
-from edgeembed.inference.aside import Aside
+from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
-from edgeembed.inference.pipeline import MOST_REQUEST_TOKENS, Pipeline, PipelineResult
+from edgeembed.inference.pipeline import Pipeline, PipelineResult
 from edgeembed.inference.postprocess import relevance
 from edgeembed.inference.requests import (
     EmbedRequest,
@@ -35,12 +36,16 @@ from edgeembed.inference.requests import (
 from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.tokenize import refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.prompts import InputType, choose_prompt
+from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
+MOST_LISTED_TOKENS = 300_000
+"""Each takes much more memory in an answer than in a text."""
+ROWS_AT_ONCE = 2048
+"""Rows that statistics are made of without a break."""
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _ID_CHARACTERS = 8
@@ -51,15 +56,16 @@ INTERACTIVE_PAIRS = 100
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """timeout: of a request, in seconds. clean_text: whether texts are cleaned (see `inference.cleaning`).
+    """timeout: of a request, or of each part of a large one, in seconds.
 
+    clean_text: whether texts are cleaned (see `inference.cleaning`).
     max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
     embed. For both, 0 is no limit.
     """
 
     timeout: float = 600.0
     max_queue_tokens: int = 0
-    max_request_tokens: int = MOST_REQUEST_TOKENS
+    max_request_tokens: int = 0
     clean_text: bool = True
 
 
@@ -90,6 +96,8 @@ class EmbeddingService:
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
         self.max_request_tokens = options.max_request_tokens or None
+        self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
+        """Tokens that one answer may list."""
         self._timeout = options.timeout
         self._clean = clean if options.clean_text else without_surrogates
         self.aside = Aside()
@@ -111,13 +119,23 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "embed")
         model, input_type = target.model, request.input_type or target.input_type
         _check_dimensions(model, request.dimensions, model.dimensions)
-        prepared = await self.aside.run(_characters(request), self._prepare_texts, request, model, input_type)
+        prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
         rows, hits, from_memory = await self._run(prepared)
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
         if hits < len(rows):
-            self.vectors.observe(model, input_type, prepared.keys, rows)
+            await self._observe(model, input_type, prepared.keys, rows)
         self._count(model.key, len(rows))
         return EmbedResult(model, prepared.keys, rows, request.dimensions, hits, prepared.label if from_memory else None)
+
+    async def _observe(
+        self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
+    ) -> None:
+        """Show new rows to the statistics; the event loop runs other tasks between the parts of many."""
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            if first:
+                await asyncio.sleep(0)
+            some = slice(first, first + ROWS_AT_ONCE)
+            self.vectors.observe(model, input_type, keys[some], rows[some])
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         """Score the documents of one request, in their order.
@@ -128,7 +146,7 @@ class EmbeddingService:
 
     async def _rerank(self, request: RerankRequest) -> RerankResult:
         model = (await self.registry.resolve(request.model, "rerank")).model
-        prepared = await self.aside.run(_characters(request), self._prepare_pairs, request, model)
+        prepared = await self.aside.run(_size(request), self._prepare_pairs, request, model)
         rows, hits, _ = await self._run(prepared)
         self._count(model.key, len(rows))
         return RerankResult(
@@ -184,12 +202,20 @@ class EmbeddingService:
 
     def _prepare_texts(self, request: EmbedRequest, model: ServedModel, input_type: InputType | None) -> RowRequest:
         """Clean the texts, choose the prompt, make the keys. Raises RequestError."""
-        prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
-        refuse_repeated("instruction", request.instruction, len(request.texts) + len(request.ids or ()))
+        times = len(request.texts) + len(request.ids or ())
+        if request.prefix is None:
+            prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+            refuse_repeated("instruction", request.instruction, times)
+        elif input_type is None and request.instruction is None:
+            prompt = prefixed(request.prefix)
+            refuse_repeated("prompt", request.prefix, times)
+        else:
+            raise RequestError("prompt takes the place of the model's prompt; leave the others out", param="prompt")
         key_maker, label = self._key_maker(model)
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""
-            _refuse_empty(names, request)
+            if not request.may_be_empty:
+                _refuse_empty(names, request)
             texts = prompt.around(names)
         else:
             names, kind = token_ids.names_of(request.ids, partial(place_of, request)), token_ids.KIND
@@ -259,11 +285,11 @@ class EmbeddingService:
         return found
 
 
-def _characters(request: EmbedRequest | RerankRequest) -> int:
-    """Return the size of a request's texts; token ids count with their digits."""
+def _size(request: EmbedRequest | RerankRequest) -> int:
+    """Return the size of preparing a request's texts; token ids count with their digits."""
     if isinstance(request, RerankRequest):
-        return len(request.query) + sum(map(len, request.documents))
-    return sum(map(len, request.texts)) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
+        return len(request.query) + size_of(request.documents)
+    return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
 
 
 def _refuse_empty(texts: Sequence[str], request: EmbedRequest | RerankRequest) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -19,46 +22,104 @@ from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.half_pairs import without_half_pairs
 from edgeembed.server.large_bodies import without_long_strings
 from edgeembed.server.reading import forget, read_request
+from edgeembed.server.unsupported_fields import UNSUPPORTED, UnsupportedField
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
+
+_WHOLE_NUMBER = re.compile(rb"(-?[0-9]{1,15})\.0+")
 
 
-async def read_body(request: web.Request, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
-    """Return the request's body, decoded. choices: the words that each field may have, for the message.
+class BodyType(Generic[T]):
+    """How a route reads its bodies: as structs of one type.
+
+    Fields of other dialects that change the numbers, and that the struct does not have, are refused; see
+    `unsupported_fields`.
+    """
+
+    def __init__(self, struct: type[T], unsupported: Mapping[str, UnsupportedField] = UNSUPPORTED) -> None:
+        """Prepare a decoder. unsupported: the fields to refuse, by name, unless the struct has them."""
+        own = {field.encode_name for field in msgspec.structs.fields(struct)}
+        self._refused = {name: field for name, field in unsupported.items() if name not in own}
+        seen: list[tuple[str, Any, Any]] = [(name, Any, UNSET) for name in self._refused]
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(
+            msgspec.defstruct(struct.__name__, seen, bases=(struct,), module=struct.__module__)
+        )
+        self._words = dict(_words_of_fields(struct))
+
+    def decode(self, raw: bytes) -> T:
+        """Return a decoded body. Raises RequestError, RequestTooLargeError."""
+        raw = without_mark(raw)
+        if len(raw) <= LARGE:
+            body = self._decode(raw)
+        else:
+            skeleton, strings = without_long_strings(raw)
+            body = self._decode(skeleton)
+            strings.put_back(body)
+        for name, field in self._refused.items():
+            if (value := getattr(body, name)) is not UNSET and value is not None:
+                field.check(name, value)
+        return body
+
+    def _decode(self, raw: bytes) -> T:
+        try:
+            return self._decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `$")
+            field = path.rstrip("`").lstrip(".") or None
+            if field is None and (missing := re.search(r"missing required field `(\w+)`", message)):
+                field = missing.group(1)
+            if (whole := _with_whole_numbers(raw)) is not None:
+                return self._decode(whole)
+            if words := self._words.get(field or ""):
+                message += f"; expected one of {', '.join(words)}"
+            raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not raw.strip():
+                raise RequestError("missing request body: expected a JSON object") from error
+            if (whole := without_half_pairs(raw)) is not raw:
+                return self._decode(whole)
+            raise RequestError(f"the body is not valid JSON: {error}") from error
+
+
+def _with_whole_numbers(raw: bytes) -> bytes | None:
+    """Return a body with integers in place of numbers such as 8192.0, which some languages write; None if it has none.
+
+    Only fields of the body itself are looked at.
+    """
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except UNREADABLE_JSON:
+        return None
+    whole = {name: int(found[1]) for name, value in fields.items() if (found := _WHOLE_NUMBER.fullmatch(bytes(value)))}
+    return msgspec.json.encode({**fields, **whole}) if whole else None
+
+
+def _words_of_fields(struct: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield each field that takes words or booleans, by its path, with what it takes as JSON has it."""
+    for name, kind in typing.get_type_hints(struct).items():
+        kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+        words: list[str] = []
+        for one in kinds:
+            if isinstance(one, type) and issubclass(one, msgspec.Struct):
+                yield from _words_of_fields(one, f"{path}{name}.")
+            elif one is bool:
+                words += ["true", "false"]
+            elif typing.get_origin(one) is Literal:
+                quote = '"' if bool in kinds else ""
+                words += [f"{quote}{word}{quote}" for word in typing.get_args(one)]
+        if words:
+            yield path + name, words
+
+
+async def read_body(request: web.Request, body_type: BodyType[T]) -> T:
+    """Return the request's body, decoded.
 
     Raises RequestError naming the field, and the index in it, that is wrong; RequestTooLargeError.
     """
     raw = await read_request(request)
-    body: T = await request.app[SERVICE].aside.run(len(raw), decode, raw, decoder, choices)
+    body = await request.app[SERVICE].aside.run(len(raw), body_type.decode, raw)
     forget(request)
     return body
-
-
-def decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
-    """Decode a body; see `read_body`."""
-    if len(raw) <= LARGE:
-        return _decode(raw, decoder, choices)
-    skeleton, strings = without_long_strings(raw)
-    body = _decode(skeleton, decoder, choices)
-    strings.put_back(body)
-    return body
-
-
-def _decode(raw: bytes, decoder: msgspec.json.Decoder[T], choices: Mapping[str, Sequence[str]]) -> T:
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".") or None
-        if field is None and (missing := re.search(r"missing required field `(\w+)`", message)):
-            field = missing.group(1)
-        if words := choices.get(field or ""):
-            message += f"; expected one of {', '.join(words)}"
-        raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if (whole := without_half_pairs(raw)) is not raw:
-            return _decode(whole, decoder, choices)
-        raise RequestError(f"the body is not valid JSON: {error}") from error
 
 
 class PeekedFields(msgspec.Struct):
@@ -83,10 +144,16 @@ async def peek_body(request: web.Request) -> PeekedFields:
 
 def peek(raw: bytes) -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
+    raw = without_mark(raw)
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)
     except UNREADABLE_JSON:
         return PeekedFields()
+
+
+def without_mark(raw: bytes) -> bytes:
+    """Return a body without the UTF-8 byte order mark with which some editors and .NET programs begin it."""
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def json_name(item: Any) -> str:

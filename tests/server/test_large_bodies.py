@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.errors import RequestError, RequestTooLargeError
 from edgeembed.server import large_bodies
-from edgeembed.server.body import decode, peek
+from edgeembed.server.body import BodyType, peek
 from edgeembed.server.large_bodies import MOST_STRING_BYTES, without_long_strings
 
 
@@ -22,7 +22,12 @@ class Body(msgspec.Struct):
 
 
 DECODER = msgspec.json.Decoder(Body)
+BODY = BodyType(Body)
 PIECES = ("a", "word ", "\\", '"', "\n", "é", "漢", "😀", "\u2028", "[", ",", ":{", "\\u", "\x1f")
+
+
+def fields(body: Body) -> tuple[Any, ...]:
+    return body.input, body.model, body.options
 
 
 def _text(rng: random.Random) -> str:
@@ -54,17 +59,17 @@ def test_values_are_the_same_as_decoded_at_once(monkeypatch: pytest.MonkeyPatch,
             "options": {"a": _value(rng)},
         }
         raw = json.dumps(value, ensure_ascii=rng.random() < 0.5).encode()
-        assert decode(raw, DECODER, {}) == DECODER.decode(raw)
+        assert fields(BODY.decode(raw)) == fields(DECODER.decode(raw))
         skeleton, strings = without_long_strings(raw)
         assert len(skeleton) < len(raw) - 150_000 and strings
         cut = raw[: rng.randrange(len(raw))]
         with pytest.raises(RequestError):
-            decode(cut + b"x" * 200_000, DECODER, {})
+            BODY.decode(cut + b"x" * 200_000)
 
 
 def test_errors_and_half_pairs_are_those_of_small_bodies() -> None:
     long = b"a" * 200_000
-    assert decode(b'{"input": "\\ud83d%b"}' % long, DECODER, {}).input == "\ufffd" + long.decode()
+    assert BODY.decode(b'{"input": "\\ud83d%b"}' % long).input == "\ufffd" + long.decode()
     for raw, words in (
         (b'{"model": "%b"}' % long, "missing required field"),
         (b'{"input": 5, "model": "%b"}' % long, "input: Expected"),
@@ -75,7 +80,7 @@ def test_errors_and_half_pairs_are_those_of_small_bodies() -> None:
         (b'{"input": "%b\\ud83d\\x"}' % long, "not valid JSON"),
     ):
         with pytest.raises(RequestError, match=words):
-            decode(raw, DECODER, {})
+            BODY.decode(raw)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +98,11 @@ def test_what_takes_a_decoder_long_is_refused(value: bytes) -> None:
     for field in ("input", "other"):
         raw = b'{"input": "a", "%b": %b}' % (field.encode(), value)
         with pytest.raises(RequestTooLargeError):
-            decode(raw, DECODER, {})
+            BODY.decode(raw)
         with pytest.raises(RequestTooLargeError):
             peek(raw)
 
 
 def test_as_many_token_ids_as_a_request_may_have_are_accepted() -> None:
     ids = [[100_000 + number for number in range(1000)]] * 300
-    assert decode(json.dumps({"input": ids}, indent=2).encode(), DECODER, {}).input == ids
+    assert BODY.decode(json.dumps({"input": ids}, indent=2).encode()).input == ids

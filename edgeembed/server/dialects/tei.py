@@ -27,7 +27,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import DIGEST_HEADER, cache_header, cache_use, peek_body, read_body
+from edgeembed.server.body import DIGEST_HEADER, BodyType, cache_header, cache_use, peek_body, read_body
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
@@ -45,10 +45,6 @@ from edgeembed.server.responses import json_bytes, json_response, plain, struct_
 routes = web.RouteTableDef()
 
 Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
-_CHOICES = {
-    "truncation_direction": ("Left", "Right"),
-    "parameters.truncation_direction": ("Left", "Right"),
-}
 _PROMPTS: dict[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
 """Prompt names that most sentence-transformers models share, and the input type for each."""
 
@@ -167,11 +163,11 @@ class TeiInfo(msgspec.Struct):
     docker_label: str | None = None
 
 
-_embed_decoder = msgspec.json.Decoder(TeiEmbedBody)
-_rerank_decoder = msgspec.json.Decoder(TeiRerankBody)
-_similarity_decoder = msgspec.json.Decoder(SimilarityBody)
+_EMBED = BodyType(TeiEmbedBody)
+_RERANK = BodyType(TeiRerankBody)
+_SIMILARITY = BodyType(SimilarityBody)
 _token_encoder = msgspec.json.Encoder()
-_tokenize_decoder = msgspec.json.Decoder(TeiTokenizeBody)
+_TOKENIZE = BodyType(TeiTokenizeBody)
 
 
 @routes.post("/")
@@ -188,7 +184,7 @@ async def root(request: web.Request) -> web.StreamResponse:
 @routes.post("/embed")
 async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts; the response is a list of rows."""
-    body = await read_body(request, _embed_decoder, _CHOICES)
+    body = await read_body(request, _EMBED)
     texts = texts_of(body.inputs, request.app[MAX_INPUTS], "inputs")
     service = request.app[SERVICE]
     result = await service.embed(
@@ -208,7 +204,7 @@ async def embed_texts(request: web.Request) -> web.Response:
 
 async def rerank(request: web.Request) -> web.Response:
     """Score texts against a query, best first."""
-    body = await read_body(request, _rerank_decoder, _CHOICES)
+    body = await read_body(request, _RERANK)
     texts = texts_of(body.texts, request.app[MAX_INPUTS], "texts")
     result = await request.app[SERVICE].rerank(
         RerankRequest(
@@ -231,7 +227,7 @@ async def rerank(request: web.Request) -> web.Response:
 @routes.post("/similarity")
 async def similarity(request: web.Request) -> web.Response:
     """Compare one sentence with others; the response has the cosine of each, in the request's order."""
-    body = await read_body(request, _similarity_decoder, _CHOICES)
+    body = await read_body(request, _SIMILARITY)
     sentences = texts_of(body.inputs.sentences, request.app[MAX_INPUTS], "inputs.sentences")
     parameters = body.parameters or SimilarityParameters()
     service, cache = request.app[SERVICE], cache_use(None, request)
@@ -285,7 +281,7 @@ async def info(request: web.Request) -> web.Response:
 @routes.post("/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
     """Return the tokens of a text or of each text in a list."""
-    body = await read_body(request, _tokenize_decoder, {})
+    body = await read_body(request, _TOKENIZE)
     service = request.app[SERVICE]
     result = await service.count_tokens(
         TokenizeRequest(
@@ -295,7 +291,7 @@ async def tokenize(request: web.Request) -> web.Response:
             special=body.add_special_tokens is not False,
             written=True,
             param="inputs",
-            most_tokens=service.max_request_tokens,
+            most_tokens=service.max_listed_tokens,
         )
     )
     written = await service.aside.run(sum(len(text.ids) for text in result.tokens), _tokens_json, result.tokens)

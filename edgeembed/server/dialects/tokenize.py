@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed.inference.requests import TokenizeRequest
 from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import read_body
+from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.fields import PROMPT, AnyTextsField, texts_of
 from edgeembed.server.responses import struct_response
 
@@ -46,18 +46,17 @@ class TokenizeAnswer(msgspec.Struct):
     context_tokens: int
 
 
-_CHOICES = {"input_type": ("query", "document")}
-_body_decoder = msgspec.json.Decoder(TokenizeBody)
+_BODY = BodyType(TokenizeBody)
 
 
 @routes.post("/v1/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
     """Count the tokens of texts as the model would read them, without embedding them."""
-    body = await read_body(request, _body_decoder, _CHOICES)
+    body = await read_body(request, _BODY)
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input")
     service = request.app[SERVICE]
-    # Counting is cheap at any length; ids are meant to be embedded, so the limit of a request applies.
-    most = service.max_request_tokens if body.ids else None
+    # Counting is cheap at any length; an answer with ids is large.
+    most = service.max_listed_tokens if body.ids else None
     result = await service.count_tokens(
         TokenizeRequest(texts, body.model, body.input_type, body.instruction, most_tokens=most)
     )

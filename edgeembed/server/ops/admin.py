@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from edgeembed.common.status import AdminStatus
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import ACCESS, SERVICE
-from edgeembed.server.body import read_body
+from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.reading import read_request
 from edgeembed.server.responses import struct_response
 
@@ -38,7 +38,7 @@ class ClearAnswer(msgspec.Struct):
     removed: int
 
 
-_clear_decoder = msgspec.json.Decoder(ClearBody)
+_CLEAR = BodyType(ClearBody, {})
 
 
 def add_to(app: web.Application, stop: Callable[[], None]) -> None:
@@ -89,7 +89,7 @@ async def clear_cache(request: web.Request) -> web.Response:
     """Remove the vectors of all models or of one from the cache, in memory and on disk."""
     _require_owner(request)
     given = (await read_request(request)).strip()
-    body = await read_body(request, _clear_decoder, {}) if given else ClearBody()
+    body = await read_body(request, _CLEAR) if given else ClearBody()
     cache = request.app[SERVICE].cache
     return struct_response(ClearAnswer(await cache.clear(body.model) if cache else 0))
 
