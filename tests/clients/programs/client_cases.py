@@ -79,7 +79,6 @@ def embedder(
     unknown: Expectation | None,
     wrong_key: Expectation | None,
     many: Expectation | None = None,
-    book: Expectation | None = None,
 ) -> None:
     """Add the cases of a client that embeds.
 
@@ -87,7 +86,7 @@ def embedder(
     long, empty: what a text of 600 words, or an empty one, gives.
     unknown: a model that is not there; None if the client sends no name.
     wrong_key: None if the client cannot send a key.
-    many, book: 2,500 short texts, and 350,000 tokens, given to the client at once; by default their rows.
+    many: 2,500 short texts, given to the client at once; by default their rows.
     """
 
     def of(texts: str, url: str = URL, model: str = MODEL, key: str = ANY_KEY) -> Callable[[], Any]:
@@ -98,7 +97,7 @@ def embedder(
     case(client, "300 texts", rows("batch"), of("batch"))
     case(client, "unicode", rows("unicode"), of("unicode"))
     case(client, "2,500 texts", many or rows("many"), of("many"))
-    case(client, "350,000 tokens", book or rows("book"), of("book"))
+    case(client, "350,000 tokens", rows("book"), of("book"))
     case(client, "too long a text", long, of("long"))
     case(client, "an empty text", empty, of("empty"))
     if unknown is not None:

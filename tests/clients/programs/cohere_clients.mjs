@@ -24,7 +24,6 @@ for (const [name, embed] of [["cohere-ai (npm), v2", embedV2], ["cohere-ai (npm)
     unknown: raises("js.NotFoundError"),
     wrongKey: raises("js.UnauthorizedError"),
     many: raises("js.BadRequestError"),
-    book: raises("js.BadRequestError"),
   });
 }
 for (const [name, Client] of [["cohere-ai (npm), v2", CohereClientV2], ["cohere-ai (npm), v1", CohereClient]]) {

@@ -65,7 +65,6 @@ for name, call, call_rerank in (("cohere (Python), v2", embed, rerank), ("cohere
         wrong_key=raises("cohere.UnauthorizedError"),
         # The client of version 1 sends 96 texts at a time; that of version 2 leaves it to the caller.
         many=raises("cohere.BadRequestError") if name.endswith("v2") else None,
-        book=raises("cohere.BadRequestError") if name.endswith("v2") else None,
     )
     reranker(name, call_rerank, unknown=raises("cohere.NotFoundError"))
 case("cohere (Python), v2", "int8", rows("one", least=0.99), lambda: typed("int8", "int8"))

@@ -21,7 +21,6 @@ embedder(
     unknown=None,
     wrong_key=raises("huggingface_hub.HfHubHTTPError"),
     many=raises("huggingface_hub.HfHubHTTPError"),
-    book=raises("huggingface_hub.HfHubHTTPError"),
 )
 case(CLIENT, "URL/embed", rows("batch"), lambda: embed(TEXTS["batch"], url=f"{URL}/embed"))
 case(

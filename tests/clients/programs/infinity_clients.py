@@ -61,7 +61,6 @@ embedder(
     unknown=unexpected("no-such-model"),
     wrong_key=unexpected("401"),
     many=unexpected("items"),
-    book=unexpected("tokens"),
 )
 reranker(CLIENT, rerank, unknown=unexpected("no-such-model"))
 case(CLIENT, "documents returned", value(["a", "b"]), returned_documents)

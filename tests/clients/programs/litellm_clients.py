@@ -64,7 +64,6 @@ def add(provider: str, path: str, **more: Any) -> None:
         "unknown": UNKNOWN,
         "wrong_key": WRONG_KEY,
         "many": TOO_MANY,
-        "book": TOO_MANY,
         **more,
     }
     embedder(client, embed, lambda text: embed([text])[0], **expectations)
@@ -75,7 +74,7 @@ def add(provider: str, path: str, **more: Any) -> None:
 add("openai", "/v1")
 add("hosted_vllm", "/v1")
 add("lm_studio", "/v1")
-add("ollama", "", long=rows("long"), empty=finite("empty"), many=rows("many"), book=rows("book"))
+add("ollama", "", long=rows("long"), empty=finite("empty"), many=rows("many"))
 add("infinity", "")
 add("jina_ai", "/v1")
 add("voyage", "/v1")

@@ -19,7 +19,6 @@ embedder(CLIENT, {
   unknown: raises("js.NotFoundError"),
   wrongKey: raises("js.AuthenticationError"),
   many: raises("js.BadRequestError", "2048"),
-  book: raises("js.BadRequestError"),
 });
 addCase(CLIENT, "dimensions", rows("one", 64), () => embed({ texts: TEXTS.one, dimensions: 64 }));
 addCase(CLIENT, "float", rows("batch"), () => embed({ texts: TEXTS.batch, encoding_format: "float" }));

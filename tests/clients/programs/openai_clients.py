@@ -25,7 +25,6 @@ embedder(
     unknown=raises("openai.NotFoundError", match="no-such-model"),
     wrong_key=raises("openai.AuthenticationError"),
     many=raises("openai.BadRequestError", match="2048"),
-    book=raises("openai.BadRequestError", match="300,000"),
 )
 case(CLIENT, "dimensions", rows("batch", 64), lambda: embed(TEXTS["batch"], dimensions=64))
 case(CLIENT, "float", rows("batch"), lambda: embed(TEXTS["batch"], encoding_format="float"))

@@ -26,14 +26,13 @@ embedder(
     lambda text: embed([text], input_type="query")[0],
     long=rows("long"),
     empty=raises("voyageai.InvalidRequestError", match="empty"),
-    unknown=raises("voyageai.InvalidRequestError", match="no-such-model"),
+    unknown=raises("voyageai.APIError", match="no-such-model"),
     wrong_key=raises("voyageai.AuthenticationError"),
     many=raises("voyageai.InvalidRequestError"),
-    book=raises("voyageai.InvalidRequestError"),
 )
 case(CLIENT, "truncation false", raises("voyageai.InvalidRequestError"), lambda: embed(TEXTS["long"], truncation=False))
 case(CLIENT, "output_dimension", rows("one", 64), lambda: embed(TEXTS["one"], output_dimension=64))
 case(CLIENT, "output_dtype int8", rows("one", least=0.99), lambda: embed(TEXTS["one"], output_dtype="int8"))
 case(CLIENT, "output_dtype float", rows("one"), lambda: embed(TEXTS["one"], output_dtype="float"))
-reranker(CLIENT, rerank, unknown=raises("voyageai.InvalidRequestError"))
+reranker(CLIENT, rerank, unknown=raises("voyageai.APIError", match="no-such-model"))
 main()
