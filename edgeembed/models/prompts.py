@@ -42,7 +42,7 @@ class Prompt:
         return [Prompted(before, text, behind) for text in texts]
 
 
-_NO_PROMPT = Prompt(PLAIN, "")
+NO_PROMPT = Prompt(PLAIN, "")
 
 
 def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruction: str | None, model: str) -> Prompt:
@@ -52,7 +52,7 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
     query. Raises RequestError if the model does not accept an instruction.
     """
     if input_type is None and instruction is None:
-        return _NO_PROMPT
+        return NO_PROMPT
     prompts = prompts or Prompts()
     kind: InputType = input_type or "query"
     template = prompts.query if kind == "query" else prompts.document

@@ -15,7 +15,19 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
-from edgeembed.server.dialects import cohere, ollama, openai, rerank, rerank_path, tei, tokenize
+from edgeembed.server.dialects import (
+    cohere,
+    ollama,
+    openai,
+    rerank,
+    rerank_path,
+    tei,
+    tei_info,
+    tei_scores,
+    tei_tokens,
+    tokenize,
+    tokenize_path,
+)
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.ops import docs, metrics, openapi, status
@@ -59,8 +71,15 @@ def make_app(
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
-    dialects = (openai.routes, rerank.routes, rerank_path.routes, tokenize.routes, ollama.routes, tei.routes, cohere.routes)
-    for routes in (*dialects, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
+    dialects = (openai, rerank, rerank_path, tokenize, tokenize_path, ollama, tei, tei_scores, tei_tokens, tei_info, cohere)
+    for routes in (
+        *(dialect.routes for dialect in dialects),
+        status.routes,
+        metrics.routes,
+        dashboard.routes,
+        openapi.routes,
+        docs.routes,
+    ):
         app.add_routes(routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)
