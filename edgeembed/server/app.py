@@ -17,7 +17,8 @@ from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
     cohere,
-    ollama,
+    ollama_embed,
+    ollama_models,
     openai,
     rerank,
     rerank_path,
@@ -29,11 +30,27 @@ from edgeembed.server.dialects import (
     tokenize_path,
 )
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
-from edgeembed.server.middleware import errors, request_ids
-from edgeembed.server.ops import docs, metrics, openapi, status
+from edgeembed.server.middleware import errors, request_ids, set_headers
+from edgeembed.server.ops import base_url, docs, metrics, openapi, status
 from edgeembed.server.ops.metrics import METRICS, Metrics
 from edgeembed.server.ops.openapi import OPENAPI, OpenApi
+from edgeembed.server.paths import SPELLINGS, Spellings
 from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
+
+_DIALECTS = (
+    openai,
+    rerank,
+    rerank_path,
+    tokenize,
+    tokenize_path,
+    ollama_embed,
+    ollama_models,
+    tei,
+    tei_scores,
+    tei_tokens,
+    tei_info,
+    cohere,
+)
 
 DEFAULT_MAX_INPUTS = 2048
 NOTE_USE_SECONDS = 60.0
@@ -63,6 +80,7 @@ def make_app(
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
     app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service
     app[MAX_INPUTS] = max_inputs
@@ -71,16 +89,9 @@ def make_app(
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
-    dialects = (openai, rerank, rerank_path, tokenize, tokenize_path, ollama, tei, tei_scores, tei_tokens, tei_info, cohere)
-    for routes in (
-        *(dialect.routes for dialect in dialects),
-        status.routes,
-        metrics.routes,
-        dashboard.routes,
-        openapi.routes,
-        docs.routes,
-    ):
-        app.add_routes(routes)
+    app[SPELLINGS] = Spellings(app)
+    for module in (*_DIALECTS, base_url, status, metrics, dashboard, openapi, docs):
+        app.add_routes(module.routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)
     app.cleanup_ctx.append(_models([*([service.registry.default] if service.registry.default else []), *preload]))

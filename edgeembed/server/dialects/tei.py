@@ -27,10 +27,17 @@ from edgeembed.server.dialects.tei_fields import (
     TruncateField,
     check_batch,
     compute_headers,
-    input_type,
     lengths,
 )
-from edgeembed.server.fields import PositiveField, TextField, TextListField, TextsOrIdsField, is_token_ids, texts_of
+from edgeembed.server.fields import (
+    PositiveField,
+    TextField,
+    TextListField,
+    TextsOrIdsField,
+    input_type_of,
+    is_token_ids,
+    texts_of,
+)
 from edgeembed.server.responses import json_response
 
 routes = web.RouteTableDef()
@@ -104,10 +111,10 @@ async def embed_texts(request: web.Request) -> web.Response:
         EmbedRequest(
             texts=texts,
             model=body.model,
-            input_type=input_type(body.prompt_name),
+            input_type=input_type_of(body.prompt_name, "prompt_name"),
             dimensions=body.dimensions,
             param="inputs",
-            single=isinstance(body.inputs, str) or is_token_ids(body.inputs),
+            single=not isinstance(body.inputs, list) or is_token_ids(body.inputs),
             cache=cache_use(None, request),
             lengths=lengths(body.truncate, body.truncation_direction),
             ids=ids,
@@ -145,7 +152,7 @@ async def similarity(request: web.Request) -> web.Response:
         EmbedRequest(
             texts=[body.inputs.source_sentence, *sentences],
             model=body.model,
-            input_type=input_type(parameters.prompt_name, "parameters.prompt_name"),
+            input_type=input_type_of(parameters.prompt_name, "parameters.prompt_name"),
             param="inputs.sentences",
             first="inputs.source_sentence",
             cache=cache_use(None, request),
@@ -157,13 +164,13 @@ async def similarity(request: web.Request) -> web.Response:
     return json_response(cosines, headers=compute_headers(result, len(result.rows), characters, began))
 
 
-def _texts_or_ids(inputs: str | list[Any], most: int | None) -> tuple[list[str], list[list[int]] | None]:
+def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int | None) -> tuple[list[str], list[list[int]] | None]:
     """Return the texts of a request, or none and the token ids.
 
     Raises EmptyInputError for an empty list; RequestError for too many items, or for texts and ids together.
     """
-    if isinstance(inputs, str):
-        return [inputs], None
+    if not isinstance(inputs, list):
+        return texts_of(inputs, None, "inputs"), None
     if inputs and is_token_ids(inputs):
         return [], [inputs]
     check_batch(inputs, most, "inputs")

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta
 from multidict import istr
 
-from edgeembed.errors import EmptyInputError, RequestError, quoted
+from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.prompts import InputType
-from edgeembed.server.fields import PROMPT, answer_headers
+from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers
 
 Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
 TruncateField: TypeAlias = Annotated[
@@ -28,19 +27,7 @@ TruncateField: TypeAlias = Annotated[
 DirectionField: TypeAlias = Annotated[
     Direction | None, Meta(description="The side that is cut: Right (the default) or Left.")
 ]
-PromptNameField: TypeAlias = Annotated[str | None, Meta(description=PROMPT)]
-
-_PROMPTS: dict[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
-"""Prompt names that most sentence-transformers models share, and the input type for each."""
-
-
-def input_type(prompt_name: str | None, param: str = "prompt_name") -> InputType | None:
-    """Return the input type that a prompt name means. Raises RequestError for another name."""
-    if prompt_name is None:
-        return None
-    if prompt_name not in _PROMPTS:
-        raise RequestError(f"{param}: no prompt {quoted(prompt_name)}; expected one of {', '.join(_PROMPTS)}", param=param)
-    return _PROMPTS[prompt_name]
+PromptNameField: TypeAlias = Annotated[InputTypeField | None, Meta(description=PROMPT)]
 
 
 def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:

@@ -18,8 +18,8 @@ from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import BodyType, json_name, read_body
-from edgeembed.server.dialects.tei_fields import PromptNameField, check_batch, input_type
-from edgeembed.server.fields import AnyTextsField, is_token_ids, texts_of
+from edgeembed.server.dialects.tei_fields import PromptNameField, check_batch
+from edgeembed.server.fields import AnyTextsField, input_type_of, is_token_ids, texts_of
 from edgeembed.server.responses import json_bytes, json_response
 
 routes = web.RouteTableDef()
@@ -78,7 +78,7 @@ async def tokenize(request: web.Request) -> web.Response:
         TokenizeRequest(
             texts=texts_of(body.inputs, None, "inputs"),
             model=body.model,
-            input_type=input_type(body.prompt_name),
+            input_type=input_type_of(body.prompt_name, "prompt_name"),
             special=body.add_special_tokens is not False,
             places=True,
             param="inputs",

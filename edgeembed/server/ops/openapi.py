@@ -23,8 +23,9 @@ from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.dialects import (
     cohere,
-    ollama,
-    openai,
+    embeddings_body,
+    ollama_embed,
+    ollama_models,
     rerank,
     tei,
     tei_info,
@@ -34,7 +35,7 @@ from edgeembed.server.dialects import (
     tokenize_path,
 )
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
-from edgeembed.server.ops import admin
+from edgeembed.server.ops import admin, base_url
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
 
 routes = web.RouteTableDef()
@@ -97,7 +98,7 @@ _QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry des
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
-        _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+        _OPENAI, EmbeddingsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
     ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
@@ -123,26 +124,26 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/api/embed"): Operation(
         _OLLAMA,
-        ollama.OllamaEmbedAnswer,
-        ollama.OllamaEmbedBody,
+        ollama_embed.OllamaEmbedAnswer,
+        ollama_embed.OllamaEmbedBody,
         _COMPUTES,
         {"input": ["The rain falls.", "A dry desert."]},
         cached=True,
     ),
     ("POST", "/api/embeddings"): Operation(
         _OLLAMA,
-        ollama.OllamaEmbeddingsAnswer,
-        ollama.OllamaEmbeddingsBody,
+        ollama_embed.OllamaEmbeddingsAnswer,
+        ollama_embed.OllamaEmbeddingsBody,
         _COMPUTES,
         {"prompt": "The rain falls."},
         cached=True,
     ),
-    ("GET", "/api/tags"): Operation(_OLLAMA, ollama.OllamaTags),
+    ("GET", "/api/tags"): Operation(_OLLAMA, ollama_models.OllamaTags),
     ("POST", "/api/show"): Operation(
-        _OLLAMA, ollama.OllamaShowAnswer, ollama.OllamaShowBody, (400, 401, 403, 404, 413, 500)
+        _OLLAMA, ollama_models.OllamaShowAnswer, ollama_models.OllamaShowBody, (400, 401, 403, 404, 413, 500)
     ),
-    ("GET", "/api/ps"): Operation(_OLLAMA, ollama.OllamaProcesses),
-    ("GET", "/api/version"): Operation(_OLLAMA, ollama.OllamaVersion),
+    ("GET", "/api/ps"): Operation(_OLLAMA, ollama_models.OllamaProcesses),
+    ("GET", "/api/version"): Operation(_OLLAMA, ollama_models.OllamaVersion),
     ("POST", "/embed"): Operation(
         _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),
@@ -209,6 +210,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"texts": ["The rain falls."]},
         cached=True,
     ),
+    ("GET", "/v1"): Operation(_SERVER, base_url.BaseUrlAnswer),
     ("GET", "/health"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/readyz"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
