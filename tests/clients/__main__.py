@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from tests.clients.environments import NotInstalled, environments
-from tests.clients.known import known, unexpected
+from tests.clients.failing import failing, unexpected
 from tests.clients.matrix import Outcome, daemons
 
 SLOW_SECONDS = 2.0
 
 
 def main() -> int:
-    """Run the matrix, print its table, and return 1 if a case failed that is not known to."""
+    """Run the matrix, print its table, and return 1 if a case is not as failing.toml says."""
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument("--only", default="", help="run the clients and operations whose name contains this")
     parser.add_argument("--environment", action="append", help="run the clients of this environment; may be repeated")
@@ -53,7 +53,7 @@ def main() -> int:
     failed = [outcome for outcome in outcomes if outcome.fault]
     faults = unexpected(outcomes)
     print(f"\n{len(outcomes) - len(failed)} cases work, {len(failed)} do not; {broken} programs or environments did not run")
-    print(f"{len(faults)} are not as known.toml says")
+    print(f"{len(faults)} are not as failing.toml says")
     return bool(faults or broken)
 
 
@@ -69,8 +69,8 @@ def _model(folder: Path) -> Path:
 
 
 def _show(outcome: Outcome, sent: bool) -> None:
-    if reason := outcome.fault and known().get((outcome.client, outcome.operation)):
-        print(f"{outcome.client} | {outcome.operation} | known: {reason}", flush=True)
+    if reason := outcome.fault and failing().get((outcome.client, outcome.operation)):
+        print(f"{outcome.client} | {outcome.operation} | fails: {reason}", flush=True)
         return
     slow = f" ({outcome.seconds:.0f} s)" if outcome.seconds >= SLOW_SECONDS else ""
     print(f"{outcome.client} | {outcome.operation} | {outcome.fault or 'works'}{slow}", flush=True)
