@@ -8,10 +8,12 @@ web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -49,6 +51,89 @@ def watch_connections(
     setattr(server, "connection_lost", lost)  # noqa: B010
 
 
+def take_no_upgrades(runner: web.AppRunner) -> None:
+    """Answer requests with an `Upgrade`, such as to HTTP/2, as if they had none, and lose nothing that follows them.
+
+    The runner must be set up; call this before its first connection.
+    """
+
+    def opened(connection: web.RequestHandler) -> None:
+        setattr(connection, "_parser", _StepByStep(connection, connection._parser))  # noqa: B010 - another type
+
+    watch_connections(runner, opened, lambda _connection: None)
+
+
+class _StepByStep:
+    """aiohttp's parser of requests, fed in a way that it loses nothing.
+
+    Its C code stops behind a request with an `Upgrade`, and then forgets the rest of the bytes that it was fed with. So on a
+    connection with such a request, no call goes beyond the end of a request: each ends behind an empty line, which ends a
+    head or a chunked body, or behind a body whose length is known. Where that fails, the connection is closed after the
+    response, which tells the client to send again what it has sent ahead.
+    """
+
+    _MOST_STEPS = 64
+    """For the bytes of one call; the rest goes into one step."""
+
+    def __init__(self, connection: web.RequestHandler, parser: Any) -> None:
+        self._connection = connection
+        self._feed = parser.feed_data
+        self._upgrades = False
+        self._body_left = 0
+        """Bytes of the body of a request with an `Upgrade`, which are still to come."""
+        self._rest = b""
+        """What arrived while the reader of a body wanted no more of it."""
+        self.feed_eof, self.pause_reading = parser.feed_eof, parser.pause_reading
+        self.set_upgraded = parser.set_upgraded
+        # Since aiohttp 3.14.
+        self.message_consumed = getattr(parser, "message_consumed", None)
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        """Return the requests whose heads are complete, whether the connection is a WebSocket now, and the rest."""
+        if not self._upgrades and b"pgrade" not in data and b"PGRADE" not in data:
+            found, upgraded, rest = self._feed(data)
+            return (found if upgraded or not found else _closing_upgrade(found)), upgraded, rest
+        self._upgrades = True
+        data = self._rest + data
+        self._rest = b""
+        requests: list[Any] = []
+        begin = steps = 0
+        while True:
+            steps += 1
+            end, exact = self._end(data, begin) if steps < self._MOST_STEPS else (len(data), False)
+            found, upgraded, rest = self._feed(data[begin:end])
+            begin = end
+            if upgraded:
+                return [*requests, *found], True, rest + data[begin:]
+            if found:
+                requests += found if exact else _closing_upgrade(found)
+                message, body = found[-1]
+                if message.upgrade and not body.is_eof():
+                    self._body_left = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
+            if begin == len(data):
+                return requests, False, b""
+            if self._connection._reading_paused:
+                self._rest = data[begin:]
+                return requests, False, b""
+
+    def _end(self, data: bytes, begin: int) -> tuple[int, bool]:
+        """Return where the next step ends, and whether no request ends before."""
+        if self._body_left:
+            end = min(len(data), begin + self._body_left)
+            self._body_left -= end - begin
+            return end, True
+        if begin == 0 and data[:1] in (b"\r", b"\n"):  # perhaps the second half of an empty line
+            return 1, True
+        found = data.find(b"\r\n\r\n", begin)
+        return (len(data), True) if found < 0 else (found + 4, True)
+
+
+def _closing_upgrade(found: Sequence[Any]) -> Sequence[Any]:
+    """Return requests of which the last, if it has an `Upgrade`, closes the connection."""
+    message, body = found[-1]
+    return [*found[:-1], (message._replace(should_close=True), body)] if message.upgrade else found
+
+
 def count_connections(runner: web.AppRunner) -> int:
     """Return the number of open connections."""
     return len(runner.server._connections) if runner.server else 0
@@ -76,9 +161,12 @@ def has_sent_head(connection: web.RequestHandler) -> bool:
     return connection._request_count > 0
 
 
-def read_no_rest(request: web.BaseRequest) -> None:
-    """Let the rest of the body be neither read nor decompressed after the response, which closes the connection."""
-    request.protocol._lingering_time = 0.0
+def hide_header(request: web.BaseRequest, name: str) -> None:
+    """Remove a header from a request that the application has not seen yet."""
+    headers = CIMultiDict(request.headers)
+    headers.popall(name, None)
+    request._headers = CIMultiDictProxy(headers)
+    request._cache.pop("headers", None)
 
 
 def abort_connections(runner: web.AppRunner) -> None:
