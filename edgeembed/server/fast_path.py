@@ -70,7 +70,7 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
 
 
 def _may_be_stored(request: web.BaseRequest) -> bool:
-    if request.method != hdrs.METH_POST or request.path != PATH:
+    if request.method != hdrs.METH_POST or request.rel_url.raw_path != PATH:
         return False
     headers, length = request.headers, request.content_length
     if length is None or length > MOST_BODY_BYTES or log.isEnabledFor(logging.DEBUG):

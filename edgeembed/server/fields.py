@@ -143,6 +143,10 @@ def _is_ids_of_text(item: Any) -> bool:
     return isinstance(item, list) and item != [] and is_token_ids(item)
 
 
+_MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url")
+"""What items for models of several media have beside their text (SGLang, Jina): vectors of the text alone are not theirs."""
+
+
 def part_text(item: Any, place: str) -> str:
     """Return the text of an item: a string, a part with a text, or a message, whose content is a string or a list of parts.
 
@@ -152,6 +156,8 @@ def part_text(item: Any, place: str) -> str:
         case str():
             return item
         case {"text": str(text), **rest} if rest.get("type") in (None, "text", "input_text"):
+            if media := next((name for name in _MEDIA if rest.get(name)), None):
+                raise RequestError(f"{place}.{media}: only texts are supported; leave it out", param=place)
             return text
         case {"content": str(text)} | {"prompt_string": str(text)}:
             return text

@@ -15,7 +15,7 @@ from aiohttp import web
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import expectations, fast_path, proxy
+from edgeembed.server import expectations, fast_path, paths, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
@@ -59,6 +59,7 @@ async def listening(
     )
     await runner.setup()
     take_no_upgrades(runner)
+    paths.install(runner)
     wrap_handler(runner, expectations.ahead_of)
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())

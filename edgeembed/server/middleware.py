@@ -17,9 +17,10 @@ from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeEr
 from edgeembed.server import content_codings
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.auth import let_page_read
-from edgeembed.server.error_formats import error_format_of
+from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
 from edgeembed.server.expectations import check_expectation
 from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.paths import SPELLINGS, origin_of
 from edgeembed.server.reading import ROOM, release
 from edgeembed.server.request_log import log_answer, log_bug
 from edgeembed.server.responses import error_object, error_response
@@ -102,8 +103,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.force_close()  # aiohttp closes the connection, so tell clients that pool it
         return response
     except web.HTTPNotFound:
-        message = f"there is nothing at {request.method} {request.path}"
-        return error_object(404, message, error_format_of(request), code="unknown_url")
+        dialect, advice = request.app[SPELLINGS].advice(request.method, request.path, origin_of(request))
+        message = f"there is nothing at {request.method} {request.path}; {advice}"
+        return error_object(404, message, ERROR_FORMATS[dialect], code="unknown_url")
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         return error_object(

@@ -25,6 +25,7 @@ from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.middleware import REQUEST_ID, request_id_of
+from edgeembed.server.paths import SPELLINGS
 from edgeembed.server.reading import read_request
 from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
@@ -86,7 +87,12 @@ class Forward:
             yield
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Forward a request, and return its response. Raises ForwardError when there is no response."""
+        """Forward a request, and return its response.
+
+        Raises ForwardError when there is no response, HTTPNotFound for a path that could lead out of the base URL.
+        """
+        if meant_path(request.rel_url.raw_path) is None:
+            raise web.HTTPNotFound
         if self._via in ", ".join(request.headers.getall(hdrs.VIA, ())):
             raise ForwardError(f"{self.url} is this server itself, or forwards requests back to it")
         path = request.rel_url.raw_path.removeprefix(PREFIX)
@@ -200,6 +206,8 @@ def add_to(app: web.Application, settings: Settings) -> None:
             _, allowed = await resource.resolve(meant)
             if allowed:
                 raise web.HTTPNotFound
+        if app[SPELLINGS].is_ours(path):
+            raise web.HTTPNotFound
         return await forward.handle(request)
 
     app.router.add_route("*", f"{PREFIX}/{{tail:.*}}", forward_request)

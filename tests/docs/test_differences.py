@@ -18,6 +18,6 @@ def test_the_reasons_of_the_cases_are_those_of_the_page() -> None:
     assert reasons == set(ROW.findall(section[1]))
 
 
-def test_no_case_is_told_twice() -> None:
+def test_no_case_is_listed_twice() -> None:
     names = [(peer.name, case.test) for peer in PEERS for case in peer.cases]
     assert len(names) == len(set(names))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tests.published
 from tests.published.peers import PEERS
-from tests.published.run import FAILS, HOLDS, daemons, run, table, told
+from tests.published.run import FAILS, HOLDS, daemons, run, summary, table
 
 
 def main() -> int:
@@ -33,10 +33,11 @@ def main() -> int:
         if shown:
             print(f"\n## {peer.name} ({peer.repository})\n")
         for result in shown:
-            print(f"holds: {result.case.test}" if result.verdict == HOLDS else told(result))
+            print(f"holds: {result.case.test}" if result.verdict == HOLDS else summary(result))
         if options.all:
             for left in peer.left_out:
                 print(f"left out: {left.count} of {left.file}: {left.why}")
+            print(f"not retold: {peer.other_files}")
     return int(any(result.verdict == FAILS for found in results.values() for result in found))
 
 

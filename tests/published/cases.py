@@ -83,7 +83,7 @@ def case(test: str, /, *parts: Ask | str | Differs, keyed: bool = False) -> Case
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Tests of a peer's file that do not apply to a server of embeddings, or not to these models."""
+    """Tests of a retold file that do not apply to a server of embeddings, or not to these models."""
 
     file: str
     count: int
@@ -92,9 +92,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Peer:
-    """A server with published tests."""
+    """A server with published tests. other_files: what its other tests are about."""
 
     name: str
     repository: str
     cases: Sequence[Case]
     left_out: Sequence[LeftOut]
+    other_files: str

@@ -109,7 +109,7 @@ def table(results: dict[str, list[Result]], peers: Sequence[Peer]) -> str:
     return "\n".join(lines)
 
 
-def told(result: Result) -> str:
+def summary(result: Result) -> str:
     """Return a case for people: its requests, the answers to them, and what was expected."""
     parts = [f"{result.verdict}: {result.case.test}"]
     if result.case.differs:

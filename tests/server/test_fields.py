@@ -74,6 +74,8 @@ def test_the_parts_of_a_message_are_one_text() -> None:
 @pytest.mark.parametrize(
     ("item", "words"),
     [
+        ({"text": "a", "image": "base64"}, "input[1].image: only texts are supported"),
+        ({"text": "a", "video": [1]}, "input[1].video: only texts are supported"),
         ({"type": "image_url", "image_url": {"url": "u"}}, "input[1] is of the type 'image_url'; only texts"),
         ({"content": [{"type": "text", "text": "a"}, {"type": "image"}]}, "input[1].content[1] is of the type 'image'"),
         ({"content": []}, "input[1] is an object; expected"),

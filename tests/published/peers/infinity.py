@@ -229,12 +229,8 @@ PEER = Peer(
     "michaelfeil/infinity",
     CASES,
     [
-        LeftOut(
-            "libs/infinity_emb/tests/end_to_end/",
-            18,
-            "images, audio, ColBERT, classifiers, other engines with the same tests",
-        ),
-        LeftOut(RERANK, 1, "order of a trained reranker; ours has random weights"),
-        LeftOut("libs/infinity_emb/tests/unit_test/", 25, "other files: its engines, queues, command line"),
+        LeftOut(RERANK, 1, "the same of its library, not over HTTP"),
+        LeftOut(TORCH, 2, "the same of its library, and how fast it is"),
     ],
+    "images, audio, ColBERT, classifiers, engines with the same tests, its queue, its command line",
 )

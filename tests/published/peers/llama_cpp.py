@@ -10,9 +10,9 @@ TOKENIZE = "tools/server/tests/unit/test_tokenize.py::"
 SECURITY = "tools/server/tests/unit/test_security.py::"
 BASIC = "tools/server/tests/unit/test_basic.py::"
 
-LIFE = "I believe the meaning of life is"
+MEANING = "I believe the meaning of life is"
 FOUR = [
-    LIFE,
+    MEANING,
     "Write a joke about AI from a very long prompt which will not be truncated",
     "This is a test",
     "This is another test",
@@ -37,7 +37,7 @@ def embeds(count: int) -> tuple[str, ...]:
 
 
 CASES: list[Case] = [
-    case(EMBEDDING + "test_embedding_single", post("/v1/embeddings", input=LIFE), *embeds(1), "near(norms(rows(a)), 1)"),
+    case(EMBEDDING + "test_embedding_single", post("/v1/embeddings", input=MEANING), *embeds(1), "near(norms(rows(a)), 1)"),
     case(EMBEDDING + "test_embedding_multiple", post("/v1/embeddings", input=FOUR), *embeds(4)),
     case(
         EMBEDDING + "test_embedding_multiple_with_fa",
@@ -95,18 +95,26 @@ CASES: list[Case] = [
         case(EMBEDDING + f"test_embedding_invalid_input[{name}]", post("/v1/embeddings", input=given), REFUSED)
         for name, given in [
             ("no text", []),
-            ("content is a text", {"content": "string"}),
             ("audio", {"content": [{"type": "input_audio", "input_audio": {}}]}),
             ("image", {"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}),
         ]
     ),
     case(
-        EMBEDDING + "test_embedding_pooling_mean", post("/v1/embeddings", input=LIFE), *embeds(1), "near(norms(rows(a)), 1)"
+        EMBEDDING + "test_embedding_invalid_input[content is a text]",
+        post("/v1/embeddings", input={"content": "string"}),
+        REFUSED,
+        differs("messages as input", *embeds(1)),
+    ),
+    case(
+        EMBEDDING + "test_embedding_pooling_mean",
+        post("/v1/embeddings", input=MEANING),
+        *embeds(1),
+        "near(norms(rows(a)), 1)",
     ),
     case(EMBEDDING + "test_embedding_pooling_mean_multiple", post("/v1/embeddings", input=FOUR[:3]), *embeds(3)),
     case(
         EMBEDDING + "test_embedding_openai_library_single",
-        post("/v1/embeddings", model="text-embedding-3-small", input=LIFE, encoding_format="base64"),
+        post("/v1/embeddings", model="text-embedding-3-small", input=MEANING, encoding_format="base64"),
         *embeds(1),
         OTHER_NAMES,
     ),
@@ -125,7 +133,7 @@ CASES: list[Case] = [
     ),
     case(
         EMBEDDING + "test_same_prompt_give_same_result",
-        post("/v1/embeddings", input=[LIFE] * 5),
+        post("/v1/embeddings", input=[MEANING] * 5),
         *embeds(5),
         "near(rows(a), rows(a)[0])",
     ),
@@ -136,11 +144,11 @@ CASES: list[Case] = [
             OK,
             f"a['usage']['prompt_tokens'] == a['usage']['total_tokens'] == {tokens}",
         )
-        for given, tokens in [(LIFE, 9), ("This is a test", 6)]
+        for given, tokens in [(MEANING, 9), ("This is a test", 6)]
     ),
     case(
         EMBEDDING + "test_embedding_usage_multiple",
-        post("/v1/embeddings", input=[LIFE, LIFE]),
+        post("/v1/embeddings", input=[MEANING, MEANING]),
         OK,
         "a['usage']['prompt_tokens'] == a['usage']['total_tokens'] == 18",
     ),
@@ -301,14 +309,9 @@ PEER = Peer(
     "ggml-org/llama.cpp",
     CASES,
     [
-        LeftOut(
-            EMBEDDING, 2, "test_embedding_pooling_none*: a server started without pooling; here the model says how to pool"
-        ),
-        LeftOut(SECURITY, 2, "files of its own web page"),
-        LeftOut(SECURITY, 5, "test_local_media_file: images in chats"),
-        LeftOut(BASIC, 6, "slots, settings of generation, split models of generation, flags of its own start"),
-        LeftOut(
-            "tools/server/tests/unit/", 55, "other files: chat, completion, tools, slots, LoRA, images, routers of processes"
-        ),
+        LeftOut(EMBEDDING, 2, "a server started without pooling; here the model says how to pool"),
+        LeftOut(SECURITY, 7, "files of its own web page, images in chats"),
+        LeftOut(BASIC, 5, "slots, settings of generation, split models of generation, flags of its own start"),
     ],
+    "chat, completion, tools, slots, LoRA, images, audio, its router of processes",
 )

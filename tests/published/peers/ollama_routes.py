@@ -168,7 +168,6 @@ CASES: list[Case] = [
             FORMATS + f"TestEmbeddingsMiddleware_InvalidEncodingFormat[{word}]",
             post("/v1/embeddings", model=MODEL, input="test", encoding_format=word),
             OK,
-            *([] if word.islower() else [differs("words in small letters", "a.status == 400", f"'{word}' in a.message")]),
         )
         for word in ("float", "base64", "FLOAT", "BASE64", "Float", "Base64")
     ),

@@ -257,7 +257,6 @@ PEER = Peer(
         LeftOut(RERANK, 6, "chat templates, log-probabilities of yes and no, images"),
         LeftOut(NAMES, 2, "chat, LoRA"),
         LeftOut(LENGTHS, 7, "log-probabilities of tokens, max_tokens"),
-        LeftOut("test/registered/core/test_score_api.py", 20, "probabilities of the next token of a language model"),
-        LeftOut("test/registered/openai_server/", 44, "other files: chat, tools, responses, transcription"),
     ],
+    "chat, tools, responses, transcription, probabilities of the next token",
 )

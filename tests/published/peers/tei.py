@@ -367,9 +367,8 @@ PEER = Peer(
     "huggingface/text-embeddings-inference",
     CASES,
     [
-        LeftOut("router/tests/test_http_predict.rs", 1, "a classifier of emotions; switched off in its suite, too"),
-        LeftOut(API, 4, "/vertex, and 200 of /predict and /embed_sparse: models of other kinds"),
-        LeftOut("backends/, core/", 40, "layers of models, tokenizers and queues without HTTP"),
-        LeftOut("router/src/grpc/", 11, "gRPC"),
+        LeftOut("router/tests/test_http_predict.rs::", 1, "a classifier of emotions; switched off in its suite, too"),
+        LeftOut(API, 2, "answers of /predict and /embed_sparse: models of other kinds"),
     ],
+    "gRPC, the models in its own formats, its queue",
 )
