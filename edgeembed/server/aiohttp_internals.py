@@ -1,7 +1,7 @@
 """The parts of aiohttp's server that its documentation does not cover: only this module uses them.
 
-Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py and
-test_connections.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py,
+Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py,
+test_connections.py and test_transport.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py,
 web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.py.
 """
 
@@ -82,6 +82,11 @@ def take_no_upgrades(runner: web.AppRunner) -> None:
     watch_connections(runner, opened, lambda _connection: None)
 
 
+_WORD = b"pgrade"
+"""In a head with an `Upgrade`, twice, whether the first letter is a capital or not."""
+_EMPTY_LINE = b"\r\n\r\n"
+
+
 class _StepByStep:
     """aiohttp's parser of requests, fed in a way that it loses nothing.
 
@@ -98,6 +103,8 @@ class _StepByStep:
         self._connection = connection
         self._feed = parser.feed_data
         self._upgrades = False
+        self._before = b""
+        """The end of what was fed last."""
         self._body_left = 0
         """Bytes of the body of a request with an `Upgrade`, which are still to come."""
         self._rest = b""
@@ -109,17 +116,21 @@ class _StepByStep:
 
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
         """Return the requests whose heads are complete, whether the connection is a WebSocket now, and the rest."""
-        if not self._upgrades and b"pgrade" not in data and b"PGRADE" not in data:
-            found, upgraded, rest = self._feed(data)
-            return (found if upgraded or not found else _closing_upgrade(found)), upgraded, rest
-        self._upgrades = True
+        if not self._upgrades:
+            across = self._before + data[: len(_WORD)]
+            self._before = (data if len(data) >= len(_WORD) else across)[-len(_WORD) :]
+            if _WORD not in data and _WORD.upper() not in data and _WORD not in across.lower():
+                found, upgraded, rest = self._feed(data)
+                return (found if upgraded or not found else _closing_upgrade(found)), upgraded, rest
+            self._upgrades = True
         data = self._rest + data
         self._rest = b""
         requests: list[Any] = []
         begin = steps = 0
         while True:
             steps += 1
-            end, exact = self._end(data, begin) if steps < self._MOST_STEPS else (len(data), False)
+            exact = steps < self._MOST_STEPS
+            end = self._end(data, begin) if exact else len(data)
             found, upgraded, rest = self._feed(data[begin:end])
             begin = end
             if upgraded:
@@ -135,16 +146,16 @@ class _StepByStep:
                 self._rest = data[begin:]
                 return requests, False, b""
 
-    def _end(self, data: bytes, begin: int) -> tuple[int, bool]:
-        """Return where the next step ends, and whether no request ends before."""
+    def _end(self, data: bytes, begin: int) -> int:
+        """Return where the next step ends; no request ends before."""
         if self._body_left:
             end = min(len(data), begin + self._body_left)
             self._body_left -= end - begin
-            return end, True
-        if begin == 0 and data[:1] in (b"\r", b"\n"):  # perhaps the second half of an empty line
-            return 1, True
-        found = data.find(b"\r\n\r\n", begin)
-        return (len(data), True) if found < 0 else (found + 4, True)
+            return end
+        if begin < len(_EMPTY_LINE) and not data[: begin + 1].strip(_EMPTY_LINE):  # perhaps the second half of an empty line
+            return begin + 1
+        found = data.find(_EMPTY_LINE, begin)
+        return len(data) if found < 0 else found + len(_EMPTY_LINE)
 
 
 def _closing_upgrade(found: Sequence[Any]) -> Sequence[Any]:
