@@ -15,7 +15,17 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
-from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank, rerank_path, tei, tokenize
+from edgeembed.server.dialects import (
+    cohere,
+    ollama_embed,
+    ollama_generate,
+    ollama_models,
+    openai,
+    rerank,
+    rerank_path,
+    tei,
+    tokenize,
+)
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.ops import docs, metrics, openapi, status
@@ -66,6 +76,7 @@ def make_app(
         tokenize.routes,
         ollama_embed.routes,
         ollama_models.routes,
+        ollama_generate.routes,
         tei.routes,
         cohere.routes,
     )

@@ -21,7 +21,17 @@ from edgeembed.common import status as common_status
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
-from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank, tei, tokenize
+from edgeembed.server.dialects import (
+    cohere,
+    ollama_embed,
+    ollama_generate,
+    ollama_manage,
+    ollama_models,
+    openai,
+    rerank,
+    tei,
+    tokenize,
+)
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
@@ -32,6 +42,7 @@ _REF = "#/components/schemas/{name}"
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
 _READS = (401, 403, 500)
+_CHANGES = (400, 401, 403, 404, 413, 500)
 _ERRORS = {
     "openai": error_formats.OpenAIError,
     "ollama": error_formats.OllamaError,
@@ -132,6 +143,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/api/ps"): Operation(_OLLAMA, ollama_models.OllamaProcesses),
     ("GET", "/api/version"): Operation(_OLLAMA, ollama_models.OllamaVersion),
+    ("POST", "/api/pull"): Operation(
+        _OLLAMA,
+        ollama_manage.OllamaProgress,
+        ollama_manage.OllamaPullBody,
+        _CHANGES,
+        media=(responses.JSON_TYPE, ollama_manage.LINES_TYPE),
+    ),
+    ("DELETE", "/api/delete"): Operation(_OLLAMA, None, ollama_manage.OllamaDeleteBody, _CHANGES, media=("text/plain",)),
+    ("POST", "/api/copy"): Operation(_OLLAMA, None, ollama_manage.OllamaCopyBody, _CHANGES, media=("text/plain",)),
+    ("POST", "/api/generate"): Operation(
+        _OLLAMA, ollama_generate.OllamaGenerateAnswer, ollama_generate.OllamaGenerateBody, _CHANGES
+    ),
     ("POST", "/embed"): Operation(
         _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),
@@ -215,10 +238,12 @@ async def openapi_json(request: web.Request) -> web.Response:
 
 
 def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
-    """Return all routes by method and path, without HEAD, which every GET has, and OPTIONS, which is for browsers."""
+    """Return all routes by method and path, without those that always refuse, HEAD, which every GET has, and OPTIONS."""
     found: dict[tuple[str, str], web.AbstractRoute] = {}
     for route in app.router.routes():
         if route.method in (hdrs.METH_HEAD, hdrs.METH_OPTIONS) or route.resource is None:
+            continue
+        if route.handler in ollama_generate.REFUSALS:
             continue
         found[route.method, route.resource.canonical] = route
     return found
