@@ -86,6 +86,26 @@ def write_entry(path: Path, key: str, name: str, value: str | None) -> None:
         raise ConfigError(f"cannot write {describe_os_error(error, path)}") from error
 
 
+def add_to_setting(path: Path, key: str, value: str) -> Any:
+    """Add to a list or a table of config.toml, and return the whole of it; what is in it already stays.
+
+    Raises ConfigError as `write_setting`, and for a setting with a single value.
+    """
+    before = read_config(path).get(key, ())
+    given = check_value(key, value, "config.toml", path) if key in field_names() else ()
+    if isinstance(given, tuple):
+        after: Any = tuple(dict.fromkeys((*check_value(key, before, "config.toml", path), *given))) if before else given
+    elif isinstance(given, dict):
+        after = (check_value(key, before, "config.toml", path) if before else {}) | given
+        for name, entry in given.items():
+            write_entry(path, key, name, entry)
+        return after
+    else:
+        raise ConfigError(f"{key} has a single value; `edgeembed config set {key} VALUE` replaces it")
+    write_setting(path, key, after)
+    return after
+
+
 def remove_setting(path: Path, key: str) -> bool:
     """Remove one key from config.toml, which restores its default; return whether it was set.
 

@@ -28,6 +28,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
+    prefix: str | None = None
+    """Goes before each text, instead of the model's prompt."""
     dimensions: int | None = None
     param: str = "input"
     single: bool = False
@@ -98,8 +100,12 @@ class EmbedResult(msgspec.Struct, dict=True):
     @cached_property
     def vectors(self) -> Matrix:
         """Unit rows, float32, shape (texts, dimensions)."""
+        return self.vectors_of(slice(None))
+
+    def vectors_of(self, some: slice) -> Matrix:
+        """Return the unit rows of some texts."""
         matryoshka = self.model.matryoshka
-        rows = [row.vector for row in self.rows]
+        rows = [row.vector for row in self.rows[some]]
         return unit_rows(rows, self.dimensions, layer_norm=matryoshka is not None and matryoshka.layer_norm)
 
     @property

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from edgeembed.cache import KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Pair
+from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
+from edgeembed.engine.interface import Pair, Row
 from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
@@ -35,7 +36,7 @@ from edgeembed.inference.requests import (
 from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.tokenize import refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.prompts import InputType, choose_prompt
+from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
 RequestT = TypeVar("RequestT")
@@ -43,6 +44,8 @@ ResultT = TypeVar("ResultT")
 
 MOST_LISTED_TOKENS = 300_000
 """Each takes much more memory in an answer than in a text."""
+ROWS_AT_ONCE = 2048
+"""Rows that statistics are made of without a break."""
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _ID_CHARACTERS = 8
@@ -120,9 +123,19 @@ class EmbeddingService:
         rows, hits, from_memory = await self._run(prepared)
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
         if hits < len(rows):
-            self.vectors.observe(model, input_type, prepared.keys, rows)
+            await self._observe(model, input_type, prepared.keys, rows)
         self._count(model.key, len(rows))
         return EmbedResult(model, prepared.keys, rows, request.dimensions, hits, prepared.label if from_memory else None)
+
+    async def _observe(
+        self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
+    ) -> None:
+        """Show new rows to the statistics; the event loop runs other tasks between the parts of many."""
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            if first:
+                await asyncio.sleep(0)
+            some = slice(first, first + ROWS_AT_ONCE)
+            self.vectors.observe(model, input_type, keys[some], rows[some])
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         """Score the documents of one request, in their order.
@@ -189,8 +202,15 @@ class EmbeddingService:
 
     def _prepare_texts(self, request: EmbedRequest, model: ServedModel, input_type: InputType | None) -> RowRequest:
         """Clean the texts, choose the prompt, make the keys. Raises RequestError."""
-        prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
-        refuse_repeated("instruction", request.instruction, len(request.texts) + len(request.ids or ()))
+        times = len(request.texts) + len(request.ids or ())
+        if request.prefix is None:
+            prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+            refuse_repeated("instruction", request.instruction, times)
+        elif input_type is None and request.instruction is None:
+            prompt = prefixed(request.prefix)
+            refuse_repeated("prompt", request.prefix, times)
+        else:
+            raise RequestError("prompt takes the place of the model's prompt; leave the others out", param="prompt")
         key_maker, label = self._key_maker(model)
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""

@@ -16,11 +16,11 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import fast_path, proxy
+from edgeembed.server import fast_path, paths, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
-from edgeembed.server.auth import Access
+from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.dialects import ollama_manage
 from edgeembed.server.large_bodies import MOST_STRINGS
@@ -36,22 +36,24 @@ async def listening(
     preload: Sequence[ServedModel],
     note_use: NoteUse,
     stop: Callable[[], None],
-    paths: Paths,
+    folders: Paths,
 ) -> AsyncIterator[str]:
     """Listen as the settings say, and yield the URL; on exit, wait for requests in flight, at most the grace period.
 
-    preload, note_use: see `make_app`. stop: shuts the daemon down. paths: where models are installed. Raises ConfigError.
+    preload, note_use: see `make_app`. stop: shuts the daemon down. folders: where models and settings are.
+
+    Raises ConfigError.
     """
     app = make_app(
         service,
         preload=preload,
         note_use=note_use,
-        access=_make_access(settings),
+        access=make_access(settings),
         max_body_bytes=settings.max_body_mib * 2**20,
         max_inputs=settings.max_request_texts or MOST_STRINGS,
     )
     admin.add_to(app, stop)
-    ollama_manage.add_to(app, ModelManager(service, settings, paths))
+    ollama_manage.add_to(app, ModelManager(service, settings, folders))
     proxy.add_to(app, settings)
     runner = web.AppRunner(
         app,
@@ -63,6 +65,7 @@ async def listening(
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
+    paths.install(runner)
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())
     try:
@@ -82,14 +85,15 @@ async def listening(
         aborting.cancel()
 
 
-def _make_access(settings: Settings) -> Access:
+def make_access(settings: Settings) -> Access:
+    """Return the rules for access. Raises ConfigError."""
     keys = read_keys(settings)
     return Access(
         keys=keys,
         check_host=not keys,
         loopback_only=is_local(settings),
         hosts=frozenset(name.lower() for name in settings.allowed_hosts),
-        origins=settings.allowed_origins,
+        origins=(*settings.allowed_origins, *(DESKTOP_APPS if settings.allow_desktop_apps else ())),
     )
 
 

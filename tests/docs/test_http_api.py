@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgeembed import errors
-from edgeembed.server.dialects.openai import EmbeddingsBody
+from edgeembed.server.dialects.embeddings_body import EmbeddingsBody
 from edgeembed.server.dialects.rerank import RerankBody
 from edgeembed.server.ops.openapi import OPERATIONS
 

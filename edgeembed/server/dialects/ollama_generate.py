@@ -1,6 +1,6 @@
-"""Ollama's routes about generating text and making models, which this server does not do: what their clients get instead.
+"""Ollama's /api/generate, by which `ollama stop` unloads a model. No text is generated here.
 
-Reference: `GenerateHandler` in server/routes.go of ollama/ollama. `ollama stop` unloads a model with /api/generate.
+Reference: `GenerateHandler` in server/routes.go of ollama/ollama.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from edgeembed.server.dialects.ollama_fields import KeepAlive, NameField, as_json_time, find_target, in_ollamas_words
-from edgeembed.server.error_formats import error_format_of
-from edgeembed.server.responses import error_object, struct_response
+from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
 
@@ -26,7 +25,6 @@ _ONLY_VECTORS = (
     "this server computes embeddings only. For chat beside them, set forward to the address of another server: its routes "
     "under /v1 are then answered here"
 )
-_NO_MODELFILES = "this server makes no models: edgeembed convert makes one of a checkpoint, edgeembed pull installs it"
 
 
 class OllamaGenerateBody(msgspec.Struct):
@@ -61,21 +59,3 @@ async def generate(request: web.Request) -> web.Response:
     request.app[SERVICE].pool.keep(target.model, 0)
     now = as_json_time(datetime.datetime.now(datetime.UTC))
     return struct_response(OllamaGenerateAnswer(body.model or "", now, "", True, "unload"))
-
-
-@routes.post("/api/chat")
-async def chat(request: web.Request) -> web.Response:
-    """Refuse: no text is generated here."""
-    return error_object(404, f"chat is not supported: {_ONLY_VECTORS}", error_format_of(request), code="unknown_url")
-
-
-@routes.post("/api/create")
-@routes.post("/api/push")
-@routes.route("*", "/api/blobs/{digest}")
-async def create(request: web.Request) -> web.Response:
-    """Refuse: no model is made or published here."""
-    return error_object(404, f"not supported: {_NO_MODELFILES}", error_format_of(request), code="unknown_url")
-
-
-REFUSALS = frozenset({chat, create})
-"""Handlers that do nothing but refuse."""

@@ -18,7 +18,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import BodyType, CacheField, cache_use, json_name, read_body
+from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
 from edgeembed.server.fields import PositiveField, TextField, answer_headers, check_positive, texts_of
 from edgeembed.server.responses import struct_response
 
@@ -125,7 +125,7 @@ async def rerank_v2(request: web.Request) -> web.Response:
 async def rerank(request: web.Request, version: str) -> web.Response:
     """Answer a request. version: of Cohere's API."""
     body = await read_body(request, _BODY)
-    documents = texts_of(body.documents, request.app[MAX_INPUTS], "documents", item_text=_document_text)
+    documents = texts_of(body.documents, request.app[MAX_INPUTS], "documents")
     check_positive(body.top_n, "top_n")
     if body.rank_fields not in (None, ["text"]):
         raise RequestError(
@@ -170,12 +170,3 @@ def _lengths(body: RerankBody) -> Lengths:
         check_positive(body.max_tokens_per_doc, "max_tokens_per_doc")
         return Lengths(cut="end", max_tokens=body.max_tokens_per_doc, own=True, asked="max_tokens_per_doc")
     return Lengths()
-
-
-def _document_text(item: Any, place: str) -> str:
-    text = item.get("text") if isinstance(item, dict) else item
-    if isinstance(text, str):
-        return text
-    raise RequestError(
-        f"{place} is {json_name(item)}; expected a string, or an object with a string under 'text'", param=place
-    )

@@ -23,17 +23,17 @@ from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.dialects import (
     cohere,
+    embeddings_body,
     ollama_embed,
     ollama_generate,
     ollama_manage,
     ollama_models,
-    openai,
     rerank,
     tei,
     tokenize,
 )
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
-from edgeembed.server.ops import admin
+from edgeembed.server.ops import admin, base_url
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
 
 routes = web.RouteTableDef()
@@ -97,7 +97,7 @@ _QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry des
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
-        _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+        _OPENAI, EmbeddingsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
     ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
@@ -194,6 +194,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"texts": ["The rain falls."]},
         cached=True,
     ),
+    ("GET", "/v1"): Operation(_SERVER, base_url.BaseUrlAnswer),
     ("GET", "/health"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/readyz"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
@@ -238,12 +239,10 @@ async def openapi_json(request: web.Request) -> web.Response:
 
 
 def served(app: web.Application) -> dict[tuple[str, str], web.AbstractRoute]:
-    """Return all routes by method and path, without those that always refuse, HEAD, which every GET has, and OPTIONS."""
+    """Return all routes by method and path, without HEAD, which every GET has, and OPTIONS, which is for browsers."""
     found: dict[tuple[str, str], web.AbstractRoute] = {}
     for route in app.router.routes():
         if route.method in (hdrs.METH_HEAD, hdrs.METH_OPTIONS) or route.resource is None:
-            continue
-        if route.handler in ollama_generate.REFUSALS:
             continue
         found[route.method, route.resource.canonical] = route
     return found

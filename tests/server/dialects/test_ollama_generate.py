@@ -39,7 +39,7 @@ async def test_ollama_stop_unloads_a_model(client: TestClient, server: Server) -
         ("/api/generate", {"model": "embedder", "prompt": "a", "keep_alive": 0}, 400, "does not support generate"),
         ("/api/generate", {"model": "other"}, 404, "model 'other' not found, try pulling it first"),
         ("/api/generate", {}, 400, "model is required"),
-        ("/api/chat", {"model": "embedder", "messages": []}, 404, "computes embeddings only"),
+        ("/api/chat", {"model": "embedder", "messages": []}, 404, "computes embeddings"),
         ("/api/create", {"model": "mine", "from": "embedder"}, 404, "edgeembed convert"),
         ("/api/push", {"model": "mine"}, 404, "makes no models"),
         ("/api/blobs/sha256:00", {}, 404, "makes no models"),
