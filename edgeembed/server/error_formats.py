@@ -36,9 +36,10 @@ class OpenAIErrorDetails(msgspec.Struct):
 
 
 class OpenAIError(msgspec.Struct):
-    """An error in OpenAI's format."""
+    """An error in OpenAI's format, and the message where Voyage's clients look for it."""
 
     error: OpenAIErrorDetails
+    detail: str
 
 
 class OllamaError(msgspec.Struct):
@@ -70,7 +71,8 @@ ErrorFormat: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
 
 def openai(problem: Problem) -> tuple[int, OpenAIError]:
     """Return a problem for clients of OpenAI."""
-    return problem.status, OpenAIError(OpenAIErrorDetails(problem.message, problem.type, problem.param, problem.code))
+    details = OpenAIErrorDetails(problem.message, problem.type, problem.param, problem.code)
+    return problem.status, OpenAIError(details, problem.message)
 
 
 def ollama(problem: Problem) -> tuple[int, OllamaError]:
