@@ -106,7 +106,7 @@ async def test_ids_of_this_model_are_accepted_with_token_ids(client: TestClient,
 @pytest.mark.parametrize(
     ("given", "param", "words"),
     [
-        ("text", "input", "input is a string"),
+        ("text", "input", "input is one text"),
         ([], "input", "empty list"),
         ([[]], "input[0]", "no token ids"),
         ([[1], []], "input[1]", "no token ids"),

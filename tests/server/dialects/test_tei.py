@@ -128,7 +128,7 @@ async def test_tokenize_returns_the_models_tokens(client: TestClient) -> None:
         ("/embed", {"inputs": [1, 2]}, 422, "Validation", "token ids"),
         ("/embed", {"inputs": [[1, 2]]}, 422, "Validation", "token ids"),
         ("/embed", {"inputs": ["a"] * 51}, 422, "Validation", "at most 50"),
-        ("/embed", {"inputs": "w " * 30}, 422, "Validation", "at most 20"),
+        ("/embed", {"inputs": "w " * 30}, 422, "Validation", "length is 20 tokens"),
         ("/embed", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", "one of query, document, passage"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation", "Left, Right"),
         ("/embed", {"inputs": "a", "dimensions": 99}, 422, "Validation", "between 1 and 16"),
