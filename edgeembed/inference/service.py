@@ -24,6 +24,7 @@ from edgeembed.inference.health import HealthCheck
 from edgeembed.inference.pipeline import Pipeline, PipelineResult
 from edgeembed.inference.postprocess import relevance
 from edgeembed.inference.requests import (
+    DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
     RerankRequest,
@@ -34,7 +35,7 @@ from edgeembed.inference.requests import (
     place_of,
 )
 from edgeembed.inference.row_request import RowRequest
-from edgeembed.inference.tokenize import refuse_repeated, tokenize
+from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -159,6 +160,12 @@ class EmbeddingService:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
         return await self._unless_replaced(
             lambda request: tokenize(self.registry, self.pool, self._clean, self.aside, request, self._timeout), request
+        )
+
+    async def detokenize(self, request: DetokenizeRequest) -> list[str]:
+        """Return the texts that token ids stand for."""
+        return await self._unless_replaced(
+            lambda request: detokenize(self.registry, self.pool, request, self._timeout), request
         )
 
     async def check(self) -> None:

@@ -110,7 +110,9 @@ ERROR_FORMATS: dict[str, ErrorFormat] = {"openai": openai, "ollama": ollama, "te
 
 DIALECT = web.RequestKey("dialect", str)
 """Set by the handler of a path that several dialects share."""
-_TEI_PATHS = frozenset({"/embed", "/similarity", "/info", "/tokenize"})
+_TEI_PATHS = frozenset(
+    {"/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/info", "/tokenize", "/decode", "/invocations"}
+)
 _COHERE_PATHS = frozenset({"/v1/embed"})
 
 
