@@ -129,6 +129,9 @@ class PeekedFields(msgspec.Struct):
     inputs: msgspec.Raw | UnsetType = UNSET
     texts: msgspec.Raw | UnsetType = UNSET
     documents: msgspec.Raw | UnsetType = UNSET
+    prompt: msgspec.Raw | UnsetType = UNSET
+    messages: msgspec.Raw | UnsetType = UNSET
+    content: msgspec.Raw | UnsetType = UNSET
 
 
 _peek_decoder = msgspec.json.Decoder(PeekedFields)

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from edgeembed.server.body import peek_body
 from edgeembed.server.dialects import rerank as jina
-from edgeembed.server.dialects import tei
+from edgeembed.server.dialects import tei_scores
 from edgeembed.server.error_formats import DIALECT
 
 routes = web.RouteTableDef()
@@ -19,5 +19,5 @@ async def rerank(request: web.Request) -> web.Response:
     fields = await peek_body(request)
     if fields.texts is not UNSET and fields.documents is UNSET:
         request[DIALECT] = "tei"
-        return await tei.rerank(request)
+        return await tei_scores.rerank(request)
     return await jina.rerank(request, "1")

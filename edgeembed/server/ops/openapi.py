@@ -21,7 +21,21 @@ from edgeembed.common import status as common_status
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
-from edgeembed.server.dialects import cohere, embeddings_body, ollama_embed, ollama_models, rerank, tei, tokenize
+from edgeembed.server.dialects import (
+    cohere,
+    embeddings_body,
+    ollama_embed,
+    ollama_generate,
+    ollama_manage,
+    ollama_models,
+    rerank,
+    tei,
+    tei_info,
+    tei_scores,
+    tei_tokens,
+    tokenize,
+    tokenize_path,
+)
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin, base_url
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
@@ -32,6 +46,7 @@ _REF = "#/components/schemas/{name}"
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
 _READS = (401, 403, 500)
+_CHANGES = (400, 401, 403, 404, 413, 500)
 _ERRORS = {
     "openai": error_formats.OpenAIError,
     "ollama": error_formats.OllamaError,
@@ -103,8 +118,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v2/rerank"): Operation(_RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, _QUERY, cached=True),
     ("POST", "/rerank"): Operation(
         _RERANK,
-        (rerank.RerankAnswer, list[tei.TeiRank]),
-        (rerank.RerankBody, tei.TeiRerankBody),
+        (rerank.RerankAnswer, list[tei_scores.TeiRank]),
+        (rerank.RerankBody, tei_scores.TeiRerankBody),
         _TEI_COMPUTES,
         {"query": "Is it raining?", "texts": ["The rain falls.", "A dry desert."]},
         cached=True,
@@ -132,6 +147,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/api/ps"): Operation(_OLLAMA, ollama_models.OllamaProcesses),
     ("GET", "/api/version"): Operation(_OLLAMA, ollama_models.OllamaVersion),
+    ("POST", "/api/pull"): Operation(
+        _OLLAMA,
+        ollama_manage.OllamaProgress,
+        ollama_manage.OllamaPullBody,
+        _CHANGES,
+        media=(responses.JSON_TYPE, ollama_manage.LINES_TYPE),
+    ),
+    ("DELETE", "/api/delete"): Operation(_OLLAMA, None, ollama_manage.OllamaDeleteBody, _CHANGES, media=("text/plain",)),
+    ("POST", "/api/copy"): Operation(_OLLAMA, None, ollama_manage.OllamaCopyBody, _CHANGES, media=("text/plain",)),
+    ("POST", "/api/generate"): Operation(
+        _OLLAMA, ollama_generate.OllamaGenerateAnswer, ollama_generate.OllamaGenerateBody, _CHANGES
+    ),
     ("POST", "/embed"): Operation(
         _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),
@@ -143,18 +170,45 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"inputs": {"source_sentence": "It rains.", "sentences": ["The rain falls.", "A dry desert."]}},
         cached=True,
     ),
-    ("POST", "/tokenize"): Operation(
-        _TEI, list[list[tei.TeiToken]], tei.TeiTokenizeBody, _TEI_COMPUTES, {"inputs": "The rain falls."}
-    ),
-    ("POST", "/"): Operation(
+    ("POST", "/predict"): Operation(
         _TEI,
-        (RowsField, list[float], list[tei.TeiRank]),
-        (tei.TeiEmbedBody, tei.SimilarityBody, tei.TeiRerankBody),
+        (list[tei_scores.TeiPrediction], list[list[tei_scores.TeiPrediction]]),
+        tei_scores.TeiPredictBody,
         _TEI_COMPUTES,
-        {"inputs": "The rain falls."},
+        {"inputs": ["Is it raining?", "The rain falls."]},
         cached=True,
     ),
-    ("GET", "/info"): Operation(_TEI, tei.TeiInfo, errors=(401, 403, 500, 503)),
+    ("POST", "/embed_all"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
+    ("POST", "/embed_sparse"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
+    ("POST", "/tokenize"): Operation(
+        _TEI,
+        (list[list[tei_tokens.TeiToken]], tokenize_path.VllmTokens, tokenize_path.LlamaTokens),
+        (tei_tokens.TeiTokenizeBody, tokenize_path.VllmTokenizeBody, tokenize_path.LlamaTokenizeBody),
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
+    ),
+    ("POST", "/decode"): Operation(_TEI, list[str], tei_tokens.TeiDecodeBody, _TEI_COMPUTES, {"ids": [0, 1]}),
+    ("POST", "/detokenize"): Operation(
+        _TEI,
+        tokenize_path.DetokenizeAnswer,
+        tokenize_path.DetokenizeBody,
+        _COMPUTES,
+        {"tokens": [0, 1]},
+        fails=dict.fromkeys(_COMPUTES, error_formats.OpenAIError),
+    ),
+    **{
+        ("POST", path): Operation(
+            _TEI,
+            (RowsField, list[float], list[tei_scores.TeiRank]),
+            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+            _TEI_COMPUTES,
+            {"inputs": "The rain falls."},
+            cached=True,
+        )
+        for path in ("/", "/invocations")
+    },
+    ("GET", "/info"): Operation(_TEI, tei_info.TeiInfo, errors=(401, 403, 500, 503)),
     ("POST", "/v2/embed"): Operation(
         _COHERE,
         cohere.CohereEmbedAnswer,
