@@ -1,8 +1,8 @@
 """The parts of aiohttp's server that its documentation does not cover: only this module uses them.
 
 Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py,
-test_connections.py and test_transport.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py,
-web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.py.
+test_connections.py and test_transport.py, run each function against a real server and fail when aiohttp changes. Source:
+aiohttp/web_server.py, web_protocol.py (`RequestHandler.start` and `finish_response`), web_response.py, _http_parser.pyx.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def check_expectation(request: web.BaseRequest) -> None:
 
 
 async def send_continue(request: web.BaseRequest) -> None:
-    """Tell a client that waits to send its body. Call this before it is read."""
+    """Send "go on" to a client that waits for it. Call this before its body is read."""
     if request.pop(_EXPECTED, None) == _CONTINUE:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # or aiohttp believes that a response has begun
