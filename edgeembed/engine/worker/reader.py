@@ -186,8 +186,8 @@ class TextReader:
         most = self._context_tokens if limits.own else min(self._context_tokens, limits.most or self._context_tokens)
         room = most - len(empty)
         kept = max(room - (min(document, limits.most) if limits.own else document), room // 2)
-        around = len(before) + len(between)
-        return head if len(head) <= around + kept else _cut(head, before, between, around + kept, at_start=limits.cut == "start")
+        length = len(before) + kept + len(between)
+        return head if len(head) <= length else _cut(head, before, between, length, at_start=limits.cut == "start")
 
     @cached_property
     def _frame(self) -> tuple[Tokens, Tokens]:
