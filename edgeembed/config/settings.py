@@ -190,7 +190,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "forever"
     request_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds a request may take in total before it gets a 504.")
+        float,
+        Meta(
+            gt=0,
+            description="Seconds a request may take before it gets a 504. A large request is computed in parts, and has "
+            "this long for each.",
+        ),
     ] = 600.0
     grace_period: Annotated[
         float, Meta(ge=0, description="Seconds that running requests get to finish when the daemon shuts down.")
@@ -203,12 +208,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "429. 0: no limit.",
         ),
     ] = 500_000
+    max_request_texts: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Texts, or documents, that one request may have; larger ones get a 400. 0: no limit, as Ollama's "
+            "routes always have none.",
+        ),
+    ] = 2048
     max_request_tokens: Annotated[
         int,
         Meta(
             ge=0, description="Tokens that one request may have, all its texts together; larger ones get a 400. 0: no limit."
         ),
-    ] = 300_000
+    ] = 0
     clean_text: Annotated[
         bool,
         Meta(

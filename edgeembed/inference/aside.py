@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,6 +13,13 @@ T = TypeVar("T")
 
 LARGE = 128 * 1024
 """Bytes or characters; working on fewer takes less time than handing them to a thread may."""
+_TEXT_SIZE = 64
+"""What is done once to a text takes as long as what is done to so many of its characters."""
+
+
+def size_of(texts: Collection[str]) -> int:
+    """Return the size of work that is done to each of these texts."""
+    return sum(map(len, texts)) + _TEXT_SIZE * len(texts)
 
 
 class Aside:

@@ -1,6 +1,8 @@
 """The way of a prepared request: cache, admission, lease, single flight, engine, cache.
 
-Each step happens once. A request whose rows are all cached ends after the first step, and needs no loaded model.
+Each step happens once. A request whose rows are all cached ends after the first step, and needs no loaded model. A large
+request is computed in parts, one after another (see `parts_of`): the engine's queue holds one of them at a time, so that
+other requests take turns with it, however large it is.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
-from edgeembed.engine.interface import BULK, INTERACTIVE, Row, Text
+from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Row, Text
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
-from edgeembed.errors import EngineTimeoutError
-from edgeembed.inference.admission import Admission
+from edgeembed.errors import EmptyInputError, EngineTimeoutError
+from edgeembed.inference.admission import TOKENS_PER_CHARACTER, Admission
 from edgeembed.inference.aside import Aside
 from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.single_flight import OnResult, SingleFlight, TextError
@@ -25,8 +28,14 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.registry import ServedModel
 
-MOST_REQUEST_TOKENS = 300_000
-"""Tokens of all texts of a request to embed; OpenAI's API takes as many."""
+PART_TEXTS = 2048
+PART_CHARACTERS = 256 * 1024
+"""Of the texts that a large request has in the engine's queue at a time; a longer text is a part of its own."""
+_LEAST_PART_CHARACTERS = 4096
+_PARTS_IN_QUEUE = 4
+"""A queue with a low limit has room for this many parts, so that a large request is not refused whenever another waits."""
+LOOKUP_KEYS = 4096
+"""Keys that are looked up in memory before other requests get their turn on the event loop."""
 
 
 class PipelineResult(NamedTuple):
@@ -55,6 +64,10 @@ class Pipeline:
         self._aside = aside
         self._timeout = timeout
         self._max_queue_tokens = max_queue_tokens
+        self._part_characters = PART_CHARACTERS
+        if max_queue_tokens:
+            fits = int(max_queue_tokens / _PARTS_IN_QUEUE / TOKENS_PER_CHARACTER)
+            self._part_characters = min(PART_CHARACTERS, max(_LEAST_PART_CHARACTERS, fits))
         self._admissions: dict[tuple[str, str], Admission] = {}
         self._single_flight = SingleFlight()
         self._context_tokens: dict[tuple[str, str], int] = {}
@@ -72,18 +85,21 @@ class Pipeline:
 
         Raises RequestError for a text that cannot be read, TooManyTokensError, EngineError; all in the client's words.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = self._deadline()
         rows, from_disk = await self._look_up(request, deadline)
         hits = sum([key in rows for key in request.keys])
         cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
         refuse_too_many(cached_tokens, request.most_tokens, request.client.param)
         if hits < len(request.keys):
-            async with self._until(deadline):
-                rows |= await self._compute(request, rows, cached_tokens)
+            rows |= await self._compute(request, rows, cached_tokens, deadline)
         result = [rows[key] for key in request.keys]
         # Rows of cut texts are Rows, as those that were just computed.
         from_memory = request.is_plain_query and not from_disk and all(isinstance(row, CachedRow) for row in result)
         return PipelineResult(result, hits, from_memory)
+
+    def _deadline(self) -> float:
+        """Return when what begins now is to be done: a request, or each part of a large one."""
+        return asyncio.get_running_loop().time() + self._timeout
 
     @contextlib.asynccontextmanager
     async def _until(self, deadline: float) -> AsyncIterator[None]:
@@ -109,17 +125,31 @@ class Pipeline:
         context = self._context_tokens.get(request.model.key)
         cut_keys = await self._cut_keys(request, context) if lengths.cut != "none" and context is not None else {}
         asked = dict.fromkeys((*request.keys, *cut_keys.values()) if cut_keys else request.keys)
-        found = cache.get_from_memory(asked, request.label, low=not request.frequent)
-        if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
-            async with self._until(deadline):
-                row_dimensions = self._row_dimensions.get(request.model.key) or request.model.row_dimensions
-                await cache.add_from_disk(found, request.label, low=not request.frequent, dimensions=row_dimensions)
+        found = await self._find(cache, request, asked, deadline)
         if request.client.cache == "keep":
             cache.keep(found)
         if lengths.plain:
             return {**found}, found.from_disk
         cut = {key: _row_of_part(found[part], lengths, context or 0) for key, part in cut_keys.items() if part in found}
         return cut | _rows_within(request, found), found.from_disk
+
+    async def _find(
+        self, cache: VectorCache, request: RowRequest, asked: Mapping[bytes, None], deadline: float
+    ) -> FoundRows:
+        """Return the rows that the cache has; the event loop runs other tasks between the lookups of many keys."""
+        low, every = not request.frequent, FoundRows()
+        for keys in [asked] if len(asked) <= LOOKUP_KEYS else _slices(asked, LOOKUP_KEYS):
+            found = cache.get_from_memory(keys, request.label, low=low)
+            if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
+                async with self._until(deadline):
+                    row_dimensions = self._row_dimensions.get(request.model.key) or request.model.row_dimensions
+                    await cache.add_from_disk(found, request.label, low=low, dimensions=row_dimensions)
+            if keys is asked:
+                return found
+            every.update(found)
+            every.from_disk += found.from_disk
+            await asyncio.sleep(0)
+        return every
 
     def _storing(self, request: RowRequest, keys: Mapping[bytes, bytes], context: int, lease: Lease) -> OnResult:
         """Return a function that stores each computed row as it arrives.
@@ -147,35 +177,47 @@ class Pipeline:
     # --- the engine ---------------------------------------------------------------------------------------------------
 
     async def _compute(
-        self, request: RowRequest, cached: Mapping[bytes, Row | CachedRow], cached_tokens: int
+        self, request: RowRequest, cached: Mapping[bytes, Row | CachedRow], cached_tokens: int, deadline: float
     ) -> dict[bytes, Row]:
         """Compute the rows that the cache does not have, or refuse all of them when too much is waiting."""
         missing = {key: text for key, text in zip(request.keys, request.texts, strict=True) if key not in cached}
         admission = self._admissions.get(request.model.key)
         if admission is None:
             admission = self._admissions[request.model.key] = Admission(self._max_queue_tokens)
-        characters = sum(map(characters_to_compute, missing.values()))
-        with admission.admit(characters, interactive=request.interactive):
-            async with self._pool.lease(request.model) as lease:
-                assert lease.engine.info is not None  # it was ready once
-                context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
-                self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
-                await self._check_total(request, missing, characters, cached_tokens, lease)
-                began = time.monotonic()
-                rows = await self._in_flight(request, missing, context, lease)
-        admission.learn(characters, sum(row.full or row.tokens for row in rows.values()), began)
+        parts = await self._aside.run(request.size, lambda: list(parts_of(missing, self._part_characters)))
+        rows: dict[bytes, Row] = {}
+        context, cut_keys = 0, dict[bytes, bytes]()
+        # No more than a part waits for the model, until the last one is done.
+        with admission.admit(max(part.characters for part in parts), interactive=request.interactive):
+            for part in parts:
+                # A lease for each: between two of them another model may take the memory.
+                async with self._until(deadline), self._pool.lease(request.model) as lease:
+                    assert lease.engine.info is not None  # it was ready once
+                    if context != lease.engine.info.context_tokens:
+                        context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
+                        cut_keys = await self._cut_keys(request, context)
+                    self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
+                    if part is parts[0]:
+                        await self._check(request, parts, cached_tokens, lease)
+                    began = time.monotonic()
+                    computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
+                admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
+                rows |= computed
+                deadline = self._deadline()
         return rows
 
     async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:
         if request.lengths.plain:
             return {}
-        return await self._aside.run(request.characters, request.cut_keys, context)
+        return await self._aside.run(request.size, request.cut_keys, context)
 
     async def _in_flight(
-        self, request: RowRequest, missing: Mapping[bytes, Text], context: int, lease: Lease
+        self, request: RowRequest, missing: Mapping[bytes, Text], context: int, cut_keys: Mapping[bytes, bytes], lease: Lease
     ) -> dict[bytes, Row]:
-        """Compute texts that are missing in the cache, together with other requests for the same ones."""
-        cut_keys = await self._cut_keys(request, context)
+        """Compute texts that are missing in the cache, together with other requests for the same ones.
+
+        context, cut_keys: the model's longest text, and the keys of what is left of texts that are longer.
+        """
         whole = {cut_keys.get(key, key): key for key in missing}
         texts = {
             computed: request.lengths.around(missing[key]) if computed != key else missing[key]
@@ -189,37 +231,79 @@ class Pipeline:
             raise request.failure(whole[failure.key], failure.error) from failure.error
         return {whole[key]: row for key, row in rows.items()}
 
-    async def _check_total(
-        self, request: RowRequest, missing: Mapping[bytes, Text], characters: int, cached_tokens: int, lease: Lease
-    ) -> None:
-        """Refuse a request with too many tokens before anything of it is computed. characters: of the missing texts.
+    async def _check(self, request: RowRequest, parts: Sequence[Part], cached_tokens: int, lease: Lease) -> None:
+        """Refuse a large request before anything of it is computed: for too many tokens, or for a text that is too long.
 
-        Only large requests are counted, by the tokenizer, which takes a small part of the time that the model takes.
+        The tokenizer reads it for that, which takes a small part of the time that the model takes. A small request is left
+        to the engine, which refuses it in one step.
         """
-        if request.most_tokens is None:
-            return
-        times = Counter(request.keys)
-        total = cached_tokens
-        at_most = await self._aside.run(
-            characters,
-            lambda: sum(tokens_at_most(text) * times[key] for key, text in missing.items()),
-        )
-        if total + at_most <= request.most_tokens:
+        counts = await self._aside.run(request.size, _may_have_more, request, parts, cached_tokens)
+        if not counts and (len(parts) == 1 or request.model.upstream):
             return
         most = request.lengths.most(self._context_tokens[request.model.key])
-        keys = list(missing)
-        try:
-            limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
-            tokenized = await read_tokens(lease.engine, [limited.around(text) for text in missing.values()])
-        except UnreadableError as failure:
-            raise request.failure(keys[failure.index], failure.error) from failure.error
-        for key, text in zip(keys, tokenized, strict=True):
-            tokens = len(text.ids)
-            if request.lengths.cut == "none" and tokens > most:
-                at_least = characters_to_read(missing[key]) > COUNTED_CHARACTERS
-                raise request.too_long(key, tokens, most, at_least=at_least)
-            total += min(tokens, most) * times[key]
-        refuse_too_many(total, request.most_tokens, request.client.param)
+        times, total = Counter(request.keys), cached_tokens
+        limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
+        for part in parts:
+            texts = part.texts if counts else await self._aside.run(part.characters, _doubtful, request, part.texts, most)
+            keys = list(texts)
+            try:
+                tokenized = await read_tokens(lease.engine, [limited.around(text) for text in texts.values()])
+            except UnreadableError as failure:
+                raise request.failure(keys[failure.index], failure.error) from failure.error
+            for key, text in zip(keys, tokenized, strict=True):
+                tokens = len(text.ids)
+                if not tokens:
+                    raise request.failure(key, EmptyInputError("the text has no tokens"))
+                if request.lengths.cut == "none" and tokens > most:
+                    at_least = characters_to_read(texts[key]) > COUNTED_CHARACTERS
+                    raise request.too_long(key, tokens, most, at_least=at_least)
+                total += min(tokens, most) * times[key]
+            if counts:
+                refuse_too_many(total, request.most_tokens, request.client.param)
+
+
+class Part(NamedTuple):
+    """Texts that are in the engine's queue at the same time, by their keys, and their size in characters."""
+
+    texts: dict[bytes, Text]
+    characters: int
+
+
+def parts_of(texts: Mapping[bytes, Text], most_characters: int = PART_CHARACTERS) -> Iterator[Part]:
+    """Yield texts in parts that the engine computes one after another; nearly always it is one."""
+    part = Part({}, 0)
+    for key, text in texts.items():
+        size = characters_to_compute(text)
+        if part.texts and (part.characters + size > most_characters or len(part.texts) >= PART_TEXTS):
+            yield part
+            part = Part({}, 0)
+        part.texts[key] = text
+        part = part._replace(characters=part.characters + size)
+    yield part
+
+
+def _may_have_more(request: RowRequest, parts: Sequence[Part], cached_tokens: int) -> bool:
+    """Return whether a request may have more tokens than it is allowed; most are too small for that."""
+    times, most = Counter(request.keys), request.most_tokens
+    return most is not None and most < cached_tokens + sum(
+        tokens_at_most(text) * times[key] for part in parts for key, text in part.texts.items()
+    )
+
+
+def _doubtful(request: RowRequest, texts: Mapping[bytes, Text], most: int) -> dict[bytes, Text]:
+    """Return the texts that the engine may refuse: token ids, and what may be longer than `most` tokens."""
+    long = request.lengths.cut == "none"
+    return {
+        key: text
+        for key, text in texts.items()
+        if (long and tokens_at_most(text) > most) or (isinstance(text, Prompted) and text.ids is not None)
+    }
+
+
+def _slices(keys: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    left = iter(keys)
+    while part := list(islice(left, most)):
+        yield part
 
 
 def _rows_within(request: RowRequest, found: FoundRows) -> dict[bytes, Row | CachedRow]:

@@ -8,13 +8,14 @@ import msgspec
 
 from edgeembed.cache import KeyMaker
 from edgeembed.engine.interface import Text
-from edgeembed.engine.text_sizes import characters_to_compute, tokens_at_most
+from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     EdgeEmbedError,
     EmptyInputError,
     EngineUnavailableError,
     InputTooLongError,
 )
+from edgeembed.inference.aside import size_of
 from edgeembed.inference.requests import CacheUse, EmbedRequest, RerankRequest, place_of
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.registry import ServedModel
@@ -60,9 +61,9 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.frequent and self.lengths.max_tokens is None and self.cache_use in ("on", "no-store")
 
     @property
-    def characters(self) -> int:
-        """The size of all texts, prompts included."""
-        return sum(map(characters_to_compute, self.texts))
+    def size(self) -> int:
+        """The work that something takes which is done to each text; see `Aside.run`."""
+        return size_of(self.names)
 
     def cut_keys(self, context_tokens: int) -> dict[bytes, bytes]:
         """Return, by key, the keys of rows that are computed from a part of a text, for the texts that may be too long.

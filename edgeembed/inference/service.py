@@ -16,11 +16,11 @@ from edgeembed.cache import KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import Pair
 from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
-from edgeembed.inference.aside import Aside
+from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
-from edgeembed.inference.pipeline import MOST_REQUEST_TOKENS, Pipeline, PipelineResult
+from edgeembed.inference.pipeline import Pipeline, PipelineResult
 from edgeembed.inference.postprocess import relevance
 from edgeembed.inference.requests import (
     EmbedRequest,
@@ -41,6 +41,8 @@ from edgeembed.models.registry import ModelRegistry, ServedModel
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
+MOST_LISTED_TOKENS = 300_000
+"""Each takes much more memory in an answer than in a text."""
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _ID_CHARACTERS = 8
@@ -51,15 +53,16 @@ INTERACTIVE_PAIRS = 100
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """timeout: of a request, in seconds. clean_text: whether texts are cleaned (see `inference.cleaning`).
+    """timeout: of a request, or of each part of a large one, in seconds.
 
+    clean_text: whether texts are cleaned (see `inference.cleaning`).
     max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
     embed. For both, 0 is no limit.
     """
 
     timeout: float = 600.0
     max_queue_tokens: int = 0
-    max_request_tokens: int = MOST_REQUEST_TOKENS
+    max_request_tokens: int = 0
     clean_text: bool = True
 
 
@@ -90,6 +93,8 @@ class EmbeddingService:
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
         self.max_request_tokens = options.max_request_tokens or None
+        self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
+        """Tokens that one answer may list."""
         self._timeout = options.timeout
         self._clean = clean if options.clean_text else without_surrogates
         self.aside = Aside()
@@ -111,7 +116,7 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "embed")
         model, input_type = target.model, request.input_type or target.input_type
         _check_dimensions(model, request.dimensions, model.dimensions)
-        prepared = await self.aside.run(_characters(request), self._prepare_texts, request, model, input_type)
+        prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
         rows, hits, from_memory = await self._run(prepared)
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
         if hits < len(rows):
@@ -128,7 +133,7 @@ class EmbeddingService:
 
     async def _rerank(self, request: RerankRequest) -> RerankResult:
         model = (await self.registry.resolve(request.model, "rerank")).model
-        prepared = await self.aside.run(_characters(request), self._prepare_pairs, request, model)
+        prepared = await self.aside.run(_size(request), self._prepare_pairs, request, model)
         rows, hits, _ = await self._run(prepared)
         self._count(model.key, len(rows))
         return RerankResult(
@@ -259,11 +264,11 @@ class EmbeddingService:
         return found
 
 
-def _characters(request: EmbedRequest | RerankRequest) -> int:
-    """Return the size of a request's texts; token ids count with their digits."""
+def _size(request: EmbedRequest | RerankRequest) -> int:
+    """Return the size of preparing a request's texts; token ids count with their digits."""
     if isinstance(request, RerankRequest):
-        return len(request.query) + sum(map(len, request.documents))
-    return sum(map(len, request.texts)) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
+        return len(request.query) + size_of(request.documents)
+    return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
 
 
 def _refuse_empty(texts: Sequence[str], request: EmbedRequest | RerankRequest) -> None:

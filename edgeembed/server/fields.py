@@ -38,7 +38,7 @@ RowField: TypeAlias = Annotated[Any, Meta(extra_json_schema={"type": "array", "i
 
 def texts_of(
     given: str | list[Any],
-    most: int,
+    most: int | None,
     param: str,
     *,
     item_text: Callable[[Any, str], str] | None = None,
@@ -46,8 +46,8 @@ def texts_of(
 ) -> list[str]:
     """Return a field as a list of strings.
 
-    most: items that one request may have. item_text: returns the text of an item at a place such as "documents[3]", where
-    items are not plain strings. token_hint: added to the error for token ids.
+    most: items that one request may have; None for any number. item_text: returns the text of an item at a place such as
+    "documents[3]", where items are not plain strings. token_hint: added to the error for token ids.
 
     Raises:
         RequestError: the list is empty or too long, or an item is not a string; it names the first one.
@@ -69,12 +69,16 @@ def texts_of(
     raise RequestError(f"{place} is {json_name(given[wrong])}; expected a string", param=place)
 
 
-def check_count(items: list[Any], most: int, param: str) -> None:
+def check_count(items: list[Any], most: int | None, param: str) -> None:
     """Raise RequestError for a list that is empty or has more than `most` items."""
     if not items:
         raise RequestError(f"{param} is an empty list; send at least one item", param=param)
-    if len(items) > most:
-        raise RequestError(f"{param} has {len(items)} items; one request may have at most {most}", param=param)
+    if most is not None and len(items) > most:
+        raise RequestError(
+            f"{param} has {len(items)} items; one request may have at most {most} (max_request_texts). "
+            "Send fewer at a time, in several requests",
+            param=param,
+        )
 
 
 def is_token_ids(items: list[Any]) -> bool:

@@ -21,6 +21,7 @@ from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
+from edgeembed.server.large_bodies import MOST_STRINGS
 from edgeembed.server.ops import admin
 from edgeembed.server.request_log import HttpLog
 
@@ -43,6 +44,7 @@ async def listening(
         note_use=note_use,
         access=_make_access(settings),
         max_body_bytes=settings.max_body_mib * 2**20,
+        max_inputs=settings.max_request_texts or MOST_STRINGS,
     )
     admin.add_to(app, stop)
     proxy.add_to(app, settings)

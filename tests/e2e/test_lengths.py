@@ -81,12 +81,11 @@ def test_token_ids_have_the_row_of_their_text(daemon: Daemon) -> None:
     assert post(daemon, "/v1/embeddings", input=ids)[0] == 400
 
 
-def test_a_request_may_have_300000_tokens(daemon: Daemon) -> None:
+def test_a_text_that_is_too_long_refuses_a_large_request_before_anything_is_computed(daemon: Daemon) -> None:
     text = "word " * 500
     computed = post_status(daemon)
-    status, answer = post(daemon, "/v1/embeddings", input=[f"{number} {text}" for number in range(600)])
-    assert (status, answer["error"]["code"]) == (400, "max_tokens_per_request")
-    assert "at most 300,000" in answer["error"]["message"]
+    status, answer = post(daemon, "/v1/embeddings", input=[*(f"{number} {text}" for number in range(600)), text * 2])
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", "input[600]")
     assert post_status(daemon) == computed
 
 

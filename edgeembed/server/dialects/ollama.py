@@ -20,7 +20,7 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
 from edgeembed.models.registry import ModelRegistry, ServedModel
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.keep_alive import FOR_EVER, keep_alive_seconds
 from edgeembed.server.dialects.model_cards import CARDS, ModelCard
@@ -170,12 +170,12 @@ _SHOW = BodyType(OllamaShowBody, {})
 
 @routes.post("/api/embed")
 async def embed_texts(request: web.Request) -> web.Response:
-    """Embed a text or a list of texts. The end of a text that is too long is cut off unless `truncate` is false."""
+    """Embed a text or any number of texts. The end of one that is too long is cut off unless `truncate` is false."""
     began, began_ns = time.monotonic(), time.perf_counter_ns()
     body = await read_body(request, _EMBED)
     if body.dimensions is not None and body.dimensions < 0:
         raise RequestError(f"dimensions is {body.dimensions}; expected 0 (all) or more", param="dimensions")
-    texts = texts_of(body.input, request.app[MAX_INPUTS], "input") if body.input else []
+    texts = texts_of(body.input, None, "input") if body.input else []
     asked = EmbedRequest(
         texts=texts,
         model=_name(request, body.model),

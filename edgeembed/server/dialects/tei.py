@@ -291,7 +291,7 @@ async def tokenize(request: web.Request) -> web.Response:
             special=body.add_special_tokens is not False,
             written=True,
             param="inputs",
-            most_tokens=service.max_request_tokens,
+            most_tokens=service.max_listed_tokens,
         )
     )
     written = await service.aside.run(sum(len(text.ids) for text in result.tokens), _tokens_json, result.tokens)

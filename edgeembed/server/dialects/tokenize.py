@@ -55,8 +55,8 @@ async def tokenize(request: web.Request) -> web.Response:
     body = await read_body(request, _BODY)
     texts = texts_of(body.input, request.app[MAX_INPUTS], "input")
     service = request.app[SERVICE]
-    # Counting is cheap at any length; ids are meant to be embedded, so the limit of a request applies.
-    most = service.max_request_tokens if body.ids else None
+    # Counting is cheap at any length; an answer with ids is large.
+    most = service.max_listed_tokens if body.ids else None
     result = await service.count_tokens(
         TokenizeRequest(texts, body.model, body.input_type, body.instruction, most_tokens=most)
     )

@@ -104,7 +104,6 @@ async def test_nothing_to_embed_loads_the_model(
         ("/api/embed", {"model": "embedder", "input": ["a", None]}, 400, "input[1] is null"),
         ("/api/embed", {"model": "embedder", "input": ["a", ""]}, 400, "input[1] is empty"),
         ("/api/embed", {"model": "embedder", "input": {"a": 1}}, 400, "input: Expected"),
-        ("/api/embed", {"model": "embedder", "input": ["a"] * 51}, 400, "at most 50"),
         ("/api/embed", {"model": "embedder", "input": "a", "dimensions": 17}, 400, "between 1 and 16"),
         ("/api/embed", {"model": "embedder", "input": "", "dimensions": -1}, 400, "dimensions is -1"),
         ("/api/embed", {"model": "embedder", "input": "a", "keep_alive": "soon"}, 400, "keep_alive"),
@@ -241,3 +240,11 @@ async def test_the_version_is_one_that_ollamas_clients_accept(client: TestClient
     _, answer = await get(client, "/api/version")
     assert tuple(map(int, answer["version"].split("."))) >= (0, 6, 4), "what VS Code asks for"
     assert answer["edgeembed"] == __version__
+
+
+async def test_a_request_may_have_any_number_of_texts(client: TestClient) -> None:
+    """The server's limit is 50; Ollama has none, and langchain-ollama sends all texts in one request."""
+    texts = [f"text {number}" for number in range(120)]
+    status, answer = await post(client, "/api/embed", model="embedder", input=texts)
+    assert status == 200
+    assert np.allclose(answer["embeddings"], [unit(text) for text in texts], atol=1e-6)

@@ -1,0 +1,184 @@
+"""Large requests are computed in parts: their size is no limit, and nobody else waits for more than a part."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edgeembed.cache import VectorCache
+from edgeembed.engine.interface import Prompted
+from edgeembed.errors import EmptyInputError, EngineTimeoutError, InputTooLongError, OverloadedError, RequestError
+from edgeembed.inference import pipeline
+from edgeembed.inference.pipeline import Part, parts_of
+from edgeembed.inference.requests import EmbedRequest, RerankRequest
+from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import ModelRegistry
+from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_model, fake_row, fake_service
+from tests.waiting import until_async
+
+PART = 10
+"""Texts of a part in these tests."""
+TEXTS = [f"text {number}" for number in range(3 * PART + 5)]
+LONG = "word " * (CONTEXT_TOKENS + 10)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PART_TEXTS", PART)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+def test_parts_keep_the_order_and_their_limits() -> None:
+    sizes = [1] * (PART + 1) + [60, 50, 500, 1]
+    texts = {b"%d" % number: "x" * size for number, size in enumerate(sizes)}
+    parts = list(parts_of(texts, 100))
+    assert [key for part in parts for key in part.texts] == list(texts)
+    assert [list(map(len, part.texts.values())) for part in parts] == [[1] * PART, [1, 60], [50], [500], [1]]
+    assert [part.characters for part in parts] == [PART, 61, 50, 500, 1]
+    assert list(parts_of({b"one": "x" * 500}, 100)) == [Part({b"one": "x" * 500}, 500)]
+
+
+async def test_only_a_part_is_in_the_engines_queue_and_rows_come_in_order(engine: FakeEngine) -> None:
+    engine.paused = True
+    service = fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0))
+    running = asyncio.create_task(service.embed(EmbedRequest([*TEXTS, *TEXTS[:5]])))
+    waited = []
+    while len(engine.computed) < len(TEXTS):
+        await engine.until(lambda: engine.waiting)
+        waited.append(len(engine.waiting))
+        engine.resume()
+        await asyncio.sleep(0)
+    result = await running
+    assert waited == [PART, PART, PART, 5]
+    assert np.array_equal([row.vector for row in result.rows], [fake_row(text) for text in [*TEXTS, *TEXTS[:5]]])
+    assert (result.hits, service.texts[fake_model().key]) == (0, len(TEXTS) + 5)
+
+
+async def test_rows_of_finished_parts_are_cached_even_if_a_later_one_fails(engine: FakeEngine) -> None:
+    engine.failing = lambda text: EmptyInputError("nothing") if text == TEXTS[-1] else None
+    service = fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0))
+    with pytest.raises(EmptyInputError) as caught:
+        await service.embed(EmbedRequest(TEXTS))
+    assert caught.value.param == f"input[{len(TEXTS) - 1}]"
+    assert (await service.embed(EmbedRequest(TEXTS[: 3 * PART]))).hits == 3 * PART
+
+
+@pytest.mark.parametrize("lengths", [Lengths(), Lengths(max_tokens=3)])
+async def test_a_text_that_is_too_long_refuses_all_before_anything_is_computed(engine: FakeEngine, lengths: Lengths) -> None:
+    service = fake_service(engine)
+    with pytest.raises(InputTooLongError) as caught:
+        await service.embed(EmbedRequest([*["a"] * 3, *TEXTS[1:], LONG], lengths=lengths))
+    assert engine.computed == []
+    assert caught.value.param == (f"input[{len(TEXTS) + 2}]" if lengths.plain else "input[3]")
+    cut = dataclasses.replace(lengths, cut="end")
+    assert len((await service.embed(EmbedRequest([*TEXTS, LONG], lengths=cut))).rows) == len(TEXTS) + 1
+
+
+async def test_token_ids_are_checked_before_anything_is_computed(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    tokenize = engine.tokenize
+
+    def counting(texts, *, written):  # type: ignore[no-untyped-def]
+        read.extend(len(text.ids) for text in texts if isinstance(text, Prompted))
+        return tokenize(texts, written=written)
+
+    monkeypatch.setattr(engine, "tokenize", counting)
+    await fake_service(engine).embed(EmbedRequest([], ids=[[number] for number in range(20, 20 + 2 * PART)]))
+    assert len(read) == 2 * PART
+
+
+async def test_a_request_is_admitted_by_its_parts_and_others_take_turns(engine: FakeEngine) -> None:
+    """The whole book is larger than the queue; nothing of it is refused while others use the queue, too."""
+    engine.paused = True
+    service = fake_service(engine, max_queue_tokens=100)
+    other = asyncio.create_task(service.embed(EmbedRequest(["some other text that waits"])))
+    await until_async(lambda: len(engine.waiting) == 1)
+    book = asyncio.create_task(service.embed(EmbedRequest([f"{text} of a whole book" for text in TEXTS])))
+    await engine.until(lambda: len(engine.waiting) == 1 + PART)
+    assert 0 < service.waiting_tokens(fake_model()) < 100
+    with pytest.raises(OverloadedError):
+        await service.embed(EmbedRequest(["words " * 15] * 3 + [f"{number} " * 15 for number in range(6)]))
+    query = asyncio.create_task(service.embed(EmbedRequest(["a query"])))
+    await engine.until(lambda: "a query" in engine.waiting)
+    engine.resume()
+    await asyncio.gather(other, query)
+    assert not book.done(), "the query has come before the book's end"
+    engine.paused = False
+    engine.resume()
+    assert len((await book).rows) == len(TEXTS)
+    assert service.waiting_tokens(fake_model()) == 0
+
+
+async def test_a_client_that_hangs_up_ends_the_rest(engine: FakeEngine) -> None:
+    engine.paused = True
+    service = fake_service(engine)
+    running = asyncio.create_task(service.embed(EmbedRequest(TEXTS)))
+    await engine.until(lambda: len(engine.waiting) == PART)
+    engine.resume()
+    await engine.until(lambda: len(engine.waiting) == PART)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    engine.resume()
+    await asyncio.sleep(0)
+    assert (len(engine.computed), engine.cancelled) == (PART, TEXTS[PART : 2 * PART])
+    assert service.waiting_tokens(fake_model()) == 0
+
+
+class Clock:
+    """The event loop's time, ahead of the real one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + self.ahead)
+
+
+async def test_the_time_limit_is_for_each_part(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    engine.paused = True
+    service = fake_service(engine, timeout=100.0)
+    running = asyncio.create_task(service.embed(EmbedRequest(TEXTS)))
+    for _ in range(4):
+        await until_async(lambda: engine.waiting)
+        clock.ahead += 60.0
+        engine.resume()
+        await asyncio.sleep(0)
+    assert len((await running).rows) == len(TEXTS)
+    stuck = asyncio.create_task(service.embed(EmbedRequest(["other", *TEXTS])))
+    await until_async(lambda: engine.waiting)
+    clock.ahead += 101.0
+    with pytest.raises(EngineTimeoutError):
+        await stuck
+
+
+async def test_a_large_rerank_is_computed_in_parts_too() -> None:
+    engine = FakeEngine(dimensions=1)
+    engine.row_of = lambda text: np.array([len(text)], dtype=np.float32)
+    registry = ModelRegistry(None, [fake_model("ranker", "rerank")])
+    service = EmbeddingService(registry, ModelPool(lambda _model: engine, PoolRules(budget_bytes=1)), None)
+    scores = (await service.rerank(RerankRequest("q", ["x" * number for number in range(1, 2 * PART)]))).scores
+    assert scores == sorted(scores)
+    with pytest.raises(InputTooLongError):
+        await service.rerank(RerankRequest("q", [*TEXTS, LONG]))
+    assert len(engine.computed) == 2 * PART - 1
+
+
+async def test_upstreams_model_is_not_tokenised_here(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = dataclasses.replace(fake_model(), upstream="http://gpu-box:8000/v1")
+    service = EmbeddingService(ModelRegistry(remote), ModelPool(lambda _m: engine, PoolRules(budget_bytes=1)), None)
+    engine.failing = lambda text: RequestError("too long there") if text == LONG else None
+    with pytest.raises(RequestError, match=f"input.{len(TEXTS)}.: too long there"):
+        await service.embed(EmbedRequest([*TEXTS, LONG]))
+    assert engine.read == []
