@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,21 +50,6 @@ def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, laye
 def base64_rows(matrix: Matrix) -> list[str]:
     """Return each row as base64 of little-endian float32, as OpenAI's `encoding_format: base64` does."""
     return [base64.b64encode(row.tobytes()).decode("ascii") for row in matrix.astype("<f4", copy=False)]
-
-
-def relevance(row: Float32Row) -> float:
-    """Return the score of a pair, 0 to 1, from a reranker's row.
-
-    One number is a logit, which a sigmoid maps. Two numbers are probabilities already, "yes" first: llama.cpp's graph
-    applies the softmax (Qwen3-Reranker).
-    """
-    return float(row[0]) if len(row) > 1 else float(1 / (1 + np.exp(-np.float64(row[0]))))
-
-
-def log_odds(score: float) -> float:
-    """Return the logit of a score, the inverse of `relevance`; for two labels the difference of their logits."""
-    least = 1e-300
-    return math.log(max(score, least)) - math.log(max(1.0 - score, 2.0**-53))
 
 
 def int8_rows(matrix: Matrix) -> npt.NDArray[np.int8]:
