@@ -9,6 +9,7 @@ with `exit_code`.
     ├── RequestError                    invalid request (4xx)
     │   ├── EmptyInputError
     │   ├── InputTooLongError
+    │   ├── NoRoomError                 the limit leaves no room for the text
     │   ├── TooManyTokensError
     │   ├── TokenInputError
     │   ├── ModelNotFoundError          404
@@ -63,6 +64,7 @@ __all__ = [
     "ModelLoadingError",
     "ModelNotFoundError",
     "ModelReplacedError",
+    "NoRoomError",
     "OverloadedError",
     "RequestError",
     "RequestTooLargeError",
@@ -135,6 +137,12 @@ class InputTooLongError(RequestError):
         self.tokens = tokens
         self.limit = limit
         self.at_least = at_least
+
+
+class NoRoomError(RequestError):
+    """Prompt, query and special tokens take all tokens of the limit, so that a text cannot be cut to fit."""
+
+    code = "context_length_exceeded"
 
 
 class TooManyTokensError(RequestError):

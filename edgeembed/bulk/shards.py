@@ -103,6 +103,8 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     input_type: str | None = None
     instruction: str | None = None
     dimensions: int | None = None
+    int8_range: float | None = None
+    """How int8 numbers are scaled; see `edgeembed.inference.number_formats`."""
     with_text: bool = False
     shard_rows: int = SHARD_ROWS
     chunks: ChunkRules = ChunkRules()

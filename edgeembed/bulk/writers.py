@@ -15,7 +15,8 @@ from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import Dtype, JobManifest
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.common.files import replacing
-from edgeembed.inference.postprocess import Matrix, int8_rows, sign_bits
+from edgeembed.inference.number_formats import quantised
+from edgeembed.inference.postprocess import Matrix
 
 OutputFormat = Literal["parquet", "arrow", "jsonl", "npy"]
 SUFFIXES: dict[str, OutputFormat] = {
@@ -41,14 +42,9 @@ class ShardRows(NamedTuple):
 def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
     """Return vectors in the type in which they are stored.
 
-    int8: each row scaled so that its largest number is 127 or -127; binary: signs, eight in a byte, uint8 (see
-    `edgeembed.inference.postprocess`).
+    int8: scaled and rounded; binary: signs, eight in a byte, uint8 (see `edgeembed.inference.number_formats`).
     """
-    if dtype == "int8":
-        return int8_rows(vectors)
-    if dtype == "binary":
-        return sign_bits(vectors)
-    return vectors.astype(np.float16 if dtype == "float16" else np.float32, copy=False)
+    return quantised(vectors, "ubinary" if dtype == "binary" else dtype)
 
 
 def write_shard(path: Path, rows: ShardRows, manifest: JobManifest) -> None:

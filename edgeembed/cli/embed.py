@@ -142,8 +142,8 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     With --overwrite, earlier output stays until the new one is complete. An unfinished job of the same output is dropped
     once the first new shard has been read, or continued with --overwrite --resume.
 
-    Chunks of a folder have ids FILE#START-END, in characters. int8 scales each row by its largest number; binary stores one
-    bit per number, its sign.
+    Chunks of a folder have ids FILE#START-END, in characters. int8 scales all rows alike, so that
+    dot products can be compared; binary stores one bit per number, its sign.
 
     The same inputs give identical vectors on one machine and build, interrupted or not. The last digits can differ when a
     worker crashed, when other clients use a decoder model of the daemon, or when a cluster mixes kinds of machines.
@@ -237,6 +237,7 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
     from edgeembed.bulk.chunking import ChunkRules
     from edgeembed.bulk.job import Job
     from edgeembed.bulk.shards import JobRules
+    from edgeembed.inference.number_formats import INT8_RANGE
 
     rules = JobRules(
         format=output.format,
@@ -247,6 +248,7 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         input_type=flags.input_type,
         instruction=flags.instruction,
         dimensions=flags.dimensions,
+        int8_range=INT8_RANGE if flags.dtype == "int8" else None,
         with_text=flags.with_text,
         shard_rows=flags.shard_rows,
         chunks=ChunkRules(flags.chunk_tokens, flags.overlap),

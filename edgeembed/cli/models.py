@@ -267,8 +267,8 @@ def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | N
 
 def _print_prompts(task: str, prompts: Prompts) -> None:
     click.echo("\nprompts")
-    fields = [("query", prompts.query), ("document", prompts.document)] if task == "embed" else []
-    print_fields([*fields, ("instruction", prompts.instruction)], indent="  ")
+    names = ("query", "document", "classification", "clustering", "similarity") if task == "embed" else ()
+    print_fields([(name, getattr(prompts, name)) for name in (*names, "instruction")], indent="  ")
 
 
 def _print_figures(entry: CatalogueEntry) -> None:

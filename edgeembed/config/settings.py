@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(
             description="How long an unused model stays loaded: 0, a duration such as 90s, 30m or 2h, or forever. "
-            "The model of the setting `model` is never unloaded, unless keep_alive_of names it.",
+            "The model of the setting `model` is not unloaded when idle, unless keep_alive_of names it.",
             extra=_DURATION,
         ),
     ] = "30m"

@@ -68,11 +68,16 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     query: NonEmptyText = "{text}"
     document: NonEmptyText = "{text}"
+    classification: NonEmptyText | None = None
+    clustering: NonEmptyText | None = None
+    similarity: NonEmptyText | None = None
+    """For the three tasks in which texts are compared with each other; by default the prompt of documents."""
     instruction: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an invalid template; msgspec turns it into a ValidationError."""
-        for template in (self.query, self.document):
+        own = [self.classification, self.clustering, self.similarity]
+        for template in (self.query, self.document, *filter(None, own)):
             parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
             if any(width or conversion for _, _, width, conversion in parts):
                 # A width, such as {text:>999999999}, turns a word into gigabytes.
@@ -226,7 +231,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError("matryoshka: a reranker has no vectors to truncate")
         if self.check is not None:
             raise ValueError("check: a reranker has no vectors to compare")
-        if {self.prompts.query, self.prompts.document} != {"{text}"}:
+        if self.prompts != Prompts(instruction=self.prompts.instruction):
             raise ValueError("prompts: a reranker may only have an instruction; its template is in the file")
 
 

@@ -1,8 +1,7 @@
-"""Rows after the cache: cut, normalised, encoded."""
+"""Rows after the cache: cut and normalised."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,19 +46,20 @@ def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, laye
     return unit
 
 
-def base64_rows(matrix: Matrix) -> list[str]:
-    """Return each row as base64 of little-endian float32, as OpenAI's `encoding_format: base64` does."""
-    return [base64.b64encode(row.tobytes()).decode("ascii") for row in matrix.astype("<f4", copy=False)]
+def scaled_rows(rows: Sequence[Float32Row], dimensions: int | None, norm: int) -> Matrix:
+    """Return rows cut to their first `dimensions` numbers, then divided by a norm, float32, shape (rows, dimensions).
 
-
-def int8_rows(matrix: Matrix) -> npt.NDArray[np.int8]:
-    """Return rows scaled so that the largest magnitude is 127, and rounded; the cosine of two rows hardly changes."""
-    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    norm: 1, 2 or more for the p-norm; 0 scales the largest magnitude to 32,760; -1 leaves the numbers as they are. These are
+    the values of llama.cpp's `embd_normalize`. A row of zeros stays zero.
+    """
+    matrix = raw_rows(rows, dimensions)
+    if norm < 0:
+        return matrix
+    magnitudes = np.abs(matrix).astype(np.float64)
+    largest = magnitudes.max(axis=1, keepdims=True)
     largest[largest == 0.0] = 1.0
-    scaled: npt.NDArray[np.int8] = np.rint(matrix * (127.0 / largest)).astype(np.int8)
+    # Of the numbers divided by the largest one: high powers of large numbers are infinite.
+    sums = largest * ((magnitudes / largest) ** norm).sum(axis=1, keepdims=True) ** (1 / norm) if norm else largest / 32760.0
+    sums[sums == 0.0] = 1.0
+    scaled: Matrix = (matrix / sums).astype(np.float32)
     return scaled
-
-
-def sign_bits(matrix: Matrix) -> npt.NDArray[np.uint8]:
-    """Return the signs of each row, eight in a byte, the first in the highest bit, padded with zeros."""
-    return np.packbits(matrix > 0, axis=1)

@@ -28,6 +28,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
+    prefix: str | None = None
+    """Goes before each text, instead of the model's prompt."""
     dimensions: int | None = None
     param: str = "input"
     single: bool = False
@@ -36,6 +38,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     lengths: Lengths = ANY_LENGTH
     ids: Sequence[Sequence[int]] | None = None
     """Token ids of the model instead of texts; `texts` is empty then."""
+    may_be_empty: bool = False
+    """An empty text is read as the special tokens alone, as some servers do; otherwise it is an error."""
     repeatable: bool = False
     """Compute the texts by themselves and without the cache: the same texts give the same bits each time."""
 
@@ -134,8 +138,8 @@ class RerankResult:
     """The scores of a request, in its order.
 
     scores: relevance of each document, 0 to 1; of an embedder, the cosine. raw_scores: a reranker's logits, by which
-    documents are sorted. tokens: of each pair. hits: how many of the rows that were looked up the cache had. cuts: the pairs
-    that were cut.
+    documents are sorted. tokens: of each pair. texts: how many texts, or pairs, were looked up in the cache. hits: how many
+    of these it had. cuts: the pairs that were cut.
     """
 
     model: ServedModel
@@ -143,7 +147,7 @@ class RerankResult:
     raw_scores: list[float]
     tokens: list[int]
     hits: int
-    looked_up: int
+    texts: int
     cuts: list[Cut]
 
     def best(self, most: int | None) -> list[int]:

@@ -69,7 +69,7 @@ def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: i
         raw_scores=[logit(row.vector) for row in rows],
         tokens=[row.tokens for row in rows],
         hits=hits,
-        looked_up=len(rows),
+        texts=len(rows),
         cuts=cuts_of(rows),
     )
 
@@ -146,7 +146,7 @@ def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankRes
         raw_scores=cosines,
         tokens=[query.tokens + document.tokens for query, document in pairs],
         hits=queries.hits + documents.hits,
-        looked_up=len(queries.rows) + len(documents.rows),
+        texts=len(queries.rows) + len(documents.rows),
         cuts=cuts,
     )
 

@@ -33,7 +33,7 @@ from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.prompts import InputType, choose_prompt
+from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
 RequestT = TypeVar("RequestT")
@@ -188,12 +188,20 @@ class EmbeddingService:
 
     def _prepare_texts(self, request: EmbedRequest, model: ServedModel, input_type: InputType | None) -> RowRequest:
         """Clean the texts, choose the prompt, make the keys. Raises RequestError."""
-        prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
-        refuse_repeated("instruction", request.instruction, len(request.texts) + len(request.ids or ()))
+        times = len(request.texts) + len(request.ids or ())
+        if request.prefix is None:
+            prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
+            refuse_repeated("instruction", request.instruction, times)
+        elif input_type is None and request.instruction is None:
+            prompt = prefixed(request.prefix)
+            refuse_repeated("prompt", request.prefix, times)
+        else:
+            raise RequestError("prompt takes the place of the model's prompt; leave the others out", param="prompt")
         key_maker, label = self._key_maker(model)
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""
-            refuse_empty(names, partial(place_of, request))
+            if not request.may_be_empty:
+                refuse_empty(names, partial(place_of, request))
             texts = prompt.around(names)
         else:
             names, kind = token_ids.names_of(request.ids, partial(place_of, request)), token_ids.KIND

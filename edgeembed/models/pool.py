@@ -181,10 +181,12 @@ class ModelPool:
     def keep(self, model: ServedModel, seconds: float | None) -> None:
         """Set how long a loaded model stays after its last use, as a client asks; None means forever.
 
-        A model that the settings keep forever stays: no client may unload what others rely on.
+        A model that the settings keep forever is only unloaded at once (0), which somebody asks for who needs its memory:
+        otherwise the last request of a client that sends a time with each would unload what others rely on. A pinned model
+        stays.
         """
         slot = self._slots.get(model.key)
-        if slot is None or slot.pinned or self._rules.keep_alive(model) is None:
+        if slot is None or slot.pinned or (seconds != 0 and self._rules.keep_alive(model) is None):
             return
         slot.keep_alive = seconds
         if slot.timer is not None:

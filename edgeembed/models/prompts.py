@@ -10,7 +10,8 @@ from edgeembed.engine.interface import Prompted, Text
 from edgeembed.errors import RequestError, quoted
 from edgeembed.hub.catalogue import Prompts
 
-InputType = Literal["query", "document"]
+InputType = Literal["query", "document", "classification", "clustering", "similarity"]
+"""What a text is embedded for: to search with, to be found, to be classified, grouped, or compared with texts like it."""
 
 PLAIN = "{text}"
 
@@ -45,6 +46,11 @@ class Prompt:
 _NO_PROMPT = Prompt(PLAIN, "")
 
 
+def prefixed(prefix: str) -> Prompt:
+    """Return the prompt that a client writes itself: a text before each text."""
+    return Prompt("{instruction}{text}", prefix)
+
+
 def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruction: str | None, model: str) -> Prompt:
     """Return the prompt of a request.
 
@@ -55,7 +61,7 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
         return _NO_PROMPT
     prompts = prompts or Prompts()
     kind: InputType = input_type or "query"
-    template = prompts.query if kind == "query" else prompts.document
+    template = _template(prompts, kind)
     if "{instruction}" not in template:
         if instruction is not None:
             raise RequestError(
@@ -64,3 +70,19 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
         return Prompt(template, "")
     chosen = instruction if instruction is not None else prompts.instruction
     return Prompt(template, chosen or "")
+
+
+def _template(prompts: Prompts, kind: InputType) -> str:
+    match kind:
+        case "query":
+            return prompts.query
+        case "document":
+            return prompts.document
+        case "classification":
+            own = prompts.classification
+        case "clustering":
+            own = prompts.clustering
+        case "similarity":
+            own = prompts.similarity
+    # Such texts are compared with each other, so all need the same prompt.
+    return own or prompts.document

@@ -15,7 +15,7 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
-from edgeembed.server.dialects import cohere, ollama, openai, rerank, rerank_path, tei, tokenize
+from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank_path, score, tei, tokenize
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
 from edgeembed.server.middleware import errors, request_ids
 from edgeembed.server.ops import docs, metrics, openapi, status
@@ -59,7 +59,16 @@ def make_app(
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
-    dialects = (openai.routes, rerank.routes, rerank_path.routes, tokenize.routes, ollama.routes, tei.routes, cohere.routes)
+    dialects = (
+        openai.routes,
+        rerank_path.routes,
+        score.routes,
+        tokenize.routes,
+        ollama_embed.routes,
+        ollama_models.routes,
+        tei.routes,
+        cohere.routes,
+    )
     for routes in (*dialects, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
         app.add_routes(routes)
     app.cleanup_ctx.append(_cache)

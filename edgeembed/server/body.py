@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import types
 import typing
@@ -25,6 +26,8 @@ from edgeembed.server.unsupported_fields import UNSUPPORTED, UnsupportedField
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_WHOLE_NUMBER = re.compile(rb"(-?[0-9]{1,15})\.0+")
+
 
 class BodyType(Generic[T]):
     """How a route reads its bodies: as structs of one type.
@@ -45,6 +48,7 @@ class BodyType(Generic[T]):
 
     def decode(self, raw: bytes) -> T:
         """Return a decoded body. Raises RequestError, RequestTooLargeError."""
+        raw = without_mark(raw)
         if len(raw) <= LARGE:
             body = self._decode(raw)
         else:
@@ -64,13 +68,30 @@ class BodyType(Generic[T]):
             field = path.rstrip("`").lstrip(".") or None
             if field is None and (missing := re.search(r"missing required field `(\w+)`", message)):
                 field = missing.group(1)
+            if (whole := _with_whole_numbers(raw)) is not None:
+                return self._decode(whole)
             if words := self._words.get(field or ""):
                 message += f"; expected one of {', '.join(words)}"
             raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not raw.strip():
+                raise RequestError("missing request body: expected a JSON object") from error
             if (whole := without_half_pairs(raw)) is not raw:
                 return self._decode(whole)
             raise RequestError(f"the body is not valid JSON: {error}") from error
+
+
+def _with_whole_numbers(raw: bytes) -> bytes | None:
+    """Return a body with integers in place of numbers such as 8192.0, which some languages write; None if it has none.
+
+    Only fields of the body itself are looked at.
+    """
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except UNREADABLE_JSON:
+        return None
+    whole = {name: int(found[1]) for name, value in fields.items() if (found := _WHOLE_NUMBER.fullmatch(bytes(value)))}
+    return msgspec.json.encode({**fields, **whole}) if whole else None
 
 
 def _words_of_fields(struct: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -107,6 +128,8 @@ class PeekedFields(msgspec.Struct):
     inputs: msgspec.Raw | UnsetType = UNSET
     texts: msgspec.Raw | UnsetType = UNSET
     documents: msgspec.Raw | UnsetType = UNSET
+    top_k: msgspec.Raw | UnsetType = UNSET
+    truncation: msgspec.Raw | UnsetType = UNSET
 
 
 _peek_decoder = msgspec.json.Decoder(PeekedFields)
@@ -123,10 +146,16 @@ async def peek_body(request: web.Request) -> PeekedFields:
 
 def peek(raw: bytes) -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
+    raw = without_mark(raw)
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)
     except UNREADABLE_JSON:
         return PeekedFields()
+
+
+def without_mark(raw: bytes) -> bytes:
+    """Return a body without the UTF-8 byte order mark with which some editors and .NET programs begin it."""
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def json_name(item: Any) -> str:

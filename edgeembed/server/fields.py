@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 from multidict import istr
 
-from edgeembed.errors import RequestError, TokenInputError
+from edgeembed.engine.interface import Side
+from edgeembed.errors import RequestError, TokenInputError, quoted
 from edgeembed.inference.requests import EmbedResult, RerankResult
+from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
 # Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
@@ -41,13 +42,12 @@ def texts_of(
     most: int | None,
     param: str,
     *,
-    item_text: Callable[[Any, str], str] | None = None,
     token_hint: str = "",
 ) -> list[str]:
     """Return a field as a list of strings.
 
-    most: items that one request may have; None for any number. item_text: returns the text of an item at a place such as
-    "documents[3]", where items are not plain strings. token_hint: added to the error for token ids.
+    Items may be objects with a text, too; see `part_text`. most: items that one request may have; None for any number.
+    token_hint: added to the error for token ids.
 
     Raises:
         RequestError: the list is empty or too long, or an item is not a string; it names the first one.
@@ -56,17 +56,13 @@ def texts_of(
     if isinstance(given, str):
         return [given]
     check_count(given, most, param)
-    if item_text is not None:
-        return [item_text(item, f"{param}[{index}]") for index, item in enumerate(given)]
-    wrong = next((index for index, item in enumerate(given) if type(item) is not str), None)
-    if wrong is None:
+    if all(type(item) is str for item in given):
         return given
-    if is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given):
+    if is_token_ids(given) or all(isinstance(item, list) and item and is_token_ids(item) for item in given):
         raise TokenInputError(
             f"{param} holds token ids, of a vocabulary that is not known here. Send text{token_hint}", param=param
         )
-    place = f"{param}[{wrong}]"
-    raise RequestError(f"{place} is {json_name(given[wrong])}; expected a string", param=place)
+    return [part_text(item, f"{param}[{index}]") for index, item in enumerate(given)]
 
 
 def check_count(items: list[Any], most: int | None, param: str) -> None:
@@ -86,8 +82,90 @@ def is_token_ids(items: list[Any]) -> bool:
     return set(map(type, items)) <= {int}
 
 
+_INPUT_TYPES: dict[str, InputType] = {
+    "query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_query": "query",
+    "search_document": "document",
+    "classification": "classification",
+    "clustering": "clustering",
+    "similarity": "similarity",
+    "retrieval.query": "query",
+    "retrieval.passage": "document",
+    "text-matching": "similarity",
+    "separation": "clustering",
+    "retrieval_query": "query",
+    "retrieval_document": "document",
+    "semantic_similarity": "similarity",
+    "retrieval-query": "query",
+    "retrieval-document": "document",
+    "sts": "similarity",
+}
+"""The words of Cohere, Voyage, NVIDIA, Jina, Gemini and of the prompts of sentence-transformers models."""
+InputTypeField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_INPUT_TYPES]})]
+_SIDES: dict[str, Side] = {"none": "none", "end": "end", "right": "end", "start": "start", "left": "start"}
+TruncateField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_SIDES]})] | bool
+
+
+def input_type_of(word: str | None, param: str) -> InputType | None:
+    """Return what a word of any dialect says about what the texts are for. Raises RequestError for an unknown one."""
+    if word is None:
+        return None
+    if (found := _INPUT_TYPES.get(word.lower())) is None:
+        raise RequestError(f"{param} {quoted(word)} is unknown; expected one of {', '.join(_INPUT_TYPES)}", param=param)
+    return found
+
+
+def side_of(word: str | bool | None, param: str) -> Side | None:
+    """Return the side of a long text that is cut off, by a word or boolean of any dialect. Raises RequestError."""
+    match word:
+        case None:
+            return None
+        case bool():
+            return "end" if word else "none"
+        case str() if (side := _SIDES.get(word.lower())) is not None:
+            return side
+    raise RequestError(f"{param} {quoted(word)} is unknown; expected one of none, end, start, true, false", param=param)
+
+
+def part_text(item: Any, place: str) -> str:
+    """Return the text of an item: a string, a part with a text, or a message, whose content is a string or a list of parts.
+
+    A list of parts may also stand alone, as in SGLang's rerank requests. The texts of several parts are joined by line
+    breaks. Raises RequestError for anything else, such as an image.
+    """
+    match item:
+        case str():
+            return item
+        case {"text": str(text), **rest} if rest.get("type") in (None, "text", "input_text"):
+            return text
+        case {"content": str(text)}:
+            return text
+        case {"content": [_, *_] as parts}:
+            return "\n".join(part_text(part, f"{place}.content[{index}]") for index, part in enumerate(parts))
+        case [dict(), *_]:
+            return "\n".join(part_text(part, f"{place}[{index}]") for index, part in enumerate(item))
+        case {"type": str(kind)} if kind != "text":
+            raise RequestError(f"{place} is of the type {quoted(kind)}; only texts are supported", param=place)
+        case _:
+            raise RequestError(
+                f"{place} is {json_name(item)}; expected a string, or an object with a string under 'text'", param=place
+            )
+
+
+def message_text(messages: list[Any]) -> str:
+    """Return the text of the one message that a chat may have here. Raises RequestError."""
+    if len(messages) != 1:
+        raise RequestError(
+            f"messages has {len(messages)} items; expected one, as no chat template is applied. Send each text in input",
+            param="messages",
+        )
+    return part_text(messages[0], "messages[0]")
+
+
 TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."
-PROMPT = "query or document: add the model's prompt to each text. Without it, texts are embedded as they are."
+PROMPT = "What the texts are for: adds the model's prompt to each text. Without it, texts are embedded as they are."
 TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")
 
 

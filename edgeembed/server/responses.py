@@ -34,7 +34,11 @@ def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | Non
 
 def json_bytes(body: bytes, headers: dict[str, str], *, status: int = 200) -> web.Response:
     """Return a response with JSON that is already encoded."""
-    headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **headers}
+    return raw_response(body, {hdrs.CONTENT_TYPE: JSON_TYPE, **headers}, status=status)
+
+
+def raw_response(body: bytes, headers: dict[str, str], *, status: int = 200) -> web.Response:
+    """Return a response with bytes, whose type is in the headers."""
     if len(body) > LARGE_BYTES:
         return LargeResponse(body, headers, status=status)
     return web.Response(body=body, headers=headers, status=status)

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from edgeembed import errors
-from edgeembed.server.dialects.openai import EmbeddingsBody
+from edgeembed.server.dialects.embeddings_body import EmbeddingsBody
 from edgeembed.server.dialects.rerank import RerankBody
 from edgeembed.server.ops.openapi import OPERATIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
-IGNORED = {"user", "instruct", "rank_fields"}
+IGNORED = {"user"}
 """Fields that are accepted without an effect of their own."""
 
 

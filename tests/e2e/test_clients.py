@@ -61,16 +61,24 @@ def test_ollama(daemon: Daemon, expected: np.ndarray) -> None:
     assert shown.modelinfo and shown.modelinfo["bert.embedding_length"] == 384
     assert shown.details and (shown.details.family, shown.details.parameter_size) == ("bert", "22.57M")
     (loaded, *_) = client.ps().models
-    assert (loaded.model, loaded.context_length) == (f"{MODEL}:Q8_0", 512)
+    assert (loaded.model, loaded.context_length) == (f"{MODEL}:latest", 512)
+    empty = client.embed(model=MODEL, input=["", TEXTS[0]])
+    assert same(empty.embeddings[1:], expected[:1])
+    assert np.linalg.norm(empty.embeddings[0]) == pytest.approx(1.0, abs=1e-5), "the row of [CLS] and [SEP]"
+    alone = client.embed(model=MODEL, input=[""])
+    assert (alone.embeddings[0], alone.prompt_eval_count) == (empty.embeddings[0], 2)
 
 
 def test_errors_of_ollama(daemon: Daemon) -> None:
     client = ollama.Client(host=daemon.url)
-    with pytest.raises(ollama.ResponseError, match="no model 'no-such-model'") as missing:
-        client.embed(model="no-such-model", input="a")
-    assert missing.value.status_code == 404
-    with pytest.raises(ollama.ResponseError, match="takes at most 512"):
+    for ask in (client.embed, client.embeddings, client.show):
+        with pytest.raises(ollama.ResponseError, match="model 'no-such-model' not found") as missing:
+            ask("no-such-model")
+        assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match=r"the input length exceeds the context length: .* 512"):
         client.embed(model=MODEL, input=LONG, truncate=False)
+    with pytest.raises(ollama.ResponseError, match="input after truncation exceeds maximum context length"):
+        client.embed(model=MODEL, input=LONG, options={"num_ctx": 1})
     assert client.embed(model=MODEL, input=LONG).prompt_eval_count == 512
     with pytest.raises(ollama.ResponseError, match="nothing at POST /api/generate"):
         client.generate(MODEL, "a")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import warnings
 
 import numpy as np
 import pytest
 
-from edgeembed.inference.postprocess import base64_rows, unit_rows
+from edgeembed.inference.postprocess import scaled_rows, unit_rows
 
 ROWS = np.random.default_rng(7).normal(size=(5, 48)).astype(np.float32) * 40
 
@@ -68,10 +67,15 @@ def test_the_rows_themselves_stay_as_they_are() -> None:
     assert np.array_equal(rows, ROWS)
 
 
-def test_base64_holds_little_endian_floats_of_each_row() -> None:
-    matrix = unit_rows(list(ROWS), 7)
-    encoded = base64_rows(matrix)
-    assert len(encoded) == 5
-    for text, row in zip(encoded, matrix, strict=True):
-        assert base64.b64decode(text, validate=True) == row.astype("<f4").tobytes()
-    assert base64_rows(matrix.astype(">f4")) == encoded
+@pytest.mark.parametrize("norm", [1, 2, 3, 7])
+def test_rows_are_divided_by_a_norm(norm: int) -> None:
+    scaled = scaled_rows(list(ROWS), 17, norm).astype(np.float64)
+    assert np.allclose((np.abs(scaled) ** norm).sum(axis=1), 1.0, atol=1e-6)
+    assert np.allclose(scaled / np.linalg.norm(scaled, axis=1, keepdims=True), unit_rows(list(ROWS), 17), atol=1e-6)
+
+
+def test_norms_that_are_none() -> None:
+    assert np.array_equal(scaled_rows(list(ROWS), None, -1), ROWS)
+    assert np.abs(scaled_rows(list(ROWS), None, 0)).max(axis=1) == pytest.approx([32760] * 5)
+    large, zeros = np.full((2, 4), 1e30, dtype=np.float32), np.zeros((1, 4), dtype=np.float32)
+    assert np.allclose(scaled_rows([*large, *zeros], None, 100), [[4**-0.01] * 4] * 2 + [[0.0] * 4]), "nothing overflows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from msgspec import UNSET
 
 from edgeembed.errors import RequestError
+from edgeembed.inference.aside import LARGE
 from edgeembed.server.body import BodyType, cache_header, peek
 from edgeembed.server.unsupported_fields import IGNORED, UNSUPPORTED
 
@@ -19,6 +21,7 @@ class Body(msgspec.Struct):
     side: Literal["left", "right"] | None = None
     cache: bool | Literal["keep"] | None = None
     normalize: bool | None = None
+    count: int | None = None
 
 
 BODY = BodyType(Body)
@@ -36,6 +39,10 @@ BODY = BodyType(Body)
         (b'{"text": "a", "embed_dtype": "float16"}', "embed_dtype", "embed_dtype 'float16' is not supported here"),
         (b"[]", None, "the body: Expected `object`"),
         (b"{", None, "not valid JSON"),
+        (b"", None, "missing request body"),
+        (b" \r\n", None, "missing request body"),
+        (b'{"text": "a", "count": 2.5}', "count", "Expected `int | null`"),
+        (b'{"text": "a", "count": 2.0, "numbers": ["b"]}', "numbers[0]", "Expected `int`"),
         (b'{"text": "\xff"}', None, "not valid JSON"),
         (b'{"text": "\\ud83d", "numbers": ["a"]}', "numbers[0]", "Expected `int`"),
     ],
@@ -44,6 +51,15 @@ def test_errors_name_the_field_and_the_item(raw: bytes, param: str | None, words
     with pytest.raises(RequestError) as caught:
         BODY.decode(raw)
     assert caught.value.param == param and words in caught.value.message
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    long = b'{"text": "%b"}' % (b"a" * LARGE)
+    assert BODY.decode(codecs.BOM_UTF8 + b'{"text": "a"}').text == "a"
+    assert len(BODY.decode(codecs.BOM_UTF8 + long).text) == LARGE
+    assert peek(codecs.BOM_UTF8 + b'{"inputs": 1}').inputs is not UNSET
+    with pytest.raises(RequestError, match="not valid JSON"):
+        BODY.decode(codecs.BOM_UTF8 * 2 + b'{"text": "a"}')
 
 
 @pytest.mark.parametrize(
@@ -63,7 +79,14 @@ def test_a_field_of_the_body_and_a_harmless_value_are_taken(field: dict[str, Any
     assert BODY.decode(msgspec.json.encode({"text": "a", **field})).text == "a"
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED.keys() - {"normalize"})
+@pytest.mark.parametrize(("written", "count"), [("8192.0", 8192), ("-1.00", -1), ("0.0", 0), ("7", 7)])
+def test_a_whole_number_may_be_written_with_a_point(written: str, count: int) -> None:
+    """Lua, JavaScript's number types in other languages, and pandas write integers so."""
+    body = BODY.decode(f'{{"text": "a 1.0", "numbers": [2], "count": {written}}}'.encode())
+    assert (body.text, body.numbers, body.count, type(body.count)) == ("a 1.0", [2], count, int)
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED.keys() - {"normalize"}))
 def test_a_value_that_would_change_the_numbers_is_refused(name: str) -> None:
     with pytest.raises(RequestError) as caught:
         BODY.decode(msgspec.json.encode({"text": "a", name: 12345}))

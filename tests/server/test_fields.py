@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 
 from edgeembed.errors import RequestError, TokenInputError
-from edgeembed.server.fields import check_positive, texts_of
+from edgeembed.server.fields import check_positive, input_type_of, message_text, side_of, texts_of
 
 MOST = 3
-
-
-def text_under_t(item: Any, place: str) -> str:
-    if isinstance(item, dict):
-        return str(item["t"])
-    raise RequestError(f"{place} has no t", param=place)
 
 
 @pytest.mark.parametrize(("given", "texts"), [("a", ["a"]), ("", [""]), (["a"], ["a"]), (["a", "", "c"], ["a", "", "c"])])
@@ -47,12 +41,82 @@ def test_token_ids_have_an_error_of_their_own(given: list[Any]) -> None:
         texts_of(given, MOST, "input", token_hint=", or whistle")
 
 
-def test_items_may_have_another_form() -> None:
-    assert texts_of([{"t": "a"}, {"t": "b"}], MOST, "documents", item_text=text_under_t) == ["a", "b"]
-    with pytest.raises(RequestError, match=r"documents\[1\] has no t"):
-        texts_of([{"t": "a"}, 5], MOST, "documents", item_text=text_under_t)
-    with pytest.raises(RequestError, match="at most 3"):
-        texts_of([5] * 4, MOST, "documents", item_text=text_under_t)
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"text": "a"},
+        {"type": "text", "text": "a"},
+        {"type": "input_text", "text": "a"},
+        {"content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"content": ["a"]},
+    ],
+)
+def test_an_item_may_be_a_part_or_a_message(item: Any) -> None:
+    assert texts_of(["b", item], MOST, "documents") == ["b", "a"]
+    assert message_text([item]) == "a"
+
+
+def test_the_parts_of_a_message_are_one_text() -> None:
+    item = {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    assert texts_of([item], MOST, "input") == ["a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ({"type": "image_url", "image_url": {"url": "u"}}, "input[1] is of the type 'image_url'; only texts"),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "image"}]}, "input[1].content[1] is of the type 'image'"),
+        ({"content": []}, "input[1] is an object; expected"),
+        ({"text": 5}, "input[1] is an object; expected"),
+        ({"content": [["a"]]}, "input[1].content[0] is a list"),
+    ],
+)
+def test_an_item_without_a_text_is_refused(item: Any, words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        texts_of(["a", item], MOST, "input")
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("messages", [[], ["a", "b"]])
+def test_a_chat_has_one_message(messages: list[Any]) -> None:
+    with pytest.raises(RequestError, match=f"messages has {len(messages)} items; expected one"):
+        message_text(messages)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        (None, None),
+        *((word, "query") for word in ("query", "search_query", "retrieval.query", "RETRIEVAL_QUERY", "Retrieval-query")),
+        *((word, "document") for word in ("document", "passage", "search_document", "retrieval.passage")),
+        ("classification", "classification"),
+        *((word, "clustering") for word in ("clustering", "separation")),
+        *((word, "similarity") for word in ("text-matching", "SEMANTIC_SIMILARITY", "STS")),
+    ],
+)
+def test_words_for_what_a_text_is_for(word: str | None, meant: str | None) -> None:
+    assert input_type_of(word, "task") == meant
+
+
+@pytest.mark.parametrize(
+    ("word", "side"),
+    [
+        (None, None),
+        *((word, "none") for word in ("NONE", "none", False)),
+        *((word, "end") for word in ("END", "right", True)),
+        *((word, "start") for word in ("START", "Left")),
+    ],
+)
+def test_words_for_what_is_cut_off(word: str | bool | None, side: str | None) -> None:
+    assert side_of(word, "truncate") == side
+
+
+def test_other_words_are_refused_with_a_list_of_the_words() -> None:
+    with pytest.raises(RequestError, match="task 'nl2code' is unknown; expected one of query, document, passage"):
+        input_type_of("nl2code", "task")
+    with pytest.raises(RequestError, match="truncate 'MIDDLE' is unknown; expected one of none, end, start, true, false"):
+        side_of("MIDDLE", "truncate")
 
 
 def test_positive_numbers() -> None:

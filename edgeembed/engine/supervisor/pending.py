@@ -22,6 +22,7 @@ from edgeembed.errors import (
     EmptyInputError,
     EngineError,
     InputTooLongError,
+    NoRoomError,
     RequestError,
     WorkerCrashedError,
 )
@@ -171,8 +172,10 @@ def _error_of(message: Failed) -> EdgeEmbedError:
             return InputTooLongError(message.message, tokens=message.tokens, limit=message.limit, at_least=message.at_least)
         case "empty":
             return EmptyInputError(message.message)
-        case "bad_ids" | "no_room":
+        case "bad_ids":
             return RequestError(message.message)
+        case "no_room":
+            return NoRoomError(message.message)
         case "bad_vector":
             return BadVectorError(message.message)
         case "engine":

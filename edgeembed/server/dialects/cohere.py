@@ -1,8 +1,7 @@
 """Cohere's dialect: POST /v2/embed and /v1/embed.
 
-Reference: the Cohere API documentation, "Embed API (v2)" and "Embed API (v1)". Cohere's quantisation is not documented.
-Here int8 scales a row so that its largest number is 127, uint8 is int8 plus 128, ubinary holds the signs, eight in a byte,
-and binary is ubinary minus 128.
+Reference: the Cohere API documentation, "Embed API (v2)" and "Embed API (v1)". Cohere's int8 is not
+documented; ours, and the other types, are those of `edgeembed.inference.number_formats`.
 """
 
 from __future__ import annotations
@@ -11,42 +10,34 @@ import uuid
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-import numpy as np
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
-from edgeembed.inference.postprocess import base64_rows, int8_rows, sign_bits
+from edgeembed.inference.number_formats import base64_rows, quantised
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.prompts import InputType
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
-from edgeembed.server.body import BodyType, cache_use, json_name, read_body
+from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.fields import (
     TRUNCATE,
+    InputTypeField,
     PositiveField,
     RowsField,
     TextListField,
     answer_headers,
     check_positive,
+    input_type_of,
     texts_of,
 )
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
 
-Purpose: TypeAlias = Literal["search_query", "search_document", "classification", "clustering"]
 EmbeddingKind: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 Truncate: TypeAlias = Literal["NONE", "START", "END"]
 
-_INPUT_TYPES: dict[Purpose, InputType] = {
-    "search_query": "query",
-    "search_document": "document",
-    # These compare texts with each other, so all need the same prompt.
-    "classification": "document",
-    "clustering": "document",
-}
 _SIDES: dict[Truncate, Side] = {"NONE": "none", "START": "start", "END": "end"}
 _INPUT = {
     "type": "object",
@@ -73,7 +64,7 @@ class CohereEmbedBody(msgspec.Struct):
     inputs: Annotated[list[Any], Meta(extra_json_schema={"items": _INPUT, "minItems": 1})] | None = None
     images: list[Any] | None = None
     model: str | None = None
-    input_type: Purpose | None = None
+    input_type: InputTypeField | None = None
     embedding_types: list[EmbeddingKind] | None = None
     output_dimension: PositiveField | None = None
     max_tokens: Annotated[PositiveField | None, Meta(description="The longest text in tokens.")] = None
@@ -159,7 +150,7 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
         EmbedRequest(
             texts=texts,
             model=body.model,
-            input_type=_INPUT_TYPES[body.input_type] if body.input_type else None,
+            input_type=input_type_of(body.input_type, "input_type"),
             dimensions=body.output_dimension,
             param=param,
             cache=cache_use(None, request),
@@ -180,17 +171,7 @@ def _texts(body: CohereEmbedBody, most: int) -> tuple[list[str], str]:
         return texts_of(body.texts, most, "texts"), "texts"
     if body.inputs is None:
         raise RequestError("texts is missing", param="texts")
-    return texts_of(body.inputs, most, "inputs", item_text=_content_text), "inputs"
-
-
-def _content_text(item: Any, place: str) -> str:
-    match item:
-        case {"content": [{"type": "text", "text": str(text)}]}:
-            return text
-        case {"content": list()}:
-            raise RequestError(f"{place}.content: expected one part with a text; images are not supported", param=place)
-        case _:
-            raise RequestError(f"{place} is {json_name(item)}; expected an object with a list under 'content'", param=place)
+    return texts_of(body.inputs, most, "inputs"), "inputs"
 
 
 def _size(texts: list[str], result: EmbedResult) -> int:
@@ -212,20 +193,13 @@ def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, versi
 
 
 def _rows(result: EmbedResult, kind: EmbeddingKind) -> Any:
-    vectors = result.vectors
     match kind:
         case "float":
-            return vectors
+            return result.vectors
         case "base64":
-            return base64_rows(vectors)
-        case "int8":
-            return int8_rows(vectors)
-        case "uint8":
-            return (int8_rows(vectors).astype(np.int16) + 128).astype(np.uint8)
-        case "ubinary":
-            return sign_bits(vectors)
-        case "binary":
-            return (sign_bits(vectors).astype(np.int16) - 128).astype(np.int8)
+            return base64_rows(result.vectors)
+        case _:
+            return quantised(result.vectors, kind)
 
 
 def _meta(result: EmbedResult, version: str) -> CohereMeta:

@@ -1,6 +1,6 @@
 """The dialect of text-embeddings-inference (TEI): /embed, /similarity, /info, /tokenize, and POST / for several of them.
 
-POST /rerank, which another dialect shares, is in `rerank_path`. Reference: router/src/http/types.rs and server.rs of
+POST /rerank is in `rerank_tei`. Reference: router/src/http/types.rs and server.rs of
 huggingface/text-embeddings-inference. The field `model` is an extension, as TEI serves a single model. POST / is what
 `huggingface_hub.InferenceClient` uses when its model is the server's address.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -21,13 +20,14 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo, Tokenized
 from edgeembed.errors import EngineUnavailableError, ModelReplacedError, RequestError, quoted
-from edgeembed.inference.postprocess import log_odds, raw_rows
-from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
+from edgeembed.inference.postprocess import raw_rows
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, TokenizeRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import DIGEST_HEADER, BodyType, cache_header, cache_use, peek_body, read_body
+from edgeembed.server.dialects import rerank_tei
 from edgeembed.server.fields import (
     PROMPT,
     TRUNCATE,
@@ -40,7 +40,7 @@ from edgeembed.server.fields import (
     answer_headers,
     texts_of,
 )
-from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
+from edgeembed.server.responses import json_bytes, json_response, struct_response
 
 routes = web.RouteTableDef()
 
@@ -59,26 +59,6 @@ class TeiEmbedBody(msgspec.Struct):
     prompt_name: Annotated[str | None, Meta(description=PROMPT)] = None
     dimensions: PositiveField | None = None
     model: str | None = None
-
-
-class TeiRerankBody(msgspec.Struct):
-    """A query, and texts to score against it. With `raw_scores`, scores are logits and not from 0 to 1."""
-
-    query: TextField
-    texts: TextListField
-    raw_scores: bool | None = None
-    return_text: bool | None = None
-    truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
-    truncation_direction: Direction | None = None
-    model: str | None = None
-
-
-class TeiRank(msgspec.Struct):
-    """A text's index in the request, and its score."""
-
-    index: int
-    score: float
-    text: str | UnsetType = UNSET
 
 
 class SimilarityInputs(msgspec.Struct):
@@ -164,7 +144,6 @@ class TeiInfo(msgspec.Struct):
 
 
 _EMBED = BodyType(TeiEmbedBody)
-_RERANK = BodyType(TeiRerankBody)
 _SIMILARITY = BodyType(SimilarityBody)
 _token_encoder = msgspec.json.Encoder()
 _TOKENIZE = BodyType(TeiTokenizeBody)
@@ -175,7 +154,7 @@ async def root(request: web.Request) -> web.StreamResponse:
     """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`)."""
     fields = await peek_body(request)
     if fields.texts is not UNSET:
-        return await rerank(request)
+        return await rerank_tei.rerank(request)
     if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
         return await similarity(request)
     return await embed_texts(request)
@@ -200,28 +179,6 @@ async def embed_texts(request: web.Request) -> web.Response:
         )
     )
     return await service.aside.run(result.numbers, _rows_response, result, body)
-
-
-async def rerank(request: web.Request) -> web.Response:
-    """Score texts against a query, best first."""
-    body = await read_body(request, _RERANK)
-    texts = texts_of(body.texts, request.app[MAX_INPUTS], "texts")
-    result = await request.app[SERVICE].rerank(
-        RerankRequest(
-            query=body.query,
-            documents=texts,
-            model=body.model,
-            param="texts",
-            cache=cache_use(None, request),
-            lengths=_lengths(body.truncate, body.truncation_direction),
-        )
-    )
-    scores = [log_odds(score) for score in result.scores] if body.raw_scores else result.scores
-    order = sorted(range(len(texts)), key=lambda index: -scores[index])
-    ranks = [TeiRank(index, scores[index], texts[index] if body.return_text else UNSET) for index in order]
-    headers = answer_headers(result, len(texts))
-    returned = sum(map(len, texts)) if body.return_text else 0
-    return await request.app[SERVICE].aside.run(returned, partial(json_response, headers=headers), plain(ranks))
 
 
 @routes.post("/similarity")

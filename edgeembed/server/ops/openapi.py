@@ -21,7 +21,18 @@ from edgeembed.common import status as common_status
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
-from edgeembed.server.dialects import cohere, ollama, openai, rerank, tei, tokenize
+from edgeembed.server.dialects import (
+    cohere,
+    embeddings_body,
+    ollama_embed,
+    ollama_models,
+    rerank,
+    rerank_answer,
+    rerank_tei,
+    score,
+    tei,
+    tokenize,
+)
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
@@ -75,18 +86,18 @@ class Operation:
 
 
 _OPENAI = "OpenAI"
-_RERANK = "Rerank (Jina, Cohere, vLLM)"
+_RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
 _OLLAMA = "Ollama"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
 _SERVER = "This server"
 _ADMIN = "Administration"
 
-_QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
+_QUERY: dict[str, Any] = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
-        _OPENAI, EmbeddingsAnswer, openai.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+        _OPENAI, EmbeddingsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
     ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
@@ -97,41 +108,55 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _COMPUTES,
         {"input": ["The rain falls."], "ids": True},
     ),
-    ("POST", "/v1/rerank"): Operation(
-        _RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, {**_QUERY, "top_n": 1}, cached=True
-    ),
-    ("POST", "/v2/rerank"): Operation(_RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, _QUERY, cached=True),
-    ("POST", "/rerank"): Operation(
-        _RERANK,
-        (rerank.RerankAnswer, list[tei.TeiRank]),
-        (rerank.RerankBody, tei.TeiRerankBody),
-        _TEI_COMPUTES,
-        {"query": "Is it raining?", "texts": ["The rain falls.", "A dry desert."]},
-        cached=True,
-        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
-    ),
+    **{
+        ("POST", path): Operation(
+            _RERANK,
+            (rerank_answer.RerankAnswer, list[rerank_tei.TeiRank]),
+            (rerank.RerankBody, rerank_tei.TeiRerankBody),
+            _TEI_COMPUTES,
+            example,
+            cached=True,
+            fails=dict.fromkeys(_TEI_COMPUTES, (error, error_formats.VoyageError, error_formats.TeiError)),
+        )
+        for path, example, error in (
+            ("/v1/rerank", {**_QUERY, "top_n": 1}, error_formats.OpenAIError),
+            ("/v2/rerank", _QUERY, error_formats.CohereError),
+            ("/rerank", {"query": _QUERY["query"], "texts": _QUERY["documents"]}, error_formats.OpenAIError),
+        )
+    },
+    **{
+        ("POST", path): Operation(
+            _RERANK,
+            (score.ScoreAnswer, score.SglangScoreAnswer),
+            score.ScoreBody,
+            _COMPUTES,
+            {"text_1": "Is it raining?", "text_2": ["The rain falls.", "A dry desert."]},
+            cached=True,
+        )
+        for path in ("/score", "/v1/score")
+    },
     ("POST", "/api/embed"): Operation(
         _OLLAMA,
-        ollama.OllamaEmbedAnswer,
-        ollama.OllamaEmbedBody,
+        ollama_embed.OllamaEmbedAnswer,
+        ollama_embed.OllamaEmbedBody,
         _COMPUTES,
         {"input": ["The rain falls.", "A dry desert."]},
         cached=True,
     ),
     ("POST", "/api/embeddings"): Operation(
         _OLLAMA,
-        ollama.OllamaEmbeddingsAnswer,
-        ollama.OllamaEmbeddingsBody,
+        ollama_embed.OllamaEmbeddingsAnswer,
+        ollama_embed.OllamaEmbeddingsBody,
         _COMPUTES,
         {"prompt": "The rain falls."},
         cached=True,
     ),
-    ("GET", "/api/tags"): Operation(_OLLAMA, ollama.OllamaTags),
+    ("GET", "/api/tags"): Operation(_OLLAMA, ollama_models.OllamaTags),
     ("POST", "/api/show"): Operation(
-        _OLLAMA, ollama.OllamaShowAnswer, ollama.OllamaShowBody, (400, 401, 403, 404, 413, 500)
+        _OLLAMA, ollama_models.OllamaShowAnswer, ollama_models.OllamaShowBody, (400, 401, 403, 404, 413, 500)
     ),
-    ("GET", "/api/ps"): Operation(_OLLAMA, ollama.OllamaProcesses),
-    ("GET", "/api/version"): Operation(_OLLAMA, ollama.OllamaVersion),
+    ("GET", "/api/ps"): Operation(_OLLAMA, ollama_models.OllamaProcesses),
+    ("GET", "/api/version"): Operation(_OLLAMA, ollama_models.OllamaVersion),
     ("POST", "/embed"): Operation(
         _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),
@@ -148,8 +173,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/"): Operation(
         _TEI,
-        (RowsField, list[float], list[tei.TeiRank]),
-        (tei.TeiEmbedBody, tei.SimilarityBody, tei.TeiRerankBody),
+        (RowsField, list[float], list[rerank_tei.TeiRank]),
+        (tei.TeiEmbedBody, tei.SimilarityBody, rerank_tei.TeiRerankBody),
         _TEI_COMPUTES,
         {"inputs": "The rain falls."},
         cached=True,

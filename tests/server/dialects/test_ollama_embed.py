@@ -1,4 +1,4 @@
-"""Ollama's routes over HTTP, on fake engines: an embedder with aliases and a reranker."""
+"""Ollama's routes that compute vectors, over HTTP, on fake engines: an embedder with aliases and a reranker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed import __version__
 from edgeembed.errors import RequestError
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS
@@ -57,7 +56,7 @@ async def test_embed_takes_a_text_or_a_list_and_returns_unit_rows_in_order(clien
 )
 async def test_names_as_ollamas_clients_write_them(client: TestClient, server: Server, name: str, computed: str) -> None:
     status, answer = await post(client, "/api/embed", model=name, input="a")
-    assert (status, answer["model"]) == (200, name)
+    assert (status, answer["model"]) == (200, name or "embedder")
     assert server.embedder.computed == [computed]
 
 
@@ -68,12 +67,70 @@ async def test_the_older_route_returns_one_row(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/embed", {"prompt": "a"}),
+        ("/api/embed", {"prompt": ["a"], "input": None}),
+        ("/api/embed", {"input": "a", "prompt": "ignored"}),
+        ("/api/embeddings", {"input": "a"}),
+        ("/api/embeddings", {"input": ["a"], "prompt": None}),
+        ("/api/embeddings", {"prompt": ["a"]}),
+        ("/api/embeddings", {"prompt": "a", "input": "ignored"}),
+    ],
+)
+async def test_each_route_takes_the_field_of_the_other(
+    client: TestClient, server: Server, path: str, body: dict[str, Any]
+) -> None:
+    status, answer = await post(client, path, model="embedder", **body)
+    assert status == 200
+    row = answer["embedding"] if path == "/api/embeddings" else answer["embeddings"][0]
+    assert np.allclose(row, unit("a"), atol=1e-6)
+
+
+async def test_every_optional_field_may_be_null(client: TestClient) -> None:
+    nulls = dict.fromkeys(("truncate", "dimensions", "keep_alive", "options", "prompt", "model"))
+    status, answer = await post(client, "/api/embed", input="a", **nulls)
+    assert (status, np.shape(answer["embeddings"])) == (200, (1, DIMENSIONS))
+    nulls = dict.fromkeys(("keep_alive", "options", "input", "model"))
+    assert (await post(client, "/api/embeddings", prompt="a", **nulls))[0] == 200
+    options = dict.fromkeys(("num_ctx", "num_gpu", "seed", "stop"))
+    assert (await post(client, "/api/embed", input="a", options=options))[0] == 200
+
+
+async def test_integers_may_be_written_with_a_point(client: TestClient) -> None:
+    status, answer = await post(client, "/api/embed", input="a b c d", dimensions=4.0, options={"num_ctx": 5.0})
+    assert status == 200
+    assert np.allclose(answer["embeddings"], [unit("a b c", 4)], atol=1e-6)
+
+
+async def test_an_empty_text_in_a_list_is_embedded(client: TestClient, server: Server) -> None:
+    """Ollama lets the model read the special tokens; langchain-ollama sends a list for a single text, too."""
+    for texts in (["a", "", "b"], [""]):
+        status, answer = await post(client, "/api/embed", model="embedder", input=texts)
+        assert status == 200
+        assert np.allclose(answer["embeddings"], [unit(text) for text in texts], atol=1e-6)
+    assert (await post(client, "/api/embed", model="embedder:query", input=[""]))[0] == 200
+    assert "Q: " in server.embedder.computed
+    status, answer = await post(client, "/v1/embeddings", input=["a", ""])
+    assert (status, answer["error"]["code"]) == (400, "empty_input"), "OpenAI refuses it"
+
+
+async def test_a_missing_body_is_named(client: TestClient) -> None:
+    for path in ("/api/embed", "/api/embeddings", "/api/show"):
+        response = await client.post(path)
+        assert response.status == 400
+        assert (await response.json())["error"].startswith("missing request body")
+
+
+@pytest.mark.parametrize(
     ("path", "body", "rows"),
     [
         ("/api/embed", {}, {"embeddings": []}),
         ("/api/embed", {"input": ""}, {"embeddings": []}),
         ("/api/embed", {"input": []}, {"embeddings": []}),
+        ("/api/embed", {"input": None}, {"embeddings": []}),
         ("/api/embeddings", {"prompt": ""}, {"embedding": []}),
+        ("/api/embeddings", {}, {"embedding": []}),
     ],
 )
 async def test_nothing_to_embed_loads_the_model(
@@ -97,22 +154,27 @@ async def test_nothing_to_embed_loads_the_model(
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("/api/embed", {"model": "other:latest", "input": "a"}, 404, "no model 'other'"),
-        ("/api/embed", {"model": "ranker", "input": "a"}, 400, "/v1/rerank"),
-        ("/api/embed", {"model": "embedder", "input": ["a", 3]}, 400, "input[1] is a number"),
-        ("/api/embed", {"model": "embedder", "input": [1, 3]}, 400, "input holds token ids"),
-        ("/api/embed", {"model": "embedder", "input": ["a", None]}, 400, "input[1] is null"),
-        ("/api/embed", {"model": "embedder", "input": ["a", ""]}, 400, "input[1] is empty"),
-        ("/api/embed", {"model": "embedder", "input": {"a": 1}}, 400, "input: Expected"),
+        ("/api/embed", {"model": "other", "input": "a"}, 404, "model 'other' not found, try pulling it first: "),
+        ("/api/embed", {"model": "other:latest", "input": "a"}, 404, "model 'other:latest' not found"),
+        ("/api/embeddings", {"model": "other", "prompt": "a"}, 404, "model 'other' not found, try pulling it first: "),
+        ("/api/embed", {"model": "other"}, 404, "model 'other' not found"),
+        ("/api/embed", {"model": "ranker", "input": "a"}, 400, "this model does not support embeddings: "),
+        ("/api/embed", {"model": "embedder", "input": ["a", 3]}, 400, "invalid input type: input[1] is a number"),
+        ("/api/embed", {"model": "embedder", "input": [1, 3]}, 400, "invalid input type: input[0] is a number"),
+        ("/api/embed", {"model": "embedder", "input": ["a", None]}, 400, "invalid input type: input[1] is null"),
+        ("/api/embed", {"model": "embedder", "input": {"a": 1}}, 400, "invalid input type: input is an object"),
+        ("/api/embed", {"model": "embedder", "input": 1}, 400, "invalid input type: input is a number"),
+        ("/api/embed", {"model": "embedder", "prompt": True}, 400, "invalid input type: prompt is a boolean"),
+        ("/api/embeddings", {"model": "embedder", "prompt": 1}, 400, "invalid input type: prompt is a number"),
+        ("/api/embeddings", {"model": "embedder", "prompt": ["a", "b"]}, 400, "this route takes one"),
+        ("/api/embeddings", {"model": "embedder", "input": ["a", "b"]}, 400, "POST /api/embed any number"),
         ("/api/embed", {"model": "embedder", "input": "a", "dimensions": 17}, 400, "between 1 and 16"),
         ("/api/embed", {"model": "embedder", "input": "", "dimensions": -1}, 400, "dimensions is -1"),
         ("/api/embed", {"model": "embedder", "input": "a", "keep_alive": "soon"}, 400, "keep_alive"),
-        ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": "8"}}, 400, "options.num_ctx"),
+        ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": "8"}}, 400, 'option "num_ctx"'),
+        ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": 8.5}}, 400, 'option "num_ctx"'),
+        ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": -1}}, 400, 'option "num_ctx"'),
         ("/api/embed", {"model": "embedder", "input": "a", "truncate": "yes"}, 400, "truncate"),
-        ("/api/embeddings", {"model": "embedder", "prompt": ["a"]}, 400, "prompt"),
-        ("/api/show", {}, 400, "model is missing"),
-        ("/api/show", {"model": "other"}, 404, "'other' not found"),
-        ("/api/generate", {"model": "embedder", "prompt": "a"}, 404, "nothing at POST /api/generate"),
     ],
 )
 async def test_errors_have_ollamas_format(
@@ -135,6 +197,7 @@ async def test_texts_are_cut_at_the_end_unless_truncate_is_false(client: TestCli
         assert answer["prompt_eval_count"] == 3 + CONTEXT_TOKENS
     status, answer = await post(client, "/api/embed", model="embedder", input=["a", longer], truncate=False)
     assert status == 400
+    assert answer["error"].startswith("the input length exceeds the context length: ")
     assert "input[1] has 32 tokens" in answer["error"]
 
 
@@ -152,41 +215,11 @@ async def test_num_ctx_is_the_longest_text(client: TestClient) -> None:
     assert "options.num_ctx allows 5" in answer["error"]
 
 
-async def test_tags_list_every_name_of_embedders(client: TestClient) -> None:
-    status, answer = await get(client, "/api/tags")
-    assert status == 200
-    names = [model["name"] for model in answer["models"]]
-    assert names == [
-        "embedder:latest",
-        "embedder:query",
-        "embedder:document",
-        "embedder:F32",
-        "nomic-embed-text:latest",
-    ]
-    assert names == [model["model"] for model in answer["models"]]
-    first = answer["models"][0]
-    assert first["details"]["quantization_level"] == "F32"
-    assert first["capabilities"] == ["embedding"]
-    assert datetime.datetime.fromisoformat(first["modified_at"]).year == 2023
-    for name in names:
-        assert (await post(client, "/api/embed", model=name, input="a"))[0] == 200
-
-
-async def test_show_describes_a_model_under_any_name(client: TestClient) -> None:
-    for body in ({"model": "nomic-embed-text:latest"}, {"name": "embedder"}):
-        status, answer = await post(client, "/api/show", **body)
-        assert status == 200
-        assert answer["modelfile"] == "FROM embedder:F32\n"
-        assert answer["capabilities"] == ["embedding"]
-        assert isinstance(answer["model_info"], dict)
-    assert (await post(client, "/api/show", model="ranker"))[1]["capabilities"] == []
-
-
 async def test_the_clients_keep_alive_is_used_unless_the_settings_pin_the_model(client: TestClient, server: Server) -> None:
     async def expiry() -> datetime.timedelta:
         _, answer = await get(client, "/api/ps")
         (model,) = answer["models"]
-        assert model["name"] == "embedder:F32"
+        assert model["name"] == "embedder:latest"
         assert (model["context_length"], model["size_vram"]) == (CONTEXT_TOKENS, 0 if model["size"] == 0 else model["size"])
         return datetime.datetime.fromisoformat(model["expires_at"]) - datetime.datetime.now(datetime.UTC)
 
@@ -197,9 +230,28 @@ async def test_the_clients_keep_alive_is_used_unless_the_settings_pin_the_model(
     assert (await expiry()).total_seconds() == pytest.approx(600, abs=5)
     await post(client, "/api/embed", model="embedder", input="a", keep_alive=-1)
     assert (await expiry()).days > 10_000
-    await post(client, "/api/embed", model="embedder", keep_alive=0)
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0", "0s", "-0s"])
+@pytest.mark.parametrize("settings", [None, 1800.0])
+async def test_keep_alive_0_unloads_at_once(
+    client: TestClient, server: Server, zero: float | str, settings: float | None
+) -> None:
+    server.keep_alive = settings
+    assert (await post(client, "/api/embed", model="embedder", input="a", keep_alive=zero))[0] == 200
     await server.embedder.until(lambda: server.embedder.closed)
     assert (await get(client, "/api/ps"))[1]["models"] == []
+    loads = server.pool.loads["embedder:F32"]
+    assert (await post(client, "/api/embed", model="embedder", keep_alive=zero))[0] == 200
+    assert server.pool.loads["embedder:F32"] == loads, "a model is not loaded in order to be unloaded"
+    assert (await post(client, "/api/embed", model="embedder", input="b"))[0] == 200
+
+
+async def test_keep_alive_0_leaves_a_pinned_model_loaded(client: TestClient, server: Server) -> None:
+    (slot,) = [slot for slot in server.pool.slots if slot.model.name == "embedder"]
+    slot.pinned = True
+    assert (await post(client, "/api/embed", model="embedder", input="a", keep_alive=0))[0] == 200
+    assert [model["name"] for model in (await get(client, "/api/ps"))[1]["models"]] == ["embedder:latest"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +259,8 @@ async def test_the_clients_keep_alive_is_used_unless_the_settings_pin_the_model(
     [
         (None, None),
         (0, 0.0),
+        (0.0, 0.0),
+        ("-0s", 0.0),
         ("0", 0.0),
         (1.5, 1.5),
         ("5m", 300.0),
@@ -227,19 +281,6 @@ def test_durations_have_gos_syntax(given: str | float | None, seconds: float | N
 def test_invalid_durations_are_refused(given: str) -> None:
     with pytest.raises(RequestError, match="keep_alive"):
         keep_alive_seconds(given)
-
-
-async def test_head_shows_that_the_server_runs(client: TestClient) -> None:
-    """Ollama's clients send HEAD / to check for a server."""
-    for method in ("HEAD", "GET"):
-        for path in ("/", "/api/version", "/api/tags"):
-            assert (await client.request(method, path)).status == 200
-
-
-async def test_the_version_is_one_that_ollamas_clients_accept(client: TestClient) -> None:
-    _, answer = await get(client, "/api/version")
-    assert tuple(map(int, answer["version"].split("."))) >= (0, 6, 4), "what VS Code asks for"
-    assert answer["edgeembed"] == __version__
 
 
 async def test_a_request_may_have_any_number_of_texts(client: TestClient) -> None:

@@ -1,0 +1,96 @@
+"""The answer of POST /v1/embeddings: JSON, or the bytes of the numbers as vLLM sends them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import orjson
+from aiohttp import hdrs, web
+
+from edgeembed.errors import RequestError
+from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
+from edgeembed.inference.postprocess import Matrix, scaled_rows
+from edgeembed.inference.requests import EmbedResult
+from edgeembed.server.dialects.embeddings_body import NumberFormat
+from edgeembed.server.responses import raw_response
+
+_BYTES_TYPE = "application/octet-stream"
+_METADATA_HEADER = "metadata"
+_LONGEST_HEADER = 8000
+"""Bytes; common clients refuse longer ones."""
+
+
+def write_json(result: EmbedResult, numbers: NumberFormat) -> bytes:
+    """Return the answer as JSON. Turning numbers into digits is most of the work of a cache hit."""
+    rows = enumerate(_json_rows(_matrix(result, numbers), numbers))
+    tokens = sum(row.tokens for row in result.rows)
+    return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
+        b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in rows),
+        orjson.dumps(result.model.name),
+        tokens,
+        tokens,
+    )
+
+
+def with_cuts(written: bytes, result: EmbedResult) -> bytes:
+    """Return an answer as JSON with the list of the texts that were cut, if any were."""
+    if not (cuts := result.cuts):
+        return written
+    listed = [{"index": cut.index, "tokens": cut.tokens, "full_tokens": cut.full} for cut in cuts]
+    return b'%b,"truncated":%b}' % (written[:-1], orjson.dumps(listed))
+
+
+def bytes_response(result: EmbedResult, numbers: NumberFormat, headers: dict[str, str]) -> web.Response:
+    """Return the bytes of all rows, one after the other. The header `metadata` says where each begins and ends.
+
+    Raises RequestError if there are too many rows for a header.
+    """
+    rows = row_bytes(_matrix(result, numbers), numbers.dtype, numbers.endianness)
+    headers = {hdrs.CONTENT_TYPE: _BYTES_TYPE, **headers}
+    if numbers.encoding == "bytes":
+        metadata = _metadata(result, rows, numbers)
+        if len(metadata) > _LONGEST_HEADER:
+            raise RequestError(
+                f"encoding_format bytes describes {len(rows)} rows in a header, which is too long; use bytes_only, or send "
+                "fewer texts",
+                param="encoding_format",
+            )
+        headers[_METADATA_HEADER] = metadata
+    return raw_response(b"".join(rows), headers)
+
+
+def _metadata(result: EmbedResult, rows: list[bytes], numbers: NumberFormat) -> str:
+    size, tokens = len(rows[0]), sum(row.tokens for row in result.rows)
+    shape = [result.numbers // len(rows)]
+    data = [
+        {
+            "index": index,
+            "embed_dtype": numbers.dtype,
+            "endianness": numbers.endianness,
+            "start": index * size,
+            "end": (index + 1) * size,
+            "shape": shape,
+        }
+        for index in range(len(rows))
+    ]
+    described = {
+        "id": f"embd-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": result.model.name,
+        "data": data,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return orjson.dumps(described).decode()
+
+
+def _matrix(result: EmbedResult, numbers: NumberFormat) -> Matrix:
+    if numbers.norm == 2:
+        return result.vectors
+    return scaled_rows([row.vector for row in result.rows], result.dimensions, numbers.norm)
+
+
+def _json_rows(matrix: Matrix, numbers: NumberFormat) -> list[bytes]:
+    if numbers.encoding == "base64":
+        return [b'"%b"' % row.encode() for row in base64_rows(matrix, numbers.dtype, numbers.endianness)]
+    return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in quantised(matrix, numbers.dtype)]

@@ -1,0 +1,238 @@
+"""The body of POST /v1/embeddings: the fields of OpenAI, and those by which its clients mean other servers.
+
+Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage, "Create embeddings"; the protocols of vLLM
+(entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache` and
+`repeatable` are our own. `unsupported_fields` has the fields that are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from edgeembed.errors import RequestError
+from edgeembed.inference.number_formats import Dtype, Endianness
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.prompts import InputType
+from edgeembed.server.body import CacheField, json_name
+from edgeembed.server.fields import (
+    PROMPT,
+    TRUNCATE,
+    InputTypeField,
+    PositiveField,
+    TextsOrIdsField,
+    TruncateField,
+    check_count,
+    check_positive,
+    input_type_of,
+    is_token_ids,
+    message_text,
+    side_of,
+    texts_of,
+)
+
+T = TypeVar("T")
+
+Encoding: TypeAlias = Literal["float", "base64", "bytes", "bytes_only"]
+DtypeField: TypeAlias = Literal["float", "float32", "float16", "bfloat16", "int8", "uint8", "binary", "ubinary"]
+
+
+class EmbeddingsBody(msgspec.Struct):
+    """Texts to embed. Other fields are ignored, or refused if they would change the numbers; null is the same as leaving a
+    field out.
+    """
+
+    input: TextsOrIdsField | UnsetType = UNSET
+    messages: Annotated[
+        list[Any] | None, Meta(description="Instead of input: a list with one chat message, whose text is embedded.")
+    ] = None
+    model: str | None = None
+    encoding_format: Annotated[
+        Encoding | Literal["int8", "uint8", "binary", "ubinary"] | None,
+        Meta(
+            description="float: numbers. base64: their bytes in base64. bytes: the bytes alone, and a header "
+            "metadata describes them. bytes_only: without it. A type means numbers of this output_dtype."
+        ),
+    ] = None
+    output_dtype: Annotated[
+        DtypeField | None,
+        Meta(description="The type of the numbers; binary and ubinary are signs, eight in a byte (int8 and uint8)."),
+    ] = None
+    embed_dtype: Annotated[DtypeField | None, Meta(description="vLLM's name for output_dtype.")] = None
+    embedding_type: Annotated[
+        Encoding | DtypeField | list[Encoding | DtypeField] | None,
+        Meta(description="Jina's name for encoding_format and output_dtype; a list may have one item."),
+    ] = None
+    endianness: Annotated[
+        Literal["native", "little", "big"] | None,
+        Meta(description="The order of the bytes in base64 and bytes; native is little."),
+    ] = None
+    dimensions: int | None = None
+    output_dimension: Annotated[int | None, Meta(description="Voyage's and Mistral's name for dimensions.")] = None
+    normalize: Annotated[bool | None, Meta(description="Whether vectors are scaled to length 1, which is the default.")] = (
+        None
+    )
+    normalized: Annotated[bool | None, Meta(description="Jina's name for normalize.")] = None
+    embd_normalize: Annotated[
+        int | None,
+        Meta(
+            description="llama-server's normalize: -1 none, 0 largest number 32760, 1 sum of magnitudes, 2 length, N: "
+            "p-norm.",
+            extra_json_schema={"minimum": -1, "maximum": 100},
+        ),
+    ] = None
+    use_activation: Annotated[bool | None, Meta(description="vLLM's name for normalize.")] = None
+    user: str | None = None
+    input_type: Annotated[InputTypeField | None, Meta(description=PROMPT)] = None
+    task: Annotated[InputTypeField | None, Meta(description="Jina's name for input_type.")] = None
+    prompt_name: Annotated[InputTypeField | None, Meta(description="The name of sentence-transformers for input_type.")] = (
+        None
+    )
+    prompt: Annotated[str | None, Meta(description="A text to put before each text, instead of the model's prompt.")] = None
+    instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
+    truncate: Annotated[TruncateField | None, Meta(description=f"{TRUNCATE} end or start: the side to cut off.")] = None
+    truncation: Annotated[bool | None, Meta(description="Voyage's truncate: true cuts off the end.")] = None
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        Meta(
+            description="vLLM's truncate: cut to so many tokens; -1 is the model's limit.", extra_json_schema={"minimum": -1}
+        ),
+    ] = None
+    truncation_side: Annotated[
+        Literal["left", "right"] | None,
+        Meta(description="The side that truncation and truncate_prompt_tokens cut off; right by default."),
+    ] = None
+    max_tokens: Annotated[
+        PositiveField | None, Meta(description="The longest text in tokens, if less than the model's limit.")
+    ] = None
+    token_ids: Annotated[
+        Literal["model"] | None,
+        Meta(description="model: input is a list of this model's token ids, or several lists; see POST /v1/tokenize."),
+    ] = None
+    cache: CacheField = None
+    repeatable: Annotated[
+        bool | None,
+        Meta(
+            description="Compute these texts on their own and without the cache, so that the same request always returns "
+            "the same bits. Otherwise the last digits of a vector depend on which texts are computed together."
+        ),
+    ] = None
+
+
+class NumberFormat(msgspec.Struct, frozen=True):
+    """How an answer has its numbers. norm: see `postprocess.scaled_rows`."""
+
+    encoding: Encoding = "float"
+    dtype: Dtype = "float32"
+    endianness: Endianness = "little"
+    norm: int = 2
+
+
+def only_one(**given: T | None) -> T | None:
+    """Return the value of a field that has several names; None if none is given. Raises RequestError if two differ."""
+    named = {name: value for name, value in given.items() if value is not None}
+    names, values = list(named), list(named.values())
+    for name, value in named.items():
+        if value != values[0]:
+            raise RequestError(f"{names[0]} and {name} mean the same and differ; send one of them", param=name)
+    return values[0] if values else None
+
+
+def number_format(body: EmbeddingsBody) -> NumberFormat:
+    """Return how the answer to a request has its numbers. Raises RequestError for fields that contradict each other."""
+    encoding, dtype = _split(body.encoding_format)
+    jina = body.embedding_type
+    if isinstance(jina, list):
+        if len(jina) != 1:
+            raise RequestError("embedding_type is a list; it may have one item", param="embedding_type")
+        jina = jina[0]
+    jinas_encoding, jinas_dtype = _split(jina)
+    encoding = only_one(encoding_format=encoding, embedding_type=jinas_encoding)
+    dtype = only_one(
+        output_dtype=_dtype(body.output_dtype),
+        embed_dtype=_dtype(body.embed_dtype),
+        encoding_format=dtype,
+        embedding_type=jinas_dtype,
+    )
+    norm = _norm(body)
+    if norm != 2 and dtype in ("int8", "uint8"):
+        raise RequestError(f"{dtype} needs vectors of length 1, but the request turns that off", param="normalize")
+    return NumberFormat(encoding or "float", dtype or "float32", "big" if body.endianness == "big" else "little", norm)
+
+
+def input_type(body: EmbeddingsBody) -> InputType | None:
+    """Return what the texts are embedded for. Raises RequestError for an unknown word."""
+    task = None if body.task == "embed" else body.task  # vLLM's name of what this route does
+    return only_one(
+        input_type=input_type_of(body.input_type, "input_type"),
+        task=input_type_of(task, "task"),
+        prompt_name=input_type_of(body.prompt_name, "prompt_name"),
+    )
+
+
+def lengths(body: EmbeddingsBody) -> Lengths:
+    """Return how long a text may be, and what happens to a longer one."""
+    check_positive(body.max_tokens, "max_tokens")
+    side, most = side_of(body.truncate, "truncate"), body.truncate_prompt_tokens
+    cut = side_of("start" if body.truncation_side == "left" else "end", "truncation_side")
+    if body.truncation is not None:
+        side = only_one(truncate=side, truncation=cut if body.truncation else "none")
+    if most is None:
+        return Lengths(side or "none", body.max_tokens)
+    if most != -1:
+        check_positive(most, "truncate_prompt_tokens")
+    side = only_one(truncate=side, truncate_prompt_tokens=cut)
+    asked = only_one(max_tokens=body.max_tokens, truncate_prompt_tokens=None if most == -1 else most)
+    return Lengths(side or "end", asked, asked="truncate_prompt_tokens")
+
+
+def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[list[str], list[list[int]] | None, bool]:
+    """Return the texts, or else the lists of token ids, and whether the field has a single item and not a list.
+
+    Raises RequestError naming the first item that is wrong.
+    """
+    given = body.input
+    if body.messages is not None:
+        if given is not UNSET:
+            raise RequestError("both input and messages are given; send one of them", param="messages")
+        return [message_text(body.messages)], None, True
+    if given is UNSET:
+        raise RequestError("input is missing; send a text or a list of texts", param="input")
+    if body.token_ids is None:
+        return texts_of(given, most, "input", token_hint=token_hint), None, isinstance(given, str)
+    if isinstance(given, str):
+        raise RequestError("input is a string; with token_ids, expected a list of token ids", param="input")
+    if given and is_token_ids(given):
+        return [], [given], True
+    check_count(given, most, "input")
+    wrong = next((index for index, item in enumerate(given) if not isinstance(item, list) or not is_token_ids(item)), None)
+    if wrong is not None:
+        place = f"input[{wrong}]"
+        raise RequestError(f"{place} is {json_name(given[wrong])}; expected a list of token ids", param=place)
+    return [], given, False
+
+
+def _split(word: Encoding | DtypeField | None) -> tuple[Encoding | None, Dtype | None]:
+    """Return what a word says about the encoding and about the type; a type's numbers are written as numbers."""
+    match word:
+        case None:
+            return None, None
+        case "float" | "base64" | "bytes" | "bytes_only":
+            return word, None
+        case _:
+            return "float", _dtype(word)
+
+
+def _dtype(word: DtypeField | None) -> Dtype | None:
+    return "float32" if word == "float" else word
+
+
+def _norm(body: EmbeddingsBody) -> int:
+    unit = only_one(normalize=body.normalize, normalized=body.normalized, use_activation=body.use_activation)
+    norm = body.embd_normalize
+    if norm is not None and not -1 <= norm <= 100:
+        raise RequestError(f"embd_normalize is {norm}; expected -1 to 100", param="embd_normalize")
+    found = only_one(normalize=None if unit is None else 2 if unit else -1, embd_normalize=norm)
+    return 2 if found is None else found

@@ -1,0 +1,86 @@
+"""Ollama's routes that describe models, over HTTP, on fake engines: an embedder with aliases and a reranker."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from edgeembed import __version__
+from tests.fakes import DIMENSIONS
+from tests.server.dialect_requests import Server, get, post
+
+
+@pytest.fixture
+async def client(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
+    return await aiohttp_client(Server().app)
+
+
+async def test_tags_list_every_name_of_embedders(client: TestClient) -> None:
+    status, answer = await get(client, "/api/tags")
+    assert status == 200
+    names = [model["name"] for model in answer["models"]]
+    assert names == [
+        "embedder:latest",
+        "embedder:query",
+        "embedder:document",
+        "embedder:F32",
+        "nomic-embed-text:latest",
+    ]
+    assert names == [model["model"] for model in answer["models"]]
+    first = answer["models"][0]
+    assert first["details"]["embedding_length"] == DIMENSIONS
+    assert first["details"]["quantization_level"] == "F32"
+    assert first["capabilities"] == ["embedding"]
+    assert datetime.datetime.fromisoformat(first["modified_at"]).year == 2023
+    for name in names:
+        assert (await post(client, "/api/embed", model=name, input="a"))[0] == 200
+
+
+async def test_show_describes_a_model_under_any_name(client: TestClient) -> None:
+    for body in ({"model": "nomic-embed-text:latest"}, {"name": "embedder"}):
+        status, answer = await post(client, "/api/show", **body)
+        assert status == 200
+        assert answer["modelfile"] == "FROM embedder:F32\n"
+        assert answer["capabilities"] == ["embedding"]
+        assert isinstance(answer["model_info"], dict)
+    assert (await post(client, "/api/show", model="ranker"))[1]["capabilities"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 400, "model is required"),
+        ({"model": None, "name": None}, 400, "model is required"),
+        ({"model": "other"}, 404, "model 'other' not found"),
+        ({"model": "other:latest"}, 404, "model 'other:latest' not found"),
+    ],
+)
+async def test_errors_of_show(client: TestClient, body: dict[str, Any], status: int, words: str) -> None:
+    got, answer = await post(client, "/api/show", **body)
+    assert (got, list(answer)) == (status, ["error"])
+    assert answer["error"].startswith(words)
+
+
+async def test_loaded_models_have_the_names_of_tags(client: TestClient) -> None:
+    await post(client, "/api/embed", model="embedder:F32", input="a")
+    (_, tags), (_, running) = await get(client, "/api/tags"), await get(client, "/api/ps")
+    (model,) = running["models"]
+    assert model["name"] == model["model"] == "embedder:latest"
+    assert model["name"] in [each["name"] for each in tags["models"]]
+
+
+async def test_head_shows_that_the_server_runs(client: TestClient) -> None:
+    """Ollama's clients send HEAD / to check for a server."""
+    for method in ("HEAD", "GET"):
+        for path in ("/", "/api/version", "/api/tags"):
+            assert (await client.request(method, path)).status == 200
+
+
+async def test_the_version_is_one_that_ollamas_clients_accept(client: TestClient) -> None:
+    _, answer = await get(client, "/api/version")
+    assert tuple(map(int, answer["version"].split("."))) >= (0, 6, 4), "what VS Code asks for"
+    assert answer["edgeembed"] == __version__
