@@ -39,6 +39,7 @@ FOLDERS = {
     "inference": "unit",
     "installers": "unit",
     "models": "unit",
+    "published": "e2e",
     "runtime": "unit",
     "server": "unit",
     "tray": "unit",

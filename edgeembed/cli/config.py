@@ -1,4 +1,4 @@
-"""`edgeembed config`: show, set, unset, path."""
+"""`edgeembed config`: show, set, add, unset, path."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def config() -> None:
     \b
     edgeembed config show               list all settings, their values and where they come from
     edgeembed config set port 9000      write a setting to config.toml
+    edgeembed config add allowed_hosts box.example
+                                        add to a list or table, and keep what is in it
     edgeembed config unset port         return to the default
     edgeembed config path               print where config.toml is
     """
@@ -66,6 +68,30 @@ def set_(key: str, value: str) -> None:
     click.echo(f"{path}: {key} = {SET if name in secret_names() else value}")
     if tightened:
         click.echo(f"{path} holds an API key: from now on only its owner can read it")
+
+
+@config.command()
+@click.argument("key")
+@click.argument("value")
+def add(key: str, value: str) -> None:
+    """Add to a list or a table of config.toml, and keep what is in it.
+
+    \b
+    edgeembed config add allowed_origins https://notes.example
+    edgeembed config add aliases text-embedding-3-small=qwen3-embedding-0.6b
+    """
+    import os
+
+    from edgeembed.config.file import add_to_setting
+    from edgeembed.config.paths import Paths
+    from edgeembed.config.secrets import ENV_PREFIX
+
+    path, name = Paths.resolve().config_file, key.replace("-", "_")
+    values = add_to_setting(path, name, value)
+    words = [f"{one}={other}" for one, other in values.items()] if isinstance(values, dict) else values
+    click.echo(f"{path}: {key} = {', '.join(words)}")
+    if os.environ.get(variable := f"{ENV_PREFIX}{name.upper()}"):
+        click.echo(f"the variable {variable} is set, and wins over {path.name}: add {value} to it, too", err=True)
 
 
 @config.command()

@@ -61,6 +61,23 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
     return tightened
 
 
+def add_to_setting(path: Path, key: str, value: str) -> Any:
+    """Add to a list or a table of config.toml, and return the whole of it; what is in it already stays.
+
+    Raises ConfigError as `write_setting`, and for a setting with a single value.
+    """
+    before = read_config(path).get(key, ())
+    given = check_value(key, value, "config.toml", path) if key in field_names() else ()
+    if isinstance(given, tuple):
+        after: Any = tuple(dict.fromkeys((*check_value(key, before, "config.toml", path), *given))) if before else given
+    elif isinstance(given, dict):
+        after = (check_value(key, before, "config.toml", path) if before else {}) | given
+    else:
+        raise ConfigError(f"{key} has a single value; `edgeembed config set {key} VALUE` replaces it")
+    write_setting(path, key, after)
+    return after
+
+
 def remove_setting(path: Path, key: str) -> bool:
     """Remove one key from config.toml, which restores its default; return whether it was set.
 

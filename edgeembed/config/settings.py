@@ -110,10 +110,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allowed_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="Origins of web pages that may call this server, such as https://notes.example or "
-            "vscode-webview://*."
+            description="Origins of web pages that may call this server, such as https://notes.example, in addition to "
+            "those of allow_desktop_apps. * stands for any characters."
         ),
-    ] = ("vscode-webview://*",)
+    ] = ()
+    allow_desktop_apps: Annotated[
+        bool,
+        Meta(
+            description="Allow the origins of desktop apps that are made of web pages: app://obsidian.md, "
+            "vscode-webview://*, tauri://localhost, http://tauri.localhost, https://tauri.localhost."
+        ),
+    ] = True
     threads: Annotated[
         int,
         Meta(ge=0, le=1024, description="Compute threads; 0 uses what `edgeembed tune` measured, or else all processors."),

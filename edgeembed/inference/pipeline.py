@@ -29,8 +29,9 @@ from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.registry import ServedModel
 
 PART_TEXTS = 2048
-PART_CHARACTERS = 256 * 1024
-"""Of the texts that a large request has in the engine's queue at a time; a longer text is a part of its own."""
+PART_CHARACTERS = 64 * 1024
+"""Of the texts that a large request has in the engine's queue at a time, which is how long others wait for it: about 16,000
+tokens, or one or two seconds of two processors with a small model. A longer text is a part of its own."""
 _LEAST_PART_CHARACTERS = 4096
 _PARTS_IN_QUEUE = 4
 """A queue with a low limit has room for this many parts, so that a large request is not refused whenever another waits."""

@@ -113,8 +113,12 @@ class EmbedResult(msgspec.Struct, dict=True):
     @cached_property
     def vectors(self) -> Matrix:
         """Unit rows, float32, shape (texts, dimensions)."""
+        return self.vectors_of(slice(None))
+
+    def vectors_of(self, some: slice) -> Matrix:
+        """Return the unit rows of some texts."""
         matryoshka = self.model.matryoshka
-        rows = [row.vector for row in self.rows]
+        rows = [row.vector for row in self.rows[some]]
         return unit_rows(rows, self.dimensions, layer_norm=matryoshka is not None and matryoshka.layer_norm)
 
     @property

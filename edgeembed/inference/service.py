@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from edgeembed.cache import KeyMaker, StoredResponse, VectorCache
+from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
+from edgeembed.engine.interface import Row
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
@@ -41,6 +42,8 @@ ResultT = TypeVar("ResultT")
 
 MOST_LISTED_TOKENS = 300_000
 """Each takes much more memory in an answer than in a text."""
+ROWS_AT_ONCE = 2048
+"""Rows that statistics are made of without a break."""
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _ID_CHARACTERS = 8
@@ -116,9 +119,19 @@ class EmbeddingService:
         rows, hits, from_memory = await self._run(prepared)
         _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
         if hits < len(rows):
-            self.vectors.observe(model, input_type, prepared.keys, rows)
+            await self._observe(model, input_type, prepared.keys, rows)
         self._count(model.key, len(rows))
         return EmbedResult(model, prepared.keys, rows, request.dimensions, hits, prepared.label if from_memory else None)
+
+    async def _observe(
+        self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
+    ) -> None:
+        """Show new rows to the statistics; the event loop runs other tasks between the parts of many."""
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            if first:
+                await asyncio.sleep(0)
+            some = slice(first, first + ROWS_AT_ONCE)
+            self.vectors.observe(model, input_type, keys[some], rows[some])
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         """Score the documents of one request, in their order.

@@ -8,9 +8,11 @@ web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
+from typing import Any
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -24,6 +26,24 @@ def wrap_handler(runner: web.AppRunner, wrap: Callable[[Handle], Handle]) -> Non
     server = runner.server
     assert server is not None, "call runner.setup() first"
     server.request_handler = wrap(server.request_handler)
+
+
+def wrap_urls(runner: web.AppRunner, plain: Container[str], replacement: Callable[[str], str | None]) -> None:
+    """Let requests have the path that `replacement` returns for theirs, unless it returns None; the query stays.
+
+    plain: request targets that stay as they are, which costs nothing but the lookup. The runner must be set up. Each
+    connection keeps what it began with, so call this before the first one.
+    """
+    server = runner.server
+    assert server is not None, "call runner.setup() first"
+    usual = server.request_factory
+
+    def make(message: RawRequestMessage, *more: Any) -> web.BaseRequest:
+        if message.path not in plain and (path := replacement(message.url.raw_path)) is not None:
+            message = message._replace(url=message.url.with_path(path, encoded=True, keep_query=True))
+        return usual(message, *more)
+
+    server.request_factory = make
 
 
 def watch_connections(

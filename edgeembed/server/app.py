@@ -17,10 +17,11 @@ from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank_path, score, tei, tokenize
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
-from edgeembed.server.middleware import errors, request_ids
-from edgeembed.server.ops import docs, metrics, openapi, status
+from edgeembed.server.middleware import errors, request_ids, set_headers
+from edgeembed.server.ops import base_url, docs, metrics, openapi, status
 from edgeembed.server.ops.metrics import METRICS, Metrics
 from edgeembed.server.ops.openapi import OPENAPI, OpenApi
+from edgeembed.server.paths import SPELLINGS, Spellings
 from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
 DEFAULT_MAX_INPUTS = 2048
@@ -51,6 +52,7 @@ def make_app(
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
     app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service
     app[MAX_INPUTS] = max_inputs
@@ -59,6 +61,7 @@ def make_app(
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
+    app[SPELLINGS] = Spellings(app)
     dialects = (
         openai.routes,
         rerank_path.routes,
@@ -69,7 +72,7 @@ def make_app(
         tei.routes,
         cohere.routes,
     )
-    for routes in (*dialects, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
+    for routes in (*dialects, base_url.routes, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
         app.add_routes(routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)

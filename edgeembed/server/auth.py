@@ -9,12 +9,13 @@ from __future__ import annotations
 import fnmatch
 import functools
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from edgeembed.errors import ForbiddenError, UnauthorizedError
@@ -28,8 +29,22 @@ PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Health checks. They are answered when all connections are in use, and a 503 is a valid answer."""
 OPEN_PATHS = PROBES | {"/dashboard.css", "/dashboard.js"}
 """Paths that need no key: probes, and the files of the dashboard, which hold no data."""
-_EXPOSED = "X-Request-Id, X-Edgeembed-Cache, X-Edgeembed-Digest, X-Edgeembed-Truncated, Retry-After"
+DESKTOP_APPS = (
+    "app://obsidian.md",
+    "vscode-webview://*",
+    # Apps built with Tauri. On Windows they have one of the last two, which are names of this machine.
+    "tauri://localhost",
+    "http://tauri.localhost",
+    "https://tauri.localhost",
+)
+"""Origins of desktop apps that are made of web pages. Except for `http://tauri.localhost`, no page in a browser has one."""
+_PRIVATE_DOMAINS = (".internal", ".local", ".home.arpa")
+"""Domains that nobody can register (ICANN 2024, RFC 6762, RFC 8375), such as that of host.docker.internal."""
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_SECONDS = "600"
+_PLAIN_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:]*", re.ASCII)
+_PLAIN_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.:_-]+", re.ASCII)
+"""What a message may put into a command: a shell, and the patterns of `allowed_origins`, take it literally."""
 
 
 @dataclass(frozen=True)
@@ -40,49 +55,48 @@ class Access:
     check_host: bool = True
     """Refuse a Host that is not a name of this server: needed wherever no key is required."""
     loopback_only: bool = True
-    """The server listens on a loopback address only, so the machine's network addresses are not names of it."""
+    """The server listens on a loopback address only, so other names and addresses of the machine are not names of it."""
     hosts: frozenset[str] = frozenset()
     """Names in addition to those of this machine, lower case."""
     origins: Sequence[str] = ()
+    """Patterns of the origins whose web pages may use the server."""
     own_names: frozenset[str] = field(default_factory=lambda: frozenset({socket.gethostname().lower()}))
 
-    def check(self, request: web.BaseRequest) -> str | None:
-        """Return the origin of the web page that a request comes from, if it is another origin that is allowed.
-
-        Raises ForbiddenError, UnauthorizedError.
-        """
+    def check(self, request: web.BaseRequest) -> None:
+        """Let a request pass. Raises ForbiddenError, UnauthorizedError."""
         host = _one(request, "Host")
-        if self.check_host and not self._knows(host):
-            raise ForbiddenError(
-                f"the Host header {host[:100]!r} is not a name of this server; use 127.0.0.1 or localhost, or add the name "
-                "to allowed_hosts"
-            )
-        origin = self._origin(request, host)
+        if self.check_host and not _is_ours(host, self.hosts, self.own_names, self.loopback_only):
+            raise ForbiddenError(_unknown_host(host))
+        self._check_page(request, host)
+        if not self.keys or _is_open(request):
+            return
         # A browser sends preflight requests without the key; the middleware answers them itself.
-        if self.keys and not (origin is not None and _is_preflight(request)) and not _is_open(request):
-            name = self.keys.name_of(_secret(request))
-            if name is None:
-                raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
-            request[KEY_NAME] = name
-        return origin
+        if _is_preflight(request) and self.allowed_page(request) is not None:
+            return
+        name = self.keys.name_of(_secret(request))
+        if name is None:
+            raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
+        request[KEY_NAME] = name
 
-    def _knows(self, host: str) -> bool:
-        return _is_ours(host, self.hosts, self.own_names, self.loopback_only)
+    def allowed_page(self, request: web.BaseRequest) -> str | None:
+        """Return the origin of the web page that a request comes from, if it is one of `origins`."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        # Any page can have the origin "null", by a sandboxed frame.
+        if origin is None or origin == "null":
+            return None
+        return origin if any(fnmatch.fnmatchcase(origin.lower(), pattern.lower()) for pattern in self.origins) else None
 
-    def _origin(self, request: web.BaseRequest, host: str) -> str | None:
-        origin = request.headers.get("Origin")
+    def _check_page(self, request: web.BaseRequest, host: str) -> None:
+        origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             # Requests without Origin, such as those of an <img>, have this header.
             if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _navigates(request):
-                raise ForbiddenError("requests from other web sites are refused; add the site to allowed_origins")
-            return None
-        if origin == f"{request.scheme}://{host}":
-            return None
-        if any(fnmatch.fnmatchcase(origin.lower(), pattern.lower()) for pattern in self.origins):
-            return origin
-        raise ForbiddenError(
-            f"web pages of {origin[:100]!r} may not use this server; to allow them, add the origin to allowed_origins"
-        )
+                raise ForbiddenError(
+                    "requests from other web sites that name no origin, such as those for an image, are refused; a page "
+                    "whose origin is in allowed_origins can use fetch"
+                )
+        elif origin != f"{request.scheme}://{host}" and self.allowed_page(request) is None:
+            raise ForbiddenError(_unknown_origin(origin))
 
 
 def middleware(access: Access) -> Middleware:
@@ -90,24 +104,37 @@ def middleware(access: Access) -> Middleware:
 
     @web.middleware
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = None if CHECKED in request else access.check(request)
-        if origin is None:
-            return await handler(request)
-        if _is_preflight(request):
-            response: web.StreamResponse = web.Response(status=204)
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
-            asked = request.headers.get("Access-Control-Request-Headers", "")
-            response.headers["Access-Control-Allow-Headers"] = asked if asked.isascii() else ""
-            response.headers["Access-Control-Max-Age"] = _PREFLIGHT_SECONDS
-        else:
-            response = await handler(request)
-        # The origin itself, never "*"; cookies are not allowed, as none are used.
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
-        response.headers.add("Vary", "Origin")
-        return response
+        if CHECKED not in request:
+            access.check(request)
+            if _is_preflight(request) and access.allowed_page(request) is not None:
+                return _preflight(request)
+        return await handler(request)
 
     return check_access
+
+
+def let_page_read(access: Access, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Set the headers with which a browser lets a page of an allowed origin read a response, be it an error or not."""
+    if hdrs.ORIGIN not in request.headers or (origin := access.allowed_page(request)) is None:
+        return
+    headers = response.headers
+    exposed = ", ".join(sorted(set(headers)))
+    # The origin itself, never "*"; cookies are not allowed, as none are used.
+    headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+    headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = exposed
+    headers.add(hdrs.VARY, "Origin")
+
+
+def _preflight(request: web.Request) -> web.Response:
+    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+    response = web.Response(status=204)
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _METHODS
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked if asked.isascii() else ""
+    response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _PREFLIGHT_SECONDS
+    # Chromium asks so for pages of public sites. What replaces it, Local Network Access, asks the user instead.
+    if request.headers.get("Access-Control-Request-Private-Network") == "true":
+        response.headers["Access-Control-Allow-Private-Network"] = "true"
+    return response
 
 
 @functools.lru_cache(maxsize=256)  # nearly all requests have the same few names
@@ -120,9 +147,42 @@ def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopba
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return not loopback_only and name in own_names
+        return not loopback_only and (name in own_names or _is_private(name))
     # Addresses cannot be rebound, but only loopback ones are names of a server that listens on loopback.
     return address.is_loopback or not loopback_only
+
+
+def _is_private(name: str) -> bool:
+    """Return whether no site on the internet can have a name: the names of containers, of compose services, of a LAN.
+
+    Such a name can be rebound only by who answers the network's DNS queries, and who is on the network reaches a server that
+    listens there without rebinding.
+    """
+    return "." not in name or name.endswith(_PRIVATE_DOMAINS)
+
+
+def _unknown_host(host: str) -> str:
+    name = _hostname(host) or ""
+    known = name if _PLAIN_NAME.fullmatch(name) else "NAME"
+    return (
+        f"the Host header {host[:100]!r} is not a name of this server; use 127.0.0.1 or localhost, or allow the name: "
+        f"`edgeembed config add allowed_hosts {known}`, or one more flag `--allowed-hosts {known}`, then restart"
+    )
+
+
+def _unknown_origin(origin: str) -> str:
+    if origin == "null":
+        return "web pages without an origin, such as local files and sandboxed frames, may not use this server"
+    if any(fnmatch.fnmatchcase(origin.lower(), pattern) for pattern in DESKTOP_APPS):
+        return (
+            f"{origin[:100]!r} is the origin of a desktop app, and allow_desktop_apps is off; to allow it: "
+            "`edgeembed config set allow_desktop_apps true`, then restart"
+        )
+    known = origin.lower() if _PLAIN_ORIGIN.fullmatch(origin.lower()) else "ORIGIN"
+    return (
+        f"web pages of {origin[:100]!r} may not use this server; to allow them: `edgeembed config add allowed_origins "
+        f"{known}`, or one more flag `--allowed-origins {known}`, then restart"
+    )
 
 
 def _is_open(request: web.BaseRequest) -> bool:

@@ -15,7 +15,8 @@ from edgeembed.server.aiohttp_internals import (
     watch_connections,
     wrap_handler,
 )
-from edgeembed.server.auth import PROBES
+from edgeembed.server.app_keys import ACCESS
+from edgeembed.server.auth import PROBES, let_page_read
 from edgeembed.server.error_formats import error_format_of
 from edgeembed.server.responses import error_response
 
@@ -94,6 +95,7 @@ class ConnectionLimit:
             if self._above and request.protocol in self._above and request.path not in PROBES:
                 error = TooManyConnectionsError(f"all {self._most:,} connections are in use", retry_after=1.0)
                 response = error_response(error, error_format_of(request))
+                let_page_read(self._runner.app[ACCESS], request, response)
                 response.force_close()
                 return response
             return await handler(request)

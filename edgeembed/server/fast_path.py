@@ -30,8 +30,9 @@ from edgeembed.server.responses import JSON_TYPE
 PATH = "/v1/embeddings"
 MOST_BODY_BYTES = 16 * 1024
 """Longer bodies are no frequent queries: their responses are not stored."""
-_APPLICATION_HEADERS = (CACHE_HEADER, hdrs.CONTENT_ENCODING, hdrs.EXPECT)
-"""Requests with one of these go to the application, which handles them."""
+_APPLICATION_HEADERS = (CACHE_HEADER, hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.ORIGIN)
+"""Requests with one of these go to the application, which handles them. The last is that of a web page, whose browser needs
+more headers."""
 
 
 def install(runner: web.AppRunner) -> None:
@@ -48,8 +49,7 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
             return await application(request)
         began = time.perf_counter()
         try:
-            if access.check(request) is not None:
-                return await application(request)  # from a web page, whose browser needs more headers
+            access.check(request)
         except EdgeEmbedError:
             return await application(request)  # which words the refusal
         try:
@@ -70,7 +70,7 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
 
 
 def _may_be_stored(request: web.BaseRequest) -> bool:
-    if request.method != hdrs.METH_POST or request.path != PATH:
+    if request.method != hdrs.METH_POST or request.rel_url.raw_path != PATH:
         return False
     headers, length = request.headers, request.content_length
     if length is None or length > MOST_BODY_BYTES or log.isEnabledFor(logging.DEBUG):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from msgspec import Meta
 from multidict import istr
@@ -14,6 +15,8 @@ from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
 # Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
+T = TypeVar("T")
+
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 TextField: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
@@ -21,7 +24,7 @@ TextListField: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
 TextsField: TypeAlias = TextField | TextListField
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _TEXTS_OR_IDS = {"anyOf": [_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
-TextsOrIdsField: TypeAlias = TextField | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
+TextsOrIdsField: TypeAlias = TextField | dict[str, Any] | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
 """Texts, or token ids: a list of them for one text, or a list of such lists."""
 AnyTextsField: TypeAlias = (
     str | Annotated[list[Any], Meta(extra_json_schema={"type": "array", "items": {"type": "string"}, "minItems": 1})]
@@ -38,7 +41,7 @@ RowField: TypeAlias = Annotated[Any, Meta(extra_json_schema={"type": "array", "i
 
 
 def texts_of(
-    given: str | list[Any],
+    given: str | dict[str, Any] | list[Any],
     most: int | None,
     param: str,
     *,
@@ -53,14 +56,21 @@ def texts_of(
         RequestError: the list is empty or too long, or an item is not a string; it names the first one.
         TokenInputError: the list holds token ids.
     """
-    if isinstance(given, str):
-        return [given]
+    if not isinstance(given, list):
+        return [part_text(given, param)]
     check_count(given, most, param)
     if all(type(item) is str for item in given):
         return given
-    if is_token_ids(given) or all(isinstance(item, list) and item and is_token_ids(item) for item in given):
+    if is_token_ids(given) or all(_is_ids_of_text(item) for item in given):
         raise TokenInputError(
             f"{param} holds token ids, of a vocabulary that is not known here. Send text{token_hint}", param=param
+        )
+    if token_hint and (found := [index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)]):
+        place = f"{param}[{found[0]}]"
+        raise TokenInputError(
+            f"{place} is {json_name(given[found[0]])}, which may be token ids; {param} takes texts or ids, but not both"
+            + token_hint,
+            param=place,
         )
     return [part_text(item, f"{param}[{index}]") for index, item in enumerate(given)]
 
@@ -104,48 +114,58 @@ _INPUT_TYPES: dict[str, InputType] = {
 }
 """The words of Cohere, Voyage, NVIDIA, Jina, Gemini and of the prompts of sentence-transformers models."""
 InputTypeField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_INPUT_TYPES]})]
+
+
 _SIDES: dict[str, Side] = {"none": "none", "end": "end", "right": "end", "start": "start", "left": "start"}
 TruncateField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_SIDES]})] | bool
 
 
-def input_type_of(word: str | None, param: str) -> InputType | None:
-    """Return what a word of any dialect says about what the texts are for. Raises RequestError for an unknown one."""
+def word_of(word: str | None, words: Mapping[str, T], param: str) -> T | None:
+    """Return what a word means, in any case. Raises RequestError with all words for another one."""
     if word is None:
         return None
-    if (found := _INPUT_TYPES.get(word.lower())) is None:
-        raise RequestError(f"{param} {quoted(word)} is unknown; expected one of {', '.join(_INPUT_TYPES)}", param=param)
+    if (found := words.get(word.lower())) is None:
+        raise RequestError(f"{param} {quoted(word)} is unknown; expected one of {', '.join(words)}", param=param)
     return found
+
+
+def input_type_of(word: str | None, param: str) -> InputType | None:
+    """Return what a word of any dialect says about what the texts are for. Raises RequestError for another one."""
+    return word_of(word, _INPUT_TYPES, param)
 
 
 def side_of(word: str | bool | None, param: str) -> Side | None:
     """Return the side of a long text that is cut off, by a word or boolean of any dialect. Raises RequestError."""
-    match word:
-        case None:
-            return None
-        case bool():
-            return "end" if word else "none"
-        case str() if (side := _SIDES.get(word.lower())) is not None:
-            return side
-    raise RequestError(f"{param} {quoted(word)} is unknown; expected one of none, end, start, true, false", param=param)
+    return word_of(word, _SIDES, param) if not isinstance(word, bool) else "end" if word else "none"
+
+
+def _is_ids_of_text(item: Any) -> bool:
+    return isinstance(item, list) and item != [] and is_token_ids(item)
+
+
+_MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url")
+"""What items for models of several media have beside their text (SGLang, Jina): vectors of the text alone are not theirs."""
 
 
 def part_text(item: Any, place: str) -> str:
     """Return the text of an item: a string, a part with a text, or a message, whose content is a string or a list of parts.
 
-    A list of parts may also stand alone, as in SGLang's rerank requests. The texts of several parts are joined by line
-    breaks. Raises RequestError for anything else, such as an image.
+    A list of parts may also stand alone, as in SGLang's rerank requests. The texts of several parts are put together as they
+    are. Raises RequestError for anything else, such as an image.
     """
     match item:
         case str():
             return item
         case {"text": str(text), **rest} if rest.get("type") in (None, "text", "input_text"):
+            if media := next((name for name in _MEDIA if rest.get(name)), None):
+                raise RequestError(f"{place}.{media}: only texts are supported; leave it out", param=place)
             return text
-        case {"content": str(text)}:
+        case {"content": str(text)} | {"prompt_string": str(text)}:
             return text
         case {"content": [_, *_] as parts}:
-            return "\n".join(part_text(part, f"{place}.content[{index}]") for index, part in enumerate(parts))
+            return "".join(part_text(part, f"{place}.content[{index}]") for index, part in enumerate(parts))
         case [dict(), *_]:
-            return "\n".join(part_text(part, f"{place}[{index}]") for index, part in enumerate(item))
+            return "".join(part_text(part, f"{place}[{index}]") for index, part in enumerate(item))
         case {"type": str(kind)} if kind != "text":
             raise RequestError(f"{place} is of the type {quoted(kind)}; only texts are supported", param=place)
         case _:

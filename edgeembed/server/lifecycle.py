@@ -15,11 +15,11 @@ from aiohttp import web
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import fast_path, proxy
+from edgeembed.server import fast_path, paths, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
-from edgeembed.server.auth import Access
+from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.large_bodies import MOST_STRINGS
 from edgeembed.server.ops import admin
@@ -42,7 +42,7 @@ async def listening(
         service,
         preload=preload,
         note_use=note_use,
-        access=_make_access(settings),
+        access=make_access(settings),
         max_body_bytes=settings.max_body_mib * 2**20,
         max_inputs=settings.max_request_texts or MOST_STRINGS,
     )
@@ -58,6 +58,7 @@ async def listening(
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
+    paths.install(runner)
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())
     try:
@@ -77,14 +78,15 @@ async def listening(
         aborting.cancel()
 
 
-def _make_access(settings: Settings) -> Access:
+def make_access(settings: Settings) -> Access:
+    """Return the rules for access. Raises ConfigError."""
     keys = read_keys(settings)
     return Access(
         keys=keys,
         check_host=not keys,
         loopback_only=is_local(settings),
         hosts=frozenset(name.lower() for name in settings.allowed_hosts),
-        origins=settings.allowed_origins,
+        origins=(*settings.allowed_origins, *(DESKTOP_APPS if settings.allow_desktop_apps else ())),
     )
 
 

@@ -14,8 +14,11 @@ from multidict import istr
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
 from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeError
-from edgeembed.server.error_formats import error_format_of
+from edgeembed.server.app_keys import ACCESS
+from edgeembed.server.auth import let_page_read
+from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
 from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.paths import SPELLINGS, origin_of
 from edgeembed.server.reading import ROOM, release
 from edgeembed.server.request_log import log_answer, log_bug
 from edgeembed.server.responses import error_object, error_response
@@ -26,6 +29,7 @@ _RUN = secrets.token_hex(11)
 _numbers = itertools.count(1)
 """Request ids count up within a run, and begin with the run's own part; a UUID would take as long as a cache lookup."""
 SERVER = f"edgeembed/{__version__}"
+_ID = web.RequestKey("id", str)
 
 
 def request_id_of(request: web.BaseRequest) -> str:
@@ -39,10 +43,18 @@ def common_headers(request_id: str) -> dict[str, str]:
     return {REQUEST_ID: request_id, hdrs.SERVER: SERVER}
 
 
+async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Set the headers of every response, streamed or not, just before its head is sent: an `on_response_prepare` signal."""
+    for name, value in common_headers(request.get(_ID) or request_id_of(request)).items():
+        response.headers[name] = value
+    if hdrs.ORIGIN in request.headers:
+        let_page_read(request.app[ACCESS], request, response)
+
+
 @web.middleware
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Set the common headers, count the request, and log it."""
-    request_id = request_id_of(request)
+    """Count the request, and log it; its log lines and its response have its id."""
+    request_id = request[_ID] = request_id_of(request)
     scope = begin_request(request_id)
     counts = request.app[METRICS].http
     counts.in_flight += 1
@@ -51,8 +63,6 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         response = await handler(request)
         status = response.status
-        for name, value in common_headers(request_id).items():
-            response.headers[name] = value
         return response
     except web.HTTPException as answer:  # such as a redirect
         status = answer.status
@@ -91,8 +101,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.force_close()  # aiohttp closes the connection, so tell clients that pool it
         return response
     except web.HTTPNotFound:
-        message = f"there is nothing at {request.method} {request.path}"
-        return error_object(404, message, error_format_of(request), code="unknown_url")
+        dialect, advice = request.app[SPELLINGS].advice(request.method, request.path, origin_of(request))
+        message = f"there is nothing at {request.method} {request.path}; {advice}"
+        return error_object(404, message, ERROR_FORMATS[dialect], code="unknown_url")
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         return error_object(

@@ -24,8 +24,8 @@ from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
-from edgeembed.server.app_keys import ACCESS
-from edgeembed.server.middleware import REQUEST_ID, common_headers, request_id_of
+from edgeembed.server.middleware import REQUEST_ID, request_id_of
+from edgeembed.server.paths import SPELLINGS
 from edgeembed.server.reading import read_request
 from edgeembed.upstream.wire import MOST_LIST_BYTES, UnreadableAnswerError, model_names
 
@@ -87,7 +87,12 @@ class Forward:
             yield
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Forward a request, and return its response. Raises ForwardError when there is no response."""
+        """Forward a request, and return its response.
+
+        Raises ForwardError when there is no response, HTTPNotFound for a path that could lead out of the base URL.
+        """
+        if meant_path(request.rel_url.raw_path) is None:
+            raise web.HTTPNotFound
         if self._via in ", ".join(request.headers.getall(hdrs.VIA, ())):
             raise ForwardError(f"{self.url} is this server itself, or forwards requests back to it")
         path = request.rel_url.raw_path.removeprefix(PREFIX)
@@ -160,13 +165,9 @@ class Forward:
         return headers
 
     async def _answer(self, request: web.Request, response: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Send the head of the response, with the headers that middlewares set too late for a streamed one."""
+        """Send the head of the response."""
         headers = _without(response.headers, _HOP_BY_HOP | _REPLACED | _cors(response.headers))
         answer = web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
-        answer.headers.update(common_headers(request_id() or request_id_of(request)))
-        if origin := request.app[ACCESS].check(request):
-            answer.headers["Access-Control-Allow-Origin"] = origin
-            answer.headers["Vary"] = "Origin"
         await answer.prepare(request)
         return answer
 
@@ -205,6 +206,8 @@ def add_to(app: web.Application, settings: Settings) -> None:
             _, allowed = await resource.resolve(meant)
             if allowed:
                 raise web.HTTPNotFound
+        if app[SPELLINGS].is_ours(path):
+            raise web.HTTPNotFound
         return await forward.handle(request)
 
     app.router.add_route("*", f"{PREFIX}/{{tail:.*}}", forward_request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from edgeembed.common.retry_after import format_retry_after
@@ -44,31 +45,38 @@ def raw_response(body: bytes, headers: dict[str, str], *, status: int = 200) -> 
     return web.Response(body=body, headers=headers, status=status)
 
 
-class LargeResponse(web.Response):
+class PartedResponse(web.Response):
     """A response that is sent in parts, each once the client has read most of the one before.
 
     The connection is aborted when it reads nothing for `READ_SECONDS`.
     """
 
-    def __init__(self, body: bytes, headers: dict[str, str], *, status: int = 200) -> None:
-        super().__init__(status=status, headers={**headers, hdrs.CONTENT_LENGTH: str(len(body))})
-        self._content = memoryview(body)
+    def __init__(self, parts: AsyncIterator[bytes | memoryview], headers: dict[str, str], *, status: int = 200) -> None:
+        """parts: of the body. headers: with the body's length, if it is known before it is written."""
+        super().__init__(status=status, headers=headers)
+        self._parts = parts
         self._request: web.BaseRequest | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the head."""
         self._request = request
+        if hdrs.CONTENT_LENGTH not in self.headers:
+            if request.version >= HttpVersion11:
+                self.enable_chunked_encoding()
+            else:
+                body = b"".join([part async for part in self._parts])
+                self.headers[hdrs.CONTENT_LENGTH], self._parts = str(len(body)), _slices_of(body)
         return await super().prepare(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the body. Raises ConnectionResetError when the client does not read it."""
         assert self._request is not None, "prepare() comes first"
         if self._request.method != hdrs.METH_HEAD:
-            for begin in range(0, len(self._content), PART_BYTES):
-                await self._write_part(self._content[begin : begin + PART_BYTES], self._request.transport)
+            async for part in self._parts:
+                await self._write_part(part, self._request.transport)
         await web.StreamResponse.write_eof(self, data)
 
-    async def _write_part(self, part: memoryview, transport: asyncio.Transport | None) -> None:
+    async def _write_part(self, part: bytes | memoryview, transport: asyncio.Transport | None) -> None:
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await self.write(part)
@@ -76,6 +84,19 @@ class LargeResponse(web.Response):
             if transport is not None:
                 transport.abort()
             raise ConnectionResetError("the client does not read the response") from None
+
+
+class LargeResponse(PartedResponse):
+    """A response whose body is sent in parts of `PART_BYTES`."""
+
+    def __init__(self, body: bytes, headers: dict[str, str], *, status: int = 200) -> None:
+        super().__init__(_slices_of(body), {**headers, hdrs.CONTENT_LENGTH: str(len(body))}, status=status)
+
+
+async def _slices_of(body: bytes) -> AsyncIterator[memoryview]:
+    view = memoryview(body)
+    for begin in range(0, len(view), PART_BYTES):
+        yield view[begin : begin + PART_BYTES]
 
 
 def struct_response(answer: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

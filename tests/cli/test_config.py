@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.cli.config import config
+from edgeembed.config.file import read_config
 from edgeembed.config.values import field_names
 from edgeembed.errors import ConfigError
 
@@ -41,6 +42,32 @@ def test_set_refuses_what_serve_would_refuse(run: CliRunner, home: Path) -> None
         with pytest.raises(ConfigError):
             run.invoke(config, ["set", key, value])
     assert not (home / "config.toml").exists()
+
+
+def test_add_keeps_what_is_there(run: CliRunner, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir()
+    file = home / "config.toml"
+    file.write_text('allowed_hosts = [\n  "a.example",  # the proxy\n]\n\n[aliases]\nbig = "one:query"\n')
+    assert "allowed_hosts = a.example, b.example" in run.invoke(config, ["add", "allowed_hosts", "b.example"]).output
+    run.invoke(config, ["add", "allowed-hosts", "b.example"])
+    run.invoke(config, ["add", "allowed_origins", "https://notes.example"])
+    assert "big=one:query, small=two" in run.invoke(config, ["add", "aliases", "small=two"]).output
+    assert read_config(file) == {
+        "allowed_hosts": ["a.example", "b.example"],
+        "allowed_origins": ["https://notes.example"],
+        "aliases": {"big": "one:query", "small": "two"},
+    }
+    before = file.read_text()
+    for key, value, words in (
+        ("port", "1", "has a single value"),
+        ("hosts", "a", "unknown setting"),
+        ("aliases", "x", "NAME=VALUE"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run.invoke(config, ["add", key, value])
+    assert file.read_text() == before
+    monkeypatch.setenv("EDGEEMBED_ALLOWED_HOSTS", "c.example")
+    assert "EDGEEMBED_ALLOWED_HOSTS is set, and wins" in run.invoke(config, ["add", "allowed_hosts", "b.example"]).output
 
 
 def test_path_works_without_a_file_or_with_a_bad_one(run: CliRunner, home: Path) -> None:

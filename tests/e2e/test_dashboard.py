@@ -1,13 +1,8 @@
-"""The dashboard in a real browser: headless Chromium against a real daemon with real models.
-
-Chromium and its driver come from the system (on Debian: `apt-get install chromium chromium-driver`). Without them, these
-tests are skipped; in CI, they fail.
-"""
+"""The dashboard in a real browser: headless Chromium against a real daemon with real models."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,24 +21,6 @@ from tests.waiting import until
 SECONDS = 60.0
 SECRET = "a-key-that-nobody-guesses"
 MARKUP = "<img src=x onerror=document.title='owned'><b>bold</b>"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        missing = "the dashboard is NOT tested: chromium or chromedriver is missing (Debian: chromium, chromium-driver)"
-        pytest.skip(missing)
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    # Root, as in containers, cannot have Chromium's sandbox; /dev/shm is tiny there.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 class Page:

@@ -179,6 +179,23 @@ async def test_paths_cannot_leave_the_base_url(path: str, serve: Serve, other: F
         "/v1/embed//",
         "/v1/status/",
         "http://elsewhere.example/v1/embeddings/",
+        "/v1/v1/embeddings",
+        "/v1/V1/embeddings",
+        "/v1/Embeddings/embeddings",
+        "/v1/embeddings/v1/Embeddings%2f",
+        "/v1/reranking%20",
+        "/v1/api/embed",
+        "/v1/API/embed/",
+        "/v1/api/embeddings",
+        "/v1/v2/embed",
+        "/v1/similarity",
+        "/v1//admin/shutdown",
+        "/v1/v1/admin",
+        "/v1/%61dmin/",
+        "/v1/metrics",
+        "/v1/models/%2e%2e/chat/completions",
+        "/v1/models/../chat/completions",
+        "/v1/models/..%2f..%2fadmin",
     ],
 )
 async def test_texts_for_us_are_not_forwarded_however_the_path_is_written(
@@ -187,8 +204,21 @@ async def test_texts_for_us_are_not_forwarded_however_the_path_is_written(
     url = await serve(forward_key="theirs")
     for method in ("POST", "GET", "PUT", "OPTIONS"):
         line = await send_raw(url, f"{method} {path} HTTP/1.1", b'{"input": "private"}')
-        assert line.split()[1] in (b"400", b"404", b"405"), (method, line)
+        assert line.split()[1] in (b"200", b"400", b"404", b"405"), (method, line)
+    assert {sent[1] for sent in other.requests} <= ({"/v1/models"} if path == "/v1/models/" else set()), "its list is asked"
+    assert not any(sent[3] for sent in other.requests)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1//chat/completions", "/v1/v1/chat/completions/", "/chat/completions", "/v1/chat/completions/chat/completions"],
+)
+async def test_other_spellings_of_chat_are_forwarded_to_its_own_path(path: str, serve: Serve, other: FakeGeneration) -> None:
+    url = await serve(forward_key="theirs", api_key="ours")
+    assert b" 401 " in await send_raw(url, f"POST {path} HTTP/1.1", b"{}")
     assert not other.requests
+    assert b" 200 " in await send_raw(url, f"POST {path}?a=%20b HTTP/1.1\r\nAuthorization: Bearer ours", b"{}")
+    assert [sent[1] for sent in other.requests] == ["/v1/chat/completions?a=%20b"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY"])

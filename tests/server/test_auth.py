@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from click.testing import CliRunner
 
-from edgeembed.errors import ConfigError
+from edgeembed.cli.config import config
+from edgeembed.config.resolution import resolve
+from edgeembed.config.settings import Settings
+from edgeembed.errors import ConfigError, OverloadedError
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
-from edgeembed.server.auth import Access
+from edgeembed.server.auth import DESKTOP_APPS, Access
+from edgeembed.server.lifecycle import make_access
 from tests.fakes import FakeEngine, fake_service
 
 Connect = Callable[[Access], Awaitable[TestClient]]
@@ -109,6 +116,162 @@ async def test_web_pages_must_be_allowed(connect: Connect, origin: str, status: 
     )
     assert preflight.status == (204 if status == 200 else 403)
     assert preflight.headers.get("Access-Control-Allow-Headers") == ("content-type" if status == 200 else None)
+
+
+# --- what a page may read ---------------------------------------------------------------------------------------------
+
+FRIEND, STRANGER = "https://friend.example", "https://evil.example"
+ERRORS: dict[str, tuple[str, str, dict[str, Any], int]] = {
+    "no key": ("POST", "/v1/embeddings", {"json": BODY, "headers": {"Authorization": ""}}, 401),
+    "admin": ("POST", "/v1/admin/pause", {}, 404),
+    "unknown path": ("GET", "/v1/nothing", {}, 404),
+    "unknown model": ("POST", "/v1/embeddings", {"json": {**BODY, "model": "nobody"}}, 404),
+    "method": ("DELETE", "/v1/embeddings", {}, 405),
+    "no JSON": ("POST", "/api/embed", {"data": "{"}, 400),
+    "not gzip": ("POST", "/v1/embeddings", {"data": "{", "headers": {"Content-Encoding": "gzip"}}, 400),
+    "too large": ("POST", "/v1/embeddings", {"data": b" " * 3000}, 413),
+    "bug": ("POST", "/v1/embeddings", {"json": {"input": "bug"}}, 500),
+    "overload": ("POST", "/v1/embeddings", {"json": {"input": "full"}}, 429),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+async def test_a_page_reads_errors_if_its_origin_is_allowed(aiohttp_client: Any, name: str) -> None:
+    errors: dict[str, Any] = {"bug": RuntimeError("a bug"), "full": OverloadedError("the queue is full")}
+    engine = FakeEngine()
+    engine.failing = errors.get
+    access = Access(keys=Keys.read("sesame", None), origins=[FRIEND])
+    client = await aiohttp_client(make_app(fake_service(engine), access=access, max_body_bytes=2000))
+    method, path, options, status = ERRORS[name]
+    for origin in (FRIEND, STRANGER):
+        headers = {"Authorization": "Bearer sesame", "Origin": origin, **options.get("headers", {})}
+        response = await client.request(method, path, **{**options, "headers": headers})
+        found = {key.lower(): value for key, value in response.headers.items() if key.startswith("Access-Control-")}
+        if origin == STRANGER:
+            assert (response.status, found) == (403, {})
+            continue
+        assert response.status == status
+        assert found.pop("access-control-allow-origin") == origin and response.headers["Vary"] == "Origin"
+        exposed = found.pop("access-control-expose-headers").lower().split(", ")
+        assert set(exposed) >= {"x-request-id"} | ({"allow"} if status == 405 else set())
+        assert not found
+
+
+async def test_all_headers_of_an_answer_can_be_read(connect: Connect) -> None:
+    client = await connect(Access(origins=[FRIEND]))
+    response = await client.post("/v1/embeddings", json=BODY, headers={"Origin": FRIEND})
+    exposed = response.headers["Access-Control-Expose-Headers"].lower().split(", ")
+    assert {name.lower() for name in response.headers if name.startswith("X-")} <= set(exposed)
+    assert {"x-edgeembed-cache", "x-edgeembed-digest", "x-request-id"} <= set(exposed)
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [(FRIEND, "true"), (STRANGER, None)])
+async def test_a_preflight_request_may_ask_for_methods_headers_and_the_private_network(
+    connect: Connect, origin: str, allowed: str | None
+) -> None:
+    client = await connect(Access(origins=[FRIEND], keys=Keys.read("sesame", None)))
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "DELETE",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    response = await client.options("/api/delete", headers={**headers, "Access-Control-Request-Private-Network": "true"})
+    assert response.headers.get("Access-Control-Allow-Private-Network") == allowed
+    assert ("DELETE" in response.headers.get("Access-Control-Allow-Methods", "")) == (origin == FRIEND)
+    assert response.headers.get("Access-Control-Allow-Headers") == ("authorization" if origin == FRIEND else None)
+    assert "Access-Control-Allow-Private-Network" not in (await client.options("/", headers=headers)).headers
+
+
+async def test_the_origin_null_is_never_allowed(connect: Connect) -> None:
+    client = await connect(Access(origins=["*", "null"]))
+    response = await client.post("/v1/embeddings", json=BODY, headers={"Origin": "null"})
+    assert response.status == 403 and "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize(
+    ("origin", "app"),
+    [
+        ("app://obsidian.md", True),
+        ("tauri://localhost", True),
+        ("http://tauri.localhost", True),
+        ("https://tauri.localhost", True),
+        ("vscode-webview://0a1b2c", True),
+        (FRIEND, False),
+        ("app://obsidian.md.evil.example", False),
+        ("app://other", False),
+        ("http://tauri.localhost:8080", False),
+        ("http://tauri.localhost.evil.example", False),
+        ("http://localhost", False),
+        ("http://vscode-webview.evil.example", False),
+        ("capacitor://localhost", False),
+        ("chrome-extension://abcdefghijklmnop", False),
+        ("file://", False),
+        ("null", False),
+    ],
+)
+async def test_allow_desktop_apps_opens_these_origins_only(connect: Connect, on: bool, origin: str, app: bool) -> None:
+    client = await connect(make_access(Settings(allow_desktop_apps=on, allowed_origins=(FRIEND,))))
+    response = await client.post("/v1/embeddings", json=BODY, headers={"Origin": origin})
+    expected = 200 if (app and on) or origin == FRIEND else 403
+    assert response.status == expected
+    assert response.headers.get("Access-Control-Allow-Origin") == (origin if expected == 200 else None)
+    admin = await client.post("/v1/admin/pause", headers={"Origin": origin})
+    assert admin.status in (403, 404), "no page administers"
+
+
+def test_allowed_origins_are_added_to_the_desktop_apps() -> None:
+    assert set(make_access(Settings(allowed_origins=(FRIEND,))).origins) == {FRIEND, *DESKTOP_APPS}
+    assert make_access(Settings(allow_desktop_apps=False)).origins == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "command"),
+    [
+        ("Host", "box.example:8327", "edgeembed config add allowed_hosts box.example"),
+        ("Host", "$(reboot).example", "edgeembed config add allowed_hosts NAME"),
+        ("Host", "x;reboot", "edgeembed config add allowed_hosts NAME"),
+        ("Origin", "https://notes.example:8443", "edgeembed config add allowed_origins https://notes.example:8443"),
+        ("Origin", "https://*", "edgeembed config add allowed_origins ORIGIN"),
+        ("Origin", "https://x`reboot`", "edgeembed config add allowed_origins ORIGIN"),
+        ("Origin", "tauri://localhost", "edgeembed config set allow_desktop_apps true"),
+    ],
+)
+async def test_a_refusal_names_the_command_that_allows_it(
+    connect: Connect, home: Path, header: str, value: str, command: str
+) -> None:
+    response = await (await connect(Access())).post("/v1/embeddings", json=BODY, headers={header: value})
+    message = (await response.json())["error"]["message"]
+    assert response.status == 403 and f"`{command}`" in message
+    if not command.endswith(("NAME", "ORIGIN")):
+        assert CliRunner().invoke(config, shlex.split(command)[2:]).exit_code == 0
+        settings = resolve({}, {"EDGEEMBED_HOME": str(home)}).settings
+        assert (await (await connect(make_access(settings))).post("/v1/embeddings", json=BODY, headers={header: value})).ok
+
+
+@pytest.mark.parametrize(
+    ("host", "beyond"),
+    [
+        ("host.docker.internal:8327", 200),
+        ("host.containers.internal", 200),
+        ("gateway.docker.internal", 200),
+        ("edgeembed:8327", 200),  # a compose service
+        ("embed_1", 200),
+        ("nas.local", 200),
+        ("embed.svc.cluster.local", 200),
+        ("192.0.2.1:8327", 200),
+        ("evil.example", 403),
+        ("host.docker.internal.evil.example", 403),
+        ("internal.example", 403),
+        ("evil.com.", 403),
+        ("", 403),
+    ],
+)
+async def test_names_that_nobody_can_register_are_ours_beyond_loopback(connect: Connect, host: str, beyond: int) -> None:
+    anywhere = await connect(make_access(Settings(host="0.0.0.0", no_auth=True)))
+    assert (await anywhere.post("/v1/embeddings", json=BODY, headers={"Host": host})).status == beyond
+    local = await connect(make_access(Settings()))
+    assert (await local.post("/v1/embeddings", json=BODY, headers={"Host": host})).status == 403
 
 
 async def test_the_servers_own_page_is_allowed(connect: Connect) -> None:

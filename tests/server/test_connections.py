@@ -185,14 +185,27 @@ async def test_who_does_not_read_a_large_response_is_disconnected(monkeypatch: p
     async def large(_request: web.Request) -> web.Response:
         return Watched(b"1" * 50_000_000, {})
 
+    async def of_unknown_length(_request: web.Request) -> web.Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"[1"
+            yield b",2]"
+
+        return responses.PartedResponse(parts(), {"Content-Type": "application/json"})
+
     async def whole(_request: web.Request) -> web.Response:
         return json_bytes(b"[%b]" % (b"1," * 1_000_000), {})
 
     app = web.Application()
     app.router.add_get("/large", large)
     app.router.add_get("/whole", whole)
+    app.router.add_get("/parts", of_unknown_length)
     async with serving(app) as connect:
         reader = await connect()
+        reader[1].write(b"GET /parts HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader[0].readuntil(b"0\r\n\r\n")).endswith(b"\r\n\r\n2\r\n[1\r\n3\r\n,2]\r\n0\r\n\r\n")
+        old = await connect()
+        old[1].write(b"GET /parts HTTP/1.0\r\nHost: x\r\n\r\n")
+        assert (await old[0].read()).endswith(b"\r\n\r\n[1,2]")
         send(reader, "/whole")
         assert (await answer(reader))[1] == b"[%b]" % (b"1," * 1_000_000)
         reader[1].write(b"HEAD /whole HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -23,7 +23,7 @@ def test_a_string_or_a_list_of_strings(given: str | list[Any], texts: list[str])
         ([], "input", "input is an empty list"),
         (["a"] * 4, "input", "input has 4 items; one request may have at most 3"),
         (["a", None], "input[1]", "input[1] is null; expected a string"),
-        (["a", 5], "input[1]", "input[1] is a number"),
+        (["a", 5.5], "input[1]", "input[1] is a number"),
         ([True], "input[0]", "input[0] is a boolean"),
         (["a", ["b"]], "input[1]", "input[1] is a list"),
         ([{"t": "a"}], "input[0]", "input[0] is an object"),
@@ -41,6 +41,13 @@ def test_token_ids_have_an_error_of_their_own(given: list[Any]) -> None:
         texts_of(given, MOST, "input", token_hint=", or whistle")
 
 
+@pytest.mark.parametrize(("given", "place"), [(["a", 5], "input[1]"), ([12, "a"], "input[0]"), (["a", [1]], "input[1]")])
+def test_token_ids_among_texts_are_named_where_ids_could_be_sent(given: list[Any], place: str) -> None:
+    with pytest.raises(TokenInputError, match=r"takes texts or ids, but not both, or whistle") as caught:
+        texts_of(given, MOST, "input", token_hint=", or whistle")
+    assert caught.value.param == place
+
+
 @pytest.mark.parametrize(
     "item",
     [
@@ -50,21 +57,25 @@ def test_token_ids_have_an_error_of_their_own(given: list[Any]) -> None:
         {"content": "a"},
         {"role": "user", "content": [{"type": "text", "text": "a"}]},
         {"content": ["a"]},
+        {"prompt_string": "a"},
     ],
 )
 def test_an_item_may_be_a_part_or_a_message(item: Any) -> None:
     assert texts_of(["b", item], MOST, "documents") == ["b", "a"]
+    assert texts_of(item, MOST, "documents") == ["a"]
     assert message_text([item]) == "a"
 
 
 def test_the_parts_of_a_message_are_one_text() -> None:
     item = {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
-    assert texts_of([item], MOST, "input") == ["a\nb"]
+    assert texts_of([item], MOST, "input") == ["ab"]
 
 
 @pytest.mark.parametrize(
     ("item", "words"),
     [
+        ({"text": "a", "image": "base64"}, "input[1].image: only texts are supported"),
+        ({"text": "a", "video": [1]}, "input[1].video: only texts are supported"),
         ({"type": "image_url", "image_url": {"url": "u"}}, "input[1] is of the type 'image_url'; only texts"),
         ({"content": [{"type": "text", "text": "a"}, {"type": "image"}]}, "input[1].content[1] is of the type 'image'"),
         ({"content": []}, "input[1] is an object; expected"),
@@ -115,7 +126,7 @@ def test_words_for_what_is_cut_off(word: str | bool | None, side: str | None) ->
 def test_other_words_are_refused_with_a_list_of_the_words() -> None:
     with pytest.raises(RequestError, match="task 'nl2code' is unknown; expected one of query, document, passage"):
         input_type_of("nl2code", "task")
-    with pytest.raises(RequestError, match="truncate 'MIDDLE' is unknown; expected one of none, end, start, true, false"):
+    with pytest.raises(RequestError, match="truncate 'MIDDLE' is unknown; expected one of none, end, right, start, left"):
         side_of("MIDDLE", "truncate")
 
 

@@ -99,6 +99,7 @@ class CohereMeta(msgspec.Struct):
 
     api_version: CohereVersion
     billed_units: CohereUnits
+    tokens: CohereUnits
     warnings: list[str] | UnsetType = UNSET
     """Which texts were cut."""
 
@@ -204,4 +205,5 @@ def _rows(result: EmbedResult, kind: EmbeddingKind) -> Any:
 
 def _meta(result: EmbedResult, version: str) -> CohereMeta:
     cuts = [f"text {cut.index} was cut to {cut.tokens} of its {cut.full} tokens" for cut in result.cuts]
-    return CohereMeta(CohereVersion(version), CohereUnits(sum(result.tokens)), cuts or UNSET)
+    tokens = CohereUnits(sum(result.tokens))
+    return CohereMeta(CohereVersion(version), tokens, tokens, cuts or UNSET)

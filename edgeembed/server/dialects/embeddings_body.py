@@ -7,7 +7,7 @@ Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -31,12 +31,20 @@ from edgeembed.server.fields import (
     message_text,
     side_of,
     texts_of,
+    word_of,
 )
 
 T = TypeVar("T")
 
 Encoding: TypeAlias = Literal["float", "base64", "bytes", "bytes_only"]
-DtypeField: TypeAlias = Literal["float", "float32", "float16", "bfloat16", "int8", "uint8", "binary", "ubinary"]
+_DTYPES: dict[str, Dtype] = {"float": "float32", **{dtype: dtype for dtype in get_args(Dtype)}}
+_FORMS: dict[str, tuple[Encoding, Dtype | None]] = {
+    **{encoding: (encoding, None) for encoding in get_args(Encoding)},
+    **{dtype: ("float", dtype) for dtype in ("int8", "uint8", "binary", "ubinary")},
+}
+"""The words of encoding_format: of encodings, and of types whose numbers are written as numbers."""
+DtypeField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_DTYPES]})]
+FormField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_FORMS]})]
 
 
 class EmbeddingsBody(msgspec.Struct):
@@ -50,7 +58,7 @@ class EmbeddingsBody(msgspec.Struct):
     ] = None
     model: str | None = None
     encoding_format: Annotated[
-        Encoding | Literal["int8", "uint8", "binary", "ubinary"] | None,
+        FormField | None,
         Meta(
             description="float: numbers. base64: their bytes in base64. bytes: the bytes alone, and a header "
             "metadata describes them. bytes_only: without it. A type means numbers of this output_dtype."
@@ -62,7 +70,7 @@ class EmbeddingsBody(msgspec.Struct):
     ] = None
     embed_dtype: Annotated[DtypeField | None, Meta(description="vLLM's name for output_dtype.")] = None
     embedding_type: Annotated[
-        Encoding | DtypeField | list[Encoding | DtypeField] | None,
+        FormField | list[FormField] | None,
         Meta(description="Jina's name for encoding_format and output_dtype; a list may have one item."),
     ] = None
     endianness: Annotated[
@@ -142,19 +150,19 @@ def only_one(**given: T | None) -> T | None:
 
 def number_format(body: EmbeddingsBody) -> NumberFormat:
     """Return how the answer to a request has its numbers. Raises RequestError for fields that contradict each other."""
-    encoding, dtype = _split(body.encoding_format)
     jina = body.embedding_type
     if isinstance(jina, list):
         if len(jina) != 1:
             raise RequestError("embedding_type is a list; it may have one item", param="embedding_type")
         jina = jina[0]
-    jinas_encoding, jinas_dtype = _split(jina)
-    encoding = only_one(encoding_format=encoding, embedding_type=jinas_encoding)
-    dtype = only_one(
-        output_dtype=_dtype(body.output_dtype),
-        embed_dtype=_dtype(body.embed_dtype),
-        encoding_format=dtype,
-        embedding_type=jinas_dtype,
+    form = word_of(body.encoding_format, _FORMS, "encoding_format") or (None, None)
+    jinas_form = word_of(jina, _FORMS, "embedding_type") or (None, None)
+    encoding: Encoding | None = only_one(encoding_format=form[0], embedding_type=jinas_form[0])
+    dtype: Dtype | None = only_one(
+        output_dtype=word_of(body.output_dtype, _DTYPES, "output_dtype"),
+        embed_dtype=word_of(body.embed_dtype, _DTYPES, "embed_dtype"),
+        encoding_format=form[1],
+        embedding_type=jinas_form[1],
     )
     norm = _norm(body)
     if norm != 2 and dtype in ("int8", "uint8"):
@@ -201,9 +209,9 @@ def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[lis
     if given is UNSET:
         raise RequestError("input is missing; send a text or a list of texts", param="input")
     if body.token_ids is None:
-        return texts_of(given, most, "input", token_hint=token_hint), None, isinstance(given, str)
-    if isinstance(given, str):
-        raise RequestError("input is a string; with token_ids, expected a list of token ids", param="input")
+        return texts_of(given, most, "input", token_hint=token_hint), None, not isinstance(given, list)
+    if not isinstance(given, list):
+        raise RequestError("input is one text; with token_ids, expected a list of token ids", param="input")
     if given and is_token_ids(given):
         return [], [given], True
     check_count(given, most, "input")
@@ -212,21 +220,6 @@ def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[lis
         place = f"input[{wrong}]"
         raise RequestError(f"{place} is {json_name(given[wrong])}; expected a list of token ids", param=place)
     return [], given, False
-
-
-def _split(word: Encoding | DtypeField | None) -> tuple[Encoding | None, Dtype | None]:
-    """Return what a word says about the encoding and about the type; a type's numbers are written as numbers."""
-    match word:
-        case None:
-            return None, None
-        case "float" | "base64" | "bytes" | "bytes_only":
-            return word, None
-        case _:
-            return "float", _dtype(word)
-
-
-def _dtype(word: DtypeField | None) -> Dtype | None:
-    return "float32" if word == "float" else word
 
 
 def _norm(body: EmbeddingsBody) -> int:

@@ -6,13 +6,15 @@ Reference: `EmbedHandler` and `EmbeddingsHandler` in server/routes.go of ollama/
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Meta
 
 from edgeembed.errors import RequestError
+from edgeembed.inference.aside import Aside
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
@@ -22,11 +24,13 @@ from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from edgeembed.server.dialects.ollama_fields import KeepAlive, NameField, OllamaOptions, in_ollamas_words, name_of
 from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers
-from edgeembed.server.responses import struct_response
+from edgeembed.server.responses import JSON_TYPE, PartedResponse, array_json, struct_response
 
 routes = web.RouteTableDef()
 
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+MOST_NUMBERS_AT_ONCE = 2**18
+"""In a part of a large answer; each takes about 11 bytes."""
 _ONE_TEXT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 1}, {"type": "null"}]}
 
 
@@ -112,7 +116,12 @@ async def embed_texts(request: web.Request) -> web.Response:
     )
     if result is None:
         return struct_response(answer)
-    return await request.app[SERVICE].aside.run(result.numbers, _answer, result, answer)
+    answer.prompt_eval_count = sum(result.tokens)
+    aside = request.app[SERVICE].aside
+    if result.numbers > MOST_NUMBERS_AT_ONCE:
+        headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **answer_headers(result, len(result.rows))}
+        return PartedResponse(_parts(result, answer, aside), headers)
+    return await aside.run(result.numbers, _answer, result, answer)
 
 
 @routes.post("/api/embeddings")
@@ -143,8 +152,20 @@ async def embed_text(request: web.Request) -> web.Response:
 
 
 def _answer(result: EmbedResult, answer: OllamaEmbedAnswer) -> web.Response:
-    answer.embeddings, answer.prompt_eval_count = result.vectors, sum(result.tokens)
+    answer.embeddings = result.vectors
     return struct_response(answer, headers=answer_headers(result, len(result.rows)))
+
+
+async def _parts(result: EmbedResult, answer: OllamaEmbedAnswer, aside: Aside) -> AsyncIterator[bytes]:
+    """Yield an answer as JSON, in parts that are made when they are sent: as a whole it might not fit into memory."""
+    begin, mark, end = msgspec.json.encode(answer).partition(b'"embeddings":[')
+    step = max(1, MOST_NUMBERS_AT_ONCE * len(result.rows) // result.numbers)
+    yield begin + mark
+    for first in range(0, len(result.rows), step):
+        some = slice(first, first + step)
+        part = await aside.run(MOST_NUMBERS_AT_ONCE, lambda some=some: array_json(result.vectors_of(some))[1:-1])
+        yield b"," + part if first else part
+    yield end
 
 
 def _texts(given: Any, param: str) -> list[str]:

@@ -34,7 +34,7 @@ from edgeembed.server.dialects import (
     tokenize,
 )
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
-from edgeembed.server.ops import admin
+from edgeembed.server.ops import admin, base_url
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
 
 routes = web.RouteTableDef()
@@ -196,6 +196,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"texts": ["The rain falls."]},
         cached=True,
     ),
+    ("GET", "/v1"): Operation(_SERVER, base_url.BaseUrlAnswer),
     ("GET", "/health"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/readyz"): Operation(_SERVER, Health, errors=(403, 500), fails={503: Health}),
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),

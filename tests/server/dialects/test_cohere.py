@@ -30,7 +30,11 @@ async def test_v2_returns_floats_by_default(client: TestClient) -> None:
     assert list(answer["embeddings"]) == ["float"]
     assert np.allclose(answer["embeddings"]["float"], [unit("two words"), unit("one")], atol=1e-6)
     assert answer["texts"] == ["two words", "one"]
-    assert answer["meta"] == {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 7}}
+    assert answer["meta"] == {
+        "api_version": {"version": "2"},
+        "billed_units": {"input_tokens": 7},
+        "tokens": {"input_tokens": 7},
+    }
     assert answer["response_type"] == "embeddings_by_type"
     assert answer["id"]
 

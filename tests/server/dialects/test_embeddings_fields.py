@@ -56,6 +56,7 @@ async def rows(client: TestClient, **body: Any) -> list[Any]:
         ({"output_dtype": "ubinary"}, quantised(UNITS, "ubinary")),
         ({"embed_dtype": "float16"}, quantised(UNITS, "float16")),
         ({"embed_dtype": "bfloat16"}, quantised(UNITS, "bfloat16")),
+        ({"encoding_format": "FLOAT", "output_dtype": "Int8"}, quantised(UNITS, "int8")),
         ({"encoding_format": "ubinary"}, quantised(UNITS, "ubinary")),
         ({"embedding_type": "binary"}, quantised(UNITS, "binary")),
         ({"embedding_type": ["int8"]}, quantised(UNITS, "int8")),

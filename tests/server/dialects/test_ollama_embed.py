@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.errors import RequestError
+from edgeembed.server.dialects import ollama_embed
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS
 from tests.server.dialect_requests import Server, get, post, unit
@@ -289,3 +290,18 @@ async def test_a_request_may_have_any_number_of_texts(client: TestClient) -> Non
     status, answer = await post(client, "/api/embed", model="embedder", input=texts)
     assert status == 200
     assert np.allclose(answer["embeddings"], [unit(text) for text in texts], atol=1e-6)
+
+
+async def test_a_large_answer_is_made_in_parts(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama_embed, "MOST_NUMBERS_AT_ONCE", 3 * DIMENSIONS)
+    texts = [f"text {number}" for number in range(7)]
+    body = {"model": "embedder", "input": [*texts, "word " * (2 * CONTEXT_TOKENS)]}
+    response = await client.post("/api/embed", json=body)
+    answer = await response.json()
+    assert (response.status, response.headers["Transfer-Encoding"]) == (200, "chunked")
+    assert response.headers["X-Edgeembed-Truncated"] == "1"
+    assert np.allclose(answer["embeddings"][:7], [unit(text) for text in texts], atol=1e-6)
+    assert (len(answer["embeddings"]), answer["prompt_eval_count"]) == (8, 7 * 4 + CONTEXT_TOKENS)
+    monkeypatch.undo()
+    whole = await post(client, "/api/embed", **body)
+    assert whole[1]["embeddings"] == answer["embeddings"] and set(whole[1]) == set(answer)

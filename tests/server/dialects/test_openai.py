@@ -88,7 +88,7 @@ async def test_input_type_and_instruction_put_the_prompt_around_the_text(client:
         ({"input": ["a", ["b"]]}, 400, "input[1]", "a list"),
         ({"input": [True]}, 400, "input[0]", "boolean"),
         ({"input": 3}, 400, "input", "Expected"),
-        ({"input": {"text": "a"}}, 400, "input", "Expected"),
+        ({"input": {"url": "a"}}, 400, "input", "an object"),
         ({"input": [1, 2, 3]}, 400, "input", "check_embedding_ctx_length"),
         ({"input": [[1, 2], [3]]}, 400, "input", "check_embedding_ctx_length"),
         ({"input": ["a", "word " * 30]}, 400, "input[1]", f"at most {CONTEXT_TOKENS}"),

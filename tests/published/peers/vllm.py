@@ -1,0 +1,35 @@
+"""vLLM: the tests of its pooling entry points."""
+
+from __future__ import annotations
+
+from tests.published.cases import LeftOut, Peer
+from tests.published.peers import vllm_cohere, vllm_embed, vllm_scoring
+
+POOLING = "tests/entrypoints/pooling/"
+EMBED = POOLING + "embed/test_online.py::"
+LONG_TEXT = POOLING + "embed/test_online_long_text.py::"
+COHERE_PROTOCOL = POOLING + "embed/test_cohere_protocol.py::"
+PER_DOC = POOLING + "scoring/test_max_tokens_per_doc.py::"
+CLASSIFY = POOLING + "classify/test_online.py::"
+PLAIN = POOLING + "pooling/test_online.py::"
+SALT = POOLING + "test_cache_salt_validation.py::"
+LIMITS = POOLING + "test_pooling_prompt_limit.py::"
+TOKENS = "tests/entrypoints/openai/test_tokenization.py::"
+
+PEER = Peer(
+    "vLLM",
+    "vllm-project/vllm",
+    [*vllm_embed.CASES, *vllm_cohere.CASES, *vllm_scoring.CASES],
+    [
+        LeftOut(EMBED, 3, "counts of tokens under a chat template of its own"),
+        LeftOut(LONG_TEXT, 3, "the mean over the parts of a text, which its server has to be told"),
+        LeftOut(COHERE_PROTOCOL, 14, "how its server reads the prompts of a model"),
+        LeftOut(PER_DOC, 4, "two more models"),
+        LeftOut(CLASSIFY, 14, "a classifier"),
+        LeftOut(PLAIN, 11, "a reward model: a number for each token"),
+        LeftOut(TOKENS, 7, "chat templates, tools, /tokenizer_info"),
+        LeftOut(SALT, 1, "completions"),
+        LeftOut(LIMITS, 8, "/pooling, /classify and plug-ins"),
+    ],
+    "engines without HTTP, images, ColBERT, rewards, generative scores, classes of its server",
+)
