@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from edgeembed.engine.interface import (
     Task,
     Text,
     Tokenized,
+    TokenWant,
 )
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
@@ -70,6 +72,7 @@ class FakeEngine:
         self.busy_since: float | None = None
         self.row_of: Callable[[str], Float32Row] = lambda text: fake_row(text, self.dimensions)
         self.closed = False
+        self.attainable_tokens = 0
         self.loaded = asyncio.Event()
         """Cleared by a test that wants the model to take its time."""
         self.loaded.set()
@@ -89,6 +92,7 @@ class FakeEngine:
             size_bytes=0,
             llama_cpp="none",
             reference=self.reference,
+            attainable_tokens=self.attainable_tokens,
         )
 
     @property
@@ -158,14 +162,12 @@ class FakeEngine:
             self.cancelled.append(text)
         self._changed.set()
 
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
-        """Return the words, numbered by their length, between two special tokens."""
+    def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
+        """Return the words, numbered by their length, between two special tokens; as text, ids are numbers."""
         futures: list[asyncio.Future[Tokenized]] = []
         for text in texts:
-            words = whole_text(text).split()
-            ids = np.array([0, *(len(word) + 10 for word in words), 1], dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
-            future.set_result(Tokenized(ids, ids < SPECIAL_TOKENS, ["[CLS]", *words, "[SEP]"] if written else None))
+            future.set_result(_tokenized(whole_text(text), want))
             self.read.append(whole_text(text))
             futures.append(future)
         return futures
@@ -189,6 +191,17 @@ class FakeEngine:
             self.computed.append(kept)
             cut = kept != whole
             future.set_result(Row(self.row_of(kept), len(kept.split()) + SPECIAL_TOKENS, tokens if cut else 0))
+
+
+def _tokenized(text: str, want: TokenWant) -> Tokenized:
+    words = list(re.finditer(r"\S+", text))
+    if want in ("text", "text_with_special"):
+        kept = [word.group() for word in words if want != "text" or int(word.group()) >= SPECIAL_TOKENS]
+        return Tokenized(np.empty(0, np.int32), np.empty(0, np.bool_), text=" ".join(kept))
+    ids = np.array([0, *(len(word.group()) + 10 for word in words), 1], dtype=np.int32)
+    texts = ["[CLS]", *(word.group() for word in words), "[SEP]"]
+    spans = np.array([(-1, -1), *(word.span() for word in words), (-1, -1)], dtype=np.int32)
+    return Tokenized(ids, ids < SPECIAL_TOKENS, texts, spans) if want == "tokens" else Tokenized(ids, ids < SPECIAL_TOKENS)
 
 
 def whole_text(text: Text) -> str:

@@ -29,6 +29,15 @@ def normalize(form: Form, text: str) -> str:
     return "".join([*parts, *_pieces(form, text[done:])])
 
 
+def segments(form: Form, text: str, begin: int, end: int) -> Iterator[int]:
+    """Yield the end of each part between two indexes that is put into a normal form by itself."""
+    if unicodedata.is_normalized(form, text[begin:end]):
+        yield from range(begin + 1, end + 1)
+        return
+    yield from (at for at in range(begin + 1, end) if not _joins(form, text, at))
+    yield end
+
+
 def has_long_run(text: str) -> bool:
     """Return whether a text has more than `MOST_MARKS` combining characters in a row."""
     return len(text) > MOST_MARKS and next(_long_runs(text), None) is not None

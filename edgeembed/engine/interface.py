@@ -38,16 +38,24 @@ class Row(NamedTuple):
     full: int = 0
 
 
+TokenWant = Literal["ids", "tokens", "text", "text_with_special"]
+"""What is wanted of a text that is not computed: the ids of its tokens; also what each is and where; or, of token ids, the
+text that they stand for, without special tokens or with their names."""
+
+
 class Tokenized(NamedTuple):
     """The tokens of a text.
 
-    ids: int32, shape (tokens,). special: which of them the model puts around a text, shape (tokens,). texts: of each token;
-    None if not requested.
+    ids: int32, shape (tokens,). special: which of them the model puts around a text, shape (tokens,). For "tokens": texts,
+    of each token, U+FFFD for a part of a character; spans, begin and end of each in the text with its prompt, in characters,
+    int32, shape (tokens, 2), -1 for special tokens. text: of token ids.
     """
 
     ids: npt.NDArray[np.int32]
     special: npt.NDArray[np.bool_]
     texts: list[str] | None = None
+    spans: npt.NDArray[np.int32] | None = None
+    text: str = ""
 
 
 Side = Literal["none", "end", "start"]
@@ -152,6 +160,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Cosines of the file's canary texts to their rows from the unquantised weights; empty if the file has none."""
     reference: Reference | None = None
     """By which it is checked again while it serves; None where there is nothing to compare with."""
+    attainable_tokens: int = 0
+    """Longest text with a higher setting `context_tokens`; 0 if that would change nothing."""
     batch_tokens: int = 0
     """Tokens that a forward pass aims at; 0 where unknown."""
     autotune: AutotuneResult | None = None
@@ -175,10 +185,11 @@ class Engine(Protocol):
         """Whether it failed or was stopped for good; cheaper than `status`."""
         ...
 
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+    def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         """Queue texts of any length to be tokenised only, and return a future for each; cancelling it removes the text.
 
-        written: with the texts of the tokens. A future ends with EngineError, EngineUnavailableError or WorkerCrashedError.
+        A future ends with EngineError, EngineUnavailableError, WorkerCrashedError, or RequestError for token ids that the
+        model does not have.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from edgeembed.common.normal_forms import normalize
+from edgeembed.common.origins import Origins, compose_with_origins
 
 # What tokenizers cannot read and people do not see: control characters of ASCII and Latin-1, except tab, line feed, carriage
 # return and next line; and halves of surrogate pairs, left by programs that cut a text in the middle of an emoji.
@@ -21,6 +22,13 @@ def clean(text: str) -> str:
     if text.isascii():
         return _CONTROL.sub("", text) if not text.isprintable() else text
     return normalize("NFC", _SURROGATE.sub("\ufffd", _CONTROL.sub("", text)))
+
+
+def origins_of(text: str, cleaned: str) -> Origins:
+    """Return where the characters of a cleaned text come from in the text as it was sent."""
+    kept = Origins.same(len(text)).without([match.start() for match in _CONTROL.finditer(text)])
+    composed, origins = compose_with_origins(_SURROGATE.sub("\ufffd", _CONTROL.sub("", text)))
+    return origins.behind(kept) if composed == cleaned else Origins.same(len(cleaned))
 
 
 def without_surrogates(text: str) -> str:

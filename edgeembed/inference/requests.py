@@ -34,6 +34,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     param: str = "input"
     single: bool = False
     """The field held one string, not a list: error messages name no index."""
+    first: str | None = None
+    """The field that held the first text, where that is another one than `param`."""
     cache: CacheUse = "on"
     lengths: Lengths = ANY_LENGTH
     ids: Sequence[Sequence[int]] | None = None
@@ -73,8 +75,8 @@ class RerankRequest(msgspec.Struct, frozen=True):
 class TokenizeRequest(msgspec.Struct, frozen=True):
     """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest.
 
-    special: include the special tokens around a text. written: include the text of each token. most_tokens: limit for all
-    texts together, as the answer holds every id; None for no limit.
+    special: include the special tokens around a text. places: find the text of each token and where it is. most_tokens:
+    limit for all texts together, as the answer holds every id; None for no limit.
     """
 
     texts: Sequence[str]
@@ -82,7 +84,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True):
     input_type: InputType | None = None
     instruction: str | None = None
     special: bool = True
-    written: bool = False
+    places: bool = False
     param: str = "input"
     most_tokens: int | None = None
 
@@ -160,11 +162,25 @@ class RerankResult:
 
 
 class TokenizeResult(msgspec.Struct, frozen=True):
-    """tokens: of each text. context_tokens: the longest text that the model takes."""
+    """tokens: of each text. context_tokens: the longest text that the model takes.
+
+    prompted: the texts, with the prompt around them, that the spans of the tokens refer to.
+    """
 
     model: ServedModel
     tokens: list[Tokenized]
     context_tokens: int
+    prompted: list[str]
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True):
+    """Token ids of the model, in one or more lists. special: keep the names of special tokens."""
+
+    ids: Sequence[Sequence[int]]
+    model: str | None = None
+    special: bool = False
+    param: str = "ids"
+    single: bool = False
 
 
 def cuts_of(rows: Sequence[Row | CachedRow]) -> list[Cut]:
@@ -174,4 +190,6 @@ def cuts_of(rows: Sequence[Row | CachedRow]) -> list[Cut]:
 
 def place_of(request: EmbedRequest | RerankRequest, index: int) -> str:
     """Return what a text is called in the client's request: the field, with an index if it holds a list."""
+    if isinstance(request, EmbedRequest) and request.first is not None:
+        return request.first if index == 0 else f"{request.param}[{index - 1}]"
     return request.param if request.single else f"{request.param}[{index}]"

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Row
+from edgeembed.engine.interface import Row, Side
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
@@ -22,6 +22,7 @@ from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
 from edgeembed.inference.pipeline import Pipeline, PipelineResult
 from edgeembed.inference.requests import (
+    DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
     RerankRequest,
@@ -32,7 +33,7 @@ from edgeembed.inference.requests import (
 )
 from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
 from edgeembed.inference.row_request import RowRequest, refuse_empty
-from edgeembed.inference.tokenize import refuse_repeated, tokenize
+from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -56,12 +57,13 @@ class ServiceOptions:
 
     clean_text: whether texts are cleaned (see `inference.cleaning`).
     max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
-    embed. For both, 0 is no limit.
+    embed. For both, 0 is no limit. truncate: what happens to texts that are too long, if a request does not say.
     """
 
     timeout: float = 600.0
     max_queue_tokens: int = 0
     max_request_tokens: int = 0
+    truncate: Side = "none"
     clean_text: bool = True
 
 
@@ -91,6 +93,7 @@ class EmbeddingService:
         """Answered requests by the model's key."""
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
+        self.truncate = options.truncate
         self.max_request_tokens = options.max_request_tokens or None
         self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
         """Tokens that one answer may list."""
@@ -156,6 +159,12 @@ class EmbeddingService:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
         return await self._unless_replaced(
             lambda request: tokenize(self.registry, self.pool, self._clean, self.aside, request, self._timeout), request
+        )
+
+    async def detokenize(self, request: DetokenizeRequest) -> list[str]:
+        """Return the texts that token ids stand for."""
+        return await self._unless_replaced(
+            lambda request: detokenize(self.registry, self.pool, request, self._timeout), request
         )
 
     async def check(self) -> None:

@@ -17,8 +17,8 @@ class Lengths:
 
     cut: the side of a longer text that is cut off; with "none" it is refused. max_tokens: limit for a text, including
     special tokens, prompt and query, where it is lower than the model's. own: max_tokens counts the tokens of the text
-    itself, or of a pair's document. query: a pair's query may be cut, too; see `engine.interface.Limits`. asked: the
-    request's field that holds max_tokens, for messages.
+    itself, or of a pair's document. query: a pair's query may be cut, too; see `engine.interface.Limits`. For messages,
+    names of the request's fields: asked holds max_tokens, cutting allows that longer texts are cut.
     """
 
     cut: Side = "none"
@@ -26,6 +26,7 @@ class Lengths:
     own: bool = False
     query: bool = False
     asked: str = "max_tokens"
+    cutting: str = "truncate"
 
     @property
     def plain(self) -> bool:

@@ -43,7 +43,7 @@ class Prompt:
         return [Prompted(before, text, behind) for text in texts]
 
 
-_NO_PROMPT = Prompt(PLAIN, "")
+NO_PROMPT = Prompt(PLAIN, "")
 
 
 def prefixed(prefix: str) -> Prompt:
@@ -58,7 +58,7 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
     query. Raises RequestError if the model does not accept an instruction.
     """
     if input_type is None and instruction is None:
-        return _NO_PROMPT
+        return NO_PROMPT
     prompts = prompts or Prompts()
     kind: InputType = input_type or "query"
     template = _template(prompts, kind)

@@ -15,7 +15,20 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
-from edgeembed.server.dialects import cohere, ollama_embed, ollama_models, openai, rerank_path, score, tei, tokenize
+from edgeembed.server.dialects import (
+    cohere,
+    ollama_embed,
+    ollama_models,
+    openai,
+    rerank_path,
+    score,
+    tei,
+    tei_info,
+    tei_scores,
+    tei_tokens,
+    tokenize,
+    tokenize_path,
+)
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
 from edgeembed.server.middleware import errors, request_ids, set_headers
 from edgeembed.server.ops import base_url, docs, metrics, openapi, status
@@ -23,6 +36,21 @@ from edgeembed.server.ops.metrics import METRICS, Metrics
 from edgeembed.server.ops.openapi import OPENAPI, OpenApi
 from edgeembed.server.paths import SPELLINGS, Spellings
 from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
+
+_DIALECTS = (
+    openai,
+    rerank_path,
+    score,
+    tokenize,
+    tokenize_path,
+    ollama_embed,
+    ollama_models,
+    tei,
+    tei_scores,
+    tei_tokens,
+    tei_info,
+    cohere,
+)
 
 DEFAULT_MAX_INPUTS = 2048
 NOTE_USE_SECONDS = 60.0
@@ -62,18 +90,8 @@ def make_app(
     app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
     app[SPELLINGS] = Spellings(app)
-    dialects = (
-        openai.routes,
-        rerank_path.routes,
-        score.routes,
-        tokenize.routes,
-        ollama_embed.routes,
-        ollama_models.routes,
-        tei.routes,
-        cohere.routes,
-    )
-    for routes in (*dialects, base_url.routes, status.routes, metrics.routes, dashboard.routes, openapi.routes, docs.routes):
-        app.add_routes(routes)
+    for module in (*_DIALECTS, base_url, status, metrics, dashboard, openapi, docs):
+        app.add_routes(module.routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)
     app.cleanup_ctx.append(_models([*([service.registry.default] if service.registry.default else []), *preload]))

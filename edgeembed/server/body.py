@@ -130,6 +130,9 @@ class PeekedFields(msgspec.Struct):
     documents: msgspec.Raw | UnsetType = UNSET
     top_k: msgspec.Raw | UnsetType = UNSET
     truncation: msgspec.Raw | UnsetType = UNSET
+    prompt: msgspec.Raw | UnsetType = UNSET
+    messages: msgspec.Raw | UnsetType = UNSET
+    content: msgspec.Raw | UnsetType = UNSET
 
 
 _peek_decoder = msgspec.json.Decoder(PeekedFields)

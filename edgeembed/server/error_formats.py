@@ -36,9 +36,10 @@ class OpenAIErrorDetails(msgspec.Struct):
 
 
 class OpenAIError(msgspec.Struct):
-    """An error in OpenAI's format."""
+    """An error in OpenAI's format, and the message where Voyage's clients look for it."""
 
     error: OpenAIErrorDetails
+    detail: str
 
 
 class OllamaError(msgspec.Struct):
@@ -76,7 +77,8 @@ ErrorFormat: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
 
 def openai(problem: Problem) -> tuple[int, OpenAIError]:
     """Return a problem for clients of OpenAI."""
-    return problem.status, OpenAIError(OpenAIErrorDetails(problem.message, problem.type, problem.param, problem.code))
+    details = OpenAIErrorDetails(problem.message, problem.type, problem.param, problem.code)
+    return problem.status, OpenAIError(details, problem.message)
 
 
 def ollama(problem: Problem) -> tuple[int, OllamaError]:
@@ -125,7 +127,9 @@ ERROR_FORMATS: dict[str, ErrorFormat] = {
 
 DIALECT = web.RequestKey("dialect", str)
 """Set by the handler of a path that several dialects share."""
-_TEI_PATHS = frozenset({"/embed", "/similarity", "/info", "/tokenize"})
+_TEI_PATHS = frozenset(
+    {"/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/info", "/tokenize", "/decode", "/invocations"}
+)
 _COHERE_PATHS = frozenset({"/v1/embed"})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeembed.common.status import EngineStatus, UpstreamStatus
 from edgeembed.engine.canary import defect
-from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Row, Text, Tokenized
+from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     BadVectorError,
@@ -180,9 +180,9 @@ class RemoteEngine:
         self._wake()
         return futures
 
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+    def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         if self._fallback.ready:
-            return self._fallback.tokenize(texts, written=written)
+            return self._fallback.tokenize(texts, want)
         reason = "upstream's tokenizer is unknown here; set up a local fallback (upstream_fallback) to count tokens"
         return [_failed(RequestError(reason)) for _ in texts]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized
+from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, Float32Row, Row, Text, Tokenized, TokenWant
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.upstream.identity import CANARY_TEXTS, Identity, least_cosine
 from edgeembed.upstream.queue import PendingText
@@ -102,10 +102,10 @@ class Fallback:
         length = float(np.linalg.norm(row.vector.astype(np.float64)))
         return row._replace(vector=(row.vector / length).astype(np.float32)) if length else row
 
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+    def tokenize(self, texts: Sequence[Text], want: TokenWant) -> list[asyncio.Future[Tokenized]]:
         """Tokenize texts; the model, and so its vocabulary, is the same as upstream's."""
         assert self._engine is not None
-        return self._engine.tokenize(texts, written=written)
+        return self._engine.tokenize(texts, want)
 
     async def close(self) -> None:
         """Close the local engine, if there is one."""

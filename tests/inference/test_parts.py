@@ -89,9 +89,9 @@ async def test_token_ids_are_checked_before_anything_is_computed(
     read: list[int] = []
     tokenize = engine.tokenize
 
-    def counting(texts, *, written):  # type: ignore[no-untyped-def]
+    def counting(texts, want):  # type: ignore[no-untyped-def]
         read.extend(len(text.ids) for text in texts if isinstance(text, Prompted))
-        return tokenize(texts, written=written)
+        return tokenize(texts, want)
 
     monkeypatch.setattr(engine, "tokenize", counting)
     await fake_service(engine).embed(EmbedRequest([], ids=[[number] for number in range(20, 20 + 2 * PART)]))

@@ -25,7 +25,7 @@ from aiohttp import web
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.heap import configure_heap
-from edgeembed.engine.interface import Priority, Row, Text, Tokenized
+from edgeembed.engine.interface import Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -106,13 +106,15 @@ class InstantEngine(FakeEngine):
         if len(futures) > 64:
             asyncio.get_running_loop().call_soon(self._answer, futures[64:])
 
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+    def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         futures = []
         for text in texts:
             count = min(len(text) // 5, 140) if isinstance(text, str) else 3  # together within the limit of a request
             ids = np.arange(count, dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
-            future.set_result(Tokenized(ids, ids < 2, ["word"] * count if written else None))
+            spans = np.stack([ids, ids + 1], axis=1)
+            read = Tokenized(ids, ids < 2, ["word"] * count, spans) if want == "tokens" else Tokenized(ids, ids < 2)
+            future.set_result(read)
             futures.append(future)
         return futures
 

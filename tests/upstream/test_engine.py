@@ -199,7 +199,7 @@ async def test_what_cannot_be_sent_is_refused_with_a_reason(server: FakeUpstream
     ids = Prompted("", "", "", None, np.array([1, 2], np.int32).tobytes())
     found = await errors_of(engine, [ids, Pair("a", "b"), "fine"])
     assert [type(error) for error in found[:2]] == [RequestError, RequestError] and found[2] is None
-    (future,) = engine.tokenize(["hello"], written=False)
+    (future,) = engine.tokenize(["hello"], "ids")
     with pytest.raises(RequestError, match="tokenizer"):
         await future
 
@@ -414,7 +414,7 @@ async def test_a_local_model_that_is_the_same_answers_while_upstream_is_away(ser
     same(await rows_of(engine, texts), texts)
     assert (engine.status.state, engine.status.mode) == ("ready", "local fallback")
     assert engine.upstream.fallback_texts == 2
-    (tokens,) = engine.tokenize(["hello"], written=False)
+    (tokens,) = engine.tokenize(["hello"], "ids")
     assert len((await tokens).ids) > 0
     await server.start()
     await until_async(lambda: engine.upstream.breaker == "closed", 30)

@@ -12,10 +12,10 @@ from typing import Literal
 import msgspec
 
 from edgeembed.engine.causes import Cause
-from edgeembed.engine.interface import ModelInfo, Priority, Text
+from edgeembed.engine.interface import ModelInfo, Priority, Text, TokenWant
 
-Want = Literal["row", "ids", "tokens"]
-"""What is computed of a text: its row, the ids of its tokens, or ids and texts of its tokens."""
+Want = Literal["row"] | TokenWant
+"""What is computed of a text: its row, or what is known of its tokens."""
 
 
 class IsolatedBatch(msgspec.Struct, array_like=True, frozen=True):
@@ -83,15 +83,17 @@ class ComputedRows(msgspec.Struct, tag="computed_rows"):
 
 
 class ReadTokens(msgspec.Struct, tag="read_tokens"):
-    """The tokens of an item that is only tokenised.
+    """The tokens of an item that is only tokenised; see `Tokenized`.
 
-    ids: int32, native byte order. special: one byte per token, 1 for a special token. texts: empty for `ids`.
+    ids, spans: int32, native byte order. special: one byte per token, 1 for a special token. Others: empty unless wanted.
     """
 
     id: int
     ids: bytes
     special: bytes
-    texts: list[str]
+    texts: list[str] = []
+    spans: bytes = b""
+    text: str = ""
 
 
 class Failed(msgspec.Struct, tag="failed"):

@@ -13,10 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan, reduced
-from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Text
+from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
+from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
@@ -33,6 +34,7 @@ from edgeembed.engine.llama.library import (
 )
 from edgeembed.engine.llama.row_probe import find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader
+from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
@@ -151,6 +153,16 @@ class LlamaModel:
         """
         return self._tokenizer.tokenize(text)
 
+    def spans(self, text: Text, tokens: Tokens) -> Spans:
+        """Return the part of a text, with its prompt, that each of its tokens stands for; see `token_spans`."""
+        match text:
+            case str():
+                return self._tokenizer.spans(text, tokens)
+            case Prompted(prefix, inner, suffix, ids=None):
+                return self._tokenizer.spans(prefix + inner + suffix, tokens)
+            case _:
+                return np.full((len(tokens), 2), -1, dtype=np.int32)
+
     def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
         """Return a part of the text with more than `most` tokens, or the whole text; see `Tokenizer.shorten`."""
         return self._tokenizer.shorten(text, most, at_start=at_start)
@@ -239,6 +251,7 @@ class LlamaModel:
             name=self.metadata("general.name") or Path(self._options.path).stem,
             dimensions=self._dimensions,
             context_tokens=self.plan.wide.longest_text,
+            attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
             file_type=_after_first_word(description.value.decode("utf-8", "replace")),
             parameters=int(lib.llama_model_n_params(self._model)),

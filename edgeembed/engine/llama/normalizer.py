@@ -26,11 +26,15 @@ def choose_normalizer(metadata: Callable[[str], str | None]) -> Callable[[str], 
         return _spaces_of_marks
     if model == "t5":
         return _single_spaces
-    # The tokenizers of Qwen and ModernBERT compose characters (Unicode NFC); llama.cpp's byte-level BPE does not. Files of
-    # other converters have no key for it, but Qwen2's pre-tokenizer implies it.
-    if metadata(NORMALIZER_KEY) == "nfc" or splitter == "qwen2":
-        return partial(normalize, "NFC")
-    return str
+    return partial(normalize, "NFC") if is_composed(metadata) else str
+
+
+def is_composed(metadata: Callable[[str], str | None]) -> bool:
+    """Return whether a vocabulary without words composes characters (Unicode NFC): those of Qwen and ModernBERT do.
+
+    llama.cpp's byte-level BPE does not. Files of other converters have no key for it, but Qwen2's pre-tokenizer implies it.
+    """
+    return metadata(NORMALIZER_KEY) == "nfc" or metadata("tokenizer.ggml.pre") == "qwen2"
 
 
 def _spaces_of_marks(text: str) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 
+from edgeembed.common.origins import Origins, compose_with_origins
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.defined_tokens import DefinedTokens
 from edgeembed.engine.llama.library import ComputeError
-from edgeembed.engine.llama.normalizer import choose_normalizer
+from edgeembed.engine.llama.normalizer import choose_normalizer, is_composed
 from edgeembed.engine.llama.text_pieces import LONGEST_RECURSION, TextPieces
+from edgeembed.engine.llama.token_spans import Spans, Spelling, find_spans
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.llama.wordpiece import WORD_START, BertWords
 from edgeembed.engine.reading import Tokens, special_around
@@ -26,6 +28,8 @@ from edgeembed.engine.reading import Tokens, special_around
 _MOST_KEPT = 1 << 18
 """Tokens of a buffer that is kept for a thread's next text."""
 _MOST_SEEN = 1024
+_MOST_LETTERS = 16_384
+_UNKNOWN = "\ufffd".encode()
 
 
 class Tokenizer:
@@ -38,9 +42,10 @@ class Tokenizer:
         self._normalize = choose_normalizer(metadata)
         self._words = BertWords.of(metadata) if metadata("tokenizer.ggml.model") == "bert" else None
         defined = vocabulary.defined_tokens()
-        self._defined_names = tuple(defined)
+        self._names_of_defined = {id_: name for name, id_ in defined.items()}
         self._defined = DefinedTokens(defined)
         self._buffers = threading.local()
+        self._spelled_letter = lru_cache(_MOST_LETTERS)(self._spell_letter)
         if self._words and self._call(WORD_START, frame=False).tolist() != [vocabulary.unknown]:
             self._words.knows(WORD_START)
 
@@ -76,6 +81,42 @@ class Tokenizer:
             if count > most:
                 return text[begin:] if at_start else text[:end]
         return text
+
+    def spans(self, text: str, tokens: Tokens) -> Spans:
+        """Return the part of the text that each of its tokens stands for, in characters; see `token_spans`."""
+        special = self._vocabulary.is_special(tokens).tolist()
+        pieces = [None if out else piece for piece, out in zip(self._vocabulary.pieces(tokens), special, strict=True)]
+        return find_spans(self._spelling(text), pieces, (tokens == self._vocabulary.unknown).tolist())
+
+    def _spelling(self, text: str) -> Spelling:
+        if self._words is not None:
+            return Spelling.of_words(self._spelled_words(text), words=True)
+        if self._metadata("tokenizer.ggml.model") == "t5":
+            letters = enumerate(self._normalize(text))
+            return Spelling.of_words(((self._spelled_letter(letter), at, at + 1) for at, letter in letters), words=False)
+        if is_composed(self._metadata):
+            return Spelling(*compose_with_origins(text))
+        return Spelling(self._normalize(text), Origins.same(len(text)))  # replaces characters one by one
+
+    def _spelled_words(self, text: str) -> Iterator[tuple[str, int, int]]:
+        assert self._words is not None
+        parts = self._defined.split(text)
+        at = 0
+        for part in [parts] if isinstance(parts, str) else parts:
+            if isinstance(part, int):
+                name = self._names_of_defined[part]
+                yield f" {name} ", at, at + len(name)
+                at += len(name)
+            else:
+                yield from self._words.spelled(part, at)
+                at += len(part)
+
+    def _spell_letter(self, letter: str) -> str:
+        """Return what the vocabulary's table of replacements makes of a character, with U+FFFD for what it does not know."""
+        tokens = self._call(f"a{letter}a", frame=False)
+        unknown, pieces = (tokens == self._vocabulary.unknown).tolist(), self._vocabulary.pieces(tokens)
+        spelled = b"".join(_UNKNOWN if out else piece for piece, out in zip(pieces, unknown, strict=True)).decode()
+        return spelled[2:-1] if spelled.startswith(" a") and spelled.endswith("a") else letter
 
     def _ids_of_pieces(self, text: str) -> Iterator[Tokens]:
         for piece in self._pieces.split(text):
@@ -116,7 +157,7 @@ class Tokenizer:
 
     @cached_property
     def _pieces(self) -> TextPieces:
-        return TextPieces.of(self._metadata, self._vocabulary.spellings, self._defined_names)
+        return TextPieces.of(self._metadata, self._vocabulary.spellings, self._names_of_defined.values())
 
     @cached_property
     def _frame(self) -> tuple[Tokens, Tokens]:

@@ -15,6 +15,7 @@ from edgeembed.engine.reading import Tokens
 _LONGEST_PIECE_BYTES = 1024
 _UNKNOWN = {"bert": 100, "llama": 0, "t5": 2}
 """What llama.cpp (0c1e57098) takes where the file does not name the unknown token, by the kind of tokenizer."""
+_MARK = "\u2581".encode()
 _STRIPS = lib.LLAMA_TOKEN_ATTR_LSTRIP | lib.LLAMA_TOKEN_ATTR_RSTRIP
 
 
@@ -28,6 +29,9 @@ class Vocabulary:
         unknown = metadata("tokenizer.ggml.unknown_token_id")
         self.unknown = _UNKNOWN.get(metadata("tokenizer.ggml.model") or "", -1) if unknown is None else int(unknown)
         """Id of the token for what has no other; -1 if there is none."""
+        self._model = metadata("tokenizer.ggml.model") or ""
+        # Byte-level BPE has its spaces in the text; the others begin a text with one.
+        self._adds_space = self._model in _UNKNOWN and metadata("tokenizer.ggml.add_space_prefix") != "false"
         self.size = int(lib.llama_vocab_n_tokens(vocab))
 
     def is_special(self, tokens: Tokens) -> npt.NDArray[np.bool_]:
@@ -57,11 +61,38 @@ class Vocabulary:
         for id_ in range(self.size):
             yield lib.llama_vocab_get_text(self.handle, id_).decode("utf-8", "replace")
 
-    def pieces(self, tokens: Tokens) -> list[str]:
-        """Return the text of each token; U+FFFD for a token that is only part of a character."""
-        text_of: dict[int, str] = {}
+    def pieces(self, tokens: Tokens) -> list[bytes]:
+        """Return the spelling of each token in UTF-8, which may be part of a character; a special token's name."""
+        piece_of: dict[int, bytes] = {}
         buffer = ctypes.create_string_buffer(_LONGEST_PIECE_BYTES)
         for token in set(tokens.tolist()):
-            length = lib.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, True)
-            text_of[token] = buffer.raw[: max(0, length)].decode("utf-8", "replace")
-        return [text_of[token] for token in tokens.tolist()]
+            if self._model == "bert":
+                piece_of[token] = _of_wordpiece(lib.llama_vocab_get_text(self.handle, token))
+            else:
+                length = lib.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, True)
+                piece_of[token] = buffer.raw[: max(0, length)]
+        return [piece_of[token] for token in tokens.tolist()]
+
+    def decode(self, tokens: Tokens, *, special: bool) -> str:
+        """Return the text that tokens stand for, as the tokenizers library joins them; U+FFFD for parts of characters.
+
+        special: with the names of special tokens, and of the one for unknown words, which are left out otherwise.
+        """
+        named = self.is_special(tokens) | (tokens == self.unknown)
+        if not special:
+            tokens, named = tokens[~named], named[~named]
+        pieces = self.pieces(tokens)
+        if self._model == "bert":
+            pieces = [_word(piece, name) for piece, name in zip(pieces, named.tolist(), strict=True)]
+        joined = b"".join(pieces).decode("utf-8", "replace")
+        return joined.removeprefix(" ") if self._adds_space else joined
+
+
+def _of_wordpiece(spelling: bytes) -> bytes:
+    """Return the spelling of a token of WordPiece, with a space for the mark of a word's beginning."""
+    return b" " + spelling[len(_MARK) :] if spelling.startswith(_MARK) and spelling != _MARK else spelling
+
+
+def _word(piece: bytes, named: bool) -> bytes:
+    """Return a token of WordPiece as it is joined to what is before it: words are separated, but for some punctuation."""
+    return b" " + piece if named else piece.lstrip() if piece in (b" .", b" ,", b" ?", b" !") else piece

@@ -72,6 +72,11 @@ class BertWords:
             return normalized
         return list(self._split(normalized))
 
+    def spelled(self, text: str, at: int) -> Iterator[tuple[str, int, int]]:
+        """Yield what becomes of each character of a part of a text that begins at `at`, and its place."""
+        characters = self._characters
+        return ((characters[ord(letter)], place, place + 1) for place, letter in enumerate(text, at))
+
     def _normalize(self, text: str) -> str:
         # In slices, since Python keeps all other threads waiting meanwhile.
         if len(text) <= _SLICE_CHARACTERS:

@@ -24,7 +24,7 @@ from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
-from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized
+from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.memory_guard import MemoryGuard
@@ -149,9 +149,9 @@ class WorkerEngine:
     def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
         return self._submit(texts, BULK if isolated else priority, "row", isolated=isolated)
 
-    def tokenize(self, texts: Sequence[Text], *, written: bool) -> list[asyncio.Future[Tokenized]]:
+    def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         # As bulk: the thread that reads the pipe tokenises only for requests that wait for a vector.
-        return self._submit(texts, BULK, "tokens" if written else "ids")
+        return self._submit(texts, BULK, want)
 
     def _submit(
         self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False

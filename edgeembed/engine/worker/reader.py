@@ -146,12 +146,17 @@ class TextReader:
                 )
         return found, characters_to_read(found) < characters_to_read(text)
 
-    def _read_ids(self, text: Prompted) -> Reading:
-        assert text.ids is not None
+    def given_ids(self, text: Text) -> Tokens:
+        """Return token ids that were sent in place of a text. Raises BadIdsError for one that the model does not have."""
+        assert isinstance(text, Prompted) and text.ids is not None
         ids: Tokens = np.frombuffer(text.ids, dtype=np.int32)
         wrong = ids[(ids < 0) | (ids >= self._vocabulary)]
         if len(wrong):
             raise BadIdsError(f"there is no token {wrong[0]}: the model's ids are 0 to {self._vocabulary - 1}")
+        return ids
+
+    def _read_ids(self, text: Prompted) -> Reading:
+        ids = self.given_ids(text)
         begin, end = self._frame
         inner = ids[_length_if_first(begin, ids) : len(ids) - _length_if_first(end[::-1], ids[::-1])]
         if not len(inner):

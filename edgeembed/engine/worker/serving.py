@@ -201,10 +201,16 @@ class Worker:
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
         limits = None if isinstance(item.text, str) else item.text.limits
-        tokens = self._reader.read(item.text, limits.most if limits and limits.most else None).tokens
         vocabulary = self._model.vocabulary
-        texts = vocabulary.pieces(tokens) if item.want == "tokens" else []
-        return ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes(), texts)
+        if item.want in ("text", "text_with_special"):
+            ids = self._reader.given_ids(item.text)
+            return ReadTokens(item.id, b"", b"", text=vocabulary.decode(ids, special=item.want != "text"))
+        tokens = self._reader.read(item.text, limits.most if limits and limits.most else None).tokens
+        read = ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes())
+        if item.want == "tokens":
+            read.texts = [piece.decode("utf-8", "replace") for piece in vocabulary.pieces(tokens)]
+            read.spans = self._model.spans(item.text, tokens).tobytes()
+        return read
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from edgeembed.server.body import peek_body
 from edgeembed.server.dialects import rerank as jina
-from edgeembed.server.dialects import rerank_tei
+from edgeembed.server.dialects import tei_scores
 from edgeembed.server.error_formats import DIALECT
 
 routes = web.RouteTableDef()
@@ -35,7 +35,7 @@ async def _rerank(request: web.Request, version: jina.ApiVersion) -> web.Respons
     fields = await peek_body(request)
     if fields.texts is not UNSET and fields.documents is UNSET:
         request[DIALECT] = "tei"
-        return await rerank_tei.rerank(request)
+        return await tei_scores.rerank(request)
     if version == "1" and (fields.top_k is not UNSET or fields.truncation is not UNSET):
         request[DIALECT] = "voyage"
     return await jina.rerank(request, version)

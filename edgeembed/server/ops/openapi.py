@@ -28,10 +28,13 @@ from edgeembed.server.dialects import (
     ollama_models,
     rerank,
     rerank_answer,
-    rerank_tei,
     score,
     tei,
+    tei_info,
+    tei_scores,
+    tei_tokens,
     tokenize,
+    tokenize_path,
 )
 from edgeembed.server.fields import TRUNCATED_HEADER, RowsField
 from edgeembed.server.ops import admin, base_url
@@ -111,8 +114,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     **{
         ("POST", path): Operation(
             _RERANK,
-            (rerank_answer.RerankAnswer, list[rerank_tei.TeiRank]),
-            (rerank.RerankBody, rerank_tei.TeiRerankBody),
+            (rerank_answer.RerankAnswer, list[tei_scores.TeiRank]),
+            (rerank.RerankBody, tei_scores.TeiRerankBody),
             _TEI_COMPUTES,
             example,
             cached=True,
@@ -168,18 +171,45 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"inputs": {"source_sentence": "It rains.", "sentences": ["The rain falls.", "A dry desert."]}},
         cached=True,
     ),
-    ("POST", "/tokenize"): Operation(
-        _TEI, list[list[tei.TeiToken]], tei.TeiTokenizeBody, _TEI_COMPUTES, {"inputs": "The rain falls."}
-    ),
-    ("POST", "/"): Operation(
+    ("POST", "/predict"): Operation(
         _TEI,
-        (RowsField, list[float], list[rerank_tei.TeiRank]),
-        (tei.TeiEmbedBody, tei.SimilarityBody, rerank_tei.TeiRerankBody),
+        (list[tei_scores.TeiPrediction], list[list[tei_scores.TeiPrediction]]),
+        tei_scores.TeiPredictBody,
         _TEI_COMPUTES,
-        {"inputs": "The rain falls."},
+        {"inputs": ["Is it raining?", "The rain falls."]},
         cached=True,
     ),
-    ("GET", "/info"): Operation(_TEI, tei.TeiInfo, errors=(401, 403, 500, 503)),
+    ("POST", "/embed_all"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
+    ("POST", "/embed_sparse"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
+    ("POST", "/tokenize"): Operation(
+        _TEI,
+        (list[list[tei_tokens.TeiToken]], tokenize_path.VllmTokens, tokenize_path.LlamaTokens),
+        (tei_tokens.TeiTokenizeBody, tokenize_path.VllmTokenizeBody, tokenize_path.LlamaTokenizeBody),
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
+    ),
+    ("POST", "/decode"): Operation(_TEI, list[str], tei_tokens.TeiDecodeBody, _TEI_COMPUTES, {"ids": [0, 1]}),
+    ("POST", "/detokenize"): Operation(
+        _TEI,
+        tokenize_path.DetokenizeAnswer,
+        tokenize_path.DetokenizeBody,
+        _COMPUTES,
+        {"tokens": [0, 1]},
+        fails=dict.fromkeys(_COMPUTES, error_formats.OpenAIError),
+    ),
+    **{
+        ("POST", path): Operation(
+            _TEI,
+            (RowsField, list[float], list[tei_scores.TeiRank]),
+            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+            _TEI_COMPUTES,
+            {"inputs": "The rain falls."},
+            cached=True,
+        )
+        for path in ("/", "/invocations")
+    },
+    ("GET", "/info"): Operation(_TEI, tei_info.TeiInfo, errors=(401, 403, 500, 503)),
     ("POST", "/v2/embed"): Operation(
         _COHERE,
         cohere.CohereEmbedAnswer,

@@ -41,6 +41,18 @@ def test_tokens_of_fuzzed_texts_are_those_of_the_reference(model: LlamaModel, re
     assert wrong == []
 
 
+def test_tokens_stand_for_the_parts_of_the_text_that_the_reference_finds(model: LlamaModel, minilm_checkpoint: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(minilm_checkpoint / "tokenizer.json"))
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    for text in [*HARD_TEXTS.values(), *fuzzed_texts(1000)]:
+        tokens, expected = model.tokenize(text), library.encode(text)
+        spans, places = model.spans(text, tokens).tolist(), map(list, expected.offsets)
+        named = expected.special_tokens_mask
+        assert spans == [[-1, -1] if special else place for place, special in zip(places, named, strict=True)], ascii(text)
+
+
 def test_a_text_of_long_words_is_short(model: LlamaModel) -> None:
     assert len(model.tokenize("a" * 101)) == 3
     assert len(model.tokenize(HARD_TEXTS["base64"])) < 20

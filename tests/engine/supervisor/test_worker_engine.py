@@ -89,7 +89,7 @@ async def test_texts_are_tokenised_even_if_a_worker_dies_meanwhile(tmp_path: Pat
     async with engine(f"once:{tmp_path / 'done'}:SIGSEGV") as made:
         await made.start()
         long = "word " * 30
-        written, counted = made.tokenize(["two words"], written=True)[0], made.tokenize([long], written=False)[0]
+        written, counted = made.tokenize(["two words"], "tokens")[0], made.tokenize([long], "ids")[0]
         tokens = await written
         assert tokens.ids.tolist() == [0, 1, 2, 3]
         assert tokens.special.tolist() == [True, False, False, True]

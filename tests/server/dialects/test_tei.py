@@ -1,21 +1,17 @@
-"""The routes of text-embeddings-inference over HTTP, on fake engines: an embedder and a reranker."""
+"""What text-embeddings-inference computes of texts, over HTTP, on fake engines: an embedder and a reranker."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.errors import BadVectorError, EngineUnavailableError
-from edgeembed.inference.requests import EmbedRequest, EmbedResult
-from edgeembed.inference.service import EmbeddingService
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_row
-from tests.server.dialect_requests import LOGITS, Server, get, post, unit
+from tests.server.dialect_requests import Server, post, unit
 
 
 @pytest.fixture
@@ -28,7 +24,7 @@ async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestCli
     return await aiohttp_client(server.app)
 
 
-@pytest.mark.parametrize("path", ["/embed", "/"])
+@pytest.mark.parametrize("path", ["/embed", "/", "/invocations"])
 async def test_embed_returns_a_bare_list_of_unit_rows(client: TestClient, path: str) -> None:
     status, rows = await post(client, path, inputs=["two words", "one"])
     assert status == 200
@@ -46,32 +42,30 @@ async def test_rows_can_be_raw_and_short(client: TestClient) -> None:
     assert np.allclose(rows, [unit("a", 3)], atol=1e-6)
 
 
+async def test_token_ids_are_embedded_in_place_of_texts(client: TestClient, server: Server) -> None:
+    _, rows = await post(client, "/embed", inputs=[[7, 8, 9], [3]])
+    assert np.allclose(rows, [unit("7 8 9"), unit("3")], atol=1e-6)
+    _, rows = await post(client, "/embed", inputs=[7, 8, 9])
+    assert np.allclose(rows, [unit("7 8 9")], atol=1e-6), "a list of ids is one text"
+    assert server.embedder.computed == ["7 8 9", "3"]
+
+
+async def test_the_headers_tell_what_was_read(client: TestClient) -> None:
+    for path, fields in {
+        "/embed": {"inputs": ["two words", "one"]},
+        "/similarity": {"inputs": {"source_sentence": "two words", "sentences": ["one"]}},
+    }.items():
+        headers = (await client.post(path, json=fields)).headers
+        assert (headers["x-compute-characters"], headers["x-compute-tokens"]) == ("12", "7")
+        assert int(headers["x-compute-time"]) <= int(headers["x-total-time"])
+    headers = (await client.post("/rerank", json={"query": "why", "texts": ["best", "bad"]})).headers
+    assert headers["x-compute-characters"] == str(2 * 3 + 4 + 3)
+
+
 async def test_prompt_names_are_the_models_prompts(client: TestClient, server: Server) -> None:
     for name in ("query", "document", "passage"):
         await post(client, "/embed", inputs="a", prompt_name=name)
     assert server.embedder.computed == ["Q: a", "D: a"], "a passage is a document, and cached as one"
-
-
-@pytest.mark.parametrize("path", ["/rerank", "/"])
-async def test_rerank_with_texts_is_in_teis_dialect(client: TestClient, path: str) -> None:
-    texts = ["bad", "best", "so-so"]
-    status, ranks = await post(client, path, query="which?", texts=texts)
-    assert status == 200
-    assert [list(rank) for rank in ranks] == [["index", "score"]] * 3
-    assert [rank["index"] for rank in ranks] == [1, 2, 0]
-    expected = [1 / (1 + np.exp(-LOGITS[name])) for name in ("best", "so-so", "bad")]
-    assert np.allclose([rank["score"] for rank in ranks], expected)
-    _, ranks = await post(client, path, query="which?", texts=texts, raw_scores=True, return_text=True)
-    assert np.allclose([rank["score"] for rank in ranks], [LOGITS[name] for name in ("best", "so-so", "bad")])
-    assert [rank["text"] for rank in ranks] == ["best", "so-so", "bad"]
-
-
-async def test_rerank_with_documents_stays_in_jinas_dialect(client: TestClient) -> None:
-    status, answer = await post(client, "/rerank", query="q", documents=["bad", "best"])
-    assert status == 200
-    assert [item["index"] for item in answer["results"]] == [1, 0]
-    status, answer = await post(client, "/rerank", query="q", documents=["bad", 7])
-    assert (status, answer["error"]["param"]) == (400, "documents[1]")
 
 
 @pytest.mark.parametrize("path", ["/similarity", "/"])
@@ -86,57 +80,26 @@ async def test_similarity_returns_the_cosine_of_each_sentence(client: TestClient
     assert all(-1 <= cosine <= 1 for cosine in cosines)
 
 
-async def test_vectors_of_two_model_files_are_not_compared(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    embed, digests = EmbeddingService.embed, iter(("one", "two"))
-
-    async def replaced(service: EmbeddingService, request: EmbedRequest) -> EmbedResult:
-        result = await embed(service, request)
-        return msgspec.structs.replace(result, model=dataclasses.replace(result.model, digest=next(digests)))
-
-    monkeypatch.setattr(EmbeddingService, "embed", replaced)
-    status, answer = await post(client, "/similarity", inputs={"source_sentence": "a", "sentences": ["a"]})
-    assert status == 503 and "was replaced meanwhile" in answer["error"]
-
-
-async def test_info_describes_the_default_model(client: TestClient) -> None:
-    status, answer = await get(client, "/info")
-    assert status == 200
-    assert answer["model_id"] == "embedder"
-    assert answer["model_type"] == {"embedding": {"pooling": "mean"}}
-    assert (answer["max_input_length"], answer["max_client_batch_size"]) == (CONTEXT_TOKENS, 50)
-    assert answer["auto_truncate"] is False
-
-
-async def test_tokenize_returns_the_models_tokens(client: TestClient) -> None:
-    status, answer = await post(client, "/tokenize", inputs=["two words", ""])
-    assert status == 200
-    assert [[(token["id"], token["text"], token["special"]) for token in text] for text in answer] == [
-        [(0, "[CLS]", True), (13, "two", False), (15, "words", False), (1, "[SEP]", True)],
-        [(0, "[CLS]", True), (1, "[SEP]", True)],
-    ]
-    _, answer = await post(client, "/tokenize", inputs="two", add_special_tokens=False, prompt_name="query")
-    assert [token["text"] for token in answer[0]] == ["Q:", "two"]
-
-
 @pytest.mark.parametrize(
     ("path", "body", "status", "kind", "words"),
     [
         ("/embed", {}, 422, "Validation", "inputs"),
-        ("/embed", {"inputs": []}, 422, "Validation", "empty list"),
+        ("/embed", {"inputs": []}, 400, "Empty", "inputs cannot be empty"),
+        ("/embed", {"inputs": [[]]}, 400, "Empty", "inputs[0]"),
         ("/embed", {"inputs": ""}, 400, "Empty", "inputs is empty"),
         ("/embed", {"inputs": ["a", ""]}, 400, "Empty", "inputs[1]"),
-        ("/embed", {"inputs": [1, 2]}, 422, "Validation", "token ids"),
-        ("/embed", {"inputs": [[1, 2]]}, 422, "Validation", "token ids"),
-        ("/embed", {"inputs": ["a"] * 51}, 422, "Validation", "at most 50"),
-        ("/embed", {"inputs": "w " * 30}, 422, "Validation", "at most 20"),
+        ("/embed", {"inputs": ["a", [1]]}, 422, "Validation", "both texts and token ids"),
+        ("/embed", {"inputs": [-1]}, 422, "Validation", "-1 is not a token id"),
+        ("/embed", {"inputs": ["a", 7]}, 422, "Validation", "inputs[1] is a number"),
+        ("/embed", {"inputs": ["a"] * 51}, 422, "Validation", "batch size 51 > maximum allowed batch size 50"),
+        ("/embed", {"inputs": "w " * 30, "truncate": False}, 422, "Validation", "length is 20 tokens"),
+        ("/embed_all", {"inputs": "a"}, 424, "Backend", "no rows of single tokens"),
+        ("/embed_sparse", {"inputs": ["a"]}, 424, "Backend", "SPLADE"),
         ("/embed", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", "one of query, document, passage"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation", "Left, Right"),
         ("/embed", {"inputs": "a", "dimensions": 99}, 422, "Validation", "between 1 and 16"),
         ("/embed", {"inputs": "a", "model": "other"}, 404, "Validation", "no model 'other'"),
         ("/embed", {"inputs": "a", "model": "ranker"}, 424, "Backend", "/v1/rerank"),
-        ("/rerank", {"query": "q", "texts": []}, 422, "Validation", "empty list"),
-        ("/rerank", {"query": "q", "texts": ["a", None]}, 422, "Validation", "texts[1] is null"),
-        ("/rerank", {"texts": ["a"]}, 422, "Validation", "query"),
         ("/similarity", {"inputs": {"source_sentence": "a"}}, 422, "Validation", "sentences"),
         ("/similarity", {"inputs": {"source_sentence": "", "sentences": ["a"]}}, 400, "Empty", "inputs.source_sentence"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["a", ""]}}, 400, "Empty", "inputs.sentences[1]"),
@@ -148,7 +111,8 @@ async def test_tokenize_returns_the_models_tokens(client: TestClient) -> None:
             "parameters.prompt_name",
         ),
         ("/", {}, 422, "Validation", "inputs"),
-        ("/tokenize", {"inputs": 3}, 422, "Validation", "inputs"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, 400, "Empty", "inputs.sentences"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["a", None]}}, 422, "Validation", "sentences[1]"),
     ],
 )
 async def test_errors_have_teis_format_and_statuses(
@@ -161,11 +125,12 @@ async def test_errors_have_teis_format_and_statuses(
 
 
 @pytest.mark.parametrize(("direction", "kept"), [(None, slice(18)), ("Right", slice(18)), ("left", slice(12, None))])
+@pytest.mark.parametrize("truncate", [{}, {"truncate": None}, {"truncate": True}])
 async def test_texts_are_cut_on_the_requested_side(
-    client: TestClient, server: Server, direction: str | None, kept: slice
+    client: TestClient, server: Server, truncate: dict[str, Any], direction: str | None, kept: slice
 ) -> None:
     words = [str(number) for number in range(30)]
-    how = {"truncate": True, "truncation_direction": direction}
+    how = {**truncate, "truncation_direction": direction}
     response = await client.post("/embed", json={"inputs": ["a", " ".join(words)], **how})
     assert (response.status, response.headers["X-Edgeembed-Truncated"]) == (200, "1")
     assert np.allclose(await response.json(), [unit("a"), unit(" ".join(words[kept]))], atol=1e-6)

@@ -1,0 +1,59 @@
+"""What the routes of text-embeddings-inference (TEI) have in common: fields, limits of a batch, headers.
+
+Reference: router/src/http/types.rs and server.rs, router/src/lib.rs and core/src/tokenization.rs of
+huggingface/text-embeddings-inference.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta
+from multidict import istr
+
+from edgeembed.errors import EmptyInputError, RequestError
+from edgeembed.inference.requests import EmbedResult, RerankResult
+from edgeembed.inference.truncation import Lengths
+from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers
+
+Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
+TruncateField: TypeAlias = Annotated[
+    bool | None,
+    Meta(
+        description="Whether texts that are too long are cut (the default) or refused. Prompt and special tokens are kept."
+    ),
+]
+DirectionField: TypeAlias = Annotated[
+    Direction | None, Meta(description="The side that is cut: Right (the default) or Left.")
+]
+PromptNameField: TypeAlias = Annotated[InputTypeField | None, Meta(description=PROMPT)]
+
+
+def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
+    """Return what happens to long texts: since TEI 1.9 they are cut, unless the client does not want it."""
+    if truncate is False:
+        return Lengths()
+    return Lengths(cut="start" if direction in ("Left", "left") else "end")
+
+
+def check_batch(items: list[Any], most: int | None, param: str) -> None:
+    """Raise EmptyInputError for an empty list, and RequestError for more than `most` items, in words that clients read."""
+    if not items:
+        raise EmptyInputError(f"{param} cannot be empty; send at least one item", param=param)
+    if most is not None and len(items) > most:
+        raise RequestError(f"{param}: batch size {len(items)} > maximum allowed batch size {most}", param=param)
+
+
+_HEADERS = tuple(istr(name) for name in ("x-compute-time", "x-total-time", "x-compute-characters", "x-compute-tokens"))
+
+
+def compute_headers(result: EmbedResult | RerankResult, texts: int, characters: int, began: float) -> dict[str, str]:
+    """Return the headers of an answer. began: of the request, by `time.perf_counter()`.
+
+    TEI also tells how long it tokenised, waited and computed. A text here may come from the cache, or share its time with
+    others, so these are left out.
+    """
+    took = str(int((time.perf_counter() - began) * 1000))
+    values = (took, took, str(characters), str(sum(result.tokens)))
+    return {**answer_headers(result, texts), **dict(zip(_HEADERS, values, strict=True))}

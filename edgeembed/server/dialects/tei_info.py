@@ -1,0 +1,99 @@
+"""GET /info in the dialect of text-embeddings-inference (TEI): the default model, and what a request may hold."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from edgeembed import __version__
+from edgeembed.engine.interface import ModelInfo
+from edgeembed.errors import EngineUnavailableError
+from edgeembed.models.registry import ServedModel
+from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.dialects.tei_scores import LABEL
+from edgeembed.server.responses import struct_response
+
+routes = web.RouteTableDef()
+
+
+class EmbeddingType(msgspec.Struct):
+    """An embedder and its pooling."""
+
+    pooling: str
+
+
+class RerankerType(msgspec.Struct):
+    """A reranker, with the name of its single score."""
+
+    id2label: dict[str, str]
+    label2id: dict[str, int]
+
+
+class ModelType(msgspec.Struct):
+    """What the model is for; one of the two fields is present."""
+
+    embedding: EmbeddingType | UnsetType = UNSET
+    reranker: RerankerType | UnsetType = UNSET
+
+
+class TeiInfo(msgspec.Struct):
+    """The default model and the limits of requests, in tokens with special tokens included. null: no fixed limit.
+
+    Any request may have `max_client_batch_size` texts of `max_input_length` tokens. A forward pass has at most
+    `max_batch_tokens`.
+    """
+
+    model_id: str
+    model_sha: str
+    model_dtype: str
+    served_model_name: str
+    model_type: ModelType
+    max_input_length: int
+    max_client_batch_size: int
+    max_batch_tokens: int
+    auto_truncate: bool
+    version: str
+    max_concurrent_requests: int | None = None
+    max_batch_requests: int | None = None
+    tokenization_workers: int | None = None
+    sha: str | None = None
+    docker_label: str | None = None
+
+
+@routes.get("/info")
+async def info(request: web.Request) -> web.Response:
+    """Describe the default model; 503 until it is loaded."""
+    service = request.app[SERVICE]
+    model = service.registry.default
+    if model is None:
+        raise EngineUnavailableError("no model is served", retry_after=1.0)
+    async with service.pool.lease(model) as lease:
+        loaded = lease.engine.info
+    if loaded is None:
+        raise EngineUnavailableError("the model is loading", retry_after=1.0)
+    return struct_response(
+        TeiInfo(
+            model_id=model.name,
+            model_sha=model.digest,
+            model_dtype=model.type,
+            served_model_name=model.name,
+            model_type=_model_type(model, loaded),
+            max_input_length=loaded.context_tokens,
+            max_client_batch_size=_most_texts(request.app[MAX_INPUTS], service.max_listed_tokens // loaded.context_tokens),
+            max_batch_tokens=max(loaded.batch_tokens, loaded.context_tokens),
+            auto_truncate=True,
+            version=__version__,
+        )
+    )
+
+
+def _most_texts(most: int | None, whole: int) -> int:
+    """Return how many texts clients may put into a request. whole: as many of full length fit, to be embedded or listed."""
+    return max(1, whole if most is None else min(most, whole))
+
+
+def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:
+    if model.task == "embed":
+        return ModelType(embedding=EmbeddingType(loaded.pooling))
+    return ModelType(reranker=RerankerType({"0": LABEL}, {LABEL: 0}))

@@ -1,0 +1,134 @@
+"""Tokens in the dialect of text-embeddings-inference (TEI): POST /tokenize and /decode.
+
+POST /tokenize, which other dialects share, is in `tokenize_path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from aiohttp import web
+from msgspec import Meta
+
+from edgeembed.engine.interface import Tokenized
+from edgeembed.errors import EmptyInputError, RequestError
+from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
+from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.body import BodyType, json_name, read_body
+from edgeembed.server.dialects.tei_fields import PromptNameField, check_batch
+from edgeembed.server.fields import AnyTextsField, input_type_of, is_token_ids, texts_of
+from edgeembed.server.responses import json_bytes, json_response
+
+routes = web.RouteTableDef()
+
+
+class TeiTokenizeBody(msgspec.Struct):
+    """Texts to split into tokens."""
+
+    inputs: AnyTextsField
+    add_special_tokens: bool | None = None
+    prompt_name: PromptNameField = None
+    model: str | None = None
+
+
+class TeiToken(msgspec.Struct):
+    """A token, and its part of the text: from byte `start` to byte `stop` of the text in UTF-8, with its prompt in front.
+
+    A special token has a name and no place. Where a token is a part of a character, it has that character's place.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+_ID_LISTS = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}},
+    ]
+}
+
+
+class TeiDecodeBody(msgspec.Struct):
+    """Token ids of the model: a list for one text, or a list of such lists."""
+
+    ids: Annotated[list[Any], Meta(extra_json_schema=_ID_LISTS)]
+    skip_special_tokens: bool | None = None
+    model: str | None = None
+
+
+_TOKENIZE = BodyType(TeiTokenizeBody)
+_DECODE = BodyType(TeiDecodeBody)
+_token_encoder = msgspec.json.Encoder()
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Return the tokens of a text or of each text in a list."""
+    body = await read_body(request, _TOKENIZE)
+    service = request.app[SERVICE]
+    if isinstance(body.inputs, list):
+        check_batch(body.inputs, request.app[MAX_INPUTS], "inputs")
+    result = await service.count_tokens(
+        TokenizeRequest(
+            texts=texts_of(body.inputs, None, "inputs"),
+            model=body.model,
+            input_type=input_type_of(body.prompt_name, "prompt_name"),
+            special=body.add_special_tokens is not False,
+            places=True,
+            param="inputs",
+            most_tokens=service.max_listed_tokens,
+        )
+    )
+    written = await service.aside.run(sum(len(text.ids) for text in result.tokens), _tokens_json, result)
+    return json_bytes(written, {})
+
+
+@routes.post("/decode")
+async def decode(request: web.Request) -> web.Response:
+    """Return the text that token ids stand for, or the text of each list of ids."""
+    body = await read_body(request, _DECODE)
+    single, ids = ids_of(body.ids, request.app[MAX_INPUTS], "ids")
+    asked = DetokenizeRequest(ids, body.model, special=body.skip_special_tokens is False, single=single)
+    return json_response(await request.app[SERVICE].detokenize(asked))
+
+
+def ids_of(given: list[Any], most: int | None, param: str) -> tuple[bool, list[list[int]]]:
+    """Return whether a field has a single list of token ids, and its lists. Raises RequestError, EmptyInputError."""
+    if given and is_token_ids(given):
+        return True, [given]
+    check_batch(given, most, param)
+    for index, item in enumerate(given):
+        place = f"{param}[{index}]"
+        if not isinstance(item, list):
+            raise RequestError(f"{place} is {json_name(item)}; expected a token id, or a list of them", param=place)
+        if not item:
+            raise EmptyInputError(f"{place} has no token ids", param=place)
+        if not is_token_ids(item):
+            raise RequestError(f"{place} is a list of something else than token ids", param=place)
+    return False, given
+
+
+def _tokens_json(result: TokenizeResult) -> bytes:
+    lists = zip(result.tokens, result.prompted, strict=True)
+    return b"[%b]" % b",".join(b"[%b]" % b",".join(map(_token_encoder.encode, _tokens(*pair))) for pair in lists)
+
+
+def _tokens(read: Tokenized, text: str) -> Iterator[TeiToken]:
+    assert read.texts is not None and read.spans is not None
+    places = _bytes_of(text)[np.maximum(read.spans, 0)].tolist()
+    rows = zip(read.ids.tolist(), read.texts, read.special.tolist(), read.spans.tolist(), places, strict=True)
+    for id_, name, special, (begin, end), (start, stop) in rows:
+        known = begin >= 0
+        yield TeiToken(id_, text[begin:end] if known else name, special, start if known else None, stop if known else None)
+
+
+def _bytes_of(text: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return at which byte of the text in UTF-8 each character begins, and where the last one ends."""
+    encoded = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
+    return np.append(np.flatnonzero((encoded & 0xC0) != 0x80), len(encoded))
