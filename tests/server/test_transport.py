@@ -208,7 +208,7 @@ async def test_codings(client: TestClient, coding: str, packed: bytes, expected:
         response = await client.post(path, data=body, headers={"Content-Encoding": coding})
         assert response.status == (422 if expected == 400 and path == "/embed" else expected)
         if expected != 200:
-            assert set(await response.json()) == keys
+            assert set(await response.json()) >= keys
         assert response.headers.get("Accept-Encoding") == ("gzip, deflate" if expected == 415 else None)
     assert (await client.post("/v1/embeddings", data=BODY)).status == 200, "the connection can be used again"
 
