@@ -21,8 +21,8 @@ from edgeembed.server.dialects import (
     ollama_generate,
     ollama_models,
     openai,
-    rerank,
     rerank_path,
+    score,
     tei,
     tei_info,
     tei_scores,
@@ -40,8 +40,8 @@ from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
 _DIALECTS = (
     openai,
-    rerank,
     rerank_path,
+    score,
     tokenize,
     tokenize_path,
     ollama_embed,
