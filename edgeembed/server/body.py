@@ -75,7 +75,7 @@ class BodyType(Generic[T]):
             raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if not raw.strip():
-                raise RequestError("missing request body: expected a JSON object") from error
+                raise RequestError("missing request body") from error
             if (whole := without_half_pairs(raw)) is not raw:
                 return self._decode(whole)
             raise RequestError(f"the body is not valid JSON: {error}") from error
