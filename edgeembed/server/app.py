@@ -18,10 +18,11 @@ from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
     cohere,
     ollama_embed,
+    ollama_generate,
     ollama_models,
     openai,
-    rerank,
     rerank_path,
+    score,
     tei,
     tei_info,
     tei_scores,
@@ -39,11 +40,12 @@ from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
 _DIALECTS = (
     openai,
-    rerank,
     rerank_path,
+    score,
     tokenize,
     tokenize_path,
     ollama_embed,
+    ollama_generate,
     ollama_models,
     tei,
     tei_scores,
@@ -79,7 +81,8 @@ def make_app(
     """
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
-    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    # `reading` decompresses.
+    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes, handler_args={"auto_decompress": False})
     app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service
