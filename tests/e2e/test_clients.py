@@ -80,7 +80,7 @@ def test_errors_of_ollama(daemon: Daemon) -> None:
     with pytest.raises(ollama.ResponseError, match="input after truncation exceeds maximum context length"):
         client.embed(model=MODEL, input=LONG, options={"num_ctx": 1})
     assert client.embed(model=MODEL, input=LONG).prompt_eval_count == 512
-    with pytest.raises(ollama.ResponseError, match="nothing at POST /api/generate"):
+    with pytest.raises(ollama.ResponseError, match="does not support generate"):
         client.generate(MODEL, "a")
 
 
