@@ -71,6 +71,7 @@ class FakeEngine:
         self.busy_since: float | None = None
         self.row_of: Callable[[str], Float32Row] = lambda text: fake_row(text, self.dimensions)
         self.closed = False
+        self.attainable_tokens = 0
         self.loaded = asyncio.Event()
         """Cleared by a test that wants the model to take its time."""
         self.loaded.set()
@@ -90,6 +91,7 @@ class FakeEngine:
             size_bytes=0,
             llama_cpp="none",
             reference=self.reference,
+            attainable_tokens=self.attainable_tokens,
         )
 
     @property

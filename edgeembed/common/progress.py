@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,19 @@ else:
 
 ReportLine = Callable[[str], None]
 """Called with one line for the user."""
+
+
+class StepReport(ABC):
+    """A `ReportLine` that takes the steps of long work, too, in place of a bar."""
+
+    @abstractmethod
+    def __call__(self, line: str) -> None:
+        """Take one line for the user."""
+
+    @abstractmethod
+    def step(self, what: str, done: int, total: int) -> None:
+        """Take how much of some work is done; called often."""
+
 
 _SHORT = 1.0
 """Seconds; shorter work shows no bar and no lines."""
@@ -36,12 +50,16 @@ class Progress:
 
     def __init__(self, report: ReportLine, what: str, unit: str = "B") -> None:
         self._report = report
+        self._steps = report if isinstance(report, StepReport) else None
         self._what = what
         self._unit = unit
         self._bar: _Bar | None = None
 
     def begin(self, done: int, total: int) -> None:
         """Start at `done` of `total` units, which do not count for the speed."""
+        if self._steps is not None:
+            self._steps.step(self._what, done, total)
+            return
         if self._bar is not None:
             self._bar.close()
         self._bar = _Bar(
@@ -60,6 +78,9 @@ class Progress:
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` units are done."""
+        if self._steps is not None:
+            self._steps.step(self._what, done, total)
+            return
         if self._bar is None:
             self.begin(0, total)
         assert self._bar is not None
@@ -68,7 +89,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        if not on_terminal():
+        if self._steps is not None or not on_terminal():
             self._report(line)
             return
         with tqdm.external_write_mode(file=sys.stderr):

@@ -45,9 +45,7 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
     checked = check_value(key, value, "config.toml", path)
     read_config(path)  # never rewrite a file that cannot be parsed
     try:
-        text = path.read_text(encoding=_ENCODING) if path.exists() else ""
-        # tomlkit would append to a last line that lacks its line break.
-        document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
+        document = tomlkit.parse(_text_of(path))
         if comment and key not in document:
             document.add(tomlkit.comment(comment))
         document[key] = list(checked) if isinstance(checked, tuple) else checked
@@ -61,6 +59,33 @@ def write_setting(path: Path, key: str, value: Any, comment: str | None = None) 
     return tightened
 
 
+def write_entry(path: Path, key: str, name: str, value: str | None) -> None:
+    """Set one entry of a table of config.toml, such as an alias, or remove it (None); the other entries stay as they are.
+
+    Raises ConfigError for a bad value, or a file that cannot be read or written.
+    """
+    import tomlkit
+
+    before = check_value(key, read_config(path).get(key, {}), "config.toml", path)
+    if before.get(name) == value:
+        return
+    after = {**before, name: value} if value is not None else {each: before[each] for each in before if each != name}
+    check_value(key, after, "config.toml", path)
+    try:
+        document = tomlkit.parse(_text_of(path))
+        table = document.get(key)
+        if not isinstance(table, tomlkit.items.Table | tomlkit.items.InlineTable):  # it may be text: "a=b,c=d"
+            write_setting(path, key, after)
+            return
+        if value is None:
+            del table[name]
+        else:
+            table[name] = value
+        write_text(path, tomlkit.dumps(document), private=True, follow_link=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {describe_os_error(error, path)}") from error
+
+
 def add_to_setting(path: Path, key: str, value: str) -> Any:
     """Add to a list or a table of config.toml, and return the whole of it; what is in it already stays.
 
@@ -72,6 +97,9 @@ def add_to_setting(path: Path, key: str, value: str) -> Any:
         after: Any = tuple(dict.fromkeys((*check_value(key, before, "config.toml", path), *given))) if before else given
     elif isinstance(given, dict):
         after = (check_value(key, before, "config.toml", path) if before else {}) | given
+        for name, entry in given.items():
+            write_entry(path, key, name, entry)
+        return after
     else:
         raise ConfigError(f"{key} has a single value; `edgeembed config set {key} VALUE` replaces it")
     write_setting(path, key, after)
@@ -96,3 +124,10 @@ def remove_setting(path: Path, key: str) -> bool:
     except OSError as error:
         raise ConfigError(f"cannot write {describe_os_error(error, path)}") from error
     return True
+
+
+def _text_of(path: Path) -> str:
+    """Return the file's text, empty if it is missing. Raises OSError."""
+    text = path.read_text(encoding=_ENCODING) if path.exists() else ""
+    # tomlkit would append to a last line that lacks its line break.
+    return text if text.endswith("\n") or not text else f"{text}\n"

@@ -229,6 +229,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=0, description="Tokens that one request may have, all its texts together; larger ones get a 400. 0: no limit."
         ),
     ] = 0
+    truncate: Annotated[
+        Literal["none", "end", "start"],
+        Meta(
+            description="What happens to texts that are too long, if neither the request nor its protocol says: none "
+            "refuses them with a 400, end and start cut off that side. A response says what was cut. Ollama's, TEI's and "
+            "Cohere's routes cut off the end by default."
+        ),
+    ] = "none"
     clean_text: Annotated[
         bool,
         Meta(

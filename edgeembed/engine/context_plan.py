@@ -108,6 +108,12 @@ def reduced(options: WorkerOptions, trained_tokens: int) -> WorkerOptions:
     )
 
 
+def attainable_tokens(plan: ContextPlan, options: WorkerOptions) -> int:
+    """Return the longest text that a higher limit in the options would allow; 0 if that would change nothing."""
+    trained, longest = plan.wide.trained_tokens, plan.wide.longest_text
+    return trained if trained > longest and not options.reduction else 0
+
+
 def make_plan(facts: ModelFacts, options: WorkerOptions, *, last_only: bool) -> ContextPlan:
     """Return the plan. last_only: whether rows come from `LastTokenReader`, which can share prefixes."""
     longest = min(facts.trained_tokens, options.context_tokens)

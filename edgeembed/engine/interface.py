@@ -158,6 +158,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Cosines of the file's canary texts to their rows from the unquantised weights; empty if the file has none."""
     reference: Reference | None = None
     """By which it is checked again while it serves; None where there is nothing to compare with."""
+    attainable_tokens: int = 0
+    """Longest text with a higher setting `context_tokens`; 0 if that would change nothing."""
     batch_tokens: int = 0
     """Tokens that a forward pass aims at; 0 where unknown."""
     autotune: AutotuneResult | None = None

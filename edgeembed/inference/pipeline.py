@@ -229,7 +229,7 @@ class Pipeline:
         try:
             rows = await self._single_flight.compute(lease, texts, priority, store, isolated=request.isolated)
         except TextError as failure:
-            raise request.failure(whole[failure.key], failure.error) from failure.error
+            raise request.failure(whole[failure.key], failure.error, _attainable(lease)) from failure.error
         return {whole[key]: row for key, row in rows.items()}
 
     async def _check(self, request: RowRequest, parts: Sequence[Part], cached_tokens: int, lease: Lease) -> None:
@@ -250,14 +250,14 @@ class Pipeline:
             try:
                 tokenized = await read_tokens(lease.engine, [limited.around(text) for text in texts.values()])
             except UnreadableError as failure:
-                raise request.failure(keys[failure.index], failure.error) from failure.error
+                raise request.failure(keys[failure.index], failure.error, _attainable(lease)) from failure.error
             for key, text in zip(keys, tokenized, strict=True):
                 tokens = len(text.ids)
                 if not tokens:
                     raise request.failure(key, EmptyInputError("the text has no tokens"))
                 if request.lengths.cut == "none" and tokens > most:
                     at_least = characters_to_read(texts[key]) > COUNTED_CHARACTERS
-                    raise request.too_long(key, tokens, most, at_least=at_least)
+                    raise request.too_long(key, tokens, most, at_least=at_least, attainable=_attainable(lease))
                 total += min(tokens, most) * times[key]
             if counts:
                 refuse_too_many(total, request.most_tokens, request.client.param)
@@ -281,6 +281,10 @@ def parts_of(texts: Mapping[bytes, Text], most_characters: int = PART_CHARACTERS
         part.texts[key] = text
         part = part._replace(characters=part.characters + size)
     yield part
+
+
+def _attainable(lease: Lease) -> int:
+    return lease.engine.info.attainable_tokens if lease.engine.info else 0
 
 
 def _may_have_more(request: RowRequest, parts: Sequence[Part], cached_tokens: int) -> bool:

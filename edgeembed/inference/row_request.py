@@ -82,27 +82,41 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     # --- failures, in the words of the client's request ---------------------------------------------------------------
 
-    def too_long(self, key: bytes, tokens: int, limit: int, *, at_least: bool = False) -> InputTooLongError:
-        """Return the error for a text that is too long. at_least: it may have more tokens than these."""
+    def too_long(
+        self, key: bytes, tokens: int, limit: int, *, at_least: bool = False, attainable: int = 0
+    ) -> InputTooLongError:
+        """Return the error for a text that is too long.
+
+        at_least: it may have more tokens than these. attainable: see `ModelInfo.attainable_tokens`.
+        """
         place = place_of(self.client, self.keys.index(key))
         what = f"{place} with its query" if isinstance(self.client, RerankRequest) else place
         lengths = self.lengths
         by_client = lengths.max_tokens is not None and (lengths.own or lengths.max_tokens <= limit)
-        who = f", and {lengths.asked} allows" if by_client else f"; model {self.model.name!r} takes at most"
+        if by_client:
+            allowed = f"tokens, and {lengths.asked} allows {limit}"
+        else:  # in the words by which clients of OpenAI's API recognise this error
+            allowed = f"tokens. This model's maximum context length is {limit} tokens"
+        advice = f"Split the text, or have it cut (see {lengths.cutting})"
+        if attainable >= tokens and not by_client:
+            advice = f"Split the text, or raise the server's setting context_tokens (up to {attainable} for this model)"
         return InputTooLongError(
-            f"{what} has {'at least ' if at_least else ''}{tokens} tokens{who} {limit}. Split the text, or shorten it",
+            f"{what} has {'at least ' if at_least else ''}{tokens} {allowed}. {advice}",
             tokens=tokens,
             limit=limit,
             param=place,
             at_least=at_least,
         )
 
-    def failure(self, key: bytes, error: BaseException) -> BaseException:
-        """Return the error for the client when the engine has no row for a text; our own errors are only reworded."""
+    def failure(self, key: bytes, error: BaseException, attainable: int = 0) -> BaseException:
+        """Return the error for the client when the engine has no row for a text; our own errors are only reworded.
+
+        attainable: see `ModelInfo.attainable_tokens`.
+        """
         place = place_of(self.client, self.keys.index(key))
         match error:
             case InputTooLongError():
-                return self.too_long(key, error.tokens, error.limit, at_least=error.at_least)
+                return self.too_long(key, error.tokens, error.limit, at_least=error.at_least, attainable=attainable)
             case EmptyInputError():
                 return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
             case EngineUnavailableError():

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Pair, Row
+from edgeembed.engine.interface import Pair, Row, Side
 from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
@@ -61,12 +61,13 @@ class ServiceOptions:
 
     clean_text: whether texts are cleaned (see `inference.cleaning`).
     max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
-    embed. For both, 0 is no limit.
+    embed. For both, 0 is no limit. truncate: what happens to texts that are too long, if a request does not say.
     """
 
     timeout: float = 600.0
     max_queue_tokens: int = 0
     max_request_tokens: int = 0
+    truncate: Side = "none"
     clean_text: bool = True
 
 
@@ -96,6 +97,7 @@ class EmbeddingService:
         """Answered requests by the model's key."""
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
+        self.truncate = options.truncate
         self.max_request_tokens = options.max_request_tokens or None
         self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
         """Tokens that one answer may list."""

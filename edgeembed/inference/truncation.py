@@ -17,13 +17,15 @@ class Lengths:
 
     cut: the side of a longer text that is cut off; with "none" it is refused. max_tokens: limit for a text, including
     special tokens, prompt and query, where it is lower than the model's. own: max_tokens counts the tokens of the text
-    itself, or of a pair's document. asked: the request's field that holds max_tokens, for messages.
+    itself, or of a pair's document. For messages, names of the request's fields: asked holds max_tokens, cutting allows
+    that longer texts are cut.
     """
 
     cut: Side = "none"
     max_tokens: int | None = None
     own: bool = False
     asked: str = "max_tokens"
+    cutting: str = "truncate"
 
     @property
     def plain(self) -> bool:

@@ -191,6 +191,26 @@ class ModelRegistry:
         """Return the model of a name without scanning the disk, whatever its task is."""
         return self._lookup(name)
 
+    def is_configured(self, model: ServedModel) -> bool:
+        """Return whether the settings name a model: as the default, or to be loaded."""
+        return any(model.path == fixed.path for fixed in self._fixed)
+
+    def aliases_of(self, model: ServedModel) -> list[str]:
+        """Return the aliases that mean a model."""
+        return [alias for alias in self._aliases if (meant := self._lookup(alias)) and meant.model.key == model.key]
+
+    def is_alias(self, name: str) -> bool:
+        """Return whether a name is an alias."""
+        return name.lower() in self._aliases
+
+    def set_alias(self, alias: str, meant: str | None) -> None:
+        """Add or change an alias, which a request may use at once; None removes it."""
+        if meant is None:
+            self._aliases.pop(alias.lower(), None)
+        else:
+            self._aliases[alias.lower()] = meant
+        self.version += 1
+
     def listings(self) -> list[ModelListing]:
         """Return all names that a request may use: models, their types, prompts by suffix, aliases."""
         found: list[ModelListing] = []

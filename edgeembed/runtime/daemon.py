@@ -70,7 +70,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         from edgeembed.server.lifecycle import listening
 
         others = (*configured.pinned, *configured.preload)
-        async with listening(service, settings, others, note_use, stop.set) as url:
+        async with listening(service, settings, others, note_use, stop.set, paths) as url:
             announce(f"edgeembed {__version__} listens on {url}, loading {default.name} {default.type}")
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -48,6 +48,7 @@ def make_service(
             max_queue_tokens=settings.max_queue_tokens,
             # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
             max_request_tokens=0 if configured.remote else settings.max_request_tokens,
+            truncate=settings.truncate,
             clean_text=settings.clean_text,
         ),
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),

@@ -18,6 +18,7 @@ from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
     cohere,
     ollama_embed,
+    ollama_generate,
     ollama_models,
     openai,
     rerank,
@@ -44,6 +45,7 @@ _DIALECTS = (
     tokenize,
     tokenize_path,
     ollama_embed,
+    ollama_generate,
     ollama_models,
     tei,
     tei_scores,

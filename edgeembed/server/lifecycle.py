@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
@@ -21,7 +22,9 @@ from edgeembed.server.aiohttp_internals import abort_connections
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
+from edgeembed.server.dialects import ollama_manage
 from edgeembed.server.large_bodies import MOST_STRINGS
+from edgeembed.server.model_manager import ModelManager
 from edgeembed.server.ops import admin
 from edgeembed.server.request_log import HttpLog
 
@@ -33,10 +36,13 @@ async def listening(
     preload: Sequence[ServedModel],
     note_use: NoteUse,
     stop: Callable[[], None],
+    folders: Paths,
 ) -> AsyncIterator[str]:
     """Listen as the settings say, and yield the URL; on exit, wait for requests in flight, at most the grace period.
 
-    preload, note_use: see `make_app`. stop: shuts the daemon down. Raises ConfigError.
+    preload, note_use: see `make_app`. stop: shuts the daemon down. folders: where models and settings are.
+
+    Raises ConfigError.
     """
     app = make_app(
         service,
@@ -47,6 +53,7 @@ async def listening(
         max_inputs=settings.max_request_texts or MOST_STRINGS,
     )
     admin.add_to(app, stop)
+    ollama_manage.add_to(app, ModelManager(service, settings, folders))
     proxy.add_to(app, settings)
     runner = web.AppRunner(
         app,

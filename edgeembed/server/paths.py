@@ -36,7 +36,12 @@ GENERATION = frozenset(
 )
 """Well-known routes that this server only forwards."""
 
-_OLLAMA_GENERATION = frozenset({"/api/chat", "/api/generate"})
+_MAKES_NO_MODELS = "this server makes no models: edgeembed convert makes one of a checkpoint, and edgeembed pull installs it"
+_NOT_OF_OLLAMA: Mapping[str, str] = {
+    "chat": "this server computes embeddings; ask an Ollama server for generated text",
+    **dict.fromkeys(("create", "push", "blobs"), _MAKES_NO_MODELS),
+}
+"""Routes of Ollama that this server does not have, below /api, and what it does instead."""
 _OWN_PATH_ONLY = ("/v1/admin", "/v1/status", "/metrics", "/api/pull", "/api/delete", "/api/copy")
 """Routes without other spellings, as a proxy in front of this server may keep strangers from them by their path."""
 _MOST_PARTS = 10
@@ -121,8 +126,8 @@ class Spellings:
                     "this server computes embeddings and reranks; to have it pass such requests on to a server that "
                     f"generates, start it with --forward http://HOST:PORT/v1. The base URL for both is then {origin}{BASE}"
                 )
-        if path in _OLLAMA_GENERATION:
-            return "ollama", "this server computes embeddings; ask an Ollama server for generated text"
+        if parts[:1] == ("api",) and (instead := _NOT_OF_OLLAMA.get("".join(parts[1:2]))):
+            return "ollama", instead
         bases = ", ".join(f"{base} ({_NAMES[dialect]})" for dialect, base in base_urls(origin).items())
         return dialect_of(method, path), f"base URLs: {bases}. {origin}/docs lists all routes"
 

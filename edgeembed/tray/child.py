@@ -16,6 +16,7 @@ import psutil
 
 from edgeembed.common.backoff import Backoff
 from edgeembed.common.logs import LOG_FILE, rotate_log
+from edgeembed.common.program import command
 from edgeembed.tray.state import ChildStatus
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,6 @@ MAX_QUICK_EXITS = 5
 """Exits in a row, each within STABLE_SECONDS of the start, after which it is not restarted."""
 BAD_SETTINGS = 2
 """Exit status of `edgeembed` for unusable settings."""
-
-
-def command(*arguments: str) -> list[str]:
-    """Return the command line that runs `edgeembed` with these arguments."""
-    if getattr(sys, "frozen", False):  # a bundle's executable is edgeembed itself
-        return [sys.executable, *arguments]
-    # -P: the working directory may be the user's home, whose files must not be imported as modules.
-    return [sys.executable, "-P", "-m", "edgeembed", *arguments]
 
 
 def popen(arguments: Sequence[str], *, stderr: int, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

@@ -300,7 +300,7 @@ def test_warm_fills_the_running_daemons_cache(run: CliRunner, tmp_path: Path) ->
         flags = ("--port", str(port))
         first = run.invoke(cache, ["warm", str(lines), *flags])
         assert first.exit_code == 1
-        assert "cached 150 queries, 1 refused" in first.output and "at most 20" in first.output
+        assert "cached 150 queries, 1 refused" in first.output and "length is 20 tokens" in first.output
         computed = {text for text in engine.computed if text != "hello"}  # of the health check
         assert computed == {f"query {number}" for number in range(150)}
         before = len(engine.computed)

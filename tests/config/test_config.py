@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.cli.settings import setting_options
-from edgeembed.config.file import read_config, remove_setting, write_setting
+from edgeembed.config.file import read_config, remove_setting, write_entry, write_setting
 from edgeembed.config.paths import Paths, home_folder
 from edgeembed.config.resolution import resolve
 from edgeembed.config.settings import Settings
@@ -245,6 +245,53 @@ def test_write_after_a_last_line_without_a_line_break(home: Path, text: str) -> 
     path.write_text(text)
     write_setting(path, "offline", "true", comment="chosen by hand")
     assert path.read_text() == f"{text}\n# chosen by hand\noffline = true\n"
+
+
+TABLE = """\
+port = 9000
+
+[aliases]
+# for the old tool
+old = "a"  # keep
+
+[keep_alive_of]
+a = "5m\"
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_an_entry_of_a_table_is_set_and_removed_alone(home: Path, end: str) -> None:
+    path = home / "config.toml"
+    path.write_text(TABLE.rstrip() + end)
+    write_entry(path, "aliases", "my.name:v1", "b:F16")
+    assert read_config(path)["aliases"] == {"old": "a", "my.name:v1": "b:F16"}
+    write_entry(path, "aliases", "my.name:v1", "c")
+    assert read_config(path)["aliases"] == {"old": "a", "my.name:v1": "c"}
+    assert '# for the old tool\nold = "a"  # keep\n' in path.read_text()
+    write_entry(path, "aliases", "my.name:v1", None)
+    write_entry(path, "aliases", "nobody", None)
+    assert path.read_text() == TABLE
+    write_entry(path, "keep_alive_of", "b", "1h")
+    assert tomllib.loads(path.read_text()) == tomllib.loads(TABLE + 'b = "1h"')
+
+
+@pytest.mark.parametrize("before", ["", 'aliases = "old=a"', 'aliases = {old = "a"}', 'aliases.old = "a"', "port = 1"])
+def test_an_entry_of_a_table_that_is_written_in_any_way(home: Path, before: str) -> None:
+    path = home / "config.toml"
+    path.write_text(before)
+    write_entry(path, "aliases", "new", "b")
+    expected = {"old": "a", "new": "b"} if "old" in before else {"new": "b"}
+    assert read_config(path)["aliases"] == expected
+    write_entry(path, "aliases", "new", None)
+    assert {**resolve().settings.aliases} == {name: expected[name] for name in expected if name != "new"}
+
+
+def test_a_wrong_entry_leaves_the_file_unchanged(home: Path) -> None:
+    path = home / "config.toml"
+    path.write_text(TABLE)
+    with pytest.raises(ConfigError, match="keep_alive_of"):
+        write_entry(path, "keep_alive_of", "b", "soon")
+    assert path.read_text() == TABLE
 
 
 def test_write_creates_the_file(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ import pytest
 
 from edgeembed.cli.main import cli
 from edgeembed.config.settings import Settings
-from edgeembed.server.ops import admin
 from edgeembed.server.ops.openapi import served
 from tests.docs.pages import PAGES, ROOT, Block, Command, blocks, commands, prose
-from tests.server.dialect_requests import Server
+from tests.server.dialect_requests import daemon
 
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_:]*|…|\.\.\.|.*[…<].*")
 """A word that stands for the reader's own: MODEL, NAME:TYPE, …"""
@@ -107,9 +106,7 @@ def test_modules_and_files_that_a_command_names_are_there(command: Command) -> N
 
 def routes() -> set[tuple[str, str]]:
     """Return method and path of every route of the daemon, those of its owner and of the proxy among them."""
-    server = Server()
-    admin.add_to(server.app, lambda: None)
-    return set(served(server.app))
+    return set(served(daemon().app))
 
 
 def is_served(method: str, path: str) -> bool:

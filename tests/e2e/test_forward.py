@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.server import proxy
 from edgeembed.server.lifecycle import listening
@@ -37,7 +38,7 @@ async def serve(other: FakeGeneration) -> AsyncIterator[Serve]:
             chosen = Settings(**{"port": 0, "forward": other.url, "grace_period": 0.1, **settings})
             service = fake_service(FakeEngine(), None)
             return await stack.enter_async_context(
-                listening(service, chosen, (), lambda _models: None, lambda: None),
+                listening(service, chosen, (), lambda _models: None, lambda: None, Paths.resolve()),
             )
 
         yield start

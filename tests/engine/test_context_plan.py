@@ -13,6 +13,7 @@ from edgeembed.engine.context_plan import (
     TILE,
     ContextShape,
     ModelFacts,
+    attainable_tokens,
     make_plan,
     padding,
     reduced,
@@ -124,3 +125,14 @@ def test_a_reduced_worker_keeps_what_is_small_already() -> None:
         asked = msgspec.structs.replace(small, reduction=reduction)
         assert reduced(asked, 512) == asked
     assert reduced(options(reduction=2), 512).context_tokens == 256, "half of what the model takes, not of what is allowed"
+
+
+def test_a_higher_limit_helps_up_to_the_trained_length_unless_memory_is_the_reason() -> None:
+    def attainable(facts: ModelFacts, **changes: Any) -> int:
+        asked = options(**changes)
+        return attainable_tokens(make_plan(facts, reduced(asked, facts.trained_tokens), last_only=False), asked)
+
+    assert attainable(QWEN3, context_tokens=4096) == QWEN3.trained_tokens
+    assert attainable(QWEN3, context_tokens=QWEN3.trained_tokens) == 0
+    assert attainable(MINILM, context_tokens=4096) == 0
+    assert attainable(QWEN3, context_tokens=4096, reduction=2) == 0

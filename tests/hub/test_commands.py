@@ -60,6 +60,22 @@ def test_pull_then_list_then_show(run: CliRunner, hub: FakeHub, paths: Paths) ->
     assert shown["installed"][0]["size_bytes"] == len(DEFAULT_FILE)
 
 
+@pytest.mark.usefixtures("small_catalogue", "hub")
+def test_pull_for_programs(run: CliRunner, paths: Paths) -> None:
+    for _ in range(2):  # the second time, it is installed already
+        result = run.invoke(pull, [DEFAULT_MODEL, "--json"])
+        assert (result.exit_code, result.stderr) == (0, "")
+        *progress, last = map(json.loads, result.stdout.splitlines())
+        assert any("what" in line for line in progress) and any("message" in line for line in progress)
+        path = str(Store(paths).file(DEFAULT_MODEL, "Q8_0"))
+        assert last == {"installed": f"{DEFAULT_MODEL}:Q8_0", "path": path, "total": len(DEFAULT_FILE)}
+    for name, status, unknown in (("nobody", 2, True), (f"{DEFAULT_MODEL}:F64", 2, True), ("hf:acme/nothing", 1, False)):
+        result = run.invoke(pull, [name, "--json"])
+        last = json.loads(result.stdout.splitlines()[-1])
+        assert (result.exit_code, last.get("unknown", False)) == (status, unknown)
+        assert last["error"]
+
+
 def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
     install("judge", "Q8_0", rerank=True)
     assert re.split("  +", run.invoke(list_models).output.splitlines()[1])[2:5] == ["rerank", "5.0 kB", "-"]

@@ -137,7 +137,7 @@ async def test_errors_name_the_item_of_the_request() -> None:
     with pytest.raises(EmptyInputError) as empty:
         await service.embed(EmbedRequest(["a", ""]))
     assert empty.value.param == "input[1]"
-    with pytest.raises(InputTooLongError, match=r"input\[2\] has 32 tokens; .* at most 20") as long:
+    with pytest.raises(InputTooLongError, match=r"input\[2\] has 32 tokens\. .* is 20 tokens") as long:
         await service.embed(EmbedRequest(["a", "b", "word " * 30, "c"]))
     assert long.value.param == "input[2]"
     with pytest.raises(InputTooLongError) as single:

@@ -10,7 +10,8 @@ import pytest
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.models import registry as registry_module
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry, ServedModel, Target
+from tests.fakes import fake_model
 
 QUERY = Prompts(query="query: {text}", document="passage: {text}")
 
@@ -156,3 +157,17 @@ async def test_a_file_that_changes_during_a_scan_is_scanned_again() -> None:
     registry = ModelRegistry(SMALL, renew=renew)
     registry.mark_stale()
     assert (await registry.resolve(None, "embed")).model == newer
+
+
+async def test_aliases_are_added_and_removed_while_it_is_used() -> None:
+    one, other = fake_model("one"), fake_model("other")
+    registry = ModelRegistry(one, [other], aliases={"old": "one"})
+    version = registry.version
+    registry.set_alias("New", "other:query")
+    assert registry.version > version, "stored responses may mean another model now"
+    assert await registry.resolve("NEW", "embed") == Target(other, "query")
+    assert (registry.aliases_of(one), registry.aliases_of(other)) == (["old"], ["new"])
+    assert registry.is_alias("nEW") and not registry.is_alias("one")
+    registry.set_alias("new", None)
+    registry.set_alias("nobody", None)
+    assert registry.find("new") is None

@@ -9,12 +9,18 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
+from edgeembed.config.paths import Paths
+from edgeembed.config.settings import Settings
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
+from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access
+from edgeembed.server.dialects import ollama_manage
+from edgeembed.server.model_manager import ModelManager
+from edgeembed.server.ops import admin
 from tests.fakes import FakeEngine, fake_model, fake_row
 
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
@@ -60,6 +66,14 @@ class Server:
         cache = VectorCache(None, memory_mib=8, disk_mib=0)
         service = EmbeddingService(registry, self.pool, cache, ServiceOptions(timeout=5))
         self.app: web.Application = make_app(service, access=access, max_body_bytes=max_body_bytes, max_inputs=max_inputs)
+
+
+def daemon(**options: Any) -> Server:
+    """Return a server with the routes for the owner, as the daemon has."""
+    server = Server(**options)
+    admin.add_to(server.app, lambda: None)
+    ollama_manage.add_to(server.app, ModelManager(server.app[SERVICE], Settings(), Paths.resolve()))
+    return server
 
 
 async def post(client: TestClient, path: str, **body: Any) -> tuple[int, Any]:

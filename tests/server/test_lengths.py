@@ -106,7 +106,7 @@ async def test_ids_of_this_model_are_accepted_with_token_ids(client: TestClient,
 @pytest.mark.parametrize(
     ("given", "param", "words"),
     [
-        ("text", "input", "input is a string"),
+        ("text", "input", "input is one text"),
         ([], "input", "empty list"),
         ([[]], "input[0]", "no token ids"),
         ([[1], []], "input[1]", "no token ids"),
@@ -138,6 +138,37 @@ def test_a_huge_limit_fits_into_a_message_to_the_worker(text: Text) -> None:
 async def test_invalid_values_of_these_fields_are_errors(client: TestClient, body: dict[str, Any], param: str) -> None:
     status, answer, _ = await embed(client, input="a", **body)
     assert (status, answer["error"]["param"]) == (400, param)
+
+
+async def test_the_error_says_the_limit_in_openais_words_and_what_helps(client: TestClient, engine: FakeEngine) -> None:
+    """litellm recognises these words, and clients of OpenAI's API read the number."""
+    engine.attainable_tokens = 100
+    words = f"input[1] has 32 tokens. This model's maximum context length is {CONTEXT_TOKENS} tokens"
+    message = (await embed(client, input=["a", LONG]))[1]["error"]["message"]
+    assert message.startswith(words)
+    assert message.endswith("raise the server's setting context_tokens (up to 100 for this model)")
+    message = (await embed(client, input=["a", "word " * 200]))[1]["error"]["message"]
+    assert "context_tokens" not in message, "no setting makes room for that"
+    engine.attainable_tokens = 0
+    message = (await embed(client, input=["a", LONG]))[1]["error"]["message"]
+    assert message == f"{words}. Split the text, or have it cut (see truncate)"
+
+
+@pytest.mark.parametrize(("setting", "left"), [("end", " ".join(WORDS[:18])), ("start", " ".join(WORDS[-18:]))])
+async def test_the_setting_truncate_holds_unless_a_request_says_something_else(
+    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]], setting: str, left: str
+) -> None:
+    service = fake_service(engine, VectorCache(None, memory_mib=8, disk_mib=0), truncate=setting)
+    client = await aiohttp_client(make_app(service))
+    for _ in range(3):  # the second time, the row is in the cache; a stored response would come the third time
+        status, answer, headers = await embed(client, input=LONG)
+        assert (status, headers["X-Edgeembed-Truncated"]) == (200, "1")
+        assert answer["truncated"] == [{"index": 0, "tokens": CONTEXT_TOKENS, "full_tokens": 32}]
+        assert (await embed(client, input=LONG, truncate="none"))[0] == 400
+        assert (await embed(client, input=LONG, truncation=False))[0] == 400
+    assert engine.computed == [left]
+    assert (await embed(client, input=LONG, truncate="end"))[0] == 200
+    assert engine.computed[1:] == ([] if setting == "end" else [FITS])
 
 
 @pytest.fixture

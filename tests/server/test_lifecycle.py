@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from aiohttp import ClientSession, ServerDisconnectedError
 
+from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.server.lifecycle import listening
 from tests.fakes import FakeEngine, fake_service
@@ -25,7 +26,7 @@ async def stop_with(engine: FakeEngine, settings: Settings, *, resume_after: flo
     loop = asyncio.get_running_loop()
     twice = asyncio.Event()
     async with ClientSession() as session:
-        async with listening(fake_service(engine), settings, (), lambda _used: None, lambda: None) as url:
+        async with listening(fake_service(engine), settings, (), lambda _used: None, lambda: None, Paths.resolve()) as url:
             async with asyncio.timeout(20):
                 while (await session.get(f"{url}/readyz")).status != 200:
                     pass

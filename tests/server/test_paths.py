@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from edgeembed.cache import VectorCache
+from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.server.app import make_app
 from edgeembed.server.lifecycle import listening
@@ -45,7 +46,7 @@ async def serve() -> AsyncIterator[Serve]:
             chosen = Settings(**{"port": 0, "grace_period": 0.1, **settings})
             service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0))
             return await stack.enter_async_context(
-                listening(service, chosen, (), lambda _models: None, lambda: None),
+                listening(service, chosen, (), lambda _models: None, lambda: None, Paths.resolve()),
             )
 
         yield start

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, make_plan, reduced
+from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
@@ -251,6 +251,7 @@ class LlamaModel:
             name=self.metadata("general.name") or Path(self._options.path).stem,
             dimensions=self._dimensions,
             context_tokens=self.plan.wide.longest_text,
+            attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
             file_type=_after_first_word(description.value.decode("utf-8", "replace")),
             parameters=int(lib.llama_model_n_params(self._model)),

@@ -14,8 +14,8 @@ from aiohttp import hdrs, web
 
 routes = web.RouteTableDef()
 
-PLAIN = "edgeembed is running"
-"""The response for programs; clients of Ollama use it to check that the server runs."""
+PLAIN = "Ollama is running (its API, served by edgeembed)"
+"""The response for programs. Scripts look for Ollama's words to see that the server runs."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import Dtype, Endianness
 from edgeembed.inference.truncation import Lengths
@@ -19,7 +20,6 @@ from edgeembed.models.prompts import InputType
 from edgeembed.server.body import CacheField, json_name
 from edgeembed.server.fields import (
     PROMPT,
-    TRUNCATE,
     InputTypeField,
     PositiveField,
     TextsOrIdsField,
@@ -100,7 +100,13 @@ class EmbeddingsBody(msgspec.Struct):
     )
     prompt: Annotated[str | None, Meta(description="A text to put before each text, instead of the model's prompt.")] = None
     instruction: Annotated[str | None, Meta(description="The task, for models whose prompt has one.")] = None
-    truncate: Annotated[TruncateField | None, Meta(description=f"{TRUNCATE} end or start: the side to cut off.")] = None
+    truncate: Annotated[
+        TruncateField | None,
+        Meta(
+            description="What happens to texts that are too long: end or start cuts off that side, while the prompt and "
+            "special tokens are kept; none refuses them. The default is the server's setting truncate."
+        ),
+    ] = None
     truncation: Annotated[bool | None, Meta(description="Voyage's truncate: true cuts off the end.")] = None
     truncate_prompt_tokens: Annotated[
         int | None,
@@ -180,15 +186,15 @@ def input_type(body: EmbeddingsBody) -> InputType | None:
     )
 
 
-def lengths(body: EmbeddingsBody) -> Lengths:
-    """Return how long a text may be, and what happens to a longer one."""
+def lengths(body: EmbeddingsBody, default: Side) -> Lengths:
+    """Return how long a text may be, and what happens to a longer one: `default` if the request does not say."""
     check_positive(body.max_tokens, "max_tokens")
     side, most = side_of(body.truncate, "truncate"), body.truncate_prompt_tokens
     cut = side_of("start" if body.truncation_side == "left" else "end", "truncation_side")
     if body.truncation is not None:
         side = only_one(truncate=side, truncation=cut if body.truncation else "none")
     if most is None:
-        return Lengths(side or "none", body.max_tokens)
+        return Lengths(side or default, body.max_tokens)
     if most != -1:
         check_positive(most, "truncate_prompt_tokens")
     side = only_one(truncate=side, truncate_prompt_tokens=cut)

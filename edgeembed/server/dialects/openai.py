@@ -56,7 +56,7 @@ async def embeddings(request: web.Request) -> web.Response:
             dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension),
             single=single,
             cache=cache_use(body.cache, request),
-            lengths=lengths(body),
+            lengths=lengths(body, service.truncate),
             ids=ids,
             repeatable=bool(body.repeatable),
         )

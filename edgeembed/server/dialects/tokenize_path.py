@@ -1,7 +1,7 @@
-"""POST /tokenize, which three dialects share, and /detokenize, which two do.
+"""POST /tokenize and /detokenize, which several dialects share.
 
-A body with `prompt` or `messages` is vLLM's, one with `content` is llama-server's, and all others are those of
-text-embeddings-inference.
+A body with `prompt` or `messages` is that of vLLM and SGLang, one with `content` is llama-server's, and all others are those
+of text-embeddings-inference.
 """
 
 from __future__ import annotations
@@ -64,17 +64,21 @@ class LlamaTokens(msgspec.Struct):
 
 
 class DetokenizeBody(msgspec.Struct):
-    """vLLM, llama-server: token ids of the model."""
+    """vLLM, SGLang, llama-server: token ids of the model."""
 
-    tokens: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "integer", "minimum": 0}, "minItems": 1})]
+    tokens: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "integer", "minimum": 0}})]
     model: str | None = None
+    skip_special_tokens: Annotated[
+        bool | None, Meta(description="SGLang: whether `text` is without special tokens. Default: true.")
+    ] = None
 
 
 class DetokenizeAnswer(msgspec.Struct):
-    """The text, under the name that each of the two servers has for it: vLLM's is `prompt`, llama-server's `content`."""
+    """The text, under the name of each server: `prompt` is that of vLLM, `content` of llama-server, `text` of SGLang."""
 
     prompt: str
     content: str
+    text: str
 
 
 _VLLM = BodyType(VllmTokenizeBody)
@@ -97,12 +101,17 @@ async def tokenize(request: web.Request) -> web.Response:
 
 @routes.post("/detokenize")
 async def detokenize(request: web.Request) -> web.Response:
-    """Return the text that token ids stand for, for clients of vLLM or llama-server."""
+    """Return the text that token ids stand for, for clients of vLLM, SGLang or llama-server."""
     body = await read_body(request, _DETOKENIZE)
+    if not body.tokens:
+        return struct_response(DetokenizeAnswer("", "", ""))
     _, ids = tei_tokens.ids_of([body.tokens], request.app[MAX_INPUTS], "tokens")
     asked = DetokenizeRequest(ids, body.model, special=True, param="tokens", single=True)
-    (text,) = await request.app[SERVICE].detokenize(asked)
-    return struct_response(DetokenizeAnswer(text, text))
+    (whole,) = await request.app[SERVICE].detokenize(asked)
+    text = whole
+    if body.skip_special_tokens is not False:
+        (text,) = await request.app[SERVICE].detokenize(msgspec.structs.replace(asked, special=False))
+    return struct_response(DetokenizeAnswer(whole, whole, text))
 
 
 async def _vllm(request: web.Request) -> web.Response:

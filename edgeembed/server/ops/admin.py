@@ -5,17 +5,16 @@ The tray icon and `edgeembed cache clear` use them. Only the daemon's own applic
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from edgeembed.common.status import AdminStatus
-from edgeembed.errors import ForbiddenError
-from edgeembed.server.app_keys import ACCESS, SERVICE
+from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
+from edgeembed.server.owner import require_owner
 from edgeembed.server.reading import read_request
 from edgeembed.server.responses import struct_response
 
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 STOP: web.AppKey[Callable[[], None]] = web.AppKey("stop")
 """Shuts the daemon down, after the requests in flight."""
-_FORWARDED = ("Forwarded", "X-Forwarded-For")
 
 
 class ClearBody(msgspec.Struct):
@@ -65,21 +63,21 @@ async def pause(request: web.Request) -> web.Response:
 
     Requests that are being computed are finished. A daemon is not paused when it starts.
     """
-    _require_owner(request)
+    require_owner(request)
     _set_paused(request, True)
     return _answer(request)
 
 
 async def resume(request: web.Request) -> web.Response:
     """Resume computing."""
-    _require_owner(request)
+    require_owner(request)
     _set_paused(request, False)
     return _answer(request)
 
 
 async def shutdown(request: web.Request) -> web.Response:
     """Shut the daemon down after the requests in flight, at the latest after the setting grace_period."""
-    _require_owner(request)
+    require_owner(request)
     log.info("shutdown requested over HTTP")
     request.app[STOP]()
     return _answer(request, stopping=True)
@@ -87,7 +85,7 @@ async def shutdown(request: web.Request) -> web.Response:
 
 async def clear_cache(request: web.Request) -> web.Response:
     """Remove the vectors of all models or of one from the cache, in memory and on disk."""
-    _require_owner(request)
+    require_owner(request)
     given = (await read_request(request)).strip()
     body = await read_body(request, _CLEAR) if given else ClearBody()
     cache = request.app[SERVICE].cache
@@ -103,25 +101,3 @@ def _set_paused(request: web.Request, paused: bool) -> None:
 
 def _answer(request: web.Request, *, stopping: bool = False) -> web.Response:
     return struct_response(AdminStatus(paused=request.app[SERVICE].pool.paused, stopping=stopping))
-
-
-def _require_owner(request: web.Request) -> None:
-    """Raise ForbiddenError unless the client has an API key or, if none are set, is a program on this machine."""
-    if hdrs.ORIGIN in request.headers:
-        raise ForbiddenError("web pages may not administer this server")  # not even those of allowed_origins
-    if request.app[ACCESS].keys:
-        return
-    # Behind a proxy, all requests seem to come from this machine.
-    if any(name in request.headers for name in _FORWARDED) or not _is_local(request.remote):
-        raise ForbiddenError("only programs on this machine may administer a server without API keys")
-
-
-def _is_local(remote: str | None) -> bool:
-    if not remote:
-        return True  # a Unix socket
-    try:
-        address = ipaddress.ip_address(remote.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

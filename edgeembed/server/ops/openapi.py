@@ -25,6 +25,8 @@ from edgeembed.server.dialects import (
     cohere,
     embeddings_body,
     ollama_embed,
+    ollama_generate,
+    ollama_manage,
     ollama_models,
     rerank,
     tei,
@@ -44,6 +46,7 @@ _REF = "#/components/schemas/{name}"
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
 _READS = (401, 403, 500)
+_CHANGES = (400, 401, 403, 404, 413, 500)
 _ERRORS = {
     "openai": error_formats.OpenAIError,
     "ollama": error_formats.OllamaError,
@@ -144,6 +147,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/api/ps"): Operation(_OLLAMA, ollama_models.OllamaProcesses),
     ("GET", "/api/version"): Operation(_OLLAMA, ollama_models.OllamaVersion),
+    ("POST", "/api/pull"): Operation(
+        _OLLAMA,
+        ollama_manage.OllamaProgress,
+        ollama_manage.OllamaPullBody,
+        _CHANGES,
+        media=(responses.JSON_TYPE, ollama_manage.LINES_TYPE),
+    ),
+    ("DELETE", "/api/delete"): Operation(_OLLAMA, None, ollama_manage.OllamaDeleteBody, _CHANGES, media=("text/plain",)),
+    ("POST", "/api/copy"): Operation(_OLLAMA, None, ollama_manage.OllamaCopyBody, _CHANGES, media=("text/plain",)),
+    ("POST", "/api/generate"): Operation(
+        _OLLAMA, ollama_generate.OllamaGenerateAnswer, ollama_generate.OllamaGenerateBody, _CHANGES
+    ),
     ("POST", "/embed"): Operation(
         _TEI, RowsField, tei.TeiEmbedBody, _TEI_COMPUTES, {"inputs": ["The rain falls.", "A dry desert."]}, cached=True
     ),

@@ -98,7 +98,10 @@ async def test_texts_are_cut_as_cohere_cuts_them(
 
 
 async def test_texts_that_are_too_long_are_errors_with_truncate_none(client: TestClient) -> None:
-    for more, words in (({}, "takes at most 20"), ({"max_tokens": 4}, "texts[1] has 32 tokens, and max_tokens allows 4")):
+    for more, words in (
+        ({}, "length is 20 tokens"),
+        ({"max_tokens": 4}, "texts[1] has 32 tokens, and max_tokens allows 4"),
+    ):
         status, answer = await post(client, "/v2/embed", texts=["a", "w " * 30], truncate="NONE", **more)
         assert status == 400
         assert words in answer["message"]

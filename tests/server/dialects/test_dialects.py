@@ -35,9 +35,9 @@ RERANKS: dict[str, dict[str, Any]] = {
 }
 
 KEYS: dict[str, set[str]] = {
-    "/v1/embeddings": {"error"},
-    "/v1/rerank": {"error"},
-    "/v1/tokenize": {"error"},
+    "/v1/embeddings": {"error", "detail"},
+    "/v1/rerank": {"error", "detail"},
+    "/v1/tokenize": {"error", "detail"},
     "/api/embed": {"error"},
     "/api/embeddings": {"error"},
     "/api/show": {"error"},

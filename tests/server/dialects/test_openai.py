@@ -91,7 +91,7 @@ async def test_input_type_and_instruction_put_the_prompt_around_the_text(client:
         ({"input": {"url": "a"}}, 400, "input", "an object"),
         ({"input": [1, 2, 3]}, 400, "input", "check_embedding_ctx_length"),
         ({"input": [[1, 2], [3]]}, 400, "input", "check_embedding_ctx_length"),
-        ({"input": ["a", "word " * 30]}, 400, "input[1]", f"at most {CONTEXT_TOKENS}"),
+        ({"input": ["a", "word " * 30]}, 400, "input[1]", f"length is {CONTEXT_TOKENS} tokens"),
         ({"input": "a", "encoding_format": "hex"}, 400, "encoding_format", "float, base64"),
         ({"input": "a", "input_type": "image"}, 400, "input_type", "query, document"),
         ({"input": "a", "dimensions": 0}, 400, "dimensions", "between 1 and"),

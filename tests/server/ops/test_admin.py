@@ -14,6 +14,7 @@ from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
 from edgeembed.server.ops import admin
+from edgeembed.server.owner import require_owner
 from tests.server.dialect_requests import Server, get, post
 from tests.server.helpers import loaded
 
@@ -185,7 +186,7 @@ async def test_without_api_keys_other_machines_may_not_administer(remote: str | 
     request = make_mocked_request("POST", "/v1/admin/pause", headers={"Host": "box"}, app=server.app)
     request = request.clone(remote=remote) if remote is not None else request
     if allowed:
-        admin._require_owner(request)
+        require_owner(request)
     else:
         with pytest.raises(ForbiddenError, match="programs on this machine"):
-            admin._require_owner(request)
+            require_owner(request)

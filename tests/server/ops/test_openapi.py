@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,8 @@ from jsonschema import Draft202012Validator
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
-from edgeembed.server.ops import admin
 from edgeembed.server.ops.openapi import OPERATIONS, served
-from tests.server.dialect_requests import Server
+from tests.server.dialect_requests import Server, daemon
 from tests.server.helpers import loaded
 
 REFUSED = {"/embed_all", "/embed_sparse"}
@@ -30,19 +30,19 @@ POSTS = sorted(
 )
 NO_BODY = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)
 GETS = sorted(path for (method, path) in OPERATIONS if method == "GET")
-WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {"/api/show": {"model": "embedder"}, "/v1/admin/cache/clear": {}}
+WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {
+    "/api/show": {"model": "embedder"},
+    "/api/pull": {"model": "embedder", "stream": False},
+    "/api/copy": {"source": "embedder", "destination": "mine"},
+    "/api/generate": {"model": "embedder", "keep_alive": 0},
+    "/v1/admin/cache/clear": {},
+}
 """Bodies for routes without an example: these need the name of a model, or nothing."""
 
 
-def daemon(**options: Any) -> Server:
-    """Return a server with the routes for the owner, as the daemon has."""
-    server = Server(**options)
-    admin.add_to(server.app, lambda: None)
-    return server
-
-
 @pytest.fixture
-def server() -> Server:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path))
     return daemon()
 
 
@@ -150,6 +150,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("/v2/embed", {"texts": ["w " * 30]}),
     ("/api/embed", {"input": "w " * 30}),
     ("/v1/admin/cache/clear", {"model": None}),
+    ("/api/pull", {"name": "embedder"}),
 ]
 
 

@@ -1,0 +1,222 @@
+"""Ollama's routes that change what is installed: /api/pull, /api/delete, /api/copy. They are for the server's owner.
+
+Reference: `PullHandler`, `DeleteHandler` and `CopyHandler` in server/routes.go of ollama/ollama.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from edgeembed.common.logs import request_id
+from edgeembed.common.pull_lines import PullLine
+from edgeembed.errors import HubError, ModelNotFoundError, RequestError
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.body import BodyType, read_body
+from edgeembed.server.dialects.ollama_fields import LATEST, NameField, OldNameField, find_target
+from edgeembed.server.error_formats import OllamaError
+from edgeembed.server.middleware import common_headers, request_id_of
+from edgeembed.server.model_manager import ModelManager
+from edgeembed.server.owner import require_owner
+from edgeembed.server.responses import struct_response
+
+MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")
+LINES_TYPE = "application/x-ndjson"
+_HUBS = ("hf.co/", "huggingface.co/")
+
+
+class OllamaPullBody(msgspec.Struct):
+    """The model to install: a name of the catalogue, or hf.co/OWNER/REPOSITORY, with :TYPE if needed."""
+
+    model: NameField = None
+    name: OldNameField = None
+    stream: Annotated[bool | None, Meta(description="Whether to send progress, one JSON object per line.")] = None
+    insecure: Annotated[bool | None, Meta(description="It has no effect: downloads are always checked.")] = None
+
+
+class OllamaProgress(msgspec.Struct):
+    """Progress: a status for people and, during a download, its name in `digest`. The last status is success."""
+
+    status: str
+    digest: str | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    completed: int | UnsetType = UNSET
+
+
+class OllamaDeleteBody(msgspec.Struct):
+    """The model to remove, or the alias."""
+
+    model: NameField = None
+    name: OldNameField = None
+
+
+class OllamaCopyBody(msgspec.Struct):
+    """A model, and one more name for it."""
+
+    source: NameField = None
+    destination: Annotated[str | None, Meta(description="The new name.")] = None
+
+
+_PULL = BodyType(OllamaPullBody, {})
+_DELETE = BodyType(OllamaDeleteBody, {})
+_COPY = BodyType(OllamaCopyBody, {})
+_SUCCESS = OllamaProgress("success")
+
+
+def add_to(app: web.Application, manager: ModelManager) -> None:
+    """Add the routes to an application."""
+
+    async def close(_app: web.Application) -> None:
+        await manager.pulls.close()
+
+    app[MANAGER] = manager
+    app.on_shutdown.append(close)
+    app.add_routes(
+        [web.post("/api/pull", pull), web.delete("/api/delete", delete), web.post("/api/copy", copy)],
+    )
+
+
+async def pull(request: web.Request) -> web.StreamResponse:
+    """Install a model, as edgeembed pull does; one that is installed is a success at once.
+
+    The pull ends when the client disconnects; another one resumes its download. Clients that pull the same model share one
+    pull. Only for the server's owner, unless the model is installed.
+    """
+    body = await read_body(request, _PULL)
+    given = _name(body)
+    if await _is_installed(request, given):
+        return _whole(body, OllamaProgress("pulling manifest"), _SUCCESS)
+    require_owner(request)
+    async with aclosing(request.app[MANAGER].pulls.follow(_spec(given))) as lines:
+        first = await anext(lines)
+        if first.error or body.stream is False:
+            line = first
+            while not _is_result(line):
+                line = await anext(lines)
+            await _finish(request, line)
+            return struct_response(_SUCCESS)
+        return await _stream(request, first, lines)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Remove an installed model, as edgeembed rm does, or an alias. Only for the server's owner."""
+    require_owner(request)
+    body = await read_body(request, _DELETE)
+    given = _name(body)
+    target = await find_target(request, given)
+    if alias := _alias(request, given):
+        await request.app[MANAGER].remove_alias(alias)
+    elif target.input_type:
+        raise RequestError(f"{given!r} is {target.model.name!r} with a prompt, and no model of its own", param="model")
+    else:
+        await request.app[MANAGER].remove(target.model)
+    return web.Response(text="")
+
+
+async def copy(request: web.Request) -> web.Response:
+    """Add one more name for a model, an alias in config.toml. Only for the server's owner."""
+    require_owner(request)
+    body = await read_body(request, _COPY)
+    if not body.destination:
+        raise RequestError('destination "" is invalid: expected a name', param="destination")
+    target = await find_target(request, body.source)
+    await request.app[MANAGER].add_alias(_bare(body.destination), target)
+    return web.Response(text="")
+
+
+async def _stream(request: web.Request, first: PullLine, lines: AsyncGenerator[PullLine, None]) -> web.StreamResponse:
+    """Send progress as it comes, each part on a line; an error is the last line."""
+    headers = {**common_headers(request_id() or request_id_of(request)), "Content-Type": LINES_TYPE}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    await response.write(_line(OllamaProgress("pulling manifest")))
+    line = first
+    while not _is_result(line):
+        await response.write(_line(_progress(line)))
+        line = await anext(lines)
+    try:
+        await _finish(request, line)
+    except (HubError, ModelNotFoundError) as error:
+        await response.write(_line(OllamaError(error.message)))
+    else:
+        await response.write(_line(OllamaProgress(f"installed as {line.installed}")) + _line(_SUCCESS))
+    await response.write_eof()
+    return response
+
+
+async def _finish(request: web.Request, result: PullLine) -> None:
+    """Make a pulled model known. Raises ModelNotFoundError, HubError if it was not installed."""
+    if result.unknown:
+        raise ModelNotFoundError(f"pull model manifest: file does not exist: {result.error}", param="model")
+    if result.error:
+        raise HubError(result.error)
+    registry = request.app[SERVICE].registry
+    registry.mark_stale()
+    await registry.refresh()
+
+
+def _whole(body: OllamaPullBody, *progress: OllamaProgress) -> web.Response:
+    """Return progress that is known already, with the last part alone if the client wants no stream."""
+    if body.stream is False:
+        return struct_response(progress[-1])
+    return web.Response(body=b"".join(map(_line, progress)), content_type=LINES_TYPE)
+
+
+async def _is_installed(request: web.Request, given: str) -> bool:
+    try:
+        target = await find_target(request, given)
+    except ModelNotFoundError:
+        return False
+    return await request.app[MANAGER].is_sound(target.model)
+
+
+def _name(body: OllamaPullBody | OllamaDeleteBody) -> str:
+    if given := body.model or body.name:
+        return given
+    raise RequestError("model is required: expected a name", param="model")
+
+
+def _spec(given: str) -> str:
+    """Return the model to pull in the words of `edgeembed pull`. Raises RequestError for a file of this machine."""
+    spec = _bare(given)
+    for hub in _HUBS:
+        if spec.lower().startswith(hub):
+            return f"hf:{spec[len(hub) :]}"
+    if spec[:3].lower() != "hf:" and ("/" in spec or "\\" in spec or spec.startswith("~") or spec.lower().endswith(".gguf")):
+        raise RequestError(
+            f"invalid model name: {given[:100]!r} is neither in the catalogue nor on the model hub, which is written "
+            "hf.co/OWNER/REPOSITORY; a file is installed on the server's machine: edgeembed pull FILE",
+            param="model",
+        )
+    return spec
+
+
+def _bare(name: str) -> str:
+    return name[: -len(LATEST)] if name.lower().endswith(LATEST) else name
+
+
+def _alias(request: web.Request, given: str) -> str | None:
+    """Return the alias that a name is; None if it is none."""
+    registry: ModelRegistry = request.app[SERVICE].registry
+    return next((name for name in (given, _bare(given)) if registry.is_alias(name)), None)
+
+
+def _is_result(line: PullLine) -> bool:
+    return bool(line.installed or line.error)
+
+
+def _progress(line: PullLine) -> OllamaProgress:
+    if not line.what:
+        return OllamaProgress(line.message)
+    # Clients show one bar for each digest, and its status beside it.
+    return OllamaProgress(f"pulling {line.what}", line.what, line.total, line.done)
+
+
+def _line(part: OllamaProgress | OllamaError) -> bytes:
+    return msgspec.json.encode(part) + b"\n"
