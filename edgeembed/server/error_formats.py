@@ -1,7 +1,7 @@
 """Errors in the format of each dialect, and the dialect of a request.
 
 Formats: the OpenAI API documentation; `gin.H{"error": …}` in Ollama's server/routes.go; `ErrorResponse` in the router of
-huggingface/text-embeddings-inference; the Cohere API documentation.
+huggingface/text-embeddings-inference; the API documentation of Cohere and Voyage.
 """
 
 from __future__ import annotations
@@ -64,7 +64,13 @@ class CohereError(msgspec.Struct):
     message: str
 
 
-ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError
+class VoyageError(msgspec.Struct):
+    """An error in Voyage's format."""
+
+    detail: str
+
+
+ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError | VoyageError
 ErrorFormat: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
 """Returns the status and the body for a problem."""
 
@@ -83,6 +89,11 @@ def ollama(problem: Problem) -> tuple[int, OllamaError]:
 def cohere(problem: Problem) -> tuple[int, CohereError]:
     """Return a problem for clients of Cohere."""
     return problem.status, CohereError(problem.message)
+
+
+def voyage(problem: Problem) -> tuple[int, VoyageError]:
+    """Return a problem for clients of Voyage."""
+    return problem.status, VoyageError(problem.message)
 
 
 _TEI_TYPES: dict[int, TeiErrorType] = {
@@ -106,7 +117,13 @@ def tei(problem: Problem) -> tuple[int, TeiError]:
 
 
 Dialect: TypeAlias = Literal["openai", "ollama", "tei", "cohere"]
-ERROR_FORMATS: dict[str, ErrorFormat] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
+ERROR_FORMATS: dict[str, ErrorFormat] = {
+    "openai": openai,
+    "ollama": ollama,
+    "tei": tei,
+    "cohere": cohere,
+    "voyage": voyage,
+}
 
 DIALECT = web.RequestKey("dialect", str)
 """Set by the handler of a path that several dialects share."""
