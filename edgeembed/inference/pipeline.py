@@ -18,7 +18,7 @@ from typing import NamedTuple
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Row, Text
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
-from edgeembed.errors import EmptyInputError, EngineTimeoutError
+from edgeembed.errors import EmptyInputError, EngineTimeoutError, RequestTooLargeError
 from edgeembed.inference.admission import TOKENS_PER_CHARACTER, Admission
 from edgeembed.inference.aside import Aside
 from edgeembed.inference.row_request import RowRequest
@@ -35,6 +35,8 @@ tokens, or one or two seconds of two processors with a small model. A longer tex
 _LEAST_PART_CHARACTERS = 4096
 _PARTS_IN_QUEUE = 4
 """A queue with a low limit has room for this many parts, so that a large request is not refused whenever another waits."""
+MOST_NUMBERS = 2**26
+"""In all vectors of an answer, which take 256 MiB: 65,536 texts with 1024 dimensions."""
 LOOKUP_KEYS = 4096
 """Keys that are looked up in memory before other requests get their turn on the event loop."""
 
@@ -87,6 +89,7 @@ class Pipeline:
         Raises RequestError for a text that cannot be read, TooManyTokensError, EngineError; all in the client's words.
         """
         deadline = self._deadline()
+        _refuse_numbers(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
         rows, from_disk = await self._look_up(request, deadline)
         hits = sum([key in rows for key in request.keys])
         cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
@@ -199,6 +202,7 @@ class Pipeline:
                         cut_keys = await self._cut_keys(request, context)
                     self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
                     if part is parts[0]:
+                        _refuse_numbers(request, self._row_dimensions[request.model.key])
                         await self._check(request, parts, cached_tokens, lease)
                     began = time.monotonic()
                     computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
@@ -281,6 +285,17 @@ def parts_of(texts: Mapping[bytes, Text], most_characters: int = PART_CHARACTERS
         part.texts[key] = text
         part = part._replace(characters=part.characters + size)
     yield part
+
+
+def _refuse_numbers(request: RowRequest, dimensions: tuple[int, ...]) -> None:
+    """Raise RequestTooLargeError when the vectors of an answer would take too much memory. dimensions: that one may have."""
+    most = MOST_NUMBERS // max(dimensions, default=1)
+    if len(request.keys) > most:
+        raise RequestTooLargeError(
+            f"{request.client.param} has {len(request.keys):,} items; with the {max(dimensions):,} dimensions of model "
+            f"{request.model.name!r}, one answer holds at most {most:,} vectors. Send fewer texts at a time",
+            param=request.client.param,
+        )
 
 
 def _attainable(lease: Lease) -> int:

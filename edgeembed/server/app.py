@@ -81,7 +81,8 @@ def make_app(
     """
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
-    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    # `reading` decompresses.
+    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes, handler_args={"auto_decompress": False})
     app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service

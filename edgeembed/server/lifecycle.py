@@ -16,9 +16,9 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import fast_path, paths, proxy
+from edgeembed.server import expectations, fast_path, paths, proxy
 from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
-from edgeembed.server.aiohttp_internals import abort_connections
+from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
@@ -65,7 +65,9 @@ async def listening(
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
+    take_no_upgrades(runner)
     paths.install(runner)
+    wrap_handler(runner, expectations.ahead_of)
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())
     try:

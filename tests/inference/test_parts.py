@@ -10,7 +10,14 @@ import pytest
 
 from edgeembed.cache import VectorCache
 from edgeembed.engine.interface import Prompted
-from edgeembed.errors import EmptyInputError, EngineTimeoutError, InputTooLongError, OverloadedError, RequestError
+from edgeembed.errors import (
+    EmptyInputError,
+    EngineTimeoutError,
+    InputTooLongError,
+    OverloadedError,
+    RequestError,
+    RequestTooLargeError,
+)
 from edgeembed.inference import pipeline
 from edgeembed.inference.pipeline import Part, parts_of
 from edgeembed.inference.requests import EmbedRequest, RerankRequest
@@ -18,7 +25,7 @@ from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
-from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_model, fake_row, fake_service
+from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 
 PART = 10
@@ -173,6 +180,19 @@ async def test_a_large_rerank_is_computed_in_parts_too() -> None:
     with pytest.raises(InputTooLongError):
         await service.rerank(RerankRequest("q", [*TEXTS, LONG]))
     assert len(engine.computed) == 2 * PART - 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_more_vectors_than_fit_into_memory_are_refused_before_anything_is_computed(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "MOST_NUMBERS", 20 * DIMENSIONS)
+    model = dataclasses.replace(fake_model(), dimensions=DIMENSIONS if known else None)
+    service = EmbeddingService(ModelRegistry(model), ModelPool(lambda _m: engine, PoolRules(budget_bytes=1)), None)
+    with pytest.raises(RequestTooLargeError, match=r"input has 35 items; .* at most 20 vectors"):
+        await service.embed(EmbedRequest(TEXTS))
+    assert engine.computed == []
+    assert len((await service.embed(EmbedRequest(TEXTS[:20]))).rows) == 20
 
 
 async def test_upstreams_model_is_not_tokenised_here(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
