@@ -89,7 +89,8 @@ class Pipeline:
         Raises RequestError for a text that cannot be read, TooManyTokensError, EngineError; all in the client's words.
         """
         deadline = self._deadline()
-        _refuse_numbers(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
+        if len(request.keys) > PART_TEXTS:  # fewer have no such dimensions
+            _refuse_numbers(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
         rows, from_disk = await self._look_up(request, deadline)
         hits = sum([key in rows for key in request.keys])
         cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
@@ -242,7 +243,9 @@ class Pipeline:
         The tokenizer reads it for that, which takes a small part of the time that the model takes. A small request is left
         to the engine, which refuses it in one step.
         """
-        counts = await self._aside.run(request.size, _may_have_more, request, parts, cached_tokens)
+        counts = request.most_tokens is not None and await self._aside.run(
+            request.size, _may_have_more, parts, Counter(request.keys), request.most_tokens - cached_tokens
+        )
         if not counts and (len(parts) == 1 or request.model.upstream):
             return
         most = request.lengths.most(self._context_tokens[request.model.key])
@@ -302,12 +305,9 @@ def _attainable(lease: Lease) -> int:
     return lease.engine.info.attainable_tokens if lease.engine.info else 0
 
 
-def _may_have_more(request: RowRequest, parts: Sequence[Part], cached_tokens: int) -> bool:
-    """Return whether a request may have more tokens than it is allowed; most are too small for that."""
-    times, most = Counter(request.keys), request.most_tokens
-    return most is not None and most < cached_tokens + sum(
-        tokens_at_most(text) * times[key] for part in parts for key, text in part.texts.items()
-    )
+def _may_have_more(parts: Sequence[Part], times: Mapping[bytes, int], most: int) -> bool:
+    """Return whether texts may have more than `most` tokens; few have. times: how often a request has each."""
+    return sum(tokens_at_most(text) * times[key] for part in parts for key, text in part.texts.items()) > most
 
 
 def _doubtful(request: RowRequest, texts: Mapping[bytes, Text], most: int) -> dict[bytes, Text]:

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.cache import CachedRow
-from edgeembed.engine.interface import Row, Tokenized
+from edgeembed.engine.interface import Row, Task, Tokenized
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.prompts import InputType
@@ -76,7 +76,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True):
     """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest.
 
     special: include the special tokens around a text. places: find the text of each token and where it is. most_tokens:
-    limit for all texts together, as the answer holds every id; None for no limit.
+    limit for all texts together, as the answer holds every id; None for no limit. task: of the model; None for any.
     """
 
     texts: Sequence[str]
@@ -87,6 +87,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True):
     places: bool = False
     param: str = "input"
     most_tokens: int | None = None
+    task: Task | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,8 +194,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"inputs": ["Is it raining?", "The rain falls."]},
         cached=True,
     ),
-    ("POST", "/embed_all"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
-    ("POST", "/embed_sparse"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
+    **{
+        ("POST", path): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES, {"inputs": "The rain falls."})
+        for path in ("/embed_all", "/embed_sparse")
+    },
     ("POST", "/tokenize"): Operation(
         _TEI,
         (list[list[tei_tokens.TeiToken]], tokenize_path.VllmTokens, tokenize_path.LlamaTokens),
