@@ -119,7 +119,7 @@ async def test_an_upgrade_that_is_not_recognised_in_time_closes_the_connection()
 EXPECT = {"Expect": "100-continue"}
 
 
-async def test_a_client_that_waits_is_told_to_go_on_once() -> None:
+async def test_a_client_that_waits_gets_one_100() -> None:
     for expect in ("100-continue", "100-Continue"):
         async with daemon() as (reader, writer):
             sent = request(Expect=expect)
