@@ -28,6 +28,7 @@ TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[S
 """A quantisation type by its name in llama.cpp (llama.h, llama_ftype)."""
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 Repo = Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
+OtherName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*(:(?!latest$)[a-z0-9._-]+)?$")]
 InnerPath = Annotated[str, Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\:]+$")]
 
 
@@ -179,6 +180,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError("check: scores must have a row for each query and a number for each document")
 
 
+class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names that other programs have for exactly this checkpoint, quantised or not; see other_names.py."""
+
+    ollama: tuple[OtherName, ...] = ()
+    """In Ollama's library, the one first that its users type most; `:latest` is left out."""
+    lm_studio: tuple[OtherName, ...] = ()
+    """LM Studio's identifiers: `text-embedding-` and the repository's name."""
+    hub: tuple[Repo, ...] = ()
+    """Repositories that are not among the sources."""
+
+
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known about one model. Unknown fields are absent, never guessed."""
 
@@ -198,6 +210,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     prompts: Prompts = Prompts()
+    names: Names = Names()
     sizes: dict[TypeName, PositiveInt] = {}
     """Published sizes of ready files whose source has no `size_bytes`, which is verified and so must be exact."""
     mteb: tuple[Figure, ...] = ()

@@ -16,10 +16,11 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed.common.logs import request_id
 from edgeembed.common.pull_lines import PullLine
 from edgeembed.errors import HubError, ModelNotFoundError, RequestError
+from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
-from edgeembed.server.dialects.ollama_fields import LATEST, NameField, OldNameField, find_target
+from edgeembed.server.dialects.ollama_fields import NameField, OldNameField, find_target
 from edgeembed.server.error_formats import OllamaError
 from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.model_manager import ModelManager
@@ -185,6 +186,8 @@ def _name(body: OllamaPullBody | OllamaDeleteBody) -> str:
 def _spec(given: str) -> str:
     """Return the model to pull in the words of `edgeembed pull`. Raises RequestError for a file of this machine."""
     spec = _bare(given)
+    if (found := meaning(spec)) is not None:
+        return found.spec
     for hub in _HUBS:
         if spec.lower().startswith(hub):
             return f"hf:{spec[len(hub) :]}"
