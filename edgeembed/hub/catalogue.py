@@ -235,6 +235,15 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ValueError(f"sizes: the source of {kind} already has its size")
 
     @property
+    def other_names(self) -> tuple[str, ...]:
+        """Those of Ollama and LM Studio, and the repositories with and without their owner, in lower case."""
+        sources = [source.repo for source in self.sources if isinstance(source, HubGguf | HubCheckpoint)]
+        repositories = [*sources, *self.names.hub]
+        bare = [repo.partition("/")[2] for repo in repositories]
+        names = [name.lower() for name in (*self.names.ollama, *self.names.lm_studio, *repositories, *bare)]
+        return tuple(dict.fromkeys(name for name in names if name != self.name))
+
+    @property
     def task(self) -> Literal["embed", "rerank"]:
         """What the model computes: vectors of texts, or scores of pairs."""
         return "rerank" if self.pooling == "rank" else "embed"
@@ -259,14 +268,28 @@ def parse_entry(name: str, text: str) -> CatalogueEntry:
         raise HubError(f"catalogue file {name}.toml: {error}") from error
 
 
+class Catalogue(dict[str, CatalogueEntry]):
+    """All entries by their own names, in alphabetical order."""
+
+    @functools.cached_property
+    def by_any_name(self) -> Mapping[str, CatalogueEntry]:
+        """The entries by all of their names. Raises HubError if two models share one."""
+        found: dict[str, CatalogueEntry] = dict(self)
+        for entry in self.values():
+            for name in entry.other_names:
+                if found.setdefault(name, entry) is not entry:
+                    raise HubError(f"catalogue: {name} is a name of both {entry.name} and {found[name].name}")
+        return found
+
+
 @functools.cache
-def catalogue() -> Mapping[str, CatalogueEntry]:
+def catalogue() -> Catalogue:
     """Return all entries by name, in alphabetical order. Raises HubError for an invalid file."""
     found = sorted(
         (path for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name
     )
     names = [path.name.removesuffix(".toml") for path in found]
-    return {name: parse_entry(name, path.read_text(encoding="utf-8")) for name, path in zip(names, found, strict=True)}
+    return Catalogue({name: parse_entry(name, path.read_text("utf-8")) for name, path in zip(names, found, strict=True)})
 
 
 def lookup(name: str, other_names: Iterable[str] = ()) -> CatalogueEntry | None:

@@ -11,7 +11,7 @@ from edgeembed.common.files import expanded
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint, HubGguf, catalogue, lookup
-from edgeembed.hub.other_names import LATEST, all_names, meaning
+from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.hub.store import Store
 
 DEFAULT_TYPE = "Q8_0"
@@ -95,8 +95,9 @@ def parse_spec(text: str, paths: Paths | None = None) -> Spec:
             return Spec(found.entry.name, found.type, entry=found.entry)
         if name.lower() not in catalogue() and (found := meaning(name)) is not None:
             raise UnknownModelError(f"{text} is not in the catalogue; {name} is {found.entry.name} here")
-    kind = "" if colon + kind.lower() == LATEST else kind
-    if kind and not _TYPE.fullmatch(kind):
+    if colon + kind.lower() == LATEST:
+        colon = kind = ""
+    if colon and not _TYPE.fullmatch(kind):
         raise UnknownModelError(
             f"invalid model {text!r}; expected NAME, NAME:TYPE (such as {STARTER_MODEL}:F16) or a .gguf file"
         )
@@ -205,7 +206,7 @@ def installed_name(asked: str | None, repo: str | None, file: str | None, entry_
     name = name_from(repo, file)
     if name is None:
         raise HubError(f"cannot derive a model name from {file or repo}; choose one with --name")
-    entry = all_names().get(name)
+    entry = catalogue().by_any_name.get(name)
     if entry is not None and not is_source(entry, repo):
         owner = _sanitised(repo.partition("/")[0]) if repo else "local"
         name = f"{owner}-{name}"

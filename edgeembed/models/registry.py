@@ -12,7 +12,7 @@ from pathlib import Path
 from edgeembed.engine.interface import Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
-from edgeembed.hub.other_names import LATEST, Meaning, meaning, other_names
+from edgeembed.hub.other_names import LATEST, Meaning, meaning
 from edgeembed.hub.store import InstalledModel
 from edgeembed.models.hosted_names import owner_of
 from edgeembed.models.prompts import InputType
@@ -94,7 +94,7 @@ def served(model: InstalledModel) -> ServedModel:
         matryoshka=model.matryoshka,
         size_bytes=model.size_bytes,
         created=int(Path(model.path).stat().st_mtime),
-        other_names=(model.entry.name, *other_names(model.entry)) if model.entry else (),
+        other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from edgeembed.errors import ConfigError, EngineUnavailableError, WrongRowsError
 from edgeembed.hub.catalogue import CatalogueEntry
-from edgeembed.hub.other_names import meaning, other_names
+from edgeembed.hub.other_names import meaning
 from edgeembed.models.registry import ServedModel
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import RefusedError, UnavailableError, UpstreamClient, UpstreamError, UpstreamOptions
@@ -200,7 +200,7 @@ class Remote:
             prompts=entry.prompts if entry else None,
             dimensions=self.identity.dimensions,
             matryoshka=entry.matryoshka if entry else None,
-            other_names=(entry.name, *other_names(entry)) if entry else (),
+            other_names=(entry.name, *entry.other_names) if entry else (),
             upstream=self.options.url,
         )
 

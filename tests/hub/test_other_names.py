@@ -9,7 +9,7 @@ import pytest
 
 from edgeembed.errors import UnknownModelError
 from edgeembed.hub.catalogue import catalogue
-from edgeembed.hub.other_names import all_names, meaning, other_names
+from edgeembed.hub.other_names import meaning
 from edgeembed.hub.references import installed_name, parse_spec
 
 NAMES = [
@@ -81,9 +81,9 @@ def test_a_name_of_another_model_means_none_of_ours(name: str) -> None:
 
 
 def test_no_two_models_share_a_name() -> None:
-    counts = Counter(name for entry in catalogue().values() for name in {entry.name, *other_names(entry)})
+    counts = Counter(name for entry in catalogue().values() for name in {entry.name, *entry.other_names})
     assert [name for name, count in counts.items() if count > 1] == []
-    assert set(all_names()) == set(counts)
+    assert set(catalogue().by_any_name) == set(counts)
 
 
 @pytest.mark.parametrize(("name", "spec"), NAMES)
