@@ -23,8 +23,9 @@ from edgeembed.errors import ConfigError, EdgeEmbedError
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
-_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Addresses to listen on that not every system can connect to, and what to connect to instead."""
+_ANYWHERE = {"": "127.0.0.1", "localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Names and addresses to listen on that stand for several, or that not every system can connect to, and what to connect to
+instead."""
 MOST_BYTES = 16 * 2**20
 """Of an answer to a GET request; another program may be listening there."""
 MOST_ROWS_BYTES = 512 * 2**20

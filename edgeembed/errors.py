@@ -15,6 +15,7 @@ with `exit_code`.
     │   ├── ModelNotFoundError          404
     │   ├── WrongTaskError              embeddings from a reranker, or scores from an embedder
     │   ├── RequestTooLargeError        413
+    │   ├── UnsupportedMediaError       415: compressed or encoded in a way that is not taken
     │   ├── BodyTimeoutError            408: the client sends its body too slowly
     │   ├── ForbiddenError              403: Host or Origin not allowed
     │   └── UnauthorizedError           401: missing or invalid API key
@@ -74,6 +75,7 @@ __all__ = [
     "TooManyTokensError",
     "UnauthorizedError",
     "UnknownModelError",
+    "UnsupportedMediaError",
     "WorkerCrashedError",
     "WrongRowsError",
     "WrongTaskError",
@@ -175,6 +177,13 @@ class RequestTooLargeError(RequestError):
 
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    """The request's body is compressed, or its characters are encoded, in a way that the server does not take."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class BodyTimeoutError(RequestError):

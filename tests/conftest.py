@@ -36,7 +36,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Spare `-m unit` the imports of the end-to-end tests: clients, a browser's driver."""
-    return True if config.option.markexpr == "unit" and collection_path == Path(__file__).parent / "e2e" else None
+    folders = [Path(__file__).parent / name for name in ("clients", "e2e")]
+    return True if config.option.markexpr == "unit" and collection_path in folders else None
 
 
 @pytest.hookimpl(tryfirst=True)

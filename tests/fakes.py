@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgeembed.cache import VectorCache
@@ -218,6 +219,9 @@ def whole_text(text: Text) -> str:
 def _within(text: Text, limits: Limits) -> str | None:
     """Return what is computed of a text, by words; None when it is too long."""
     whole = whole_text(text)
+    if isinstance(text, Pair) and limits.query and limits.cut != "none":
+        text = _with_short_query(text, limits)
+        whole = whole_text(text)
     before = whole[: len(whole) - len(text.document)] if isinstance(text, Pair) else ""
     before = text.prefix if isinstance(text, Prompted) else before
     own = whole[len(before) :].split()
@@ -229,6 +233,15 @@ def _within(text: Text, limits: Limits) -> str | None:
     if limits.cut == "none":
         return None
     return before + " ".join(own[:room] if limits.cut == "end" else own[-room:])
+
+
+def _with_short_query(pair: Pair, limits: Limits) -> Pair:
+    """Return a pair whose query has at least half of the words that fit, and what the document leaves."""
+    words, document = pair.query.split(), len(pair.document.split())
+    most = CONTEXT_TOKENS if limits.own else min(CONTEXT_TOKENS, limits.most or CONTEXT_TOKENS)
+    room = most - SPECIAL_TOKENS
+    kept = max(room - (min(document, limits.most) if limits.own else document), room // 2)
+    return pair if len(words) <= kept else msgspec.structs.replace(pair, query=" ".join(words[:kept]))
 
 
 def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts | None = None) -> ServedModel:

@@ -23,7 +23,7 @@ from tests.cli.helpers import answering
     ("host", "url"),
     [
         ("127.0.0.1", "http://127.0.0.1:8327"),
-        ("localhost", "http://localhost:8327"),
+        ("localhost", "http://127.0.0.1:8327"),
         ("0.0.0.0", "http://127.0.0.1:8327"),
         ("", "http://127.0.0.1:8327"),
         ("::", "http://[::1]:8327"),

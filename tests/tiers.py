@@ -28,6 +28,7 @@ FOLDERS = {
     "cache": "unit",
     "chaos": "e2e",
     "cli": "unit",
+    "clients": "e2e",
     "common": "unit",
     "config": "unit",
     "convert": "unit",

@@ -65,7 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         Meta(gt=0, description="Seconds a request waits for its model to load before it gets a 503 with Retry-After."),
     ] = 60.0
-    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[
+        str, Meta(description="Address to listen on; localhost stands for 127.0.0.1 and, where the system has IPv6, ::1.")
+    ] = "localhost"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8327
     no_auth: Annotated[
         bool, Meta(description="Allow listening on an address that other machines can reach without requiring an API key.")

@@ -66,12 +66,14 @@ class Limits(msgspec.Struct, array_like=True, frozen=True):
     """The length that a text may have, and what happens to a longer one.
 
     most: tokens, with special ones, prompt and query; 0 for the model's own limit. cut: the side on which it is truncated;
-    with "none" it is rejected. own: `most` counts only the tokens of the text, or of the document of a pair.
+    with "none" it is rejected. own: `most` counts only the tokens of the text, or of the document of a pair. query: of a
+    pair, the query may be truncated, too, if it is longer than half of the room for both.
     """
 
     most: int = 0
     cut: Side = "none"
     own: bool = False
+    query: bool = False
 
 
 class Pair(msgspec.Struct, array_like=True, frozen=True):
@@ -82,7 +84,7 @@ class Pair(msgspec.Struct, array_like=True, frozen=True):
     instruction: str | None = None
     """None for the model's default."""
     limits: Limits | None = None
-    """Of the pair; only its document is ever truncated."""
+    """Of the pair."""
 
 
 @dataclass(frozen=True, slots=True)

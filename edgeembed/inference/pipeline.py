@@ -18,7 +18,7 @@ from typing import NamedTuple
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Row, Text
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
-from edgeembed.errors import EmptyInputError, EngineTimeoutError
+from edgeembed.errors import EmptyInputError, EngineTimeoutError, RequestTooLargeError
 from edgeembed.inference.admission import TOKENS_PER_CHARACTER, Admission
 from edgeembed.inference.aside import Aside
 from edgeembed.inference.row_request import RowRequest
@@ -35,6 +35,8 @@ tokens, or one or two seconds of two processors with a small model. A longer tex
 _LEAST_PART_CHARACTERS = 4096
 _PARTS_IN_QUEUE = 4
 """A queue with a low limit has room for this many parts, so that a large request is not refused whenever another waits."""
+MOST_NUMBERS = 2**26
+"""In all vectors of an answer, which take 256 MiB: 65,536 texts with 1024 dimensions."""
 LOOKUP_KEYS = 4096
 """Keys that are looked up in memory before other requests get their turn on the event loop."""
 
@@ -87,6 +89,8 @@ class Pipeline:
         Raises RequestError for a text that cannot be read, TooManyTokensError, EngineError; all in the client's words.
         """
         deadline = self._deadline()
+        if len(request.keys) > PART_TEXTS:  # fewer have no such dimensions
+            _refuse_numbers(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
         rows, from_disk = await self._look_up(request, deadline)
         hits = sum([key in rows for key in request.keys])
         cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
@@ -190,21 +194,26 @@ class Pipeline:
         context, cut_keys = 0, dict[bytes, bytes]()
         # No more than a part waits for the model, until the last one is done.
         with admission.admit(max(part.characters for part in parts), interactive=request.interactive):
-            for part in parts:
-                # A lease for each: between two of them another model may take the memory.
-                async with self._until(deadline), self._pool.lease(request.model) as lease:
-                    assert lease.engine.info is not None  # it was ready once
-                    if context != lease.engine.info.context_tokens:
-                        context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
-                        cut_keys = await self._cut_keys(request, context)
-                    self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
-                    if part is parts[0]:
-                        await self._check(request, parts, cached_tokens, lease)
-                    began = time.monotonic()
-                    computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
-                admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
-                rows |= computed
-                deadline = self._deadline()
+            async with contextlib.AsyncExitStack() as held:
+                lease: Lease | None = None
+                for part in parts:
+                    async with self._until(deadline):
+                        if lease is None or lease.is_recalled:
+                            await held.aclose()
+                            lease = await held.enter_async_context(self._pool.lease(request.model))
+                        assert lease.engine.info is not None  # it was ready once
+                        if context != lease.engine.info.context_tokens:
+                            context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
+                            cut_keys = await self._cut_keys(request, context)
+                        if part is parts[0]:
+                            self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
+                            _refuse_numbers(request, (lease.engine.info.dimensions,))
+                            await self._check(request, parts, cached_tokens, lease)
+                        began = time.monotonic()
+                        computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
+                    admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
+                    rows |= computed
+                    deadline = self._deadline()
         return rows
 
     async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:
@@ -238,7 +247,9 @@ class Pipeline:
         The tokenizer reads it for that, which takes a small part of the time that the model takes. A small request is left
         to the engine, which refuses it in one step.
         """
-        counts = await self._aside.run(request.size, _may_have_more, request, parts, cached_tokens)
+        counts = request.most_tokens is not None and await self._aside.run(
+            request.size, _may_have_more, parts, Counter(request.keys), request.most_tokens - cached_tokens
+        )
         if not counts and (len(parts) == 1 or request.model.upstream):
             return
         most = request.lengths.most(self._context_tokens[request.model.key])
@@ -283,16 +294,24 @@ def parts_of(texts: Mapping[bytes, Text], most_characters: int = PART_CHARACTERS
     yield part
 
 
+def _refuse_numbers(request: RowRequest, dimensions: tuple[int, ...]) -> None:
+    """Raise RequestTooLargeError when the vectors of an answer would take too much memory. dimensions: that one may have."""
+    most = MOST_NUMBERS // max(dimensions, default=1)
+    if len(request.keys) > most:
+        raise RequestTooLargeError(
+            f"{request.client.param} has {len(request.keys):,} items; with the {max(dimensions):,} dimensions of model "
+            f"{request.model.name!r}, one answer holds at most {most:,} vectors. Send fewer texts at a time",
+            param=request.client.param,
+        )
+
+
 def _attainable(lease: Lease) -> int:
     return lease.engine.info.attainable_tokens if lease.engine.info else 0
 
 
-def _may_have_more(request: RowRequest, parts: Sequence[Part], cached_tokens: int) -> bool:
-    """Return whether a request may have more tokens than it is allowed; most are too small for that."""
-    times, most = Counter(request.keys), request.most_tokens
-    return most is not None and most < cached_tokens + sum(
-        tokens_at_most(text) * times[key] for part in parts for key, text in part.texts.items()
-    )
+def _may_have_more(parts: Sequence[Part], times: Mapping[bytes, int], most: int) -> bool:
+    """Return whether texts may have more than `most` tokens; few have. times: how often a request has each."""
+    return sum(tokens_at_most(text) * times[key] for part in parts for key, text in part.texts.items()) > most
 
 
 def _doubtful(request: RowRequest, texts: Mapping[bytes, Text], most: int) -> dict[bytes, Text]:

@@ -1,8 +1,7 @@
-"""Rows after the cache: cut and normalised; and scores."""
+"""Rows after the cache: cut and normalised."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,18 +63,3 @@ def scaled_rows(rows: Sequence[Float32Row], dimensions: int | None, norm: int) -
     sums[sums == 0.0] = 1.0
     scaled: Matrix = (matrix / sums).astype(np.float32)
     return scaled
-
-
-def relevance(row: Float32Row) -> float:
-    """Return the score of a pair, 0 to 1, from a reranker's row.
-
-    One number is a logit, which a sigmoid maps. Two numbers are probabilities already, "yes" first: llama.cpp's graph
-    applies the softmax (Qwen3-Reranker).
-    """
-    return float(row[0]) if len(row) > 1 else float(1 / (1 + np.exp(-np.float64(row[0]))))
-
-
-def log_odds(score: float) -> float:
-    """Return the logit of a score, the inverse of `relevance`; for two labels the difference of their logits."""
-    least = 1e-300
-    return math.log(max(score, least)) - math.log(max(1.0 - score, 2.0**-53))

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.cache import CachedRow
-from edgeembed.engine.interface import Row, Tokenized
+from edgeembed.engine.interface import Row, Task, Tokenized
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.prompts import InputType
@@ -47,23 +47,36 @@ class EmbedRequest(msgspec.Struct, frozen=True):
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
-    """Documents to score against a query. `param` names the request field that holds the documents."""
+    """Documents to score against a query. `param` and `query_param` name the request's fields that hold them."""
 
-    query: str
+    query: str | Sequence[str]
+    """One for all documents, or a list with one for each."""
     documents: Sequence[str]
     model: str | None = None
     instruction: str | None = None
     param: str = "documents"
+    query_param: str = "query"
     single: bool = False
     cache: CacheUse = "on"
     lengths: Lengths = ANY_LENGTH
+    plain: bool = False
+    """An embedder may answer, too, by the cosine of the texts as they are. Otherwise it has to be named for that, and its
+    prompts are put around query and documents."""
+
+    @property
+    def queries(self) -> Sequence[str]:
+        return [self.query] if isinstance(self.query, str) else self.query
+
+    def place_of_query(self, index: int) -> str:
+        """Return what a query is called in the client's request."""
+        return self.query_param if isinstance(self.query, str) else f"{self.query_param}[{index}]"
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True):
     """Texts to tokenise. input_type, instruction: the prompt around them, as in an EmbedRequest.
 
     special: include the special tokens around a text. places: find the text of each token and where it is. most_tokens:
-    limit for all texts together, as the answer holds every id; None for no limit.
+    limit for all texts together, as the answer holds every id; None for no limit. task: of the model; None for any.
     """
 
     texts: Sequence[str]
@@ -74,6 +87,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True):
     places: bool = False
     param: str = "input"
     most_tokens: int | None = None
+    task: Task | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +142,24 @@ class EmbedResult(msgspec.Struct, dict=True):
 
 @dataclass(frozen=True)
 class RerankResult:
-    """scores: relevance of each document in the request's order, 0 to 1. tokens: of each pair. hits: answered by the cache.
+    """The scores of a request, in its order.
 
-    cuts: the pairs whose document was cut.
+    scores: relevance of each document, 0 to 1; of an embedder, the cosine. raw_scores: a reranker's logits, by which
+    documents are sorted. tokens: of each pair. texts: how many texts, or pairs, were looked up in the cache. hits: how many
+    of these it had. cuts: the pairs that were cut.
     """
 
     model: ServedModel
     scores: list[float]
+    raw_scores: list[float]
     tokens: list[int]
     hits: int
+    texts: int
     cuts: list[Cut]
+
+    def best(self, most: int | None) -> list[int]:
+        """Return the indexes of the `most` best documents, or of all, best first."""
+        return sorted(range(len(self.scores)), key=lambda index: -self.raw_scores[index])[:most]
 
 
 class TokenizeResult(msgspec.Struct, frozen=True):

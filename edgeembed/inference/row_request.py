@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -28,16 +28,16 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a request needs from cache and engine, made from `client`, the request as its dialect read it.
 
     In the request's order: names, which distinguish texts under one prompt; keys, under which the rows of whole texts are
-    cached; texts, as the engine takes them. identity: of the prompt, or of a reranker's query. kind: what the names are,
-    empty for text. label: the model's label in the cache. frequent: these texts will probably be asked for again.
-    most_tokens: limit for all texts together. isolated: see `Engine.submit`.
+    cached; texts, as the engine takes them. identity: of the prompt, or of a reranker's query; a list with one for each text
+    where they differ. kind: what the names are, empty for text. label: the model's label in the cache. frequent: these texts
+    will probably be asked for again. most_tokens: limit for all texts together. isolated: see `Engine.submit`.
     """
 
     client: EmbedRequest | RerankRequest
     model: ServedModel
     key_maker: KeyMaker
     label: str
-    identity: str
+    identity: str | Sequence[str]
     names: Sequence[str]
     keys: Sequence[bytes]
     texts: Sequence[Text]
@@ -73,12 +73,16 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         if self.lengths.plain:
             return {}
         rule, most = f"{self.kind} {self.lengths.rule(context_tokens)}", self.lengths.most(context_tokens)
-        names = {
-            key: name
-            for key, name, text in zip(self.keys, self.names, self.texts, strict=True)
+        chosen = {
+            key: index
+            for index, (key, text) in enumerate(zip(self.keys, self.texts, strict=True))
             if tokens_at_most(text) > most
         }
-        return dict(zip(names, self.key_maker.keys(self.identity, names.values(), rule), strict=True))
+        identity = self.identity
+        if not isinstance(identity, str):
+            identity = [identity[index] for index in chosen.values()]
+        names = [self.names[index] for index in chosen.values()]
+        return dict(zip(chosen, keys_of(self.key_maker, identity, names, rule), strict=True))
 
     # --- failures, in the words of the client's request ---------------------------------------------------------------
 
@@ -125,3 +129,19 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
                 return type(error)(f"{place}: {error.message}", param=place)
             case _:
                 return error
+
+
+def keys_of(key_maker: KeyMaker, identity: str | Sequence[str], names: Sequence[str], rule: str = "") -> list[bytes]:
+    """Return the keys of texts under one prompt or query, or each under its own; see `KeyMaker.keys`."""
+    if isinstance(identity, str):
+        return key_maker.keys(identity, names, rule)
+    return [key_maker.key(own, name, rule) for own, name in zip(identity, names, strict=True)]
+
+
+def refuse_empty(texts: Sequence[str], place_of: Callable[[int], str]) -> None:
+    """Raise EmptyInputError for the first text that is empty. place_of: returns what a text is called in the request."""
+    if "" in texts:
+        place = place_of(texts.index(""))
+        raise EmptyInputError(
+            f"{place} is empty; a text needs at least one character that is no control character", param=place
+        )

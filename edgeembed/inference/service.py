@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Pair, Row, Side
-from edgeembed.errors import BadVectorError, EmptyInputError, EngineUnavailableError, RequestError
+from edgeembed.engine.interface import Row, Side
+from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
 from edgeembed.inference.pipeline import Pipeline, PipelineResult
-from edgeembed.inference.postprocess import relevance
 from edgeembed.inference.requests import (
     DetokenizeRequest,
     EmbedRequest,
@@ -31,10 +29,10 @@ from edgeembed.inference.requests import (
     RerankResult,
     TokenizeRequest,
     TokenizeResult,
-    cuts_of,
     place_of,
 )
-from edgeembed.inference.row_request import RowRequest
+from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
+from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
@@ -51,8 +49,6 @@ INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
-INTERACTIVE_PAIRS = 100
-"""The same for the documents of a rerank request, which nearly always has somebody waiting."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +144,16 @@ class EmbeddingService:
         return await self._unless_replaced(self._rerank, request)
 
     async def _rerank(self, request: RerankRequest) -> RerankResult:
-        model = (await self.registry.resolve(request.model, "rerank")).model
-        prepared = await self.aside.run(_size(request), self._prepare_pairs, request, model)
+        target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
+        model = target.model
+        if model.task == "embed":
+            queries, documents = await asyncio.gather(*map(self._embed, embed_requests(request)))
+            return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
+        key_maker, label = self._key_maker(model)
+        prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)
         rows, hits, _ = await self._run(prepared)
         self._count(model.key, len(rows))
-        return RerankResult(
-            model, [relevance(row.vector) for row in rows], [row.tokens for row in rows], hits, cuts_of(rows)
-        )
+        return result_of_pairs(model, rows, hits)
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
@@ -224,7 +223,7 @@ class EmbeddingService:
         if request.ids is None:
             names, kind = [self._clean(text) for text in request.texts], ""
             if not request.may_be_empty:
-                _refuse_empty(names, request)
+                refuse_empty(names, partial(place_of, request))
             texts = prompt.around(names)
         else:
             names, kind = token_ids.names_of(request.ids, partial(place_of, request)), token_ids.KIND
@@ -245,30 +244,6 @@ class EmbeddingService:
             frequent=(interactive and input_type != "document") or request.cache == "keep",
             most_tokens=self.max_request_tokens,
             isolated=request.repeatable,
-        )
-
-    def _prepare_pairs(self, request: RerankRequest, model: ServedModel) -> RowRequest:
-        """Clean query and documents, make the keys. Raises RequestError."""
-        query, documents = self._clean(request.query), [self._clean(document) for document in request.documents]
-        if not query:
-            raise _empty("query")
-        _refuse_empty(documents, request)
-        for param, text in (("query", query), ("instruction", request.instruction)):
-            refuse_repeated(param, text, len(documents))
-        identity = json.dumps(["rerank", request.instruction, query])
-        key_maker, label = self._key_maker(model)
-        few = len(documents) <= INTERACTIVE_PAIRS
-        return RowRequest(
-            client=request,
-            model=model,
-            key_maker=key_maker,
-            label=label,
-            identity=identity,
-            names=documents,
-            keys=key_maker.keys(identity, documents),
-            texts=[Pair(query, document, request.instruction) for document in documents],
-            interactive=few,
-            frequent=few or request.cache == "keep",
         )
 
     async def _run(self, prepared: RowRequest) -> PipelineResult:
@@ -297,19 +272,8 @@ class EmbeddingService:
 def _size(request: EmbedRequest | RerankRequest) -> int:
     """Return the size of preparing a request's texts; token ids count with their digits."""
     if isinstance(request, RerankRequest):
-        return len(request.query) + size_of(request.documents)
+        return size_of(request.queries) + size_of(request.documents)
     return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
-
-
-def _refuse_empty(texts: Sequence[str], request: EmbedRequest | RerankRequest) -> None:
-    if "" in texts:
-        raise _empty(place_of(request, texts.index("")))
-
-
-def _empty(place: str) -> EmptyInputError:
-    return EmptyInputError(
-        f"{place} is empty; a text needs at least one character that is no control character", param=place
-    )
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from edgeembed.engine.interface import Engine, Prompted, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import Engine, Prompted, Task, Text, Tokenized, TokenWant
 from edgeembed.errors import EngineTimeoutError, RequestError, RequestTooLargeError, TooManyTokensError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside
@@ -42,7 +42,7 @@ async def tokenize(
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await registry.resolve(request.model, "embed")
+    target = await registry.resolve(request.model, request.task or _task(registry, request.model))
     model = target.model
     input_type = request.input_type or target.input_type
     prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
@@ -70,7 +70,7 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await registry.resolve(request.model, "embed")
+    target = await registry.resolve(request.model, _task(registry, request.model))
 
     def place(index: int) -> str:
         return request.param if request.single else f"{request.param}[{index}]"
@@ -83,6 +83,13 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
     except RequestError as error:
         raise RequestError(f"{request.param}: {error.message}", param=request.param) from error
     return [text.text for text in read]
+
+
+def _task(registry: ModelRegistry, name: str | None) -> Task:
+    """Return the task of the model that a name means: a reranker has tokens, too."""
+    target = registry.find(name) if name else None
+    model = target.model if target else None if name else registry.default
+    return model.task if model else "embed"
 
 
 @contextlib.asynccontextmanager

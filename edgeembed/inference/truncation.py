@@ -17,13 +17,14 @@ class Lengths:
 
     cut: the side of a longer text that is cut off; with "none" it is refused. max_tokens: limit for a text, including
     special tokens, prompt and query, where it is lower than the model's. own: max_tokens counts the tokens of the text
-    itself, or of a pair's document. For messages, names of the request's fields: asked holds max_tokens, cutting allows
-    that longer texts are cut.
+    itself, or of a pair's document. query: a pair's query may be cut, too; see `engine.interface.Limits`. For messages,
+    names of the request's fields: asked holds max_tokens, cutting allows that longer texts are cut.
     """
 
     cut: Side = "none"
     max_tokens: int | None = None
     own: bool = False
+    query: bool = False
     asked: str = "max_tokens"
     cutting: str = "truncate"
 
@@ -36,9 +37,10 @@ class Lengths:
         """Return a name for the limit in a model that takes `context_tokens`; equal names mean equal results."""
         if self.plain:
             return ""
+        cut = f"{self.cut} query" if self.query else self.cut
         if self.own:
-            return f"{self.cut} {self.max_tokens} own, {context_tokens}"
-        return f"{self.cut} {self.most(context_tokens)}"
+            return f"{cut} {self.max_tokens} own, {context_tokens}"
+        return f"{cut} {self.most(context_tokens)}"
 
     def most(self, context_tokens: int | None) -> int:
         """Return the tokens that are left of a cut text, unless `own`; 0 if unknown."""
@@ -50,7 +52,7 @@ class Lengths:
         if self.plain:
             return text
         # A JSON number has no upper bound, an integer in a message to the worker has one.
-        limits = Limits(min(self.max_tokens or 0, _NO_TEXT_IS_LONGER), self.cut, self.own)
+        limits = Limits(min(self.max_tokens or 0, _NO_TEXT_IS_LONGER), self.cut, self.own, self.query)
         match text:
             case str():
                 return Prompted("", text, "", limits)

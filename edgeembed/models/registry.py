@@ -30,6 +30,7 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
+_COSINE = ":cosine"
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
     "rerank": "scores documents against a query; POST /v1/rerank takes them",
@@ -105,6 +106,8 @@ class Target:
     model: ServedModel
     input_type: InputType | None = None
     """Chosen by the suffix of the name: `NAME:query`."""
+    cosine: bool = False
+    """Whether the suffix of an embedder's name, `NAME:cosine`, says that it may score documents."""
 
 
 @dataclass(frozen=True)
@@ -155,24 +158,27 @@ class ModelRegistry:
         """Every model, the default first."""
         return list({model.key: model for model in (*self._fixed, *self._found)}.values())
 
-    async def resolve(self, name: str | None, task: Task) -> Target:
+    async def resolve(self, name: str | None, task: Task, *, or_embedder: bool = False) -> Target:
         """Return the model of a name; None and "" mean the default, or the only model for the task.
+
+        or_embedder: an embedder will do to rerank; without a name, if there is no reranker.
 
         Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
         if self._stale:
             await self.refresh()
         if not name:
-            return Target(await self._unnamed(task))
+            return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
         target = self._lookup(name)
         if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
             await self.refresh()
             target = self._lookup(name)
         if target is None:
             raise self._unknown(name, task)
-        if target.model.task != task:
-            raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}", param="model")
-        return target
+        if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
+            return target
+        instead = "" if task == "embed" else f". {quoted(name + _COSINE)} ranks them by the cosine of its vectors"
+        raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
 
     async def refresh(self) -> None:
         """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
@@ -236,10 +242,7 @@ class ModelRegistry:
     async def _unnamed(self, task: Task) -> ServedModel:
         if self.default is not None and self.default.task == task:
             return self.default
-        able = [model for model in self.models if model.task == task]
-        if not able:
-            await self.refresh()
-            able = [model for model in self.models if model.task == task]
+        able = await self._able(task)
         if len({model.name for model in able}) == 1:
             return self._by_name[able[0].name.lower()]
         if able:
@@ -247,6 +250,14 @@ class ModelRegistry:
             raise RequestError(f"'model' is missing, and several models can do this: {names}", param="model")
         what, suggested = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
         raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {suggested}` installs one", param="model")
+
+    async def _able(self, task: Task) -> list[ServedModel]:
+        """Return all models for a task. If none is known, the disk is scanned."""
+        able = [model for model in self.models if model.task == task]
+        if able or time.monotonic() - self._scanned_at <= RESCAN_SECONDS:
+            return able
+        await self.refresh()
+        return [model for model in self.models if model.task == task]
 
     def _lookup(self, name: str) -> Target | None:
         """Return what a name means: an alias or the name of a model, with one suffix at most."""
@@ -319,7 +330,7 @@ class ModelRegistry:
 
 def _in_catalogue(folded: str) -> Meaning | None:
     """Return what a name means in the catalogue, without the suffix that chooses a prompt."""
-    suffix = next((suffix for suffix in _PROMPT_SUFFIXES if folded.endswith(suffix)), "")
+    suffix = next((suffix for suffix in (*_PROMPT_SUFFIXES, _COSINE) if folded.endswith(suffix)), "")
     return meaning(folded.removesuffix(suffix))
 
 
@@ -330,4 +341,6 @@ def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | 
     for suffix, kind in _SUFFIXES.items():
         if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
             return Target(found.model, kind or found.input_type)
+    if folded.endswith(_COSINE) and (found := find(folded.removesuffix(_COSINE))) and found.model.task == "embed":
+        return Target(found.model, cosine=True)
     return None

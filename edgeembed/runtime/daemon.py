@@ -8,13 +8,10 @@ import gc
 import importlib
 import logging
 import os
-import shlex
 import signal
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeembed import __version__
 from edgeembed.common.heap import configure_heap
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.config.paths import Paths
@@ -67,15 +64,17 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
         await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
+        from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
 
         others = (*configured.pinned, *configured.preload)
         async with listening(service, settings, others, note_use, stop.set, paths) as url:
-            announce(f"edgeembed {__version__} listens on {url}, loading {default.name} {default.type}")
+            announce(listening_line(settings, url, default))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
-                _announce_ready(default, await loading, url, announce)
+                for line in ready_lines(settings, url, default, await loading):
+                    announce(line)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
                 if tuned := TuningResults(paths.state).find(default.digest):
                     announce(_tuned(tuned, await loading))
@@ -104,19 +103,6 @@ async def _find_upstream_model(settings: Settings, paths: Paths, stop: asyncio.E
     return remote
 
 
-def _announce_ready(model: ServedModel, engine: Engine, url: str, announce: Announce) -> None:
-    info, status = engine.info, engine.status
-    assert info is not None
-    for demotion in status.demotions:
-        announce(f"mode {demotion.mode} failed: {demotion.reason}")
-    size = f"{info.dimensions} dimensions, texts" if model.task == "embed" else "reranker, pairs"
-    up_to = f" up to {info.context_tokens} tokens" if info.context_tokens else " as long as upstream accepts"
-    announce(f"ready: {model.name} ({size}{up_to}) in mode {status.mode}")
-    if model.task == "embed":
-        where = f"{_for_curl(url)}/v1/embeddings"
-        announce(f"""try:   curl -s {where} -H 'content-type: application/json' -d '{{"input":"hello"}}'""")
-
-
 def _tuned(tuned: TuningResult, engine: Engine) -> str:
     """Return a line on how the model runs, and how that was found."""
     profile = tuned.profile
@@ -130,12 +116,6 @@ def _tuned(tuned: TuningResult, engine: Engine) -> str:
         source = f"by `edgeembed tune` on {date}" if tuned.thorough else f"when the model was loaded on {date}"
     advice = "" if tuned.thorough else "; `edgeembed tune` measures more"
     return f"tuned {source}: {', '.join(found)}{advice}"
-
-
-def _for_curl(url: str) -> str:
-    """Return a URL as arguments of curl, which takes a Unix socket as an option."""
-    scheme, is_socket, path = url.partition("+unix://")
-    return f"--unix-socket {shlex.quote(str(Path(path).absolute()))} {scheme}://localhost" if is_socket else url
 
 
 def _stop_on_signals() -> asyncio.Event:

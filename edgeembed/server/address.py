@@ -1,4 +1,4 @@
-"""The address that the daemon listens on: whether it can and may, and its API keys and certificate."""
+"""The addresses that the daemon listens on: whether it can and may, and its API keys and certificate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,39 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 from edgeembed.server.api_keys import Keys
 
+LOCALHOST = "localhost"
+"""The setting `host` for both addresses of this machine, as clients take the name for one or the other: Node's for ::1."""
+_PROBED = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
+"""Addresses in other networks, by the address that means all of this machine's (RFC 5737, RFC 3849)."""
+
+
+def addresses(settings: Settings) -> list[str]:
+    """Return the addresses to listen on: one, or both of `LOCALHOST` where the system has IPv6."""
+    if settings.host != LOCALHOST:
+        return [settings.host]
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return ["127.0.0.1"]
+    return ["127.0.0.1", "::1"]
+
+
+def network_address(host: str) -> str | None:
+    """Return the address at which other machines reach a daemon that listens on all; None if it does not, or has none."""
+    if host not in _PROBED:
+        return None
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((_PROBED[host], 9))  # sends nothing, but chooses the interface
+            found: str = probe.getsockname()[0]
+    except OSError:
+        return None
+    return None if _is_loopback(found) else found
+
 
 def check_address(settings: Settings) -> None:
-    """Raise ConfigError if the daemon cannot or must not listen on the address. Called before models are downloaded."""
+    """Raise ConfigError if the daemon cannot or must not listen on its addresses. Called before models are downloaded."""
     read_keys(settings)
     make_tls(settings)
     if settings.uds:
@@ -24,17 +54,20 @@ def check_address(settings: Settings) -> None:
         return
     if settings.port == 0:
         return
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            if os.name == "posix":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        raise cannot_listen(settings, error) from error
+    for host in addresses(settings):
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
+                probe.bind(address)
+                probe.listen(1)
+        except OSError as error:
+            raise cannot_listen(settings, host, error) from error
 
 
 def read_keys(settings: Settings) -> Keys:
@@ -67,15 +100,16 @@ def make_tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
-    """Return the error for an address that the system refuses, with what to do."""
+def cannot_listen(settings: Settings, host: str, error: OSError) -> ConfigError:
+    """Return the error for an address that the system refuses, with what to do. host: the one of `addresses`."""
     if settings.uds:
         return ConfigError(f"cannot listen on {settings.uds}: {error.strerror or error}")
-    where = f"[{settings.host}]:{settings.port}" if ":" in settings.host.strip("[]") else f"{settings.host}:{settings.port}"
+    where = f"[{host}]:{settings.port}" if ":" in host.strip("[]") else f"{host}:{settings.port}"
     if error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)):
+        other = ", or listen on 127.0.0.1 only, with --host 127.0.0.1" if host != settings.host and ":" in host else ""
         return ConfigError(
             f"{where} is in use, by another edgeembed (see http://{where}/health) or another program. Choose another port "
-            "with --port, EDGEEMBED_PORT or `edgeembed config set port N`"
+            f"with --port, EDGEEMBED_PORT or `edgeembed config set port N`{other}"
         )
     if error.errno == errno.EACCES:
         return ConfigError(f"this user may not listen on {where}; choose a port from 1024 up")
@@ -83,7 +117,7 @@ def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == LOCALHOST:
         return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback

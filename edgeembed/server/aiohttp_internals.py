@@ -1,19 +1,20 @@
 """The parts of aiohttp's server that its documentation does not cover: only this module uses them.
 
-Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py and
-test_connections.py, run each function against a real server and fail when aiohttp changes. Source: aiohttp/web_server.py,
-web_protocol.py (`RequestHandler.start` and `finish_response`) and web_response.py.
+Written for aiohttp 3.14; what is used has been the same since 3.11. The contract tests, test_aiohttp_internals.py,
+test_connections.py and test_transport.py, run each function against a real server and fail when aiohttp changes. Source:
+aiohttp/web_server.py, web_protocol.py (`RequestHandler.start` and `finish_response`), web_response.py, _http_parser.pyx.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -69,6 +70,102 @@ def watch_connections(
     setattr(server, "connection_lost", lost)  # noqa: B010
 
 
+def take_no_upgrades(runner: web.AppRunner) -> None:
+    """Answer requests with an `Upgrade`, such as to HTTP/2, as if they had none, and lose nothing that follows them.
+
+    The runner must be set up; call this before its first connection.
+    """
+
+    def opened(connection: web.RequestHandler) -> None:
+        setattr(connection, "_parser", _StepByStep(connection, connection._parser))  # noqa: B010 - another type
+
+    watch_connections(runner, opened, lambda _connection: None)
+
+
+_WORD = b"pgrade"
+"""In every head with an `Upgrade`."""
+_SCANNED = 16 * 1024
+"""Bytes in which the word is looked for: those of a head, unless it follows a large body."""
+_EMPTY_LINE = b"\r\n\r\n"
+
+
+class _StepByStep:
+    """aiohttp's parser of requests, fed in a way that it loses nothing.
+
+    Its C code stops behind a request with an `Upgrade`, and then forgets the rest of the bytes that it was fed with. So on a
+    connection with such a request, no call goes beyond the end of a request: each ends behind an empty line, which ends a
+    head or a chunked body, or behind a body whose length is known. Where that fails, the connection is closed after the
+    response, which tells the client to send again what it has sent ahead.
+    """
+
+    _MOST_STEPS = 64
+    """For the bytes of one call; the rest goes into one step."""
+
+    def __init__(self, connection: web.RequestHandler, parser: Any) -> None:
+        self._connection = connection
+        self._feed = parser.feed_data
+        self._upgrades = False
+        self._before = b""
+        """The end of what was fed last, if that was no whole head."""
+        self._body_left = 0
+        """Bytes of the body of a request with an `Upgrade`, which are still to come."""
+        self._rest = b""
+        """What arrived while the reader of a body wanted no more of it."""
+        self.feed_eof, self.pause_reading = parser.feed_eof, parser.pause_reading
+        self.set_upgraded = parser.set_upgraded
+        # Since aiohttp 3.14.
+        self.message_consumed = getattr(parser, "message_consumed", None)
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        """Return the requests whose heads are complete, whether the connection is a WebSocket now, and the rest."""
+        if not self._upgrades:
+            across = self._before + data[: len(_WORD)]
+            if _WORD not in data[:_SCANNED].lower() and (not self._before or _WORD not in across.lower()):
+                found, upgraded, rest = self._feed(data)
+                self._before = b"" if found else (across if len(data) < len(_WORD) else data)[-len(_WORD) :]
+                return (found if upgraded or not found else _closing_upgrade(found)), upgraded, rest
+            self._upgrades = True
+        data = self._rest + data
+        self._rest = b""
+        requests: list[Any] = []
+        begin = steps = 0
+        while True:
+            steps += 1
+            exact = steps < self._MOST_STEPS
+            end = self._end(data, begin) if exact else len(data)
+            found, upgraded, rest = self._feed(data[begin:end])
+            begin = end
+            if upgraded:
+                return [*requests, *found], True, rest + data[begin:]
+            if found:
+                requests += found if exact else _closing_upgrade(found)
+                message, body = found[-1]
+                if message.upgrade and not body.is_eof():
+                    self._body_left = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
+            if begin == len(data):
+                return requests, False, b""
+            if self._connection._reading_paused:
+                self._rest = data[begin:]
+                return requests, False, b""
+
+    def _end(self, data: bytes, begin: int) -> int:
+        """Return where the next step ends; no request ends before."""
+        if self._body_left:
+            end = min(len(data), begin + self._body_left)
+            self._body_left -= end - begin
+            return end
+        if begin < len(_EMPTY_LINE) and not data[: begin + 1].strip(_EMPTY_LINE):  # perhaps the second half of an empty line
+            return begin + 1
+        found = data.find(_EMPTY_LINE, begin)
+        return len(data) if found < 0 else found + len(_EMPTY_LINE)
+
+
+def _closing_upgrade(found: Sequence[Any]) -> Sequence[Any]:
+    """Return requests of which the last, if it has an `Upgrade`, closes the connection."""
+    message, body = found[-1]
+    return [*found[:-1], (message._replace(should_close=True), body)] if message.upgrade else found
+
+
 def count_connections(runner: web.AppRunner) -> int:
     """Return the number of open connections."""
     return len(runner.server._connections) if runner.server else 0
@@ -96,9 +193,12 @@ def has_sent_head(connection: web.RequestHandler) -> bool:
     return connection._request_count > 0
 
 
-def read_no_rest(request: web.BaseRequest) -> None:
-    """Let the rest of the body be neither read nor decompressed after the response, which closes the connection."""
-    request.protocol._lingering_time = 0.0
+def hide_header(request: web.BaseRequest, name: str) -> None:
+    """Remove a header from a request that the application has not seen yet."""
+    headers = CIMultiDict(request.headers)
+    headers.popall(name, None)
+    request._headers = CIMultiDictProxy(headers)
+    request._cache.pop("headers", None)
 
 
 def abort_connections(runner: web.AppRunner) -> None:

@@ -21,8 +21,8 @@ from edgeembed.server.dialects import (
     ollama_generate,
     ollama_models,
     openai,
-    rerank,
     rerank_path,
+    score,
     tei,
     tei_info,
     tei_scores,
@@ -40,8 +40,8 @@ from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
 _DIALECTS = (
     openai,
-    rerank,
     rerank_path,
+    score,
     tokenize,
     tokenize_path,
     ollama_embed,
@@ -81,7 +81,8 @@ def make_app(
     """
     access = access or Access()
     middlewares = [request_ids, errors, auth.middleware(access)]
-    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes)
+    # `reading` decompresses.
+    app = web.Application(middlewares=middlewares, client_max_size=max_body_bytes, handler_args={"auto_decompress": False})
     app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service

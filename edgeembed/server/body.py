@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import types
 import typing
@@ -19,6 +18,7 @@ from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.aside import LARGE
 from edgeembed.inference.requests import CacheUse
 from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.charsets import as_utf8, charset_of
 from edgeembed.server.half_pairs import without_half_pairs
 from edgeembed.server.large_bodies import without_long_strings
 from edgeembed.server.reading import forget, read_request
@@ -46,9 +46,9 @@ class BodyType(Generic[T]):
         )
         self._words = dict(_words_of_fields(struct))
 
-    def decode(self, raw: bytes) -> T:
+    def decode(self, raw: bytes, charset: str = "utf-8") -> T:
         """Return a decoded body. Raises RequestError, RequestTooLargeError."""
-        raw = without_mark(raw)
+        raw = as_utf8(raw, charset)
         if len(raw) <= LARGE:
             body = self._decode(raw)
         else:
@@ -75,7 +75,7 @@ class BodyType(Generic[T]):
             raise RequestError(f"{field or 'the body'}: {message}", param=field) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if not raw.strip():
-                raise RequestError("missing request body: expected a JSON object") from error
+                raise RequestError("missing request body") from error
             if (whole := without_half_pairs(raw)) is not raw:
                 return self._decode(whole)
             raise RequestError(f"the body is not valid JSON: {error}") from error
@@ -114,10 +114,11 @@ def _words_of_fields(struct: type[msgspec.Struct], path: str = "") -> Iterator[t
 async def read_body(request: web.Request, body_type: BodyType[T]) -> T:
     """Return the request's body, decoded.
 
-    Raises RequestError naming the field, and the index in it, that is wrong; RequestTooLargeError.
+    Raises RequestError naming the field, and the index in it, that is wrong; RequestTooLargeError, UnsupportedMediaError.
     """
+    charset = charset_of(request)
     raw = await read_request(request)
-    body = await request.app[SERVICE].aside.run(len(raw), body_type.decode, raw)
+    body = await request.app[SERVICE].aside.run(len(raw), body_type.decode, raw, charset)
     forget(request)
     return body
 
@@ -141,22 +142,18 @@ async def peek_body(request: web.Request) -> PeekedFields:
 
     Raises RequestTooLargeError.
     """
+    charset = charset_of(request)
     raw = await read_request(request)
-    return await request.app[SERVICE].aside.run(len(raw), peek, raw)
+    return await request.app[SERVICE].aside.run(len(raw), peek, raw, charset)
 
 
-def peek(raw: bytes) -> PeekedFields:
+def peek(raw: bytes, charset: str = "utf-8") -> PeekedFields:
     """Return the fields that a body has; see `peek_body`."""
-    raw = without_mark(raw)
+    raw = as_utf8(raw, charset)
     try:
         return _peek_decoder.decode(without_long_strings(raw)[0] if len(raw) > LARGE else raw)
     except UNREADABLE_JSON:
         return PeekedFields()
-
-
-def without_mark(raw: bytes) -> bytes:
-    """Return a body without the UTF-8 byte order mark with which some editors and .NET programs begin it."""
-    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def json_name(item: Any) -> str:

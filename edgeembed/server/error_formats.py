@@ -1,7 +1,7 @@
 """Errors in the format of each dialect, and the dialect of a request.
 
 Formats: the OpenAI API documentation; `gin.H{"error": …}` in Ollama's server/routes.go; `ErrorResponse` in the router of
-huggingface/text-embeddings-inference; the Cohere API documentation.
+huggingface/text-embeddings-inference; the API documentation of Cohere and Voyage.
 """
 
 from __future__ import annotations

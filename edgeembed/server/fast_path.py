@@ -21,6 +21,7 @@ from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, w
 from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
 from edgeembed.server.auth import CHECKED
 from edgeembed.server.body import CACHE_HEADER, DIGEST_HEADER, cache_header
+from edgeembed.server.charsets import is_utf8
 from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.reading import read
@@ -75,7 +76,7 @@ def _may_be_stored(request: web.BaseRequest) -> bool:
     headers, length = request.headers, request.content_length
     if length is None or length > MOST_BODY_BYTES or log.isEnabledFor(logging.DEBUG):
         return False
-    return not any(name in headers for name in _APPLICATION_HEADERS)
+    return not any(name in headers for name in _APPLICATION_HEADERS) and is_utf8(request)
 
 
 def _headers(request_id: str, digest: str) -> dict[str, str]:

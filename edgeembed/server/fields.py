@@ -150,7 +150,8 @@ _MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url")
 def part_text(item: Any, place: str) -> str:
     """Return the text of an item: a string, a part with a text, or a message, whose content is a string or a list of parts.
 
-    The texts of several parts are put together as they are. Raises RequestError for anything else, such as an image.
+    A list of parts may also stand alone, as in SGLang's rerank requests. The texts of several parts are put together as they
+    are. Raises RequestError for anything else, such as an image.
     """
     match item:
         case str():
@@ -163,6 +164,8 @@ def part_text(item: Any, place: str) -> str:
             return text
         case {"content": [_, *_] as parts}:
             return "".join(part_text(part, f"{place}.content[{index}]") for index, part in enumerate(parts))
+        case [dict(), *_]:
+            return "".join(part_text(part, f"{place}[{index}]") for index, part in enumerate(item))
         case {"type": str(kind)} if kind != "text":
             raise RequestError(f"{place} is of the type {quoted(kind)}; only texts are supported", param=place)
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,14 +12,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
+from msgspec.structs import replace
 
+from edgeembed.client import daemon_url
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
-from edgeembed.server import fast_path, paths, proxy
-from edgeembed.server.address import cannot_listen, is_local, make_tls, read_keys
-from edgeembed.server.aiohttp_internals import abort_connections
+from edgeembed.server import expectations, fast_path, paths, proxy
+from edgeembed.server.address import addresses, cannot_listen, is_local, make_tls, read_keys
+from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
@@ -65,15 +68,15 @@ async def listening(
         handler_cancellation=True,  # so that a client that disconnects frees its place in the queue
     )
     await runner.setup()
+    take_no_upgrades(runner)
     paths.install(runner)
+    wrap_handler(runner, functools.partial(expectations.ahead_of, runner.app))
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())
     try:
         mask = os.umask(0o177) if settings.uds else None  # only this user may connect, from the start
         try:
-            await _site(runner, settings).start()
-        except OSError as error:
-            raise cannot_listen(settings, error) from error
+            await _listen(runner, settings)
         finally:
             if mask is not None:
                 os.umask(mask)
@@ -97,22 +100,36 @@ def make_access(settings: Settings) -> Access:
     )
 
 
-def _site(runner: web.AppRunner, settings: Settings) -> web.BaseSite:
+async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+    """Listen on the socket or the addresses of the settings. Raises ConfigError."""
     tls = make_tls(settings)
-    if settings.uds is None:
-        return web.TCPSite(runner, settings.host, settings.port, ssl_context=tls)
-    path = Path(settings.uds)
+    if settings.uds is not None:
+        try:
+            _remove_left_behind(Path(settings.uds))
+            await web.UnixSite(runner, settings.uds, ssl_context=tls).start()
+        except OSError as error:
+            raise cannot_listen(settings, settings.host, error) from error
+        return
+    port = settings.port
+    for host in addresses(settings):
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        except OSError as error:
+            if port != settings.port:  # the system chose it for 127.0.0.1, and ::1 has another use for it
+                continue
+            raise cannot_listen(settings, host, error) from error
+        port = runner.addresses[0][1]
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove the socket of a daemon that was killed. Raises OSError if it is in use."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
                 raise OSError(errno.EADDRINUSE, "in use")
-        path.unlink()  # left behind by a daemon that was killed
-    return web.UnixSite(runner, path, ssl_context=tls)
+        path.unlink()
 
 
 def _url(runner: web.AppRunner, settings: Settings) -> str:
-    scheme = "https" if settings.certfile else "http"
-    if settings.uds:
-        return f"{scheme}+unix://{settings.uds}"
-    host, port = runner.addresses[0][:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    """Return the URL for programs on this machine."""
+    return daemon_url(settings if settings.uds else replace(settings, port=runner.addresses[0][1]))

@@ -13,7 +13,8 @@ from multidict import istr
 
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
-from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeError
+from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeError, UnsupportedMediaError
+from edgeembed.server import content_codings
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.auth import let_page_read
 from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
@@ -85,17 +86,16 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = error_response(error, error_format_of(request))
         if isinstance(error, BodyTimeoutError):
             response.force_close()  # the rest of the body would be read as the next request
+        if isinstance(error, UnsupportedMediaError):
+            response.headers[hdrs.ACCEPT_ENCODING] = content_codings.TAKEN
         return response
     except web.HTTPRequestEntityTooLarge:
         limit = request.client_max_size / 2**20
-        response = error_response(
+        return error_response(
             RequestTooLargeError(f"the request body is larger than {limit:g} MiB; send fewer texts at a time"),
             error_format_of(request),
         )
-        if request.headers.get("Content-Encoding"):
-            response.force_close()  # the rest is not decompressed, so the connection ends; tell clients that pool it
-        return response
-    except web.RequestPayloadError as error:  # such as a body that is not gzip although its header says so
+    except web.RequestPayloadError as error:  # such as a chunk without a size
         message = f"the request body cannot be read: {' '.join(str(error).split())}"
         response = error_object(400, message, error_format_of(request))
         response.force_close()  # aiohttp closes the connection, so tell clients that pool it

@@ -9,8 +9,9 @@ from aiohttp import StreamReader, hdrs, web
 
 from edgeembed.errors import BodyTimeoutError
 from edgeembed.inference.aside import Aside
-from edgeembed.server.aiohttp_internals import read_no_rest
 from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.content_codings import decompressor_of
+from edgeembed.server.expectations import send_continue
 
 STEP_SECONDS = 20.0
 SMALL_BYTES = 256 * 1024
@@ -78,13 +79,15 @@ async def read(request: web.BaseRequest, most: int, room: BodyRoom | None = None
     Raises:
         web.HTTPRequestEntityTooLarge: the body is larger than `most`.
         BodyTimeoutError: the client sends it too slowly.
-        web.RequestPayloadError: it cannot be decompressed.
+        UnsupportedMediaError: it is compressed in a way that is not taken.
+        RequestError: it cannot be decompressed.
+        web.RequestPayloadError: its chunks cannot be read.
     """
     known = request.get(_BODY)
     if known is None:
         content = request.content
-        if content.is_eof() and content.exception() is None and content.total_bytes <= most and _LATE not in request:
-            # All of it has arrived, as most bodies have.
+        complete = content.is_eof() and content.exception() is None and content.total_bytes <= most and _LATE not in request
+        if complete and hdrs.CONTENT_ENCODING not in request.headers:  # as most are
             known = request[_BODY] = await content.readany()
             return known
         if (request.content_length or 0) > most:
@@ -116,25 +119,37 @@ async def read_request(request: web.Request) -> bytes:
 
 
 async def _read_all(request: web.BaseRequest, most: int, room: BodyRoom | None, aside: Aside | None) -> bytes:
+    decompressor = decompressor_of(request)
+    await send_continue(request)
     # A list, because a buffer that grows is copied from time to time: 30 ms for 60 MB.
     parts: list[bytes] = []
-    size = 0
+    arrived = size = 0
     while not request.content.at_eof() or request.content.exception():
-        if room is not None and size >= SMALL_BYTES and _RESERVED not in request:
-            request[_RESERVED] = 0
-            known = hdrs.CONTENT_ENCODING not in request.headers and request.content_length
-            await room.reserve(known or most)
-            request[_RESERVED] = known or most
-        parts.append(await _read_step(request.content, _FIRST_STEP if size < SMALL_BYTES else _LATER_STEP))
-        size += len(parts[-1])
-        if size > most:
-            if hdrs.CONTENT_ENCODING in request.headers:
-                read_no_rest(request)
-            raise web.HTTPRequestEntityTooLarge(most)
-        if size > SMALL_BYTES:
-            await asyncio.sleep(0)  # decompressing goes on without waiting for the client
+        await _reserve(request, size, most, room)
+        arrives = await _read_step(request.content, _FIRST_STEP if arrived < SMALL_BYTES else _LATER_STEP)
+        arrived += len(arrives)
+        for part in decompressor.parts(arrives) if decompressor else (arrives,):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise web.HTTPRequestEntityTooLarge(most)
+            if size > SMALL_BYTES:
+                await asyncio.sleep(0)  # other requests go on, also if the client does not have to be waited for
+            await _reserve(request, size, most, room)
+    if decompressor:
+        decompressor.finish()
     # Joining more than 1 MiB of bytes lets other threads run meanwhile.
     return b"".join(parts) if aside is None else await aside.run(size, b"".join, parts)
+
+
+async def _reserve(request: web.BaseRequest, size: int, most: int, room: BodyRoom | None) -> None:
+    """Wait until there is room for the rest of a body, if it turns out to be large."""
+    if room is None or size < SMALL_BYTES or _RESERVED in request:
+        return
+    request[_RESERVED] = 0
+    known = hdrs.CONTENT_ENCODING not in request.headers and request.content_length
+    await room.reserve(known or most)
+    request[_RESERVED] = known or most
 
 
 async def _read_step(content: StreamReader, least: int) -> bytes:

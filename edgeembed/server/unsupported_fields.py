@@ -73,6 +73,7 @@ UNSUPPORTED: dict[str, UnsupportedField] = {
     "truncation_side": UnsupportedField("vLLM", _LENGTHS),
     "truncation_direction": UnsupportedField("TEI", _LENGTHS, ("right",)),
     "truncate_prompt_tokens": UnsupportedField("vLLM", _LENGTHS),
+    "max_tokens_per_query": UnsupportedField("vLLM", "a query is cut with its document; see truncate_prompt_tokens", (0,)),
     # Other models, or other tasks of a model.
     "modality": UnsupportedField("infinity", "only texts are supported", ("text",)),
     "images": UnsupportedField("Cohere", "only texts are supported", ([],)),

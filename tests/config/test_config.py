@@ -42,7 +42,7 @@ def test_flag_before_environment_before_file_before_default(home: Path) -> None:
     assert (settings.port, origins["port"]) == (1003, "flag")
     assert (settings.threads, origins["threads"]) == (1002, "environment"), "a flag that is None was not given"
     assert (settings.batch_tokens, origins["batch_tokens"]) == (1001, "config.toml")
-    assert (settings.host, origins["host"]) == ("127.0.0.1", "default")
+    assert (settings.host, origins["host"]) == ("localhost", "default")
     assert list(origins) == field_names()
 
 

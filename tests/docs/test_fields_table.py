@@ -16,16 +16,24 @@ from edgeembed.server.ops.openapi import OPERATIONS
 from edgeembed.server.unsupported_fields import IGNORED, UNSUPPORTED
 
 PAGE = Path(__file__).parents[2] / "docs" / "fields.md"
-ROUTES = ("/v1/embeddings", "/v2/embed", "/api/embed", "/embed", "/v1/rerank", "/rerank")
-"""The columns: one route of each dialect, the last one with the body of text-embeddings-inference."""
+ROUTES = {
+    "`/v1/embeddings`": ("/v1/embeddings", -1),
+    "`/v2/embed`": ("/v2/embed", -1),
+    "`/api/embed`": ("/api/embed", -1),
+    "`/embed`": ("/embed", -1),
+    "`/v1/rerank`": ("/v1/rerank", 0),
+    "`/rerank` with `texts`": ("/rerank", -1),
+    "`/score`": ("/score", -1),
+}
+"""The columns: a route of each dialect, and which of its bodies it is."""
 
 
 def fields_table() -> str:
     """Return the table of fields by route, in Markdown."""
-    lines = [f"| field | of | {' | '.join(f'`{route}`' for route in ROUTES)} |", "|---|---|" + "---|" * len(ROUTES)]
+    lines = [f"| field | of | {' | '.join(ROUTES)} |", "|---|---|" + "---|" * len(ROUTES)]
     for name, field in UNSUPPORTED.items():
         refused = ", ".join(f"`{json.dumps(value)}`" for value in field.harmless) or "no"
-        cells = ["yes" if name in _own_fields(route) else refused for route in ROUTES]
+        cells = ["yes" if name in _own_fields(*route) else refused for route in ROUTES.values()]
         lines.append(f"| `{name}` | {field.servers} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -35,9 +43,9 @@ def ignored_table() -> str:
     return "\n".join(f"- `{name}`: {why}" for name, why in IGNORED.items())
 
 
-def _own_fields(route: str) -> set[str]:
+def _own_fields(route: str, number: int) -> set[str]:
     body: Any = OPERATIONS["POST", route].body
-    body = body[-1] if isinstance(body, tuple) else body
+    body = body[number] if isinstance(body, tuple) else body
     return {field.encode_name for field in msgspec.structs.fields(body)}
 
 

@@ -13,7 +13,7 @@ from edgeembed.server.dialects.rerank import RerankBody
 from edgeembed.server.ops.openapi import OPERATIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
-IGNORED = {"user", "instruct", "rank_fields"}
+IGNORED = {"user"}
 """Fields that are accepted without an effect of their own."""
 
 

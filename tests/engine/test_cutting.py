@@ -12,6 +12,7 @@ from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import BULK, Limits, Pair, Prompted, Side
 from edgeembed.engine.ipc.messages import EmbedItem, Failed, RowItem
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.reading import common
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.engine.worker.reader import CutReading, TextReader
 from edgeembed.engine.worker_options import WorkerOptions
@@ -87,6 +88,44 @@ def test_a_pair_keeps_its_query_and_its_template(name: str, side: Side, tmp_path
     assert kept.tolist() == (own[: len(kept)] if side == "end" else own[-len(kept) :]).tolist()
     short = reader.read_within(Pair(pair.query, pair.document, None, Limits(5, side, own=True)))
     assert len(short.tokens) - first - last == 5
+
+
+ROOM = 40
+"""Tokens for query and document together."""
+SHARES = [((120, 800), (20, 20)), ((800, 120), (20, 20)), ((12, 800), (12, 28)), ((800, 12), (28, 12)), ((38, 6), (34, 6))]
+"""Tokens of a query and of its document, and how many of them are left of each."""
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+@pytest.mark.parametrize("side", ["end", "start"])
+def test_the_longer_one_of_a_pair_is_truncated_first(name: str, side: Side, tmp_path: Path) -> None:
+    model = reranker(name, tmp_path)
+    reader = TextReader(model, context_tokens=model.info.context_tokens, vocabulary=model.vocabulary.size)
+    empty = model.read(Pair("", "")).tokens
+    before, behind = (
+        common(empty[::step], model.read(pair).tokens[::step]) for step, pair in ((1, Pair("a", "")), (-1, Pair("", "a")))
+    )
+    between = empty[before : len(empty) - behind]
+    for (query_tokens, document_tokens), (of_query, of_document) in SHARES:
+        query, document = _letters("a b ", model, query_tokens), _letters("e f ", model, document_tokens)
+        whole = model.read(Pair(query, document)).tokens
+        parts = [before, query_tokens, len(between), document_tokens, behind]
+        assert len(whole) == sum(parts)
+        head, own, middle, text, tail = np.split(whole, np.cumsum(parts)[:-1])
+        kept = [own[:of_query], text[:of_document]] if side == "end" else [own[-of_query:], text[-of_document:]]
+        limits = Limits(len(empty) + ROOM, side, query=True)
+        reading = reader.read_within(Pair(query, document, None, limits))
+        assert isinstance(reading, CutReading)
+        assert reading.full == len(whole)
+        assert reading.tokens.tolist() == np.concatenate([head, kept[0], middle, kept[1], tail]).tolist()
+
+
+def _letters(two: str, model: LlamaModel, tokens: int) -> str:
+    """Return a text of so many tokens."""
+    text = two * tokens
+    while len(model.read(Pair("", text)).tokens) - len(model.read(Pair("", "")).tokens) > tokens:
+        text = text[:-1]
+    return text
 
 
 HARD_TO_GUESS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.hub.store import Store
 from edgeembed.runtime.engines import make_engine
-from edgeembed.server.address import check_address
+from edgeembed.server.address import addresses, check_address
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "example.invalid", "::"])
@@ -34,6 +36,29 @@ def test_a_busy_port_is_an_error_that_says_what_to_do() -> None:
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} is in use.*--port"):
             check_address(Settings(port=port))
     check_address(Settings(port=port))
+
+
+@pytest.mark.skipif(len(addresses(Settings())) == 1, reason="this system has no IPv6")
+def test_a_port_that_is_busy_on_the_second_address_is_an_error_too() -> None:
+    """A client that takes localhost for ::1 would reach the other program."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"\[::1\]:{port} is in use.*--host 127\.0\.0\.1"):
+            check_address(Settings(port=port))
+        check_address(Settings(port=port, host="127.0.0.1"))
+
+
+def test_without_ipv6_the_other_address_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = socket.socket.bind
+
+    def bind(self: socket.socket, address: tuple[str, int]) -> None:
+        if self.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        usual(self, address)
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    assert addresses(Settings()) == ["127.0.0.1"]
+    check_address(Settings(port=free_port()))
 
 
 async def test_a_model_file_that_was_replaced_is_not_loaded_under_the_old_digest(tmp_path: Path) -> None:

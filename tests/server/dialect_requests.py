@@ -55,9 +55,9 @@ class Server:
         self.ranker.row_of = score
         self.ranker.dimensions = 1
         engines = {"embedder": self.embedder, "ranker": self.ranker}
-        registry = ModelRegistry(
+        self.registry = registry = ModelRegistry(
             fake_model("embedder", prompts=PROMPTS),
-            [fake_model("ranker", "rerank")],
+            [fake_model("ranker", "rerank", prompts=Prompts(instruction="Find answers"))],
             aliases={"nomic-embed-text": "embedder"},
         )
         self.keep_alive: float | None = None

@@ -23,8 +23,8 @@ from edgeembed.server.ops.openapi import OPERATIONS
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     path: operation.example or {"model": "no-such-model"}
-    for (_, path), operation in OPERATIONS.items()
-    if operation.body and not path.startswith("/v1/admin")
+    for (method, path), operation in OPERATIONS.items()
+    if method == "POST" and operation.body and not path.startswith("/v1/admin")
 }
 """Valid bodies by path, without the routes for the owner, which only daemons have (`test_admin.py`)."""
 

@@ -1,7 +1,7 @@
 """From a text to the tokens that are computed: prompt, special tokens, ids from the client, truncation.
 
-Only the text itself, or a pair's document, is ever truncated: prompt, query and special tokens stay whole, because the model
-was not trained on texts without them (and Qwen3 pools the last one). No llama.cpp here.
+Only the text itself, or a pair's document and query, are ever truncated: prompt and special tokens stay whole, because the
+model was not trained on texts without them (and Qwen3 pools the last one). No llama.cpp here.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class TextReader:
         Raises TooLongError, NoRoomError, BadIdsError, and what the model raises.
         """
         limits = _NO_LIMITS if isinstance(text, str) else text.limits or _NO_LIMITS
-        text, shorter = self._shortened(text, self._context_tokens, at_start=limits.cut == "start")
+        at_start = limits.cut == "start"
+        text, shorter = self._shortened(text, self._context_tokens, at_start=at_start)
         reading = self.read(text)
         count = len(reading.tokens)
         most = min(self._context_tokens, limits.most or self._context_tokens)
@@ -103,14 +104,21 @@ class TextReader:
             return reading
         if limits.cut == "none" and not limits.own:
             raise TooLongError(count, most, at_least=shorter)
-        head, tail = self._kept(text, reading.tokens)
+        tokens = reading.tokens
+        head, tail = self._kept(text, tokens)
+        if isinstance(text, Pair) and limits.query and limits.cut != "none":
+            document = tokens[len(head) :]
+            head = self._with_short_query(text, head, tail, len(document) - len(tail))
+            tokens = np.concatenate([head, document])
         if limits.own:
             most = min(self._context_tokens, len(head) + limits.most + len(tail))
             if count <= most:
                 return reading
             if limits.cut == "none":
                 raise TooLongError(count, most, at_least=shorter)
-        return CutReading(_cut(reading.tokens, head, tail, most, at_start=limits.cut == "start"), full=count)
+        if len(tokens) > most:
+            tokens = _cut(tokens, head, tail, most, at_start=at_start)
+        return CutReading(tokens, full=count)
 
     def _shortened(self, text: Text, most: int, *, at_start: bool) -> tuple[Text, bool]:
         """Return a giant text without the end, or the beginning, that is too far behind `most` tokens to matter.
@@ -132,7 +140,7 @@ class TextReader:
             case Pair(query, document, instruction):
                 found = msgspec.structs.replace(
                     text,
-                    query=part(query),
+                    query=part(query, at_start=at_start),
                     document=part(document, at_start=at_start),
                     instruction=part(instruction) if instruction else instruction,
                 )
@@ -168,6 +176,23 @@ class TextReader:
                 before = common(tokens, scaffold)
                 behind = common(tokens[before:][::-1], scaffold[before:][::-1])
                 return scaffold[:before], scaffold[len(scaffold) - behind :]
+
+    def _with_short_query(self, pair: Pair, head: Tokens, tail: Tokens, document: int) -> Tokens:
+        """Return the tokens before a pair's document, with the query truncated as far as the pair's limits require.
+
+        As tokenizers do with pairs ("longest first"), the query is left at least half of the room that it shares with the
+        document, and whatever the document leaves. head, tail: the tokens before and after the document. document: the
+        number of its tokens. Raises NoRoomError.
+        """
+        limits = pair.limits or _NO_LIMITS
+        empty = self._model.read(Pair("", "", pair.instruction)).tokens
+        first = common(empty, self._model.read(Pair("a", "", pair.instruction)).tokens)
+        before, between = empty[:first], empty[first : len(empty) - len(tail)]
+        most = self._context_tokens if limits.own else min(self._context_tokens, limits.most or self._context_tokens)
+        room = most - len(empty)
+        kept = max(room - (min(document, limits.most) if limits.own else document), room // 2)
+        length = len(before) + kept + len(between)
+        return head if len(head) <= length else _cut(head, before, between, length, at_start=limits.cut == "start")
 
     @cached_property
     def _frame(self) -> tuple[Tokens, Tokens]:

@@ -214,9 +214,12 @@ def _lengths(options: dict[str, Any] | None, truncate: bool | None) -> Lengths:
     most = (options or {}).get("num_ctx")
     if isinstance(most, float) and most.is_integer():
         most = int(most)
-    if most is not None and (type(most) is not int or most < 0):
+    if most is not None and type(most) is not int:
+        raise RequestError('option "num_ctx" must be of type integer: expected a number of tokens', param="options.num_ctx")
+    if most is not None and most < 1:
         raise RequestError(
-            'option "num_ctx" must be of type integer: expected a number of tokens, 0 or more', param="options.num_ctx"
+            f"input after truncation exceeds maximum context length: options.num_ctx is {most}; expected at least 1. "
+            "Without it, the model's own limit holds",
+            param="options.num_ctx",
         )
-    # 0 means the model's own limit.
-    return Lengths("none" if truncate is False else "end", most or None, asked="options.num_ctx")
+    return Lengths("none" if truncate is False else "end", most, asked="options.num_ctx")

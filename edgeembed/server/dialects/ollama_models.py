@@ -145,7 +145,7 @@ async def show(request: web.Request) -> web.Response:
     return struct_response(
         OllamaShowAnswer(
             modelfile=f"FROM {model.spec}\n",
-            parameters="",
+            parameters=_parameters(request, model, card),
             template="{{ .Prompt }}",
             license=str(card.metadata.get("general.license", "")),
             details=_details(model, card),
@@ -211,6 +211,14 @@ def _details(model: ServedModel, card: ModelCard) -> OllamaDetails:
         context_length=card.context_tokens or 0,
         embedding_length=model.dimensions or 0,
     )
+
+
+def _parameters(request: web.Request, model: ServedModel, card: ModelCard) -> str:
+    """Return the options of a model, as Ollama writes them: the longest text in tokens, if it is known."""
+    slot = request.app[SERVICE].pool.slot_of(model)
+    info = slot.engine.info if slot and slot.engine else None
+    most = info.context_tokens if info else card.context_tokens
+    return f"{'num_ctx':<30} {most}" if most else ""
 
 
 def _model_info(model: ServedModel, card: ModelCard) -> dict[str, Any]:

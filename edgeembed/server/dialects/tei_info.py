@@ -8,9 +8,11 @@ from msgspec import UNSET, UnsetType
 
 from edgeembed import __version__
 from edgeembed.engine.interface import ModelInfo
+from edgeembed.engine.ipc.activity_table import READING
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.connections import most_connections
 from edgeembed.server.dialects.tei_scores import LABEL
 from edgeembed.server.responses import struct_response
 
@@ -38,10 +40,10 @@ class ModelType(msgspec.Struct):
 
 
 class TeiInfo(msgspec.Struct):
-    """The default model and the limits of requests, in tokens with special tokens included. null: no fixed limit.
+    """The default model and the limits of requests, in tokens with special tokens included.
 
     Any request may have `max_client_batch_size` texts of `max_input_length` tokens. A forward pass has at most
-    `max_batch_tokens`.
+    `max_batch_tokens`. Each connection, of which there are at most `max_concurrent_requests`, has one request at a time.
     """
 
     model_id: str
@@ -52,11 +54,11 @@ class TeiInfo(msgspec.Struct):
     max_input_length: int
     max_client_batch_size: int
     max_batch_tokens: int
+    max_concurrent_requests: int
+    tokenization_workers: int
     auto_truncate: bool
     version: str
-    max_concurrent_requests: int | None = None
     max_batch_requests: int | None = None
-    tokenization_workers: int | None = None
     sha: str | None = None
     docker_label: str | None = None
 
@@ -82,6 +84,8 @@ async def info(request: web.Request) -> web.Response:
             max_input_length=loaded.context_tokens,
             max_client_batch_size=_most_texts(request.app[MAX_INPUTS], service.max_listed_tokens // loaded.context_tokens),
             max_batch_tokens=max(loaded.batch_tokens, loaded.context_tokens),
+            max_concurrent_requests=most_connections(),
+            tokenization_workers=len(READING),
             auto_truncate=True,
             version=__version__,
         )

@@ -1,11 +1,12 @@
 """Scores in the dialect of text-embeddings-inference (TEI): POST /rerank and /predict.
 
-POST /rerank, which another dialect shares, is in `rerank_path`.
+The path /rerank, which other dialects share, is in `rerank_path`. The fields `top_n`, from llama.cpp's server, and
+`instruction` are extensions.
 """
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -15,10 +16,11 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.errors import EmptyInputError, RequestError
-from edgeembed.inference.postprocess import log_odds
 from edgeembed.inference.requests import RerankRequest
+from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, json_name, read_body
+from edgeembed.server.dialects.rerank_fields import INSTRUCTION, TOP_N, CountField, most_of
 from edgeembed.server.dialects.tei_fields import DirectionField, TruncateField, check_batch, compute_headers, lengths
 from edgeembed.server.fields import TextField, TextListField, texts_of
 from edgeembed.server.responses import json_response, plain
@@ -38,6 +40,8 @@ class TeiRerankBody(msgspec.Struct):
     return_text: bool | None = None
     truncate: TruncateField = None
     truncation_direction: DirectionField = None
+    top_n: Annotated[CountField | None, Meta(description=TOP_N)] = None
+    instruction: Annotated[str | None, Meta(description=INSTRUCTION)] = None
     model: str | None = None
 
 
@@ -80,22 +84,23 @@ async def rerank(request: web.Request) -> web.Response:
     body = await read_body(request, _RERANK)
     check_batch(body.texts, request.app[MAX_INPUTS], "texts")
     texts = texts_of(body.texts, None, "texts")
+    most = most_of(body.top_n, "top_n")
     service = request.app[SERVICE]
     result = await service.rerank(
         RerankRequest(
             query=body.query,
             documents=texts,
             model=body.model,
+            instruction=body.instruction,
             param="texts",
             cache=cache_use(None, request),
-            lengths=lengths(body.truncate, body.truncation_direction),
+            lengths=_lengths(body),
         )
     )
-    scores = [log_odds(score) for score in result.scores] if body.raw_scores else result.scores
-    order = sorted(range(len(texts)), key=lambda index: -scores[index])
-    ranks = [TeiRank(index, scores[index], texts[index] if body.return_text else UNSET) for index in order]
+    scores = result.raw_scores if body.raw_scores else result.scores
+    ranks = [TeiRank(index, scores[index], texts[index] if body.return_text else UNSET) for index in result.best(most)]
     characters = sum(map(len, texts))
-    headers = compute_headers(result, len(texts), characters + len(body.query) * len(texts), began)
+    headers = compute_headers(result, result.texts, characters + len(body.query) * len(texts), began)
     return await service.aside.run(
         characters if body.return_text else 0, partial(json_response, headers=headers), plain(ranks)
     )
@@ -106,31 +111,28 @@ async def predict(request: web.Request) -> web.Response:
     """Score a pair of texts, or each pair in a list, with a reranker, which has a single label."""
     body = await read_body(request, _PREDICT)
     single, pairs = _pairs_of(body.inputs, request.app[MAX_INPUTS])
-    documents: dict[str, list[str]] = {}
-    for query, document in pairs:
-        documents.setdefault(query, []).append(document)
-    results = await asyncio.gather(
-        *(
-            request.app[SERVICE].rerank(
-                RerankRequest(
-                    query=query,
-                    documents=texts,
-                    model=body.model,
-                    param="inputs",
-                    single=True,
-                    cache=cache_use(None, request),
-                    lengths=lengths(body.truncate, body.truncation_direction),
-                )
-            )
-            for query, texts in documents.items()
+    queries, documents = zip(*pairs, strict=True)
+    result = await request.app[SERVICE].rerank(
+        RerankRequest(
+            query=queries,
+            documents=documents,
+            model=body.model,
+            param="inputs",
+            query_param="inputs",
+            single=single,
+            cache=cache_use(None, request),
+            lengths=_lengths(body),
         )
     )
-    scores = {query: iter(result.scores) for query, result in zip(documents, results, strict=True)}
-    predictions = []
-    for query, _ in pairs:
-        score = next(scores[query])
-        predictions.append([TeiPrediction(log_odds(score) if body.raw_scores else score, LABEL)])
+    scores = result.raw_scores if body.raw_scores else result.scores
+    predictions = [[TeiPrediction(score, LABEL)] for score in scores]
     return json_response(plain(predictions[0] if single else predictions))
+
+
+def _lengths(body: TeiRerankBody | TeiPredictBody) -> Lengths:
+    """Return how long a pair may be; of one that is too long, the longer text is cut first, as TEI does."""
+    found = lengths(body.truncate, body.truncation_direction)
+    return dataclasses.replace(found, query=found.cut != "none")
 
 
 def _pairs_of(inputs: str | list[Any], most: int | None) -> tuple[bool, list[tuple[str, str]]]:

@@ -58,7 +58,7 @@ async def tokenize(request: web.Request) -> web.Response:
     # Counting is cheap at any length; an answer with ids is large.
     most = service.max_listed_tokens if body.ids else None
     result = await service.count_tokens(
-        TokenizeRequest(texts, body.model, body.input_type, body.instruction, most_tokens=most)
+        TokenizeRequest(texts, body.model, body.input_type, body.instruction, most_tokens=most, task="embed")
     )
     data = [
         TokenizedText(index, len(text.ids), text.ids.tolist() if body.ids else UNSET)

@@ -69,7 +69,7 @@ class DetokenizeBody(msgspec.Struct):
     tokens: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "integer", "minimum": 0}})]
     model: str | None = None
     skip_special_tokens: Annotated[
-        bool | None, Meta(description="SGLang: whether `text` is without special tokens. Default: true.")
+        bool | None, Meta(description="SGLang: whether text is without special tokens. Default: true.")
     ] = None
 
 

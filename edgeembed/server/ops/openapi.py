@@ -29,6 +29,8 @@ from edgeembed.server.dialects import (
     ollama_manage,
     ollama_models,
     rerank,
+    rerank_answer,
+    score,
     tei,
     tei_info,
     tei_scores,
@@ -90,14 +92,14 @@ class Operation:
 
 
 _OPENAI = "OpenAI"
-_RERANK = "Rerank (Jina, Cohere, vLLM)"
+_RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
 _OLLAMA = "Ollama"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
 _SERVER = "This server"
 _ADMIN = "Administration"
 
-_QUERY = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
+_QUERY: dict[str, Any] = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
@@ -112,19 +114,33 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _COMPUTES,
         {"input": ["The rain falls."], "ids": True},
     ),
-    ("POST", "/v1/rerank"): Operation(
-        _RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, {**_QUERY, "top_n": 1}, cached=True
-    ),
-    ("POST", "/v2/rerank"): Operation(_RERANK, rerank.RerankAnswer, rerank.RerankBody, _COMPUTES, _QUERY, cached=True),
-    ("POST", "/rerank"): Operation(
-        _RERANK,
-        (rerank.RerankAnswer, list[tei_scores.TeiRank]),
-        (rerank.RerankBody, tei_scores.TeiRerankBody),
-        _TEI_COMPUTES,
-        {"query": "Is it raining?", "texts": ["The rain falls.", "A dry desert."]},
-        cached=True,
-        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
-    ),
+    **{
+        ("POST", path): Operation(
+            _RERANK,
+            (rerank_answer.RerankAnswer, list[tei_scores.TeiRank]),
+            (rerank.RerankBody, tei_scores.TeiRerankBody),
+            _TEI_COMPUTES,
+            example,
+            cached=True,
+            fails=dict.fromkeys(_TEI_COMPUTES, (error, error_formats.TeiError)),
+        )
+        for path, example, error in (
+            ("/v1/rerank", {**_QUERY, "top_n": 1}, error_formats.OpenAIError),
+            ("/v2/rerank", _QUERY, error_formats.CohereError),
+            ("/rerank", {"query": _QUERY["query"], "texts": _QUERY["documents"]}, error_formats.OpenAIError),
+        )
+    },
+    **{
+        ("POST", path): Operation(
+            _RERANK,
+            (score.ScoreAnswer, score.SglangScoreAnswer),
+            score.ScoreBody,
+            _COMPUTES,
+            {"text_1": "Is it raining?", "text_2": ["The rain falls.", "A dry desert."]},
+            cached=True,
+        )
+        for path in ("/score", "/v1/score")
+    },
     ("POST", "/api/embed"): Operation(
         _OLLAMA,
         ollama_embed.OllamaEmbedAnswer,
@@ -178,8 +194,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"inputs": ["Is it raining?", "The rain falls."]},
         cached=True,
     ),
-    ("POST", "/embed_all"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
-    ("POST", "/embed_sparse"): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES),
+    **{
+        ("POST", path): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES, {"inputs": "The rain falls."})
+        for path in ("/embed_all", "/embed_sparse")
+    },
     ("POST", "/tokenize"): Operation(
         _TEI,
         (list[list[tei_tokens.TeiToken]], tokenize_path.VllmTokens, tokenize_path.LlamaTokens),
@@ -200,10 +218,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     **{
         ("POST", path): Operation(
             _TEI,
-            (RowsField, list[float], list[tei_scores.TeiRank]),
-            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+            (RowsField, list[float], list[tei_scores.TeiRank], rerank_answer.RerankAnswer),
+            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody, rerank.RerankBody),
             _TEI_COMPUTES,
             {"inputs": "The rain falls."},
+            fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.TeiError, error_formats.OpenAIError)),
             cached=True,
         )
         for path in ("/", "/invocations")

@@ -29,7 +29,6 @@ CASES: list[Case] = [
         for name, check in [
             ("license", "a['license']"),
             ("modelfile", "a['modelfile']"),
-            ("parameters", "a['parameters']"),
             ("template", "a['template']"),
             (
                 "details",
@@ -38,6 +37,13 @@ CASES: list[Case] = [
             ("model_info", "len(a['model_info']) > 0"),
             ("modified_at", "a['modified_at']"),
         ]
+    ),
+    case(
+        API + "runAPIShowModel[parameters]",
+        post("/api/show", model=MODEL),
+        OK,
+        "a['parameters']",
+        differs("parameters of models", OK, "a['parameters'] == ''"),
     ),
     case(
         "server/routes_test.go::TestShow",
@@ -51,6 +57,7 @@ CASES: list[Case] = [
         OK,
         "a.headers['content-type'] == 'application/json; charset=utf-8'",
         "list(a.json) == ['version']",
+        differs("content type", OK, "a.headers['content-type'] == 'application/json'", "a['version']"),
     ),
     case(
         ROUTES + "Tags Handler",
@@ -59,6 +66,12 @@ CASES: list[Case] = [
         "a.headers['content-type'] == 'application/json; charset=utf-8'",
         "'expires_at' not in a.text",
         f"'{MODEL}:latest' in [model['name'] for model in a['models']]",
+        differs(
+            "content type",
+            OK,
+            "a.headers['content-type'] == 'application/json' and 'expires_at' not in a.text",
+            f"'{MODEL}:latest' in [model['name'] for model in a['models']]",
+        ),
     ),
     case(
         ROUTES + "Delete Non-existent Model",

@@ -376,7 +376,6 @@ CASES: list[Case] = [
             f"{API}/info[{name}]",
             get("/info"),
             f"a['{name}'] > 0",
-            differs("what TEI alone has", OK, f"a['{name}'] is None"),
         )
         for name in ("max_concurrent_requests", "tokenization_workers")
     ),

@@ -141,20 +141,9 @@ async def test_v2_rerank_has_coheres_format(client: TestClient) -> None:
     assert status == 200
     assert [item["index"] for item in answer["results"]] == [1, 2]
     assert all(set(item) == {"index", "relevance_score"} for item in answer["results"])
-    assert answer["meta"] == {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
-
-
-async def test_rerank_accepts_the_field_names_of_vllm_and_sglang(client: TestClient, server: Server) -> None:
-    await post(client, "/rerank", query="q", documents=["good"], instruct="find code")
-    assert server.ranker.computed == ["find code|q|good"]
-    for more in ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 3}, {"max_tokens_per_doc": 3}):
-        assert (await post(client, "/v1/rerank", query="q", documents=["good"], **more))[0] == 200
-    server.ranker.computed.clear()
-    for number, (name, most, kept) in enumerate((("truncate_prompt_tokens", 5, "c d"), ("max_tokens_per_doc", 3, "a b c"))):
-        answer = await client.post("/v1/rerank", json={"query": f"q {number}", "documents": ["a b c d"], name: most})
-        assert answer.status == 200
-        assert answer.headers["X-Edgeembed-Truncated"] == "1"
-        assert server.ranker.computed.pop() == f"None|q {number}|{kept}"
+    assert "data" not in answer
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    assert answer["meta"] == {**meta, "tokens": {"input_tokens": 9, "output_tokens": 0}}
 
 
 async def test_a_row_of_zeros_can_be_quantised(client: TestClient, server: Server) -> None:

@@ -120,7 +120,7 @@ async def test_a_missing_body_is_named(client: TestClient) -> None:
     for path in ("/api/embed", "/api/embeddings", "/api/show"):
         response = await client.post(path)
         assert response.status == 400
-        assert (await response.json())["error"].startswith("missing request body")
+        assert (await response.json())["error"] == "missing request body"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,18 @@ async def test_nothing_to_embed_loads_the_model(
         ("/api/embed", {"model": "embedder", "input": "a", "keep_alive": "soon"}, 400, "keep_alive"),
         ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": "8"}}, 400, 'option "num_ctx"'),
         ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": 8.5}}, 400, 'option "num_ctx"'),
-        ("/api/embed", {"model": "embedder", "input": "a", "options": {"num_ctx": -1}}, 400, 'option "num_ctx"'),
+        (
+            "/api/embed",
+            {"model": "embedder", "input": "a", "options": {"num_ctx": -1}},
+            400,
+            "exceeds maximum context length",
+        ),
+        (
+            "/api/embed",
+            {"model": "embedder", "input": "a", "options": {"num_ctx": 0}},
+            400,
+            "exceeds maximum context length",
+        ),
         ("/api/embed", {"model": "embedder", "input": "a", "truncate": "yes"}, 400, "truncate"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed import __version__
-from tests.fakes import DIMENSIONS
+from tests.fakes import CONTEXT_TOKENS, DIMENSIONS
 from tests.server.dialect_requests import Server, get, post
 
 
@@ -63,6 +63,12 @@ async def test_errors_of_show(client: TestClient, body: dict[str, Any], status: 
     got, answer = await post(client, "/api/show", **body)
     assert (got, list(answer)) == (status, ["error"])
     assert answer["error"].startswith(words)
+
+
+async def test_show_tells_the_longest_text_of_a_loaded_model(client: TestClient) -> None:
+    await post(client, "/api/embed", model="embedder", input="a")
+    _, answer = await post(client, "/api/show", model="embedder")
+    assert answer["parameters"].split() == ["num_ctx", str(CONTEXT_TOKENS)]
 
 
 async def test_loaded_models_have_the_names_of_tags(client: TestClient) -> None:

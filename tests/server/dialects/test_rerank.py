@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.errors import InputTooLongError
+from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
@@ -34,7 +35,8 @@ def ranker() -> FakeEngine:
 @pytest.fixture
 async def client(ranker: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
     engines = {"embedder": FakeEngine(), "ranker": ranker}
-    registry = ModelRegistry(fake_model("embedder"), [fake_model("ranker", "rerank")], aliases={"rank": "ranker"})
+    ranker_model = fake_model("ranker", "rerank", prompts=Prompts(instruction="Find answers"))
+    registry = ModelRegistry(fake_model("embedder"), [ranker_model], aliases={"rank": "ranker"})
     pool = ModelPool(lambda model: engines[model.name], PoolRules(budget_bytes=1))
     cache = VectorCache(None, memory_mib=8, disk_mib=0)
     return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, ServiceOptions(timeout=5)), max_inputs=50))
@@ -54,7 +56,6 @@ async def test_results_are_sorted_with_scores_from_0_to_1(client: TestClient) ->
     expected = [1 / (1 + np.exp(-LOGITS[name])) for name in ("best", "good", "so-so", "bad")]
     assert np.allclose([item["relevance_score"] for item in answer["results"]], expected, atol=1e-6)
     assert answer["usage"]["total_tokens"] > 0
-    assert "document" not in answer["results"][0]
 
 
 async def test_probabilities_are_not_passed_through_a_sigmoid_again(client: TestClient, ranker: FakeEngine) -> None:
@@ -94,10 +95,20 @@ async def test_scores_are_cached_by_query_document_and_instruction(client: TestC
         ({"query": "q", "documents": [{"title": "x"}]}, "documents[0]", "under 'text'"),
         ({"query": "q", "documents": ["good", ""]}, "documents[1]", "is empty"),
         ({"query": "", "documents": ["good"]}, "query", "is empty"),
-        ({"query": "q", "documents": ["good"], "top_n": 0}, "top_n", "at least 1"),
+        ({"query": "q", "documents": ["good"], "top_n": -1}, "top_n", "0 (all) or more"),
+        ({"query": "q", "documents": ["good"], "max_tokens_per_doc": -1}, "max_tokens_per_doc", "at least 1"),
+        ({"query": "q", "documents": ["good"], "truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "at least 1"),
+        ({"query": "q", "documents": ["good"], "max_tokens_per_query": 5}, "max_tokens_per_query", "not supported"),
+        ({"query": "q", "documents": ["good"], "truncate": "middle"}, "truncate", "unknown"),
+        ({"query": "q", "documents": ["good"], "rank_fields": ["title"]}, "rank_fields", "only the field 'text'"),
+        (
+            {"query": "q", "documents": [{"content": [{"type": "image_url", "image_url": "x"}]}]},
+            "documents[0].content[0]",
+            "image",
+        ),
         ({"query": "q", "documents": ["good"] * 51}, "documents", "at most 50"),
-        ({"query": 5, "documents": ["good"]}, "query", "Expected `str`"),
-        ({"query": "q", "documents": ["good"], "model": "embedder"}, "model", "/v1/embeddings"),
+        ({"query": 5, "documents": ["good"]}, "query", "query is a number; expected a string"),
+        ({"query": "q", "documents": ["good"], "model": "embedder"}, "model", "'embedder:cosine' ranks them"),
     ],
 )
 async def test_bad_input_is_named(client: TestClient, body: dict[str, Any], param: str, says: str) -> None:
@@ -116,7 +127,7 @@ async def test_a_reranker_cannot_embed(client: TestClient) -> None:
 
 async def test_a_document_that_is_too_long_is_named(client: TestClient, ranker: FakeEngine) -> None:
     ranker.failing = lambda text: InputTooLongError("", tokens=99, limit=20) if "good" in text else None
-    status, answer = await rerank(client, query="q", documents=["bad", "good"])
+    status, answer = await rerank(client, query="q", documents=["bad", "good"], truncate=False)
     assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, "documents[1]", "context_length_exceeded")
 
 

@@ -20,6 +20,8 @@ async def test_info_describes_the_default_model(aiohttp_client: Callable[..., Aw
     assert (answer["max_input_length"], answer["max_client_batch_size"]) == (CONTEXT_TOKENS, 50)
     assert answer["max_batch_tokens"] >= CONTEXT_TOKENS
     assert answer["auto_truncate"] is True
+    # TEI promises numbers here.
+    assert all(isinstance(answer[name], int) for name in ("max_concurrent_requests", "tokenization_workers"))
 
 
 async def test_a_request_may_have_what_info_says(

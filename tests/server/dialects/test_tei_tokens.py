@@ -52,12 +52,19 @@ async def test_places_are_those_in_the_text_with_its_prompt_as_it_was_sent(clien
     assert places(answer[0]) == [("Q:", 0, 2), ("a\x00b", 3, 6), ("e\u0301", 7, 10), ("fin", 12, 15)]
 
 
+async def test_a_reranker_has_tokens_too(client: TestClient, server: Server) -> None:
+    _, answer = await post(client, "/tokenize", inputs="two", model="ranker")
+    assert places(answer[0]) == [("[CLS]", None, None), ("two", 0, 3), ("[SEP]", None, None)]
+    assert server.ranker.read == ["two", "two"] and server.embedder.read == []
+    assert await post(client, "/decode", ids=[13], model="ranker") == (200, ["13"])
+
+
 async def test_ids_are_decoded(client: TestClient) -> None:
     assert await post(client, "/decode", ids=[0, 14, 15, 1]) == (200, ["14 15"])
     assert await post(client, "/decode", ids=[[0, 14], [15, 1]], skip_special_tokens=False) == (200, ["0 14", "15 1"])
 
 
-async def test_vllms_and_llama_servers_clients_are_told_apart_by_their_fields(client: TestClient) -> None:
+async def test_clients_of_vllm_and_llama_server_are_known_by_their_fields(client: TestClient) -> None:
     status, answer = await post(client, "/tokenize", prompt="two words")
     assert (status, answer) == (
         200,

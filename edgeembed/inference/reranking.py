@@ -1,0 +1,155 @@
+"""Scores: pairs for a reranker, and what its rows mean; the cosine of an embedder's vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgeembed.cache import CachedRow, KeyMaker
+from edgeembed.engine.interface import Float32Row, Pair, Row
+from edgeembed.errors import ModelReplacedError, RequestError, quoted
+from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult, RerankRequest, RerankResult, cuts_of, place_of
+from edgeembed.inference.row_request import RowRequest, keys_of, refuse_empty
+from edgeembed.inference.tokenize import refuse_repeated
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.registry import ServedModel
+
+INTERACTIVE_PAIRS = 100
+"""A request with at most this many documents has somebody waiting for it, as nearly every one has."""
+_LEAST = float(np.finfo(np.float32).smallest_subnormal)
+
+
+def prepare_pairs(
+    request: RerankRequest, model: ServedModel, clean: Callable[[str], str], key_maker: KeyMaker, label: str
+) -> RowRequest:
+    """Return a request with its texts cleaned, for a reranker. Raises RequestError."""
+    queries = [clean(query) for query in request.queries]
+    documents = [clean(document) for document in request.documents]
+    for texts, place in ((queries, request.place_of_query), (documents, lambda index: place_of(request, index))):
+        refuse_empty(texts, place)
+    instruction = _instruction(request, model)
+    refuse_repeated("instruction", instruction, len(documents))
+    identities = [json.dumps(["rerank", instruction, query]) for query in queries]
+    identity: str | list[str] = identities
+    if isinstance(request.query, str):
+        refuse_repeated(request.query_param, queries[0], len(documents))
+        identity, queries = identities[0], queries * len(documents)
+    few = len(documents) <= INTERACTIVE_PAIRS
+    return RowRequest(
+        client=request,
+        model=model,
+        key_maker=key_maker,
+        label=label,
+        identity=identity,
+        names=documents,
+        keys=keys_of(key_maker, identity, documents),
+        texts=[Pair(query, document, instruction) for query, document in zip(queries, documents, strict=True)],
+        interactive=few,
+        frequent=few or request.cache == "keep",
+    )
+
+
+def _instruction(request: RerankRequest, model: ServedModel) -> str | None:
+    """Return the instruction of a request. Raises RequestError if the model takes none."""
+    if request.instruction and (model.prompts is None or model.prompts.instruction is None):
+        raise RequestError(
+            f"model {quoted(request.model or model.name)} takes no instruction; leave 'instruction' out", param="instruction"
+        )
+    return request.instruction or None
+
+
+def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: int) -> RerankResult:
+    """Return the scores in a reranker's rows."""
+    relevances, logits = scores_of([row.vector for row in rows])
+    return RerankResult(
+        model=model,
+        scores=relevances,
+        raw_scores=logits,
+        tokens=[row.tokens for row in rows],
+        hits=hits,
+        texts=len(rows),
+        cuts=cuts_of(rows),
+    )
+
+
+def scores_of(rows: Sequence[Float32Row]) -> tuple[list[float], list[float]]:
+    """Return the relevance of each pair, 0 to 1, and its logit, from a reranker's rows.
+
+    One number is a logit, which a sigmoid maps. Two numbers are probabilities already, "yes" first: llama.cpp's graph
+    applies the softmax (Qwen3-Reranker); the logit is then the difference of their logits. Logits tell pairs apart whose
+    relevance is 1 in all digits.
+    """
+    matrix = np.concatenate(rows).reshape(len(rows), -1).astype(np.float64)
+    if matrix.shape[1] == 1:
+        logits = matrix[:, 0]
+        with np.errstate(over="ignore"):  # a logit below -709 has a relevance of 0
+            relevances = 1 / (1 + np.exp(-logits))
+    else:
+        relevances = matrix[:, 0]
+        logits = np.log(np.maximum(matrix[:, 0], _LEAST)) - np.log(np.maximum(matrix[:, 1], _LEAST))
+    return relevances.tolist(), logits.tolist()
+
+
+# --- embedders --------------------------------------------------------------------------------------------------------
+
+
+def embed_requests(request: RerankRequest) -> tuple[EmbedRequest, EmbedRequest]:
+    """Return the requests to embed the queries and the documents of a request, for an embedder.
+
+    With prompts, unless the request wants its texts as they are.
+    """
+    lengths = request.lengths
+    of_query = Lengths(lengths.cut) if lengths.own else lengths
+    if not lengths.query and lengths.cut != "none":
+        of_query = Lengths()
+    queries = EmbedRequest(
+        texts=request.queries,
+        model=request.model,
+        input_type=None if request.plain else "query",
+        instruction=request.instruction or None,
+        param=request.query_param,
+        single=isinstance(request.query, str),
+        cache=request.cache,
+        lengths=of_query,
+    )
+    documents = EmbedRequest(
+        texts=request.documents,
+        model=request.model,
+        input_type=None if request.plain else "document",
+        param=request.param,
+        single=request.single,
+        cache=request.cache,
+        lengths=lengths,
+    )
+    return queries, documents
+
+
+def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankResult:
+    """Return the cosines of one query with all documents, or of each one with its own. Raises ModelReplacedError."""
+    if queries.model.digest != documents.model.digest:
+        raise ModelReplacedError("the model was replaced meanwhile; send the request again", retry_after=1.0)
+    products = np.einsum("ij,ij->i", *np.broadcast_arrays(queries.vectors, documents.vectors), dtype=np.float64)
+    cosines: list[float] = np.clip(products, -1.0, 1.0).tolist()
+    times = len(documents.rows) // len(queries.rows)
+    pairs = list(zip([*queries.rows] * times, documents.rows, strict=True))
+    cuts = [
+        Cut(index, query.tokens + document.tokens, _full(query) + _full(document))
+        for index, (query, document) in enumerate(pairs)
+        if _full(query) > query.tokens or _full(document) > document.tokens
+    ]
+    return RerankResult(
+        model=documents.model,
+        scores=cosines,
+        raw_scores=cosines,
+        tokens=[query.tokens + document.tokens for query, document in pairs],
+        hits=queries.hits + documents.hits,
+        texts=len(queries.rows) + len(documents.rows),
+        cuts=cuts,
+    )
+
+
+def _full(row: Row | CachedRow) -> int:
+    """Return the tokens of a text before it was cut."""
+    return row.full if isinstance(row, Row) and row.full else row.tokens
