@@ -122,7 +122,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             _TEI_COMPUTES,
             example,
             cached=True,
-            fails=dict.fromkeys(_TEI_COMPUTES, (error, error_formats.VoyageError, error_formats.TeiError)),
+            fails=dict.fromkeys(_TEI_COMPUTES, (error, error_formats.TeiError)),
         )
         for path, example, error in (
             ("/v1/rerank", {**_QUERY, "top_n": 1}, error_formats.OpenAIError),
@@ -218,10 +218,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     **{
         ("POST", path): Operation(
             _TEI,
-            (RowsField, list[float], list[tei_scores.TeiRank]),
-            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+            (RowsField, list[float], list[tei_scores.TeiRank], rerank_answer.RerankAnswer),
+            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody, rerank.RerankBody),
             _TEI_COMPUTES,
             {"inputs": "The rain falls."},
+            fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.TeiError, error_formats.OpenAIError)),
             cached=True,
         )
         for path in ("/", "/invocations")
