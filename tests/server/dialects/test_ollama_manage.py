@@ -277,6 +277,26 @@ async def test_aliases_of_a_flag_are_not_changed_in_the_file(
     assert (await post(client, "/api/embed", model="old", input="a"))[0] == 200
 
 
+HOSTILE = [
+    *(b"", b"[]", b"{", b"null", b'"tiny"', b"[" * 50_000, b'{"model":' * 15_000),
+    *(json.dumps({name: value}).encode() for name in ("model", "name", "source") for value in (5, ["a"], {"a": 1}, True)),
+    *(json.dumps({"model": name, "source": name, "destination": name}).encode() for name in ("\0", "a\nb", "a" * 90_000)),
+    json.dumps({"model": "tiny", "stream": "yes", "source": "tiny", "destination": ["mine"], "name": 1}).encode(),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/copy")])
+async def test_malformed_bodies_are_client_errors_and_do_nothing(
+    client: TestClient, machine: Machine, method: str, path: str
+) -> None:
+    for body in HOSTILE:
+        response = await client.request(method, path, data=body, headers={"Content-Type": "application/json"})
+        text = await response.text()
+        assert 400 <= response.status < 500, f"{body[:100]!r}: {response.status} {text}"
+        assert list(json.loads(text)) == ["error"] and len(text) < 1000
+    assert await unchanged(machine)
+
+
 # --- who may do that --------------------------------------------------------------------------------------------------
 
 CHANGES = [
