@@ -15,10 +15,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.common.pull_lines import PullLine
 from edgeembed.errors import HubError, ModelNotFoundError, RequestError, quoted
+from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
-from edgeembed.server.dialects.ollama_fields import LATEST, NameField, OldNameField, find_target
+from edgeembed.server.dialects.ollama_fields import NameField, OldNameField, find_target
 from edgeembed.server.error_formats import OllamaError
 from edgeembed.server.model_manager import ModelManager
 from edgeembed.server.owner import require_owner
@@ -111,8 +112,8 @@ async def delete(request: web.Request) -> web.Response:
     target = await find_target(request, given)
     if alias := _alias(request, given):
         await request.app[MANAGER].remove_alias(alias)
-    elif target.input_type:
-        raise RequestError(f"{quoted(given)} is {target.model.name!r} with a prompt, and no model of its own", param="model")
+    elif target.suffix:
+        raise RequestError(f"{quoted(given)} is a way to use {target.model.name!r}, and no model of its own", param="model")
     else:
         await request.app[MANAGER].remove(target.model)
     return web.Response(text="")
@@ -181,6 +182,8 @@ def _spec(given: str) -> str:
     spec = _bare(given)
     if len(spec) > _LONGEST_NAME or not spec.isprintable():
         raise RequestError(f"invalid model name: {quoted(spec)}", param="model")
+    if (found := meaning(spec)) is not None:
+        return found.spec
     for hub in _HUBS:
         if spec.lower().startswith(hub):
             return f"hf:{spec[len(hub) :]}"

@@ -197,7 +197,12 @@ async def test_delete_unloads_a_model_and_removes_its_files(client: TestClient, 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("embedder", "was not installed by edgeembed"), ("tiny:query", "with a prompt"), ("", "model is required")],
+    [
+        ("embedder", "was not installed by edgeembed"),
+        ("tiny:query", "no model of its own"),
+        ("tiny:cosine", "no model of its own"),
+        ("", "model is required"),
+    ],
 )
 async def test_what_is_not_deleted(client: TestClient, machine: Machine, name: str, words: str) -> None:
     status, answer = await delete(client, model=name)
