@@ -194,22 +194,26 @@ class Pipeline:
         context, cut_keys = 0, dict[bytes, bytes]()
         # No more than a part waits for the model, until the last one is done.
         with admission.admit(max(part.characters for part in parts), interactive=request.interactive):
-            for part in parts:
-                # A lease for each: between two of them another model may take the memory.
-                async with self._until(deadline), self._pool.lease(request.model) as lease:
-                    assert lease.engine.info is not None  # it was ready once
-                    if context != lease.engine.info.context_tokens:
-                        context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
-                        cut_keys = await self._cut_keys(request, context)
-                    self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
-                    if part is parts[0]:
-                        _refuse_numbers(request, self._row_dimensions[request.model.key])
-                        await self._check(request, parts, cached_tokens, lease)
-                    began = time.monotonic()
-                    computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
-                admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
-                rows |= computed
-                deadline = self._deadline()
+            async with contextlib.AsyncExitStack() as held:
+                lease: Lease | None = None
+                for part in parts:
+                    async with self._until(deadline):
+                        if lease is None or lease.is_recalled:
+                            await held.aclose()
+                            lease = await held.enter_async_context(self._pool.lease(request.model))
+                        assert lease.engine.info is not None  # it was ready once
+                        if context != lease.engine.info.context_tokens:
+                            context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
+                            cut_keys = await self._cut_keys(request, context)
+                        if part is parts[0]:
+                            self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
+                            _refuse_numbers(request, (lease.engine.info.dimensions,))
+                            await self._check(request, parts, cached_tokens, lease)
+                        began = time.monotonic()
+                        computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
+                    admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
+                    rows |= computed
+                    deadline = self._deadline()
         return rows
 
     async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:

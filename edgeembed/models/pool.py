@@ -92,6 +92,11 @@ class Lease:
         self._slot = slot
         self.engine = engine
 
+    @property
+    def is_recalled(self) -> bool:
+        """Whether it should be given back soon: another model needs the memory, or the daemon is paused."""
+        return self._slot.state == "unloading" or self._pool.paused
+
     def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
         """Queue texts; each keeps the model loaded until its row has come, even if its request is gone by then."""
         futures = self.engine.submit(texts, priority, isolated=isolated)

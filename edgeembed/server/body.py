@@ -130,8 +130,6 @@ class PeekedFields(msgspec.Struct):
     inputs: msgspec.Raw | UnsetType = UNSET
     texts: msgspec.Raw | UnsetType = UNSET
     documents: msgspec.Raw | UnsetType = UNSET
-    top_k: msgspec.Raw | UnsetType = UNSET
-    truncation: msgspec.Raw | UnsetType = UNSET
     prompt: msgspec.Raw | UnsetType = UNSET
     messages: msgspec.Raw | UnsetType = UNSET
     content: msgspec.Raw | UnsetType = UNSET

@@ -13,6 +13,7 @@ from edgeembed.engine.interface import Prompted
 from edgeembed.errors import (
     EmptyInputError,
     EngineTimeoutError,
+    EngineUnavailableError,
     InputTooLongError,
     OverloadedError,
     RequestError,
@@ -24,7 +25,7 @@ from edgeembed.inference.requests import EmbedRequest, RerankRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.registry import ModelRegistry, ServedModel
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 
@@ -193,6 +194,46 @@ async def test_more_vectors_than_fit_into_memory_are_refused_before_anything_is_
         await service.embed(EmbedRequest(TEXTS))
     assert engine.computed == []
     assert len((await service.embed(EmbedRequest(TEXTS[:20]))).rows) == 20
+
+
+async def test_a_model_stays_loaded_between_parts(engine: FakeEngine) -> None:
+    rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: 0.0)
+    service = EmbeddingService(ModelRegistry(fake_model()), pool := ModelPool(lambda _m: engine, rules), None)
+    await service.embed(EmbedRequest(TEXTS))
+    assert pool.loads.total() == 1
+
+
+async def test_between_parts_another_model_may_take_the_memory() -> None:
+    engines: list[FakeEngine] = []
+
+    def make(_model: ServedModel) -> FakeEngine:
+        engines.append(FakeEngine())
+        engines[-1].paused = len(engines) == 1
+        return engines[-1]
+
+    registry = ModelRegistry(fake_model("one"), [fake_model("two")])
+    pool = ModelPool(make, PoolRules(budget_bytes=1, estimate=lambda _model: 1))
+    service = EmbeddingService(registry, pool, None)
+    book = asyncio.create_task(service.embed(EmbedRequest(TEXTS, model="one")))
+    await until_async(lambda: engines and len(engines[0].waiting) == PART)
+    other = asyncio.create_task(service.embed(EmbedRequest(["a"], model="two")))
+    await until_async(lambda: pool.unloads["one:F32"])
+    engines[0].resume()
+    await other
+    assert len((await book).rows) == len(TEXTS)
+    assert [len(each.computed) for each in engines] == [PART, 1, len(TEXTS) - PART]
+
+
+async def test_a_pause_holds_for_the_parts_that_are_left(engine: FakeEngine) -> None:
+    engine.paused = True
+    service = fake_service(engine)
+    book = asyncio.create_task(service.embed(EmbedRequest(TEXTS)))
+    await engine.until(lambda: len(engine.waiting) == PART)
+    service.pool.paused = True
+    engine.resume()
+    with pytest.raises(EngineUnavailableError, match="paused"):
+        await book
+    assert len(engine.computed) == PART
 
 
 async def test_upstreams_model_is_not_tokenised_here(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def _progress(line: PullLine) -> OllamaProgress:
     if not line.what:
         return OllamaProgress(line.message)
     # Clients show one bar for each digest, and its status beside it.
-    return OllamaProgress(f"pulling {line.what}", line.what, line.total, line.done)
+    return OllamaProgress(f"pulling: {line.what}", line.what, line.total, line.done)
 
 
 def _line(part: OllamaProgress | OllamaError) -> bytes:

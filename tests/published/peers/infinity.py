@@ -148,13 +148,6 @@ CASES: list[Case] = [
         rerank(PLACES, return_documents=True),
         OK,
         "isinstance(a['results'][0]['document'], str)",
-        differs("documents in answers", OK, "set(a['results'][0]['document']) == {'text'}"),
-    ),
-    case(
-        RERANK + "test_reranker_top_n[the document is a text, as its client asks]",
-        rerank(PLACES, return_documents=True, raw_scores=False),
-        OK,
-        "isinstance(a['results'][0]['document'], str)",
     ),
     case(RERANK + "test_reranker_invalid_top_n[-1]", rerank(PLACES, top_n=-1), "a.status == 422", STATUS_422),
     case(

@@ -108,7 +108,7 @@ async def test_a_pull_streams_its_progress(client: TestClient, machine: Machine)
         PullLine(what="new.gguf", done=10, total=10),
         PullLine(installed="new:Q8_0"),
     ]
-    bar = {"status": "pulling new.gguf", "digest": "new.gguf", "total": 10}
+    bar = {"status": "pulling: new.gguf", "digest": "new.gguf", "total": 10}
     for more in ({}, {"stream": True}, {"stream": None, "insecure": True}):
         assert await lines_of(client, model="new", **more) == [
             {"status": "pulling manifest"},
