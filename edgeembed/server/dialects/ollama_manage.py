@@ -10,21 +10,20 @@ from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, UnsetType
 
-from edgeembed.common.logs import request_id
 from edgeembed.common.pull_lines import PullLine
 from edgeembed.errors import HubError, ModelNotFoundError, RequestError
+from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
-from edgeembed.server.dialects.ollama_fields import LATEST, NameField, OldNameField, find_target
+from edgeembed.server.dialects.ollama_fields import NameField, OldNameField, find_target
 from edgeembed.server.error_formats import OllamaError
-from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.model_manager import ModelManager
 from edgeembed.server.owner import require_owner
-from edgeembed.server.responses import struct_response
+from edgeembed.server.responses import PartedResponse, struct_response
 
 MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")
 LINES_TYPE = "application/x-ndjson"
@@ -93,15 +92,15 @@ async def pull(request: web.Request) -> web.StreamResponse:
     if await _is_installed(request, given):
         return _whole(body, OllamaProgress("pulling manifest"), _SUCCESS)
     require_owner(request)
-    async with aclosing(request.app[MANAGER].pulls.follow(_spec(given))) as lines:
-        first = await anext(lines)
-        if first.error or body.stream is False:
-            line = first
-            while not _is_result(line):
-                line = await anext(lines)
-            await _finish(request, line)
-            return struct_response(_SUCCESS)
-        return await _stream(request, first, lines)
+    lines = request.app[MANAGER].pulls.follow(_spec(given))
+    line = await anext(lines)
+    if not line.error and body.stream is not False:
+        return PartedResponse(_parts(request, line, lines), {hdrs.CONTENT_TYPE: LINES_TYPE})
+    async with aclosing(lines):
+        while not _is_result(line):
+            line = await anext(lines)
+    await _finish(request, line)
+    return struct_response(_SUCCESS)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -130,24 +129,19 @@ async def copy(request: web.Request) -> web.Response:
     return web.Response(text="")
 
 
-async def _stream(request: web.Request, first: PullLine, lines: AsyncGenerator[PullLine, None]) -> web.StreamResponse:
-    """Send progress as it comes, each part on a line; an error is the last line."""
-    headers = {**common_headers(request_id() or request_id_of(request)), "Content-Type": LINES_TYPE}
-    response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
-    await response.write(_line(OllamaProgress("pulling manifest")))
-    line = first
-    while not _is_result(line):
-        await response.write(_line(_progress(line)))
-        line = await anext(lines)
-    try:
-        await _finish(request, line)
-    except (HubError, ModelNotFoundError) as error:
-        await response.write(_line(OllamaError(error.message)))
-    else:
-        await response.write(_line(OllamaProgress(f"installed as {line.installed}")) + _line(_SUCCESS))
-    await response.write_eof()
-    return response
+async def _parts(request: web.Request, line: PullLine, lines: AsyncGenerator[PullLine, None]) -> AsyncGenerator[bytes, None]:
+    """Yield progress as it comes, each part on a line; an error is the last line. line: the first one, which was read."""
+    async with aclosing(lines):
+        yield _line(OllamaProgress("pulling manifest"))
+        while not _is_result(line):
+            yield _line(_progress(line))
+            line = await anext(lines)
+        try:
+            await _finish(request, line)
+        except (HubError, ModelNotFoundError) as error:
+            yield _line(OllamaError(error.message))
+        else:
+            yield _line(OllamaProgress(f"installed as {line.installed}")) + _line(_SUCCESS)
 
 
 async def _finish(request: web.Request, result: PullLine) -> None:
@@ -185,6 +179,8 @@ def _name(body: OllamaPullBody | OllamaDeleteBody) -> str:
 def _spec(given: str) -> str:
     """Return the model to pull in the words of `edgeembed pull`. Raises RequestError for a file of this machine."""
     spec = _bare(given)
+    if (found := meaning(spec)) is not None:
+        return found.spec
     for hub in _HUBS:
         if spec.lower().startswith(hub):
             return f"hf:{spec[len(hub) :]}"
