@@ -244,6 +244,21 @@ async def test_a_file_that_changes_during_a_scan_is_scanned_again() -> None:
     assert (await registry.resolve(None, "embed")).model == newer
 
 
+async def test_an_embedder_ranks_if_its_name_ends_in_cosine() -> None:
+    registry = ModelRegistry(SMALL, [RANKER], aliases={"some-reranker": "small:cosine"})
+    for name in ("small:cosine", "SMALL:Q8_0:cosine", "some-reranker"):
+        found = await registry.resolve(name, "rerank")
+        assert (found.model, found.input_type, found.cosine) == (SMALL, None, True)
+        assert (await registry.resolve(name, "embed")).model == SMALL
+    assert (await registry.resolve("small", "rerank", or_embedder=True)).model == SMALL
+    with pytest.raises(WrongTaskError, match=r"'small:cosine' ranks them by the cosine"):
+        await registry.resolve("small", "rerank")
+    with pytest.raises(ModelNotFoundError):
+        await registry.resolve(f"{RANKER.name}:cosine", "rerank")
+    assert (await ModelRegistry(SMALL).resolve(None, "rerank", or_embedder=True)).model == SMALL
+    assert (await registry.resolve(None, "rerank", or_embedder=True)).model == RANKER
+
+
 async def test_aliases_are_added_and_removed_while_it_is_used() -> None:
     one, other = fake_model("one"), fake_model("other")
     registry = ModelRegistry(one, [other], aliases={"old": "one"})
