@@ -27,6 +27,7 @@ from edgeembed.errors import (
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import EmbedRequest, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
 from edgeembed.runtime.in_process import in_process_service
@@ -88,10 +89,11 @@ class Embedder(Protocol):
 
 
 class Scored(NamedTuple):
-    """The relevance of each document, from 0 to 1, in the documents' order."""
+    """The relevance of each document, from 0 to 1, in the documents' order. cut: how many were too long and were cut."""
 
     model: str
     scores: list[float]
+    cut: int
 
 
 @asynccontextmanager
@@ -115,16 +117,22 @@ async def open_embedder(
 
 
 async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model: str | None, report: ReportLine) -> Scored:
-    """Score documents against a query, with the running daemon or a model loaded in this process. Raises EdgeEmbedError."""
+    """Score documents against a query, with the running daemon or a model loaded in this process. Raises EdgeEmbedError.
+
+    What is too long is cut, as POST /v1/rerank does.
+    """
     async with connected(resolved.settings) as connection:
         if await _is_running(connection):
             named = {"model": model} if model else {}
-            answer = (await _post(connection, "/v1/rerank", {"query": query, "documents": list(documents), **named})).body
+            body = {"query": query, "documents": list(documents), "return_documents": False, **named}
+            answer = (await _post(connection, "/v1/rerank", body)).body
             scores = {item["index"]: item["relevance_score"] for item in answer["results"]}
-            return Scored(answer["model"], [scores[index] for index in range(len(documents))])
+            return Scored(
+                answer["model"], [scores[index] for index in range(len(documents))], len(answer.get("truncated", ()))
+            )
     async with in_process_service(resolved, report, cache=False) as (service, _):
-        result = await service.rerank(RerankRequest(query, documents, model=model))
-        return Scored(result.model.name, result.scores)
+        result = await service.rerank(RerankRequest(query, documents, model=model, lengths=Lengths("end", query=True)))
+        return Scored(result.model.name, result.scores, len(result.cuts))
 
 
 class DaemonEmbedder:

@@ -222,6 +222,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
         print_fields(
             [
                 ("name", entry.name),
+                ("other names", ", ".join((*entry.names.ollama, *entry.names.lm_studio))),
                 ("task", entry.task),
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),

@@ -21,7 +21,7 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
     """Score documents against QUERY with a reranker. Prints score (0 to 1), tab and document, the best first.
 
     Without documents, or with -, each line of standard input is a document. The running daemon computes; without one, the
-    model is loaded in this process.
+    model is loaded in this process. What is too long is cut at the end; a line on standard error says so.
 
     \b
     edgeembed rerank "rain" "a dry desert" "an umbrella"
@@ -49,6 +49,8 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
     if not texts:
         raise ConfigError("no documents; give some as arguments, or one per line on standard input")
     found = asyncio.run(score(resolved, query, texts, flags.get("model"), to_stderr))
+    if found.cut:
+        to_stderr(f"{found.cut} of {len(texts)} documents are too long with their query, and were cut")
     for index in sorted(range(len(texts)), key=lambda index: -found.scores[index])[:top]:
         if as_json:
             click.echo(orjson.dumps({"index": index, "score": found.scores[index], "document": texts[index]}))

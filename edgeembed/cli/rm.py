@@ -113,6 +113,7 @@ def _find(
     An argument names a download only if it names no installed model. Raises UnknownModelError if it names neither.
     """
     from edgeembed.hub.install import find_installed
+    from edgeembed.hub.other_names import meaning
 
     installed, unfinished = store.installed(), store.unfinished()
     wanted: dict[Path, InstalledModel] = {}
@@ -120,6 +121,8 @@ def _find(
     several = []
     for spec in specs:
         found = [model for model in installed if _means(spec, model)]
+        if not found and (meant := meaning(spec)) is not None:
+            found = [model for model in installed if _means(meant.spec, model)]
         if spec[:3].lower() == "hf:":
             found = [model] if (model := find_installed(spec, paths=resolved.paths, settings=resolved.settings)) else []
         if not found:

@@ -28,6 +28,7 @@ TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[S
 """A quantisation type by its name in llama.cpp (llama.h, llama_ftype)."""
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 Repo = Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
+OtherName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*(:(?!latest$)[a-z0-9._-]+)?$")]
 InnerPath = Annotated[str, Meta(pattern=r"^(?!/)(?!.*\.\.)[^\\:]+$")]
 
 
@@ -179,6 +180,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError("check: scores must have a row for each query and a number for each document")
 
 
+class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names that other programs have for exactly this checkpoint, quantised or not; see other_names.py."""
+
+    ollama: tuple[OtherName, ...] = ()
+    """In Ollama's library, the one first that its users type most; `:latest` is left out."""
+    lm_studio: tuple[OtherName, ...] = ()
+    """LM Studio's identifiers: `text-embedding-` and the repository's name."""
+    hub: tuple[Repo, ...] = ()
+    """Repositories that are not among the sources."""
+
+
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known about one model. Unknown fields are absent, never guessed."""
 
@@ -198,6 +210,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     prompts: Prompts = Prompts()
+    names: Names = Names()
     sizes: dict[TypeName, PositiveInt] = {}
     """Published sizes of ready files whose source has no `size_bytes`, which is verified and so must be exact."""
     mteb: tuple[Figure, ...] = ()
@@ -220,6 +233,15 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ValueError(f"sizes: no ready file has the type {kind}")
             if any(source.type == kind and source.size_bytes for source in ready):
                 raise ValueError(f"sizes: the source of {kind} already has its size")
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """Those of Ollama and LM Studio, and the repositories with and without their owner, in lower case."""
+        sources = [source.repo for source in self.sources if isinstance(source, HubGguf | HubCheckpoint)]
+        repositories = [*sources, *self.names.hub]
+        bare = [repo.partition("/")[2] for repo in repositories]
+        names = [name.lower() for name in (*self.names.ollama, *self.names.lm_studio, *repositories, *bare)]
+        return tuple(dict.fromkeys(name for name in names if name != self.name))
 
     @property
     def task(self) -> Literal["embed", "rerank"]:
@@ -246,14 +268,28 @@ def parse_entry(name: str, text: str) -> CatalogueEntry:
         raise HubError(f"catalogue file {name}.toml: {error}") from error
 
 
+class Catalogue(dict[str, CatalogueEntry]):
+    """All entries by their own names, in alphabetical order."""
+
+    @functools.cached_property
+    def by_any_name(self) -> Mapping[str, CatalogueEntry]:
+        """The entries by all of their names. Raises HubError if two models share one."""
+        found: dict[str, CatalogueEntry] = dict(self)
+        for entry in self.values():
+            for name in entry.other_names:
+                if found.setdefault(name, entry) is not entry:
+                    raise HubError(f"catalogue: {name} is a name of both {entry.name} and {found[name].name}")
+        return found
+
+
 @functools.cache
-def catalogue() -> Mapping[str, CatalogueEntry]:
+def catalogue() -> Catalogue:
     """Return all entries by name, in alphabetical order. Raises HubError for an invalid file."""
     found = sorted(
         (path for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name
     )
     names = [path.name.removesuffix(".toml") for path in found]
-    return {name: parse_entry(name, path.read_text(encoding="utf-8")) for name, path in zip(names, found, strict=True)}
+    return Catalogue({name: parse_entry(name, path.read_text("utf-8")) for name, path in zip(names, found, strict=True)})
 
 
 def lookup(name: str, other_names: Iterable[str] = ()) -> CatalogueEntry | None:

@@ -11,6 +11,7 @@ from edgeembed.common.files import expanded
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint, HubGguf, catalogue, lookup
+from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.hub.store import Store
 
 DEFAULT_TYPE = "Q8_0"
@@ -70,8 +71,8 @@ class Spec:
 def parse_spec(text: str, paths: Paths | None = None) -> Spec:
     """Parse `NAME`, `NAME:TYPE`, `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]` or the path of a GGUF file.
 
-    Names of models installed under `paths` are accepted, too. Raises UnknownModelError for a missing file and for an unknown
-    name, with the known ones.
+    Names of models installed under `paths` are accepted, too, and names that other programs have for the catalogue's models.
+    Raises UnknownModelError for a missing file and for an unknown name, with the known ones.
     """
     if text[:3].lower() == "hf:":
         reference = parse_reference(text)
@@ -80,17 +81,27 @@ def parse_spec(text: str, paths: Paths | None = None) -> Spec:
         raise UnknownModelError(f"{text}: URLs are not supported; write a model of the hub as hf:OWNER/REPO[:FILE]")
     if text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~"):
         path = expanded(text)
+        if not path.exists() and (found := meaning(text)) is not None:
+            return Spec(found.entry.name, found.type, entry=found.entry)
         if not path.is_file():
             repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text, re.ASCII) and not path.exists()
             hint = f"; for a repository of the model hub, write hf:{text}" if repository else ""
             raise UnknownModelError(f"there is no file {path}{hint}")
         return Spec(path.stem, path=path)
+    installed = {model.name for model in Store(paths).installed()} if paths else set()
     name, colon, kind = text.partition(":")
+    if name not in installed - catalogue().keys():
+        if (found := meaning(text)) is not None:
+            return Spec(found.entry.name, found.type, entry=found.entry)
+        if name.lower() not in catalogue() and (found := meaning(name)) is not None:
+            raise UnknownModelError(f"{text} is not in the catalogue; {name} is {found.entry.name} here")
+    if colon + kind.lower() == LATEST:
+        colon = kind = ""
     if colon and not _TYPE.fullmatch(kind):
         raise UnknownModelError(
             f"invalid model {text!r}; expected NAME, NAME:TYPE (such as {STARTER_MODEL}:F16) or a .gguf file"
         )
-    entry = lookup(name, {model.name for model in Store(paths).installed()} if paths else ())
+    entry = lookup(name, installed)
     return Spec(entry.name if entry else name, kind.upper() or None, entry=entry)
 
 
@@ -195,7 +206,7 @@ def installed_name(asked: str | None, repo: str | None, file: str | None, entry_
     name = name_from(repo, file)
     if name is None:
         raise HubError(f"cannot derive a model name from {file or repo}; choose one with --name")
-    entry = catalogue().get(name)
+    entry = catalogue().by_any_name.get(name)
     if entry is not None and not is_source(entry, repo):
         owner = _sanitised(repo.partition("/")[0]) if repo else "local"
         name = f"{owner}-{name}"

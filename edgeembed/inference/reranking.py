@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -63,10 +62,11 @@ def _instruction(request: RerankRequest, model: ServedModel) -> str | None:
 
 def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: int) -> RerankResult:
     """Return the scores in a reranker's rows."""
+    relevances, logits = scores_of([row.vector for row in rows])
     return RerankResult(
         model=model,
-        scores=[relevance(row.vector) for row in rows],
-        raw_scores=[logit(row.vector) for row in rows],
+        scores=relevances,
+        raw_scores=logits,
         tokens=[row.tokens for row in rows],
         hits=hits,
         texts=len(rows),
@@ -74,23 +74,22 @@ def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: i
     )
 
 
-def relevance(row: Float32Row) -> float:
-    """Return the score of a pair, 0 to 1, from a reranker's row.
+def scores_of(rows: Sequence[Float32Row]) -> tuple[list[float], list[float]]:
+    """Return the relevance of each pair, 0 to 1, and its logit, from a reranker's rows.
 
     One number is a logit, which a sigmoid maps. Two numbers are probabilities already, "yes" first: llama.cpp's graph
-    applies the softmax (Qwen3-Reranker).
+    applies the softmax (Qwen3-Reranker); the logit is then the difference of their logits. Logits tell pairs apart whose
+    relevance is 1 in all digits.
     """
-    return float(row[0]) if len(row) > 1 else float(1 / (1 + np.exp(-np.float64(row[0]))))
-
-
-def logit(row: Float32Row) -> float:
-    """Return the score of a pair before the sigmoid; for two labels the difference of their logits.
-
-    It tells pairs apart whose relevance is 1 in all digits.
-    """
-    if len(row) == 1:
-        return float(row[0])
-    return math.log(max(float(row[0]), _LEAST)) - math.log(max(float(row[1]), _LEAST))
+    matrix = np.concatenate(rows).reshape(len(rows), -1).astype(np.float64)
+    if matrix.shape[1] == 1:
+        logits = matrix[:, 0]
+        with np.errstate(over="ignore"):  # a logit below -709 has a relevance of 0
+            relevances = 1 / (1 + np.exp(-logits))
+    else:
+        relevances = matrix[:, 0]
+        logits = np.log(np.maximum(matrix[:, 0], _LEAST)) - np.log(np.maximum(matrix[:, 1], _LEAST))
+    return relevances.tolist(), logits.tolist()
 
 
 # --- embedders --------------------------------------------------------------------------------------------------------

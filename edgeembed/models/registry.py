@@ -11,8 +11,10 @@ from pathlib import Path
 
 from edgeembed.engine.interface import Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
-from edgeembed.hub.catalogue import DEFAULT_MODEL, HubCheckpoint, HubGguf, Matryoshka, Prompts, catalogue
+from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
+from edgeembed.hub.other_names import LATEST, Meaning, meaning
 from edgeembed.hub.store import InstalledModel
+from edgeembed.models.hosted_names import owner_of
 from edgeembed.models.prompts import InputType
 
 RESCAN_SECONDS = 2.0
@@ -26,7 +28,8 @@ _LONGEST_HINTED = 100
 DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 """Suggested to users without a reranker."""
 
-_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
+_PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
+_SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
 _COSINE = ":cosine"
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
@@ -52,7 +55,7 @@ class ServedModel:
     created: int = 0
     """When the file was installed, in Unix seconds."""
     other_names: tuple[str, ...] = ()
-    """For example its repositories on the model hub, which clients of other servers send."""
+    """Those of other programs, which their clients send; a name of `models` itself comes first."""
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
@@ -81,8 +84,6 @@ class ServedModel:
 
 def served(model: InstalledModel) -> ServedModel:
     """Return an installed model as requests see it. Raises OSError if its file does not exist."""
-    entry = model.entry
-    repositories = {source.repo for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)} if entry else ()
     return ServedModel(
         name=model.name,
         digest=model.digest,
@@ -94,7 +95,7 @@ def served(model: InstalledModel) -> ServedModel:
         matryoshka=model.matryoshka,
         size_bytes=model.size_bytes,
         created=int(Path(model.path).stat().st_mtime),
-        other_names=tuple(sorted(repositories)),
+        other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 
 
@@ -107,6 +108,11 @@ class Target:
     """Chosen by the suffix of the name: `NAME:query`."""
     cosine: bool = False
     """Whether the suffix of an embedder's name, `NAME:cosine`, says that it may score documents."""
+
+    @property
+    def suffix(self) -> str:
+        """What the name has behind that of the model."""
+        return _COSINE if self.cosine else f":{self.input_type}" if self.input_type else ""
 
 
 @dataclass(frozen=True)
@@ -158,26 +164,33 @@ class ModelRegistry:
         return list({model.key: model for model in (*self._fixed, *self._found)}.values())
 
     async def resolve(self, name: str | None, task: Task, *, or_embedder: bool = False) -> Target:
-        """Return the model of a name; None means the default, or the only model for the task.
+        """Return the model of a name; None and "" mean the default, or the only model for the task.
 
         or_embedder: an embedder will do to rerank; without a name, if there is no reranker.
 
         Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
-        if self._stale:
-            await self.refresh()
-        if name is None:
+        if not name:
+            if self._stale:
+                await self.refresh()
             return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
-        target = self._lookup(name)
-        if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
-            await self.refresh()
-            target = self._lookup(name)
+        target = await self.look_up(name)
         if target is None:
-            raise self._unknown(name)
+            raise self._unknown(name, task)
         if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
             return target
         instead = "" if task == "embed" else f". {quoted(name + _COSINE)} ranks them by the cosine of its vectors"
         raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
+
+    async def look_up(self, name: str) -> Target | None:
+        """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk."""
+        if self._stale:
+            await self.refresh()
+        target = self._lookup(name)
+        if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
+            await self.refresh()
+            target = self._lookup(name)
+        return target
 
     async def refresh(self) -> None:
         """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
@@ -226,7 +239,9 @@ class ModelRegistry:
             if short:
                 found.append(ModelListing(model.name, target))
                 if model.prompts and model.prompts != Prompts():
-                    found += [ModelListing(model.name + suffix, Target(model, kind)) for suffix, kind in _SUFFIXES.items()]
+                    found += [
+                        ModelListing(model.name + suffix, Target(model, kind)) for suffix, kind in _PROMPT_SUFFIXES.items()
+                    ]
             if not short or not (model.type == "unknown" or model.name.endswith(f"-{model.type}")):
                 found.append(ModelListing(model.spec, target))
         for alias in self._aliases:
@@ -266,15 +281,26 @@ class ModelRegistry:
 
     def _model(self, folded: str) -> Target | None:
         model = self._by_name.get(folded)
+        if model is None and (found := meaning(folded)) is not None:
+            model = self._by_name.get(found.spec.lower())
         return Target(model) if model else None
 
-    def _unknown(self, name: str) -> ModelNotFoundError:
+    def _unknown(self, name: str, task: Task) -> ModelNotFoundError:
         meant = self._aliases.get(name.lower(), name) if len(name) <= LONGEST_NAME else name
         alias = "" if meant == name else f" (an alias of {meant!r})"
         short = len(meant) <= _LONGEST_HINTED
-        if short and meant.lower().partition(":")[0] in catalogue():
+        if short and (found := _in_catalogue(meant.lower())) is not None:
+            same = "" if found.spec.lower() == meant.lower() or alias else f", {found.spec} here,"
             return ModelNotFoundError(
-                f"the model {quoted(name)}{alias} is not installed; run `edgeembed pull {meant}`; no restart is needed",
+                f"the model {quoted(name)}{alias}{same} is not installed; run `edgeembed pull {found.spec}`; "
+                "no restart is needed",
+                param="model",
+            )
+        if short and (owner := owner_of(meant.lower())) is not None:
+            return ModelNotFoundError(
+                f"there is no model {quoted(name)}{alias} here; it is one of {owner}'s. To make its name an alias of a "
+                f"model that you have, run `edgeembed config add aliases {meant.lower()}={self._suggested(task)}` and "
+                "restart the daemon; the results are then that model's",
                 param="model",
             )
         listed = [listing.name for listing in self.listings()]
@@ -285,6 +311,11 @@ class ModelRegistry:
             f"there is no model {quoted(name)}{alias}.{hint} Installed: {names}. GET /v1/models lists all names",
             param="model",
         )
+
+    def _suggested(self, task: Task) -> str:
+        """Return the name of a model for a task: the default one, or another, or one that can be installed."""
+        models = [model for model in self.models if model.task == task]
+        return models[0].name if models else DEFAULT_RERANKER if task == "rerank" else DEFAULT_MODEL
 
     async def _rescan(self) -> None:
         self._stale = False
@@ -300,9 +331,19 @@ class ModelRegistry:
         self._by_name = {}
         for model in self.models:
             # The first one gets a short name: the default, then the catalogue's preferred type (see `scan`).
-            for name in (model.name, model.spec, model.path.name, str(model.path), *model.other_names):
+            for name in (model.name, model.spec, model.path.name, str(model.path)):
                 if name:
                     self._by_name.setdefault(name.lower(), model)
+        for model in self.models:
+            for name in model.other_names:
+                self._by_name.setdefault(name.lower(), model)
+                self._by_name.setdefault(f"{name}:{model.type}".lower(), model)
+
+
+def _in_catalogue(folded: str) -> Meaning | None:
+    """Return what a name means in the catalogue, without the suffix that chooses a prompt."""
+    suffix = next((suffix for suffix in (*_PROMPT_SUFFIXES, _COSINE) if folded.endswith(suffix)), "")
+    return meaning(folded.removesuffix(suffix))
 
 
 def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | None:
@@ -311,7 +352,7 @@ def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | 
         return found
     for suffix, kind in _SUFFIXES.items():
         if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
-            return Target(found.model, kind)
+            return Target(found.model, kind or found.input_type)
     if folded.endswith(_COSINE) and (found := find(folded.removesuffix(_COSINE))) and found.model.task == "embed":
         return Target(found.model, cosine=True)
     return None

@@ -83,7 +83,9 @@ def take_no_upgrades(runner: web.AppRunner) -> None:
 
 
 _WORD = b"pgrade"
-"""In a head with an `Upgrade`, twice, whether the first letter is a capital or not."""
+"""In every head with an `Upgrade`."""
+_SCANNED = 16 * 1024
+"""Bytes in which the word is looked for: those of a head, unless it follows a large body."""
 _EMPTY_LINE = b"\r\n\r\n"
 
 
@@ -104,7 +106,7 @@ class _StepByStep:
         self._feed = parser.feed_data
         self._upgrades = False
         self._before = b""
-        """The end of what was fed last."""
+        """The end of what was fed last, if that was no whole head."""
         self._body_left = 0
         """Bytes of the body of a request with an `Upgrade`, which are still to come."""
         self._rest = b""
@@ -118,9 +120,9 @@ class _StepByStep:
         """Return the requests whose heads are complete, whether the connection is a WebSocket now, and the rest."""
         if not self._upgrades:
             across = self._before + data[: len(_WORD)]
-            self._before = (data if len(data) >= len(_WORD) else across)[-len(_WORD) :]
-            if _WORD not in data and _WORD.upper() not in data and _WORD not in across.lower():
+            if _WORD not in data[:_SCANNED].lower() and (not self._before or _WORD not in across.lower()):
                 found, upgraded, rest = self._feed(data)
+                self._before = b"" if found else (across if len(data) < len(_WORD) else data)[-len(_WORD) :]
                 return (found if upgraded or not found else _closing_upgrade(found)), upgraded, rest
             self._upgrades = True
         data = self._rest + data

@@ -64,13 +64,7 @@ class CohereError(msgspec.Struct):
     message: str
 
 
-class VoyageError(msgspec.Struct):
-    """An error in Voyage's format."""
-
-    detail: str
-
-
-ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError | VoyageError
+ErrorBody: TypeAlias = OpenAIError | OllamaError | TeiError | CohereError
 ErrorFormat: TypeAlias = Callable[[Problem], tuple[int, ErrorBody]]
 """Returns the status and the body for a problem."""
 
@@ -89,11 +83,6 @@ def ollama(problem: Problem) -> tuple[int, OllamaError]:
 def cohere(problem: Problem) -> tuple[int, CohereError]:
     """Return a problem for clients of Cohere."""
     return problem.status, CohereError(problem.message)
-
-
-def voyage(problem: Problem) -> tuple[int, VoyageError]:
-    """Return a problem for clients of Voyage."""
-    return problem.status, VoyageError(problem.message)
 
 
 _TEI_TYPES: dict[int, TeiErrorType] = {
@@ -117,13 +106,7 @@ def tei(problem: Problem) -> tuple[int, TeiError]:
 
 
 Dialect: TypeAlias = Literal["openai", "ollama", "tei", "cohere"]
-ERROR_FORMATS: dict[str, ErrorFormat] = {
-    "openai": openai,
-    "ollama": ollama,
-    "tei": tei,
-    "cohere": cohere,
-    "voyage": voyage,
-}
+ERROR_FORMATS: dict[str, ErrorFormat] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
 
 DIALECT = web.RequestKey("dialect", str)
 """Set by the handler of a path that several dialects share."""

@@ -6,39 +6,48 @@ for its key, its path, its length or its coding costs the client no upload. Sour
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from aiohttp import HttpVersion11, hdrs, web
 
 from edgeembed.server.aiohttp_internals import Handle, hide_header
+from edgeembed.server.app_keys import ACCESS
+from edgeembed.server.auth import let_page_read
+from edgeembed.server.error_formats import error_format_of
+from edgeembed.server.responses import error_object
 
 _EXPECTED = web.RequestKey("expected", str)
 """What a client expects, lower case; set until it was told to go on."""
 _CONTINUE = "100-continue"
 
 
-def ahead_of(application: Handle) -> Handle:
-    """Return a handler that keeps aiohttp from saying "go on"."""
+def ahead_of(app: web.Application, application: Handle) -> Handle:
+    """Return a handler that keeps aiohttp from saying "go on", and refuses what nobody can expect."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if hdrs.EXPECT not in request.headers:
             return await application(request)
-        if request.version == HttpVersion11:  # older clients cannot expect anything
-            request[_EXPECTED] = request.headers[hdrs.EXPECT].strip().lower()
+        expected = request.headers[hdrs.EXPECT].strip().lower()
         hide_header(request, hdrs.EXPECT)
-        try:
-            response = await application(request)
-        except web.HTTPException as answer:
-            _close_before_body(request, answer)
-            raise
+        if request.version == HttpVersion11:  # older clients cannot expect anything
+            request[_EXPECTED] = expected
+        if _EXPECTED in request and expected not in (_CONTINUE, ""):
+            response: web.StreamResponse = error_object(
+                HTTPStatus.EXPECTATION_FAILED,
+                "the header Expect has an unknown value; the only known one is 100-continue",
+                error_format_of(request),
+            )
+            let_page_read(app[ACCESS], request, response)
+        else:
+            try:
+                response = await application(request)
+            except web.HTTPException as answer:
+                _close_before_body(request, answer)
+                raise
         _close_before_body(request, response)
         return response
 
     return handle
-
-
-def check_expectation(request: web.BaseRequest) -> None:
-    """Raise HTTPExpectationFailed (417) if the client expects what nobody knows."""
-    if _EXPECTED in request and request[_EXPECTED] not in (_CONTINUE, ""):
-        raise web.HTTPExpectationFailed(reason="the only known value of the header Expect is 100-continue")
 
 
 async def send_continue(request: web.BaseRequest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -69,7 +70,7 @@ async def listening(
     await runner.setup()
     take_no_upgrades(runner)
     paths.install(runner)
-    wrap_handler(runner, expectations.ahead_of)
+    wrap_handler(runner, functools.partial(expectations.ahead_of, runner.app))
     fast_path.install(runner)
     ConnectionLimit(runner, most_connections())
     try:

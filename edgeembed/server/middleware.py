@@ -18,7 +18,6 @@ from edgeembed.server import content_codings
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.auth import let_page_read
 from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
-from edgeembed.server.expectations import check_expectation
 from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
 from edgeembed.server.paths import SPELLINGS, origin_of
 from edgeembed.server.reading import ROOM, release
@@ -82,7 +81,6 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into the error object of the request's dialect. No other place does this."""
     try:
-        check_expectation(request)
         return await handler(request)
     except EdgeEmbedError as error:
         response = error_response(error, error_format_of(request))

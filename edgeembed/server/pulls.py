@@ -24,6 +24,8 @@ from edgeembed.config.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MOST_AT_ONCE = 2
+"""Further pulls wait, so that no client fills the machine with processes."""
 STOP_SECONDS = 5.0
 """After which a pull that was interrupted is killed."""
 NICENESS = 10
@@ -53,6 +55,7 @@ class Pulls:
         """settings: those of the daemon, which the pulls have, too."""
         self._environment = _environment(settings, os.environ)
         self._running: dict[str, _Pull] = {}
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         """Of the running pulls, and of those that are being interrupted."""
 
@@ -99,7 +102,10 @@ class Pulls:
         """Run the process, and send its lines to the followers; the last one is a result, whatever happens."""
         result = PullLine(error="the server is stopping")
         try:
-            result = await self._result(spec, pull)
+            if self._places.locked():
+                pull.put(PullLine(message="waiting for other pulls"))
+            async with self._places:
+                result = await self._result(spec, pull)
         except OSError as error:
             result = PullLine(error=f"edgeembed pull cannot be started: {error.strerror}")
         except (msgspec.DecodeError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
@@ -71,9 +71,13 @@ class PartedResponse(web.Response):
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the body. Raises ConnectionResetError when the client does not read it."""
         assert self._request is not None, "prepare() comes first"
-        if self._request.method != hdrs.METH_HEAD:
-            async for part in self._parts:
-                await self._write_part(part, self._request.transport)
+        try:
+            if self._request.method != hdrs.METH_HEAD:
+                async for part in self._parts:
+                    await self._write_part(part, self._request.transport)
+        finally:
+            if isinstance(self._parts, AsyncGenerator):  # what makes the parts ends with a client that is gone
+                await self._parts.aclose()
         await web.StreamResponse.write_eof(self, data)
 
     async def _write_part(self, part: bytes | memoryview, transport: asyncio.Transport | None) -> None:

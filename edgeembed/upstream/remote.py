@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from edgeembed.errors import ConfigError, EngineUnavailableError, WrongRowsError
-from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, catalogue
+from edgeembed.hub.catalogue import CatalogueEntry
+from edgeembed.hub.other_names import meaning
 from edgeembed.models.registry import ServedModel
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import RefusedError, UnavailableError, UpstreamClient, UpstreamError, UpstreamOptions
@@ -199,7 +200,7 @@ class Remote:
             prompts=entry.prompts if entry else None,
             dimensions=self.identity.dimensions,
             matryoshka=entry.matryoshka if entry else None,
-            other_names=_other_names(entry) if entry else (),
+            other_names=(entry.name, *entry.other_names) if entry else (),
             upstream=self.options.url,
         )
 
@@ -236,16 +237,8 @@ async def only_model(options: UpstreamOptions, identities: IdentityStore) -> str
 
 def entry_of(model: str) -> CatalogueEntry | None:
     """Return the catalogue's entry for a model by its name on another server: ours, a repository's or a file's."""
-    wanted = model.lower().removesuffix(":latest")
+    wanted = model.lower()
     if wanted.endswith(".gguf"):  # llama-server's name of a file
         wanted = _TYPE_SUFFIX.sub("", wanted.replace("\\", "/").rpartition("/")[2].removesuffix(".gguf"))
-    for name, entry in catalogue().items():
-        repositories = {repository.lower() for repository in _other_names(entry)}
-        if wanted in (name, *repositories, *(repository.partition("/")[2] for repository in repositories)):
-            return entry if entry.task == "embed" else None
-    return None
-
-
-def _other_names(entry: CatalogueEntry) -> tuple[str, ...]:
-    repositories = {source.repo for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)}
-    return (entry.name, *sorted(repositories))
+    found = meaning(wanted)
+    return found.entry if found is not None and found.entry.task == "embed" else None

@@ -343,6 +343,9 @@ def test_rerank_prints_the_best_first(port: int) -> None:
     )
     (line,) = found.stdout.splitlines()
     assert {key: json.loads(line)[key] for key in ("index", "document")} == {"index": 1, "document": "best"}
+    long = edgeembed("rerank", "query", "best", "word " * 40)
+    assert len(long.stdout.splitlines()) == 2
+    assert "1 of 2 documents are too long with their query, and were cut" in long.stderr
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.daemon import Daemon, running
 
 TEXTS = ["The rain falls.", "déjà vu, 🙂 [CLS] <|endoftext|>", "word " * 100]
@@ -27,12 +29,25 @@ def test_counts_equal_those_of_embedding(minilm: Callable[[str], Path], home: Pa
         assert counted["context_tokens"] == 512
         # Texts that are too long to embed can be counted.
         assert post(daemon, "/v1/tokenize", input="word " * 50_000)["total_tokens"] == 50_002
-        (tokens,) = post(daemon, "/tokenize", inputs="rain 🙂")
-        assert [(token["text"].strip(), token["special"]) for token in tokens] == [
+        # Each token's own part of the text, in bytes; the text was cleaned before it was read.
+        given = "Rain\x00drops 🙂, cafe\u0301"
+        (tokens,) = post(daemon, "/tokenize", inputs=given)
+        assert [(token["text"], token["special"]) for token in tokens] == [
             ("[CLS]", True),
-            ("rain", False),
-            ("[UNK]", False),
+            ("Rain", False),
+            ("drop", False),
+            ("s", False),
+            ("🙂", False),
+            (",", False),
+            ("cafe\u0301", False),
             ("[SEP]", True),
         ]
+        for token in tokens[1:-1]:
+            assert given.encode()[token["start"] : token["stop"]].decode() == token["text"]
         (bare,) = post(daemon, "/tokenize", inputs="rain 🙂", add_special_tokens=False)
         assert [token["id"] for token in bare] == [4542, 100]
+        ids = [token["id"] for token in tokens]
+        assert post(daemon, "/decode", ids=[ids, ids[1:4]]) == ["raindrops, cafe", "raindrops"]
+        assert post(daemon, "/decode", ids=ids, skip_special_tokens=False) == ["[CLS] raindrops [UNK], cafe [SEP]"]
+        rows = [post(daemon, "/embed", inputs=inputs)[0] for inputs in (given, ids, [ids[1:-1]])]
+        assert rows[1] == pytest.approx(rows[0], abs=1e-6) and rows[2] == pytest.approx(rows[0], abs=1e-6)

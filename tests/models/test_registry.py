@@ -47,6 +47,91 @@ async def test_names(name: str | None, expected: ServedModel) -> None:
     assert (await registry.resolve(name, "embed")).model == expected
 
 
+async def test_every_name_may_end_in_latest() -> None:
+    """Ollama's clients add it to names without a tag, and /api/tags lists names so."""
+    registry = ModelRegistry(SMALL, [OTHER], aliases={"ada": "other-model", "odd": "other-model:latest"})
+    for name in ("small:latest", "SMALL:LATEST", "maker/small-model:latest"):
+        assert await registry.resolve(name, "embed") == Target(SMALL), name
+    for name in ("ada:latest", "odd", "odd:latest"):
+        assert (await registry.resolve(name, "embed")).model == OTHER, name
+    with pytest.raises(ModelNotFoundError, match="'gone:latest'"):
+        await registry.resolve("gone:latest", "embed")
+
+
+async def test_other_programs_names_mean_the_installed_model_of_the_catalogue() -> None:
+    nomic = model("nomic-embed-text-v1.5", "F16", prompts=QUERY)
+    in_place = model("my-file", other_names=("all-minilm-l6-v2", "all-minilm"))
+    registry = ModelRegistry(in_place, [nomic])
+    for name in ("nomic-embed-text", "nomic-embed-text:latest", "nomic-embed-text:v1.5", "nomic-ai/nomic-embed-text-v1.5"):
+        assert await registry.resolve(name, "embed") == Target(nomic), name
+    for name in ("text-embedding-nomic-embed-text-v1.5", "nomic-embed-text:137m-v1.5-fp16"):
+        assert await registry.resolve(name, "embed") == Target(nomic), name
+    assert await registry.resolve("nomic-embed-text:query", "embed") == Target(nomic, "query")
+    for name in ("all-minilm-l6-v2", "all-minilm", "all-minilm:latest", "all-minilm:Q8_0"):
+        assert (await registry.resolve(name, "embed")).model == in_place, name
+    for name in ("all-minilm:33m", "all-minilm:F16", "nomic-embed-text-v2-moe"):
+        with pytest.raises(ModelNotFoundError):
+            await registry.resolve(name, "embed")
+
+
+async def test_a_models_own_name_comes_before_another_models_other_name() -> None:
+    mine = model("nomic-embed-text")
+    theirs = model("nomic-embed-text-v1.5", other_names=("nomic-embed-text", "text-embedding-nomic-embed-text-v1.5"))
+    registry = ModelRegistry(theirs, [mine])
+    assert (await registry.resolve("nomic-embed-text", "embed")).model == mine
+    assert (await registry.resolve("text-embedding-nomic-embed-text-v1.5", "embed")).model == theirs
+
+
+async def test_an_empty_name_means_the_default() -> None:
+    assert await ModelRegistry(SMALL, [RANKER]).resolve("", "embed") == Target(SMALL)
+    assert await ModelRegistry(SMALL, [RANKER]).resolve("", "rerank") == Target(RANKER)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        *((name, "OpenAI") for name in ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")),
+        *((name, "Cohere") for name in ("embed-english-v3.0", "embed-multilingual-light-v3.0", "embed-v4.0")),
+        *((name, "Voyage") for name in ("voyage-3", "voyage-3.5-lite", "voyage-code-3")),
+        *((name, "Jina") for name in ("jina-embeddings-v3", "jina-clip-v2")),
+        *((name, "Google") for name in ("gemini-embedding-001", "text-embedding-004", "text-multilingual-embedding-002")),
+        *((name, "Mistral") for name in ("mistral-embed", "codestral-embed-2505")),
+        ("openai/text-embedding-3-small", "OpenAI"),
+        ("Text-Embedding-3-Small", "OpenAI"),
+    ],
+)
+async def test_a_hosted_models_name_gets_the_command_that_makes_the_alias(name: str, owner: str) -> None:
+    said = rf"it is one of {owner}'s.* `edgeembed config add aliases {name.lower()}=small` and restart"
+    with pytest.raises(ModelNotFoundError, match=said):
+        await ModelRegistry(SMALL, [RANKER]).resolve(name, "embed")
+
+
+async def test_the_alias_of_a_hosted_reranker_is_a_reranker() -> None:
+    for name in ("rerank-v3.5", "rerank-multilingual-v3.0", "rerank-2.5-lite", "jina-reranker-v2-base-multilingual"):
+        with pytest.raises(ModelNotFoundError, match=f"aliases {name}=ranker`"):
+            await ModelRegistry(SMALL, [RANKER]).resolve(name, "rerank")
+    with pytest.raises(ModelNotFoundError, match=r"aliases rerank-v3.5=qwen3-reranker-0\.6b`"):
+        await ModelRegistry(SMALL).resolve("rerank-v3.5", "rerank")
+
+
+async def test_a_name_that_a_shell_would_read_otherwise_gets_no_command() -> None:
+    for name in ("text-embedding-3-small; rm -rf ~", "voyage-$(id)", "jina-`id`", "jina-a b", "jina-a=b,c=d", "jina-a\nb"):
+        with pytest.raises(ModelNotFoundError) as caught:
+            await ModelRegistry(SMALL).resolve(name, "embed")
+        assert "config add" not in caught.value.message
+
+
+async def test_a_name_of_the_catalogue_that_is_not_installed_gets_the_command_that_installs_it() -> None:
+    for name, spec in (
+        ("nomic-embed-text", "nomic-embed-text-v1.5"),
+        ("nomic-embed-text:latest", "nomic-embed-text-v1.5"),
+        ("qwen3-embedding:query", "qwen3-embedding-8b"),
+        ("bge-m3:F16", "bge-m3:F16"),
+    ):
+        with pytest.raises(ModelNotFoundError, match=f"is not installed; run `edgeembed pull {spec}`"):
+            await ModelRegistry(SMALL).resolve(name, "embed")
+
+
 async def test_a_suffix_chooses_the_prompt_for_every_name() -> None:
     registry = ModelRegistry(SMALL, aliases={"ada": "small", "find": "small:query", "odd:query": "small"})
     for name in ("small:query", "small:Q8_0:query", "small-Q8_0.gguf:query", "ada:query", "find", "SMALL:QUERY"):
@@ -157,6 +242,21 @@ async def test_a_file_that_changes_during_a_scan_is_scanned_again() -> None:
     registry = ModelRegistry(SMALL, renew=renew)
     registry.mark_stale()
     assert (await registry.resolve(None, "embed")).model == newer
+
+
+async def test_an_embedder_ranks_if_its_name_ends_in_cosine() -> None:
+    registry = ModelRegistry(SMALL, [RANKER], aliases={"some-reranker": "small:cosine"})
+    for name in ("small:cosine", "SMALL:Q8_0:cosine", "some-reranker"):
+        found = await registry.resolve(name, "rerank")
+        assert (found.model, found.input_type, found.cosine) == (SMALL, None, True)
+        assert (await registry.resolve(name, "embed")).model == SMALL
+    assert (await registry.resolve("small", "rerank", or_embedder=True)).model == SMALL
+    with pytest.raises(WrongTaskError, match=r"'small:cosine' ranks them by the cosine"):
+        await registry.resolve("small", "rerank")
+    with pytest.raises(ModelNotFoundError):
+        await registry.resolve(f"{RANKER.name}:cosine", "rerank")
+    assert (await ModelRegistry(SMALL).resolve(None, "rerank", or_embedder=True)).model == SMALL
+    assert (await registry.resolve(None, "rerank", or_embedder=True)).model == RANKER
 
 
 async def test_aliases_are_added_and_removed_while_it_is_used() -> None:

@@ -239,7 +239,6 @@ async def test_an_escaped_slash_is_none_not_even_for_an_answer_in_the_cache(path
         ("POST /v1/responses/", "error.message", "--forward"),
         ("POST /v1/images/generations", "error.message", "--forward"),
         ("POST /v1/audio/speech", "error.message", "--forward"),
-        ("POST /api/chat", "error", "ask an Ollama server for generated text"),
         ("GET /v1//admin", "error.message", "the path is /v1/admin"),
         ("GET /nothing", "error.message", "base URLs: {url}/v1 (OpenAI's API), {url} (Ollama), "),
     ],

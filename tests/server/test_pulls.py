@@ -115,6 +115,20 @@ async def test_a_pull_that_nobody_follows_is_interrupted(script: Script, by: str
         await running.close()
 
 
+async def test_few_pulls_run_at_once(script: Script) -> None:
+    log = script(WAITS)
+    running = Pulls(Settings())
+    tasks = [asyncio.create_task(follow(running, f"model-{number}")) for number in range(4)]
+    await until_async(lambda: log.read_text() == "started\n" * 2)
+    async with aclosing(running.follow("model-3")) as waiting:
+        assert (await anext(waiting)).message == "waiting for other pulls"
+    tasks.pop().cancel()
+    log.with_name("go on").touch()
+    assert [(await task)[-1] for task in tasks] == [PullLine(installed="tiny:F32")] * 3
+    await running.close()
+    assert log.read_text() == "started\n" * 3, "one that nobody waits for never starts"
+
+
 async def test_a_pull_gets_the_hubs_token_and_no_key_of_this_server(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEEMBED_API_KEY", "sesame")
     monkeypatch.setenv("EDGEEMBED_UPSTREAM_KEY", "sesame")

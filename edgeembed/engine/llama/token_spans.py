@@ -8,8 +8,7 @@ tokens that were found before and behind it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,9 @@ Spans = npt.NDArray[np.int32]
 
 _SEARCHED_BYTES = 1024
 """As far from its expected place a token is searched for."""
-_WORDS = re.compile(r"\S+")
+_SPACE = ord(" ")
+_NOWHERE, _LOST = (-1, -1), (-2, -2)
+"""Places of special tokens, and of tokens that are not found yet."""
 
 
 class Spelling:
@@ -38,26 +39,33 @@ class Spelling:
         at = np.cumsum(leading) - 1
         self.begins, self.ends = origins.begins[at], origins.ends[at]
 
+    def spans(self, found: npt.NDArray[np.int64]) -> Spans:
+        """Return the parts of the text that parts of the spelling stand for. found: begin and end of each in bytes; -1."""
+        spans = np.full(found.shape, -1, dtype=np.int32)
+        begins, ends = found[:, 0], found[:, 1]
+        filled = ends > begins
+        spans[filled, 0], spans[filled, 1] = self.begins[begins[filled]], self.ends[ends[filled] - 1]
+        empty = (ends == begins) & (begins >= 0)
+        before = np.concatenate([np.zeros(1, dtype=np.int32), self.ends])
+        spans[empty] = before[begins[empty], None]
+        return spans
+
     @classmethod
-    def of_words(cls, parts: Iterable[tuple[str, int, int]], *, words: bool) -> Spelling:
+    def of_words(cls, letters: Sequence[str], *, words: bool) -> Spelling:
         """Return the spelling for a tokenizer that reads words, each with a space in front, which counts to the word.
 
-        parts: what the tokenizer makes of the text from begin to end, in a row; white space separates words.
+        letters: what the tokenizer makes of each character of the text, with spaces between words.
         """
-        spelled, origins = [], []
-        for part, begin, end in parts:
-            spelled.append(part)
-            origins.append((len(part), begin, end))
-        whole, places = "".join(spelled), Origins.joined(origins)
-        kept, begins, ends = [], [], []
-        for match in _WORDS.finditer(whole):
-            at, behind = match.span()
-            kept.append(f" {match.group()}")
-            begins += [places.begins[at : at + 1], places.begins[at:behind]]
-            ends += [places.ends[at : at + 1], places.ends[at:behind]]
-        if not kept:
-            return cls("", Origins.same(0), words=words)
-        return cls("".join(kept), Origins(np.concatenate(begins), np.concatenate(ends)), words=words)
+        lengths = np.fromiter(map(len, letters), dtype=np.int64, count=len(letters))
+        places = np.repeat(np.arange(len(letters), dtype=np.int32), lengths)
+        codes = np.frombuffer("".join(letters).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        kept = codes != _SPACE
+        first = kept & ~np.concatenate([[False], kept[:-1]])
+        taken = np.repeat(np.arange(len(codes)), kept.astype(np.int64) + first)  # the first letter of a word twice
+        spelled, places = codes[taken], places[taken]
+        spelled[np.flatnonzero(first[taken])[::2]] = _SPACE
+        text = spelled.tobytes().decode("utf-32-le", "surrogatepass")
+        return cls(text, Origins(places, places + 1), words=words)
 
 
 def find_spans(spelling: Spelling, pieces: Sequence[bytes | None], unknown: Sequence[bool]) -> Spans:
@@ -65,38 +73,36 @@ def find_spans(spelling: Spelling, pieces: Sequence[bytes | None], unknown: Sequ
 
     pieces: what each token is spelled like; None for a special token. unknown: whether it is the token for unknown words.
     """
-    spans = np.full((len(pieces), 2), -1, dtype=np.int32)
-    at = 0
-    lost: list[int] = []
-    for index, (piece, is_unknown) in enumerate(zip(pieces, unknown, strict=True)):
+    found: list[tuple[int, int]] = []  # in bytes of the spelling
+    at, lost = 0, 0
+    for piece, is_unknown in zip(pieces, unknown, strict=True):
         if piece is None:
+            found.append(_NOWHERE)
             continue
         if is_unknown:
-            found = _unknown_word(spelling.bytes, at) if spelling.words else None
+            place = _unknown_word(spelling.bytes, at) if spelling.words else None
         else:
-            found = _find(spelling.bytes, piece, at, skip=bool(lost))
-        if found is None:
-            lost.append(index)
+            place = _find(spelling.bytes, piece, at, skip=bool(lost))
+        if place is None:
+            lost += 1
+            found.append(_LOST)
             continue
-        begin, end = found
         if lost:
-            _set(spans, spelling, lost, at, begin)
-            lost = []
-        _set(spans, spelling, [index], begin, end)
-        at = end
-    _set(spans, spelling, lost, at, len(spelling.bytes))
-    return spans
+            _fill(found, (at, place[0]))
+            lost = 0
+        found.append(place)
+        at = place[1]
+    _fill(found, (at, len(spelling.bytes)))
+    return spelling.spans(np.array(found, dtype=np.int64).reshape(-1, 2))
 
 
-def _set(spans: Spans, spelling: Spelling, indexes: Sequence[int], begin: int, end: int) -> None:
-    """Let tokens stand for a part of the spelling, in bytes."""
-    if not indexes:
-        return
-    if end > begin:
-        spans[indexes] = spelling.begins[begin], spelling.ends[end - 1]
-    else:
-        place = spelling.ends[begin - 1] if begin else 0
-        spans[indexes] = place, place
+def _fill(found: list[tuple[int, int]], between: tuple[int, int]) -> None:
+    """Let the tokens that were not found stand for what is left between those before and behind them."""
+    for index in range(len(found) - 1, -1, -1):
+        if found[index] == _LOST:
+            found[index] = between
+        elif found[index] != _NOWHERE:
+            break
 
 
 def _unknown_word(spelled: bytes, at: int) -> tuple[int, int]:

@@ -92,24 +92,25 @@ class Tokenizer:
         if self._words is not None:
             return Spelling.of_words(self._spelled_words(text), words=True)
         if self._metadata("tokenizer.ggml.model") == "t5":
-            letters = enumerate(self._normalize(text))
-            return Spelling.of_words(((self._spelled_letter(letter), at, at + 1) for at, letter in letters), words=False)
+            return Spelling.of_words([*map(self._spelled_letter, self._normalize(text))], words=False)
         if is_composed(self._metadata):
             return Spelling(*compose_with_origins(text))
         return Spelling(self._normalize(text), Origins.same(len(text)))  # replaces characters one by one
 
-    def _spelled_words(self, text: str) -> Iterator[tuple[str, int, int]]:
+    def _spelled_words(self, text: str) -> list[str]:
+        """Return what becomes of each character of a text; defined tokens stay as they are, apart from the words."""
         assert self._words is not None
         parts = self._defined.split(text)
-        at = 0
-        for part in [parts] if isinstance(parts, str) else parts:
+        if isinstance(parts, str):
+            return self._words.spelled(parts)
+        letters: list[str] = []
+        for part in parts:
             if isinstance(part, int):
                 name = self._names_of_defined[part]
-                yield f" {name} ", at, at + len(name)
-                at += len(name)
+                letters += [f" {name[0]}", *name[1:-1], f"{name[-1]} "] if len(name) > 1 else [f" {name} "]
             else:
-                yield from self._words.spelled(part, at)
-                at += len(part)
+                letters += self._words.spelled(part)
+        return letters
 
     def _spell_letter(self, letter: str) -> str:
         """Return what the vocabulary's table of replacements makes of a character, with U+FFFD for what it does not know."""

@@ -72,10 +72,9 @@ class BertWords:
             return normalized
         return list(self._split(normalized))
 
-    def spelled(self, text: str, at: int) -> Iterator[tuple[str, int, int]]:
-        """Yield what becomes of each character of a part of a text that begins at `at`, and its place."""
-        characters = self._characters
-        return ((characters[ord(letter)], place, place + 1) for place, letter in enumerate(text, at))
+    def spelled(self, text: str) -> list[str]:
+        """Return what becomes of each character of a text."""
+        return [*map(self._characters.__getitem__, map(ord, text))]
 
     def _normalize(self, text: str) -> str:
         # In slices, since Python keeps all other threads waiting meanwhile.

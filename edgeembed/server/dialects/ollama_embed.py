@@ -22,7 +22,7 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
-from edgeembed.server.dialects.ollama_fields import KeepAlive, NameField, OllamaOptions, in_ollamas_words, name_of
+from edgeembed.server.dialects.ollama_fields import KeepAlive, NameField, OllamaOptions, in_ollamas_words
 from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers
 from edgeembed.server.responses import JSON_TYPE, PartedResponse, array_json, struct_response
 
@@ -97,7 +97,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     given = getattr(body, param)
     asked = EmbedRequest(
         texts=_texts(given, param),
-        model=name_of(request, body.model),
+        model=body.model,
         dimensions=body.dimensions or None,
         param=param,
         single=isinstance(given, str),
@@ -136,7 +136,7 @@ async def embed_text(request: web.Request) -> web.Response:
         )
     asked = EmbedRequest(
         texts=texts,
-        model=name_of(request, body.model),
+        model=body.model,
         param=param,
         single=True,
         cache=cache_use(None, request),

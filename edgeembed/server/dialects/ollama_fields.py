@@ -15,10 +15,9 @@ from aiohttp import web
 from msgspec import Meta
 
 from edgeembed.errors import InputTooLongError, ModelNotFoundError, NoRoomError, RequestError, WrongTaskError, quoted
+from edgeembed.hub.other_names import LATEST
 from edgeembed.models.registry import ModelRegistry, Target
 from edgeembed.server.app_keys import SERVICE
-
-LATEST = ":latest"
 
 NameField: TypeAlias = Annotated[str | None, Meta(description="The model: any name of GET /api/tags.")]
 OldNameField: TypeAlias = Annotated[str | None, Meta(description="The same as model, from older clients.")]
@@ -32,14 +31,6 @@ OllamaOptions: TypeAlias = Annotated[
 ]
 
 
-def name_of(request: web.Request, given: str | None) -> str | None:
-    """Return our name for an Ollama model name; None (the default model) if it is empty."""
-    registry: ModelRegistry = request.app[SERVICE].registry
-    if given and given[-len(LATEST) :].lower() == LATEST and registry.find(given) is None:
-        given = given[: -len(LATEST)]
-    return given or None
-
-
 def with_tag(name: str) -> str:
     """Return a name as Ollama writes it, which never leaves out the tag."""
     return name if ":" in name else name + LATEST
@@ -50,10 +41,7 @@ async def find_target(request: web.Request, given: str | None) -> Target:
     if not given:
         raise RequestError("model is required: expected a name of GET /api/tags", param="model")
     registry: ModelRegistry = request.app[SERVICE].registry
-    target = registry.find(name_of(request, given) or given)
-    if target is None:
-        await registry.refresh()
-        target = registry.find(name_of(request, given) or given)
+    target = await registry.look_up(given)
     if target is None:
         raise ModelNotFoundError(f"model {quoted(given)} not found; GET /api/tags lists every name", param="model")
     return target

@@ -10,24 +10,24 @@ from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, UnsetType
 
-from edgeembed.common.logs import request_id
 from edgeembed.common.pull_lines import PullLine
-from edgeembed.errors import HubError, ModelNotFoundError, RequestError
+from edgeembed.errors import HubError, ModelNotFoundError, RequestError, quoted
+from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
-from edgeembed.server.dialects.ollama_fields import LATEST, NameField, OldNameField, find_target
+from edgeembed.server.dialects.ollama_fields import NameField, OldNameField, find_target
 from edgeembed.server.error_formats import OllamaError
-from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.model_manager import ModelManager
 from edgeembed.server.owner import require_owner
-from edgeembed.server.responses import struct_response
+from edgeembed.server.responses import PartedResponse, struct_response
 
 MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")
 LINES_TYPE = "application/x-ndjson"
+_LONGEST_NAME = 300
 _HUBS = ("hf.co/", "huggingface.co/")
 
 
@@ -93,15 +93,15 @@ async def pull(request: web.Request) -> web.StreamResponse:
     if await _is_installed(request, given):
         return _whole(body, OllamaProgress("pulling manifest"), _SUCCESS)
     require_owner(request)
-    async with aclosing(request.app[MANAGER].pulls.follow(_spec(given))) as lines:
-        first = await anext(lines)
-        if first.error or body.stream is False:
-            line = first
-            while not _is_result(line):
-                line = await anext(lines)
-            await _finish(request, line)
-            return struct_response(_SUCCESS)
-        return await _stream(request, first, lines)
+    lines = request.app[MANAGER].pulls.follow(_spec(given))
+    line = await anext(lines)
+    if not line.error and body.stream is not False:
+        return PartedResponse(_parts(request, line, lines), {hdrs.CONTENT_TYPE: LINES_TYPE})
+    async with aclosing(lines):
+        while not _is_result(line):
+            line = await anext(lines)
+    await _finish(request, line)
+    return struct_response(_SUCCESS)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -112,8 +112,8 @@ async def delete(request: web.Request) -> web.Response:
     target = await find_target(request, given)
     if alias := _alias(request, given):
         await request.app[MANAGER].remove_alias(alias)
-    elif target.input_type:
-        raise RequestError(f"{given!r} is {target.model.name!r} with a prompt, and no model of its own", param="model")
+    elif target.suffix:
+        raise RequestError(f"{quoted(given)} is a way to use {target.model.name!r}, and no model of its own", param="model")
     else:
         await request.app[MANAGER].remove(target.model)
     return web.Response(text="")
@@ -130,24 +130,19 @@ async def copy(request: web.Request) -> web.Response:
     return web.Response(text="")
 
 
-async def _stream(request: web.Request, first: PullLine, lines: AsyncGenerator[PullLine, None]) -> web.StreamResponse:
-    """Send progress as it comes, each part on a line; an error is the last line."""
-    headers = {**common_headers(request_id() or request_id_of(request)), "Content-Type": LINES_TYPE}
-    response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
-    await response.write(_line(OllamaProgress("pulling manifest")))
-    line = first
-    while not _is_result(line):
-        await response.write(_line(_progress(line)))
-        line = await anext(lines)
-    try:
-        await _finish(request, line)
-    except (HubError, ModelNotFoundError) as error:
-        await response.write(_line(OllamaError(error.message)))
-    else:
-        await response.write(_line(OllamaProgress(f"installed as {line.installed}")) + _line(_SUCCESS))
-    await response.write_eof()
-    return response
+async def _parts(request: web.Request, line: PullLine, lines: AsyncGenerator[PullLine, None]) -> AsyncGenerator[bytes, None]:
+    """Yield progress as it comes, each part on a line; an error is the last line. line: the first one, which was read."""
+    async with aclosing(lines):
+        yield _line(OllamaProgress("pulling manifest"))
+        while not _is_result(line):
+            yield _line(_progress(line))
+            line = await anext(lines)
+        try:
+            await _finish(request, line)
+        except (HubError, ModelNotFoundError) as error:
+            yield _line(OllamaError(error.message))
+        else:
+            yield _line(OllamaProgress(f"installed as {line.installed}")) + _line(_SUCCESS)
 
 
 async def _finish(request: web.Request, result: PullLine) -> None:
@@ -185,12 +180,16 @@ def _name(body: OllamaPullBody | OllamaDeleteBody) -> str:
 def _spec(given: str) -> str:
     """Return the model to pull in the words of `edgeembed pull`. Raises RequestError for a file of this machine."""
     spec = _bare(given)
+    if len(spec) > _LONGEST_NAME or not spec.isprintable():
+        raise RequestError(f"invalid model name: {quoted(spec)}", param="model")
+    if (found := meaning(spec)) is not None:
+        return found.spec
     for hub in _HUBS:
         if spec.lower().startswith(hub):
             return f"hf:{spec[len(hub) :]}"
     if spec[:3].lower() != "hf:" and ("/" in spec or "\\" in spec or spec.startswith("~") or spec.lower().endswith(".gguf")):
         raise RequestError(
-            f"invalid model name: {given[:100]!r} is neither in the catalogue nor on the model hub, which is written "
+            f"invalid model name: {quoted(spec)} is neither in the catalogue nor on the model hub, which is written "
             "hf.co/OWNER/REPOSITORY; a file is installed on the server's machine: edgeembed pull FILE",
             param="model",
         )
@@ -215,7 +214,7 @@ def _progress(line: PullLine) -> OllamaProgress:
     if not line.what:
         return OllamaProgress(line.message)
     # Clients show one bar for each digest, and its status beside it.
-    return OllamaProgress(f"pulling {line.what}", line.what, line.total, line.done)
+    return OllamaProgress(f"pulling: {line.what}", line.what, line.total, line.done)
 
 
 def _line(part: OllamaProgress | OllamaError) -> bytes:

@@ -14,8 +14,9 @@ from aiohttp import web
 from msgspec import Meta
 
 from edgeembed import __version__
+from edgeembed.hub.catalogue import catalogue
 from edgeembed.models.pool import Slot
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelListing, ModelRegistry, ServedModel
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.keep_alive import FOR_EVER
@@ -120,18 +121,18 @@ async def tags(request: web.Request) -> web.Response:
         model = listing.target.model
         if model.task != "embed":
             continue
-        name = with_tag(listing.name)
-        models.append(
-            OllamaModel(
-                name=name,
-                model=name,
-                modified_at=_time(model.created),
-                size=model.size_bytes,
-                digest=model.digest,
-                details=_details(model, await request.app[CARDS].of(model)),
-                capabilities=_capabilities(model),
+        for name in _tags_of(registry, listing):
+            models.append(
+                OllamaModel(
+                    name=name,
+                    model=name,
+                    modified_at=_time(model.created),
+                    size=model.size_bytes,
+                    digest=model.digest,
+                    details=_details(model, await request.app[CARDS].of(model)),
+                    capabilities=_capabilities(model),
+                )
             )
-        )
     return struct_response(OllamaTags(models))
 
 
@@ -183,6 +184,13 @@ async def processes(request: web.Request) -> web.Response:
 async def version(_request: web.Request) -> web.Response:
     """Return the version of Ollama that this server is compatible with."""
     return struct_response(OllamaVersion(OLLAMA_VERSION, __version__))
+
+
+def _tags_of(registry: ModelRegistry, listing: ModelListing) -> list[str]:
+    """Return a name as Ollama writes it, after the one in Ollama's library, if any: clients look for that in the list."""
+    entry = None if listing.alias else catalogue().get(listing.name)
+    library = [name for name in entry.names.ollama[:1] if registry.find(name) == listing.target] if entry is not None else []
+    return list(dict.fromkeys(map(with_tag, (*library, listing.name))))
 
 
 def _short_name(registry: ModelRegistry, model: ServedModel) -> str:

@@ -95,16 +95,13 @@ async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
 
 def _form(body: RerankBody, request: web.Request, version: ApiVersion) -> RerankForm:
     """Return how a request is answered. Raises RequestError."""
+    wanted = body.return_documents in (True, "true")
     of_infinity = body.raw_scores is not None  # its client always sends this field, and no other dialect has it here
     documents: DocumentForm = "string" if of_infinity else "object"
-    if (
-        version == "1"
-        and not request.path.startswith("/v1/")
-        and request.headers.get(hdrs.USER_AGENT, "").startswith("litellm")
-    ):
-        # LiteLLM's providers infinity and hosted_vllm send the same request; one fails on an object, the other on a string.
-        documents = "none"
-    wanted = body.return_documents in (True, "true")
+    if request.path == "/rerank" and wanted:
+        # Of the servers with this path, infinity alone has the field. But LiteLLM's providers for infinity and for vLLM send
+        # the same request, and one fails on an object, the other on a string.
+        documents = "none" if request.headers.get(hdrs.USER_AGENT, "").startswith("litellm/") else "string"
     # Jina, vLLM and SGLang return documents by default, Cohere and infinity do not.
     default = body.return_documents is None and version == "1" and not of_infinity
     return RerankForm(

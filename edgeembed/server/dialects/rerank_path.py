@@ -36,6 +36,4 @@ async def _rerank(request: web.Request, version: jina.ApiVersion) -> web.Respons
     if fields.texts is not UNSET and fields.documents is UNSET:
         request[DIALECT] = "tei"
         return await tei_scores.rerank(request)
-    if version == "1" and (fields.top_k is not UNSET or fields.truncation is not UNSET):
-        request[DIALECT] = "voyage"
     return await jina.rerank(request, version)

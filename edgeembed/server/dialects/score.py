@@ -7,6 +7,7 @@ the cosine of the two texts, without prompts.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
+from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
 from edgeembed.server.dialects.rerank_answer import RerankUsage
@@ -129,7 +131,7 @@ async def _score(request: web.Request) -> web.Response:
             query_param=first,
             single=not isinstance(given, list),
             cache=cache_use(body.cache, request),
-            lengths=lengths_of(body.truncation_side, body.truncate_prompt_tokens, body.max_tokens_per_doc, by_default=False),
+            lengths=_lengths(body),
             plain=True,
         )
     )
@@ -161,3 +163,10 @@ def _fields(body: ScoreBody) -> tuple[str, str]:
     missing = next((name for pair in _PAIRS for name in pair if given & set(pair) and name not in given), "text_1")
     got = ", ".join(sorted(given)) or "none of them"
     raise RequestError(f"expected the texts of the pairs in {_NAMES}; got {got}", param=missing)
+
+
+def _lengths(body: ScoreBody) -> Lengths:
+    """Return how long pairs may be. Raises RequestError."""
+    side = body.truncation_side if body.truncate_prompt_tokens is not None or body.max_tokens_per_doc else None
+    found = lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc, by_default=False)
+    return dataclasses.replace(found, cutting="truncate_prompt_tokens")

@@ -89,7 +89,6 @@ _SIMILARITY = BodyType(SimilarityBody)
 
 
 @routes.post("/")
-@routes.post("/invocations")
 async def root(request: web.Request) -> web.StreamResponse:
     """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`)."""
     fields = await peek_body(request)

@@ -122,7 +122,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             _TEI_COMPUTES,
             example,
             cached=True,
-            fails=dict.fromkeys(_TEI_COMPUTES, (error, error_formats.VoyageError, error_formats.TeiError)),
+            fails=dict.fromkeys(_TEI_COMPUTES, (error, error_formats.TeiError)),
         )
         for path, example, error in (
             ("/v1/rerank", {**_QUERY, "top_n": 1}, error_formats.OpenAIError),
@@ -215,17 +215,29 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"tokens": [0, 1]},
         fails=dict.fromkeys(_COMPUTES, error_formats.OpenAIError),
     ),
-    **{
-        ("POST", path): Operation(
-            _TEI,
-            (RowsField, list[float], list[tei_scores.TeiRank]),
-            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
-            _TEI_COMPUTES,
-            {"inputs": "The rain falls."},
-            cached=True,
-        )
-        for path in ("/", "/invocations")
-    },
+    ("POST", "/"): Operation(
+        _TEI,
+        (RowsField, list[float], list[tei_scores.TeiRank]),
+        (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        cached=True,
+    ),
+    ("POST", "/invocations"): Operation(
+        _TEI,
+        (RowsField, list[float], list[tei_scores.TeiRank], EmbeddingsAnswer, rerank_answer.RerankAnswer),
+        (
+            tei.TeiEmbedBody,
+            tei.SimilarityBody,
+            tei_scores.TeiRerankBody,
+            embeddings_body.EmbeddingsBody,
+            rerank.RerankBody,
+        ),
+        _TEI_COMPUTES,
+        {"input": "The rain falls."},
+        cached=True,
+        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
+    ),
     ("GET", "/info"): Operation(_TEI, tei_info.TeiInfo, errors=(401, 403, 500, 503)),
     ("POST", "/v2/embed"): Operation(
         _COHERE,

@@ -80,6 +80,9 @@ async def test_logits_and_limits_of_vllm_are_obeyed(client: TestClient, server: 
     text = " ".join(str(number) for number in range(40))
     status, answer = await post(client, "/score", model="ranker", text_1=["q", "r"], text_2=["good", text])
     assert (status, answer["error"]["param"]) == (400, "text_2[1]")
+    assert "see truncate_prompt_tokens" in answer["error"]["message"]
+    alone = {"model": "ranker", "text_1": ["q", "r"], "text_2": ["good", text], "truncation_side": "left"}
+    assert (await client.post("/score", json=alone)).status == 400, "the side matters only with a limit"
     response = await client.post(
         "/score", json={"model": "ranker", "text_1": ["q", "r"], "text_2": ["good", text], "truncate_prompt_tokens": 5}
     )
