@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -32,7 +32,9 @@ PART_TEXTS = 2048
 PART_CHARACTERS = 64 * 1024
 """Of the texts that a large request has in the engine's queue at a time, which is how long others wait for it: about 16,000
 tokens, or one or two seconds of two processors with a small model. A longer text is a part of its own."""
-_LEAST_PART_CHARACTERS = 4096
+_LEAST_PART_CHARACTERS, _MOST_PART_CHARACTERS = 16 * 1024, 1024 * 1024
+QUICK_SECONDS, SLOW_SECONDS = 0.25, 1.0
+"""The next part is twice as large as one that was computed faster, and half as large as one that took longer."""
 _PARTS_IN_QUEUE = 4
 """A queue with a low limit has room for this many parts, so that a large request is not refused whenever another waits."""
 MOST_NUMBERS = 2**26
@@ -67,10 +69,10 @@ class Pipeline:
         self._aside = aside
         self._timeout = timeout
         self._max_queue_tokens = max_queue_tokens
-        self._part_characters = PART_CHARACTERS
+        self._most_part_characters = _MOST_PART_CHARACTERS
         if max_queue_tokens:
             fits = int(max_queue_tokens / _PARTS_IN_QUEUE / TOKENS_PER_CHARACTER)
-            self._part_characters = min(PART_CHARACTERS, max(_LEAST_PART_CHARACTERS, fits))
+            self._most_part_characters = min(_MOST_PART_CHARACTERS, max(_LEAST_PART_CHARACTERS, fits))
         self._admissions: dict[tuple[str, str], Admission] = {}
         self._single_flight = SingleFlight()
         self._context_tokens: dict[tuple[str, str], int] = {}
@@ -189,14 +191,17 @@ class Pipeline:
         admission = self._admissions.get(request.model.key)
         if admission is None:
             admission = self._admissions[request.model.key] = Admission(self._max_queue_tokens)
-        parts = await self._aside.run(request.size, lambda: list(parts_of(missing, self._part_characters)))
+        size = min(PART_CHARACTERS, self._most_part_characters)
+        parts = parts_of(missing, lambda: size)
+        part: Part | None = next(parts)
+        assert part is not None  # something is missing
         rows: dict[bytes, Row] = {}
         context, cut_keys = 0, dict[bytes, bytes]()
         # No more than a part waits for the model, until the last one is done.
-        with admission.admit(max(part.characters for part in parts), interactive=request.interactive):
+        with admission.admit(part.characters, interactive=request.interactive):
             async with contextlib.AsyncExitStack() as held:
                 lease: Lease | None = None
-                for part in parts:
+                while part is not None:
                     async with self._until(deadline):
                         if lease is None or lease.is_recalled:
                             await held.aclose()
@@ -205,16 +210,22 @@ class Pipeline:
                         if context != lease.engine.info.context_tokens:
                             context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
                             cut_keys = await self._cut_keys(request, context)
-                        if part is parts[0]:
+                        if not rows:
                             self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
                             _refuse_numbers(request, (lease.engine.info.dimensions,))
-                            await self._check(request, parts, cached_tokens, lease)
+                            await self._check(request, missing, len(part.texts) < len(missing), cached_tokens, lease)
                         began = time.monotonic()
                         computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
                     admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
                     rows |= computed
-                    deadline = self._deadline()
+                    size = self._next_size(size, time.monotonic() - began)
+                    part, deadline = next(parts, None), self._deadline()
         return rows
+
+    def _next_size(self, size: int, seconds: float) -> int:
+        """Return the size of the next part in characters. seconds: that one of `size` took, behind other requests' texts."""
+        size = size * 2 if seconds < QUICK_SECONDS else size // 2 if seconds > SLOW_SECONDS else size
+        return min(self._most_part_characters, max(_LEAST_PART_CHARACTERS, size))
 
     async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:
         if request.lengths.plain:
@@ -241,21 +252,23 @@ class Pipeline:
             raise request.failure(whole[failure.key], failure.error, _attainable(lease)) from failure.error
         return {whole[key]: row for key, row in rows.items()}
 
-    async def _check(self, request: RowRequest, parts: Sequence[Part], cached_tokens: int, lease: Lease) -> None:
+    async def _check(
+        self, request: RowRequest, missing: Mapping[bytes, Text], in_parts: bool, cached_tokens: int, lease: Lease
+    ) -> None:
         """Refuse a large request before anything of it is computed: for too many tokens, or for a text that is too long.
 
-        The tokenizer reads it for that, which takes a small part of the time that the model takes. A small request is left
-        to the engine, which refuses it in one step.
+        The tokenizer reads it for that, which takes a small part of the time that the model takes. A request that is not
+        computed in parts is left to the engine, which refuses it in one step.
         """
         counts = request.most_tokens is not None and await self._aside.run(
-            request.size, _may_have_more, parts, Counter(request.keys), request.most_tokens - cached_tokens
+            request.size, _may_have_more, missing, Counter(request.keys), request.most_tokens - cached_tokens
         )
-        if not counts and (len(parts) == 1 or request.model.upstream):
+        if not counts and (not in_parts or request.model.upstream):
             return
         most = request.lengths.most(self._context_tokens[request.model.key])
         times, total = Counter(request.keys), cached_tokens
         limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
-        for part in parts:
+        for part in parts_of(missing):
             texts = part.texts if counts else await self._aside.run(part.characters, _doubtful, request, part.texts, most)
             keys = list(texts)
             try:
@@ -281,12 +294,15 @@ class Part(NamedTuple):
     characters: int
 
 
-def parts_of(texts: Mapping[bytes, Text], most_characters: int = PART_CHARACTERS) -> Iterator[Part]:
-    """Yield texts in parts that the engine computes one after another; nearly always it is one."""
+def parts_of(texts: Mapping[bytes, Text], most: Callable[[], int] = lambda: PART_CHARACTERS) -> Iterator[Part]:
+    """Yield texts in parts that the engine computes one after another; nearly always it is one.
+
+    most: returns the characters of the next part, which it should not exceed.
+    """
     part = Part({}, 0)
     for key, text in texts.items():
         size = characters_to_compute(text)
-        if part.texts and (part.characters + size > most_characters or len(part.texts) >= PART_TEXTS):
+        if part.texts and (part.characters + size > most() or len(part.texts) >= PART_TEXTS):
             yield part
             part = Part({}, 0)
         part.texts[key] = text
@@ -309,9 +325,9 @@ def _attainable(lease: Lease) -> int:
     return lease.engine.info.attainable_tokens if lease.engine.info else 0
 
 
-def _may_have_more(parts: Sequence[Part], times: Mapping[bytes, int], most: int) -> bool:
+def _may_have_more(texts: Mapping[bytes, Text], times: Mapping[bytes, int], most: int) -> bool:
     """Return whether texts may have more than `most` tokens; few have. times: how often a request has each."""
-    return sum(tokens_at_most(text) * times[key] for part in parts for key, text in part.texts.items()) > most
+    return sum(tokens_at_most(text) * times[key] for key, text in texts.items()) > most
 
 
 def _doubtful(request: RowRequest, texts: Mapping[bytes, Text], most: int) -> dict[bytes, Text]:

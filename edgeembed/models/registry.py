@@ -109,6 +109,11 @@ class Target:
     cosine: bool = False
     """Whether the suffix of an embedder's name, `NAME:cosine`, says that it may score documents."""
 
+    @property
+    def suffix(self) -> str:
+        """What the name has behind that of the model."""
+        return _COSINE if self.cosine else f":{self.input_type}" if self.input_type else ""
+
 
 @dataclass(frozen=True)
 class ModelListing:
@@ -165,20 +170,27 @@ class ModelRegistry:
 
         Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
-        if self._stale:
-            await self.refresh()
         if not name:
+            if self._stale:
+                await self.refresh()
             return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
-        target = self._lookup(name)
-        if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
-            await self.refresh()
-            target = self._lookup(name)
+        target = await self.look_up(name)
         if target is None:
-            raise self._unknown(name, task)
+            raise self.unknown(name, task)
         if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
             return target
         instead = "" if task == "embed" else f". {quoted(name + _COSINE)} ranks them by the cosine of its vectors"
         raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
+
+    async def look_up(self, name: str) -> Target | None:
+        """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk."""
+        if self._stale:
+            await self.refresh()
+        target = self._lookup(name)
+        if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
+            await self.refresh()
+            target = self._lookup(name)
+        return target
 
     async def refresh(self) -> None:
         """Scan the disk; concurrent calls share one scan, unless a file changed after it began."""
@@ -273,7 +285,8 @@ class ModelRegistry:
             model = self._by_name.get(found.spec.lower())
         return Target(model) if model else None
 
-    def _unknown(self, name: str, task: Task) -> ModelNotFoundError:
+    def unknown(self, name: str, task: Task) -> ModelNotFoundError:
+        """Return the error for a name that means no model, with what to do about it."""
         meant = self._aliases.get(name.lower(), name) if len(name) <= LONGEST_NAME else name
         alias = "" if meant == name else f" (an alias of {meant!r})"
         short = len(meant) <= _LONGEST_HINTED

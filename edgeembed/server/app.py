@@ -17,6 +17,7 @@ from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
     cohere,
+    invocations_path,
     ollama_embed,
     ollama_generate,
     ollama_models,
@@ -52,6 +53,7 @@ _DIALECTS = (
     tei_tokens,
     tei_info,
     cohere,
+    invocations_path,
 )
 
 DEFAULT_MAX_INPUTS = 2048

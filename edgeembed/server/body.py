@@ -126,6 +126,7 @@ async def read_body(request: web.Request, body_type: BodyType[T]) -> T:
 class PeekedFields(msgspec.Struct):
     """The fields, not parsed, by which a path that serves several dialects or tasks tells them apart."""
 
+    input: msgspec.Raw | UnsetType = UNSET
     inputs: msgspec.Raw | UnsetType = UNSET
     texts: msgspec.Raw | UnsetType = UNSET
     documents: msgspec.Raw | UnsetType = UNSET

@@ -89,9 +89,7 @@ class ModelManager:
             )
         model = target.model
         meant = model.spec if model.upstream or self._store.contains(model.path) else str(model.path)
-        if target.input_type:
-            meant += f":{target.input_type}"
-        await self._write_alias(alias, meant)
+        await self._write_alias(alias, meant + target.suffix)
         log.info("%s has one more name, added over HTTP", model.spec)
 
     async def remove_alias(self, alias: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from click.testing import CliRunner
 
 from edgeembed.cli.config import config
 from edgeembed.config.file import read_config
+from edgeembed.config.resolution import resolve
 from edgeembed.config.values import field_names
-from edgeembed.errors import ConfigError
+from edgeembed.errors import ConfigError, ModelNotFoundError
+from edgeembed.models.registry import ModelRegistry
+from tests.fakes import fake_model
 
 
 @pytest.fixture
@@ -78,3 +82,19 @@ def test_path_works_without_a_file_or_with_a_bad_one(run: CliRunner, home: Path)
     assert run.invoke(config, ["path"]).output == f"{home / 'config.toml'}\n"
     with pytest.raises(ConfigError, match=r"config\.toml"):
         run.invoke(config, ["show"])
+
+
+async def test_the_command_that_a_404_gives_makes_the_alias(run: CliRunner, home: Path) -> None:
+    """As pasted into a shell: the daemon's next start reads it, and other aliases stay."""
+    home.mkdir()
+    (home / "config.toml").write_text('[aliases]\nbig = "one"\n')
+    model = fake_model("all-minilm-l6-v2")
+    for name in ("text-embedding-3-small", "embed-english-v3.0", "openai/text-embedding-ada-002"):
+        with pytest.raises(ModelNotFoundError) as caught:
+            await ModelRegistry(model).resolve(name, "embed")
+        command = shlex.split(caught.value.message.split("`")[1])
+        assert command[:2] == ["edgeembed", "config"]
+        assert run.invoke(config, command[2:]).exit_code == 0
+        registry = ModelRegistry(model, aliases=resolve().settings.aliases)
+        assert (await registry.resolve(name, "embed")).model == model
+    assert resolve().settings.aliases["big"] == "one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,11 +49,11 @@ def engine() -> FakeEngine:
 def test_parts_keep_the_order_and_their_limits() -> None:
     sizes = [1] * (PART + 1) + [60, 50, 500, 1]
     texts = {b"%d" % number: "x" * size for number, size in enumerate(sizes)}
-    parts = list(parts_of(texts, 100))
+    parts = list(parts_of(texts, lambda: 100))
     assert [key for part in parts for key in part.texts] == list(texts)
     assert [list(map(len, part.texts.values())) for part in parts] == [[1] * PART, [1, 60], [50], [500], [1]]
     assert [part.characters for part in parts] == [PART, 61, 50, 500, 1]
-    assert list(parts_of({b"one": "x" * 500}, 100)) == [Part({b"one": "x" * 500}, 500)]
+    assert list(parts_of({b"one": "x" * 500}, lambda: 100)) == [Part({b"one": "x" * 500}, 500)]
 
 
 async def test_only_a_part_is_in_the_engines_queue_and_rows_come_in_order(engine: FakeEngine) -> None:
@@ -143,6 +144,24 @@ async def test_a_client_that_hangs_up_ends_the_rest(engine: FakeEngine) -> None:
     assert service.waiting_tokens(fake_model()) == 0
 
 
+async def test_parts_are_as_large_as_the_model_is_fast(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(pipeline, "PART_TEXTS", 1000)
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: now))
+    engine.paused = True
+    texts = [f"{number:2} {'x' * 8 * 1024}" for number in range(80)]
+    running = asyncio.create_task(fake_service(engine).embed(EmbedRequest(texts)))
+    waited = []
+    for took in (0.1, 0.1, 9.0, 0.5, 0.5):
+        await engine.until(lambda: engine.waiting)
+        waited.append(len(engine.waiting))
+        now += took
+        engine.resume()
+        await asyncio.sleep(0)
+    assert len((await running).rows) == 80
+    assert waited == [7, 15, 31, 15, 12], "64, 128, 256 and again 128 KiB"
+
+
 class Clock:
     """The event loop's time, ahead of the real one."""
 
@@ -183,12 +202,12 @@ async def test_a_large_rerank_is_computed_in_parts_too() -> None:
     assert len(engine.computed) == 2 * PART - 1
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("in_advance", [True, False])
 async def test_more_vectors_than_fit_into_memory_are_refused_before_anything_is_computed(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, known: bool
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, in_advance: bool
 ) -> None:
     monkeypatch.setattr(pipeline, "MOST_NUMBERS", 20 * DIMENSIONS)
-    model = dataclasses.replace(fake_model(), dimensions=DIMENSIONS if known else None)
+    model = dataclasses.replace(fake_model(), dimensions=DIMENSIONS if in_advance else None)
     service = EmbeddingService(ModelRegistry(model), ModelPool(lambda _m: engine, PoolRules(budget_bytes=1)), None)
     with pytest.raises(RequestTooLargeError, match=r"input has 35 items; .* at most 20 vectors"):
         await service.embed(EmbedRequest(TEXTS))

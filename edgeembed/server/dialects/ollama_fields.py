@@ -41,10 +41,7 @@ async def find_target(request: web.Request, given: str | None) -> Target:
     if not given:
         raise RequestError("model is required: expected a name of GET /api/tags", param="model")
     registry: ModelRegistry = request.app[SERVICE].registry
-    target = registry.find(given)
-    if target is None:
-        await registry.refresh()
-        target = registry.find(given)
+    target = await registry.look_up(given)
     if target is None:
         raise ModelNotFoundError(f"model {quoted(given)} not found; GET /api/tags lists every name", param="model")
     return target

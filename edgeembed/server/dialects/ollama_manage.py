@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.common.pull_lines import PullLine
-from edgeembed.errors import HubError, ModelNotFoundError, RequestError
+from edgeembed.errors import HubError, ModelNotFoundError, RequestError, quoted
 from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app_keys import SERVICE
@@ -27,6 +27,7 @@ from edgeembed.server.responses import PartedResponse, struct_response
 
 MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")
 LINES_TYPE = "application/x-ndjson"
+_LONGEST_NAME = 300
 _HUBS = ("hf.co/", "huggingface.co/")
 
 
@@ -111,8 +112,8 @@ async def delete(request: web.Request) -> web.Response:
     target = await find_target(request, given)
     if alias := _alias(request, given):
         await request.app[MANAGER].remove_alias(alias)
-    elif target.input_type:
-        raise RequestError(f"{given!r} is {target.model.name!r} with a prompt, and no model of its own", param="model")
+    elif target.suffix:
+        raise RequestError(f"{quoted(given)} is a way to use {target.model.name!r}, and no model of its own", param="model")
     else:
         await request.app[MANAGER].remove(target.model)
     return web.Response(text="")
@@ -179,6 +180,8 @@ def _name(body: OllamaPullBody | OllamaDeleteBody) -> str:
 def _spec(given: str) -> str:
     """Return the model to pull in the words of `edgeembed pull`. Raises RequestError for a file of this machine."""
     spec = _bare(given)
+    if len(spec) > _LONGEST_NAME or not spec.isprintable():
+        raise RequestError(f"invalid model name: {quoted(spec)}", param="model")
     if (found := meaning(spec)) is not None:
         return found.spec
     for hub in _HUBS:
@@ -186,7 +189,7 @@ def _spec(given: str) -> str:
             return f"hf:{spec[len(hub) :]}"
     if spec[:3].lower() != "hf:" and ("/" in spec or "\\" in spec or spec.startswith("~") or spec.lower().endswith(".gguf")):
         raise RequestError(
-            f"invalid model name: {given[:100]!r} is neither in the catalogue nor on the model hub, which is written "
+            f"invalid model name: {quoted(spec)} is neither in the catalogue nor on the model hub, which is written "
             "hf.co/OWNER/REPOSITORY; a file is installed on the server's machine: edgeembed pull FILE",
             param="model",
         )

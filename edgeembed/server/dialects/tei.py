@@ -20,7 +20,7 @@ from edgeembed.inference.postprocess import raw_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, peek_body, read_body
-from edgeembed.server.dialects import rerank, tei_scores
+from edgeembed.server.dialects import tei_scores
 from edgeembed.server.dialects.tei_fields import (
     DirectionField,
     PromptNameField,
@@ -29,7 +29,6 @@ from edgeembed.server.dialects.tei_fields import (
     compute_headers,
     lengths,
 )
-from edgeembed.server.error_formats import DIALECT
 from edgeembed.server.fields import (
     PositiveField,
     TextField,
@@ -90,15 +89,11 @@ _SIMILARITY = BodyType(SimilarityBody)
 
 
 @routes.post("/")
-@routes.post("/invocations")
 async def root(request: web.Request) -> web.StreamResponse:
-    """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`, or `documents` as vLLM)."""
+    """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`)."""
     fields = await peek_body(request)
     if fields.texts is not UNSET:
         return await tei_scores.rerank(request)
-    if fields.documents is not UNSET:
-        request[DIALECT] = "openai"
-        return await rerank.rerank(request, "1")
     if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
         return await similarity(request)
     return await embed_texts(request)

@@ -215,18 +215,29 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"tokens": [0, 1]},
         fails=dict.fromkeys(_COMPUTES, error_formats.OpenAIError),
     ),
-    **{
-        ("POST", path): Operation(
-            _TEI,
-            (RowsField, list[float], list[tei_scores.TeiRank], rerank_answer.RerankAnswer),
-            (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody, rerank.RerankBody),
-            _TEI_COMPUTES,
-            {"inputs": "The rain falls."},
-            fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.TeiError, error_formats.OpenAIError)),
-            cached=True,
-        )
-        for path in ("/", "/invocations")
-    },
+    ("POST", "/"): Operation(
+        _TEI,
+        (RowsField, list[float], list[tei_scores.TeiRank]),
+        (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        cached=True,
+    ),
+    ("POST", "/invocations"): Operation(
+        _TEI,
+        (RowsField, list[float], list[tei_scores.TeiRank], EmbeddingsAnswer, rerank_answer.RerankAnswer),
+        (
+            tei.TeiEmbedBody,
+            tei.SimilarityBody,
+            tei_scores.TeiRerankBody,
+            embeddings_body.EmbeddingsBody,
+            rerank.RerankBody,
+        ),
+        _TEI_COMPUTES,
+        {"input": "The rain falls."},
+        cached=True,
+        fails=dict.fromkeys(_TEI_COMPUTES, (error_formats.OpenAIError, error_formats.TeiError)),
+    ),
     ("GET", "/info"): Operation(_TEI, tei_info.TeiInfo, errors=(401, 403, 500, 503)),
     ("POST", "/v2/embed"): Operation(
         _COHERE,

@@ -197,7 +197,12 @@ async def test_delete_unloads_a_model_and_removes_its_files(client: TestClient, 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("embedder", "was not installed by edgeembed"), ("tiny:query", "with a prompt"), ("", "model is required")],
+    [
+        ("embedder", "was not installed by edgeembed"),
+        ("tiny:query", "no model of its own"),
+        ("tiny:cosine", "no model of its own"),
+        ("", "model is required"),
+    ],
 )
 async def test_what_is_not_deleted(client: TestClient, machine: Machine, name: str, words: str) -> None:
     status, answer = await delete(client, model=name)
@@ -275,6 +280,26 @@ async def test_aliases_of_a_flag_are_not_changed_in_the_file(
     assert (await post(client, "/api/embed", model="new", input="a"))[0] == 404
     assert (await delete(client, model="old"))[0] == 500
     assert (await post(client, "/api/embed", model="old", input="a"))[0] == 200
+
+
+HOSTILE = [
+    *(b"", b"[]", b"{", b"null", b'"tiny"', b"[" * 50_000, b'{"model":' * 15_000),
+    *(json.dumps({name: value}).encode() for name in ("model", "name", "source") for value in (5, ["a"], {"a": 1}, True)),
+    *(json.dumps({"model": name, "source": name, "destination": name}).encode() for name in ("\0", "a\nb", "a" * 90_000)),
+    json.dumps({"model": "tiny", "stream": "yes", "source": "tiny", "destination": ["mine"], "name": 1}).encode(),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/copy")])
+async def test_malformed_bodies_are_client_errors_and_do_nothing(
+    client: TestClient, machine: Machine, method: str, path: str
+) -> None:
+    for body in HOSTILE:
+        response = await client.request(method, path, data=body, headers={"Content-Type": "application/json"})
+        text = await response.text()
+        assert 400 <= response.status < 500, f"{body[:100]!r}: {response.status} {text}"
+        assert list(json.loads(text)) == ["error"] and len(text) < 1000
+    assert await unchanged(machine)
 
 
 # --- who may do that --------------------------------------------------------------------------------------------------

@@ -33,6 +33,20 @@ async def test_embed_returns_a_bare_list_of_unit_rows(client: TestClient, path: 
     assert np.allclose(rows, [unit("one")], atol=1e-6)
 
 
+async def test_invocations_do_what_their_body_is_of(client: TestClient) -> None:
+    """The one route of a container in Amazon SageMaker: vLLM's bodies, too."""
+    for body in ({"input": "one"}, {"messages": [{"role": "user", "content": "one"}]}):
+        status, answer = await post(client, "/invocations", **body)
+        assert status == 200
+        assert np.allclose(answer["data"][0]["embedding"], unit("one"), atol=1e-6)
+    status, answer = await post(client, "/invocations", input=[])
+    assert (status, answer["error"]["param"]) == (400, "input"), "errors have the shape of the body's dialect"
+    status, answer = await post(client, "/invocations", documents=["a"])
+    assert (status, answer["error"]["param"]) == (400, "query")
+    status, answer = await post(client, "/invocations", inputs=[])
+    assert (status, answer["error_type"]) == (400, "Empty")
+
+
 async def test_rows_can_be_raw_and_short(client: TestClient) -> None:
     _, rows = await post(client, "/embed", inputs=["a"], normalize=False)
     assert np.allclose(rows, [fake_row("a")], atol=1e-5)

@@ -1,0 +1,25 @@
+"""POST /invocations: the one route of a container in Amazon SageMaker, as vLLM and text-embeddings-inference serve it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from msgspec import UNSET
+
+from edgeembed.server.body import peek_body
+from edgeembed.server.dialects import openai, rerank_path, tei
+from edgeembed.server.error_formats import DIALECT
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/invocations")
+async def invocations(request: web.Request) -> web.StreamResponse:
+    """Do what the body is of: `documents` are reranked, `input` or `messages` embedded, all else is that of POST /."""
+    fields = await peek_body(request)
+    if fields.documents is not UNSET:
+        request[DIALECT] = "openai"
+        return await rerank_path.rerank(request)
+    if fields.input is not UNSET or fields.messages is not UNSET:
+        request[DIALECT] = "openai"
+        return await openai.embeddings(request)
+    return await tei.root(request)
