@@ -52,7 +52,7 @@ async def embeddings(request: web.Request) -> web.Response:
             input_type=input_type(body),
             instruction=body.instruction,
             prefix=body.prompt,
-            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension),
+            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
             single=single,
             cache=cache_use(body.cache, request),
             lengths=lengths(body, service.truncate),
