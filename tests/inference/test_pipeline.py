@@ -103,7 +103,7 @@ async def test_rows_of_cut_texts_are_asked_for_in_the_same_lookup(
     assert (second.hits, second.cuts, len(engine.computed)) == (2, first.cuts, 2)
 
 
-async def test_what_is_left_of_a_text_is_not_looked_up_where_memory_has_all_of_it(
+async def test_no_part_of_a_text_is_asked_for_where_memory_has_all_of_it(
     service: EmbeddingService, cache: CountingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await service.embed(EmbedRequest([MAYBE_LONG, LONG], lengths=CUT))
