@@ -28,7 +28,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.registry import ServedModel
 
-PART_TEXTS = 2048
+PART_TEXTS = 1024
 PART_CHARACTERS = 64 * 1024
 """Of the texts that a large request has in the engine's queue at a time, which is how long others wait for it: about 16,000
 tokens, or one or two seconds of two processors with a small model. A longer text is a part of its own."""
@@ -299,15 +299,16 @@ def parts_of(texts: Mapping[bytes, Text], most: Callable[[], int] = lambda: PART
 
     most: returns the characters of the next part, which it should not exceed.
     """
-    part = Part({}, 0)
+    part: dict[bytes, Text] = {}
+    characters, limit = 0, most()
     for key, text in texts.items():
         size = characters_to_compute(text)
-        if part.texts and (part.characters + size > most() or len(part.texts) >= PART_TEXTS):
-            yield part
-            part = Part({}, 0)
-        part.texts[key] = text
-        part = part._replace(characters=part.characters + size)
-    yield part
+        if part and (characters + size > limit or len(part) >= PART_TEXTS):
+            yield Part(part, characters)
+            part, characters, limit = {}, 0, most()
+        part[key] = text
+        characters += size
+    yield Part(part, characters)
 
 
 def _refuse_numbers(request: RowRequest, dimensions: tuple[int, ...]) -> None:

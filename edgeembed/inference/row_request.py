@@ -94,7 +94,8 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         at_least: it may have more tokens than these. attainable: see `ModelInfo.attainable_tokens`.
         """
         place = place_of(self.client, self.keys.index(key))
-        what = f"{place} with its query" if isinstance(self.client, RerankRequest) else place
+        pair = isinstance(self.client, RerankRequest) and self.client.query_param != self.client.param
+        what = f"{place} with its query" if pair else place
         lengths = self.lengths
         by_client = lengths.max_tokens is not None and (lengths.own or lengths.max_tokens <= limit)
         if by_client:

@@ -65,7 +65,9 @@ class Access:
     def check(self, request: web.BaseRequest) -> None:
         """Let a request pass. Raises ForbiddenError, UnauthorizedError."""
         host = _one(request, "Host")
-        if self.check_host and not _is_ours(host, self.hosts, self.own_names, self.loopback_only):
+        if self.check_host and not (
+            _is_ours(host, self.hosts, self.own_names, self.loopback_only) or self._is_from_container(request, host)
+        ):
             raise ForbiddenError(_unknown_host(host))
         self._check_page(request, host)
         if not self.keys or _is_open(request):
@@ -85,6 +87,11 @@ class Access:
         if origin is None or origin == "null":
             return None
         return origin if any(fnmatch.fnmatchcase(origin.lower(), pattern.lower()) for pattern in self.origins) else None
+
+    def _is_from_container(self, request: web.BaseRequest, host: str) -> bool:
+        """Return whether a program, not a page, calls the server by a private name; see `_is_private`."""
+        # Browsers send the page's origin with every POST.
+        return not self.loopback_only and _is_private(host) and hdrs.ORIGIN not in request.headers
 
     def _check_page(self, request: web.BaseRequest, host: str) -> None:
         origin = request.headers.get(hdrs.ORIGIN)
@@ -147,17 +154,18 @@ def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopba
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return not loopback_only and (name in own_names or _is_private(name))
+        return not loopback_only and name in own_names
     # Addresses cannot be rebound, but only loopback ones are names of a server that listens on loopback.
     return address.is_loopback or not loopback_only
 
 
-def _is_private(name: str) -> bool:
+@functools.lru_cache(maxsize=256)
+def _is_private(host: str) -> bool:
     """Return whether no site on the internet can have a name: the names of containers, of compose services, of a LAN.
 
-    Such a name can be rebound only by who answers the network's DNS queries, and who is on the network reaches a server that
-    listens there without rebinding.
+    Only who answers the network's DNS queries can rebind such a name.
     """
+    name = _hostname(host) or "."
     return "." not in name or name.endswith(_PRIVATE_DOMAINS)
 
 
