@@ -126,18 +126,20 @@ def _tokens_json(result: TokenizeResult) -> bytes:
 
 def _tokens(read: Tokenized, text: str) -> Iterator[list[TeiToken]]:
     """Yield the tokens of a text, some at a time."""
-    assert read.texts is not None and read.spans is not None
+    assert read.pieces is not None and read.spans is not None
     byte_of = _bytes_of(text)
     for at in range(0, len(read.ids), _AT_ONCE):
         part = slice(at, at + _AT_ONCE)
         spans = read.spans[part]
         places = byte_of[np.maximum(spans, 0)].tolist()
         rows = zip(
-            read.ids[part].tolist(), read.texts[part], read.special[part].tolist(), spans.tolist(), places, strict=True
+            read.ids[part].tolist(), read.pieces[part], read.special[part].tolist(), spans.tolist(), places, strict=True
         )
         yield [
-            TeiToken(id_, name, special, None, None) if begin < 0 else TeiToken(id_, text[begin:end], special, start, stop)
-            for id_, name, special, (begin, end), (start, stop) in rows
+            TeiToken(id_, piece.decode("utf-8", "replace"), special, None, None)
+            if begin < 0
+            else TeiToken(id_, text[begin:end], special, start, stop)
+            for id_, piece, special, (begin, end), (start, stop) in rows
         ]
 
 
