@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.registry import ServedModel
 
-PART_TEXTS = 2048
+PART_TEXTS = 1024
 PART_CHARACTERS = 64 * 1024
 """Of the texts that a large request has in the engine's queue at a time, which is how long others wait for it: about 16,000
 tokens, or one or two seconds of two processors with a small model. A longer text is a part of its own."""
@@ -130,7 +130,11 @@ class Pipeline:
         if cache is None or request.cache_use == "off":
             return {}, 0
         context = self._context_tokens.get(request.model.key)
-        cut_keys = await self._cut_keys(request, context) if lengths.cut != "none" and context is not None else {}
+        cut_keys: dict[bytes, bytes] = {}
+        if lengths.cut != "none" and context is not None:
+            # A text whose whole row is in memory is not too long, unless the request allows less than the model.
+            among = set(request.keys) if lengths.max_tokens is not None else cache.not_in_memory(request.keys)
+            cut_keys = await self._cut_keys(request, context, among) if among else {}
         asked = dict.fromkeys((*request.keys, *cut_keys.values()) if cut_keys else request.keys)
         found = await self._find(cache, request, asked, deadline)
         if request.client.cache == "keep":
@@ -209,7 +213,7 @@ class Pipeline:
                         assert lease.engine.info is not None  # it was ready once
                         if context != lease.engine.info.context_tokens:
                             context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
-                            cut_keys = await self._cut_keys(request, context)
+                            cut_keys = await self._cut_keys(request, context, missing)
                         if not rows:
                             self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
                             _refuse_numbers(request, (lease.engine.info.dimensions,))
@@ -227,10 +231,10 @@ class Pipeline:
         size = size * 2 if seconds < QUICK_SECONDS else size // 2 if seconds > SLOW_SECONDS else size
         return min(self._most_part_characters, max(_LEAST_PART_CHARACTERS, size))
 
-    async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:
+    async def _cut_keys(self, request: RowRequest, context: int, among: Collection[bytes]) -> dict[bytes, bytes]:
         if request.lengths.plain:
             return {}
-        return await self._aside.run(request.size, request.cut_keys, context)
+        return await self._aside.run(request.size, request.cut_keys, context, among)
 
     async def _in_flight(
         self, request: RowRequest, missing: Mapping[bytes, Text], context: int, cut_keys: Mapping[bytes, bytes], lease: Lease
@@ -299,15 +303,16 @@ def parts_of(texts: Mapping[bytes, Text], most: Callable[[], int] = lambda: PART
 
     most: returns the characters of the next part, which it should not exceed.
     """
-    part = Part({}, 0)
+    part: dict[bytes, Text] = {}
+    characters, limit = 0, most()
     for key, text in texts.items():
         size = characters_to_compute(text)
-        if part.texts and (part.characters + size > most() or len(part.texts) >= PART_TEXTS):
-            yield part
-            part = Part({}, 0)
-        part.texts[key] = text
-        part = part._replace(characters=part.characters + size)
-    yield part
+        if part and (characters + size > limit or len(part) >= PART_TEXTS):
+            yield Part(part, characters)
+            part, characters, limit = {}, 0, most()
+        part[key] = text
+        characters += size
+    yield Part(part, characters)
 
 
 def _refuse_numbers(request: RowRequest, dimensions: tuple[int, ...]) -> None:

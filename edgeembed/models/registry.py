@@ -176,7 +176,7 @@ class ModelRegistry:
             return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
         target = await self.look_up(name)
         if target is None:
-            raise self._unknown(name, task)
+            raise self.unknown(name, task)
         if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
             return target
         instead = "" if task == "embed" else f". {quoted(name + _COSINE)} ranks them by the cosine of its vectors"
@@ -285,7 +285,8 @@ class ModelRegistry:
             model = self._by_name.get(found.spec.lower())
         return Target(model) if model else None
 
-    def _unknown(self, name: str, task: Task) -> ModelNotFoundError:
+    def unknown(self, name: str, task: Task) -> ModelNotFoundError:
+        """Return the error for a name that means no model, with what to do about it."""
         meant = self._aliases.get(name.lower(), name) if len(name) <= LONGEST_NAME else name
         alias = "" if meant == name else f" (an alias of {meant!r})"
         short = len(meant) <= _LONGEST_HINTED

@@ -105,7 +105,7 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
     pinned = {model.path for model in configured.pinned}  # not its key: another file may take its place
 
     def keep_alive(model: ServedModel) -> float | None:
-        for name in (model.spec, model.name, model.path.name, str(model.path)):
+        for name in (model.spec, model.name, model.path.name, str(model.path), *model.other_names):
             if name.lower() in by_name:
                 return by_name[name.lower()]
         return None if model.upstream or model.path == configured.default.path else otherwise

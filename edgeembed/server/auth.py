@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
 
 from edgeembed.errors import ForbiddenError, UnauthorizedError
 from edgeembed.server.api_keys import Keys
@@ -42,6 +43,7 @@ _PRIVATE_DOMAINS = (".internal", ".local", ".home.arpa")
 """Domains that nobody can register (ICANN 2024, RFC 6762, RFC 8375), such as that of host.docker.internal."""
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_SECONDS = "600"
+_FETCH_SITE = istr("Sec-Fetch-Site")  # looked up faster than a str
 _PLAIN_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:]*", re.ASCII)
 _PLAIN_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.:_-]+", re.ASCII)
 """What a message may put into a command: a shell, and the patterns of `allowed_origins`, take it literally."""
@@ -64,8 +66,10 @@ class Access:
 
     def check(self, request: web.BaseRequest) -> None:
         """Let a request pass. Raises ForbiddenError, UnauthorizedError."""
-        host = _one(request, "Host")
-        if self.check_host and not _is_ours(host, self.hosts, self.own_names, self.loopback_only):
+        host = _one(request, hdrs.HOST)
+        if self.check_host and not (
+            _is_ours(host, self.hosts, self.own_names, self.loopback_only) or self._is_from_container(request, host)
+        ):
             raise ForbiddenError(_unknown_host(host))
         self._check_page(request, host)
         if not self.keys or _is_open(request):
@@ -86,11 +90,16 @@ class Access:
             return None
         return origin if any(fnmatch.fnmatchcase(origin.lower(), pattern.lower()) for pattern in self.origins) else None
 
+    def _is_from_container(self, request: web.BaseRequest, host: str) -> bool:
+        """Return whether a program, not a page, calls the server by a private name; see `_is_private`."""
+        # Browsers send the page's origin with every POST.
+        return not self.loopback_only and _is_private(host) and hdrs.ORIGIN not in request.headers
+
     def _check_page(self, request: web.BaseRequest, host: str) -> None:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             # Requests without Origin, such as those of an <img>, have this header.
-            if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _navigates(request):
+            if request.headers.get(_FETCH_SITE) in ("cross-site", "same-site") and not _navigates(request):
                 raise ForbiddenError(
                     "requests from other web sites that name no origin, such as those for an image, are refused; a page "
                     "whose origin is in allowed_origins can use fetch"
@@ -147,17 +156,18 @@ def _is_ours(host: str, hosts: frozenset[str], own_names: frozenset[str], loopba
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return not loopback_only and (name in own_names or _is_private(name))
+        return not loopback_only and name in own_names
     # Addresses cannot be rebound, but only loopback ones are names of a server that listens on loopback.
     return address.is_loopback or not loopback_only
 
 
-def _is_private(name: str) -> bool:
+@functools.lru_cache(maxsize=256)
+def _is_private(host: str) -> bool:
     """Return whether no site on the internet can have a name: the names of containers, of compose services, of a LAN.
 
-    Such a name can be rebound only by who answers the network's DNS queries, and who is on the network reaches a server that
-    listens there without rebinding.
+    Only who answers the network's DNS queries can rebind such a name.
     """
+    name = _hostname(host) or "."
     return "." not in name or name.endswith(_PRIVATE_DOMAINS)
 
 

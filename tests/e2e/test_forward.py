@@ -108,6 +108,7 @@ async def test_our_rules_for_web_pages_apply(serve: Serve, other: FakeGeneration
     async with client.post(f"{url}/v1/completions", json={}, headers={"Origin": "https://notes.example"}) as response:
         assert response.status == 200
         assert response.headers.getall("Access-Control-Allow-Origin") == ["https://notes.example"]
+        assert "X-Request-Id" in response.headers["Access-Control-Expose-Headers"] and response.headers["Vary"] == "Origin"
     assert "Origin" not in other.requests[-1][2], "the other server may reject pages that it does not know"
     async with client.post(f"{url}/v1/completions", json={}, headers={"Host": "rebound.example"}) as response:
         assert response.status == 403

@@ -202,12 +202,12 @@ async def test_a_large_rerank_is_computed_in_parts_too() -> None:
     assert len(engine.computed) == 2 * PART - 1
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("in_advance", [True, False])
 async def test_more_vectors_than_fit_into_memory_are_refused_before_anything_is_computed(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, known: bool
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, in_advance: bool
 ) -> None:
     monkeypatch.setattr(pipeline, "MOST_NUMBERS", 20 * DIMENSIONS)
-    model = dataclasses.replace(fake_model(), dimensions=DIMENSIONS if known else None)
+    model = dataclasses.replace(fake_model(), dimensions=DIMENSIONS if in_advance else None)
     service = EmbeddingService(ModelRegistry(model), ModelPool(lambda _m: engine, PoolRules(budget_bytes=1)), None)
     with pytest.raises(RequestTooLargeError, match=r"input has 35 items; .* at most 20 vectors"):
         await service.embed(EmbedRequest(TEXTS))

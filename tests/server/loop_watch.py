@@ -113,7 +113,7 @@ class InstantEngine(FakeEngine):
             ids = np.arange(count, dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
             spans = np.stack([ids, ids + 1], axis=1)
-            read = Tokenized(ids, ids < 2, ["word"] * count, spans) if want == "tokens" else Tokenized(ids, ids < 2)
+            read = Tokenized(ids, ids < 2, [b"word"] * count, spans) if want == "tokens" else Tokenized(ids, ids < 2)
             future.set_result(read)
             futures.append(future)
         return futures
@@ -198,7 +198,7 @@ VALUES: dict[str, Callable[[int], bytes]] = {
     "texts with a run of marks": lambda size: _texts("\u0300\u0316".encode(), min(size, 4_000_000)),
     "short texts": lambda size: _texts(b"word", 30_000, count=2048),
     "a book": lambda size: _texts(_WORDS, min(size, 4_000_000), count=20_000),
-    "a list of words": lambda size: _texts(b"word", 1, count=130_000),
+    "a list of words": lambda size: _texts(b"word", 1, count=65_000),
     "an image": lambda size: b'"data:image/png;base64,' + b"iVBORw0KGgo" * (size // 11) + b'"',
     "objects with a text": lambda size: _list(b'{"text":"a","b":[{}]}', size),
     "spaces": lambda size: b" " * size + b'"a"',

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web, web_protocol
 from aiohttp.test_utils import make_mocked_request
 
-from edgeembed.server.aiohttp_internals import Handle, RawResponse, abort_connections, takes_raw, wrap_handler
+from edgeembed.server.aiohttp_internals import Handle, RawResponse, abort_connections, takes_raw, wrap_handler, wrap_urls
 
 RAW = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nraw"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -86,6 +86,27 @@ async def test_aborted_connections_end_at_once() -> None:
         abort_connections(runner)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await reader.readexactly(1)
+
+
+async def test_paths_are_replaced_before_the_application_sees_them() -> None:
+    """Those that are not plain; the query stays."""
+    app, seen = web.Application(), []
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append((request.path, request.rel_url.raw_path, request.query_string))
+        return web.Response(text="abc")
+
+    app.router.add_post("/new", note)
+    app.router.add_post("/plain", note)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    wrap_urls(runner, {"/plain"}, lambda path: "/new" if path in ("/plain", "//old") else None)
+    async with serving(runner) as connection:
+        for path in ("/plain", "/plain?a=1", "//old", "//old?a=%20b", "http://x//old?a=1"):
+            assert (await ask(connection, path)).endswith(b"abc")
+        assert b" 404 " in (await ask(connection, "/other"))
+    new = ("/new", "/new")
+    assert seen == [("/plain", "/plain", ""), (*new, "a=1"), (*new, ""), (*new, "a= b"), (*new, "a=1")]
 
 
 async def test_a_raw_response_to_a_client_that_has_gone_is_a_connection_error() -> None:

@@ -272,6 +272,11 @@ async def test_names_that_nobody_can_register_are_ours_beyond_loopback(connect: 
     assert (await anywhere.post("/v1/embeddings", json=BODY, headers={"Host": host})).status == beyond
     local = await connect(make_access(Settings()))
     assert (await local.post("/v1/embeddings", json=BODY, headers={"Host": host})).status == 403
+    if not host.startswith("192."):
+        page = {"Host": host, "Origin": f"http://{host}"}
+        refused = await anywhere.post("/v1/embeddings", json=BODY, headers=page)
+        assert refused.status == 403, "a name that the network's DNS has rebound"
+        assert "Access-Control-Allow-Origin" not in refused.headers
 
 
 async def test_the_servers_own_page_is_allowed(connect: Connect) -> None:

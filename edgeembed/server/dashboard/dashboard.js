@@ -427,7 +427,7 @@ handle("search", async () => {
   const rows = passages.map((passage, index) => ({ passage, cosine: cosine(asked.vectors[0], found.vectors[index]) }));
   const reranked = !$("rerank-line").hidden && $("rerank").checked;
   if (reranked) {
-    const { answer } = await ask("v1/rerank", { model: $("reranker").value, query, documents: passages });
+    const { answer } = await ask("v1/rerank", { model: $("reranker").value, query, documents: passages, return_documents: false });
     for (const { index, relevance_score } of answer.results) rows[index].relevance = relevance_score;
   }
   rows.sort((one, other) => (reranked ? other.relevance - one.relevance : other.cosine - one.cosine));

@@ -77,7 +77,9 @@ class EmbeddingsBody(msgspec.Struct):
         Literal["native", "little", "big"] | None,
         Meta(description="The order of the bytes in base64 and bytes; native is little."),
     ] = None
-    dimensions: int | None = None
+    dimensions: Annotated[int | None, Meta(description="Keep the first N numbers, scaled to length 1 again; 0 is all.")] = (
+        None
+    )
     output_dimension: Annotated[int | None, Meta(description="Voyage's and Mistral's name for dimensions.")] = None
     normalize: Annotated[bool | None, Meta(description="Whether vectors are scaled to length 1, which is the default.")] = (
         None

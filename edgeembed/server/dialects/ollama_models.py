@@ -187,10 +187,12 @@ async def version(_request: web.Request) -> web.Response:
 
 
 def _tags_of(registry: ModelRegistry, listing: ModelListing) -> list[str]:
-    """Return a name as Ollama writes it, after the one in Ollama's library, if any: clients look for that in the list."""
-    entry = None if listing.alias else catalogue().get(listing.name)
+    """Return a name as Ollama writes it, and the one in Ollama's library, if any: clients look for that in the list."""
+    model = listing.target.model
+    names = [model.name, *model.other_names] if listing.name == model.name else []
+    entry = next((found for name in names if (found := catalogue().get(name)) is not None), None)
     library = [name for name in entry.names.ollama[:1] if registry.find(name) == listing.target] if entry is not None else []
-    return list(dict.fromkeys(map(with_tag, (*library, listing.name))))
+    return list(dict.fromkeys(map(with_tag, (listing.name, *library))))
 
 
 def _short_name(registry: ModelRegistry, model: ServedModel) -> str:

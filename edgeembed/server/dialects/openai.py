@@ -11,7 +11,6 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.common.status import ListedModel
-from edgeembed.errors import ModelNotFoundError, quoted
 from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
@@ -53,7 +52,7 @@ async def embeddings(request: web.Request) -> web.Response:
             input_type=input_type(body),
             instruction=body.instruction,
             prefix=body.prompt,
-            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension),
+            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
             single=single,
             cache=cache_use(body.cache, request),
             lengths=lengths(body, service.truncate),
@@ -94,7 +93,7 @@ async def model(request: web.Request) -> web.StreamResponse:
     if target is None and (forward := request.app.get(FORWARD)):
         return await forward.handle(request)
     if target is None:
-        raise ModelNotFoundError(f"no model {quoted(name)}; GET /v1/models lists every name", param="model")
+        raise service.registry.unknown(name, "embed")
     return struct_response(_listed(service, ModelListing(name, target)))
 
 

@@ -106,7 +106,7 @@ def _form(body: RerankBody, request: web.Request, version: ApiVersion) -> Rerank
     default = body.return_documents is None and version == "1" and not of_infinity
     return RerankForm(
         version=version,
-        object="rerank" if of_infinity else "list",
+        object="rerank" if of_infinity or request.path == "/rerank" else "list",  # infinity's client refuses another word
         most=min(filter(None, (most_of(body.top_n, "top_n"), most_of(body.top_k, "top_k"))), default=None),
         raw=bool(body.raw_scores) or False in (body.use_activation, body.activation),
         documents=documents if wanted or default else "none",

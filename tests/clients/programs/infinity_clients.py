@@ -32,19 +32,17 @@ def client(url: str = URL, key: str = ANY_KEY) -> AuthenticatedClient:
 
 
 def embed(texts: list[str], url: str = URL, model: str = MODEL, key: str = ANY_KEY) -> Rows:
-    answer = embeddings.sync(
-        client=client(url, key), body=OpenAIEmbeddingInputText.from_dict({"model": model, "input": texts})
-    )
+    answer = embeddings.sync(client=client(url, key), body=OpenAIEmbeddingInputText(input_=texts, model=model))
     return [item.embedding for item in answer.data]
 
 
 def rerank(documents: list[str], top: int, model: str) -> Scores:
-    body = RerankInput.from_dict({"model": model, "query": QUERY, "documents": documents, "top_n": top})
+    body = RerankInput(query=QUERY, documents=documents, model=model, top_n=top)
     return [(item.index, item.relevance_score) for item in rerank_api.sync(client=client(), body=body).results]
 
 
 def returned_documents() -> list[str]:
-    body = RerankInput.from_dict({"model": RERANKER, "query": QUERY, "documents": ["a", "b"], "return_documents": True})
+    body = RerankInput(query=QUERY, documents=["a", "b"], model=RERANKER, return_documents=True)
     return sorted(str(item.document) for item in rerank_api.sync(client=client(), body=body).results)
 
 

@@ -129,7 +129,13 @@ CASES: list[Case] = [
             post("/v1/embeddings", model=MODEL, input="Hello world", dimensions=dimensions),
             "a.status == 400",
         )
-        for dimensions in (0, -1, 10000)
+        for dimensions in (-1, 10000)
+    ),
+    case(
+        EMBEDDING + "test_matryoshka_embedding_invalid_dimensions[0]",
+        post("/v1/embeddings", model=MODEL, input="Hello world", dimensions=0),
+        "a.status == 400",
+        differs("dimensions", OK, "rows(a).shape == (1, 384)"),
     ),
     case(
         EMBEDDING + "test_matryoshka_embedding_invalid_dimensions[100]",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed import __version__
-from tests.fakes import CONTEXT_TOKENS, DIMENSIONS
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.server.app_keys import SERVICE
+from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_model
 from tests.server.dialect_requests import Server, get, post
 
 
@@ -38,6 +42,21 @@ async def test_tags_list_every_name_of_embedders(client: TestClient) -> None:
     assert datetime.datetime.fromisoformat(first["modified_at"]).year == 2023
     for name in names:
         assert (await post(client, "/api/embed", model=name, input="a"))[0] == 200
+
+
+async def test_tags_list_the_names_of_ollamas_library(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> None:
+    """Clients such as mem0 and Open WebUI look for the name that they are about to send, and pull it otherwise."""
+    server = Server()
+    nomic = replace(fake_model("nomic-embed-text-v1.5"), path=Path("nomic.gguf"))
+    in_place = replace(fake_model("my-file"), path=Path("my-file.gguf"), other_names=("all-minilm-l6-v2", "all-minilm"))
+    own = replace(fake_model("bge-m3"), path=Path("bge-m3.gguf"))
+    server.app[SERVICE].registry = ModelRegistry(nomic, [in_place, own], aliases={"mine": "bge-m3"})
+    _, answer = await get(await aiohttp_client(server.app), "/api/tags")
+    assert [model["name"] for model in answer["models"]] == [
+        *("nomic-embed-text-v1.5:latest", "nomic-embed-text:latest", "nomic-embed-text-v1.5:F32"),
+        *("my-file:latest", "all-minilm:latest", "my-file:F32"),
+        *("bge-m3:latest", "bge-m3:F32", "mine:latest"),
+    ]
 
 
 async def test_show_describes_a_model_under_any_name(client: TestClient) -> None:

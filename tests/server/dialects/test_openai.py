@@ -94,7 +94,7 @@ async def test_input_type_and_instruction_put_the_prompt_around_the_text(client:
         ({"input": ["a", "word " * 30]}, 400, "input[1]", f"length is {CONTEXT_TOKENS} tokens"),
         ({"input": "a", "encoding_format": "hex"}, 400, "encoding_format", "float, base64"),
         ({"input": "a", "input_type": "image"}, 400, "input_type", "query, document"),
-        ({"input": "a", "dimensions": 0}, 400, "dimensions", "between 1 and"),
+        ({"input": "a", "dimensions": -1}, 400, "dimensions", "between 1 and"),
         ({"input": "a", "dimensions": 17}, 400, "dimensions", "between 1 and 16"),
         ({"input": "a", "dimensions": "8"}, 400, "dimensions", "Expected"),
         ({"input": "a", "model": 1}, 400, "model", "Expected"),
@@ -137,6 +137,14 @@ async def test_an_invalid_gzip_body_is_a_400(client: TestClient) -> None:
 async def test_null_is_the_same_as_leaving_a_field_out(client: TestClient) -> None:
     fields = ("model", "encoding_format", "dimensions", "user", "input_type", "instruction")
     status, answer = await embed(client, input="a", **dict.fromkeys(fields))
+    assert status == 200
+    assert len(answer["data"][0]["embedding"]) == DIMENSIONS
+
+
+@pytest.mark.parametrize("field", ["dimensions", "output_dimension"])
+async def test_no_dimensions_are_all(client: TestClient, field: str) -> None:
+    """infinity's client sends 0 unless it is told otherwise."""
+    status, answer = await embed(client, input="a", modality="text", **{field: 0})
     assert status == 200
     assert len(answer["data"][0]["embedding"]) == DIMENSIONS
 
