@@ -66,7 +66,7 @@ async def test_ids_are_decoded(client: TestClient) -> None:
     assert await post(client, "/decode", ids=[[0, 14], [15, 1]], skip_special_tokens=False) == (200, ["0 14", "15 1"])
 
 
-async def test_clients_of_vllm_and_llama_server_are_recognised_by_their_fields(client: TestClient) -> None:
+async def test_clients_of_vllm_and_llama_server_are_distinguished_by_their_fields(client: TestClient) -> None:
     status, answer = await post(client, "/tokenize", prompt="two words")
     assert (status, answer) == (
         200,
