@@ -144,8 +144,6 @@ class InputTooLongError(RequestError):
 class NoRoomError(RequestError):
     """Prompt, query and special tokens take all tokens of the limit, so that a text cannot be cut to fit."""
 
-    code = "context_length_exceeded"
-
 
 class TooManyTokensError(RequestError):
     """All texts of a request together have more tokens than allowed."""

@@ -199,9 +199,9 @@ def _tokenized(text: str, want: TokenWant) -> Tokenized:
         kept = [word.group() for word in words if want != "text" or int(word.group()) >= SPECIAL_TOKENS]
         return Tokenized(np.empty(0, np.int32), np.empty(0, np.bool_), text=" ".join(kept))
     ids = np.array([0, *(len(word.group()) + 10 for word in words), 1], dtype=np.int32)
-    texts = ["[CLS]", *(word.group() for word in words), "[SEP]"]
+    pieces = [b"[CLS]", *(word.group().encode() for word in words), b"[SEP]"]
     spans = np.array([(-1, -1), *(word.span() for word in words), (-1, -1)], dtype=np.int32)
-    return Tokenized(ids, ids < SPECIAL_TOKENS, texts, spans) if want == "tokens" else Tokenized(ids, ids < SPECIAL_TOKENS)
+    return Tokenized(ids, ids < SPECIAL_TOKENS, pieces, spans) if want == "tokens" else Tokenized(ids, ids < SPECIAL_TOKENS)
 
 
 def whole_text(text: Text) -> str:

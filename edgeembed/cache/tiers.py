@@ -142,6 +142,10 @@ class VectorCache:
             self._flush_soon()
         return rows
 
+    def not_in_memory(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return the keys that memory does not have; nothing is counted."""
+        return {key for key in keys if key not in self._memory}
+
     async def get_many(
         self, keys: Iterable[bytes], model: str = "", *, low: bool = False, dimensions: Collection[int] = ()
     ) -> FoundRows:

@@ -34,7 +34,10 @@ def segments(form: Form, text: str, begin: int, end: int) -> Iterator[int]:
     if unicodedata.is_normalized(form, text[begin:end]):
         yield from range(begin + 1, end + 1)
         return
-    yield from (at for at in range(begin + 1, end) if not _joins(form, text, at))
+    for at in range(begin + 1, end):
+        if not _joins_part(form, text[max(begin, at - _BEHIND) : at], text[at]):
+            yield at
+            begin = at
     yield end
 
 
@@ -63,6 +66,11 @@ def _joins(form: Form, text: str, at: int) -> bool:
         return True
     before, whole = (unicodedata.normalize(form, text[max(0, at - _BEHIND) : end]) for end in (at, at + 1))
     return whole != before + unicodedata.normalize(form, text[at])
+
+
+@functools.lru_cache(maxsize=16_384)
+def _joins_part(form: Form, part: str, char: str) -> bool:
+    return _joins(form, part + char, len(part))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ Places = npt.NDArray[np.int32]
 
 _MAY_CHANGE = re.compile("[\0-\u02ff]?[^\0-\u02ff]+")
 """Characters below U+0300 are in NFC, and join none before them."""
+
+_AT_ONCE = 16_384
+"""Parts that are handled at once, as NumPy keeps all other threads waiting."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,13 @@ class Origins:
     @classmethod
     def joined(cls, parts: Iterable[tuple[int, int, int]]) -> Origins:
         """Return the origins of characters in a row. parts: how many of them stand for the original from begin to end."""
-        rows = np.array(list(parts), dtype=np.int32).reshape(-1, 3)
-        return cls(np.repeat(rows[:, 1], rows[:, 0]), np.repeat(rows[:, 2], rows[:, 0]))
+        begins, ends = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int32)]
+        left = iter(parts)
+        while some := list(itertools.islice(left, _AT_ONCE)):
+            rows = np.array(some, dtype=np.int32)
+            begins.append(np.repeat(rows[:, 1], rows[:, 0]))
+            ends.append(np.repeat(rows[:, 2], rows[:, 0]))
+        return cls(np.concatenate(begins), np.concatenate(ends))
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -77,15 +86,18 @@ def compose_with_origins(text: str) -> tuple[str, Origins]:
     whole = normalize("NFC", text)
     if whole == text:
         return whole, Origins.same(len(text))
-    parts: list[tuple[int, int, int]] = []
+    found = Origins.joined(_composed_parts(text))
+    return whole, found if len(found) == len(whole) else Origins.joined([(len(whole), 0, len(text))])
+
+
+def _composed_parts(text: str) -> Iterator[tuple[int, int, int]]:
+    """Yield the parts of a text that are composed by themselves; see `Origins.joined`."""
     done = 0
     for run in _MAY_CHANGE.finditer(text):
-        parts += ((1, at, at + 1) for at in range(done, run.start()))
-        parts += _composed(text, *run.span())
+        yield from ((1, at, at + 1) for at in range(done, run.start()))
+        yield from _composed(text, *run.span())
         done = run.end()
-    parts += ((1, at, at + 1) for at in range(done, len(text)))
-    found = Origins.joined(parts)
-    return whole, found if len(found) == len(whole) else Origins.joined([(len(whole), 0, len(text))])
+    yield from ((1, at, at + 1) for at in range(done, len(text)))
 
 
 def _composed(text: str, begin: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -46,14 +46,14 @@ text that they stand for, without special tokens or with their names."""
 class Tokenized(NamedTuple):
     """The tokens of a text.
 
-    ids: int32, shape (tokens,). special: which of them the model puts around a text, shape (tokens,). For "tokens": texts,
-    of each token, U+FFFD for a part of a character; spans, begin and end of each in the text with its prompt, in characters,
-    int32, shape (tokens, 2), -1 for special tokens. text: of token ids.
+    ids: int32, shape (tokens,). special: which of them the model puts around a text, shape (tokens,). For "tokens": pieces,
+    what each token is spelled like, in UTF-8, maybe a part of a character; spans, begin and end of each in the text with its
+    prompt, in characters, int32, shape (tokens, 2), -1 for special tokens. text: of token ids.
     """
 
     ids: npt.NDArray[np.int32]
     special: npt.NDArray[np.bool_]
-    texts: list[str] | None = None
+    pieces: list[bytes] | None = None
     spans: npt.NDArray[np.int32] | None = None
     text: str = ""
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -130,7 +130,11 @@ class Pipeline:
         if cache is None or request.cache_use == "off":
             return {}, 0
         context = self._context_tokens.get(request.model.key)
-        cut_keys = await self._cut_keys(request, context) if lengths.cut != "none" and context is not None else {}
+        cut_keys: dict[bytes, bytes] = {}
+        if lengths.cut != "none" and context is not None:
+            # A text whose whole row is in memory is not too long, unless the request allows less than the model.
+            among = set(request.keys) if lengths.max_tokens is not None else cache.not_in_memory(request.keys)
+            cut_keys = await self._cut_keys(request, context, among) if among else {}
         asked = dict.fromkeys((*request.keys, *cut_keys.values()) if cut_keys else request.keys)
         found = await self._find(cache, request, asked, deadline)
         if request.client.cache == "keep":
@@ -209,7 +213,7 @@ class Pipeline:
                         assert lease.engine.info is not None  # it was ready once
                         if context != lease.engine.info.context_tokens:
                             context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
-                            cut_keys = await self._cut_keys(request, context)
+                            cut_keys = await self._cut_keys(request, context, missing)
                         if not rows:
                             self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
                             _refuse_numbers(request, (lease.engine.info.dimensions,))
@@ -227,10 +231,10 @@ class Pipeline:
         size = size * 2 if seconds < QUICK_SECONDS else size // 2 if seconds > SLOW_SECONDS else size
         return min(self._most_part_characters, max(_LEAST_PART_CHARACTERS, size))
 
-    async def _cut_keys(self, request: RowRequest, context: int) -> dict[bytes, bytes]:
+    async def _cut_keys(self, request: RowRequest, context: int, among: Collection[bytes]) -> dict[bytes, bytes]:
         if request.lengths.plain:
             return {}
-        return await self._aside.run(request.size, request.cut_keys, context)
+        return await self._aside.run(request.size, request.cut_keys, context, among)
 
     async def _in_flight(
         self, request: RowRequest, missing: Mapping[bytes, Text], context: int, cut_keys: Mapping[bytes, bytes], lease: Lease

@@ -52,12 +52,14 @@ def prepare_pairs(
 
 
 def _instruction(request: RerankRequest, model: ServedModel) -> str | None:
-    """Return the instruction of a request. Raises RequestError if the model takes none."""
-    if request.instruction and (model.prompts is None or model.prompts.instruction is None):
+    """Return the instruction of a request. Raises RequestError if the model takes none; an empty one is none then."""
+    if model.prompts is not None and model.prompts.instruction is not None:
+        return request.instruction
+    if request.instruction:
         raise RequestError(
             f"model {quoted(request.model or model.name)} takes no instruction; leave 'instruction' out", param="instruction"
         )
-    return request.instruction or None
+    return None
 
 
 def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: int) -> RerankResult:
@@ -108,7 +110,7 @@ def embed_requests(request: RerankRequest) -> tuple[EmbedRequest, EmbedRequest]:
         texts=request.queries,
         model=request.model,
         input_type=None if request.plain else "query",
-        instruction=request.instruction or None,
+        instruction=request.instruction,
         param=request.query_param,
         single=isinstance(request.query, str),
         cache=request.cache,

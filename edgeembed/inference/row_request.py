@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 
@@ -65,10 +65,11 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The work that something takes which is done to each text; see `Aside.run`."""
         return size_of(self.names)
 
-    def cut_keys(self, context_tokens: int) -> dict[bytes, bytes]:
+    def cut_keys(self, context_tokens: int, among: Container[bytes]) -> dict[bytes, bytes]:
         """Return, by key, the keys of rows that are computed from a part of a text, for the texts that may be too long.
 
         A row of a part is cached under a key of its own, which names the limit. context_tokens: longest text of the model.
+        among: the keys of the texts to look at.
         """
         if self.lengths.plain:
             return {}
@@ -76,7 +77,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         chosen = {
             key: index
             for index, (key, text) in enumerate(zip(self.keys, self.texts, strict=True))
-            if tokens_at_most(text) > most
+            if key in among and tokens_at_most(text) > most
         }
         identity = self.identity
         if not isinstance(identity, str):

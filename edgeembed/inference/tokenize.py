@@ -157,5 +157,5 @@ def refuse_too_many(tokens: int, most: int | None, param: str) -> None:
 
 def _without_special(text: Tokenized) -> Tokenized:
     kept = ~text.special
-    texts = text.texts and [piece for piece, keep in zip(text.texts, kept.tolist(), strict=True) if keep]
-    return Tokenized(text.ids[kept], text.special[kept], texts, None if text.spans is None else text.spans[kept])
+    pieces = text.pieces and [piece for piece, keep in zip(text.pieces, kept.tolist(), strict=True) if keep]
+    return Tokenized(text.ids[kept], text.special[kept], pieces, None if text.spans is None else text.spans[kept])

@@ -116,14 +116,18 @@ class _StepByStep:
         # Since aiohttp 3.14.
         self.message_consumed = getattr(parser, "message_consumed", None)
 
-    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+    def feed_data(self, data: bytes) -> Any:
         """Return the requests whose heads are complete, whether the connection is a WebSocket now, and the rest."""
         if not self._upgrades:
-            across = self._before + data[: len(_WORD)]
-            if _WORD not in data[:_SCANNED].lower() and (not self._before or _WORD not in across.lower()):
-                found, upgraded, rest = self._feed(data)
-                self._before = b"" if found else (across if len(data) < len(_WORD) else data)[-len(_WORD) :]
-                return (found if upgraded or not found else _closing_upgrade(found)), upgraded, rest
+            if _WORD not in data[:_SCANNED].lower() and not (self._before and self._goes_on(data)):
+                fed = self._feed(data)
+                if not fed[0]:
+                    self._before = (self._before + data if len(data) < len(_WORD) else data)[-len(_WORD) :]
+                elif self._before:
+                    self._before = b""
+                if fed[0] and fed[0][-1][0].upgrade and not fed[1]:
+                    return _closing_upgrade(fed[0]), False, fed[2]
+                return fed
             self._upgrades = True
         data = self._rest + data
         self._rest = b""
@@ -147,6 +151,10 @@ class _StepByStep:
             if self._connection._reading_paused:
                 self._rest = data[begin:]
                 return requests, False, b""
+
+    def _goes_on(self, data: bytes) -> bool:
+        """Return whether the word began in what was fed last, and ends here."""
+        return _WORD in (self._before + data[: len(_WORD)]).lower()
 
     def _end(self, data: bytes, begin: int) -> int:
         """Return where the next step ends; no request ends before."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
 
 from edgeembed.errors import ForbiddenError, UnauthorizedError
 from edgeembed.server.api_keys import Keys
@@ -42,6 +43,7 @@ _PRIVATE_DOMAINS = (".internal", ".local", ".home.arpa")
 """Domains that nobody can register (ICANN 2024, RFC 6762, RFC 8375), such as that of host.docker.internal."""
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_SECONDS = "600"
+_FETCH_SITE = istr("Sec-Fetch-Site")  # looked up faster than a str
 _PLAIN_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:]*", re.ASCII)
 _PLAIN_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.:_-]+", re.ASCII)
 """What a message may put into a command: a shell, and the patterns of `allowed_origins`, take it literally."""
@@ -64,7 +66,7 @@ class Access:
 
     def check(self, request: web.BaseRequest) -> None:
         """Let a request pass. Raises ForbiddenError, UnauthorizedError."""
-        host = _one(request, "Host")
+        host = _one(request, hdrs.HOST)
         if self.check_host and not (
             _is_ours(host, self.hosts, self.own_names, self.loopback_only) or self._is_from_container(request, host)
         ):
@@ -97,7 +99,7 @@ class Access:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             # Requests without Origin, such as those of an <img>, have this header.
-            if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _navigates(request):
+            if request.headers.get(_FETCH_SITE) in ("cross-site", "same-site") and not _navigates(request):
                 raise ForbiddenError(
                     "requests from other web sites that name no origin, such as those for an image, are refused; a page "
                     "whose origin is in allowed_origins can use fetch"

@@ -76,7 +76,10 @@ def _may_be_stored(request: web.BaseRequest) -> bool:
     headers, length = request.headers, request.content_length
     if length is None or length > MOST_BODY_BYTES or log.isEnabledFor(logging.DEBUG):
         return False
-    return not any(name in headers for name in _APPLICATION_HEADERS) and is_utf8(request)
+    for name in _APPLICATION_HEADERS:
+        if name in headers:
+            return False
+    return headers.get(hdrs.CONTENT_TYPE) == JSON_TYPE or is_utf8(request)
 
 
 def _headers(request_id: str, digest: str) -> dict[str, str]:

@@ -276,7 +276,7 @@ def test_an_entry_of_a_table_is_set_and_removed_alone(home: Path, end: str) -> N
 
 
 @pytest.mark.parametrize("before", ["", 'aliases = "old=a"', 'aliases = {old = "a"}', 'aliases.old = "a"', "port = 1"])
-def test_an_entry_of_a_table_that_is_written_in_any_way(home: Path, before: str) -> None:
+def test_an_entry_of_a_table_in_each_form_of_toml(home: Path, before: str) -> None:
     path = home / "config.toml"
     path.write_text(before)
     write_entry(path, "aliases", "new", "b")

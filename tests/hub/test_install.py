@@ -19,9 +19,10 @@ from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import wheel as wheel_module
 from edgeembed.hub.download.huggingface import HubClient
-from edgeembed.hub.install import ensure_installed, parse_spec, pull
+from edgeembed.hub.install import ensure_installed, find_installed, parse_spec, pull
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import Store
+from edgeembed.models.registry import served
 from tests.fakes import Lines
 from tests.hub.fakes import (
     COMMIT,
@@ -62,6 +63,25 @@ def test_the_default_comes_from_the_hub(
     seen = len(hub.requests)
     assert ensure_installed(DEFAULT_MODEL.upper(), paths=paths, settings=settings, report=report) == model
     assert len(hub.requests) == seen
+
+
+def test_a_model_is_pulled_and_served_by_its_name_in_another_program(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, small_catalogue: Path
+) -> None:
+    entry = small_catalogue / f"{DEFAULT_MODEL}.toml"
+    names = '[names]\nollama = ["tiny-embed", "tiny-embed:v2"]\nlm_studio = ["text-embedding-tiny"]\n[[sources]]'
+    entry.write_text(entry.read_text().replace("[[sources]]", names, 1))
+    catalogue_module.catalogue.cache_clear()
+    model = pull("tiny-embed:v2", paths=paths, settings=settings, report=report)
+    assert (model.name, model.type) == (DEFAULT_MODEL, "Q8_0")
+    downloads = len(hub.downloads)
+    for name in ("tiny-embed", "tiny-embed:latest", "text-embedding-tiny@q8_0", DEFAULT_REPO, f"{DEFAULT_MODEL}:latest"):
+        assert ensure_installed(name, paths=paths, settings=settings, report=report) == model, name
+        assert find_installed(name, paths=paths, settings=settings) == model
+    assert len(hub.downloads) == downloads
+    assert {"tiny-embed", "tiny-embed:v2", "text-embedding-tiny", DEFAULT_REPO.lower()} <= set(served(model).other_names)
+    with pytest.raises(UnknownModelError, match=f"tiny-embed is {DEFAULT_MODEL} here"):
+        pull("tiny-embed:33m", paths=paths, settings=settings, report=report)
 
 
 def test_a_wrong_byte_is_refused(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:

@@ -11,7 +11,10 @@ import msgspec
 import pytest
 
 from edgeembed.cache import FoundRows, VectorCache
+from edgeembed.engine import text_sizes
+from edgeembed.engine.interface import Text
 from edgeembed.errors import InputTooLongError
+from edgeembed.inference import row_request
 from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
@@ -21,6 +24,8 @@ from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_model, fake_service
 
 LONG = "word " * (CONTEXT_TOKENS + 10)
 CUT = Lengths(cut="end")
+MAYBE_LONG = "w" * 100
+"""One token of the fake engine, of which it takes tokenising to know that."""
 
 
 class CountingCache(VectorCache):
@@ -96,6 +101,22 @@ async def test_rows_of_cut_texts_are_asked_for_in_the_same_lookup(
     second = await service.embed(EmbedRequest([LONG, "short"], lengths=CUT))
     assert cache.lookups == [3], "two whole texts, and what is left of the long one"
     assert (second.hits, second.cuts, len(engine.computed)) == (2, first.cuts, 2)
+
+
+async def test_no_part_of_a_text_is_asked_for_where_memory_has_all_of_it(
+    service: EmbeddingService, cache: CountingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.embed(EmbedRequest([MAYBE_LONG, LONG], lengths=CUT))
+    cache.lookups.clear()
+    sized: list[Text] = []
+
+    def tokens_at_most(text: Text) -> int:
+        sized.append(text)
+        return text_sizes.tokens_at_most(text)
+
+    monkeypatch.setattr(row_request, "tokens_at_most", tokens_at_most)
+    result = await service.embed(EmbedRequest([MAYBE_LONG, LONG], lengths=CUT))
+    assert (result.hits, cache.lookups, sized) == (2, [3], [LONG])
 
 
 async def test_a_cached_text_over_the_clients_limit_is_refused_without_the_model(

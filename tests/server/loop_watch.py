@@ -113,7 +113,7 @@ class InstantEngine(FakeEngine):
             ids = np.arange(count, dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
             spans = np.stack([ids, ids + 1], axis=1)
-            read = Tokenized(ids, ids < 2, ["word"] * count, spans) if want == "tokens" else Tokenized(ids, ids < 2)
+            read = Tokenized(ids, ids < 2, [b"word"] * count, spans) if want == "tokens" else Tokenized(ids, ids < 2)
             future.set_result(read)
             futures.append(future)
         return futures

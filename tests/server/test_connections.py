@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from edgeembed.server import connections, reading, responses
+from edgeembed.server.auth import Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit
 from edgeembed.server.reading import BodyRoom
 from edgeembed.server.responses import json_bytes
@@ -88,7 +89,7 @@ async def test_a_new_connection_takes_the_place_of_an_idle_one() -> None:
 
 
 async def test_only_probes_are_answered_when_all_connections_are_in_use() -> None:
-    server = Server()
+    server = Server(access=Access(check_host=False, origins=["https://friend.example"]))
     server.embedder.paused = True
     body = b'{"input": "a"}'
     async with serving(server.app, most=2) as connect:
@@ -101,9 +102,11 @@ async def test_only_probes_are_answered_when_all_connections_are_in_use() -> Non
         assert (await answer(probe))[0] == 200
         other = await connect()
         assert await is_closed(probe), "it is idle"
-        send(other, "/v1/embeddings", length=len(body), body=body)
-        status, text = await answer(other)
-        assert status == 503 and b"too_many_connections" in text
+        fields = f"Origin: https://friend.example\r\nContent-Length: {len(body)}\r\n"
+        other[1].write(f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode() + body)
+        head = await other[0].readuntil(b"\r\n\r\n")
+        assert b" 503 " in head and b"Access-Control-Allow-Origin: https://friend.example" in head, "a page can read it"
+        assert b"too_many_connections" in await other[0].read()
         assert await is_closed(other)
         server.embedder.paused = False
         server.embedder.resume()

@@ -91,7 +91,7 @@ class ReadTokens(msgspec.Struct, tag="read_tokens"):
     id: int
     ids: bytes
     special: bytes
-    texts: list[str] = []
+    pieces: list[bytes] = []
     spans: bytes = b""
     text: str = ""
 

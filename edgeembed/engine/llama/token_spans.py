@@ -8,7 +8,7 @@ tokens that were found before and behind it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,35 +20,30 @@ Spans = npt.NDArray[np.int32]
 
 _SEARCHED_BYTES = 1024
 """As far from its expected place a token is searched for."""
+_SLICE = 32_768
+"""Characters or tokens that are handled at once: NumPy and Python's C functions keep all other threads waiting."""
 _SPACE = ord(" ")
 _NOWHERE, _LOST = (-1, -1), (-2, -2)
 """Places of special tokens, and of tokens that are not found yet."""
 
 
 class Spelling:
-    """A text as a tokenizer reads it.
+    """A text as a tokenizer reads it: in UTF-8, with the place in the text that each byte comes from."""
 
-    origins: of its characters. words: an unknown token stands for what is left of a word.
-    """
-
-    def __init__(self, text: str, origins: Origins, *, words: bool = False) -> None:
+    def __init__(self, parts: Iterable[tuple[str, Origins]], *, words: bool = False) -> None:
+        """parts: of the spelling in a row, with the origins of their characters. words: an unknown token is a whole word."""
+        made = [_bytes_of(part, origins) for part, origins in [("", Origins.same(0)), *parts]]
+        self.bytes = b"".join([part for part, _ in made])
+        self._begins = np.concatenate([origins.begins for _, origins in made])
+        self._ends = np.concatenate([origins.ends for _, origins in made])
         self.words = words
-        self.bytes = text.encode("utf-8", "replace")
-        # Bytes are counted by what their characters begin with: continuation bytes belong to the character before them.
-        leading = (np.frombuffer(self.bytes, dtype=np.uint8) & 0xC0) != 0x80
-        at = np.cumsum(leading) - 1
-        self.begins, self.ends = origins.begins[at], origins.ends[at]
 
-    def spans(self, found: npt.NDArray[np.int64]) -> Spans:
-        """Return the parts of the text that parts of the spelling stand for. found: begin and end of each in bytes; -1."""
-        spans = np.full(found.shape, -1, dtype=np.int32)
-        begins, ends = found[:, 0], found[:, 1]
-        filled = ends > begins
-        spans[filled, 0], spans[filled, 1] = self.begins[begins[filled]], self.ends[ends[filled] - 1]
-        empty = (ends == begins) & (begins >= 0)
-        before = np.concatenate([np.zeros(1, dtype=np.int32), self.ends])
-        spans[empty] = before[begins[empty], None]
-        return spans
+    @classmethod
+    def of_text(cls, text: str, origins: Origins) -> Spelling:
+        """Return the spelling for a tokenizer that reads every character of a text. origins: of the characters."""
+        begins, ends = origins.begins, origins.ends
+        slices = (slice(at, at + _SLICE) for at in range(0, len(text), _SLICE))
+        return cls((text[part], Origins(begins[part], ends[part])) for part in slices)
 
     @classmethod
     def of_words(cls, letters: Sequence[str], *, words: bool) -> Spelling:
@@ -56,16 +51,43 @@ class Spelling:
 
         letters: what the tokenizer makes of each character of the text, with spaces between words.
         """
-        lengths = np.fromiter(map(len, letters), dtype=np.int64, count=len(letters))
-        places = np.repeat(np.arange(len(letters), dtype=np.int32), lengths)
-        codes = np.frombuffer("".join(letters).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        return cls(_words_of(letters), words=words)
+
+    def spans(self, found: npt.NDArray[np.int64]) -> Spans:
+        """Return the parts of the text that parts of the spelling stand for. found: begin and end of each in bytes; -1."""
+        spans = np.full(found.shape, -1, dtype=np.int32)
+        begins, ends = found[:, 0], found[:, 1]
+        filled, empty = ends > begins, (ends == begins) & (begins >= 0)
+        spans[filled, 0], spans[filled, 1] = self._begins[begins[filled]], self._ends[ends[filled] - 1]
+        if empty.any():
+            before = begins[empty] - 1
+            spans[empty] = np.where(before >= 0, self._ends[before], 0)[:, None] if len(self._ends) else 0
+        return spans
+
+
+def _bytes_of(text: str, origins: Origins) -> tuple[bytes, Origins]:
+    encoded = text.encode("utf-8", "replace")
+    # Continuation bytes belong to the character before them.
+    at = np.cumsum((np.frombuffer(encoded, dtype=np.uint8) & 0xC0) != 0x80) - 1
+    return encoded, Origins(origins.begins[at], origins.ends[at])
+
+
+def _words_of(letters: Sequence[str]) -> Iterator[tuple[str, Origins]]:
+    """Yield slices of the words of a text, each with a space in front, and their origins; see `Spelling.of_words`."""
+    inside = False
+    for begin in range(0, len(letters), _SLICE):
+        some = letters[begin : begin + _SLICE]
+        codes = np.frombuffer("".join(some).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        if not len(codes):
+            continue
+        places = np.repeat(np.arange(begin, begin + len(some), dtype=np.int32), [*map(len, some)])
         kept = codes != _SPACE
-        first = kept & ~np.concatenate([[False], kept[:-1]])
+        first = kept & ~np.concatenate([[inside], kept[:-1]])
+        inside = bool(kept[-1])
         taken = np.repeat(np.arange(len(codes)), kept.astype(np.int64) + first)  # the first letter of a word twice
         spelled, places = codes[taken], places[taken]
         spelled[np.flatnonzero(first[taken])[::2]] = _SPACE
-        text = spelled.tobytes().decode("utf-32-le", "surrogatepass")
-        return cls(text, Origins(places, places + 1), words=words)
+        yield spelled.tobytes().decode("utf-32-le", "surrogatepass"), Origins(places, places + 1)
 
 
 def find_spans(spelling: Spelling, pieces: Sequence[bytes | None], unknown: Sequence[bool]) -> Spans:
@@ -93,7 +115,8 @@ def find_spans(spelling: Spelling, pieces: Sequence[bytes | None], unknown: Sequ
         found.append(place)
         at = place[1]
     _fill(found, (at, len(spelling.bytes)))
-    return spelling.spans(np.array(found, dtype=np.int64).reshape(-1, 2))
+    slices = (np.array(found[begin : begin + _SLICE], dtype=np.int64) for begin in range(0, len(found), _SLICE))
+    return np.concatenate([np.empty((0, 2), dtype=np.int32), *map(spelling.spans, slices)])
 
 
 def _fill(found: list[tuple[int, int]], between: tuple[int, int]) -> None:

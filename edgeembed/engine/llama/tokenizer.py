@@ -92,10 +92,10 @@ class Tokenizer:
         if self._words is not None:
             return Spelling.of_words(self._spelled_words(text), words=True)
         if self._metadata("tokenizer.ggml.model") == "t5":
-            return Spelling.of_words([*map(self._spelled_letter, self._normalize(text))], words=False)
+            return Spelling.of_words([self._spelled_letter(letter) for letter in self._normalize(text)], words=False)
         if is_composed(self._metadata):
-            return Spelling(*compose_with_origins(text))
-        return Spelling(self._normalize(text), Origins.same(len(text)))  # replaces characters one by one
+            return Spelling.of_text(*compose_with_origins(text))
+        return Spelling.of_text(self._normalize(text), Origins.same(len(text)))  # replaces characters one by one
 
     def _spelled_words(self, text: str) -> list[str]:
         """Return what becomes of each character of a text; defined tokens stay as they are, apart from the words."""

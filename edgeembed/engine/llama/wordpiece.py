@@ -74,7 +74,7 @@ class BertWords:
 
     def spelled(self, text: str) -> list[str]:
         """Return what becomes of each character of a text."""
-        return [*map(self._characters.__getitem__, map(ord, text))]
+        return [self._characters[ord(letter)] for letter in text]
 
     def _normalize(self, text: str) -> str:
         # In slices, since Python keeps all other threads waiting meanwhile.

@@ -106,8 +106,8 @@ class PendingTexts:
         """Resolve the future of a text's tokens."""
         ids = np.frombuffer(message.ids, dtype=np.int32)
         special = np.frombuffer(message.special, dtype=np.bool_)
-        texts, spans = message.texts or None, np.frombuffer(message.spans, dtype=np.int32).reshape(-1, 2)
-        self._finish(message.id, Tokenized(ids, special, texts, spans if len(spans) else None, message.text))
+        pieces, spans = message.pieces or None, np.frombuffer(message.spans, dtype=np.int32).reshape(-1, 2)
+        self._finish(message.id, Tokenized(ids, special, pieces, spans if len(spans) else None, message.text))
 
     def finish_failed(self, message: Failed) -> None:
         """End the future of a text without a row with an error."""

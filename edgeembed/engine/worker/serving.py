@@ -208,7 +208,7 @@ class Worker:
         tokens = self._reader.read(item.text, limits.most if limits and limits.most else None).tokens
         read = ReadTokens(item.id, tokens.tobytes(), vocabulary.is_special(tokens).tobytes())
         if item.want == "tokens":
-            read.texts = [piece.decode("utf-8", "replace") for piece in vocabulary.pieces(tokens)]
+            read.pieces = vocabulary.pieces(tokens)
             read.spans = self._model.spans(item.text, tokens).tobytes()
         return read
 

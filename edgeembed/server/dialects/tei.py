@@ -127,14 +127,14 @@ async def embed_texts(request: web.Request) -> web.Response:
 @routes.post("/embed_all")
 async def embed_all(request: web.Request) -> web.Response:
     """Refuse: rows of single tokens are not kept here."""
-    await read_body(request, _TEXTS)
+    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_INPUTS])
     raise WrongTaskError("this server has no rows of single tokens; POST /embed returns one row for each text")
 
 
 @routes.post("/embed_sparse")
 async def embed_sparse(request: web.Request) -> web.Response:
     """Refuse: no model here computes sparse vectors."""
-    await read_body(request, _TEXTS)
+    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_INPUTS])
     raise WrongTaskError("no model here has SPLADE pooling; POST /embed returns dense vectors")
 
 

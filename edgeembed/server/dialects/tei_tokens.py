@@ -65,6 +65,8 @@ class TeiDecodeBody(msgspec.Struct):
 
 _TOKENIZE = BodyType(TeiTokenizeBody)
 _DECODE = BodyType(TeiDecodeBody)
+_AT_ONCE = 4096
+"""Tokens that are written at once, as NumPy keeps all other threads waiting."""
 _token_encoder = msgspec.json.Encoder()
 
 
@@ -115,17 +117,30 @@ def ids_of(given: list[Any], most: int | None, param: str) -> tuple[bool, list[l
 
 
 def _tokens_json(result: TokenizeResult) -> bytes:
-    lists = zip(result.tokens, result.prompted, strict=True)
-    return b"[%b]" % b",".join(b"[%b]" % b",".join(map(_token_encoder.encode, _tokens(*pair))) for pair in lists)
+    written: list[bytes] = []
+    for read, text in zip(result.tokens, result.prompted, strict=True):
+        lists = (_token_encoder.encode(tokens)[1:-1] for tokens in _tokens(read, text))
+        written.append(b"[%b]" % b",".join(lists))
+    return b"[%b]" % b",".join(written)
 
 
-def _tokens(read: Tokenized, text: str) -> Iterator[TeiToken]:
-    assert read.texts is not None and read.spans is not None
-    places = _bytes_of(text)[np.maximum(read.spans, 0)].tolist()
-    rows = zip(read.ids.tolist(), read.texts, read.special.tolist(), read.spans.tolist(), places, strict=True)
-    for id_, name, special, (begin, end), (start, stop) in rows:
-        known = begin >= 0
-        yield TeiToken(id_, text[begin:end] if known else name, special, start if known else None, stop if known else None)
+def _tokens(read: Tokenized, text: str) -> Iterator[list[TeiToken]]:
+    """Yield the tokens of a text, some at a time."""
+    assert read.pieces is not None and read.spans is not None
+    byte_of = _bytes_of(text)
+    for at in range(0, len(read.ids), _AT_ONCE):
+        part = slice(at, at + _AT_ONCE)
+        spans = read.spans[part]
+        places = byte_of[np.maximum(spans, 0)].tolist()
+        rows = zip(
+            read.ids[part].tolist(), read.pieces[part], read.special[part].tolist(), spans.tolist(), places, strict=True
+        )
+        yield [
+            TeiToken(id_, piece.decode("utf-8", "replace"), special, None, None)
+            if begin < 0
+            else TeiToken(id_, text[begin:end], special, start, stop)
+            for id_, piece, special, (begin, end), (start, stop) in rows
+        ]
 
 
 def _bytes_of(text: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -51,10 +51,10 @@ class LlamaTokenizeBody(msgspec.Struct):
 
 
 class LlamaToken(msgspec.Struct):
-    """llama-server: a token with its text."""
+    """llama-server: a token with its text, or the bytes of a part of a character."""
 
     id: int
-    piece: str
+    piece: str | list[int]
 
 
 class LlamaTokens(msgspec.Struct):
@@ -119,7 +119,7 @@ async def _vllm(request: web.Request) -> web.Response:
     special = body.add_special_tokens is not False
     result = await _read(request, body.prompt, body.model, "prompt", special=special, places=bool(body.return_token_strs))
     tokens = result.tokens[0]
-    texts = tokens.texts if body.return_token_strs else None
+    texts = [piece.decode("utf-8", "replace") for piece in tokens.pieces or []] if body.return_token_strs else None
     return struct_response(VllmTokens(len(tokens.ids), result.context_tokens, tokens.ids.tolist(), texts))
 
 
@@ -131,7 +131,14 @@ async def _llama(request: web.Request) -> web.Response:
 
 
 def _llama_tokens(read: Tokenized, *, pieces: bool) -> list[int | LlamaToken]:
-    return [*map(LlamaToken, read.ids.tolist(), read.texts or [])] if pieces else read.ids.tolist()
+    return [*map(_llama_token, read.ids.tolist(), read.pieces or [])] if pieces else read.ids.tolist()
+
+
+def _llama_token(id_: int, piece: bytes) -> LlamaToken:
+    try:
+        return LlamaToken(id_, piece.decode())
+    except UnicodeDecodeError:
+        return LlamaToken(id_, [*piece])
 
 
 async def _read(

@@ -155,8 +155,8 @@ def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: Act
         if item.want != "row":
             ids = np.arange(tokens, dtype=np.int32)
             special = np.isin(ids, (0, tokens - 1))
-            texts = ["<", *item.text.split(), ">"] if item.want == "tokens" else []
-            send(ReadTokens(item.id, ids.tobytes(), special.tobytes(), texts))
+            words = ["<", *item.text.split(), ">"] if item.want == "tokens" else []
+            send(ReadTokens(item.id, ids.tobytes(), special.tobytes(), [word.encode() for word in words]))
         elif tokens > 20:
             send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
         else:

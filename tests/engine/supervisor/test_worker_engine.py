@@ -93,8 +93,8 @@ async def test_texts_are_tokenised_even_if_a_worker_dies_meanwhile(tmp_path: Pat
         tokens = await written
         assert tokens.ids.tolist() == [0, 1, 2, 3]
         assert tokens.special.tolist() == [True, False, False, True]
-        assert tokens.texts == ["<", "two", "words", ">"]
-        assert len((await counted).ids) == 32 and (await counted).texts is None
+        assert tokens.pieces == [b"<", b"two", b"words", b">"]
+        assert len((await counted).ids) == 32 and (await counted).pieces is None
         assert made.status.texts_computed == 0
         assert made.status.restarts == 1
 

@@ -186,7 +186,7 @@ CASES: list[Case] = [
         "[len(one) for one in a.json] == [3, 4]",
         ONE_ROW,
     ),
-    case(f"{API}/embed_all 400", post("/embed_all", inputs=[]), EMPTY, ONE_ROW),
+    case(f"{API}/embed_all 400", post("/embed_all", inputs=[]), EMPTY),
     # /embed_sparse and /predict: for models that can; the error says that this one cannot.
     case(
         f"{API}/embed_sparse 424",

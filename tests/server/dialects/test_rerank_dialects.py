@@ -225,7 +225,8 @@ async def test_limits_of_vllm_and_cohere_are_obeyed(
 async def test_an_instruction_is_refused_for_a_model_that_takes_none(client: TestClient, server: Server) -> None:
     for field in ("instruction", "instruct"):
         assert (await post(client, JINA, query="q", documents=["good"], **{field: f"by {field}"}))[0] == 200
-    assert server.ranker.computed == ["by instruction|q|good", "by instruct|q|good"]
+    assert (await post(client, JINA, query="q", documents=["good"], instruction=""))[0] == 200
+    assert server.ranker.computed == ["by instruction|q|good", "by instruct|q|good", "|q|good"]
     model = server.registry.models[1]
     object.__setattr__(model, "prompts", None)
     status, answer = await post(client, JINA, query="q", documents=["good"], instruction="find code")

@@ -108,6 +108,7 @@ async def test_similarity_returns_the_cosine_of_each_sentence(client: TestClient
         ("/embed", {"inputs": ["a"] * 51}, 422, "Validation", "batch size 51 > maximum allowed batch size 50"),
         ("/embed", {"inputs": "w " * 30, "truncate": False}, 422, "Validation", "length is 20 tokens"),
         ("/embed_all", {"inputs": "a"}, 424, "Backend", "no rows of single tokens"),
+        ("/embed_all", {"inputs": []}, 400, "Empty", "inputs"),
         ("/embed_sparse", {"inputs": ["a"]}, 424, "Backend", "SPLADE"),
         ("/embed", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", "one of query, document, passage"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation", "Left, Right"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
 
+from edgeembed.engine.interface import Text, Tokenized, TokenWant
 from tests.fakes import CONTEXT_TOKENS
 from tests.server.dialect_requests import Server, post
 
@@ -64,7 +66,7 @@ async def test_ids_are_decoded(client: TestClient) -> None:
     assert await post(client, "/decode", ids=[[0, 14], [15, 1]], skip_special_tokens=False) == (200, ["0 14", "15 1"])
 
 
-async def test_clients_of_vllm_and_llama_server_are_known_by_their_fields(client: TestClient) -> None:
+async def test_clients_of_vllm_and_llama_server_are_distinguished_by_their_fields(client: TestClient) -> None:
     status, answer = await post(client, "/tokenize", prompt="two words")
     assert (status, answer) == (
         200,
@@ -87,6 +89,25 @@ async def test_ids_to_text_in_sglangs_shape(client: TestClient) -> None:
     assert answer["text"] == "13"
     status, answer = await post(client, "/detokenize", tokens=[])
     assert (status, answer["text"], answer["prompt"]) == (200, "", "")
+
+
+async def test_a_part_of_a_character_has_its_bytes_for_llama_servers_clients(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = server.embedder.tokenize
+
+    def halves(texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
+        (future,) = whole(texts, want)
+        if (read := future.result()).pieces:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(read._replace(pieces=[*read.pieces[:1], b"\xf0\x9f", *read.pieces[2:]]))
+        return [future]
+
+    monkeypatch.setattr(server.embedder, "tokenize", halves)
+    _, answer = await post(client, "/tokenize", content="x", with_pieces=True)
+    assert answer["tokens"] == [{"id": 11, "piece": [0xF0, 0x9F]}]
+    _, answer = await post(client, "/tokenize", prompt="x", return_token_strs=True)
+    assert answer["token_strs"][1] == "\ufffd"
 
 
 @pytest.mark.parametrize(
