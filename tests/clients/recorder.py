@@ -68,10 +68,10 @@ class Recorder:
 
 
 async def _cancel_all() -> None:
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:  # one that is cancelled may have started another
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left)
 
 
 def _text(data: bytes) -> str:
