@@ -22,10 +22,9 @@ from edgeembed.server.dialects.embeddings_body import (
     input_type,
     lengths,
     number_format,
-    only_one,
     texts_and_ids,
 )
-from edgeembed.server.fields import answer_headers
+from edgeembed.server.fields import answer_headers, only_one
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
@@ -31,7 +32,7 @@ from edgeembed.server.dialects.rerank_fields import (
     most_of,
     texts_to_rank,
 )
-from edgeembed.server.fields import TruncateField, part_text
+from edgeembed.server.fields import TruncateField, only_one, part_text, side_to_cut
 
 ApiVersion: TypeAlias = Literal["1", "2"]
 _TRUNCATE = "Whether, and on which side, a query and a document that are too long together are cut, the longer one first."
@@ -84,7 +85,7 @@ async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
             query=query,
             documents=documents,
             model=body.model,
-            instruction=body.instruction if body.instruction is not None else body.instruct,
+            instruction=only_one(instruction=body.instruction, instruct=body.instruct),
             cache=cache_use(body.cache, request),
             lengths=_lengths(body),
         )
@@ -116,9 +117,8 @@ def _form(body: RerankBody, request: web.Request, version: ApiVersion) -> Rerank
 
 def _lengths(body: RerankBody) -> Lengths:
     """Return how long a pair may be. Raises RequestError."""
-    side = body.truncate if body.truncate is not None else body.truncation
-    if body.truncate is None and body.truncation_side is not None:
-        side = body.truncation_side
     # Both fields are about chunks of long documents, which are not made here.
     in_chunks = (body.max_chunks_per_doc or 1) != 1 or bool(body.overlap)
-    return lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc, by_default=not in_chunks)
+    default: Side = "none" if in_chunks and body.truncate_prompt_tokens is None else "end"
+    side = side_to_cut(body.truncate, body.truncation, body.truncation_side, default)
+    return lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc)

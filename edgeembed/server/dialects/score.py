@@ -31,7 +31,7 @@ from edgeembed.server.dialects.rerank_fields import (
     lengths_of,
     texts_to_rank,
 )
-from edgeembed.server.fields import answer_headers
+from edgeembed.server.fields import answer_headers, side_of
 from edgeembed.server.ops.schemas import TruncatedItem
 from edgeembed.server.responses import struct_response
 
@@ -167,6 +167,7 @@ def _fields(body: ScoreBody) -> tuple[str, str]:
 
 def _lengths(body: ScoreBody) -> Lengths:
     """Return how long pairs may be. Raises RequestError."""
-    side = body.truncation_side if body.truncate_prompt_tokens is not None or body.max_tokens_per_doc else None
-    found = lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc, by_default=False)
+    pair, document = body.truncate_prompt_tokens, body.max_tokens_per_doc
+    side = side_of(body.truncation_side, "truncation_side") if pair is not None or document else None
+    found = lengths_of(side or ("none" if pair is None else "end"), pair, document)
     return dataclasses.replace(found, cutting="truncate_prompt_tokens")

@@ -102,6 +102,13 @@ async def test_scores_are_cached_by_query_document_and_instruction(client: TestC
         ({"query": "q", "documents": ["good"], "truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "at least 1"),
         ({"query": "q", "documents": ["good"], "max_tokens_per_query": 5}, "max_tokens_per_query", "not supported"),
         ({"query": "q", "documents": ["good"], "truncate": "middle"}, "truncate", "unknown"),
+        ({"query": "q", "documents": ["good"], "truncate": "end", "truncation": False}, "truncation", "contradict"),
+        (
+            {"query": "q", "documents": ["good"], "truncate": "end", "truncation_side": "left"},
+            "truncation_side",
+            "contradict",
+        ),
+        ({"query": "q", "documents": ["good"], "instruction": "a", "instruct": "b"}, "instruct", "contradict"),
         ({"query": "q", "documents": ["good"], "rank_fields": ["title"]}, "rank_fields", "only the field 'text'"),
         (
             {"query": "q", "documents": [{"content": [{"type": "image_url", "image_url": "x"}]}]},
