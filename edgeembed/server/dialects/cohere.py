@@ -18,7 +18,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.fields import (
     TRUNCATE,
@@ -145,7 +145,7 @@ async def embed_v1(request: web.Request) -> web.Response:
 
 
 async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str], EmbedResult]:
-    texts, param = _texts(body, request.app[MAX_INPUTS])
+    texts, param = _texts(body, request.app[MAX_REQUEST_TEXTS])
     check_positive(body.max_tokens, "max_tokens")
     result = await request.app[SERVICE].embed(
         EmbedRequest(

@@ -14,7 +14,7 @@ from edgeembed.common.status import ListedModel
 from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
-from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import BODY_DIGEST, MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.embeddings_answer import bytes_response, with_cuts, write_json
 from edgeembed.server.dialects.embeddings_body import (
@@ -43,7 +43,7 @@ async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
     body = await read_body(request, _BODY)
     numbers = number_format(body)
-    texts, ids, single = texts_and_ids(body, request.app[MAX_INPUTS], _TOKEN_HINT)
+    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], _TOKEN_HINT)
     service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(

@@ -16,7 +16,7 @@ from msgspec import Meta
 from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
 from edgeembed.server.dialects.rerank_answer import DocumentForm, RerankForm, rerank_response
 from edgeembed.server.dialects.rerank_fields import (
@@ -73,7 +73,7 @@ async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
     """Answer a request. version: of Cohere's API."""
     body = await read_body(request, _BODY)
     query = part_text(body.query, "query")
-    documents = texts_to_rank(body.documents, request.app[MAX_INPUTS], "documents")
+    documents = texts_to_rank(body.documents, request.app[MAX_REQUEST_TEXTS], "documents")
     if body.rank_fields not in (None, ["text"]):
         raise RequestError(
             "rank_fields: only the field 'text' is supported; put the text of other fields into it", param="rank_fields"

@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
 from edgeembed.server.dialects.rerank_answer import RerankUsage
 from edgeembed.server.dialects.rerank_fields import (
@@ -112,7 +112,7 @@ async def score_v1(request: web.Request) -> web.Response:
 async def _score(request: web.Request) -> web.Response:
     body = await read_body(request, _BODY)
     first, second = _fields(body)
-    given, most = getattr(body, second), request.app[MAX_INPUTS]
+    given, most = getattr(body, second), request.app[MAX_REQUEST_TEXTS]
     one, other = texts_to_rank(getattr(body, first), most, first), texts_to_rank(given, most, second)
     if len(one) not in (1, len(other)):
         raise RequestError(

@@ -39,7 +39,9 @@ async def client(ranker: FakeEngine, aiohttp_client: Callable[..., Awaitable[Tes
     registry = ModelRegistry(fake_model("embedder"), [ranker_model], aliases={"rank": "ranker"})
     pool = ModelPool(lambda model: engines[model.name], PoolRules(budget_bytes=1))
     cache = VectorCache(None, memory_mib=8, disk_mib=0)
-    return await aiohttp_client(make_app(EmbeddingService(registry, pool, cache, ServiceOptions(timeout=5)), max_inputs=50))
+    return await aiohttp_client(
+        make_app(EmbeddingService(registry, pool, cache, ServiceOptions(timeout=5)), max_request_texts=50)
+    )
 
 
 async def rerank(client: TestClient, **body: Any) -> tuple[int, dict[str, Any]]:
