@@ -222,6 +222,17 @@ async def test_limits_of_vllm_and_cohere_are_obeyed(
     assert server.ranker.computed == [f"None|q|{kept}"]
 
 
+async def test_the_cache_knows_how_long_a_cut_document_was(client: TestClient) -> None:
+    cuts = []
+    for found in ("miss", "hit"):
+        response = await client.post(JINA, json={"query": "q", "documents": ["good and more"], "max_tokens_per_doc": 1})
+        assert response.headers["X-Edgeembed-Cache"] == found
+        answer = await response.json()
+        cuts.append(answer["truncated"])
+        assert answer["usage"]["total_tokens"] == cuts[0][0]["tokens"] == 3
+    assert cuts[0] == cuts[1] == [{"index": 0, "tokens": 3, "full_tokens": 5}]
+
+
 async def test_an_instruction_is_refused_for_a_model_that_takes_none(client: TestClient, server: Server) -> None:
     for field in ("instruction", "instruct"):
         assert (await post(client, JINA, query="q", documents=["good"], **{field: f"by {field}"}))[0] == 200
