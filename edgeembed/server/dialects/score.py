@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
@@ -59,9 +59,6 @@ class ScoreBody(msgspec.Struct):
     max_tokens_per_doc: Annotated[CountField | None, Meta(description=MOST_OF_DOCUMENT)] = None
     truncate_prompt_tokens: Annotated[int | None, Meta(description=MOST, extra_json_schema={"minimum": -1})] = None
     truncation_side: Annotated[Literal["left", "right"] | None, Meta(description="The side that is cut.")] = None
-    label_token_ids: Annotated[Any, Meta(description="SGLang, for text generators: refused.")] = None
-    apply_softmax: Annotated[bool | None, Meta(description="SGLang, with label_token_ids: true is refused.")] = None
-    item_first: Annotated[bool | None, Meta(description="SGLang: true is refused.")] = None
     cache: CacheField = None
 
 
@@ -118,9 +115,6 @@ async def _score(request: web.Request) -> web.Response:
         raise RequestError(
             f"{first} has {len(one)} texts and {second} has {len(other)}; expected one for all, or as many", param=first
         )
-    for name in ("label_token_ids", "apply_softmax", "item_first"):
-        if getattr(body, name) not in (None, False, []):
-            raise RequestError(f"{name} is for text generators; leave it out", param=name)
     result = await request.app[SERVICE].rerank(
         RerankRequest(
             query=one if isinstance(getattr(body, first), list) and len(one) == len(other) else one[0],
