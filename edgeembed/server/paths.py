@@ -37,6 +37,7 @@ GENERATION = frozenset(
     }
 )
 """Well-known routes that this server only forwards."""
+_GENERATION_ENDS = frozenset(path.removeprefix(f"{BASE}/") for path in GENERATION)
 
 _MAKES_NO_MODELS = "this server makes no models: edgeembed convert makes one of a checkpoint, and edgeembed pull installs it"
 _NOT_OF_OLLAMA: Mapping[str, str] = {
@@ -117,13 +118,14 @@ class Spellings:
         """
         parts = _parts(path)[-_MOST_PARTS:]
         for start in range(len(parts)):
-            if (route := self.meant("/" + "/".join(parts[start:]))) is not None:
+            end = "/".join(parts[start:])
+            if (route := self.meant(f"/{end}")) is not None:
                 dialect = dialect_of(method, route)
                 if route.startswith(_OWN_PATH_ONLY):
                     return dialect, f"the path is {route}"
                 base = base_urls(origin)["openai" if route.startswith(BASE) and dialect != "cohere" else dialect]
                 return dialect, f"the base URL for clients of {_NAMES[dialect]} is {base}"
-            if any("/".join(parts[start:]) == other.removeprefix(f"{BASE}/") for other in GENERATION):
+            if end in _GENERATION_ENDS:
                 return "openai", (
                     "this server computes embeddings and reranks; to have it pass such requests on to a server that "
                     f"generates, start it with --forward http://HOST:PORT/v1. The base URL for both is then {origin}{BASE}"
