@@ -24,6 +24,8 @@ ALTERNATIVES: Mapping[str, str] = {
     "/reranking": "/rerank",  # of llama-server, as the next two
     "/v1/reranking": "/v1/rerank",
     "/v1/health": "/health",
+    "/api/v0/embeddings": "/v1/embeddings",  # of LM Studio
+    "/api/rerank": "/v2/rerank",  # proposed for Ollama; Dify uses it
     "/ping": "/health",  # of text-embeddings-inference, vLLM and SageMaker
 }
 """Other servers' names for routes that we have."""
