@@ -139,6 +139,37 @@ def side_of(word: str | bool | None, param: str) -> Side | None:
     return word_of(word, _SIDES, param) if not isinstance(word, bool) else "end" if word else "none"
 
 
+def only_one(**given: T | None) -> T | None:
+    """Return the value of a field that has several names; None if none is given. Raises RequestError if two differ."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if not named:  # as most fields are
+        return None
+    first, chosen = next(iter(named.items()))
+    for name, value in named.items():
+        if value != chosen:
+            raise RequestError(f"{first} and {name} contradict each other; send one of them", param=name)
+    return chosen
+
+
+def side_to_cut(truncate: str | bool | None, truncation: bool | None, truncation_side: str | None, default: Side) -> Side:
+    """Return the side of a long text that is cut off, by the fields of other servers that say so, or else by `default`.
+
+    truncation_side, of vLLM: which side that is, where something else allows cutting. Raises RequestError for fields that
+    contradict each other.
+    """
+    named = side_of(truncation_side, "truncation_side")
+    allowed: Side = named or "end"
+    side: Side | None = only_one(
+        truncate=allowed if truncate is True else side_of(truncate, "truncate"),
+        truncation=None if truncation is None else allowed if truncation else "none",
+    )
+    if side is None:
+        return "none" if default == "none" else named or default
+    if side != "none":
+        only_one(truncate=side, truncation_side=named)
+    return side
+
+
 def _is_ids_of_text(item: Any) -> bool:
     return isinstance(item, list) and item != [] and is_token_ids(item)
 

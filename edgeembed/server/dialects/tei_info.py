@@ -11,7 +11,7 @@ from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.activity_table import READING
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.models.registry import ServedModel
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.connections import most_connections
 from edgeembed.server.dialects.tei_scores import LABEL
 from edgeembed.server.responses import struct_response
@@ -82,7 +82,9 @@ async def info(request: web.Request) -> web.Response:
             served_model_name=model.name,
             model_type=_model_type(model, loaded),
             max_input_length=loaded.context_tokens,
-            max_client_batch_size=_most_texts(request.app[MAX_INPUTS], service.max_listed_tokens // loaded.context_tokens),
+            max_client_batch_size=_most_texts(
+                request.app[MAX_REQUEST_TEXTS], service.max_listed_tokens // loaded.context_tokens
+            ),
             max_batch_tokens=max(loaded.batch_tokens, loaded.context_tokens),
             max_concurrent_requests=most_connections(),
             tokenization_workers=len(READING),

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.rerank_fields import INSTRUCTION, TOP_N, CountField, most_of
 from edgeembed.server.dialects.tei_fields import DirectionField, TruncateField, check_batch, compute_headers, lengths
@@ -82,7 +82,7 @@ async def rerank(request: web.Request) -> web.Response:
     """Score texts against a query, best first."""
     began = time.perf_counter()
     body = await read_body(request, _RERANK)
-    check_batch(body.texts, request.app[MAX_INPUTS], "texts")
+    check_batch(body.texts, request.app[MAX_REQUEST_TEXTS], "texts")
     texts = texts_of(body.texts, None, "texts")
     most = most_of(body.top_n, "top_n")
     service = request.app[SERVICE]
@@ -110,7 +110,7 @@ async def rerank(request: web.Request) -> web.Response:
 async def predict(request: web.Request) -> web.Response:
     """Score a pair of texts, or each pair in a list, with a reranker, which has a single label."""
     body = await read_body(request, _PREDICT)
-    single, pairs = _pairs_of(body.inputs, request.app[MAX_INPUTS])
+    single, pairs = _pairs_of(body.inputs, request.app[MAX_REQUEST_TEXTS])
     queries, documents = zip(*pairs, strict=True)
     result = await request.app[SERVICE].rerank(
         RerankRequest(

@@ -16,7 +16,7 @@ from msgspec import Meta
 from edgeembed.engine.interface import Tokenized
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, json_name, read_body
 from edgeembed.server.dialects.tei_fields import PromptNameField, check_batch
 from edgeembed.server.fields import AnyTextsField, input_type_of, is_token_ids, texts_of
@@ -75,7 +75,7 @@ async def tokenize(request: web.Request) -> web.Response:
     body = await read_body(request, _TOKENIZE)
     service = request.app[SERVICE]
     if isinstance(body.inputs, list):
-        check_batch(body.inputs, request.app[MAX_INPUTS], "inputs")
+        check_batch(body.inputs, request.app[MAX_REQUEST_TEXTS], "inputs")
     result = await service.count_tokens(
         TokenizeRequest(
             texts=texts_of(body.inputs, None, "inputs"),
@@ -95,7 +95,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def decode(request: web.Request) -> web.Response:
     """Return the text that token ids stand for, or the text of each list of ids."""
     body = await read_body(request, _DECODE)
-    single, ids = ids_of(body.ids, request.app[MAX_INPUTS], "ids")
+    single, ids = ids_of(body.ids, request.app[MAX_REQUEST_TEXTS], "ids")
     asked = DetokenizeRequest(ids, body.model, special=body.skip_special_tokens is False, single=single)
     return json_response(await request.app[SERVICE].detokenize(asked))
 

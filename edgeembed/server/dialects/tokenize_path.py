@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta
 
 from edgeembed.engine.interface import Tokenized
 from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, peek_body, read_body
 from edgeembed.server.dialects import tei_tokens
 from edgeembed.server.error_formats import DIALECT
@@ -105,7 +105,7 @@ async def detokenize(request: web.Request) -> web.Response:
     body = await read_body(request, _DETOKENIZE)
     if not body.tokens:
         return struct_response(DetokenizeAnswer("", "", ""))
-    _, ids = tei_tokens.ids_of([body.tokens], request.app[MAX_INPUTS], "tokens")
+    _, ids = tei_tokens.ids_of([body.tokens], request.app[MAX_REQUEST_TEXTS], "tokens")
     asked = DetokenizeRequest(ids, body.model, special=True, param="tokens", single=True)
     (whole,) = await request.app[SERVICE].detokenize(asked)
     text = whole
