@@ -155,11 +155,13 @@ def side_of(word: str | bool | None, param: str) -> Side | None:
 def only_one(**given: T | None) -> T | None:
     """Return the value of a field that has several names; None if none is given. Raises RequestError if two differ."""
     named = {name: value for name, value in given.items() if value is not None}
-    names, values = list(named), list(named.values())
+    if not named:  # as most fields are
+        return None
+    first, chosen = next(iter(named.items()))
     for name, value in named.items():
-        if value != values[0]:
-            raise RequestError(f"{names[0]} and {name} contradict each other; send one of them", param=name)
-    return values[0] if values else None
+        if value != chosen:
+            raise RequestError(f"{first} and {name} contradict each other; send one of them", param=name)
+    return chosen
 
 
 def side_to_cut(truncate: str | bool | None, truncation: bool | None, truncation_side: str | None, default: Side) -> Side:

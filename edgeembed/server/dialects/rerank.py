@@ -110,7 +110,7 @@ def _form(body: RerankBody, request: web.Request, version: ApiVersion) -> Rerank
         most=min(filter(None, (most_of(body.top_n, "top_n"), most_of(body.top_k, "top_k"))), default=None),
         raw=bool(body.raw_scores) or False in (body.use_activation, body.activation),
         documents=documents if wanted or default else "none",
-        repeat=wanted,
+        repeat=wanted or default,  # Continue's client of Voyage requires them, although Voyage returns none by default
     )
 
 
