@@ -15,14 +15,13 @@ from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
-# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 T = TypeVar("T")
 
+# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 TextField: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
 TextListField: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
-TextsField: TypeAlias = TextField | TextListField
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _TEXTS_OR_IDS = {"anyOf": [_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
 TextsOrIdsField: TypeAlias = TextField | dict[str, Any] | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
@@ -188,7 +187,7 @@ def _is_ids_of_text(item: Any) -> bool:
 
 
 _MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url")
-"""What items for models of several media have beside their text (SGLang, Jina): vectors of the text alone are not theirs."""
+"""Fields of items for multimodal models (SGLang, Jina). The vector of the text alone would not be that of such an item."""
 
 
 def part_text(item: Any, place: str) -> str:
