@@ -1,0 +1,141 @@
+"""Frames that are known: what each family of models puts around a text, and how it makes one vector of the tokens'.
+
+Two tables. A vocabulary fixes its special tokens and its pre-tokenizer, whatever a fine-tune is called; it is recognised by
+tokens that only it has. Pooling and dense layers belong to a model, which is recognised by the `general.name` of its file.
+Sources: tokenizer.json, modules.json and 1_Pooling/config.json of the named checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Pooling = Literal["mean", "cls", "last", "rank"]
+
+WORD_START = "\u2581"
+
+
+@dataclass(frozen=True)
+class KnownVocabulary:
+    """A vocabulary, and what its tokenizer puts around a text. Special tokens are given by name."""
+
+    name: str
+    architectures: frozenset[str]
+    model: str
+    """`tokenizer.ggml.model`."""
+    marks: tuple[str, ...]
+    """Tokens that it has."""
+    before: str | None = None
+    after: str | None = None
+    after_role: str = "eos"
+    """llama.cpp's name of the role of the last token."""
+    unknown: str | None = None
+    splitter: str | None = None
+    """`tokenizer.ggml.pre` where the file names none."""
+    normalizer: str | None = None
+    flags: tuple[tuple[str, bool], ...] = ()
+    """Other keys of the tokenizer, without `tokenizer.ggml.`."""
+    pair: str | None = None
+    """Template for a query and a document of its cross-encoders."""
+    most_tokens: int | None = None
+    """A larger vocabulary is another one."""
+
+
+VOCABULARIES = (
+    KnownVocabulary(
+        name="Qwen's",
+        architectures=frozenset({"qwen2", "qwen3"}),
+        model="gpt2",
+        marks=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        after="<|endoftext|>",
+        splitter="qwen2",
+    ),
+    KnownVocabulary(
+        name="ModernBERT's",
+        architectures=frozenset({"modern-bert"}),
+        model="gpt2",
+        marks=("[CLS]", "[SEP]", "[MASK]"),
+        before="[CLS]",
+        after="[SEP]",
+        splitter="gpt-2",
+        normalizer="nfc",
+        most_tokens=51_200,
+    ),
+    KnownVocabulary(
+        name="WordPiece",
+        architectures=frozenset({"bert", "nomic-bert", "jina-bert-v2"}),
+        model="bert",
+        marks=("[CLS]", "[SEP]", "[UNK]"),
+        before="[CLS]",
+        after="[SEP]",
+        after_role="seperator",
+        unknown="[UNK]",
+    ),
+    KnownVocabulary(
+        name="XLM-RoBERTa's",
+        architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
+        model="t5",
+        marks=("<s>", "</s>", "<pad>", "<unk>"),
+        before="<s>",
+        after="</s>",
+        unknown="<unk>",
+        flags=(("add_space_prefix", True), ("remove_extra_whitespaces", True)),
+        pair="<s>{query}</s></s>{document}</s>",
+    ),
+    KnownVocabulary(
+        name="Gemma's",
+        architectures=frozenset({"gemma-embedding"}),
+        model="llama",
+        marks=("<bos>", "<eos>", "<pad>", "<unk>"),
+        before="<bos>",
+        after="<eos>",
+        flags=(("add_space_prefix", False),),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """Models with one pooling. name: a regular expression for the folded name, without what `_TAIL` matches."""
+
+    name: str
+    architectures: frozenset[str]
+    pooling: Pooling
+    dense: bool = False
+    """Whether two dense layers follow the pooling."""
+
+
+def _known(name: str, pooling: Pooling, *architectures: str, dense: bool = False) -> KnownModel:
+    return KnownModel(name, frozenset(architectures), pooling, dense)
+
+
+MODELS = (
+    _known("qwen3-embedding", "last", "qwen3"),
+    _known("embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _known("bge-m3", "cls", "bert"),
+    _known("bge-(small|base|large)", "cls", "bert"),
+    _known("snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
+    _known("mxbai-embed-(xsmall|large)", "cls", "bert"),
+    _known("uae-large", "cls", "bert"),
+    _known("gte-modernbert-base", "cls", "modern-bert"),
+    _known("granite-embedding(-(small|english|multilingual|r2))*", "cls", "bert", "modern-bert"),
+    _known("modernbert-embed-(base|large)", "mean", "modern-bert"),
+    _known("(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
+    _known("(multilingual-)?e5-(small|base|large)", "mean", "bert"),
+    _known("gte-(small|base|large)", "mean", "bert"),
+    _known("nomic-embed-text(-v2-moe)?", "mean", "nomic-bert", "nomic-bert-moe"),
+    _known("jina-embeddings-v[23](-(small|base))?", "mean", "jina-bert-v2", "jina-bert-v3"),
+)
+
+_TAIL = r"(-(en|zh|de|es|code|english|multilingual|instruct|gguf|hf|v\d[\d.]*|\d+(\.\d+)?[bm]|b?f(16|32)|i?q\d(_\w+)*))*"
+"""What may follow a model's name: a language, a version, a size, a type. After anything else it is another model's."""
+
+
+def known_model(architecture: str, name: str) -> KnownModel | None:
+    """Return the model that a `general.name` means; None if it is not in the table."""
+    folded = re.sub(r"[\s_-]+", "-", name.rpartition("/")[2].strip().lower())
+    for model in MODELS:
+        if architecture in model.architectures and re.fullmatch(model.name + _TAIL, folded):
+            return model
+    return None
