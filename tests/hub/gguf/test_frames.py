@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.engine.interface import Float32Row
+from edgeembed.engine.interface import Float32Row, Pair
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.errors import HubError
+from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.check import check_gguf
 from edgeembed.hub.gguf.frames import Frame, read_frame
-from tests.convert.encoder_texts import TEXTS
+from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
+from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.llama_vectors import cosine
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.convert.without_proof import convert_checkpoint
 from tests.hub.gguf.models import make_models
 from tests.hub.gguf.parts import BOOL, STRING, Gguf, read, write
 
@@ -177,3 +183,73 @@ def test_what_cannot_be_checked_is_said(
 
 def _without(file: Gguf, start: bytes) -> None:
     file.tensors = [tensor for tensor in file.tensors if not tensor.name.startswith(start)]
+
+
+# --- rerankers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rerankers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Rerankers of our converter, from which files as llama.cpp's converter writes them are made."""
+    folder = tmp_path_factory.mktemp("rerankers")
+    makers = {"xlm-roberta": make_tiny_xlm_roberta_reranker, "bert": make_tiny_cross_encoder, "qwen3": _make_qwen3_reranker}
+    for name, make in makers.items():
+        convert_checkpoint(make(folder / name), folder / f"{name}.gguf", quantization="F32", task="rerank")
+    return {name: folder / f"{name}.gguf" for name in makers}
+
+
+def _make_qwen3_reranker(folder: Path) -> Path:
+    return make_qwen3_checkpoint(folder, kind="rerank")
+
+
+def _scores(file: Path, frame: Frame | None = None) -> list[Float32Row]:
+    options = WorkerOptions(
+        path=str(file), threads=2, context_tokens=512, batch_tokens=128, mode="cpu", extra_buffers=True, task="rerank",
+        metadata=dict(frame.mends) if frame else {},
+    )  # fmt: skip
+    model = LlamaModel(options)
+    try:
+        return [model.embed([model.tokenize_pair(Pair(*pair))])[0] for pair in PAIRS.values()]
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("xlm-roberta", [drop("bert.pooling_type"), named("bge-reranker-v2-m3")]), ("qwen3", [named("Qwen3 Reranker 0.6B")])],
+)
+def test_rerankers_of_llama_cpp_s_converter_are_served(
+    tmp_path: Path, rerankers: dict[str, Path], name: str, changes: list[Change]
+) -> None:
+    theirs = _changed(_as_of_others(read(rerankers[name].read_bytes())), tmp_path, *changes)
+    header = check_gguf(theirs)
+    assert facts_of(header, theirs).ranks is True
+    frame = read_frame(theirs)
+    assert frame.pooling == "rank" and frame.refusal is None
+    for found, expected in zip(_scores(theirs, frame), _scores(rerankers[name]), strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_instruction_replaces_that_of_the_prompt(rerankers: dict[str, Path], tmp_path: Path) -> None:
+    theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
+    found = read_frame(_changed(theirs, tmp_path)).mends
+    assert found["edgeembed.prompt.instruction"] == INSTRUCTION
+    assert found["edgeembed.prompt.rerank"] == RERANK_TEMPLATE
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_cross_encoder_without_its_pooler_is_refused(tmp_path: Path, rerankers: dict[str, Path], labelled: bool) -> None:
+    """What llama.cpp's converter writes of ms-marco-MiniLM; without a label it calls the classifier `cls`."""
+    theirs = _as_of_others(read(rerankers["bert"].read_bytes()))
+    theirs.tensors = [tensor for tensor in theirs.tensors if not tensor.name.startswith(b"cls.") or b"output" in tensor.name]
+    if not labelled:
+        for tensor in theirs.tensors:
+            tensor.name = tensor.name.replace(b"cls.output", b"cls")
+    with pytest.raises(HubError, match="a cross-encoder without the pooler"):
+        check_gguf(_changed(theirs, tmp_path, drop("bert.pooling_type")))
+
+
+def test_a_reranker_without_a_template_is_refused(tmp_path: Path, rerankers: dict[str, Path]) -> None:
+    theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
+    with pytest.raises(HubError, match="a reranker without a template for pairs"):
+        check_gguf(_changed(theirs, tmp_path, drop("tokenizer.chat_template.rerank")))
