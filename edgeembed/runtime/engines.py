@@ -18,7 +18,7 @@ from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
-from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError
+from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, WrongFrameError
 from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.store import InstalledModel, Store
@@ -95,12 +95,12 @@ class WorkerConfigurator:
         self._metadata = dict(self._frame_mends())
 
     def _frame_mends(self) -> Mapping[str, MetadataValue]:
-        """Log how the file's frame is mended, and return the metadata. Raises HubError if it cannot be mended."""
+        """Log how the file's frame is mended, and return the metadata. Raises WrongFrameError if it cannot be mended."""
         frame = frame_of_foreign(self._model.path)
         if frame is None:
             return {}
         if frame.refusal:
-            raise HubError(f"{self._model.path} would give wrong vectors: {frame.refusal}")
+            raise WrongFrameError(f"{self._model.path} would give wrong results: {frame.refusal}")
         for mend in frame.mended:
             log.warning("%s: mended: %s", self._model.path.name, mend)
         for what in frame.unchecked:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeembed.engine import canary
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
-from edgeembed.errors import HubError
+from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
 from edgeembed.hub.gguf.file import GgufHead
@@ -43,8 +43,8 @@ def check_gguf(path: Path) -> GgufHeader:
 
     Raises:
         UnknownModelError: There is no such file.
-        HubError: The file is not safe for llama.cpp, or its vectors would be wrong; the message names the key or tensor and
-            the reason.
+        WrongFrameError: The file's vectors or scores would be wrong, for the reason in the message.
+        HubError: The file is not safe for llama.cpp; the message names the key or tensor and the reason.
     """
     with open_gguf(path) as reader:
         try:
@@ -67,7 +67,7 @@ def check_gguf(path: Path) -> GgufHeader:
         except UnfitError as error:
             raise HubError(f"{path} is not safe for llama.cpp: {error}") from error
     if refusal is not None:
-        raise HubError(f"{path} would give wrong vectors: {refusal}")
+        raise WrongFrameError(f"{path} would give wrong results: {refusal}")
     return GgufHeader(head.values)
 
 

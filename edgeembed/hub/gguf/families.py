@@ -97,38 +97,43 @@ VOCABULARIES = (
 
 @dataclass(frozen=True)
 class KnownModel:
-    """Models with one pooling. name: a regular expression for the folded name, without what `_TAIL` matches."""
+    """Models with one pooling."""
 
     name: str
+    pattern: str
+    """A regular expression for the folded `general.name` without what `_TAIL` matches."""
     architectures: frozenset[str]
     pooling: Pooling
     dense: bool = False
     """Whether two dense layers follow the pooling."""
 
 
-def _known(name: str, pooling: Pooling, *architectures: str, dense: bool = False) -> KnownModel:
-    return KnownModel(name, frozenset(architectures), pooling, dense)
+def _known(name: str, pattern: str, pooling: Pooling, *architectures: str, dense: bool = False) -> KnownModel:
+    return KnownModel(name, pattern, frozenset(architectures), pooling, dense)
 
 
 MODELS = (
-    _known("qwen3-embedding", "last", "qwen3"),
-    _known("embedding-?gemma", "mean", "gemma-embedding", dense=True),
-    _known("bge-m3", "cls", "bert"),
-    _known("bge-(small|base|large)", "cls", "bert"),
-    _known("snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
-    _known("mxbai-embed-(xsmall|large)", "cls", "bert"),
-    _known("uae-large", "cls", "bert"),
-    _known("gte-modernbert-base", "cls", "modern-bert"),
-    _known("granite-embedding(-(small|english|multilingual|r2))*", "cls", "bert", "modern-bert"),
-    _known("modernbert-embed-(base|large)", "mean", "modern-bert"),
-    _known("(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
-    _known("(multilingual-)?e5-(small|base|large)", "mean", "bert"),
-    _known("gte-(small|base|large)", "mean", "bert"),
-    _known("nomic-embed-text(-v2-moe)?", "mean", "nomic-bert", "nomic-bert-moe"),
-    _known("jina-embeddings-v[23](-(small|base))?", "mean", "jina-bert-v2", "jina-bert-v3"),
+    _known("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
+    _known("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _known("bge-m3", "bge-m3", "cls", "bert"),
+    _known("bge", "bge-(small|base|large)", "cls", "bert"),
+    _known("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
+    _known("mxbai-embed", "mxbai-embed-(xsmall|large)", "cls", "bert"),
+    _known("UAE-Large", "uae-large", "cls", "bert"),
+    _known("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
+    _known("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
+    _known("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
+    _known("MiniLM", "(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
+    _known("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
+    _known("gte", "gte-(small|base|large)", "mean", "bert"),
+    _known("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
+    _known("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
 )
 
-_TAIL = r"(-(en|zh|de|es|code|english|multilingual|instruct|gguf|hf|v\d[\d.]*|\d+(\.\d+)?[bm]|b?f(16|32)|i?q\d(_\w+)*))*"
+_TAIL = (
+    r"(-(en|zh|de|es|code|english|multilingual|instruct|base|small|moe|r2|gguf|hf|v\d[\d.]*|\d+(\.\d+)?[bm]"
+    r"|b?f(16|32)|i?q\d(-([01klms]|nl|x+s))*))*"
+)
 """What may follow a model's name: a language, a version, a size, a type. After anything else it is another model's."""
 
 
@@ -136,6 +141,6 @@ def known_model(architecture: str, name: str) -> KnownModel | None:
     """Return the model that a `general.name` means; None if it is not in the table."""
     folded = re.sub(r"[\s_-]+", "-", name.rpartition("/")[2].strip().lower())
     for model in MODELS:
-        if architecture in model.architectures and re.fullmatch(model.name + _TAIL, folded):
+        if architecture in model.architectures and re.fullmatch(model.pattern + _TAIL, folded):
             return model
     return None

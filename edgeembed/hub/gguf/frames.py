@@ -8,6 +8,7 @@ of our converter have canary rows, which show more than a comparison; they are n
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -182,6 +183,7 @@ class _Comparison:
         key = f"{self._architecture}.pooling_type"
         if self._is_cross_encoder and key not in self._values:
             self._expect(key, RANK_POOLING)
+            self._expect(f"{self._architecture}.attention.causal", False)
         elif self._pooling == "rank":
             return
         elif model is not None:
@@ -338,4 +340,4 @@ def _pair_template(theirs: str) -> dict[str, MetadataValue]:
 
 
 def _shown(value: Scalar) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return str(value).lower() if isinstance(value, bool) else reprlib.repr(value)

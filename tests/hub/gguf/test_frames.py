@@ -11,7 +11,7 @@ import pytest
 from edgeembed.engine.interface import Float32Row, Pair
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed.errors import HubError
+from edgeembed.errors import WrongFrameError
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.check import check_gguf
 from edgeembed.hub.gguf.frames import Frame, read_frame
@@ -245,11 +245,11 @@ def test_a_cross_encoder_without_its_pooler_is_refused(tmp_path: Path, rerankers
     if not labelled:
         for tensor in theirs.tensors:
             tensor.name = tensor.name.replace(b"cls.output", b"cls")
-    with pytest.raises(HubError, match="a cross-encoder without the pooler"):
+    with pytest.raises(WrongFrameError, match="a cross-encoder without the pooler"):
         check_gguf(_changed(theirs, tmp_path, drop("bert.pooling_type")))
 
 
 def test_a_reranker_without_a_template_is_refused(tmp_path: Path, rerankers: dict[str, Path]) -> None:
     theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
-    with pytest.raises(HubError, match="a reranker without a template for pairs"):
+    with pytest.raises(WrongFrameError, match="a reranker without a template for pairs"):
         check_gguf(_changed(theirs, tmp_path, drop("tokenizer.chat_template.rerank")))
