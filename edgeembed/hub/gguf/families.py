@@ -17,7 +17,7 @@ WORD_START = "\u2581"
 
 
 @dataclass(frozen=True)
-class KnownVocabulary:
+class VocabularyFrame:
     """A vocabulary, and what its tokenizer puts around a text. Special tokens are given by name."""
 
     name: str
@@ -43,7 +43,7 @@ class KnownVocabulary:
 
 
 VOCABULARIES = (
-    KnownVocabulary(
+    VocabularyFrame(
         name="Qwen's",
         architectures=frozenset({"qwen2", "qwen3"}),
         model="gpt2",
@@ -51,7 +51,7 @@ VOCABULARIES = (
         after="<|endoftext|>",
         splitter="qwen2",
     ),
-    KnownVocabulary(
+    VocabularyFrame(
         name="ModernBERT's",
         architectures=frozenset({"modern-bert"}),
         model="gpt2",
@@ -62,7 +62,7 @@ VOCABULARIES = (
         normalizer="nfc",
         most_tokens=51_200,
     ),
-    KnownVocabulary(
+    VocabularyFrame(
         name="WordPiece",
         architectures=frozenset({"bert", "nomic-bert", "jina-bert-v2"}),
         model="bert",
@@ -72,7 +72,7 @@ VOCABULARIES = (
         after_role="seperator",
         unknown="[UNK]",
     ),
-    KnownVocabulary(
+    VocabularyFrame(
         name="XLM-RoBERTa's",
         architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
         model="t5",
@@ -83,7 +83,7 @@ VOCABULARIES = (
         flags=(("add_space_prefix", True), ("remove_extra_whitespaces", True)),
         pair="<s>{query}</s></s>{document}</s>",
     ),
-    KnownVocabulary(
+    VocabularyFrame(
         name="Gemma's",
         architectures=frozenset({"gemma-embedding"}),
         model="llama",
@@ -96,7 +96,7 @@ VOCABULARIES = (
 
 
 @dataclass(frozen=True)
-class KnownModel:
+class ModelFrame:
     """Models with one pooling."""
 
     name: str
@@ -108,26 +108,26 @@ class KnownModel:
     """Whether two dense layers follow the pooling."""
 
 
-def _known(name: str, pattern: str, pooling: Pooling, *architectures: str, dense: bool = False) -> KnownModel:
-    return KnownModel(name, pattern, frozenset(architectures), pooling, dense)
+def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, dense: bool = False) -> ModelFrame:
+    return ModelFrame(name, pattern, frozenset(architectures), pooling, dense)
 
 
 MODELS = (
-    _known("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
-    _known("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
-    _known("bge-m3", "bge-m3", "cls", "bert"),
-    _known("bge", "bge-(small|base|large)", "cls", "bert"),
-    _known("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
-    _known("mxbai-embed", "mxbai-embed-(xsmall|large)", "cls", "bert"),
-    _known("UAE-Large", "uae-large", "cls", "bert"),
-    _known("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
-    _known("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
-    _known("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
-    _known("MiniLM", "(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
-    _known("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
-    _known("gte", "gte-(small|base|large)", "mean", "bert"),
-    _known("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
-    _known("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
+    _model("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
+    _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _model("bge-m3", "bge-m3", "cls", "bert"),
+    _model("bge", "bge-(small|base|large)", "cls", "bert"),
+    _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
+    _model("mxbai-embed", "mxbai-embed-(xsmall|large)", "cls", "bert"),
+    _model("UAE-Large", "uae-large", "cls", "bert"),
+    _model("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
+    _model("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
+    _model("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
+    _model("MiniLM", "(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
+    _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
+    _model("gte", "gte-(small|base|large)", "mean", "bert"),
+    _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
+    _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
 )
 
 _TAIL = (
@@ -137,7 +137,7 @@ _TAIL = (
 """What may follow a model's name: a language, a version, a size, a type. After anything else it is another model's."""
 
 
-def known_model(architecture: str, name: str) -> KnownModel | None:
+def model_of(architecture: str, name: str) -> ModelFrame | None:
     """Return the model that a `general.name` means; None if it is not in the table."""
     folded = re.sub(r"[\s_-]+", "-", name.rpartition("/")[2].strip().lower())
     for model in MODELS:

@@ -20,7 +20,7 @@ from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
-from edgeembed.hub.gguf.families import VOCABULARIES, WORD_START, KnownModel, KnownVocabulary, known_model
+from edgeembed.hub.gguf.families import VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
 from edgeembed.hub.gguf.vocabulary import MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
@@ -33,7 +33,7 @@ _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
-_NAMES = {mark: mark for known in VOCABULARIES for mark in known.marks}
+_NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
 _NAMES |= {WORD_START + mark: mark for mark in ("<s>", "</s>", "<unk>", "<pad>")}
 """Tokens of which the id is noted; the second ones are those of a Unigram vocabulary that was written as WordPiece."""
 
@@ -43,10 +43,10 @@ class Frame:
     """The frame of a file, mended where it had to be."""
 
     family: str | None
-    """The model or vocabulary by which it is known."""
+    """The model or vocabulary by which it is family."""
     pooling: str | None
     before: str | None
-    """The special token before a text; None if there is none, or its name is not known."""
+    """The special token before a text; None if there is none, or its name is not family."""
     after: str | None
     splitter: str | None
     """llama.cpp's name of the pre-tokenizer."""
@@ -149,8 +149,8 @@ class _Comparison:
 
     def frame(self) -> Frame:
         name = self._values.get("general.name")
-        model = known_model(self._architecture, name) if isinstance(name, str) else None
-        vocabulary = self._known_vocabulary()
+        model = model_of(self._architecture, name) if isinstance(name, str) else None
+        vocabulary = self._find_vocabulary()
         proven = canary.ROWS_KEY in self._values
         if not proven:
             self._compare_pooling(model)
@@ -179,7 +179,7 @@ class _Comparison:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _compare_pooling(self, model: KnownModel | None) -> None:
+    def _compare_pooling(self, model: ModelFrame | None) -> None:
         key = f"{self._architecture}.pooling_type"
         if self._is_cross_encoder and key not in self._values:
             self._expect(key, RANK_POOLING)
@@ -191,47 +191,47 @@ class _Comparison:
         elif self._pooling is not None:
             self._unchecked.append(f"the pooling, which the file says is {self._pooling}")
 
-    def _compare_vocabulary(self, known: KnownVocabulary | None, model: KnownModel | None) -> None:
+    def _compare_vocabulary(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
         if self._architecture in ("bert", "nomic-bert") and self._tokenizer == "bert" and self._is_unigram:
             self._refuse(
                 "its vocabulary is one of SentencePiece (Unigram) that was written as WordPiece, so that texts "
                 "get other tokens than the model was trained with; convert the checkpoint again with edgeembed convert"
             )
             return
-        if known is None:
+        if family is None:
             self._unchecked.append("the special tokens around a text, and how the tokenizer splits it")
             return
-        if known.splitter is not None and self._values.get(SPLITTER_KEY) in (None, "", "default"):
-            self._expect(SPLITTER_KEY, known.splitter)
-        if known.normalizer is not None and _NORMALIZER_KEY not in self._values:
-            self._mends[_NORMALIZER_KEY] = known.normalizer  # llama.cpp has no key for it, so no file is at fault
-        for name, value in known.flags:
+        if family.splitter is not None and self._values.get(SPLITTER_KEY) in (None, "", "default"):
+            self._expect(SPLITTER_KEY, family.splitter)
+        if family.normalizer is not None and _NORMALIZER_KEY not in self._values:
+            self._mends[_NORMALIZER_KEY] = family.normalizer  # llama.cpp has no key for it, so no file is at fault
+        for name, value in family.flags:
             self._expect(f"tokenizer.ggml.{name}", value)
-        if known.unknown is not None:
-            self._expect("tokenizer.ggml.unknown_token_id", self._tokens.ids[known.unknown])
+        if family.unknown is not None:
+            self._expect("tokenizer.ggml.unknown_token_id", self._tokens.ids[family.unknown])
         cased = self._tokens.capitals > _CASED_SHARE * self._tokens.count
-        if known.model == "bert" and _LOWERCASE_KEY not in self._values and cased:
+        if family.model == "bert" and _LOWERCASE_KEY not in self._values and cased:
             self._expect(_LOWERCASE_KEY, False)
-        self._compare_special_tokens(known, model)
+        self._compare_special_tokens(family, model)
 
-    def _compare_special_tokens(self, known: KnownVocabulary, model: KnownModel | None) -> None:
-        if known.before is not None:
-            self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[known.before])
-            if known.model != "bert":  # llama.cpp adds it to WordPiece in any case
+    def _compare_special_tokens(self, family: VocabularyFrame, model: ModelFrame | None) -> None:
+        if family.before is not None:
+            self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[family.before])
+            if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
                 self._expect("tokenizer.ggml.add_bos_token", True)
-        if known.after is None or (known.before is None and self._pooling != "last"):
+        if family.after is None or (family.before is None and self._pooling != "last"):
             return
-        id_key, flag_key = f"tokenizer.ggml.{known.after_role}_token_id", "tokenizer.ggml.add_eos_token"
+        id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
         # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
-        if known.before is None and model is None and flag_key in self._values:
+        if family.before is None and model is None and flag_key in self._values:
             adds = "one is added" if self._values[flag_key] is True else "none is added"
             self._unchecked.append(f"the special token after a text: the file says that {adds}")
             return
-        self._expect(id_key, self._tokens.ids[known.after])
-        if known.model != "bert":
+        self._expect(id_key, self._tokens.ids[family.after])
+        if family.model != "bert":
             self._expect(flag_key, True)
 
-    def _compare_layers(self, model: KnownModel | None) -> None:
+    def _compare_layers(self, model: ModelFrame | None) -> None:
         if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
             return
         if model is not None and model.dense:
@@ -242,7 +242,7 @@ class _Comparison:
         else:
             self._unchecked.append("whether dense layers follow the pooling; the file has none")
 
-    def _compare_pairs(self, known: KnownVocabulary | None) -> None:
+    def _compare_pairs(self, family: VocabularyFrame | None) -> None:
         """Find the template for pairs of a reranker that has none of ours."""
         if self._pooling != "rank" or TEMPLATE_KEY in self._values:
             return
@@ -255,9 +255,9 @@ class _Comparison:
         elif isinstance(theirs, str) and "{query}" in theirs and "{document}" in theirs:
             self._mends.update(_pair_template(theirs))
             self._mended.append(f"the template for pairs is that of {_RERANK_PROMPT_KEY}")
-        elif known is not None and known.pair is not None:
-            self._mends[TEMPLATE_KEY] = known.pair
-            self._mended.append(f"the template for pairs is {known.pair}, that of {known.name} cross-encoders")
+        elif family is not None and family.pair is not None:
+            self._mends[TEMPLATE_KEY] = family.pair
+            self._mended.append(f"the template for pairs is {family.pair}, that of {family.name} cross-encoders")
         else:
             self._refuse(
                 "it is a reranker without a template for pairs of query and document, and its family is not known; convert "
@@ -281,16 +281,16 @@ class _Comparison:
         ids = self._tokens.ids
         return all(mark in ids for mark in ("<s>", "</s>", "<unk>")) and "[CLS]" not in ids
 
-    def _known_vocabulary(self) -> KnownVocabulary | None:
-        for known in VOCABULARIES:
+    def _find_vocabulary(self) -> VocabularyFrame | None:
+        for family in VOCABULARIES:
             if (
-                self._architecture in known.architectures
-                and self._tokenizer == known.model
-                and all(mark in self._tokens.ids for mark in known.marks)
-                and (known.most_tokens is None or self._tokens.count <= known.most_tokens)
-                and _may_have(known, self._values.get(SPLITTER_KEY))
+                self._architecture in family.architectures
+                and self._tokenizer == family.model
+                and all(mark in self._tokens.ids for mark in family.marks)
+                and (family.most_tokens is None or self._tokens.count <= family.most_tokens)
+                and _may_have(family, self._values.get(SPLITTER_KEY))
             ):
-                return known
+                return family
         return None
 
     def _special_tokens(self) -> tuple[str | None, str | None]:
@@ -322,10 +322,10 @@ class _Comparison:
         self._refusal = self._refusal or reason
 
 
-def _may_have(known: KnownVocabulary, splitter: Scalar | None) -> bool:
+def _may_have(family: VocabularyFrame, splitter: Scalar | None) -> bool:
     """Return whether a file with this vocabulary may name this pre-tokenizer: another one is another vocabulary's."""
-    same = {"gpt-2": "modern-bert"}.get(known.splitter or "")
-    return known.model != "gpt2" or splitter in (None, "", "default", known.splitter, same)
+    same = {"gpt-2": "modern-bert"}.get(family.splitter or "")
+    return family.model != "gpt2" or splitter in (None, "", "default", family.splitter, same)
 
 
 def _pair_template(theirs: str) -> dict[str, MetadataValue]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeembed.hub.catalogue import catalogue
-from edgeembed.hub.gguf.families import known_model
+from edgeembed.hub.gguf.families import model_of
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,13 @@ from edgeembed.hub.gguf.families import known_model
         ("bert", "", None),
     ],
 )
-def test_known_names(architecture: str, name: str, pooling: str | None) -> None:
-    found = known_model(architecture, name)
+def test_names_of_models(architecture: str, name: str, pooling: str | None) -> None:
+    found = model_of(architecture, name)
     assert (found.pooling if found else None) == pooling
 
 
 def test_the_catalogue_agrees() -> None:
     for entry in catalogue().values():
         if entry.task == "embed":
-            found = known_model(entry.architecture, entry.title)
+            found = model_of(entry.architecture, entry.title)
             assert found is not None and found.pooling == entry.pooling, entry.name
