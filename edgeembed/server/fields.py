@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from msgspec import Meta
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 from multidict import istr
 
 from edgeembed.engine.interface import Side
@@ -90,6 +91,18 @@ def check_count(items: list[Any], most: int | None, param: str) -> None:
 def is_token_ids(items: list[Any]) -> bool:
     """Return whether every item is an integer."""
     return set(map(type, items)) <= {int}
+
+
+def id_lists_of(given: list[Any], param: str) -> tuple[list[list[int]], bool]:
+    """Return a field as lists of token ids, and whether it is a single list. Raises RequestError naming the item."""
+    if given and is_token_ids(given):
+        return [given], True
+    for index, item in enumerate(given):
+        if not isinstance(item, list) or not is_token_ids(item):
+            place = f"{param}[{index}]"
+            found = "a list of something else" if isinstance(item, list) else json_name(item)
+            raise RequestError(f"{place} is {found}; expected a list of token ids", param=place)
+    return given, False
 
 
 _INPUT_TYPES: dict[str, InputType] = {
@@ -213,6 +226,19 @@ def message_text(messages: list[Any]) -> str:
             param="messages",
         )
     return part_text(messages[0], "messages[0]")
+
+
+class TruncatedItem(msgspec.Struct):
+    """A text that was cut, with the number of tokens that were read and that it had."""
+
+    index: int
+    tokens: int
+    full_tokens: int
+
+
+def truncated_items(result: EmbedResult | RerankResult) -> list[TruncatedItem] | UnsetType:
+    """Return what an answer says of the texts that were cut; UNSET if none was."""
+    return [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts] or UNSET
 
 
 TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from urllib.parse import quote, unquote
 
 from aiohttp import web
 
@@ -87,7 +88,7 @@ class Spellings:
     def meant(self, path: str) -> str | None:
         """Return the own path of the route that a path means, whatever it is spelled like; None if it means none.
 
-        Escapes are no spelling: a path with them is left to the router.
+        Escapes are no spelling; see `replacement`.
         """
         if found := _MODEL.fullmatch(path):
             name = found[1] if found[1].lower().endswith(".gguf") else found[1].lstrip("/")  # a file's path is a name, too
@@ -100,9 +101,14 @@ class Spellings:
         return None
 
     def replacement(self, path: str) -> str | None:
-        """Return the path that takes the place of a request's; None if it stays as it is."""
+        """Return the path that takes the place of a request's; None if it stays as it is.
+
+        A route that has its own path only is not found by one with escapes either, which the router would decode.
+        """
         if path in self.plain or not path.startswith("/"):
             return None
+        if "%" in path and (decoded := unquote(path)) in self.plain and decoded.startswith(_OWN_PATH_ONLY):
+            return quote(path)
         meant = self.meant(path)
         return None if meant is None or meant == path or meant.startswith(_OWN_PATH_ONLY) else meant
 

@@ -31,8 +31,7 @@ from edgeembed.server.dialects.rerank_fields import (
     lengths_of,
     texts_to_rank,
 )
-from edgeembed.server.fields import answer_headers, side_of
-from edgeembed.server.ops.schemas import TruncatedItem
+from edgeembed.server.fields import TruncatedItem, answer_headers, side_of, truncated_items
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -142,9 +141,8 @@ async def _score(request: web.Request) -> web.Response:
         model=result.model.name,
         data=[ScoreItem(index, "score", score) for index, score in enumerate(scores)],
         usage=usage,
+        truncated=truncated_items(result),
     )
-    if result.cuts:
-        answer.truncated = [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts]
     return struct_response(answer, headers=headers)
 
 
