@@ -65,10 +65,11 @@ def texts_of(
         raise TokenInputError(
             f"{param} holds token ids, of a vocabulary that is not known here. Send text{token_hint}", param=param
         )
-    if token_hint and (found := [index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)]):
-        place = f"{param}[{found[0]}]"
+    ids_at = next((index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)), None)
+    if token_hint and ids_at is not None:
+        place = f"{param}[{ids_at}]"
         raise TokenInputError(
-            f"{place} is {json_name(given[found[0]])}, which may be token ids; {param} takes texts or ids, but not both"
+            f"{place} is {json_name(given[ids_at])}, which may be token ids; {param} takes texts or ids, but not both"
             + token_hint,
             param=place,
         )
