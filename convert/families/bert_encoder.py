@@ -124,7 +124,7 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigr
     file = folder / "tokenizer.json"
     model = read_json(file).get("model") if file.is_file() else None
     if isinstance(model, dict) and model.get("type") == "Unigram":
-        return read_unigram(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
+        return read_unigram(folder, vocabulary)
     return read_wordpiece(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
 
 

@@ -50,7 +50,7 @@ def read_xlm_roberta(checkpoint: Checkpoint) -> tuple[EncoderShape, Unigram]:
             f"{checkpoint.config_file}: pad_token_id = {pad!r} is not a token id; positions are counted from it"
         )
     shape = read_shape(checkpoint, first_position=pad + 1)
-    tokenizer = read_unigram(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
+    tokenizer = read_unigram(checkpoint.model_folder, shape.vocabulary)
     return shape, tokenizer
 
 

@@ -13,11 +13,12 @@ from edgeembed.errors import EngineError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from edgeembed.server import auth, dashboard
-from edgeembed.server.app_keys import ACCESS, MAX_INPUTS, SERVICE, STARTED_AT
+from edgeembed.server.app_keys import ACCESS, MAX_REQUEST_TEXTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
     cohere,
     invocations_path,
+    lm_studio,
     ollama_embed,
     ollama_generate,
     ollama_models,
@@ -48,6 +49,7 @@ _DIALECTS = (
     ollama_embed,
     ollama_generate,
     ollama_models,
+    lm_studio,
     tei,
     tei_scores,
     tei_tokens,
@@ -56,7 +58,7 @@ _DIALECTS = (
     invocations_path,
 )
 
-DEFAULT_MAX_INPUTS = 2048
+DEFAULT_MAX_REQUEST_TEXTS = 2048
 NOTE_USE_SECONDS = 60.0
 """Interval at which model use is noted on disk."""
 
@@ -73,7 +75,7 @@ def make_app(
     note_use: NoteUse | None = None,
     access: Access | None = None,
     max_body_bytes: int = 64 * 1024 * 1024,
-    max_inputs: int = DEFAULT_MAX_INPUTS,
+    max_request_texts: int = DEFAULT_MAX_REQUEST_TEXTS,
 ) -> web.Application:
     """Return the application of a service, whose cache and models it opens and closes.
 
@@ -88,7 +90,7 @@ def make_app(
     app.on_response_prepare.append(set_headers)
     app[ACCESS] = access
     app[SERVICE] = service
-    app[MAX_INPUTS] = max_inputs
+    app[MAX_REQUEST_TEXTS] = max_request_texts
     app[ROOM] = BodyRoom(ROOM_BYTES)
     app[STARTED_AT] = time.time()
     app[METRICS] = Metrics(service, app[STARTED_AT])

@@ -8,7 +8,7 @@ from edgeembed.inference.service import EmbeddingService
 from edgeembed.server.auth import Access
 
 SERVICE = web.AppKey("service", EmbeddingService)
-MAX_INPUTS = web.AppKey("max_inputs", int)
+MAX_REQUEST_TEXTS = web.AppKey("max_request_texts", int)
 STARTED_AT = web.AppKey("started_at", float)
 ACCESS = web.AppKey("access", Access)
 

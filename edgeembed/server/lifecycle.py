@@ -53,7 +53,7 @@ async def listening(
         note_use=note_use,
         access=make_access(settings),
         max_body_bytes=settings.max_body_mib * 2**20,
-        max_inputs=settings.max_request_texts or MOST_STRINGS,
+        max_request_texts=settings.max_request_texts or MOST_STRINGS,
     )
     admin.add_to(app, stop)
     ollama_manage.add_to(app, ModelManager(service, settings, folders))

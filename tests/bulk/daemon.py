@@ -34,7 +34,7 @@ def serving(engine: CountingEngine) -> Iterator[int]:
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:
-        runner = web.AppRunner(Server(engine, max_inputs=2048).app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(Server(engine, max_request_texts=2048).app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return runner

@@ -86,13 +86,15 @@ def test_pull_use_copy_and_delete(minilm: Callable[[str], Path], hub: FakeHub, t
 def test_a_client_that_hangs_up_interrupts_its_pull_and_the_next_one_resumes(
     minilm: Callable[[str], Path], hub: FakeHub, tmp_path: Path
 ) -> None:
-    hub.hold_at = 1_000_000
-    with serving(minilm, hub, tmp_path / "home") as daemon:
-        connection = http.client.HTTPConnection(daemon.url.removeprefix("http://"), timeout=30)
+    hub.hold_at = 6_000_000
+    home = tmp_path / "home"
+    with serving(minilm, hub, home) as daemon:
+        connection = http.client.HTTPConnection(daemon.url.removeprefix("http://"), timeout=60)
         connection.request("POST", "/api/pull", json.dumps({"model": GIVEN}))
         response = connection.getresponse()
         assert json.loads(response.readline()) == {"status": "pulling manifest"}
-        until(lambda: json.loads(response.readline()).get("completed"))
+        until(lambda: "digest" in json.loads(response.readline()))
+        until(lambda: sum(file.stat().st_size for file in home.glob("models/tiny/**/*") if file.is_file()) > 1_000_000)
         assert len(pulls_of(daemon)) == 1
         response.close()
         connection.close()

@@ -22,4 +22,4 @@ def engine() -> FakeEngine:
 async def client(engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
     cache = VectorCache(None, memory_mib=8, disk_mib=0)
     service = fake_service(engine, cache, prompts=PROMPTS, aliases={"alias": "fake-model"}, timeout=5)
-    return await aiohttp_client(make_app(service, max_body_bytes=100_000, max_inputs=2048))
+    return await aiohttp_client(make_app(service, max_body_bytes=100_000, max_request_texts=2048))

@@ -48,7 +48,7 @@ class Server:
         *,
         access: Access | None = None,
         max_body_bytes: int = 100_000,
-        max_inputs: int = 50,
+        max_request_texts: int = 50,
     ) -> None:
         self.embedder = embedder or FakeEngine()
         self.ranker = FakeEngine()
@@ -65,7 +65,9 @@ class Server:
         self.pool = ModelPool(lambda model: engines[model.name], rules)
         cache = VectorCache(None, memory_mib=8, disk_mib=0)
         service = EmbeddingService(registry, self.pool, cache, ServiceOptions(timeout=5))
-        self.app: web.Application = make_app(service, access=access, max_body_bytes=max_body_bytes, max_inputs=max_inputs)
+        self.app: web.Application = make_app(
+            service, access=access, max_body_bytes=max_body_bytes, max_request_texts=max_request_texts
+        )
 
 
 def daemon(**options: Any) -> Server:

@@ -18,7 +18,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.fields import (
     TRUNCATE,
@@ -62,7 +62,6 @@ class CohereEmbedBody(msgspec.Struct):
 
     texts: TextListField | None = None
     inputs: Annotated[list[Any], Meta(extra_json_schema={"items": _INPUT, "minItems": 1})] | None = None
-    images: list[Any] | None = None
     model: str | None = None
     input_type: InputTypeField | None = None
     embedding_types: list[EmbeddingKind] | None = None
@@ -145,7 +144,7 @@ async def embed_v1(request: web.Request) -> web.Response:
 
 
 async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str], EmbedResult]:
-    texts, param = _texts(body, request.app[MAX_INPUTS])
+    texts, param = _texts(body, request.app[MAX_REQUEST_TEXTS])
     check_positive(body.max_tokens, "max_tokens")
     result = await request.app[SERVICE].embed(
         EmbedRequest(
@@ -164,8 +163,6 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
 
 def _texts(body: CohereEmbedBody, most: int) -> tuple[list[str], str]:
     """Return the texts, and the name of the field that has them."""
-    if body.images:
-        raise RequestError("images are not supported; send texts", param="images")
     if body.texts is not None:
         if body.inputs is not None:
             raise RequestError("both texts and inputs are given; send one of them", param="inputs")

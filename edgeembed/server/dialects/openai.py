@@ -14,7 +14,7 @@ from edgeembed.common.status import ListedModel
 from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
-from edgeembed.server.app_keys import BODY_DIGEST, MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import BODY_DIGEST, MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.embeddings_answer import bytes_response, with_cuts, write_json
 from edgeembed.server.dialects.embeddings_body import (
@@ -22,10 +22,9 @@ from edgeembed.server.dialects.embeddings_body import (
     input_type,
     lengths,
     number_format,
-    only_one,
     texts_and_ids,
 )
-from edgeembed.server.fields import answer_headers
+from edgeembed.server.fields import answer_headers, only_one
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 
@@ -43,7 +42,7 @@ async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
     body = await read_body(request, _BODY)
     numbers = number_format(body)
-    texts, ids, single = texts_and_ids(body, request.app[MAX_INPUTS], _TOKEN_HINT)
+    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], _TOKEN_HINT)
     service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
@@ -106,6 +105,7 @@ def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
         id=listing.name,
         created=model.created,
         task=model.task,
+        model_type="embedding" if model.task == "embed" else "rerank",
         type=model.type,
         loaded=slot is not None and slot.state == "ready",
         root=UNSET if listing.name.lower() in (model.name.lower(), model.spec.lower()) else model.spec,

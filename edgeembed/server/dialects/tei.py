@@ -18,13 +18,14 @@ from msgspec import UNSET
 from edgeembed.errors import RequestError, WrongTaskError
 from edgeembed.inference.postprocess import raw_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, peek_body, read_body
 from edgeembed.server.dialects import tei_scores
 from edgeembed.server.dialects.tei_fields import (
     DirectionField,
     PromptNameField,
     TruncateField,
+    batch_of,
     check_batch,
     compute_headers,
     lengths,
@@ -104,7 +105,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts; the response is a list of rows."""
     began = time.perf_counter()
     body = await read_body(request, _EMBED)
-    texts, ids = _texts_or_ids(body.inputs, request.app[MAX_INPUTS])
+    texts, ids = _texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
     service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
@@ -127,14 +128,14 @@ async def embed_texts(request: web.Request) -> web.Response:
 @routes.post("/embed_all")
 async def embed_all(request: web.Request) -> web.Response:
     """Refuse: rows of single tokens are not kept here."""
-    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_INPUTS])
+    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_REQUEST_TEXTS])
     raise WrongTaskError("this server has no rows of single tokens; POST /embed returns one row for each text")
 
 
 @routes.post("/embed_sparse")
 async def embed_sparse(request: web.Request) -> web.Response:
     """Refuse: no model here computes sparse vectors."""
-    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_INPUTS])
+    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_REQUEST_TEXTS])
     raise WrongTaskError("no model here has SPLADE pooling; POST /embed returns dense vectors")
 
 
@@ -143,8 +144,7 @@ async def similarity(request: web.Request) -> web.Response:
     """Compare one sentence with others; the response has the cosine of each, in the request's order."""
     began = time.perf_counter()
     body = await read_body(request, _SIMILARITY)
-    check_batch(body.inputs.sentences, request.app[MAX_INPUTS], "inputs.sentences")
-    sentences = texts_of(body.inputs.sentences, None, "inputs.sentences")
+    sentences = batch_of(body.inputs.sentences, request.app[MAX_REQUEST_TEXTS], "inputs.sentences")
     parameters = body.parameters or SimilarityParameters()
     service = request.app[SERVICE]
     result = await service.embed(
@@ -163,7 +163,7 @@ async def similarity(request: web.Request) -> web.Response:
     return json_response(cosines, headers=compute_headers(result, len(result.rows), characters, began))
 
 
-def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int | None) -> tuple[list[str], list[list[int]] | None]:
+def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[list[str], list[list[int]] | None]:
     """Return the texts of a request, or none and the token ids.
 
     Raises EmptyInputError for an empty list; RequestError for too many items, or for texts and ids together.

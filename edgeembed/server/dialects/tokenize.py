@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.inference.requests import TokenizeRequest
 from edgeembed.models.prompts import InputType
-from edgeembed.server.app_keys import MAX_INPUTS, SERVICE
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.fields import PROMPT, AnyTextsField, texts_of
 from edgeembed.server.responses import struct_response
@@ -53,7 +53,7 @@ _BODY = BodyType(TokenizeBody)
 async def tokenize(request: web.Request) -> web.Response:
     """Count the tokens of texts as the model would read them, without embedding them."""
     body = await read_body(request, _BODY)
-    texts = texts_of(body.input, request.app[MAX_INPUTS], "input")
+    texts = texts_of(body.input, request.app[MAX_REQUEST_TEXTS], "input")
     service = request.app[SERVICE]
     # Counting is cheap at any length; an answer with ids is large.
     most = service.max_listed_tokens if body.ids else None
