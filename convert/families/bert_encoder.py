@@ -1,4 +1,4 @@
-"""The common part of encoders with llama.cpp's architecture `bert`: BERT and XLM-RoBERTa, for vectors and for scores.
+"""The common part of encoders with llama.cpp's architecture `bert`: BERT, DistilBERT and XLM-RoBERTa, vectors and scores.
 
 Architecture: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018. Tensor names: those of
 transformers' BertModel and XLMRobertaModel in the checkpoint, llama.cpp's for `bert` in the GGUF file.
@@ -33,7 +33,7 @@ _FIXED = {
 # BertConfig's and XLMRobertaConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-12
 _DEFAULT_TOKEN_TYPES = 2
-_LAYER_PARTS = {
+LAYER_PARTS = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
     "attention.self.value": "attn_v",
@@ -43,6 +43,7 @@ _LAYER_PARTS = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
+"""Part of a layer in BertModel -> in the GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class EncoderShape:
     first_position: int
     """Row of the table for the first token of a text."""
     token_types: int
+    """Rows of the table of token types; 0 if there is none."""
     epsilon: float
 
     @property
@@ -151,27 +153,38 @@ def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | U
         Keys.Attention.LAYERNORM_EPS.format(arch=arch): shape.epsilon,
         Keys.Attention.CAUSAL.format(arch=arch): False,
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
-        Keys.Tokenizer.TOKEN_TYPE_COUNT: shape.token_types,
+        # llama.cpp refuses 0, also for a model without the table.
+        Keys.Tokenizer.TOKEN_TYPE_COUNT: max(1, shape.token_types),
         **tokenizer.metadata(),
     }
 
 
-def encoder_tensors(stored: StoredTensors, shape: EncoderShape) -> Iterator[PlannedTensor]:
-    """Yield the tensors of the encoder in the order of the computation."""
+def encoder_tensors(
+    stored: StoredTensors,
+    shape: EncoderShape,
+    *,
+    layers: str = "encoder.layer",
+    parts: Mapping[str, str] = LAYER_PARTS,
+) -> Iterator[PlannedTensor]:
+    """Yield the tensors of the encoder in the order of the computation.
+
+    layers: beginning of the names of a layer's tensors. parts: part of a layer in the checkpoint -> in the GGUF file.
+    """
     hidden = shape.hidden
     yield stored.place("embeddings.word_embeddings.weight", "token_embd.weight", shape.vocabulary, hidden)
     table = stored.take("embeddings.position_embeddings.weight", shape.positions, hidden)
     # llama.cpp counts positions from 0.
     yield PlannedTensor("position_embd.weight", row_range(table, shape.first_position, shape.positions), keep_f32=True)
-    yield stored.place(
-        "embeddings.token_type_embeddings.weight", "token_types.weight", shape.token_types, hidden, keep_f32=True
-    )
+    if shape.token_types:
+        yield stored.place(
+            "embeddings.token_type_embeddings.weight", "token_types.weight", shape.token_types, hidden, keep_f32=True
+        )
     for end in ("weight", "bias"):
         yield stored.place(f"embeddings.LayerNorm.{end}", f"token_embd_norm.{end}", hidden)
     for layer in range(shape.layers):
-        for part, short in _LAYER_PARTS.items():
+        for part, short in parts.items():
             outputs = shape.feed_forward if short == "ffn_up" else hidden
             inputs = shape.feed_forward if short == "ffn_down" else hidden
-            matrix = (outputs,) if part.endswith("LayerNorm") else (outputs, inputs)
-            yield stored.place(f"encoder.layer.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *matrix)
-            yield stored.place(f"encoder.layer.{layer}.{part}.bias", f"blk.{layer}.{short}.bias", outputs)
+            matrix = (outputs,) if short.endswith("norm") else (outputs, inputs)
+            yield stored.place(f"{layers}.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *matrix)
+            yield stored.place(f"{layers}.{layer}.{part}.bias", f"blk.{layer}.{short}.bias", outputs)
