@@ -41,6 +41,7 @@ from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
+from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
 
 __all__ = ["FAMILIES", "find_family"]
@@ -48,6 +49,7 @@ __all__ = ["FAMILIES", "find_family"]
 FAMILIES: tuple[Family, ...] = (
     Bert(),
     DistilBert(),
+    Roberta(),
     XlmRoberta(),
     BertCrossEncoder(),
     XlmRobertaCrossEncoder(),

@@ -1,4 +1,4 @@
-"""The common part of encoders with llama.cpp's architecture `bert`: BERT, DistilBERT and XLM-RoBERTa, vectors and scores.
+"""The common part of encoders with llama.cpp's architecture `bert`: BERT, DistilBERT, RoBERTa, XLM-RoBERTa.
 
 Architecture: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018. Tensor names: those of
 transformers' BertModel and XLMRobertaModel in the checkpoint, llama.cpp's for `bert` in the GGUF file.
@@ -13,12 +13,13 @@ from typing import Any
 from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import PlannedTensor
 from edgeembed_convert.families.stored import StoredTensors
-from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import WordPiece, read_wordpiece
+from edgeembed_convert.tokenizer_json import model_type
 from edgeembed_convert.unigram import Unigram, read_unigram
 from edgeembed_convert.views import row_range
 
@@ -33,6 +34,8 @@ _FIXED = {
 # BertConfig's and XLMRobertaConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-12
 _DEFAULT_TOKEN_TYPES = 2
+# RobertaConfig's, XLMRobertaConfig's and CamembertConfig's.
+_DEFAULT_PAD = 1
 LAYER_PARTS = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
@@ -117,15 +120,26 @@ def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderSha
     )
 
 
+def read_shape_after_padding(checkpoint: Checkpoint) -> EncoderShape:
+    """Return the sizes of an encoder whose positions are counted from pad_token_id + 1 (a convention of fairseq).
+
+    Raises ConversionError.
+    """
+    pad = checkpoint.config.get("pad_token_id", _DEFAULT_PAD)
+    if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
+        raise ConversionError(
+            f"{checkpoint.config_file}: pad_token_id = {pad!r} is not a token id; positions are counted from it"
+        )
+    return read_shape(checkpoint, first_position=pad + 1)
+
+
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigram:
     """Return the tokenizer: WordPiece, or XLM-RoBERTa's Unigram as in multilingual MiniLM and E5-small.
 
     Raises ConversionError.
     """
     folder = checkpoint.model_folder
-    file = folder / "tokenizer.json"
-    model = read_json(file).get("model") if file.is_file() else None
-    if isinstance(model, dict) and model.get("type") == "Unigram":
+    if model_type(folder) == "Unigram":
         return read_unigram(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
     return read_wordpiece(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
 
@@ -140,7 +154,7 @@ def plain_name(name: str) -> str:
     return plain
 
 
-def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | Unigram) -> Metadata:
+def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | Unigram | BytePairs) -> Metadata:
     """Return the keys of the architecture and the tokenizer."""
     arch = ARCHITECTURE
     return {
