@@ -9,7 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.ignored import refuse_adapters, refuse_arguments, refuse_code, refuse_quantized
+from edgeembed_convert.ignored import (
+    refuse_adapters,
+    refuse_arguments,
+    refuse_code,
+    refuse_quantized,
+    refuse_tokenizer_class,
+)
 from edgeembed_convert.jsonfile import read_json, read_json_value
 from edgeembed_convert.prompts import read_prompts
 from edgeembed_convert.weights import Weights, open_weights
@@ -122,7 +128,14 @@ class Checkpoint:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
             elif kind not in {"Transformer", *_HARMLESS_MODULES, *also}:
-                raise ConversionError(f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted")
+                raise ConversionError(
+                    f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted"
+                    + (
+                        "; llama.cpp computes Dense layers only in EmbeddingGemma's graph, and none with an activation"
+                        if kind == "Dense"
+                        else ""
+                    )
+                )
         if len(poolings) != 1:
             raise ConversionError(f"{self.folder / 'modules.json'}: expected one Pooling module, found {len(poolings)}")
         return _read_pooling(poolings[0], hidden_size)
@@ -147,9 +160,15 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     refuse_code(config, file)
     if (tokenizer := model_folder / "tokenizer_config.json").is_file():
         refuse_code(read_json(tokenizer), tokenizer)
+    refuse_tokenizer_class(model_folder, config)
     if settings := _transformer_config(model_folder):
         refuse_arguments(read_json(settings), settings)
     return Checkpoint(folder, modules, model_folder, config, task)
+
+
+def torch_class(name: Any) -> str | None:
+    """Return the class that a full name such as `torch.nn.modules.linear.Identity` means; None if it is not one of torch."""
+    return name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.nn.") else None
 
 
 def _transformer_config(folder: Path) -> Path | None:

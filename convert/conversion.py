@@ -102,6 +102,7 @@ def convert_checkpoint(
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
+        _check_lower_casing(checkpoint, plan)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
@@ -122,6 +123,15 @@ def convert_checkpoint(
         dimensions=plan.dimensions,
         pooling=plan.pooling,
     )
+
+
+def _check_lower_casing(checkpoint: Checkpoint, plan: ModelPlan) -> None:
+    """Raise ConversionError if texts are lower-cased before they are tokenised, which only WordPiece does in llama.cpp."""
+    if checkpoint.lowercases_input and plan.metadata.get("tokenizer.ggml.normalizer.lowercase") is not True:
+        raise ConversionError(
+            f"{checkpoint.model_folder}: do_lower_case = true in sentence-transformers' settings: lower-casing of the "
+            "input is supported for WordPiece vocabularies only"
+        )
 
 
 class _ByteProgress:

@@ -1,7 +1,8 @@
 """Refuses files and settings of a checkpoint that change its vectors but that the converter does not read.
 
 Adapters: those of peft, which transformers and sentence-transformers add to the weights beside them
-(huggingface/peft, "Checkpoint format"), and of similar libraries. Code: `auto_map` of transformers.
+(huggingface/peft, "Checkpoint format"), and of similar libraries. Code: `auto_map` of transformers, and its tokenizers that
+split texts in ways that no file of the checkpoint describes. A class is recognised by its full name.
 """
 
 from __future__ import annotations
@@ -23,8 +24,18 @@ _ADAPTER = re.compile(
 _DEPTH = 3
 """Levels of folders that are searched for adapters, as in adapters/retrieval/."""
 
-# Classes that checkpoints bring themselves, in families that follow that code.
-_SUPPORTED_CODE = {"NomicBertModel"}
+# Code that checkpoints name, from its makers or copied by a fine-tune, in the family that follows it.
+_SUPPORTED_CODE = re.compile(r"(nomic-ai/[\w.-]+--)?modeling_hf_nomic_bert\.(NomicBertModel)")
+# Tokenizers of transformers that do more than tokenizer.json and vocab.txt say: they split by a dictionary, by bytes or by
+# sentences, or replace names and links. All are slow ones, which never read tokenizer.json.
+_OWN_TOKENIZERS = {
+    "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertweetTokenizer", "ByT5Tokenizer", "CanineTokenizer",
+    "FlaubertTokenizer", "MLukeTokenizer", "PerceiverTokenizer", "PhobertTokenizer", "ProphetNetTokenizer",
+    "RoFormerTokenizer", "RoFormerTokenizerFast", "TapasTokenizer", "TapexTokenizer", "XLMProphetNetTokenizer",
+    "XLMTokenizer",
+}  # fmt: skip
+# Those that do with vocab.txt what BertTokenizer does.
+_VOCABULARY_TEXT = {"BertTokenizer", "ConvBertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"}
 _QUANTIZED = ("quantization_config", "compression_config")
 
 # Arguments of sentence-transformers' Transformer that do not change vectors.
@@ -71,13 +82,36 @@ def refuse_code(config: dict[str, Any], file: Path) -> None:
     if not isinstance(given, dict):
         raise ConversionError(f"{file}: auto_map = {given!r}; expected an object")
     computes = {name: code for name, code in given.items() if name.startswith(("AutoModel", "AutoTokenizer"))}
-    if str(computes.get("AutoModel")).rpartition(".")[2] in _SUPPORTED_CODE:
-        return
+    followed = _SUPPORTED_CODE.fullmatch(str(computes.get("AutoModel")))
+    if followed and config.get("architectures") in (None, [followed[2]]):
+        computes = {name: code for name, code in computes.items() if name.startswith("AutoTokenizer")}
     if computes:
         name, code = next(iter(computes.items()))
         raise ConversionError(
             f"{file}: auto_map has {name} = {code!r}: the model runs its own code, which may compute other vectors than "
             "the model of the same name that llama.cpp knows. Such code is never run, and cannot be converted"
+        )
+
+
+def refuse_tokenizer_class(folder: Path, config: dict[str, Any]) -> None:
+    """Raise ConversionError for a tokenizer that does more than its files say. config: config.json of the folder."""
+    file = folder / "tokenizer_config.json"
+    own = read_json(file) if file.is_file() else {}
+    if own.get("tokenizer_class") is None:
+        file, own = folder / "config.json", {**own, "tokenizer_class": config.get("tokenizer_class")}
+    name = own["tokenizer_class"]
+    words = own.get("word_tokenizer_type")
+    if str(name) in _OWN_TOKENIZERS or words not in (None, "basic"):
+        which = f"word_tokenizer_type = {words!r}" if str(name) not in _OWN_TOKENIZERS else f"tokenizer_class = {name!r}"
+        raise ConversionError(
+            f"{file}: {which}: this tokenizer splits texts in its own way, which llama.cpp's tokenizer does not do"
+        )
+    if name is None or (folder / "tokenizer.json").is_file() or not (folder / "vocab.txt").is_file():
+        return
+    if str(name).removesuffix("Fast") not in _VOCABULARY_TEXT:
+        raise ConversionError(
+            f"{file}: tokenizer_class = {name!r}: it is unknown how this tokenizer reads vocab.txt. Save the tokenizer as "
+            "tokenizer.json (transformers' fast tokenizers do)"
         )
 
 

@@ -98,6 +98,7 @@ def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> 
             raise ConversionError(
                 f"{file}: the added token {piece!r} has the id {number}, but {ids[piece]} in the vocabulary"
             )
+    _check_added_tokens(content, config, normalizer, file)
     pieces = _in_order(ids, vocab_size, file)
     special = _special_ids(_special_names(folder, config, unk), ids, file)
     if content:
@@ -194,8 +195,7 @@ def _check_agreement(normalizer: dict[str, Any], config: dict[str, Any], file: P
             raise ConversionError(f"{config_file}: {name} = {config[name]!r}, but {file.name} says {normalizer[key]!r}")
 
 
-def _added_tokens(content: dict[str, Any], config: dict[str, Any], file: Path) -> dict[str, tuple[int, bool]]:
-    """Return piece -> (id, whether it is special) of the tokens that were added to the WordPiece model."""
+def _added_entries(content: dict[str, Any], config: dict[str, Any]) -> list[Any]:
     decoder = config.get("added_tokens_decoder")
     if content:
         entries = content.get("added_tokens") or []
@@ -203,8 +203,41 @@ def _added_tokens(content: dict[str, Any], config: dict[str, Any], file: Path) -
         entries = [{"id": int(key) if key.isdecimal() else None, **_object(entry)} for key, entry in decoder.items()]
     else:
         entries = []
+    return entries if isinstance(entries, list) else [entries]
+
+
+def _check_added_tokens(content: dict[str, Any], config: dict[str, Any], normalizer: dict[str, Any], file: Path) -> None:
+    """Raise ConversionError for added tokens that would be found in other places than in the reference.
+
+    Ours are found as they are written, before a text is normalised: one that the reference finds after that, or whose text
+    is a word of the vocabulary, too, must not have letters that the normaliser changes.
+    """
+    vocabulary = _object(_object(content.get("model")).get("vocab"))
+    for entry in _added_entries(content, config):
+        piece = entry["content"]
+        if entry.get("special"):
+            continue
+        check_whole_word(entry, file)
+        changes = not piece.isascii() or (normalizer["lowercase"] and piece.lower() != piece.upper())
+        if changes and (entry.get("normalized") or piece in vocabulary):
+            raise ConversionError(
+                f"{file}: the added token {piece!r} is found in normalised texts, in capitals or with accents, too, which "
+                "is not supported. If the model needs it, add it with normalized = false and not as a word of model.vocab"
+            )
+
+
+def check_whole_word(entry: Mapping[str, Any], file: Path) -> None:
+    """Raise ConversionError for an added token that is found only as a whole word."""
+    if entry.get("single_word"):
+        raise ConversionError(
+            f"{file}: the added token {entry.get('content')!r} has single_word = true, which is not supported by GGUF"
+        )
+
+
+def _added_tokens(content: dict[str, Any], config: dict[str, Any], file: Path) -> dict[str, tuple[int, bool]]:
+    """Return piece -> (id, whether it is special) of the tokens that were added to the WordPiece model."""
     found: dict[str, tuple[int, bool]] = {}
-    for entry in entries if isinstance(entries, list) else [entries]:
+    for entry in _added_entries(content, config):
         piece, number = _object(entry).get("content"), _object(entry).get("id")
         if not isinstance(piece, str) or not _is_id(number):
             raise ConversionError(f"{file}: added token without content or id: {entry!r}")

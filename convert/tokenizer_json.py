@@ -5,6 +5,7 @@ Format: `Tokenizer.save` of huggingface/tokenizers.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ class TokenizerFile:
         # recognise them by their spelling. CONTROL tokens are never matched in a user's text, USER_DEFINED ones always.
         if entry.get("special") or _looks_special(piece):
             return TokenType.CONTROL
+        if entry.get("normalized") and unicodedata.normalize("NFC", piece) != piece:
+            raise ConversionError(f"{self.file}: the added token {piece!r} is not in Unicode's form NFC, so no text has it")
         for flag in ("lstrip", "rstrip", "single_word"):
             if entry.get(flag):
                 raise ConversionError(

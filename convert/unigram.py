@@ -22,6 +22,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.template import read_templates
+from edgeembed_convert.tokenizer import check_whole_word
 
 WORD_START = "\u2581"
 # Normalised texts do not contain plain spaces, so nothing matches such a piece.
@@ -69,7 +70,7 @@ class Unigram:
         return keys
 
 
-def read_unigram(folder: Path, vocab_size: int, *, lowercases_input: bool) -> Unigram:
+def read_unigram(folder: Path, vocab_size: int) -> Unigram:
     """Return the vocabulary of tokenizer.json.
 
     If `vocab_size` of config.json is larger than the vocabulary, unused pieces are added. Raises ConversionError if the file
@@ -78,8 +79,6 @@ def read_unigram(folder: Path, vocab_size: int, *, lowercases_input: bool) -> Un
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ConversionError(f"{file}: missing; a SentencePiece model alone is not supported")
-    if lowercases_input:
-        raise ConversionError(f"{folder}: lower-casing of the input is not supported by llama.cpp for Unigram vocabularies")
     content = read_json(file)
     pieces, scores, unk = _read_model(content, file)
     charsmap = _read_normalizer(content.get("normalizer"), file)
@@ -192,6 +191,8 @@ def _added_tokens(content: Mapping[str, Any], file: Path) -> dict[int, tuple[str
         piece, number = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(piece, str) or not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise ConversionError(f"{file}: added token without content or id: {entry!r}")
+        if not entry.get("special"):
+            check_whole_word(entry, file)
         found[number] = (piece, bool(entry.get("special")))
     return found
 

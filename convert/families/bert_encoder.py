@@ -140,7 +140,7 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigr
     """
     folder = checkpoint.model_folder
     if model_type(folder) == "Unigram":
-        return read_unigram(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
+        return read_unigram(folder, vocabulary)
     return read_wordpiece(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
 
 

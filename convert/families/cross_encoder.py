@@ -14,7 +14,7 @@ from typing import Any
 from gguf import Keys
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
@@ -84,7 +84,7 @@ def read_activation(checkpoint: Checkpoint) -> str:
         name = checkpoint.config.get("sbert_ce_default_activation_function")
     if name is None:
         return "sigmoid"
-    activation = _ACTIVATIONS.get(str(name).rpartition(".")[2])
+    activation = _ACTIVATIONS.get(torch_class(name) or "")
     if activation is None:
         raise ConversionError(
             f"{checkpoint.config_file}: the activation {name!r} is not supported; expected Sigmoid or Identity"

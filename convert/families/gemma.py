@@ -13,7 +13,7 @@ from pathlib import Path
 from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
@@ -151,8 +151,7 @@ def _dense(checkpoint: Checkpoint, hidden: int) -> dict[str, StoredTensor]:
 def _dense_weight(folder: Path) -> StoredTensor:
     file = folder / "config.json"
     config = read_json(file)
-    activation = str(config.get("activation_function")).rpartition(".")[2]
-    if config.get("bias") or activation != _IDENTITY:
+    if config.get("bias") or torch_class(config.get("activation_function")) != _IDENTITY:
         raise ConversionError(
             f"{file}: bias = {config.get('bias')!r}, activation_function = {config.get('activation_function')!r};"
             " llama.cpp's Dense layers support neither"

@@ -38,7 +38,7 @@ class Roberta:
         pooling = checkpoint.pooling(shape.hidden)
         folder = checkpoint.model_folder
         if model_type(folder) == "Unigram":
-            unigram = read_unigram(folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
+            unigram = read_unigram(folder, shape.vocabulary)
             metadata = encoder_metadata(shape, pooling, unigram)
         else:
             byte_pairs = _read_byte_bpe(checkpoint, shape.vocabulary)
@@ -50,10 +50,6 @@ class Roberta:
 
 
 def _read_byte_bpe(checkpoint: Checkpoint, vocabulary: int) -> BytePairs:
-    if checkpoint.lowercases_input:
-        raise ConversionError(
-            f"{checkpoint.model_folder}: lower-casing of the input is not supported by llama.cpp for byte-level BPE"
-        )
     tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
     if not tokenizer.adds_bos or not tokenizer.adds_eos:
         raise ConversionError(f"{tokenizer.file}: the post-processor must add a special token before and after a text")

@@ -42,7 +42,7 @@ class XlmRoberta:
 def read_xlm_roberta(checkpoint: Checkpoint) -> tuple[EncoderShape, Unigram]:
     """Return the sizes and the tokenizer of an XLM-RoBERTa encoder. Raises ConversionError."""
     shape = read_shape_after_padding(checkpoint)
-    tokenizer = read_unigram(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
+    tokenizer = read_unigram(checkpoint.model_folder, shape.vocabulary)
     return shape, tokenizer
 
 

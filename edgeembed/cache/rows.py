@@ -1,8 +1,8 @@
 """A cached row and its bytes on disk.
 
 Layout, little-endian: magic "EE2\\0", CRC-32 over the key and everything after this field, token count (uint32), number of
-dimensions (uint32), Unix second at which it was computed (uint32), microseconds that it took (uint32), then the row as
-float32. The checksum covers the key, so that a row under another row's key counts as damaged.
+dimensions (uint32), Unix second at which it was computed (uint32), microseconds that it took (uint32), the row as float32,
+and `full` if it is not 0 (uint32). The checksum covers the key, so that a row under another row's key counts as damaged.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edgeembed.engine.interface import Float32Row
 _MAGIC = b"EE2\0"
 _HEAD = struct.Struct("<4sI")
 _FIELDS = struct.Struct("<IIII")
+_FULL = struct.Struct("<I")
 _MOST = 2**32 - 1
 
 HEAD_BYTES = _HEAD.size + _FIELDS.size
@@ -35,6 +36,7 @@ class CachedRow(NamedTuple):
     seconds: that computing it took, and a hit saves.
     created: Unix second at which it was computed.
     model: label of its model in the statistics; not part of the bytes.
+    full: tokens before the text was truncated, where the row's key does not imply them; otherwise 0.
     """
 
     vector: Float32Row
@@ -42,13 +44,14 @@ class CachedRow(NamedTuple):
     seconds: float = 0.0
     created: int = 0
     model: str = ""
+    full: int = 0
 
 
 def encode_row(key: bytes, row: CachedRow) -> bytes:
     """Return the bytes of a row under its key."""
     microseconds = min(_MOST, max(0, round(row.seconds * 1e6)))
     fields = _FIELDS.pack(row.tokens, len(row.vector), min(_MOST, max(0, row.created)), microseconds)
-    body = fields + row.vector.astype("<f4", copy=False).tobytes()
+    body = fields + row.vector.astype("<f4", copy=False).tobytes() + (_FULL.pack(row.full) if row.full else b"")
     return _HEAD.pack(_MAGIC, zlib.crc32(body, zlib.crc32(key))) + body
 
 
@@ -64,12 +67,13 @@ def decode_row(key: bytes, value: object) -> CachedRow | None:
     if magic != _MAGIC or zlib.crc32(body, zlib.crc32(key)) != checksum:
         return None
     tokens, dimensions, created, microseconds = _FIELDS.unpack_from(body)
-    vector = body[_FIELDS.size :]
-    if len(vector) != 4 * dimensions:
+    vector, rest = body[_FIELDS.size :][: 4 * dimensions], body[_FIELDS.size + 4 * dimensions :]
+    if len(vector) != 4 * dimensions or len(rest) not in (0, _FULL.size):
         return None
+    full = _FULL.unpack(rest)[0] if rest else 0
     # A copy, so that the rest of the value does not stay in memory.
     row = np.frombuffer(vector, dtype="<f4").astype(np.float32)
-    return CachedRow(row, tokens, microseconds / 1e6, created) if is_vector(row) else None
+    return CachedRow(row, tokens, microseconds / 1e6, created, full=full) if is_vector(row) else None
 
 
 def is_vector(row: Float32Row, dimensions: Collection[int] = ()) -> bool:

@@ -212,7 +212,7 @@ class VectorCache:
         if not is_vector(row.vector, dimensions):
             return
         # A copy: an engine's row may be a view of a whole batch.
-        kept = CachedRow(np.array(row.vector, dtype=np.float32), row.tokens, seconds, int(time.time()), model)
+        kept = CachedRow(np.array(row.vector, dtype=np.float32), row.tokens, seconds, int(time.time()), model, row.full)
         self._memory.put(key, kept, wanted)
         if self._disk_usable("write"):
             self._buffer.add(DiskItem(key, encode_row(key, kept), model, wanted))

@@ -8,7 +8,7 @@ them, and words such as a state are plain strings, so that new ones can be read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -296,13 +296,17 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A name that requests may use. `root`: what an alias stands for. Some fields need the model to be loaded."""
+    """A name that requests may use. `root`: what an alias stands for. Some fields need the model to be loaded.
+
+    model_type: the task, as Xinference's clients read it.
+    """
 
     id: str
     object: Annotated[str, Meta(extra_json_schema={"const": "model"})] = "model"
     created: int = 0
     owned_by: str = "edgeembed"
     task: _Task = "embed"
+    model_type: Literal["embedding", "rerank"] = "embedding"
     type: str = ""
     loaded: bool = False
     root: str | UnsetType = UNSET

@@ -366,5 +366,5 @@ def _rows_within(request: RowRequest, found: FoundRows) -> dict[bytes, Row | Cac
 def _row_of_part(row: CachedRow, lengths: Lengths, context_tokens: int) -> Row:
     """Return the row of a cut text out of the cache, which holds its tokens as `Pipeline._storing` wrote them."""
     if lengths.own:
-        return Row(row.vector, row.tokens, row.tokens)
+        return Row(row.vector, row.tokens, row.full or row.tokens)  # older rows do not have it
     return Row(row.vector, lengths.most(context_tokens), row.tokens)

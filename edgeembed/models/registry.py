@@ -308,7 +308,7 @@ class ModelRegistry:
         near = difflib.get_close_matches(meant.lower(), listed, n=1) if short else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
         names = ", ".join(dict.fromkeys(model.name for model in self.models)) or "none"
-        raise ModelNotFoundError(
+        return ModelNotFoundError(
             f"there is no model {quoted(name)}{alias}.{hint} Installed: {names}. GET /v1/models lists all names",
             param="model",
         )

@@ -84,8 +84,8 @@ def take_no_upgrades(runner: web.AppRunner) -> None:
 
 _WORD = b"pgrade"
 """In every head with an `Upgrade`."""
-_SCANNED = 16 * 1024
-"""Bytes in which the word is looked for: those of a head, unless it follows a large body."""
+_SCANNED = 4 * 1024
+"""Bytes in which the word is looked for: those of most heads. Behind them are bodies, which would take long."""
 _EMPTY_LINE = b"\r\n\r\n"
 
 

@@ -18,6 +18,7 @@ from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
     cohere,
     invocations_path,
+    lm_studio,
     ollama_embed,
     ollama_generate,
     ollama_models,
@@ -48,6 +49,7 @@ _DIALECTS = (
     ollama_embed,
     ollama_generate,
     ollama_models,
+    lm_studio,
     tei,
     tei_scores,
     tei_tokens,

@@ -118,7 +118,7 @@ _COHERE_PATHS = frozenset({"/v1/embed"})
 
 def dialect_of(method: str, path: str) -> Dialect:
     """Return the dialect of a path; OpenAI's if it is in none."""
-    if path.startswith("/api/"):
+    if path.startswith("/api/") and not path.startswith("/api/v0/"):  # that is LM Studio's, which speaks OpenAI's dialect
         return "ollama"
     if path in _TEI_PATHS or (method, path) == ("POST", "/"):
         return "tei"

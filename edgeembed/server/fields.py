@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from msgspec import Meta
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 from multidict import istr
 
 from edgeembed.engine.interface import Side
@@ -92,6 +93,18 @@ def is_token_ids(items: list[Any]) -> bool:
     return set(map(type, items)) <= {int}
 
 
+def id_lists_of(given: list[Any], param: str) -> tuple[list[list[int]], bool]:
+    """Return a field as lists of token ids, and whether it is a single list. Raises RequestError naming the item."""
+    if given and is_token_ids(given):
+        return [given], True
+    for index, item in enumerate(given):
+        if not isinstance(item, list) or not is_token_ids(item):
+            place = f"{param}[{index}]"
+            found = "a list of something else" if isinstance(item, list) else json_name(item)
+            raise RequestError(f"{place} is {found}; expected a list of token ids", param=place)
+    return given, False
+
+
 _INPUT_TYPES: dict[str, InputType] = {
     "query": "query",
     "document": "document",
@@ -139,6 +152,37 @@ def side_of(word: str | bool | None, param: str) -> Side | None:
     return word_of(word, _SIDES, param) if not isinstance(word, bool) else "end" if word else "none"
 
 
+def only_one(**given: T | None) -> T | None:
+    """Return the value of a field that has several names; None if none is given. Raises RequestError if two differ."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if not named:  # as most fields are
+        return None
+    first, chosen = next(iter(named.items()))
+    for name, value in named.items():
+        if value != chosen:
+            raise RequestError(f"{first} and {name} contradict each other; send one of them", param=name)
+    return chosen
+
+
+def side_to_cut(truncate: str | bool | None, truncation: bool | None, truncation_side: str | None, default: Side) -> Side:
+    """Return the side of a long text that is cut off, by the fields of other servers that say so, or else by `default`.
+
+    truncation_side, of vLLM: which side that is, where something else allows cutting. Raises RequestError for fields that
+    contradict each other.
+    """
+    named = side_of(truncation_side, "truncation_side")
+    allowed: Side = named or "end"
+    side: Side | None = only_one(
+        truncate=allowed if truncate is True else side_of(truncate, "truncate"),
+        truncation=None if truncation is None else allowed if truncation else "none",
+    )
+    if side is None:
+        return "none" if default == "none" else named or default
+    if side != "none":
+        only_one(truncate=side, truncation_side=named)
+    return side
+
+
 def _is_ids_of_text(item: Any) -> bool:
     return isinstance(item, list) and item != [] and is_token_ids(item)
 
@@ -182,6 +226,19 @@ def message_text(messages: list[Any]) -> str:
             param="messages",
         )
     return part_text(messages[0], "messages[0]")
+
+
+class TruncatedItem(msgspec.Struct):
+    """A text that was cut, with the number of tokens that were read and that it had."""
+
+    index: int
+    tokens: int
+    full_tokens: int
+
+
+def truncated_items(result: EmbedResult | RerankResult) -> list[TruncatedItem] | UnsetType:
+    """Return what an answer says of the texts that were cut; UNSET if none was."""
+    return [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts] or UNSET
 
 
 TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."

@@ -10,7 +10,7 @@ from edgeembed.config.file import read_config, write_entry
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import check_value
-from edgeembed.errors import ConfigError, RequestError, quoted
+from edgeembed.errors import RequestError, quoted
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel, Target
@@ -71,7 +71,8 @@ class ModelManager:
     async def add_alias(self, alias: str, target: Target) -> None:
         """Let a name mean a model, at once and in config.toml.
 
-        Raises RequestError for a name that is invalid or another model's, ConfigError if config.toml cannot be written.
+        Raises RequestError for a name that is invalid or another model's, or if the aliases are not those of config.toml;
+        ConfigError if it cannot be written.
         """
         if len(alias) > _LONGEST_ALIAS or not _ALIAS.fullmatch(alias):
             raise RequestError(
@@ -93,7 +94,7 @@ class ModelManager:
         log.info("%s has one more name, added over HTTP", model.spec)
 
     async def remove_alias(self, alias: str) -> None:
-        """Remove a name that is an alias. Raises ConfigError if config.toml cannot be written."""
+        """Remove a name that is an alias. Raises RequestError, ConfigError; see `add_alias`."""
         await self._write_alias(alias, None)
 
     async def _write_alias(self, alias: str, meant: str | None) -> None:
@@ -105,9 +106,9 @@ class ModelManager:
     def _write_entry(self, alias: str, meant: str | None) -> None:
         written = check_value("aliases", read_config(self._config_file).get("aliases", {}), "config.toml", self._config_file)
         if not self._aliases.items() <= written.items():
-            raise ConfigError(
-                "the aliases of this server come from a flag or a variable, which replaces those in config.toml; change it "
-                "there, and restart"
+            raise RequestError(
+                "config.toml does not have the aliases that this server started with: they come from a flag or a variable, "
+                "which replaces the file's, or the file was edited since. Change them there, and restart"
             )
         # Names are found in any case, keys of TOML are not.
         name = next((each for each in written if each.lower() == alias.lower()), alias)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from urllib.parse import quote, unquote
 
 from aiohttp import web
 
@@ -23,6 +24,8 @@ ALTERNATIVES: Mapping[str, str] = {
     "/reranking": "/rerank",  # of llama-server, as the next two
     "/v1/reranking": "/v1/rerank",
     "/v1/health": "/health",
+    "/api/v0/embeddings": "/v1/embeddings",  # of LM Studio
+    "/api/rerank": "/v2/rerank",  # proposed for Ollama; Dify uses it
     "/ping": "/health",  # of text-embeddings-inference, vLLM and SageMaker
 }
 """Other servers' names for routes that we have."""
@@ -35,6 +38,7 @@ GENERATION = frozenset(
     }
 )
 """Well-known routes that this server only forwards."""
+_GENERATION_ENDS = frozenset(path.removeprefix(f"{BASE}/") for path in GENERATION)
 
 _MAKES_NO_MODELS = "this server makes no models: edgeembed convert makes one of a checkpoint, and edgeembed pull installs it"
 _NOT_OF_OLLAMA: Mapping[str, str] = {
@@ -84,7 +88,7 @@ class Spellings:
     def meant(self, path: str) -> str | None:
         """Return the own path of the route that a path means, whatever it is spelled like; None if it means none.
 
-        Escapes are no spelling: a path with them is left to the router.
+        Escapes are no spelling; see `replacement`.
         """
         if found := _MODEL.fullmatch(path):
             name = found[1] if found[1].lower().endswith(".gguf") else found[1].lstrip("/")  # a file's path is a name, too
@@ -97,9 +101,14 @@ class Spellings:
         return None
 
     def replacement(self, path: str) -> str | None:
-        """Return the path that takes the place of a request's; None if it stays as it is."""
+        """Return the path that takes the place of a request's; None if it stays as it is.
+
+        A route that has its own path only is not found by one with escapes either, which the router would decode.
+        """
         if path in self.plain or not path.startswith("/"):
             return None
+        if "%" in path and (decoded := unquote(path)) in self.plain and decoded.startswith(_OWN_PATH_ONLY):
+            return quote(path)
         meant = self.meant(path)
         return None if meant is None or meant == path or meant.startswith(_OWN_PATH_ONLY) else meant
 
@@ -115,13 +124,14 @@ class Spellings:
         """
         parts = _parts(path)[-_MOST_PARTS:]
         for start in range(len(parts)):
-            if (route := self.meant("/" + "/".join(parts[start:]))) is not None:
+            end = "/".join(parts[start:])
+            if (route := self.meant(f"/{end}")) is not None:
                 dialect = dialect_of(method, route)
                 if route.startswith(_OWN_PATH_ONLY):
                     return dialect, f"the path is {route}"
                 base = base_urls(origin)["openai" if route.startswith(BASE) and dialect != "cohere" else dialect]
                 return dialect, f"the base URL for clients of {_NAMES[dialect]} is {base}"
-            if any("/".join(parts[start:]) == other.removeprefix(f"{BASE}/") for other in GENERATION):
+            if end in _GENERATION_ENDS:
                 return "openai", (
                     "this server computes embeddings and reranks; to have it pass such requests on to a server that "
                     f"generates, start it with --forward http://HOST:PORT/v1. The base URL for both is then {origin}{BASE}"

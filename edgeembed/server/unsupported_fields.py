@@ -31,6 +31,7 @@ class UnsupportedField:
 
 
 _LEAVE_OUT = "leave it out"
+_GENERATORS = "it is for text generators: leave it out"
 _V1 = "POST /v1/embeddings takes it"
 _LENGTHS = "see the documentation of this route for the field that cuts long texts"
 _PROMPTS = "a model name that ends in :query or :document applies the model's prompt"
@@ -50,6 +51,7 @@ UNSUPPORTED: dict[str, UnsupportedField] = {
     "normalized": UnsupportedField("Jina", _V1, (True,)),
     "embd_normalize": UnsupportedField("llama-server", _V1, (2,)),
     "use_activation": UnsupportedField("vLLM", _LEAVE_OUT, (True,)),
+    "activation": UnsupportedField("vLLM", _LEAVE_OUT, (True,)),
     "raw_scores": UnsupportedField("TEI", "POST /rerank takes it", (False,)),
     "top_k": UnsupportedField("Voyage, vLLM", _LEAVE_OUT),
     # The text around a text, and how it is read.
@@ -73,11 +75,15 @@ UNSUPPORTED: dict[str, UnsupportedField] = {
     "truncation_side": UnsupportedField("vLLM", _LENGTHS),
     "truncation_direction": UnsupportedField("TEI", _LENGTHS, ("right",)),
     "truncate_prompt_tokens": UnsupportedField("vLLM", _LENGTHS),
+    "max_tokens_per_doc": UnsupportedField("Cohere, vLLM", _LENGTHS, (0,)),
     "max_tokens_per_query": UnsupportedField("vLLM", "a query is cut with its document; see truncate_prompt_tokens", (0,)),
     # Other models, or other tasks of a model.
     "modality": UnsupportedField("infinity", "only texts are supported", ("text",)),
     "images": UnsupportedField("Cohere", "only texts are supported", ([],)),
     "return_multivector": UnsupportedField("Jina", "a text has one vector here", (False,)),
+    "label_token_ids": UnsupportedField("SGLang", _GENERATORS, ([],)),
+    "apply_softmax": UnsupportedField("SGLang", _GENERATORS, (False,)),
+    "item_first": UnsupportedField("SGLang", _GENERATORS, (False,)),
     "lora_path": UnsupportedField("SGLang", "convert the model with its adapter merged"),
     "pooling_type": UnsupportedField("vLLM", "the model file says how its rows are pooled"),
 }

@@ -21,6 +21,11 @@ def test_a_row_is_decoded_as_it_was_encoded(dimensions: int) -> None:
     assert back.vector.dtype == np.float32 and np.array_equal(back.vector, row.vector)
 
 
+def test_the_tokens_of_a_text_that_was_cut_are_kept() -> None:
+    back = decode_row(KEY, encode_row(KEY, ROW._replace(full=90)))
+    assert back is not None and (back.tokens, back.full, back.vector.tolist()) == (77, 90, ROW.vector.tolist())
+
+
 def test_views_of_a_matrix_are_encoded_correctly() -> None:
     """Rows of a batch are views, not always contiguous."""
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -16,7 +16,9 @@ class Recorder:
 
     def __init__(self, port: int) -> None:
         self.port = 0
-        self._daemon = port
+        self.daemon_port = port
+        self.transports: set[asyncio.Transport] = set()
+        self.connecting: list[asyncio.Future[None]] = []
         self._pieces: list[tuple[str, bytearray]] = []
         self._lock = threading.Lock()
 
@@ -29,49 +31,72 @@ class Recorder:
         with self._lock:
             return [f"{side} {_text(bytes(piece))}" for side, piece in self._pieces]
 
-    def _keep(self, side: str, data: bytes) -> None:
+    def keep(self, side: str, data: bytes) -> None:
         with self._lock:
             if not self._pieces or self._pieces[-1][0] != side:
                 self._pieces.append((side, bytearray()))
             if len(self._pieces[-1][1]) < 4 * SHOWN:
                 self._pieces[-1][1].extend(data[: 4 * SHOWN])
 
-    async def _copy(self, side: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 16):
-                self._keep(side, data)
-                writer.write(data)
-                await writer.drain()
-            if writer.can_write_eof():
-                writer.write_eof()
-        except OSError:
-            writer.close()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._daemon)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._copy(">", reader, back))
-                group.create_task(self._copy("<", there, writer))
-        except asyncio.CancelledError:
-            pass  # the recording ends: asyncio reports a connection's cancelled task as an error
-        finally:
-            back.close()
-            writer.close()
-
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        """Relay until `stop`; `port` is set when `ready` is."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Side(self, ">"), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await stop.wait()
         server.close()
+        await asyncio.gather(*self.connecting, return_exceptions=True)
+        for transport in list(self.transports):
+            transport.abort()
+        while self.transports:
+            await asyncio.sleep(0)
 
 
-async def _cancel_all() -> None:
-    while left := asyncio.all_tasks() - {asyncio.current_task()}:  # one that is cancelled may have started another
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left)
+class _Side(asyncio.Protocol):
+    """One of the two connections of a relay. Protocols and no streams: there is no task that could be left."""
+
+    def __init__(self, recorder: Recorder, side: str, other: asyncio.Transport | None = None) -> None:
+        self._recorder = recorder
+        self._side = side
+        self._other = other
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._recorder.transports.add(transport)
+        if self._other is None:
+            transport.pause_reading()
+            self._recorder.connecting.append(asyncio.ensure_future(self._connect()))
+
+    async def _connect(self) -> None:
+        recorder = self._recorder
+        try:
+            self._other, _ = await asyncio.get_running_loop().create_connection(
+                lambda: _Side(recorder, "<", self._transport), "127.0.0.1", recorder.daemon_port
+            )
+        except OSError:
+            self._transport.abort()
+            return
+        if self._transport.is_closing():
+            self._other.abort()
+        else:
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self._recorder.keep(self._side, data)
+        if self._other is not None:
+            self._other.write(data)
+
+    def eof_received(self) -> bool:
+        if self._other is not None and self._other.can_write_eof():
+            self._other.write_eof()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._recorder.transports.discard(self._transport)
+        if self._other is not None:
+            self._other.close()
 
 
 def _text(data: bytes) -> str:
@@ -94,7 +119,6 @@ def recording(port: int) -> Iterator[Recorder]:
 
     def run() -> None:
         loop.run_until_complete(recorder.serve(ready, stop))
-        loop.run_until_complete(_cancel_all())
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)

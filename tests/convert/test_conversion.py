@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from tests.convert.tiny_bert import (
     write_raw_safetensors,
     write_safetensors,
 )
+from tests.convert.tiny_encoders import make_tiny_xlm_roberta
+from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert
 from tests.convert.without_proof import convert_checkpoint
 
 TEXT = "Hello world, the quick brown fox embeds über-cafes!"
@@ -148,6 +153,17 @@ def test_lower_casing_by_sentence_transformers(tmp_path: Path) -> None:
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
     with open_llama(result.path) as llama:
         assert llama.tokenize("Hello Über") == [PIECES.index(piece) for piece in ("[CLS]", "hello", "über", "[SEP]")]
+
+
+@pytest.mark.parametrize(
+    "make", [make_tiny_xlm_roberta, make_tiny_modern_bert, make_qwen3_checkpoint, make_gemma_checkpoint]
+)
+def test_lower_cased_input_is_refused_without_wordpiece(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "tiny")
+    convert_checkpoint(tmp_path / "tiny", tmp_path / "before.gguf")
+    write_json(tmp_path / "tiny" / "sentence_bert_config.json", {"do_lower_case": True})
+    with pytest.raises(ConversionError, match=r"do_lower_case = true .* supported for WordPiece vocabularies only"):
+        convert_checkpoint(tmp_path / "tiny", tmp_path / "tiny.gguf")
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])

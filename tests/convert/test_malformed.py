@@ -220,6 +220,21 @@ CASES: dict[str, tuple[Break, str]] = {
         lambda folder: edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.T", None]}),
         r"tokenizer_config\.json: auto_map has AutoTokenizer",
     ),
+    "code of another module": (
+        config(architectures=["NomicBertModel"], auto_map={"AutoModel": "someone/x--modeling_other.NomicBertModel"}),
+        r"config\.json: auto_map has AutoModel = 'someone/x--modeling_other\.NomicBertModel'",
+    ),
+    "known code for another class": (
+        config(auto_map={"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"}),
+        r"config\.json: auto_map has AutoModel",
+    ),
+    "own tokenizer behind known code": (
+        config(
+            architectures=["NomicBertModel"],
+            auto_map={"AutoModel": "modeling_hf_nomic_bert.NomicBertModel", "AutoTokenizer": ["x.T", None]},
+        ),
+        r"config\.json: auto_map has AutoTokenizer",
+    ),
     "auto_map no object": (config(auto_map=[1]), r"auto_map = \[1\]; expected an object"),
     "own module": (
         own_module("custom_st.Transformer"),
@@ -247,7 +262,7 @@ CASES: dict[str, tuple[Break, str]] = {
         write("modules.json", b'[{"type": "x.Pooling", "path": "../up"}]'),
         r"outside the checkpoint's folder",
     ),
-    "dense": (modules("Transformer", "Pooling", "Dense"), r"modules of the kind Dense"),
+    "dense": (modules("Transformer", "Pooling", "Dense"), r"modules of the kind Dense.*only in EmbeddingGemma's graph"),
     "no pooling": (modules("Transformer", "Normalize"), r"expected one Pooling module, found 0"),
     "two poolings": (modules("Transformer", "Pooling", "Pooling"), r"expected one Pooling module, found 2"),
     "no pooling config": (remove("1_Pooling/config.json"), r"1_Pooling/config\.json: missing"),
@@ -328,6 +343,37 @@ CASES: dict[str, tuple[Break, str]] = {
         r"not valid JSON: .*surrogates",
     ),
     "casing unknown": (text_vocabulary(LINES, do_lower_case=None), r"do_lower_case is missing"),
+    "japanese words": (
+        lambda folder: edit_json(folder / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer"),
+        r"tokenizer_config\.json: tokenizer_class = 'BertJapaneseTokenizer': this tokenizer splits texts in its own way",
+    ),
+    "japanese words by config.json": (
+        lambda folder: [
+            text_vocabulary(LINES, tokenizer_class=None)(folder),
+            config(tokenizer_class="BertJapaneseTokenizer")(folder),
+        ],
+        r"tiny/config\.json: tokenizer_class = 'BertJapaneseTokenizer'",
+    ),
+    "words of a dictionary": (
+        text_vocabulary(LINES, word_tokenizer_type="mecab", subword_tokenizer_type="character"),
+        r"word_tokenizer_type = 'mecab': this tokenizer splits",
+    ),
+    "another reader of vocab.txt": (
+        text_vocabulary(LINES, tokenizer_class="MPNetTokenizer"),
+        r"'MPNetTokenizer': it is unknown how this tokenizer reads vocab\.txt",
+    ),
+    "added token in capitals": (
+        tokenizer(added_tokens=[{"id": 10, "content": "fox", "special": False, "normalized": True}]),
+        r"the added token 'fox' is found in normalised texts",
+    ),
+    "added word of the vocabulary": (
+        tokenizer(added_tokens=[{"id": 10, "content": "fox", "special": False, "normalized": False}]),
+        r"the added token 'fox' is found in normalised texts",
+    ),
+    "added whole word": (
+        tokenizer(added_tokens=[{"id": 15, "content": "a", "special": False, "single_word": True}]),
+        r"the added token 'a' has single_word = true",
+    ),
     "piece twice": (text_vocabulary(LINES.replace("fox\n", "hello\n")), r"lines 6 and 11 have the same piece 'hello'"),
 }
 

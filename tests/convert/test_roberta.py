@@ -131,11 +131,3 @@ def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], mes
     edit_json(checkpoint / "config.json", **changes)
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
-
-
-@pytest.mark.parametrize("make", [make_tiny_roberta, make_tiny_camembert])
-def test_lower_cased_input_is_rejected(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    checkpoint = make(tmp_path / "tiny")
-    write_json(checkpoint / "sentence_bert_config.json", {"do_lower_case": True})
-    with pytest.raises(ConversionError, match="lower-casing of the input is not supported"):
-        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

@@ -94,6 +94,10 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "precompiled_charsmap is truncated"),
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "normaliser 'Lowercase' is not supported"),
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "supports only Metaspace"),
+        (
+            lambda t: t["added_tokens"].append({"id": 30, "content": t["model"]["vocab"][30][0], "single_word": True}),
+            "has single_word = true",
+        ),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(prepend_scheme="never"), "Metaspace must"),
         (lambda t: t["post_processor"]["single"].pop(), "one token before a text and one after it"),
         (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
@@ -129,11 +133,4 @@ def test_unsupported_configurations(tmp_path: Path, key: str, value: Any, messag
     checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
     edit_json(checkpoint / "config.json", **{key: value})
     with pytest.raises(ConversionError, match=message):
-        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
-
-
-def test_lower_cased_input_is_rejected(tmp_path: Path) -> None:
-    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
-    write_json(checkpoint / "sentence_bert_config.json", {"do_lower_case": True})
-    with pytest.raises(ConversionError, match="not supported by llama"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

@@ -83,7 +83,7 @@ def distil_bert_weights(seed: int = 0) -> dict[str, Float32Array]:
 # --- RoBERTa ------------------------------------------------------------------------------------------------------------
 
 _ROBERTA_NAMES = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
-_CAMEMBERT_FRONT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>")
+_CAMEMBERT_SPECIAL = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>")
 
 
 def roberta_tokenizer_json() -> dict[str, Any]:
@@ -117,11 +117,11 @@ def camembert_tokenizer_json() -> dict[str, Any]:
     """Return the content of tokenizer.json, as transformers saves CamemBERT's, with fairseq's special pieces in front."""
     content = unigram_tokenizer_json()
     xlm = len(("<s>", "<pad>", "</s>", "<unk>"))
-    front = [[piece, -100.0 if piece == "<unk>NOTUSED" else 0.0] for piece in _CAMEMBERT_FRONT]
+    front = [[piece, -100.0 if piece == "<unk>NOTUSED" else 0.0] for piece in _CAMEMBERT_SPECIAL]
     vocab = [*front, *content["model"]["vocab"][xlm:]]
     ids = {piece: number for number, (piece, _) in enumerate(vocab)}
     content["model"].update(vocab=vocab, unk_id=ids["<unk>"])
-    content["added_tokens"] = [_added(ids[piece], piece) for piece in (*_CAMEMBERT_FRONT, "<mask>")]
+    content["added_tokens"] = [_added(ids[piece], piece) for piece in (*_CAMEMBERT_SPECIAL, "<mask>")]
     special = {piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]} for piece in ("<s>", "</s>")}
     content["post_processor"]["special_tokens"] = special
     return content

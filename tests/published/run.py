@@ -33,22 +33,24 @@ class Result:
 
 
 @contextmanager
-def daemons(home: Path, minilm: Path, tree: Path | None = None) -> Iterator[dict[bool, str]]:
-    """Run one daemon that asks for a key and one that does not, and return their base URLs by that.
+def daemons(
+    home: Path, minilm: Path, tree: Path | None = None, kinds: Sequence[bool] = (False, True)
+) -> Iterator[dict[bool, str]]:
+    """Run daemons, and return their base URLs by whether they ask for a key.
 
-    tree: another checkout whose code the daemons run.
+    tree: another checkout whose code they run. kinds: whether each asks for a key; by default, one does and one does not.
     """
     path = os.pathsep.join([str(tree), str(tree / ".ci" / "typed")]) if tree else os.environ.get("PYTHONPATH", "")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         make_tiny_cross_encoder(Path(folder) / "ranker")
         convert_checkpoint(Path(folder) / "ranker", Path(folder) / "ranker.gguf", quantization="F32", license="Apache-2.0")
         urls = {}
-        for keyed, flags in ((False, ()), (True, ("--api-key", KEY))):
+        for keyed in kinds:
             place = home / ("keyed" if keyed else "open")
             place.mkdir(parents=True)
             install(place, MODEL, "Q8_0", minilm)
             install(place, RERANKER, "F32", Path(folder) / "ranker.gguf")
-            flags = ("--model", MODEL, "--offline", "--preload", RERANKER, *flags)
+            flags = ("--model", MODEL, "--offline", "--preload", RERANKER, *(("--api-key", KEY) if keyed else ()))
             urls[keyed] = stack.enter_context(running(*flags, home=place, PYTHONPATH=path)).url
         yield urls
 

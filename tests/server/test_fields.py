@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError, TokenInputError
-from edgeembed.server.fields import check_positive, input_type_of, message_text, side_of, texts_of
+from edgeembed.server.fields import check_positive, input_type_of, message_text, side_of, side_to_cut, texts_of
 
 MOST = 3
 
@@ -121,6 +122,36 @@ def test_words_for_what_a_text_is_for(word: str | None, meant: str | None) -> No
 )
 def test_words_for_what_is_cut_off(word: str | bool | None, side: str | None) -> None:
     assert side_of(word, "truncate") == side
+
+
+@pytest.mark.parametrize(
+    ("truncate", "truncation", "truncation_side", "default", "side"),
+    [
+        (None, None, None, "end", "end"),
+        (None, None, None, "start", "start"),
+        (None, None, "left", "end", "start"),
+        (None, None, "right", "start", "end"),
+        (None, None, "left", "none", "none"),
+        (None, True, None, "none", "end"),
+        (None, True, "left", "none", "start"),
+        (None, False, "left", "end", "none"),
+        (True, True, "left", "none", "start"),
+        ("end", True, "right", "none", "end"),
+        ("none", False, "left", "end", "none"),
+    ],
+)
+def test_three_fields_say_which_side_is_cut(
+    truncate: str | bool | None, truncation: bool | None, truncation_side: str | None, default: Side, side: Side
+) -> None:
+    assert side_to_cut(truncate, truncation, truncation_side, default) == side
+
+
+@pytest.mark.parametrize(
+    "fields", [("end", False, None), ("none", True, None), ("start", None, "right"), (True, False, None)]
+)
+def test_fields_that_contradict_each_other_are_refused(fields: tuple[Any, Any, Any]) -> None:
+    with pytest.raises(RequestError, match="contradict each other"):
+        side_to_cut(*fields, "end")
 
 
 def test_other_words_are_refused_with_a_list_of_the_words() -> None:

@@ -213,6 +213,22 @@ async def test_limits_and_checks_of_pages_are_those_of_the_own_path(path: str, s
     assert (await ask(url, f"OPTIONS {path}", b"", page, "Access-Control-Request-Method: POST"))[0] == 204
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("GET /v1/%61dmin", "POST /v1/%61dmin/pause", "POST /v1/admin%2fpause", "POST /%76%31/admin/pause?x=1"),
+        *("GET /v1/statu%73", "GET /%6Detrics", "GET /metric%73?a=b", "GET /v1/%2561dmin"),
+        *("POST /api/%70ull", "DELETE /api/%64elete", "POST /ap%69/copy"),
+    ],
+)
+async def test_routes_that_a_proxy_may_block_have_no_spelling_with_escapes(line: str, serve: Serve) -> None:
+    """HAProxy, for one, compares paths as they are written."""
+    url = await serve()
+    status, _, content = await ask(url, line, b'{"model": "fake-model"}')
+    assert status == 404 and "there is nothing at" in content.decode()
+    assert json.loads((await ask(url, "GET /v1/admin"))[2]) == {"paused": False, "stopping": False}
+
+
 @pytest.mark.parametrize("path", ["/v1%2fembeddings", "/v1%2Fembeddings", "/v1/embeddings%2f"])
 async def test_an_escaped_slash_is_none_not_even_for_an_answer_in_the_cache(path: str, serve: Serve) -> None:
     url = await serve()

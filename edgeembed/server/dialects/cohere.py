@@ -62,7 +62,6 @@ class CohereEmbedBody(msgspec.Struct):
 
     texts: TextListField | None = None
     inputs: Annotated[list[Any], Meta(extra_json_schema={"items": _INPUT, "minItems": 1})] | None = None
-    images: list[Any] | None = None
     model: str | None = None
     input_type: InputTypeField | None = None
     embedding_types: list[EmbeddingKind] | None = None
@@ -164,8 +163,6 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
 
 def _texts(body: CohereEmbedBody, most: int) -> tuple[list[str], str]:
     """Return the texts, and the name of the field that has them."""
-    if body.images:
-        raise RequestError("images are not supported; send texts", param="images")
     if body.texts is not None:
         if body.inputs is not None:
             raise RequestError("both texts and inputs are given; send one of them", param="inputs")

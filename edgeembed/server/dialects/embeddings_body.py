@@ -7,7 +7,7 @@ Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -17,7 +17,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import Dtype, Endianness
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.server.body import CacheField, json_name
+from edgeembed.server.body import CacheField
 from edgeembed.server.fields import (
     PROMPT,
     InputTypeField,
@@ -26,15 +26,15 @@ from edgeembed.server.fields import (
     TruncateField,
     check_count,
     check_positive,
+    id_lists_of,
     input_type_of,
-    is_token_ids,
     message_text,
+    only_one,
     side_of,
+    side_to_cut,
     texts_of,
     word_of,
 )
-
-T = TypeVar("T")
 
 Encoding: TypeAlias = Literal["float", "base64", "bytes", "bytes_only"]
 _DTYPES: dict[str, Dtype] = {"float": "float32", **{dtype: dtype for dtype in get_args(Dtype)}}
@@ -146,16 +146,6 @@ class NumberFormat(msgspec.Struct, frozen=True):
     norm: int = 2
 
 
-def only_one(**given: T | None) -> T | None:
-    """Return the value of a field that has several names; None if none is given. Raises RequestError if two differ."""
-    named = {name: value for name, value in given.items() if value is not None}
-    names, values = list(named), list(named.values())
-    for name, value in named.items():
-        if value != values[0]:
-            raise RequestError(f"{names[0]} and {name} mean the same and differ; send one of them", param=name)
-    return values[0] if values else None
-
-
 def number_format(body: EmbeddingsBody) -> NumberFormat:
     """Return how the answer to a request has its numbers. Raises RequestError for fields that contradict each other."""
     jina = body.embedding_type
@@ -191,17 +181,15 @@ def input_type(body: EmbeddingsBody) -> InputType | None:
 def lengths(body: EmbeddingsBody, default: Side) -> Lengths:
     """Return how long a text may be, and what happens to a longer one: `default` if the request does not say."""
     check_positive(body.max_tokens, "max_tokens")
-    side, most = side_of(body.truncate, "truncate"), body.truncate_prompt_tokens
-    cut = side_of("start" if body.truncation_side == "left" else "end", "truncation_side")
-    if body.truncation is not None:
-        side = only_one(truncate=side, truncation=cut if body.truncation else "none")
+    most = body.truncate_prompt_tokens
+    side = side_to_cut(body.truncate, body.truncation, body.truncation_side, default if most is None else "end")
     if most is None:
-        return Lengths(side or default, body.max_tokens)
+        return Lengths(side, body.max_tokens)
     if most != -1:
         check_positive(most, "truncate_prompt_tokens")
-    side = only_one(truncate=side, truncate_prompt_tokens=cut)
+    only_one(truncate=side, truncate_prompt_tokens=side_of(body.truncation_side, "truncation_side") or "end")
     asked = only_one(max_tokens=body.max_tokens, truncate_prompt_tokens=None if most == -1 else most)
-    return Lengths(side or "end", asked, asked="truncate_prompt_tokens")
+    return Lengths(side, asked, asked="truncate_prompt_tokens")
 
 
 def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[list[str], list[list[int]] | None, bool]:
@@ -220,14 +208,9 @@ def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[lis
         return texts_of(given, most, "input", token_hint=token_hint), None, not isinstance(given, list)
     if not isinstance(given, list):
         raise RequestError("input is one text; with token_ids, expected a list of token ids", param="input")
-    if given and is_token_ids(given):
-        return [], [given], True
-    check_count(given, most, "input")
-    wrong = next((index for index, item in enumerate(given) if not isinstance(item, list) or not is_token_ids(item)), None)
-    if wrong is not None:
-        place = f"input[{wrong}]"
-        raise RequestError(f"{place} is {json_name(given[wrong])}; expected a list of token ids", param=place)
-    return [], given, False
+    ids, single = id_lists_of(given, "input")
+    check_count(ids, most, "input")
+    return [], ids, single
 
 
 def _norm(body: EmbeddingsBody) -> int:

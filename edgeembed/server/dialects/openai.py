@@ -22,10 +22,9 @@ from edgeembed.server.dialects.embeddings_body import (
     input_type,
     lengths,
     number_format,
-    only_one,
     texts_and_ids,
 )
-from edgeembed.server.fields import answer_headers
+from edgeembed.server.fields import answer_headers, only_one
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 
@@ -106,6 +105,7 @@ def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
         id=listing.name,
         created=model.created,
         task=model.task,
+        model_type="embedding" if model.task == "embed" else "rerank",
         type=model.type,
         loaded=slot is not None and slot.state == "ready",
         root=UNSET if listing.name.lower() in (model.name.lower(), model.spec.lower()) else model.spec,

@@ -7,18 +7,19 @@ Cohere ("Rerank", versions 1 and 2) and of Voyage ("Rerankers"); `RerankRequest`
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
-from edgeembed.server.dialects.rerank_answer import DocumentForm, RerankForm, rerank_response
+from edgeembed.server.dialects.rerank_answer import ApiVersion, DocumentForm, RerankForm, rerank_response
 from edgeembed.server.dialects.rerank_fields import (
     INSTRUCTION,
     MOST,
@@ -31,9 +32,8 @@ from edgeembed.server.dialects.rerank_fields import (
     most_of,
     texts_to_rank,
 )
-from edgeembed.server.fields import TruncateField, part_text
+from edgeembed.server.fields import TruncateField, only_one, part_text, side_to_cut
 
-ApiVersion: TypeAlias = Literal["1", "2"]
 _TRUNCATE = "Whether, and on which side, a query and a document that are too long together are cut, the longer one first."
 _CHUNKS = "Documents are not split into chunks: with this field, one that is too long is an error."
 _RAW = "Return logits instead of scores from 0 to 1."
@@ -70,7 +70,7 @@ _BODY = BodyType(RerankBody)
 
 
 async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
-    """Answer a request. version: of Cohere's API."""
+    """Answer a request."""
     body = await read_body(request, _BODY)
     query = part_text(body.query, "query")
     documents = texts_to_rank(body.documents, request.app[MAX_REQUEST_TEXTS], "documents")
@@ -84,7 +84,7 @@ async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
             query=query,
             documents=documents,
             model=body.model,
-            instruction=body.instruction if body.instruction is not None else body.instruct,
+            instruction=only_one(instruction=body.instruction, instruct=body.instruct),
             cache=cache_use(body.cache, request),
             lengths=_lengths(body),
         )
@@ -110,15 +110,14 @@ def _form(body: RerankBody, request: web.Request, version: ApiVersion) -> Rerank
         most=min(filter(None, (most_of(body.top_n, "top_n"), most_of(body.top_k, "top_k"))), default=None),
         raw=bool(body.raw_scores) or False in (body.use_activation, body.activation),
         documents=documents if wanted or default else "none",
-        repeat=wanted,
+        repeat=wanted or default,  # Continue's client of Voyage requires them, although Voyage returns none by default
     )
 
 
 def _lengths(body: RerankBody) -> Lengths:
     """Return how long a pair may be. Raises RequestError."""
-    side = body.truncate if body.truncate is not None else body.truncation
-    if body.truncate is None and body.truncation_side is not None:
-        side = body.truncation_side
     # Both fields are about chunks of long documents, which are not made here.
     in_chunks = (body.max_chunks_per_doc or 1) != 1 or bool(body.overlap)
-    return lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc, by_default=not in_chunks)
+    default: Side = "none" if in_chunks and body.truncate_prompt_tokens is None else "end"
+    side = side_to_cut(body.truncate, body.truncation, body.truncation_side, default)
+    return lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc)

@@ -6,9 +6,10 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.fields import check_positive, part_text, side_of, texts_of
+from edgeembed.server.fields import check_positive, part_text, texts_of
 
 _TEXT = {"type": "string", "minLength": 1}
 _PART = {"type": "object", "properties": {"text": _TEXT}, "required": ["text"]}
@@ -43,23 +44,18 @@ def most_of(number: int | None, param: str) -> int | None:
     return number or None
 
 
-def lengths_of(side: str | bool | None, pair: int | None, document: int | None, *, by_default: bool) -> Lengths:
-    """Return how long pairs may be.
+def lengths_of(side: Side, pair: int | None, document: int | None) -> Lengths:
+    """Return how long pairs may be. Raises RequestError.
 
-    side: the side that is cut, in the words of `side_of`; None if the request does not say. pair: truncate_prompt_tokens of
-    vLLM, which allows cutting; -1 is the model's limit. document: max_tokens_per_doc of Cohere and vLLM, which allows
-    cutting documents; 0 is no limit. by_default: whether pairs that are too long for the model are cut anyway.
-
-    Raises RequestError.
+    side: of a pair that is too long, the side that is cut. pair: truncate_prompt_tokens of vLLM; -1 is the model's limit.
+    document: max_tokens_per_doc of Cohere and vLLM, by which documents are cut whatever `side` is; 0 is no limit.
     """
-    cut = side_of(side, "truncate")
     if pair is not None:
         most = None if pair == -1 else pair
         check_positive(most, "truncate_prompt_tokens")
-        return Lengths(cut or "end", most, query=True, asked="truncate_prompt_tokens")
-    cut = cut or ("end" if by_default else "none")
+        return Lengths(side, most, query=True, asked="truncate_prompt_tokens")
     if document:
         check_positive(document, "max_tokens_per_doc")
-        of_document = "end" if cut == "none" else cut
-        return Lengths(of_document, document, own=True, query=cut != "none", asked="max_tokens_per_doc")
-    return Lengths(cut, query=cut != "none")
+        of_document = "end" if side == "none" else side
+        return Lengths(of_document, document, own=True, query=side != "none", asked="max_tokens_per_doc")
+    return Lengths(side, query=side != "none")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
@@ -31,8 +31,7 @@ from edgeembed.server.dialects.rerank_fields import (
     lengths_of,
     texts_to_rank,
 )
-from edgeembed.server.fields import answer_headers
-from edgeembed.server.ops.schemas import TruncatedItem
+from edgeembed.server.fields import TruncatedItem, answer_headers, side_of, truncated_items
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -59,9 +58,6 @@ class ScoreBody(msgspec.Struct):
     max_tokens_per_doc: Annotated[CountField | None, Meta(description=MOST_OF_DOCUMENT)] = None
     truncate_prompt_tokens: Annotated[int | None, Meta(description=MOST, extra_json_schema={"minimum": -1})] = None
     truncation_side: Annotated[Literal["left", "right"] | None, Meta(description="The side that is cut.")] = None
-    label_token_ids: Annotated[Any, Meta(description="SGLang, for text generators: refused.")] = None
-    apply_softmax: Annotated[bool | None, Meta(description="SGLang, with label_token_ids: true is refused.")] = None
-    item_first: Annotated[bool | None, Meta(description="SGLang: true is refused.")] = None
     cache: CacheField = None
 
 
@@ -118,9 +114,6 @@ async def _score(request: web.Request) -> web.Response:
         raise RequestError(
             f"{first} has {len(one)} texts and {second} has {len(other)}; expected one for all, or as many", param=first
         )
-    for name in ("label_token_ids", "apply_softmax", "item_first"):
-        if getattr(body, name) not in (None, False, []):
-            raise RequestError(f"{name} is for text generators; leave it out", param=name)
     result = await request.app[SERVICE].rerank(
         RerankRequest(
             query=one if isinstance(getattr(body, first), list) and len(one) == len(other) else one[0],
@@ -148,9 +141,8 @@ async def _score(request: web.Request) -> web.Response:
         model=result.model.name,
         data=[ScoreItem(index, "score", score) for index, score in enumerate(scores)],
         usage=usage,
+        truncated=truncated_items(result),
     )
-    if result.cuts:
-        answer.truncated = [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts]
     return struct_response(answer, headers=headers)
 
 
@@ -167,6 +159,7 @@ def _fields(body: ScoreBody) -> tuple[str, str]:
 
 def _lengths(body: ScoreBody) -> Lengths:
     """Return how long pairs may be. Raises RequestError."""
-    side = body.truncation_side if body.truncate_prompt_tokens is not None or body.max_tokens_per_doc else None
-    found = lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc, by_default=False)
+    pair, document = body.truncate_prompt_tokens, body.max_tokens_per_doc
+    side = side_of(body.truncation_side, "truncation_side") if pair is not None or document else None
+    found = lengths_of(side or ("none" if pair is None else "end"), pair, document)
     return dataclasses.replace(found, cutting="truncate_prompt_tokens")

@@ -24,6 +24,7 @@ from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.dialects import (
     cohere,
     embeddings_body,
+    lm_studio,
     ollama_embed,
     ollama_generate,
     ollama_manage,
@@ -94,6 +95,7 @@ class Operation:
 _OPENAI = "OpenAI"
 _RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
 _OLLAMA = "Ollama"
+_LM_STUDIO = "LM Studio"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
 _SERVER = "This server"
@@ -163,6 +165,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/api/ps"): Operation(_OLLAMA, ollama_models.OllamaProcesses),
     ("GET", "/api/version"): Operation(_OLLAMA, ollama_models.OllamaVersion),
+    ("GET", "/api/v0/models"): Operation(_LM_STUDIO, lm_studio.LmStudioModels),
     ("POST", "/api/pull"): Operation(
         _OLLAMA,
         ollama_manage.OllamaProgress,

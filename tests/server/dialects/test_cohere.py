@@ -114,7 +114,7 @@ async def test_texts_that_are_too_long_are_errors_with_truncate_none(client: Tes
         ("/v2/embed", {"texts": []}, 400, "empty list"),
         ("/v2/embed", {"texts": ["a", 3]}, 400, "texts[1]"),
         ("/v2/embed", {"texts": ["a"], "inputs": []}, 400, "send one of them"),
-        ("/v2/embed", {"images": ["data:image/png;base64,"]}, 400, "images are not supported"),
+        ("/v2/embed", {"images": ["data:image/png;base64,"]}, 400, "images is not supported here; only texts are"),
         ("/v2/embed", {"texts": ["a"], "input_type": "image"}, 400, "search_query, search_document"),
         ("/v2/embed", {"texts": ["a"], "embedding_types": ["float", "hex"]}, 400, "embedding_types[1]"),
         ("/v2/embed", {"texts": ["a"], "truncate": "MIDDLE"}, 400, "NONE, START, END"),

@@ -276,9 +276,9 @@ async def test_aliases_of_a_flag_are_not_changed_in_the_file(
     machine = Machine(tmp_path, aliases={"old": "tiny"})
     client = await aiohttp_client(machine.app())
     status, answer = await post(client, "/api/copy", source="tiny", destination="new")
-    assert status == 500 and "flag or a variable" in answer["error"]
+    assert status == 400 and "flag or a variable" in answer["error"]
     assert (await post(client, "/api/embed", model="new", input="a"))[0] == 404
-    assert (await delete(client, model="old"))[0] == 500
+    assert (await delete(client, model="old"))[0] == 400
     assert (await post(client, "/api/embed", model="old", input="a"))[0] == 200
 
 

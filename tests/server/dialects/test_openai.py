@@ -185,12 +185,20 @@ async def test_models_are_listed_under_every_name(client: TestClient) -> None:
     assert list(found) == ["fake-model", "fake-model:query", "fake-model:document", "fake-model:F32", "alias"]
     model = found["fake-model"]
     assert (model["object"], model["created"], model["task"], model["loaded"]) == ("model", 1_700_000_000, "embed", True)
-    assert model["dimensions"] == DIMENSIONS
+    assert (model["dimensions"], model["model_type"]) == (DIMENSIONS, "embedding")
     assert found["alias"]["root"] == "fake-model:F32"
     assert found["fake-model:query"]["input_type"] == "query"
     for name in found:
         assert (await (await client.get(f"/v1/models/{name}")).json())["id"] == name
     assert (await client.get("/v1/models/other")).status == 404
+
+
+async def test_models_are_listed_for_clients_of_lm_studio(client: TestClient) -> None:
+    listed = await (await client.get("/api/v0/models")).json()
+    own = await (await client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    assert [item["id"] for item in listed["data"]] == [item["id"] for item in own["data"]]
+    assert {(item["object"], item["type"], item["state"]) for item in listed["data"]} == {("model", "embeddings", "loaded")}
 
 
 async def test_a_suffix_of_the_models_name_chooses_the_prompt(client: TestClient, engine: FakeEngine) -> None:

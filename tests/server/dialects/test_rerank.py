@@ -77,6 +77,21 @@ async def test_top_n_and_the_documents_come_back_when_asked_for(client: TestClie
     assert len(answer["results"]) == 1
 
 
+async def test_documents_come_back_by_default_as_objects_and_as_strings(client: TestClient) -> None:
+    body = {"model": "ranker", "query": "which?", "documents": ["bad", "best"]}
+    _, answer = await rerank(client, **body)
+    assert [item["document"] for item in answer["results"]] == [{"text": "best"}, {"text": "bad"}]
+    assert [item["document"] for item in answer["data"]] == ["best", "bad"]
+    _, answer = await rerank(client, **body, return_documents=False)
+    assert not any("document" in item for item in answer["results"] + answer["data"])
+
+
+async def test_a_reranker_is_described_as_one(client: TestClient) -> None:
+    assert (await (await client.get("/v1/models/ranker")).json())["model_type"] == "rerank"
+    listed = await (await client.get("/api/v0/models")).json()
+    assert {item["id"]: item["type"] for item in listed["data"]}["ranker"] == "reranker"
+
+
 async def test_scores_are_cached_by_query_document_and_instruction(client: TestClient, ranker: FakeEngine) -> None:
     words = []
     for query, instruction in [("q", None), ("q", None), ("other", None), ("q", "find code")]:
@@ -102,6 +117,13 @@ async def test_scores_are_cached_by_query_document_and_instruction(client: TestC
         ({"query": "q", "documents": ["good"], "truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "at least 1"),
         ({"query": "q", "documents": ["good"], "max_tokens_per_query": 5}, "max_tokens_per_query", "not supported"),
         ({"query": "q", "documents": ["good"], "truncate": "middle"}, "truncate", "unknown"),
+        ({"query": "q", "documents": ["good"], "truncate": "end", "truncation": False}, "truncation", "contradict"),
+        (
+            {"query": "q", "documents": ["good"], "truncate": "end", "truncation_side": "left"},
+            "truncation_side",
+            "contradict",
+        ),
+        ({"query": "q", "documents": ["good"], "instruction": "a", "instruct": "b"}, "instruct", "contradict"),
         ({"query": "q", "documents": ["good"], "rank_fields": ["title"]}, "rank_fields", "only the field 'text'"),
         (
             {"query": "q", "documents": [{"content": [{"type": "image_url", "image_url": "x"}]}]},

@@ -188,6 +188,7 @@ async def test_a_long_query_is_cut_to_half(client: TestClient, server: Server) -
     ("path", "field", "more", "status"),
     [
         (JINA, "documents", {"truncation": False}, 400),
+        (JINA, "documents", {"truncation": False, "truncation_side": "left"}, 400),
         (JINA, "documents", {"truncate": "NONE"}, 400),
         (JINA, "documents", {"max_chunks_per_doc": 10}, 400),
         (JINA, "documents", {"overlap": 80}, 400),
@@ -220,6 +221,17 @@ async def test_limits_of_vllm_and_cohere_are_obeyed(
 ) -> None:
     assert (await post(client, JINA, query="q", documents=[LONG], **more))[0] == 200
     assert server.ranker.computed == [f"None|q|{kept}"]
+
+
+async def test_the_cache_knows_how_long_a_cut_document_was(client: TestClient) -> None:
+    cuts = []
+    for found in ("miss", "hit"):
+        response = await client.post(JINA, json={"query": "q", "documents": ["good and more"], "max_tokens_per_doc": 1})
+        assert response.headers["X-Edgeembed-Cache"] == found
+        answer = await response.json()
+        cuts.append(answer["truncated"])
+        assert answer["usage"]["total_tokens"] == cuts[0][0]["tokens"] == 3
+    assert cuts[0] == cuts[1] == [{"index": 0, "tokens": 3, "full_tokens": 5}]
 
 
 async def test_an_instruction_is_refused_for_a_model_that_takes_none(client: TestClient, server: Server) -> None:
