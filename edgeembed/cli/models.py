@@ -164,7 +164,10 @@ def _about_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
 
     catalogued: dict[str, Any] = msgspec.to_builtins(entry) if entry else {"name": name}
     task = entry.task if entry else installed[0].task if installed else None
-    return catalogued | {"task": task, "installed": [_installed_row(model) for model in installed]}
+    return catalogued | {
+        "task": task,
+        "installed": [_installed_row(model) | {"frame": _frame_row(model)} for model in installed],
+    }
 
 
 def _installed_row(model: InstalledModel) -> dict[str, Any]:
@@ -185,6 +188,18 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "source": model.source,
         "prompts": msgspec.to_builtins(model.prompts),
     }
+
+
+def _frame_row(model: InstalledModel) -> dict[str, Any] | None:
+    import dataclasses
+
+    from edgeembed.errors import HubError
+    from edgeembed.hub.gguf.frames import read_frame
+
+    try:
+        return dataclasses.asdict(read_frame(model.path))
+    except HubError:
+        return None
 
 
 def _offered_row(entry: CatalogueEntry) -> dict[str, Any]:
@@ -326,6 +341,32 @@ def _print_installed(model: InstalledModel) -> None:
         ],
         indent="    ",
     )
+    _print_frame(model)
+
+
+def _print_frame(model: InstalledModel) -> None:
+    """Print what is around a text and what becomes of its token vectors; see `hub.gguf.frames`."""
+    from edgeembed.errors import HubError
+    from edgeembed.hub.gguf.frames import read_frame
+
+    try:
+        frame = read_frame(model.path)
+    except HubError:
+        return  # it is reported as damaged
+    fields = [
+        ("frame", f"known: {frame.family}" if frame.family else "of no known family"),
+        ("special tokens", f"{frame.before or ''} TEXT {frame.after or ''}".strip() if model.task == "embed" else None),
+        ("pre-tokenizer", frame.splitter),
+        ("pooling", frame.pooling or "not in the file"),
+        ("dense layers", "two" if frame.dense else None),
+        ("checked by", "the file's canary rows, whenever it is loaded" if frame.proven else None),
+    ]
+    print_fields(fields, indent="    ")
+    for label, lines in (("mended", frame.mended), ("not checked", frame.unchecked)):
+        for line in lines:
+            print_prose(line, f"    {label}: ", " " * 6)
+    if frame.refusal:
+        print_prose(frame.refusal, "    refused: ", " " * 6)
 
 
 # --- edgeembed itself -------------------------------------------------------------------------------------------------

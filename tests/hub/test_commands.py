@@ -127,6 +127,10 @@ def test_show_a_file(run: CliRunner, tmp_path: Path, paths: Paths) -> None:
     shown = json.loads(run.invoke(show, [str(file), "--json"]).output)
     assert shown["name"] == "mine"
     assert (shown["installed"][0]["license"], shown["installed"][0]["dimensions"]) == ("mit", 8)
+    frame = shown["installed"][0]["frame"]
+    assert (frame["pooling"], frame["proven"]) == (None, False)
+    text = run.invoke(show, [str(file)]).output
+    assert "not checked: the special tokens around a text" in text and "pooling         not in the file" in text
     text = run.invoke(show, [str(file)]).output
     assert text.startswith("mine\n") and shown["installed"][0]["sha256"] in text
     file.write_bytes(gguf_bytes(general__architecture="bert", general__license="mit\x1b[2J"))
