@@ -223,6 +223,10 @@ class ChecksumError(HubError):
     """A downloaded file does not have the expected checksum."""
 
 
+class WrongFrameError(HubError):
+    """A model file can be loaded, but its vectors or scores would be wrong; another source may have a right one."""
+
+
 class DamagedModelError(HubError):
     """The bytes of a model's file are not those that were installed. `what` is wrong; `advice` is what to do."""
 

@@ -209,7 +209,9 @@ class LocalEmbedder:
         self._options = options
 
     async def start(self) -> None:
-        """Load the model. Raises EdgeEmbedError."""
+        """Load the model. Raises EdgeEmbedError; what a model in this process cannot load now it cannot load later."""
+        if self._model.upstream is None:
+            await self._service.pool.load(self._model)
         width = len((await with_retries(lambda: self.embed([PROBE])))[0])
         slot = self._service.pool.slot_of(self._model)
         assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just embedded a text"

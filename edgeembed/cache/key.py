@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from edgeembed.engine.text_sizes import may_hold_longer_word
 
@@ -29,14 +29,16 @@ _INSPECTED = 16_384
 class KeyMaker:
     """Makes keys for one model.
 
-    A key is the SHA-256 over schema, digest of the model file (which fixes the pooling), task, prompt with its instruction,
-    the rule by which a text is cleaned and truncated, and the text, each with its length in front, so that different fields
-    never yield the same bytes. What is derived from a row (dimensions, normalising, encoding) is not part of it. The text
-    cannot be read from the key: nothing on disk shows what was embedded.
+    A key is the SHA-256 over schema, digest of the model file (which fixes the pooling), task, what is mended in the file,
+    prompt with its instruction, the rule by which a text is cleaned and truncated, and the text, each with its length in
+    front, so that different fields never yield the same bytes. What is derived from a row (dimensions, normalising,
+    encoding) is not part of it. The text cannot be read from the key: nothing on disk shows what was embedded.
     """
 
-    def __init__(self, model_digest: str, task: str) -> None:
-        self._model = b"".join(_field(field) for field in (SCHEMA, model_digest.encode(), task.encode()))
+    def __init__(self, model_digest: str, task: str, mends: Sequence[str] = ()) -> None:
+        """mends: how the model's file is read otherwise than it says."""
+        fields = (SCHEMA, model_digest.encode(), task.encode(), *(mend.encode() for mend in mends))
+        self._model = b"".join(map(_field, fields))
         self._beginnings: dict[tuple[str, str], hashlib._Hash] = {}
         """By prompt and rule, the hash of everything before the text."""
 

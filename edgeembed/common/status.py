@@ -164,6 +164,8 @@ class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | UnsetType = UNSET
     llama_cpp: str | UnsetType = UNSET
     canary_cosines: tuple[float, ...] | UnsetType = UNSET
+    attainable_tokens: int | UnsetType = UNSET
+    """The longest text with a higher setting `context_tokens`; 0 if that would change nothing."""
     batch_tokens: int | UnsetType = UNSET
     autotune: dict[str, Any] | UnsetType | None = UNSET
     sandbox: dict[str, Any] | UnsetType = UNSET

@@ -30,6 +30,7 @@ from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.machine import build_fingerprint, usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory
 from edgeembed.errors import EdgeEmbedError, HubError
+from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.install import find_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.runtime.engines import EXECUTION_MODES_FILE, make_engine, make_gpus
@@ -97,7 +98,24 @@ def _model(resolved: Resolved, *, forget: bool) -> Iterator[Finding]:
         )
     else:
         yield Finding(subject="model", verdict="ok", text=f"{model.name} {model.type}, {model.path}")
+        yield from _frame(model)
         yield from _policy(resolved, model, forget=forget)
+
+
+def _frame(model: InstalledModel) -> Iterator[Finding]:
+    """Yield what is mended in a file of another converter, and what could not be checked."""
+    try:
+        frame = frame_of_foreign(model.path)
+    except HubError:
+        return  # the engine's finding says why
+    for mend in frame.mended if frame else ():
+        yield Finding(
+            subject="model", verdict="note", text=f"mended: {mend}", advice="nothing; a right file would not need it"
+        )
+    if frame and frame.unchecked:
+        text = f"could not be checked, as the file has no canary rows: {'; '.join(frame.unchecked)}"
+        advice = "compare some vectors with those of another program, or convert the checkpoint: edgeembed convert"
+        yield Finding(subject="model", verdict="note", text=text, advice=advice)
 
 
 async def _upstream(resolved: Resolved) -> Finding:

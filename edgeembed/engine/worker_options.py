@@ -7,6 +7,8 @@ import msgspec
 from edgeembed.common.files import FileIdentity
 from edgeembed.engine.interface import Task
 
+MetadataValue = bool | int | str
+
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker runs a model file: everything that the execution mode, the settings and the run profile decide."""
@@ -41,6 +43,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Steps by which it is to be smaller than these options say; see `context_plan.reduced`."""
     autotune: bool = False
     """Measure how an encoder runs fastest, and run it so; `pad_from_tokens` takes precedence if it is set."""
+    metadata: dict[str, MetadataValue] = {}
+    """Metadata that is used instead of the file's, where that is known to be wrong or missing."""
     own_kernels: bool = True
     """Add our kernels to llama.cpp's, if `extra_buffers` is set."""
     sandbox: bool = True

@@ -8,6 +8,7 @@ import msgspec
 
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue, match_general_name
+from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader
 
 _PROMPT = "edgeembed.prompt."
@@ -47,14 +48,17 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
-    """Return the facts in a header. path: for error messages. Raises HubError for an invalid prompt."""
+    """Return the facts in a header. path: of the file. Raises HubError for an invalid prompt, or if the file is gone."""
+    pooling = header.pooling
+    if pooling is None and (frame := frame_of_foreign(path)) is not None and frame.pooling == "rank":
+        pooling = RANK_POOLING  # a cross-encoder of llama.cpp's converter, which writes no pooling for those
     least, most = header.number("edgeembed.matryoshka.min"), header.number("edgeembed.matryoshka.max")
     facts = GgufFacts(
         architecture=header.architecture,
         general_name=header.text("general.name"),
         license=header.text("general.license") or None,
         dimensions=header.dimensions,
-        ranks=None if header.pooling is None else header.pooling == RANK_POOLING,
+        ranks=None if pooling is None else pooling == RANK_POOLING,
         prompts={
             key.removeprefix(_PROMPT): value
             for key, value in header.values.items()

@@ -12,7 +12,14 @@ from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.errors import ConfigError, ConversionError, HubError, SourceUnreachableError, UnknownModelError
+from edgeembed.errors import (
+    ConfigError,
+    ConversionError,
+    HubError,
+    SourceUnreachableError,
+    UnknownModelError,
+    WrongFrameError,
+)
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
 from edgeembed.hub.fetched import install_fetched
 from edgeembed.hub.references import Spec, parse_spec
@@ -198,7 +205,7 @@ def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, rep
         with store.staging(entry.name) as staging:
             try:
                 fetched = fetcher.fetch(source, entry, kind, store.partials(entry.name), staging)
-            except (SourceUnreachableError, ConversionError) as error:
+            except (SourceUnreachableError, ConversionError, WrongFrameError) as error:
                 failures.append((source.describe(), error))
                 continue
             model = install_fetched(store, fetched, entry.name, kind)

@@ -20,6 +20,7 @@ from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalog
 from edgeembed.hub.digests import Digests, Identified
 from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.facts import GgufFacts, entry_of, facts_of
+from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.integrity import damaged
 from edgeembed.hub.manifest import ModelManifest
@@ -56,6 +57,15 @@ class InstalledModel:
     """Unix seconds; None if it was never used."""
     damage: DamagedModelError | None = field(default=None, compare=False)
     """Why the file must not be served: its bytes are not those that were installed, whose SHA-256 is `digest`."""
+
+    @property
+    def mends(self) -> tuple[str, ...]:
+        """How the frame of a file of another converter is mended, as "KEY=VALUE"; empty if the file cannot be read."""
+        try:
+            frame = None if self.damage else frame_of_foreign(self.path)
+        except HubError:
+            return ()
+        return tuple(f"{key}={value}" for key, value in sorted(frame.mends.items())) if frame else ()
 
     @property
     def spec(self) -> str:
@@ -294,7 +304,9 @@ class Store:
             return None
         try:
             damage = self._damage(path, manifest)
-            facts = manifest.facts or (GgufFacts() if damage else facts_of(read_header(path), path))
+            facts = manifest.facts
+            if facts is None or (facts.ranks is None and not damage):  # an earlier version knew no pooling of it
+                facts = GgufFacts() if damage else facts_of(read_header(path), path)
         except HubError as error:
             log.warning("skipping %s: %s", path, error)
             return None

@@ -264,7 +264,7 @@ class EmbeddingService:
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         found = self._key_makers.get(model.key)
         if found is None:
-            found = KeyMaker(model.digest, model.task), model.label
+            found = KeyMaker(model.digest, model.task, model.mends), model.label
             self._key_makers[model.key] = found
         return found
 

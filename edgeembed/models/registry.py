@@ -56,6 +56,8 @@ class ServedModel:
     """When the file was installed, in Unix seconds."""
     other_names: tuple[str, ...] = ()
     """Those of other programs, which their clients send; a name of `models` itself comes first."""
+    mends: tuple[str, ...] = ()
+    """How the frame of its file is mended: its rows are not those that earlier versions computed from the same file."""
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
@@ -84,6 +86,7 @@ class ServedModel:
 
 def served(model: InstalledModel) -> ServedModel:
     """Return an installed model as requests see it. Raises OSError if its file does not exist."""
+    created = int(Path(model.path).stat().st_mtime)
     return ServedModel(
         name=model.name,
         digest=model.digest,
@@ -94,7 +97,8 @@ def served(model: InstalledModel) -> ServedModel:
         dimensions=model.dimensions,
         matryoshka=model.matryoshka,
         size_bytes=model.size_bytes,
-        created=int(Path(model.path).stat().st_mtime),
+        created=created,
+        mends=model.mends,
         other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 
@@ -353,7 +357,7 @@ def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | 
         return found
     for suffix, kind in _SUFFIXES.items():
         if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
-            return Target(found.model, kind or found.input_type)
+            return Target(found.model, kind) if kind else found
     if folded.endswith(_COSINE) and (found := find(folded.removesuffix(_COSINE))) and found.model.task == "embed":
         return Target(found.model, cosine=True)
     return None

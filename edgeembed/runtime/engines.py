@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -17,8 +17,9 @@ from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
-from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError
+from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
+from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, WrongFrameError
+from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
@@ -91,6 +92,20 @@ class WorkerConfigurator:
         self._gpus = gpus
         self._sizes = read_weights(model.path) if gpus.possible else None
         self._key = str(model.path)
+        self._metadata = dict(self._frame_mends())
+
+    def _frame_mends(self) -> Mapping[str, MetadataValue]:
+        """Log how the file's frame is mended, and return the metadata. Raises WrongFrameError if it cannot be mended."""
+        frame = frame_of_foreign(self._model.path)
+        if frame is None:
+            return {}
+        if frame.refusal:
+            raise WrongFrameError(f"{self._model.path} would give wrong results: {frame.refusal}")
+        for mend in frame.mended:
+            log.warning("%s: mended: %s", self._model.path.name, mend)
+        for what in frame.unchecked:
+            log.info("%s: could not be checked: %s", self._model.path.name, what)
+        return frame.mends
 
     def modes(self) -> tuple[ExecutionMode, ...]:
         """Return the execution modes of the model, fastest first."""
@@ -167,6 +182,7 @@ class WorkerConfigurator:
             autotune=self._autotune,
             mode=mode.name,
             extra_buffers=mode.extra_buffers,
+            metadata=self._metadata,
             own_kernels=self._settings.kernels == "auto",
             oldest_kernels=mode.oldest_kernels,
             sandbox=self._settings.sandbox == "auto",

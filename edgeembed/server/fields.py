@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from msgspec import Meta
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 from multidict import istr
 
 from edgeembed.engine.interface import Side
@@ -14,14 +15,13 @@ from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
-# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 T = TypeVar("T")
 
+# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 TextField: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
 TextListField: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
-TextsField: TypeAlias = TextField | TextListField
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _TEXTS_OR_IDS = {"anyOf": [_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
 TextsOrIdsField: TypeAlias = TextField | dict[str, Any] | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
@@ -65,10 +65,11 @@ def texts_of(
         raise TokenInputError(
             f"{param} holds token ids, of a vocabulary that is not known here. Send text{token_hint}", param=param
         )
-    if token_hint and (found := [index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)]):
-        place = f"{param}[{found[0]}]"
+    ids_at = next((index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)), None)
+    if token_hint and ids_at is not None:
+        place = f"{param}[{ids_at}]"
         raise TokenInputError(
-            f"{place} is {json_name(given[found[0]])}, which may be token ids; {param} takes texts or ids, but not both"
+            f"{place} is {json_name(given[ids_at])}, which may be token ids; {param} takes texts or ids, but not both"
             + token_hint,
             param=place,
         )
@@ -90,6 +91,18 @@ def check_count(items: list[Any], most: int | None, param: str) -> None:
 def is_token_ids(items: list[Any]) -> bool:
     """Return whether every item is an integer."""
     return set(map(type, items)) <= {int}
+
+
+def id_lists_of(given: list[Any], param: str) -> tuple[list[list[int]], bool]:
+    """Return a field as lists of token ids, and whether it is a single list. Raises RequestError naming the item."""
+    if given and is_token_ids(given):
+        return [given], True
+    for index, item in enumerate(given):
+        if not isinstance(item, list) or not is_token_ids(item):
+            place = f"{param}[{index}]"
+            found = "a list of something else" if isinstance(item, list) else json_name(item)
+            raise RequestError(f"{place} is {found}; expected a list of token ids", param=place)
+    return given, False
 
 
 _INPUT_TYPES: dict[str, InputType] = {
@@ -175,7 +188,7 @@ def _is_ids_of_text(item: Any) -> bool:
 
 
 _MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url")
-"""What items for models of several media have beside their text (SGLang, Jina): vectors of the text alone are not theirs."""
+"""Fields of items for multimodal models (SGLang, Jina). The vector of the text alone would not be that of such an item."""
 
 
 def part_text(item: Any, place: str) -> str:
@@ -213,6 +226,19 @@ def message_text(messages: list[Any]) -> str:
             param="messages",
         )
     return part_text(messages[0], "messages[0]")
+
+
+class TruncatedItem(msgspec.Struct):
+    """A text that was cut, with the number of tokens that were read and that it had."""
+
+    index: int
+    tokens: int
+    full_tokens: int
+
+
+def truncated_items(result: EmbedResult | RerankResult) -> list[TruncatedItem] | UnsetType:
+    """Return what an answer says of the texts that were cut; UNSET if none was."""
+    return [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts] or UNSET
 
 
 TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."

@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.bulk.embedders import DaemonEmbedder, EmbedOptions, LocalEmbedder
 from edgeembed.client import Connection, Reply
-from edgeembed.errors import ConfigError
+from edgeembed.errors import ConfigError, EngineUnavailableError
 from tests.fakes import FakeEngine, fake_row, fake_service
 
 
@@ -62,4 +62,22 @@ async def test_a_job_in_this_process_ends_when_its_model_file_is_replaced() -> N
     service.registry.mark_stale()
     with pytest.raises(ConfigError, match="was replaced while the job ran"):
         await embedder.embed(["a text"])
+    await service.pool.close()
+
+
+async def test_a_model_that_cannot_be_loaded_is_not_tried_again() -> None:
+    engine = FakeEngine()
+    starts: list[str] = []
+
+    async def start() -> None:
+        starts.append("tried")
+        raise EngineUnavailableError("it is damaged")
+
+    engine.start = start  # type: ignore[method-assign]
+    service = fake_service(engine)
+    model = service.registry.default
+    assert model is not None
+    with pytest.raises(EngineUnavailableError, match="it is damaged"):
+        await LocalEmbedder(service, model, EmbedOptions()).start()
+    assert starts == ["tried"]
     await service.pool.close()

@@ -70,3 +70,8 @@ def test_rows_of_other_texts_are_still_found(text: str) -> None:
 def key_of_earlier_versions(prompt: str, text: str) -> bytes:
     fields = (SCHEMA, MODEL.encode(), b"embed", prompt.encode(), b"", text.encode())
     return hashlib.sha256(b"".join(len(field).to_bytes(8, "little") + field for field in fields)).digest()
+
+
+def test_rows_of_a_mended_file_are_others() -> None:
+    mended = KeyMaker(MODEL, "embed", ("tokenizer.ggml.add_eos_token=True",))
+    assert mended.key("{text}", "a") != KeyMaker(MODEL, "embed").key("{text}", "a")

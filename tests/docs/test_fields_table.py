@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edgeembed.server.ops.openapi import OPERATIONS
+from edgeembed.server.ops.operations import OPERATIONS
 from edgeembed.server.unsupported_fields import IGNORED, UNSUPPORTED
 
 PAGE = Path(__file__).parents[2] / "docs" / "fields.md"

@@ -10,7 +10,7 @@ import msgspec
 from edgeembed import errors
 from edgeembed.server.dialects.embeddings_body import EmbeddingsBody
 from edgeembed.server.dialects.rerank import RerankBody
-from edgeembed.server.ops.openapi import OPERATIONS
+from edgeembed.server.ops.operations import OPERATIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
 IGNORED = {"user"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from edgeembed.diagnostics.doctor import Finding, examine
 from edgeembed.engine.execution_modes import cpu_modes
 from edgeembed.engine.gpu.placement import Gpus
 from edgeembed.engine.ipc import activity_table
-from edgeembed.errors import DamagedModelError, EngineUnavailableError
+from edgeembed.errors import DamagedModelError, EngineUnavailableError, WrongFrameError
+from edgeembed.hub.gguf.frames import Frame
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.runtime.engines import WorkerConfigurator
@@ -105,3 +107,23 @@ def test_doctor_names_folders_that_take_no_more_files(monkeypatch: pytest.Monkey
     monkeypatch.setattr(activity_table, "_folders", lambda: ["/nonexistent/memory"])
     found = findings()["shared memory"]
     assert found.verdict == "problem" and "/nonexistent/memory (No such file or directory)" in found.text
+
+
+def test_a_file_of_another_converter_is_loaded_with_a_mended_frame(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = Frame(
+        family="Qwen3-Embedding", pooling="last", before=None, after="<|endoftext|>", splitter="qwen2", dense=False,
+        proven=False, mends={"tokenizer.ggml.add_eos_token": True}, mended=("a key is taken to be true",),
+        unchecked=("the pooling",),
+    )  # fmt: skip
+    monkeypatch.setattr("edgeembed.runtime.engines.frame_of_foreign", lambda _path: frame)
+    (tmp_path / "theirs.gguf").write_bytes(model_bytes())
+    model = Store(Paths.resolve()).local(tmp_path / "theirs.gguf")
+    with caplog.at_level("INFO", "edgeembed"):
+        assert configurator(model).options(FASTEST).metadata == {"tokenizer.ggml.add_eos_token": True}
+    assert "theirs.gguf: mended: a key is taken to be true" in caplog.text
+    assert "theirs.gguf: could not be checked: the pooling" in caplog.text
+    monkeypatch.setattr("edgeembed.runtime.engines.frame_of_foreign", lambda _path: replace(frame, refusal="no dense"))
+    with pytest.raises(WrongFrameError, match="would give wrong results: no dense"):
+        configurator(model)

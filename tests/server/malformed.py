@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from edgeembed.server.ops.openapi import OPERATIONS
+from edgeembed.server.ops.operations import OPERATIONS
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     path: operation.example or {"model": "no-such-model"}

@@ -36,7 +36,7 @@ class ComputeError(Exception):
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
-def metadata_overrides(values: Mapping[str, bool | bytes]) -> Any:
+def metadata_overrides(values: Mapping[str, bool | int | bytes]) -> Any:
     """Return metadata that overrides the file's, as llama.cpp takes it: an array that ends with an empty key."""
     overrides = (lib.llama_model_kv_override * (len(values) + 1))()
     for override, (key, value) in zip(overrides, values.items(), strict=False):
@@ -44,6 +44,9 @@ def metadata_overrides(values: Mapping[str, bool | bytes]) -> Any:
         if isinstance(value, bool):
             override.tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
             override.value.val_bool = value
+        elif isinstance(value, int):
+            override.tag = lib.LLAMA_KV_OVERRIDE_TYPE_INT
+            override.value.val_i64 = value
         else:
             override.tag = lib.LLAMA_KV_OVERRIDE_TYPE_STR
             override.value.val_str = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,10 +39,12 @@ from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
-from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
 PREFIXES_READ = 64
 """Prefixes whose tokens are remembered."""
+OWN_KEYS = "edgeembed."
+"""Keys that llama.cpp does not read begin with it."""
 LONGEST_PREFIX_CHARACTERS = 16_384
 """A longer prefix is treated as part of the text and not shared."""
 
@@ -79,7 +81,7 @@ class LlamaModel:
             split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
             params.tensor_split = split
         params.use_extra_bufts = options.extra_buffers
-        overrides = metadata_overrides({wordpiece.STRIP_ACCENTS_KEY: False})  # see wordpiece.py
+        overrides = metadata_overrides(_for_llama(options.metadata))
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         _require_file(options)
@@ -96,6 +98,11 @@ class LlamaModel:
         self._dimensions = int(width(model))
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         self._pairs = PairTemplate.of(self.metadata)
+        if self._pooling == "rank" and self._pairs is None:
+            raise ModelLoadError(
+                f"{options.path} is a reranker without a template for pairs of query and document ({TEMPLATE_KEY})",
+                fatal=True,
+            )
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
         facts = self._facts()
         options = self._options = reduced(options, facts.trained_tokens)
@@ -188,7 +195,9 @@ class LlamaModel:
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def metadata(self, key: str) -> str | None:
-        """Return a metadata value of the file as text; None when the file has no such key, or the value is an array."""
+        """Return a metadata value as text, of the options or of the file; None if there is none, or if it is an array."""
+        if (replaced := self._options.metadata.get(key)) is not None:
+            return str(replaced).lower() if isinstance(replaced, bool) else str(replaced)
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -280,6 +289,13 @@ class LlamaModel:
             raise ModelLoadError(
                 f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
             ) from None
+
+
+def _for_llama(metadata: Mapping[str, MetadataValue]) -> dict[str, bool | int | bytes]:
+    """Return the metadata that llama.cpp is to use instead of the file's."""
+    values = {key: value for key, value in metadata.items() if not key.startswith(OWN_KEYS)}
+    encoded = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}
+    return {wordpiece.STRIP_ACCENTS_KEY: False, **encoded}  # see wordpiece.py
 
 
 def _require_file(options: WorkerOptions) -> None:

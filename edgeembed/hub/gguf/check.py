@@ -12,10 +12,11 @@ from pathlib import Path
 
 from edgeembed.engine import canary
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
-from edgeembed.errors import HubError
+from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
 from edgeembed.hub.gguf.file import GgufHead
+from edgeembed.hub.gguf.frames import frame_of
 from edgeembed.hub.gguf.header import GgufHeader, open_gguf
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
@@ -42,6 +43,7 @@ def check_gguf(path: Path) -> GgufHeader:
 
     Raises:
         UnknownModelError: There is no such file.
+        WrongFrameError: The file's vectors or scores would be wrong, for the reason in the message.
         HubError: The file is not safe for llama.cpp; the message names the key or tensor and the reason.
     """
     with open_gguf(path) as reader:
@@ -61,8 +63,11 @@ def check_gguf(path: Path) -> GgufHeader:
             tokens = check_vocabulary(reader, head)
             check_vocabulary_size(tokens, sizes.width)
             _check_own_keys(head, sizes, tokens)
+            refusal = frame_of(reader, head, {name: tensor.shape for name, tensor in by_name.items()}).refusal
         except UnfitError as error:
             raise HubError(f"{path} is not safe for llama.cpp: {error}") from error
+    if refusal is not None:
+        raise WrongFrameError(f"{path} would give wrong results: {refusal}")
     return GgufHeader(head.values)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 
+import msgspec
 import orjson
 from aiohttp import hdrs, web
+from msgspec import UNSET
 
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
 from edgeembed.inference.postprocess import Matrix, scaled_rows
 from edgeembed.inference.requests import EmbedResult
 from edgeembed.server.dialects.embeddings_body import NumberFormat
+from edgeembed.server.fields import truncated_items
 from edgeembed.server.responses import raw_response
 
 _BYTES_TYPE = "application/octet-stream"
@@ -35,10 +38,9 @@ def write_json(result: EmbedResult, numbers: NumberFormat) -> bytes:
 
 def with_cuts(written: bytes, result: EmbedResult) -> bytes:
     """Return an answer as JSON with the list of the texts that were cut, if any were."""
-    if not (cuts := result.cuts):
+    if (items := truncated_items(result)) is UNSET:
         return written
-    listed = [{"index": cut.index, "tokens": cut.tokens, "full_tokens": cut.full} for cut in cuts]
-    return b'%b,"truncated":%b}' % (written[:-1], orjson.dumps(listed))
+    return b'%b,"truncated":%b}' % (written[:-1], msgspec.json.encode(items))
 
 
 def bytes_response(result: EmbedResult, numbers: NumberFormat, headers: dict[str, str]) -> web.Response:

@@ -1,4 +1,4 @@
-"""The body of POST /v1/embeddings: the fields of OpenAI, and those by which its clients mean other servers.
+"""The body of POST /v1/embeddings: the fields of OpenAI, and those of the other servers that have this route.
 
 Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage, "Create embeddings"; the protocols of vLLM
 (entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache` and
@@ -17,7 +17,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import Dtype, Endianness
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.server.body import CacheField, json_name
+from edgeembed.server.body import CacheField
 from edgeembed.server.fields import (
     PROMPT,
     InputTypeField,
@@ -26,8 +26,8 @@ from edgeembed.server.fields import (
     TruncateField,
     check_count,
     check_positive,
+    id_lists_of,
     input_type_of,
-    is_token_ids,
     message_text,
     only_one,
     side_of,
@@ -138,7 +138,7 @@ class EmbeddingsBody(msgspec.Struct):
 
 
 class NumberFormat(msgspec.Struct, frozen=True):
-    """How an answer has its numbers. norm: see `postprocess.scaled_rows`."""
+    """How the numbers of an answer are written. norm: see `postprocess.scaled_rows`."""
 
     encoding: Encoding = "float"
     dtype: Dtype = "float32"
@@ -147,7 +147,7 @@ class NumberFormat(msgspec.Struct, frozen=True):
 
 
 def number_format(body: EmbeddingsBody) -> NumberFormat:
-    """Return how the answer to a request has its numbers. Raises RequestError for fields that contradict each other."""
+    """Return how the numbers of the answer are written. Raises RequestError for fields that contradict each other."""
     jina = body.embedding_type
     if isinstance(jina, list):
         if len(jina) != 1:
@@ -208,14 +208,9 @@ def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[lis
         return texts_of(given, most, "input", token_hint=token_hint), None, not isinstance(given, list)
     if not isinstance(given, list):
         raise RequestError("input is one text; with token_ids, expected a list of token ids", param="input")
-    if given and is_token_ids(given):
-        return [], [given], True
-    check_count(given, most, "input")
-    wrong = next((index for index, item in enumerate(given) if not isinstance(item, list) or not is_token_ids(item)), None)
-    if wrong is not None:
-        place = f"input[{wrong}]"
-        raise RequestError(f"{place} is {json_name(given[wrong])}; expected a list of token ids", param=place)
-    return [], given, False
+    ids, single = id_lists_of(given, "input")
+    check_count(ids, most, "input")
+    return [], ids, single
 
 
 def _norm(body: EmbeddingsBody) -> int:

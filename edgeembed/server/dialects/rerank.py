@@ -7,7 +7,7 @@ Cohere ("Rerank", versions 1 and 2) and of Voyage ("Rerankers"); `RerankRequest`
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import hdrs, web
@@ -19,7 +19,7 @@ from edgeembed.inference.requests import RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
-from edgeembed.server.dialects.rerank_answer import DocumentForm, RerankForm, rerank_response
+from edgeembed.server.dialects.rerank_answer import ApiVersion, DocumentForm, RerankForm, rerank_response
 from edgeembed.server.dialects.rerank_fields import (
     INSTRUCTION,
     MOST,
@@ -34,7 +34,6 @@ from edgeembed.server.dialects.rerank_fields import (
 )
 from edgeembed.server.fields import TruncateField, only_one, part_text, side_to_cut
 
-ApiVersion: TypeAlias = Literal["1", "2"]
 _TRUNCATE = "Whether, and on which side, a query and a document that are too long together are cut, the longer one first."
 _CHUNKS = "Documents are not split into chunks: with this field, one that is too long is an error."
 _RAW = "Return logits instead of scores from 0 to 1."
@@ -71,7 +70,7 @@ _BODY = BodyType(RerankBody)
 
 
 async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
-    """Answer a request. version: of Cohere's API."""
+    """Answer a request."""
     body = await read_body(request, _BODY)
     query = part_text(body.query, "query")
     documents = texts_to_rank(body.documents, request.app[MAX_REQUEST_TEXTS], "documents")

@@ -17,16 +17,18 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from edgeembed.inference.requests import RerankResult
-from edgeembed.server.fields import answer_headers
-from edgeembed.server.ops.schemas import TruncatedItem
+from edgeembed.server.dialects.cohere import CohereVersion
+from edgeembed.server.fields import TruncatedItem, answer_headers, truncated_items
 from edgeembed.server.responses import struct_response
 
+ApiVersion: TypeAlias = Literal["1", "2"]
+"""Of Cohere's API."""
 DocumentForm: TypeAlias = Literal["object", "string", "none"]
 """`document` in `results`: an object with `text`, as Jina, Cohere and vLLM have it; a string, as infinity; or left out."""
 
 _DOCUMENTS_OF_UNIT = 100
 _TOKENS_OF_DOCUMENT = 500
-"""What Cohere bills as one search: so many documents, and longer ones count as several."""
+"""Cohere bills one search for up to so many documents; one with more tokens than this counts as several."""
 
 
 class RerankDocument(msgspec.Struct):
@@ -50,12 +52,6 @@ class RerankUsage(msgspec.Struct):
     total_tokens: int
 
 
-class ApiVersion(msgspec.Struct):
-    """The version of Cohere's API."""
-
-    version: str
-
-
 class RerankUnits(msgspec.Struct):
     """What Cohere bills: a search for up to 100 documents, where one of over 500 tokens counts as several."""
 
@@ -72,7 +68,7 @@ class RerankTokens(msgspec.Struct):
 class RerankMeta(msgspec.Struct):
     """Cohere's information about a request. `warnings` is present if a document or the query was cut."""
 
-    api_version: ApiVersion
+    api_version: CohereVersion
     billed_units: RerankUnits
     tokens: RerankTokens
     warnings: list[str] | UnsetType = UNSET
@@ -95,11 +91,11 @@ class RerankAnswer(msgspec.Struct):
 class RerankForm(msgspec.Struct, frozen=True):
     """How an answer is written.
 
-    version: of Cohere's API. most: documents that it has, best first; None for all. raw: scores are a reranker's logits.
+    most: documents that it has, best first; None for all. raw: scores are a reranker's logits.
     documents: how `results` has the documents. repeat: `data` has them, too.
     """
 
-    version: Literal["1", "2"] = "1"
+    version: ApiVersion = "1"
     object: Literal["list", "rerank"] = "list"
     most: int | None = None
     raw: bool = False
@@ -130,21 +126,20 @@ def rerank_response(result: RerankResult, documents: list[str], form: RerankForm
         results=[RerankResultItem(index, scores[index], text) for index, text in zip(best, returned, strict=True)],
         usage=RerankUsage(tokens, tokens),
         meta=_meta(result, form.version),
+        truncated=truncated_items(result),
     )
     if form.version == "1":
         answer.data = [RerankResultItem(index, scores[index], text) for index, text in zip(best, again, strict=True)]
-    if result.cuts:
-        answer.truncated = [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts]
     return struct_response(answer, headers=answer_headers(result, result.texts))
 
 
-def _meta(result: RerankResult, version: str) -> RerankMeta:
+def _meta(result: RerankResult, version: ApiVersion) -> RerankMeta:
     counted = sum(math.ceil(tokens / _TOKENS_OF_DOCUMENT) for tokens in result.tokens)
     warnings = [
         f"document {cut.index} with its query was cut to {cut.tokens} of their {cut.full} tokens" for cut in result.cuts
     ]
     return RerankMeta(
-        ApiVersion(version),
+        CohereVersion(version),
         RerankUnits(math.ceil(counted / _DOCUMENTS_OF_UNIT)),
         RerankTokens(sum(result.tokens)),
         warnings or UNSET,

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from edgeembed.server.body import peek_body
 from edgeembed.server.dialects import rerank as jina
 from edgeembed.server.dialects import tei_scores
+from edgeembed.server.dialects.rerank_answer import ApiVersion
 from edgeembed.server.error_formats import DIALECT
 
 routes = web.RouteTableDef()
@@ -31,7 +32,7 @@ async def rerank(request: web.Request) -> web.Response:
     return await _rerank(request, "1")
 
 
-async def _rerank(request: web.Request, version: jina.ApiVersion) -> web.Response:
+async def _rerank(request: web.Request, version: ApiVersion) -> web.Response:
     fields = await peek_body(request)
     if fields.texts is not UNSET and fields.documents is UNSET:
         request[DIALECT] = "tei"

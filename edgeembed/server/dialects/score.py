@@ -31,8 +31,7 @@ from edgeembed.server.dialects.rerank_fields import (
     lengths_of,
     texts_to_rank,
 )
-from edgeembed.server.fields import answer_headers, side_of
-from edgeembed.server.ops.schemas import TruncatedItem
+from edgeembed.server.fields import TruncatedItem, answer_headers, side_of, truncated_items
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -95,18 +94,9 @@ _BODY = BodyType(ScoreBody)
 
 
 @routes.post("/score")
+@routes.post("/v1/score")
 async def score(request: web.Request) -> web.Response:
     """Score pairs of texts: with a reranker, or the cosine of an embedder."""
-    return await _score(request)
-
-
-@routes.post("/v1/score")
-async def score_v1(request: web.Request) -> web.Response:
-    """Score pairs of texts: with a reranker, or the cosine of an embedder."""
-    return await _score(request)
-
-
-async def _score(request: web.Request) -> web.Response:
     body = await read_body(request, _BODY)
     first, second = _fields(body)
     given, most = getattr(body, second), request.app[MAX_REQUEST_TEXTS]
@@ -142,9 +132,8 @@ async def _score(request: web.Request) -> web.Response:
         model=result.model.name,
         data=[ScoreItem(index, "score", score) for index, score in enumerate(scores)],
         usage=usage,
+        truncated=truncated_items(result),
     )
-    if result.cuts:
-        answer.truncated = [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts]
     return struct_response(answer, headers=headers)
 
 

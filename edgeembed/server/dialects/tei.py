@@ -25,6 +25,7 @@ from edgeembed.server.dialects.tei_fields import (
     DirectionField,
     PromptNameField,
     TruncateField,
+    batch_of,
     check_batch,
     compute_headers,
     lengths,
@@ -143,8 +144,7 @@ async def similarity(request: web.Request) -> web.Response:
     """Compare one sentence with others; the response has the cosine of each, in the request's order."""
     began = time.perf_counter()
     body = await read_body(request, _SIMILARITY)
-    check_batch(body.inputs.sentences, request.app[MAX_REQUEST_TEXTS], "inputs.sentences")
-    sentences = texts_of(body.inputs.sentences, None, "inputs.sentences")
+    sentences = batch_of(body.inputs.sentences, request.app[MAX_REQUEST_TEXTS], "inputs.sentences")
     parameters = body.parameters or SimilarityParameters()
     service = request.app[SERVICE]
     result = await service.embed(
@@ -163,7 +163,7 @@ async def similarity(request: web.Request) -> web.Response:
     return json_response(cosines, headers=compute_headers(result, len(result.rows), characters, began))
 
 
-def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int | None) -> tuple[list[str], list[list[int]] | None]:
+def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[list[str], list[list[int]] | None]:
     """Return the texts of a request, or none and the token ids.
 
     Raises EmptyInputError for an empty list; RequestError for too many items, or for texts and ids together.

@@ -15,7 +15,7 @@ from multidict import istr
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers
+from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers, texts_of
 
 Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
 TruncateField: TypeAlias = Annotated[
@@ -37,12 +37,19 @@ def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
     return Lengths(cut="start" if direction in ("Left", "left") else "end")
 
 
-def check_batch(items: list[Any], most: int | None, param: str) -> None:
-    """Raise EmptyInputError for an empty list, and RequestError for more than `most` items, in words that clients read."""
+def check_batch(items: list[Any], most: int, param: str) -> None:
+    """Raise EmptyInputError for an empty list, and RequestError for more than `most` items, in TEI's words."""
     if not items:
         raise EmptyInputError(f"{param} cannot be empty; send at least one item", param=param)
-    if most is not None and len(items) > most:
+    if len(items) > most:
         raise RequestError(f"{param}: batch size {len(items)} > maximum allowed batch size {most}", param=param)
+
+
+def batch_of(given: str | list[Any], most: int, param: str) -> list[str]:
+    """Return a field as a list of at most `most` texts. Raises RequestError, EmptyInputError."""
+    if isinstance(given, list):
+        check_batch(given, most, param)
+    return texts_of(given, None, param)
 
 
 _HEADERS = tuple(istr(name) for name in ("x-compute-time", "x-total-time", "x-compute-characters", "x-compute-tokens"))

@@ -74,6 +74,7 @@ async def info(request: web.Request) -> web.Response:
         loaded = lease.engine.info
     if loaded is None:
         raise EngineUnavailableError("the model is loading", retry_after=1.0)
+    most_whole = service.max_listed_tokens // loaded.context_tokens  # a request may hold so many texts of full length
     return struct_response(
         TeiInfo(
             model_id=model.name,
@@ -82,9 +83,7 @@ async def info(request: web.Request) -> web.Response:
             served_model_name=model.name,
             model_type=_model_type(model, loaded),
             max_input_length=loaded.context_tokens,
-            max_client_batch_size=_most_texts(
-                request.app[MAX_REQUEST_TEXTS], service.max_listed_tokens // loaded.context_tokens
-            ),
+            max_client_batch_size=max(1, min(request.app[MAX_REQUEST_TEXTS], most_whole)),
             max_batch_tokens=max(loaded.batch_tokens, loaded.context_tokens),
             max_concurrent_requests=most_connections(),
             tokenization_workers=len(READING),
@@ -92,11 +91,6 @@ async def info(request: web.Request) -> web.Response:
             version=__version__,
         )
     )
-
-
-def _most_texts(most: int | None, whole: int) -> int:
-    """Return how many texts clients may put into a request. whole: as many of full length fit, to be embedded or listed."""
-    return max(1, whole if most is None else min(most, whole))
 
 
 def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:

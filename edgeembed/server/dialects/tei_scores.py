@@ -21,8 +21,15 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.rerank_fields import INSTRUCTION, TOP_N, CountField, most_of
-from edgeembed.server.dialects.tei_fields import DirectionField, TruncateField, check_batch, compute_headers, lengths
-from edgeembed.server.fields import TextField, TextListField, texts_of
+from edgeembed.server.dialects.tei_fields import (
+    DirectionField,
+    TruncateField,
+    batch_of,
+    check_batch,
+    compute_headers,
+    lengths,
+)
+from edgeembed.server.fields import TextField, TextListField
 from edgeembed.server.responses import json_response, plain
 
 routes = web.RouteTableDef()
@@ -82,8 +89,7 @@ async def rerank(request: web.Request) -> web.Response:
     """Score texts against a query, best first."""
     began = time.perf_counter()
     body = await read_body(request, _RERANK)
-    check_batch(body.texts, request.app[MAX_REQUEST_TEXTS], "texts")
-    texts = texts_of(body.texts, None, "texts")
+    texts = batch_of(body.texts, request.app[MAX_REQUEST_TEXTS], "texts")
     most = most_of(body.top_n, "top_n")
     service = request.app[SERVICE]
     result = await service.rerank(
@@ -110,7 +116,7 @@ async def rerank(request: web.Request) -> web.Response:
 async def predict(request: web.Request) -> web.Response:
     """Score a pair of texts, or each pair in a list, with a reranker, which has a single label."""
     body = await read_body(request, _PREDICT)
-    single, pairs = _pairs_of(body.inputs, request.app[MAX_REQUEST_TEXTS])
+    pairs, single = _pairs_of(body.inputs, request.app[MAX_REQUEST_TEXTS])
     queries, documents = zip(*pairs, strict=True)
     result = await request.app[SERVICE].rerank(
         RerankRequest(
@@ -135,14 +141,14 @@ def _lengths(body: TeiRerankBody | TeiPredictBody) -> Lengths:
     return dataclasses.replace(found, query=found.cut != "none")
 
 
-def _pairs_of(inputs: str | list[Any], most: int | None) -> tuple[bool, list[tuple[str, str]]]:
-    """Return whether the request has a single pair, and its pairs. Raises RequestError, EmptyInputError."""
+def _pairs_of(inputs: str | list[Any], most: int) -> tuple[list[tuple[str, str]], bool]:
+    """Return the pairs of a request, and whether it is a single pair and no list. Raises RequestError, EmptyInputError."""
     if isinstance(inputs, str):
         raise RequestError("inputs is a single text; a reranker scores pairs: send [query, text]", param="inputs")
     if inputs and not isinstance(inputs[0], list):
-        return True, [_pair_of(inputs, "inputs")]
+        return [_pair_of(inputs, "inputs")], True
     check_batch(inputs, most, "inputs")
-    return False, [_pair_of(item, f"inputs[{index}]") for index, item in enumerate(inputs)]
+    return [_pair_of(item, f"inputs[{index}]") for index, item in enumerate(inputs)], False
 
 
 def _pair_of(item: Any, place: str) -> tuple[str, str]:

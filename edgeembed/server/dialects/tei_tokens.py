@@ -14,12 +14,11 @@ from aiohttp import web
 from msgspec import Meta
 
 from edgeembed.engine.interface import Tokenized
-from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
-from edgeembed.server.body import BodyType, json_name, read_body
-from edgeembed.server.dialects.tei_fields import PromptNameField, check_batch
-from edgeembed.server.fields import AnyTextsField, input_type_of, is_token_ids, texts_of
+from edgeembed.server.body import BodyType, read_body
+from edgeembed.server.dialects.tei_fields import PromptNameField, batch_of, check_batch
+from edgeembed.server.fields import AnyTextsField, id_lists_of, input_type_of
 from edgeembed.server.responses import json_bytes, json_response
 
 routes = web.RouteTableDef()
@@ -67,18 +66,15 @@ _TOKENIZE = BodyType(TeiTokenizeBody)
 _DECODE = BodyType(TeiDecodeBody)
 _AT_ONCE = 4096
 """Tokens that are written at once, as NumPy keeps all other threads waiting."""
-_token_encoder = msgspec.json.Encoder()
 
 
 async def tokenize(request: web.Request) -> web.Response:
     """Return the tokens of a text or of each text in a list."""
     body = await read_body(request, _TOKENIZE)
     service = request.app[SERVICE]
-    if isinstance(body.inputs, list):
-        check_batch(body.inputs, request.app[MAX_REQUEST_TEXTS], "inputs")
     result = await service.count_tokens(
         TokenizeRequest(
-            texts=texts_of(body.inputs, None, "inputs"),
+            texts=batch_of(body.inputs, request.app[MAX_REQUEST_TEXTS], "inputs"),
             model=body.model,
             input_type=input_type_of(body.prompt_name, "prompt_name"),
             special=body.add_special_tokens is not False,
@@ -95,31 +91,16 @@ async def tokenize(request: web.Request) -> web.Response:
 async def decode(request: web.Request) -> web.Response:
     """Return the text that token ids stand for, or the text of each list of ids."""
     body = await read_body(request, _DECODE)
-    single, ids = ids_of(body.ids, request.app[MAX_REQUEST_TEXTS], "ids")
+    ids, single = id_lists_of(body.ids, "ids")
+    check_batch(ids, request.app[MAX_REQUEST_TEXTS], "ids")
     asked = DetokenizeRequest(ids, body.model, special=body.skip_special_tokens is False, single=single)
     return json_response(await request.app[SERVICE].detokenize(asked))
-
-
-def ids_of(given: list[Any], most: int | None, param: str) -> tuple[bool, list[list[int]]]:
-    """Return whether a field has a single list of token ids, and its lists. Raises RequestError, EmptyInputError."""
-    if given and is_token_ids(given):
-        return True, [given]
-    check_batch(given, most, param)
-    for index, item in enumerate(given):
-        place = f"{param}[{index}]"
-        if not isinstance(item, list):
-            raise RequestError(f"{place} is {json_name(item)}; expected a token id, or a list of them", param=place)
-        if not item:
-            raise EmptyInputError(f"{place} has no token ids", param=place)
-        if not is_token_ids(item):
-            raise RequestError(f"{place} is a list of something else than token ids", param=place)
-    return False, given
 
 
 def _tokens_json(result: TokenizeResult) -> bytes:
     written: list[bytes] = []
     for read, text in zip(result.tokens, result.prompted, strict=True):
-        lists = (_token_encoder.encode(tokens)[1:-1] for tokens in _tokens(read, text))
+        lists = (msgspec.json.encode(tokens)[1:-1] for tokens in _tokens(read, text))
         written.append(b"[%b]" % b",".join(lists))
     return b"[%b]" % b",".join(written)
 

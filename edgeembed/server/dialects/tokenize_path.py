@@ -6,7 +6,7 @@ of text-embeddings-inference.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta
 
 from edgeembed.engine.interface import Tokenized
 from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
-from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
+from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, peek_body, read_body
 from edgeembed.server.dialects import tei_tokens
 from edgeembed.server.error_formats import DIALECT
@@ -66,7 +66,7 @@ class LlamaTokens(msgspec.Struct):
 class DetokenizeBody(msgspec.Struct):
     """vLLM, SGLang, llama-server: token ids of the model."""
 
-    tokens: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "integer", "minimum": 0}})]
+    tokens: Annotated[list[int], Meta(extra_json_schema={"items": {"type": "integer", "minimum": 0}})]
     model: str | None = None
     skip_special_tokens: Annotated[
         bool | None, Meta(description="SGLang: whether text is without special tokens. Default: true.")
@@ -105,8 +105,7 @@ async def detokenize(request: web.Request) -> web.Response:
     body = await read_body(request, _DETOKENIZE)
     if not body.tokens:
         return struct_response(DetokenizeAnswer("", "", ""))
-    _, ids = tei_tokens.ids_of([body.tokens], request.app[MAX_REQUEST_TEXTS], "tokens")
-    asked = DetokenizeRequest(ids, body.model, special=True, param="tokens", single=True)
+    asked = DetokenizeRequest([body.tokens], body.model, special=True, param="tokens", single=True)
     (whole,) = await request.app[SERVICE].detokenize(asked)
     text = whole
     if body.skip_special_tokens is not False:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from edgeembed.common.status import ListedModel
+from edgeembed.server.fields import TruncatedItem
 
 Anything: TypeAlias = dict[str, Any]
 
@@ -28,14 +29,6 @@ class EmbeddingsUsage(msgspec.Struct):
 
     prompt_tokens: int
     total_tokens: int
-
-
-class TruncatedItem(msgspec.Struct):
-    """A text that was cut, with the number of tokens that were embedded and that it had."""
-
-    index: int
-    tokens: int
-    full_tokens: int
 
 
 class EmbeddingsAnswer(msgspec.Struct):

@@ -116,7 +116,8 @@ async def test_a_part_of_a_character_has_its_bytes_for_llama_servers_clients(
         ("/tokenize", {"prompt": 3}, 400, "prompt"),
         ("/tokenize", {"messages": []}, 400, "prompt"),
         ("/tokenize", {"content": "a", "model": "other"}, 404, "no model 'other'"),
-        ("/detokenize", {"tokens": ["a"]}, 400, "token ids"),
+        ("/detokenize", {"tokens": [1, "a"]}, 400, "tokens[1]: Expected `int`, got `str`"),
+        ("/detokenize", {"tokens": [1, -3]}, 400, "tokens: -3 is not a token id"),
     ],
 )
 async def test_errors_of_the_others_have_openais_format(

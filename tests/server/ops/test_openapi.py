@@ -17,7 +17,8 @@ from jsonschema import Draft202012Validator
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
-from edgeembed.server.ops.openapi import OPERATIONS, served
+from edgeembed.server.ops.openapi import served
+from edgeembed.server.ops.operations import OPERATIONS
 from tests.server.dialect_requests import Server, daemon
 from tests.server.helpers import loaded
 

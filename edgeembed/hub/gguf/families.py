@@ -1,0 +1,146 @@
+"""Frames that are known: what each family of models puts around a text, and how it makes one vector of the tokens'.
+
+Two tables. A vocabulary fixes its special tokens and its pre-tokenizer, whatever a fine-tune is called; it is recognised by
+tokens that only it has. Pooling and dense layers belong to a model, which is recognised by the `general.name` of its file.
+Sources: tokenizer.json, modules.json and 1_Pooling/config.json of the named checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Pooling = Literal["mean", "cls", "last", "rank"]
+
+WORD_START = "\u2581"
+
+
+@dataclass(frozen=True)
+class VocabularyFrame:
+    """A vocabulary, and what its tokenizer puts around a text. Special tokens are given by name."""
+
+    name: str
+    architectures: frozenset[str]
+    model: str
+    """`tokenizer.ggml.model`."""
+    marks: tuple[str, ...]
+    """Tokens that it has."""
+    before: str | None = None
+    after: str | None = None
+    after_role: str = "eos"
+    """llama.cpp's name of the role of the last token."""
+    unknown: str | None = None
+    splitter: str | None = None
+    """`tokenizer.ggml.pre` where the file names none."""
+    normalizer: str | None = None
+    flags: tuple[tuple[str, bool], ...] = ()
+    """Other keys of the tokenizer, without `tokenizer.ggml.`."""
+    pair: str | None = None
+    """Template for a query and a document of its cross-encoders."""
+    most_tokens: int | None = None
+    """A larger vocabulary is another one."""
+
+
+VOCABULARIES = (
+    VocabularyFrame(
+        name="Qwen's",
+        architectures=frozenset({"qwen2", "qwen3"}),
+        model="gpt2",
+        marks=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        after="<|endoftext|>",
+        splitter="qwen2",
+    ),
+    VocabularyFrame(
+        name="ModernBERT's",
+        architectures=frozenset({"modern-bert"}),
+        model="gpt2",
+        marks=("[CLS]", "[SEP]", "[MASK]"),
+        before="[CLS]",
+        after="[SEP]",
+        splitter="gpt-2",
+        normalizer="nfc",
+        most_tokens=51_200,
+    ),
+    VocabularyFrame(
+        name="WordPiece",
+        architectures=frozenset({"bert", "nomic-bert", "jina-bert-v2"}),
+        model="bert",
+        marks=("[CLS]", "[SEP]", "[UNK]"),
+        before="[CLS]",
+        after="[SEP]",
+        after_role="seperator",
+        unknown="[UNK]",
+    ),
+    VocabularyFrame(
+        name="XLM-RoBERTa's",
+        architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
+        model="t5",
+        marks=("<s>", "</s>", "<pad>", "<unk>"),
+        before="<s>",
+        after="</s>",
+        unknown="<unk>",
+        flags=(("add_space_prefix", True), ("remove_extra_whitespaces", True)),
+        pair="<s>{query}</s></s>{document}</s>",
+    ),
+    VocabularyFrame(
+        name="Gemma's",
+        architectures=frozenset({"gemma-embedding"}),
+        model="llama",
+        marks=("<bos>", "<eos>", "<pad>", "<unk>"),
+        before="<bos>",
+        after="<eos>",
+        flags=(("add_space_prefix", False),),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ModelFrame:
+    """Models with one pooling."""
+
+    name: str
+    pattern: str
+    """A regular expression for the folded `general.name` without what `_TAIL` matches."""
+    architectures: frozenset[str]
+    pooling: Pooling
+    dense: bool = False
+    """Whether two dense layers follow the pooling."""
+
+
+def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, dense: bool = False) -> ModelFrame:
+    return ModelFrame(name, pattern, frozenset(architectures), pooling, dense)
+
+
+MODELS = (
+    _model("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
+    _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _model("bge-m3", "bge-m3", "cls", "bert"),
+    _model("bge", "bge-(small|base|large)", "cls", "bert"),
+    _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
+    _model("mxbai-embed", "mxbai-embed-(xsmall|large)", "cls", "bert"),
+    _model("UAE-Large", "uae-large", "cls", "bert"),
+    _model("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
+    _model("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
+    _model("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
+    _model("MiniLM", "(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
+    _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
+    _model("gte", "gte-(small|base|large)", "mean", "bert"),
+    _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
+    _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
+)
+
+_TAIL = (
+    r"(-(en|zh|de|es|code|english|multilingual|instruct|base|small|moe|r2|gguf|hf|v\d[\d.]*|\d+(\.\d+)?[bm]"
+    r"|b?f(16|32)|i?q\d(-([01klms]|nl|x+s))*))*"
+)
+"""What may follow a model's name: a language, a version, a size, a type. After anything else it is another model's."""
+
+
+def model_of(architecture: str, name: str) -> ModelFrame | None:
+    """Return the model that a `general.name` means; None if it is not in the table."""
+    folded = re.sub(r"[\s_-]+", "-", name.rpartition("/")[2].strip().lower())
+    for model in MODELS:
+        if architecture in model.architectures and re.fullmatch(model.pattern + _TAIL, folded):
+            return model
+    return None

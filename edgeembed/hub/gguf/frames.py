@@ -1,0 +1,343 @@
+"""The frame of a model: the special tokens around a text, the pre-tokenizer, the pooling, the layers after it.
+
+A file of another converter may state it wrong or not at all, and its vectors are then wrong without a sign. So the frame is
+compared with that of the file's family (`families`): what llama.cpp lets us override is mended, the rest is refused. Files
+of our converter have canary rows, which show more than a comparison; they are not compared.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from edgeembed.common.files import FileIdentity, describe_os_error
+from edgeembed.engine import canary
+from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
+from edgeembed.engine.worker_options import MetadataValue
+from edgeembed.errors import HubError, UnknownModelError
+from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
+from edgeembed.hub.gguf.families import VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
+from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar
+from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
+from edgeembed.hub.gguf.vocabulary import MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
+
+POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", RANK_POOLING: "rank"}
+_POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
+_NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
+_LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
+_RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
+_INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
+_CASED_SHARE = 0.01
+"""A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
+_NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
+_NAMES |= {WORD_START + mark: mark for mark in ("<s>", "</s>", "<unk>", "<pad>")}
+"""Tokens of which the id is noted; the second ones are those of a Unigram vocabulary that was written as WordPiece."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame of a file, mended where it had to be."""
+
+    family: str | None
+    """The model or vocabulary by which it is family."""
+    pooling: str | None
+    before: str | None
+    """The special token before a text; None if there is none, or its name is not family."""
+    after: str | None
+    splitter: str | None
+    """llama.cpp's name of the pre-tokenizer."""
+    dense: bool
+    """Whether dense layers follow the pooling."""
+    proven: bool
+    """Whether canary rows in the file show that it is right."""
+    mends: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """Metadata to use instead of the file's."""
+    mended: tuple[str, ...] = ()
+    """The same for people."""
+    unchecked: tuple[str, ...] = ()
+    """What could not be compared with anything."""
+    refusal: str | None = None
+    """Why its vectors would be wrong, if that cannot be mended."""
+
+
+def read_frame(path: Path) -> Frame:
+    """Return the frame of a GGUF file. Raises UnknownModelError or HubError as `read_header` does."""
+    with open_gguf(path) as reader:
+        head = reader.head()
+        shapes = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
+        return frame_of(reader, head, shapes)
+
+
+def frame_of(reader: GgufReader, head: GgufHead, shapes: Mapping[str, tuple[int, ...]]) -> Frame:
+    """Return the frame of an open file. shapes: of its tensors, by name. Raises MalformedError."""
+    return _Comparison(head, shapes, _Tokens.of(reader, head)).frame()
+
+
+def frame_of_foreign(path: Path) -> Frame | None:
+    """Return the frame of a file without canary rows; None for one that has them. Quick for that, and the second time.
+
+    Raises UnknownModelError or HubError.
+    """
+    try:
+        return _frame_of_foreign(path, FileIdentity.of(path))
+    except FileNotFoundError as error:
+        raise UnknownModelError(f"there is no file {path}") from error
+    except OSError as error:
+        raise HubError(f"cannot read {describe_os_error(error, path)}") from error
+
+
+@lru_cache(256)
+def _frame_of_foreign(path: Path, _identity: FileIdentity) -> Frame | None:
+    with open_gguf(path) as reader:
+        head = reader.head()
+        if canary.ROWS_KEY in head.values:
+            return None
+        shapes = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
+        return frame_of(reader, head, shapes)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What the tokens of a file show."""
+
+    count: int
+    ids: Mapping[str, int]
+    """Of the tokens in `_NAMES`."""
+    named: Mapping[int, str]
+    """The names of the tokens that the file's keys mean, by id."""
+    capitals: int
+    """Tokens with a capital letter of ASCII, apart from special ones."""
+
+    @classmethod
+    def of(cls, reader: GgufReader, head: GgufHead) -> _Tokens:
+        array = head.arrays.get(TOKENS_KEY)
+        if array is None:
+            return cls(0, {}, {}, 0)
+        names = {name.encode(): mark for name, mark in _NAMES.items()}
+        asked = {head.values.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "seperator")}
+        ids: dict[str, int] = {}
+        named: dict[int, str] = {}
+        capitals = 0
+        for number, piece in enumerate(reader.strings(TOKENS_KEY, array)):
+            if piece in names:
+                ids.setdefault(names[piece], number)
+            elif not piece.islower() and piece[:1] not in (b"[", b"<") and re.search(rb"[A-Z]", piece):
+                capitals += 1
+            if number in asked:
+                named[number] = piece.decode("utf-8", "replace")
+        return cls(array.count, ids, named, capitals)
+
+
+class _Comparison:
+    """Compares one file with its family."""
+
+    def __init__(self, head: GgufHead, shapes: Mapping[str, tuple[int, ...]], tokens: _Tokens) -> None:
+        self._values: Mapping[str, Scalar] = head.values
+        self._head = head
+        self._shapes = shapes
+        self._tokens = tokens
+        self._architecture = str(head.values.get(ARCHITECTURE_KEY))
+        self._tokenizer = head.values.get(MODEL_KEY)
+        self._mends: dict[str, MetadataValue] = {}
+        self._mended: list[str] = []
+        self._unchecked: list[str] = []
+        self._refusal: str | None = None
+
+    def frame(self) -> Frame:
+        name = self._values.get("general.name")
+        model = model_of(self._architecture, name) if isinstance(name, str) else None
+        vocabulary = self._find_vocabulary()
+        proven = canary.ROWS_KEY in self._values
+        if not proven:
+            self._compare_pooling(model)
+            self._compare_vocabulary(vocabulary, model)
+            self._compare_layers(model)
+            self._compare_pairs(vocabulary)
+        before, after = self._special_tokens()
+        splitter = self._value(SPLITTER_KEY) if self._tokenizer == "gpt2" else None
+        return Frame(
+            family=model.name
+            if model
+            else f"{self._architecture} with {vocabulary.name} vocabulary"
+            if vocabulary
+            else None,
+            pooling=self._pooling,
+            before=before,
+            after=after,
+            splitter=str(splitter) if splitter is not None else None,
+            dense="dense_2.weight" in self._shapes,
+            proven=proven,
+            mends=self._mends,
+            mended=tuple(self._mended),
+            unchecked=tuple(self._unchecked),
+            refusal=self._refusal,
+        )
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _compare_pooling(self, model: ModelFrame | None) -> None:
+        key = f"{self._architecture}.pooling_type"
+        if self._is_cross_encoder and key not in self._values:
+            self._expect(key, RANK_POOLING)
+            self._expect(f"{self._architecture}.attention.causal", False)
+        elif self._pooling == "rank":
+            return
+        elif model is not None:
+            self._expect(key, _POOLING_NUMBERS[model.pooling])
+        elif self._pooling is not None:
+            self._unchecked.append(f"the pooling, which the file says is {self._pooling}")
+
+    def _compare_vocabulary(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
+        if self._architecture in ("bert", "nomic-bert") and self._tokenizer == "bert" and self._is_unigram:
+            self._refuse(
+                "its vocabulary is one of SentencePiece (Unigram) that was written as WordPiece, so that texts "
+                "get other tokens than the model was trained with; convert the checkpoint again with edgeembed convert"
+            )
+            return
+        if family is None:
+            self._unchecked.append("the special tokens around a text, and how the tokenizer splits it")
+            return
+        if family.splitter is not None and self._values.get(SPLITTER_KEY) in (None, "", "default"):
+            self._expect(SPLITTER_KEY, family.splitter)
+        if family.normalizer is not None and _NORMALIZER_KEY not in self._values:
+            self._mends[_NORMALIZER_KEY] = family.normalizer  # llama.cpp has no key for it, so no file is at fault
+        for name, value in family.flags:
+            self._expect(f"tokenizer.ggml.{name}", value)
+        if family.unknown is not None:
+            self._expect("tokenizer.ggml.unknown_token_id", self._tokens.ids[family.unknown])
+        cased = self._tokens.capitals > _CASED_SHARE * self._tokens.count
+        if family.model == "bert" and _LOWERCASE_KEY not in self._values and cased:
+            self._expect(_LOWERCASE_KEY, False)
+        self._compare_special_tokens(family, model)
+
+    def _compare_special_tokens(self, family: VocabularyFrame, model: ModelFrame | None) -> None:
+        if family.before is not None:
+            self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[family.before])
+            if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
+                self._expect("tokenizer.ggml.add_bos_token", True)
+        if family.after is None or (family.before is None and self._pooling != "last"):
+            return
+        id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
+        # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
+        if family.before is None and model is None and flag_key in self._values:
+            adds = "one is added" if self._values[flag_key] is True else "none is added"
+            self._unchecked.append(f"the special token after a text: the file says that {adds}")
+            return
+        self._expect(id_key, self._tokens.ids[family.after])
+        if family.model != "bert":
+            self._expect(flag_key, True)
+
+    def _compare_layers(self, model: ModelFrame | None) -> None:
+        if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
+            return
+        if model is not None and model.dense:
+            self._refuse(
+                "it lacks the two dense layers that follow EmbeddingGemma's pooling (dense_2.weight, dense_3.weight); get "
+                "another file, or convert the checkpoint with edgeembed convert"
+            )
+        else:
+            self._unchecked.append("whether dense layers follow the pooling; the file has none")
+
+    def _compare_pairs(self, family: VocabularyFrame | None) -> None:
+        """Find the template for pairs of a reranker that has none of ours."""
+        if self._pooling != "rank" or TEMPLATE_KEY in self._values:
+            return
+        theirs = self._values.get(_RERANK_PROMPT_KEY)
+        if self._architecture == "bert" and not {"cls.weight", "cls.output.weight"} <= self._shapes.keys():
+            self._refuse(
+                "it is a cross-encoder without the pooler between the encoder and the classifier (cls.weight), which "
+                "llama.cpp's converter leaves out of BERT; convert the checkpoint with edgeembed convert"
+            )
+        elif isinstance(theirs, str) and "{query}" in theirs and "{document}" in theirs:
+            self._mends.update(_pair_template(theirs))
+            self._mended.append(f"the template for pairs is that of {_RERANK_PROMPT_KEY}")
+        elif family is not None and family.pair is not None:
+            self._mends[TEMPLATE_KEY] = family.pair
+            self._mended.append(f"the template for pairs is {family.pair}, that of {family.name} cross-encoders")
+        else:
+            self._refuse(
+                "it is a reranker without a template for pairs of query and document, and its family is not known; convert "
+                "the checkpoint with edgeembed convert"
+            )
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _pooling(self) -> str | None:
+        number = self._value(f"{self._architecture}.pooling_type")
+        return POOLINGS.get(number, str(number)) if isinstance(number, int) else None
+
+    @property
+    def _is_cross_encoder(self) -> bool:
+        """Whether it has a cross-encoder's classifier; llama.cpp's converter writes no pooling for those."""
+        return self._architecture == "bert" and any(name in self._shapes for name in ("cls.output.weight", "cls.weight"))
+
+    @property
+    def _is_unigram(self) -> bool:
+        ids = self._tokens.ids
+        return all(mark in ids for mark in ("<s>", "</s>", "<unk>")) and "[CLS]" not in ids
+
+    def _find_vocabulary(self) -> VocabularyFrame | None:
+        for family in VOCABULARIES:
+            if (
+                self._architecture in family.architectures
+                and self._tokenizer == family.model
+                and all(mark in self._tokens.ids for mark in family.marks)
+                and (family.most_tokens is None or self._tokens.count <= family.most_tokens)
+                and _may_have(family, self._values.get(SPLITTER_KEY))
+            ):
+                return family
+        return None
+
+    def _special_tokens(self) -> tuple[str | None, str | None]:
+        """Return the names of the special tokens before and after a text, as llama.cpp will add them."""
+        names = {number: name for name, number in self._tokens.ids.items()} | dict(self._tokens.named)
+        framed = self._tokenizer == "bert"
+
+        def name(role: str, adds: bool) -> str | None:
+            number = self._value(f"tokenizer.ggml.{role}_token_id")
+            return (names.get(number, str(number)) if isinstance(number, int) else "?") if adds else None
+
+        adds_bos = framed or self._value("tokenizer.ggml.add_bos_token") is True
+        adds_eos = framed or self._value("tokenizer.ggml.add_eos_token") is True
+        return name("bos", adds_bos), name("seperator" if framed else "eos", adds_eos)
+
+    def _value(self, key: str) -> Scalar | None:
+        return self._mends.get(key, self._values.get(key))
+
+    def _expect(self, key: str, value: MetadataValue) -> None:
+        """Mend a key whose value is another one."""
+        found = self._values.get(key)
+        if found == value and isinstance(found, bool) == isinstance(value, bool):
+            return
+        self._mends[key] = value
+        was = "the file does not say" if found is None else f"the file says {_shown(found)}"
+        self._mended.append(f"{key} is taken to be {_shown(value)}; {was}")
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = self._refusal or reason
+
+
+def _may_have(family: VocabularyFrame, splitter: Scalar | None) -> bool:
+    """Return whether a file with this vocabulary may name this pre-tokenizer: another one is another vocabulary's."""
+    same = {"gpt-2": "modern-bert"}.get(family.splitter or "")
+    return family.model != "gpt2" or splitter in (None, "", "default", family.splitter, same)
+
+
+def _pair_template(theirs: str) -> dict[str, MetadataValue]:
+    """Return our keys for a template in which llama.cpp's server replaces {query} and {document}."""
+    instruction = _INSTRUCT.search(theirs)
+    parts = [theirs] if instruction is None else [theirs[: instruction.start(1)], theirs[instruction.end(1) :]]
+    template = "{instruction}".join(part.replace("{", "{{").replace("}", "}}") for part in parts)
+    for name in ("query", "document"):
+        template = template.replace(f"{{{{{name}}}}}", f"{{{name}}}")
+    found: dict[str, MetadataValue] = {TEMPLATE_KEY: template}
+    return found | {INSTRUCTION_KEY: instruction[1]} if instruction else found
+
+
+def _shown(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else reprlib.repr(value)

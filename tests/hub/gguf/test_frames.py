@@ -1,0 +1,255 @@
+"""Files of other converters with a wrong frame: mended, so that their rows are those of the right file, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from edgeembed.engine.interface import Float32Row, Pair
+from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.errors import WrongFrameError
+from edgeembed.hub.facts import facts_of
+from edgeembed.hub.gguf.check import check_gguf
+from edgeembed.hub.gguf.frames import Frame, read_frame
+from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
+from tests.convert.encoder_texts import PAIRS, TEXTS
+from tests.convert.llama_vectors import cosine
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.convert.without_proof import convert_checkpoint
+from tests.hub.gguf.models import make_models
+from tests.hub.gguf.parts import BOOL, STRING, Gguf, read, write
+
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("quiet")]
+
+UINT32 = 4
+Change = Callable[[Gguf], object]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
+    files = make_models(tmp_path_factory.mktemp("models"))
+    return {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
+
+
+@pytest.fixture(scope="module")
+def right_rows(models: dict[str, Gguf], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Float32Row]]:
+    @cache
+    def rows(name: str) -> list[Float32Row]:
+        right = _changed(models[name], tmp_path_factory.mktemp("right"), named("x"))
+        frame = read_frame(right)
+        assert frame.mended == () and frame.refusal is None
+        return _rows(right, frame)
+
+    return rows
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    from edgeembed.engine.llama.library import send_log_to
+
+    send_log_to(lambda line: None, verbose=False)
+    yield
+
+
+def _as_of_others(file: Gguf) -> Gguf:
+    """Return a file as llama.cpp's converter would write it: without our keys."""
+    file.pairs = [pair for pair in file.pairs if not pair.key.startswith(b"edgeembed.")]
+    return file
+
+
+def _changed(file: Gguf, folder: Path, *changes: Change) -> Path:
+    copy = Gguf(list(file.pairs), list(file.tensors), file.version, file.alignment)
+    for change in changes:
+        change(copy)
+    target = folder / "x.gguf"
+    target.write_bytes(write(copy))
+    return target
+
+
+def _rows(file: Path, frame: Frame | None = None) -> list[Float32Row]:
+    options = WorkerOptions(
+        path=str(file), threads=2, context_tokens=512, batch_tokens=128, mode="cpu", extra_buffers=True,
+        metadata=dict(frame.mends) if frame else {},
+    )  # fmt: skip
+    model = LlamaModel(options)
+    try:
+        found = (model.tokenize(text) for text in TEXTS.values() if text.strip())
+        return [model.embed([tokens])[0] for tokens in found if len(tokens) <= model.info.context_tokens]
+    finally:
+        model.close()
+
+
+def drop(key: str) -> Change:
+    return lambda file: file.drop(key)
+
+
+def put(key: str, kind: int, value: bytes | int) -> Change:
+    return lambda file: file.put(key, kind, value)
+
+
+def named(name: str) -> Change:
+    return put("general.name", STRING, name.encode())
+
+
+QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
+
+
+@pytest.mark.parametrize(
+    ("name", "faults", "mended"),
+    [
+        ("qwen3", [QWEN3, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("qwen3", [QWEN3, drop("tokenizer.ggml.add_eos_token")], "add_eos_token"),
+        ("qwen3", [named("x"), drop("tokenizer.ggml.add_eos_token")], "add_eos_token"),
+        ("qwen3", [QWEN3, put("tokenizer.ggml.eos_token_id", UINT32, 9)], "eos_token_id"),
+        ("qwen3", [QWEN3, drop("tokenizer.ggml.eos_token_id")], "eos_token_id"),
+        ("qwen3", [named("x"), drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("qwen3", [named("x"), put("tokenizer.ggml.pre", STRING, b"default")], "tokenizer.ggml.pre"),
+        ("qwen3", [QWEN3, put("qwen3.pooling_type", UINT32, 1)], "pooling_type"),
+        ("qwen3", [QWEN3, drop("qwen3.pooling_type")], "pooling_type"),
+        ("modern-bert", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("modern-bert", [put("tokenizer.ggml.pre", STRING, b"default")], "tokenizer.ggml.pre"),
+        ("modern-bert", [named("gte-modernbert-base"), put("modern-bert.pooling_type", UINT32, 1)], "pooling_type"),
+        ("modern-bert", [put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("bert", [named("All MiniLM L6 v2"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
+        (
+            "nomic-bert",
+            [drop(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "seperator", "unknown")],
+            "bos_token_id",
+        ),
+        ("bert", [put("tokenizer.ggml.bos_token_id", UINT32, 9)], "bos_token_id"),
+        ("bert", [put("tokenizer.ggml.seperator_token_id", UINT32, 9)], "seperator_token_id"),
+        ("xlm-roberta", [put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
+        ("xlm-roberta", [drop("tokenizer.ggml.add_bos_token"), drop("tokenizer.ggml.bos_token_id")], "add_bos_token"),
+        ("xlm-roberta", [named("bge-m3"), put("bert.pooling_type", UINT32, 1)], "pooling_type"),
+        ("xlm-roberta", [drop("tokenizer.ggml.add_space_prefix")], "add_space_prefix"),
+        ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
+    ],
+)
+def test_a_wrong_frame_is_mended(
+    tmp_path: Path,
+    models: dict[str, Gguf],
+    right_rows: Callable[[str], list[Float32Row]],
+    name: str,
+    faults: list[Change],
+    mended: str,
+) -> None:
+    expected = right_rows(name)
+    wrong = _changed(models[name], tmp_path, *faults)
+    check_gguf(wrong)
+    frame = read_frame(wrong)
+    assert any(mended in line for line in frame.mended), frame
+    assert min(map(cosine, _rows(wrong, frame), expected)) >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("name", "faults", "reason"),
+    [
+        ("gemma", [GEMMA, lambda file: _without(file, b"dense_")], "two dense layers"),
+        ("xlm-roberta", [put("tokenizer.ggml.model", STRING, b"bert")], "written as WordPiece"),
+    ],
+)
+def test_a_wrong_frame_that_cannot_be_mended(
+    tmp_path: Path, models: dict[str, Gguf], name: str, faults: list[Change], reason: str
+) -> None:
+    assert reason in (read_frame(_changed(models[name], tmp_path, *faults)).refusal or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "faults", "unchecked"),
+    [
+        (
+            "qwen3",
+            [named("x"), put("tokenizer.ggml.add_eos_token", BOOL, 0)],
+            "after a text: the file says that none is added",
+        ),
+        ("bert", [named("x")], "the pooling, which the file says is mean"),
+        ("gemma", [named("x"), lambda file: _without(file, b"dense_")], "whether dense layers follow"),
+        ("qwen3", [named("x"), put("tokenizer.ggml.pre", STRING, b"llama-bpe")], "how the tokenizer splits it"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(
+    tmp_path: Path, models: dict[str, Gguf], name: str, faults: list[Change], unchecked: str
+) -> None:
+    frame = read_frame(_changed(models[name], tmp_path, *faults))
+    assert any(unchecked in line for line in frame.unchecked), frame
+    assert frame.refusal is None and not frame.mended
+
+
+def _without(file: Gguf, start: bytes) -> None:
+    file.tensors = [tensor for tensor in file.tensors if not tensor.name.startswith(start)]
+
+
+# --- rerankers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rerankers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Rerankers of our converter, from which files as llama.cpp's converter writes them are made."""
+    folder = tmp_path_factory.mktemp("rerankers")
+    makers = {"xlm-roberta": make_tiny_xlm_roberta_reranker, "bert": make_tiny_cross_encoder, "qwen3": _make_qwen3_reranker}
+    for name, make in makers.items():
+        convert_checkpoint(make(folder / name), folder / f"{name}.gguf", quantization="F32", task="rerank")
+    return {name: folder / f"{name}.gguf" for name in makers}
+
+
+def _make_qwen3_reranker(folder: Path) -> Path:
+    return make_qwen3_checkpoint(folder, kind="rerank")
+
+
+def _scores(file: Path, frame: Frame | None = None) -> list[Float32Row]:
+    options = WorkerOptions(
+        path=str(file), threads=2, context_tokens=512, batch_tokens=128, mode="cpu", extra_buffers=True, task="rerank",
+        metadata=dict(frame.mends) if frame else {},
+    )  # fmt: skip
+    model = LlamaModel(options)
+    try:
+        return [model.embed([model.tokenize_pair(Pair(*pair))])[0] for pair in PAIRS.values()]
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("xlm-roberta", [drop("bert.pooling_type"), named("bge-reranker-v2-m3")]), ("qwen3", [named("Qwen3 Reranker 0.6B")])],
+)
+def test_rerankers_of_llama_cpp_s_converter_are_served(
+    tmp_path: Path, rerankers: dict[str, Path], name: str, changes: list[Change]
+) -> None:
+    theirs = _changed(_as_of_others(read(rerankers[name].read_bytes())), tmp_path, *changes)
+    header = check_gguf(theirs)
+    assert facts_of(header, theirs).ranks is True
+    frame = read_frame(theirs)
+    assert frame.pooling == "rank" and frame.refusal is None
+    for found, expected in zip(_scores(theirs, frame), _scores(rerankers[name]), strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_instruction_replaces_that_of_the_prompt(rerankers: dict[str, Path], tmp_path: Path) -> None:
+    theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
+    found = read_frame(_changed(theirs, tmp_path)).mends
+    assert found["edgeembed.prompt.instruction"] == INSTRUCTION
+    assert found["edgeembed.prompt.rerank"] == RERANK_TEMPLATE
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_cross_encoder_without_its_pooler_is_refused(tmp_path: Path, rerankers: dict[str, Path], labelled: bool) -> None:
+    """What llama.cpp's converter writes of ms-marco-MiniLM; without a label it calls the classifier `cls`."""
+    theirs = _as_of_others(read(rerankers["bert"].read_bytes()))
+    theirs.tensors = [tensor for tensor in theirs.tensors if not tensor.name.startswith(b"cls.") or b"output" in tensor.name]
+    if not labelled:
+        for tensor in theirs.tensors:
+            tensor.name = tensor.name.replace(b"cls.output", b"cls")
+    with pytest.raises(WrongFrameError, match="a cross-encoder without the pooler"):
+        check_gguf(_changed(theirs, tmp_path, drop("bert.pooling_type")))
+
+
+def test_a_reranker_without_a_template_is_refused(tmp_path: Path, rerankers: dict[str, Path]) -> None:
+    theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
+    with pytest.raises(WrongFrameError, match="a reranker without a template for pairs"):
+        check_gguf(_changed(theirs, tmp_path, drop("tokenizer.chat_template.rerank")))
