@@ -121,7 +121,7 @@ def test_a_separate_daemon_is_measured_and_stopped(tmp_path: Path, home: Path, m
         assert result["requests"] >= result["clients"] and result["texts_per_second"] > 0 and result["p50_ms"] > 0
     # The vocabulary consists of bytes, so a hundred words are too long for this model; the other lengths are measured.
     long = [result for result in report["results"] if result["words"] == 100]
-    assert long and all("at most 300" in result["note"] for result in long)
+    assert long and all("maximum context length is 300 tokens" in result["note"] for result in long)
     assert not (home / "cache").exists(), "the user's own cache was used"
     url = report["server"]["url"]
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(model) in (each.info["cmdline"] or [])], url
