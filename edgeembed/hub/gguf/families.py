@@ -84,6 +84,15 @@ VOCABULARIES = (
         pair="<s>{query}</s></s>{document}</s>",
     ),
     VocabularyFrame(
+        name="RoBERTa's",
+        architectures=frozenset({"bert"}),
+        model="gpt2",
+        marks=("<s>", "</s>", "<pad>", "<unk>"),
+        before="<s>",
+        after="</s>",
+        splitter="roberta-bpe",
+    ),
+    VocabularyFrame(
         name="Gemma's",
         architectures=frozenset({"gemma-embedding"}),
         model="llama",
@@ -124,6 +133,7 @@ MODELS = (
     _model("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
     _model("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
     _model("MiniLM", "(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
+    _model("all-roberta", "all-(distilroberta|roberta-large)", "mean", "bert"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
