@@ -41,7 +41,7 @@ class BytePairs:
     normalizer: str
     """"nfc", or "" for none."""
     special: dict[str, int]
-    """Ids of bos, eos, eot, pad and unk, if they exist."""
+    """Ids of bos, eos, eot, pad, unk and mask, if they exist."""
     adds_bos: bool
     adds_eos: bool
 
@@ -67,6 +67,7 @@ class BytePairs:
             "eot": Keys.Tokenizer.EOT_ID,
             "pad": Keys.Tokenizer.PAD_ID,
             "unk": Keys.Tokenizer.UNK_ID,
+            "mask": Keys.Tokenizer.MASK_ID,
         }
         keys |= {names[role]: number for role, number in self.special.items()}
         return keys
@@ -90,7 +91,7 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
     pieces, kinds = tokenizer.pieces(vocab_size)
 
     special = {}
-    for role in ("bos", "eos", "pad", "unk"):
+    for role in ("bos", "eos", "pad", "unk", "mask"):
         number = tokenizer.role(role)
         if number is None:
             number = config.get(f"{role}_token_id")

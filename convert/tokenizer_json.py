@@ -170,6 +170,16 @@ def open_tokenizer(folder: Path) -> TokenizerFile:
     return TokenizerFile(file, content, config, vocabulary, added)
 
 
+def model_type(folder: Path) -> str:
+    """Return the type of the model in tokenizer.json: BPE, Unigram or WordPiece; empty if the file or the type is missing.
+
+    Raises ConversionError if the file is malformed.
+    """
+    file = folder / "tokenizer.json"
+    found = as_object(read_json(file).get("model")).get("type") if file.is_file() else None
+    return found if isinstance(found, str) else ""
+
+
 def single(file: Path, ids: Sequence[int], where: str) -> int | None:
     """Return the id that is added at one end of a text, if any. Raises ConversionError for several."""
     if len(ids) > 1:

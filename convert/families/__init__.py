@@ -9,7 +9,8 @@ How to add a family whose architecture llama.cpp computes:
     *   `plan(checkpoint)` reads config.json and the tokenizer, and returns a `base.ModelPlan`. Of the weights it reads
         only the headers, so that every mistake in a checkpoint is found before the work begins.
 
-    `bert.py` is the shortest example of an encoder, `qwen3.py` of a decoder. The building blocks:
+    `bert.py` is the shortest example of an encoder, `distil_bert.py` of one with names of its own, `qwen3.py` of a decoder.
+    The building blocks:
 
     *   `checkpoint.positive_int`, `checkpoint.pooling`, `checkpoint.prompts`: sizes, pooling and prompts.
     *   `bert_encoder.check_fixed` and `decoder.require_config`: reject settings that llama.cpp's graph does not support.
@@ -35,16 +36,20 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
+from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
+from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
 
 __all__ = ["FAMILIES", "find_family"]
 
 FAMILIES: tuple[Family, ...] = (
     Bert(),
+    DistilBert(),
+    Roberta(),
     XlmRoberta(),
     BertCrossEncoder(),
     XlmRobertaCrossEncoder(),

@@ -1,4 +1,4 @@
-"""The common part of encoders with llama.cpp's architecture `bert`: BERT and XLM-RoBERTa, for vectors and for scores.
+"""The common part of encoders with llama.cpp's architecture `bert`: BERT, DistilBERT, RoBERTa, XLM-RoBERTa.
 
 Architecture: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018. Tensor names: those of
 transformers' BertModel and XLMRobertaModel in the checkpoint, llama.cpp's for `bert` in the GGUF file.
@@ -13,12 +13,13 @@ from typing import Any
 from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import PlannedTensor
 from edgeembed_convert.families.stored import StoredTensors
-from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import WordPiece, read_wordpiece
+from edgeembed_convert.tokenizer_json import model_type
 from edgeembed_convert.unigram import Unigram, read_unigram
 from edgeembed_convert.views import row_range
 
@@ -33,7 +34,9 @@ _FIXED = {
 # BertConfig's and XLMRobertaConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-12
 _DEFAULT_TOKEN_TYPES = 2
-_LAYER_PARTS = {
+# RobertaConfig's, XLMRobertaConfig's and CamembertConfig's.
+_DEFAULT_PAD = 1
+LAYER_PARTS = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
     "attention.self.value": "attn_v",
@@ -43,6 +46,7 @@ _LAYER_PARTS = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
+"""Part of a layer in BertModel -> in the GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class EncoderShape:
     first_position: int
     """Row of the table for the first token of a text."""
     token_types: int
+    """Rows of the table of token types; 0 if there is none."""
     epsilon: float
 
     @property
@@ -115,15 +120,26 @@ def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderSha
     )
 
 
+def read_shape_after_padding(checkpoint: Checkpoint) -> EncoderShape:
+    """Return the sizes of an encoder whose positions are counted from pad_token_id + 1 (a convention of fairseq).
+
+    Raises ConversionError.
+    """
+    pad = checkpoint.config.get("pad_token_id", _DEFAULT_PAD)
+    if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
+        raise ConversionError(
+            f"{checkpoint.config_file}: pad_token_id = {pad!r} is not a token id; positions are counted from it"
+        )
+    return read_shape(checkpoint, first_position=pad + 1)
+
+
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigram:
     """Return the tokenizer: WordPiece, or XLM-RoBERTa's Unigram as in multilingual MiniLM and E5-small.
 
     Raises ConversionError.
     """
     folder = checkpoint.model_folder
-    file = folder / "tokenizer.json"
-    model = read_json(file).get("model") if file.is_file() else None
-    if isinstance(model, dict) and model.get("type") == "Unigram":
+    if model_type(folder) == "Unigram":
         return read_unigram(folder, vocabulary)
     return read_wordpiece(folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
 
@@ -138,7 +154,7 @@ def plain_name(name: str) -> str:
     return plain
 
 
-def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | Unigram) -> Metadata:
+def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | Unigram | BytePairs) -> Metadata:
     """Return the keys of the architecture and the tokenizer."""
     arch = ARCHITECTURE
     return {
@@ -151,27 +167,38 @@ def encoder_metadata(shape: EncoderShape, pooling: str, tokenizer: WordPiece | U
         Keys.Attention.LAYERNORM_EPS.format(arch=arch): shape.epsilon,
         Keys.Attention.CAUSAL.format(arch=arch): False,
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
-        Keys.Tokenizer.TOKEN_TYPE_COUNT: shape.token_types,
+        # llama.cpp refuses 0, also for a model without the table.
+        Keys.Tokenizer.TOKEN_TYPE_COUNT: max(1, shape.token_types),
         **tokenizer.metadata(),
     }
 
 
-def encoder_tensors(stored: StoredTensors, shape: EncoderShape) -> Iterator[PlannedTensor]:
-    """Yield the tensors of the encoder in the order of the computation."""
+def encoder_tensors(
+    stored: StoredTensors,
+    shape: EncoderShape,
+    *,
+    layers: str = "encoder.layer",
+    parts: Mapping[str, str] = LAYER_PARTS,
+) -> Iterator[PlannedTensor]:
+    """Yield the tensors of the encoder in the order of the computation.
+
+    layers: beginning of the names of a layer's tensors. parts: part of a layer in the checkpoint -> in the GGUF file.
+    """
     hidden = shape.hidden
     yield stored.place("embeddings.word_embeddings.weight", "token_embd.weight", shape.vocabulary, hidden)
     table = stored.take("embeddings.position_embeddings.weight", shape.positions, hidden)
     # llama.cpp counts positions from 0.
     yield PlannedTensor("position_embd.weight", row_range(table, shape.first_position, shape.positions), keep_f32=True)
-    yield stored.place(
-        "embeddings.token_type_embeddings.weight", "token_types.weight", shape.token_types, hidden, keep_f32=True
-    )
+    if shape.token_types:
+        yield stored.place(
+            "embeddings.token_type_embeddings.weight", "token_types.weight", shape.token_types, hidden, keep_f32=True
+        )
     for end in ("weight", "bias"):
         yield stored.place(f"embeddings.LayerNorm.{end}", f"token_embd_norm.{end}", hidden)
     for layer in range(shape.layers):
-        for part, short in _LAYER_PARTS.items():
+        for part, short in parts.items():
             outputs = shape.feed_forward if short == "ffn_up" else hidden
             inputs = shape.feed_forward if short == "ffn_down" else hidden
-            matrix = (outputs,) if part.endswith("LayerNorm") else (outputs, inputs)
-            yield stored.place(f"encoder.layer.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *matrix)
-            yield stored.place(f"encoder.layer.{layer}.{part}.bias", f"blk.{layer}.{short}.bias", outputs)
+            matrix = (outputs,) if short.endswith("norm") else (outputs, inputs)
+            yield stored.place(f"{layers}.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *matrix)
+            yield stored.place(f"{layers}.{layer}.{part}.bias", f"blk.{layer}.{short}.bias", outputs)

@@ -6,7 +6,6 @@ Unigram vocabulary, and with positions counted from pad_token_id + 1 (a conventi
 
 from __future__ import annotations
 
-from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.families.bert_encoder import (
@@ -15,13 +14,11 @@ from edgeembed_convert.families.bert_encoder import (
     encoder_metadata,
     encoder_tensors,
     plain_name,
-    read_shape,
+    read_shape_after_padding,
 )
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.unigram import Unigram, read_unigram
 
-# XLMRobertaConfig's, if config.json has no value.
-_DEFAULT_PAD = 1
 # Buffers, the pooler and the prediction head.
 _DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head.")
 
@@ -44,12 +41,7 @@ class XlmRoberta:
 
 def read_xlm_roberta(checkpoint: Checkpoint) -> tuple[EncoderShape, Unigram]:
     """Return the sizes and the tokenizer of an XLM-RoBERTa encoder. Raises ConversionError."""
-    pad = checkpoint.config.get("pad_token_id", _DEFAULT_PAD)
-    if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
-        raise ConversionError(
-            f"{checkpoint.config_file}: pad_token_id = {pad!r} is not a token id; positions are counted from it"
-        )
-    shape = read_shape(checkpoint, first_position=pad + 1)
+    shape = read_shape_after_padding(checkpoint)
     tokenizer = read_unigram(checkpoint.model_folder, shape.vocabulary)
     return shape, tokenizer
 

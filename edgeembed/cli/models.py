@@ -13,6 +13,7 @@ from edgeembed.cli.printing import ago, iso_time, print_fields, print_json, prin
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgeembed.config.settings import Settings
     from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, ModelSource, Prompts
     from edgeembed.hub.store import InstalledModel, Store
 
@@ -25,8 +26,8 @@ _NOT_INSTALLED = "not installed"
 def list_models(available: bool, as_json: bool) -> None:
     """List the installed models, and with --available also those of the catalogue.
 
-    A model that is not installed is listed with its default type. A narrow terminal hides some columns; output to a pipe has
-    all of them.
+    Models of the catalogue come in a second table, with their default type. SIZE is that of the file, MEMORY an estimate of
+    what a loaded model takes. A narrow terminal hides some columns; output to a pipe has all of them.
 
     \b
     Examples:
@@ -35,29 +36,38 @@ def list_models(available: bool, as_json: bool) -> None:
       edgeembed list --json                   with paths, digests and prompts
     """
     from edgeembed.config.resolution import resolve
-    from edgeembed.hub.catalogue import catalogue
+    from edgeembed.hub.catalogue import DEFAULT_MODEL, catalogue
     from edgeembed.hub.store import Store
 
-    store = Store(resolve().paths)
+    resolved = resolve()
+    store = Store(resolved.paths)
     installed, unfinished = store.installed(), store.unfinished()
     there = {model.name for model in installed}
     offered = [entry for name, entry in catalogue().items() if available and name not in there]
     if as_json:
         rows = [_installed_row(model) | {"installed": True} for model in installed]
-        print_json(rows + [_offered_row(entry) | {"installed": False} for entry in offered])
+        print_json(rows + [_offered_row(entry, resolved.settings) | {"installed": False} for entry in offered])
         return
-    if not installed and not offered:
-        click.echo("No models are installed. To see what is available: edgeembed list --available")
-        _print_unfinished(unfinished)
-        return
-    print_table(
-        ("NAME", "TYPE", "TASK", "SIZE", "DIMENSIONS", "LICENCE", "LAST USED"),
-        [*map(_installed_cells, installed), *map(_offered_cells, offered)],
-        right=("SIZE", "DIMENSIONS"),
-        spare=("LICENCE", "DIMENSIONS", "TASK", "LAST USED"),
-    )
+    if not installed:
+        hint = "" if offered else " To see what is available: edgeembed list --available"
+        click.echo(f"No models are installed.{hint}")
+    else:
+        print_table(
+            ("NAME", "TYPE", "TASK", "SIZE", "DIMENSIONS", "LICENCE", "LAST USED"),
+            map(_installed_cells, installed),
+            right=("SIZE", "DIMENSIONS"),
+            spare=("LICENCE", "DIMENSIONS", "TASK", "LAST USED"),
+        )
     if offered:
-        click.echo(f"\nTo install one: edgeembed pull {offered[0].name}")
+        click.echo("\nNot installed, but in the catalogue:\n")
+        print_table(
+            ("NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "DIMENSIONS", "LICENCE", "GOOD FOR"),
+            [_offered_cells(entry, resolved.settings) for entry in offered],
+            right=("SIZE", "MEMORY", "DIMENSIONS"),
+            spare=("DIMENSIONS", "LICENCE", "GOOD FOR", "LANGUAGES", "MEMORY", "TYPE"),
+        )
+        example = next((entry.name for entry in offered if entry.name == DEFAULT_MODEL), offered[0].name)
+        click.echo(f"\nTo install one: edgeembed pull {example}")
     _print_damage(installed)
     _print_unfinished(unfinished)
 
@@ -82,19 +92,29 @@ def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
     )
 
 
-def _offered_cells(entry: CatalogueEntry) -> tuple[str, ...]:
+def _offered_cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
     from edgeembed.common.progress import human_size
+    from edgeembed.hub.file_sizes import size_of
 
-    size = _size_of(entry, entry.default_type)
+    size, memory = size_of(entry, entry.default_type), _memory_of(entry, settings)
     return (
         entry.name,
         entry.default_type,
-        entry.task,
         human_size(size) if size else "?",
+        human_size(memory) if memory else "?",
+        ", ".join(entry.languages),
         "-" if entry.task == "rerank" else str(entry.dimensions),
-        entry.license,
-        _NOT_INSTALLED,
+        entry.license.removeprefix("LicenseRef-"),
+        entry.purpose,
     )
+
+
+def _memory_of(entry: CatalogueEntry, settings: Settings) -> int | None:
+    from edgeembed.models.memory import estimate_entry
+    from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+
+    batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
+    return estimate_entry(entry, entry.default_type, settings.context_tokens, batch)
 
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
@@ -187,6 +207,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "damage": model.damage.what if model.damage else None,
         "source": model.source,
         "prompts": msgspec.to_builtins(model.prompts),
+        "notes": model.notes,
     }
 
 
@@ -202,28 +223,25 @@ def _frame_row(model: InstalledModel) -> dict[str, Any] | None:
         return None
 
 
-def _offered_row(entry: CatalogueEntry) -> dict[str, Any]:
+def _offered_row(entry: CatalogueEntry, settings: Settings) -> dict[str, Any]:
+    return {**_entry_row(entry), "memory_bytes": _memory_of(entry, settings)}
+
+
+def _entry_row(entry: CatalogueEntry) -> dict[str, Any]:
+    from edgeembed.hub.file_sizes import published_sizes, size_of
+
     return {
         "name": entry.name,
         "type": entry.default_type,
         "task": entry.task,
-        "size_bytes": _size_of(entry, entry.default_type),
+        "purpose": entry.purpose,
+        "languages": entry.languages,
+        "size_bytes": size_of(entry, entry.default_type),
+        "size_is_published": entry.default_type in published_sizes(entry),
         "dimensions": entry.dimensions if entry.task == "embed" else None,
         "license": entry.license,
         "sources": [source.describe() for source in entry.sources],
     }
-
-
-def _size_of(entry: CatalogueEntry, kind: str) -> int | None:
-    return _sizes(entry).get(kind)
-
-
-def _sizes(entry: CatalogueEntry) -> dict[str, int]:
-    """Return the size in bytes of each type for which one is published."""
-    from edgeembed.hub.catalogue import HubGguf
-
-    ready = {source.type: source.size_bytes for source in entry.sources if isinstance(source, HubGguf) and source.size_bytes}
-    return ready | entry.sizes
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -239,6 +257,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("name", entry.name),
                 ("other names", ", ".join((*entry.names.ollama, *entry.names.lm_studio))),
                 ("task", entry.task),
+                ("good for", entry.purpose),
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),
                 ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
@@ -288,17 +307,27 @@ def _print_prompts(task: str, prompts: Prompts) -> None:
 
 
 def _print_figures(entry: CatalogueEntry) -> None:
-    from edgeembed.common.progress import human_size
-
-    if sizes := _sizes(entry):
-        click.echo("\npublished sizes")
-        print_fields([(kind, human_size(size)) for kind, size in sizes.items()], indent="  ")
+    _print_sizes(entry)
     if entry.mteb:
         click.echo("\npublished figures")
         rows = [(figure.benchmark, f"{figure.score:.2f}", figure.source) for figure in entry.mteb]
         print_table(("BENCHMARK", "SCORE", "PUBLISHED BY"), rows, right=("SCORE",), indent="  ")
     if entry.check:
         _print_check(entry.check)
+
+
+def _print_sizes(entry: CatalogueEntry) -> None:
+    from edgeembed.common.progress import human_size
+    from edgeembed.hub.file_sizes import published_sizes, size_of
+
+    published = published_sizes(entry)
+    sizes = {kind: size for kind in offered_types(entry) if (size := size_of(entry, kind))}
+    if sizes:
+        click.echo("\nsizes")
+        shown = {
+            kind: human_size(size) if kind in published else f"about {human_size(size)}" for kind, size in sizes.items()
+        }
+        print_fields(shown.items(), indent="  ")
 
 
 def _print_check(check: Check) -> None:
@@ -338,8 +367,10 @@ def _print_installed(model: InstalledModel) -> None:
             ("source", model.source),
             ("licence", model.license or "unknown"),
             ("last used", ago(model.last_used, time.time())),
+            *(("note", note) for note in model.notes),
         ],
         indent="    ",
+        prose=("note",),
     )
     _print_frame(model)
 
@@ -378,7 +409,7 @@ def _show_edgeembed(as_json: bool) -> None:
     from edgeembed.hub.licenses import dependencies, license_of
 
     packages = dependencies("edgeembed")
-    models = [_offered_row(entry) for entry in catalogue().values()]
+    models = [_entry_row(entry) for entry in catalogue().values()]
     if as_json:
         print_json(
             {

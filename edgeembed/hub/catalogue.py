@@ -191,12 +191,33 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Repositories that are not among the sources."""
 
 
+class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sizes in the checkpoint's config.json, from which those of files and of memory follow; see file_sizes.py."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    """Numbers in a hidden state."""
+    feed_forward: PositiveInt
+    vocabulary: PositiveInt
+    """Rows of the token embeddings."""
+    heads: PositiveInt
+    kv_heads: PositiveInt | None = None
+    """Heads of keys and values; None: as many as of queries."""
+    head_length: PositiveInt | None = None
+    """None: width / heads."""
+    token_types: PositiveInt = 1
+    projection: PositiveInt | None = None
+    """Width between the two Dense layers after pooling, if there are any."""
+
+
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known about one model. Unknown fields are absent, never guessed."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     title: NonEmptyText
     description: NonEmptyText
+    purpose: Annotated[str, Meta(min_length=1, max_length=26)]
+    """What it is good for, in a few words: it has to fit into a table."""
     license: Spdx
     languages: Annotated[list[NonEmptyText], Meta(min_length=1)]
     """BCP 47 tags, or "multilingual"."""
@@ -209,6 +230,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Longest text that the model accepts, special tokens included."""
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
+    shape: Shape | None = None
     prompts: Prompts = Prompts()
     names: Names = Names()
     sizes: dict[TypeName, PositiveInt] = {}
@@ -285,11 +307,10 @@ class Catalogue(dict[str, CatalogueEntry]):
 @functools.cache
 def catalogue() -> Catalogue:
     """Return all entries by name, in alphabetical order. Raises HubError for an invalid file."""
-    found = sorted(
-        (path for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")), key=lambda path: path.name
-    )
-    names = [path.name.removesuffix(".toml") for path in found]
-    return Catalogue({name: parse_entry(name, path.read_text("utf-8")) for name, path in zip(names, found, strict=True)})
+    found = {
+        path.name.removesuffix(".toml"): path for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")
+    }
+    return Catalogue({name: parse_entry(name, found[name].read_text("utf-8")) for name in sorted(found)})
 
 
 def lookup(name: str, other_names: Iterable[str] = ()) -> CatalogueEntry | None:

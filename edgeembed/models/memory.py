@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from edgeembed.common import cgroups
+from edgeembed.hub.catalogue import CatalogueEntry
+from edgeembed.hub.file_sizes import CAUSAL, size_of
 from edgeembed.hub.gguf.header import read_header
 
 MIB = 2**20
@@ -43,27 +46,64 @@ def budget_bytes(memory_budget_mib: int) -> int:
     return memory_budget_mib * MIB or int(DEFAULT_SHARE * usable_bytes())
 
 
-def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
-    """Return an estimate of a worker's bytes with this file: weights, KV cache, buffers of a batch.
+class _Sizes(NamedTuple):
+    """What a model's memory depends on, besides its file."""
 
-    The KV cache has a key and a value of head_count_kv heads in float16 per layer and token. Raises HubError.
-    """
+    layers: int
+    width: int
+    feed_forward: int
+    per_token: int
+    """Numbers of a layer's keys and values for a token."""
+    causal: bool
+    context: int
+    """Longest text."""
+
+
+def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
+    """Return an estimate of a worker's bytes with this file: weights, KV cache, buffers of a batch. Raises HubError."""
     header = read_header(path)
 
     def number(key: str, otherwise: int = 0) -> int:
         return header.number(f"{header.architecture}.{key}") or otherwise
 
-    layers, width, heads = number("block_count"), number("embedding_length"), number("attention.head_count", 1)
+    width, heads = number("embedding_length"), number("attention.head_count", 1)
     head = width // heads
-    per_token = number("attention.head_count_kv", heads) * (
-        number("attention.key_length", head) + number("attention.value_length", head)
+    lengths = number("attention.key_length", head) + number("attention.value_length", head)
+    sizes = _Sizes(
+        layers=number("block_count"),
+        width=width,
+        feed_forward=number("feed_forward_length"),
+        per_token=number("attention.head_count_kv", heads) * lengths,
+        causal=bool(header.values.get(f"{header.architecture}.attention.causal", True)),
+        context=number("context_length", context_tokens),
     )
-    causal = header.values.get(f"{header.architecture}.attention.causal", True)
-    context = min(context_tokens, number("context_length", context_tokens))
-    cache = layers * per_token * context * _BYTES_PER_VALUE if causal else 0
-    batch = batch_tokens if causal else max(batch_tokens, context)
-    activations = 4 * batch * (4 * width + 2 * number("feed_forward_length"))
-    return path.stat().st_size + cache + activations + WORKER_BYTES
+    return _estimate(path.stat().st_size, sizes, context_tokens, batch_tokens)
+
+
+def estimate_entry(entry: CatalogueEntry, kind: str, context_tokens: int, batch_tokens: int) -> int | None:
+    """Return an estimate of a worker's bytes with the catalogue's model in this type; None if its shape is not known."""
+    shape, size = entry.shape, size_of(entry, kind)
+    if shape is None or size is None:
+        return None
+    head = shape.head_length or shape.width // shape.heads
+    sizes = _Sizes(
+        layers=shape.layers,
+        width=shape.width,
+        feed_forward=shape.feed_forward,
+        per_token=(shape.kv_heads or shape.heads) * 2 * head,
+        causal=entry.architecture in CAUSAL,
+        context=entry.context_tokens,
+    )
+    return _estimate(size, sizes, context_tokens, batch_tokens)
+
+
+def _estimate(file_bytes: int, sizes: _Sizes, context_tokens: int, batch_tokens: int) -> int:
+    """Return the bytes of the weights, of the KV cache (a key and a value per layer and token, in float16), of a batch."""
+    context = min(context_tokens, sizes.context)
+    cache = sizes.layers * sizes.per_token * context * _BYTES_PER_VALUE if sizes.causal else 0
+    batch = batch_tokens if sizes.causal else max(batch_tokens, context)
+    activations = 4 * batch * (4 * sizes.width + 2 * sizes.feed_forward)
+    return file_bytes + cache + activations + WORKER_BYTES
 
 
 def resident_bytes(pid: int | None) -> int | None:

@@ -58,7 +58,10 @@ def small_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """A catalogue with the two real names, whose files are tiny."""
     folder = tmp_path / "catalogue"
     folder.mkdir()
-    common = 'description = "d"\nlicense = "Apache-2.0"\nlanguages = ["en"]\ncontext_tokens = 64\ndefault_type = "Q8_0"\n'
+    common = (
+        'description = "d"\npurpose = "p"\nlicense = "Apache-2.0"\nlanguages = ["en"]\ncontext_tokens = 64\n'
+        'default_type = "Q8_0"\n'
+    )
     (folder / f"{DEFAULT_MODEL}.toml").write_text(
         f'title = "Tiny default"\narchitecture = "bert"\ndimensions = 8\npooling = "last"\n{common}'
         '[prompts]\nquery = "Instruct: {instruction}\\nQuery:{text}"\ninstruction = "find"\n'

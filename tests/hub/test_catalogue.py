@@ -73,13 +73,18 @@ def test_prompts_are_those_of_the_authors() -> None:
             prompts.document.format(instruction=prompts.instruction, text="b"),
         )
 
-    for name in ("multilingual-e5-small", "multilingual-e5-base"):
+    for name in ("multilingual-e5-small", "multilingual-e5-base", "multilingual-e5-large", "e5-base-v2", "e5-large-v2"):
         assert filled(name) == ("query: a", "passage: b")
     assert filled("nomic-embed-text-v1.5") == ("search_query: a", "search_document: b")
     assert filled(GEMMA) == ("task: search result | query: a", "title: none | text: b")
-    for name in ("bge-small-en-v1.5", "bge-base-en-v1.5", "bge-large-en-v1.5", "snowflake-arctic-embed-s"):
+    arctic = [f"snowflake-arctic-embed-{size}" for size in ("xs", "s", "m", "l", "m-v1.5")]
+    for name in ("bge-small-en-v1.5", "bge-base-en-v1.5", "bge-large-en-v1.5", "mxbai-embed-large-v1", *arctic):
         assert filled(name) == ("Represent this sentence for searching relevant passages: a", "b")
-    for name in ("bge-m3", "gte-modernbert-base"):
+    assert filled("bge-small-zh-v1.5") == ("为这个句子生成表示以用于检索相关文章：a", "b")
+    assert filled("snowflake-arctic-embed-l-v2.0") == ("query: a", "b")
+    task = "Given a web search query, retrieve relevant passages that answer the query"
+    assert filled("multilingual-e5-large-instruct") == (f"Instruct: {task}\nQuery: a", "b")
+    for name in ("bge-m3", "gte-modernbert-base", "granite-embedding-english-r2", "all-minilm-l12-v2"):
         assert filled(name) == ("a", "b")
     for size in ("0.6b", "4b", "8b"):
         # The sentence that the converter writes into a reranker's file.
@@ -267,7 +272,7 @@ def test_lookup() -> None:
     assert lookup("ALL-MiniLM-L6-v2") is catalogue()["all-minilm-l6-v2"]
     assert lookup("mine", {"mine"}) is None
     with pytest.raises(
-        UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known models: all-minilm-l6-v2, bge-base"
+        UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known models: all-minilm-l12-v2, all-minilm-l6-v2"
     ):
         lookup("qwen3-embeding-0.6b")
 

@@ -11,6 +11,7 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
+from edgeembed.cli import printing
 from edgeembed.cli.models import list_models, show
 from edgeembed.cli.pull import pull
 from edgeembed.common.progress import human_size
@@ -45,7 +46,12 @@ def test_pull_then_list_then_show(run: CliRunner, hub: FakeHub, paths: Paths) ->
     assert run.invoke(list_models).output.splitlines()[1].endswith("  just now")
 
     available = run.invoke(list_models, ["--available"]).output
-    assert re.search(f"^{STARTER_MODEL} .* not installed$", available, re.MULTILINE)
+    there, offered = available.split("Not installed, but in the catalogue:")
+    assert row.split()[0] in there and STARTER_MODEL not in there
+    titles, row = offered.splitlines()[2:4]
+    columns = ["NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "DIMENSIONS", "LICENCE", "GOOD FOR"]
+    assert re.split("  +", titles) == columns
+    assert re.split("  +", row) == [STARTER_MODEL, "Q8_0", "?", "?", "en", "8", "Apache-2.0", "p"], "no shape, no size"
     assert available.endswith(f"To install one: edgeembed pull {STARTER_MODEL}\n")
     rows = json.loads(run.invoke(list_models, ["--json", "--available"]).output)
     assert [(row["name"], row["installed"]) for row in rows] == [(DEFAULT_MODEL, True), (STARTER_MODEL, False)]
@@ -83,6 +89,24 @@ def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
     assert "dimensions" not in run.invoke(show, ["judge"]).output
 
 
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (80, ["NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES"]),
+        (120, ["NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "LICENCE", "GOOD FOR"]),
+    ],
+)
+def test_the_catalogue_fits_the_terminal(
+    run: CliRunner, monkeypatch: pytest.MonkeyPatch, columns: int, titles: list[str]
+) -> None:
+    install(DEFAULT_MODEL, "Q8_0")
+    monkeypatch.setattr(printing, "terminal_width", lambda: columns)
+    lines = run.invoke(list_models, ["--available"]).output.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert titles in [re.split("  +", line) for line in lines]
+    assert not any("?" in line for line in lines)
+
+
 def test_show_prints_the_whole_catalogue_entry(run: CliRunner) -> None:
     install(DEFAULT_MODEL, "Q8_0")
     install(DEFAULT_MODEL, "F16")
@@ -92,7 +116,9 @@ def test_show_prints_the_whole_catalogue_entry(run: CliRunner) -> None:
         "1024, can be truncated to any length from 32 to 1024",
         "32,768 tokens",
         "Instruct: {instruction}\\nQuery:{text}",
-        "Q8_0  639.2 MB",  # a published size
+        "Q8_0    639.2 MB",  # a published size
+        "Q4_K_M  about 396.4 MB",  # a computed one
+        "the default: retrieval",
         "64.33  Qwen3-Embedding README",
         "0.7646  The capital of China is Beijing.",
         "06507c7b42688469c4e7298b0a1e16deff06caf291cf0a5b278c308249c3e439",  # of a source

@@ -36,6 +36,19 @@ NAMES = [
     ("snowflake-arctic-embed:33m", "snowflake-arctic-embed-s"),
     ("snowflake-arctic-embed:s", "snowflake-arctic-embed-s"),
     ("library/all-minilm", "all-minilm-l6-v2"),
+    ("all-minilm:33m", "all-minilm-l12-v2"),
+    ("all-minilm:33m-l12-v2-fp16", "all-minilm-l12-v2:F16"),
+    ("mxbai-embed-large", "mxbai-embed-large-v1"),
+    ("mxbai-embed-large:latest", "mxbai-embed-large-v1"),
+    ("mxbai-embed-large:335m-v1-fp16", "mxbai-embed-large-v1:F16"),
+    ("paraphrase-multilingual:278m", "paraphrase-multilingual-mpnet-base-v2"),
+    ("paraphrase-multilingual:278m-mpnet-base-v2-fp16", "paraphrase-multilingual-mpnet-base-v2:F16"),
+    ("snowflake-arctic-embed", "snowflake-arctic-embed-l"),
+    ("snowflake-arctic-embed:335m", "snowflake-arctic-embed-l"),
+    ("snowflake-arctic-embed:110m", "snowflake-arctic-embed-m"),
+    ("snowflake-arctic-embed:22m", "snowflake-arctic-embed-xs"),
+    ("snowflake-arctic-embed2", "snowflake-arctic-embed-l-v2.0"),
+    ("snowflake-arctic-embed2:568m-l-fp16", "snowflake-arctic-embed-l-v2.0:F16"),
     ("hf.co/Qwen/Qwen3-Embedding-0.6B-GGUF:Q8_0", "qwen3-embedding-0.6b:Q8_0"),
     # LM Studio's
     ("text-embedding-all-minilm-l6-v2-embedding", "all-minilm-l6-v2"),
@@ -50,17 +63,12 @@ NAMES = [
     ("Qwen3-Embedding-0.6B-GGUF", "qwen3-embedding-0.6b"),
     ("nomic-ai/nomic-embed-text-v1.5", "nomic-embed-text-v1.5"),
     ("BAAI/bge-reranker-v2-m3", "bge-reranker-v2-m3"),
+    ("cross-encoder/ms-marco-MiniLM-L-6-v2", "ms-marco-minilm-l6-v2"),  # its name until 2025
+    ("text-embedding-paraphrase-multilingual-minilm-l12-v2.gguf", "paraphrase-multilingual-minilm-l12-v2"),
 ]
 OTHERS = [
-    *("all-minilm:33m", "all-minilm:l12-v2", "all-minilm:33m-l12-v2-fp16"),  # L12
-    *("snowflake-arctic-embed", "snowflake-arctic-embed:335m", "snowflake-arctic-embed:110m", "snowflake-arctic-embed:m"),
-    *(
-        "snowflake-arctic-embed2",
-        "mxbai-embed-large",
-        "paraphrase-multilingual",
-        "granite-embedding",
-        "nomic-embed-text-v2-moe",
-    ),
+    *("all-minilm:l6", "snowflake-arctic-embed:137m", "snowflake-arctic-embed:m-long", "snowflake-arctic-embed2:305m"),
+    *("granite-embedding", "granite-embedding:30m", "granite-embedding:278m", "nomic-embed-text-v2-moe"),  # of Granite, R1
     *("nomic-embed-text:v1", "bge-m3:1b", "qwen3-embedding:32b", "embeddinggemma:300m-qat-q8_0"),  # QAT has other weights
     *("text-embedding-embeddinggemma-300m-qat", "text-embedding-3-small", "text-embedding-nomic-embed-text-v2"),
     *("", ":latest", "latest", ":", "-q8_0", "library/", "stranger/bge-m3"),
@@ -91,7 +99,7 @@ def test_commands_take_the_same_names(name: str, spec: str) -> None:
     assert str(parse_spec(name)) == spec
 
 
-@pytest.mark.parametrize("name", ["all-minilm:33m", "all-minilm:33m-l12-v2-fp16", "nomic-embed-text:v1", "bge-large:1b"])
+@pytest.mark.parametrize("name", ["all-minilm:44m", "all-minilm:44m-l13-v2-fp16", "nomic-embed-text:v1", "bge-large:1b"])
 def test_a_tag_of_another_model_is_not_taken_for_a_type(name: str) -> None:
     with pytest.raises(UnknownModelError, match=r"is not in the catalogue; .* is .* here"):
         parse_spec(name)

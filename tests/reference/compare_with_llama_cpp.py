@@ -44,6 +44,19 @@ options = ConversionOptions(quantization=sys.argv[3], proof=sys.argv[4] == "proo
 convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), options)
 """
 
+# Theirs knows a pre-tokenizer by a hash of ids, which only the real vocabulary gives. A tiny one gets its name here.
+THEIRS = """
+import runpy
+import sys
+script, pre = sys.argv[1], sys.argv[2]
+del sys.argv[1:3]
+sys.path.insert(0, script.rpartition("/")[0])
+from conversion.base import TextModel
+if pre:
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+runpy.run_path(script, run_name="__main__")
+"""
+
 # Key of theirs -> why ours differs or is not there.
 REASONS = {
     "general.name": "theirs guesses words from the folder's name; ours is the folder's name",
@@ -71,6 +84,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where to put the files; they are kept there")
     parser.add_argument("--types", default="F16,Q8_0", help="types to time; F16 is always compared")
     parser.add_argument("--task", default="", help="embed or rerank, for our converter")
+    parser.add_argument("--pre", default="", help="what theirs calls the pre-tokenizer, for a tiny vocabulary: roberta-bpe")
     parser.add_argument("--ids", action="store_true", help="compare token ids as well: a checkpoint with Qwen's vocabulary")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -88,7 +102,8 @@ def main() -> int:
             flags = ["--outfile", str(file), "--outtype", kind.lower()]
             if "Dense" in "".join(entry["type"] for entry in read_modules(options.checkpoint)):
                 flags.append("--sentence-transformers-dense-modules")
-            report("llama.cpp's", kind, file, [options.python, str(script), str(options.checkpoint), *flags])
+            command = [options.python, "-c", THEIRS, str(script), options.pre, str(options.checkpoint), *flags]
+            report("llama.cpp's", kind, file, command)
         if options.ids and "Q8_0" in types:
             size = (work / "ours-Q8_0.gguf").stat().st_size
             print(f"ours Q8_0 against the official file: {size:,} of {OFFICIAL_BYTES:,} bytes, {size / OFFICIAL_BYTES:.5f}")

@@ -20,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.convert import tiny_bert_variants as variants
 from tests.convert import tiny_encoders as tiny
 from tests.convert import tiny_rotary_encoders as rotary
 from tests.convert.encoder_texts import PAIRS, TEXTS
@@ -83,6 +84,11 @@ def scores(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
 MAKERS: dict[str, Callable[[Path], tuple[list[list[int]], np.ndarray[Any, Any]]]] = {
     "xlm_roberta_cls": lambda folder: rows(tiny.make_tiny_xlm_roberta(folder, pooling="cls"), "cls"),
     "xlm_roberta_mean": lambda folder: rows(tiny.make_tiny_xlm_roberta(folder, pooling="mean"), "mean"),
+    "distil_bert_cls": lambda folder: rows(variants.make_tiny_distil_bert(folder, pooling="cls"), "cls"),
+    "distil_bert_mean": lambda folder: rows(variants.make_tiny_distil_bert(folder, pooling="mean"), "mean"),
+    "roberta_cls": lambda folder: rows(variants.make_tiny_roberta(folder, pooling="cls"), "cls"),
+    "roberta_mean": lambda folder: rows(variants.make_tiny_roberta(folder), "mean"),
+    "camembert": lambda folder: rows(variants.make_tiny_camembert(folder), "mean"),
     "cross_encoder": lambda folder: scores(tiny.make_tiny_cross_encoder(folder)),
     "modern_bert_cls": lambda folder: rows(rotary.make_tiny_modern_bert(folder, pooling="cls"), "cls"),
     "modern_bert_mean": lambda folder: rows(rotary.make_tiny_modern_bert(folder, pooling="mean"), "mean"),

@@ -19,8 +19,15 @@ from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.lifecycle import make_access
+from edgeembed.server.ops.openapi import served
 from tests.fakes import FakeEngine, fake_service
+from tests.server.dialect_requests import daemon
 
+OWNERS = [
+    *(("POST", f"/v1/admin/{what}") for what in ("pause", "resume", "shutdown", "cache/clear")),
+    *(("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/copy")),
+]
+"""Routes for the server's owner."""
 Connect = Callable[[Access], Awaitable[TestClient]]
 BODY = {"input": "x"}
 
@@ -210,14 +217,18 @@ async def test_the_origin_null_is_never_allowed(connect: Connect) -> None:
         ("null", False),
     ],
 )
-async def test_allow_desktop_apps_opens_these_origins_only(connect: Connect, on: bool, origin: str, app: bool) -> None:
-    client = await connect(make_access(Settings(allow_desktop_apps=on, allowed_origins=(FRIEND,))))
+async def test_allow_desktop_apps_opens_these_origins_only(
+    aiohttp_client: Any, home: Path, on: bool, origin: str, app: bool
+) -> None:
+    access = make_access(Settings(allow_desktop_apps=on, allowed_origins=(FRIEND,)))
+    client = await aiohttp_client(daemon(access=access).app)
     response = await client.post("/v1/embeddings", json=BODY, headers={"Origin": origin})
     expected = 200 if (app and on) or origin == FRIEND else 403
     assert response.status == expected
     assert response.headers.get("Access-Control-Allow-Origin") == (origin if expected == 200 else None)
-    admin = await client.post("/v1/admin/pause", headers={"Origin": origin})
-    assert admin.status in (403, 404), "no page administers"
+    for method, path in OWNERS:
+        owned = await client.request(method, path, json={"model": "nobody"}, headers={"Origin": origin})
+        assert owned.status == 403, f"no page administers: {method} {path}"
 
 
 def test_allowed_origins_are_added_to_the_desktop_apps() -> None:
@@ -292,6 +303,18 @@ async def test_images_on_other_sites_are_refused_but_links_are_not(connect: Conn
     assert (await client.get("/v1/models", headers=image)).status == 403
     assert (await client.get("/v1/models", headers=link)).status == 200
     assert (await client.post("/v1/embeddings", json=BODY, headers=link)).status == 403
+
+
+async def test_all_routes_but_probes_and_the_empty_page_need_a_key(aiohttp_client: Any, home: Path) -> None:
+    server = daemon(access=Access(keys=Keys.read("sesame", None)))
+    client = await aiohttp_client(server.app)
+    opened = set()
+    for method, path in served(server.app):
+        response = await client.request(method, path.replace("{name}", "embedder"), json=None if method == "GET" else {})
+        if response.status != 401:
+            opened.add(f"{method} {path}")
+    probes = {"GET /health", "GET /livez", "GET /readyz"}
+    assert opened == probes | {"GET /", "GET /dashboard.css", "GET /dashboard.js"}
 
 
 async def test_keys_are_required(connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

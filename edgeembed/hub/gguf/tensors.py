@@ -28,6 +28,8 @@ _TYPES = {
     23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
+BLOCKS = {name: (values, size) for name, values, size in _TYPES.values()}
+"""Values in a block and its bytes, by the name of the type."""
 _REMOVED = {4, 5, 31, 32, 33, 36, 37, 38}
 
 # Tensors that llama.cpp adds to or multiplies with activations must be F32 like these; its kernels abort otherwise.

@@ -14,7 +14,7 @@ routes = web.RouteTableDef()
 
 @routes.post("/invocations")
 async def invocations(request: web.Request) -> web.StreamResponse:
-    """Do what the body is of: `documents` are reranked, `input` or `messages` embedded, all else is that of POST /."""
+    """Rerank `documents`, embed `input` or `messages`; any other body is answered as at POST /."""
     fields = await peek_body(request)
     if fields.documents is not UNSET:
         request[DIALECT] = "openai"

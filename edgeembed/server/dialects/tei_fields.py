@@ -38,7 +38,7 @@ def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
 
 
 def check_batch(items: list[Any], most: int, param: str) -> None:
-    """Raise EmptyInputError for an empty list, and RequestError for more than `most` items, in words that clients read."""
+    """Raise EmptyInputError for an empty list, and RequestError for more than `most` items, in TEI's words."""
     if not items:
         raise EmptyInputError(f"{param} cannot be empty; send at least one item", param=param)
     if len(items) > most:

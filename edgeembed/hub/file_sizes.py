@@ -1,0 +1,160 @@
+"""Sizes of GGUF files that do not exist yet: from a model's shape and a quantisation type, by arithmetic.
+
+The tensors are those that our converter writes, and so do the official files. Types of the mixtures (Q4_K_M and others):
+llama.cpp's src/llama-quant.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from edgeembed.hub.catalogue import CatalogueEntry, HubGguf, Shape
+from edgeembed.hub.gguf.tensors import BLOCKS
+
+CAUSAL = frozenset({"qwen3"})
+"""Architectures with causal attention, whose keys and values llama.cpp keeps in a cache."""
+
+_HEADER_BYTES_PER_TOKEN = {"bert": 26, "nomic-bert": 21, "modern-bert": 42, "qwen3": 39, "gemma-embedding": 24}
+"""Metadata is mostly the vocabulary: its pieces, their types, scores of SentencePiece and merges of BPE. Measured."""
+
+_PLAIN = frozenset({"F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"})
+"""Types that all matrices have if their rows fit."""
+_MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K", "Q6_K": "Q6_K"}
+"""The type of most matrices."""
+_BETTER = "Q6_K"
+"""In a mixture, the type of the token embeddings, and in some layers of the matrices below."""
+_FAVOURED = ("attn_v", "attn_qkv", "ffn_down")
+_FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+"""What a mixture has instead for rows that are not a multiple of the block."""
+
+
+class _Tensor(NamedTuple):
+    """Values of a tensor, or of several of the same kind. layer: None for those outside the layers."""
+
+    role: str
+    rows: int
+    columns: int
+    layer: int | None = None
+
+
+def size_of(entry: CatalogueEntry, kind: str) -> int | None:
+    """Return the bytes of the model's file of this type: published, else computed; None if neither is possible."""
+    return published_sizes(entry).get(kind) or file_bytes(entry, kind)
+
+
+def published_sizes(entry: CatalogueEntry) -> dict[str, int]:
+    """Return the size in bytes of each type for which one is published."""
+    ready = {source.type: source.size_bytes for source in entry.sources if isinstance(source, HubGguf) and source.size_bytes}
+    return ready | entry.sizes
+
+
+def file_bytes(entry: CatalogueEntry, kind: str) -> int | None:
+    """Return the size of the model's file of this type to about 1 %; None without a shape, or for an unknown type."""
+    tensors = tensor_bytes(entry, kind)
+    if tensors is None or entry.shape is None:
+        return None
+    return tensors + _tokens(entry, entry.shape) * _HEADER_BYTES_PER_TOKEN[entry.architecture]
+
+
+def tensor_bytes(entry: CatalogueEntry, kind: str) -> int | None:
+    """Return the size of all tensors, without padding; None without a shape, or for an unknown type or architecture."""
+    known = kind in _PLAIN or kind in _MIXTURES
+    if entry.shape is None or entry.architecture not in _HEADER_BYTES_PER_TOKEN or not known:
+        return None
+    layers = entry.shape.layers
+    return sum(_stored_bytes(tensor, _type_of(tensor, kind, layers)) for tensor in _tensors(entry, entry.shape))
+
+
+def _tokens(entry: CatalogueEntry, shape: Shape) -> int:
+    """Return the rows of the token embeddings: a BERT cross-encoder has a second copy, for the document of a pair."""
+    twice = entry.task == "rerank" and entry.architecture == "bert" and shape.token_types > 1
+    return shape.vocabulary * (2 if twice else 1)
+
+
+def _tensors(entry: CatalogueEntry, shape: Shape) -> Iterator[_Tensor]:
+    """Yield the model's tensors; the role "f32" stands for all that are never quantised."""
+    width = shape.width
+    yield _Tensor("token_embd", _tokens(entry, shape), width)
+    yield _Tensor("f32", 1, _outer_values(entry, shape))
+    if shape.projection:
+        yield _Tensor("dense", shape.projection, width)
+        yield _Tensor("dense", width, shape.projection)
+    for layer in range(shape.layers):
+        for tensor in _layer_matrices(entry.architecture, shape):
+            yield tensor._replace(layer=layer)
+        yield _Tensor("f32", 1, _layer_values(entry.architecture, shape))
+
+
+def _layer_matrices(architecture: str, shape: Shape) -> Iterator[_Tensor]:
+    width, feed_forward = shape.width, shape.feed_forward
+    if architecture in ("nomic-bert", "modern-bert"):
+        yield _Tensor("attn_qkv", 3 * width, width)
+        yield _Tensor("attn_output", width, width)
+    else:
+        queries = shape.heads * (shape.head_length or width // shape.heads)
+        keys = queries // shape.heads * (shape.kv_heads or shape.heads)
+        yield _Tensor("attn_q", queries, width)
+        yield _Tensor("attn_k", keys, width)
+        yield _Tensor("attn_v", keys, width)
+        yield _Tensor("attn_output", width, queries)
+    # A gate beside ffn_up; in ModernBERT both are one matrix.
+    yield _Tensor("ffn_up", feed_forward * (1 if architecture == "bert" else 2), width)
+    yield _Tensor("ffn_down", width, feed_forward)
+
+
+def _layer_values(architecture: str, shape: Shape) -> int:
+    """Return the number of a layer's norms and biases."""
+    width = shape.width
+    match architecture:
+        case "bert":  # two norms with biases; biases of attention, ffn_up and ffn_down
+            return 4 * width + 4 * width + shape.feed_forward + width
+        case "nomic-bert":
+            return 4 * width
+        case "modern-bert":
+            return 2 * width
+        case _:  # norms of queries and keys; Gemma also has norms after attention and feed-forward
+            norms = 4 if architecture == "gemma-embedding" else 2
+            return norms * width + 2 * (shape.head_length or width // shape.heads)
+
+
+def _outer_values(entry: CatalogueEntry, shape: Shape) -> int:
+    """Return the number of values outside the layers that are never quantised."""
+    width, scores = shape.width, entry.task == "rerank"
+    match entry.architecture:
+        case "bert":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
+            return (entry.context_tokens + shape.token_types + 2) * width + (width * width + 2 * width + 1 if scores else 0)
+        case "nomic-bert":
+            return (shape.token_types + 2) * width
+        case "modern-bert":  # the first layer has no norm before attention
+            return width
+        case _:  # the last norm; a reranker's rows for "yes" and "no"
+            return width + (2 * width if scores else 0)
+
+
+def _type_of(tensor: _Tensor, kind: str, layers: int) -> str:
+    if tensor.role == "f32":
+        return "F32"
+    chosen = _MIXTURES.get(kind, kind)
+    if kind in _MIXTURES:
+        favoured = tensor.role in _FAVOURED and tensor.layer is not None and _has_more_bits(tensor.layer, layers)
+        if favoured or tensor.role == "token_embd":
+            chosen = _BETTER
+        if not _fits(tensor, chosen):
+            chosen = _FALLBACKS[chosen]
+    return chosen if _fits(tensor, chosen) else "F16"
+
+
+def _fits(tensor: _Tensor, kind: str) -> bool:
+    return tensor.columns % BLOCKS[kind][0] == 0
+
+
+def _has_more_bits(layer: int, layers: int) -> bool:
+    """Return whether a mixture has a better type in this layer: the first and last eighth, and every third between."""
+    first = layers // 8
+    return layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
+
+
+def _stored_bytes(tensor: _Tensor, kind: str) -> int:
+    values, size = BLOCKS[kind]
+    return tensor.rows * tensor.columns // values * size

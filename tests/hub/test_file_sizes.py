@@ -1,0 +1,141 @@
+"""Sizes that are computed from a model's shape: against published files, published parameter counts, and our converter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from gguf import GGUFReader
+
+from edgeembed.hub.catalogue import CatalogueEntry, HubGguf, Shape, catalogue
+from edgeembed.hub.file_sizes import file_bytes, published_sizes, size_of, tensor_bytes
+from edgeembed.hub.gguf.header import read_header
+from edgeembed.models.memory import estimate, estimate_entry
+from edgeembed_convert import QUANTIZATIONS, ConversionOptions, convert_checkpoint
+from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, make_tiny_xlm_roberta_reranker
+from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
+from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoint
+from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
+
+# Files whose token embeddings have another type than our converter or today's llama.cpp would choose.
+OTHER_EMBEDDINGS = {("nomic-embed-text-v1.5", "Q4_K_M"), ("qwen3-embedding-4b", "Q5_0"), ("qwen3-embedding-8b", "Q5_0")}
+PUBLISHED = [
+    (name, kind, size)
+    for name, entry in catalogue().items()
+    for kind, size in published_sizes(entry).items()
+    if (name, kind) not in OTHER_EMBEDDINGS
+]
+# mteb's descriptions of the models, from the headers of the weights.
+PARAMETERS = {
+    "all-minilm-l12-v2": 33_360_000,
+    "all-minilm-l6-v2": 22_713_216,
+    "granite-embedding-english-r2": 149_014_272,
+    "granite-embedding-small-english-r2": 47_662_464,
+    "mxbai-embed-large-v1": 335_141_888,
+    "paraphrase-multilingual-minilm-l12-v2": 117_653_760,
+    "paraphrase-multilingual-mpnet-base-v2": 278_043_648,
+    "qwen3-embedding-0.6b": 595_776_512,
+    "qwen3-embedding-4b": 4_021_774_336,
+    "qwen3-embedding-8b": 7_567_295_488,
+    "snowflake-arctic-embed-l": 335_141_888,
+    "snowflake-arctic-embed-l-v2.0": 567_754_752,
+    "snowflake-arctic-embed-m": 109_482_240,
+    "snowflake-arctic-embed-s": 33_360_000,
+    "snowflake-arctic-embed-xs": 22_713_216,
+}
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_every_model_has_a_size_and_an_estimate_of_its_memory(name: str) -> None:
+    entry = catalogue()[name]
+    size = size_of(entry, entry.default_type)
+    memory = estimate_entry(entry, entry.default_type, 4096, 128)
+    assert size and memory and size < memory < 2 * size + 400_000_000
+    assert not entry.shape or entry.task == "rerank" or entry.shape.width == entry.dimensions
+
+
+@pytest.mark.parametrize(("name", "kind", "size"), PUBLISHED)
+def test_published_files_have_the_computed_size(name: str, kind: str, size: int) -> None:
+    assert file_bytes(catalogue()[name], kind) == pytest.approx(size, rel=0.001)
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_shapes_have_the_published_number_of_parameters(name: str) -> None:
+    entry = catalogue()[name]
+    values = (tensor_bytes(entry, "F32") or 0) // 4
+    width = entry.dimensions
+    if entry.architecture == "bert":  # the weights have a pooler, and XLM-RoBERTa's two unused positions
+        values += width * width + width + (2 * width if entry.shape and entry.shape.token_types == 1 else 0)
+    assert values == PARAMETERS[name]
+
+
+def test_what_is_not_known_has_no_size() -> None:
+    entry = catalogue()["all-minilm-l6-v2"]
+    assert size_of(msgspec.structs.replace(entry, shape=None), "Q8_0") is None
+    assert estimate_entry(msgspec.structs.replace(entry, shape=None), "Q8_0", 4096, 128) is None
+    assert size_of(msgspec.structs.replace(entry, architecture="new"), "Q8_0") is None
+    assert size_of(entry, "IQ2_M") is None
+    assert {kind for kind in QUANTIZATIONS if size_of(entry, kind) is None} == {"IQ4_XS"}, "a mixture that nobody computes"
+
+
+WIDE_QWEN = Qwen3Shape(hidden_size=256, intermediate_size=512, num_hidden_layers=9)
+CHECKPOINTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "bert": ("all-minilm-l6-v2", make_tiny_bert),
+    "wide bert": ("all-minilm-l6-v2", lambda folder: make_tiny_bert(folder, hidden=256, feed_forward=512, layers=9)),
+    "xlm-roberta": ("bge-m3", make_tiny_xlm_roberta),
+    "cross-encoder": ("ms-marco-minilm-l6-v2", make_tiny_cross_encoder),
+    "xlm-roberta reranker": ("bge-reranker-v2-m3", make_tiny_xlm_roberta_reranker),
+    "modern-bert": ("gte-modernbert-base", make_tiny_modern_bert),
+    "nomic-bert": ("nomic-embed-text-v1.5", make_tiny_nomic_bert),
+    "qwen3": ("qwen3-embedding-0.6b", make_qwen3_checkpoint),
+    "wide qwen3": ("qwen3-embedding-0.6b", lambda folder: make_qwen3_checkpoint(folder, shape=WIDE_QWEN)),
+    "qwen3 reranker": ("qwen3-reranker-0.6b", lambda folder: make_qwen3_checkpoint(folder, kind="rerank")),
+    "gemma": ("embeddinggemma-300m", make_gemma_checkpoint),
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0", "Q6_K", "Q5_K_M", "Q4_K_M"])
+@pytest.mark.parametrize("form", list(CHECKPOINTS))
+def test_converted_files_have_exactly_the_computed_size(form: str, kind: str, tmp_path: Path) -> None:
+    like, make = CHECKPOINTS[form]
+    folder = make(tmp_path / "checkpoint")
+    file = tmp_path / "model.gguf"
+    convert_checkpoint(folder, file, ConversionOptions(quantization=kind, proof=False, task=catalogue()[like].task))
+    entry = entry_of(catalogue()[like], folder, file)
+    assert tensor_bytes(entry, kind) == sum(tensor.n_bytes for tensor in GGUFReader(file).tensors)
+    size = file.stat().st_size
+    assert estimate_entry(entry, kind, 512, 128) == estimate(file, 512, 128) + (size_of(entry, kind) or 0) - size
+
+
+def entry_of(like: CatalogueEntry, folder: Path, file: Path) -> CatalogueEntry:
+    """Return the entry of a checkpoint, with the sizes in its config.json."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+
+    def number(*keys: str) -> int | None:
+        return next((config[key] for key in keys if key in config), None)
+
+    header = read_header(file)
+    context = header.number(f"{header.architecture}.context_length")
+    # nomic-bert's config.json has a padded number.
+    vocabulary = header.number(f"{header.architecture}.vocab_size") if "n_embd" in config else number("vocab_size")
+    width = number("hidden_size", "n_embd")
+    dense = folder / "2_Dense" / "config.json"
+    shape = Shape(
+        layers=number("num_hidden_layers", "n_layer"),
+        width=width,
+        feed_forward=number("intermediate_size", "n_inner"),
+        vocabulary=vocabulary,
+        heads=number("num_attention_heads", "n_head"),
+        kv_heads=number("num_key_value_heads"),
+        head_length=number("head_dim"),
+        token_types=number("type_vocab_size") or 1,
+        projection=json.loads(dense.read_text("utf-8"))["out_features"] if dense.is_file() else None,
+    )
+    converted = tuple(source for source in like.sources if not isinstance(source, HubGguf))
+    changes = {"shape": shape, "dimensions": width, "context_tokens": context, "sources": converted, "sizes": {}}
+    return msgspec.structs.replace(like, **changes, matryoshka=None)
