@@ -82,7 +82,8 @@ MERGES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
 STRIPS = {"type": "Strip", "strip_left": False, "strip_right": True}
 SPACES = [
     "hello world ", " hello", "hello  world", "hello\n", " ", "  ", "\n\nhello\t\tworld \n", "hello\u3000world",
-    "hello \u00a0", "hello\u2581 ", "hello\u2581", "a\u200bb", "a \u200b", "a  b   c", "   a  b", "the middle", "the  middle ",
+    "hello \u00a0", "hello\u2581 ", "hello\u2581", "a\u200bb", "a \u200b", "a  b   c", "   a  b",
+    "the middle", "the  middle ",
 ]  # fmt: skip
 
 
