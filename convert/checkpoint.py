@@ -17,7 +17,7 @@ from edgeembed_convert.ignored import (
     refuse_tokenizer_class,
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
-from edgeembed_convert.prompts import read_prompts
+from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
 from edgeembed_convert.weights import Weights, open_weights
 
 Task = Literal["embed", "rerank"]
@@ -75,6 +75,22 @@ class Checkpoint:
         if not isinstance(value, bool):
             raise ConversionError(f"{file}: do_lower_case = {value!r}; expected true or false")
         return value
+
+    @cached_property
+    def max_seq_length(self) -> int | None:
+        """The length in tokens at which sentence-transformers cuts texts; None if its settings have none."""
+        file = _transformer_config(self.model_folder)
+        value = read_json(file).get("max_seq_length") if file else None
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConversionError(f"{file}: max_seq_length = {value!r}; expected a positive integer")
+        return value
+
+    @cached_property
+    def similarity(self) -> str:
+        """The function by which sentence-transformers compares vectors: cosine, dot, euclidean or manhattan."""
+        file = self.folder / CONFIG_FILE
+        value = read_json(file).get("similarity_fn_name") if file.is_file() else None
+        return "dot" if value == "dot_product" else str(value or "cosine")
 
     @property
     def license(self) -> str | None:

@@ -24,6 +24,7 @@ from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.notes import NOTES_KEY, notes_on
 from edgeembed_convert.quantization import (
     FALLBACK,
     MIXTURE_BITS,
@@ -75,6 +76,8 @@ class Conversion:
     tensors: int
     fallbacks: list[str]
     """One sentence for each group of tensors that could not take the requested type."""
+    notes: list[str]
+    """What the file does in another way than the checkpoint; see `notes`."""
     source_sha256: str
     architecture: str
     dimensions: int
@@ -103,11 +106,12 @@ def convert_checkpoint(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
         _check_lower_casing(checkpoint, plan)
+        notes = notes_on(checkpoint, plan)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
         sha256 = checkpoint.weights.sha256(work.advance)
-        metadata = _metadata(checkpoint, plan, options, sha256)
+        metadata = _metadata(checkpoint, plan, options, sha256) | ({NOTES_KEY: "\n".join(notes)} if notes else {})
     except OSError as error:
         raise ConversionError(f"{source}: not converted: {error}") from error
     fallbacks, effective = job.run(metadata, work)
@@ -118,6 +122,7 @@ def convert_checkpoint(
         size_bytes=target.stat().st_size,
         tensors=len(plan.tensors),
         fallbacks=fallbacks,
+        notes=notes,
         source_sha256=sha256,
         architecture=plan.architecture,
         dimensions=plan.dimensions,

@@ -13,8 +13,16 @@ from edgeembed_convert.jsonfile import read_json
 
 CONFIG_FILE = "config_sentence_transformers.json"
 
-# The names that SentenceTransformer.encode_query and encode_document try, in this order.
-_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+# By kind, in this order: the names that SentenceTransformer.encode_query and encode_document try, then those of
+# EmbeddingGemma ("Retrieval-query", "STS"), harrier ("web_search_query"), jina ("retrieval.query", "text-matching"), nomic
+# ("search_query") and stella ("s2p_query"), in lower case and with underscores.
+_NAMES = {
+    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval"),
+    "document": ("document", "passage", "corpus", "retrieval_document", "retrieval_passage", "search_document"),
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+    "similarity": ("similarity", "sts", "sts_query", "text_matching", "semantic_similarity", "s2s_query"),
+}
 
 # Prompts with a description of the task in the middle, which a request may replace: those of Qwen3-Embedding (also
 # E5-mistral and GTE-Qwen2) and of EmbeddingGemma.
@@ -27,22 +35,12 @@ _INSTRUCTIONS = (
 def read_prompts(folder: Path) -> dict[str, str]:
     """Return the prompts of a sentence-transformers checkpoint as templates for `str.format`.
 
-    The keys are `query` and `document` (templates with "{text}" and "{instruction}") and `instruction` (its default);
-    empty if the checkpoint has no prompts for queries and documents. Other prompts (clustering, ...) and
-    `default_prompt_name` are ignored. Raises ConversionError.
+    The keys are `query`, `document`, `classification`, `clustering` and `similarity` (templates with "{text}" and
+    "{instruction}") and `instruction` (its default); empty if the checkpoint has no prompts of these kinds. For others see
+    `notes_on_prompts`. Raises ConversionError.
     """
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        return {}
-    stored = read_json(file).get("prompts") or {}
-    if not isinstance(stored, dict) or not all(isinstance(text, str) for text in stored.values()):
-        raise ConversionError(f"{file}: prompts must be an object that maps names to texts")
-    found = {}
-    for kind, names in _NAMES.items():
-        for name in names:
-            if name in stored:
-                found[kind] = stored[name]
-                break
+    stored = _stored(folder)
+    found = {kind: stored[name] for kind, name in _names_of(stored).items()}
     # sentence-transformers writes empty prompts for both if a model uses none.
     if not any(found.values()):
         return {}
@@ -52,6 +50,44 @@ def read_prompts(folder: Path) -> dict[str, str]:
             templates["query"] = f"{_escape(match['before'])}{{instruction}}{_escape(match['after'])}{{text}}"
             templates["instruction"] = match["instruction"]
     return templates
+
+
+def notes_on_prompts(folder: Path) -> list[str]:
+    """Return a sentence for each thing that the daemon does not do with the checkpoint's prompts."""
+    stored = _stored(folder)
+    notes = []
+    used = {stored[name] for name in _names_of(stored).values()}
+    # EmbeddingGemma has the same prompt under several names.
+    if lost := [name for name, text in stored.items() if text and text not in used]:
+        notes.append(
+            "the checkpoint has prompts of other kinds, which clients must put before their texts: "
+            f"{', '.join(map(repr, lost))} (see {CONFIG_FILE})"
+        )
+    file = folder / CONFIG_FILE
+    default = read_json(file).get("default_prompt_name") if file.is_file() else None
+    if stored.get(str(default)):
+        notes.append(
+            f"sentence-transformers puts the prompt {default!r} before every text without one; edgeembed puts prompts only "
+            "before texts with an input type"
+        )
+    return notes
+
+
+def _stored(folder: Path) -> dict[str, str]:
+    file = folder / CONFIG_FILE
+    stored = (read_json(file).get("prompts") or {}) if file.is_file() else {}
+    if not isinstance(stored, dict) or not all(isinstance(text, str) for text in stored.values()):
+        raise ConversionError(f"{file}: prompts must be an object that maps names to texts")
+    return stored
+
+
+def _names_of(stored: dict[str, str]) -> dict[str, str]:
+    """Return, by kind, the name of the prompt that is taken for it."""
+    plain: dict[str, str] = {}
+    for name in stored:
+        plain.setdefault(re.sub(r"[-. ]", "_", name.lower()), name)
+    found = {kind: next((plain[name] for name in names if name in plain), None) for kind, names in _NAMES.items()}
+    return {kind: name for kind, name in found.items() if name is not None}
 
 
 def _escape(text: str) -> str:

@@ -37,8 +37,8 @@ class ModelPlan:
     """Keys of the architecture and the tokenizer."""
     tensors: Sequence[PlannedTensor]
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Templates `query` and `document` (with "{text}" and "{instruction}"), the default `instruction`; for rerankers the
-    template `rerank` (with "{instruction}", "{query}" and "{document}"). Stored as `edgeembed.prompt.*`."""
+    """As `prompts.read_prompts` returns them; for rerankers the template `rerank` (with "{instruction}", "{query}" and
+    "{document}"). Stored as `edgeembed.prompt.*`."""
     matryoshka: tuple[int, int] | None = None
     """Smallest and largest length that vectors may be truncated to. Stored as `edgeembed.matryoshka.min/max`."""
 

@@ -149,7 +149,7 @@ def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
 
     with Progress(to_stderr, f"converting {folder.resolve().name}") as progress:
         result = convert_checkpoint(folder, target, options, progress.update)
-    for note in result.fallbacks:
+    for note in (*result.fallbacks, *result.notes):
         to_stderr(f"note: {note}")
     click.echo(
         f"{result.path}  {result.quantization}  {human_size(result.size_bytes)}  {result.architecture}, "

@@ -177,6 +177,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "damage": model.damage.what if model.damage else None,
         "source": model.source,
         "prompts": msgspec.to_builtins(model.prompts),
+        "notes": model.notes,
     }
 
 
@@ -301,8 +302,10 @@ def _print_installed(model: InstalledModel) -> None:
             ("source", model.source),
             ("licence", model.license or "unknown"),
             ("last used", ago(model.last_used, time.time())),
+            *(("note", note) for note in model.notes),
         ],
         indent="    ",
+        prose=("note",),
     )
     _print_frame(model)
 

@@ -12,6 +12,8 @@ from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader
 
 _PROMPT = "edgeembed.prompt."
+PROMPT_KINDS = Prompts.__struct_fields__
+"""The kinds of prompts of an embedder in a file of our converter, and the default instruction."""
 
 
 class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,13 +30,15 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is a reranker."""
     prompts: dict[str, str] = {}
     """In a file of our converter: the checkpoint's templates, by kind."""
+    notes: list[str] = []
+    """In a file of our converter: what it does in another way than its checkpoint."""
     matryoshka: tuple[int, int] | None = None
     """Shortest and longest vector."""
 
     @property
     def own_prompts(self) -> Prompts | None:
         """The file's prompts, if it has any. Raises ValueError for an invalid template."""
-        given = {kind: text for kind, text in self.prompts.items() if kind in ("query", "document", "instruction")}
+        given = {kind: text for kind, text in self.prompts.items() if kind in PROMPT_KINDS}
         return Prompts(**given) if given else None
 
     @property
@@ -60,6 +64,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
             for key, value in header.values.items()
             if key.startswith(_PROMPT) and isinstance(value, str)
         },
+        notes=(header.text("edgeembed.converter.notes") or "").splitlines(),
         matryoshka=(least, most) if least and most else None,
     )
     try:

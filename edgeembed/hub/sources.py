@@ -182,7 +182,7 @@ class Fetcher:
                 progress.update,
             )
         header = require_gguf(target)
-        for sentence in conversion.fallbacks:
+        for sentence in (*conversion.fallbacks, *conversion.notes):
             self._report(f"{plan.name}: {sentence}")
         return FetchedModel(
             target,
@@ -191,7 +191,7 @@ class Fetcher:
             source,
             plan.license or header.text("general.license") or None,
             converted_by=f"edgeembed {__version__}",
-            notes=list(conversion.fallbacks),
+            notes=[*conversion.fallbacks, *conversion.notes],
             repo=repo,
             revision=revision,
         )

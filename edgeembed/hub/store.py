@@ -51,6 +51,8 @@ class InstalledModel:
     """Where it came from, as text."""
     entry: CatalogueEntry | None
     task: Task = "embed"
+    notes: list[str] = field(default_factory=list)
+    """What the file does in another way than the checkpoint that it was converted from."""
     last_used: float | None = field(default=None, compare=False)
     """Unix seconds; None if it was never used."""
     damage: DamagedModelError | None = field(default=None, compare=False)
@@ -348,6 +350,7 @@ class Store:
             source=manifest.source if manifest else "a local file",
             entry=entry,
             task="rerank" if ranks else "embed",
+            notes=facts.notes,
             last_used=self._usage.all().get(digest),
         )
 

@@ -357,7 +357,7 @@ def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | 
         return found
     for suffix, kind in _SUFFIXES.items():
         if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
-            return Target(found.model, kind or found.input_type)
+            return Target(found.model, kind) if kind else found
     if folded.endswith(_COSINE) and (found := find(folded.removesuffix(_COSINE))) and found.model.task == "embed":
         return Target(found.model, cosine=True)
     return None

@@ -106,9 +106,9 @@ def tei(problem: Problem) -> tuple[int, TeiError]:
 
 
 Dialect: TypeAlias = Literal["openai", "ollama", "tei", "cohere"]
-ERROR_FORMATS: dict[str, ErrorFormat] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
+ERROR_FORMATS: dict[Dialect, ErrorFormat] = {"openai": openai, "ollama": ollama, "tei": tei, "cohere": cohere}
 
-DIALECT = web.RequestKey("dialect", str)
+DIALECT: web.RequestKey[Dialect] = web.RequestKey("dialect")
 """Set by the handler of a path that several dialects share."""
 _TEI_PATHS = frozenset(
     {"/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/info", "/tokenize", "/decode", "/invocations"}

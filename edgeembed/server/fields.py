@@ -15,14 +15,13 @@ from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
-# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 T = TypeVar("T")
 
+# Bodies take lists of anything, so that the error can name the item that is wrong; the OpenAPI document has the right type.
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 TextField: TypeAlias = Annotated[str, Meta(extra_json_schema=_TEXT)]
 TextListField: TypeAlias = Annotated[list[Any], Meta(extra_json_schema=_TEXTS)]
-TextsField: TypeAlias = TextField | TextListField
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _TEXTS_OR_IDS = {"anyOf": [_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
 TextsOrIdsField: TypeAlias = TextField | dict[str, Any] | Annotated[list[Any], Meta(extra_json_schema=_TEXTS_OR_IDS)]
@@ -66,10 +65,11 @@ def texts_of(
         raise TokenInputError(
             f"{param} holds token ids, of a vocabulary that is not known here. Send text{token_hint}", param=param
         )
-    if token_hint and (found := [index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)]):
-        place = f"{param}[{found[0]}]"
+    ids_at = next((index for index, item in enumerate(given) if type(item) is int or _is_ids_of_text(item)), None)
+    if token_hint and ids_at is not None:
+        place = f"{param}[{ids_at}]"
         raise TokenInputError(
-            f"{place} is {json_name(given[found[0]])}, which may be token ids; {param} takes texts or ids, but not both"
+            f"{place} is {json_name(given[ids_at])}, which may be token ids; {param} takes texts or ids, but not both"
             + token_hint,
             param=place,
         )
@@ -188,7 +188,7 @@ def _is_ids_of_text(item: Any) -> bool:
 
 
 _MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url")
-"""What items for models of several media have beside their text (SGLang, Jina): vectors of the text alone are not theirs."""
+"""Fields of items for multimodal models (SGLang, Jina). The vector of the text alone would not be that of such an item."""
 
 
 def part_text(item: Any, place: str) -> str:

@@ -166,6 +166,22 @@ def test_lower_cased_input_is_refused_without_wordpiece(tmp_path: Path, make: Ca
         convert_checkpoint(tmp_path / "tiny", tmp_path / "tiny.gguf")
 
 
+def test_differences_from_sentence_transformers_are_noted(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny", context=64)
+    write_json(checkpoint / "sentence_bert_config.json", {"max_seq_length": 48})
+    write_json(checkpoint / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")  # it has a Normalize module
+    (length,) = result.notes
+    assert "texts of up to 48 tokens" in length and "takes up to 64 tokens" in length
+    assert fields(result.path)["edgeembed.converter.notes"] == length
+
+    modules = json.loads((checkpoint / "modules.json").read_text(encoding="utf-8"))
+    write_json(checkpoint / "modules.json", [module for module in modules if "Normalize" not in module["type"]])
+    write_json(checkpoint / "sentence_bert_config.json", {"max_seq_length": 64})
+    (similarity,) = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").notes
+    assert "similarity_fn_name = 'dot'" in similarity and "vectors of length 1" in similarity
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_half_precision_sources(tmp_path: Path, dtype: str) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", dtype=dtype)

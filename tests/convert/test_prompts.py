@@ -9,10 +9,13 @@ import pytest
 
 from edgeembed.errors import ConversionError
 from edgeembed.hub.catalogue import Prompts
+from edgeembed.hub.facts import facts_of
+from edgeembed.hub.gguf.check import check_gguf
 from edgeembed.models.prompts import choose_prompt
 from tests.convert.decoder_reference import convert
 from tests.convert.gguf_fields import fields
 from tests.convert.tiny_bert import make_tiny_bert, write_json
+from tests.convert.without_proof import convert_checkpoint
 
 TASK = "Given a question, retrieve passages"
 
@@ -30,7 +33,10 @@ def stored_prompts(folder: Path, prompts: Any) -> dict[str, str]:
     ("prompts", "expected"),
     [
         ({"query": "query: ", "passage": "passage: "}, {"query": "query: {text}", "document": "passage: {text}"}),
-        ({"query": "{q}: ", "document": "", "sts": "x"}, {"query": "{{q}}: {text}", "document": "{text}"}),
+        (
+            {"query": "{q}: ", "document": "", "sts": "x"},
+            {"query": "{{q}}: {text}", "document": "{text}", "similarity": "x{text}"},
+        ),
         ({"query": f"Instruct: {TASK}\nQuery: "}, {"query": "Instruct: {instruction}\nQuery: {text}", "instruction": TASK}),
         (
             {"query": "task: search result | query: ", "document": "title: none | text: "},
@@ -41,7 +47,7 @@ def stored_prompts(folder: Path, prompts: Any) -> dict[str, str]:
             },
         ),
         ({"query": "", "document": ""}, {}),
-        ({"clustering": "cluster: "}, {}),
+        ({"clustering": "cluster: "}, {"clustering": "cluster: {text}"}),
         ({}, {}),
         (None, {}),
     ],
@@ -54,6 +60,42 @@ def test_templates(tmp_path: Path, prompts: dict[str, str] | None, expected: dic
         stored = (prompts or {}).get(kind, (prompts or {}).get("passage", "") if kind == "document" else "")
         prompt = choose_prompt(Prompts(**found), "query" if kind == "query" else "document", None, "tiny")
         assert prompt.apply("a {brace}") == stored + "a {brace}"
+
+
+NAMES = {
+    # EmbeddingGemma without its plain names, harrier, jina, nomic
+    "Retrieval-query": "query", "web_search_query": "query", "retrieval.query": "query", "search_query": "query",
+    "Retrieval-document": "document", "retrieval.passage": "document", "search_document": "document",
+    "Classification": "classification", "Clustering": "clustering", "STS": "similarity", "sts_query": "similarity",
+    "text-matching": "similarity",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_other_models(tmp_path: Path, name: str) -> None:
+    kind = NAMES[name]
+    found = stored_prompts(tmp_path, {name: "x: "})
+    assert found == {kind: "x: {text}"}
+    facts = facts_of(check_gguf(tmp_path / "tiny.gguf"), tmp_path / "tiny.gguf")
+    assert choose_prompt(facts.own_prompts, kind, None, "tiny").apply("a") == "x: a"  # type: ignore[arg-type]
+    assert facts.notes == []
+
+
+def test_plain_names_come_first(tmp_path: Path) -> None:
+    given = {"Retrieval-query": "a", "query": "b", "passage": "d", "document": "c"}
+    assert stored_prompts(tmp_path, given) == {"query": "b{text}", "document": "c{text}"}
+
+
+def test_what_is_not_in_the_file_is_noted(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    write_json(
+        checkpoint / "config_sentence_transformers.json",
+        {"prompts": {"query": "q: ", "bitext": "b: ", "same": "q: ", "none": ""}, "default_prompt_name": "query"},
+    )
+    notes = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").notes
+    assert len(notes) == 2
+    assert "prompts of other kinds, which clients must put before their texts: 'bitext' (see" in notes[0]
+    assert "puts the prompt 'query' before every text without one" in notes[1]
 
 
 @pytest.mark.parametrize("prompts", [{"query": 1}, ["query: "]])

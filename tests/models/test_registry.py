@@ -246,7 +246,7 @@ async def test_a_file_that_changes_during_a_scan_is_scanned_again() -> None:
 
 async def test_an_embedder_ranks_if_its_name_ends_in_cosine() -> None:
     registry = ModelRegistry(SMALL, [RANKER], aliases={"some-reranker": "small:cosine"})
-    for name in ("small:cosine", "SMALL:Q8_0:cosine", "some-reranker"):
+    for name in ("small:cosine", "SMALL:Q8_0:cosine", "some-reranker", "some-reranker:latest"):
         found = await registry.resolve(name, "rerank")
         assert (found.model, found.input_type, found.cosine) == (SMALL, None, True)
         assert (await registry.resolve(name, "embed")).model == SMALL

@@ -30,7 +30,7 @@ from edgeembed.hub.gguf.tensors import (
 from edgeembed.hub.gguf.vocabulary import check_vocabulary
 
 SPLIT_KEY = "split.count"
-_PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in ("query", "document", "instruction")}
+_PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in Prompts.__struct_fields__}
 _MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _MOST_CANARY_TEXTS, _LONGEST_CANARY_TEXTS = 64, 2**16
 """All of them are computed whenever the file is loaded."""
@@ -100,8 +100,7 @@ def _check_prompts(texts: dict[str, str]) -> None:
     except ValueError as error:
         raise UnfitError(f"keys 'edgeembed.prompt.*': {error}") from error
     for key, allowed in (
-        (_PROMPT_KEYS["query"], {"text", "instruction"}),
-        (_PROMPT_KEYS["document"], {"text", "instruction"}),
+        *((key, {"text", "instruction"}) for kind, key in _PROMPT_KEYS.items() if kind != "instruction"),
         (TEMPLATE_KEY, {"query", "document", "instruction"}),
     ):
         _check_template(key, texts.get(key, ""), allowed)

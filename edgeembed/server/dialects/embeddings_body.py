@@ -1,4 +1,4 @@
-"""The body of POST /v1/embeddings: the fields of OpenAI, and those by which its clients mean other servers.
+"""The body of POST /v1/embeddings: the fields of OpenAI, and those of the other servers that have this route.
 
 Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage, "Create embeddings"; the protocols of vLLM
 (entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache` and
@@ -138,7 +138,7 @@ class EmbeddingsBody(msgspec.Struct):
 
 
 class NumberFormat(msgspec.Struct, frozen=True):
-    """How an answer has its numbers. norm: see `postprocess.scaled_rows`."""
+    """How the numbers of an answer are written. norm: see `postprocess.scaled_rows`."""
 
     encoding: Encoding = "float"
     dtype: Dtype = "float32"
@@ -147,7 +147,7 @@ class NumberFormat(msgspec.Struct, frozen=True):
 
 
 def number_format(body: EmbeddingsBody) -> NumberFormat:
-    """Return how the answer to a request has its numbers. Raises RequestError for fields that contradict each other."""
+    """Return how the numbers of the answer are written. Raises RequestError for fields that contradict each other."""
     jina = body.embedding_type
     if isinstance(jina, list):
         if len(jina) != 1:

@@ -29,9 +29,9 @@ from edgeembed.server.responses import JSON_TYPE, PartedResponse, array_json, st
 routes = web.RouteTableDef()
 
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+_ONE_TEXT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 1}, {"type": "null"}]}
 MOST_NUMBERS_AT_ONCE = 2**18
 """In a part of a large answer; each takes about 11 bytes."""
-_ONE_TEXT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 1}, {"type": "null"}]}
 
 
 class OllamaEmbedBody(msgspec.Struct):

@@ -28,7 +28,7 @@ DocumentForm: TypeAlias = Literal["object", "string", "none"]
 
 _DOCUMENTS_OF_UNIT = 100
 _TOKENS_OF_DOCUMENT = 500
-"""What Cohere bills as one search: so many documents, and longer ones count as several."""
+"""Cohere bills one search for up to so many documents; one with more tokens than this counts as several."""
 
 
 class RerankDocument(msgspec.Struct):

@@ -94,18 +94,9 @@ _BODY = BodyType(ScoreBody)
 
 
 @routes.post("/score")
+@routes.post("/v1/score")
 async def score(request: web.Request) -> web.Response:
     """Score pairs of texts: with a reranker, or the cosine of an embedder."""
-    return await _score(request)
-
-
-@routes.post("/v1/score")
-async def score_v1(request: web.Request) -> web.Response:
-    """Score pairs of texts: with a reranker, or the cosine of an embedder."""
-    return await _score(request)
-
-
-async def _score(request: web.Request) -> web.Response:
     body = await read_body(request, _BODY)
     first, second = _fields(body)
     given, most = getattr(body, second), request.app[MAX_REQUEST_TEXTS]

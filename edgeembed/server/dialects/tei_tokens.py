@@ -66,7 +66,6 @@ _TOKENIZE = BodyType(TeiTokenizeBody)
 _DECODE = BodyType(TeiDecodeBody)
 _AT_ONCE = 4096
 """Tokens that are written at once, as NumPy keeps all other threads waiting."""
-_token_encoder = msgspec.json.Encoder()
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -101,7 +100,7 @@ async def decode(request: web.Request) -> web.Response:
 def _tokens_json(result: TokenizeResult) -> bytes:
     written: list[bytes] = []
     for read, text in zip(result.tokens, result.prompted, strict=True):
-        lists = (_token_encoder.encode(tokens)[1:-1] for tokens in _tokens(read, text))
+        lists = (msgspec.json.encode(tokens)[1:-1] for tokens in _tokens(read, text))
         written.append(b"[%b]" % b",".join(lists))
     return b"[%b]" % b",".join(written)
 

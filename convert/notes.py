@@ -1,0 +1,43 @@
+"""What a converted file does in another way than its checkpoint in sentence-transformers, in sentences for people.
+
+Nothing here makes a vector wrong: such things are refused (`ignored`). Conversion prints the sentences and stores them in
+the file, and `edgeembed show` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguf import Keys
+
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.families.base import ModelPlan
+from edgeembed_convert.prompts import notes_on_prompts
+
+NOTES_KEY = "edgeembed.converter.notes"
+"""One sentence a line."""
+
+
+def notes_on(checkpoint: Checkpoint, plan: ModelPlan) -> list[str]:
+    """Return the sentences for a checkpoint. Raises ConversionError for malformed settings."""
+    if plan.pooling == "rank":
+        return []
+    return [*_length(checkpoint, plan), *_similarity(checkpoint), *notes_on_prompts(checkpoint.folder)]
+
+
+def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
+    used, most = checkpoint.max_seq_length, plan.metadata.get(Keys.LLM.CONTEXT_LENGTH.format(arch=plan.architecture))
+    if used is not None and isinstance(most, int) and used < most:
+        yield (
+            f"its makers use the model for texts of up to {used} tokens (max_seq_length), and sentence-transformers cuts "
+            f"longer ones there; edgeembed takes up to {most} tokens, whose vectors may be worse"
+        )
+
+
+def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
+    normalizes = any(kind == "Normalize" for kind, _ in checkpoint.modules or [])
+    if checkpoint.similarity != "cosine" and not normalizes:
+        yield (
+            f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
+            "edgeembed returns vectors of length 1, so the order of results may be another"
+        )
