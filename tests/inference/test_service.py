@@ -20,9 +20,10 @@ from edgeembed.errors import (
     RequestError,
 )
 from edgeembed.hub.catalogue import Matryoshka, Prompts
-from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import ModelRegistry, ServedModel
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 
@@ -239,3 +240,10 @@ async def test_documents_are_not_embedded_when_the_query_is_refused() -> None:
     engine.loaded.set()
     await service.embed(EmbedRequest(["c"]))
     assert engine.computed == ["c"]
+
+
+async def test_a_reranker_that_was_just_installed_has_tokens() -> None:
+    registry = ModelRegistry(fake_model(), scan=lambda: [fake_model("ranker", task="rerank")])
+    pool = ModelPool(lambda _model: FakeEngine(), PoolRules(budget_bytes=1))
+    result = await EmbeddingService(registry, pool, None).count_tokens(TokenizeRequest(["a b"], model="ranker"))
+    assert (result.model.name, len(result.tokens[0].ids)) == ("ranker", 4)
