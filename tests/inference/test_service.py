@@ -227,6 +227,8 @@ async def test_cut_rows_are_layer_normalised_before_where_the_models_makers_do_s
     model = ServedModel(name="fake-model", digest="0" * 64, matryoshka=Matryoshka(min=2, max=DIMENSIONS, layer_norm=True))
     result = EmbedResult(model, [b""], [Row(fake_row("a"), 1)], 4, 0)
     assert np.allclose(result.vectors, [normed[:4] / np.linalg.norm(normed[:4])], atol=1e-6)
+    assert np.allclose(result.scaled(-1), [normed[:4]], atol=1e-6), "also for clients that normalise themselves"
+    assert np.allclose(result.scaled(1), [normed[:4] / np.abs(normed[:4]).sum()], atol=1e-6)
 
 
 async def test_documents_are_not_embedded_when_the_query_is_refused() -> None:

@@ -140,6 +140,11 @@ QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
         ("bert", [put("tokenizer.ggml.seperator_token_id", UINT32, 9)], "seperator_token_id"),
         ("xlm-roberta", [put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
         ("xlm-roberta", [drop("tokenizer.ggml.add_bos_token"), drop("tokenizer.ggml.bos_token_id")], "add_bos_token"),
+        (
+            "xlm-roberta",
+            [drop("tokenizer.ggml.add_space_prefix"), drop("tokenizer.ggml.remove_extra_whitespaces")],
+            "add_space_prefix",
+        ),
         ("xlm-roberta", [named("bge-m3"), put("bert.pooling_type", UINT32, 1)], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
@@ -205,6 +210,25 @@ def test_what_cannot_be_checked_is_said(
 
 def _without(file: Gguf, start: bytes) -> None:
     file.tensors = [tensor for tensor in file.tensors if not tensor.name.startswith(start)]
+
+
+def test_ids_that_llama_cpp_assumes_are_no_fault(tmp_path: Path, models: dict[str, Gguf]) -> None:
+    """Older files of BERT have no ids: those of bert-base are taken, which is where most vocabularies have the tokens."""
+    file = models["nomic-bert"]
+    tokens = file.value("tokenizer.ggml.tokens")
+    assert isinstance(tokens, Array) and len(tokens.values) > 103
+    pieces = [*tokens.values]
+    for place, piece in ((100, b"[UNK]"), (101, b"[CLS]"), (102, b"[SEP]")):
+        old = pieces.index(piece)
+        pieces[old], pieces[place] = pieces[place], pieces[old]
+    older = _changed(
+        file,
+        tmp_path,
+        lambda copy: copy.put("tokenizer.ggml.tokens", ARRAY, Array(STRING, pieces)),
+        *(drop(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "cls", "seperator", "unknown")),
+    )
+    frame = read_frame(older)
+    assert (frame.mended, frame.before, frame.after) == ((), "[CLS]", "[SEP]")
 
 
 # --- rerankers ----------------------------------------------------------------------------------------------------------
