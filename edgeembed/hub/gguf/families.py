@@ -123,7 +123,7 @@ MODELS = (
     _model("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
     _model("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
     _model("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
-    _model("MiniLM", "(all|paraphrase|paraphrase-multilingual)-minilm-l\\d+", "mean", "bert"),
+    _model("sentence-transformers", "(all|paraphrase(-multilingual)?)-(minilm-l\\d+|mpnet-base)", "mean", "bert"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
