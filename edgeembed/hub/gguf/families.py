@@ -84,6 +84,15 @@ VOCABULARIES = (
         pair="<s>{query}</s></s>{document}</s>",
     ),
     VocabularyFrame(
+        name="RoBERTa's",
+        architectures=frozenset({"bert"}),
+        model="gpt2",
+        marks=("<s>", "</s>", "<pad>", "<unk>"),
+        before="<s>",
+        after="</s>",
+        splitter="roberta-bpe",
+    ),
+    VocabularyFrame(
         name="Gemma's",
         architectures=frozenset({"gemma-embedding"}),
         model="llama",
@@ -123,6 +132,7 @@ MODELS = (
     _model("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
     _model("granite-embedding", "granite-embedding(-(small|r2))*", "cls", "bert", "modern-bert"),
     _model("modernbert-embed", "modernbert-embed-(base|large)", "mean", "modern-bert"),
+    _model("all-roberta", "all-(distilroberta|roberta-large)", "mean", "bert"),
     _model("sentence-transformers", "(all|paraphrase(-multilingual)?)-(minilm-l\\d+|mpnet-base)", "mean", "bert"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),

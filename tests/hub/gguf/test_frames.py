@@ -19,6 +19,7 @@ from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
 from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.llama_vectors import cosine
 from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.tiny_bert_variants import make_tiny_roberta
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
@@ -33,9 +34,12 @@ Change = Callable[[Gguf], object]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
-    files = make_models(tmp_path_factory.mktemp("models"))
+    folder = tmp_path_factory.mktemp("models")
+    files = make_models(folder)
+    files["roberta"] = folder / "roberta.gguf"
+    convert_checkpoint(make_tiny_roberta(folder / "roberta"), files["roberta"], quantization="F16")
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
-    for name in ("qwen3", "modern-bert"):
+    for name in ("qwen3", "modern-bert", "roberta"):
         _join_digits(found[name])
     return found
 
@@ -146,6 +150,10 @@ QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
             "add_space_prefix",
         ),
         ("xlm-roberta", [named("bge-m3"), put("bert.pooling_type", UINT32, 1)], "pooling_type"),
+        ("roberta", [put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
+        ("roberta", [drop("tokenizer.ggml.add_eos_token"), drop("tokenizer.ggml.eos_token_id")], "eos_token_id"),
+        ("roberta", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("roberta", [named("all-distilroberta-v1"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
     ],
