@@ -71,7 +71,8 @@ class TokenizerFile:
         # recognise them by their spelling. CONTROL tokens are never matched in a user's text, USER_DEFINED ones always.
         if entry.get("special") or _looks_special(piece):
             return TokenType.CONTROL
-        if entry.get("normalized") and unicodedata.normalize("NFC", piece) != piece:
+        composes = as_object(self.content.get("normalizer")).get("type") == "NFC"
+        if composes and entry.get("normalized") and unicodedata.normalize("NFC", piece) != piece:
             raise ConversionError(f"{self.file}: the added token {piece!r} is not in Unicode's form NFC, so no text has it")
         for flag in ("lstrip", "rstrip", "single_word"):
             if entry.get(flag):

@@ -24,6 +24,7 @@ from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.template import read_templates
 from edgeembed_convert.tokenizer import check_whole_word
 
+SPACES_KEY = "edgeembed.tokenizer.spaces"
 WORD_START = "\u2581"
 # Normalised texts do not contain plain spaces, so nothing matches such a piece.
 _UNUSED = "<unused {}>"
@@ -41,6 +42,8 @@ class Unigram:
     special: dict[str, int]
     """Ids of bos (before a text), eos (after it) and unk; of pad and mask if they exist."""
     charsmap: bytes
+    spaces: str
+    """Which white space is a token of its own: "end", a text's last; "each", also all but one between words; or ""."""
     pair: Sequence[int | str] | None
     """The template for a pair: ids, and "A" and "B" for the texts; None if the tokenizer has none."""
 
@@ -65,6 +68,8 @@ class Unigram:
         for role, key in (("pad", Keys.Tokenizer.PAD_ID), ("mask", Keys.Tokenizer.MASK_ID)):
             if role in self.special:
                 keys[key] = self.special[role]
+        if self.spaces:
+            keys[SPACES_KEY] = self.spaces
         if self.charsmap:
             keys[Keys.Tokenizer.PRECOMPILED_CHARSMAP] = self.charsmap
         return keys
@@ -83,6 +88,7 @@ def read_unigram(folder: Path, vocab_size: int) -> Unigram:
     pieces, scores, unk = _read_model(content, file)
     charsmap = _read_normalizer(content.get("normalizer"), file)
     _check_pre_tokenizer(content.get("pre_tokenizer"), file)
+    spaces = _read_spaces(content, file)
     single, pair = read_templates(content, file)
     if len(single) != 3 or single[1] != "A" or not isinstance(single[0], int) or not isinstance(single[2], int):
         raise ConversionError(
@@ -116,7 +122,7 @@ def read_unigram(folder: Path, vocab_size: int) -> Unigram:
         pieces.append(_UNUSED.format(number))
         scores.append(UNUSED_SCORE)
         kinds.append(TokenType.UNUSED)
-    return Unigram(pieces, scores, kinds, special, charsmap, pair)
+    return Unigram(pieces, scores, kinds, special, charsmap, spaces, pair)
 
 
 def _read_model(content: Mapping[str, Any], file: Path) -> tuple[list[str], list[float], int]:
@@ -158,6 +164,18 @@ def _read_normalizer(normalizer: Any, file: Path) -> bytes:
         elif kind != "Strip":
             raise ConversionError(f"{file}: the normaliser {kind!r} is not supported by llama.cpp for Unigram vocabularies")
     return charsmap
+
+
+def _read_spaces(content: Mapping[str, Any], file: Path) -> str:
+    """Return which white space is a token of its own; see `Unigram.spaces`. llama.cpp has no such tokens."""
+    if len(_parts(content.get("pre_tokenizer"), "pretokenizers")) > 1:
+        return ""  # WhitespaceSplit drops white space
+    steps = _parts(content.get("normalizer"), "normalizers")
+    merges = any(_merges_spaces(step) for step in steps)
+    strips = any(step.get("type") == "Strip" and step.get("strip_right", True) for step in steps)
+    if strips and not merges:
+        raise ConversionError(f"{file}: the normaliser strips white space, but does not merge it, as llama.cpp always does")
+    return "" if strips else "end" if merges else "each"
 
 
 def _merges_spaces(part: Mapping[str, Any]) -> bool:

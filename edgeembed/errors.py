@@ -23,6 +23,7 @@ with `exit_code`.
     │   ├── UnknownModelError           no such model or file
     │   ├── SourceUnreachableError      network error; another source may work
     │   ├── ChecksumError               a downloaded file is not the expected one
+    │   ├── WrongFrameError             a model file would give wrong results
     │   └── DamagedModelError           an installed file is not what was installed
     ├── ConversionError                 a checkpoint could not be converted
     ├── CacheFileError                  invalid file of queries or cached rows
@@ -77,6 +78,7 @@ __all__ = [
     "UnknownModelError",
     "UnsupportedMediaError",
     "WorkerCrashedError",
+    "WrongFrameError",
     "WrongRowsError",
     "WrongTaskError",
 ]

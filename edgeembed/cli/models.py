@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.catalogue_rows import entry_row, offered_row, print_offered, print_sizes
 from edgeembed.cli.completion import complete_model, offered_types
 from edgeembed.cli.printing import ago, iso_time, print_fields, print_json, print_prose, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeembed.config.settings import Settings
     from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, ModelSource, Prompts
     from edgeembed.hub.store import InstalledModel, Store
 
@@ -46,7 +46,7 @@ def list_models(available: bool, as_json: bool) -> None:
     offered = [entry for name, entry in catalogue().items() if available and name not in there]
     if as_json:
         rows = [_installed_row(model) | {"installed": True} for model in installed]
-        print_json(rows + [_offered_row(entry, resolved.settings) | {"installed": False} for entry in offered])
+        print_json(rows + [offered_row(entry, resolved.settings) | {"installed": False} for entry in offered])
         return
     if not installed:
         hint = "" if offered else " To see what is available: edgeembed list --available"
@@ -60,12 +60,7 @@ def list_models(available: bool, as_json: bool) -> None:
         )
     if offered:
         click.echo("\nNot installed, but in the catalogue:\n")
-        print_table(
-            ("NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "DIMENSIONS", "LICENCE", "GOOD FOR"),
-            [_offered_cells(entry, resolved.settings) for entry in offered],
-            right=("SIZE", "MEMORY", "DIMENSIONS"),
-            spare=("DIMENSIONS", "LICENCE", "GOOD FOR", "LANGUAGES", "MEMORY", "TYPE"),
-        )
+        print_offered(offered, resolved.settings)
         example = next((entry.name for entry in offered if entry.name == DEFAULT_MODEL), offered[0].name)
         click.echo(f"\nTo install one: edgeembed pull {example}")
     _print_damage(installed)
@@ -90,31 +85,6 @@ def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
         model.license or "?",
         ago(model.last_used, time.time()),
     )
-
-
-def _offered_cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
-    from edgeembed.common.progress import human_size
-    from edgeembed.hub.file_sizes import size_of
-
-    size, memory = size_of(entry, entry.default_type), _memory_of(entry, settings)
-    return (
-        entry.name,
-        entry.default_type,
-        human_size(size) if size else "?",
-        human_size(memory) if memory else "?",
-        ", ".join(entry.languages),
-        "-" if entry.task == "rerank" else str(entry.dimensions),
-        entry.license.removeprefix("LicenseRef-"),
-        entry.purpose,
-    )
-
-
-def _memory_of(entry: CatalogueEntry, settings: Settings) -> int | None:
-    from edgeembed.models.memory import estimate_entry
-    from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
-
-    batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
-    return estimate_entry(entry, entry.default_type, settings.context_tokens, batch)
 
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
@@ -223,27 +193,6 @@ def _frame_row(model: InstalledModel) -> dict[str, Any] | None:
         return None
 
 
-def _offered_row(entry: CatalogueEntry, settings: Settings) -> dict[str, Any]:
-    return {**_entry_row(entry), "memory_bytes": _memory_of(entry, settings)}
-
-
-def _entry_row(entry: CatalogueEntry) -> dict[str, Any]:
-    from edgeembed.hub.file_sizes import published_sizes, size_of
-
-    return {
-        "name": entry.name,
-        "type": entry.default_type,
-        "task": entry.task,
-        "purpose": entry.purpose,
-        "languages": entry.languages,
-        "size_bytes": size_of(entry, entry.default_type),
-        "size_is_published": entry.default_type in published_sizes(entry),
-        "dimensions": entry.dimensions if entry.task == "embed" else None,
-        "license": entry.license,
-        "sources": [source.describe() for source in entry.sources],
-    }
-
-
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
@@ -307,27 +256,13 @@ def _print_prompts(task: str, prompts: Prompts) -> None:
 
 
 def _print_figures(entry: CatalogueEntry) -> None:
-    _print_sizes(entry)
+    print_sizes(entry)
     if entry.mteb:
         click.echo("\npublished figures")
         rows = [(figure.benchmark, f"{figure.score:.2f}", figure.source) for figure in entry.mteb]
         print_table(("BENCHMARK", "SCORE", "PUBLISHED BY"), rows, right=("SCORE",), indent="  ")
     if entry.check:
         _print_check(entry.check)
-
-
-def _print_sizes(entry: CatalogueEntry) -> None:
-    from edgeembed.common.progress import human_size
-    from edgeembed.hub.file_sizes import published_sizes, size_of
-
-    published = published_sizes(entry)
-    sizes = {kind: size for kind in offered_types(entry) if (size := size_of(entry, kind))}
-    if sizes:
-        click.echo("\nsizes")
-        shown = {
-            kind: human_size(size) if kind in published else f"about {human_size(size)}" for kind, size in sizes.items()
-        }
-        print_fields(shown.items(), indent="  ")
 
 
 def _print_check(check: Check) -> None:
@@ -409,7 +344,7 @@ def _show_edgeembed(as_json: bool) -> None:
     from edgeembed.hub.licenses import dependencies, license_of
 
     packages = dependencies("edgeembed")
-    models = [_entry_row(entry) for entry in catalogue().values()]
+    models = [entry_row(entry) for entry in catalogue().values()]
     if as_json:
         print_json(
             {

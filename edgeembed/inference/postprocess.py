@@ -15,11 +15,6 @@ LAYER_NORM_EPSILON = 1e-5
 """The default of torch's `layer_norm`, as model cards use it."""
 
 
-def raw_rows(rows: Sequence[Float32Row], dimensions: int | None = None) -> Matrix:
-    """Return rows cut to their first `dimensions` numbers, not normalised, float32, shape (rows, dimensions)."""
-    return np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
-
-
 def layer_normed(matrix: Matrix) -> Matrix:
     """Return rows with mean 0 and variance 1 (Layer Normalization, Ba et al. 2016; without gain and bias), float32."""
     centred = matrix - matrix.mean(axis=1, keepdims=True, dtype=np.float64)
@@ -28,17 +23,23 @@ def layer_normed(matrix: Matrix) -> Matrix:
     return normed
 
 
+def cut_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, layer_norm: bool = False) -> Matrix:
+    """Return rows cut to their first `dimensions` numbers, float32, shape (rows, dimensions).
+
+    layer_norm: rows that are cut are layer-normalised before, as some models were trained; rows that are not cut never are.
+    """
+    if layer_norm and dimensions is not None and any(len(row) > dimensions for row in rows):
+        return layer_normed(cut_rows(rows))[:, :dimensions]
+    return np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
+
+
 def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, layer_norm: bool = False) -> Matrix:
     """Return rows cut to their first `dimensions` numbers, then scaled to length 1, float32, shape (rows, dimensions).
 
     Cut first: a cut unit vector has not length 1 (Matryoshka Representation Learning, Kusupati et al. 2022). A row whose
-    first `dimensions` numbers are all zero stays zero. layer_norm: rows that are cut are layer-normalised before, as some
-    models were trained; rows that are not cut never are.
+    first `dimensions` numbers are all zero stays zero. layer_norm: see `cut_rows`.
     """
-    if layer_norm and dimensions is not None and any(len(row) > dimensions for row in rows):
-        matrix = layer_normed(raw_rows(rows))[:, :dimensions]
-    else:
-        matrix = raw_rows(rows, dimensions)
+    matrix = cut_rows(rows, dimensions, layer_norm=layer_norm)
     # float64 sums: the squares of large unnormalised rows lose digits in float32.
     norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
     norms[norms == 0.0] = 1.0
@@ -46,13 +47,13 @@ def unit_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, laye
     return unit
 
 
-def scaled_rows(rows: Sequence[Float32Row], dimensions: int | None, norm: int) -> Matrix:
+def scaled_rows(rows: Sequence[Float32Row], dimensions: int | None, norm: int, *, layer_norm: bool = False) -> Matrix:
     """Return rows cut to their first `dimensions` numbers, then divided by a norm, float32, shape (rows, dimensions).
 
     norm: 1, 2 or more for the p-norm; 0 scales the largest magnitude to 32,760; -1 leaves the numbers as they are. These are
-    the values of llama.cpp's `embd_normalize`. A row of zeros stays zero.
+    the values of llama.cpp's `embd_normalize`. A row of zeros stays zero. layer_norm: see `cut_rows`.
     """
-    matrix = raw_rows(rows, dimensions)
+    matrix = cut_rows(rows, dimensions, layer_norm=layer_norm)
     if norm < 0:
         return matrix
     magnitudes = np.abs(matrix).astype(np.float64)

@@ -11,7 +11,7 @@ import msgspec
 
 from edgeembed.cache import CachedRow
 from edgeembed.engine.interface import Row, Task, Tokenized
-from edgeembed.inference.postprocess import Matrix, unit_rows
+from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
@@ -120,9 +120,15 @@ class EmbedResult(msgspec.Struct, dict=True):
 
     def vectors_of(self, some: slice) -> Matrix:
         """Return the unit rows of some texts."""
-        matryoshka = self.model.matryoshka
-        rows = [row.vector for row in self.rows[some]]
-        return unit_rows(rows, self.dimensions, layer_norm=matryoshka is not None and matryoshka.layer_norm)
+        return unit_rows([row.vector for row in self.rows[some]], self.dimensions, layer_norm=self._layer_norm)
+
+    def scaled(self, norm: int) -> Matrix:
+        """Return all rows divided by another norm, or by none; see `scaled_rows`."""
+        return scaled_rows([row.vector for row in self.rows], self.dimensions, norm, layer_norm=self._layer_norm)
+
+    @property
+    def _layer_norm(self) -> bool:
+        return self.model.matryoshka is not None and self.model.matryoshka.layer_norm
 
     @property
     def numbers(self) -> int:

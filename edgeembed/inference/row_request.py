@@ -128,7 +128,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
             case EngineUnavailableError():
                 return EngineUnavailableError(error.message, retry_after=RETRY_SECONDS)
             case EdgeEmbedError():
-                return type(error)(f"{place}: {error.message}", param=place)
+                return type(error)(f"{place}: {error.message}", param=place, retry_after=error.retry_after)
             case _:
                 return error
 

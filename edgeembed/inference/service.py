@@ -147,7 +147,12 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
         model = target.model
         if model.task == "embed":
-            queries, documents = await asyncio.gather(*map(self._embed, embed_requests(request)))
+            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request)]
+            try:
+                queries, documents = await asyncio.gather(*parts)
+            finally:
+                for part in parts:  # if one fails, nobody waits for the other
+                    part.cancel()
             return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
         key_maker, label = self._key_maker(model)
         prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)

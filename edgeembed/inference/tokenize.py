@@ -42,7 +42,7 @@ async def tokenize(
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await registry.resolve(request.model, request.task or _task(registry, request.model))
+    target = await registry.resolve(request.model, request.task or await _task(registry, request.model))
     model = target.model
     input_type = request.input_type or target.input_type
     prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)
@@ -70,7 +70,7 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await registry.resolve(request.model, _task(registry, request.model))
+    target = await registry.resolve(request.model, await _task(registry, request.model))
 
     def place(index: int) -> str:
         return request.param if request.single else f"{request.param}[{index}]"
@@ -85,11 +85,12 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
     return [text.text for text in read]
 
 
-def _task(registry: ModelRegistry, name: str | None) -> Task:
+async def _task(registry: ModelRegistry, name: str | None) -> Task:
     """Return the task of the model that a name means: a reranker has tokens, too."""
-    target = registry.find(name) if name else None
-    model = target.model if target else None if name else registry.default
-    return model.task if model else "embed"
+    if name:
+        target = await registry.look_up(name)
+        return target.model.task if target else "embed"
+    return registry.default.task if registry.default else "embed"
 
 
 @contextlib.asynccontextmanager

@@ -49,7 +49,7 @@ def as_utf8(raw: bytes, codec: str) -> bytes:
         parts.append(decoder.decode(b"", final=True).encode())
     except UnicodeError as error:
         raise RequestError(f"the body is not {codec}, which its Content-Type says: {error.args[-1]}") from None
-    return b"".join(parts)
+    return b"".join(parts).removeprefix(codecs.BOM_UTF8)
 
 
 @functools.lru_cache(maxsize=64)  # nearly all requests have one of a few

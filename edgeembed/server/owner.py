@@ -9,7 +9,8 @@ from aiohttp import hdrs, web
 from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import ACCESS
 
-_FORWARDED = ("Forwarded", "X-Forwarded-For")
+_FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""Headers that proxies add."""
 
 
 def require_owner(request: web.Request) -> None:

@@ -24,12 +24,12 @@ from tests.hub.fakes import gguf_bytes
 MAIN = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembed'; main()"
 
 
-def install(name: str, kind: str, *, size: int = 5000, rerank: bool = False) -> InstalledModel:
-    """Install a tiny GGUF file of `size` bytes in the store of the test's home folder."""
+def install(name: str, kind: str, *, size: int = 5000, rerank: bool = False, **values: str) -> InstalledModel:
+    """Install a tiny GGUF file of `size` bytes, with more metadata, in the store of the test's home folder."""
     head: dict[str, str | int | list[str]] = {"general__architecture": "bert", "bert__embedding_length": 8}
     if rerank:
         head["bert__pooling_type"] = 4
-    content = gguf_bytes(**head, general__name=f"{name} {kind}")
+    content = gguf_bytes(**head, **values, general__name=f"{name} {kind}")
     content += bytes(size - len(content))
     store = Store(Paths.resolve())
     staged = store.folder(name) / ".pull-test" / "file.gguf"

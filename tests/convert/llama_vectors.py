@@ -11,6 +11,7 @@ import numpy as np
 from edgeembed.engine.canary import cosine
 from edgeembed.engine.interface import Float32Row
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.worker_options import WorkerOptions
 
 __all__ = ["cosine", "open_llama"]
@@ -25,6 +26,10 @@ class Vectors:
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of a text, including special tokens."""
         return [int(number) for number in self._model.tokenize(text)]
+
+    def spans(self, text: str) -> Spans:
+        """Return the part of the text that each of its tokens stands for."""
+        return self._model.spans(text, self._model.tokenize(text))
 
     def embed_ids(self, ids: Sequence[int]) -> Float32Row:
         """Return the pooled, unnormalised row, shape (dimensions,), of one sequence of ids."""

@@ -136,6 +136,23 @@ def test_unsupported_configurations(tmp_path: Path, changes: dict[str, Any], mes
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"content": "e\u0301"}, "is not in Unicode's form NFC, so no text has it"),
+        ({"single_word": True}, "has single_word = true"),
+        ({"lstrip": True}, "has lstrip = true"),
+    ],
+)
+def test_added_tokens_that_would_be_found_elsewhere(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
+    content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    content["added_tokens"][0].update(changes)
+    write_json(checkpoint / "tokenizer.json", content)
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+
+
 def test_the_frame_must_be_two_special_tokens(tmp_path: Path) -> None:
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
     content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
@@ -77,6 +78,41 @@ def test_bert_with_a_unigram_vocabulary(tmp_path: Path) -> None:
         assert (ids[0], ids[-1]) == (0, 2)
 
 
+MERGES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+STRIPS = {"type": "Strip", "strip_left": False, "strip_right": True}
+SPACES = [
+    "hello world ", " hello", "hello  world", "hello\n", " ", "  ", "\n\nhello\t\tworld \n", "hello\u3000world",
+    "hello \u00a0", "hello\u2581 ", "hello\u2581", "a\u200bb", "a \u200b", "a  b   c", "   a  b",
+    "the middle", "the  middle ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [[], [MERGES], [STRIPS, MERGES]], ids=["kept", "merged", "stripped"])
+@pytest.mark.parametrize("words", [False, True], ids=["spaces kept", "split at spaces"])
+@pytest.mark.parametrize("added", [False, True], ids=["", "added token"])
+def test_white_space_is_read_as_the_tokenizers_library_does(
+    tmp_path: Path, steps: list[dict[str, Any]], words: bool, added: bool
+) -> None:
+    """Some checkpoints, such as bge-m3, have a token for white space at the end of a text, which llama.cpp drops."""
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    content["normalizer"] = {"type": "Sequence", "normalizers": [content["normalizer"], *steps]}
+    if not words:
+        content["pre_tokenizer"] = content["pre_tokenizer"]["pretokenizers"][1]
+    if added:
+        number = [piece for piece, _ in content["model"]["vocab"]].index("middle")
+        content["added_tokens"].append({**content["added_tokens"][0], "id": number, "content": "middle", "special": False})
+    write_json(checkpoint / "tokenizer.json", content)
+    library = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    library.encode_special_tokens = True
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32", proof=False))
+    with open_llama(result.path) as llama:
+        for text in SPACES:
+            assert llama.tokenize(text) == library.encode(text).ids, ascii(text)
+        for text in [*SPACES, "a \u200b ", *(f"{text}x{text}" for text in SPACES)]:
+            assert llama.spans(text).shape == (len(llama.tokenize(text)), 2)
+
+
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -93,6 +129,12 @@ Change = Callable[[dict[str, Any]], object]
         (lambda t: t["normalizer"].update(precompiled_charsmap="?"), "not base64"),
         (lambda t: t["normalizer"].update(precompiled_charsmap="/////wAA"), "precompiled_charsmap is truncated"),
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "normaliser 'Lowercase' is not supported"),
+        (
+            lambda t: t.update(
+                normalizer={"type": "Strip", "strip_right": True}, pre_tokenizer=t["pre_tokenizer"]["pretokenizers"][1]
+            ),
+            "strips white space, but does not merge it",
+        ),
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "supports only Metaspace"),
         (
             lambda t: t["added_tokens"].append({"id": 30, "content": t["model"]["vocab"][30][0], "single_word": True}),

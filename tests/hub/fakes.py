@@ -107,7 +107,7 @@ class FakeConverter:
         assert self.gate.wait(SECONDS)
         progress(1, 1)
         target.write_bytes(model_bytes(general__name=options.name or "converted"))
-        return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"])
+        return SimpleNamespace(path=target, fallbacks=["2 tensors are F16"], notes=[])
 
 
 WEIGHTS = b"weights of a small model"

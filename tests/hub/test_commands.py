@@ -82,6 +82,14 @@ def test_pull_for_programs(run: CliRunner, paths: Paths) -> None:
         assert last["error"]
 
 
+def test_notes_of_the_converter_are_shown(run: CliRunner) -> None:
+    install("short", "Q8_0", edgeembed__converter__notes="its makers use it for 48 tokens\nand \x1b[31m dot products")
+    text = run.invoke(show, ["short"]).output
+    assert "its makers use it for 48 tokens" in text and "dot products" in text and "\x1b" not in text
+    (row,) = json.loads(run.invoke(show, ["short", "--json"]).output)["installed"]
+    assert row["notes"] == ["its makers use it for 48 tokens", "and \x1b[31m dot products"]
+
+
 def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
     install("judge", "Q8_0", rerank=True)
     assert re.split("  +", run.invoke(list_models).output.splitlines()[1])[2:5] == ["rerank", "5.0 kB", "-"]

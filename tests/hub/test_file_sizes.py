@@ -73,7 +73,7 @@ def test_shapes_have_the_published_number_of_parameters(name: str) -> None:
     assert values == PARAMETERS[name]
 
 
-def test_what_is_not_known_has_no_size() -> None:
+def test_without_a_shape_or_a_rule_there_is_no_size() -> None:
     entry = catalogue()["all-minilm-l6-v2"]
     assert size_of(msgspec.structs.replace(entry, shape=None), "Q8_0") is None
     assert estimate_entry(msgspec.structs.replace(entry, shape=None), "Q8_0", 4096, 128) is None

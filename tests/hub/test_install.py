@@ -19,6 +19,7 @@ from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.download import wheel as wheel_module
 from edgeembed.hub.download.huggingface import HubClient
+from edgeembed.hub.gguf import check
 from edgeembed.hub.install import ensure_installed, find_installed, parse_spec, pull
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import Store
@@ -123,6 +124,22 @@ def test_a_file_that_is_unsafe_for_llama_cpp_is_refused(
     with pytest.raises(HubError, match="head_count"):
         pull("hf:acme/hostile", paths=paths, settings=settings, report=report)
     assert leftovers(paths) == []
+
+
+def test_a_file_with_a_wrong_frame_is_taken_from_the_next_source(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, small_catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = small_catalogue / f"{DEFAULT_MODEL}.toml"
+    _, _, source = entry.read_text().partition("[[sources]]")
+    hub.files[DEFAULT_REPO]["wrong-Q8_0.gguf"] = DEFAULT_FILE
+    entry.write_text(entry.read_text().replace("tiny-Q8_0", "wrong-Q8_0") + f"[[sources]]{source}")
+    catalogue_module.catalogue.cache_clear()
+    refusals = iter(["it lacks the dense layers"])
+    frame_of = check.frame_of
+    monkeypatch.setattr(check, "frame_of", lambda *args: replace(frame_of(*args), refusal=next(refusals, None)))
+    model = ensure_installed(DEFAULT_MODEL, paths=paths, settings=settings, report=report)
+    manifest = Store(paths).manifest(model.path)
+    assert manifest is not None and manifest.file == "tiny-Q8_0.gguf"
 
 
 def test_a_file_that_the_hub_does_not_have(paths: Paths, settings: Settings, report: Lines, hub: FakeHub) -> None:

@@ -166,7 +166,7 @@ def test_a_checkpoint_without_gguf_is_converted(paths: Paths, hub: FakeHub, conv
 
 def converted(target: Path) -> SimpleNamespace:
     target.write_bytes(model_bytes())
-    return SimpleNamespace(path=target, fallbacks=[])
+    return SimpleNamespace(path=target, fallbacks=[], notes=[])
 
 
 def test_a_failed_conversion_keeps_the_checkpoint(paths: Paths, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,3 +79,12 @@ def test_norms_that_are_none() -> None:
     assert np.abs(scaled_rows(list(ROWS), None, 0)).max(axis=1) == pytest.approx([32760] * 5)
     large, zeros = np.full((2, 4), 1e30, dtype=np.float32), np.zeros((1, 4), dtype=np.float32)
     assert np.allclose(scaled_rows([*large, *zeros], None, 100), [[4**-0.01] * 4] * 2 + [[0.0] * 4]), "nothing overflows"
+
+
+@pytest.mark.parametrize("norm", [-1, 0, 1, 2])
+def test_whatever_the_norm_a_cut_row_has_the_same_direction(norm: int) -> None:
+    """So a client that turns normalising off, and does it itself, gets the same vectors."""
+    rows = list(ROWS + np.float32(11.0))
+    scaled = scaled_rows(rows, 17, norm, layer_norm=True).astype(np.float64)
+    unit = unit_rows(rows, 17, layer_norm=True)
+    assert np.allclose(scaled / np.linalg.norm(scaled, axis=1, keepdims=True), unit, atol=1e-6)

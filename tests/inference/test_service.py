@@ -20,9 +20,10 @@ from edgeembed.errors import (
     RequestError,
 )
 from edgeembed.hub.catalogue import Matryoshka, Prompts
-from edgeembed.inference.requests import EmbedRequest, EmbedResult
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.pool import ModelPool, PoolRules
+from edgeembed.models.registry import ModelRegistry, ServedModel
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 
@@ -227,3 +228,22 @@ async def test_cut_rows_are_layer_normalised_before_where_the_models_makers_do_s
     model = ServedModel(name="fake-model", digest="0" * 64, matryoshka=Matryoshka(min=2, max=DIMENSIONS, layer_norm=True))
     result = EmbedResult(model, [b""], [Row(fake_row("a"), 1)], 4, 0)
     assert np.allclose(result.vectors, [normed[:4] / np.linalg.norm(normed[:4])], atol=1e-6)
+    assert np.allclose(result.scaled(-1), [normed[:4]], atol=1e-6), "also for clients that normalise themselves"
+    assert np.allclose(result.scaled(1), [normed[:4] / np.abs(normed[:4]).sum()], atol=1e-6)
+
+
+async def test_documents_are_not_embedded_when_the_query_is_refused() -> None:
+    service, engine = make()
+    engine.loaded.clear()
+    with pytest.raises(EmptyInputError, match="query is empty"):
+        await service.rerank(RerankRequest("", ["a", "b"], plain=True))
+    engine.loaded.set()
+    await service.embed(EmbedRequest(["c"]))
+    assert engine.computed == ["c"]
+
+
+async def test_a_reranker_that_was_just_installed_has_tokens() -> None:
+    registry = ModelRegistry(fake_model(), scan=lambda: [fake_model("ranker", task="rerank")])
+    pool = ModelPool(lambda _model: FakeEngine(), PoolRules(budget_bytes=1))
+    result = await EmbeddingService(registry, pool, None).count_tokens(TokenizeRequest(["a b"], model="ranker"))
+    assert (result.model.name, len(result.tokens[0].ids)) == ("ranker", 4)

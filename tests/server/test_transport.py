@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gzip
 import json
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -248,6 +249,7 @@ async def test_no_more_is_decompressed_than_a_body_may_have(
         ("windows-1252", "cp1252", 200),
         ("utf-16", "utf-16", 200),
         ("UTF-16LE", "utf-16-le", 200),
+        pytest.param("utf-16le", "utf-16", 200, marks=pytest.mark.skipif(sys.byteorder == "big", reason="writes UTF-16BE")),
         ("utf-16be", "utf-16-be", 200),
         ("utf-16le", "utf-8", 400),
         ("utf-7", "utf-8", 415),

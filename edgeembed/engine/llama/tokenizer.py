@@ -18,6 +18,7 @@ from edgeembed.common.origins import Origins, compose_with_origins
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.defined_tokens import DefinedTokens
 from edgeembed.engine.llama.library import ComputeError
+from edgeembed.engine.llama.loose_spaces import LooseSpaces
 from edgeembed.engine.llama.normalizer import choose_normalizer, is_composed
 from edgeembed.engine.llama.text_pieces import LONGEST_RECURSION, TextPieces
 from edgeembed.engine.llama.token_spans import Spans, Spelling, find_spans
@@ -44,6 +45,7 @@ class Tokenizer:
         defined = vocabulary.defined_tokens()
         self._names_of_defined = {id_: name for name, id_ in defined.items()}
         self._defined = DefinedTokens(defined)
+        self._spaces = LooseSpaces.of(metadata, vocabulary)
         self._buffers = threading.local()
         self._spelled_letter = lru_cache(_MOST_LETTERS)(self._spell_letter)
         if self._words and self._call(WORD_START, frame=False).tolist() != [vocabulary.unknown]:
@@ -126,15 +128,9 @@ class Tokenizer:
     def _parts(self, text: str) -> str | list[str | int]:
         """Return a text as llama.cpp can read it, or ids and such texts in turns."""
         if self._words is None:
-            return self._defined.split(self._normalize(text))
-        parts = self._defined.split(text)
-        if isinstance(parts, str):
-            return self._words_of(parts)
-        found: list[str | int] = []
-        for part in parts:
-            words = part if isinstance(part, int) else self._words_of(part)
-            found += words if isinstance(words, list) else [words]
-        return found
+            parts = self._defined.split(self._normalize(text))
+            return parts if self._spaces is None else _split_each(parts, self._spaces.split)
+        return _split_each(self._defined.split(text), self._words_of)
 
     def _words_of(self, text: str) -> str | list[str | int]:
         assert self._words is not None
@@ -186,6 +182,17 @@ class Tokenizer:
         if capacity <= _MOST_KEPT:
             self._buffers.value = made
         return made
+
+
+def _split_each(parts: str | list[str | int], split: Callable[[str], str | list[str | int]]) -> str | list[str | int]:
+    """Return texts and ids with each text split further."""
+    if isinstance(parts, str):
+        return split(parts)
+    found: list[str | int] = []
+    for part in parts:
+        smaller = part if isinstance(part, int) else split(part)
+        found += smaller if isinstance(smaller, list) else [smaller]
+    return found
 
 
 _NONE: Tokens = np.empty(0, dtype=np.int32)

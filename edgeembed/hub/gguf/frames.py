@@ -23,7 +23,7 @@ from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
 from edgeembed.hub.gguf.families import VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
-from edgeembed.hub.gguf.vocabulary import MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
+from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
 
 POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", RANK_POOLING: "rank"}
 _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
@@ -307,12 +307,22 @@ class _Comparison:
         return name("bos", adds_bos), name("seperator" if framed else "eos", adds_eos)
 
     def _value(self, key: str) -> Scalar | None:
-        return self._mends.get(key, self._values.get(key))
+        return self._mends.get(key, self._values.get(key, self._default(key)))
+
+    def _default(self, key: str) -> Scalar | None:
+        """Return what llama.cpp takes for a key of a special token that the file does not have."""
+        role = key.removeprefix("tokenizer.ggml.")
+        if role.endswith("_token_id"):
+            return DEFAULT_IDS.get(str(self._tokenizer), {}).get(role.removesuffix("_token_id"))
+        if role.startswith("add_") and role.endswith("_token"):
+            return role[len("add_") : -len("_token")] in ADDED_BY_DEFAULT.get(str(self._tokenizer), ())
+        return None
 
     def _expect(self, key: str, value: MetadataValue) -> None:
         """Mend a key whose value is another one."""
         found = self._values.get(key)
-        if found == value and isinstance(found, bool) == isinstance(value, bool):
+        taken = self._default(key) if found is None else found
+        if taken == value and isinstance(taken, bool) == isinstance(value, bool):
             return
         self._mends[key] = value
         was = "the file does not say" if found is None else f"the file says {_shown(found)}"
@@ -324,7 +334,7 @@ class _Comparison:
 
 def _may_have(family: VocabularyFrame, splitter: Scalar | None) -> bool:
     """Return whether a file with this vocabulary may name this pre-tokenizer: another one is another vocabulary's."""
-    same = {"gpt-2": "modern-bert"}.get(family.splitter or "")
+    same = {"gpt-2": "modern-bert", "roberta-bpe": "gpt-2"}.get(family.splitter or "")
     return family.model != "gpt2" or splitter in (None, "", "default", family.splitter, same)
 
 

@@ -38,20 +38,20 @@ _SPECIAL = (
     "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep",
 )  # fmt: skip
 # The ids that llama.cpp (llama_vocab::impl::load) assumes if the file has none.
-_DEFAULTS = {
+DEFAULT_IDS = {
     _SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0},
     _WORDPIECE: {"bos": 101, "seperator": 102, "unknown": 100},
     _UNIGRAM: {"eos": 1, "unknown": 2},
     **{name: {"bos": 11, "eos": 11} for name in _BYTE_PAIRS},
 }
-_ADDED_BY_DEFAULT = {_SENTENCEPIECE: ("bos",), _UNIGRAM: ("eos",)}
+ADDED_BY_DEFAULT = {_SENTENCEPIECE: ("bos",), _UNIGRAM: ("eos",)}
 
 
 def check_vocabulary(reader: GgufReader, head: GgufHead) -> int:
     """Check all `tokenizer.*` keys and return the number of tokens. Raises UnfitError, MalformedError."""
     model = head.values.get(MODEL_KEY)
-    if model not in _DEFAULTS:
-        raise UnfitError(f"key {MODEL_KEY!r} is {model!r}, expected one of {', '.join(_DEFAULTS)}")
+    if model not in DEFAULT_IDS:
+        raise UnfitError(f"key {MODEL_KEY!r} is {model!r}, expected one of {', '.join(DEFAULT_IDS)}")
     assert isinstance(model, str)
     tokens = _array(head, TOKENS_KEY, (STRING,))
     if tokens is None or tokens.count == 0:
@@ -139,7 +139,7 @@ def _check_count(key: str, found: GgufArray, count: int) -> None:
 
 def _check_special_tokens(values: Mapping[str, Scalar], model: str, count: int) -> None:
     """Check that the ids of special tokens exist, and that required special tokens are set."""
-    ids = {role: number for role, number in _DEFAULTS[model].items() if number < count}
+    ids = {role: number for role, number in DEFAULT_IDS[model].items() if number < count}
     for role in _SPECIAL:
         key = f"tokenizer.ggml.{role}_token_id"
         number = values.get(key)
@@ -161,7 +161,7 @@ def _needed(values: Mapping[str, Scalar], model: str) -> Iterable[str]:
     needed = [
         role
         for role in ("bos", "eos")
-        if values.get(f"tokenizer.ggml.add_{role}_token", role in _ADDED_BY_DEFAULT.get(model, ()))
+        if values.get(f"tokenizer.ggml.add_{role}_token", role in ADDED_BY_DEFAULT.get(model, ()))
     ]
     return [*needed, "unknown"] if model == _UNIGRAM else needed
 

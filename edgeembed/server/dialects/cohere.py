@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
@@ -29,6 +28,7 @@ from edgeembed.server.fields import (
     answer_headers,
     check_positive,
     input_type_of,
+    side_of,
     texts_of,
 )
 from edgeembed.server.responses import struct_response
@@ -38,7 +38,6 @@ routes = web.RouteTableDef()
 EmbeddingKind: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 Truncate: TypeAlias = Literal["NONE", "START", "END"]
 
-_SIDES: dict[Truncate, Side] = {"NONE": "none", "START": "start", "END": "end"}
 _INPUT = {
     "type": "object",
     "properties": {
@@ -155,7 +154,7 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
             param=param,
             cache=cache_use(None, request),
             # Cohere cuts off the end by default.
-            lengths=Lengths(_SIDES[body.truncate or "END"], body.max_tokens),
+            lengths=Lengths(side_of(body.truncate, "truncate") or "end", body.max_tokens),
         )
     )
     return texts, result

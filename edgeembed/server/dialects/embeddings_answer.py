@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
-from edgeembed.inference.postprocess import Matrix, scaled_rows
+from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import EmbedResult
 from edgeembed.server.dialects.embeddings_body import NumberFormat
 from edgeembed.server.fields import truncated_items
@@ -87,9 +87,7 @@ def _metadata(result: EmbedResult, rows: list[bytes], numbers: NumberFormat) -> 
 
 
 def _matrix(result: EmbedResult, numbers: NumberFormat) -> Matrix:
-    if numbers.norm == 2:
-        return result.vectors
-    return scaled_rows([row.vector for row in result.rows], result.dimensions, numbers.norm)
+    return result.vectors if numbers.norm == 2 else result.scaled(numbers.norm)
 
 
 def _json_rows(matrix: Matrix, numbers: NumberFormat) -> list[bytes]:

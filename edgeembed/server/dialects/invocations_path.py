@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.server.body import peek_body
-from edgeembed.server.dialects import openai, rerank_path, tei
+from edgeembed.server.dialects import openai, rerank, tei
 from edgeembed.server.error_formats import DIALECT
 
 routes = web.RouteTableDef()
@@ -18,7 +18,7 @@ async def invocations(request: web.Request) -> web.StreamResponse:
     fields = await peek_body(request)
     if fields.documents is not UNSET:
         request[DIALECT] = "openai"
-        return await rerank_path.rerank(request)
+        return await rerank.rerank(request, "1")
     if fields.input is not UNSET or fields.messages is not UNSET:
         request[DIALECT] = "openai"
         return await openai.embeddings(request)

@@ -85,10 +85,7 @@ async def model(request: web.Request) -> web.StreamResponse:
     """Describe one model."""
     service = request.app[SERVICE]
     name = request.match_info["name"]
-    target = service.registry.find(name)
-    if target is None:
-        await service.registry.refresh()
-        target = service.registry.find(name)
+    target = await service.registry.look_up(name)
     if target is None and (forward := request.app.get(FORWARD)):
         return await forward.handle(request)
     if target is None:

@@ -16,7 +16,6 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.errors import RequestError, WrongTaskError
-from edgeembed.inference.postprocess import raw_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, peek_body, read_body
@@ -182,7 +181,7 @@ def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[
 
 
 def _rows(result: EmbedResult, body: TeiEmbedBody) -> npt.NDArray[np.float32]:
-    return result.vectors if body.normalize is not False else raw_rows([row.vector for row in result.rows], body.dimensions)
+    return result.vectors if body.normalize is not False else result.scaled(-1)
 
 
 def _cosines(result: EmbedResult) -> npt.NDArray[np.float64]:

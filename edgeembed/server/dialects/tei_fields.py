@@ -15,7 +15,7 @@ from multidict import istr
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers, texts_of
+from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers, side_of, texts_of
 
 Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
 TruncateField: TypeAlias = Annotated[
@@ -32,9 +32,7 @@ PromptNameField: TypeAlias = Annotated[InputTypeField | None, Meta(description=P
 
 def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
     """Return what happens to long texts: since TEI 1.9 they are cut, unless the client does not want it."""
-    if truncate is False:
-        return Lengths()
-    return Lengths(cut="start" if direction in ("Left", "left") else "end")
+    return Lengths("none" if truncate is False else side_of(direction, "truncation_direction") or "end")
 
 
 def check_batch(items: list[Any], most: int, param: str) -> None:

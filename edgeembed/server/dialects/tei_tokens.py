@@ -19,7 +19,7 @@ from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.tei_fields import PromptNameField, batch_of, check_batch
 from edgeembed.server.fields import AnyTextsField, id_lists_of, input_type_of
-from edgeembed.server.responses import json_bytes, json_response
+from edgeembed.server.responses import json_bytes, json_response, parted_list
 
 routes = web.RouteTableDef()
 
@@ -65,7 +65,9 @@ class TeiDecodeBody(msgspec.Struct):
 _TOKENIZE = BodyType(TeiTokenizeBody)
 _DECODE = BodyType(TeiDecodeBody)
 _AT_ONCE = 4096
-"""Tokens that are written at once, as NumPy keeps all other threads waiting."""
+"""Tokens that are written at once, as NumPy and the encoder keep all other threads waiting."""
+TOKEN_SIZE = 16
+"""Writing a token with its text takes as long as what is done to so many characters; see `Aside.run`."""
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -83,7 +85,7 @@ async def tokenize(request: web.Request) -> web.Response:
             most_tokens=service.max_listed_tokens,
         )
     )
-    written = await service.aside.run(sum(len(text.ids) for text in result.tokens), _tokens_json, result)
+    written = await service.aside.run(TOKEN_SIZE * sum(len(text.ids) for text in result.tokens), _tokens_json, result)
     return json_bytes(written, {})
 
 
@@ -98,19 +100,15 @@ async def decode(request: web.Request) -> web.Response:
 
 
 def _tokens_json(result: TokenizeResult) -> bytes:
-    written: list[bytes] = []
-    for read, text in zip(result.tokens, result.prompted, strict=True):
-        lists = (msgspec.json.encode(tokens)[1:-1] for tokens in _tokens(read, text))
-        written.append(b"[%b]" % b",".join(lists))
-    return b"[%b]" % b",".join(written)
+    texts = zip(result.tokens, result.prompted, strict=True)
+    return b"[%b]" % b",".join([parted_list(_tokens(read, text)) for read, text in texts])
 
 
 def _tokens(read: Tokenized, text: str) -> Iterator[list[TeiToken]]:
     """Yield the tokens of a text, some at a time."""
     assert read.pieces is not None and read.spans is not None
     byte_of = _bytes_of(text)
-    for at in range(0, len(read.ids), _AT_ONCE):
-        part = slice(at, at + _AT_ONCE)
+    for part in slices(len(read.ids)):
         spans = read.spans[part]
         places = byte_of[np.maximum(spans, 0)].tolist()
         rows = zip(
@@ -122,6 +120,12 @@ def _tokens(read: Tokenized, text: str) -> Iterator[list[TeiToken]]:
             else TeiToken(id_, text[begin:end], special, start, stop)
             for id_, piece, special, (begin, end), (start, stop) in rows
         ]
+
+
+def slices(tokens: int) -> Iterator[slice]:
+    """Yield the parts in which so many tokens are written."""
+    for at in range(0, tokens, _AT_ONCE):
+        yield slice(at, at + _AT_ONCE)
 
 
 def _bytes_of(text: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -6,19 +6,20 @@ of text-embeddings-inference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from edgeembed.engine.interface import Tokenized
 from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, TokenizeResult
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, peek_body, read_body
 from edgeembed.server.dialects import tei_tokens
+from edgeembed.server.dialects.tei_tokens import TOKEN_SIZE, slices
 from edgeembed.server.error_formats import DIALECT
-from edgeembed.server.responses import struct_response
+from edgeembed.server.responses import array_json, json_bytes, parted_list, struct_response
 
 routes = web.RouteTableDef()
 
@@ -117,20 +118,42 @@ async def _vllm(request: web.Request) -> web.Response:
     body = await read_body(request, _VLLM)
     special = body.add_special_tokens is not False
     result = await _read(request, body.prompt, body.model, "prompt", special=special, places=bool(body.return_token_strs))
-    tokens = result.tokens[0]
-    texts = [piece.decode("utf-8", "replace") for piece in tokens.pieces or []] if body.return_token_strs else None
-    return struct_response(VllmTokens(len(tokens.ids), result.context_tokens, tokens.ids.tolist(), texts))
+    return await _written(request, _vllm_json, result, bool(body.return_token_strs))
 
 
 async def _llama(request: web.Request) -> web.Response:
     body = await read_body(request, _LLAMA)
     pieces = bool(body.with_pieces)
     result = await _read(request, body.content, body.model, "content", special=bool(body.add_special), places=pieces)
-    return struct_response(LlamaTokens(_llama_tokens(result.tokens[0], pieces=pieces)))
+    return await _written(request, _llama_json, result, pieces)
 
 
-def _llama_tokens(read: Tokenized, *, pieces: bool) -> list[int | LlamaToken]:
-    return [*map(_llama_token, read.ids.tolist(), read.pieces or [])] if pieces else read.ids.tolist()
+async def _written(
+    request: web.Request, write: Callable[[TokenizeResult, bool], bytes], result: TokenizeResult, pieces: bool
+) -> web.Response:
+    size = len(result.tokens[0].ids) * (TOKEN_SIZE if pieces else 1)
+    return json_bytes(await request.app[SERVICE].aside.run(size, write, result, pieces), {})
+
+
+def _vllm_json(result: TokenizeResult, pieces: bool) -> bytes:
+    """Return `VllmTokens` as JSON."""
+    (read,) = result.tokens
+    texts = b"null"
+    if pieces:
+        found = read.pieces or []
+        texts = parted_list([piece.decode("utf-8", "replace") for piece in found[part]] for part in slices(len(found)))
+    values = (len(read.ids), result.context_tokens, array_json(read.ids), texts)
+    return b'{"count":%d,"max_model_len":%d,"tokens":%b,"token_strs":%b}' % values
+
+
+def _llama_json(result: TokenizeResult, pieces: bool) -> bytes:
+    """Return `LlamaTokens` as JSON."""
+    (read,) = result.tokens
+    if not pieces:
+        return b'{"tokens":%b}' % array_json(read.ids)
+    found = read.pieces or []
+    parts = ([*map(_llama_token, read.ids[part].tolist(), found[part])] for part in slices(len(found)))
+    return b'{"tokens":%b}' % parted_list(parts)
 
 
 def _llama_token(id_: int, piece: bytes) -> LlamaToken:

@@ -18,11 +18,13 @@ from edgeembed.hub.gguf.frames import Frame, read_frame
 from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
 from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.llama_vectors import cosine
+from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.tiny_bert_variants import make_tiny_roberta
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
 from tests.hub.gguf.models import make_models
-from tests.hub.gguf.parts import BOOL, STRING, Gguf, read, write
+from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("quiet")]
 
@@ -32,8 +34,25 @@ Change = Callable[[Gguf], object]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
-    files = make_models(tmp_path_factory.mktemp("models"))
-    return {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
+    folder = tmp_path_factory.mktemp("models")
+    files = make_models(folder)
+    files["roberta"] = folder / "roberta.gguf"
+    convert_checkpoint(make_tiny_roberta(folder / "roberta"), files["roberta"], quantization="F16")
+    found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
+    for name in ("qwen3", "modern-bert", "roberta"):
+        _join_digits(found[name])
+    return found
+
+
+def _join_digits(file: Gguf) -> None:
+    """Let a byte-pair vocabulary join 1 and 2, so that it matters where the pre-tokenizer splits numbers."""
+    merges, tokens = file.value("tokenizer.ggml.merges"), file.value("tokenizer.ggml.tokens")
+    assert isinstance(merges, Array) and isinstance(tokens, Array)
+    pieces, last = [*tokens.values], merges.values[-1]
+    assert isinstance(last, bytes)
+    pieces[pieces.index(last.replace(b" ", b""))] = b"12"
+    file.put("tokenizer.ggml.merges", ARRAY, Array(STRING, [*merges.values[:-1], b"1 2"]))
+    file.put("tokenizer.ggml.tokens", ARRAY, Array(STRING, pieces))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +97,7 @@ def _rows(file: Path, frame: Frame | None = None) -> list[Float32Row]:
     )  # fmt: skip
     model = LlamaModel(options)
     try:
-        found = (model.tokenize(text) for text in TEXTS.values() if text.strip())
+        found = (model.tokenize(text) for text in [*TEXTS.values(), "1212"] if text.strip())
         return [model.embed([tokens])[0] for tokens in found if len(tokens) <= model.info.context_tokens]
     finally:
         model.close()
@@ -125,8 +144,16 @@ QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
         ("bert", [put("tokenizer.ggml.seperator_token_id", UINT32, 9)], "seperator_token_id"),
         ("xlm-roberta", [put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
         ("xlm-roberta", [drop("tokenizer.ggml.add_bos_token"), drop("tokenizer.ggml.bos_token_id")], "add_bos_token"),
+        (
+            "xlm-roberta",
+            [drop("tokenizer.ggml.add_space_prefix"), drop("tokenizer.ggml.remove_extra_whitespaces")],
+            "add_space_prefix",
+        ),
         ("xlm-roberta", [named("bge-m3"), put("bert.pooling_type", UINT32, 1)], "pooling_type"),
-        ("xlm-roberta", [drop("tokenizer.ggml.add_space_prefix")], "add_space_prefix"),
+        ("roberta", [put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
+        ("roberta", [drop("tokenizer.ggml.add_eos_token"), drop("tokenizer.ggml.eos_token_id")], "eos_token_id"),
+        ("roberta", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("roberta", [named("all-distilroberta-v1"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
     ],
@@ -145,6 +172,14 @@ def test_a_wrong_frame_is_mended(
     frame = read_frame(wrong)
     assert any(mended in line for line in frame.mended), frame
     assert min(map(cosine, _rows(wrong, frame), expected)) >= 0.9999
+
+
+def test_a_cased_vocabulary_is_not_lower_cased(tmp_path: Path) -> None:
+    ours = convert_checkpoint(make_tiny_bert(tmp_path / "cased", cased=True), tmp_path / "ours.gguf", quantization="F32")
+    wrong = _changed(read(ours.path.read_bytes()), tmp_path, drop("tokenizer.ggml.normalizer.lowercase"))
+    frame = read_frame(wrong)
+    assert any("lowercase" in line for line in frame.mended)
+    assert min(map(cosine, _rows(wrong, frame), _rows(ours.path))) >= 0.9999
 
 
 @pytest.mark.parametrize(
@@ -183,6 +218,25 @@ def test_what_cannot_be_checked_is_said(
 
 def _without(file: Gguf, start: bytes) -> None:
     file.tensors = [tensor for tensor in file.tensors if not tensor.name.startswith(start)]
+
+
+def test_ids_that_llama_cpp_assumes_are_no_fault(tmp_path: Path, models: dict[str, Gguf]) -> None:
+    """Older files of BERT have no ids: those of bert-base are taken, which is where most vocabularies have the tokens."""
+    file = models["nomic-bert"]
+    tokens = file.value("tokenizer.ggml.tokens")
+    assert isinstance(tokens, Array) and len(tokens.values) > 103
+    pieces = [*tokens.values]
+    for place, piece in ((100, b"[UNK]"), (101, b"[CLS]"), (102, b"[SEP]")):
+        old = pieces.index(piece)
+        pieces[old], pieces[place] = pieces[place], pieces[old]
+    older = _changed(
+        file,
+        tmp_path,
+        lambda copy: copy.put("tokenizer.ggml.tokens", ARRAY, Array(STRING, pieces)),
+        *(drop(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "cls", "seperator", "unknown")),
+    )
+    frame = read_frame(older)
+    assert (frame.mended, frame.before, frame.after) == ((), "[CLS]", "[SEP]")
 
 
 # --- rerankers ----------------------------------------------------------------------------------------------------------

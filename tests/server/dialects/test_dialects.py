@@ -38,12 +38,20 @@ KEYS: dict[str, set[str]] = {
     "/v1/embeddings": {"error", "detail"},
     "/v1/rerank": {"error", "detail"},
     "/v1/tokenize": {"error", "detail"},
+    "/score": {"error", "detail"},
+    "/v1/score": {"error", "detail"},
+    "/detokenize": {"error", "detail"},
     "/api/embed": {"error"},
     "/api/embeddings": {"error"},
     "/api/show": {"error"},
     "/embed": {"error", "error_type"},
     "/similarity": {"error", "error_type"},
     "/tokenize": {"error", "error_type"},
+    "/decode": {"error", "error_type"},
+    "/predict": {"error", "error_type"},
+    "/embed_all": {"error", "error_type"},
+    "/embed_sparse": {"error", "error_type"},
+    "/invocations": {"error", "error_type"},
     "/": {"error", "error_type"},
     "/v2/embed": {"message"},
     "/v1/embed": {"message"},
@@ -127,7 +135,7 @@ async def test_overload_has_retry_after(connect: Connect, path: str) -> None:
 
     server.embedder.failing = server.ranker.failing = full
     response = await client.post(path, json=EMBEDS[path][0] if path in EMBEDS else RERANKS[path])
-    assert response.status == 429
+    assert (response.status, response.headers["Retry-After"]) == (429, "3")
     assert "queue is full" in await response.text()
 
 

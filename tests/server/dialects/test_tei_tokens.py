@@ -10,6 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.engine.interface import Text, Tokenized, TokenWant
+from edgeembed.inference.aside import LARGE, Aside
 from tests.fakes import CONTEXT_TOKENS
 from tests.server.dialect_requests import Server, post
 
@@ -108,6 +109,27 @@ async def test_a_part_of_a_character_has_its_bytes_for_llama_servers_clients(
     assert answer["tokens"] == [{"id": 11, "piece": [0xF0, 0x9F]}]
     _, answer = await post(client, "/tokenize", prompt="x", return_token_strs=True)
     assert answer["token_strs"][1] == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    "field", [{"inputs": ""}, {"content": "", "with_pieces": True}, {"prompt": "", "return_token_strs": True}]
+)
+async def test_long_lists_of_tokens_are_written_in_parts_beside_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, field: dict[str, Any]
+) -> None:
+    text = " ".join(map(str, range(10, 9010)))
+    sizes = []
+    run = Aside.run
+
+    async def noted(self: Aside, size: int, function: Any, *arguments: object) -> Any:
+        sizes.append(size)
+        return await run(self, size, function, *arguments)
+
+    monkeypatch.setattr(Aside, "run", noted)
+    status, answer = await post(client, "/tokenize", **{name: value or text for name, value in field.items()})
+    tokens = answer[0] if isinstance(answer, list) else answer.get("token_strs") or answer["tokens"]
+    assert (status, len(tokens)) == (200, 9000 + (2 if "content" not in field else 0))
+    assert sizes[-1] > LARGE
 
 
 @pytest.mark.parametrize(

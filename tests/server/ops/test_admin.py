@@ -139,6 +139,10 @@ async def test_administration_needs_post(connect: Connect, stop: Stop) -> None:
         {"Sec-Fetch-Site": "cross-site"},
         {"X-Forwarded-For": "203.0.113.9"},
         {"Forwarded": "for=203.0.113.9"},
+        {"X-Real-IP": "203.0.113.9"},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Forwarded-Host": "embed.example"},
+        {"Via": "1.1 proxy"},
     ],
     ids=str,
 )

@@ -1,0 +1,89 @@
+"""The catalogue's models in `edgeembed list --available` and `edgeembed show`: table, rows for programs, sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeembed.cli.completion import offered_types
+from edgeembed.cli.printing import print_fields, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgeembed.config.settings import Settings
+    from edgeembed.hub.catalogue import CatalogueEntry
+
+
+def print_offered(entries: Iterable[CatalogueEntry], settings: Settings) -> None:
+    """Print the table of models that can be installed, each with its default type."""
+    print_table(
+        ("NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "DIMENSIONS", "LICENCE", "GOOD FOR"),
+        [_cells(entry, settings) for entry in entries],
+        right=("SIZE", "MEMORY", "DIMENSIONS"),
+        spare=("DIMENSIONS", "LICENCE", "GOOD FOR", "LANGUAGES", "MEMORY", "TYPE"),
+    )
+
+
+def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
+    from edgeembed.common.progress import human_size
+    from edgeembed.hub.file_sizes import size_of
+
+    size, memory = size_of(entry, entry.default_type), _memory_of(entry, settings)
+    return (
+        entry.name,
+        entry.default_type,
+        human_size(size) if size else "?",
+        human_size(memory) if memory else "?",
+        ", ".join(entry.languages),
+        "-" if entry.task == "rerank" else str(entry.dimensions),
+        entry.license.removeprefix("LicenseRef-"),
+        entry.purpose,
+    )
+
+
+def _memory_of(entry: CatalogueEntry, settings: Settings) -> int | None:
+    from edgeembed.models.memory import estimate_entry
+    from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+
+    batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
+    return estimate_entry(entry, entry.default_type, settings.context_tokens, batch)
+
+
+def offered_row(entry: CatalogueEntry, settings: Settings) -> dict[str, Any]:
+    """Return what programs get about a model that can be installed."""
+    return {**entry_row(entry), "memory_bytes": _memory_of(entry, settings)}
+
+
+def entry_row(entry: CatalogueEntry) -> dict[str, Any]:
+    """Return what an entry says, without what depends on the settings."""
+    from edgeembed.hub.file_sizes import published_sizes, size_of
+
+    return {
+        "name": entry.name,
+        "type": entry.default_type,
+        "task": entry.task,
+        "purpose": entry.purpose,
+        "languages": entry.languages,
+        "size_bytes": size_of(entry, entry.default_type),
+        "size_is_published": entry.default_type in published_sizes(entry),
+        "dimensions": entry.dimensions if entry.task == "embed" else None,
+        "license": entry.license,
+        "sources": [source.describe() for source in entry.sources],
+    }
+
+
+def print_sizes(entry: CatalogueEntry) -> None:
+    """Print the size of the file of each type: as published, else computed."""
+    from edgeembed.common.progress import human_size
+    from edgeembed.hub.file_sizes import published_sizes, size_of
+
+    published = published_sizes(entry)
+    sizes = {kind: size for kind in offered_types(entry) if (size := size_of(entry, kind))}
+    if sizes:
+        click.echo("\nsizes")
+        shown = {
+            kind: human_size(size) if kind in published else f"about {human_size(size)}" for kind, size in sizes.items()
+        }
+        print_fields(shown.items(), indent="  ")
