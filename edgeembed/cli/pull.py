@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,8 @@ def _pull_as_json(install_model: Callable[..., InstalledModel]) -> None:
     from edgeembed.common.pull_lines import PullLine, PullLines
     from edgeembed.errors import EdgeEmbedError, UnknownModelError
 
+    # The daemon interrupts a pull that nobody follows, also where it was itself started with the signal ignored (nohup).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     lines = PullLines(click.echo)
     try:
         model = install_model(report=lines)

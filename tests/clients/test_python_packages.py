@@ -55,7 +55,8 @@ def test_ollama(daemon: Daemon, expected: np.ndarray) -> None:
     assert same(client.embeddings(model="nomic-embed-text", prompt=TEXTS[0]).embedding, expected[0])
     cut = client.embed(model=MODEL, input=TEXTS[0], dimensions=64, truncate=True, options={"num_ctx": 2048}).embeddings
     assert same(cut, expected[:1, :64] / np.linalg.norm(expected[:1, :64]))
-    assert {f"{MODEL}:latest", f"{MODEL}:Q8_0", "nomic-embed-text:latest"} == {model.model for model in client.list().models}
+    names = {f"{MODEL}:latest", f"{MODEL}:Q8_0", "all-minilm:latest", "nomic-embed-text:latest"}
+    assert names == {model.model for model in client.list().models}
     shown = client.show("nomic-embed-text")
     assert shown.capabilities == ["embedding"]
     assert shown.modelinfo and shown.modelinfo["bert.embedding_length"] == 384

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,16 @@ def test_pull_for_programs(run: CliRunner, paths: Paths) -> None:
         last = json.loads(result.stdout.splitlines()[-1])
         assert (result.exit_code, last.get("unknown", False)) == (status, unknown)
         assert last["error"]
+
+
+@pytest.mark.usefixtures("small_catalogue", "hub")
+def test_a_pull_for_programs_can_be_interrupted_where_its_parent_ignores_the_signal(run: CliRunner) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run.invoke(pull, [DEFAULT_MODEL, "--json"]).exit_code == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_notes_of_the_converter_are_shown(run: CliRunner) -> None:

@@ -20,7 +20,8 @@ from tests.waiting import until_async
 Script = Callable[[str], Path]
 
 WAITS = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as `edgeembed pull --json` does
 log = pathlib.Path(sys.argv[1])
 def note(word):
     with log.open("a") as file:
