@@ -40,6 +40,8 @@ class BodyType(Generic[T]):
         """Prepare a decoder. unsupported: the fields to refuse, by name, unless the struct has them."""
         own = {field.encode_name for field in msgspec.structs.fields(struct)}
         self._refused = {name: field for name, field in unsupported.items() if name not in own}
+        self._none = (UNSET,) * len(self._refused)
+        """The refused fields of nearly all bodies. They are a body's last ones, which are compared all at once."""
         seen: list[tuple[str, Any, Any]] = [(name, Any, UNSET) for name in self._refused]
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(
             msgspec.defstruct(struct.__name__, seen, bases=(struct,), module=struct.__module__)
@@ -55,9 +57,10 @@ class BodyType(Generic[T]):
             skeleton, strings = without_long_strings(raw)
             body = self._decode(skeleton)
             strings.put_back(body)
-        for name, field in self._refused.items():
-            if (value := getattr(body, name)) is not UNSET and value is not None:
-                field.check(name, value)
+        if msgspec.structs.astuple(body)[-len(self._none) :] != self._none:
+            for name, field in self._refused.items():
+                if (value := getattr(body, name)) is not UNSET and value is not None:
+                    field.check(name, value)
         return body
 
     def _decode(self, raw: bytes) -> T:
