@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeembed.common.files import FileIdentity
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
-from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Prompted, Text
+from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
@@ -33,7 +33,7 @@ from edgeembed.engine.llama.library import (
     system_info,
 )
 from edgeembed.engine.llama.row_probe import find_last_token_reader
-from edgeembed.engine.llama.rows import LastTokenReader, PooledReader
+from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
@@ -105,6 +105,7 @@ class LlamaModel:
             )
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
         facts = self._facts()
+        self.width = facts.width
         options = self._options = reduced(options, facts.trained_tokens)
         self._make_reader = self._find_last_token_reader(facts)
         self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
@@ -116,6 +117,10 @@ class LlamaModel:
     def new_bulk_context(self) -> Context:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
+
+    def new_context(self, reader: RowReader) -> Context:
+        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError."""
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions)
 
     @property
     def batch_capacity(self) -> int:
@@ -224,10 +229,10 @@ class LlamaModel:
             return None
         return find_last_token_reader(
             self._model,
-            width=facts.width,
             dimensions=self._dimensions,
             ranks=self._pooling == "rank",
             architecture=self._architecture,
+            file_type=self._file_type(),
             threads=self._options.threads,
             on_card=bool(self._options.gpu_layers),
         )
@@ -253,8 +258,6 @@ class LlamaModel:
         )
 
     def _describe(self) -> ModelInfo:
-        description = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self._model, description, len(description))
         return ModelInfo(
             architecture=self._architecture,
             name=self.metadata("general.name") or Path(self._options.path).stem,
@@ -262,11 +265,17 @@ class LlamaModel:
             context_tokens=self.plan.wide.longest_text,
             attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
-            file_type=_after_first_word(description.value.decode("utf-8", "replace")),
+            file_type=self._file_type(),
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
             llama_cpp=f"{system_info()}; {self.kernels.words}",
         )
+
+    def _file_type(self) -> str:
+        """Return the converter's name for the type, such as "Q4_E", or else llama.cpp's, such as "Q4_K - Medium"."""
+        description = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, description, len(description))
+        return self.metadata(TYPE_KEY) or _after_first_word(description.value.decode("utf-8", "replace"))
 
     def _pooling_of_file(self) -> str:
         value = self.metadata(f"{self._architecture}.pooling_type")

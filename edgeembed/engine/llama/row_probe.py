@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.engine.canary import likeness
+from edgeembed.engine.canary import least_together, likeness
 from edgeembed.engine.context_plan import ContextShape
+from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.ggml import CLASSIFIER_WEIGHT, TYPE_F32, EvalCallback, Tensor
 from edgeembed.engine.llama.library import ComputeError
@@ -25,8 +26,6 @@ from edgeembed.engine.llama.rows import (
 )
 from edgeembed.engine.reading import Reading
 
-LEAST_LIKENESS = 0.999
-"""Between the rows of both readers. They differ only by rounding: the last layer computes one row instead of all."""
 TOKENS = 4
 LEAST_CELLS = 256
 """llama.cpp makes no smaller context."""
@@ -61,12 +60,13 @@ class _ProbingReader(PooledReader):
 
 
 def find_last_token_reader(
-    model: Any, *, width: int, dimensions: int, ranks: bool, architecture: str, threads: int, on_card: bool = False
+    model: Any, *, dimensions: int, ranks: bool, architecture: str, file_type: str, threads: int, on_card: bool = False
 ) -> Callable[[int], LastTokenReader] | None:
     """Return a factory of `LastTokenReader(most outputs of a pass)` for a causal model; None when its rows would differ.
 
-    width: of a hidden state. dimensions: of a row. on_card: as for `Context`. Takes two passes of a few tokens.
+    dimensions: of a row. on_card: as for `Context`. Takes two passes of a few tokens.
     """
+    width = int(lib.llama_model_n_embd(model))
     text = [Reading(np.arange(TOKENS, dtype=np.int32))]
     shape = ContextShape(
         cells=LEAST_CELLS, batch=TOKENS, longest_text=TOKENS, texts=1, threads=threads, pieces=True, prefix_cells=0,
@@ -85,7 +85,8 @@ def find_last_token_reader(
         found = _compute(model, shape, LastTokenReader(width, shape.sequences, head), text, dimensions, on_card=on_card)
     except ComputeError:
         return None
-    if not likeness(expected[0], found[0], scores=ranks) >= LEAST_LIKENESS:
+    # The rows differ only by rounding, as those of two batches do: the last layer computes one row instead of all.
+    if not likeness(expected[0], found[0], scores=ranks) >= least_together(file_type):
         return None
     return partial(LastTokenReader, width, head=head)
 

@@ -121,7 +121,7 @@ class Worker:
             if sum(map(len, together)) + len(tokens) <= model.batch_capacity:
                 together.append(tokens)
         # A reranker's template alone may be longer than a batch.
-        canary.check(model.embed, together or [min(texts, key=len)], scores=scores)
+        canary.check(model.embed, together or [min(texts, key=len)], model.info.file_type, scores=scores)
         in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
         if in_file is None or rows is None:
             return msgspec.structs.replace(model.info, reference=self._own_reference(model, scores=scores))
