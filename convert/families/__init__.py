@@ -35,8 +35,14 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
-from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
+from edgeembed_convert.families.cross_encoder import (
+    BertCrossEncoder,
+    ModernBertCrossEncoder,
+    RobertaCrossEncoder,
+    XlmRobertaCrossEncoder,
+)
 from edgeembed_convert.families.distil_bert import DistilBert
+from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
@@ -49,15 +55,24 @@ __all__ = ["FAMILIES", "find_family"]
 FAMILIES: tuple[Family, ...] = (
     Bert(),
     DistilBert(),
+    Electra(),
     Roberta(),
     XlmRoberta(),
     BertCrossEncoder(),
+    RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
     Qwen3(),
     Gemma(),
 )
+
+_REASONS = {
+    "DistilBertForSequenceClassification": "ReLU",
+    "ElectraForSequenceClassification": "GELU",
+}
+"""Classifiers that are refused: the function between their two layers."""
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -73,6 +88,11 @@ def find_family(checkpoint: Checkpoint) -> Family:
                 return family
         elif model_type in family.model_types:
             return family
+    if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
+        raise ConversionError(
+            f"{checkpoint.config_file}: {names[0]} has {between} between the two layers of its classifier, where "
+            "llama.cpp's graph has tanh: its scores would be wrong"
+        )
     supported = ", ".join(name for family in FAMILIES for name in family.architectures)
     raise ConversionError(
         f"{checkpoint.config_file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
