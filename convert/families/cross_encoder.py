@@ -58,6 +58,7 @@ class BertCrossEncoder:
 
     architectures = ("BertForSequenceClassification",)
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a BERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
@@ -71,6 +72,7 @@ class RobertaCrossEncoder:
 
     architectures = ("RobertaForSequenceClassification", "CamembertForSequenceClassification")
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
@@ -84,6 +86,7 @@ class XlmRobertaCrossEncoder:
 
     architectures = ("XLMRobertaForSequenceClassification",)
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an XLM-RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
@@ -96,6 +99,7 @@ class ModernBertCrossEncoder:
 
     architectures = ("ModernBertForSequenceClassification",)
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a ModernBERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""

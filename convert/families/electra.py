@@ -31,6 +31,7 @@ class Electra:
 
     architectures = ("ElectraModel", "ElectraForPreTraining")
     model_types = ("electra",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an ELECTRA checkpoint and return the plan of its GGUF file. Raises ConversionError."""
