@@ -52,6 +52,7 @@ class Gemma:
 
     architectures = ("Gemma3TextModel", "Gemma3ForCausalLM")
     model_types = ("gemma3_text",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Gemma 3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
