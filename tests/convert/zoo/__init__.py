@@ -15,6 +15,7 @@ from tests.convert.zoo import (
     bert,
     cross_encoders,
     distil_bert,
+    files,
     gemma,
     harrier,
     modern_bert,
@@ -38,5 +39,6 @@ _MODULES = (
     qwen3,
     gemma,
     harrier,
+    files,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
