@@ -44,6 +44,7 @@ from edgeembed_convert.families.cross_encoder import (
 )
 from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
+from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
@@ -67,6 +68,7 @@ FAMILIES: tuple[Family, ...] = (
     ModernBert(),
     NomicBert(),
     Qwen3(),
+    EuroBert(),
     Gemma(),
 )
 
