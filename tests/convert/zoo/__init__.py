@@ -16,6 +16,7 @@ from tests.convert.zoo import (
     cross_encoders,
     distil_bert,
     eurobert,
+    files,
     gemma,
     harrier,
     modern_bert,
@@ -40,5 +41,6 @@ _MODULES = (
     qwen3,
     gemma,
     harrier,
+    files,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
