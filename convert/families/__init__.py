@@ -23,9 +23,10 @@ How to add a family whose architecture llama.cpp computes:
     `src/models/`. Anything missing, contradictory or not supported there raises ConversionError with the file and the
     reason. Nothing is guessed: a wrong guess changes vectors silently.
 2.  Add it to FAMILIES below.
-3.  Add `tests/convert/test_NAME.py`: write a tiny random checkpoint in the format of transformers (`tiny_encoders.py`,
-    `tiny_qwen3_checkpoint.py`), convert it, and compare llama.cpp's rows with an independent implementation, such as rows of
-    transformers stored in tests/reference. Add malformed checkpoints, which must be rejected before anything is written.
+3.  Add a module to the zoo, `tests/convert/zoo/NAME.py`, with a `Form` for each form in which models of the family are
+    published: a tiny random checkpoint with the true keys, whose token ids and rows are compared with those of transformers
+    or of an implementation in `tests/reference/zoo_models`. `tests/convert/test_NAME.py` has what is particular: malformed
+    checkpoints, which must be rejected before anything is written, and keys that a user would miss.
 4.  If users should be able to pull the model by name, add it to the catalogue (`models/`).
 """
 
@@ -35,46 +36,73 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
-from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
+from edgeembed_convert.families.cross_encoder import (
+    BertCrossEncoder,
+    ModernBertCrossEncoder,
+    RobertaCrossEncoder,
+    XlmRobertaCrossEncoder,
+)
 from edgeembed_convert.families.distil_bert import DistilBert
+from edgeembed_convert.families.electra import Electra
+from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
+from edgeembed_convert.ignored import own_code, refuse_code
 
 __all__ = ["FAMILIES", "find_family"]
 
 FAMILIES: tuple[Family, ...] = (
     Bert(),
     DistilBert(),
+    Electra(),
     Roberta(),
     XlmRoberta(),
     BertCrossEncoder(),
+    RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
+    JinaBert(),
     Qwen3(),
+    EuroBert(),
     Gemma(),
 )
+
+_REASONS = {
+    "DistilBertForSequenceClassification": "ReLU",
+    "ElectraForSequenceClassification": "GELU",
+}
+"""Classifiers that are refused: the function between their two layers."""
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
     """Return the family for config.json's `architectures`, or for `model_type` if that is missing.
 
-    Raises ConversionError that lists the supported architectures.
+    If the model runs its makers' own code (`auto_map`), it is the family that follows this code.
+    Raises ConversionError for code that no family follows, or with a list of the supported architectures.
     """
-    names = checkpoint.config.get("architectures")
-    model_type = checkpoint.config.get("model_type")
+    config, file = checkpoint.config, checkpoint.config_file
+    names, model_type = config.get("architectures"), config.get("model_type")
+    code = own_code(config, file)
     for family in FAMILIES:
-        if names:
-            if isinstance(names, list) and len(names) == 1 and names[0] in family.architectures:
-                return family
-        elif model_type in family.model_types:
+        matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
+        if matches and set(code) <= set(family.followed_code):
+            refuse_code(config, file, family.followed_code)
             return family
-    supported = ", ".join(name for family in FAMILIES for name in family.architectures)
+    if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
+        raise ConversionError(
+            f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
+            "its scores would be wrong"
+        )
+    refuse_code(config, file)
+    supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))
     raise ConversionError(
-        f"{checkpoint.config_file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
+        f"{file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
         f" supported architectures: {supported}"
     )

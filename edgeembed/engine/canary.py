@@ -41,13 +41,12 @@ PAIRS = (
 
 LEAST_TOGETHER = {"F32": 0.999, "F16": 0.999, "BF16": 0.999, "Q8_0": 0.997}
 LEAST_TOGETHER_OF_OTHERS = 0.993
-"""Cosine of a text's row computed alone and in a batch, by the type of most tensors. The shape of a batch changes the order
-of sums in the last bit, and where activations are rounded to 8 bits before each product, as for all quantised weights, one
-bit decides between two steps 1/127 apart, which later layers amplify. Lowest that was measured in any mode, on the real
-Gemma 3 270M, the worst of four models: 1.0 for F32, 0.999999 for F16, 0.99998 for BF16, 0.9986 for Q8_0 (blocks of 32
-activations), 0.9967 for K types (blocks of 256: one outlier makes the steps of all coarser). The limits allow for twice these
-deviations; rows of a broken kernel differ by more than 0.01."""
-
+"""Cosine of a text's row computed alone and in a batch, by the type of most tensors. The shape of a batch changes the last
+bit of sums, and where activations are rounded to 8 bits before each product, as for all quantised weights, that bit decides
+between two steps 1/127 apart, which later layers amplify. The lowest in any mode on the real Gemma 3 270M, which is worse
+than SmolLM2 135M: 1.0 for F32, 0.999999 for F16, 0.99998 for BF16, 0.9986 for Q8_0 (blocks of 32 activations), 0.9967 for K
+types (blocks of 256: one outlier makes the steps of all coarser). The limits allow for twice these deviations; rows of a
+broken kernel differ by more than 0.01."""
 
 LEAST_AGAIN, LEAST_SCORE_AGAIN = 0.9, 0.7
 """Likeness of a row to one that other kernels, threads or batches computed for the same text, which is 0.99 or more even at

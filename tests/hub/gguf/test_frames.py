@@ -14,7 +14,8 @@ from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import WrongFrameError
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.check import check_gguf
-from edgeembed.hub.gguf.frames import Frame, read_frame
+from edgeembed.hub.gguf.frames import Frame, frame_of, read_frame
+from edgeembed.hub.gguf.header import open_gguf
 from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
 from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.llama_vectors import cosine
@@ -23,6 +24,8 @@ from tests.convert.tiny_bert_variants import make_tiny_roberta
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.harrier import make_harrier_270m
+from tests.convert.zoo.jina_bert import make_code
 from tests.hub.gguf.models import make_models
 from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
 
@@ -37,7 +40,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
     folder = tmp_path_factory.mktemp("models")
     files = make_models(folder)
     files["roberta"] = folder / "roberta.gguf"
+    files["gemma3"] = folder / "gemma3.gguf"
     convert_checkpoint(make_tiny_roberta(folder / "roberta"), files["roberta"], quantization="F16")
+    convert_checkpoint(make_harrier_270m(folder / "gemma3"), files["gemma3"], quantization="F16")
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
     for name in ("qwen3", "modern-bert", "roberta"):
         _join_digits(found[name])
@@ -116,6 +121,7 @@ def named(name: str) -> Change:
 
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
+HARRIER = named("harrier-oss-v1-270m")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +162,8 @@ QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
         ("roberta", [named("all-distilroberta-v1"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
+        ("gemma3", [HARRIER, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("gemma3", [HARRIER, put("gemma3.pooling_type", UINT32, 1)], "pooling_type"),
     ],
 )
 def test_a_wrong_frame_is_mended(
@@ -187,6 +195,7 @@ def test_a_cased_vocabulary_is_not_lower_cased(tmp_path: Path) -> None:
     [
         ("gemma", [GEMMA, lambda file: _without(file, b"dense_")], "two dense layers"),
         ("xlm-roberta", [put("tokenizer.ggml.model", STRING, b"bert")], "written as WordPiece"),
+        ("gemma", [named("Harrier Oss v1 270m")], "harrier is a causal model, but attention of the architecture gemma-emb"),
     ],
 )
 def test_a_wrong_frame_that_cannot_be_mended(
@@ -200,6 +209,11 @@ def test_a_wrong_frame_that_cannot_be_mended(
     [
         (
             "qwen3",
+            [named("x"), put("tokenizer.ggml.add_eos_token", BOOL, 0)],
+            "after a text: the file says that none is added",
+        ),
+        (
+            "gemma3",
             [named("x"), put("tokenizer.ggml.add_eos_token", BOOL, 0)],
             "after a text: the file says that none is added",
         ),
@@ -307,3 +321,14 @@ def test_a_reranker_without_a_template_is_refused(tmp_path: Path, rerankers: dic
     theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
     with pytest.raises(WrongFrameError, match="a reranker without a template for pairs"):
         check_gguf(_changed(theirs, tmp_path, drop("tokenizer.chat_template.rerank")))
+
+
+def test_a_joint_gate_of_jinas_model_for_code_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_code(tmp_path / "code")
+    convert_checkpoint(checkpoint, tmp_path / "code.gguf", quantization="F16")
+    with open_gguf(tmp_path / "code.gguf") as reader:
+        head = reader.head()
+        right = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
+        joint = {name: shape for name, shape in right.items() if "ffn_gate" not in name}
+        assert frame_of(reader, head, right).refusal is None
+        assert "the wrong half" in (frame_of(reader, head, joint).refusal or "")
