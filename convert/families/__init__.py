@@ -47,6 +47,7 @@ from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
+from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
@@ -68,6 +69,8 @@ FAMILIES: tuple[Family, ...] = (
     NomicBert(),
     Qwen3(),
     Gemma(),
+    Qwen2Reranker(),
+    GemmaReranker(),
 )
 
 _REASONS = {

@@ -49,8 +49,11 @@ class DecoderShape:
         }
 
 
-def read_shape(checkpoint: Checkpoint) -> DecoderShape:
-    """Return the sizes in config.json. Raises ConversionError if they are missing or impossible."""
+def read_shape(checkpoint: Checkpoint, *, head: int | None = None) -> DecoderShape:
+    """Return the sizes in config.json. head: the size of a head where head_dim does not say it.
+
+    Raises ConversionError if they are missing or impossible.
+    """
     heads, kv_heads = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("num_key_value_heads")
     if heads % kv_heads:
         raise ConversionError(
@@ -61,7 +64,7 @@ def read_shape(checkpoint: Checkpoint) -> DecoderShape:
         hidden=checkpoint.positive_int("hidden_size"),
         heads=heads,
         kv_heads=kv_heads,
-        head=checkpoint.positive_int("head_dim"),
+        head=head or checkpoint.positive_int("head_dim"),
         feed_forward=checkpoint.positive_int("intermediate_size"),
         vocabulary=checkpoint.positive_int("vocab_size"),
         context=checkpoint.positive_int("max_position_embeddings"),
