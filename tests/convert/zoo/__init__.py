@@ -15,7 +15,9 @@ from tests.convert.zoo import (
     bert,
     cross_encoders,
     distil_bert,
+    files,
     gemma,
+    harrier,
     modern_bert,
     nomic_bert,
     prompted_rerankers,
@@ -38,5 +40,7 @@ _MODULES = (
     qwen3,
     prompted_rerankers,
     gemma,
+    harrier,
+    files,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
