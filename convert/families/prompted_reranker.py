@@ -90,7 +90,12 @@ class Qwen2Reranker:
         layer_types = checkpoint.config.get("layer_types")
         if layer_types is not None and set(layer_types) != {"full_attention"}:
             raise ConversionError(f"{checkpoint.config_file}: layer_types: llama.cpp's Qwen2 supports only full_attention")
-        shape = read_shape(checkpoint, head=_head_size(checkpoint))
+        shape = read_shape(checkpoint, optional=True)
+        if shape.heads * shape.head != shape.hidden:
+            raise ConversionError(
+                f"{checkpoint.config_file}: {shape.heads} heads of {shape.head} numbers; llama.cpp's Qwen2 requires hidden_size, "
+                f"{shape.hidden}"
+            )
         tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
         metadata: Metadata = {
             **shape.metadata("qwen2"),
@@ -239,13 +244,3 @@ def _gemma_layers(stored: StoredTensors, shape: DecoderShape) -> Iterator[Planne
         yield from layer_projections(stored, shape, layer)
         yield norm(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight")
     yield norm("norm.weight", "output_norm.weight")
-
-
-def _head_size(checkpoint: Checkpoint) -> int:
-    hidden, heads = checkpoint.positive_int("hidden_size"), checkpoint.positive_int("num_attention_heads")
-    head = checkpoint.config.get("head_dim") or hidden // heads
-    if head * heads != hidden:
-        raise ConversionError(
-            f"{checkpoint.config_file}: {heads} heads of {head} numbers; llama.cpp's Qwen2 requires hidden_size, {hidden}"
-        )
-    return int(head)
