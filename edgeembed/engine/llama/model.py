@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
+from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
@@ -32,7 +33,7 @@ from edgeembed.engine.llama.library import (
     metadata_overrides,
     system_info,
 )
-from edgeembed.engine.llama.row_probe import find_last_token_reader
+from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
@@ -96,6 +97,7 @@ class LlamaModel:
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
+        self._head = self._own_classifier()
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
@@ -212,7 +214,7 @@ class LlamaModel:
             size = length + 1  # like snprintf, llama.cpp returns the full length
 
     def _new_context(self, shape: ContextShape) -> Context:
-        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader()
+        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
 
     def _autotune(self, facts: ModelFacts) -> None:
@@ -229,13 +231,23 @@ class LlamaModel:
             return None
         return find_last_token_reader(
             self._model,
-            dimensions=self._dimensions,
-            ranks=self._pooling == "rank",
-            architecture=self._architecture,
-            file_type=self._file_type(),
+            CausalModel(
+                self._architecture, facts.width, self._dimensions, self._pooling == "rank", self._file_type(), self._head
+            ),
             threads=self._options.threads,
             on_card=bool(self._options.gpu_layers),
         )
+
+    def _own_classifier(self) -> ClassifierHead | None:
+        """Return the classifier in the metadata; None if llama.cpp's graph has it, or if there is none."""
+        text = self.metadata(CLASSIFIER_KEY) if self._pooling == "rank" else None
+        if text is None:
+            return None
+        width = int(lib.llama_model_n_embd(self._model))
+        try:
+            return ClassifierHead(decode_classifier(text, self._dimensions, width))
+        except ValueError as error:
+            raise ModelLoadError(f"{self._options.path}: {CLASSIFIER_KEY}: {error}", fatal=True) from error
 
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
