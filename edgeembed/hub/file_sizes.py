@@ -27,6 +27,13 @@ _BETTER = "Q6_K"
 _FAVOURED = ("attn_v", "attn_qkv", "ffn_down")
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What a mixture has instead for rows that are not a multiple of the block."""
+_FOUR_BITS = dict.fromkeys(("token_embd", "attn_q", "attn_k"), "IQ4_NL")
+_RECIPES = {
+    "Q8_E": {"token_embd": "IQ4_NL"},
+    "Q5_E": {**_FOUR_BITS, **dict.fromkeys(("ffn_up", "ffn_down"), "Q5_1")},
+    "Q4_E": {**_FOUR_BITS, **dict.fromkeys(("ffn_up", "ffn_down"), "IQ4_NL")},
+}
+"""The converter's own types, by role; the rest is Q8_0."""
 
 
 class _Tensor(NamedTuple):
@@ -59,7 +66,7 @@ def file_bytes(entry: CatalogueEntry, kind: str) -> int | None:
 
 def tensor_bytes(entry: CatalogueEntry, kind: str) -> int | None:
     """Return the size of all tensors, without padding; None without a shape, or for an unknown type or architecture."""
-    known = kind in _PLAIN or kind in _MIXTURES
+    known = kind in _PLAIN or kind in _MIXTURES or kind in _RECIPES
     if entry.shape is None or entry.architecture not in _HEADER_BYTES_PER_TOKEN or not known:
         return None
     layers = entry.shape.layers
@@ -136,6 +143,8 @@ def _type_of(tensor: _Tensor, kind: str, layers: int) -> str:
     if tensor.role == "f32":
         return "F32"
     chosen = _MIXTURES.get(kind, kind)
+    if kind in _RECIPES:
+        chosen = _RECIPES[kind].get(tensor.role, "Q8_0")
     if kind in _MIXTURES:
         favoured = tensor.role in _FAVOURED and tensor.layer is not None and _has_more_bits(tensor.layer, layers)
         if favoured or tensor.role == "token_embd":
