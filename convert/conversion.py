@@ -110,7 +110,7 @@ def convert_checkpoint(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
         _check_lower_casing(checkpoint, plan)
-        notes = notes_on(checkpoint, plan)
+        notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
