@@ -49,6 +49,7 @@ from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
+from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
@@ -72,6 +73,8 @@ FAMILIES: tuple[Family, ...] = (
     Qwen3(),
     EuroBert(),
     Gemma(),
+    Qwen2Reranker(),
+    GemmaReranker(),
 )
 
 _REASONS = {
