@@ -7,8 +7,8 @@ file of the unquantised weights in between, the master.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +23,19 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
 from edgeembed_convert.families import find_family
-from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.importance import as_inputs, read_texts
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
+from edgeembed_convert.outcome import describe_fallbacks, describe_types, effective_type, stays_f32
 from edgeembed_convert.quantization import (
-    FALLBACK,
     MIXTURE_BITS,
     MIXTURES,
     WEIGHED,
     block_of,
-    block_values,
     choose_type,
     file_type,
     file_type_of_tensors,
-    kinds_of,
     parse_quantization,
 )
 from edgeembed_convert.recipes import RECIPES
@@ -64,6 +62,8 @@ class ConversionOptions:
     """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
     task: Task | None = None
     """Whether the model computes vectors or scores, for checkpoints whose files do not say it."""
+    adapter: str | None = None
+    """The adapter to merge into the weights: the name of one in the checkpoint, or the path of its folder."""
     master: Path | None = None
     """Where to keep the file of the unquantised weights; it is removed by default."""
     importance: Path | None = None
@@ -108,14 +108,14 @@ def convert_checkpoint(
     options = options or ConversionOptions()
     wanted = parse_quantization(options.quantization)
     try:
-        checkpoint = open_checkpoint(source, options.task)
+        checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo)
         plan = find_family(checkpoint).plan(checkpoint)
         if options.task is not None and (options.task == "rerank") != (plan.pooling == "rank"):
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
         _check_lower_casing(checkpoint, plan)
-        notes = notes_on(checkpoint, plan)
+        notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
@@ -239,13 +239,13 @@ class _Job:
         unfit = Counter(
             tensor.source.shape[-1]
             for tensor in self._plan.tensors
-            if not _stays_f32(tensor) and tensor.source.shape[-1] % block
+            if not stays_f32(tensor) and tensor.source.shape[-1] % block
         )
         # llama.cpp accepts strings of up to 127 bytes; the tensors themselves say which types it chose.
         note = "; ".join(f"{count} tensors with rows of {length}" for length, count in unfit.items())
         notes = {FALLBACKS_KEY: f"{note} (not a multiple of {block}) have other types"[:127]} if unfit else {}
         forced = self._forced_types()
-        if wanted in RECIPES and _describe_types(self._plan, wanted, forced)[1] == wanted:
+        if wanted in RECIPES and describe_types(self._plan, wanted, forced)[1] == wanted:
             notes[TYPE_KEY] = wanted
         with replacing(self._target) as part:
             job = QuantizeJob(
@@ -260,7 +260,7 @@ class _Job:
             )
             run_job(job, done)
             types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
-            fallbacks, effective = _describe_types(self._plan, wanted, types)
+            fallbacks, effective = describe_types(self._plan, wanted, types)
             if effective != wanted:
                 _set_file_type(part, file_type_of_tensors(effective))
         return fallbacks, effective
@@ -274,7 +274,7 @@ class _Job:
         }
 
     def _types(self) -> tuple[list[str], str]:
-        return _describe_fallbacks(self._outputs, self._wanted), _effective_type(self._outputs, self._wanted)
+        return describe_fallbacks(self._outputs, self._wanted), effective_type(self._outputs, self._wanted)
 
     def _write(self, file: Path, metadata: Metadata, outputs: Sequence[OutputTensor], work: _ByteProgress) -> None:
         write_gguf(file, self._plan.architecture, metadata, outputs, work.advance)
@@ -283,6 +283,8 @@ class _Job:
 def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOptions, sha256: str) -> Metadata:
     source_repo = options.source_repo or ""
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
+    if checkpoint.adapter_name and not options.name:
+        name = f"{name}-{checkpoint.adapter_name}"
     prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
     metadata: Metadata = {
         Keys.General.TYPE: "model",
@@ -298,6 +300,7 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
         "edgeembed.converter.version": __version__,
         "edgeembed.source.repo": source_repo,
         "edgeembed.source.revision": options.source_revision or "",
+        "edgeembed.source.adapter": checkpoint.adapter_name or "",
         "edgeembed.source.sha256": sha256,
     }
     # Unknown values get no key.
@@ -333,34 +336,12 @@ def _texts(wanted: str, options: ConversionOptions) -> list[str]:
     return read_texts(options.importance)
 
 
-def _describe_fallbacks(outputs: Sequence[OutputTensor], wanted: str) -> list[str]:
-    """Return a sentence for each row length of tensors that could not take the wanted type."""
-    names: dict[int, list[str]] = defaultdict(list)
-    for output in outputs:
-        if output.type == FALLBACK != wanted:
-            names[output.source.shape[-1]].append(output.name)
-    return [
-        f"{len(found)} tensors with rows of {length} values are {FALLBACK}: {wanted} needs a multiple of"
-        f" {block_values(wanted)} ({', '.join(found)})"
-        for length, found in names.items()
-    ]
-
-
-def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
-    """Return the type of most values, tensors that are always F32 aside, so that the file's type is not misleading."""
-    values = Counter[str]()
-    for output in outputs:
-        if output.type != "F32":
-            values[output.type] += output.source.size
-    return values.most_common(1)[0][0] if values else wanted
-
-
 def _exact_type(plan: ModelPlan) -> str:
     """Return the smallest lossless type: F16 or BF16 if all weights have that type, else F32."""
     kinds = {
         tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
         for tensor in plan.tensors
-        if not _stays_f32(tensor)
+        if not stays_f32(tensor)
     }
     return kinds.pop() if kinds in ({"F16"}, {"BF16"}) else "F32"
 
@@ -370,32 +351,7 @@ def _exact_type(plan: ModelPlan) -> str:
 
 def _mixture_bytes(plan: ModelPlan) -> int:
     """Return an upper estimate of the size of a mixture's file."""
-    return sum(tensor.source.size * (32 if _stays_f32(tensor) else MIXTURE_BITS) // 8 for tensor in plan.tensors)
-
-
-def _stays_f32(tensor: PlannedTensor) -> bool:
-    return tensor.keep_f32 or len(tensor.source.shape) < 2
-
-
-def _describe_types(plan: ModelPlan, wanted: str, types: Mapping[str, str]) -> tuple[list[str], str]:
-    """Return sentences about tensors of other types than wanted, and the type of most values, for the tensors' types."""
-    kinds, block = kinds_of(wanted), block_of(wanted)
-    values = Counter[str]()
-    others: dict[int, Counter[str]] = defaultdict(Counter)
-    for tensor in plan.tensors:
-        length = tensor.source.shape[-1]
-        # The token embeddings have a type of their own, which would dominate the count in small models.
-        if not _stays_f32(tensor) and tensor.name != "token_embd.weight":
-            values[types[tensor.name]] += tensor.source.size
-        if not _stays_f32(tensor) and length % block:
-            others[length][types[tensor.name]] += 1
-    belongs = sum(values[kind] for kind in kinds)
-    effective = wanted if 2 * belongs >= values.total() else values.most_common(1)[0][0]
-    return [
-        f"{found.total()} tensors with rows of {length} values cannot be {wanted}, which needs a multiple of"
-        f" {block}: " + ", ".join(f"{count} are {kind}" for kind, count in found.most_common())
-        for length, found in others.items()
-    ], effective
+    return sum(tensor.source.size * (32 if stays_f32(tensor) else MIXTURE_BITS) // 8 for tensor in plan.tensors)
 
 
 def _set_file_type(file: Path, number: int) -> None:

@@ -27,6 +27,7 @@ class ConvertFlags:
     output: Path | None
     license_: str | None
     task: Task | None
+    adapter: str | None
     force: bool
     master: Path | None
     importance: Path | None
@@ -50,6 +51,13 @@ class ConvertFlags:
     "--task",
     type=click.Choice(["embed", "rerank"]),
     help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders.",
+)
+@click.option(
+    "--merge-adapter",
+    "adapter",
+    metavar="NAME",
+    help="Merge this LoRA adapter into the weights: the name of one in the checkpoint, such as a task, or a folder with "
+    "adapter_config.json.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
@@ -98,6 +106,8 @@ def convert(source: str, **flags: Any) -> None:
       edgeembed convert BAAI/bge-small-en-v1.5 --type Q8_0
       edgeembed convert ./all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf
       edgeembed convert ./my-model --license mit --force
+      edgeembed convert ./my-model --merge-adapter ./my-lora
+      edgeembed convert jinaai/jina-embeddings-v5-text-nano --merge-adapter retrieval
       edgeembed convert ./my-model --compare Q8_0,Q5_K_M,Q4_0      quality, size and speed of each type
       edgeembed serve --model minilm-f16.gguf
     """
@@ -111,7 +121,8 @@ def convert(source: str, **flags: Any) -> None:
         parse_quantization(word.strip()) for word in (options.compare.split(",") if options.compare else [options.kind])
     ]
     name = (Path(source) if Path(source).is_dir() else Path(source.partition("@")[0])).resolve().name
-    target = options.output or Path(f"{name}-{kinds[0]}.gguf")
+    adapter = f"-{Path(options.adapter).name}" if options.adapter and options.adapter != source else ""
+    target = options.output or Path(f"{name}{adapter}-{kinds[0]}.gguf")
     if not options.compare:
         _require_free(target, "-o", options)
         if options.master is not None:
@@ -135,6 +146,7 @@ def convert(source: str, **flags: Any) -> None:
             source_repo=repo,
             source_revision=revision,
             task=options.task,
+            adapter=options.adapter,
             master=options.master,
             importance=options.importance,
             proof=not options.no_proof,
@@ -169,7 +181,7 @@ def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
     )
 
 
-def _print_losses(source: Path, options: ConvertFlags, kinds: list[str]) -> None:
+def _print_losses(source: Path, flags: ConvertFlags, kinds: list[str]) -> None:
     """Convert to each type in a temporary folder, and print the table."""
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
@@ -186,8 +198,9 @@ def _print_losses(source: Path, options: ConvertFlags, kinds: list[str]) -> None
                 path = Path(folder) / f"{kind}.gguf"
                 conversion = ConversionOptions(
                     quantization=kind,
-                    task=options.task,
-                    importance=options.importance if kind in WEIGHED else None,
+                    task=flags.task,
+                    adapter=flags.adapter,
+                    importance=flags.importance if kind in WEIGHED else None,
                     proof=False,
                     sandbox=resolved.settings.sandbox == "auto",
                 )

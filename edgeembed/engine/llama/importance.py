@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.interface import Text
 from edgeembed.engine.llama.ggml import TYPE_F32, EvalCallback, Tensor, function
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.llama.rows import Float32Matrix, PooledReader, tensor_bytes, tensor_get, tensor_name
+from edgeembed.engine.llama.rows import PooledReader, tensor_bytes, tensor_get, tensor_name
 from edgeembed.engine.worker_options import WorkerOptions
 
 Importance = dict[str, npt.NDArray[np.float32]]
