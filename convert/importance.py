@@ -31,4 +31,4 @@ def read_texts(file: Path | None = None) -> list[str]:
 
 def as_inputs(texts: list[str], *, scores: bool) -> list[str | Pair]:
     """Return what a model computes: the texts, or for a reranker pairs of each text and the next."""
-    return [Pair(*pair) for pair in zip(texts, [*texts[1:], texts[0]], strict=True)] if scores else list(texts)
+    return [Pair(*pair) for pair in zip(texts, [*texts[1:], *texts[:1]], strict=True)] if scores else list(texts)

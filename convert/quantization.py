@@ -75,8 +75,8 @@ def kinds_of(name: str) -> frozenset[str]:
 
 
 def block_of(name: str) -> int:
-    """Return the number of values per block, of the largest block in a mixture or a recipe."""
-    return MIXTURE_BLOCK if name in MIXTURES else max(map(block_values, kinds_of(name)))
+    """Return the number of values of which rows have to be a multiple."""
+    return MIXTURE_BLOCK if name in MIXTURES else min(map(block_values, kinds_of(name)))
 
 
 def file_type_of_tensors(name: str) -> int:
@@ -108,7 +108,7 @@ def choose_type(name: str, shape: Sequence[int], wanted: str, *, keep_f32: bool)
     if keep_f32 or len(shape) < 2:
         return "F32"
     if wanted in RECIPES:
-        wanted = RECIPES[wanted].type_of(name)
+        return RECIPES[wanted].type_of(name, shape[-1])
     return wanted if shape[-1] % block_values(wanted) == 0 else FALLBACK
 
 

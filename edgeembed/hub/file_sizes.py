@@ -35,13 +35,14 @@ _BETTER = "Q6_K"
 _FAVOURED = ("attn_v", "attn_qkv", "ffn_down")
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What a mixture has instead for rows that are not a multiple of the block."""
-_FOUR_BITS = dict.fromkeys(("token_embd", "attn_q", "attn_k"), "IQ4_NL")
+_FOUR, _FIVE, _EIGHT = ("Q4_K", "IQ4_NL"), ("Q5_K", "Q5_1"), ("Q8_0",)
+_LITTLE = dict.fromkeys(("token_embd", "attn_q", "attn_k"), _FOUR)
 _RECIPES = {
-    "Q8_E": {"token_embd": "IQ4_NL"},
-    "Q5_E": {**_FOUR_BITS, **dict.fromkeys(("ffn_up", "ffn_down"), "Q5_1")},
-    "Q4_E": {**_FOUR_BITS, **dict.fromkeys(("ffn_up", "ffn_down"), "IQ4_NL")},
+    "Q8_E": ({"token_embd": _FOUR}, _EIGHT),
+    "Q5_E": (_LITTLE, _FIVE),
+    "Q4_E": ({**_LITTLE, "ffn_up": _FOUR, "ffn_down": _FOUR}, _FIVE),
 }
-"""The converter's own types, by role; the rest is Q8_0."""
+"""The converter's own types: the types of matrices by role, and of the rest; the first that fits."""
 
 
 class _Tensor(NamedTuple):
@@ -154,7 +155,8 @@ def _type_of(tensor: _Tensor, kind: str, layers: int) -> str:
         return "F32"
     chosen = _MIXTURES.get(kind, kind)
     if kind in _RECIPES:
-        chosen = _RECIPES[kind].get(tensor.role, "Q8_0")
+        roles, rest = _RECIPES[kind]
+        return next((found for found in roles.get(tensor.role, rest) if _fits(tensor, found)), "F16")
     if kind in _MIXTURES:
         favoured = tensor.role in _FAVOURED and tensor.layer is not None and _has_more_bits(tensor.layer, layers)
         if favoured or tensor.role == "token_embd":

@@ -32,32 +32,45 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bert(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose rows fit K types."""
+    return make_tiny_bert(tmp_path_factory.mktemp("wide") / "tiny", hidden=256, feed_forward=512)
+
+
 @pytest.mark.parametrize(
-    ("recipe", "kinds"),
+    ("recipe", "bits"),
     [
-        ("Q8_E", {"attn_q": "Q8_0", "attn_v": "Q8_0", "ffn_up": "Q8_0", "ffn_down": "Q8_0"}),
-        ("Q5_E", {"attn_q": "IQ4_NL", "attn_v": "Q8_0", "ffn_up": "Q5_1", "ffn_down": "Q5_1"}),
-        ("Q4_E", {"attn_q": "IQ4_NL", "attn_v": "Q8_0", "ffn_up": "IQ4_NL", "ffn_down": "IQ4_NL"}),
+        ("Q8_E", {"token_embd": 4, "attn_q": 8, "attn_v": 8, "ffn_up": 8}),
+        ("Q5_E", {"token_embd": 4, "attn_q": 4, "attn_v": 5, "ffn_up": 5}),
+        ("Q4_E", {"token_embd": 4, "attn_q": 4, "attn_v": 5, "ffn_up": 4}),
     ],
 )
+@pytest.mark.parametrize(("rows", "names"), [("narrow", ["IQ4_NL", "Q5_1"]), ("wide", ["Q4_K", "Q5_K"])])
 def test_each_matrix_has_the_type_of_the_recipe(
-    recipe: str, kinds: dict[str, str], checkpoint: Path, tmp_path: Path
+    recipe: str, bits: dict[str, int], rows: str, names: list[str], checkpoint: Path, wide: Path, tmp_path: Path
 ) -> None:
-    result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization=recipe, proof=False))
+    source = {"narrow": checkpoint, "wide": wide}[rows]
+    result = convert_checkpoint(source, tmp_path / "model.gguf", ConversionOptions(quantization=recipe, proof=False))
     found = types_of(result.path)
-    assert found["token_embd.weight"] == "IQ4_NL" and found["position_embd.weight"] == "F32"
+    four, five = names
+    kinds = {part: {4: four, 5: five, 8: "Q8_0"}[count] for part, count in bits.items()}
+    assert found["token_embd.weight"] == kinds["token_embd"] and found["position_embd.weight"] == "F32"
     for layer in (0, 1):
-        of_layer = {part: found[f"blk.{layer}.{part}.weight"] for part in (*kinds, "attn_k", "attn_output")}
-        assert of_layer == {**kinds, "attn_k": kinds["attn_q"], "attn_output": kinds["attn_v"]}
+        of = {part: found[f"blk.{layer}.{part}.weight"] for part in ("attn_q", "attn_k", "attn_v", "attn_output")}
+        assert of == {"attn_q": kinds["attn_q"], "attn_k": kinds["attn_q"]} | dict.fromkeys(
+            ("attn_v", "attn_output"), kinds["attn_v"]
+        )
+        assert {found[f"blk.{layer}.ffn_{part}.weight"] for part in ("up", "down")} == {kinds["ffn_up"]}
     assert (result.quantization, result.fallbacks) == (recipe, [])
     assert read_header(result.path).type == recipe, "llama.cpp has no number for it"
 
 
-def test_a_matrix_of_queries_keys_and_values_has_eight_bits(tmp_path: Path) -> None:
+def test_a_matrix_of_queries_keys_and_values_has_more_bits(tmp_path: Path) -> None:
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
     result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_E", proof=False))
     found = types_of(result.path)
-    assert found["blk.0.attn_qkv.weight"] == "Q8_0"
+    assert found["blk.0.attn_qkv.weight"] == "Q5_1"
     assert {found[f"blk.0.ffn_{part}.weight"] for part in ("up", "gate", "down")} == {"IQ4_NL"}
 
 
