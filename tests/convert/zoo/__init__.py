@@ -22,6 +22,7 @@ from tests.convert.zoo import (
     jina_bert,
     modern_bert,
     nomic_bert,
+    older_tokenizers,
     qwen3,
     roberta,
     xlm_roberta,
@@ -44,5 +45,6 @@ _MODULES = (
     gemma,
     harrier,
     files,
+    older_tokenizers,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
