@@ -12,6 +12,7 @@ and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo
 from __future__ import annotations
 
 from tests.convert.zoo import (
+    adapters,
     bert,
     cross_encoders,
     distil_bert,
@@ -41,6 +42,7 @@ _MODULES = (
     modern_bert,
     nomic_bert,
     jina_bert,
+    adapters,
     qwen3,
     prompted_rerankers,
     gemma,
