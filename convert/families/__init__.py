@@ -38,6 +38,7 @@ from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import (
     BertCrossEncoder,
+    JinaReranker,
     ModernBertCrossEncoder,
     RobertaCrossEncoder,
     XlmRobertaCrossEncoder,
@@ -67,6 +68,7 @@ FAMILIES: tuple[Family, ...] = (
     BertCrossEncoder(),
     RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    JinaReranker(),
     ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
