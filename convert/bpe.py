@@ -26,7 +26,14 @@ _PATTERNS = {
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     ): "qwen2",
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ): "granite-embed-multi-97m",
 }
+_WHOLE_WORDS = {"granite-embed-multi-97m"}
+"""Names for which llama.cpp takes a word of the vocabulary as it is, before any merge (`ignore_merges`)."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
     tokenizer.require("the normaliser", normalizer, None, "NFC")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "dropout"):
         tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
-    for key in ("byte_fallback", "ignore_merges"):
-        tokenizer.require(f"model.{key}", tokenizer.model.get(key, False), False)
+    tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback", False), False)
+    tokenizer.require("model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _WHOLE_WORDS)
     front, back = tokenizer.frame()
     pieces, kinds = tokenizer.pieces(vocab_size)
 
@@ -132,8 +139,10 @@ def _pre_tokenizer(tokenizer: TokenizerFile) -> str:
         return "gpt-2"
     tokenizer.require("the pre-tokenizer", kinds, ["Split", "ByteLevel"])
     split, byte_level = stored["pretokenizers"]
-    tokenizer.require("the Split's behavior", split.get("behavior"), "Isolated")
-    tokenizer.require("the Split's invert", split.get("invert", False), False)
+    # The patterns leave nothing between two matches, so that both ways are the same.
+    how = {"Isolated": False, "Removed": True}
+    tokenizer.require("the Split's behavior", split.get("behavior"), *how)
+    tokenizer.require("the Split's invert", split.get("invert", False), how[split["behavior"]])
     tokenizer.require("ByteLevel's add_prefix_space", byte_level.get("add_prefix_space"), False)
     tokenizer.require("ByteLevel's use_regex", byte_level.get("use_regex"), False)
     pattern = as_object(split.get("pattern")).get("Regex")
