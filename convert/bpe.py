@@ -27,13 +27,17 @@ _PATTERNS = {
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     ): "qwen2",
     (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ): "llama-bpe",
+    (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ): "granite-embed-multi-97m",
 }
-_WHOLE_WORDS = {"granite-embed-multi-97m"}
-"""Names for which llama.cpp takes a word of the vocabulary as it is, before any merge (`ignore_merges`)."""
+# Pre-tokenizers with which llama.cpp takes a word that is a piece as it is, whatever the merges make of it.
+_IGNORE_MERGES = {"llama-bpe", "granite-embed-multi-97m"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "dropout"):
         tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
     tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback", False), False)
-    tokenizer.require("model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _WHOLE_WORDS)
+    tokenizer.require("model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _IGNORE_MERGES)
     front, back = tokenizer.frame()
     pieces, kinds = tokenizer.pieces(vocab_size)
 

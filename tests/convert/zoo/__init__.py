@@ -12,14 +12,19 @@ and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo
 from __future__ import annotations
 
 from tests.convert.zoo import (
+    adapters,
     bert,
     cross_encoders,
     distil_bert,
+    eurobert,
+    files,
     gemma,
     granite,
     harrier,
+    jina_bert,
     modern_bert,
     nomic_bert,
+    prompted_rerankers,
     qwen3,
     roberta,
     xlm_roberta,
@@ -32,13 +37,18 @@ _MODULES = (
     bert,
     cross_encoders,
     distil_bert,
+    eurobert,
     roberta,
     xlm_roberta,
     modern_bert,
     granite,
     nomic_bert,
+    jina_bert,
+    adapters,
     qwen3,
+    prompted_rerankers,
     gemma,
     harrier,
+    files,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
