@@ -24,6 +24,7 @@ from tests.convert.zoo import (
     jina_bert,
     modern_bert,
     nomic_bert,
+    older_tokenizers,
     prompted_rerankers,
     qwen3,
     roberta,
@@ -50,5 +51,6 @@ _MODULES = (
     gemma,
     harrier,
     files,
+    older_tokenizers,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
