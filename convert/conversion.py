@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
@@ -21,6 +21,7 @@ from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
+from edgeembed_convert.dense import dense_head
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
@@ -105,6 +106,7 @@ def convert_checkpoint(
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
+        plan = _with_dense(checkpoint, plan)
         _check_lower_casing(checkpoint, plan)
         notes = notes_on(checkpoint, plan)
         job = _Job(plan, target, wanted, options)
@@ -128,6 +130,14 @@ def convert_checkpoint(
         dimensions=plan.dimensions,
         pooling=plan.pooling,
     )
+
+
+def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
+    """Return the plan with the dense layers that our engine computes."""
+    head = dense_head(checkpoint, plan)
+    if head is None:
+        return plan
+    return replace(plan, dimensions=head.outputs, metadata={**plan.metadata, **head.metadata()})
 
 
 def _check_lower_casing(checkpoint: Checkpoint, plan: ModelPlan) -> None:

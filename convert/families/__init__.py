@@ -42,6 +42,7 @@ from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
+from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
 
 __all__ = ["FAMILIES", "find_family"]
@@ -55,6 +56,7 @@ FAMILIES: tuple[Family, ...] = (
     XlmRobertaCrossEncoder(),
     ModernBert(),
     NomicBert(),
+    T5Encoder(),
     Qwen3(),
     Gemma(),
 )

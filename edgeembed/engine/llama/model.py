@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeembed.common.files import FileIdentity
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
+from edgeembed.engine.dense import DenseError, DenseHead, read_head
 from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
@@ -95,7 +96,9 @@ class LlamaModel:
         self._architecture = self.metadata("general.architecture") or "unknown"
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
-        self._dimensions = int(width(model))
+        self._pooled_width = int(width(model))
+        self._dense = self._dense_of_file()
+        self._dimensions = self._pooled_width if self._dense is None else self._dense.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
@@ -207,7 +210,7 @@ class LlamaModel:
             size = length + 1  # like snprintf, llama.cpp returns the full length
 
     def _new_context(self, shape: ContextShape) -> Context:
-        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader()
+        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._pooled_width, self._dense)
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
 
     def _autotune(self, facts: ModelFacts) -> None:
@@ -222,15 +225,18 @@ class LlamaModel:
     def _find_last_token_reader(self, facts: ModelFacts) -> Callable[[int], LastTokenReader] | None:
         if not facts.pieces:
             return None
-        return find_last_token_reader(
+        found = find_last_token_reader(
             self._model,
             width=facts.width,
-            dimensions=self._dimensions,
+            dimensions=self._pooled_width,
             ranks=self._pooling == "rank",
             architecture=self._architecture,
             threads=self._options.threads,
             on_card=bool(self._options.gpu_layers),
         )
+        if found is None or self._dense is None:
+            return found
+        return lambda most: LastTokenReader(facts.width, most, self._dense)
 
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
@@ -289,6 +295,14 @@ class LlamaModel:
             raise ModelLoadError(
                 f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
             ) from None
+
+    def _dense_of_file(self) -> DenseHead | None:
+        if self._pooling == "rank":
+            return None
+        try:
+            return read_head(self.metadata, self._pooled_width)
+        except DenseError as error:
+            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 
 
 def _for_llama(metadata: Mapping[str, MetadataValue]) -> dict[str, bool | int | bytes]:

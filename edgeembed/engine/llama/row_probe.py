@@ -36,6 +36,7 @@ class _ProbingReader(PooledReader):
     """Reads pooled rows, and copies a reranker's classifier. classifier: its weights, shape (labels, width), once seen."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.classifier: Float32Matrix | None = None
         self._callback = EvalCallback(self._copy_classifier)
 

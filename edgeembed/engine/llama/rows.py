@@ -1,5 +1,7 @@
 """How rows are read from llama.cpp: pooled by it, or each text's last token, before a decoder's LM head is computed.
 
+A head computes what follows and llama.cpp does not: dense layers, a reranker's classifier.
+
 With `embeddings` on, every token is an output: a decoder multiplies each by its LM head, a quarter to a half of all work,
 and keeps a row of logits for it. `LastTokenReader` leaves `embeddings` off, marks only the last tokens as outputs, so that
 the last layer computes nothing else, copies the rows of `result_norm` in llama.cpp's evaluation callback, and stops the
@@ -48,10 +50,23 @@ class RowReader(Protocol):
         ...
 
 
+class Head(Protocol):
+    """What is computed from the rows that were read."""
+
+    def apply(self, rows: Float32Matrix) -> Float32Matrix:
+        """Return float32, shape (texts, outputs), from float32, shape (texts, width)."""
+        ...
+
+
 class PooledReader:
     """Reads the rows that llama.cpp pooled, one for each sequence."""
 
     last_only = False
+
+    def __init__(self, width: int = 0, head: Head | None = None) -> None:
+        """width: length of a row before the head; without one it does not matter."""
+        self._width = width
+        self._head = head
 
     def configure(self, params: Any) -> None:
         params.embeddings = True
@@ -60,6 +75,14 @@ class PooledReader:
         pass
 
     def read(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
+        if self._head is not None:
+            pooled = np.empty((len(rows), self._width), dtype=np.float32)
+            self._copy(context, sequences, pooled)
+            rows[:] = self._head.apply(pooled)
+        else:
+            self._copy(context, sequences, rows)
+
+    def _copy(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
         target, stride = rows.ctypes.data, rows.strides[0]
         for number, sequence in enumerate(sequences):
             pointer = _pooled_row(context, sequence)
@@ -75,9 +98,9 @@ class ClassifierHead:
     weight: Float32Matrix
     softmax: bool
 
-    def scores(self, hidden: Float32Matrix) -> Float32Matrix:
+    def apply(self, rows: Float32Matrix) -> Float32Matrix:
         """Return the scores, shape (texts, labels), of hidden states, shape (texts, width)."""
-        logits: Float32Matrix = hidden @ self.weight.T
+        logits: Float32Matrix = rows @ self.weight.T
         if not self.softmax:
             return logits
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -90,8 +113,8 @@ class LastTokenReader:
 
     last_only = True
 
-    def __init__(self, width: int, most: int, head: ClassifierHead | None = None) -> None:
-        """width: length of a hidden state. most: outputs of one pass at most. head: turns hidden states into scores."""
+    def __init__(self, width: int, most: int, head: Head | None = None) -> None:
+        """width: length of a hidden state. most: outputs of one pass at most. head: computes rows from hidden states."""
         self._hidden = np.empty((most, width), dtype=np.float32)
         self._head = head
         self._expected = 0
@@ -110,7 +133,7 @@ class LastTokenReader:
         if not self._found:
             raise ComputeError(f"llama.cpp computed no tensor {LAST_HIDDEN_STATES.decode()} with a row for each text")
         hidden = self._hidden[: len(rows)]
-        rows[:] = self._head.scores(hidden) if self._head else hidden
+        rows[:] = self._head.apply(hidden) if self._head else hidden
 
     def _evaluate(self, tensor: int, asking: bool, _user_data: object) -> bool:
         # About a thousand calls before each pass: 0.5 ms of the 100 ms that a decoder takes.
