@@ -23,9 +23,10 @@ How to add a family whose architecture llama.cpp computes:
     `src/models/`. Anything missing, contradictory or not supported there raises ConversionError with the file and the
     reason. Nothing is guessed: a wrong guess changes vectors silently.
 2.  Add it to FAMILIES below.
-3.  Add `tests/convert/test_NAME.py`: write a tiny random checkpoint in the format of transformers (`tiny_encoders.py`,
-    `tiny_qwen3_checkpoint.py`), convert it, and compare llama.cpp's rows with an independent implementation, such as rows of
-    transformers stored in tests/reference. Add malformed checkpoints, which must be rejected before anything is written.
+3.  Add a module to the zoo, `tests/convert/zoo/NAME.py`, with a `Form` for each form in which models of the family are
+    published: a tiny random checkpoint with the true keys, whose token ids and rows are compared with those of transformers
+    or of an implementation in `tests/reference/zoo_models`. `tests/convert/test_NAME.py` has what is particular: malformed
+    checkpoints, which must be rejected before anything is written, and keys that a user would miss.
 4.  If users should be able to pull the model by name, add it to the catalogue (`models/`).
 """
 

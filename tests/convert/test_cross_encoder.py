@@ -14,7 +14,6 @@ from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert import ConversionOptions, convert_checkpoint
-from tests.convert.encoder_rows import Reference, read_reference
 from tests.convert.encoder_texts import PAIRS
 from tests.convert.llama_scores import Scores, open_scores
 from tests.convert.tiny_bert import edit_json, write_json
@@ -23,6 +22,7 @@ from tests.convert.tiny_encoders import (
     make_tiny_xlm_roberta_reranker,
     wordpiece_pieces,
 )
+from tests.convert.zoo.rows import Reference, read_rows
 
 pytestmark = pytest.mark.model
 
@@ -47,7 +47,7 @@ def score(value: float, activation: str) -> float:
 @pytest.mark.parametrize("name", MAKERS)
 def test_scores_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     checkpoint = MAKERS[name](tmp_path / "tiny")
-    expected = read_reference(name, checkpoint)
+    expected = read_rows(name, checkpoint)
     assert max(len(reference.ids) for reference in expected) > 100
     for quantization, most in MOST.items():
         result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
@@ -68,7 +68,7 @@ def test_the_second_text_needs_its_token_type(tmp_path: Path) -> None:
     with open_scores(result.path) as llama:
         errors = [
             abs(llama.rank(reference.ids)[0] - float(reference.value))
-            for reference in read_reference("cross_encoder", checkpoint)
+            for reference in read_rows("cross_encoder", checkpoint)
         ]
     assert max(errors) > 0.5
 
@@ -92,7 +92,7 @@ def test_a_filled_template_has_the_reference_ids(tmp_path: Path, name: str) -> N
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     keys = keys_of(result.path)
     with open_scores(result.path) as llama:
-        for reference in read_reference(name, checkpoint):
+        for reference in read_rows(name, checkpoint):
             # Non-Latin scripts need the engine's normaliser (edgeembed/engine/llama/wordpiece.py), not used here.
             if name == "cross_encoder" and not "".join(PAIRS[reference.kind]).isascii():
                 continue

@@ -1,4 +1,4 @@
-"""ModernBERT: rows equal those of transformers, also beyond the local window."""
+"""ModernBERT: keys and checks. The rows are compared in the zoo."""
 
 from __future__ import annotations
 
@@ -12,42 +12,24 @@ from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert import ConversionOptions, convert_checkpoint
-from tests.convert.encoder_rows import read_reference
-from tests.convert.encoder_texts import TEXTS
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, read_raw_safetensors, write_json, write_raw_safetensors
 from tests.convert.tiny_encoders import TOKENS
 from tests.convert.tiny_rotary_encoders import LOCAL_ATTENTION, make_tiny_modern_bert
+from tests.convert.zoo.rows import read_rows
 
 pytestmark = pytest.mark.model
-
-LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
 
 
 def keys_of(file: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in GGUFReader(file).fields.items()}
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_rows_equal_those_of_transformers(tmp_path: Path, pooling: str) -> None:
-    checkpoint = make_tiny_modern_bert(tmp_path / "tiny", pooling=pooling)
-    expected = read_reference(f"modern_bert_{pooling}", checkpoint)
-    assert max(len(reference.ids) for reference in expected) > 10 * LOCAL_ATTENTION
-    for quantization, least in LEAST.items():
-        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
-        assert (result.architecture, result.dimensions, result.pooling) == ("modern-bert", 64, pooling)
-        with open_llama(result.path, 2 * TOKENS) as llama:
-            for reference in expected:
-                assert llama.tokenize(TEXTS[reference.kind]) == reference.ids, reference.kind
-                found = cosine(llama.embed_ids(reference.ids), reference.value)
-                assert found >= least, (quantization, reference.kind, found)
-
-
 @pytest.mark.parametrize("change", [{"global_attn_every_n_layers": 1}, {"global_rope_theta": 1000.0}])
 def test_window_and_rotation_matter(tmp_path: Path, change: dict[str, Any]) -> None:
     """The comparison above detects a wrong window or base."""
     checkpoint = make_tiny_modern_bert(tmp_path / "tiny")
-    expected = read_reference("modern_bert_cls", checkpoint)
+    expected = read_rows("modern_bert_cls", checkpoint)
     edit_json(checkpoint / "config.json", **change)
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     with open_llama(result.path, 2 * TOKENS) as llama:

@@ -1,4 +1,4 @@
-"""nomic-bert: the converted file computes what transformers does."""
+"""nomic-bert: keys and checks. The rows are compared in the zoo."""
 
 from __future__ import annotations
 
@@ -10,40 +10,23 @@ from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert import ConversionOptions, convert_checkpoint
-from tests.convert.encoder_rows import read_reference
-from tests.convert.encoder_texts import TEXTS
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, write_json
 from tests.convert.tiny_encoders import TOKENS, wordpiece_pieces
 from tests.convert.tiny_rotary_encoders import make_tiny_nomic_bert
+from tests.convert.zoo.rows import read_rows
 
 pytestmark = pytest.mark.model
-
-LEAST = {"F32": 0.9999, "F16": 0.9999, "Q8_0": 0.999}
 
 
 def keys_of(file: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in GGUFReader(file).fields.items()}
 
 
-def test_rows_are_those_of_transformers(tmp_path: Path) -> None:
-    checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
-    expected = read_reference("nomic_bert", checkpoint)
-    assert max(len(reference.ids) for reference in expected) > 100
-    for quantization, least in LEAST.items():
-        result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization=quantization))
-        assert (result.architecture, result.dimensions, result.pooling) == ("nomic-bert", 64, "mean")
-        with open_llama(result.path, TOKENS) as llama:
-            for reference in expected:
-                assert llama.tokenize(TEXTS[reference.kind]) == reference.ids, reference.kind
-                found = cosine(llama.embed_ids(reference.ids), reference.value)
-                assert found >= least, (quantization, reference.kind, found)
-
-
 def test_the_base_of_the_rotation_matters(tmp_path: Path) -> None:
     """The comparison above detects a wrong base."""
     checkpoint = make_tiny_nomic_bert(tmp_path / "tiny")
-    expected = read_reference("nomic_bert", checkpoint)
+    expected = read_rows("nomic_bert", checkpoint)
     edit_json(checkpoint / "config.json", rotary_emb_base=10000)
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32"))
     with open_llama(result.path, TOKENS) as llama:

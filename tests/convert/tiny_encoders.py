@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -24,11 +23,6 @@ SIZES = {
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
 }
-
-
-def checkpoint_sha256(folder: Path) -> str:
-    """Return the SHA-256 of a checkpoint's weights, to which reference rows belong."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def write_sentence_transformer(folder: Path, hidden: int, pooling: str) -> None:

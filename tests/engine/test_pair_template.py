@@ -21,11 +21,11 @@ from edgeembed.hub.store import Store
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.decoder_reference import QWEN3_ROWS, unpack
 from tests.convert.decoder_texts import PAIRS as DECODER_PAIRS
-from tests.convert.encoder_rows import read_reference
 from tests.convert.encoder_texts import PAIRS as ENCODER_PAIRS
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
+from tests.convert.zoo.rows import read_rows
 
 pytestmark = pytest.mark.model
 
@@ -51,7 +51,7 @@ def test_scores_of_cross_encoders(name: str, tmp_path: Path) -> None:
     path = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(quantization="F32", proof=False)).path
     offset = GGUFReader(path).fields.get("edgeembed.rerank.second_segment")
     model = reranker(path)
-    for reference in read_reference(name, checkpoint):
+    for reference in read_rows(name, checkpoint):
         ids = model.tokenize_pair(Pair(*ENCODER_PAIRS[reference.kind]))
         plain = ids % offset.contents() if offset else ids
         assert plain.tolist() == reference.ids, reference.kind

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from edgeembed.engine.llama.library import send_log_to
 from tests.convert.llama_vectors import open_llama
+from tests.reference.make_zoo_rows import THEIRS
 
 IDS = Path(__file__).parent / "qwen_token_ids.json"
 OFFICIAL_BYTES = 639_150_592
@@ -42,19 +43,6 @@ from pathlib import Path
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 options = ConversionOptions(quantization=sys.argv[3], proof=sys.argv[4] == "proof", task=sys.argv[5] or None)
 convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), options)
-"""
-
-# Theirs knows a pre-tokenizer by a hash of ids, which only the real vocabulary gives. A tiny one gets its name here.
-THEIRS = """
-import runpy
-import sys
-script, pre = sys.argv[1], sys.argv[2]
-del sys.argv[1:3]
-sys.path.insert(0, script.rpartition("/")[0])
-from conversion.base import TextModel
-if pre:
-    TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
-runpy.run_path(script, run_name="__main__")
 """
 
 # Key of theirs -> why ours differs or is not there.

@@ -1,0 +1,20 @@
+"""The zoo: a tiny checkpoint for each form in which models are published.
+
+A module for each family has builders and `FORMS`; add the module to `_MODULES`. The true keys of the public model's files
+matter, because a key that is misread changes vectors silently; the sizes do not. Then compute the reference rows, with the
+Python of an environment that has torch, transformers and sentence-transformers:
+
+    python -m tests.reference.make_zoo_rows NAME ... [--llama-cpp SOURCE]
+
+and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo_table`.
+"""
+
+from __future__ import annotations
+
+from tests.convert.zoo import bert, distil_bert, gemma, modern_bert, nomic_bert, qwen3, roberta, xlm_roberta
+from tests.convert.zoo.form import Form
+
+__all__ = ["FORMS", "Form"]
+
+_MODULES = (bert, distil_bert, roberta, xlm_roberta, modern_bert, nomic_bert, qwen3, gemma)
+FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
