@@ -21,7 +21,7 @@ from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
-from edgeembed_convert.dense import dense_head
+from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
@@ -41,6 +41,8 @@ from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+_DENSE_IN_GRAPH = "dense_2.weight"
+"""A tensor of dense layers that llama.cpp computes."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
 
 
@@ -134,7 +136,9 @@ def convert_checkpoint(
 
 def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
     """Return the plan with the dense layers that our engine computes."""
-    head = dense_head(checkpoint, plan)
+    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+        return plan
+    head = read_dense(checkpoint, plan.dimensions)
     if head is None:
         return plan
     return replace(plan, dimensions=head.outputs, metadata={**plan.metadata, **head.metadata()})

@@ -15,7 +15,6 @@ import numpy as np
 from edgeembed.engine.dense import LONGEST_WEIGHT, MOST_LAYERS, DenseHead, DenseLayer, encoded_length
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
-from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.weights import Float32Array, StoredTensor, open_weights
 
@@ -25,7 +24,6 @@ _DEFAULT_ACTIVATION = "torch.nn.modules.activation.Tanh"
 # Which values of a text's features the module reads and replaces.
 _VECTOR = "sentence_embedding"
 _KEYS = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
-_GRAPH_TENSOR = "dense_2.weight"
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,13 @@ def dense_modules(checkpoint: Checkpoint, width: int) -> list[DenseModule]:
     return found
 
 
-def dense_head(checkpoint: Checkpoint, plan: ModelPlan) -> DenseHead | None:
-    """Return the dense layers that our engine has to compute, with their weights; None if there are none.
+def read_dense(checkpoint: Checkpoint, width: int) -> DenseHead | None:
+    """Return the Dense modules of a checkpoint for our engine, with their weights; None if there are none.
 
-    Raises ConversionError.
+    width: length of a pooled row. Raises ConversionError.
     """
-    if plan.pooling == "rank" or any(tensor.name == _GRAPH_TENSOR for tensor in plan.tensors):
-        return None
     layers = []
-    for module in dense_modules(checkpoint, plan.dimensions):
+    for module in dense_modules(checkpoint, width):
         if encoded_length(module.weight.size) > LONGEST_WEIGHT:
             raise ConversionError(
                 f"{module.weight.file}: a Dense module of {module.weight.shape[1]} x {module.weight.shape[0]} numbers is "

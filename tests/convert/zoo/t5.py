@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from tests.convert.tiny_bert import Float32Array, write_json, write_safetensors
 from tests.convert.tiny_encoders import unigram_tokenizer_json
+from tests.convert.zoo.form import Form
 from tests.convert.zoo.modules import write_dense, write_modules
+from tests.convert.zoo.spiece import unigram_model
 
 HIDDEN, HEADS, HEAD, FEED_FORWARD, LAYERS = 64, 4, 24, 128, 2
 _EXTRA = 10
@@ -82,6 +85,7 @@ def make_sentence_t5(
         config |= {"dense_act_fn": "gelu_new", "is_gated_act": True, "tie_word_embeddings": False}
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer.json", tokenizer)
+    (folder / "spiece.model").write_bytes(unigram_model(tokenizer, special=3))
     names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     write_json(
         folder / "tokenizer_config.json",
@@ -123,3 +127,29 @@ def _weights(config: dict[str, Any], *, gated: bool, seed: int) -> dict[str, Flo
         found[f"{network}.DenseReluDense.wo.weight"] = matrix(HIDDEN, FEED_FORWARD)
         found[f"{network}.layer_norm.weight"] = norm()
     return found | {"encoder.final_layer_norm.weight": norm()}
+
+
+_BIAS = {"enc.blk.0.attn_rel_b.weight": "ours stays F32"}
+
+FORMS = (
+    Form(
+        "sentence_t5",
+        ("sentence-transformers/sentence-t5-base", "sentence-transformers/gtr-t5-base"),
+        "T5EncoderModel",
+        make_sentence_t5,
+        "mean",
+        reference="sentence_transformers",
+        context=512,
+        differs=_BIAS,
+    ),
+    Form(
+        "t5_gated",
+        ("google/t5-v1_1-base",),
+        "T5EncoderModel",
+        partial(make_sentence_t5, gated=True, dense=False),
+        "mean",
+        reference="transformers:T5EncoderModel",
+        context=512,
+        differs=_BIAS,
+    ),
+)
