@@ -22,6 +22,7 @@ from edgeembed.hub.gguf.header import GgufHeader, open_gguf
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
     check_dense,
+    check_distances,
     check_fused_attention,
     check_kinds,
     check_layout,
@@ -59,6 +60,8 @@ def check_gguf(path: Path) -> GgufHeader:
             check_kinds(by_name)
             check_fused_attention(by_name, sizes.layers, sizes.attention)
             check_dense(by_name)
+            if sizes.distances is not None:
+                check_distances(by_name)
             if sizes.scores is not None:
                 check_scores(by_name, sizes.scores)
             tokens = check_vocabulary(reader, head)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
+from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
@@ -31,6 +32,7 @@ _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
+_OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
@@ -50,8 +52,8 @@ class Frame:
     after: str | None
     splitter: str | None
     """llama.cpp's name of the pre-tokenizer."""
-    dense: bool
-    """Whether dense layers follow the pooling."""
+    dense: int
+    """How many dense layers follow the pooling."""
     proven: bool
     """Whether canary rows in the file show that it is right."""
     mends: Mapping[str, MetadataValue] = field(default_factory=dict)
@@ -169,7 +171,7 @@ class _Comparison:
             before=before,
             after=after,
             splitter=str(splitter) if splitter is not None else None,
-            dense="dense_2.weight" in self._shapes,
+            dense=self._dense,
             proven=proven,
             mends=self._mends,
             mended=tuple(self._mended),
@@ -219,11 +221,12 @@ class _Comparison:
             self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[family.before])
             if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
                 self._expect("tokenizer.ggml.add_bos_token", True)
-        if family.after is None or (family.before is None and self._pooling != "last"):
+        decodes = family.before is None and self._architecture != "t5encoder"
+        if family.after is None or (decodes and self._pooling != "last"):
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
         # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
-        if family.before is None and model is None and flag_key in self._values:
+        if decodes and model is None and flag_key in self._values:
             adds = "one is added" if self._values[flag_key] is True else "none is added"
             self._unchecked.append(f"the special token after a text: the file says that {adds}")
             return
@@ -232,14 +235,16 @@ class _Comparison:
             self._expect(flag_key, True)
 
     def _compare_layers(self, model: ModelFrame | None) -> None:
-        if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
+        if self._dense:
             return
         if model is not None and model.dense:
+            one = model.dense == 1
             self._refuse(
-                "it lacks the two dense layers that follow EmbeddingGemma's pooling (dense_2.weight, dense_3.weight); get "
-                "another file, or convert the checkpoint with edgeembed convert"
+                f"it lacks the {'dense layer' if one else 'two dense layers'} that {'follows' if one else 'follow'} "
+                f"{model.name}'s pooling; convert the checkpoint with edgeembed convert"
+                + ("" if one else ", or get a file with the tensors dense_2.weight and dense_3.weight")
             )
-        else:
+        elif self._architecture in _OFTEN_DENSE:
             self._unchecked.append("whether dense layers follow the pooling; the file has none")
 
     def _compare_pairs(self, family: VocabularyFrame | None) -> None:
@@ -265,6 +270,11 @@ class _Comparison:
             )
 
     # --- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _dense(self) -> int:
+        ours = self._values.get(DENSE_COUNT_KEY)
+        return 2 if "dense_2.weight" in self._shapes else ours if isinstance(ours, int) else 0
 
     @property
     def _pooling(self) -> str | None:

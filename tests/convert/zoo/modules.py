@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tests.convert.tiny_bert import write_json, write_safetensors
+from edgeembed.engine.dense import DenseHead, DenseLayer
+from tests.convert.tiny_bert import Float32Array, write_json, write_safetensors
 
 
 def write_modules(
@@ -31,8 +33,21 @@ def write_modules(
     write_json(folder / "1_Pooling" / "config.json", config)
 
 
-def write_dense(folder: Path, inputs: int, outputs: int, *, bias: bool, activation: str, seed: int = 7) -> None:
-    """Write a Dense module. activation: the full name of its class."""
+def add_dense(folder: Path, inputs: int, outputs: int) -> DenseHead:
+    """Put a Dense module with tanh behind the Pooling of a checkpoint, and return what it computes."""
+    file = folder / "modules.json"
+    modules = json.loads(file.read_text(encoding="utf-8"))
+    before = next(place for place, module in enumerate(modules) if module["type"].endswith("Pooling")) + 1
+    modules.insert(before, {"path": "9_Dense", "type": "sentence_transformers.models.Dense"})
+    write_json(file, [{**module, "idx": number, "name": str(number)} for number, module in enumerate(modules)])
+    weights = write_dense(folder / "9_Dense", inputs, outputs, bias=True, activation="torch.nn.modules.activation.Tanh")
+    return DenseHead([DenseLayer(weights["linear.weight"], weights["linear.bias"], "tanh")])
+
+
+def write_dense(
+    folder: Path, inputs: int, outputs: int, *, bias: bool, activation: str, seed: int = 7
+) -> dict[str, Float32Array]:
+    """Write a Dense module and return its weights. activation: the full name of its class."""
     random = np.random.default_rng(seed)
     weights = {"linear.weight": (random.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(np.float32)}
     if bias:
@@ -40,3 +55,4 @@ def write_dense(folder: Path, inputs: int, outputs: int, *, bias: bool, activati
     config = {"in_features": inputs, "out_features": outputs, "bias": bias, "activation_function": activation}
     write_json(folder / "config.json", config)
     write_safetensors(folder / "model.safetensors", weights)
+    return weights
