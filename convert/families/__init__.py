@@ -36,8 +36,14 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
-from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
+from edgeembed_convert.families.cross_encoder import (
+    BertCrossEncoder,
+    ModernBertCrossEncoder,
+    RobertaCrossEncoder,
+    XlmRobertaCrossEncoder,
+)
 from edgeembed_convert.families.distil_bert import DistilBert
+from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
@@ -45,16 +51,20 @@ from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
+from edgeembed_convert.ignored import own_code, refuse_code
 
 __all__ = ["FAMILIES", "find_family"]
 
 FAMILIES: tuple[Family, ...] = (
     Bert(),
     DistilBert(),
+    Electra(),
     Roberta(),
     XlmRoberta(),
     BertCrossEncoder(),
+    RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
     T5Encoder(),
@@ -62,22 +72,35 @@ FAMILIES: tuple[Family, ...] = (
     Gemma(),
 )
 
+_REASONS = {
+    "DistilBertForSequenceClassification": "ReLU",
+    "ElectraForSequenceClassification": "GELU",
+}
+"""Classifiers that are refused: the function between their two layers."""
+
 
 def find_family(checkpoint: Checkpoint) -> Family:
     """Return the family for config.json's `architectures`, or for `model_type` if that is missing.
 
-    Raises ConversionError that lists the supported architectures.
+    If the model runs its makers' own code (`auto_map`), it is the family that follows this code.
+    Raises ConversionError for code that no family follows, or with a list of the supported architectures.
     """
-    names = checkpoint.config.get("architectures")
-    model_type = checkpoint.config.get("model_type")
+    config, file = checkpoint.config, checkpoint.config_file
+    names, model_type = config.get("architectures"), config.get("model_type")
+    code = own_code(config, file)
     for family in FAMILIES:
-        if names:
-            if isinstance(names, list) and len(names) == 1 and names[0] in family.architectures:
-                return family
-        elif model_type in family.model_types:
+        matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
+        if matches and set(code) <= set(family.followed_code):
+            refuse_code(config, file, family.followed_code)
             return family
-    supported = ", ".join(name for family in FAMILIES for name in family.architectures)
+    if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
+        raise ConversionError(
+            f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
+            "its scores would be wrong"
+        )
+    refuse_code(config, file)
+    supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))
     raise ConversionError(
-        f"{checkpoint.config_file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
+        f"{file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
         f" supported architectures: {supported}"
     )

@@ -103,7 +103,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="Gemma's",
-        architectures=frozenset({"gemma-embedding"}),
+        architectures=frozenset({"gemma-embedding", "gemma3"}),
         model="llama",
         marks=("<bos>", "<eos>", "<pad>", "<unk>"),
         before="<bos>",
@@ -124,10 +124,14 @@ class ModelFrame:
     pooling: Pooling
     dense: int = 0
     """How many dense layers follow the pooling."""
+    causal: bool = False
+    """Whether tokens attend to those before them only."""
 
 
-def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, dense: int = 0) -> ModelFrame:
-    return ModelFrame(name, pattern, frozenset(architectures), pooling, dense)
+def _model(
+    name: str, pattern: str, pooling: Pooling, *architectures: str, dense: int = 0, causal: bool = False
+) -> ModelFrame:
+    return ModelFrame(name, pattern, frozenset(architectures), pooling, dense, causal)
 
 
 MODELS = (
@@ -137,6 +141,7 @@ MODELS = (
     _model("distiluse", "distiluse-base-multilingual-cased", "mean", "bert", dense=1),
     _model("clip-ViT-B-32-multilingual", "clip-vit-b-32-multilingual", "mean", "bert", dense=1),
     _model("sentence-t5", "(sentence|gtr)-t5-(base|large|xl|xxl)", "mean", "t5encoder", dense=1),
+    _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
     _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),

@@ -33,6 +33,9 @@ _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
+_DECODERS = frozenset({"gemma3", "qwen2", "qwen3"})
+_NEVER_CAUSAL = frozenset({"gemma-embedding"})
+"""Architectures whose graph in llama.cpp ignores the file's key for it."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
@@ -221,7 +224,7 @@ class _Comparison:
             self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[family.before])
             if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
                 self._expect("tokenizer.ggml.add_bos_token", True)
-        decodes = family.before is None and self._architecture != "t5encoder"
+        decodes = self._architecture in _DECODERS
         if family.after is None or (decodes and self._pooling != "last"):
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
@@ -235,6 +238,11 @@ class _Comparison:
             self._expect(flag_key, True)
 
     def _compare_layers(self, model: ModelFrame | None) -> None:
+        if model is not None and model.causal and self._architecture in _NEVER_CAUSAL:
+            self._refuse(
+                f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
+                "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
         if self._dense:
             return
         if model is not None and model.dense:
