@@ -41,6 +41,7 @@ class T5Encoder:
 
     architectures = ("T5EncoderModel", "T5Model", "T5ForConditionalGeneration")
     model_types = ("t5",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a T5 checkpoint and return the plan of its encoder's GGUF file. Raises ConversionError."""

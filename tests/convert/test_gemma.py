@@ -105,7 +105,6 @@ def test_metadata(tmp_path: Path) -> None:
     ("file", "changes", "message"),
     [
         ("config.json", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention = 'all'; expected true or"),
-        ("config.json", {"use_bidirectional_attention": False}, "Dense layers only in EmbeddingGemma's graph"),
         ("config.json", {"query_pre_attn_scalar": 256}, "llama.cpp supports only head_dim, 32"),
         ("config.json", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0; llama.cpp supports only None"),
         ("config.json", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "every n-th of 5 layers"),
