@@ -25,7 +25,7 @@ from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
-from edgeembed_convert.notes import NOTES_KEY, notes_on
+from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
 from edgeembed_convert.quantization import (
     FALLBACK,
     MIXTURE_BITS,
@@ -43,6 +43,8 @@ from edgeembed_convert.writer import OutputTensor, check_target, replacing, temp
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _DENSE_IN_GRAPH = "dense_2.weight"
 """A tensor of dense layers that llama.cpp computes."""
+MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
+"""The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
 
 
@@ -258,6 +260,7 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
         Keys.General.SOURCE_REPO_URL: source_repo if "://" in source_repo else "",
         **plan.metadata,
         **{f"edgeembed.prompt.{kind}": template for kind, template in prompts.items()},
+        MAX_SEQ_LENGTH_KEY: shorter_length(checkpoint, plan) or "",
         **(dict(zip(MATRYOSHKA_KEYS, plan.matryoshka, strict=True)) if plan.matryoshka else {}),
         "edgeembed.converter.version": __version__,
         "edgeembed.source.repo": source_repo,

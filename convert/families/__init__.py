@@ -44,9 +44,12 @@ from edgeembed_convert.families.cross_encoder import (
 )
 from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
+from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
+from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.t5 import T5Encoder
@@ -68,8 +71,12 @@ FAMILIES: tuple[Family, ...] = (
     ModernBert(),
     NomicBert(),
     T5Encoder(),
+    JinaBert(),
     Qwen3(),
+    EuroBert(),
     Gemma(),
+    Qwen2Reranker(),
+    GemmaReranker(),
 )
 
 _REASONS = {

@@ -72,6 +72,11 @@ class DenseHead:
     layers: Sequence[DenseLayer]
 
     @property
+    def inputs(self) -> int:
+        """Length of a row of llama.cpp."""
+        return int(self.layers[0].weight.shape[1])
+
+    @property
     def outputs(self) -> int:
         """Length of a row."""
         return len(self.layers[-1].weight)
