@@ -62,6 +62,8 @@ class ConversionOptions:
     """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
     task: Task | None = None
     """Whether the model computes vectors or scores, for checkpoints whose files do not say it."""
+    adapter: str | None = None
+    """The adapter to merge into the weights: the name of one in the checkpoint, or the path of its folder."""
     master: Path | None = None
     """Where to keep the file of the unquantised weights; it is removed by default."""
     proof: bool = True
@@ -104,7 +106,7 @@ def convert_checkpoint(
     options = options or ConversionOptions()
     wanted = parse_quantization(options.quantization)
     try:
-        checkpoint = open_checkpoint(source, options.task)
+        checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo)
         plan = find_family(checkpoint).plan(checkpoint)
         if options.task is not None and (options.task == "rerank") != (plan.pooling == "rank"):
             raise ConversionError(
@@ -112,7 +114,7 @@ def convert_checkpoint(
             )
         plan = _with_dense(checkpoint, plan)
         _check_lower_casing(checkpoint, plan)
-        notes = notes_on(checkpoint, plan)
+        notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
@@ -250,6 +252,8 @@ class _Job:
 def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOptions, sha256: str) -> Metadata:
     source_repo = options.source_repo or ""
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
+    if checkpoint.adapter_name and not options.name:
+        name = f"{name}-{checkpoint.adapter_name}"
     prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
     metadata: Metadata = {
         Keys.General.TYPE: "model",
@@ -265,6 +269,7 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
         "edgeembed.converter.version": __version__,
         "edgeembed.source.repo": source_repo,
         "edgeembed.source.revision": options.source_revision or "",
+        "edgeembed.source.adapter": checkpoint.adapter_name or "",
         "edgeembed.source.sha256": sha256,
     }
     # Unknown values get no key.

@@ -23,6 +23,7 @@ from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.template import Template, read_templates
 from edgeembed_convert.tokenizer import check_whole_word
+from edgeembed_convert.tokenizer_json import read_tokenizer_files
 
 SPACES_KEY = "edgeembed.tokenizer.spaces"
 WORD_START = "\u2581"
@@ -79,15 +80,12 @@ class Unigram:
 
 
 def read_unigram(folder: Path, vocab_size: int) -> Unigram:
-    """Return the vocabulary of tokenizer.json.
+    """Return the vocabulary of tokenizer.json, or of a SentencePiece model.
 
     If `vocab_size` of config.json is larger than the vocabulary, unused pieces are added. Raises ConversionError if the file
     is missing or malformed, the vocabulary is larger than `vocab_size`, or llama.cpp does not support the tokenizer.
     """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise ConversionError(f"{file}: missing; a SentencePiece model alone is not supported")
-    content = read_json(file)
+    file, content, _ = read_tokenizer_files(folder)
     pieces, scores, unk = _read_model(content, file)
     charsmap = _read_normalizer(content.get("normalizer"), file)
     _check_pre_tokenizer(content.get("pre_tokenizer"), file)

@@ -11,7 +11,6 @@ ModernBertForSequenceClassification, which has GELU and a norm in place of tanh.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from gguf import Keys, PoolingType
 
@@ -40,6 +39,7 @@ from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.segments import TwoSegments, add_second_segment
 from edgeembed_convert.template import Template, read_segments, read_templates
 from edgeembed_convert.tokenizer import WordPiece
+from edgeembed_convert.tokenizer_json import read_tokenizer_files
 from edgeembed_convert.unigram import Unigram
 
 ACTIVATION_KEY = "edgeembed.rerank.activation"
@@ -220,8 +220,8 @@ def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePair
     """Return the template for a pair, and whether everything from the second text on has token type 1."""
     folder = checkpoint.model_folder
     file = folder / "tokenizer.json"
-    if file.is_file():
-        content: dict[str, Any] = read_json(file)
+    if file.is_file() or not (folder / "vocab.txt").is_file():
+        file, content, _ = read_tokenizer_files(folder)
         _, pair = read_templates(content, file)
         segments = read_segments(content, file)
     else:  # vocab.txt: BERT's format

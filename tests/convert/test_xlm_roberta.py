@@ -137,13 +137,6 @@ def test_unsupported_tokenizers(tmp_path: Path, change: Change, message: str) ->
     assert not (tmp_path / "tiny.gguf").exists()
 
 
-def test_a_sentencepiece_model_alone_is_not_enough(tmp_path: Path) -> None:
-    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
-    (checkpoint / "tokenizer.json").unlink()
-    with pytest.raises(ConversionError, match=r"tokenizer\.json: missing"):
-        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

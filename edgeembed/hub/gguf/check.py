@@ -55,7 +55,8 @@ def check_gguf(path: Path) -> GgufHeader:
             if head.values.get(SPLIT_KEY, 0) not in (0, 1):
                 raise UnfitError(f"key {SPLIT_KEY!r}: the file is one of {head.values[SPLIT_KEY]} parts; join them first")
             tensors = reader.tensors(head)
-            check_layout(head, tensors, reader.position, reader.size)
+            end = reader.position
+            check_layout(head, tensors, end, reader.size)
             by_name = {tensor.name: tensor for tensor in tensors}
             sizes = check_sizes(reader, head)
             check_kinds(by_name)
@@ -68,7 +69,7 @@ def check_gguf(path: Path) -> GgufHeader:
             tokens = check_vocabulary(reader, head)
             check_vocabulary_size(tokens, sizes.width)
             _check_own_keys(head, sizes, tokens)
-            refusal = frame_of(reader, head, {name: tensor.shape for name, tensor in by_name.items()}).refusal
+            refusal = frame_of(reader, head, tensors, end).refusal
         except UnfitError as error:
             raise HubError(f"{path} is not safe for llama.cpp: {error}") from error
     if refusal is not None:

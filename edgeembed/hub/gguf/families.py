@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeembed.engine.classifier import BGE_RERANKER_GEMMA, MXBAI_RERANK, AnswerPrompt
+
 Pooling = Literal["mean", "cls", "last", "rank"]
 
 WORD_START = "\u2581"
@@ -60,6 +62,7 @@ VOCABULARIES = (
         after="[SEP]",
         splitter="gpt-2",
         normalizer="nfc",
+        pair="[CLS]{query}[SEP]{document}[SEP]",
         most_tokens=51_200,
     ),
     VocabularyFrame(
@@ -100,10 +103,11 @@ VOCABULARIES = (
         before="<s>",
         after="</s>",
         splitter="roberta-bpe",
+        pair="<s>{query}</s></s>{document}</s>",
     ),
     VocabularyFrame(
         name="Gemma's",
-        architectures=frozenset({"gemma-embedding", "gemma3"}),
+        architectures=frozenset({"gemma", "gemma-embedding", "gemma3"}),
         model="llama",
         marks=("<bos>", "<eos>", "<pad>", "<unk>"),
         before="<bos>",
@@ -126,6 +130,8 @@ class ModelFrame:
     """How many dense layers follow the pooling."""
     causal: bool = False
     """Whether tokens attend to those before them only."""
+    prompt: AnswerPrompt | None = None
+    """Of a text generator that scores pairs by its answer."""
 
 
 def _model(
@@ -142,6 +148,17 @@ MODELS = (
     _model("clip-ViT-B-32-multilingual", "clip-vit-b-32-multilingual", "mean", "bert", dense=1),
     _model("sentence-t5", "(sentence|gtr)-t5-(base|large|xl|xxl)", "mean", "t5encoder", dense=1),
     _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
+    ModelFrame(
+        "mxbai-rerank-v2", "mxbai-rerank-(base|large)", frozenset({"qwen2"}), "rank", causal=True, prompt=MXBAI_RERANK
+    ),
+    ModelFrame(
+        "bge-reranker-v2-gemma",
+        "bge-reranker-v2-gemma",
+        frozenset({"gemma"}),
+        "rank",
+        causal=True,
+        prompt=BGE_RERANKER_GEMMA,
+    ),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
     _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),

@@ -12,6 +12,7 @@ and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo
 from __future__ import annotations
 
 from tests.convert.zoo import (
+    adapters,
     bert,
     cross_encoders,
     distil_bert,
@@ -22,6 +23,7 @@ from tests.convert.zoo import (
     jina_bert,
     modern_bert,
     nomic_bert,
+    older_tokenizers,
     prompted_rerankers,
     qwen3,
     roberta,
@@ -43,10 +45,12 @@ _MODULES = (
     nomic_bert,
     t5,
     jina_bert,
+    adapters,
     qwen3,
     prompted_rerankers,
     gemma,
     harrier,
     files,
+    older_tokenizers,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
