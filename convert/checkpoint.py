@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -144,8 +145,10 @@ class Checkpoint:
             raise ConversionError(f"{self.config_file}: {key} = {value!r}; expected a positive integer")
         return value
 
-    def pooling(self, hidden_size: int) -> str:
+    def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
         """Return the pooling of the checkpoint: mean, cls or last.
+
+        also: modules that the family converts, besides those of all families.
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
@@ -158,7 +161,7 @@ class Checkpoint:
         for kind, folder in self.modules:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
-            elif kind not in _READ_MODULES:
+            elif kind not in {*_READ_MODULES, *also}:
                 raise ConversionError(f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted")
         if len(poolings) != 1:
             raise ConversionError(f"{self.folder / 'modules.json'}: expected one Pooling module, found {len(poolings)}")
