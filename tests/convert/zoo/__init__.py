@@ -28,6 +28,7 @@ from tests.convert.zoo import (
     prompted_rerankers,
     qwen3,
     roberta,
+    t5,
     xlm_roberta,
 )
 from tests.convert.zoo.form import Form
@@ -44,6 +45,7 @@ _MODULES = (
     modern_bert,
     granite,
     nomic_bert,
+    t5,
     jina_bert,
     adapters,
     qwen3,
