@@ -54,6 +54,7 @@ from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
+from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
 from edgeembed_convert.ignored import own_code, refuse_code, refuse_modules
 
@@ -72,6 +73,7 @@ FAMILIES: tuple[Family, ...] = (
     ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
+    T5Encoder(),
     JinaBert(),
     JinaV5(),
     Qwen3(),

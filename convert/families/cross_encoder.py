@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from gguf import Keys, PoolingType
 
+from edgeembed.engine.pair_template import is_special
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
@@ -37,6 +38,7 @@ from edgeembed_convert.families.xlm_roberta import read_xlm_roberta
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.segments import TwoSegments, add_second_segment
+from edgeembed_convert.sentencepiece import SentencePieces
 from edgeembed_convert.template import Template, read_segments, read_templates
 from edgeembed_convert.tokenizer import WordPiece
 from edgeembed_convert.tokenizer_json import read_tokenizer_files
@@ -200,8 +202,10 @@ def check_modules(checkpoint: Checkpoint) -> None:
 
 
 def pair_template(pair: Template, pieces: Sequence[str]) -> str:
-    """Return our template for a pair: the special tokens by name, "{query}" and "{document}"."""
+    """Return our template for a pair: the special tokens by name, "{query}" and "{document}". Raises ConversionError."""
     names = {"A": "{query}", "B": "{document}"}
+    if unknown := [pieces[part] for part in pair if not isinstance(part, str) and not is_special(pieces[part])]:
+        raise ConversionError(f"a reranker's template cannot have the special token {unknown[0]!r}")
     return "".join(names[part] if isinstance(part, str) else pieces[part] for part in pair)
 
 
@@ -258,7 +262,7 @@ def _modern_head(stored: StoredTensors, hidden: int) -> Iterator[PlannedTensor]:
     yield stored.place("classifier.bias", "cls.output.bias", 1)
 
 
-def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs) -> tuple[Template, bool]:
+def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs | SentencePieces) -> tuple[Template, bool]:
     """Return the template for a pair, and whether everything from the second text on has token type 1."""
     folder = checkpoint.model_folder
     file = folder / "tokenizer.json"

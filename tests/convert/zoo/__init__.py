@@ -19,6 +19,7 @@ from tests.convert.zoo import (
     eurobert,
     files,
     gemma,
+    granite,
     harrier,
     jina_bert,
     modern_bert,
@@ -27,6 +28,7 @@ from tests.convert.zoo import (
     prompted_rerankers,
     qwen3,
     roberta,
+    t5,
     xlm_roberta,
 )
 from tests.convert.zoo.form import Form
@@ -41,7 +43,9 @@ _MODULES = (
     roberta,
     xlm_roberta,
     modern_bert,
+    granite,
     nomic_bert,
+    t5,
     jina_bert,
     adapters,
     qwen3,
