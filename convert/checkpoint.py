@@ -46,8 +46,8 @@ _TRANSFORMER_CONFIGS = [
     "sentence_xlnet_config.json",
 ]  # fmt: skip
 _MODULES_OF = "sentence_transformers."
-# Modules that do not change the direction of the pooled row; the daemon normalises rows itself.
-_HARMLESS_MODULES = {"Normalize", "Dropout"}
+# Normalize and Dropout do not change the direction of the pooled row, and the daemon normalises rows itself. Dense: `dense`.
+_READ_MODULES = {"Transformer", "Dense", "Normalize", "Dropout"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Checkpoint:
     def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
         """Return the pooling of the checkpoint: mean, cls or last.
 
-        also: modules besides Transformer and Pooling that the family converts.
+        also: modules that the family converts, besides those of all families.
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
@@ -168,15 +168,8 @@ class Checkpoint:
         for kind, folder in self.modules:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
-            elif kind not in {"Transformer", *_HARMLESS_MODULES, *also}:
-                raise ConversionError(
-                    f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted"
-                    + (
-                        "; llama.cpp computes Dense layers only in EmbeddingGemma's graph, and none with an activation"
-                        if kind == "Dense"
-                        else ""
-                    )
-                )
+            elif kind not in {*_READ_MODULES, *also}:
+                raise ConversionError(f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted")
         if len(poolings) != 1:
             raise ConversionError(f"{self.folder / 'modules.json'}: expected one Pooling module, found {len(poolings)}")
         return _read_pooling(poolings[0], hidden_size)

@@ -19,14 +19,17 @@ from tests.convert.zoo import (
     eurobert,
     files,
     gemma,
+    granite,
     harrier,
     jina_bert,
     jina_v3,
     modern_bert,
     nomic_bert,
+    older_tokenizers,
     prompted_rerankers,
     qwen3,
     roberta,
+    t5,
     xlm_roberta,
 )
 from tests.convert.zoo.form import Form
@@ -41,7 +44,9 @@ _MODULES = (
     roberta,
     xlm_roberta,
     modern_bert,
+    granite,
     nomic_bert,
+    t5,
     jina_bert,
     jina_v3,
     adapters,
@@ -50,5 +55,6 @@ _MODULES = (
     gemma,
     harrier,
     files,
+    older_tokenizers,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)
