@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
@@ -21,6 +21,7 @@ from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
+from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
@@ -40,6 +41,8 @@ from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+_DENSE_IN_GRAPH = "dense_2.weight"
+"""A tensor of dense layers that llama.cpp computes."""
 MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
 """The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
@@ -109,6 +112,7 @@ def convert_checkpoint(
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
+        plan = _with_dense(checkpoint, plan)
         _check_lower_casing(checkpoint, plan)
         notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
@@ -132,6 +136,16 @@ def convert_checkpoint(
         dimensions=plan.dimensions,
         pooling=plan.pooling,
     )
+
+
+def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
+    """Return the plan with the dense layers that our engine computes."""
+    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+        return plan
+    head = read_dense(checkpoint, plan.dimensions)
+    if head is None:
+        return plan
+    return replace(plan, dimensions=head.outputs, metadata={**plan.metadata, **head.metadata()})
 
 
 def _check_lower_casing(checkpoint: Checkpoint, plan: ModelPlan) -> None:
@@ -240,7 +254,9 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
     if checkpoint.adapter_name and not options.name:
         name = f"{name}-{checkpoint.adapter_name}"
-    prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
+    prompts = plan.prompts
+    if prompts is None:
+        prompts = {} if plan.pooling == "rank" else checkpoint.prompts
     metadata: Metadata = {
         Keys.General.TYPE: "model",
         Keys.General.NAME: name,

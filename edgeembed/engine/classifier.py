@@ -26,9 +26,14 @@ class ClassifierHead:
     weight: Float32Matrix
     softmax: bool = False
 
-    def scores(self, hidden: Float32Matrix) -> Float32Matrix:
+    @property
+    def inputs(self) -> int:
+        """Length of a hidden state."""
+        return int(self.weight.shape[1])
+
+    def apply(self, rows: Float32Matrix) -> Float32Matrix:
         """Return the scores, shape (texts, labels), of hidden states, shape (texts, width)."""
-        logits: Float32Matrix = hidden @ self.weight.T
+        logits: Float32Matrix = rows @ self.weight.T
         if not self.softmax:
             return logits
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))

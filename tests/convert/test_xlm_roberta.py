@@ -123,7 +123,7 @@ Change = Callable[[dict[str, Any]], object]
             "has single_word = true",
         ),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(prepend_scheme="never"), "Metaspace must"),
-        (lambda t: t["post_processor"]["single"].pop(), "one token before a text and one after it"),
+        (lambda t: t["post_processor"]["single"].pop(), "expected one token after a text, and at most one before"),
         (lambda t: t["post_processor"].update(type="ByteLevel"), "the post-processor 'ByteLevel'"),
     ],
 )

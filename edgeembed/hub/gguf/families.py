@@ -87,6 +87,15 @@ VOCABULARIES = (
         pair="<s>{query}</s></s>{document}</s>",
     ),
     VocabularyFrame(
+        name="T5's",
+        architectures=frozenset({"t5encoder"}),
+        model="t5",
+        marks=("</s>", "<pad>", "<unk>"),
+        after="</s>",
+        unknown="<unk>",
+        flags=(("add_bos_token", False), ("add_space_prefix", True), ("remove_extra_whitespaces", True)),
+    ),
+    VocabularyFrame(
         name="RoBERTa's",
         architectures=frozenset({"bert"}),
         model="gpt2",
@@ -117,8 +126,8 @@ class ModelFrame:
     """A regular expression for the folded `general.name` without what `_TAIL` matches."""
     architectures: frozenset[str]
     pooling: Pooling
-    dense: bool = False
-    """Whether two dense layers follow the pooling."""
+    dense: int = 0
+    """How many dense layers follow the pooling."""
     causal: bool = False
     """Whether tokens attend to those before them only."""
     prompt: AnswerPrompt | None = None
@@ -126,14 +135,18 @@ class ModelFrame:
 
 
 def _model(
-    name: str, pattern: str, pooling: Pooling, *architectures: str, dense: bool = False, causal: bool = False
+    name: str, pattern: str, pooling: Pooling, *architectures: str, dense: int = 0, causal: bool = False
 ) -> ModelFrame:
     return ModelFrame(name, pattern, frozenset(architectures), pooling, dense, causal)
 
 
 MODELS = (
     _model("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
-    _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=2),
+    _model("LaBSE", "labse", "cls", "bert", dense=1),
+    _model("distiluse", "distiluse-base-multilingual-cased", "mean", "bert", dense=1),
+    _model("clip-ViT-B-32-multilingual", "clip-vit-b-32-multilingual", "mean", "bert", dense=1),
+    _model("sentence-t5", "(sentence|gtr)-t5-(base|large|xl|xxl)", "mean", "t5encoder", dense=1),
     _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
     ModelFrame(
         "mxbai-rerank-v2", "mxbai-rerank-(base|large)", frozenset({"qwen2"}), "rank", causal=True, prompt=MXBAI_RERANK

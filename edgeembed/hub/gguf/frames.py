@@ -17,6 +17,7 @@ from pathlib import Path
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
 from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, Float32Matrix, encode_classifier
+from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
@@ -34,6 +35,7 @@ _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
+_OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _DECODERS = frozenset({"gemma", "gemma3", "qwen2", "qwen3"})
 _NEVER_CAUSAL = frozenset({"gemma-embedding"})
 """Architectures whose graph in llama.cpp ignores the file's key for it."""
@@ -57,8 +59,8 @@ class Frame:
     after: str | None
     splitter: str | None
     """llama.cpp's name of the pre-tokenizer."""
-    dense: bool
-    """Whether dense layers follow the pooling."""
+    dense: int
+    """How many dense layers follow the pooling."""
     proven: bool
     """Whether canary rows in the file show that it is right."""
     mends: Mapping[str, MetadataValue] = field(default_factory=dict)
@@ -191,7 +193,7 @@ class _Comparison:
             before=before,
             after=after,
             splitter=str(splitter) if splitter is not None else None,
-            dense="dense_2.weight" in self._shapes,
+            dense=self._dense,
             proven=proven,
             mends=self._mends,
             mended=tuple(self._mended),
@@ -270,14 +272,16 @@ class _Comparison:
                 "it is a jina-embeddings-v2-base-code whose feed-forward gate llama.cpp would take from the wrong half "
                 "of a matrix (ffn_up), as llama.cpp's converter writes it; convert the checkpoint with edgeembed convert"
             )
-        if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
+        if self._dense:
             return
         if model is not None and model.dense:
+            one = model.dense == 1
             self._refuse(
-                "it lacks the two dense layers that follow EmbeddingGemma's pooling (dense_2.weight, dense_3.weight); get "
-                "another file, or convert the checkpoint with edgeembed convert"
+                f"it lacks the {'dense layer' if one else 'two dense layers'} that {'follows' if one else 'follow'} "
+                f"{model.name}'s pooling; convert the checkpoint with edgeembed convert"
+                + ("" if one else ", or get a file with the tensors dense_2.weight and dense_3.weight")
             )
-        else:
+        elif self._architecture in _OFTEN_DENSE:
             self._unchecked.append("whether dense layers follow the pooling; the file has none")
 
     def _compare_pairs(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
@@ -322,6 +326,11 @@ class _Comparison:
         self._mended.append(f"the template for pairs is that of {prompt.name}; scores come from the logits of {answers}")
 
     # --- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _dense(self) -> int:
+        ours = self._values.get(DENSE_COUNT_KEY)
+        return 2 if "dense_2.weight" in self._shapes else ours if isinstance(ours, int) else 0
 
     @property
     def _pooling(self) -> str | None:

@@ -134,6 +134,15 @@ def check_dense(tensors: Mapping[str, TensorInfo]) -> None:
         raise UnfitError(f"there is a tensor {found[0]!r}, but not both 'dense_2.weight' and 'dense_3.weight'")
 
 
+def check_distances(tensors: Mapping[str, TensorInfo]) -> None:
+    """Check that the first layer has the table of biases by distance, which llama.cpp uses without looking for it.
+
+    Raises UnfitError.
+    """
+    if (name := "enc.blk.0.attn_rel_b.weight") not in tensors:
+        raise UnfitError(f"there is no tensor {name!r}, which this architecture requires")
+
+
 def check_scores(tensors: Mapping[str, TensorInfo], labels: int) -> None:
     """Check that a reranker's last layer computes `labels` numbers, which is how many are read. Raises UnfitError."""
     name = "cls.output.weight" if "cls.output.weight" in tensors else "cls.weight"
