@@ -292,7 +292,11 @@ class ModelRegistry:
 
     def _lookup(self, name: str) -> Target | None:
         """Return what a name means: an alias or the name of a model, with one suffix at most."""
-        return _with_suffix(self._alias_or_model, name.lower()) if len(name) <= LONGEST_NAME else None
+        if len(name) > LONGEST_NAME:
+            return None
+        folded = name.lower()
+        # An alias that ends in a suffix is not another alias with this suffix, even if its model is not known yet.
+        return self._alias_or_model(folded) if folded in self._aliases else _with_suffix(self._alias_or_model, folded)
 
     def _alias_or_model(self, folded: str) -> Target | None:
         meant = self._aliases.get(folded)
