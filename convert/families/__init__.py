@@ -46,6 +46,7 @@ from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.modern_bert import ModernBert
+from edgeembed_convert.families.mpnet import MPNet
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
@@ -65,6 +66,7 @@ FAMILIES: tuple[Family, ...] = (
     XlmRobertaCrossEncoder(),
     ModernBertCrossEncoder(),
     ModernBert(),
+    MPNet(),
     NomicBert(),
     Qwen3(),
     Gemma(),
