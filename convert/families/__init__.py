@@ -44,7 +44,9 @@ from edgeembed_convert.families.cross_encoder import (
 )
 from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
+from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
 from edgeembed_convert.families.nomic_bert import NomicBert
@@ -68,7 +70,9 @@ FAMILIES: tuple[Family, ...] = (
     ModernBert(),
     MPNet(),
     NomicBert(),
+    JinaBert(),
     Qwen3(),
+    EuroBert(),
     Gemma(),
 )
 

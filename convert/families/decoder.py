@@ -49,19 +49,30 @@ class DecoderShape:
         }
 
 
-def read_shape(checkpoint: Checkpoint) -> DecoderShape:
-    """Return the sizes in config.json. Raises ConversionError if they are missing or impossible."""
-    heads, kv_heads = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("num_key_value_heads")
+def read_shape(checkpoint: Checkpoint, *, optional: bool = False) -> DecoderShape:
+    """Return the sizes in config.json. Raises ConversionError if they are missing or impossible.
+
+    optional: num_key_value_heads may be missing, which means num_attention_heads, and head_dim, hidden_size for all heads.
+    """
+    heads, hidden = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("hidden_size")
+
+    def size(key: str, default: int) -> int:
+        missing = optional and checkpoint.config.get(key) is None
+        return default if missing else checkpoint.positive_int(key)
+
+    kv_heads, head = size("num_key_value_heads", heads), size("head_dim", hidden // heads)
+    if optional and checkpoint.config.get("head_dim") is None and hidden % heads:
+        raise ConversionError(f"{checkpoint.config_file}: hidden_size {hidden} is not a multiple of {heads} heads")
     if heads % kv_heads:
         raise ConversionError(
             f"{checkpoint.config_file}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
     return DecoderShape(
         layers=checkpoint.positive_int("num_hidden_layers"),
-        hidden=checkpoint.positive_int("hidden_size"),
+        hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        head=checkpoint.positive_int("head_dim"),
+        head=head,
         feed_forward=checkpoint.positive_int("intermediate_size"),
         vocabulary=checkpoint.positive_int("vocab_size"),
         context=checkpoint.positive_int("max_position_embeddings"),

@@ -21,7 +21,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.registry import ServedModel
 
 RETRY_SECONDS = 5.0
-"""After which a client may ask again when the engine cannot answer now."""
+"""After which a client may ask again when the engine cannot answer now, and does not say itself how long that takes."""
 
 
 class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
             case EmptyInputError():
                 return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
             case EngineUnavailableError():
-                return EngineUnavailableError(error.message, retry_after=RETRY_SECONDS)
+                return EngineUnavailableError(error.message, retry_after=error.retry_after or RETRY_SECONDS)
             case EdgeEmbedError():
                 return type(error)(f"{place}: {error.message}", param=place, retry_after=error.retry_after)
             case _:
