@@ -58,9 +58,7 @@ class MPNet:
         check_fixed(checkpoint, {"type_vocab_size": 0}, "BERT, as it computes MPNet,")
         shape = read_shape_after_padding(checkpoint, token_types=0)
         pooling = checkpoint.pooling(shape.hidden)
-        tokenizer = read_wordpiece(
-            checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input
-        )
+        tokenizer = read_wordpiece(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
         stored = StoredTensors(checkpoint, _place, "MPNet encoder")
         buckets = _DEFAULT_BUCKETS
         if "relative_attention_num_buckets" in checkpoint.config:

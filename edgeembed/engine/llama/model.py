@@ -223,7 +223,9 @@ class LlamaModel:
         if self._architecture not in STAND_INS:
             return None
         if self._options.gpu_layers:
-            raise ModelLoadError(f"models of the architecture {self._architecture} are computed on the processor", fatal=False)
+            raise ModelLoadError(
+                f"models of the architecture {self._architecture} are computed on the processor", fatal=False
+            )
         try:
             return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
         except ValueError as error:
@@ -256,8 +258,7 @@ class LlamaModel:
         pieces = causal and self._pooling in ("last", "rank")
         width, heads = int(lib.llama_model_n_embd(self._model)), max(1, int(lib.llama_model_n_head(self._model)))
         key, value = (
-            int(self.metadata(f"{self._keys}.attention.{part}_length") or width // heads)
-            for part in ("key", "value")
+            int(self.metadata(f"{self._keys}.attention.{part}_length") or width // heads) for part in ("key", "value")
         )
         cells = (
             int(lib.llama_model_n_layer(self._model)) * int(lib.llama_model_n_head_kv(self._model)) * (key + value) * 2

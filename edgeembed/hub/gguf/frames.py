@@ -17,9 +17,9 @@ from pathlib import Path
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
 from edgeembed.hub.gguf.families import VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
@@ -144,6 +144,7 @@ class _Comparison:
         self._shapes = shapes
         self._tokens = tokens
         self._architecture = str(head.values.get(ARCHITECTURE_KEY))
+        self._keys = computed_as(self._architecture)
         self._tokenizer = head.values.get(MODEL_KEY)
         self._mends: dict[str, MetadataValue] = {}
         self._mended: list[str] = []
@@ -183,10 +184,10 @@ class _Comparison:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _compare_pooling(self, model: ModelFrame | None) -> None:
-        key = f"{self._architecture}.pooling_type"
+        key = f"{self._keys}.pooling_type"
         if self._is_cross_encoder and key not in self._values:
             self._expect(key, RANK_POOLING)
-            self._expect(f"{self._architecture}.attention.causal", False)
+            self._expect(f"{self._keys}.attention.causal", False)
         elif self._pooling == "rank":
             return
         elif model is not None:
@@ -287,7 +288,7 @@ class _Comparison:
 
     @property
     def _pooling(self) -> str | None:
-        number = self._value(f"{self._architecture}.pooling_type")
+        number = self._value(f"{self._keys}.pooling_type")
         return POOLINGS.get(number, str(number)) if isinstance(number, int) else None
 
     @property
