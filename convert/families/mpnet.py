@@ -1,9 +1,9 @@
 """MPNet embedding models: all-mpnet-base-v2, multi-qa-mpnet-base-dot-v1 and similar ones.
 
 Architecture: Song et al., "MPNet: Masked and Permuted Pre-training for Language Understanding", 2020: BERT's encoder without
-token types, with positions counted from pad_token_id + 1, and with T5's relative position bias (Raffel et al., "Exploring the
-Limits of Transfer Learning with a Unified Text-to-Text Transformer", 2019), one table for all layers. llama.cpp has no such
-architecture: the engine has it compute `bert`, and adds the bias (`edgeembed/engine/stand_ins.py`).
+token types, with positions counted from pad_token_id + 1, and with T5's relative position bias (Raffel et al., "Exploring
+the Limits of Transfer Learning with a Unified Text-to-Text Transformer", 2019), one table for all layers. llama.cpp has no
+such architecture: the engine has it compute `bert`, and adds the bias (`edgeembed/engine/stand_ins.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Architectures that llama.cpp lacks, computed as another one of its own with an addition.
 
-The file of such a model has its own name in `general.architecture`, so that no program takes it for the other one and computes
-wrong vectors. All other keys and the tensors have the names of the other architecture: llama.cpp is told to use it when it
-loads the file (`llama/model.py`), and the addition is made in `llama/score_bias.py`.
+The file of such a model has its own name in `general.architecture`, so that no program takes it for the other one and
+computes wrong vectors. All other keys and the tensors have the names of the other architecture: llama.cpp is told to use it
+when it loads the file (`llama/model.py`), and the addition is made in `llama/score_bias.py`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,15 @@ from edgeembed.hub.gguf.tensors import BLOCKS
 CAUSAL = frozenset({"gemma3", "qwen3"})
 """Architectures with causal attention, whose keys and values llama.cpp keeps in a cache."""
 
-_HEADER_BYTES_PER_TOKEN = {"bert": 26, "nomic-bert": 21, "modern-bert": 42, "qwen3": 39, "gemma-embedding": 24, "gemma3": 24}
+_HEADER_BYTES_PER_TOKEN = {
+    "bert": 26,
+    "mpnet": 26,
+    "nomic-bert": 21,
+    "modern-bert": 42,
+    "qwen3": 39,
+    "gemma-embedding": 24,
+    "gemma3": 24,
+}
 """Metadata is mostly the vocabulary: its pieces, their types, scores of SentencePiece and merges of BPE. Measured."""
 
 _PLAIN = frozenset({"F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"})
@@ -99,7 +107,7 @@ def _layer_matrices(architecture: str, shape: Shape) -> Iterator[_Tensor]:
         yield _Tensor("attn_v", keys, width)
         yield _Tensor("attn_output", width, queries)
     # A gate beside ffn_up; in ModernBERT both are one matrix.
-    yield _Tensor("ffn_up", feed_forward * (1 if architecture == "bert" else 2), width)
+    yield _Tensor("ffn_up", feed_forward * (1 if architecture in ("bert", "mpnet") else 2), width)
     yield _Tensor("ffn_down", width, feed_forward)
 
 
@@ -107,7 +115,7 @@ def _layer_values(architecture: str, shape: Shape) -> int:
     """Return the number of a layer's norms and biases."""
     width = shape.width
     match architecture:
-        case "bert":  # two norms with biases; biases of attention, ffn_up and ffn_down
+        case "bert" | "mpnet":  # two norms with biases; biases of attention, ffn_up and ffn_down
             return 4 * width + 4 * width + shape.feed_forward + width
         case "nomic-bert":
             return 4 * width
@@ -122,7 +130,7 @@ def _outer_values(entry: CatalogueEntry, shape: Shape) -> int:
     """Return the number of values outside the layers that are never quantised."""
     width, scores = shape.width, entry.task == "rerank"
     match entry.architecture:
-        case "bert":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
+        case "bert" | "mpnet":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
             return (entry.context_tokens + shape.token_types + 2) * width + (width * width + 2 * width + 1 if scores else 0)
         case "nomic-bert":
             return (shape.token_types + 2) * width
