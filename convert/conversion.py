@@ -25,7 +25,7 @@ from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
-from edgeembed_convert.notes import NOTES_KEY, notes_on
+from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
 from edgeembed_convert.quantization import (
     FALLBACK,
     MIXTURE_BITS,
@@ -41,6 +41,8 @@ from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, copy_under_architecture, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
+"""The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
 
 
@@ -58,6 +60,8 @@ class ConversionOptions:
     """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
     task: Task | None = None
     """Whether the model computes vectors or scores, for checkpoints whose files do not say it."""
+    adapter: str | None = None
+    """The adapter to merge into the weights: the name of one in the checkpoint, or the path of its folder."""
     master: Path | None = None
     """Where to keep the file of the unquantised weights; it is removed by default."""
     proof: bool = True
@@ -100,14 +104,14 @@ def convert_checkpoint(
     options = options or ConversionOptions()
     wanted = parse_quantization(options.quantization)
     try:
-        checkpoint = open_checkpoint(source, options.task)
+        checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo)
         plan = find_family(checkpoint).plan(checkpoint)
         if options.task is not None and (options.task == "rerank") != (plan.pooling == "rank"):
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
         _check_lower_casing(checkpoint, plan)
-        notes = notes_on(checkpoint, plan)
+        notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
@@ -235,6 +239,8 @@ class _Job:
 def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOptions, sha256: str) -> Metadata:
     source_repo = options.source_repo or ""
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
+    if checkpoint.adapter_name and not options.name:
+        name = f"{name}-{checkpoint.adapter_name}"
     prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
     metadata: Metadata = {
         Keys.General.TYPE: "model",
@@ -245,10 +251,12 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
         Keys.General.SOURCE_REPO_URL: source_repo if "://" in source_repo else "",
         **plan.metadata,
         **{f"edgeembed.prompt.{kind}": template for kind, template in prompts.items()},
+        MAX_SEQ_LENGTH_KEY: shorter_length(checkpoint, plan) or "",
         **(dict(zip(MATRYOSHKA_KEYS, plan.matryoshka, strict=True)) if plan.matryoshka else {}),
         "edgeembed.converter.version": __version__,
         "edgeembed.source.repo": source_repo,
         "edgeembed.source.revision": options.source_revision or "",
+        "edgeembed.source.adapter": checkpoint.adapter_name or "",
         "edgeembed.source.sha256": sha256,
     }
     # Unknown values get no key.

@@ -47,13 +47,15 @@ from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.jina_bert import JinaBert
+from edgeembed_convert.families.jina_v5 import JinaV5
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
 from edgeembed_convert.families.nomic_bert import NomicBert
+from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
-from edgeembed_convert.ignored import own_code, refuse_code
+from edgeembed_convert.ignored import own_code, refuse_code, refuse_modules
 
 __all__ = ["FAMILIES", "find_family"]
 
@@ -71,9 +73,12 @@ FAMILIES: tuple[Family, ...] = (
     MPNet(),
     NomicBert(),
     JinaBert(),
+    JinaV5(),
     Qwen3(),
     EuroBert(),
     Gemma(),
+    Qwen2Reranker(),
+    GemmaReranker(),
 )
 
 _REASONS = {
@@ -96,6 +101,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
         matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
         if matches and set(code) <= set(family.followed_code):
             refuse_code(config, file, family.followed_code)
+            refuse_modules([kind for kind, _ in checkpoint.modules or []], checkpoint.modules_file, family.followed_code)
             return family
     if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
         raise ConversionError(

@@ -23,6 +23,7 @@ SCORE_BIAS_KEY = "edgeembed.attention.score_bias"
 (heads, 2 * distance + 1), by the position of the key minus that of the query, from -distance on. The first and the last
 number hold for all tokens that are farther apart."""
 _LONGEST_DISTANCE = 2**14
+_LARGEST_HALF = 65_504
 _STRING = 8
 """GGUF's number of the type."""
 
@@ -62,6 +63,6 @@ def decode_bias(value: str, heads: int) -> Float32Matrix:
     columns = numbers.size // heads
     if not numbers.size or numbers.size % heads or columns % 2 != 1 or columns > 2 * _LONGEST_DISTANCE + 1:
         raise ValueError(f"it has {numbers.size} numbers, not an odd number for each of {heads} heads")
-    if not np.isfinite(numbers.astype(np.float16)).all():
+    if not (np.abs(numbers) <= _LARGEST_HALF).all():  # also true for NaN
         raise ValueError("a number is not finite in half precision")
     return numbers.astype(np.float32).reshape(heads, columns)

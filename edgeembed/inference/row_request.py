@@ -105,7 +105,10 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
             allowed = f"tokens. This model's maximum context length is {limit} tokens"
         advice = f"Split the text, or have it cut (see {lengths.cutting})"
         if attainable >= tokens and not by_client:
-            advice = f"Split the text, or raise the server's setting context_tokens (up to {attainable} for this model)"
+            advice = (
+                f"Split the text, have it cut (see {lengths.cutting}), or raise the server's setting context_tokens (up to "
+            )
+            advice += f"{attainable} for this model)"
         return InputTooLongError(
             f"{what} has {'at least ' if at_least else ''}{tokens} {allowed}. {advice}",
             tokens=tokens,

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.llama.ggml import ATTENTION_MASK, OP_FLASH_ATTN_EXT, TYPE_F16, EvalCallback, Tensor
 from edgeembed.engine.llama.library import ComputeError
-
-Float32Matrix = npt.NDArray[np.float32]
 
 _OP_AT = Tensor.op.offset
 _TENSOR_BYTES = 512

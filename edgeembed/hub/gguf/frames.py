@@ -46,10 +46,10 @@ class Frame:
     """The frame of a file, mended where it had to be."""
 
     family: str | None
-    """The model or vocabulary by which it is family."""
+    """The model or the vocabulary that it was recognised by; None if neither is known."""
     pooling: str | None
     before: str | None
-    """The special token before a text; None if there is none, or its name is not family."""
+    """The special token before a text; None if there is none, or its name is not known."""
     after: str | None
     splitter: str | None
     """llama.cpp's name of the pre-tokenizer."""

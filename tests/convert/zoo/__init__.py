@@ -12,6 +12,7 @@ and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo
 from __future__ import annotations
 
 from tests.convert.zoo import (
+    adapters,
     bert,
     cross_encoders,
     distil_bert,
@@ -23,6 +24,7 @@ from tests.convert.zoo import (
     modern_bert,
     mpnet,
     nomic_bert,
+    prompted_rerankers,
     qwen3,
     roberta,
     xlm_roberta,
@@ -42,7 +44,9 @@ _MODULES = (
     mpnet,
     nomic_bert,
     jina_bert,
+    adapters,
     qwen3,
+    prompted_rerankers,
     gemma,
     harrier,
     files,

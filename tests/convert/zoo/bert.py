@@ -67,7 +67,12 @@ def make_unigram(folder: Path) -> Path:
 FORMS = (
     Form(
         "bert_mean",
-        ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L12-v2", "intfloat/e5-base-v2"),
+        (
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "sentence-transformers/all-MiniLM-L12-v2",
+            "intfloat/e5-base-v2",
+            "intfloat/e5-large-v2",
+        ),
         "BertModel",
         make_mean,
         "mean",
@@ -75,7 +80,20 @@ FORMS = (
     ),
     Form(
         "bert_cls",
-        ("BAAI/bge-small-en-v1.5", "mixedbread-ai/mxbai-embed-large-v1", "Snowflake/snowflake-arctic-embed-m-v1.5"),
+        (
+            "BAAI/bge-small-en-v1.5",
+            "BAAI/bge-base-en-v1.5",
+            "BAAI/bge-large-en-v1.5",
+            "BAAI/bge-small-zh-v1.5",
+            "BAAI/bge-base-zh-v1.5",
+            "BAAI/bge-large-zh-v1.5",
+            "mixedbread-ai/mxbai-embed-large-v1",
+            "Snowflake/snowflake-arctic-embed-xs",
+            "Snowflake/snowflake-arctic-embed-s",
+            "Snowflake/snowflake-arctic-embed-m",
+            "Snowflake/snowflake-arctic-embed-l",
+            "Snowflake/snowflake-arctic-embed-m-v1.5",
+        ),
         "BertModel",
         make_cls,
         "cls",
