@@ -26,7 +26,13 @@ _PATTERNS = {
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     ): "qwen2",
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ): "llama-bpe",
 }
+# Pre-tokenizers with which llama.cpp takes a word that is a piece as it is, whatever the merges make of it.
+_IGNORE_MERGES = {"llama-bpe"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,10 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
     tokenizer.require("the normaliser", normalizer, None, "NFC")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "dropout"):
         tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
-    for key in ("byte_fallback", "ignore_merges"):
-        tokenizer.require(f"model.{key}", tokenizer.model.get(key, False), False)
+    tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback", False), False)
+    tokenizer.require(
+        "model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _IGNORE_MERGES
+    )
     front, back = tokenizer.frame()
     pieces, kinds = tokenizer.pieces(vocab_size)
 

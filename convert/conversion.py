@@ -36,6 +36,7 @@ from edgeembed_convert.quantization import (
     file_type_of_tensors,
     parse_quantization,
 )
+from edgeembed_convert.views import Interleaved
 from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
@@ -297,7 +298,7 @@ def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
 def _exact_type(plan: ModelPlan) -> str:
     """Return the smallest lossless type: F16 or BF16 if all weights have that type, else F32."""
     kinds = {
-        tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
+        tensor.source.dtype if isinstance(tensor.source, StoredTensor | Interleaved) else "F32"
         for tensor in plan.tensors
         if not _stays_f32(tensor)
     }

@@ -39,6 +39,7 @@ from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
 from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
@@ -58,6 +59,8 @@ FAMILIES: tuple[Family, ...] = (
     NomicBert(),
     Qwen3(),
     Gemma(),
+    Llama(),
+    Qwen2(),
 )
 
 

@@ -49,19 +49,30 @@ class DecoderShape:
         }
 
 
-def read_shape(checkpoint: Checkpoint) -> DecoderShape:
-    """Return the sizes in config.json. Raises ConversionError if they are missing or impossible."""
-    heads, kv_heads = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("num_key_value_heads")
+def read_shape(checkpoint: Checkpoint, *, optional: bool = False) -> DecoderShape:
+    """Return the sizes in config.json. Raises ConversionError if they are missing or impossible.
+
+    optional: num_key_value_heads may be missing, and is num_attention_heads then; head_dim, and is hidden_size for all heads.
+    """
+    heads, hidden = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("hidden_size")
+
+    def size(key: str, default: int) -> int:
+        missing = optional and checkpoint.config.get(key) is None
+        return default if missing else checkpoint.positive_int(key)
+
+    kv_heads, head = size("num_key_value_heads", heads), size("head_dim", hidden // heads)
+    if optional and checkpoint.config.get("head_dim") is None and hidden % heads:
+        raise ConversionError(f"{checkpoint.config_file}: hidden_size {hidden} is not a multiple of {heads} heads")
     if heads % kv_heads:
         raise ConversionError(
             f"{checkpoint.config_file}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
     return DecoderShape(
         layers=checkpoint.positive_int("num_hidden_layers"),
-        hidden=checkpoint.positive_int("hidden_size"),
+        hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        head=checkpoint.positive_int("head_dim"),
+        head=head,
         feed_forward=checkpoint.positive_int("intermediate_size"),
         vocabulary=checkpoint.positive_int("vocab_size"),
         context=checkpoint.positive_int("max_position_embeddings"),
@@ -80,7 +91,7 @@ def require_config(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
 
 def positive_float(checkpoint: Checkpoint, key: str) -> float:
     """Return a number from config.json. Raises ConversionError if it is missing or not positive."""
-    return _positive(checkpoint, key, checkpoint.config.get(key))
+    return positive(checkpoint, key, checkpoint.config.get(key))
 
 
 def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
@@ -89,22 +100,33 @@ def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
     It is in config.json under `old_key`, or since transformers 5 in `rope_parameters`, for all layers or by layer type.
     Raises ConversionError if it is missing, or if positions are scaled.
     """
-    if checkpoint.config.get("rope_scaling") is not None:
-        raise ConversionError(
-            f"{checkpoint.config_file}: rope_scaling = {checkpoint.config['rope_scaling']!r} is not supported"
-        )
+    if (scaling := rope_scaling(checkpoint, layer_type)) is not None:
+        raise ConversionError(f"{checkpoint.config_file}: scaled positions are not supported: {scaling!r}")
+    return unscaled_rope_base(checkpoint, old_key, layer_type)
+
+
+def unscaled_rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
+    """Return what `rope_base` does, for positions that may be scaled."""
     parameters = checkpoint.config.get("rope_parameters")
     if not isinstance(parameters, dict):
         return positive_float(checkpoint, old_key)
-    parameters = parameters.get(layer_type, parameters)
-    if parameters.get("rope_type", "default") != "default":
-        raise ConversionError(
-            f"{checkpoint.config_file}: rope_parameters = {parameters!r}: scaled positions are not supported"
-        )
-    return _positive(checkpoint, "rope_theta", parameters.get("rope_theta"))
+    return positive(checkpoint, "rope_theta", parameters.get(layer_type, parameters).get("rope_theta"))
 
 
-def _positive(checkpoint: Checkpoint, key: str, value: Any) -> float:
+def rope_scaling(checkpoint: Checkpoint, layer_type: str) -> dict[str, Any] | None:
+    """Return how the rotary positions of such layers are scaled, with `rope_type`; None if they are not."""
+    scaling = checkpoint.config.get("rope_scaling") or checkpoint.config.get("rope_parameters")
+    if scaling is None:
+        return None
+    if not isinstance(scaling, dict):
+        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r}; expected an object")
+    scaling = scaling.get(layer_type, scaling)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    return None if kind == "default" else {**scaling, "rope_type": kind}
+
+
+def positive(checkpoint: Checkpoint, key: str, value: Any) -> float:
+    """Return a value of this key of config.json, which must be a positive number. Raises ConversionError."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ConversionError(f"{checkpoint.config_file}: {key} = {value!r}; expected a positive number")
     return float(value)
