@@ -173,7 +173,6 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     file = model_folder / "config.json"
     config = read_json(file)
     refuse_quantized(config, file)
-    refuse_code(config, file)
     if (tokenizer := model_folder / "tokenizer_config.json").is_file():
         refuse_code(read_json(tokenizer), tokenizer)
     refuse_tokenizer_class(model_folder, config)

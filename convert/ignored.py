@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ _ADAPTER = re.compile(
 _DEPTH = 3
 """Levels of folders that are searched for adapters, as in adapters/retrieval/."""
 
-# Code that checkpoints name, from its makers or copied by a fine-tune, in the family that follows it.
-_SUPPORTED_CODE = re.compile(r"(nomic-ai/[\w.-]+--)?modeling_hf_nomic_bert\.(NomicBertModel)")
 # Tokenizers of transformers that do more than tokenizer.json and vocab.txt say: they split by a dictionary, by bytes or by
 # sentences, or replace names and links. All are slow ones, which never read tokenizer.json.
 _OWN_TOKENIZERS = {
@@ -76,21 +74,40 @@ def _base_of(file: Path) -> str | None:
     return base if isinstance(base, str) else None
 
 
-def refuse_code(config: dict[str, Any], file: Path) -> None:
-    """Raise ConversionError if a config.json or tokenizer_config.json names the checkpoint's own code."""
+def own_code(config: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """Return the full names of the code that a config.json makes transformers run for the model; empty if there is none.
+
+    It is that of AutoModel, or of AutoModelForSequenceClassification for a classifier; if `auto_map` lacks that, all others.
+    Raises ConversionError for a malformed `auto_map`.
+    """
+    models = {name: code for name, code in _auto_map(config, file).items() if name.startswith("AutoModel")}
+    names = config.get("architectures")
+    classifies = isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
+    used = "AutoModelForSequenceClassification" if classifies else "AutoModel"
+    return tuple(str(code) for code in ([models[used]] if used in models else models.values()))
+
+
+def refuse_code(config: dict[str, Any], file: Path, followed: Collection[str] = ()) -> None:
+    """Raise ConversionError if a config.json or tokenizer_config.json names the checkpoint's own code.
+
+    followed: full names of code for the model (see `own_code`) that the family follows.
+    """
+    given = _auto_map(config, file)
+    used = own_code(config, file)
+    follows = bool(used) and set(used) <= set(followed)
+    for name, code in given.items():
+        if name.startswith("AutoTokenizer") or (name.startswith("AutoModel") and not follows):
+            raise ConversionError(
+                f"{file}: auto_map has {name} = {code!r}: the model runs its own code, which may compute other vectors than "
+                "the model of the same name that llama.cpp knows. Such code is never run, and cannot be converted"
+            )
+
+
+def _auto_map(config: dict[str, Any], file: Path) -> dict[str, Any]:
     given = config.get("auto_map") or {}
     if not isinstance(given, dict):
         raise ConversionError(f"{file}: auto_map = {given!r}; expected an object")
-    computes = {name: code for name, code in given.items() if name.startswith(("AutoModel", "AutoTokenizer"))}
-    followed = _SUPPORTED_CODE.fullmatch(str(computes.get("AutoModel")))
-    if followed and config.get("architectures") in (None, [followed[2]]):
-        computes = {name: code for name, code in computes.items() if name.startswith("AutoTokenizer")}
-    if computes:
-        name, code = next(iter(computes.items()))
-        raise ConversionError(
-            f"{file}: auto_map has {name} = {code!r}: the model runs its own code, which may compute other vectors than "
-            "the model of the same name that llama.cpp knows. Such code is never run, and cannot be converted"
-        )
+    return given
 
 
 def refuse_tokenizer_class(folder: Path, config: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
+from edgeembed_convert.ignored import own_code, refuse_code
 
 __all__ = ["FAMILIES", "find_family"]
 
@@ -67,18 +68,20 @@ FAMILIES: tuple[Family, ...] = (
 def find_family(checkpoint: Checkpoint) -> Family:
     """Return the family for config.json's `architectures`, or for `model_type` if that is missing.
 
-    Raises ConversionError that lists the supported architectures.
+    If the model runs its makers' own code (`auto_map`), it is the family that follows this code.
+    Raises ConversionError for code that no family follows, or with a list of the supported architectures.
     """
-    names = checkpoint.config.get("architectures")
-    model_type = checkpoint.config.get("model_type")
+    config, file = checkpoint.config, checkpoint.config_file
+    names, model_type = config.get("architectures"), config.get("model_type")
+    code = own_code(config, file)
     for family in FAMILIES:
-        if names:
-            if isinstance(names, list) and len(names) == 1 and names[0] in family.architectures:
-                return family
-        elif model_type in family.model_types:
+        matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
+        if matches and set(code) <= set(family.followed_code):
+            refuse_code(config, file, family.followed_code)
             return family
-    supported = ", ".join(name for family in FAMILIES for name in family.architectures)
+    refuse_code(config, file)
+    supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))
     raise ConversionError(
-        f"{checkpoint.config_file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
+        f"{file}: architectures = {names!r}, model_type = {model_type!r} are not supported;"
         f" supported architectures: {supported}"
     )

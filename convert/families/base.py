@@ -56,6 +56,14 @@ class Family(Protocol):
         """Values of `model_type` that this family supports, for checkpoints without `architectures`."""
         ...
 
+    @property
+    def followed_code(self) -> tuple[str, ...]:
+        """Code of model makers that this family follows: the full names in config.json's `auto_map`, such as
+        `nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel`, and `modeling_hf_nomic_bert.NomicBertModel`
+        where fine-tunes have a copy of the file. Such code is never run. Another name is refused, and so must be each
+        key and tensor that `plan` does not know: code of the same name may have been changed."""
+        ...
+
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate the checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         ...

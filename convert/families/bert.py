@@ -23,6 +23,7 @@ class Bert:
 
     architectures = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
     model_types = ("bert",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a BERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""

@@ -49,6 +49,7 @@ class BertCrossEncoder:
 
     architectures = ("BertForSequenceClassification",)
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a BERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
@@ -62,6 +63,7 @@ class XlmRobertaCrossEncoder:
 
     architectures = ("XLMRobertaForSequenceClassification",)
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an XLM-RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""

@@ -42,6 +42,7 @@ class DistilBert:
 
     architectures = ("DistilBertModel", "DistilBertForMaskedLM")
     model_types = ("distilbert",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a DistilBERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""

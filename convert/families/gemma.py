@@ -48,6 +48,7 @@ class Gemma:
 
     architectures = ("Gemma3TextModel",)
     model_types = ("gemma3_text",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an EmbeddingGemma checkpoint and return the plan of its GGUF file. Raises ConversionError."""

@@ -41,6 +41,7 @@ class ModernBert:
 
     architectures = ("ModernBertModel", "ModernBertForMaskedLM")
     model_types = ("modernbert",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a ModernBERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""

@@ -49,6 +49,10 @@ class NomicBert:
 
     architectures = ("NomicBertModel",)
     model_types = ("nomic_bert",)
+    followed_code = (
+        "modeling_hf_nomic_bert.NomicBertModel",
+        "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel",
+    )
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a nomic-bert checkpoint and return the plan of its GGUF file. Raises ConversionError."""

@@ -64,6 +64,7 @@ class Qwen3:
 
     architectures = ("Qwen3Model", "Qwen3ForCausalLM", _CLASSIFIER)
     model_types = ()
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Qwen3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""

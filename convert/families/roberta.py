@@ -31,6 +31,7 @@ class Roberta:
 
     architectures = ("RobertaModel", "RobertaForMaskedLM", "CamembertModel", "CamembertForMaskedLM")
     model_types = ("roberta", "camembert")
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a RoBERTa checkpoint and return the plan of its GGUF file. Raises ConversionError."""

@@ -28,6 +28,7 @@ class XlmRoberta:
 
     architectures = ("XLMRobertaModel", "XLMRobertaForMaskedLM")
     model_types = ("xlm-roberta",)
+    followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an XLM-RoBERTa checkpoint and return the plan of its GGUF file. Raises ConversionError."""

@@ -224,6 +224,20 @@ CASES: dict[str, tuple[Break, str]] = {
         config(architectures=["NomicBertModel"], auto_map={"AutoModel": "someone/x--modeling_other.NomicBertModel"}),
         r"config\.json: auto_map has AutoModel = 'someone/x--modeling_other\.NomicBertModel'",
     ),
+    "code of the same name by others": (
+        config(
+            architectures=["NomicBertModel"],
+            auto_map={"AutoModel": "someone/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+        ),
+        r"config\.json: auto_map has AutoModel = 'someone/nomic-bert-2048--modeling_hf_nomic_bert\.NomicBertModel'",
+    ),
+    "code of a classifier": (
+        config(
+            architectures=["BertForSequenceClassification"],
+            auto_map={"AutoModel": "modeling_hf_nomic_bert.NomicBertModel", "AutoModelForSequenceClassification": "x.C"},
+        ),
+        r"config\.json: auto_map has AutoModel = ",
+    ),
     "known code for another class": (
         config(auto_map={"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"}),
         r"config\.json: auto_map has AutoModel",
