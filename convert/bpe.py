@@ -92,9 +92,7 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "dropout"):
         tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
     tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback", False), False)
-    tokenizer.require(
-        "model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _IGNORE_MERGES
-    )
+    tokenizer.require("model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _IGNORE_MERGES)
     front, back = tokenizer.frame()
     pieces, kinds = tokenizer.pieces(vocab_size)
 

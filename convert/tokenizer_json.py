@@ -14,15 +14,15 @@ from typing import Any, TypeGuard
 from gguf import TokenType
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.ignored import adds_by_flags
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.template import read_templates
 
 # Vocabularies are padded for speed, Qwen's by up to 399. More means that the tokenizer belongs to another model.
 _MAX_UNUSED = 1024
-# Classes that put the tokens of `add_bos_token` and `add_eos_token` around a text, whatever the post-processor says, and
-# whether they add the first one by default: those of transformers 4, and the code of Alibaba's gte-Qwen2.
-_BY_FLAGS = {"LlamaTokenizer": True, "LlamaTokenizerFast": True}
-QWEN2_CODE = "tokenization_qwen.Qwen2TokenizerFast"
+# Classes of transformers 4 that put the tokens of `add_bos_token`, by default set, and `add_eos_token` around a text,
+# whatever the post-processor says.
+_BY_FLAGS = {"LlamaTokenizer", "LlamaTokenizerFast"}
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,11 @@ class TokenizerFile:
         """
         around = self._post_processed()
         flags = self.config.keys() & {"add_bos_token", "add_eos_token"}
-        code = as_object(self.config.get("auto_map")).get("AutoTokenizer")
-        by_code = isinstance(code, list) and QWEN2_CODE in code
-        first = False if by_code else _BY_FLAGS.get(str(self.config.get("tokenizer_class")))
-        if first is None or not flags:
+        by_code, by_class = adds_by_flags(self.config), self.config.get("tokenizer_class") in _BY_FLAGS
+        if not flags or not (by_code or by_class):
             return around
-        adds = (self.config.get("add_bos_token", first), self.config.get("add_eos_token", False))
-        front, back = (
-            [self.required_role(role)] if flag else [] for role, flag in zip(("bos", "eos"), adds, strict=True)
-        )
+        adds = (self.config.get("add_bos_token", not by_code), self.config.get("add_eos_token", False))
+        front, back = ([self.required_role(role)] if flag else [] for role, flag in zip(("bos", "eos"), adds, strict=True))
         return front, back
 
     def _post_processed(self) -> tuple[list[int], list[int]]:

@@ -126,8 +126,8 @@ class Plus(Derived):
 class Interleaved(Derived):
     """The rows of each head in the order of llama.cpp's Llama: 0, head / 2, 1, head / 2 + 1, ...; a bias likewise.
 
-    Rotary positions turn pairs of numbers of a query or key: in transformers number i with i + head / 2, in llama.cpp's Llama
-    two neighbours.
+    Rotary positions turn pairs of numbers of a query or key: in transformers number i with i + head / 2, in llama.cpp's
+    Llama two neighbours.
     """
 
     head: int

@@ -52,7 +52,7 @@ class DecoderShape:
 def read_shape(checkpoint: Checkpoint, *, optional: bool = False) -> DecoderShape:
     """Return the sizes in config.json. Raises ConversionError if they are missing or impossible.
 
-    optional: num_key_value_heads may be missing, and is num_attention_heads then; head_dim, and is hidden_size for all heads.
+    optional: num_key_value_heads may be missing, which means num_attention_heads, and head_dim, hidden_size for all heads.
     """
     heads, hidden = checkpoint.positive_int("num_attention_heads"), checkpoint.positive_int("hidden_size")
 

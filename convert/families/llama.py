@@ -32,6 +32,8 @@ from edgeembed_convert.families.decoder import (
     unscaled_rope_base,
 )
 from edgeembed_convert.families.stored import StoredTensors
+from edgeembed_convert.ignored import adds_by_flags, own_code
+from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.sentencepiece import SentencePieces, read_sentencepieces
 from edgeembed_convert.tokenizer_json import open_tokenizer
@@ -44,6 +46,8 @@ _LAYERS = "full_attention"
 # The only values that the graphs support. They are also the defaults of transformers' configurations.
 _FIXED = {"hidden_act": "silu", "mlp_bias": False, "use_sliding_window": False}
 # Of NVIDIA's LlamaBidirectionalConfig (`pooling`), for checkpoints without sentence-transformers' modules.
+# Alibaba's code for gte-Qwen2, which attends in both directions.
+_GTE_CODE = "modeling_qwen.Qwen2Model"
 _POOLING = {"avg": "mean", "cls": "cls", "last": "last"}
 
 
@@ -64,6 +68,12 @@ class Llama:
 
     architectures = ("LlamaModel", "LlamaForCausalLM", BIDIRECTIONAL, "MistralModel", "MistralForCausalLM")
     model_types = ()
+    followed_code = (
+        f"llama_bidirectional_model.{BIDIRECTIONAL}",
+        f"nvidia/llama-embed-nemotron-8b--llama_bidirectional_model.{BIDIRECTIONAL}",
+        f"nvidia/llama-nemotron-embed-1b-v2--llama_bidirectional_model.{BIDIRECTIONAL}",
+        f"nvidia/llama-3.2-nv-embedqa-1b-v2--llama_bidirectional_model.{BIDIRECTIONAL}",
+    )
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a checkpoint and return the plan of its GGUF file. Raises ConversionError."""
@@ -76,9 +86,15 @@ class Qwen2:
 
     architectures = ("Qwen2Model", "Qwen2ForCausalLM")
     model_types = ()
+    followed_code = (
+        _GTE_CODE,
+        f"Alibaba-NLP/gte-Qwen2-1.5B-instruct--{_GTE_CODE}",
+        f"Alibaba-NLP/gte-Qwen2-7B-instruct--{_GTE_CODE}",
+    )
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a checkpoint and return the plan of its GGUF file. Raises ConversionError."""
+        _check_code(checkpoint)
         return _plan(checkpoint, _Kind("Qwen2 embedding model", "qwen2", ("q", "k", "v")))
 
 
@@ -104,6 +120,24 @@ def _plan(checkpoint: Checkpoint, kind: _Kind) -> ModelPlan:
     return ModelPlan(arch, shape.hidden, pooling, metadata, tensors, checkpoint.prompts)
 
 
+def _check_code(checkpoint: Checkpoint) -> None:
+    """Raise ConversionError unless the settings of gte-Qwen2's code are clear: published versions contradict each other."""
+    tokenizer_file = checkpoint.model_folder / "tokenizer_config.json"
+    tokenizer = read_json(tokenizer_file) if tokenizer_file.is_file() else {}
+    model_code = own_code(checkpoint.config, checkpoint.config_file)
+    if model_code and checkpoint.config.get("is_causal") is not False:
+        raise ConversionError(
+            f"{checkpoint.config_file}: auto_map has {model_code[0]!r}, but is_causal is not false: some versions of this "
+            "code attend in both directions, others only back. Set is_causal, or remove auto_map for a causal model"
+        )
+    if adds_by_flags(tokenizer) and not model_code:
+        raise ConversionError(
+            f"{tokenizer_file}: auto_map names code that adds other tokens to a text, but config.json names none, so it is "
+            "unknown whether the model is used with it. If it is used without trust_remote_code, as KaLM v1 is, remove "
+            "auto_map"
+        )
+
+
 def _is_causal(checkpoint: Checkpoint) -> bool:
     """Return whether a token attends only to those before it.
 
@@ -117,8 +151,8 @@ def _is_causal(checkpoint: Checkpoint) -> bool:
     if config.get("architectures") != [BIDIRECTIONAL]:
         if config.get("use_bidirectional_attention") and given is not False:
             raise ConversionError(
-                f"{file}: use_bidirectional_attention is set, which {config['architectures'][0]} does not read; if the model "
-                "attends in both directions, set is_causal = false"
+                f"{file}: use_bidirectional_attention is set, which {config['architectures'][0]} does not read; if the "
+                "model attends in both directions, set is_causal = false"
             )
         return given is not False
     if given or config.get("use_bidirectional_attention") is False:
@@ -198,7 +232,7 @@ def _projections(
 def _rope_factors(checkpoint: Checkpoint, head: int) -> Float32Array | None:
     """Return what llama.cpp divides the frequencies of rotary positions by, shape (head / 2,); None for nothing.
 
-    Llama 3.1's scaling for long texts: slow rotations are `factor` times slower, fast ones stay, with a smooth change between.
+    Llama 3.1's scaling for long texts: slow rotations are `factor` times slower, fast ones stay; smooth in between.
     Raises ConversionError for other scalings.
     """
     scaling = rope_scaling(checkpoint, _LAYERS)
