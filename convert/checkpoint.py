@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.fp8 import check_quantization, dequantized
 from edgeembed_convert.ignored import (
     refuse_adapters,
     refuse_arguments,
     refuse_code,
-    refuse_quantized,
     refuse_tokenizer_class,
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
@@ -22,8 +22,13 @@ from edgeembed_convert.weights import Weights, open_weights
 
 Task = Literal["embed", "rerank"]
 
-# sentence-transformers' name -> GGUF's (`{arch}.pooling_type`).
-_POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+# sentence-transformers' name -> GGUF's (`{arch}.pooling_type`). The sum over the square root of the number of tokens has the
+# direction of the mean, and the daemon normalises rows.
+_POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "last", "mean_sqrt_len_tokens": "mean"}
+_NOT_IN_LLAMA_CPP = {
+    "max": "the largest value of each dimension",
+    "weightedmean": "a mean that weights each token by its position",
+}
 # Older Pooling configs have one boolean per mode.
 _POOLING_BOOLEANS = {
     "pooling_mode_mean_tokens": "mean",
@@ -64,8 +69,8 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> Weights:
-        """The safetensors files, with checked headers. Raises ConversionError."""
-        return open_weights(self.model_folder)
+        """The weights, with checked headers. Raises ConversionError."""
+        return dequantized(open_weights(self.model_folder), self.config, self.config_file)
 
     @cached_property
     def lowercases_input(self) -> bool:
@@ -172,7 +177,7 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     model_folder = encoders[0] if encoders else folder
     file = model_folder / "config.json"
     config = read_json(file)
-    refuse_quantized(config, file)
+    check_quantization(config, file)
     if (tokenizer := model_folder / "tokenizer_config.json").is_file():
         refuse_code(read_json(tokenizer), tokenizer)
     refuse_tokenizer_class(model_folder, config)
@@ -225,15 +230,18 @@ def _read_pooling(file: Path, hidden_size: int) -> str:
         ]
     else:
         modes = list(mode) if isinstance(mode, list) else [mode]
-    if len(modes) != 1:
-        raise ConversionError(f"{file}: expected one pooling mode, found {', '.join(map(str, modes)) or 'none'}")
-    if not isinstance(modes[0], str) or modes[0] not in _POOLING:
+    if not modes:
+        raise ConversionError(f"{file}: no pooling mode; expected one of {', '.join(_POOLING)}")
+    name = modes[0] if isinstance(modes[0], str) else ""
+    if len(modes) > 1 or name not in _POOLING:
+        what = "rows of several poolings, one after the other" if len(modes) > 1 else _NOT_IN_LLAMA_CPP.get(name, "unknown")
         raise ConversionError(
-            f"{file}: pooling {modes[0]!r} is not supported by GGUF; expected one of {', '.join(_POOLING)}"
+            f"{file}: pooling {' and '.join(map(repr, modes))} ({what}) cannot be converted: llama.cpp does not compute it; "
+            f"supported: {', '.join(_POOLING)}"
         )
     if config.get("include_prompt") is False:
         raise ConversionError(f"{file}: include_prompt = false (pooling without the prompt) is not supported by GGUF")
     size = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden_size))
     if size != hidden_size:
         raise ConversionError(f"{file}: the pooling has {size} dimensions, but hidden_size in config.json is {hidden_size}")
-    return _POOLING[modes[0]]
+    return _POOLING[name]

@@ -36,7 +36,6 @@ _OWN_TOKENIZERS = {
 _VOCABULARY_TEXT = {"BertTokenizer", "ConvBertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"}
 # Code for a tokenizer that differs from transformers' by the tokens around a text: see `adds_by_flags`.
 _QWEN2_TOKENIZER = re.compile(r"(Alibaba-NLP/[\w.-]+--)?tokenization_qwen\.Qwen2TokenizerFast")
-_QUANTIZED = ("quantization_config", "compression_config")
 
 # Arguments of sentence-transformers' Transformer that do not change vectors.
 _ARGUMENTS = ("model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs")
@@ -144,16 +143,6 @@ def refuse_tokenizer_class(folder: Path, config: dict[str, Any]) -> None:
             f"{file}: tokenizer_class = {name!r}: it is unknown how this tokenizer reads vocab.txt. Save the tokenizer as "
             "tokenizer.json (transformers' fast tokenizers do)"
         )
-
-
-def refuse_quantized(config: dict[str, Any], file: Path) -> None:
-    """Raise ConversionError for weights that are quantised already."""
-    for key in _QUANTIZED:
-        if config.get(key):
-            raise ConversionError(
-                f"{file}: {key}: the weights are quantised already, in a format that is not read. Convert the model's "
-                "original weights (F32, F16 or BF16)"
-            )
 
 
 def refuse_arguments(config: dict[str, Any], file: Path) -> None:

@@ -22,7 +22,12 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan) -> list[str]:
     """Return the sentences for a checkpoint. Raises ConversionError for malformed settings."""
     if plan.pooling == "rank":
         return []
-    return [*_length(checkpoint, plan), *_similarity(checkpoint), *notes_on_prompts(checkpoint.folder)]
+    return [
+        *_length(checkpoint, plan),
+        *_window(checkpoint, plan),
+        *_similarity(checkpoint),
+        *notes_on_prompts(checkpoint.folder),
+    ]
 
 
 def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
@@ -31,6 +36,16 @@ def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
         yield (
             f"its makers use the model for texts of up to {used} tokens (max_seq_length), and sentence-transformers cuts "
             f"longer ones there; edgeembed takes up to {most} tokens, whose vectors may be worse"
+        )
+
+
+def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
+    window, most = checkpoint.config.get("sliding_window"), plan.metadata.get(f"{plan.architecture}.context_length")
+    trained = checkpoint.config.get("max_position_embeddings")
+    if isinstance(trained, int) and window == most and trained > window:
+        yield (
+            f"it takes texts of up to {window} tokens, not {trained}: in longer ones a token of this model attends only to the "
+            f"nearest {window} (sliding_window), which llama.cpp's graph does not compute"
         )
 
 

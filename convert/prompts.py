@@ -17,8 +17,16 @@ CONFIG_FILE = "config_sentence_transformers.json"
 # EmbeddingGemma ("Retrieval-query", "STS"), harrier ("web_search_query"), jina ("retrieval.query", "text-matching"), nomic
 # ("search_query") and stella ("s2p_query"), in lower case and with underscores.
 _NAMES = {
-    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval"),
-    "document": ("document", "passage", "corpus", "retrieval_document", "retrieval_passage", "search_document"),
+    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval", "nl2code_query"),
+    "document": (
+        "document",
+        "passage",
+        "corpus",
+        "retrieval_document",
+        "retrieval_passage",
+        "search_document",
+        "nl2code_document",
+    ),
     "classification": ("classification",),
     "clustering": ("clustering",),
     "similarity": ("similarity", "sts", "sts_query", "text_matching", "semantic_similarity", "s2s_query"),

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.weights import Float32Array, StoredTensor
+from edgeembed_convert.tensors import Float32Array, StoredTensor
 
 
 class TensorSource(Protocol):
@@ -51,8 +51,7 @@ def row_range(tensor: StoredTensor, first: int, end: int) -> StoredTensor:
         raise ConversionError(
             f"{tensor.file}: tensor {tensor.name} of shape {list(tensor.shape)} has no rows {first} to {end}"
         )
-    row_bytes = tensor.shape[1] * tensor.item_bytes
-    return replace(tensor, shape=(end - first, tensor.shape[1]), offset=tensor.offset + first * row_bytes)
+    return tensor.row_range(first, end)
 
 
 @dataclass(frozen=True)

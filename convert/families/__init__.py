@@ -36,8 +36,14 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
-from edgeembed_convert.families.cross_encoder import BertCrossEncoder, XlmRobertaCrossEncoder
+from edgeembed_convert.families.cross_encoder import (
+    BertCrossEncoder,
+    ModernBertCrossEncoder,
+    RobertaCrossEncoder,
+    XlmRobertaCrossEncoder,
+)
 from edgeembed_convert.families.distil_bert import DistilBert
+from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
@@ -52,10 +58,13 @@ __all__ = ["FAMILIES", "find_family"]
 FAMILIES: tuple[Family, ...] = (
     Bert(),
     DistilBert(),
+    Electra(),
     Roberta(),
     XlmRoberta(),
     BertCrossEncoder(),
+    RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
     Qwen3(),
@@ -63,6 +72,12 @@ FAMILIES: tuple[Family, ...] = (
     Llama(),
     Qwen2(),
 )
+
+_REASONS = {
+    "DistilBertForSequenceClassification": "ReLU",
+    "ElectraForSequenceClassification": "GELU",
+}
+"""Classifiers that are refused: the function between their two layers."""
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -79,6 +94,11 @@ def find_family(checkpoint: Checkpoint) -> Family:
         if matches and set(code) <= set(family.followed_code):
             refuse_code(config, file, family.followed_code)
             return family
+    if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
+        raise ConversionError(
+            f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
+            "its scores would be wrong"
+        )
     refuse_code(config, file)
     supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))
     raise ConversionError(

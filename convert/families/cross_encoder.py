@@ -1,9 +1,11 @@
-"""Encoders that score pairs: cross-encoders on BERT (ms-marco-MiniLM) and XLM-RoBERTa (bge-reranker-v2-m3, mmarco-mMiniLM).
+"""Encoders that score pairs: cross-encoders on BERT (ms-marco-MiniLM), RoBERTa (stsb-distilroberta-base), XLM-RoBERTa
+(bge-reranker-v2-m3, mmarco-mMiniLM) and ModernBERT (gte-reranker-modernbert-base).
 
 Nogueira and Cho, "Passage Re-ranking with BERT", 2019: query and document are one input; the state of the first token goes
 through a dense layer, tanh and a linear layer with one output. llama.cpp calls the two layers `cls` and `cls.output` and
 returns the raw output; the metadata says which function turns it into a score. Tensor names: those of transformers'
-BertForSequenceClassification (whose dense layer is the pooler) and XLMRobertaForSequenceClassification.
+BertForSequenceClassification (whose dense layer is the pooler), XLMRobertaForSequenceClassification and
+ModernBertForSequenceClassification, which has GELU and a norm in place of tanh.
 """
 
 from __future__ import annotations
@@ -11,20 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gguf import Keys
+from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
     EncoderShape,
+    check_fixed,
     encoder_metadata,
     encoder_tensors,
     plain_name,
     read_shape,
+    read_shape_after_padding,
     read_tokenizer,
 )
+from edgeembed_convert.families.modern_bert import ARCHITECTURE as MODERN_BERT
+from edgeembed_convert.families.modern_bert import read_modern_bert
+from edgeembed_convert.families.roberta import frame_metadata, read_roberta_tokenizer
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.families.xlm_roberta import read_xlm_roberta
 from edgeembed_convert.jsonfile import read_json
@@ -40,6 +48,7 @@ ACTIVATION_KEY = "edgeembed.rerank.activation"
 # Class names, the last part of what sentence-transformers' CrossEncoder stores.
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "none"}
 _DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids")
+_FIXED_MODERN = {"classifier_activation": "gelu", "classifier_bias": False}
 _BERT_HEAD = {"pooler.dense": "cls", "classifier": "cls.output"}
 _ROBERTA_HEAD = {"classifier.dense": "cls", "classifier.out_proj": "cls.output"}
 
@@ -58,6 +67,20 @@ class BertCrossEncoder:
         return _plan(checkpoint, shape, tokenizer, _BERT_HEAD)
 
 
+class RobertaCrossEncoder:
+    """RoBERTa or CamemBERT with a classifier of one label."""
+
+    architectures = ("RobertaForSequenceClassification", "CamembertForSequenceClassification")
+    model_types = ()
+    followed_code = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Validate a RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
+        shape = read_shape_after_padding(checkpoint)
+        tokenizer = read_roberta_tokenizer(checkpoint, shape.vocabulary)
+        return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
+
+
 class XlmRobertaCrossEncoder:
     """XLM-RoBERTa with a classifier of one label."""
 
@@ -69,6 +92,33 @@ class XlmRobertaCrossEncoder:
         """Validate an XLM-RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape, tokenizer = read_xlm_roberta(checkpoint)
         return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
+
+
+class ModernBertCrossEncoder:
+    """ModernBERT with a prediction head and a classifier of one label."""
+
+    architectures = ("ModernBertForSequenceClassification",)
+    model_types = ()
+    followed_code = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Validate a ModernBERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
+        check_fixed(checkpoint, _FIXED_MODERN, "ModernBERT classifier")
+        pooling = checkpoint.config.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ConversionError(
+                f"{checkpoint.config_file}: classifier_pooling = {pooling!r}; llama.cpp's ModernBERT supports only"
+                " cls and mean"
+            )
+        parts = read_modern_bert(checkpoint, "rank", _modern_head)
+        pair, _ = _read_pair(checkpoint, parts.tokenizer)  # the model has no token types
+        metadata = {
+            **parts.metadata,
+            **_score_metadata(checkpoint, MODERN_BERT),
+            f"{MODERN_BERT}.classifier.pooling_type": int(PoolingType[pooling.upper()]),
+        }
+        prompts = {"rerank": pair_template(pair, parts.tokenizer.pieces)}
+        return ModelPlan(MODERN_BERT, parts.hidden, "rank", metadata, parts.tensors, prompts)
 
 
 def read_activation(checkpoint: Checkpoint) -> str:
@@ -121,17 +171,24 @@ def pair_template(pair: Template, pieces: Sequence[str]) -> str:
     return "".join(names[part] if isinstance(part, str) else pieces[part] for part in pair)
 
 
-def _plan(checkpoint: Checkpoint, shape: EncoderShape, tokenizer: WordPiece | Unigram, head: Mapping[str, str]) -> ModelPlan:
+def _score_metadata(checkpoint: Checkpoint, arch: str) -> Metadata:
+    """Return what a file says of its scores. Raises ConversionError if the checkpoint does not compute one score."""
     check_modules(checkpoint)
     label = read_label(checkpoint)
-    activation = read_activation(checkpoint)
+    metadata: Metadata = {ACTIVATION_KEY: read_activation(checkpoint)}
+    return {**metadata, Keys.Classifier.OUTPUT_LABELS.format(arch=arch): label} if label else metadata
+
+
+def _plan(
+    checkpoint: Checkpoint, shape: EncoderShape, tokenizer: WordPiece | Unigram | BytePairs, head: Mapping[str, str]
+) -> ModelPlan:
+    scores = _score_metadata(checkpoint, ARCHITECTURE)
     pair, segments = _read_pair(checkpoint, tokenizer)
     stored = StoredTensors(checkpoint, _place, "cross-encoder")
     tensors = [*encoder_tensors(stored, shape), *_head(stored, shape.hidden, head)]
     stored.check_all_placed()
-    metadata: Metadata = {**encoder_metadata(shape, "rank", tokenizer), ACTIVATION_KEY: activation}
-    if label:
-        metadata[Keys.Classifier.OUTPUT_LABELS.format(arch=ARCHITECTURE)] = label
+    frame = {} if isinstance(tokenizer, WordPiece) else frame_metadata(tokenizer)
+    metadata: Metadata = {**encoder_metadata(shape, "rank", tokenizer), **frame, **scores}
     if segments and shape.token_types > 1:
         sources = {tensor.name: tensor.source for tensor in tensors}
         words = TwoSegments(sources["token_embd.weight"], sources["token_types.weight"])
@@ -152,16 +209,23 @@ def _head(stored: StoredTensors, hidden: int, head: Mapping[str, str]) -> Iterat
         yield stored.place(f"{source}.bias", f"{target}.bias", outputs)
 
 
-def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram) -> tuple[Template, bool]:
+def _modern_head(stored: StoredTensors, hidden: int) -> Iterator[PlannedTensor]:
+    yield stored.place("head.dense.weight", "cls.weight", hidden, hidden, keep_f32=True)
+    yield stored.place("head.norm.weight", "cls.norm.weight", hidden)
+    yield stored.place("classifier.weight", "cls.output.weight", 1, hidden, keep_f32=True)
+    yield stored.place("classifier.bias", "cls.output.bias", 1)
+
+
+def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs) -> tuple[Template, bool]:
     """Return the template for a pair, and whether everything from the second text on has token type 1."""
     folder = checkpoint.model_folder
     file = folder / "tokenizer.json"
-    special = tokenizer.special
     if file.is_file():
         content: dict[str, Any] = read_json(file)
         _, pair = read_templates(content, file)
         segments = read_segments(content, file)
     else:  # vocab.txt: BERT's format
+        special = tokenizer.special
         pair = [special["cls"], "A", special["sep"], "B", special["sep"]]
         segments = [0, 0, 0, 1, 1]
     if pair is None or [part for part in pair if isinstance(part, str)] != ["A", "B"]:

@@ -1,7 +1,8 @@
-"""EmbeddingGemma: a bidirectional Gemma 3 with two Dense layers after mean pooling.
+"""Gemma 3: EmbeddingGemma, which is bidirectional with two Dense layers after mean pooling, and causal models as harrier.
 
 Architecture: Gemma Team, "Gemma 3 Technical Report", 2025, and Vera et al., "EmbeddingGemma", 2025. Tensor names: those
-of transformers' Gemma3TextModel in the checkpoint, llama.cpp's for `gemma-embedding` in the GGUF file.
+of transformers' Gemma3TextModel in the checkpoint, in the GGUF file llama.cpp's for `gemma-embedding`, whose attention is
+never causal, or `gemma3`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from edgeembed_convert.sentencepiece import read_sentencepieces
 from edgeembed_convert.views import Plus
 from edgeembed_convert.weights import StoredTensor, open_weights
 
-_ARCHITECTURE = "gemma-embedding"
+_BIDIRECTIONAL, _CAUSAL = "gemma-embedding", "gemma3"
+_LAYERS_27B = 62
+"""A model with so many layers is taken for the one with 27 billion weights, which scales attention in its own way."""
 # The only values that the graph supports. They are also the defaults of transformers' Gemma3TextConfig.
 _FIXED = {
     "hidden_activation": "gelu_pytorch_tanh",
@@ -38,41 +41,35 @@ _FIXED = {
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
 }
+_DEFAULT_SCALAR = 256  # Gemma3TextConfig's
 _IDENTITY = "Identity"  # class name in torch.nn; its module has changed
 # The model card: "Output embedding dimension size of 768, with smaller options available (512, 256, or 128) ..."
 _MATRYOSHKA = re.compile(r"dimension size of (\d+), with smaller options available \(([\d, or]+)\)")
 
 
 class Gemma:
-    """The EmbeddingGemma family."""
+    """The Gemma 3 family."""
 
-    architectures = ("Gemma3TextModel",)
+    architectures = ("Gemma3TextModel", "Gemma3ForCausalLM")
     model_types = ("gemma3_text",)
     followed_code = ()
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
-        """Validate an EmbeddingGemma checkpoint and return the plan of its GGUF file. Raises ConversionError."""
+        """Validate a Gemma 3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         require_config(checkpoint, _FIXED)
-        if checkpoint.config.get("use_bidirectional_attention") is not True:
-            raise ConversionError(
-                f"{checkpoint.config_file}: use_bidirectional_attention is not true: not an EmbeddingGemma model"
-            )
+        causal = _is_causal(checkpoint)
         shape = read_shape(checkpoint)
-        if checkpoint.config.get("query_pre_attn_scalar", shape.head) != shape.head:
-            raise ConversionError(
-                f"{checkpoint.config_file}: query_pre_attn_scalar = {checkpoint.config['query_pre_attn_scalar']!r};"
-                f" llama.cpp supports only head_dim, {shape.head}"
-            )
-        pooling = checkpoint.pooling(shape.hidden, also={"Dense"})
+        _check_scale(checkpoint, shape, causal=causal)
+        pooling = checkpoint.pooling(shape.hidden, also=() if causal else {"Dense"})
         dense = _dense(checkpoint, shape.hidden)
         tokenizer = read_sentencepieces(checkpoint.model_folder, shape.vocabulary)
         tensors = [*_tensors(checkpoint, shape)]
-        arch = _ARCHITECTURE
+        arch = _CAUSAL if causal else _BIDIRECTIONAL
         metadata: Metadata = {
             **shape.metadata(arch),
             Keys.Attention.SLIDING_WINDOW.format(arch=arch): checkpoint.positive_int("sliding_window"),
             Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch): _period(checkpoint, shape.layers),
-            Keys.Attention.CAUSAL.format(arch=arch): False,
+            Keys.Attention.CAUSAL.format(arch=arch): causal,
             Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "rope_theta", "full_attention"),
             Keys.Rope.FREQ_BASE_SWA.format(arch=arch): rope_base(checkpoint, "rope_local_base_freq", "sliding_attention"),
             Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
@@ -85,6 +82,28 @@ class Gemma:
             tensors.append(PlannedTensor(f"{name}.weight", tensor))
         matryoshka = _matryoshka(checkpoint, shape.hidden)
         return ModelPlan(arch, shape.hidden, pooling, metadata, tensors, checkpoint.prompts, matryoshka)
+
+
+def _is_causal(checkpoint: Checkpoint) -> bool:
+    """Return whether a token attends to those before it only. Raises ConversionError."""
+    bidirectional = checkpoint.config.get("use_bidirectional_attention") or False
+    if not isinstance(bidirectional, bool):
+        raise ConversionError(
+            f"{checkpoint.config_file}: use_bidirectional_attention = {bidirectional!r}; expected true or false"
+        )
+    return not bidirectional
+
+
+def _check_scale(checkpoint: Checkpoint, shape: DecoderShape, *, causal: bool) -> None:
+    """Raise ConversionError unless attention is scaled as in llama.cpp's graph, which has no key for it."""
+    largest = causal and shape.layers == _LAYERS_27B
+    scalar = checkpoint.config.get("query_pre_attn_scalar", _DEFAULT_SCALAR)
+    wanted = shape.hidden // shape.heads if largest else shape.head
+    if scalar != wanted:
+        raise ConversionError(
+            f"{checkpoint.config_file}: query_pre_attn_scalar = {scalar!r}; llama.cpp supports only "
+            f"{'hidden_size / num_attention_heads' if largest else 'head_dim'}, {wanted}"
+        )
 
 
 def _period(checkpoint: Checkpoint, layers: int) -> int:
@@ -105,9 +124,13 @@ def _period(checkpoint: Checkpoint, layers: int) -> int:
     return period
 
 
+def _place(name: str) -> str | None:
+    return None if name == "lm_head.weight" else plain_name(name)
+
+
 def _tensors(checkpoint: Checkpoint, shape: DecoderShape) -> Iterator[PlannedTensor]:
     """Yield the tensors in the order of the computation. Raises ConversionError for missing, misshapen and extra ones."""
-    stored = StoredTensors(checkpoint, plain_name, "EmbeddingGemma model")
+    stored = StoredTensors(checkpoint, _place, "Gemma 3 model for vectors")
 
     def norm(source: str, target: str, size: int) -> PlannedTensor:
         # Gemma multiplies by 1 + weight, llama.cpp by the weight.

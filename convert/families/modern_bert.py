@@ -7,12 +7,13 @@ Tensor names: those of transformers' ModernBertModel in the checkpoint, llama.cp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.bpe import read_byte_bpe
+from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
@@ -20,7 +21,7 @@ from edgeembed_convert.families.decoder import rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 
-_ARCHITECTURE = "modern-bert"
+ARCHITECTURE = "modern-bert"
 # The only values that the graph supports. They are also the defaults of transformers' ModernBertConfig.
 _FIXED = {
     "attention_bias": False,
@@ -36,6 +37,15 @@ _DEFAULT_GLOBAL_EVERY = 3
 _DROPPED = ("head.", "decoder.")
 
 
+class ModernBertParts(NamedTuple):
+    """What a GGUF file of ModernBERT consists of."""
+
+    hidden: int
+    metadata: Metadata
+    tensors: list[PlannedTensor]
+    tokenizer: BytePairs
+
+
 class ModernBert:
     """The ModernBERT family."""
 
@@ -45,53 +55,68 @@ class ModernBert:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a ModernBERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        check_fixed(checkpoint, _FIXED, "ModernBERT")
-        activation = checkpoint.config.get("hidden_activation", "gelu")
-        if activation not in _ACTIVATIONS:
-            raise ConversionError(
-                f"{checkpoint.config_file}: hidden_activation = {activation!r}; llama.cpp's ModernBERT supports only"
-                f" {' and '.join(_ACTIVATIONS)}"
-            )
-        hidden = checkpoint.positive_int("hidden_size")
-        layers = checkpoint.positive_int("num_hidden_layers")
-        vocabulary = checkpoint.positive_int("vocab_size")
-        pooling = checkpoint.pooling(hidden)
-        tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
-        if not tokenizer.adds_bos or not tokenizer.adds_eos:
-            raise ConversionError(f"{tokenizer.file}: the post-processor must add a special token before and after a text")
-        window = checkpoint.positive_int("local_attention")
-        if window % 2:
-            raise ConversionError(f"{checkpoint.config_file}: local_attention = {window}; expected an even number")
-        stored = StoredTensors(checkpoint, _place, "ModernBERT encoder")
-        tensors = list(_tensors(stored, hidden, layers, checkpoint.positive_int("intermediate_size"), vocabulary))
-        stored.check_all_placed()
-        arch = _ARCHITECTURE
-        metadata: Metadata = {
-            Keys.LLM.BLOCK_COUNT.format(arch=arch): layers,
-            Keys.LLM.CONTEXT_LENGTH.format(arch=arch): checkpoint.positive_int("max_position_embeddings"),
-            Keys.LLM.EMBEDDING_LENGTH.format(arch=arch): hidden,
-            Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch): checkpoint.positive_int("intermediate_size"),
-            Keys.LLM.VOCAB_SIZE.format(arch=arch): vocabulary,
-            Keys.Attention.HEAD_COUNT.format(arch=arch): read_heads(checkpoint, hidden),
-            Keys.Attention.LAYERNORM_EPS.format(arch=arch): read_epsilon(checkpoint, "norm_eps", _DEFAULT_EPSILON),
-            Keys.Attention.CAUSAL.format(arch=arch): False,
-            Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "global_rope_theta", "full_attention"),
-            Keys.Rope.SCALING_TYPE.format(arch=arch): "none",
-            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
-            f"{arch}.hidden_act": str(activation),
-            **tokenizer.metadata(),
-            # llama.cpp uses bos and eos; the checkpoint calls them cls and sep.
-            "tokenizer.ggml.cls_token_id": tokenizer.special["bos"],
-            Keys.Tokenizer.SEP_ID: tokenizer.special["eos"],
+        pooling = checkpoint.pooling(checkpoint.positive_int("hidden_size"))
+        parts = read_modern_bert(checkpoint, pooling)
+        return ModelPlan(ARCHITECTURE, parts.hidden, pooling, parts.metadata, parts.tensors)
+
+
+def read_modern_bert(
+    checkpoint: Checkpoint,
+    pooling: str,
+    head: Callable[[StoredTensors, int], Iterable[PlannedTensor]] | None = None,
+) -> ModernBertParts:
+    """Return the parts of the GGUF file of a ModernBERT checkpoint. Raises ConversionError.
+
+    head: returns the tensors behind the encoder, of the stored ones and the hidden size.
+    """
+    check_fixed(checkpoint, _FIXED, "ModernBERT")
+    activation = checkpoint.config.get("hidden_activation", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise ConversionError(
+            f"{checkpoint.config_file}: hidden_activation = {activation!r}; llama.cpp's ModernBERT supports only"
+            f" {' and '.join(_ACTIVATIONS)}"
+        )
+    hidden = checkpoint.positive_int("hidden_size")
+    layers = checkpoint.positive_int("num_hidden_layers")
+    vocabulary = checkpoint.positive_int("vocab_size")
+    tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
+    if not tokenizer.adds_bos or not tokenizer.adds_eos:
+        raise ConversionError(f"{tokenizer.file}: the post-processor must add a special token before and after a text")
+    window = checkpoint.positive_int("local_attention")
+    if window % 2:
+        raise ConversionError(f"{checkpoint.config_file}: local_attention = {window}; expected an even number")
+    stored = StoredTensors(checkpoint, _plain_name if head else _place, "ModernBERT encoder")
+    tensors = list(_tensors(stored, hidden, layers, checkpoint.positive_int("intermediate_size"), vocabulary))
+    if head is not None:
+        tensors.extend(head(stored, hidden))
+    stored.check_all_placed()
+    arch = ARCHITECTURE
+    metadata: Metadata = {
+        Keys.LLM.BLOCK_COUNT.format(arch=arch): layers,
+        Keys.LLM.CONTEXT_LENGTH.format(arch=arch): checkpoint.positive_int("max_position_embeddings"),
+        Keys.LLM.EMBEDDING_LENGTH.format(arch=arch): hidden,
+        Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch): checkpoint.positive_int("intermediate_size"),
+        Keys.LLM.VOCAB_SIZE.format(arch=arch): vocabulary,
+        Keys.Attention.HEAD_COUNT.format(arch=arch): read_heads(checkpoint, hidden),
+        Keys.Attention.LAYERNORM_EPS.format(arch=arch): read_epsilon(checkpoint, "norm_eps", _DEFAULT_EPSILON),
+        Keys.Attention.CAUSAL.format(arch=arch): False,
+        Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "global_rope_theta", "full_attention"),
+        Keys.Rope.SCALING_TYPE.format(arch=arch): "none",
+        Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+        f"{arch}.hidden_act": str(activation),
+        **tokenizer.metadata(),
+        # llama.cpp uses bos and eos; the checkpoint calls them cls and sep.
+        "tokenizer.ggml.cls_token_id": tokenizer.special["bos"],
+        Keys.Tokenizer.SEP_ID: tokenizer.special["eos"],
+    }
+    every = _global_every(checkpoint, layers)
+    if every > 1 and layers > 1:  # llama.cpp aborts if no layer uses the window
+        metadata |= {
+            Keys.Attention.SLIDING_WINDOW.format(arch=arch): window,
+            Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch): every,
+            Keys.Rope.FREQ_BASE_SWA.format(arch=arch): rope_base(checkpoint, "local_rope_theta", "sliding_attention"),
         }
-        every = _global_every(checkpoint, layers)
-        if every > 1 and layers > 1:  # llama.cpp aborts if no layer uses the window
-            metadata |= {
-                Keys.Attention.SLIDING_WINDOW.format(arch=arch): window,
-                Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch): every,
-                Keys.Rope.FREQ_BASE_SWA.format(arch=arch): rope_base(checkpoint, "local_rope_theta", "sliding_attention"),
-            }
-        return ModelPlan(arch, hidden, pooling, metadata, tensors)
+    return ModernBertParts(hidden, metadata, tensors, tokenizer)
 
 
 def _global_every(checkpoint: Checkpoint, layers: int) -> int:
@@ -112,8 +137,12 @@ def _global_every(checkpoint: Checkpoint, layers: int) -> int:
     )
 
 
+def _plain_name(name: str) -> str:
+    return name.removeprefix("model.")
+
+
 def _place(name: str) -> str | None:
-    plain = name.removeprefix("model.")
+    plain = _plain_name(name)
     return None if plain.startswith(_DROPPED) else plain
 
 

@@ -23,7 +23,7 @@ from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.families.xlm_roberta import place_xlm_roberta
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer_json import model_type
-from edgeembed_convert.unigram import read_unigram
+from edgeembed_convert.unigram import Unigram, read_unigram
 
 
 class Roberta:
@@ -37,28 +37,28 @@ class Roberta:
         """Validate a RoBERTa checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         shape = read_shape_after_padding(checkpoint)
         pooling = checkpoint.pooling(shape.hidden)
-        folder = checkpoint.model_folder
-        if model_type(folder) == "Unigram":
-            unigram = read_unigram(folder, shape.vocabulary)
-            metadata = encoder_metadata(shape, pooling, unigram)
-        else:
-            byte_pairs = _read_byte_bpe(checkpoint, shape.vocabulary)
-            metadata = encoder_metadata(shape, pooling, byte_pairs) | _names_of_frame(byte_pairs)
+        tokenizer = read_roberta_tokenizer(checkpoint, shape.vocabulary)
+        metadata = encoder_metadata(shape, pooling, tokenizer) | frame_metadata(tokenizer)
         stored = StoredTensors(checkpoint, place_xlm_roberta, "RoBERTa encoder")
         tensors = list(encoder_tensors(stored, shape))
         stored.check_all_placed()
         return ModelPlan(ARCHITECTURE, shape.hidden, pooling, metadata, tensors)
 
 
-def _read_byte_bpe(checkpoint: Checkpoint, vocabulary: int) -> BytePairs:
+def read_roberta_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> BytePairs | Unigram:
+    """Return the tokenizer: RoBERTa's byte-level BPE, or CamemBERT's Unigram. Raises ConversionError."""
+    if model_type(checkpoint.model_folder) == "Unigram":
+        return read_unigram(checkpoint.model_folder, vocabulary)
     tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
     if not tokenizer.adds_bos or not tokenizer.adds_eos:
         raise ConversionError(f"{tokenizer.file}: the post-processor must add a special token before and after a text")
     return tokenizer
 
 
-def _names_of_frame(tokenizer: BytePairs) -> Metadata:
-    """Return the keys by which llama.cpp's own converter marks RoBERTa's vocabulary."""
+def frame_metadata(tokenizer: BytePairs | Unigram) -> Metadata:
+    """Return the keys by which llama.cpp's own converter marks RoBERTa's vocabulary; none for Unigram."""
+    if isinstance(tokenizer, Unigram):
+        return {}
     keys: Metadata = {
         # llama.cpp uses bos and eos; the checkpoint calls them cls and sep.
         "tokenizer.ggml.cls_token_id": tokenizer.special["bos"],

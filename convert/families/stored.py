@@ -11,7 +11,11 @@ from edgeembed_convert.weights import StoredTensor
 
 
 class StoredTensors:
-    """The tensors of a checkpoint that are not yet in the plan, by their names in the plain model."""
+    """The tensors of a checkpoint that are not yet in the plan, by their names in the plain model.
+
+    Programs save a model as part of another one, with something before each name: sentence-transformers' `0.auto_model.`, or
+    that of the class with a head. What is before the first tensor that is asked for is removed from all names that have it.
+    """
 
     def __init__(self, checkpoint: Checkpoint, plain_name: Callable[[str], str | None], model: str) -> None:
         """Prepare. plain_name: returns a name in the plain model, None for unneeded tensors. model: its name in messages.
@@ -20,22 +24,47 @@ class StoredTensors:
         """
         self._checkpoint = checkpoint
         self._model = model
-        self._left: dict[str, StoredTensor] = {}
-        for name, tensor in checkpoint.weights.tensors.items():
-            plain = plain_name(name)
+        self._plain_name = plain_name
+        self._prefix: str | None = None
+        self._left = self._named("")
+
+    def _named(self, prefix: str) -> dict[str, StoredTensor]:
+        found: dict[str, StoredTensor] = {}
+        for name, tensor in self._checkpoint.weights.tensors.items():
+            plain = self._plain_name(name.removeprefix(prefix))
             if plain is None:
                 continue
-            if plain in self._left:
+            if plain in found:
                 raise ConversionError(
-                    f"{tensor.file}: {self._left[plain].name} and {name} are the same tensor of the {model}"
+                    f"{tensor.file}: {found[plain].name} and {name} are the same tensor of the {self._model}"
                 )
-            self._left[plain] = tensor
+            found[plain] = tensor
+        return found
+
+    def _find_prefix(self, wanted: str) -> None:
+        """Remove what is before the first wanted tensor from all names. Raises ConversionError if that is unclear."""
+        if self._prefix is not None or wanted in self._left:
+            self._prefix = self._prefix or ""
+            return
+        found = sorted(name.removesuffix(wanted) for name in self._left if name.endswith(f".{wanted}"))
+        if len(found) > 1:
+            raise ConversionError(
+                f"{self._checkpoint.model_folder}: the weights have {wanted} several times, after "
+                f"{', '.join(map(repr, found))}: they are those of several models"
+            )
+        if found:
+            self._prefix = next(
+                name.removesuffix(wanted) for name in self._checkpoint.weights.tensors if name.endswith(found[0] + wanted)
+            )
+            self._left = self._named(self._prefix)
 
     def __contains__(self, name: str) -> bool:
+        self._find_prefix(name)
         return name in self._left
 
     def take(self, name: str, *shape: int) -> StoredTensor:
         """Remove and return a tensor. Raises ConversionError if it is missing or has another shape."""
+        self._find_prefix(name)
         tensor = self._left.pop(name, None)
         if tensor is None:
             raise ConversionError(

@@ -67,8 +67,9 @@ def convert(source: str, **flags: Any) -> None:
     SOURCE is a folder with a sentence-transformers checkpoint, or OWNER/NAME or OWNER/NAME@REVISION on the model hub, which
     is downloaded to a temporary folder.
 
-    The folder must have config.json, model.safetensors (or its shards and their index), the tokenizer's files, modules.json
-    and the Pooling folder. Conversion stops with an error if something is missing or contradictory; nothing is guessed.
+    The folder must have config.json, weights (model.safetensors or pytorch_model.bin, or shards with their index), the
+    tokenizer's files, modules.json and the Pooling folder. Conversion stops with an error if something is missing or
+    contradictory; nothing is guessed, and no code of the checkpoint is run.
 
     \b
     Types, largest files first:

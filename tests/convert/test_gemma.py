@@ -1,4 +1,4 @@
-"""EmbeddingGemma: a tiny checkpoint against the rows of sentence-transformers.
+"""Gemma 3, bidirectional (EmbeddingGemma) and causal (harrier): a tiny checkpoint against the rows of sentence-transformers.
 
 The reference was made once, by tests/reference/make_decoder_rows.py, from the same seed.
 """
@@ -31,6 +31,7 @@ from tests.convert.tiny_gemma_checkpoint import (
     tiny_merges,
     tiny_vocabulary,
 )
+from tests.convert.zoo.harrier import make_harrier_270m
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -103,7 +104,8 @@ def test_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("config.json", {"use_bidirectional_attention": False}, "not an EmbeddingGemma model"),
+        ("config.json", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention = 'all'; expected true or"),
+        ("config.json", {"use_bidirectional_attention": False}, "Dense layers only in EmbeddingGemma's graph"),
         ("config.json", {"query_pre_attn_scalar": 256}, "llama.cpp supports only head_dim, 32"),
         ("config.json", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0; llama.cpp supports only None"),
         ("config.json", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "every n-th of 5 layers"),
@@ -144,6 +146,33 @@ def test_other_modules(tmp_path: Path, keep: list[str], message: str) -> None:
     ]
     (checkpoint / "modules.json").write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(ConversionError, match=message):
+        convert(checkpoint)
+
+
+def test_a_causal_model_is_another_architecture(tmp_path: Path) -> None:
+    file = convert(make_harrier_270m(tmp_path / "tiny"))
+    found = fields(file)
+    wanted = {
+        "general.architecture": "gemma3",
+        "gemma3.attention.causal": True,
+        "gemma3.attention.sliding_window": 32,
+        "gemma3.attention.sliding_window_pattern": 3,
+        "gemma3.rope.freq_base": 1e6,
+        "gemma3.rope.freq_base_swa": 1e4,
+        "gemma3.pooling_type": 3,
+        "edgeembed.prompt.query": "Instruct: {instruction}\nQuery: {text}",
+        "edgeembed.prompt.instruction": "Given a web search query, retrieve relevant passages that answer the query",
+        "edgeembed.prompt.similarity": "Instruct: Retrieve semantically similar text\nQuery: {text}",
+    }
+    assert {key: found.get(key) for key in wanted} == wanted
+    assert "edgeembed.prompt.document" not in found
+    assert "'bitext_query'" in found["edgeembed.converter.notes"]
+
+
+def test_attention_of_the_largest_model_is_scaled_by_its_width(tmp_path: Path) -> None:
+    checkpoint = make_harrier_270m(tmp_path / "tiny")
+    edit_json(checkpoint / "config.json", num_hidden_layers=62, layer_types=None)
+    with pytest.raises(ConversionError, match=r"supports only hidden_size / num_attention_heads, 16"):
         convert(checkpoint)
 
 

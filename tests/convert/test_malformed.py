@@ -32,6 +32,7 @@ from tests.convert.without_proof import convert_checkpoint
 
 Break = Callable[[Path], object]
 PACKAGE = "sentence_transformers.models."
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
 WORD = "embeddings.word_embeddings.weight"
 FIRST_NORM = "embeddings.LayerNorm.weight"
 
@@ -198,8 +199,20 @@ CASES: dict[str, tuple[Break, str]] = {
     "other activation": (config(hidden_act="relu"), r"config\.json: hidden_act = 'relu'"),
     "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type"),
     "decoder": (config(is_decoder=True), r"is_decoder"),
-    "already quantised": (config(quantization_config={"bits": 4}), r"quantization_config"),
+    "already quantised": (config(quantization_config={"quant_method": "awq", "bits": 4}), r"with quant_method = 'awq'"),
     "already sparse": (config(compression_config={"format": "x"}), r"compression_config: the weights are quantised already"),
+    "8-bit integers": (
+        config(quantization_config={"quant_method": "compressed-tensors", "format": "int-quantized"}),
+        r"by compressed-tensors as 'int-quantized', which is not read. Of such formats, only fp8 is",
+    ),
+    "sparse fp8": (
+        config(quantization_config={**COMPRESSED, "sparsity_config": {"format": "sparse-24-bitmask"}}),
+        r"with sparsity_config",
+    ),
+    "fp4": (
+        config(quantization_config={**COMPRESSED, "config_groups": {"0": {"weights": {"num_bits": 4, "type": "float"}}}}),
+        r"weights of the kind \('float', 4",
+    ),
     # what would change the vectors, and would be ignored
     "adapter": (adapter(""), r"tiny/adapter_config\.json: this is an adapter\. .*merge_and_unload"),
     "adapters of tasks": (adapter("adapters/retrieval"), r"adapters/retrieval/adapter_config\.json: this is an adapter"),
@@ -282,22 +295,28 @@ CASES: dict[str, tuple[Break, str]] = {
     "no pooling config": (remove("1_Pooling/config.json"), r"1_Pooling/config\.json: missing"),
     "max pooling": (
         pooling(pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True),
-        r"'max' is not supported by GGUF",
+        r"'max' \(the largest value of each dimension\) cannot be converted",
     ),
     "unheard-of pooling": (
         pooling(pooling_mode_mean_tokens=False, pooling_mode_median_tokens=True),
-        r"'pooling_mode_median_tokens' is not supported by GGUF",
+        r"'pooling_mode_median_tokens' \(unknown\) cannot be converted",
     ),
-    "mean and cls": (pooling(pooling_mode_cls_token=True), r"expected one pooling mode, found cls, mean"),
-    "no mode": (pooling(pooling_mode_mean_tokens=False), r"found none"),
-    "new weighted": (pooling(pooling_mode="weightedmean"), r"'weightedmean' is not supported by GGUF"),
-    "new pair": (pooling(pooling_mode=["mean", "max"]), r"found mean, max"),
-    "mode an object": (pooling(pooling_mode={}), r"is not supported by GGUF"),
+    "mean and cls": (
+        pooling(pooling_mode_cls_token=True),
+        r"'cls' and 'mean' \(rows of several poolings, one after the other\)",
+    ),
+    "no mode": (pooling(pooling_mode_mean_tokens=False), r"no pooling mode; expected one of mean, cls, lasttoken"),
+    "new weighted": (
+        pooling(pooling_mode="weightedmean"),
+        r"'weightedmean' \(a mean that weights each token by its position\)",
+    ),
+    "new pair": (pooling(pooling_mode=["mean", "max"]), r"'mean' and 'max' \(rows of several"),
+    "mode an object": (pooling(pooling_mode={}), r"pooling \{\} \(unknown\)"),
     "prompt excluded": (pooling(include_prompt=False), r"include_prompt"),
     "pooled size": (pooling(word_embedding_dimension=32), r"32 dimensions, but hidden_size in config.json is 64"),
     # weights
     "no weights": (remove("model.safetensors"), r"neither model\.safetensors"),
-    "pickle": (pickled, r"pytorch_model\.bin: pickled weights"),
+    "pickle": (pickled, r"pytorch_model\.bin: not a file that torch 1\.6 or later saved"),
     "empty file": (write("model.safetensors", b""), r"not a safetensors file, or truncated"),
     "header too long": (write("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}"), r"truncated"),
     "header no json": (write("model.safetensors", struct.pack("<Q", 2) + b"xx"), r"model\.safetensors: not valid JSON"),

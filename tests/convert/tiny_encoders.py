@@ -121,7 +121,7 @@ def _write_unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-def _calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
+def calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
     """Scale the layers' matrices to unit variance.
 
     A score is one number, on which every rounding shows: flash attention rounds keys and values to F16, which
@@ -150,7 +150,7 @@ def make_tiny_xlm_roberta_reranker(folder: Path, *, seed: int = 0) -> Path:
     _write_unigram(folder)
     hidden = config["hidden_size"]
     weights = {
-        f"roberta.{name}": tensor for name, tensor in _calm(tiny_weights(config, seed)).items() if "pooler" not in name
+        f"roberta.{name}": tensor for name, tensor in calm(tiny_weights(config, seed)).items() if "pooler" not in name
     }
     weights |= random_dense(seed + 1, hidden, hidden, "classifier.dense")
     weights |= random_dense(seed + 2, 1, hidden, "classifier.out_proj")
@@ -219,6 +219,6 @@ def make_tiny_cross_encoder(folder: Path, *, seed: int = 0) -> Path:
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer.json", wordpiece_tokenizer_json())
     write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "tokenizer_class": "BertTokenizer", **SPECIAL})
-    weights = {f"bert.{name}": tensor for name, tensor in _calm(tiny_weights(config, seed)).items()}
+    weights = {f"bert.{name}": tensor for name, tensor in calm(tiny_weights(config, seed)).items()}
     write_safetensors(folder / "model.safetensors", weights | random_dense(seed + 1, 1, SIZES["hidden_size"], "classifier"))
     return folder

@@ -20,6 +20,7 @@ from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_r
 from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoint
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
+from tests.convert.zoo.harrier import make_harrier_270m
 
 # Files whose token embeddings have another type than our converter or today's llama.cpp would choose.
 OTHER_EMBEDDINGS = {("nomic-embed-text-v1.5", "Q4_K_M"), ("qwen3-embedding-4b", "Q5_0"), ("qwen3-embedding-8b", "Q5_0")}
@@ -95,6 +96,7 @@ CHECKPOINTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "wide qwen3": ("qwen3-embedding-0.6b", lambda folder: make_qwen3_checkpoint(folder, shape=WIDE_QWEN)),
     "qwen3 reranker": ("qwen3-reranker-0.6b", lambda folder: make_qwen3_checkpoint(folder, kind="rerank")),
     "gemma": ("embeddinggemma-300m", make_gemma_checkpoint),
+    "causal gemma": ("embeddinggemma-300m", make_harrier_270m),
 }
 
 
@@ -138,4 +140,4 @@ def entry_of(like: CatalogueEntry, folder: Path, file: Path) -> CatalogueEntry:
     )
     converted = tuple(source for source in like.sources if not isinstance(source, HubGguf))
     changes = {"shape": shape, "dimensions": width, "context_tokens": context, "sources": converted, "sizes": {}}
-    return msgspec.structs.replace(like, **changes, matryoshka=None)
+    return msgspec.structs.replace(like, **changes, architecture=header.architecture, matryoshka=None)

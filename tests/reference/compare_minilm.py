@@ -15,12 +15,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from edgeembed.engine.llama.library import send_log_to
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
 
@@ -83,8 +86,53 @@ EXCEPTIONS = {
 STORED = [kind for kind in TEXTS if kind not in EXCEPTIONS and kind not in ("256 tokens", "500, mixed")]
 
 
+def compare(
+    checkpoint: Path,
+    expected: Mapping[str, Any],
+    expected_ids: Mapping[str, list[int]],
+    *,
+    texts: Mapping[str, str] = TEXTS,
+    least: Mapping[str, float] = LEAST,
+    exceptions: Mapping[str, str] = EXCEPTIONS,
+) -> bool:
+    """Convert a checkpoint, print a table, and return whether no cosine is below the least of its type.
+
+    expected: rows of the reference, expected_ids: its token ids. exceptions: texts that do not count, with the reason.
+    """
+    send_log_to(lambda _line: None, verbose=False)
+    cosines: dict[str, dict[str, float]] = {}
+    by_ids: dict[str, dict[str, float]] = {}
+    ids: dict[str, list[int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in least:
+            file = convert_checkpoint(checkpoint, Path(folder) / f"{name}.gguf", ConversionOptions(quantization=name)).path
+            with open_llama(file, LIMIT) as llama:
+                ids = {kind: llama.tokenize(text) for kind, text in texts.items()}
+                cosines[name] = {kind: cosine(llama.embed_ids(ids[kind]), expected[kind]) for kind in texts}
+                by_ids[name] = {kind: cosine(llama.embed_ids(expected_ids[kind]), expected[kind]) for kind in texts}
+
+    print(f"{'text':<16}{'tokens':>7} {'ids':<7}" + "".join(f"{name:>11}" for name in least))
+    for kind in texts:
+        same = "same" if ids[kind] == expected_ids[kind] else "DIFFER"
+        print(
+            f"{kind:<16}{len(expected_ids[kind]):>7} {same:<7}" + "".join(f"{cosines[name][kind]:>11.7f}" for name in least)
+        )
+    found = {
+        name: min(value for kind, value in values.items() if kind not in exceptions) for name, values in cosines.items()
+    }
+    found_by_ids = {name: min(values.values()) for name, values in by_ids.items()}
+    for label, values in (("min, but for the known", found), ("min, reference's ids", found_by_ids)):
+        print(f"{label:<31}" + "".join(f"{values[name]:>11.7f}" for name in least))
+    for kind, reason in exceptions.items():
+        print(f"known: {kind}: {reason}")
+    # Rounding is judged on texts alone; the exact types also on the reference's ids, with no exception.
+    return all(found[name] >= bound for name, bound in least.items()) and all(
+        found_by_ids[name] >= least[name] for name in ("F32", "F16") if name in least
+    )
+
+
 def main() -> int:
-    """Run the comparison and give the exit status."""
+    """Run the comparison and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     parser.add_argument("--write", type=Path, metavar="FILE", help="store sentence-transformers' rows of a few texts")
@@ -97,33 +145,7 @@ def main() -> int:
     expected = {kind: np.asarray(model.encode([text])[0], dtype=np.float32) for kind, text in TEXTS.items()}
     expected_ids = {kind: model.tokenizer(text)["input_ids"] for kind, text in TEXTS.items()}
     assert max(map(len, expected_ids.values())) <= LIMIT
-
-    cosines: dict[str, dict[str, float]] = {}
-    by_ids: dict[str, dict[str, float]] = {}
-    ids: dict[str, list[int]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in LEAST:
-            file = convert_checkpoint(
-                options.checkpoint, Path(folder) / f"{name}.gguf", ConversionOptions(quantization=name)
-            ).path
-            with open_llama(file, LIMIT) as llama:
-                ids = {kind: llama.tokenize(text) for kind, text in TEXTS.items()}
-                cosines[name] = {kind: cosine(llama.embed_ids(ids[kind]), expected[kind]) for kind in TEXTS}
-                by_ids[name] = {kind: cosine(llama.embed_ids(expected_ids[kind]), expected[kind]) for kind in TEXTS}
-
-    print(f"{'text':<16}{'tokens':>7} {'ids':<7}" + "".join(f"{name:>11}" for name in LEAST))
-    for kind in TEXTS:
-        same = "same" if ids[kind] == expected_ids[kind] else "DIFFER"
-        print(
-            f"{kind:<16}{len(expected_ids[kind]):>7} {same:<7}" + "".join(f"{cosines[name][kind]:>11.7f}" for name in LEAST)
-        )
-    least = {name: min(value for kind, value in found.items() if kind not in EXCEPTIONS) for name, found in cosines.items()}
-    least_by_ids = {name: min(found.values()) for name, found in by_ids.items()}
-    for label, values in (("min, but for the known", least), ("min, reference's ids", least_by_ids)):
-        print(f"{label:<31}" + "".join(f"{values[name]:>11.7f}" for name in LEAST))
-    for kind, reason in EXCEPTIONS.items():
-        print(f"known: {kind}: {reason}")
-
+    good = compare(options.checkpoint, expected, expected_ids)
     if options.write:
         np.savez_compressed(
             options.write,
@@ -133,11 +155,7 @@ def main() -> int:
             rows=np.stack([expected[kind] for kind in STORED]),
         )
         print(f"wrote {options.write}: {len(STORED)} rows")
-    # Rounding is judged on texts alone; the exact types also on the reference's ids, with no exception.
-    return int(
-        any(least[name] < bound for name, bound in LEAST.items())
-        or any(least_by_ids[name] < LEAST[name] for name in ("F32", "F16"))
-    )
+    return int(not good)
 
 
 if __name__ == "__main__":

@@ -111,11 +111,11 @@ class HubClient:
         inspect: called before the weights are downloaded, so that an unsupported model is refused before gigabytes are.
         room: additional disk space in bytes that the conversion needs. Raises the errors of `fetch` and of `inspect`.
         """
-        small = [file for file in listing.checkpoint if not file.name.endswith(".safetensors")]
-        weights = [file for file in listing.checkpoint if file.name.endswith(".safetensors")]
+        weights = listing.weights
+        small = listing.checkpoint[: -len(weights)] if weights else []
         if not weights:
-            raise HubError(f"{listing.repo} contains no safetensors file to convert")
-        if len(listing.checkpoint) > _MOST_FILES:
+            raise HubError(f"{listing.repo} contains no weights to convert: neither safetensors nor pytorch_model.bin")
+        if len(small) + len(weights) > _MOST_FILES:
             raise HubError(f"{listing.repo} has {len(listing.checkpoint)} files to convert; expected at most {_MOST_FILES}")
         self._fetch(small, folder, f"{listing.repo}, configuration", 0)
         if inspect is not None:

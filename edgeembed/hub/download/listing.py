@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -17,8 +18,10 @@ MOST_LISTING_BYTES = 16 * 2**20
 """Of an answer; a repository of 50,000 files has as much."""
 MOST_FILE_BYTES = 2**50
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# The files of a checkpoint; the same repositories also contain ONNX, OpenVINO and pickled copies of the weights.
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md"]
+# The small files of a checkpoint; the same repositories also contain ONNX and OpenVINO copies of the weights.
+_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
+_SAFETENSORS = ".safetensors"
+_PICKLED = re.compile(r"(?:.*/)?pytorch_model(?:-\d+-of-\d+)?\.bin")
 _NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
 _HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
 _LONGEST_LICENSE = 200
@@ -37,14 +40,26 @@ class RepositoryListing:
 
     @property
     def checkpoint(self) -> list[RemoteFile]:
-        """The files of the safetensors checkpoint, weights last."""
+        """The files of the checkpoint, weights last."""
+        small = [file for path, file in self._convertible() if any(fnmatchcase(path, name) for name in _CHECKPOINT_FILES)]
+        return [*sorted(small, key=lambda file: file.path), *self.weights]
+
+    @property
+    def weights(self) -> list[RemoteFile]:
+        """The files with weights: safetensors, or pytorch_model.bin in folders that have none."""
+        files = dict(self._convertible())
+        folders = {path.rpartition("/")[0] for path in files if path.endswith(_SAFETENSORS)}
         wanted = [
-            file
-            for path, file in self.files.items()
-            if any(fnmatchcase(path, pattern) for pattern in _CHECKPOINT_FILES)
-            and not any(fnmatchcase(path, pattern) for pattern in _NOT_CHECKPOINT)
+            path
+            for path in files
+            if path.endswith(_SAFETENSORS) or (_PICKLED.fullmatch(path) and path.rpartition("/")[0] not in folders)
         ]
-        return sorted(wanted, key=lambda file: (file.name.endswith(".safetensors"), file.path))
+        return [files[path] for path in sorted(wanted)]
+
+    def _convertible(self) -> Iterator[tuple[str, RemoteFile]]:
+        for path, file in self.files.items():
+            if not any(fnmatchcase(path, pattern) for pattern in _NOT_CHECKPOINT):
+                yield path, file
 
 
 class _Lfs(msgspec.Struct):

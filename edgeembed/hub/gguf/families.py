@@ -94,7 +94,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="Gemma's",
-        architectures=frozenset({"gemma-embedding"}),
+        architectures=frozenset({"gemma-embedding", "gemma3"}),
         model="llama",
         marks=("<bos>", "<eos>", "<pad>", "<unk>"),
         before="<bos>",
@@ -115,15 +115,18 @@ class ModelFrame:
     pooling: Pooling
     dense: bool = False
     """Whether two dense layers follow the pooling."""
+    causal: bool = False
+    """Whether tokens attend to those before them only."""
 
 
-def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, dense: bool = False) -> ModelFrame:
-    return ModelFrame(name, pattern, frozenset(architectures), pooling, dense)
+def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, **more: bool) -> ModelFrame:
+    return ModelFrame(name, pattern, frozenset(architectures), pooling, **more)
 
 
 MODELS = (
     _model("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
     _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
     _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),

@@ -31,6 +31,9 @@ _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
+_DECODERS = frozenset({"gemma3", "qwen2", "qwen3"})
+_NEVER_CAUSAL = frozenset({"gemma-embedding"})
+"""Architectures whose graph in llama.cpp ignores the file's key for it."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
@@ -219,11 +222,12 @@ class _Comparison:
             self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[family.before])
             if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
                 self._expect("tokenizer.ggml.add_bos_token", True)
-        if family.after is None or (family.before is None and self._pooling != "last"):
+        decodes = self._architecture in _DECODERS
+        if family.after is None or (decodes and self._pooling != "last"):
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
         # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
-        if family.before is None and model is None and flag_key in self._values:
+        if decodes and model is None and flag_key in self._values:
             adds = "one is added" if self._values[flag_key] is True else "none is added"
             self._unchecked.append(f"the special token after a text: the file says that {adds}")
             return
@@ -232,6 +236,11 @@ class _Comparison:
             self._expect(flag_key, True)
 
     def _compare_layers(self, model: ModelFrame | None) -> None:
+        if model is not None and model.causal and self._architecture in _NEVER_CAUSAL:
+            self._refuse(
+                f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
+                "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
         if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
             return
         if model is not None and model.dense:

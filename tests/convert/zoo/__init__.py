@@ -11,10 +11,36 @@ and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo
 
 from __future__ import annotations
 
-from tests.convert.zoo import bert, distil_bert, gemma, llama, modern_bert, nomic_bert, qwen3, roberta, xlm_roberta
+from tests.convert.zoo import (
+    bert,
+    cross_encoders,
+    distil_bert,
+    files,
+    gemma,
+    harrier,
+    llama,
+    modern_bert,
+    nomic_bert,
+    qwen3,
+    roberta,
+    xlm_roberta,
+)
 from tests.convert.zoo.form import Form
 
 __all__ = ["FORMS", "Form"]
 
-_MODULES = (bert, distil_bert, roberta, xlm_roberta, modern_bert, nomic_bert, qwen3, gemma, llama)
+_MODULES = (
+    bert,
+    cross_encoders,
+    distil_bert,
+    roberta,
+    xlm_roberta,
+    modern_bert,
+    nomic_bert,
+    qwen3,
+    gemma,
+    harrier,
+    llama,
+    files,
+)
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)

@@ -348,7 +348,7 @@ def make_e5_mistral(folder: Path) -> Path:
 
 
 def make_sfr_mistral(folder: Path) -> Path:
-    """Write a checkpoint in the form of SFR-Embedding-Mistral: its tokenizer.json lacks the last token, its flags have it."""
+    """Write a checkpoint in the form of SFR-Embedding-Mistral: the last token is in the flags alone."""
     make_e5_mistral(folder)
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ from tests.convert.tiny_bert_variants import make_tiny_roberta
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.harrier import make_harrier_270m
 from tests.hub.gguf.models import make_models
 from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
 
@@ -37,7 +38,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
     folder = tmp_path_factory.mktemp("models")
     files = make_models(folder)
     files["roberta"] = folder / "roberta.gguf"
+    files["gemma3"] = folder / "gemma3.gguf"
     convert_checkpoint(make_tiny_roberta(folder / "roberta"), files["roberta"], quantization="F16")
+    convert_checkpoint(make_harrier_270m(folder / "gemma3"), files["gemma3"], quantization="F16")
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
     for name in ("qwen3", "modern-bert", "roberta"):
         _join_digits(found[name])
@@ -116,6 +119,7 @@ def named(name: str) -> Change:
 
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
+HARRIER = named("harrier-oss-v1-270m")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +160,8 @@ QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
         ("roberta", [named("all-distilroberta-v1"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
+        ("gemma3", [HARRIER, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("gemma3", [HARRIER, put("gemma3.pooling_type", UINT32, 1)], "pooling_type"),
     ],
 )
 def test_a_wrong_frame_is_mended(
@@ -187,6 +193,7 @@ def test_a_cased_vocabulary_is_not_lower_cased(tmp_path: Path) -> None:
     [
         ("gemma", [GEMMA, lambda file: _without(file, b"dense_")], "two dense layers"),
         ("xlm-roberta", [put("tokenizer.ggml.model", STRING, b"bert")], "written as WordPiece"),
+        ("gemma", [named("Harrier Oss v1 270m")], "harrier is a causal model, but attention of the architecture gemma-emb"),
     ],
 )
 def test_a_wrong_frame_that_cannot_be_mended(
@@ -200,6 +207,11 @@ def test_a_wrong_frame_that_cannot_be_mended(
     [
         (
             "qwen3",
+            [named("x"), put("tokenizer.ggml.add_eos_token", BOOL, 0)],
+            "after a text: the file says that none is added",
+        ),
+        (
+            "gemma3",
             [named("x"), put("tokenizer.ggml.add_eos_token", BOOL, 0)],
             "after a text: the file says that none is added",
         ),
