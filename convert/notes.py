@@ -42,10 +42,10 @@ def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
 def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
     window, most = checkpoint.config.get("sliding_window"), plan.metadata.get(f"{plan.architecture}.context_length")
     trained = checkpoint.config.get("max_position_embeddings")
-    if isinstance(trained, int) and window == most and trained > window:
+    if isinstance(trained, int) and isinstance(window, int) and window == most and trained > window:
         yield (
-            f"it takes texts of up to {window} tokens, not {trained}: in longer ones a token of this model attends only to the "
-            f"nearest {window} (sliding_window), which llama.cpp's graph does not compute"
+            f"it takes texts of up to {window} tokens, not {trained}: in longer ones a token of this model attends only to "
+            f"the nearest {window} (sliding_window), which llama.cpp's graph does not compute"
         )
 
 

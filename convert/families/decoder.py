@@ -101,7 +101,7 @@ def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
     Raises ConversionError if it is missing, or if positions are scaled.
     """
     if (scaling := rope_scaling(checkpoint, layer_type)) is not None:
-        raise ConversionError(f"{checkpoint.config_file}: scaled positions are not supported: {scaling!r}")
+        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r} is not supported")
     return unscaled_rope_base(checkpoint, old_key, layer_type)
 
 

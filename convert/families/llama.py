@@ -104,6 +104,10 @@ def _plan(checkpoint: Checkpoint, kind: _Kind) -> ModelPlan:
     if layer_types is not None and set(layer_types) - {"full_attention", "sliding_attention"}:
         raise ConversionError(f"{checkpoint.config_file}: unsupported layer_types {sorted(set(layer_types))}")
     shape = read_shape(checkpoint, optional=True)
+    if shape.head % 2:
+        raise ConversionError(
+            f"{checkpoint.config_file}: the heads have {shape.head} numbers, which cannot be turned in pairs"
+        )
     causal, pooling = _is_causal(checkpoint), _pooling(checkpoint, shape.hidden)
     arch = kind.causal_architecture if causal and pooling == "last" else _EMBED
     tokenizer = _tokenizer(checkpoint, shape.vocabulary)
@@ -163,7 +167,7 @@ def _is_causal(checkpoint: Checkpoint) -> bool:
 def _pooling(checkpoint: Checkpoint, hidden: int) -> str:
     if checkpoint.modules is None and checkpoint.config.get("architectures") == [BIDIRECTIONAL]:
         given = checkpoint.config.get("pooling", "avg")
-        if given in _POOLING:
+        if isinstance(given, str) and given in _POOLING:
             return _POOLING[given]
         raise ConversionError(f"{checkpoint.config_file}: pooling = {given!r}; expected one of {', '.join(_POOLING)}")
     return checkpoint.pooling(hidden)
@@ -239,7 +243,7 @@ def _rope_factors(checkpoint: Checkpoint, head: int) -> Float32Array | None:
     if scaling is None:
         return None
     if scaling["rope_type"] != "llama3":
-        raise ConversionError(f"{checkpoint.config_file}: scaled positions are supported only as in Llama 3: {scaling!r}")
+        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r} is not supported; only llama3 is")
     factor, low, high, trained = (
         positive(checkpoint, key, scaling.get(key))
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

@@ -37,8 +37,10 @@ _MOST_HEADS, _LONGEST_HEAD = 1024, 1024
 _MOST_WIDTH = 2**17
 _MOST_FEED_FORWARD, _MOST_QUERY = 32, 16
 """As multiples of the width: the memory for each token of a batch must stay in proportion to the file."""
-_WITH_KV_CACHE = ("gemma2", "gemma3", "llama", "qwen2", "qwen3")
-"""Architectures with a KV cache."""
+_WITH_KV_CACHE = ("gemma2", "gemma3", "llama", "llama-embed", "qwen2", "qwen3")
+"""Architectures for which llama.cpp allocates a KV cache; llama-embed makes no use of it."""
+_WITHOUT_PIECES = ("llama-embed",)
+"""Architectures with a KV cache whose texts must not be computed in pieces."""
 _KEPT_TOKENS, _KEPT_BYTES = 512, 2**22
 """The KV cache of so many tokens must not be larger than the file, or than this."""
 _MOST_CONTEXT = 2**24
@@ -82,7 +84,9 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     _check_floats(keys)
     if name in _WITH_KV_CACHE:
         _check_kv_cache(layers, attention, reader.size)
-    else:
+    if name in _WITHOUT_PIECES:
+        _check_no_pieces(keys)
+    elif name not in _WITH_KV_CACHE:
         _check_encoder(keys)
     keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width)
     return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys))
@@ -278,6 +282,12 @@ def _check_encoder(keys: _Keys) -> None:
     causal = keys.flag("attention.causal")
     if causal or (causal is None and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING)):
         raise UnfitError(f"key {keys.name('attention.causal')!r} is {causal}, but this architecture is not causal")
+
+
+def _check_no_pieces(keys: _Keys) -> None:
+    """Check that a model that makes no use of its cache is not causal and pooled at the end: long texts would be split."""
+    if keys.flag("attention.causal") and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING):
+        raise UnfitError(f"key {keys.name('attention.causal')!r} is true, but this architecture keeps no keys and values")
 
 
 def _scores(keys: _Keys) -> int | None:

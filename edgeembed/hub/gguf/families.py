@@ -93,6 +93,16 @@ VOCABULARIES = (
         splitter="roberta-bpe",
     ),
     VocabularyFrame(
+        name="Llama 2's",
+        architectures=frozenset({"llama"}),
+        model="llama",
+        marks=("<s>", "</s>", "<unk>", "<0x00>"),
+        before="<s>",
+        after="</s>",
+        flags=(("add_space_prefix", True),),
+        most_tokens=32_064,
+    ),
+    VocabularyFrame(
         name="Gemma's",
         architectures=frozenset({"gemma-embedding", "gemma3"}),
         model="llama",
@@ -115,8 +125,8 @@ class ModelFrame:
     pooling: Pooling
     dense: bool = False
     """Whether two dense layers follow the pooling."""
-    causal: bool = False
-    """Whether tokens attend to those before them only."""
+    causal: bool | None = None
+    """Whether tokens attend to those before them only; None: not compared."""
 
 
 def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, **more: bool) -> ModelFrame:
@@ -127,6 +137,14 @@ MODELS = (
     _model("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
     _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
     _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
+    _model("gte-Qwen2", "gte-qwen2", "last", "qwen2", "llama-embed", causal=False),
+    _model("jina-code-embeddings", "jina-code-embeddings", "last", "qwen2", causal=True),
+    _model("KaLM v2", "kalm-embedding-multilingual-mini-instruct-v2(\\.5)?", "mean", "qwen2", "llama-embed", causal=False),
+    _model("KaLM v1", "kalm-embedding-multilingual-mini(-instruct)?-v1(\\.5)?", "mean", "qwen2", causal=True),
+    _model("nemotron", "llama-(embed-nemotron|nemotron-embed)", "mean", "llama-embed", causal=False),
+    _model("e5-mistral", "e5-mistral", "last", "llama", causal=True),
+    _model("SFR-Embedding", "sfr-embedding(-mistral|-2-r)", "last", "llama", causal=True),
+    _model("Linq-Embed-Mistral", "linq-embed-mistral", "last", "llama", causal=True),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
     _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
