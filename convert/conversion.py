@@ -24,7 +24,7 @@ from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
-from edgeembed_convert.notes import NOTES_KEY, notes_on
+from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
 from edgeembed_convert.quantization import (
     FALLBACK,
     MIXTURE_BITS,
@@ -41,6 +41,8 @@ from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
+"""The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
 
 
@@ -245,6 +247,7 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
         Keys.General.SOURCE_REPO_URL: source_repo if "://" in source_repo else "",
         **plan.metadata,
         **{f"edgeembed.prompt.{kind}": template for kind, template in prompts.items()},
+        MAX_SEQ_LENGTH_KEY: shorter_length(checkpoint, plan) or "",
         **(dict(zip(MATRYOSHKA_KEYS, plan.matryoshka, strict=True)) if plan.matryoshka else {}),
         "edgeembed.converter.version": __version__,
         "edgeembed.source.repo": source_repo,

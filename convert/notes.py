@@ -21,7 +21,7 @@ NOTES_KEY = "edgeembed.converter.notes"
 def notes_on(checkpoint: Checkpoint, plan: ModelPlan) -> list[str]:
     """Return the sentences for a checkpoint. Raises ConversionError for malformed settings."""
     if plan.pooling == "rank":
-        return []
+        return list(_length(checkpoint, plan))
     return [
         *_length(checkpoint, plan),
         *_window(checkpoint, plan),
@@ -30,12 +30,19 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan) -> list[str]:
     ]
 
 
-def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
+def shorter_length(checkpoint: Checkpoint, plan: ModelPlan) -> int | None:
+    """Return the length in tokens at which sentence-transformers cuts texts; None if the model takes no longer ones."""
     used, most = checkpoint.max_seq_length, plan.metadata.get(Keys.LLM.CONTEXT_LENGTH.format(arch=plan.architecture))
-    if used is not None and isinstance(most, int) and used < most:
+    return used if used is not None and isinstance(most, int) and used < most else None
+
+
+def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
+    if used := shorter_length(checkpoint, plan):
+        most = plan.metadata[Keys.LLM.CONTEXT_LENGTH.format(arch=plan.architecture)]
+        assert isinstance(most, int)
         yield (
-            f"its makers use the model for texts of up to {used} tokens (max_seq_length), and sentence-transformers cuts "
-            f"longer ones there; edgeembed takes up to {most} tokens, whose vectors may be worse"
+            f"its makers use the model for texts of up to {used} tokens (max_seq_length), which is the limit here, too; the "
+            f"setting context_tokens allows up to {most}, whose vectors may be worse"
         )
 
 

@@ -44,10 +44,13 @@ from edgeembed_convert.families.cross_encoder import (
 )
 from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
+from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
+from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
@@ -67,10 +70,14 @@ FAMILIES: tuple[Family, ...] = (
     ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
+    JinaBert(),
     Qwen3(),
+    EuroBert(),
     Gemma(),
     Llama(),
-    Qwen2(),
+    Qwen2(),  # for Qwen2ForCausalLM, it asks Qwen2Reranker
+    Qwen2Reranker(),
+    GemmaReranker(),
 )
 
 _REASONS = {

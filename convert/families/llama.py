@@ -5,8 +5,8 @@ Tensor names: those of transformers' LlamaModel, MistralModel and Qwen2Model, wh
 
 llama.cpp has three graphs for them. `llama` and `qwen2` are causal and keep keys and values, so that long texts are computed
 in pieces and prompts only once: for models whose vector is that of the last token. `llama-embed` attends in both directions
-unless the file says otherwise, and ends without the LM head, which for a vocabulary of 150,000 tokens takes a quarter of the
-work and 600 kB for each token: for all others. It also computes Qwen2, whose attention has biases, once the rows of queries
+unless the file says otherwise, and ends without the LM head, which for a vocabulary of 150,000 tokens takes 600 kB for each
+token, and in a model of 0.5 billion weights a quarter of the work: for all others. It also computes Qwen2, whose attention has biases, once the rows of queries
 and keys are in Llama's order (`views.Interleaved`).
 """
 
@@ -31,6 +31,7 @@ from edgeembed_convert.families.decoder import (
     rope_scaling,
     unscaled_rope_base,
 )
+from edgeembed_convert.families.prompted_reranker import Qwen2Reranker
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.ignored import adds_by_flags, own_code
 from edgeembed_convert.jsonfile import read_json
@@ -82,7 +83,7 @@ class Llama:
 
 
 class Qwen2:
-    """Qwen2 and Qwen2.5, causal or not."""
+    """Qwen2 and Qwen2.5, causal or not. Checkpoints with an LM head and without a Pooling module are rerankers."""
 
     architectures = ("Qwen2Model", "Qwen2ForCausalLM")
     model_types = ()
@@ -95,6 +96,9 @@ class Qwen2:
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         _check_code(checkpoint)
+        pools = any(kind == "Pooling" for kind, _ in checkpoint.modules or [])
+        if checkpoint.config.get("architectures") == ["Qwen2ForCausalLM"] and not pools and checkpoint.task != "embed":
+            return Qwen2Reranker().plan(checkpoint)
         return _plan(checkpoint, _Kind("Qwen2 embedding model", "qwen2", ("q", "k", "v")))
 
 

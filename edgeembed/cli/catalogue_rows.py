@@ -45,10 +45,11 @@ def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
 
 def _memory_of(entry: CatalogueEntry, settings: Settings) -> int | None:
     from edgeembed.models.memory import estimate_entry
-    from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+    from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, longest_text
 
     batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
-    return estimate_entry(entry, entry.default_type, settings.context_tokens, batch)
+    longest = longest_text(settings.context_tokens, entry.max_seq_length)
+    return estimate_entry(entry, entry.default_type, longest, batch)
 
 
 def offered_row(entry: CatalogueEntry, settings: Settings) -> dict[str, Any]:

@@ -170,6 +170,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "dimensions": model.dimensions if model.task == "embed" else None,
         "matryoshka": msgspec.to_builtins(model.matryoshka),
+        "max_seq_length": model.max_seq_length,
         "license": model.license,
         "last_used": iso_time(model.last_used),
         "path": str(model.path),
@@ -210,7 +211,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),
                 ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
-                ("context", f"{entry.context_tokens:,} tokens"),
+                ("context", _context(entry)),
                 ("pooling", entry.pooling),
                 ("architecture", entry.architecture),
                 ("default type", entry.default_type),
@@ -240,6 +241,12 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     for model in installed:
         _print_installed(model)
     _print_damage(installed)
+
+
+def _context(entry: CatalogueEntry) -> str:
+    most = f"{entry.context_tokens:,}"
+    used = entry.max_seq_length
+    return f"{used:,} tokens; {most} with context_tokens = {entry.context_tokens}" if used else f"{most} tokens"
 
 
 def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | None:

@@ -167,11 +167,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     context_tokens: Annotated[
         int,
         Meta(
-            ge=8,
-            description="Longest text in tokens, up to the model's own limit. Decoder models allocate a KV cache of this "
-            "length (Qwen3-Embedding-0.6B: 115 kB per token).",
+            ge=0,
+            description="Longest text in tokens, up to the model's own limit. 0: 4096, or less if the makers use the model "
+            "for shorter texts (all-MiniLM-L6-v2: 256). Decoder models allocate a KV cache of this length "
+            "(Qwen3-Embedding-0.6B: 115 kB per token).",
         ),
-    ] = 4096
+    ] = 0
     batch_tokens: Annotated[
         int,
         Meta(

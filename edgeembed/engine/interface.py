@@ -15,6 +15,9 @@ from edgeembed.common.status import EngineStatus
 
 Float32Row = npt.NDArray[np.float32]
 
+TYPE_KEY = "edgeembed.converter.type"
+"""Metadata key: the type of a converted file for which llama.cpp has no name."""
+
 Task = Literal["embed", "rerank"]
 """What a model computes: rows of texts, or scores of pairs."""
 

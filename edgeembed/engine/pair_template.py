@@ -1,7 +1,8 @@
 """The pair template of a reranker: how a query and a document are put together and tokenised.
 
 The text between two special tokens of the template is tokenised as one, because byte-level BPE joins a space in the template
-with the word after it. Only the template's own special tokens become such, never those in a text.
+with the word after it. Where the makers tokenise parts by themselves, the template has "{cut}". Only the template's own
+special tokens become such, never those in a text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ TEMPLATE_KEY = "edgeembed.prompt.rerank"
 INSTRUCTION_KEY = "edgeembed.prompt.instruction"
 SECOND_SEGMENT_KEY = "edgeembed.rerank.second_segment"
 
-_SPECIAL = re.compile(r"(<\|[^<>|]+\|>|\[[A-Z]+\]|</?s>)")
+CUT = "{cut}"
+"""Separates parts of a template that are tokenised by themselves."""
+
+_SPECIAL = re.compile(r"(<\|[^<>|]+\|>|\[[A-Z]+\]|</?s>|<bos>|\{cut\})")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,6 @@ class PairTemplate:
             special = _SPECIAL.fullmatch(segment) is not None
             if "{document}" in segment:
                 offset = self.second_segment
-            if segment:
+            if segment and segment != CUT:
                 parts.append(tokenize(segment if special else segment.format(**values), special) + np.int32(offset))
         return np.concatenate(parts).astype(np.int32)

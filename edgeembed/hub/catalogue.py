@@ -228,6 +228,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     matryoshka: Matryoshka | None = None
     context_tokens: PositiveInt
     """Longest text that the model accepts, special tokens included."""
+    max_seq_length: PositiveInt | None = None
+    """The length for which its makers use it, if that is less: the limit unless the setting `context_tokens` raises it."""
     pooling: Literal["mean", "cls", "last", "rank"]
     default_type: TypeName
     shape: Shape | None = None

@@ -32,6 +32,8 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     """In a file of our converter: the checkpoint's templates, by kind."""
     notes: list[str] = []
     """In a file of our converter: what it does in another way than its checkpoint."""
+    max_seq_length: int | None = None
+    """In a file of our converter: the length in tokens at which sentence-transformers cuts texts, if it takes more."""
     matryoshka: tuple[int, int] | None = None
     """Shortest and longest vector."""
 
@@ -65,6 +67,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
             if key.startswith(_PROMPT) and isinstance(value, str)
         },
         notes=(header.text("edgeembed.converter.notes") or "").splitlines(),
+        max_seq_length=header.number("edgeembed.max_seq_length") or None,
         matryoshka=(least, most) if least and most else None,
     )
     try:

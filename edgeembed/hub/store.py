@@ -51,6 +51,8 @@ class InstalledModel:
     """Where it came from, as text."""
     entry: CatalogueEntry | None
     task: Task = "embed"
+    max_seq_length: int | None = None
+    """The length in tokens for which its makers use it, if it takes longer texts."""
     notes: list[str] = field(default_factory=list)
     """What the file does in another way than the checkpoint that it was converted from."""
     last_used: float | None = field(default=None, compare=False)
@@ -350,6 +352,7 @@ class Store:
             source=manifest.source if manifest else "a local file",
             entry=entry,
             task="rerank" if ranks else "embed",
+            max_seq_length=facts.max_seq_length or (entry.max_seq_length if entry else None),
             notes=facts.notes,
             last_used=self._usage.all().get(digest),
         )

@@ -21,7 +21,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.registry import ServedModel
 
 RETRY_SECONDS = 5.0
-"""After which a client may ask again when the engine cannot answer now."""
+"""After which a client may ask again when the engine cannot answer now, and does not say itself how long that takes."""
 
 
 class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,10 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
             allowed = f"tokens. This model's maximum context length is {limit} tokens"
         advice = f"Split the text, or have it cut (see {lengths.cutting})"
         if attainable >= tokens and not by_client:
-            advice = f"Split the text, or raise the server's setting context_tokens (up to {attainable} for this model)"
+            advice = (
+                f"Split the text, have it cut (see {lengths.cutting}), or raise the server's setting context_tokens (up to "
+            )
+            advice += f"{attainable} for this model)"
         return InputTooLongError(
             f"{what} has {'at least ' if at_least else ''}{tokens} {allowed}. {advice}",
             tokens=tokens,
@@ -126,7 +129,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
             case EmptyInputError():
                 return EmptyInputError(f"{place} holds nothing that the model can read", param=place)
             case EngineUnavailableError():
-                return EngineUnavailableError(error.message, retry_after=RETRY_SECONDS)
+                return EngineUnavailableError(error.message, retry_after=error.retry_after or RETRY_SECONDS)
             case EdgeEmbedError():
                 return type(error)(f"{place}: {error.message}", param=place, retry_after=error.retry_after)
             case _:

@@ -16,6 +16,7 @@ from edgeembed.engine.machine import build_fingerprint, machine_fingerprint
 PROFILE_FILE = "run-profiles.json"
 
 DEFAULT_BATCH_TOKENS = 128
+DEFAULT_CONTEXT_TOKENS = 4096
 # No measurement finds more: a profile with more comes from a damaged file.
 _MOST_THREADS = 4096
 _MOST_TOKENS = 2**20
@@ -30,6 +31,14 @@ class RunProfile(msgspec.Struct, frozen=True):
     pad_from_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)] | None = None
     card_batch_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)] = 0
     """`batch_tokens` for a graphics card, which needs far larger batches; 0: the engine chooses."""
+
+
+def longest_text(context_tokens: int, max_seq_length: int | None) -> int:
+    """Return the length in tokens up to which a model takes texts, its own limit aside.
+
+    context_tokens: the setting; 0 if it is not set. max_seq_length: that of the model's makers, if it is known.
+    """
+    return context_tokens or min(DEFAULT_CONTEXT_TOKENS, max_seq_length or DEFAULT_CONTEXT_TOKENS)
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,6 +51,8 @@ class ServedModel:
     dimensions: int | None = None
     """Length of its vectors, if the file states it."""
     matryoshka: Matryoshka | None = None
+    max_seq_length: int | None = None
+    """The length in tokens for which its makers use it, if it takes longer texts."""
     size_bytes: int = 0
     created: int = 0
     """When the file was installed, in Unix seconds."""
@@ -96,6 +98,7 @@ def served(model: InstalledModel) -> ServedModel:
         prompts=model.prompts,
         dimensions=model.dimensions,
         matryoshka=model.matryoshka,
+        max_seq_length=model.max_seq_length,
         size_bytes=model.size_bytes,
         created=created,
         mends=model.mends,

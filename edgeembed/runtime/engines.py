@@ -22,7 +22,7 @@ from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedErro
 from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.weights import read_weights
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
+from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults, longest_text
 from edgeembed.models.registry import ServedModel
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class WorkerConfigurator:
         return WorkerOptions(
             path=str(self._model.path),
             threads=profile.threads,
-            context_tokens=self._settings.context_tokens,
+            context_tokens=longest_text(self._settings.context_tokens, self._model.max_seq_length),
             batch_tokens=profile.batch_tokens,
             bulk_lanes=profile.bulk_lanes,
             pad_from_tokens=profile.pad_from_tokens,
@@ -196,7 +196,7 @@ def card_options(settings: Settings, model: InstalledModel | ServedModel) -> Wor
     base = WorkerOptions(
         path=str(model.path),
         threads=1,
-        context_tokens=settings.context_tokens,
+        context_tokens=longest_text(settings.context_tokens, model.max_seq_length),
         batch_tokens=settings.batch_tokens,
         mode=GPU_FULL.name,
         extra_buffers=False,

@@ -22,7 +22,7 @@ from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models import memory
 from edgeembed.models.pool import PoolRules
-from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, longest_text
 from edgeembed.models.registry import ModelRegistry, ServedModel, served
 from edgeembed.runtime.engines import card_options
 from edgeembed.runtime.replacement import ModelFiles
@@ -113,7 +113,8 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
     def estimate(model: ServedModel) -> int:
         if model.upstream:
             return 0
-        size = memory.estimate(model.path, settings.context_tokens, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+        longest = longest_text(settings.context_tokens, model.max_seq_length)
+        size = memory.estimate(model.path, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
         if gpus.possible:  # otherwise there is no need to read the file's header
             size -= gpus.weights_on_cards(read_weights(model.path), card_options(settings, model))
         return size

@@ -40,7 +40,7 @@ TEXTS: dict[str, list[str]] = {
         "two\nlines",
     ],
     "many": [f"n{number}" for number in range(2500)],
-    "book": [f"page {number} " + "word " * 490 for number in range(10)] * 70,
+    "book": [f"page {number} " + "word " * 240 for number in range(10)] * 140,
     "long": ["short", "The rain falls. " * 300],
     "empty": ["not empty", ""],
 }

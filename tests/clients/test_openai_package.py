@@ -67,7 +67,7 @@ def test_errors_raise_the_sdks_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="empty") as empty:
         client.embeddings.create(model=MODEL, input=["a", ""])
     assert (empty.value.param, empty.value.code) == ("input[1]", "empty_input")
-    with pytest.raises(openai.BadRequestError, match=r"input\[1\] has \d+ tokens\. .* length is 512 tokens") as long:
+    with pytest.raises(openai.BadRequestError, match=r"input\[1\] has \d+ tokens\. .* length is 256 tokens") as long:
         client.embeddings.create(model=MODEL, input=["a", "word " * 600])
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="between 1 and 384"):

@@ -62,7 +62,7 @@ def test_ollama(daemon: Daemon, expected: np.ndarray) -> None:
     assert shown.modelinfo and shown.modelinfo["bert.embedding_length"] == 384
     assert shown.details and (shown.details.family, shown.details.parameter_size) == ("bert", "22.57M")
     (loaded, *_) = client.ps().models
-    assert (loaded.model, loaded.context_length) == (f"{MODEL}:latest", 512)
+    assert (loaded.model, loaded.context_length) == (f"{MODEL}:latest", 256)
     empty = client.embed(model=MODEL, input=["", TEXTS[0]])
     assert same(empty.embeddings[1:], expected[:1])
     assert np.linalg.norm(empty.embeddings[0]) == pytest.approx(1.0, abs=1e-5), "the row of [CLS] and [SEP]"
@@ -76,11 +76,11 @@ def test_errors_of_ollama(daemon: Daemon) -> None:
         with pytest.raises(ollama.ResponseError, match="model 'no-such-model' not found") as missing:
             ask("no-such-model")
         assert missing.value.status_code == 404
-    with pytest.raises(ollama.ResponseError, match=r"the input length exceeds the context length: .* 512"):
+    with pytest.raises(ollama.ResponseError, match=r"the input length exceeds the context length: .* 256"):
         client.embed(model=MODEL, input=LONG, truncate=False)
     with pytest.raises(ollama.ResponseError, match="input after truncation exceeds maximum context length"):
         client.embed(model=MODEL, input=LONG, options={"num_ctx": 1})
-    assert client.embed(model=MODEL, input=LONG).prompt_eval_count == 512
+    assert client.embed(model=MODEL, input=LONG).prompt_eval_count == 256
     with pytest.raises(ollama.ResponseError, match="does not support generate"):
         client.generate(MODEL, "a")
 
@@ -115,7 +115,7 @@ def test_huggingface_hub(daemon: Daemon, expected: np.ndarray) -> None:
     for address in (daemon.url, f"{daemon.url}/similarity"):
         found = InferenceClient(address).sentence_similarity(TEXTS[0], other_sentences=TEXTS)
         assert np.allclose(found, expected @ expected[0], atol=1e-5)
-    with pytest.raises(HfHubHTTPError, match="maximum context length is 512"):
+    with pytest.raises(HfHubHTTPError, match="maximum context length is 256"):
         InferenceClient(daemon.url).feature_extraction(LONG, truncate=False)
 
 
@@ -124,4 +124,4 @@ def test_the_clients_of_text_embeddings_inference(daemon: Daemon, expected: np.n
     assert same(post(daemon, "/embed", inputs=TEXTS, truncate=True)[1], expected)
     ranks: Any = post(daemon, "/rerank", query="q", texts=TEXTS, raw_scores=False)[1]
     assert sorted(rank["index"] for rank in ranks) == [0, 1, 2]
-    assert daemon.get("/info")[1]["max_input_length"] == 512
+    assert daemon.get("/info")[1]["max_input_length"] == 256

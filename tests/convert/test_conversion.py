@@ -172,14 +172,16 @@ def test_differences_from_sentence_transformers_are_noted(tmp_path: Path) -> Non
     write_json(checkpoint / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")  # it has a Normalize module
     (length,) = result.notes
-    assert "texts of up to 48 tokens" in length and "takes up to 64 tokens" in length
+    assert "texts of up to 48 tokens" in length and "context_tokens allows up to 64" in length
     assert fields(result.path)["edgeembed.converter.notes"] == length
+    assert fields(result.path)["edgeembed.max_seq_length"] == 48
 
     modules = json.loads((checkpoint / "modules.json").read_text(encoding="utf-8"))
     write_json(checkpoint / "modules.json", [module for module in modules if "Normalize" not in module["type"]])
     write_json(checkpoint / "sentence_bert_config.json", {"max_seq_length": 64})
     (similarity,) = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").notes
     assert "similarity_fn_name = 'dot'" in similarity and "vectors of length 1" in similarity
+    assert "edgeembed.max_seq_length" not in fields(tmp_path / "tiny.gguf"), "it says nothing else than the positions"
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])

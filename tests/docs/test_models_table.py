@@ -32,7 +32,7 @@ def _row(entry: CatalogueEntry) -> str:
         entry.purpose,
         f"{size / 1e6:,.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB",
         "scores" if entry.task == "rerank" else _dimensions(entry),
-        f"{entry.context_tokens:,} tokens",
+        f"{entry.max_seq_length or entry.context_tokens:,} tokens",
         ", ".join(_LANGUAGES.get(language, language) for language in entry.languages),
         "Gemma terms" if entry.license == "LicenseRef-Gemma" else entry.license,
     ]

@@ -130,7 +130,7 @@ def _playground(page: Page) -> None:
     # An error is shown in the form that caused it.
     page.write("#text-a", "word " * 600)
     page.find("#compare [type=submit]").click()
-    page.wait_for("#compare-error", "maximum context length is 512")
+    page.wait_for("#compare-error", "maximum context length is 256")
     page.complaints()  # drop the error response, which the console logs
 
 

@@ -18,7 +18,7 @@ WORDS = ["rain", "falls", "on", "green", "hills", "while", "seven", "old", "bird
 WORDS += ["the", "cold", "sea"] * 20
 """Each word is one token of MiniLM."""
 LONG = " ".join(WORDS)
-CONTEXT = 512
+CONTEXT = 256
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_token_ids_have_the_row_of_their_text(daemon: Daemon) -> None:
 
 
 def test_a_text_that_is_too_long_refuses_a_large_request_before_anything_is_computed(daemon: Daemon) -> None:
-    text = "word " * 500
+    text = "word " * 240
     computed = post_status(daemon)
     status, answer = post(daemon, "/v1/embeddings", input=[*(f"{number} {text}" for number in range(600)), text * 2])
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", "input[600]")

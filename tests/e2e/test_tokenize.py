@@ -26,7 +26,7 @@ def test_counts_equal_those_of_embedding(minilm: Callable[[str], Path], home: Pa
         counted = post(daemon, "/v1/tokenize", input=TEXTS, ids=True)
         assert counted["total_tokens"] == post(daemon, "/v1/embeddings", input=TEXTS)["usage"]["total_tokens"]
         assert counted["data"][0]["ids"] == [101, 1996, 4542, 4212, 1012, 102]
-        assert counted["context_tokens"] == 512
+        assert counted["context_tokens"] == 256
         # Texts that are too long to embed can be counted.
         assert post(daemon, "/v1/tokenize", input="word " * 50_000)["total_tokens"] == 50_002
         # Each token's own part of the text, in bytes; the text was cleaned before it was read.

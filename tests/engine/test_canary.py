@@ -79,12 +79,47 @@ def test_wrong_rows_are_reported(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(canary.CanaryError, match=says):
-            canary.check(spoiled(when, spoil), canary.TEXTS)
+            canary.check(spoiled(when, spoil), canary.TEXTS, "F16")
 
 
 def test_an_engine_that_rounds_differently_passes() -> None:
-    least = canary.check(good, canary.TEXTS)
-    assert canary.LEAST_COSINE <= least < 1.0
+    least = canary.check(good, canary.TEXTS, "F16")
+    assert canary.least_together("F16") <= least < 1.0
+
+
+def turned(cosine: float) -> Embed:
+    """Rows that in a batch have this cosine to those alone."""
+
+    def embed(texts: Sequence[str]) -> list[Float32Row]:
+        far = np.sqrt(1 / cosine**2 - 1) if len(texts) > 1 else 0.0
+        return [np.array([1.0, far], dtype=np.float32) for _ in texts]
+
+    return embed
+
+
+# The lowest cosines of real files with sound kernels: Gemma 3 270M requantised to each type, and its published Q4_K_M.
+SOUND = [
+    ("all F32", 0.9999999), ("F16", 0.999999), ("BF16", 0.99997), ("Q8_0", 0.99863), ("Q6_K", 0.99686),
+    ("Q5_K - Medium", 0.99671), ("Q4_K - Medium", 0.99681), ("Q4_1", 0.99942), ("IQ4_XS - 4.25 bpw", 0.9968),
+    ("Q4_E", 0.9968), ("unknown, may not work (guessed)", 0.9968),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file_type", "cosine"), SOUND)
+def test_rounding_of_activations_is_allowed_for_by_type(file_type: str, cosine: float) -> None:
+    assert canary.check(turned(cosine), canary.TEXTS, file_type) == pytest.approx(cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("file_type", [file_type for file_type, _ in SOUND])
+def test_a_wrong_kernel_is_caught_at_every_type(file_type: str) -> None:
+    with pytest.raises(canary.CanaryError, match=r"cosine 0\.98.*expected at least 0\.99.* for "):
+        canary.check(turned(0.9899), canary.TEXTS, file_type)
+
+
+@pytest.mark.parametrize("file_type", ["all F32", "F16", "BF16"])
+def test_weights_that_are_not_quantised_leave_no_room_for_rounding(file_type: str) -> None:
+    with pytest.raises(canary.CanaryError, match=r"expected at least 0\.999 "):
+        canary.check(turned(0.9987), canary.TEXTS, file_type)
 
 
 def test_huge_unnormalised_rows_pass() -> None:
@@ -95,4 +130,4 @@ def test_huge_unnormalised_rows_pass() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert canary.check(huge, canary.TEXTS) > canary.LEAST_COSINE
+        assert canary.check(huge, canary.TEXTS, "F16") > canary.least_together("F16")

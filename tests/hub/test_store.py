@@ -205,6 +205,23 @@ def test_a_local_file_of_a_catalogue_model_gets_its_prompts(paths: Paths, tmp_pa
     assert Store(paths).local(file).entry is None
 
 
+def test_the_length_that_a_model_was_made_for_is_that_of_its_file_or_of_the_catalogue(paths: Paths, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    values: dict[str, str | int] = {"general__architecture": "bert", "bert__embedding_length": 384}
+    assert [local_length(paths, file, values), local_length(paths, file, {**values, "edgeembed__max_seq_length": 128})] == [
+        None,
+        128,
+    ]
+    values["general__name"] = "all-MiniLM-L6-v2"
+    assert local_length(paths, file, values) == 256
+    assert local_length(paths, file, {**values, "edgeembed__max_seq_length": 0}) == 256
+
+
+def local_length(paths: Paths, file: Path, values: dict[str, str | int]) -> int | None:
+    file.write_bytes(gguf_bytes(**values))
+    return Store(paths).local(file).max_seq_length
+
+
 def test_an_installed_file_named_by_its_path(paths: Paths) -> None:
     model = install(paths)
     local = Store(paths).local(model.path)

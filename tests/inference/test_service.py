@@ -200,6 +200,15 @@ async def test_a_wrong_first_probe_is_no_baseline_and_its_verdict_stays_until_it
     await service.pool.close()
 
 
+async def test_the_time_after_which_to_ask_again_is_that_of_the_engine() -> None:
+    service, engine = make()
+    engine.failing = lambda _text: EngineUnavailableError("upstream is down", retry_after=30)
+    with pytest.raises(EngineUnavailableError) as caught:
+        await service.embed(EmbedRequest(texts=["a"]))
+    assert caught.value.retry_after == 30
+    await service.pool.close()
+
+
 async def test_health_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeembed.inference.health.PROBE_SECONDS", 0.05)
     service, engine = make()

@@ -95,6 +95,17 @@ def test_doctor_names_the_damaged_file_and_not_llama_cpp(model: InstalledModel) 
     assert "cache" in found, "the other checks are done, too"
 
 
+@pytest.mark.parametrize(
+    ("setting", "used", "longest"), [(0, None, 4096), (0, 256, 256), (512, 256, 512), (64, 256, 64), (0, 8192, 4096)]
+)
+def test_the_length_that_a_model_was_made_for_is_its_limit_unless_the_setting_says_more(
+    model: InstalledModel, setting: int, used: int | None, longest: int
+) -> None:
+    settings = Settings(context_tokens=setting)
+    made = WorkerConfigurator(settings, Paths.resolve(), replace(model, max_seq_length=used), None, Gpus("cpu"))
+    assert made.options(FASTEST).context_tokens == longest
+
+
 def test_doctor_names_folders_that_take_no_more_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def findings() -> dict[str, Finding]:
         return {finding.subject: finding for finding in examine(resolve({"port": 9}))}

@@ -137,8 +137,14 @@ TEXTS = {
     "/": "inputs",
     "/api/embed": "input",
     "/api/embeddings": "prompt",
+    "/decode": "ids",
+    "/detokenize": "tokens",
     "/embed": "inputs",
+    "/invocations": "input",
+    "/predict": "inputs",
     "/rerank": "documents",
+    "/score": "text_2",
+    "/similarity": "inputs",
     "/tokenize": "inputs",
     "/v1/embed": "texts",
     "/v1/embeddings": "input",
@@ -222,7 +228,7 @@ def shapes(size: int) -> Iterator[Shape]:
     """Yield requests with bodies of at most about `size` bytes."""
     size = size * 15 // 16
     for path, field_ in TEXTS.items():
-        example = {**EXAMPLES[path], "model": "ranker" if "rerank" in path else "embedder"}
+        example = {**EXAMPLES[path], "model": "ranker" if "rerank" in path or path == "/predict" else "embedder"}
         fields = {key: json.dumps(value).encode() for key, value in example.items()}
         bodies = {name: partial(_with, fields, {field_: partial(value, size)}) for name, value in VALUES.items()}
         for other in _OTHER_FIELDS:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.context_plan import ContextShape, padding
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, logged_errors
 from edgeembed.engine.llama.prefixes import KeptPrefixes
-from edgeembed.engine.llama.rows import Float32Matrix, RowReader
+from edgeembed.engine.llama.rows import RowReader
 from edgeembed.engine.llama.thread_choice import ThreadChoice
 from edgeembed.engine.reading import Reading, Tokens
 

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
+from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
-from edgeembed.engine.interface import Float32Row, ModelInfo, Pair, Prompted, Text
+from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
@@ -32,8 +33,8 @@ from edgeembed.engine.llama.library import (
     metadata_overrides,
     system_info,
 )
-from edgeembed.engine.llama.row_probe import find_last_token_reader
-from edgeembed.engine.llama.rows import LastTokenReader, PooledReader
+from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
+from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
@@ -96,6 +97,7 @@ class LlamaModel:
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
+        self._head = self._own_classifier()
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
@@ -105,6 +107,7 @@ class LlamaModel:
             )
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
         facts = self._facts()
+        self.width = facts.width
         options = self._options = reduced(options, facts.trained_tokens)
         self._make_reader = self._find_last_token_reader(facts)
         self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
@@ -116,6 +119,10 @@ class LlamaModel:
     def new_bulk_context(self) -> Context:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
+
+    def new_context(self, reader: RowReader) -> Context:
+        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError."""
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions)
 
     @property
     def batch_capacity(self) -> int:
@@ -207,7 +214,7 @@ class LlamaModel:
             size = length + 1  # like snprintf, llama.cpp returns the full length
 
     def _new_context(self, shape: ContextShape) -> Context:
-        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader()
+        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
 
     def _autotune(self, facts: ModelFacts) -> None:
@@ -224,13 +231,23 @@ class LlamaModel:
             return None
         return find_last_token_reader(
             self._model,
-            width=facts.width,
-            dimensions=self._dimensions,
-            ranks=self._pooling == "rank",
-            architecture=self._architecture,
+            CausalModel(
+                self._architecture, facts.width, self._dimensions, self._pooling == "rank", self._file_type(), self._head
+            ),
             threads=self._options.threads,
             on_card=bool(self._options.gpu_layers),
         )
+
+    def _own_classifier(self) -> ClassifierHead | None:
+        """Return the classifier in the metadata; None if llama.cpp's graph has it, or if there is none."""
+        text = self.metadata(CLASSIFIER_KEY) if self._pooling == "rank" else None
+        if text is None:
+            return None
+        width = int(lib.llama_model_n_embd(self._model))
+        try:
+            return ClassifierHead(decode_classifier(text, self._dimensions, width))
+        except ValueError as error:
+            raise ModelLoadError(f"{self._options.path}: {CLASSIFIER_KEY}: {error}", fatal=True) from error
 
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
@@ -253,8 +270,6 @@ class LlamaModel:
         )
 
     def _describe(self) -> ModelInfo:
-        description = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self._model, description, len(description))
         return ModelInfo(
             architecture=self._architecture,
             name=self.metadata("general.name") or Path(self._options.path).stem,
@@ -262,11 +277,17 @@ class LlamaModel:
             context_tokens=self.plan.wide.longest_text,
             attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
-            file_type=_after_first_word(description.value.decode("utf-8", "replace")),
+            file_type=self._file_type(),
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
             llama_cpp=f"{system_info()}; {self.kernels.words}",
         )
+
+    def _file_type(self) -> str:
+        """Return the converter's name for the type, such as "Q4_E", or else llama.cpp's, such as "Q4_K - Medium"."""
+        description = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, description, len(description))
+        return self.metadata(TYPE_KEY) or _after_first_word(description.value.decode("utf-8", "replace"))
 
     def _pooling_of_file(self) -> str:
         value = self.metadata(f"{self._architecture}.pooling_type")

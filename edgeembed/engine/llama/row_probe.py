@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from edgeembed.engine.canary import likeness
+from edgeembed.engine.canary import least_together, likeness
+from edgeembed.engine.classifier import ClassifierHead, Float32Matrix
 from edgeembed.engine.context_plan import ContextShape
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.ggml import CLASSIFIER_WEIGHT, TYPE_F32, EvalCallback, Tensor
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.rows import (
-    ClassifierHead,
-    Float32Matrix,
     LastTokenReader,
     PooledReader,
     RowReader,
@@ -25,8 +25,6 @@ from edgeembed.engine.llama.rows import (
 )
 from edgeembed.engine.reading import Reading
 
-LEAST_LIKENESS = 0.999
-"""Between the rows of both readers. They differ only by rounding: the last layer computes one row instead of all."""
 TOKENS = 4
 LEAST_CELLS = 256
 """llama.cpp makes no smaller context."""
@@ -36,6 +34,7 @@ class _ProbingReader(PooledReader):
     """Reads pooled rows, and copies a reranker's classifier. classifier: its weights, shape (labels, width), once seen."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.classifier: Float32Matrix | None = None
         self._callback = EvalCallback(self._copy_classifier)
 
@@ -60,32 +59,50 @@ class _ProbingReader(PooledReader):
         return False
 
 
+@dataclass(frozen=True)
+class CausalModel:
+    """What the test has to know of a model."""
+
+    architecture: str
+    width: int
+    """Of a hidden state."""
+    dimensions: int
+    """Of a row."""
+    ranks: bool
+    file_type: str
+    head: ClassifierHead | None = None
+    """A reranker's classifier, if llama.cpp's graph lacks it."""
+
+
 def find_last_token_reader(
-    model: Any, *, width: int, dimensions: int, ranks: bool, architecture: str, threads: int, on_card: bool = False
+    model: Any, facts: CausalModel, *, threads: int, on_card: bool = False
 ) -> Callable[[int], LastTokenReader] | None:
     """Return a factory of `LastTokenReader(most outputs of a pass)` for a causal model; None when its rows would differ.
 
-    width: of a hidden state. dimensions: of a row. on_card: as for `Context`. Takes two passes of a few tokens.
+    on_card: as for `Context`. Takes two passes of a few tokens.
     """
+    width, dimensions = facts.width, facts.dimensions
     text = [Reading(np.arange(TOKENS, dtype=np.int32))]
     shape = ContextShape(
         cells=LEAST_CELLS, batch=TOKENS, longest_text=TOKENS, texts=1, threads=threads, pieces=True, prefix_cells=0,
         pad_factor=0.0, trained_tokens=TOKENS,
     )  # fmt: skip
-    plain = _ProbingReader()
+    plain = _ProbingReader() if facts.head is None else PooledReader(facts.head)
     expected = _compute(model, shape, plain, text, dimensions, on_card=on_card)
-    head: ClassifierHead | None = None
-    if ranks:
+    head = facts.head
+    if isinstance(plain, _ProbingReader) and facts.ranks:
         if plain.classifier is None or plain.classifier.shape != (dimensions, width):
             return None
-        head = ClassifierHead(plain.classifier, softmax=architecture.startswith("qwen3"))  # as llama.cpp's graph has it
-    elif dimensions != width:
+        # as llama.cpp's graph has it
+        head = ClassifierHead(plain.classifier, softmax=facts.architecture.startswith("qwen3"))
+    elif head is None and dimensions != width:
         return None
     try:
         found = _compute(model, shape, LastTokenReader(width, shape.sequences, head), text, dimensions, on_card=on_card)
     except ComputeError:
         return None
-    if not likeness(expected[0], found[0], scores=ranks) >= LEAST_LIKENESS:
+    # The rows differ only by rounding, as those of two batches do: the last layer computes one row instead of all.
+    if not likeness(expected[0], found[0], scores=facts.ranks) >= least_together(facts.file_type):
         return None
     return partial(LastTokenReader, width, head=head)
 

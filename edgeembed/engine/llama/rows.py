@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeembed.engine.classifier import ClassifierHead, Float32Matrix
+from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.ggml import LAST_HIDDEN_STATES, EvalCallback, function
 from edgeembed.engine.llama.library import ComputeError
-
-Float32Matrix = npt.NDArray[np.float32]
-"""float32, shape (texts, dimensions)."""
 
 tensor_name: Any = function("ggml_get_name")
 tensor_bytes: Any = function("ggml_nbytes")
@@ -49,40 +46,32 @@ class RowReader(Protocol):
 
 
 class PooledReader:
-    """Reads the rows that llama.cpp pooled, one for each sequence."""
+    """Reads the rows that llama.cpp pooled, one for each sequence; with a head, scores of the last token's states."""
 
     last_only = False
 
+    def __init__(self, head: ClassifierHead | None = None) -> None:
+        """head: a classifier that llama.cpp's graph lacks."""
+        self._head = head
+
     def configure(self, params: Any) -> None:
         params.embeddings = True
+        if self._head is not None:
+            params.pooling_type = lib.LLAMA_POOLING_TYPE_LAST
 
     def expect(self, outputs: int) -> None:
         pass
 
     def read(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
-        target, stride = rows.ctypes.data, rows.strides[0]
+        pooled = rows if self._head is None else np.empty((len(rows), self._head.weight.shape[1]), dtype=np.float32)
+        target, stride = pooled.ctypes.data, pooled.strides[0]
         for number, sequence in enumerate(sequences):
             pointer = _pooled_row(context, sequence)
             if not pointer:
                 raise ComputeError(f"llama.cpp has no row for sequence {sequence}")
             ctypes.memmove(target + number * stride, pointer, stride)
-
-
-@dataclass(frozen=True)
-class ClassifierHead:
-    """A reranker's classifier of the last token. weight: float32, shape (labels, width)."""
-
-    weight: Float32Matrix
-    softmax: bool
-
-    def scores(self, hidden: Float32Matrix) -> Float32Matrix:
-        """Return the scores, shape (texts, labels), of hidden states, shape (texts, width)."""
-        logits: Float32Matrix = hidden @ self.weight.T
-        if not self.softmax:
-            return logits
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        result: Float32Matrix = powers / powers.sum(axis=1, keepdims=True)
-        return result
+        if self._head is not None:
+            rows[:] = self._head.scores(pooled)
 
 
 class LastTokenReader:

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
+from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.context_plan import MOST_REDUCTION
 from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
@@ -38,7 +39,6 @@ from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel, load_libraries
-from edgeembed.engine.llama.rows import Float32Matrix
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
@@ -121,7 +121,7 @@ class Worker:
             if sum(map(len, together)) + len(tokens) <= model.batch_capacity:
                 together.append(tokens)
         # A reranker's template alone may be longer than a batch.
-        canary.check(model.embed, together or [min(texts, key=len)], scores=scores)
+        canary.check(model.embed, together or [min(texts, key=len)], model.info.file_type, scores=scores)
         in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
         if in_file is None or rows is None:
             return msgspec.structs.replace(model.info, reference=self._own_reference(model, scores=scores))

@@ -22,8 +22,8 @@ ARCHITECTURE_KEY = "general.architecture"
 # llama.cpp handles a hostile file of another architecture has not been reviewed.
 _ROTATIONS: dict[str, Literal["whole", "part", "none"]] = {
     "bert": "none", "nomic-bert": "part", "nomic-bert-moe": "part", "jina-bert-v2": "none", "jina-bert-v3": "part",
-    "modern-bert": "part", "neo-bert": "part", "eurobert": "part", "gemma-embedding": "part", "gemma2": "part",
-    "gemma3": "part", "llama": "whole", "llama-embed": "whole", "qwen2": "whole", "qwen3": "whole",
+    "modern-bert": "part", "neo-bert": "part", "eurobert": "part", "gemma": "part", "gemma-embedding": "part",
+    "gemma2": "part", "gemma3": "part", "llama": "whole", "llama-embed": "whole", "qwen2": "whole", "qwen3": "whole",
 }  # fmt: skip
 
 # Architectures with sliding windows: the default period of layers without a window, and whether the first layer is one.
@@ -37,7 +37,7 @@ _MOST_HEADS, _LONGEST_HEAD = 1024, 1024
 _MOST_WIDTH = 2**17
 _MOST_FEED_FORWARD, _MOST_QUERY = 32, 16
 """As multiples of the width: the memory for each token of a batch must stay in proportion to the file."""
-_WITH_KV_CACHE = ("gemma2", "gemma3", "llama", "llama-embed", "qwen2", "qwen3")
+_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "llama", "llama-embed", "qwen2", "qwen3")
 """Architectures for which llama.cpp allocates a KV cache; llama-embed makes no use of it."""
 _WITHOUT_PIECES = ("llama-embed",)
 """Architectures with a KV cache whose texts must not be computed in pieces."""

@@ -11,11 +11,12 @@ import string
 from pathlib import Path
 
 from edgeembed.engine import canary
+from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
-from edgeembed.hub.gguf.file import GgufHead
+from edgeembed.hub.gguf.file import GgufHead, Scalar
 from edgeembed.hub.gguf.frames import frame_of
 from edgeembed.hub.gguf.header import GgufHeader, open_gguf
 from edgeembed.hub.gguf.tensors import (
@@ -58,7 +59,7 @@ def check_gguf(path: Path) -> GgufHeader:
             check_kinds(by_name)
             check_fused_attention(by_name, sizes.layers, sizes.attention)
             check_dense(by_name)
-            if sizes.scores is not None:
+            if sizes.scores is not None and CLASSIFIER_KEY not in head.values:
                 check_scores(by_name, sizes.scores)
             tokens = check_vocabulary(reader, head)
             check_vocabulary_size(tokens, sizes.width)
@@ -79,6 +80,8 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
             raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
     _check_prompts(texts)
+    if (classifier := values.get(CLASSIFIER_KEY)) is not None:
+        _check_classifier(classifier, sizes)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
     if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < tokens:
         raise UnfitError(f"key {SECOND_SEGMENT_KEY!r} is {offset!r}, expected the id of one of {tokens} tokens")
@@ -93,6 +96,15 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or sizes.width)
 
 
+def _check_classifier(value: Scalar, sizes: ArchitectureSizes) -> None:
+    if not isinstance(value, str) or sizes.scores is None:
+        raise UnfitError(f"key {CLASSIFIER_KEY!r}: expected a string in the file of a reranker")
+    try:
+        decode_classifier(value, sizes.scores, sizes.width)
+    except ValueError as error:
+        raise UnfitError(f"key {CLASSIFIER_KEY!r}: {error}") from error
+
+
 def _check_prompts(texts: dict[str, str]) -> None:
     found = {kind: texts[key] for kind, key in _PROMPT_KEYS.items() if key in texts}
     try:
@@ -101,7 +113,7 @@ def _check_prompts(texts: dict[str, str]) -> None:
         raise UnfitError(f"keys 'edgeembed.prompt.*': {error}") from error
     for key, allowed in (
         *((key, {"text", "instruction"}) for kind, key in _PROMPT_KEYS.items() if kind != "instruction"),
-        (TEMPLATE_KEY, {"query", "document", "instruction"}),
+        (TEMPLATE_KEY, {"query", "document", "instruction", "cut"}),
     ):
         _check_template(key, texts.get(key, ""), allowed)
 

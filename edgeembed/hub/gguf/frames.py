@@ -251,6 +251,16 @@ class _Comparison:
                 f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
                 "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
             )
+        # With norms of queries and keys, the code's gate is the second half of the joint matrix; the graph takes the first.
+        if (
+            self._architecture == "jina-bert-v2"
+            and "blk.0.attn_q_norm.weight" in self._shapes
+            and ("blk.0.ffn_gate.weight" not in self._shapes)
+        ):
+            self._refuse(
+                "it is a jina-embeddings-v2-base-code whose feed-forward gate llama.cpp would take from the wrong half "
+                "of a matrix (ffn_up), as llama.cpp's converter writes it; convert the checkpoint with edgeembed convert"
+            )
         if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
             return
         if model is not None and model.dense:

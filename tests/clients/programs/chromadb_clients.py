@@ -50,7 +50,7 @@ embedder(
     "chromadb, OpenAI",
     openai,
     lambda text: openai([text])[0],
-    long=raises("openai.BadRequestError", match="maximum context length is 512 tokens"),
+    long=raises("openai.BadRequestError", match="maximum context length is 256 tokens"),
     empty=raises("openai.BadRequestError", match="empty"),
     unknown=raises("openai.NotFoundError"),
     wrong_key=raises("openai.AuthenticationError"),

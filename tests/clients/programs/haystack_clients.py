@@ -46,7 +46,7 @@ embedder(
     "haystack, OpenAI",
     of(lambda url, model, key: openai(url, model, key, raise_on_failure=True)),
     lambda text: openai(kind=OpenAITextEmbedder).run(text)["embedding"],
-    long=raises("openai.BadRequestError", match="maximum context length is 512 tokens"),
+    long=raises("openai.BadRequestError", match="maximum context length is 256 tokens"),
     empty=raises("openai.BadRequestError", match="empty"),
     unknown=raises("openai.NotFoundError"),
     wrong_key=raises("openai.AuthenticationError"),

@@ -64,7 +64,7 @@ embedder(
     "langchain-openai",
     documents(openai_text),
     lambda text: openai_text().embed_query(text),
-    long=raises("openai.BadRequestError", match="maximum context length is 512 tokens"),
+    long=raises("openai.BadRequestError", match="maximum context length is 256 tokens"),
     empty=raises("openai.BadRequestError", match="empty"),
     unknown=raises("openai.NotFoundError"),
     wrong_key=raises("openai.AuthenticationError"),

@@ -22,7 +22,7 @@ from client_cases import (
 )
 
 litellm.suppress_debug_info = True
-LIMIT = "maximum context length is 512 tokens"
+LIMIT = "maximum context length is 256 tokens"
 TOO_LONG = raises("litellm.ContextWindowExceededError")
 UNKNOWN = raises("litellm.NotFoundError")
 WRONG_KEY = raises("litellm.AuthenticationError")

@@ -37,7 +37,7 @@ embedder(
     "llama-index, openai-like",
     of(openai_like),
     lambda text: openai_like().get_query_embedding(text),
-    long=raises("openai.BadRequestError", match="maximum context length is 512 tokens"),
+    long=raises("openai.BadRequestError", match="maximum context length is 256 tokens"),
     empty=raises("openai.BadRequestError", match="empty"),
     unknown=raises("openai.NotFoundError"),
     wrong_key=raises("openai.AuthenticationError"),

@@ -24,7 +24,7 @@ embedder(
     "mem0, openai",
     openai,
     lambda text: OpenAIEmbedding(BaseEmbedderConfig(model=MODEL, openai_base_url=f"{URL}/v1", api_key=ANY_KEY)).embed(text),
-    long=raises("openai.BadRequestError", match="maximum context length is 512 tokens"),
+    long=raises("openai.BadRequestError", match="maximum context length is 256 tokens"),
     empty=raises("openai.BadRequestError", match="empty"),
     unknown=raises("openai.NotFoundError"),
     wrong_key=raises("openai.AuthenticationError"),

@@ -20,7 +20,7 @@ embedder(
     CLIENT,
     embed,
     lambda text: embed(text)[0],
-    long=raises("openai.BadRequestError", match="maximum context length is 512 tokens"),
+    long=raises("openai.BadRequestError", match="maximum context length is 256 tokens"),
     empty=raises("openai.BadRequestError", match="empty"),
     unknown=raises("openai.NotFoundError", match="no-such-model"),
     wrong_key=raises("openai.AuthenticationError"),

@@ -395,7 +395,7 @@ FORMS = (
     ),
     Form(
         "qwen2_bidirectional_mean",
-        ("KaLM-Embedding/KaLM-embedding-multilingual-mini-instruct-v2.5",),
+        ("KaLM-embedding-multilingual-mini-instruct-v2 with is_causal = false for its code",),
         "Qwen2Model",
         make_kalm_v2,
         "mean",

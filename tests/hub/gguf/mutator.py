@@ -198,6 +198,7 @@ _EXTRA_WHOLE: dict[str, tuple[int, list[int | float | bytes | Array]]] = {
     "general.name": (STRING, [b"phi-3", b"modern-bert", b"x" * 5000]),
     "edgeembed.prompt.query": (STRING, [b"{text:>999999999}", b"{text!r}", b"{text.format}", b"{", b"{text}{text}", b"q"]),
     "edgeembed.prompt.rerank": (STRING, [b"{query", b"{query:>999999999}", b"{0}", b"[CLS]{query}[SEP]{document}", b"x"]),
+    "edgeembed.rerank.classifier": (8, [b"", b"AAAA", b"////" * 4, b"A" * 8192]),
     "edgeembed.rerank.second_segment": (4, [1, 2**31, 2**32 - 1]),
     "edgeembed.canary.texts": (STRING, [b"[]", b"{}", b'["a"]', b'[["a","b"]]', b"x"]),
     "edgeembed.canary.rows": (STRING, [b"", b"AAAAAA==", b"AACAPw==", b"!"]),

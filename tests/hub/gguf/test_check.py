@@ -203,6 +203,7 @@ KEYS: list[tuple[str, int, bytes | int | float | Array, str]] = [
     ("edgeembed.prompt.query", UINT32, 1, "expected a string"),
     ("edgeembed.prompt.rerank", STRING, b"{query}{nothing}", "field that is not just one of"),
     ("edgeembed.prompt.rerank", STRING, b"}", "is not a valid template"),
+    ("edgeembed.rerank.classifier", STRING, b"AAAA", "in the file of a reranker"),
     ("edgeembed.rerank.second_segment", UINT32, 259, "one of 259 tokens"),
     ("edgeembed.rerank.second_segment", STRING, b"x", "one of 259 tokens"),
     ("edgeembed.matryoshka.min", UINT32, 0, "not a range within 1 to 64"),

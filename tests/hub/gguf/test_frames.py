@@ -14,7 +14,8 @@ from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import WrongFrameError
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.check import check_gguf
-from edgeembed.hub.gguf.frames import Frame, read_frame
+from edgeembed.hub.gguf.frames import Frame, frame_of, read_frame
+from edgeembed.hub.gguf.header import open_gguf
 from edgeembed_convert.families.qwen3 import INSTRUCTION, RERANK_TEMPLATE
 from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.llama_vectors import cosine
@@ -24,6 +25,7 @@ from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_r
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.harrier import make_harrier_270m
+from tests.convert.zoo.jina_bert import make_code
 from tests.convert.zoo.llama import make_e5_mistral, make_jina_code, make_nemotron
 from tests.hub.gguf.models import make_models
 from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
@@ -333,3 +335,14 @@ def test_a_reranker_without_a_template_is_refused(tmp_path: Path, rerankers: dic
     theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
     with pytest.raises(WrongFrameError, match="a reranker without a template for pairs"):
         check_gguf(_changed(theirs, tmp_path, drop("tokenizer.chat_template.rerank")))
+
+
+def test_a_joint_gate_of_jinas_model_for_code_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_code(tmp_path / "code")
+    convert_checkpoint(checkpoint, tmp_path / "code.gguf", quantization="F16")
+    with open_gguf(tmp_path / "code.gguf") as reader:
+        head = reader.head()
+        right = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
+        joint = {name: shape for name, shape in right.items() if "ffn_gate" not in name}
+        assert frame_of(reader, head, right).refusal is None
+        assert "the wrong half" in (frame_of(reader, head, joint).refusal or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,6 @@ from aiohttp.test_utils import TestClient
 
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_row
 from tests.server.dialect_requests import Server, post, unit
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
 
 
 async def test_v2_returns_floats_by_default(client: TestClient) -> None:

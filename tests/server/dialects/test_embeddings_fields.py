@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,6 @@ from edgeembed.inference.number_formats import quantised
 from edgeembed.server.dialects import embeddings_answer
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_row
 from tests.server.dialect_requests import Server, unit
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
-
 
 TEXTS = ["two words", "one"]
 UNITS = np.array([unit(text) for text in TEXTS], dtype=np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,6 @@ from edgeembed.server.dialects import ollama_embed
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS
 from tests.server.dialect_requests import Server, get, post, unit
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
 
 
 async def test_embed_takes_a_text_or_a_list_and_returns_unit_rows_in_order(client: TestClient) -> None:

@@ -13,11 +13,6 @@ from tests.server.helpers import loaded
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
 async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
     client = await aiohttp_client(server.app)
     await loaded(client)

@@ -18,11 +18,6 @@ from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_model
 from tests.server.dialect_requests import Server, get, post
 
 
-@pytest.fixture
-async def client(aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(Server().app)
-
-
 async def test_tags_list_every_name_of_embedders(client: TestClient) -> None:
     status, answer = await get(client, "/api/tags")
     assert status == 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,6 @@ from tests.server.dialect_requests import LOGITS, Server, post, unit
 DOCUMENTS = ["bad", "best", "so-so", "good"]
 BEST_FIRST = [1, 3, 2, 0]
 JINA, COHERE, TEI = "/v1/rerank", "/v2/rerank", "/rerank"
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
 
 
 def relevance(document: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,6 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from tests.server.dialect_requests import LOGITS, Server, post, unit
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
 
 
 def relevance(document: str) -> float:

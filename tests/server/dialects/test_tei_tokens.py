@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,16 +13,6 @@ from edgeembed.engine.interface import Text, Tokenized, TokenWant
 from edgeembed.inference.aside import LARGE, Aside
 from tests.fakes import CONTEXT_TOKENS
 from tests.server.dialect_requests import Server, post
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
 
 
 def places(tokens: list[dict[str, Any]]) -> list[tuple[str, int | None, int | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,16 +9,6 @@ from aiohttp.test_utils import TestClient
 
 from tests.fakes import CONTEXT_TOKENS
 from tests.server.dialect_requests import Server, post
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def client(server: Server, aiohttp_client: Callable[..., Awaitable[TestClient]]) -> TestClient:
-    return await aiohttp_client(server.app)
 
 
 async def test_tokens_are_counted_without_embedding(client: TestClient, server: Server) -> None:

@@ -1,0 +1,55 @@
+"""The classifier of a reranker: the linear layer that turns the last token's hidden state into scores.
+
+llama.cpp's graphs have it for Qwen3 and some encoders. For other decoders (Qwen2, Gemma) it refuses a file with such a
+tensor; their classifier, which is one or two rows of the LM head, is a string in the metadata, and the engine computes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+CLASSIFIER_KEY = "edgeembed.rerank.classifier"
+"""Base64 of the weights: little-endian float32, shape (labels, width)."""
+
+Float32Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """A classifier of the last token. weight: float32, shape (labels, width)."""
+
+    weight: Float32Matrix
+    softmax: bool = False
+
+    def scores(self, hidden: Float32Matrix) -> Float32Matrix:
+        """Return the scores, shape (texts, labels), of hidden states, shape (texts, width)."""
+        logits: Float32Matrix = hidden @ self.weight.T
+        if not self.softmax:
+            return logits
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        result: Float32Matrix = powers / powers.sum(axis=1, keepdims=True)
+        return result
+
+
+def encode_classifier(weight: Float32Matrix) -> str:
+    """Return the value of CLASSIFIER_KEY for weights of shape (labels, width)."""
+    return base64.b64encode(np.ascontiguousarray(weight, dtype="<f4").tobytes()).decode("ascii")
+
+
+def decode_classifier(text: str, labels: int, width: int) -> Float32Matrix:
+    """Return the weights, shape (labels, width). Raises ValueError if the text is not that of finite weights."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {error}") from error
+    if len(raw) != 4 * labels * width:
+        raise ValueError(f"it has {len(raw)} bytes, expected {4 * labels * width}: {labels} rows of {width} numbers")
+    weight = np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(labels, width)
+    if not np.isfinite(weight).all():
+        raise ValueError("it has numbers that are not finite")
+    return weight
