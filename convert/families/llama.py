@@ -3,11 +3,11 @@
 Architecture: Touvron et al., "LLaMA", 2023; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2 Technical Report", 2024.
 Tensor names: those of transformers' LlamaModel, MistralModel and Qwen2Model, which are the same.
 
-llama.cpp has three graphs for them. `llama` and `qwen2` are causal and keep keys and values, so that long texts are computed
-in pieces and prompts only once: for models whose vector is that of the last token. `llama-embed` attends in both directions
-unless the file says otherwise, and ends without the LM head, which for a vocabulary of 150,000 tokens takes 600 kB for each
-token, and in a model of 0.5 billion weights a quarter of the work: for all others. It also computes Qwen2, whose attention has biases, once the rows of queries
-and keys are in Llama's order (`views.Interleaved`).
+llama.cpp has three graphs for them. `llama` and `qwen2` keep keys and values, so that long texts are computed in pieces and
+prompts only once: for causal models whose vector is that of the last token. `llama-embed` keeps none, may be causal or not,
+and ends without the LM head, which for a vocabulary of 150,000 tokens takes 600 kB for each token, and in a model of 0.5
+billion weights a quarter of the work: for all others. It also computes Qwen2, whose attention has biases, once the rows of
+queries and keys are in Llama's order (`views.Interleaved`).
 """
 
 from __future__ import annotations
