@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.adapters import choose_adapter, merged
 from edgeembed_convert.fp8 import check_quantization, dequantized
 from edgeembed_convert.ignored import (
-    refuse_adapters,
     refuse_arguments,
     refuse_code,
     refuse_tokenizer_class,
@@ -45,8 +45,8 @@ _TRANSFORMER_CONFIGS = [
     "sentence_xlnet_config.json",
 ]  # fmt: skip
 _MODULES_OF = "sentence_transformers."
-# Modules that do not change the direction of the pooled row; the daemon normalises rows itself.
-_HARMLESS_MODULES = {"Normalize", "Dropout"}
+# Normalize and Dropout do not change the direction of the pooled row, and the daemon normalises rows itself. Dense: `dense`.
+_READ_MODULES = {"Transformer", "Dense", "Normalize", "Dropout"}
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,35 @@ class Checkpoint:
 
     folder: Path
     modules: list[tuple[str, Path]] | None
-    """Class name and folder of each sentence-transformers module; None if there is no modules.json."""
+    """Class and folder of each module, of those of sentence-transformers without packages; None without modules.json."""
     model_folder: Path
     """Folder of the encoder's files: `folder`, or that of the Transformer module."""
     config: dict[str, Any]
     task: Task | None = None
     """The purpose of the model, as given by the caller; for files that do not say it."""
+    adapter: Path | None = None
+    """The folder of the adapter that is merged into the weights."""
 
     @property
     def config_file(self) -> Path:
         """The file of `config`, for error messages."""
         return self.model_folder / "config.json"
 
+    @property
+    def adapter_name(self) -> str | None:
+        """The name of the adapter that is merged; None without one, or if it is the model's only one, beside it."""
+        return self.adapter.name if self.adapter and self.adapter.resolve() != self.folder.resolve() else None
+
+    @property
+    def modules_file(self) -> Path:
+        """The file of `modules`, for error messages."""
+        return self.folder / "modules.json"
+
     @cached_property
     def weights(self) -> Weights:
         """The weights, with checked headers. Raises ConversionError."""
-        return dequantized(open_weights(self.model_folder), self.config, self.config_file)
+        weights = dequantized(open_weights(self.model_folder), self.config, self.config_file)
+        return merged(weights, self.adapter) if self.adapter else weights
 
     @cached_property
     def lowercases_input(self) -> bool:
@@ -135,7 +148,7 @@ class Checkpoint:
     def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
         """Return the pooling of the checkpoint: mean, cls or last.
 
-        also: modules besides Transformer and Pooling that the family converts.
+        also: modules that the family converts, besides those of all families.
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
@@ -148,30 +161,27 @@ class Checkpoint:
         for kind, folder in self.modules:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
-            elif kind not in {"Transformer", *_HARMLESS_MODULES, *also}:
-                raise ConversionError(
-                    f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted"
-                    + (
-                        "; llama.cpp computes Dense layers only in EmbeddingGemma's graph, and none with an activation"
-                        if kind == "Dense"
-                        else ""
-                    )
-                )
+            elif kind not in {*_READ_MODULES, *also}:
+                raise ConversionError(f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted")
         if len(poolings) != 1:
             raise ConversionError(f"{self.folder / 'modules.json'}: expected one Pooling module, found {len(poolings)}")
         return _read_pooling(poolings[0], hidden_size)
 
 
-def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
+def open_checkpoint(
+    folder: Path, task: Task | None = None, adapter: str | None = None, source: str | None = None
+) -> Checkpoint:
     """Open a checkpoint folder and read its config.json.
+
+    adapter: name or path of the one that is merged. source: what the user called the checkpoint, for messages.
 
     Raises ConversionError if it is not a checkpoint, or contains something that changes vectors but is not read.
     """
     if not folder.is_dir():
         raise ConversionError(f"{folder}: not a folder")
-    refuse_adapters(folder)
+    chosen = choose_adapter(folder, adapter, source or str(folder))
     modules = _read_modules(folder)
-    encoders = [path for kind, path in modules or [] if kind == "Transformer"]
+    encoders = [path for kind, path in modules or [] if kind.rpartition(".")[2] == "Transformer"]
     if len(encoders) > 1:
         raise ConversionError(f"{folder / 'modules.json'}: expected one Transformer module, found {len(encoders)}")
     model_folder = encoders[0] if encoders else folder
@@ -183,7 +193,7 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     refuse_tokenizer_class(model_folder, config)
     if settings := _transformer_config(model_folder):
         refuse_arguments(read_json(settings), settings)
-    return Checkpoint(folder, modules, model_folder, config, task)
+    return Checkpoint(folder, modules, model_folder, config, task, chosen)
 
 
 def torch_class(name: Any) -> str | None:
@@ -211,13 +221,10 @@ def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or "\\" in path:
             raise ConversionError(f"{file}: the path {path!r} is outside the checkpoint's folder")
-        if not kind.startswith(_MODULES_OF):
-            raise ConversionError(
-                f"{file}: the module {kind} is the checkpoint's own code, which is never run; only modules of "
-                "sentence_transformers can be converted"
-            )
         # sentence-transformers has moved its classes between Python modules; the class names are stable.
-        modules.append((kind.rpartition(".")[2], folder / parts))
+        # A class of another package keeps its full name: only the family that follows its code may accept it.
+        name = kind.rpartition(".")[2] if kind.startswith(_MODULES_OF) else kind if "." in kind else f".{kind}"
+        modules.append((name, folder / parts))
     return modules
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
@@ -21,6 +21,7 @@ from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
+from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
@@ -41,6 +42,8 @@ from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+_DENSE_IN_GRAPH = "dense_2.weight"
+"""A tensor of dense layers that llama.cpp computes."""
 MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
 """The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
@@ -60,6 +63,8 @@ class ConversionOptions:
     """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
     task: Task | None = None
     """Whether the model computes vectors or scores, for checkpoints whose files do not say it."""
+    adapter: str | None = None
+    """The adapter to merge into the weights: the name of one in the checkpoint, or the path of its folder."""
     master: Path | None = None
     """Where to keep the file of the unquantised weights; it is removed by default."""
     proof: bool = True
@@ -102,14 +107,15 @@ def convert_checkpoint(
     options = options or ConversionOptions()
     wanted = parse_quantization(options.quantization)
     try:
-        checkpoint = open_checkpoint(source, options.task)
+        checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo)
         plan = find_family(checkpoint).plan(checkpoint)
         if options.task is not None and (options.task == "rerank") != (plan.pooling == "rank"):
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
+        plan = _with_dense(checkpoint, plan)
         _check_lower_casing(checkpoint, plan)
-        notes = notes_on(checkpoint, plan)
+        notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
         check_target(target, job.size + job.master_size)
         work = _ByteProgress(checkpoint.weights.size_bytes + job.size + job.master_size, progress)
@@ -131,6 +137,16 @@ def convert_checkpoint(
         dimensions=plan.dimensions,
         pooling=plan.pooling,
     )
+
+
+def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
+    """Return the plan with the dense layers that our engine computes."""
+    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+        return plan
+    head = read_dense(checkpoint, plan.dimensions)
+    if head is None:
+        return plan
+    return replace(plan, dimensions=head.outputs, metadata={**plan.metadata, **head.metadata()})
 
 
 def _check_lower_casing(checkpoint: Checkpoint, plan: ModelPlan) -> None:
@@ -237,6 +253,8 @@ class _Job:
 def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOptions, sha256: str) -> Metadata:
     source_repo = options.source_repo or ""
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
+    if checkpoint.adapter_name and not options.name:
+        name = f"{name}-{checkpoint.adapter_name}"
     prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
     metadata: Metadata = {
         Keys.General.TYPE: "model",
@@ -252,6 +270,7 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
         "edgeembed.converter.version": __version__,
         "edgeembed.source.repo": source_repo,
         "edgeembed.source.revision": options.source_revision or "",
+        "edgeembed.source.adapter": checkpoint.adapter_name or "",
         "edgeembed.source.sha256": sha256,
     }
     # Unknown values get no key.

@@ -1,28 +1,18 @@
 """Refuses files and settings of a checkpoint that change its vectors but that the converter does not read.
 
-Adapters: those of peft, which transformers and sentence-transformers add to the weights beside them
-(huggingface/peft, "Checkpoint format"), and of similar libraries. Code: `auto_map` of transformers, and its tokenizers that
-split texts in ways that no file of the checkpoint describes. A class is recognised by its full name.
+Code: `auto_map` of transformers, modules of other packages than sentence-transformers, and tokenizers that split texts in
+ways that no file of the checkpoint describes. A class is recognised by its full name. For adapters see `adapters`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert.jsonfile import read_json
-
-ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER = re.compile(
-    rf"{re.escape(ADAPTER_CONFIG)}|(pytorch_)?adapters?(_model)?\.(safetensors|bin|pt|npz)|.*lora.*\.(safetensors|bin|pt)",
-    re.IGNORECASE,
-)
-_DEPTH = 3
-"""Levels of folders that are searched for adapters, as in adapters/retrieval/."""
 
 # Tokenizers of transformers that do more than tokenizer.json and vocab.txt say: they split by a dictionary, by bytes or by
 # sentences, or replace names and links. All are slow ones, which never read tokenizer.json.
@@ -43,36 +33,6 @@ _HARMLESS_ARGUMENTS = {
     "add_pooling_layer", "attn_implementation", "cache_dir", "device_map", "dtype", "local_files_only", "low_cpu_mem_usage",
     "model_max_length", "padding_side", "revision", "token", "torch_dtype", "trust_remote_code", "use_fast",
 }  # fmt: skip
-
-
-def refuse_adapters(folder: Path) -> None:
-    """Raise ConversionError if there is an adapter in the folder, or below it."""
-    adapter = next(_adapters(folder), None)
-    if adapter is None:
-        return
-    only = not (folder / "config.json").is_file() and not (folder / "modules.json").is_file()
-    base = _base_of(adapter.with_name(ADAPTER_CONFIG))
-    what = f"an adapter{f' of {base}' if base else ''}, and the model is not beside it" if only else "an adapter"
-    raise ConversionError(
-        f"{adapter}: this is {what}. Vectors without it would be those of another model. Merge it into the weights (with "
-        "peft: model.merge_and_unload(), then save_pretrained(FOLDER)) and convert that folder"
-        + ("" if only else "; if the model does not use the adapter, move it out of the folder")
-    )
-
-
-def _adapters(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        depth = len(Path(place).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
-        yield from (Path(place) / name for name in sorted(files) if _ADAPTER.fullmatch(name))
-
-
-def _base_of(file: Path) -> str | None:
-    try:
-        base = read_json(file).get("base_model_name_or_path")
-    except ConversionError:
-        return None
-    return base if isinstance(base, str) else None
 
 
 def own_code(config: dict[str, Any], file: Path) -> tuple[str, ...]:
@@ -114,6 +74,16 @@ def adds_by_flags(config: dict[str, Any]) -> bool:
     code = config["auto_map"].get("AutoTokenizer") if isinstance(config.get("auto_map"), dict) else None
     fast = code[-1] if isinstance(code, list) and code else code
     return isinstance(fast, str) and _QWEN2_TOKENIZER.fullmatch(fast) is not None
+
+
+def refuse_modules(modules: Iterable[str], file: Path, followed: Collection[str] = ()) -> None:
+    """Raise ConversionError if modules.json names a module of another package that the family does not follow."""
+    for kind in modules:
+        if "." in kind and kind not in followed:
+            raise ConversionError(
+                f"{file}: the module {kind} is the checkpoint's own code, which is never run; only modules of "
+                "sentence_transformers can be converted"
+            )
 
 
 def _auto_map(config: dict[str, Any], file: Path) -> dict[str, Any]:

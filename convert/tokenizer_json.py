@@ -1,4 +1,4 @@
-"""tokenizer.json and tokenizer_config.json of BPE tokenizers, byte-level or SentencePiece-like.
+"""tokenizer.json and tokenizer_config.json, above all of BPE tokenizers, byte-level or SentencePiece-like.
 
 Format: `Tokenizer.save` of huggingface/tokenizers.
 """
@@ -16,6 +16,7 @@ from gguf import TokenType
 from edgeembed.errors import ConversionError
 from edgeembed_convert.ignored import adds_by_flags
 from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.older_tokenizers import VOCABULARY, find_file, older_tokenizer
 from edgeembed_convert.template import read_templates
 
 # Vocabularies are padded for speed, Qwen's by up to 399. More means that the tokenizer belongs to another model.
@@ -156,17 +157,24 @@ class TokenizerFile:
             raise ConversionError(f"{self.file}: {what} = {value!r} is not supported by llama.cpp's tokenizer")
 
 
-def open_tokenizer(folder: Path) -> TokenizerFile:
-    """Read tokenizer.json, which must contain a BPE model, and tokenizer_config.json.
+def read_tokenizer_files(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Return tokenizer.json with its content, and the content of tokenizer_config.json; empty if that does not exist.
 
-    Raises ConversionError if tokenizer.json is missing or malformed, or if the files contradict each other.
+    If tokenizer.json is missing, what it would say comes from older files: see `older_tokenizers`. Raises ConversionError.
     """
-    file = folder / "tokenizer.json"
+    file, config_file = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.is_file():
-        raise ConversionError(f"{folder}: no tokenizer: tokenizer.json is missing")
-    content = read_json(file)
+        return older_tokenizer(folder)
+    return file, read_json(file), read_json(config_file) if config_file.is_file() else {}
+
+
+def open_tokenizer(folder: Path) -> TokenizerFile:
+    """Read tokenizer.json, which must contain a BPE model, and tokenizer_config.json, or the older files.
+
+    Raises ConversionError if they are missing or malformed, or if they contradict each other.
+    """
+    file, content, config = read_tokenizer_files(folder)
     config_file = folder / "tokenizer_config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
     model = as_object(content.get("model"))
     if model.get("type", "BPE") != "BPE":
         raise ConversionError(f"{file}: the tokenizer's model is {model.get('type')!r}; expected BPE")
@@ -193,13 +201,22 @@ def open_tokenizer(folder: Path) -> TokenizerFile:
 
 
 def model_type(folder: Path) -> str:
-    """Return the type of the model in tokenizer.json: BPE, Unigram or WordPiece; empty if the file or the type is missing.
+    """Return the type of the model in tokenizer.json: BPE, Unigram or WordPiece; empty if the type is missing.
 
-    Raises ConversionError if the file is malformed.
+    Without that file, it is that of the older files; empty if there is vocab.txt. Raises ConversionError if it is malformed.
     """
     file = folder / "tokenizer.json"
+    older = find_file(folder)
+    if not file.is_file() and older is not None and not (folder / "vocab.txt").is_file():
+        return "BPE" if older.name == VOCABULARY else "Unigram"
     found = as_object(read_json(file).get("model")).get("type") if file.is_file() else None
     return found if isinstance(found, str) else ""
+
+
+def falls_back_to_bytes(folder: Path) -> bool:
+    """Return whether tokenizer.json is BPE over characters, with bytes for unknown ones. Raises ConversionError."""
+    file = folder / "tokenizer.json"
+    return file.is_file() and as_object(read_json(file).get("model")).get("byte_fallback") is True
 
 
 def single(file: Path, ids: Sequence[int], where: str) -> int | None:

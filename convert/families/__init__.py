@@ -38,6 +38,7 @@ from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import (
     BertCrossEncoder,
+    JinaReranker,
     ModernBertCrossEncoder,
     RobertaCrossEncoder,
     XlmRobertaCrossEncoder,
@@ -47,14 +48,16 @@ from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.jina_bert import JinaBert
+from edgeembed_convert.families.jina_v5 import JinaV5
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
 from edgeembed_convert.families.roberta import Roberta
+from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
-from edgeembed_convert.ignored import own_code, refuse_code
+from edgeembed_convert.ignored import own_code, refuse_code, refuse_modules
 
 __all__ = ["FAMILIES", "find_family"]
 
@@ -67,10 +70,13 @@ FAMILIES: tuple[Family, ...] = (
     BertCrossEncoder(),
     RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    JinaReranker(),
     ModernBertCrossEncoder(),
     ModernBert(),
     NomicBert(),
+    T5Encoder(),
     JinaBert(),
+    JinaV5(),
     Qwen3(),
     EuroBert(),
     Gemma(),
@@ -100,6 +106,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
         matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
         if matches and set(code) <= set(family.followed_code):
             refuse_code(config, file, family.followed_code)
+            refuse_modules([kind for kind, _ in checkpoint.modules or []], checkpoint.modules_file, family.followed_code)
             return family
     if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
         raise ConversionError(

@@ -54,7 +54,7 @@ class EuroBert:
         return plan_eurobert(checkpoint, checkpoint.pooling(checkpoint.positive_int("hidden_size")))
 
 
-def plan_eurobert(checkpoint: Checkpoint, pooling: str, matryoshka: tuple[int, int] | None = None) -> ModelPlan:
+def plan_eurobert(checkpoint: Checkpoint, pooling: str) -> ModelPlan:
     """Return the plan for a EuroBERT encoder with this pooling. Raises ConversionError."""
     require_config(checkpoint, _FIXED)
     shape = read_shape(checkpoint, optional=True)
@@ -74,7 +74,7 @@ def plan_eurobert(checkpoint: Checkpoint, pooling: str, matryoshka: tuple[int, i
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
         **tokenizer.metadata(),
     }
-    return ModelPlan(arch, shape.hidden, pooling, metadata, tensors, matryoshka=matryoshka)
+    return ModelPlan(arch, shape.hidden, pooling, metadata, tensors)
 
 
 def _place(name: str) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gguf import Keys, PoolingType
 
@@ -68,29 +69,11 @@ class Qwen3:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Qwen3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        require_config(checkpoint, _FIXED)
-        layer_types = checkpoint.config.get("layer_types")
-        if layer_types is not None and set(layer_types) != {"full_attention"}:
-            raise ConversionError(
-                f"{checkpoint.config_file}: unsupported layer_types; llama.cpp's Qwen3 supports only full_attention"
-            )
-        shape = read_shape(checkpoint)
-        reranks = _is_reranker(checkpoint)
-        pooling = "rank" if reranks else checkpoint.pooling(shape.hidden)
-        tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
-        tensors = list(_tensors(checkpoint, shape, tokenizer, reranks=reranks))
-        arch = _ARCHITECTURE
-        metadata: Metadata = {
-            **shape.metadata(arch),
-            Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "rope_theta", "full_attention"),
-            Keys.Attention.CAUSAL.format(arch=arch): True,
-            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
-            **tokenizer.metadata(),
-        }
-        if not reranks:
-            return ModelPlan(
-                arch, shape.hidden, pooling, metadata, tensors, checkpoint.prompts, _matryoshka(checkpoint, shape.hidden)
-            )
+        if not _is_reranker(checkpoint):
+            hidden = checkpoint.positive_int("hidden_size")
+            return plan_embedder(checkpoint, checkpoint.pooling(hidden), _matryoshka(checkpoint, hidden))
+        plan, tokenizer = _plan(checkpoint, "rank")
+        arch, metadata = plan.architecture, dict(plan.metadata)
         if unknown := {kind for kind, _ in checkpoint.modules or []} - {"Transformer", "LogitScore"}:
             raise ConversionError(
                 f"{checkpoint.folder / 'modules.json'}: modules of the kind {', '.join(sorted(unknown))} cannot be converted"
@@ -108,7 +91,34 @@ class Qwen3:
             "{instruction}", INSTRUCTION
         )
         prompts = {"rerank": RERANK_TEMPLATE, "instruction": INSTRUCTION}
-        return ModelPlan(arch, shape.hidden, pooling, metadata, tensors, prompts)
+        return replace(plan, metadata=metadata, prompts=prompts)
+
+
+def plan_embedder(checkpoint: Checkpoint, pooling: str, matryoshka: tuple[int, int] | None) -> ModelPlan:
+    """Return the plan for a model that computes vectors with this pooling. Raises ConversionError."""
+    return replace(_plan(checkpoint, pooling)[0], prompts=checkpoint.prompts, matryoshka=matryoshka)
+
+
+def _plan(checkpoint: Checkpoint, pooling: str) -> tuple[ModelPlan, BytePairs]:
+    """Return a plan without prompts, and the tokenizer."""
+    require_config(checkpoint, _FIXED)
+    layer_types = checkpoint.config.get("layer_types")
+    if layer_types is not None and set(layer_types) != {"full_attention"}:
+        raise ConversionError(
+            f"{checkpoint.config_file}: unsupported layer_types; llama.cpp's Qwen3 supports only full_attention"
+        )
+    shape = read_shape(checkpoint)
+    tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
+    tensors = list(_tensors(checkpoint, shape, tokenizer, reranks=pooling == "rank"))
+    arch = _ARCHITECTURE
+    metadata: Metadata = {
+        **shape.metadata(arch),
+        Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "rope_theta", "full_attention"),
+        Keys.Attention.CAUSAL.format(arch=arch): True,
+        Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
+        **tokenizer.metadata(),
+    }
+    return ModelPlan(arch, shape.hidden, pooling, metadata, tensors), tokenizer
 
 
 def _is_reranker(checkpoint: Checkpoint) -> bool:

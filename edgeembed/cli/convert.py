@@ -27,6 +27,7 @@ class ConvertFlags:
     output: Path | None
     license_: str | None
     task: Task | None
+    adapter: str | None
     force: bool
     master: Path | None
     no_proof: bool
@@ -49,6 +50,13 @@ class ConvertFlags:
     "--task",
     type=click.Choice(["embed", "rerank"]),
     help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders.",
+)
+@click.option(
+    "--merge-adapter",
+    "adapter",
+    metavar="NAME",
+    help="Merge this LoRA adapter into the weights: the name of one in the checkpoint, such as a task, or a folder with "
+    "adapter_config.json.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
@@ -88,6 +96,8 @@ def convert(source: str, **flags: Any) -> None:
       edgeembed convert BAAI/bge-small-en-v1.5 --type Q8_0
       edgeembed convert ./all-MiniLM-L6-v2 --type F16 -o minilm-f16.gguf
       edgeembed convert ./my-model --license mit --force
+      edgeembed convert ./my-model --merge-adapter ./my-lora
+      edgeembed convert jinaai/jina-embeddings-v5-text-nano --merge-adapter retrieval
       edgeembed convert ./my-model --compare Q8_0,Q5_K_M,Q4_0      quality, size and speed of each type
       edgeembed serve --model minilm-f16.gguf
     """
@@ -101,7 +111,8 @@ def convert(source: str, **flags: Any) -> None:
         parse_quantization(word.strip()) for word in (options.compare.split(",") if options.compare else [options.kind])
     ]
     name = (Path(source) if Path(source).is_dir() else Path(source.partition("@")[0])).resolve().name
-    target = options.output or Path(f"{name}-{kinds[0]}.gguf")
+    adapter = f"-{Path(options.adapter).name}" if options.adapter and options.adapter != source else ""
+    target = options.output or Path(f"{name}{adapter}-{kinds[0]}.gguf")
     if not options.compare:
         _require_free(target, "-o", options)
         if options.master is not None:
@@ -117,7 +128,7 @@ def convert(source: str, **flags: Any) -> None:
             fetched = checkpoint_of(source, settings, to_stderr, target.absolute().parent)
             folder, repo, revision = stack.enter_context(fetched)
         if options.compare:
-            _print_losses(folder, options.task, kinds)
+            _print_losses(folder, options, kinds)
             return
         conversion = ConversionOptions(
             quantization=kinds[0],
@@ -125,6 +136,7 @@ def convert(source: str, **flags: Any) -> None:
             source_repo=repo,
             source_revision=revision,
             task=options.task,
+            adapter=options.adapter,
             master=options.master,
             proof=not options.no_proof,
             sandbox=settings.sandbox == "auto",
@@ -158,7 +170,7 @@ def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
     )
 
 
-def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
+def _print_losses(source: Path, flags: ConvertFlags, kinds: list[str]) -> None:
     """Convert to each type in a temporary folder, and print the table."""
     from edgeembed.common.progress import Progress
     from edgeembed.config.resolution import resolve
@@ -173,7 +185,11 @@ def _print_losses(source: Path, task: Task | None, kinds: list[str]) -> None:
             with Progress(to_stderr, f"converting to {kind}") as progress:
                 path = Path(folder) / f"{kind}.gguf"
                 conversion = ConversionOptions(
-                    quantization=kind, task=task, proof=False, sandbox=resolved.settings.sandbox == "auto"
+                    quantization=kind,
+                    task=flags.task,
+                    adapter=flags.adapter,
+                    proof=False,
+                    sandbox=resolved.settings.sandbox == "auto",
                 )
                 convert_checkpoint(source, path, conversion, progress.update)
             # Named by the requested type, which may differ from that of most tensors.

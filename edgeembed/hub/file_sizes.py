@@ -15,7 +15,15 @@ from edgeembed.hub.gguf.tensors import BLOCKS
 CAUSAL = frozenset({"gemma3", "qwen3"})
 """Architectures with causal attention, whose keys and values llama.cpp keeps in a cache."""
 
-_HEADER_BYTES_PER_TOKEN = {"bert": 26, "nomic-bert": 21, "modern-bert": 42, "qwen3": 39, "gemma-embedding": 24, "gemma3": 24}
+_HEADER_BYTES_PER_TOKEN = {
+    "bert": 26,
+    "nomic-bert": 21,
+    "jina-bert-v2": 21,
+    "modern-bert": 42,
+    "qwen3": 39,
+    "gemma-embedding": 24,
+    "gemma3": 24,
+}
 """Metadata is mostly the vocabulary: its pieces, their types, scores of SentencePiece and merges of BPE. Measured."""
 
 _PLAIN = frozenset({"F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"})
@@ -109,6 +117,8 @@ def _layer_values(architecture: str, shape: Shape) -> int:
     match architecture:
         case "bert":  # two norms with biases; biases of attention, ffn_up and ffn_down
             return 4 * width + 4 * width + shape.feed_forward + width
+        case "jina-bert-v2":  # two norms with biases; biases of attention and ffn_down
+            return 4 * width + 4 * width + width
         case "nomic-bert":
             return 4 * width
         case "modern-bert":
@@ -124,7 +134,7 @@ def _outer_values(entry: CatalogueEntry, shape: Shape) -> int:
     match entry.architecture:
         case "bert":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
             return (entry.context_tokens + shape.token_types + 2) * width + (width * width + 2 * width + 1 if scores else 0)
-        case "nomic-bert":
+        case "nomic-bert" | "jina-bert-v2":
             return (shape.token_types + 2) * width
         case "modern-bert":  # the first layer has no norm before attention
             return width

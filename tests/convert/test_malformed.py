@@ -214,11 +214,17 @@ CASES: dict[str, tuple[Break, str]] = {
         r"weights of the kind \('float', 4",
     ),
     # what would change the vectors, and would be ignored
-    "adapter": (adapter(""), r"tiny/adapter_config\.json: this is an adapter\. .*merge_and_unload"),
-    "adapters of tasks": (adapter("adapters/retrieval"), r"adapters/retrieval/adapter_config\.json: this is an adapter"),
+    "adapter": (
+        adapter(""),
+        r"tiny/adapter_config\.json: the checkpoint has an adapter.*edgeembed convert (\S+) --merge-adapter \1;",
+    ),
+    "adapters of tasks": (
+        adapter("adapters/retrieval"),
+        r"has adapters, each of which .*: retrieval\. Choose one: edgeembed convert \S+ --merge-adapter retrieval",
+    ),
     "adapter alone": (
         only_an_adapter,
-        r"this is an adapter of acme/base, and the model is not beside it",
+        r"an adapter of acme/base, and the model is not beside it.*: edgeembed convert acme/base --merge-adapter \S+tiny$",
     ),
     "adapter without config": (write("adapter_model.bin", b""), r"adapter_model\.bin: this is an adapter"),
     "adapter by another name": (
@@ -289,7 +295,7 @@ CASES: dict[str, tuple[Break, str]] = {
         write("modules.json", b'[{"type": "x.Pooling", "path": "../up"}]'),
         r"outside the checkpoint's folder",
     ),
-    "dense": (modules("Transformer", "Pooling", "Dense"), r"modules of the kind Dense.*only in EmbeddingGemma's graph"),
+    "dense": (modules("Transformer", "Pooling", "Dense"), r"unknown settings of a Dense module"),
     "no pooling": (modules("Transformer", "Normalize"), r"expected one Pooling module, found 0"),
     "two poolings": (modules("Transformer", "Pooling", "Pooling"), r"expected one Pooling module, found 2"),
     "no pooling config": (remove("1_Pooling/config.json"), r"1_Pooling/config\.json: missing"),

@@ -29,11 +29,7 @@ from edgeembed_convert import QUANTIZATIONS
 from edgeembed_convert.checkpoint import open_checkpoint
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.qwen3 import INSTRUCTION
-from tests.convert.tiny_bert import make_tiny_bert
-from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, make_tiny_xlm_roberta_reranker
-from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
-from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
-from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
+from tests.convert.zoo import FORMS
 
 NAMES = sorted(
     path.name.removesuffix(".toml") for path in files("edgeembed_models").iterdir() if path.name.endswith(".toml")
@@ -93,34 +89,29 @@ def test_prompts_are_those_of_the_authors() -> None:
 
 
 @pytest.fixture(scope="module")
-def convertible(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
-    """Architectures that the converter writes, with what their models are for: from a tiny checkpoint of each family that
-    the catalogue has models of."""
+def convertible(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """Architecture and pooling of each public model of which the zoo converts a tiny checkpoint."""
     folder = tmp_path_factory.mktemp("tiny")
-    makers = [
-        make_tiny_bert,
-        make_tiny_xlm_roberta,
-        make_tiny_cross_encoder,
-        make_tiny_xlm_roberta_reranker,
-        make_tiny_modern_bert,
-        make_tiny_nomic_bert,
-        make_qwen3_checkpoint,
-        make_gemma_checkpoint,
-    ]
-    checkpoints = [open_checkpoint(maker(folder / maker.__name__)) for maker in makers]
-    checkpoints.append(open_checkpoint(make_qwen3_checkpoint(folder / "qwen3-reranker", kind="rerank"), "rerank"))
-    plans = [find_family(checkpoint).plan(checkpoint) for checkpoint in checkpoints]
-    return {(plan.architecture, "rerank" if plan.pooling == "rank" else "embed") for plan in plans}
+    found = {}
+    for form in FORMS:
+        if form.refused is None:
+            checkpoint = open_checkpoint(form.make(folder / form.name), form.options.get("task"))
+            plan = find_family(checkpoint).plan(checkpoint)
+            found |= dict.fromkeys(form.models, (plan.architecture, plan.pooling))
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_offered_type_can_be_converted(name: str, convertible: set[tuple[str, str]]) -> None:
+def test_every_offered_type_can_be_converted(name: str, convertible: dict[str, tuple[str, str]]) -> None:
     entry = catalogue()[name]
     ready = {source.type for source in entry.sources if isinstance(source, HubGguf)}
     converted = [source for source in entry.sources if not isinstance(source, HubGguf)]
     assert entry.default_type in ready | set(QUANTIZATIONS if converted else ())
-    if converted:
-        assert (entry.architecture, entry.task) in convertible
+    for source in converted:
+        if isinstance(source, HubCheckpoint):
+            assert convertible.get(source.repo) == (entry.architecture, entry.pooling), (
+                "name it in a form of tests/convert/zoo"
+            )
     if entry.task == "rerank":
         # Only files of our own converter contain the prompt around a pair.
         assert not ready

@@ -21,6 +21,7 @@ from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
 from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoint
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 from tests.convert.zoo.harrier import make_harrier_270m
+from tests.convert.zoo.jina_bert import make_english
 
 # Files whose token embeddings have another type than our converter or today's llama.cpp would choose.
 OTHER_EMBEDDINGS = {("nomic-embed-text-v1.5", "Q4_K_M"), ("qwen3-embedding-4b", "Q5_0"), ("qwen3-embedding-8b", "Q5_0")}
@@ -36,6 +37,8 @@ PARAMETERS = {
     "all-minilm-l6-v2": 22_713_216,
     "granite-embedding-english-r2": 149_014_272,
     "granite-embedding-small-english-r2": 47_662_464,
+    "jina-embeddings-v2-base-en": 137_368_320,
+    "jina-embeddings-v2-small-en": 32_690_688,
     "mxbai-embed-large-v1": 335_141_888,
     "paraphrase-multilingual-minilm-l12-v2": 117_653_760,
     "paraphrase-multilingual-mpnet-base-v2": 278_043_648,
@@ -69,7 +72,7 @@ def test_shapes_have_the_published_number_of_parameters(name: str) -> None:
     entry = catalogue()[name]
     values = (tensor_bytes(entry, "F32") or 0) // 4
     width = entry.dimensions
-    if entry.architecture == "bert":  # the weights have a pooler, and XLM-RoBERTa's two unused positions
+    if entry.architecture in ("bert", "jina-bert-v2"):  # the weights have a pooler, and XLM-RoBERTa's two unused positions
         values += width * width + width + (2 * width if entry.shape and entry.shape.token_types == 1 else 0)
     assert values == PARAMETERS[name]
 
@@ -96,7 +99,8 @@ CHECKPOINTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "wide qwen3": ("qwen3-embedding-0.6b", lambda folder: make_qwen3_checkpoint(folder, shape=WIDE_QWEN)),
     "qwen3 reranker": ("qwen3-reranker-0.6b", lambda folder: make_qwen3_checkpoint(folder, kind="rerank")),
     "gemma": ("embeddinggemma-300m", make_gemma_checkpoint),
-    "causal gemma": ("embeddinggemma-300m", make_harrier_270m),
+    "causal gemma": ("harrier-oss-v1-270m", make_harrier_270m),
+    "jina-bert-v2": ("jina-embeddings-v2-base-en", make_english),
 }
 
 

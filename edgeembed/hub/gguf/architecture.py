@@ -24,6 +24,7 @@ _ROTATIONS: dict[str, Literal["whole", "part", "none"]] = {
     "bert": "none", "nomic-bert": "part", "nomic-bert-moe": "part", "jina-bert-v2": "none", "jina-bert-v3": "part",
     "modern-bert": "part", "neo-bert": "part", "eurobert": "part", "gemma": "part", "gemma-embedding": "part",
     "gemma2": "part", "gemma3": "part", "llama": "whole", "llama-embed": "whole", "qwen2": "whole", "qwen3": "whole",
+    "t5encoder": "none",
 }  # fmt: skip
 
 # Architectures with sliding windows: the default period of layers without a window, and whether the first layer is one.
@@ -43,6 +44,11 @@ _WITHOUT_PIECES = ("llama-embed",)
 """Architectures with a KV cache whose texts must not be computed in pieces."""
 _KEPT_TOKENS, _KEPT_BYTES = 512, 2**22
 """The KV cache of so many tokens must not be larger than the file, or than this."""
+_WITH_DISTANCES = ("t5encoder",)
+"""Architectures whose attention has a bias by distance, for each head and each two tokens of a batch."""
+_LEAST_DISTANCES, _MOST_DISTANCES = 4, 508
+"""Beyond them llama.cpp divides by the logarithm of 1, or computes a negative index, on which ggml asserts."""
+_MOST_BIASES = 2**28
 _MOST_CONTEXT = 2**24
 _MOST_WINDOW = 2**20
 _MOST_LABELS = 1024
@@ -61,6 +67,8 @@ class ArchitectureSizes:
     attention: Attention
     scores: int | None
     """Numbers that a reranker computes for a pair; None for an embedder."""
+    distances: int | None = None
+    """Rows of the table with a bias of attention for each range of distances; None for an architecture without one."""
 
 
 def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
@@ -72,10 +80,11 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     keys = _Keys(reader, head, name)
     width = keys.required("embedding_length", _MOST_WIDTH)
     layers = keys.required("block_count", _MOST_LAYERS)
-    keys.required("context_length", _MOST_CONTEXT)
+    context = keys.required("context_length", _MOST_CONTEXT)
     attention = _attention(keys, layers, width)
     _check_rotation(keys, attention, _ROTATIONS[name])
     _check_experts(keys, layers)
+    distances = _check_distances(keys, attention.heads, context) if name in _WITH_DISTANCES else None
     _check_windows(keys, layers, _WINDOWS.get(name))
     keys.only("nextn_predict_layers", 0)
     # llama.cpp would read rows of this length, whatever the graph computes.
@@ -89,7 +98,7 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     elif name not in _WITH_KV_CACHE:
         _check_encoder(keys)
     keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width)
-    return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys))
+    return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys), distances=distances)
 
 
 class _Keys:
@@ -257,6 +266,18 @@ def _check_experts(keys: _Keys, layers: int) -> None:
         raise UnfitError(f"key {keys.name('expert_group_count')!r} is {groups}, which does not divide {experts} experts")
     if groups > 1:
         keys.required("expert_group_used_count", groups - 1)
+
+
+def _check_distances(keys: _Keys, heads: int, context: int) -> int:
+    key = "attention.relative_buckets_count"
+    distances = keys.required(key, _MOST_DISTANCES)
+    if distances < _LEAST_DISTANCES or distances % 2:
+        raise UnfitError(
+            f"key {keys.name(key)!r} is {distances}, expected an even number from {_LEAST_DISTANCES} to {_MOST_DISTANCES}"
+        )
+    if heads * context**2 > _MOST_BIASES:
+        raise UnfitError(f"key {keys.name('context_length')!r} is {context}, for which {heads} heads take too much memory")
+    return distances
 
 
 def _check_floats(keys: _Keys) -> None:

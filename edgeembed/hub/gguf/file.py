@@ -152,6 +152,11 @@ class GgufReader:
             found[name] = TensorInfo(name, shape, kind, offset)
         return list(found.values())
 
+    def bytes_at(self, name: str, start: int, count: int) -> bytes:
+        """Return bytes of a tensor's data. name: the tensor's. start: in the file."""
+        self._go_to(name, start)
+        return self._take(count)
+
     def strings(self, key: str, array: GgufArray, longest: int = LONGEST_PIECE) -> Iterator[bytes]:
         """Return an iterator over the strings of an array, each of at most `longest` bytes."""
         self._go_to(key, array.start)

@@ -12,20 +12,24 @@ and bring the table in docs/models.md up to date: `python -m tests.docs.test_zoo
 from __future__ import annotations
 
 from tests.convert.zoo import (
+    adapters,
     bert,
     cross_encoders,
     distil_bert,
     eurobert,
     files,
     gemma,
+    granite,
     harrier,
     jina_bert,
     llama,
     modern_bert,
     nomic_bert,
+    older_tokenizers,
     prompted_rerankers,
     qwen3,
     roberta,
+    t5,
     xlm_roberta,
 )
 from tests.convert.zoo.form import Form
@@ -40,13 +44,17 @@ _MODULES = (
     roberta,
     xlm_roberta,
     modern_bert,
+    granite,
     nomic_bert,
+    t5,
     jina_bert,
+    adapters,
     qwen3,
     prompted_rerankers,
     gemma,
     harrier,
     llama,
     files,
+    older_tokenizers,
 )
 FORMS: tuple[Form, ...] = tuple(form for module in _MODULES for form in module.FORMS)

@@ -13,6 +13,7 @@ from tests.convert.tiny_encoders import (
     write_sentence_transformer,
 )
 from tests.convert.zoo.form import Form
+from tests.convert.zoo.modules import write_dense, write_modules
 
 
 def _embedder(folder: Path, pooling: str, *, cased: bool = False) -> Path:
@@ -44,6 +45,14 @@ def make_cased(folder: Path) -> Path:
     return _embedder(folder, "mean", cased=True)
 
 
+def make_labse(folder: Path) -> Path:
+    """Write a checkpoint in the form of LaBSE: the first token's state, a Dense module with a bias and tanh."""
+    _embedder(folder, "cls", cased=True)
+    write_modules(folder, 64, ["Dense"], pooling="cls")
+    write_dense(folder / "2_Dense", 64, 64, bias=True, activation="torch.nn.modules.activation.Tanh")
+    return folder
+
+
 def make_japanese(folder: Path) -> Path:
     """Write a checkpoint in the form of sentence-bert-base-ja-mean-tokens: words from a dictionary, then WordPiece."""
     make_mean(folder)
@@ -67,7 +76,12 @@ def make_unigram(folder: Path) -> Path:
 FORMS = (
     Form(
         "bert_mean",
-        ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L12-v2", "intfloat/e5-base-v2"),
+        (
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "sentence-transformers/all-MiniLM-L12-v2",
+            "intfloat/e5-base-v2",
+            "intfloat/e5-large-v2",
+        ),
         "BertModel",
         make_mean,
         "mean",
@@ -75,13 +89,35 @@ FORMS = (
     ),
     Form(
         "bert_cls",
-        ("BAAI/bge-small-en-v1.5", "mixedbread-ai/mxbai-embed-large-v1", "Snowflake/snowflake-arctic-embed-m-v1.5"),
+        (
+            "BAAI/bge-small-en-v1.5",
+            "BAAI/bge-base-en-v1.5",
+            "BAAI/bge-large-en-v1.5",
+            "BAAI/bge-small-zh-v1.5",
+            "BAAI/bge-base-zh-v1.5",
+            "BAAI/bge-large-zh-v1.5",
+            "mixedbread-ai/mxbai-embed-large-v1",
+            "Snowflake/snowflake-arctic-embed-xs",
+            "Snowflake/snowflake-arctic-embed-s",
+            "Snowflake/snowflake-arctic-embed-m",
+            "Snowflake/snowflake-arctic-embed-l",
+            "Snowflake/snowflake-arctic-embed-m-v1.5",
+        ),
         "BertModel",
         make_cls,
         "cls",
         pre="bert-bge",
     ),
     Form("bert_cased", ("NbAiLab/nb-sbert-base",), "BertModel", make_cased, "mean", pre="bert-bge"),
+    Form(
+        "bert_dense_tanh",
+        ("sentence-transformers/LaBSE",),
+        "BertModel",
+        make_labse,
+        "cls",
+        reference="sentence_transformers",
+        pre="bert-bge",
+    ),
     Form(
         "bert_unigram",
         (

@@ -10,7 +10,11 @@ from tests.convert.zoo.form import Form
 FORMS = (
     Form(
         "modern_bert_cls",
-        ("Alibaba-NLP/gte-modernbert-base", "ibm-granite/granite-embedding-english-r2"),
+        (
+            "Alibaba-NLP/gte-modernbert-base",
+            "ibm-granite/granite-embedding-english-r2",
+            "ibm-granite/granite-embedding-small-english-r2",
+        ),
         "ModernBertModel",
         partial(make_tiny_modern_bert, pooling="cls"),
         "cls",

@@ -19,6 +19,7 @@ FORMS = (
         "xlm_roberta_mean",
         (
             "intfloat/multilingual-e5-large",
+            "intfloat/multilingual-e5-large-instruct",
             "intfloat/multilingual-e5-base",
             "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
         ),
