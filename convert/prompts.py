@@ -46,7 +46,7 @@ def read_prompts(folder: Path) -> dict[str, str]:
     # sentence-transformers writes empty prompts for both if a model uses none.
     if not any(found.values()):
         return {}
-    templates = {kind: _escape(prompt) + "{text}" for kind, prompt in found.items()}
+    templates = {kind: template_of(prompt) for kind, prompt in found.items()}
     for pattern in _INSTRUCTIONS:
         if match := pattern.fullmatch(found.get("query", "")):
             templates["query"] = f"{_escape(match['before'])}{{instruction}}{_escape(match['after'])}{{text}}"
@@ -90,6 +90,11 @@ def _names_of(stored: dict[str, str]) -> dict[str, str]:
         plain.setdefault(re.sub(r"[-. ]", "_", name.lower()), name)
     found = {kind: next((plain[name] for name in names if name in plain), None) for kind, names in _NAMES.items()}
     return {kind: name for kind, name in found.items() if name is not None}
+
+
+def template_of(prompt: str) -> str:
+    """Return the template for a text with this prompt before it."""
+    return _escape(prompt) + "{text}"
 
 
 def _escape(text: str) -> str:
