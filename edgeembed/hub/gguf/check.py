@@ -20,6 +20,7 @@ from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
 from edgeembed.hub.gguf.file import GgufHead, Scalar
 from edgeembed.hub.gguf.frames import frame_of
 from edgeembed.hub.gguf.header import GgufHeader, open_gguf
+from edgeembed.hub.gguf.split import PARTS_KEY
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
     check_dense,
@@ -32,7 +33,6 @@ from edgeembed.hub.gguf.tensors import (
 )
 from edgeembed.hub.gguf.vocabulary import check_vocabulary
 
-SPLIT_KEY = "split.count"
 _PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in Prompts.__struct_fields__}
 _MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _MOST_CANARY_TEXTS, _LONGEST_CANARY_TEXTS = 64, 2**16
@@ -52,8 +52,11 @@ def check_gguf(path: Path) -> GgufHeader:
     with open_gguf(path) as reader:
         try:
             head = reader.head()
-            if head.values.get(SPLIT_KEY, 0) not in (0, 1):
-                raise UnfitError(f"key {SPLIT_KEY!r}: the file is one of {head.values[SPLIT_KEY]} parts; join them first")
+            if head.values.get(PARTS_KEY, 0) not in (0, 1):
+                raise UnfitError(
+                    f"key {PARTS_KEY!r}: the file is one of {head.values[PARTS_KEY]} parts of a model. Install them as one "
+                    "file: edgeembed pull FILE"
+                )
             tensors = reader.tensors(head)
             end = reader.position
             check_layout(head, tensors, end, reader.size)
