@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
@@ -22,6 +22,7 @@ from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
+from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.metadata import Metadata
@@ -37,10 +38,13 @@ from edgeembed_convert.quantization import (
     file_type_of_tensors,
     parse_quantization,
 )
+from edgeembed_convert.views import Interleaved
 from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, copy_under_architecture, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+_DENSE_IN_GRAPH = "dense_2.weight"
+"""A tensor of dense layers that llama.cpp computes."""
 MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
 """The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
@@ -110,6 +114,7 @@ def convert_checkpoint(
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
+        plan = _with_dense(checkpoint, plan)
         _check_lower_casing(checkpoint, plan)
         notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
@@ -133,6 +138,16 @@ def convert_checkpoint(
         dimensions=plan.dimensions,
         pooling=plan.pooling,
     )
+
+
+def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
+    """Return the plan with the dense layers that our engine computes."""
+    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+        return plan
+    head = read_dense(checkpoint, plan.dimensions)
+    if head is None:
+        return plan
+    return replace(plan, dimensions=head.outputs, metadata={**plan.metadata, **head.metadata()})
 
 
 def _check_lower_casing(checkpoint: Checkpoint, plan: ModelPlan) -> None:
@@ -241,7 +256,9 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
     if checkpoint.adapter_name and not options.name:
         name = f"{name}-{checkpoint.adapter_name}"
-    prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
+    prompts = plan.prompts
+    if prompts is None:
+        prompts = {} if plan.pooling == "rank" else checkpoint.prompts
     metadata: Metadata = {
         Keys.General.TYPE: "model",
         Keys.General.NAME: name,
@@ -306,7 +323,7 @@ def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
 def _exact_type(plan: ModelPlan) -> str:
     """Return the smallest lossless type: F16 or BF16 if all weights have that type, else F32."""
     kinds = {
-        tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
+        tensor.source.dtype if isinstance(tensor.source, StoredTensor | Interleaved) else "F32"
         for tensor in plan.tensors
         if not _stays_f32(tensor)
     }

@@ -202,7 +202,7 @@ def encoder_tensors(
         yield stored.place(f"embeddings.LayerNorm.{end}", f"token_embd_norm.{end}", hidden)
     for layer in range(shape.layers):
         for part, short in parts.items():
-            outputs = shape.feed_forward if short == "ffn_up" else hidden
+            outputs = {"ffn_up": shape.feed_forward, "attn_qkv": 3 * hidden}.get(short, hidden)
             inputs = shape.feed_forward if short == "ffn_down" else hidden
             matrix = (outputs,) if short.endswith("norm") else (outputs, inputs)
             yield stored.place(f"{layers}.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *matrix)

@@ -18,6 +18,7 @@ import numpy as np
 from edgeembed.common.files import FileIdentity
 from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, Float32Matrix, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
+from edgeembed.engine.dense import DenseError, DenseHead, read_head
 from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
@@ -101,7 +102,9 @@ class LlamaModel:
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
-        self._head = self._own_classifier()
+        self._head = self._own_classifier() if self._pooling == "rank" else self._own_dense()
+        if isinstance(self._head, DenseHead):
+            self._dimensions = self._head.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
@@ -261,7 +264,7 @@ class LlamaModel:
 
     def _own_classifier(self) -> ClassifierHead | None:
         """Return the classifier in the metadata; None if llama.cpp's graph has it, or if there is none."""
-        text = self.metadata(CLASSIFIER_KEY) if self._pooling == "rank" else None
+        text = self.metadata(CLASSIFIER_KEY)
         if text is None:
             return None
         width = int(lib.llama_model_n_embd(self._model))
@@ -269,6 +272,13 @@ class LlamaModel:
             return ClassifierHead(decode_classifier(text, self._dimensions, width))
         except ValueError as error:
             raise ModelLoadError(f"{self._options.path}: {CLASSIFIER_KEY}: {error}", fatal=True) from error
+
+    def _own_dense(self) -> DenseHead | None:
+        """Return the dense layers behind the pooling in the metadata; None if there are none."""
+        try:
+            return read_head(self.metadata, self._dimensions)
+        except DenseError as error:
+            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._keys}.attention.causal") != "false"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.common.files import describe_os_error
+from edgeembed.engine.dense import COUNT_KEY, outputs_key
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.file import GgufReader, MalformedError, Scalar
@@ -55,6 +56,8 @@ class GgufHeader:
     @property
     def dimensions(self) -> int | None:
         """Length of the model's vectors."""
+        if layers := self.number(COUNT_KEY):
+            return self.number(outputs_key(layers - 1))
         return self.size("embedding_length")
 
     @property
