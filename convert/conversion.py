@@ -254,7 +254,9 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
     if checkpoint.adapter_name and not options.name:
         name = f"{name}-{checkpoint.adapter_name}"
-    prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
+    prompts = plan.prompts
+    if prompts is None:
+        prompts = {} if plan.pooling == "rank" else checkpoint.prompts
     metadata: Metadata = {
         Keys.General.TYPE: "model",
         Keys.General.NAME: name,

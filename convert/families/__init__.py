@@ -48,6 +48,7 @@ from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.jina_bert import JinaBert
+from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.nomic_bert import NomicBert
@@ -75,6 +76,7 @@ FAMILIES: tuple[Family, ...] = (
     NomicBert(),
     T5Encoder(),
     JinaBert(),
+    JinaV3(),
     JinaV5(),
     Qwen3(),
     EuroBert(),
