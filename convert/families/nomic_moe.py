@@ -50,8 +50,8 @@ _FIXED = {
 _MOST_EXPERTS = 16
 """As many as edgeembed accepts in a file."""
 _SHIFT = 0.25
-_MOST_OF_MEAN = 100
-"""Of 1 / w, compared with their mean: otherwise the change of a row would be larger than the row."""
+_MOST_INVERSE, _LEAST_MEAN = 100, 0.1
+"""Of 1 / w, as multiples of a usual one: otherwise the change of a row would be larger than the row."""
 
 
 def plan_moe(checkpoint: Checkpoint) -> ModelPlan:
@@ -146,10 +146,11 @@ class _MovedBias:
             return bias
         inverse = self.inverse
         total = inverse.sum()
-        if not np.abs(inverse).max() <= _MOST_OF_MEAN * abs(inverse.mean()):
+        usual = np.median(np.abs(inverse))
+        if not (np.abs(inverse).max() <= _MOST_INVERSE * usual and abs(inverse.mean()) >= _LEAST_MEAN * usual):
             raise ConversionError(
-                f"{self.norm_weight.file}: tensor {self.norm_weight.name}: some of its weights are too small, so that the "
-                "bias of the experts cannot be moved to where llama.cpp adds it"
+                f"{self.norm_weight.file}: tensor {self.norm_weight.name}: some of its weights are too small, or have another sign, so that "
+                "the bias of the experts cannot be moved to where llama.cpp adds it"
             )
         rest = ((_vector(self.norm_bias) + bias) * inverse).sum()
         shift: npt.NDArray[np.float64] = bias + np.copysign(_SHIFT, rest * total)
