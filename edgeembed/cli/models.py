@@ -258,7 +258,7 @@ def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | N
 
 def _print_prompts(task: str, prompts: Prompts) -> None:
     click.echo("\nprompts")
-    names = ("query", "document", "classification", "clustering", "similarity") if task == "embed" else ()
+    names = ("query", "document", "classification", "clustering", "similarity", "default") if task == "embed" else ()
     print_fields([(name, getattr(prompts, name)) for name in (*names, "instruction")], indent="  ")
 
 

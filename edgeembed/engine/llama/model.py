@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
+from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, Float32Matrix, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
 from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
@@ -37,11 +37,13 @@ from edgeembed.engine.llama.library import (
 )
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
+from edgeembed.engine.llama.score_bias import ScoreBias
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
 from edgeembed.engine.text_template import TextTemplate
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
@@ -85,7 +87,7 @@ class LlamaModel:
             split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
             params.tensor_split = split
         params.use_extra_bufts = options.extra_buffers
-        overrides = metadata_overrides(_for_llama(options.metadata))
+        overrides = metadata_overrides(_for_llama(options.metadata, architecture_of(Path(options.path))))
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         _require_file(options)
@@ -96,7 +98,9 @@ class LlamaModel:
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
         self.vocabulary = Vocabulary(self._vocab, self.metadata)
-        self._architecture = self.metadata("general.architecture") or "unknown"
+        self._architecture = self.metadata(ARCHITECTURE_KEY) or "unknown"
+        self._keys = computed_as(self._architecture)
+        self._score_bias = self._read_score_bias()
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
@@ -225,7 +229,24 @@ class LlamaModel:
 
     def _new_context(self, shape: ContextShape) -> Context:
         reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
+        bias = None
+        if self._score_bias is not None:
+            bias = ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)))
+        on_card = bool(self._options.gpu_layers)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, bias=bias)
+
+    def _read_score_bias(self) -> Float32Matrix | None:
+        """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
+        if self._architecture not in STAND_INS:
+            return None
+        if self._options.gpu_layers:
+            raise ModelLoadError(
+                f"models of the architecture {self._architecture} are computed on the processor", fatal=False
+            )
+        try:
+            return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
+        except ValueError as error:
+            raise ModelLoadError(f"{self._options.path}: key {SCORE_BIAS_KEY}: {error}", fatal=True) from error
 
     def _autotune(self, facts: ModelFacts) -> None:
         """Measure the length from which padding makes a text faster, and use the result."""
@@ -267,12 +288,11 @@ class LlamaModel:
             raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 
     def _facts(self) -> ModelFacts:
-        causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
+        causal = self.metadata(f"{self._keys}.attention.causal") != "false"
         pieces = causal and self._pooling in ("last", "rank")
         width, heads = int(lib.llama_model_n_embd(self._model)), max(1, int(lib.llama_model_n_head(self._model)))
         key, value = (
-            int(self.metadata(f"{self._architecture}.attention.{part}_length") or width // heads)
-            for part in ("key", "value")
+            int(self.metadata(f"{self._keys}.attention.{part}_length") or width // heads) for part in ("key", "value")
         )
         cells = (
             int(lib.llama_model_n_layer(self._model)) * int(lib.llama_model_n_head_kv(self._model)) * (key + value) * 2
@@ -307,10 +327,10 @@ class LlamaModel:
         return self.metadata(TYPE_KEY) or _after_first_word(description.value.decode("utf-8", "replace"))
 
     def _pooling_of_file(self) -> str:
-        value = self.metadata(f"{self._architecture}.pooling_type")
+        value = self.metadata(f"{self._keys}.pooling_type")
         if value is None:
             raise ModelLoadError(
-                f"{self._options.path} has no {self._architecture}.pooling_type, so it is unknown how token vectors become "
+                f"{self._options.path} has no {self._keys}.pooling_type, so it is unknown how token vectors become "
                 "one vector: it is a generation model, or was converted without its pooling",
                 fatal=True,
             )
@@ -329,10 +349,12 @@ class LlamaModel:
             ) from None
 
 
-def _for_llama(metadata: Mapping[str, MetadataValue]) -> dict[str, bool | int | bytes]:
-    """Return the metadata that llama.cpp is to use instead of the file's."""
+def _for_llama(metadata: Mapping[str, MetadataValue], architecture: str | None) -> dict[str, bool | int | bytes]:
+    """Return the metadata that llama.cpp is to use instead of the file's, which has this architecture."""
     values = {key: value for key, value in metadata.items() if not key.startswith(OWN_KEYS)}
     encoded = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}
+    if architecture in STAND_INS:
+        encoded[ARCHITECTURE_KEY] = STAND_INS[architecture].encode()
     return {wordpiece.STRIP_ACCENTS_KEY: False, **encoded}  # see wordpiece.py
 
 
