@@ -18,6 +18,7 @@ from gguf.utility import model_weight_count_rounded_notation
 from edgeembed import __version__
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.quantize import QuantizeJob, run_job
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
@@ -37,8 +38,9 @@ from edgeembed_convert.quantization import (
     file_type_of_tensors,
     parse_quantization,
 )
+from edgeembed_convert.views import Interleaved
 from edgeembed_convert.weights import StoredTensor
-from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
+from edgeembed_convert.writer import OutputTensor, check_target, copy_under_architecture, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _DENSE_IN_GRAPH = "dense_2.weight"
@@ -321,7 +323,7 @@ def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
 def _exact_type(plan: ModelPlan) -> str:
     """Return the smallest lossless type: F16 or BF16 if all weights have that type, else F32."""
     kinds = {
-        tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
+        tensor.source.dtype if isinstance(tensor.source, StoredTensor | Interleaved) else "F32"
         for tensor in plan.tensors
         if not _stays_f32(tensor)
     }
@@ -353,9 +355,16 @@ def _quantize(
     # llama.cpp accepts strings of up to 127 bytes; the tensors themselves say which types it chose.
     note = "; ".join(f"{count} tensors with rows of {length}" for length, count in unfit.items())
     notes = {FALLBACKS_KEY: f"{note} (not a multiple of {MIXTURE_BLOCK}) have other types"[:127]} if unfit else {}
+    rest = (file_type(wanted), usable_threads(), keep, notes, sandbox)
     with replacing(target) as part:
-        job = QuantizeJob(str(master), str(part), file_type(wanted), usable_threads(), keep, notes, sandbox)
-        run_job(job, tensor_done)
+        if plan.architecture in STAND_INS:
+            # llama.cpp writes into the file what it is told instead of the file's own metadata.
+            notes[ARCHITECTURE_KEY] = STAND_INS[plan.architecture]
+            with temporary(target) as named_otherwise:
+                run_job(QuantizeJob(str(master), str(named_otherwise), *rest), tensor_done)
+                copy_under_architecture(named_otherwise, part, plan.architecture)
+        else:
+            run_job(QuantizeJob(str(master), str(part), *rest), tensor_done)
         types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
         values = Counter[str]()
         others: dict[int, Counter[str]] = defaultdict(Counter)

@@ -34,10 +34,17 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
     return [
         *losses,
         *_length(checkpoint, plan),
+        *_window(checkpoint, plan),
         *_similarity(checkpoint),
         *_dense(plan),
+        *_images(checkpoint),
         *notes_on_prompts(checkpoint.folder),
     ]
+
+
+def _images(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.config.get("vision_config"):
+        yield "the part of the model for images and videos is left out: the file embeds texts only"
 
 
 def _has_4_bits(quantization: str, architecture: str) -> bool:
@@ -57,6 +64,16 @@ def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
         yield (
             f"its makers use the model for texts of up to {used} tokens (max_seq_length), which is the limit here, too; the "
             f"setting context_tokens allows up to {most}, whose vectors may be worse"
+        )
+
+
+def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
+    window, most = checkpoint.config.get("sliding_window"), plan.metadata.get(f"{plan.architecture}.context_length")
+    trained = checkpoint.config.get("max_position_embeddings")
+    if isinstance(trained, int) and isinstance(window, int) and window == most and trained > window:
+        yield (
+            f"it takes texts of up to {window} tokens, not {trained}: in longer ones a token of this model attends only to "
+            f"the nearest {window} (sliding_window), which llama.cpp's graph does not compute"
         )
 
 

@@ -14,15 +14,17 @@ from edgeembed_convert.jsonfile import read_json
 CONFIG_FILE = "config_sentence_transformers.json"
 
 # By kind, in this order: the names that SentenceTransformer.encode_query and encode_document try, then those of
-# EmbeddingGemma ("Retrieval-query", "STS"), harrier ("web_search_query"), jina ("retrieval.query", "text-matching"), nomic
-# ("search_query") and stella ("s2p_query"), in lower case and with underscores.
+# EmbeddingGemma ("Retrieval-query", "STS"), harrier ("web_search_query"), jina ("retrieval.query", "text-matching",
+# "nl2code_query"), nomic ("search_query") and stella ("s2p_query"), in lower case and with underscores.
 _NAMES = {
-    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval"),
-    "document": ("document", "passage", "corpus", "retrieval_document", "retrieval_passage", "search_document"),
+    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval", "nl2code_query"),
+    "document": (
+        "document", "passage", "corpus", "retrieval_document", "retrieval_passage", "search_document", "nl2code_document",
+    ),
     "classification": ("classification",),
     "clustering": ("clustering",),
     "similarity": ("similarity", "sts", "sts_query", "text_matching", "semantic_similarity", "s2s_query"),
-}
+}  # fmt: skip
 
 # Prompts with a description of the task in the middle, which a request may replace: those of Qwen3-Embedding (also
 # E5-mistral and GTE-Qwen2) and of EmbeddingGemma.

@@ -14,12 +14,16 @@ from typing import Any, TypeGuard
 from gguf import TokenType
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.ignored import adds_by_flags
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.older_tokenizers import VOCABULARY, find_file, older_tokenizer
 from edgeembed_convert.template import read_templates
 
 # Vocabularies are padded for speed, Qwen's by up to 399. More means that the tokenizer belongs to another model.
 _MAX_UNUSED = 1024
+# Classes of transformers 4 that put the tokens of `add_bos_token`, by default set, and `add_eos_token` around a text,
+# whatever the post-processor says.
+_BY_FLAGS = {"LlamaTokenizer", "LlamaTokenizerFast"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,20 @@ class TokenizerFile:
         return TokenType.USER_DEFINED
 
     def frame(self) -> tuple[list[int], list[int]]:
-        """Return the ids that the post-processor adds before and after a text.
+        """Return the ids that are added before and after a text: by the post-processor, or as the class does it.
 
-        Raises ConversionError if the post-processor does anything else.
+        Raises ConversionError if anything else is done to the text.
         """
+        around = self._post_processed()
+        flags = self.config.keys() & {"add_bos_token", "add_eos_token"}
+        by_code, by_class = adds_by_flags(self.config), self.config.get("tokenizer_class") in _BY_FLAGS
+        if not flags or not (by_code or by_class):
+            return around
+        adds = (self.config.get("add_bos_token", not by_code), self.config.get("add_eos_token", False))
+        front, back = ([self.required_role(role)] if flag else [] for role, flag in zip(("bos", "eos"), adds, strict=True))
+        return front, back
+
+    def _post_processed(self) -> tuple[list[int], list[int]]:
         processor = as_object(self.content.get("post_processor"))
         steps = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
         around: tuple[list[int], list[int]] = ([], [])
@@ -112,6 +126,13 @@ class TokenizerFile:
         if not isinstance(piece, str) or piece not in self.vocabulary:
             raise ConversionError(f"{self.file}: the {name} token {piece!r} is not in the vocabulary")
         return self.vocabulary[piece]
+
+    def required_role(self, name: str) -> int:
+        """Return the id of the token for a role. Raises ConversionError if it has none."""
+        number = self.role(name)
+        if number is None:
+            raise ConversionError(f"{self.file}: add_{name}_token is set, but there is no {name}_token")
+        return number
 
     def merges(self) -> list[tuple[str, str]]:
         """Return the merges in order. Raises ConversionError for one that is not a pair or produces an unknown piece."""

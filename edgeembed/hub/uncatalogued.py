@@ -18,7 +18,8 @@ from edgeembed.hub.download.checks import require_space
 from edgeembed.hub.download.huggingface import CHECK_CONNECTION
 from edgeembed.hub.download.listing import RepositoryListing
 from edgeembed.hub.fetched import FetchedModel, install_fetched, require_gguf
-from edgeembed.hub.gguf.header import GgufHeader
+from edgeembed.hub.gguf.header import GgufHeader, read_header
+from edgeembed.hub.gguf.split import join_parts, parts_beside, parts_of, whole_name
 from edgeembed.hub.references import (
     DEFAULT_TYPE,
     HubReference,
@@ -78,6 +79,11 @@ def install_reference(
             if kind is not None:
                 _refuse_to_replace(store, wanted, kind, reference.repo)
             partials = store.partials(wanted)
+            if path is not None and (parts := parts_of(path)):
+                with store.staging(wanted) as staging:
+                    joining = ConversionPlan(wanted, kind or "", staging, license=listing.license)
+                    fetched = fetcher.parts([listing.files[part] for part in parts], partials, joining)
+                    return _install(store, fetched, wanted, kind, reference.repo, report)
             if path is not None:
                 fetched = fetcher.gguf(listing.files[path], partials, wanted, listing.license)
                 return _install(store, fetched, wanted, kind, reference.repo, report)
@@ -105,6 +111,8 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
             raise damage
         report(f"{model.spec} is already installed: {path}")
         return model
+    if parts := parts_beside(path):
+        return _install_parts(parts, name, store, report)
     before = _identity(path)
     header = check_gguf(path)
     entry_name, entry_type = _catalogue_file(path, report)
@@ -131,6 +139,34 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
                 return _install(store, fetched, wanted, kind, None, report)
     except OSError as error:
         raise HubError(f"cannot install {path} into {store.folder(wanted)}: {describe_os_error(error)}") from error
+
+
+def _install_parts(parts: list[Path], name: str | None, store: Store, report: ReportLine) -> InstalledModel:
+    """Join the parts of a model, check the file, and install it. Raises what `install_file` raises."""
+    file = whole_name(parts[0].name)
+    before = [_identity(part) for part in parts]
+    wanted, kind = installed_name(name, None, file), _type_of(read_header(parts[0]), file)
+    try:
+        with store.locked(wanted, lambda: report(f"{wanted}: another process is downloading it; waiting")):
+            require_space(store.folder(wanted), sum(part.stat().st_size for part in parts))
+            with store.staging(wanted) as staging:
+                joined = staging / file
+                with Progress(report, f"joining the parts of {file}") as progress:
+                    sha256 = join_parts(parts, joined, progress.update)
+                if [_identity(part) for part in parts] != before:
+                    raise HubError(f"{parts[0]} or another part changed while it was copied; wait and try again")
+                header = require_gguf(joined)
+                if (there := store.find(wanted, kind)) is not None and there.digest == sha256:
+                    if read_installed(store, there, report) is None:
+                        report(f"{there.spec} is already installed: {there.path}")
+                        return there
+                else:
+                    _refuse_to_replace(store, wanted, kind, None)
+                source = f"joined from {len(parts)} parts, {parts[0]} and so on"
+                fetched = FetchedModel(joined, sha256, header, source, header.text("general.license"))
+                return _install(store, fetched, wanted, kind, None, report)
+    except OSError as error:
+        raise HubError(f"cannot install {parts[0]} into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
 def read_installed(store: Store, model: InstalledModel, report: ReportLine) -> DamagedModelError | None:
@@ -178,8 +214,12 @@ def _same(store: Store, name: str, listing: RepositoryListing, path: str | None,
             continue
         if path is not None and model.digest == listing.files[path].sha256:
             return model
-        if path is None and manifest is not None and (manifest.repo, manifest.revision) == (listing.repo, listing.commit):
-            return model
+        # A file that was made here has no checksum on the hub.
+        made_here = path is None or bool(parts_of(path))
+        if made_here and manifest is not None:
+            same = (manifest.repo, manifest.revision, manifest.file) == (listing.repo, listing.commit, path)
+            if same:
+                return model
     return None
 
 

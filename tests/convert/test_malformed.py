@@ -191,8 +191,8 @@ CASES: dict[str, tuple[Break, str]] = {
     "config too deep": (write("config.json", b"[" * 200_000), r"config\.json: not valid JSON"),
     "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), r"duplicate key 'a'"),
     "unknown architecture": (
-        config(architectures=["LlamaForCausalLM"]),
-        r"LlamaForCausalLM.*supported architectures: BertModel,",
+        config(architectures=["GPT2LMHeadModel"]),
+        r"GPT2LMHeadModel.*supported architectures: BertModel,",
     ),
     "cross-encoder": (config(architectures=["BertForSequenceClassification"]), r"expected only Transformer"),
     "no architecture": (config(architectures=None, model_type="gpt2"), r"gpt2.*supported architectures"),

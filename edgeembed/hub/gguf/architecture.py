@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, computed_as
 from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufHead, GgufReader
 from edgeembed.hub.gguf.header import RANK_POOLING
 from edgeembed.hub.gguf.tensors import Attention, UnfitError
-
-ARCHITECTURE_KEY = "general.architecture"
 
 # The architectures of embedding models and rerankers, and what RoPE rotates: whole heads, parts of them or none. How
 # llama.cpp handles a hostile file of another architecture has not been reviewed.
@@ -38,8 +37,10 @@ _MOST_HEADS, _LONGEST_HEAD = 1024, 1024
 _MOST_WIDTH = 2**17
 _MOST_FEED_FORWARD, _MOST_QUERY = 32, 16
 """As multiples of the width: the memory for each token of a batch must stay in proportion to the file."""
-_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3")
-"""Architectures with a KV cache."""
+_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "llama", "llama-embed", "qwen2", "qwen3")
+"""Architectures for which llama.cpp allocates a KV cache; llama-embed makes no use of it."""
+_WITHOUT_PIECES = ("llama-embed",)
+"""Architectures with a KV cache whose texts must not be computed in pieces."""
 _KEPT_TOKENS, _KEPT_BYTES = 512, 2**22
 """The KV cache of so many tokens must not be larger than the file, or than this."""
 _WITH_DISTANCES = ("t5encoder",)
@@ -72,9 +73,11 @@ class ArchitectureSizes:
 def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     """Check all keys of the architecture and return the sizes. Raises UnfitError, MalformedError."""
     name = head.values.get(ARCHITECTURE_KEY)
-    if name not in _ROTATIONS:
-        raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {', '.join(_ROTATIONS)}")
+    if name not in _ROTATIONS and name not in STAND_INS:
+        supported = ", ".join([*_ROTATIONS, *STAND_INS])
+        raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {supported}")
     assert isinstance(name, str)
+    name = computed_as(name)
     keys = _Keys(reader, head, name)
     width = keys.required("embedding_length", _MOST_WIDTH)
     layers = keys.required("block_count", _MOST_LAYERS)
@@ -91,7 +94,9 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     _check_floats(keys)
     if name in _WITH_KV_CACHE:
         _check_kv_cache(layers, attention, reader.size)
-    else:
+    if name in _WITHOUT_PIECES:
+        _check_no_pieces(keys)
+    elif name not in _WITH_KV_CACHE:
         _check_encoder(keys)
     keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width)
     return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys), distances=distances)
@@ -299,6 +304,12 @@ def _check_encoder(keys: _Keys) -> None:
     causal = keys.flag("attention.causal")
     if causal or (causal is None and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING)):
         raise UnfitError(f"key {keys.name('attention.causal')!r} is {causal}, but this architecture is not causal")
+
+
+def _check_no_pieces(keys: _Keys) -> None:
+    """Check that a model that makes no use of its cache is not causal and pooled at the end: long texts would be split."""
+    if keys.flag("attention.causal") and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING):
+        raise UnfitError(f"key {keys.name('attention.causal')!r} is true, but this architecture keeps no keys and values")
 
 
 def _scores(keys: _Keys) -> int | None:

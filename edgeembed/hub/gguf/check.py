@@ -10,16 +10,19 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
-from edgeembed.engine import canary
+from edgeembed.engine import canary, text_template
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, decode_bias
+from edgeembed.engine.text_template import TextTemplate
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
 from edgeembed.hub.gguf.file import GgufHead, Scalar
 from edgeembed.hub.gguf.frames import frame_of
 from edgeembed.hub.gguf.header import GgufHeader, open_gguf
+from edgeembed.hub.gguf.split import PARTS_KEY
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
     check_dense,
@@ -32,7 +35,6 @@ from edgeembed.hub.gguf.tensors import (
 )
 from edgeembed.hub.gguf.vocabulary import check_vocabulary
 
-SPLIT_KEY = "split.count"
 _PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in Prompts.__struct_fields__}
 _MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _MOST_CANARY_TEXTS, _LONGEST_CANARY_TEXTS = 64, 2**16
@@ -52,8 +54,11 @@ def check_gguf(path: Path) -> GgufHeader:
     with open_gguf(path) as reader:
         try:
             head = reader.head()
-            if head.values.get(SPLIT_KEY, 0) not in (0, 1):
-                raise UnfitError(f"key {SPLIT_KEY!r}: the file is one of {head.values[SPLIT_KEY]} parts; join them first")
+            if head.values.get(PARTS_KEY, 0) not in (0, 1):
+                raise UnfitError(
+                    f"key {PARTS_KEY!r}: the file is one of {head.values[PARTS_KEY]} parts of a model. Install them as one "
+                    "file: edgeembed pull FILE"
+                )
             tensors = reader.tensors(head)
             end = reader.position
             check_layout(head, tensors, end, reader.size)
@@ -80,11 +85,16 @@ def check_gguf(path: Path) -> GgufHeader:
 def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> None:
     """Check the keys that our converter writes. Raises UnfitError."""
     values = head.values
-    for key in (*_PROMPT_KEYS.values(), TEMPLATE_KEY, canary.TEXTS_KEY, canary.ROWS_KEY):
+    templates = (TEMPLATE_KEY, text_template.TEMPLATE_KEY, text_template.INSTRUCTION_KEY)
+    for key in (*_PROMPT_KEYS.values(), *templates, canary.TEXTS_KEY, canary.ROWS_KEY, SCORE_BIAS_KEY):
         if not isinstance(values.get(key, ""), str):
             raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
     _check_prompts(texts)
+    try:
+        TextTemplate.of(texts.get)
+    except ValueError as error:
+        raise UnfitError(f"key {error}") from error
     if (classifier := values.get(CLASSIFIER_KEY)) is not None:
         _check_classifier(classifier, sizes)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
@@ -98,6 +108,11 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         raise UnfitError(
             f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {width}"
         )
+    if values.get(ARCHITECTURE_KEY) in STAND_INS:
+        try:
+            decode_bias(texts.get(SCORE_BIAS_KEY, ""), sizes.attention.heads)
+        except ValueError as error:
+            raise UnfitError(f"key {SCORE_BIAS_KEY!r}: {error}") from error
     if canary.TEXTS_KEY in texts and canary.ROWS_KEY in texts:
         _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or width)
 

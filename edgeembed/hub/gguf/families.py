@@ -76,6 +76,16 @@ VOCABULARIES = (
         unknown="[UNK]",
     ),
     VocabularyFrame(
+        name="MPNet's",
+        architectures=frozenset({"mpnet"}),
+        model="bert",
+        marks=("<s>", "</s>", "[UNK]"),
+        before="<s>",
+        after="</s>",
+        after_role="seperator",
+        unknown="[UNK]",
+    ),
+    VocabularyFrame(
         name="XLM-RoBERTa's",
         architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
         model="t5",
@@ -106,6 +116,16 @@ VOCABULARIES = (
         pair="<s>{query}</s></s>{document}</s>",
     ),
     VocabularyFrame(
+        name="Llama 2's",
+        architectures=frozenset({"llama"}),
+        model="llama",
+        marks=("<s>", "</s>", "<unk>", "<0x00>"),
+        before="<s>",
+        after="</s>",
+        flags=(("add_space_prefix", True),),
+        most_tokens=32_064,
+    ),
+    VocabularyFrame(
         name="Gemma's",
         architectures=frozenset({"gemma", "gemma-embedding", "gemma3"}),
         model="llama",
@@ -128,14 +148,14 @@ class ModelFrame:
     pooling: Pooling
     dense: int = 0
     """How many dense layers follow the pooling."""
-    causal: bool = False
-    """Whether tokens attend to those before them only."""
+    causal: bool | None = None
+    """Whether tokens attend to those before them only; None: not compared."""
     prompt: AnswerPrompt | None = None
     """Of a text generator that scores pairs by its answer."""
 
 
 def _model(
-    name: str, pattern: str, pooling: Pooling, *architectures: str, dense: int = 0, causal: bool = False
+    name: str, pattern: str, pooling: Pooling, *architectures: str, dense: int = 0, causal: bool | None = None
 ) -> ModelFrame:
     return ModelFrame(name, pattern, frozenset(architectures), pooling, dense, causal)
 
@@ -159,6 +179,14 @@ MODELS = (
         causal=True,
         prompt=BGE_RERANKER_GEMMA,
     ),
+    _model("gte-Qwen2", "gte-qwen2", "last", "qwen2", "llama-embed", causal=False),
+    _model("jina-code-embeddings", "jina-code-embeddings", "last", "qwen2", causal=True),
+    _model("KaLM v2", "kalm-embedding-multilingual-mini-instruct-v2(\\.5)?", "mean", "qwen2", "llama-embed", causal=False),
+    _model("KaLM v1", "kalm-embedding-multilingual-mini(-instruct)?-v1(\\.5)?", "mean", "qwen2", causal=True),
+    _model("nemotron", "llama-(embed-nemotron|nemotron-embed)", "mean", "llama-embed", causal=False),
+    _model("e5-mistral", "e5-mistral", "last", "llama", causal=True),
+    _model("SFR-Embedding", "sfr-embedding(-mistral|-2-r)", "last", "llama", causal=True),
+    _model("Linq-Embed-Mistral", "linq-embed-mistral", "last", "llama", causal=True),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
     _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
@@ -172,7 +200,10 @@ MODELS = (
         "(all|paraphrase(-multilingual)?)-(minilm-l\\d+|mpnet-base|distilroberta|roberta-large)",
         "mean",
         "bert",
+        "mpnet",
     ),
+    _model("multi-qa-mpnet-base-dot", "multi-qa-mpnet-base-dot", "cls", "mpnet"),
+    _model("multi-qa-mpnet-base-cos", "multi-qa-mpnet-base-cos", "mean", "mpnet"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),

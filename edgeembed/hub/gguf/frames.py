@@ -19,9 +19,9 @@ from edgeembed.engine import canary
 from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, Float32Matrix, encode_classifier
 from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
 from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
@@ -36,9 +36,11 @@ _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
-_DECODERS = frozenset({"gemma", "gemma3", "qwen2", "qwen3"})
+_DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
 _NEVER_CAUSAL = frozenset({"gemma-embedding"})
 """Architectures whose graph in llama.cpp ignores the file's key for it."""
+_OBEYS_CAUSAL = frozenset({"llama", "llama-embed", "qwen2"})
+"""Architectures whose graph obeys that key, which llama.cpp's converter often leaves out: causal is the default."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
@@ -165,6 +167,7 @@ class _Comparison:
         self._shapes = shapes
         self._tokens = tokens
         self._architecture = str(head.values.get(ARCHITECTURE_KEY))
+        self._keys = computed_as(self._architecture)
         self._tokenizer = head.values.get(MODEL_KEY)
         self._mends: dict[str, MetadataValue] = {}
         self._mended: list[str] = []
@@ -179,6 +182,7 @@ class _Comparison:
         if not proven:
             self._compare_pooling(model)
             self._compare_vocabulary(vocabulary, model)
+            self._compare_attention(model)
             self._compare_layers(model)
             self._compare_pairs(vocabulary, model)
         before, after = self._special_tokens()
@@ -204,10 +208,10 @@ class _Comparison:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _compare_pooling(self, model: ModelFrame | None) -> None:
-        key = f"{self._architecture}.pooling_type"
+        key = f"{self._keys}.pooling_type"
         if self._is_cross_encoder and key not in self._values:
             self._expect(key, RANK_POOLING)
-            self._expect(f"{self._architecture}.attention.causal", False)
+            self._expect(f"{self._keys}.attention.causal", False)
         elif self._pooling == "rank":
             return
         elif model is not None:
@@ -248,13 +252,20 @@ class _Comparison:
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
         # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
-        if decodes and model is None and flag_key in self._values:
-            adds = "one is added" if self._values[flag_key] is True else "none is added"
+        if decodes and model is None and (flag_key in self._values or self._architecture == "llama"):
+            adds = "one is added" if self._value(flag_key) is True else "none is added"
             self._unchecked.append(f"the special token after a text: the file says that {adds}")
             return
         self._expect(id_key, self._tokens.ids[family.after])
         if family.model != "bert":
             self._expect(flag_key, True)
+
+    def _compare_attention(self, model: ModelFrame | None) -> None:
+        key = f"{self._keys}.attention.causal"
+        if self._architecture == "llama-embed" and key not in self._values:
+            self._expect(key, False)
+        elif model is not None and model.causal is not None and self._architecture in _OBEYS_CAUSAL:
+            self._expect(key, model.causal)
 
     def _compare_layers(self, model: ModelFrame | None) -> None:
         if model is not None and model.causal and self._architecture in _NEVER_CAUSAL:
@@ -334,7 +345,7 @@ class _Comparison:
 
     @property
     def _pooling(self) -> str | None:
-        number = self._value(f"{self._architecture}.pooling_type")
+        number = self._value(f"{self._keys}.pooling_type")
         return POOLINGS.get(number, str(number)) if isinstance(number, int) else None
 
     @property
@@ -381,6 +392,8 @@ class _Comparison:
         role = key.removeprefix("tokenizer.ggml.")
         if role.endswith("_token_id"):
             return DEFAULT_IDS.get(str(self._tokenizer), {}).get(role.removesuffix("_token_id"))
+        if key.endswith(".attention.causal"):
+            return True
         if role.startswith("add_") and role.endswith("_token"):
             return role[len("add_") : -len("_token")] in ADDED_BY_DEFAULT.get(str(self._tokenizer), ())
         return None

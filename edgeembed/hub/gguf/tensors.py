@@ -81,16 +81,21 @@ def check_layout(head: GgufHead, tensors: Sequence[TensorInfo], end: int, size: 
         if tensor.offset != expected:
             how = "overlaps the tensor before" if tensor.offset < expected else "leaves a gap after the tensor before"
             raise MalformedError(f"{where} is at offset {tensor.offset} instead of {expected}: it {how}")
-        last = data + expected + _bytes(tensor)
+        last = data + expected + tensor_bytes(tensor)
         if last > size:
             raise MalformedError(f"{where} ends at byte {last}, but the file has {size}")
-        expected = _aligned(expected + _bytes(tensor), alignment)
+        expected = _aligned(expected + tensor_bytes(tensor), alignment)
+
+
+def alignment_of(head: GgufHead) -> int:
+    """Return the alignment of the tensors' data; the default for a value that `check_layout` refuses."""
+    alignment = head.values.get(ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
+    return alignment if isinstance(alignment, int) and alignment > 0 else _DEFAULT_ALIGNMENT
 
 
 def tensor_starts(head: GgufHead, tensors: Sequence[TensorInfo], end: int) -> dict[str, int]:
     """Return where the data of each tensor begins in the file. end: of the tensors' descriptions."""
-    alignment = head.values.get(ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
-    data = _aligned(end, alignment if isinstance(alignment, int) and alignment > 0 else _DEFAULT_ALIGNMENT)
+    data = _aligned(end, alignment_of(head))
     return {tensor.name: data + tensor.offset for tensor in tensors}
 
 
@@ -153,7 +158,7 @@ def check_scores(tensors: Mapping[str, TensorInfo], labels: int) -> None:
         raise UnfitError(f"tensor {name!r} has the shape {shape}; the metadata requires {labels} on axis 1")
 
 
-def _bytes(tensor: TensorInfo) -> int:
+def tensor_bytes(tensor: TensorInfo) -> int:
     """Return the size of a tensor's data in bytes. Raises MalformedError for an impossible shape or type."""
     where = f"tensor {tensor.name!r}"
     if tensor.kind not in TYPES:

@@ -30,6 +30,7 @@ from tests.convert.zoo.cross_encoders import make_modern_bert as make_modern_ber
 from tests.convert.zoo.cross_encoders import make_roberta as make_roberta_reranker
 from tests.convert.zoo.harrier import make_harrier_270m
 from tests.convert.zoo.jina_bert import make_code
+from tests.convert.zoo.llama import make_e5_mistral, make_jina_code, make_nemotron
 from tests.convert.zoo.prompted_rerankers import make_gemma as make_gemma_reranker
 from tests.convert.zoo.prompted_rerankers import make_qwen2 as make_qwen2_reranker
 from tests.hub.gguf.models import make_models
@@ -49,7 +50,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
     files["gemma3"] = folder / "gemma3.gguf"
     convert_checkpoint(make_tiny_roberta(folder / "roberta"), files["roberta"], quantization="F16")
     convert_checkpoint(make_harrier_270m(folder / "gemma3"), files["gemma3"], quantization="F16")
+    for name, make in (("qwen2", make_jina_code), ("llama", make_e5_mistral), ("llama-embed", make_nemotron)):
+        files[name] = folder / f"{name}.gguf"
+        convert_checkpoint(make(folder / name), files[name], quantization="F16")
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
+    found["qwen2"].put("qwen2.attention.causal", BOOL, 0)  # as gte-Qwen2 and KaLM v2 need it
     for name in ("qwen3", "modern-bert", "roberta"):
         _join_digits(found[name])
     return found
@@ -128,6 +133,7 @@ def named(name: str) -> Change:
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
 HARRIER = named("harrier-oss-v1-270m")
+GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +176,14 @@ HARRIER = named("harrier-oss-v1-270m")
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
         ("gemma3", [HARRIER, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma3", [HARRIER, put("gemma3.pooling_type", UINT32, 1)], "pooling_type"),
+        ("qwen2", [GTE, drop("qwen2.attention.causal")], "attention.causal"),
+        ("qwen2", [GTE, put("qwen2.attention.causal", BOOL, 1)], "attention.causal"),
+        ("qwen2", [GTE, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("qwen2", [GTE, drop("qwen2.pooling_type")], "pooling_type"),
+        ("llama", [MISTRAL, drop("tokenizer.ggml.add_eos_token")], "add_eos_token"),
+        ("llama", [MISTRAL, drop("llama.pooling_type")], "pooling_type"),
+        ("llama", [MISTRAL, put("tokenizer.ggml.add_space_prefix", BOOL, 0)], "add_space_prefix"),
+        ("llama-embed", [named("x"), drop("llama-embed.attention.causal")], "attention.causal"),
     ],
 )
 def test_a_wrong_frame_is_mended(
