@@ -149,8 +149,8 @@ class _MovedBias:
         usual = np.median(np.abs(inverse))
         if not (np.abs(inverse).max() <= _MOST_INVERSE * usual and abs(inverse.mean()) >= _LEAST_MEAN * usual):
             raise ConversionError(
-                f"{self.norm_weight.file}: tensor {self.norm_weight.name}: some of its weights are too small, or have another sign, so that "
-                "the bias of the experts cannot be moved to where llama.cpp adds it"
+                f"{self.norm_weight.file}: tensor {self.norm_weight.name}: some of its weights are too small, or have "
+                "another sign, so that the bias of the experts cannot be moved to where llama.cpp adds it"
             )
         rest = ((_vector(self.norm_bias) + bias) * inverse).sum()
         shift: npt.NDArray[np.float64] = bias + np.copysign(_SHIFT, rest * total)
