@@ -10,7 +10,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,45 +70,50 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in sorted(files) if _ADAPTER.fullmatch(name))
 
 
-def choose_adapter(folder: Path, wanted: str | None, source: str) -> Path | None:
-    """Return the folder of the adapter that is to be merged; None if there is none.
+def refuse_adapter_alone(folder: Path, source: str) -> None:
+    """Raise ConversionError for an adapter without its model. source: what the user called the folder."""
+    if not (folder / CONFIG).is_file() or any((folder / name).is_file() for name in ("config.json", "modules.json")):
+        return
+    base = _base_of(folder / CONFIG)
+    raise ConversionError(
+        f"{folder / CONFIG}: this is an adapter{f' of {base}' if base else ''}, and the model is not beside it. Convert "
+        f"both together: edgeembed convert {shlex.quote(base or 'MODEL')} {FLAG} {shlex.quote(source)}"
+    )
 
-    wanted: the name of one in the checkpoint, or the path of another. source: what the user called the checkpoint.
+
+def choose_adapter(folder: Path, tasks: Sequence[str], wanted: str | None, source: str) -> Path | str | None:
+    """Return the adapter that is to be merged: its folder, or its name among `tasks`; None if there is none.
+
+    tasks: names of adapters that are stored among the weights. wanted: the name of an adapter in the checkpoint, or the path
+    of another. source: what the user called the checkpoint.
     Raises ConversionError if the checkpoint has adapters and none is chosen, or if the chosen one does not exist.
     """
     found = find_adapters(folder)
-    names = {path.name: path for path in found if path != folder}
+    named: dict[str, Path | str] = {path.name: path for path in found if path != folder}
+    named |= {task: task for task in tasks}
     command = f"edgeembed convert {shlex.quote(source)} {FLAG}"
-    if folder in found and not any((folder / name).is_file() for name in ("config.json", "modules.json")):
-        base = _base_of(folder / CONFIG)
-        raise ConversionError(
-            f"{folder / CONFIG}: this is an adapter{f' of {base}' if base else ''}, and the model is not beside it. Convert "
-            f"both together: edgeembed convert {shlex.quote(base or 'MODEL')} {FLAG} {shlex.quote(source)}"
-        )
     if wanted is None:
-        if not found:
-            return None
-        if names:
+        if named:
             raise ConversionError(
-                f"{folder}: the checkpoint has adapters, each of which makes another model of it: {', '.join(names)}. "
-                f"Choose one: {command} {next(iter(names))}"
+                f"{folder}: the checkpoint has adapters, each of which makes another model of it: {', '.join(named)}. "
+                f"Choose one: {command} {next(iter(named))}"
             )
-        raise ConversionError(
-            f"{folder / CONFIG}: the checkpoint has an adapter. Vectors without it would be those of another model. Merge "
-            f"it: {command} {shlex.quote(source)}; if the model does not use it, move it out of the folder"
-        )
-    if wanted in names:
-        return names[wanted]
-    path = Path(wanted)
-    if path.resolve() == folder.resolve() or wanted == source:
-        path = folder
+        if found:
+            raise ConversionError(
+                f"{folder / CONFIG}: the checkpoint has an adapter. Vectors without it would be those of another model. "
+                f"Merge it: {command} {shlex.quote(source)}; if the model does not use it, move it out of the folder"
+            )
+        return None
+    if wanted in named:
+        return named[wanted]
+    path = folder if wanted == source else Path(wanted)
     if (path / CONFIG).is_file():
         return path
     if path.is_file() and path.name in (CONFIG, "adapter_model.safetensors"):
         return path.parent
     raise ConversionError(
         f"{FLAG} {wanted}: no adapter of the checkpoint has this name"
-        + (f" (there are {', '.join(names)})" if names else "")
+        + (f" (there are {', '.join(named)})" if named else "")
         + f", and {path / CONFIG} does not exist"
     )
 

@@ -30,9 +30,14 @@ _PATTERNS = {
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     ): "llama-bpe",
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ): "granite-embed-multi-97m",
 }
 # Pre-tokenizers with which llama.cpp takes a word that is a piece as it is, whatever the merges make of it.
-_IGNORE_MERGES = {"llama-bpe"}
+_IGNORE_MERGES = {"llama-bpe", "granite-embed-multi-97m"}
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,10 @@ def _pre_tokenizer(tokenizer: TokenizerFile) -> str:
         return "gpt-2"
     tokenizer.require("the pre-tokenizer", kinds, ["Split", "ByteLevel"])
     split, byte_level = stored["pretokenizers"]
-    tokenizer.require("the Split's behavior", split.get("behavior"), "Isolated")
-    tokenizer.require("the Split's invert", split.get("invert", False), False)
+    # The patterns leave nothing between two matches, so that both ways are the same.
+    how = {"Isolated": False, "Removed": True}
+    tokenizer.require("the Split's behavior", split.get("behavior"), *how)
+    tokenizer.require("the Split's invert", split.get("invert", False), how[split["behavior"]])
     tokenizer.require("ByteLevel's add_prefix_space", byte_level.get("add_prefix_space"), False)
     tokenizer.require("ByteLevel's use_regex", byte_level.get("use_regex"), False)
     pattern = as_object(split.get("pattern")).get("Regex")

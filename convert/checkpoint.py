@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.adapters import choose_adapter, merged
+from edgeembed_convert.adapters import choose_adapter, merged, refuse_adapter_alone
 from edgeembed_convert.fp8 import check_quantization, dequantized
 from edgeembed_convert.ignored import (
     refuse_arguments,
@@ -18,6 +18,7 @@ from edgeembed_convert.ignored import (
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
 from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
+from edgeembed_convert.task_adapters import tasks_of, with_task
 from edgeembed_convert.weights import Weights, open_weights
 
 Task = Literal["embed", "rerank"]
@@ -45,8 +46,8 @@ _TRANSFORMER_CONFIGS = [
     "sentence_xlnet_config.json",
 ]  # fmt: skip
 _MODULES_OF = "sentence_transformers."
-# Modules that do not change the direction of the pooled row; the daemon normalises rows itself.
-_HARMLESS_MODULES = {"Normalize", "Dropout"}
+# Normalize and Dropout do not change the direction of the pooled row, and the daemon normalises rows itself. Dense: `dense`.
+_READ_MODULES = {"Transformer", "Dense", "Normalize", "Dropout"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Checkpoint:
     """The purpose of the model, as given by the caller; for files that do not say it."""
     adapter: Path | None = None
     """The folder of the adapter that is merged into the weights."""
+    task_adapter: str | None = None
+    """The name of the adapter that is merged, if it is stored among the weights."""
 
     @property
     def config_file(self) -> Path:
@@ -72,7 +75,9 @@ class Checkpoint:
     @property
     def adapter_name(self) -> str | None:
         """The name of the adapter that is merged; None without one, or if it is the model's only one, beside it."""
-        return self.adapter.name if self.adapter and self.adapter.resolve() != self.folder.resolve() else None
+        if self.adapter is None or self.adapter.resolve() == self.folder.resolve():
+            return self.task_adapter
+        return self.adapter.name
 
     @property
     def modules_file(self) -> Path:
@@ -83,6 +88,8 @@ class Checkpoint:
     def weights(self) -> Weights:
         """The weights, with checked headers. Raises ConversionError."""
         weights = dequantized(open_weights(self.model_folder), self.config, self.config_file)
+        if self.task_adapter:
+            weights = with_task(weights, self.config, self.config_file, self.task_adapter)
         return merged(weights, self.adapter) if self.adapter else weights
 
     @cached_property
@@ -148,7 +155,7 @@ class Checkpoint:
     def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
         """Return the pooling of the checkpoint: mean, cls or last.
 
-        also: modules besides Transformer and Pooling that the family converts.
+        also: modules that the family converts, besides those of all families.
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
@@ -161,15 +168,8 @@ class Checkpoint:
         for kind, folder in self.modules:
             if kind == "Pooling":
                 poolings.append(folder / "config.json")
-            elif kind not in {"Transformer", *_HARMLESS_MODULES, *also}:
-                raise ConversionError(
-                    f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted"
-                    + (
-                        "; llama.cpp computes Dense layers only in EmbeddingGemma's graph, and none with an activation"
-                        if kind == "Dense"
-                        else ""
-                    )
-                )
+            elif kind not in {*_READ_MODULES, *also}:
+                raise ConversionError(f"{self.folder / 'modules.json'}: modules of the kind {kind} cannot be converted")
         if len(poolings) != 1:
             raise ConversionError(f"{self.folder / 'modules.json'}: expected one Pooling module, found {len(poolings)}")
         return _read_pooling(poolings[0], hidden_size)
@@ -186,7 +186,8 @@ def open_checkpoint(
     """
     if not folder.is_dir():
         raise ConversionError(f"{folder}: not a folder")
-    chosen = choose_adapter(folder, adapter, source or str(folder))
+    source = source or str(folder)
+    refuse_adapter_alone(folder, source)
     modules = _read_modules(folder)
     encoders = [path for kind, path in modules or [] if kind.rpartition(".")[2] == "Transformer"]
     if len(encoders) > 1:
@@ -194,12 +195,15 @@ def open_checkpoint(
     model_folder = encoders[0] if encoders else folder
     file = model_folder / "config.json"
     config = read_json(file)
+    chosen = choose_adapter(folder, tasks_of(config, file), adapter, source)
     check_quantization(config, file)
     if (tokenizer := model_folder / "tokenizer_config.json").is_file():
         refuse_code(read_json(tokenizer), tokenizer)
     refuse_tokenizer_class(model_folder, config)
     if settings := _transformer_config(model_folder):
         refuse_arguments(read_json(settings), settings)
+    if isinstance(chosen, str):
+        return Checkpoint(folder, modules, model_folder, config, task, task_adapter=chosen)
     return Checkpoint(folder, modules, model_folder, config, task, chosen)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
 from gguf.utility import model_weight_count_rounded_notation
 
@@ -19,9 +20,11 @@ from edgeembed import __version__
 from edgeembed.engine.interface import TYPE_KEY
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.quantize import QuantizeJob, run_job
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
+from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.importance import as_inputs, read_texts
@@ -39,10 +42,13 @@ from edgeembed_convert.quantization import (
     parse_quantization,
 )
 from edgeembed_convert.recipes import RECIPES
+from edgeembed_convert.views import Interleaved
 from edgeembed_convert.weights import StoredTensor
-from edgeembed_convert.writer import OutputTensor, check_target, replacing, temporary, write_gguf
+from edgeembed_convert.writer import OutputTensor, check_target, copy_under_architecture, replacing, temporary, write_gguf
 
 MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
+_DENSE_IN_GRAPH = "dense_2.weight"
+"""A tensor of dense layers that llama.cpp computes."""
 MAX_SEQ_LENGTH_KEY = "edgeembed.max_seq_length"
 """The length in tokens at which sentence-transformers cuts texts, if the model takes longer ones."""
 FALLBACKS_KEY = "edgeembed.converter.fallbacks"
@@ -114,6 +120,7 @@ def convert_checkpoint(
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
+        plan = _with_dense(checkpoint, plan)
         _check_lower_casing(checkpoint, plan)
         notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
@@ -137,6 +144,16 @@ def convert_checkpoint(
         dimensions=plan.dimensions,
         pooling=plan.pooling,
     )
+
+
+def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
+    """Return the plan with the dense layers that our engine computes."""
+    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+        return plan
+    head = read_dense(checkpoint, plan.dimensions)
+    if head is None:
+        return plan
+    return replace(plan, dimensions=head.outputs, metadata={**plan.metadata, **head.metadata()})
 
 
 def _check_lower_casing(checkpoint: Checkpoint, plan: ModelPlan) -> None:
@@ -258,7 +275,14 @@ class _Job:
                 notes=notes,
                 sandbox=self._options.sandbox,
             )
-            run_job(job, done)
+            if self._plan.architecture in STAND_INS:
+                # llama.cpp writes into the file what it is told instead of the file's own metadata.
+                notes[ARCHITECTURE_KEY] = STAND_INS[self._plan.architecture]
+                with temporary(self._target) as named_otherwise:
+                    run_job(msgspec.structs.replace(job, target=str(named_otherwise), notes=notes), done)
+                    copy_under_architecture(named_otherwise, part, self._plan.architecture)
+            else:
+                run_job(job, done)
             types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
             fallbacks, effective = describe_types(self._plan, wanted, types)
             if effective != wanted:
@@ -285,7 +309,9 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
     name = options.name or source_repo.rstrip("/").rpartition("/")[2] or checkpoint.folder.resolve().name
     if checkpoint.adapter_name and not options.name:
         name = f"{name}-{checkpoint.adapter_name}"
-    prompts = plan.prompts or ({} if plan.pooling == "rank" else checkpoint.prompts)
+    prompts = plan.prompts
+    if prompts is None:
+        prompts = {} if plan.pooling == "rank" else checkpoint.prompts
     metadata: Metadata = {
         Keys.General.TYPE: "model",
         Keys.General.NAME: name,
@@ -339,7 +365,7 @@ def _texts(wanted: str, options: ConversionOptions) -> list[str]:
 def _exact_type(plan: ModelPlan) -> str:
     """Return the smallest lossless type: F16 or BF16 if all weights have that type, else F32."""
     kinds = {
-        tensor.source.dtype if isinstance(tensor.source, StoredTensor) else "F32"
+        tensor.source.dtype if isinstance(tensor.source, StoredTensor | Interleaved) else "F32"
         for tensor in plan.tensors
         if not stays_f32(tensor)
     }

@@ -6,6 +6,7 @@ ways that no file of the checkpoint describes. A class is recognised by its full
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _OWN_TOKENIZERS = {
 }  # fmt: skip
 # Those that do with vocab.txt what BertTokenizer does.
 _VOCABULARY_TEXT = {"BertTokenizer", "ConvBertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"}
+# Code for a tokenizer that differs from transformers' by the tokens around a text: see `adds_by_flags`.
+_QWEN2_TOKENIZER = re.compile(r"(Alibaba-NLP/[\w.-]+--)?tokenization_qwen\.Qwen2TokenizerFast")
 
 # Arguments of sentence-transformers' Transformer that do not change vectors.
 _ARGUMENTS = ("model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs")
@@ -54,11 +57,23 @@ def refuse_code(config: dict[str, Any], file: Path, followed: Collection[str] = 
     used = own_code(config, file)
     follows = bool(used) and set(used) <= set(followed)
     for name, code in given.items():
+        if name.startswith("AutoTokenizer") and adds_by_flags(config):
+            continue
         if name.startswith("AutoTokenizer") or (name.startswith("AutoModel") and not follows):
             raise ConversionError(
                 f"{file}: auto_map has {name} = {code!r}: the model runs its own code, which may compute other vectors than "
                 "the model of the same name that llama.cpp knows. Such code is never run, and cannot be converted"
             )
+
+
+def adds_by_flags(config: dict[str, Any]) -> bool:
+    """Return whether a tokenizer_config.json names the code of Alibaba's gte-Qwen2.
+
+    It puts the tokens of `add_bos_token` and `add_eos_token` around a text, whatever tokenizer.json says.
+    """
+    code = config["auto_map"].get("AutoTokenizer") if isinstance(config.get("auto_map"), dict) else None
+    fast = code[-1] if isinstance(code, list) and code else code
+    return isinstance(fast, str) and _QWEN2_TOKENIZER.fullmatch(fast) is not None
 
 
 def refuse_modules(modules: Iterable[str], file: Path, followed: Collection[str] = ()) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from gguf import Keys
 
+from edgeembed.engine.dense import COUNT_KEY
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.prompts import notes_on_prompts
@@ -30,7 +31,20 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
     losses = [_LOSES_AT_4_BITS[plan.architecture]] if _has_4_bits(quantization, plan.architecture) else []
     if plan.pooling == "rank":
         return [*losses, *_length(checkpoint, plan)]
-    return [*losses, *_length(checkpoint, plan), *_similarity(checkpoint), *notes_on_prompts(checkpoint.folder)]
+    return [
+        *losses,
+        *_length(checkpoint, plan),
+        *_window(checkpoint, plan),
+        *_similarity(checkpoint),
+        *_dense(plan),
+        *_images(checkpoint),
+        *notes_on_prompts(checkpoint.folder),
+    ]
+
+
+def _images(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.config.get("vision_config"):
+        yield "the part of the model for images and videos is left out: the file embeds texts only"
 
 
 def _has_4_bits(quantization: str, architecture: str) -> bool:
@@ -53,10 +67,28 @@ def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
         )
 
 
+def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
+    window, most = checkpoint.config.get("sliding_window"), plan.metadata.get(f"{plan.architecture}.context_length")
+    trained = checkpoint.config.get("max_position_embeddings")
+    if isinstance(trained, int) and isinstance(window, int) and window == most and trained > window:
+        yield (
+            f"it takes texts of up to {window} tokens, not {trained}: in longer ones a token of this model attends only to "
+            f"the nearest {window} (sliding_window), which llama.cpp's graph does not compute"
+        )
+
+
 def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
     normalizes = any(kind == "Normalize" for kind, _ in checkpoint.modules or [])
     if checkpoint.similarity != "cosine" and not normalizes:
         yield (
             f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
             "edgeembed returns vectors of length 1, so the order of results may be another"
+        )
+
+
+def _dense(plan: ModelPlan) -> Iterator[str]:
+    if COUNT_KEY in plan.metadata:
+        yield (
+            "edgeembed itself computes the Dense layers behind the pooling, from metadata in the file; llama.cpp's own "
+            "programs do not, and return other vectors"
         )

@@ -14,15 +14,17 @@ from edgeembed_convert.jsonfile import read_json
 CONFIG_FILE = "config_sentence_transformers.json"
 
 # By kind, in this order: the names that SentenceTransformer.encode_query and encode_document try, then those of
-# EmbeddingGemma ("Retrieval-query", "STS"), harrier ("web_search_query"), jina ("retrieval.query", "text-matching"), nomic
-# ("search_query") and stella ("s2p_query"), in lower case and with underscores.
+# EmbeddingGemma ("Retrieval-query", "STS"), harrier ("web_search_query"), jina ("retrieval.query", "text-matching",
+# "nl2code_query"), nomic ("search_query") and stella ("s2p_query"), in lower case and with underscores.
 _NAMES = {
-    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval"),
-    "document": ("document", "passage", "corpus", "retrieval_document", "retrieval_passage", "search_document"),
+    "query": ("query", "web_search_query", "retrieval_query", "search_query", "s2p_query", "retrieval", "nl2code_query"),
+    "document": (
+        "document", "passage", "corpus", "retrieval_document", "retrieval_passage", "search_document", "nl2code_document",
+    ),
     "classification": ("classification",),
     "clustering": ("clustering",),
     "similarity": ("similarity", "sts", "sts_query", "text_matching", "semantic_similarity", "s2s_query"),
-}
+}  # fmt: skip
 
 # Prompts with a description of the task in the middle, which a request may replace: those of Qwen3-Embedding (also
 # E5-mistral and GTE-Qwen2) and of EmbeddingGemma.
@@ -35,20 +37,25 @@ _INSTRUCTIONS = (
 def read_prompts(folder: Path) -> dict[str, str]:
     """Return the prompts of a sentence-transformers checkpoint as templates for `str.format`.
 
-    The keys are `query`, `document`, `classification`, `clustering` and `similarity` (templates with "{text}" and
+    The keys are `query`, `document`, `classification`, `clustering`, `similarity` and `default` (templates with "{text}" and
     "{instruction}") and `instruction` (its default); empty if the checkpoint has no prompts of these kinds. For others see
     `notes_on_prompts`. Raises ConversionError.
     """
     stored = _stored(folder)
+    default = _default(folder, stored)
     found = {kind: stored[name] for kind, name in _names_of(stored).items()}
     # sentence-transformers writes empty prompts for both if a model uses none.
-    if not any(found.values()):
+    if not any((*found.values(), default)):
         return {}
-    templates = {kind: _escape(prompt) + "{text}" for kind, prompt in found.items()}
+    templates = {kind: template_of(prompt) for kind, prompt in found.items()}
+    if default:
+        templates["default"] = template_of(default)
     for pattern in _INSTRUCTIONS:
         if match := pattern.fullmatch(found.get("query", "")):
             templates["query"] = f"{_escape(match['before'])}{{instruction}}{_escape(match['after'])}{{text}}"
             templates["instruction"] = match["instruction"]
+            if default == found["query"]:
+                templates["default"] = templates["query"]
     return templates
 
 
@@ -56,21 +63,23 @@ def notes_on_prompts(folder: Path) -> list[str]:
     """Return a sentence for each thing that the daemon does not do with the checkpoint's prompts."""
     stored = _stored(folder)
     notes = []
-    used = {stored[name] for name in _names_of(stored).values()}
+    used = {stored[name] for name in _names_of(stored).values()} | {_default(folder, stored)}
     # EmbeddingGemma has the same prompt under several names.
     if lost := [name for name, text in stored.items() if text and text not in used]:
         notes.append(
             "the checkpoint has prompts of other kinds, which clients must put before their texts: "
             f"{', '.join(map(repr, lost))} (see {CONFIG_FILE})"
         )
-    file = folder / CONFIG_FILE
-    default = read_json(file).get("default_prompt_name") if file.is_file() else None
-    if stored.get(str(default)):
-        notes.append(
-            f"sentence-transformers puts the prompt {default!r} before every text without one; edgeembed puts prompts only "
-            "before texts with an input type"
-        )
     return notes
+
+
+def _default(folder: Path, stored: dict[str, str]) -> str:
+    """Return the prompt that sentence-transformers puts before every text without one. Raises ConversionError."""
+    file = folder / CONFIG_FILE
+    name = read_json(file).get("default_prompt_name") if file.is_file() else None
+    if name is not None and (not isinstance(name, str) or name not in stored):
+        raise ConversionError(f"{file}: default_prompt_name = {name!r} is not the name of a prompt")
+    return "" if name is None else stored[name]
 
 
 def _stored(folder: Path) -> dict[str, str]:
@@ -88,6 +97,11 @@ def _names_of(stored: dict[str, str]) -> dict[str, str]:
         plain.setdefault(re.sub(r"[-. ]", "_", name.lower()), name)
     found = {kind: next((plain[name] for name in names if name in plain), None) for kind, names in _NAMES.items()}
     return {kind: name for kind, name in found.items() if name is not None}
+
+
+def template_of(prompt: str) -> str:
+    """Return the template for a text with this prompt before it."""
+    return _escape(prompt) + "{text}"
 
 
 def _escape(text: str) -> str:

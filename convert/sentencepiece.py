@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies that were trained with BPE (Gemma's), for llama.cpp's tokenizer `llama`.
+"""SentencePiece vocabularies that were trained with BPE (Gemma's, Llama 2's, Mistral's), for llama.cpp's tokenizer `llama`.
 
 In tokenizer.json such a vocabulary is BPE over characters: spaces are U+2581, characters without a piece become bytes, and
 merges are applied in order. llama.cpp has scores instead of merges: it joins the neighbours whose joined piece has the best
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gguf import Keys, TokenType
 
@@ -35,6 +36,8 @@ class SentencePieces:
     """Ids of unk, and of bos, eos, pad and mask if they exist."""
     adds_bos: bool
     adds_eos: bool
+    adds_space: bool
+    """Whether a space is put before each text."""
 
     def metadata(self) -> Metadata:
         """Return the `tokenizer.*` keys of the GGUF specification."""
@@ -46,7 +49,7 @@ class SentencePieces:
             Keys.Tokenizer.TOKEN_TYPE: [int(kind) for kind in self.kinds],
             Keys.Tokenizer.ADD_BOS: self.adds_bos,
             Keys.Tokenizer.ADD_EOS: self.adds_eos,
-            Keys.Tokenizer.ADD_PREFIX: False,
+            Keys.Tokenizer.ADD_PREFIX: self.adds_space,
         }
         names = {
             "bos": Keys.Tokenizer.BOS_ID,
@@ -65,6 +68,7 @@ def read_sentencepieces(folder: Path, vocab_size: int) -> SentencePieces:
     Raises ConversionError if something is missing, contradictory, or not supported by llama.cpp's tokenizer.
     """
     tokenizer = open_tokenizer(folder)
+    adds_space = _adds_space(tokenizer)
     _check_pipeline(tokenizer)
     # Gemma's vocabulary has a token for images, for which the embedding model has no row.
     pieces, kinds = tokenizer.pieces(vocab_size, drop_beyond=True)
@@ -103,12 +107,30 @@ def read_sentencepieces(folder: Path, vocab_size: int) -> SentencePieces:
         special=special,
         adds_bos=first is not None,
         adds_eos=last is not None,
+        adds_space=adds_space,
     )
+
+
+def _steps(tokenizer: TokenizerFile) -> list[dict[str, Any]]:
+    """Return the normalisers, at least one; empty objects for what is malformed."""
+    normalizer = as_object(tokenizer.content.get("normalizer"))
+    steps = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer]
+    return [as_object(step) for step in steps] if isinstance(steps, list) and steps else [{}]
+
+
+def _adds_space(tokenizer: TokenizerFile) -> bool:
+    """Return whether the first of two normalisers puts a space before each text. Raises ConversionError for others."""
+    *before, _ = _steps(tokenizer)
+    for step in before:
+        tokenizer.require("the normaliser before the last one", step.get("type"), "Prepend")
+        tokenizer.require("the prepended text", step.get("prepend"), SPACE)
+    tokenizer.require("the number of normalisers", len(before), 0, 1)
+    return bool(before)
 
 
 def _check_pipeline(tokenizer: TokenizerFile) -> None:
     """Raise ConversionError if anything but the replacement of spaces by U+2581 happens before the merges."""
-    normalizer = as_object(tokenizer.content.get("normalizer"))
+    normalizer = _steps(tokenizer)[-1]
     tokenizer.require("the normaliser", normalizer.get("type"), "Replace")
     tokenizer.require("the normaliser's pattern", as_object(normalizer.get("pattern")).get("String"), " ")
     tokenizer.require("the normaliser's content", normalizer.get("content"), SPACE)

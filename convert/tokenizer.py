@@ -7,6 +7,7 @@ tokenizer that needs anything else is rejected, because its vectors would silent
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgeembed_convert.metadata import Metadata
 
 WORD_START = "\u2581"
 _CONTINUES = "##"
+_BRACKETED = re.compile(r"\[.*\]")
+"""Names of special and unused pieces, which are written in capitals in all vocabularies."""
 _LONGEST_WORD = 100
 """What the engine takes without the key (edgeembed/engine/llama/wordpiece.py), and the default of the tokenizers library."""
 # Roles in tokenizer_config.json, with the defaults of transformers' BertTokenizer.
@@ -88,7 +91,7 @@ def read_wordpiece(folder: Path, vocab_size: int, *, lowercases_input: bool) -> 
         file = folder / "vocab.txt"
         content = {}
         ids, unk = _ids_of_text(file), None
-        normalizer = _normalizer_of_config(config, config_file)
+        normalizer = _normalizer_of_config(config, config_file, ids)
     else:
         raise ConversionError(f"{folder}: no tokenizer: neither tokenizer.json nor vocab.txt exists")
 
@@ -174,12 +177,17 @@ def _normalizer_of_json(content: dict[str, Any], file: Path) -> dict[str, Any]:
     return _casing(normalizer.get("lowercase", True), normalizer.get("strip_accents"), file)
 
 
-def _normalizer_of_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
-    if "do_lower_case" not in config:
-        raise ConversionError(f"{file}: do_lower_case is missing, so it is unknown whether vocab.txt is cased")
+def _normalizer_of_config(config: dict[str, Any], file: Path, ids: Mapping[str, int]) -> dict[str, Any]:
+    # BertTokenizer lower-cases by default, but so it would with a cased vocabulary whose file is lost.
+    capitals = next((piece for piece in ids if not _BRACKETED.fullmatch(piece) and piece != piece.lower()), None)
+    if "do_lower_case" not in config and capitals:
+        raise ConversionError(
+            f"{file}: do_lower_case is missing, and vocab.txt has capitals ({capitals!r}), so it is unknown whether texts "
+            'are lower-cased. Write {"do_lower_case": false} into that file if the model is cased'
+        )
     if config.get("tokenize_chinese_chars", True) is not True:
         raise ConversionError(f"{file}: tokenize_chinese_chars = false is not supported; llama.cpp always does this")
-    return _casing(config["do_lower_case"], config.get("strip_accents"), file)
+    return _casing(config.get("do_lower_case", True), config.get("strip_accents"), file)
 
 
 def _casing(lowercase: Any, strip_accents: Any, file: Path) -> dict[str, Any]:
@@ -286,7 +294,7 @@ def _check_template(content: dict[str, Any], special: dict[str, int], file: Path
     """Raise ConversionError unless a text becomes CLS, text, SEP, the only format that llama.cpp has for WordPiece."""
     processor = _object(content.get("post_processor"))
     found: list[Any] = []
-    if processor.get("type") == "BertProcessing":
+    if processor.get("type") in ("BertProcessing", "RobertaProcessing"):  # they differ in pairs only
         for key in ("cls", "sep"):
             pair = processor.get(key)
             found.append(pair[1] if isinstance(pair, list) and len(pair) == 2 else None)

@@ -1,4 +1,4 @@
-"""tokenizer.json and tokenizer_config.json of BPE tokenizers, byte-level or SentencePiece-like.
+"""tokenizer.json and tokenizer_config.json, above all of BPE tokenizers, byte-level or SentencePiece-like.
 
 Format: `Tokenizer.save` of huggingface/tokenizers.
 """
@@ -14,11 +14,16 @@ from typing import Any, TypeGuard
 from gguf import TokenType
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.ignored import adds_by_flags
 from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.older_tokenizers import VOCABULARY, find_file, older_tokenizer
 from edgeembed_convert.template import read_templates
 
 # Vocabularies are padded for speed, Qwen's by up to 399. More means that the tokenizer belongs to another model.
 _MAX_UNUSED = 1024
+# Classes of transformers 4 that put the tokens of `add_bos_token`, by default set, and `add_eos_token` around a text,
+# whatever the post-processor says.
+_BY_FLAGS = {"LlamaTokenizer", "LlamaTokenizerFast"}
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,20 @@ class TokenizerFile:
         return TokenType.USER_DEFINED
 
     def frame(self) -> tuple[list[int], list[int]]:
-        """Return the ids that the post-processor adds before and after a text.
+        """Return the ids that are added before and after a text: by the post-processor, or as the class does it.
 
-        Raises ConversionError if the post-processor does anything else.
+        Raises ConversionError if anything else is done to the text.
         """
+        around = self._post_processed()
+        flags = self.config.keys() & {"add_bos_token", "add_eos_token"}
+        by_code, by_class = adds_by_flags(self.config), self.config.get("tokenizer_class") in _BY_FLAGS
+        if not flags or not (by_code or by_class):
+            return around
+        adds = (self.config.get("add_bos_token", not by_code), self.config.get("add_eos_token", False))
+        front, back = ([self.required_role(role)] if flag else [] for role, flag in zip(("bos", "eos"), adds, strict=True))
+        return front, back
+
+    def _post_processed(self) -> tuple[list[int], list[int]]:
         processor = as_object(self.content.get("post_processor"))
         steps = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
         around: tuple[list[int], list[int]] = ([], [])
@@ -112,6 +127,13 @@ class TokenizerFile:
             raise ConversionError(f"{self.file}: the {name} token {piece!r} is not in the vocabulary")
         return self.vocabulary[piece]
 
+    def required_role(self, name: str) -> int:
+        """Return the id of the token for a role. Raises ConversionError if it has none."""
+        number = self.role(name)
+        if number is None:
+            raise ConversionError(f"{self.file}: add_{name}_token is set, but there is no {name}_token")
+        return number
+
     def merges(self) -> list[tuple[str, str]]:
         """Return the merges in order. Raises ConversionError for one that is not a pair or produces an unknown piece."""
         found = []
@@ -135,17 +157,24 @@ class TokenizerFile:
             raise ConversionError(f"{self.file}: {what} = {value!r} is not supported by llama.cpp's tokenizer")
 
 
-def open_tokenizer(folder: Path) -> TokenizerFile:
-    """Read tokenizer.json, which must contain a BPE model, and tokenizer_config.json.
+def read_tokenizer_files(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Return tokenizer.json with its content, and the content of tokenizer_config.json; empty if that does not exist.
 
-    Raises ConversionError if tokenizer.json is missing or malformed, or if the files contradict each other.
+    If tokenizer.json is missing, what it would say comes from older files: see `older_tokenizers`. Raises ConversionError.
     """
-    file = folder / "tokenizer.json"
+    file, config_file = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.is_file():
-        raise ConversionError(f"{folder}: no tokenizer: tokenizer.json is missing")
-    content = read_json(file)
+        return older_tokenizer(folder)
+    return file, read_json(file), read_json(config_file) if config_file.is_file() else {}
+
+
+def open_tokenizer(folder: Path) -> TokenizerFile:
+    """Read tokenizer.json, which must contain a BPE model, and tokenizer_config.json, or the older files.
+
+    Raises ConversionError if they are missing or malformed, or if they contradict each other.
+    """
+    file, content, config = read_tokenizer_files(folder)
     config_file = folder / "tokenizer_config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
     model = as_object(content.get("model"))
     if model.get("type", "BPE") != "BPE":
         raise ConversionError(f"{file}: the tokenizer's model is {model.get('type')!r}; expected BPE")
@@ -172,13 +201,22 @@ def open_tokenizer(folder: Path) -> TokenizerFile:
 
 
 def model_type(folder: Path) -> str:
-    """Return the type of the model in tokenizer.json: BPE, Unigram or WordPiece; empty if the file or the type is missing.
+    """Return the type of the model in tokenizer.json: BPE, Unigram or WordPiece; empty if the type is missing.
 
-    Raises ConversionError if the file is malformed.
+    Without that file, it is that of the older files; empty if there is vocab.txt. Raises ConversionError if it is malformed.
     """
     file = folder / "tokenizer.json"
+    older = find_file(folder)
+    if not file.is_file() and older is not None and not (folder / "vocab.txt").is_file():
+        return "BPE" if older.name == VOCABULARY else "Unigram"
     found = as_object(read_json(file).get("model")).get("type") if file.is_file() else None
     return found if isinstance(found, str) else ""
+
+
+def falls_back_to_bytes(folder: Path) -> bool:
+    """Return whether tokenizer.json is BPE over characters, with bytes for unknown ones. Raises ConversionError."""
+    file = folder / "tokenizer.json"
+    return file.is_file() and as_object(read_json(file).get("model")).get("byte_fallback") is True
 
 
 def single(file: Path, ids: Sequence[int], where: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Unigram vocabularies (XLM-RoBERTa's) for llama.cpp's tokenizer `t5`.
+"""Unigram vocabularies (XLM-RoBERTa's and T5's) for llama.cpp's tokenizer `t5`.
 
 Kudo, "Subword Regularization", 2018; texts are first normalised by a table compiled by SentencePiece ("precompiled
 charsmap"). llama.cpp reads the pieces, the scores and that table; the rest is fixed: runs of white space become one space,
@@ -21,8 +21,9 @@ from gguf import Keys, TokenType
 from edgeembed.errors import ConversionError
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
-from edgeembed_convert.template import read_templates
+from edgeembed_convert.template import Template, read_templates
 from edgeembed_convert.tokenizer import check_whole_word
+from edgeembed_convert.tokenizer_json import read_tokenizer_files
 
 SPACES_KEY = "edgeembed.tokenizer.spaces"
 WORD_START = "\u2581"
@@ -40,7 +41,7 @@ class Unigram:
     scores: list[float]
     kinds: list[TokenType]
     special: dict[str, int]
-    """Ids of bos (before a text), eos (after it) and unk; of pad and mask if they exist."""
+    """Ids of eos (after a text) and unk; of bos (before a text, not in T5), pad and mask if they exist."""
     charsmap: bytes
     spaces: str
     """Which white space is a token of its own: "end", a text's last; "each", also all but one between words; or ""."""
@@ -55,17 +56,20 @@ class Unigram:
             Keys.Tokenizer.LIST: self.pieces,
             Keys.Tokenizer.SCORES: self.scores,
             Keys.Tokenizer.TOKEN_TYPE: [int(kind) for kind in self.kinds],
-            Keys.Tokenizer.BOS_ID: self.special["bos"],
-            "tokenizer.ggml.cls_token_id": self.special["bos"],
             Keys.Tokenizer.EOS_ID: self.special["eos"],
             Keys.Tokenizer.SEP_ID: self.special["eos"],
             Keys.Tokenizer.UNK_ID: self.special["unk"],
-            Keys.Tokenizer.ADD_BOS: True,
+            Keys.Tokenizer.ADD_BOS: "bos" in self.special,
             Keys.Tokenizer.ADD_EOS: True,
             Keys.Tokenizer.ADD_PREFIX: True,
             Keys.Tokenizer.REMOVE_EXTRA_WS: True,
         }
-        for role, key in (("pad", Keys.Tokenizer.PAD_ID), ("mask", Keys.Tokenizer.MASK_ID)):
+        for role, key in (
+            ("bos", Keys.Tokenizer.BOS_ID),
+            ("bos", "tokenizer.ggml.cls_token_id"),
+            ("pad", Keys.Tokenizer.PAD_ID),
+            ("mask", Keys.Tokenizer.MASK_ID),
+        ):
             if role in self.special:
                 keys[key] = self.special[role]
         if self.spaces:
@@ -76,25 +80,18 @@ class Unigram:
 
 
 def read_unigram(folder: Path, vocab_size: int) -> Unigram:
-    """Return the vocabulary of tokenizer.json.
+    """Return the vocabulary of tokenizer.json, or of a SentencePiece model.
 
     If `vocab_size` of config.json is larger than the vocabulary, unused pieces are added. Raises ConversionError if the file
     is missing or malformed, the vocabulary is larger than `vocab_size`, or llama.cpp does not support the tokenizer.
     """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise ConversionError(f"{file}: missing; a SentencePiece model alone is not supported")
-    content = read_json(file)
+    file, content, _ = read_tokenizer_files(folder)
     pieces, scores, unk = _read_model(content, file)
     charsmap = _read_normalizer(content.get("normalizer"), file)
     _check_pre_tokenizer(content.get("pre_tokenizer"), file)
     spaces = _read_spaces(content, file)
     single, pair = read_templates(content, file)
-    if len(single) != 3 or single[1] != "A" or not isinstance(single[0], int) or not isinstance(single[2], int):
-        raise ConversionError(
-            f"{file}: the post-processor is not supported; llama.cpp always adds one token before a text and one after it"
-        )
-    special = {"bos": single[0], "eos": single[2], "unk": unk}
+    special = {**_around(single, file), "unk": unk}
 
     added = _added_tokens(content, file)
     for number, (piece, _) in sorted(added.items()):
@@ -123,6 +120,18 @@ def read_unigram(folder: Path, vocab_size: int) -> Unigram:
         scores.append(UNUSED_SCORE)
         kinds.append(TokenType.UNUSED)
     return Unigram(pieces, scores, kinds, special, charsmap, spaces, pair)
+
+
+def _around(single: Template, file: Path) -> dict[str, int]:
+    """Return the ids of the tokens before and after a text."""
+    match single:
+        case [int(before), "A", int(after)]:
+            return {"bos": before, "eos": after}
+        case ["A", int(after)]:
+            return {"eos": after}
+    raise ConversionError(
+        f"{file}: the post-processor is not supported; expected one token after a text, and at most one before it"
+    )
 
 
 def _read_model(content: Mapping[str, Any], file: Path) -> tuple[list[str], list[float], int]:

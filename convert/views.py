@@ -1,4 +1,4 @@
-"""Tensors derived from stored ones while the file is written: a selection of rows, a row of zeros, a number added.
+"""Tensors derived from stored ones while the file is written: some of the rows, rows in another order, a number added, ...
 
 They have the interface of a stored tensor: a name and a file for error messages, a shape, and rows that are read piece by
 piece.
@@ -119,3 +119,49 @@ class Plus(Derived):
     def rows(self) -> Iterator[Float32Array]:
         for rows in self.source.rows():
             yield (rows + np.float32(self.number)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Interleaved(Derived):
+    """The rows of each head in the order of llama.cpp's Llama: 0, head / 2, 1, head / 2 + 1, ...; a bias likewise.
+
+    Rotary positions turn pairs of numbers of a query or key: in transformers number i with i + head / 2, in llama.cpp's
+    Llama two neighbours.
+    """
+
+    head: int
+    """Rows of a head, an even number that divides all."""
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds all values: that of the source."""
+        return self.source.dtype
+
+    def rows(self) -> Iterator[Float32Array]:
+        order = np.arange(self.head).reshape(2, -1).T.ravel()
+        if len(self.shape) == 1:
+            for row in self.source.rows():
+                yield row.reshape(-1, self.head)[:, order].reshape(1, -1)
+            return
+        for first in range(0, self.shape[0], self.head):
+            yield np.concatenate(list(row_range(self.source, first, first + self.head).rows()))[order]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that is computed from the checkpoint's settings."""
+
+    name: str
+    file: Path
+    values: Float32Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    def rows(self) -> Iterator[Float32Array]:
+        yield self.values.reshape(-1, self.shape[-1])

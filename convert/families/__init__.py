@@ -38,6 +38,7 @@ from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import (
     BertCrossEncoder,
+    JinaReranker,
     ModernBertCrossEncoder,
     RobertaCrossEncoder,
     XlmRobertaCrossEncoder,
@@ -47,12 +48,17 @@ from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.jina_bert import JinaBert
+from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
+from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
+from edgeembed_convert.families.mpnet import MPNet
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
+from edgeembed_convert.families.qwen3_vl import Qwen3Vl
 from edgeembed_convert.families.roberta import Roberta
+from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
 from edgeembed_convert.ignored import own_code, refuse_code, refuse_modules
 
@@ -67,14 +73,21 @@ FAMILIES: tuple[Family, ...] = (
     BertCrossEncoder(),
     RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
+    JinaReranker(),
     ModernBertCrossEncoder(),
     ModernBert(),
+    MPNet(),
     NomicBert(),
+    T5Encoder(),
     JinaBert(),
+    JinaV3(),
     JinaV5(),
     Qwen3(),
+    Qwen3Vl(),
     EuroBert(),
     Gemma(),
+    Llama(),
+    Qwen2(),  # for Qwen2ForCausalLM, it asks Qwen2Reranker
     Qwen2Reranker(),
     GemmaReranker(),
 )

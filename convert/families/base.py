@@ -7,7 +7,7 @@ before any weight is read, so that every mistake in a checkpoint is found before
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from edgeembed_convert.checkpoint import Checkpoint
@@ -36,9 +36,9 @@ class ModelPlan:
     metadata: Metadata
     """Keys of the architecture and the tokenizer."""
     tensors: Sequence[PlannedTensor]
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] | None = None
     """As `prompts.read_prompts` returns them; for rerankers the template `rerank` (with "{instruction}", "{query}" and
-    "{document}"). Stored as `edgeembed.prompt.*`."""
+    "{document}"). None: an embedder has those of the checkpoint, a reranker has none. Stored as `edgeembed.prompt.*`."""
     matryoshka: tuple[int, int] | None = None
     """Smallest and largest length that vectors may be truncated to. Stored as `edgeembed.matryoshka.min/max`."""
 

@@ -1,5 +1,5 @@
 """Encoders that score pairs: cross-encoders on BERT (ms-marco-MiniLM), RoBERTa (stsb-distilroberta-base), XLM-RoBERTa
-(bge-reranker-v2-m3, mmarco-mMiniLM) and ModernBERT (gte-reranker-modernbert-base).
+(bge-reranker-v2-m3, mmarco-mMiniLM, jina-reranker-v2) and ModernBERT (gte-reranker-modernbert-base).
 
 Nogueira and Cho, "Passage Re-ranking with BERT", 2019: query and document are one input; the state of the first token goes
 through a dense layer, tanh and a linear layer with one output. llama.cpp calls the two layers `cls` and `cls.output` and
@@ -11,10 +11,10 @@ ModernBertForSequenceClassification, which has GELU and a norm in place of tanh.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from gguf import Keys, PoolingType
 
+from edgeembed.engine.pair_template import is_special
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
@@ -38,8 +38,10 @@ from edgeembed_convert.families.xlm_roberta import read_xlm_roberta
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.segments import TwoSegments, add_second_segment
+from edgeembed_convert.sentencepiece import SentencePieces
 from edgeembed_convert.template import Template, read_segments, read_templates
 from edgeembed_convert.tokenizer import WordPiece
+from edgeembed_convert.tokenizer_json import read_tokenizer_files
 from edgeembed_convert.unigram import Unigram
 
 ACTIVATION_KEY = "edgeembed.rerank.activation"
@@ -49,6 +51,22 @@ ACTIVATION_KEY = "edgeembed.rerank.activation"
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "none"}
 _DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids")
 _FIXED_MODERN = {"classifier_activation": "gelu", "classifier_bias": False}
+# What the code of jina-reranker-v2 can do besides; the values are its defaults.
+_FIXED_JINA = {
+    "emb_pooler": None,
+    "fused_mlp": False,
+    "last_layer_subset": False,
+    "lora_adaptations": None,
+    "pad_vocab_size_multiple": 1,
+}
+_JINA_PARTS = {
+    "mixer.Wqkv": "attn_qkv",
+    "mixer.out_proj": "attn_output",
+    "norm1": "attn_output_norm",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc2": "ffn_down",
+    "norm2": "layer_output_norm",
+}
 _BERT_HEAD = {"pooler.dense": "cls", "classifier": "cls.output"}
 _ROBERTA_HEAD = {"classifier.dense": "cls", "classifier.out_proj": "cls.output"}
 
@@ -92,6 +110,24 @@ class XlmRobertaCrossEncoder:
         """Validate an XLM-RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape, tokenizer = read_xlm_roberta(checkpoint)
         return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
+
+
+class JinaReranker:
+    """jina-reranker-v2: XLM-RoBERTa in the makers' own code, which has other names and joint queries, keys and values."""
+
+    architectures = ("XLMRobertaForSequenceClassification",)
+    model_types = ()
+    followed_code = tuple(
+        f"{owner}modeling_xlm_roberta.{name}"
+        for owner in ("", "jinaai/jina-reranker-v2-base-multilingual--")
+        for name in ("XLMRobertaModel", "XLMRobertaForSequenceClassification")
+    )
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Validate a jina-reranker-v2 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
+        check_fixed(checkpoint, _FIXED_JINA, "BERT")
+        shape, tokenizer = read_xlm_roberta(checkpoint)
+        return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD, _JINA_PARTS)
 
 
 class ModernBertCrossEncoder:
@@ -166,8 +202,10 @@ def check_modules(checkpoint: Checkpoint) -> None:
 
 
 def pair_template(pair: Template, pieces: Sequence[str]) -> str:
-    """Return our template for a pair: the special tokens by name, "{query}" and "{document}"."""
+    """Return our template for a pair: the special tokens by name, "{query}" and "{document}". Raises ConversionError."""
     names = {"A": "{query}", "B": "{document}"}
+    if unknown := [pieces[part] for part in pair if not isinstance(part, str) and not is_special(pieces[part])]:
+        raise ConversionError(f"a reranker's template cannot have the special token {unknown[0]!r}")
     return "".join(names[part] if isinstance(part, str) else pieces[part] for part in pair)
 
 
@@ -180,12 +218,20 @@ def _score_metadata(checkpoint: Checkpoint, arch: str) -> Metadata:
 
 
 def _plan(
-    checkpoint: Checkpoint, shape: EncoderShape, tokenizer: WordPiece | Unigram | BytePairs, head: Mapping[str, str]
+    checkpoint: Checkpoint,
+    shape: EncoderShape,
+    tokenizer: WordPiece | Unigram | BytePairs,
+    head: Mapping[str, str],
+    parts: Mapping[str, str] | None = None,
 ) -> ModelPlan:
+    """Return the plan of a cross-encoder. parts: of a layer in the makers' own code -> in the GGUF file."""
     scores = _score_metadata(checkpoint, ARCHITECTURE)
     pair, segments = _read_pair(checkpoint, tokenizer)
     stored = StoredTensors(checkpoint, _place, "cross-encoder")
-    tensors = [*encoder_tensors(stored, shape), *_head(stored, shape.hidden, head)]
+    encoder = (
+        encoder_tensors(stored, shape, layers="encoder.layers", parts=parts) if parts else encoder_tensors(stored, shape)
+    )
+    tensors = [*encoder, *_head(stored, shape.hidden, head)]
     stored.check_all_placed()
     frame = {} if isinstance(tokenizer, WordPiece) else frame_metadata(tokenizer)
     metadata: Metadata = {**encoder_metadata(shape, "rank", tokenizer), **frame, **scores}
@@ -199,7 +245,7 @@ def _plan(
 
 
 def _place(name: str) -> str | None:
-    plain = plain_name(name)
+    plain = plain_name(name).replace("emb_ln.", "embeddings.LayerNorm.")
     return None if plain.startswith(_DROPPED) else plain
 
 
@@ -216,12 +262,12 @@ def _modern_head(stored: StoredTensors, hidden: int) -> Iterator[PlannedTensor]:
     yield stored.place("classifier.bias", "cls.output.bias", 1)
 
 
-def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs) -> tuple[Template, bool]:
+def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs | SentencePieces) -> tuple[Template, bool]:
     """Return the template for a pair, and whether everything from the second text on has token type 1."""
     folder = checkpoint.model_folder
     file = folder / "tokenizer.json"
-    if file.is_file():
-        content: dict[str, Any] = read_json(file)
+    if file.is_file() or not (folder / "vocab.txt").is_file():
+        file, content, _ = read_tokenizer_files(folder)
         _, pair = read_templates(content, file)
         segments = read_segments(content, file)
     else:  # vocab.txt: BERT's format

@@ -91,7 +91,7 @@ def require_config(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
 
 def positive_float(checkpoint: Checkpoint, key: str) -> float:
     """Return a number from config.json. Raises ConversionError if it is missing or not positive."""
-    return _positive(checkpoint, key, checkpoint.config.get(key))
+    return positive(checkpoint, key, checkpoint.config.get(key))
 
 
 def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
@@ -100,22 +100,33 @@ def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
     It is in config.json under `old_key`, or since transformers 5 in `rope_parameters`, for all layers or by layer type.
     Raises ConversionError if it is missing, or if positions are scaled.
     """
-    if checkpoint.config.get("rope_scaling") is not None:
-        raise ConversionError(
-            f"{checkpoint.config_file}: rope_scaling = {checkpoint.config['rope_scaling']!r} is not supported"
-        )
+    if (scaling := rope_scaling(checkpoint, layer_type)) is not None:
+        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r} is not supported")
+    return unscaled_rope_base(checkpoint, old_key, layer_type)
+
+
+def unscaled_rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
+    """Return what `rope_base` does, for positions that may be scaled."""
     parameters = checkpoint.config.get("rope_parameters")
     if not isinstance(parameters, dict):
         return positive_float(checkpoint, old_key)
-    parameters = parameters.get(layer_type, parameters)
-    if parameters.get("rope_type", "default") != "default":
-        raise ConversionError(
-            f"{checkpoint.config_file}: rope_parameters = {parameters!r}: scaled positions are not supported"
-        )
-    return _positive(checkpoint, "rope_theta", parameters.get("rope_theta"))
+    return positive(checkpoint, "rope_theta", parameters.get(layer_type, parameters).get("rope_theta"))
 
 
-def _positive(checkpoint: Checkpoint, key: str, value: Any) -> float:
+def rope_scaling(checkpoint: Checkpoint, layer_type: str) -> dict[str, Any] | None:
+    """Return how the rotary positions of such layers are scaled, with `rope_type`; None if they are not."""
+    scaling = checkpoint.config.get("rope_scaling") or checkpoint.config.get("rope_parameters")
+    if scaling is None:
+        return None
+    if not isinstance(scaling, dict):
+        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r}; expected an object")
+    scaling = scaling.get(layer_type, scaling)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    return None if kind == "default" else {**scaling, "rope_type": kind}
+
+
+def positive(checkpoint: Checkpoint, key: str, value: Any) -> float:
+    """Return a value of this key of config.json, which must be a positive number. Raises ConversionError."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ConversionError(f"{checkpoint.config_file}: {key} = {value!r}; expected a positive number")
     return float(value)

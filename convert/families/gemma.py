@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from gguf import Keys, PoolingType
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.checkpoint import Checkpoint, torch_class
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.dense import dense_modules
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
@@ -25,11 +25,10 @@ from edgeembed_convert.families.decoder import (
     rope_base,
 )
 from edgeembed_convert.families.stored import StoredTensors
-from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.sentencepiece import read_sentencepieces
 from edgeembed_convert.views import Plus
-from edgeembed_convert.weights import StoredTensor, open_weights
+from edgeembed_convert.weights import StoredTensor
 
 _BIDIRECTIONAL, _CAUSAL = "gemma-embedding", "gemma3"
 _LAYERS_27B = 62
@@ -42,7 +41,6 @@ _FIXED = {
     "final_logit_softcapping": None,
 }
 _DEFAULT_SCALAR = 256  # Gemma3TextConfig's
-_IDENTITY = "Identity"  # class name in torch.nn; its module has changed
 # The model card: "Output embedding dimension size of 768, with smaller options available (512, 256, or 128) ..."
 _MATRYOSHKA = re.compile(r"dimension size of (\d+), with smaller options available \(([\d, or]+)\)")
 
@@ -60,8 +58,8 @@ class Gemma:
         causal = _is_causal(checkpoint)
         shape = read_shape(checkpoint)
         _check_scale(checkpoint, shape, causal=causal)
-        pooling = checkpoint.pooling(shape.hidden, also=() if causal else {"Dense"})
-        dense = _dense(checkpoint, shape.hidden)
+        pooling = checkpoint.pooling(shape.hidden)
+        dense = {} if causal else _dense(checkpoint, shape.hidden)
         tokenizer = read_sentencepieces(checkpoint.model_folder, shape.vocabulary)
         tensors = [*_tensors(checkpoint, shape)]
         arch = _CAUSAL if causal else _BIDIRECTIONAL
@@ -151,45 +149,14 @@ def _tensors(checkpoint: Checkpoint, shape: DecoderShape) -> Iterator[PlannedTen
 
 
 def _dense(checkpoint: Checkpoint, hidden: int) -> dict[str, StoredTensor]:
-    """Return the weights of the two Dense modules under llama.cpp's names; empty if there are none.
+    """Return the weights of the two Dense modules under llama.cpp's names; empty if its graph cannot compute them.
 
-    Raises ConversionError for anything but hidden -> any size -> hidden, without bias and activation, after the pooling.
+    It computes hidden -> any size -> hidden, without bias and activation. Raises ConversionError.
     """
-    kinds = [kind for kind, _ in checkpoint.modules or [] if kind not in {"Normalize", "Dropout"}]
-    folders = [folder for kind, folder in checkpoint.modules or [] if kind == "Dense"]
-    if not folders:
+    modules = dense_modules(checkpoint, hidden)
+    if len(modules) != 2 or not all(module.is_linear for module in modules) or modules[1].weight.shape[0] != hidden:
         return {}
-    if kinds != ["Transformer", "Pooling", "Dense", "Dense"]:
-        raise ConversionError(
-            f"{checkpoint.folder / 'modules.json'}: modules {kinds}; llama.cpp supports two Dense ones after the pooling"
-        )
-    first, second = (_dense_weight(folder) for folder in folders)
-    if first.shape != (first.shape[0], hidden) or second.shape != (hidden, first.shape[0]):
-        raise ConversionError(
-            f"{second.file}: the Dense modules have the shapes {list(first.shape)} and {list(second.shape)}; they must"
-            f" have {hidden} inputs and {hidden} outputs together"
-        )
-    return {"dense_2": first, "dense_3": second}
-
-
-def _dense_weight(folder: Path) -> StoredTensor:
-    file = folder / "config.json"
-    config = read_json(file)
-    if config.get("bias") or torch_class(config.get("activation_function")) != _IDENTITY:
-        raise ConversionError(
-            f"{file}: bias = {config.get('bias')!r}, activation_function = {config.get('activation_function')!r};"
-            " llama.cpp's Dense layers support neither"
-        )
-    tensors = open_weights(folder).tensors
-    if set(tensors) != {"linear.weight"}:
-        raise ConversionError(f"{folder}: a Dense module has the weights {sorted(tensors)}; expected linear.weight alone")
-    tensor = tensors["linear.weight"]
-    if tensor.shape != (config.get("out_features"), config.get("in_features")):
-        raise ConversionError(
-            f"{tensor.file}: tensor {tensor.name} has the shape {list(tensor.shape)}; according to {file.name} it must be"
-            f" [{config.get('out_features')}, {config.get('in_features')}]"
-        )
-    return tensor
+    return {name: module.weight for name, module in zip(("dense_2", "dense_3"), modules, strict=True)}
 
 
 def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:

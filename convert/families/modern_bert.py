@@ -7,6 +7,7 @@ Tensor names: those of transformers' ModernBertModel in the checkpoint, llama.cp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, r
 from edgeembed_convert.families.decoder import rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.sentencepiece import SentencePieces, read_sentencepieces
+from edgeembed_convert.tokenizer_json import falls_back_to_bytes
 
 ARCHITECTURE = "modern-bert"
 # The only values that the graph supports. They are also the defaults of transformers' ModernBertConfig.
@@ -28,11 +31,13 @@ _FIXED = {
     "mlp_bias": False,
     "norm_bias": False,
 }
-# The gated activations in llama.cpp's graph (`modern-bert.hidden_act`).
+# The gated activations in llama.cpp's graph (`modern-bert.hidden_activation`).
 _ACTIVATIONS = ("gelu", "silu")
 # ModernBertConfig's, if config.json has no value.
 _DEFAULT_EPSILON = 1e-5
 _DEFAULT_GLOBAL_EVERY = 3
+# granite-embedding-311m-multilingual-r2's model card: "Truncate embeddings to 512, 384, 256, or 128 dimensions ..."
+_MATRYOSHKA = re.compile(r"Truncate embeddings to ([\d, or]+) dimensions")
 # The prediction head and the output layer of masked language models.
 _DROPPED = ("head.", "decoder.")
 
@@ -43,7 +48,7 @@ class ModernBertParts(NamedTuple):
     hidden: int
     metadata: Metadata
     tensors: list[PlannedTensor]
-    tokenizer: BytePairs
+    tokenizer: BytePairs | SentencePieces
 
 
 class ModernBert:
@@ -57,7 +62,8 @@ class ModernBert:
         """Validate a ModernBERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         pooling = checkpoint.pooling(checkpoint.positive_int("hidden_size"))
         parts = read_modern_bert(checkpoint, pooling)
-        return ModelPlan(ARCHITECTURE, parts.hidden, pooling, parts.metadata, parts.tensors)
+        matryoshka = _matryoshka(checkpoint, parts.hidden)
+        return ModelPlan(ARCHITECTURE, parts.hidden, pooling, parts.metadata, parts.tensors, matryoshka=matryoshka)
 
 
 def read_modern_bert(
@@ -79,7 +85,7 @@ def read_modern_bert(
     hidden = checkpoint.positive_int("hidden_size")
     layers = checkpoint.positive_int("num_hidden_layers")
     vocabulary = checkpoint.positive_int("vocab_size")
-    tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
+    tokenizer = _read_tokenizer(checkpoint, vocabulary)
     if not tokenizer.adds_bos or not tokenizer.adds_eos:
         raise ConversionError(f"{tokenizer.file}: the post-processor must add a special token before and after a text")
     window = checkpoint.positive_int("local_attention")
@@ -103,7 +109,7 @@ def read_modern_bert(
         Keys.Rope.FREQ_BASE.format(arch=arch): rope_base(checkpoint, "global_rope_theta", "full_attention"),
         Keys.Rope.SCALING_TYPE.format(arch=arch): "none",
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
-        f"{arch}.hidden_act": str(activation),
+        f"{arch}.hidden_activation": str(activation),
         **tokenizer.metadata(),
         # llama.cpp uses bos and eos; the checkpoint calls them cls and sep.
         "tokenizer.ggml.cls_token_id": tokenizer.special["bos"],
@@ -117,6 +123,24 @@ def read_modern_bert(
             Keys.Rope.FREQ_BASE_SWA.format(arch=arch): rope_base(checkpoint, "local_rope_theta", "sliding_attention"),
         }
     return ModernBertParts(hidden, metadata, tensors, tokenizer)
+
+
+def _read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> BytePairs | SentencePieces:
+    """Return the tokenizer: byte-level BPE, or Gemma's as in granite-embedding-311m-multilingual-r2.
+
+    llama.cpp's converter writes the latter as BPE that never joins across a new line; as SentencePiece's it has the ids of
+    the checkpoint. Raises ConversionError.
+    """
+    if falls_back_to_bytes(checkpoint.model_folder):
+        return read_sentencepieces(checkpoint.model_folder, vocabulary)
+    return read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
+
+
+def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
+    """Return the smallest and largest dimensions in the model card of Granite; None if it has none."""
+    match = _MATRYOSHKA.search(checkpoint.card)
+    sizes = [int(number) for number in re.findall(r"\d+", match[1])] if match else []
+    return (min(sizes), hidden) if sizes and min(sizes) > 0 and max(sizes) < hidden else None
 
 
 def _global_every(checkpoint: Checkpoint, layers: int) -> int:

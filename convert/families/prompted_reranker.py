@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from gguf import Keys, PoolingType
 
-from edgeembed.engine.classifier import CLASSIFIER_KEY, encode_classifier
+from edgeembed.engine.classifier import (
+    BGE_RERANKER_GEMMA,
+    CLASSIFIER_KEY,
+    MXBAI_RERANK,
+    AnswerPrompt,
+    encode_classifier,
+)
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
@@ -41,39 +47,11 @@ _CLASSIFIER = "ForSequenceClassification"
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """How a kind of reranker asks, and which answers count."""
-
-    name: str
-    template: str
-    answers: tuple[str, ...]
-    """The score is the logit of the first, less that of the second if there is one."""
-    signs: tuple[str, ...]
-    """Texts of which the model card or a chat template has one."""
-
-
-MXBAI = Prompt(
-    name="mxbai-rerank-v2",
-    template=(
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n{cut}query: {query}{cut}\n{cut}document: {document}{cut}\n{cut}"
-        "You are a search relevance expert who evaluates how well documents match search queries. For each query-document "
-        "pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment "
-        "(0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant\n"
-    ),
-    answers=("1", "0"),
-    signs=("mxbai-rerank", "MxbaiRerankV2", "You are a search relevance expert"),
-)
-BGE_GEMMA = Prompt(
-    name="bge-reranker-v2-gemma",
-    template=(
-        "<bos>A: {query}{cut}\n{cut}B: {document}{cut}\n{cut}Given a query A and a passage B, determine whether the passage "
-        "contains an answer to the query by providing a prediction of either 'Yes' or 'No'."
-    ),
-    answers=("Yes",),
-    signs=("FlagLLMReranker", "Given a query A and a passage B"),
-)
+# Texts of which the model card or a chat template has one.
+_SIGNS = {
+    MXBAI_RERANK: ("mxbai-rerank", "MxbaiRerankV2", "You are a search relevance expert"),
+    BGE_RERANKER_GEMMA: ("FlagLLMReranker", "Given a query A and a passage B"),
+}
 
 
 class Qwen2Reranker:
@@ -85,7 +63,7 @@ class Qwen2Reranker:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Qwen2 reranker and return the plan of its GGUF file. Raises ConversionError."""
-        check_purpose(checkpoint, MXBAI)
+        check_purpose(checkpoint, MXBAI_RERANK)
         require_config(checkpoint, {"hidden_act": "silu", "use_sliding_window": False, "use_mrope": False})
         layer_types = checkpoint.config.get("layer_types")
         if layer_types is not None and set(layer_types) != {"full_attention"}:
@@ -105,7 +83,7 @@ class Qwen2Reranker:
         stored = StoredTensors(checkpoint, plain_name, "Qwen2 reranker")
         embeddings = stored.take("embed_tokens.weight", shape.vocabulary, shape.hidden)
         tensors = [PlannedTensor("token_embd.weight", embeddings), *_qwen2_layers(stored, shape)]
-        return _plan(checkpoint, MXBAI, "qwen2", shape, metadata, _Weights(stored, embeddings, tensors), tokenizer)
+        return _plan(checkpoint, MXBAI_RERANK, "qwen2", shape, metadata, _Weights(stored, embeddings, tensors), tokenizer)
 
 
 class GemmaReranker:
@@ -117,7 +95,7 @@ class GemmaReranker:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Gemma reranker and return the plan of its GGUF file. Raises ConversionError."""
-        check_purpose(checkpoint, BGE_GEMMA)
+        check_purpose(checkpoint, BGE_RERANKER_GEMMA)
         config = checkpoint.config
         # transformers takes GELU by tanh, as llama.cpp does, where a file has the older key hidden_act = "gelu".
         for key in ("hidden_activation", "hidden_act"):
@@ -136,16 +114,18 @@ class GemmaReranker:
         stored = StoredTensors(checkpoint, plain_name, "Gemma reranker")
         embeddings = stored.take("embed_tokens.weight", shape.vocabulary, shape.hidden)
         tensors = [PlannedTensor("token_embd.weight", embeddings), *_gemma_layers(stored, shape)]
-        return _plan(checkpoint, BGE_GEMMA, "gemma", shape, metadata, _Weights(stored, embeddings, tensors), tokenizer)
+        return _plan(
+            checkpoint, BGE_RERANKER_GEMMA, "gemma", shape, metadata, _Weights(stored, embeddings, tensors), tokenizer
+        )
 
 
-def check_purpose(checkpoint: Checkpoint, prompt: Prompt) -> None:
+def check_purpose(checkpoint: Checkpoint, prompt: AnswerPrompt) -> None:
     """Raise ConversionError unless the checkpoint is a reranker with this prompt: others generate text, or have another."""
     if checkpoint.task == "rerank":
         return
     files = [checkpoint.model_folder / name for name in _TEMPLATE_FILES]
     texts = [checkpoint.card, *(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())]
-    if checkpoint.task == "embed" or not any(sign in text for sign in prompt.signs for text in texts):
+    if checkpoint.task == "embed" or not any(sign in text for sign in _SIGNS[prompt] for text in texts):
         raise ConversionError(
             f"{checkpoint.folder}: {checkpoint.config.get('architectures')} is converted as a reranker only, and neither "
             f"README.md nor the chat template shows that this is one with the prompt of {prompt.name}. If it is, add "
@@ -164,7 +144,7 @@ class _Weights:
 
 def _plan(
     checkpoint: Checkpoint,
-    prompt: Prompt,
+    prompt: AnswerPrompt,
     arch: str,
     shape: DecoderShape,
     metadata: Metadata,
@@ -187,7 +167,11 @@ def _plan(
 
 
 def _classifier_rows(
-    checkpoint: Checkpoint, prompt: Prompt, shape: DecoderShape, weights: _Weights, tokenizer: BytePairs | SentencePieces
+    checkpoint: Checkpoint,
+    prompt: AnswerPrompt,
+    shape: DecoderShape,
+    weights: _Weights,
+    tokenizer: BytePairs | SentencePieces,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return the weights of the classifier, shape (1, hidden): a difference of rows of the LM head, or its own."""
     stored = weights.stored
@@ -211,7 +195,7 @@ def _classifier_rows(
     return rows[:1] if len(rows) == 1 else rows[:1] - rows[1:]
 
 
-def _check_logit_score(checkpoint: Checkpoint, prompt: Prompt, numbers: list[int | None]) -> None:
+def _check_logit_score(checkpoint: Checkpoint, prompt: AnswerPrompt, numbers: list[int | None]) -> None:
     for folder in [folder for kind, folder in checkpoint.modules or [] if kind == "LogitScore"]:
         content = read_json(folder / "config.json")
         named = [content.get("true_token_id"), content.get("false_token_id")]

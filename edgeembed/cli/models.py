@@ -258,7 +258,7 @@ def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | N
 
 def _print_prompts(task: str, prompts: Prompts) -> None:
     click.echo("\nprompts")
-    names = ("query", "document", "classification", "clustering", "similarity") if task == "embed" else ()
+    names = ("query", "document", "classification", "clustering", "similarity", "default") if task == "embed" else ()
     print_fields([(name, getattr(prompts, name)) for name in (*names, "instruction")], indent="  ")
 
 
@@ -331,7 +331,7 @@ def _print_frame(model: InstalledModel) -> None:
         ("special tokens", f"{frame.before or ''} TEXT {frame.after or ''}".strip() if model.task == "embed" else None),
         ("pre-tokenizer", frame.splitter),
         ("pooling", frame.pooling or "not in the file"),
-        ("dense layers", "two" if frame.dense else None),
+        ("dense layers", str(frame.dense) if frame.dense else None),
         ("checked by", "the file's canary rows, whenever it is loaded" if frame.proven else None),
     ]
     print_fields(fields, indent="    ")

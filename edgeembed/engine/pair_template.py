@@ -23,7 +23,17 @@ SECOND_SEGMENT_KEY = "edgeembed.rerank.second_segment"
 CUT = "{cut}"
 """Separates parts of a template that are tokenised by themselves."""
 
-_SPECIAL = re.compile(r"(<\|[^<>|]+\|>|\[[A-Z]+\]|</?s>|<bos>|\{cut\})")
+_SPECIAL = re.compile(r"(<\|[^<>|]+\|>|\[[A-Z]+\]|</?s>|<[be]os>|\{cut\})")
+
+
+def is_special(name: str) -> bool:
+    """Return whether a special token of this name becomes one in a template."""
+    return _SPECIAL.fullmatch(name) is not None
+
+
+def split_at_special(template: str) -> list[tuple[str, bool]]:
+    """Return the parts of a template, and whether each is a special token; parts that are empty are left out."""
+    return [(part, is_special(part)) for part in _SPECIAL.split(template) if part]
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,13 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     clustering: NonEmptyText | None = None
     similarity: NonEmptyText | None = None
     """For the three tasks in which texts are compared with each other; by default the prompt of documents."""
+    default: NonEmptyText | None = None
+    """For texts of which a request does not say what they are for; without it, they get no prompt."""
     instruction: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an invalid template; msgspec turns it into a ValidationError."""
-        own = [self.classification, self.clustering, self.similarity]
+        own = [self.classification, self.clustering, self.similarity, self.default]
         for template in (self.query, self.document, *filter(None, own)):
             parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
             if any(width or conversion for _, _, width, conversion in parts):

@@ -63,9 +63,10 @@ def install_fetched(store: Store, fetched: FetchedModel, name: str, kind: str) -
         file=fetched.file,
         facts=facts_of(fetched.header, fetched.path),
     )
+    made_here = fetched.downloads is not None and not fetched.path.is_relative_to(fetched.downloads)
     model = store.add(fetched.path, manifest, sound=True)
     if fetched.downloads is not None:
-        if fetched.file is None:
+        if made_here:
             remove_tree(fetched.downloads)
         store.partials(name).finished(fetched.downloads)
     return model

@@ -17,6 +17,7 @@ CAUSAL = frozenset({"gemma3", "qwen3"})
 
 _HEADER_BYTES_PER_TOKEN = {
     "bert": 26,
+    "mpnet": 26,
     "nomic-bert": 21,
     "jina-bert-v2": 21,
     "modern-bert": 42,
@@ -115,7 +116,7 @@ def _layer_matrices(architecture: str, shape: Shape) -> Iterator[_Tensor]:
         yield _Tensor("attn_v", keys, width)
         yield _Tensor("attn_output", width, queries)
     # A gate beside ffn_up; in ModernBERT both are one matrix.
-    yield _Tensor("ffn_up", feed_forward * (1 if architecture == "bert" else 2), width)
+    yield _Tensor("ffn_up", feed_forward * (1 if architecture in ("bert", "mpnet") else 2), width)
     yield _Tensor("ffn_down", width, feed_forward)
 
 
@@ -123,7 +124,7 @@ def _layer_values(architecture: str, shape: Shape) -> int:
     """Return the number of a layer's norms and biases."""
     width = shape.width
     match architecture:
-        case "bert":  # two norms with biases; biases of attention, ffn_up and ffn_down
+        case "bert" | "mpnet":  # two norms with biases; biases of attention, ffn_up and ffn_down
             return 4 * width + 4 * width + shape.feed_forward + width
         case "jina-bert-v2":  # two norms with biases; biases of attention and ffn_down
             return 4 * width + 4 * width + width
@@ -140,7 +141,7 @@ def _outer_values(entry: CatalogueEntry, shape: Shape) -> int:
     """Return the number of values outside the layers that are never quantised."""
     width, scores = shape.width, entry.task == "rerank"
     match entry.architecture:
-        case "bert":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
+        case "bert" | "mpnet":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
             return (entry.context_tokens + shape.token_types + 2) * width + (width * width + 2 * width + 1 if scores else 0)
         case "nomic-bert" | "jina-bert-v2":
             return (shape.token_types + 2) * width

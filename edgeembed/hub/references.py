@@ -11,6 +11,7 @@ from edgeembed.common.files import expanded
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.catalogue import STARTER_MODEL, CatalogueEntry, HubCheckpoint, HubGguf, catalogue, lookup
+from edgeembed.hub.gguf.split import parts_of, whole_name
 from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.hub.store import Store
 
@@ -27,7 +28,6 @@ _TYPE_IN_NAME = re.compile(
     r"(?:^|[-._ ])(?:i1-)?((?:ud-)?(?:i?q\d(?:_[0-9a-z]+)*|tq\d_\d|mxfp4(?:_moe)?|b?f16|f32|fp16|fp32))$", re.IGNORECASE
 )
 _GENERIC = {"", "model", "ggml-model", "gguf", "ggml", "default"}
-_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,94}")
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
@@ -128,46 +128,51 @@ def canonical_type(text: str) -> str:
 
 def type_in_name(file: str) -> str | None:
     """Return the quantisation type at the end of a file name, if there is one."""
-    found = _TYPE_IN_NAME.search(Path(file).name[: -len(".gguf")])
+    found = _TYPE_IN_NAME.search(Path(whole_name(file)).name[: -len(".gguf")])
     return canonical_type(found[1]) if found else None
 
 
 def choose_file(files: Collection[str], reference: HubReference) -> str | None:
     """Return the GGUF file of a repository that is meant; None if it has none, but a checkpoint to convert.
 
+    Of a model in several parts it is the first one.
+
     Without a file or type it is the only GGUF file, or the one of DEFAULT_TYPE. Raises UnknownModelError with the list of
-    files if there is no such file or more than one, HubError for a model in several parts.
+    files if there is no such file or more than one, HubError for a model of which a part is missing.
     """
     ggufs = sorted(
-        file for file in files if file.lower().endswith(".gguf") and not _NO_MODEL.search(file.rpartition("/")[2])
+        file
+        for file in files
+        if file.lower().endswith(".gguf")
+        and not _NO_MODEL.search(file.rpartition("/")[2])
+        and file in (parts_of(file) or [file])[:1]
     )
     if reference.file is not None:
         if reference.file not in files:
             raise UnknownModelError(f"{reference.repo} has no file {reference.file}{_listed(ggufs)}")
-        return _whole(reference.repo, [reference.file])
+        return _complete(files, reference.file, reference.repo)
     if not ggufs:
         if any(file.endswith((".safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json")) for file in files):
             return None
         raise UnknownModelError(f"{reference.repo} contains neither GGUF nor safetensors files, nor pytorch_model.bin")
     if reference.type is None and len(ggufs) == 1:
-        return _whole(reference.repo, ggufs)
+        return _complete(files, ggufs[0], reference.repo)
     wanted = reference.type or DEFAULT_TYPE
-    of_type = [file for file in ggufs if type_in_name(_PART.sub(".gguf", file)) == wanted]
-    if len(of_type) > 1 and not any(map(_PART.search, of_type)):
+    of_type = [file for file in ggufs if type_in_name(whole_name(file)) == wanted]
+    if len(of_type) > 1:
         raise UnknownModelError(f"{reference.repo} has several files of type {wanted}; name one{_listed(of_type)}")
     if not of_type:
         asked = f"no file of type {wanted}" if reference.type else f"several GGUF files and none of type {wanted}; name one"
         raise UnknownModelError(f"{reference.repo} has {asked}{_listed(ggufs)}")
-    return _whole(reference.repo, of_type)
+    return _complete(files, of_type[0], reference.repo)
 
 
-def _whole(repo: str, files: list[str]) -> str:
-    if _PART.search(files[0]):
-        raise HubError(
-            f"{files[0]} in {repo} is split into several parts, which is not supported. Choose a smaller type, or join them "
-            "with llama.cpp's llama-gguf-split --merge and pull the file"
-        )
-    return files[0]
+def _complete(files: Collection[str], file: str, repo: str) -> str:
+    """Return a file, or the first part of its model. Raises HubError if a part is missing."""
+    parts = parts_of(file)
+    if missing := [part for part in parts if part not in files]:
+        raise HubError(f"{file} in {repo} is one of {len(parts)} parts of a model, and the repository has no {missing[0]}")
+    return parts[0] if parts else file
 
 
 def _listed(files: list[str]) -> str:
@@ -180,7 +185,7 @@ def _listed(files: list[str]) -> str:
 def name_from(repo: str | None, file: str | None) -> str | None:
     """Return a model name made from the file's name or, if that is generic, the repository's; None if neither works."""
     owner, _, title = (repo or "").rpartition("/")
-    own, of_repo = _bare(Path(file).name[: -len(".gguf")] if file else ""), _bare(title)
+    own, of_repo = _bare(Path(whole_name(file)).name[: -len(".gguf")] if file else ""), _bare(title)
     if own.lower() not in _GENERIC and (name := _sanitised(own)):
         return name
     return _sanitised(of_repo if of_repo.lower() not in _GENERIC else f"{owner}-{of_repo}") or None

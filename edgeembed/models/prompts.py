@@ -54,12 +54,14 @@ def prefixed(prefix: str) -> Prompt:
 def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruction: str | None, model: str) -> Prompt:
     """Return the prompt of a request.
 
-    Without input type and instruction it is empty, for clients that write prompts themselves. An instruction alone means a
-    query. Raises RequestError if the model does not accept an instruction.
+    Without input type and instruction it is the default that the model's makers chose, as in sentence-transformers, or
+    else empty, for clients that write prompts themselves. An instruction alone means a query. Raises RequestError if the
+    model does not accept an instruction.
     """
-    if input_type is None and instruction is None:
-        return NO_PROMPT
     prompts = prompts or Prompts()
+    if input_type is None and instruction is None:
+        default = prompts.default
+        return Prompt(default, prompts.instruction or "") if default else NO_PROMPT
     kind: InputType = input_type or "query"
     template = _template(prompts, kind)
     if "{instruction}" not in template:

@@ -80,7 +80,7 @@ def test_the_hash_of_the_source_is_that_of_base_and_adapter(tmp_path: Path) -> N
     assert len(hashes) == 2
 
 
-def test_layers_stored_the_other_way_round(tmp_path: Path) -> None:
+def test_layers_that_are_stored_transposed(tmp_path: Path) -> None:
     weights = adapter_weights({QUERY: (64, 64)}, 5)
     straight = merge(tmp_path, write_adapter(tmp_path / "lora", weights))
     base = f"base_model.model.{QUERY}"

@@ -22,6 +22,7 @@ from tests.convert.tiny_encoders import (
     make_tiny_xlm_roberta_reranker,
     wordpiece_pieces,
 )
+from tests.convert.zoo.cross_encoders import make_jina, make_modern_bert
 from tests.convert.zoo.rows import Reference, read_rows
 
 pytestmark = pytest.mark.model
@@ -209,3 +210,34 @@ def test_unsupported_checkpoints(tmp_path: Path, change: Callable[[Path], object
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
     assert not (tmp_path / "tiny.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # What jina-embeddings-v3 has, in the same code.
+        (config(lora_adaptations=["retrieval.query"]), "lora_adaptations"),
+        (config(position_embedding_type="rotary"), "'rotary'; llama.cpp's BERT supports only 'absolute'"),
+        (config(auto_map={"AutoModel": "modeling_xlm_roberta.XLMRobertaLoRA"}), "auto_map"),
+    ],
+)
+def test_unsupported_checkpoints_of_jinas_code(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    checkpoint = make_jina(tmp_path / "tiny")
+    change(checkpoint)
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (config(classifier_pooling="max"), "classifier_pooling = 'max'"),
+        (config(classifier_activation="silu"), "classifier_activation = 'silu'"),
+        (config(classifier_bias=True), "classifier_bias = True"),
+    ],
+)
+def test_unsupported_checkpoints_of_modern_bert(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    checkpoint = make_modern_bert(tmp_path / "tiny", "mean")
+    change(checkpoint)
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")

@@ -58,7 +58,7 @@ def test_metadata(tmp_path: Path) -> None:
         "rope.freq_base": 160000.0,
         "rope.freq_base_swa": 10000.0,
         "rope.scaling.type": "none",
-        "hidden_act": "gelu",
+        "hidden_activation": "gelu",
         "pooling_type": 2,
     }
     assert {name: keys[f"modern-bert.{name}"] for name in wanted} == wanted

@@ -90,12 +90,33 @@ def test_what_is_not_in_the_file_is_noted(tmp_path: Path) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny")
     write_json(
         checkpoint / "config_sentence_transformers.json",
-        {"prompts": {"query": "q: ", "bitext": "b: ", "same": "q: ", "none": ""}, "default_prompt_name": "query"},
+        {"prompts": {"query": "q: ", "bitext": "b: ", "same": "q: ", "none": ""}},
     )
-    notes = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").notes
-    assert len(notes) == 2
-    assert "prompts of other kinds, which clients must put before their texts: 'bitext' (see" in notes[0]
-    assert "puts the prompt 'query' before every text without one" in notes[1]
+    (note,) = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").notes
+    assert "prompts of other kinds, which clients must put before their texts: 'bitext' (see" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("query", "Instruct: find\nQuery: a"), ("document", "d: a"), ("other", "{x} a"), ("none", "a"), (None, "a")],
+)
+def test_a_text_without_input_type_gets_the_default_prompt(tmp_path: Path, name: str | None, wanted: str) -> None:
+    """As encode() of sentence-transformers does."""
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    prompts = {"query": "Instruct: find\nQuery: ", "document": "d: ", "other": "{x} ", "none": ""}
+    write_json(checkpoint / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": name})
+    convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+    facts = facts_of(check_gguf(tmp_path / "tiny.gguf"), tmp_path / "tiny.gguf")
+    assert choose_prompt(facts.own_prompts, None, None, "tiny").apply("a") == wanted
+    assert choose_prompt(facts.own_prompts, "document", None, "tiny").apply("a") == "d: a"
+    assert choose_prompt(facts.own_prompts, None, "look", "tiny").apply("a") == "Instruct: look\nQuery: a"
+
+
+def test_a_default_prompt_that_does_not_exist(tmp_path: Path) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny")
+    write_json(checkpoint / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": "query"})
+    with pytest.raises(ConversionError, match="default_prompt_name = 'query' is not the name of a prompt"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 
 @pytest.mark.parametrize("prompts", [{"query": 1}, ["query: "]])

@@ -18,6 +18,7 @@ from edgeembed_convert.importance import read_texts
 from edgeembed_convert.recipes import RECIPES
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
+from tests.convert.tiny_mpnet import make_tiny_mpnet
 from tests.convert.tiny_rotary_encoders import make_tiny_nomic_bert
 
 pytestmark = pytest.mark.model
@@ -127,6 +128,17 @@ def test_a_reranker_is_measured_with_pairs(tmp_path: Path) -> None:
     checkpoint = make_tiny_cross_encoder(tmp_path / "tiny")
     result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_E"))
     assert result.quantization == "Q4_E" and result.pooling == "rank"
+
+
+def test_a_model_that_llama_cpp_computes_as_another_is_measured_too(tmp_path: Path) -> None:
+    """Both the bias of its attention and the importance come in llama.cpp's evaluation callback."""
+    checkpoint = make_tiny_mpnet(tmp_path / "tiny")
+    result = convert_checkpoint(checkpoint, tmp_path / "model.gguf", ConversionOptions(quantization="Q4_E"))
+    assert result.quantization == "Q4_E" and read_header(result.path).architecture == "mpnet"
+    exact = convert_checkpoint(checkpoint, tmp_path / "f32.gguf", ConversionOptions(quantization="F32", proof=False)).path
+    from edgeembed.engine.llama.importance import measure
+
+    assert measure(exact, ["hello world"], threads=1)["blk.1.ffn_down.weight"].max() > 0
 
 
 @pytest.mark.parametrize(

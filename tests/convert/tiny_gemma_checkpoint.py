@@ -122,8 +122,8 @@ def tiny_merges() -> list[list[str]]:
     ]
 
 
-def tokenizer_json() -> dict[str, Any]:
-    """Return the content of tokenizer.json, with the components of Gemma's."""
+def tokenizer_json(*, image: bool = True) -> dict[str, Any]:
+    """Return the content of tokenizer.json, with the components of Gemma's. image: with a token that the model lacks."""
     vocabulary = tiny_vocabulary()
     ids = {piece: number for number, piece in enumerate(vocabulary)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -133,7 +133,7 @@ def tokenizer_json() -> dict[str, Any]:
         "added_tokens": [
             *({"id": ids[piece], "content": piece, **flags, "special": special} for piece, special in added),
             # Beyond the rows that the model has, as in EmbeddingGemma.
-            {"id": len(vocabulary), "content": IMAGE, **flags, "special": True},
+            *([{"id": len(vocabulary), "content": IMAGE, **flags, "special": True}] if image else []),
         ],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
         "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,16 @@ from tests.convert.tiny_qwen3_checkpoint import tiny_vocabulary
 
 LOCAL_ATTENTION = 32
 _MODERN_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+_ROLES = {"cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "pad": "[PAD]", "mask": "[MASK]"}
 
 
-def bpe_tokenizer_json() -> dict[str, Any]:
-    """Return the content of tokenizer.json, like ModernBERT's: GPT-2's pattern, runs of spaces as tokens."""
+def bpe_tokenizer_json(unmerged: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the content of tokenizer.json, like ModernBERT's: GPT-2's pattern, runs of spaces as tokens.
+
+    unmerged: pieces that no merges lead to.
+    """
     vocabulary, merges = tiny_vocabulary()
+    vocabulary += unmerged
     added = [("    ", False), ("  ", False), *((piece, True) for piece in _MODERN_SPECIAL)]
     ids = {piece: len(vocabulary) + number for number, (piece, _) in enumerate(added)}
 
@@ -75,18 +81,29 @@ def bpe_tokenizer_json() -> dict[str, Any]:
     }
 
 
-def make_tiny_modern_bert(folder: Path, *, pooling: str = "cls", seed: int = 0) -> Path:
-    """Write a ModernBERT embedder with five layers, of which the first and the fourth have full attention."""
+def make_tiny_modern_bert(
+    folder: Path,
+    *,
+    pooling: str = "cls",
+    seed: int = 0,
+    tokenizer: dict[str, Any] | None = None,
+    names: Mapping[str, str] = _ROLES,
+    **changes: Any,
+) -> Path:
+    """Write a ModernBERT embedder with five layers, of which the first and the fourth have full attention.
+
+    tokenizer: the content of tokenizer.json. names: its special tokens, by role. changes: of config.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = bpe_tokenizer_json()
-    ids = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
+    tokenizer = tokenizer or bpe_tokenizer_json()
+    ids = tokenizer["model"]["vocab"] | {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
     config = {
         "architectures": ["ModernBertModel"],
         "model_type": "modernbert",
         "attention_bias": False,
-        "bos_token_id": ids["[CLS]"],
-        "cls_token_id": ids["[CLS]"],
-        "eos_token_id": ids["[SEP]"],
+        "bos_token_id": ids[names["cls"]],
+        "cls_token_id": ids[names["cls"]],
+        "eos_token_id": ids[names["sep"]],
         "global_attn_every_n_layers": 3,
         "global_rope_theta": 160000.0,
         "hidden_activation": "gelu",
@@ -96,15 +113,15 @@ def make_tiny_modern_bert(folder: Path, *, pooling: str = "cls", seed: int = 0) 
         "mlp_bias": False,
         "norm_bias": False,
         "norm_eps": 1e-5,
-        "pad_token_id": ids["[PAD]"],
-        "sep_token_id": ids["[SEP]"],
+        "pad_token_id": ids[names["pad"]],
+        "sep_token_id": ids[names["sep"]],
         "vocab_size": max(ids.values()) + 4,
         **SIZES,
         "num_hidden_layers": 5,
+        **changes,
     }
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer.json", tokenizer)
-    names = {"cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "pad": "[PAD]", "mask": "[MASK]"}
     own = {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{role}_token": piece for role, piece in names.items()}}
     write_json(folder / "tokenizer_config.json", own)
     write_sentence_transformer(folder, config["hidden_size"], pooling)

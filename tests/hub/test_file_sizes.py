@@ -35,6 +35,8 @@ PUBLISHED = [
 PARAMETERS = {
     "all-minilm-l12-v2": 33_360_000,
     "all-minilm-l6-v2": 22_713_216,
+    "granite-embedding-311m-multilingual-r2": 311_664_384,
+    "granite-embedding-97m-multilingual-r2": 97_441_152,
     "granite-embedding-english-r2": 149_014_272,
     "granite-embedding-small-english-r2": 47_662_464,
     "jina-embeddings-v2-base-en": 137_368_320,

@@ -82,6 +82,10 @@ PARTS = ["M-Q8_0-00001-of-00002.gguf", "M-Q8_0-00002-of-00002.gguf"]
         (["config.json", "pytorch_model.bin"], "hf:o/r", None),
         (["model.safetensors", "M-Q4_0.gguf"], "hf:o/r", "M-Q4_0.gguf"),
         ([*PARTS, "M-Q4_0.gguf"], "hf:o/r:Q4_0", "M-Q4_0.gguf"),
+        (PARTS, "hf:o/r", PARTS[0]),
+        ([*PARTS, "M-F16.gguf"], "hf:o/r:Q8_0", PARTS[0]),
+        (PARTS, f"hf:o/r:{PARTS[1]}", PARTS[0]),
+        (["m-00001-of-00001.gguf"], "hf:o/r", "m-00001-of-00001.gguf"),
     ],
 )
 def test_the_chosen_file(files: list[str], reference: str, chosen: str | None) -> None:
@@ -98,10 +102,8 @@ def test_the_chosen_file(files: list[str], reference: str, chosen: str | None) -
         (["model.onnx"], "hf:o/r", "neither GGUF nor safetensors"),
         (["model.safetensors"], "hf:o/r:x.gguf", "it contains no GGUF file"),
         ([f"m-{number:02}.gguf" for number in range(30)], "hf:o/r", "and 10 more"),
-        (PARTS, "hf:o/r", "several parts.*llama-gguf-split"),
-        (PARTS, "hf:o/r:Q8_0", "several parts"),
-        (PARTS, f"hf:o/r:{PARTS[0]}", "several parts"),
-        (["m-00001-of-00001.gguf"], "hf:o/r", "several parts"),
+        (PARTS[:1], "hf:o/r", f"one of 2 parts of a model, and the repository has no {PARTS[1]}"),
+        ([*PARTS, "b-Q8_0.gguf"], "hf:o/r:Q8_0", "several files of type Q8_0"),
     ],
 )
 def test_an_ambiguous_reference_is_an_error(files: list[str], reference: str, said: str) -> None:
@@ -115,6 +117,7 @@ def test_an_ambiguous_reference_is_an_error(files: list[str], reference: str, sa
         ("acme/Model-GGUF", "My-Model-v1.5-Q8_0.gguf", "my-model-v1.5"),
         ("acme/Model-GGUF", "my_model.i1-Q4_K_M.gguf", "my_model"),
         ("acme/Model-GGUF", "ggml-model-f16.gguf", "acme-model"),
+        ("acme/Model-GGUF", "My-Model-Q8_0-00001-of-00002.gguf", "my-model"),
         ("acme/Best Model-GGUF", "Q8_0/model.gguf", "best-model"),
         ("acme/Modèle-gguf", "Q8_0.gguf", "mod-le"),
         ("acme/Some.Model", None, "some.model"),

@@ -27,6 +27,7 @@ from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import Store
 from tests.fakes import Lines
 from tests.hub.fakes import COMMIT, DEFAULT_FILE, DEFAULT_REPO, STARTER_REPO, FakeConverter, FakeHub, leftovers, model_bytes
+from tests.hub.gguf.splitting import split
 from tests.overwriting import overwrite_in_place, rename_over
 
 pytestmark = pytest.mark.usefixtures("small_catalogue")
@@ -162,6 +163,19 @@ def test_a_checkpoint_without_gguf_is_converted(paths: Paths, hub: FakeHub, conv
     assert len(converter.calls) == 1
     with pytest.raises(UnknownModelError, match="would have to be converted"):
         run("hf:acme/Some-Model:Q9_9")
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(hub: FakeHub, converter: FakeConverter) -> None:
+    files = {
+        "config.json": CONFIG, "pytorch_model-00001-of-00001.bin": b"weights", "pytorch_model.bin.index.json": b"{}",
+        "2_Dense/model.safetensors": b"dense", "2_Dense/pytorch_model.bin": b"no", "training_args.bin": b"no",
+    }  # fmt: skip
+    hub.files["acme/Some-Model"] = files
+    assert run("hf:acme/Some-Model:F16").stdout.startswith("some-model:F16  ")
+    asked = {path for _, path, _ in hub.requests}
+    assert not any(name in path for path in asked for name in ("training_args", "2_Dense/pytorch_model"))
+    assert any("pytorch_model-00001-of-00001.bin" in path for path in asked)
+    assert len(converter.calls) == 1
 
 
 def converted(target: Path) -> SimpleNamespace:
@@ -403,3 +417,34 @@ def test_a_manifest_of_an_older_version_has_no_repository(paths: Paths, reposito
     assert Store(paths).installed() == [model]
     assert "is already installed" in run(f"hf:{DEFAULT_REPO}", "--name", DEFAULT_MODEL).stderr
     assert STARTER_REPO not in repository.files and STARTER_MODEL not in names(paths)
+
+
+def test_a_model_in_several_parts_is_joined(paths: Paths, tmp_path: Path) -> None:
+    whole = tmp_path / "My-Model-Q8_0.gguf"
+    whole.write_bytes(Q8)
+    parts = split(whole, 2)
+    for part in parts:
+        result = run(str(part))
+        assert result.exit_code == 0, result.output
+        model = Store(paths).find("my-model", "Q8_0")
+        assert model is not None and model.path.read_bytes() == Q8
+    assert "already installed" in result.stderr
+    assert sorted(leftovers(paths)) == ["my-model-Q8_0.gguf", "my-model-Q8_0.json"]
+
+
+def test_a_repository_of_a_model_in_several_parts(paths: Paths, hub: FakeHub, tmp_path: Path) -> None:
+    whole = tmp_path / "Nice-Model-Q8_0.gguf"
+    whole.write_bytes(Q8)
+    hub.files[REPO] = {part.name: part.read_bytes() for part in split(whole, 2)}
+    result = run(f"hf:{REPO}")
+    assert result.exit_code == 0, result.output
+    model = Store(paths).find("nice-model", "Q8_0")
+    assert model is not None and model.path.read_bytes() == Q8
+    assert "1 other parts, joined here" in model.source
+    assert sorted(leftovers(paths)) == ["nice-model-Q8_0.gguf", "nice-model-Q8_0.json"]
+    assert not (model.path.parent / ".partial").exists()
+    assert "already installed" in run(f"hf:{REPO}:Q8_0").stderr
+    # A part that the hub lacks is missed before anything is downloaded.
+    del hub.files[REPO]["Nice-Model-Q8_0-00002-of-00002.gguf"]
+    with pytest.raises(HubError, match="the repository has no Nice-Model-Q8_0-00002"):
+        run(f"hf:{REPO}", "--name", "other")

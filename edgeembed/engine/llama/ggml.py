@@ -20,7 +20,10 @@ GGML = "0.25.3"
 
 # --- numbers and names ------------------------------------------------------------------------------------------------
 
-TYPE_F32 = 0
+TYPE_F32, TYPE_F16 = 0, 1
+OP_FLASH_ATTN_EXT = 74
+ATTENTION_MASK = 3
+"""Which source of OP_FLASH_ATTN_EXT is the mask: shape [keys, queries, heads or 1, streams or 1], added to the scores."""
 LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_CONTINUED = 1, 2, 3, 4, 5
 DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DEVICE_ACCEL = 0, 1, 2, 3
 

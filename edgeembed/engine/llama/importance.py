@@ -42,7 +42,7 @@ class ImportanceReader(PooledReader):
         super().__init__()
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
         self._counts: dict[str, npt.NDArray[np.int64]] = {}
-        self._callback = EvalCallback(self._evaluate)  # llama.cpp keeps only the address
+        self._callback = EvalCallback(self.evaluate)  # llama.cpp keeps only the address
         self.failure: Exception | None = None
 
     def configure(self, params: Any) -> None:
@@ -60,7 +60,8 @@ class ImportanceReader(PooledReader):
             means[name] = np.where(counts > 0, sums / np.maximum(counts, 1), 1.0).astype(np.float32)
         return means
 
-    def _evaluate(self, tensor: int, asking: bool, _user_data: object) -> bool:
+    def evaluate(self, tensor: int, asking: bool, _user_data: object) -> bool:
+        """Return whether the computation goes on, or when asking, whether the tensor is wanted."""
         if _operation(tensor) not in (PRODUCT, EXPERT_PRODUCT):
             return not asking
         try:
@@ -113,7 +114,7 @@ def measure(
     loaded = LlamaModel(options)
     try:
         reader = ImportanceReader()
-        context = loaded.new_context(reader)
+        context = loaded.new_context(reader, reader.evaluate)
         try:
             for first in range(0, len(texts), TEXTS_AT_ONCE):
                 group = texts[first : first + TEXTS_AT_ONCE]

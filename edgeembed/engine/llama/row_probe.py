@@ -16,6 +16,7 @@ from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.ggml import CLASSIFIER_WEIGHT, TYPE_F32, EvalCallback, Tensor
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.rows import (
+    Head,
     LastTokenReader,
     PooledReader,
     RowReader,
@@ -70,8 +71,8 @@ class CausalModel:
     """Of a row."""
     ranks: bool
     file_type: str
-    head: ClassifierHead | None = None
-    """A reranker's classifier, if llama.cpp's graph lacks it."""
+    head: Head | None = None
+    """What llama.cpp's graph lacks: a reranker's classifier, dense layers."""
 
 
 def find_last_token_reader(

@@ -1,5 +1,7 @@
 """How rows are read from llama.cpp: pooled by it, or each text's last token, before a decoder's LM head is computed.
 
+A head computes what follows and llama.cpp does not: dense layers, a reranker's classifier.
+
 With `embeddings` on, every token is an output: a decoder multiplies each by its LM head, a quarter to a half of all work,
 and keeps a row of logits for it. `LastTokenReader` leaves `embeddings` off, marks only the last tokens as outputs, so that
 the last layer computes nothing else, copies the rows of `result_norm` in llama.cpp's evaluation callback, and stops the
@@ -45,25 +47,38 @@ class RowReader(Protocol):
         ...
 
 
+class Head(Protocol):
+    """What is computed from the rows that were read."""
+
+    @property
+    def inputs(self) -> int:
+        """Length of a row that was read."""
+        ...
+
+    def apply(self, rows: Float32Matrix) -> Float32Matrix:
+        """Return float32, shape (texts, outputs), from float32, shape (texts, width)."""
+        ...
+
+
 class PooledReader:
-    """Reads the rows that llama.cpp pooled, one for each sequence; with a head, scores of the last token's states."""
+    """Reads the rows that llama.cpp pooled, one for each sequence, and computes the rest with a head."""
 
     last_only = False
 
-    def __init__(self, head: ClassifierHead | None = None) -> None:
-        """head: a classifier that llama.cpp's graph lacks."""
+    def __init__(self, head: Head | None = None) -> None:
+        """head: computes what llama.cpp's graph lacks."""
         self._head = head
 
     def configure(self, params: Any) -> None:
         params.embeddings = True
-        if self._head is not None:
+        if isinstance(self._head, ClassifierHead):  # the file says rank, for which the graph has nothing
             params.pooling_type = lib.LLAMA_POOLING_TYPE_LAST
 
     def expect(self, outputs: int) -> None:
         pass
 
     def read(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
-        pooled = rows if self._head is None else np.empty((len(rows), self._head.weight.shape[1]), dtype=np.float32)
+        pooled = rows if self._head is None else np.empty((len(rows), self._head.inputs), dtype=np.float32)
         target, stride = pooled.ctypes.data, pooled.strides[0]
         for number, sequence in enumerate(sequences):
             pointer = _pooled_row(context, sequence)
@@ -71,7 +86,7 @@ class PooledReader:
                 raise ComputeError(f"llama.cpp has no row for sequence {sequence}")
             ctypes.memmove(target + number * stride, pointer, stride)
         if self._head is not None:
-            rows[:] = self._head.scores(pooled)
+            rows[:] = self._head.apply(pooled)
 
 
 class LastTokenReader:
@@ -79,8 +94,8 @@ class LastTokenReader:
 
     last_only = True
 
-    def __init__(self, width: int, most: int, head: ClassifierHead | None = None) -> None:
-        """width: length of a hidden state. most: outputs of one pass at most. head: turns hidden states into scores."""
+    def __init__(self, width: int, most: int, head: Head | None = None) -> None:
+        """width: length of a hidden state. most: outputs of one pass at most. head: computes rows from hidden states."""
         self._hidden = np.empty((most, width), dtype=np.float32)
         self._head = head
         self._expected = 0
@@ -99,7 +114,7 @@ class LastTokenReader:
         if not self._found:
             raise ComputeError(f"llama.cpp computed no tensor {LAST_HIDDEN_STATES.decode()} with a row for each text")
         hidden = self._hidden[: len(rows)]
-        rows[:] = self._head.scores(hidden) if self._head else hidden
+        rows[:] = self._head.apply(hidden) if self._head else hidden
 
     def _evaluate(self, tensor: int, asking: bool, _user_data: object) -> bool:
         # About a thousand calls before each pass: 0.5 ms of the 100 ms that a decoder takes.

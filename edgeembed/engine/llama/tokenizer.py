@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeembed.common.origins import Origins, compose_with_origins
 from edgeembed.engine.llama.bindings import lib
+from edgeembed.engine.llama.cased_words import CasedWords
 from edgeembed.engine.llama.defined_tokens import DefinedTokens
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.loose_spaces import LooseSpaces
@@ -45,7 +46,8 @@ class Tokenizer:
         defined = vocabulary.defined_tokens()
         self._names_of_defined = {id_: name for name, id_ in defined.items()}
         self._defined = DefinedTokens(defined)
-        self._spaces = LooseSpaces.of(metadata, vocabulary)
+        bare = partial(self._call, frame=False)
+        self._splitter = LooseSpaces.of(metadata, vocabulary) or CasedWords.of(metadata, bare, vocabulary.spellings)
         self._buffers = threading.local()
         self._spelled_letter = lru_cache(_MOST_LETTERS)(self._spell_letter)
         if self._words and self._call(WORD_START, frame=False).tolist() != [vocabulary.unknown]:
@@ -129,7 +131,7 @@ class Tokenizer:
         """Return a text as llama.cpp can read it, or ids and such texts in turns."""
         if self._words is None:
             parts = self._defined.split(self._normalize(text))
-            return parts if self._spaces is None else _split_each(parts, self._spaces.split)
+            return parts if self._splitter is None else _split_each(parts, self._splitter.split)
         return _split_each(self._defined.split(text), self._words_of)
 
     def _words_of(self, text: str) -> str | list[str | int]:

@@ -103,6 +103,14 @@ class HubClient:
         [fetched] = self._fetch([remote], folder, remote.name, 0)
         return fetched
 
+    def fetch_parts(self, remotes: list[RemoteFile], folder: Path, what: str) -> list[Path]:
+        """Download the parts of a model below `folder`, with room to join them, and return their paths.
+
+        Raises the errors of `fetch`.
+        """
+        room = sum(remote.size_bytes or 0 for remote in remotes)
+        return [path for path, _ in self._fetch(remotes, folder, what, room)]
+
     def checkpoint(
         self, listing: RepositoryListing, folder: Path, inspect: Callable[[Path], object] | None = None, room: int = 0
     ) -> Path:

@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, computed_as
 from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufHead, GgufReader
 from edgeembed.hub.gguf.header import RANK_POOLING
 from edgeembed.hub.gguf.tensors import Attention, UnfitError
-
-ARCHITECTURE_KEY = "general.architecture"
 
 # The architectures of embedding models and rerankers, and what RoPE rotates: whole heads, parts of them or none. How
 # llama.cpp handles a hostile file of another architecture has not been reviewed.
@@ -24,6 +23,7 @@ _ROTATIONS: dict[str, Literal["whole", "part", "none"]] = {
     "bert": "none", "nomic-bert": "part", "nomic-bert-moe": "part", "jina-bert-v2": "none", "jina-bert-v3": "part",
     "modern-bert": "part", "neo-bert": "part", "eurobert": "part", "gemma": "part", "gemma-embedding": "part",
     "gemma2": "part", "gemma3": "part", "llama": "whole", "llama-embed": "whole", "qwen2": "whole", "qwen3": "whole",
+    "t5encoder": "none",
 }  # fmt: skip
 
 # Architectures with sliding windows: the default period of layers without a window, and whether the first layer is one.
@@ -37,10 +37,17 @@ _MOST_HEADS, _LONGEST_HEAD = 1024, 1024
 _MOST_WIDTH = 2**17
 _MOST_FEED_FORWARD, _MOST_QUERY = 32, 16
 """As multiples of the width: the memory for each token of a batch must stay in proportion to the file."""
-_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3")
-"""Architectures with a KV cache."""
+_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "llama", "llama-embed", "qwen2", "qwen3")
+"""Architectures for which llama.cpp allocates a KV cache; llama-embed makes no use of it."""
+_WITHOUT_PIECES = ("llama-embed",)
+"""Architectures with a KV cache whose texts must not be computed in pieces."""
 _KEPT_TOKENS, _KEPT_BYTES = 512, 2**22
 """The KV cache of so many tokens must not be larger than the file, or than this."""
+_WITH_DISTANCES = ("t5encoder",)
+"""Architectures whose attention has a bias by distance, for each head and each two tokens of a batch."""
+_LEAST_DISTANCES, _MOST_DISTANCES = 4, 508
+"""Beyond them llama.cpp divides by the logarithm of 1, or computes a negative index, on which ggml asserts."""
+_MOST_BIASES = 2**28
 _MOST_CONTEXT = 2**24
 _MOST_WINDOW = 2**20
 _MOST_LABELS = 1024
@@ -59,21 +66,26 @@ class ArchitectureSizes:
     attention: Attention
     scores: int | None
     """Numbers that a reranker computes for a pair; None for an embedder."""
+    distances: int | None = None
+    """Rows of the table with a bias of attention for each range of distances; None for an architecture without one."""
 
 
 def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     """Check all keys of the architecture and return the sizes. Raises UnfitError, MalformedError."""
     name = head.values.get(ARCHITECTURE_KEY)
-    if name not in _ROTATIONS:
-        raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {', '.join(_ROTATIONS)}")
+    if name not in _ROTATIONS and name not in STAND_INS:
+        supported = ", ".join([*_ROTATIONS, *STAND_INS])
+        raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {supported}")
     assert isinstance(name, str)
+    name = computed_as(name)
     keys = _Keys(reader, head, name)
     width = keys.required("embedding_length", _MOST_WIDTH)
     layers = keys.required("block_count", _MOST_LAYERS)
-    keys.required("context_length", _MOST_CONTEXT)
+    context = keys.required("context_length", _MOST_CONTEXT)
     attention = _attention(keys, layers, width)
     _check_rotation(keys, attention, _ROTATIONS[name])
     _check_experts(keys, layers)
+    distances = _check_distances(keys, attention.heads, context) if name in _WITH_DISTANCES else None
     _check_windows(keys, layers, _WINDOWS.get(name))
     keys.only("nextn_predict_layers", 0)
     # llama.cpp would read rows of this length, whatever the graph computes.
@@ -82,10 +94,12 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     _check_floats(keys)
     if name in _WITH_KV_CACHE:
         _check_kv_cache(layers, attention, reader.size)
-    else:
+    if name in _WITHOUT_PIECES:
+        _check_no_pieces(keys)
+    elif name not in _WITH_KV_CACHE:
         _check_encoder(keys)
     keys.in_all_layers("feed_forward_length", layers, _MOST_FEED_FORWARD * width)
-    return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys))
+    return ArchitectureSizes(width=width, layers=layers, attention=attention, scores=_scores(keys), distances=distances)
 
 
 class _Keys:
@@ -255,6 +269,18 @@ def _check_experts(keys: _Keys, layers: int) -> None:
         keys.required("expert_group_used_count", groups - 1)
 
 
+def _check_distances(keys: _Keys, heads: int, context: int) -> int:
+    key = "attention.relative_buckets_count"
+    distances = keys.required(key, _MOST_DISTANCES)
+    if distances < _LEAST_DISTANCES or distances % 2:
+        raise UnfitError(
+            f"key {keys.name(key)!r} is {distances}, expected an even number from {_LEAST_DISTANCES} to {_MOST_DISTANCES}"
+        )
+    if heads * context**2 > _MOST_BIASES:
+        raise UnfitError(f"key {keys.name('context_length')!r} is {context}, for which {heads} heads take too much memory")
+    return distances
+
+
 def _check_floats(keys: _Keys) -> None:
     for name, value in keys.floats().items():
         if not math.isfinite(value) or abs(value) > _LARGEST_FLOAT:
@@ -278,6 +304,12 @@ def _check_encoder(keys: _Keys) -> None:
     causal = keys.flag("attention.causal")
     if causal or (causal is None and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING)):
         raise UnfitError(f"key {keys.name('attention.causal')!r} is {causal}, but this architecture is not causal")
+
+
+def _check_no_pieces(keys: _Keys) -> None:
+    """Check that a model that makes no use of its cache is not causal and pooled at the end: long texts would be split."""
+    if keys.flag("attention.causal") and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING):
+        raise UnfitError(f"key {keys.name('attention.causal')!r} is true, but this architecture keeps no keys and values")
 
 
 def _scores(keys: _Keys) -> int | None:

@@ -10,18 +10,23 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
-from edgeembed.engine import canary
+from edgeembed.engine import canary, text_template
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
+from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, decode_bias
+from edgeembed.engine.text_template import TextTemplate
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
 from edgeembed.hub.gguf.file import GgufHead, Scalar
 from edgeembed.hub.gguf.frames import frame_of
 from edgeembed.hub.gguf.header import GgufHeader, open_gguf
+from edgeembed.hub.gguf.split import PARTS_KEY
 from edgeembed.hub.gguf.tensors import (
     UnfitError,
     check_dense,
+    check_distances,
     check_fused_attention,
     check_kinds,
     check_layout,
@@ -30,7 +35,6 @@ from edgeembed.hub.gguf.tensors import (
 )
 from edgeembed.hub.gguf.vocabulary import check_vocabulary
 
-SPLIT_KEY = "split.count"
 _PROMPT_KEYS = {kind: f"edgeembed.prompt.{kind}" for kind in Prompts.__struct_fields__}
 _MATRYOSHKA_KEYS = ("edgeembed.matryoshka.min", "edgeembed.matryoshka.max")
 _MOST_CANARY_TEXTS, _LONGEST_CANARY_TEXTS = 64, 2**16
@@ -50,21 +54,27 @@ def check_gguf(path: Path) -> GgufHeader:
     with open_gguf(path) as reader:
         try:
             head = reader.head()
-            if head.values.get(SPLIT_KEY, 0) not in (0, 1):
-                raise UnfitError(f"key {SPLIT_KEY!r}: the file is one of {head.values[SPLIT_KEY]} parts; join them first")
+            if head.values.get(PARTS_KEY, 0) not in (0, 1):
+                raise UnfitError(
+                    f"key {PARTS_KEY!r}: the file is one of {head.values[PARTS_KEY]} parts of a model. Install them as one "
+                    "file: edgeembed pull FILE"
+                )
             tensors = reader.tensors(head)
-            check_layout(head, tensors, reader.position, reader.size)
+            end = reader.position
+            check_layout(head, tensors, end, reader.size)
             by_name = {tensor.name: tensor for tensor in tensors}
             sizes = check_sizes(reader, head)
             check_kinds(by_name)
             check_fused_attention(by_name, sizes.layers, sizes.attention)
             check_dense(by_name)
+            if sizes.distances is not None:
+                check_distances(by_name)
             if sizes.scores is not None and CLASSIFIER_KEY not in head.values:
                 check_scores(by_name, sizes.scores)
             tokens = check_vocabulary(reader, head)
             check_vocabulary_size(tokens, sizes.width)
             _check_own_keys(head, sizes, tokens)
-            refusal = frame_of(reader, head, {name: tensor.shape for name, tensor in by_name.items()}).refusal
+            refusal = frame_of(reader, head, tensors, end).refusal
         except UnfitError as error:
             raise HubError(f"{path} is not safe for llama.cpp: {error}") from error
     if refusal is not None:
@@ -75,25 +85,55 @@ def check_gguf(path: Path) -> GgufHeader:
 def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> None:
     """Check the keys that our converter writes. Raises UnfitError."""
     values = head.values
-    for key in (*_PROMPT_KEYS.values(), TEMPLATE_KEY, canary.TEXTS_KEY, canary.ROWS_KEY):
+    templates = (TEMPLATE_KEY, text_template.TEMPLATE_KEY, text_template.INSTRUCTION_KEY)
+    for key in (*_PROMPT_KEYS.values(), *templates, canary.TEXTS_KEY, canary.ROWS_KEY, SCORE_BIAS_KEY):
         if not isinstance(values.get(key, ""), str):
             raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
     _check_prompts(texts)
+    try:
+        TextTemplate.of(texts.get)
+    except ValueError as error:
+        raise UnfitError(f"key {error}") from error
     if (classifier := values.get(CLASSIFIER_KEY)) is not None:
         _check_classifier(classifier, sizes)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
     if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < tokens:
         raise UnfitError(f"key {SECOND_SEGMENT_KEY!r} is {offset!r}, expected the id of one of {tokens} tokens")
     least, most = (values.get(key) for key in _MATRYOSHKA_KEYS)
+    width = _width_behind_dense(head, sizes)
     if (least, most) != (None, None) and not (
-        isinstance(least, int) and isinstance(most, int) and 1 <= least <= most <= sizes.width
+        isinstance(least, int) and isinstance(most, int) and 1 <= least <= most <= width
     ):
         raise UnfitError(
-            f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {sizes.width}"
+            f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {width}"
         )
+    if values.get(ARCHITECTURE_KEY) in STAND_INS:
+        try:
+            decode_bias(texts.get(SCORE_BIAS_KEY, ""), sizes.attention.heads)
+        except ValueError as error:
+            raise UnfitError(f"key {SCORE_BIAS_KEY!r}: {error}") from error
     if canary.TEXTS_KEY in texts and canary.ROWS_KEY in texts:
-        _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or sizes.width)
+        _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or width)
+
+
+def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
+    """Check our dense layers behind the pooling, and return the length of a vector. Raises UnfitError."""
+    values = head.values
+
+    def value(key: str) -> str | None:
+        found = values.get(key)
+        if isinstance(found, bool | float):
+            raise UnfitError(f"key {key!r} is {found!r}")
+        return None if found is None else str(found)
+
+    try:
+        dense = read_head(value, sizes.width)
+    except DenseError as error:
+        raise UnfitError(str(error)) from error
+    if dense is not None and sizes.scores is not None:
+        raise UnfitError(f"key {COUNT_KEY!r}: a reranker has no dense layers behind its pooling")
+    return sizes.width if dense is None else dense.outputs
 
 
 def _check_classifier(value: Scalar, sizes: ArchitectureSizes) -> None:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeembed.engine.classifier import BGE_RERANKER_GEMMA, MXBAI_RERANK, AnswerPrompt
+
 Pooling = Literal["mean", "cls", "last", "rank"]
 
 WORD_START = "\u2581"
@@ -60,6 +62,7 @@ VOCABULARIES = (
         after="[SEP]",
         splitter="gpt-2",
         normalizer="nfc",
+        pair="[CLS]{query}[SEP]{document}[SEP]",
         most_tokens=51_200,
     ),
     VocabularyFrame(
@@ -69,6 +72,16 @@ VOCABULARIES = (
         marks=("[CLS]", "[SEP]", "[UNK]"),
         before="[CLS]",
         after="[SEP]",
+        after_role="seperator",
+        unknown="[UNK]",
+    ),
+    VocabularyFrame(
+        name="MPNet's",
+        architectures=frozenset({"mpnet"}),
+        model="bert",
+        marks=("<s>", "</s>", "[UNK]"),
+        before="<s>",
+        after="</s>",
         after_role="seperator",
         unknown="[UNK]",
     ),
@@ -84,6 +97,15 @@ VOCABULARIES = (
         pair="<s>{query}</s></s>{document}</s>",
     ),
     VocabularyFrame(
+        name="T5's",
+        architectures=frozenset({"t5encoder"}),
+        model="t5",
+        marks=("</s>", "<pad>", "<unk>"),
+        after="</s>",
+        unknown="<unk>",
+        flags=(("add_bos_token", False), ("add_space_prefix", True), ("remove_extra_whitespaces", True)),
+    ),
+    VocabularyFrame(
         name="RoBERTa's",
         architectures=frozenset({"bert"}),
         model="gpt2",
@@ -91,10 +113,21 @@ VOCABULARIES = (
         before="<s>",
         after="</s>",
         splitter="roberta-bpe",
+        pair="<s>{query}</s></s>{document}</s>",
+    ),
+    VocabularyFrame(
+        name="Llama 2's",
+        architectures=frozenset({"llama"}),
+        model="llama",
+        marks=("<s>", "</s>", "<unk>", "<0x00>"),
+        before="<s>",
+        after="</s>",
+        flags=(("add_space_prefix", True),),
+        most_tokens=32_064,
     ),
     VocabularyFrame(
         name="Gemma's",
-        architectures=frozenset({"gemma-embedding", "gemma3"}),
+        architectures=frozenset({"gemma", "gemma-embedding", "gemma3"}),
         model="llama",
         marks=("<bos>", "<eos>", "<pad>", "<unk>"),
         before="<bos>",
@@ -113,20 +146,47 @@ class ModelFrame:
     """A regular expression for the folded `general.name` without what `_TAIL` matches."""
     architectures: frozenset[str]
     pooling: Pooling
-    dense: bool = False
-    """Whether two dense layers follow the pooling."""
-    causal: bool = False
-    """Whether tokens attend to those before them only."""
+    dense: int = 0
+    """How many dense layers follow the pooling."""
+    causal: bool | None = None
+    """Whether tokens attend to those before them only; None: not compared."""
+    prompt: AnswerPrompt | None = None
+    """Of a text generator that scores pairs by its answer."""
 
 
-def _model(name: str, pattern: str, pooling: Pooling, *architectures: str, **more: bool) -> ModelFrame:
-    return ModelFrame(name, pattern, frozenset(architectures), pooling, **more)
+def _model(
+    name: str, pattern: str, pooling: Pooling, *architectures: str, dense: int = 0, causal: bool | None = None
+) -> ModelFrame:
+    return ModelFrame(name, pattern, frozenset(architectures), pooling, dense, causal)
 
 
 MODELS = (
     _model("Qwen3-Embedding", "qwen3-embedding", "last", "qwen3"),
-    _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=True),
+    _model("EmbeddingGemma", "embedding-?gemma", "mean", "gemma-embedding", dense=2),
+    _model("LaBSE", "labse", "cls", "bert", dense=1),
+    _model("distiluse", "distiluse-base-multilingual-cased", "mean", "bert", dense=1),
+    _model("clip-ViT-B-32-multilingual", "clip-vit-b-32-multilingual", "mean", "bert", dense=1),
+    _model("sentence-t5", "(sentence|gtr)-t5-(base|large|xl|xxl)", "mean", "t5encoder", dense=1),
     _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
+    ModelFrame(
+        "mxbai-rerank-v2", "mxbai-rerank-(base|large)", frozenset({"qwen2"}), "rank", causal=True, prompt=MXBAI_RERANK
+    ),
+    ModelFrame(
+        "bge-reranker-v2-gemma",
+        "bge-reranker-v2-gemma",
+        frozenset({"gemma"}),
+        "rank",
+        causal=True,
+        prompt=BGE_RERANKER_GEMMA,
+    ),
+    _model("gte-Qwen2", "gte-qwen2", "last", "qwen2", "llama-embed", causal=False),
+    _model("jina-code-embeddings", "jina-code-embeddings", "last", "qwen2", causal=True),
+    _model("KaLM v2", "kalm-embedding-multilingual-mini-instruct-v2(\\.5)?", "mean", "qwen2", "llama-embed", causal=False),
+    _model("KaLM v1", "kalm-embedding-multilingual-mini(-instruct)?-v1(\\.5)?", "mean", "qwen2", causal=True),
+    _model("nemotron", "llama-(embed-nemotron|nemotron-embed)", "mean", "llama-embed", causal=False),
+    _model("e5-mistral", "e5-mistral", "last", "llama", causal=True),
+    _model("SFR-Embedding", "sfr-embedding(-mistral|-2-r)", "last", "llama", causal=True),
+    _model("Linq-Embed-Mistral", "linq-embed-mistral", "last", "llama", causal=True),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
     _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
@@ -140,7 +200,10 @@ MODELS = (
         "(all|paraphrase(-multilingual)?)-(minilm-l\\d+|mpnet-base|distilroberta|roberta-large)",
         "mean",
         "bert",
+        "mpnet",
     ),
+    _model("multi-qa-mpnet-base-dot", "multi-qa-mpnet-base-dot", "cls", "mpnet"),
+    _model("multi-qa-mpnet-base-cos", "multi-qa-mpnet-base-cos", "mean", "mpnet"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),

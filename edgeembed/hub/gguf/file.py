@@ -72,6 +72,8 @@ class GgufHead:
     tensor_count: int
     values: dict[str, Scalar]
     arrays: dict[str, GgufArray]
+    spans: dict[str, tuple[int, int]]
+    """Where each key-value pair begins and ends in the file."""
 
 
 class GgufReader:
@@ -116,9 +118,11 @@ class GgufReader:
                 raise MalformedError(f"the header claims {count} {what}, more than {min(most, self._remaining // least)}")
         values: dict[str, Scalar] = {}
         arrays: dict[str, GgufArray] = {}
+        spans: dict[str, tuple[int, int]] = {}
         room = _LONGEST_STRINGS
         for number in range(pairs):
             self._where = f"key number {number}"
+            start = self.position
             key = self._name(_LONGEST_KEY)
             self._where = f"key {key!r}"
             if key in values or key in arrays:
@@ -133,7 +137,8 @@ class GgufReader:
                     raise MalformedError(f"the string values are longer than {_LONGEST_STRINGS} together")
             else:
                 values[key] = self._scalar(kind)
-        return GgufHead(version, tensors, values, arrays)
+            spans[key] = (start, self.position)
+        return GgufHead(version, tensors, values, arrays, spans)
 
     def tensors(self, head: GgufHead) -> list[TensorInfo]:
         """Read and return the tensors' descriptions; the data begins at the next alignment after `position`."""
@@ -151,6 +156,11 @@ class GgufReader:
             kind, offset = self._unpack(struct.Struct("<IQ"))
             found[name] = TensorInfo(name, shape, kind, offset)
         return list(found.values())
+
+    def bytes_at(self, name: str, start: int, count: int) -> bytes:
+        """Return bytes of a tensor's data. name: the tensor's. start: in the file."""
+        self._go_to(name, start)
+        return self._take(count)
 
     def strings(self, key: str, array: GgufArray, longest: int = LONGEST_PIECE) -> Iterator[bytes]:
         """Return an iterator over the strings of an array, each of at most `longest` bytes."""

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
+from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, Float32Matrix, encode_classifier
+from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
-from edgeembed.hub.gguf.families import VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
-from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar
+from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
+from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
+from edgeembed.hub.gguf.lm_head import read_head_rows
+from edgeembed.hub.gguf.tensors import tensor_starts
 from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
 
 POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", RANK_POOLING: "rank"}
@@ -31,12 +35,16 @@ _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
-_DECODERS = frozenset({"gemma3", "qwen2", "qwen3"})
+_OFTEN_DENSE = ("gemma-embedding", "t5encoder")
+_DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
 _NEVER_CAUSAL = frozenset({"gemma-embedding"})
 """Architectures whose graph in llama.cpp ignores the file's key for it."""
+_OBEYS_CAUSAL = frozenset({"llama", "llama-embed", "qwen2"})
+"""Architectures whose graph obeys that key, which llama.cpp's converter often leaves out: causal is the default."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
+_NAMES |= {answer: answer for model in MODELS if model.prompt for answer in model.prompt.answers}
 _NAMES |= {WORD_START + mark: mark for mark in ("<s>", "</s>", "<unk>", "<pad>")}
 """Tokens of which the id is noted; the second ones are those of a Unigram vocabulary that was written as WordPiece."""
 
@@ -53,8 +61,8 @@ class Frame:
     after: str | None
     splitter: str | None
     """llama.cpp's name of the pre-tokenizer."""
-    dense: bool
-    """Whether dense layers follow the pooling."""
+    dense: int
+    """How many dense layers follow the pooling."""
     proven: bool
     """Whether canary rows in the file show that it is right."""
     mends: Mapping[str, MetadataValue] = field(default_factory=dict)
@@ -71,13 +79,20 @@ def read_frame(path: Path) -> Frame:
     """Return the frame of a GGUF file. Raises UnknownModelError or HubError as `read_header` does."""
     with open_gguf(path) as reader:
         head = reader.head()
-        shapes = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
-        return frame_of(reader, head, shapes)
+        tensors = reader.tensors(head)
+        return frame_of(reader, head, tensors, reader.position)
 
 
-def frame_of(reader: GgufReader, head: GgufHead, shapes: Mapping[str, tuple[int, ...]]) -> Frame:
-    """Return the frame of an open file. shapes: of its tensors, by name. Raises MalformedError."""
-    return _Comparison(head, shapes, _Tokens.of(reader, head)).frame()
+def frame_of(reader: GgufReader, head: GgufHead, tensors: Sequence[TensorInfo], end: int) -> Frame:
+    """Return the frame of an open file. end: of the tensors' descriptions. Raises MalformedError."""
+
+    def head_rows(numbers: Sequence[int]) -> Float32Matrix:
+        return read_head_rows(
+            reader, {tensor.name: tensor for tensor in tensors}, tensor_starts(head, tensors, end), numbers
+        )
+
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    return _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
 
 
 def frame_of_foreign(path: Path) -> Frame | None:
@@ -99,8 +114,8 @@ def _frame_of_foreign(path: Path, _identity: FileIdentity) -> Frame | None:
         head = reader.head()
         if canary.ROWS_KEY in head.values:
             return None
-        shapes = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
-        return frame_of(reader, head, shapes)
+        tensors = reader.tensors(head)
+        return frame_of(reader, head, tensors, reader.position)
 
 
 @dataclass(frozen=True)
@@ -138,12 +153,21 @@ class _Tokens:
 class _Comparison:
     """Compares one file with its family."""
 
-    def __init__(self, head: GgufHead, shapes: Mapping[str, tuple[int, ...]], tokens: _Tokens) -> None:
+    def __init__(
+        self,
+        head: GgufHead,
+        shapes: Mapping[str, tuple[int, ...]],
+        tokens: _Tokens,
+        head_rows: Callable[[Sequence[int]], Float32Matrix],
+    ) -> None:
+        """head_rows: returns the rows of the LM head for some tokens."""
+        self._head_rows = head_rows
         self._values: Mapping[str, Scalar] = head.values
         self._head = head
         self._shapes = shapes
         self._tokens = tokens
         self._architecture = str(head.values.get(ARCHITECTURE_KEY))
+        self._keys = computed_as(self._architecture)
         self._tokenizer = head.values.get(MODEL_KEY)
         self._mends: dict[str, MetadataValue] = {}
         self._mended: list[str] = []
@@ -158,8 +182,9 @@ class _Comparison:
         if not proven:
             self._compare_pooling(model)
             self._compare_vocabulary(vocabulary, model)
+            self._compare_attention(model)
             self._compare_layers(model)
-            self._compare_pairs(vocabulary)
+            self._compare_pairs(vocabulary, model)
         before, after = self._special_tokens()
         splitter = self._value(SPLITTER_KEY) if self._tokenizer == "gpt2" else None
         return Frame(
@@ -172,7 +197,7 @@ class _Comparison:
             before=before,
             after=after,
             splitter=str(splitter) if splitter is not None else None,
-            dense="dense_2.weight" in self._shapes,
+            dense=self._dense,
             proven=proven,
             mends=self._mends,
             mended=tuple(self._mended),
@@ -183,10 +208,10 @@ class _Comparison:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _compare_pooling(self, model: ModelFrame | None) -> None:
-        key = f"{self._architecture}.pooling_type"
+        key = f"{self._keys}.pooling_type"
         if self._is_cross_encoder and key not in self._values:
             self._expect(key, RANK_POOLING)
-            self._expect(f"{self._architecture}.attention.causal", False)
+            self._expect(f"{self._keys}.attention.causal", False)
         elif self._pooling == "rank":
             return
         elif model is not None:
@@ -227,13 +252,20 @@ class _Comparison:
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
         # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
-        if decodes and model is None and flag_key in self._values:
-            adds = "one is added" if self._values[flag_key] is True else "none is added"
+        if decodes and model is None and (flag_key in self._values or self._architecture == "llama"):
+            adds = "one is added" if self._value(flag_key) is True else "none is added"
             self._unchecked.append(f"the special token after a text: the file says that {adds}")
             return
         self._expect(id_key, self._tokens.ids[family.after])
         if family.model != "bert":
             self._expect(flag_key, True)
+
+    def _compare_attention(self, model: ModelFrame | None) -> None:
+        key = f"{self._keys}.attention.causal"
+        if self._architecture == "llama-embed" and key not in self._values:
+            self._expect(key, False)
+        elif model is not None and model.causal is not None and self._architecture in _OBEYS_CAUSAL:
+            self._expect(key, model.causal)
 
     def _compare_layers(self, model: ModelFrame | None) -> None:
         if model is not None and model.causal and self._architecture in _NEVER_CAUSAL:
@@ -251,22 +283,31 @@ class _Comparison:
                 "it is a jina-embeddings-v2-base-code whose feed-forward gate llama.cpp would take from the wrong half "
                 "of a matrix (ffn_up), as llama.cpp's converter writes it; convert the checkpoint with edgeembed convert"
             )
-        if self._architecture != "gemma-embedding" or "dense_2.weight" in self._shapes:
+        if self._dense:
             return
         if model is not None and model.dense:
+            one = model.dense == 1
             self._refuse(
-                "it lacks the two dense layers that follow EmbeddingGemma's pooling (dense_2.weight, dense_3.weight); get "
-                "another file, or convert the checkpoint with edgeembed convert"
+                f"it lacks the {'dense layer' if one else 'two dense layers'} that {'follows' if one else 'follow'} "
+                f"{model.name}'s pooling; convert the checkpoint with edgeembed convert"
+                + ("" if one else ", or get a file with the tensors dense_2.weight and dense_3.weight")
             )
-        else:
+        elif self._architecture in _OFTEN_DENSE:
             self._unchecked.append("whether dense layers follow the pooling; the file has none")
 
-    def _compare_pairs(self, family: VocabularyFrame | None) -> None:
+    def _compare_pairs(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
         """Find the template for pairs of a reranker that has none of ours."""
         if self._pooling != "rank" or TEMPLATE_KEY in self._values:
             return
         theirs = self._values.get(_RERANK_PROMPT_KEY)
-        if self._architecture == "bert" and not {"cls.weight", "cls.output.weight"} <= self._shapes.keys():
+        if model is not None and model.prompt is not None:
+            self._add_classifier(model.prompt)
+        elif self._architecture == "modern-bert" and not {"cls.weight", "cls.norm.weight"} <= self._shapes.keys():
+            self._refuse(
+                "it is a cross-encoder without the prediction head between the encoder and the classifier (cls.weight, "
+                "cls.norm.weight); convert the checkpoint with edgeembed convert"
+            )
+        elif self._architecture == "bert" and not {"cls.weight", "cls.output.weight"} <= self._shapes.keys():
             self._refuse(
                 "it is a cross-encoder without the pooler between the encoder and the classifier (cls.weight), which "
                 "llama.cpp's converter leaves out of BERT; convert the checkpoint with edgeembed convert"
@@ -283,17 +324,35 @@ class _Comparison:
                 "the checkpoint with edgeembed convert"
             )
 
+    def _add_classifier(self, prompt: AnswerPrompt) -> None:
+        """Make the classifier of a text generator that answers a prompt from its LM head."""
+        missing = [answer for answer in prompt.answers if answer not in self._tokens.ids]
+        if missing:
+            self._refuse(f"its vocabulary lacks the answers of {prompt.name}: {', '.join(missing)}")
+            return
+        first, *others = self._head_rows([self._tokens.ids[answer] for answer in prompt.answers])
+        weight = first - others[0] if others else first
+        self._mends |= {CLASSIFIER_KEY: encode_classifier(weight[None]), TEMPLATE_KEY: prompt.template}
+        answers = " and ".join(repr(answer) for answer in prompt.answers)
+        self._mended.append(f"the template for pairs is that of {prompt.name}; scores come from the logits of {answers}")
+
     # --- facts --------------------------------------------------------------------------------------------------------
 
     @property
+    def _dense(self) -> int:
+        ours = self._values.get(DENSE_COUNT_KEY)
+        return 2 if "dense_2.weight" in self._shapes else ours if isinstance(ours, int) else 0
+
+    @property
     def _pooling(self) -> str | None:
-        number = self._value(f"{self._architecture}.pooling_type")
+        number = self._value(f"{self._keys}.pooling_type")
         return POOLINGS.get(number, str(number)) if isinstance(number, int) else None
 
     @property
     def _is_cross_encoder(self) -> bool:
         """Whether it has a cross-encoder's classifier; llama.cpp's converter writes no pooling for those."""
-        return self._architecture == "bert" and any(name in self._shapes for name in ("cls.output.weight", "cls.weight"))
+        names = ("cls.output.weight", "cls.weight")
+        return self._architecture in ("bert", "modern-bert") and any(name in self._shapes for name in names)
 
     @property
     def _is_unigram(self) -> bool:
@@ -333,6 +392,8 @@ class _Comparison:
         role = key.removeprefix("tokenizer.ggml.")
         if role.endswith("_token_id"):
             return DEFAULT_IDS.get(str(self._tokenizer), {}).get(role.removesuffix("_token_id"))
+        if key.endswith(".attention.causal"):
+            return True
         if role.startswith("add_") and role.endswith("_token"):
             return role[len("add_") : -len("_token")] in ADDED_BY_DEFAULT.get(str(self._tokenizer), ())
         return None

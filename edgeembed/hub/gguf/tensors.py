@@ -20,7 +20,7 @@ F32 = 0
 
 # ggml's number of a type: its name, values in a block, bytes of a block. ggml's other types support neither row lookup nor
 # multiplication in llama.cpp: integers, F64, and two for intermediate results (Q8_1, Q8_K).
-_TYPES = {
+TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
     14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
@@ -28,7 +28,7 @@ _TYPES = {
     23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
-BLOCKS = {name: (values, size) for name, values, size in _TYPES.values()}
+BLOCKS = {name: (values, size) for name, values, size in TYPES.values()}
 """Values in a block and its bytes, by the name of the type."""
 _REMOVED = {4, 5, 31, 32, 33, 36, 37, 38}
 
@@ -81,10 +81,22 @@ def check_layout(head: GgufHead, tensors: Sequence[TensorInfo], end: int, size: 
         if tensor.offset != expected:
             how = "overlaps the tensor before" if tensor.offset < expected else "leaves a gap after the tensor before"
             raise MalformedError(f"{where} is at offset {tensor.offset} instead of {expected}: it {how}")
-        last = data + expected + _bytes(tensor)
+        last = data + expected + tensor_bytes(tensor)
         if last > size:
             raise MalformedError(f"{where} ends at byte {last}, but the file has {size}")
-        expected = _aligned(expected + _bytes(tensor), alignment)
+        expected = _aligned(expected + tensor_bytes(tensor), alignment)
+
+
+def alignment_of(head: GgufHead) -> int:
+    """Return the alignment of the tensors' data; the default for a value that `check_layout` refuses."""
+    alignment = head.values.get(ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
+    return alignment if isinstance(alignment, int) and alignment > 0 else _DEFAULT_ALIGNMENT
+
+
+def tensor_starts(head: GgufHead, tensors: Sequence[TensorInfo], end: int) -> dict[str, int]:
+    """Return where the data of each tensor begins in the file. end: of the tensors' descriptions."""
+    data = _aligned(end, alignment_of(head))
+    return {tensor.name: data + tensor.offset for tensor in tensors}
 
 
 def check_kinds(tensors: Mapping[str, TensorInfo]) -> None:
@@ -94,7 +106,7 @@ def check_kinds(tensors: Mapping[str, TensorInfo]) -> None:
             len(tensor.shape) == 1 or tensor.name.endswith(_F32_SUFFIXES) or any(part in tensor.name for part in _F32_PARTS)
         )
         if plain and tensor.kind != F32:
-            raise UnfitError(f"tensor {tensor.name!r} is {_TYPES[tensor.kind][0]}; llama.cpp requires F32")
+            raise UnfitError(f"tensor {tensor.name!r} is {TYPES[tensor.kind][0]}; llama.cpp requires F32")
 
 
 def check_vocabulary_size(vocabulary: int, width: int) -> None:
@@ -127,6 +139,15 @@ def check_dense(tensors: Mapping[str, TensorInfo]) -> None:
         raise UnfitError(f"there is a tensor {found[0]!r}, but not both 'dense_2.weight' and 'dense_3.weight'")
 
 
+def check_distances(tensors: Mapping[str, TensorInfo]) -> None:
+    """Check that the first layer has the table of biases by distance, which llama.cpp uses without looking for it.
+
+    Raises UnfitError.
+    """
+    if (name := "enc.blk.0.attn_rel_b.weight") not in tensors:
+        raise UnfitError(f"there is no tensor {name!r}, which this architecture requires")
+
+
 def check_scores(tensors: Mapping[str, TensorInfo], labels: int) -> None:
     """Check that a reranker's last layer computes `labels` numbers, which is how many are read. Raises UnfitError."""
     name = "cls.output.weight" if "cls.output.weight" in tensors else "cls.weight"
@@ -137,13 +158,13 @@ def check_scores(tensors: Mapping[str, TensorInfo], labels: int) -> None:
         raise UnfitError(f"tensor {name!r} has the shape {shape}; the metadata requires {labels} on axis 1")
 
 
-def _bytes(tensor: TensorInfo) -> int:
+def tensor_bytes(tensor: TensorInfo) -> int:
     """Return the size of a tensor's data in bytes. Raises MalformedError for an impossible shape or type."""
     where = f"tensor {tensor.name!r}"
-    if tensor.kind not in _TYPES:
+    if tensor.kind not in TYPES:
         what = "a type that ggml has removed" if tensor.kind in _REMOVED else "an unsupported type"
         raise MalformedError(f"{where} has {what}: {tensor.kind}")
-    name, values, size = _TYPES[tensor.kind]
+    name, values, size = TYPES[tensor.kind]
     if 0 in tensor.shape:
         raise MalformedError(f"{where} is empty: its shape is {tensor.shape}")
     if tensor.shape[0] % values:

@@ -2,7 +2,7 @@
 
 Reference: `ScoreRequest` of vLLM (its four pairs of names for the two texts; one text with many, or as many with as many);
 `ScoringRequest` of SGLang, whose field `query` tells it apart. A reranker scores from 0 to 1; for an embedder the score is
-the cosine of the two texts, without prompts.
+the cosine of the two texts, without an input type.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from tests.convert.tiny_encoders import (
     write_sentence_transformer,
 )
 from tests.convert.zoo.form import Form
+from tests.convert.zoo.modules import write_dense, write_modules
 
 
 def _embedder(folder: Path, pooling: str, *, cased: bool = False) -> Path:
@@ -42,6 +43,14 @@ def make_cls(folder: Path) -> Path:
 def make_cased(folder: Path) -> Path:
     """Write a checkpoint with a cased vocabulary."""
     return _embedder(folder, "mean", cased=True)
+
+
+def make_labse(folder: Path) -> Path:
+    """Write a checkpoint in the form of LaBSE: the first token's state, a Dense module with a bias and tanh."""
+    _embedder(folder, "cls", cased=True)
+    write_modules(folder, 64, ["Dense"], pooling="cls")
+    write_dense(folder / "2_Dense", 64, 64, bias=True, activation="torch.nn.modules.activation.Tanh")
+    return folder
 
 
 def make_japanese(folder: Path) -> Path:
@@ -100,6 +109,15 @@ FORMS = (
         pre="bert-bge",
     ),
     Form("bert_cased", ("NbAiLab/nb-sbert-base",), "BertModel", make_cased, "mean", pre="bert-bge"),
+    Form(
+        "bert_dense_tanh",
+        ("sentence-transformers/LaBSE",),
+        "BertModel",
+        make_labse,
+        "cls",
+        reference="sentence_transformers",
+        pre="bert-bge",
+    ),
     Form(
         "bert_unigram",
         (

@@ -9,7 +9,14 @@ import numpy as np
 
 from tests.convert.tiny_bert import Float32Array, edit_json, read_raw_safetensors, write_safetensors
 from tests.convert.tiny_bert_variants import make_tiny_camembert, make_tiny_distil_bert, make_tiny_roberta
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, random_dense, write_sentence_transformer
+from tests.convert.tiny_encoders import (
+    SIZES,
+    calm,
+    make_tiny_cross_encoder,
+    make_tiny_xlm_roberta_reranker,
+    random_dense,
+    write_sentence_transformer,
+)
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert
 from tests.convert.zoo.form import Form
 
@@ -48,6 +55,49 @@ def make_roberta(folder: Path, *, camembert: bool = False) -> Path:
     _to_classifier(folder, f"{name}ForSequenceClassification", _weights(folder, "roberta.") | head)
     if not camembert:
         edit_json(folder / "config.json", gradient_checkpointing=False, use_cache=True)
+    return folder
+
+
+_JINA_NAMES = {
+    "embeddings.LayerNorm": "emb_ln",
+    "attention.output.dense": "mixer.out_proj",
+    "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "output.LayerNorm": "norm2",
+    "encoder.layer.": "encoder.layers.",
+}
+
+
+def make_jina(folder: Path) -> Path:
+    """Write a checkpoint in the form of jina-reranker-v2-base-multilingual: XLM-RoBERTa in the makers' own code."""
+    make_tiny_xlm_roberta_reranker(folder)
+    stored, joint = _stored(folder), dict[str, Float32Array]()
+    for layer in range(SIZES["num_hidden_layers"]):
+        base = f"roberta.encoder.layer.{layer}.attention.self"
+        for end in ("weight", "bias"):
+            parts = [stored.pop(f"{base}.{part}.{end}") for part in ("query", "key", "value")]
+            joint[f"roberta.encoder.layers.{layer}.mixer.Wqkv.{end}"] = np.concatenate(parts)
+    for name, tensor in stored.items():
+        for old, new in _JINA_NAMES.items():
+            name = name.replace(old, new)
+        joint[name] = tensor
+    write_safetensors(folder / "model.safetensors", joint)
+    edit_json(
+        folder / "config.json",
+        auto_map={
+            "AutoConfig": "configuration_xlm_roberta.XLMRobertaFlashConfig",
+            "AutoModel": "modeling_xlm_roberta.XLMRobertaModel",
+            "AutoModelForSequenceClassification": "modeling_xlm_roberta.XLMRobertaForSequenceClassification",
+        },
+        classifier_dropout=None,
+        emb_pooler=None,
+        label2id={"LABEL_0": 0},
+        num_labels=1,
+        output_past=True,
+        use_cache=False,
+        use_flash_attn=True,
+    )
     return folder
 
 
@@ -152,6 +202,15 @@ FORMS = (
         "rank",
         pre="modern-bert",
         context=1280,
+        differs=_F32,
+    ),
+    Form(
+        "jina_reranker_v2",
+        ("jinaai/jina-reranker-v2-base-multilingual",),
+        "XLMRobertaForSequenceClassification",
+        make_jina,
+        "rank",
+        reference="jina_reranker",
         differs=_F32,
     ),
     Form("electra", ("google/electra-base-discriminator",), "ElectraModel", make_electra, "mean"),

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.convert.tiny_bert import edit_json, write_json
-from tests.convert.tiny_gemma_checkpoint import HIDDEN, make_gemma_checkpoint
+from tests.convert.tiny_gemma_checkpoint import HIDDEN, make_gemma_checkpoint, tokenizer_json
 from tests.convert.zoo.form import Form
 
 PROMPTS = {
@@ -23,6 +23,7 @@ def make_harrier_270m(folder: Path) -> Path:
     edit_json(folder / "config.json", use_bidirectional_attention=False, max_position_embeddings=1280)
     entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     write_json(folder / "modules.json", entries[:2])
+    write_json(folder / "tokenizer.json", tokenizer_json(image=False))
     for number in (2, 3):
         shutil.rmtree(folder / f"{number}_Dense")
     pooling = {"word_embedding_dimension": HIDDEN, "pooling_mode_lasttoken": True, "include_prompt": True}
@@ -42,5 +43,6 @@ FORMS = (
         make_harrier_270m,
         "last",
         context=1280,
+        pre="gemma4",
     ),
 )

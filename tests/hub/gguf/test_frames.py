@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
+from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.interface import Float32Row, Pair
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
@@ -24,8 +26,13 @@ from tests.convert.tiny_bert_variants import make_tiny_roberta
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.cross_encoders import make_modern_bert as make_modern_bert_reranker
+from tests.convert.zoo.cross_encoders import make_roberta as make_roberta_reranker
 from tests.convert.zoo.harrier import make_harrier_270m
 from tests.convert.zoo.jina_bert import make_code
+from tests.convert.zoo.llama import make_e5_mistral, make_jina_code, make_nemotron
+from tests.convert.zoo.prompted_rerankers import make_gemma as make_gemma_reranker
+from tests.convert.zoo.prompted_rerankers import make_qwen2 as make_qwen2_reranker
 from tests.hub.gguf.models import make_models
 from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
 
@@ -43,7 +50,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
     files["gemma3"] = folder / "gemma3.gguf"
     convert_checkpoint(make_tiny_roberta(folder / "roberta"), files["roberta"], quantization="F16")
     convert_checkpoint(make_harrier_270m(folder / "gemma3"), files["gemma3"], quantization="F16")
+    for name, make in (("qwen2", make_jina_code), ("llama", make_e5_mistral), ("llama-embed", make_nemotron)):
+        files[name] = folder / f"{name}.gguf"
+        convert_checkpoint(make(folder / name), files[name], quantization="F16")
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
+    found["qwen2"].put("qwen2.attention.causal", BOOL, 0)  # as gte-Qwen2 and KaLM v2 need it
     for name in ("qwen3", "modern-bert", "roberta"):
         _join_digits(found[name])
     return found
@@ -122,6 +133,7 @@ def named(name: str) -> Change:
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
 HARRIER = named("harrier-oss-v1-270m")
+GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +176,14 @@ HARRIER = named("harrier-oss-v1-270m")
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
         ("gemma3", [HARRIER, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma3", [HARRIER, put("gemma3.pooling_type", UINT32, 1)], "pooling_type"),
+        ("qwen2", [GTE, drop("qwen2.attention.causal")], "attention.causal"),
+        ("qwen2", [GTE, put("qwen2.attention.causal", BOOL, 1)], "attention.causal"),
+        ("qwen2", [GTE, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        ("qwen2", [GTE, drop("qwen2.pooling_type")], "pooling_type"),
+        ("llama", [MISTRAL, drop("tokenizer.ggml.add_eos_token")], "add_eos_token"),
+        ("llama", [MISTRAL, drop("llama.pooling_type")], "pooling_type"),
+        ("llama", [MISTRAL, put("tokenizer.ggml.add_space_prefix", BOOL, 0)], "add_space_prefix"),
+        ("llama-embed", [named("x"), drop("llama-embed.attention.causal")], "attention.causal"),
     ],
 )
 def test_a_wrong_frame_is_mended(
@@ -260,7 +280,15 @@ def test_ids_that_llama_cpp_assumes_are_no_fault(tmp_path: Path, models: dict[st
 def rerankers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Rerankers of our converter, from which files as llama.cpp's converter writes them are made."""
     folder = tmp_path_factory.mktemp("rerankers")
-    makers = {"xlm-roberta": make_tiny_xlm_roberta_reranker, "bert": make_tiny_cross_encoder, "qwen3": _make_qwen3_reranker}
+    makers: dict[str, Callable[[Path], Path]] = {
+        "xlm-roberta": make_tiny_xlm_roberta_reranker,
+        "bert": make_tiny_cross_encoder,
+        "qwen3": _make_qwen3_reranker,
+        "roberta": make_roberta_reranker,
+        "modern-bert": partial(make_modern_bert_reranker, pooling="mean"),
+        "qwen2": make_qwen2_reranker,
+        "gemma": make_gemma_reranker,
+    }
     for name, make in makers.items():
         convert_checkpoint(make(folder / name), folder / f"{name}.gguf", quantization="F32", task="rerank")
     return {name: folder / f"{name}.gguf" for name in makers}
@@ -272,7 +300,7 @@ def _make_qwen3_reranker(folder: Path) -> Path:
 
 def _scores(file: Path, frame: Frame | None = None) -> list[Float32Row]:
     options = WorkerOptions(
-        path=str(file), threads=2, context_tokens=512, batch_tokens=128, mode="cpu", extra_buffers=True, task="rerank",
+        path=str(file), threads=2, context_tokens=1280, batch_tokens=128, mode="cpu", extra_buffers=True, task="rerank",
         metadata=dict(frame.mends) if frame else {},
     )  # fmt: skip
     model = LlamaModel(options)
@@ -284,7 +312,15 @@ def _scores(file: Path, frame: Frame | None = None) -> list[Float32Row]:
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("xlm-roberta", [drop("bert.pooling_type"), named("bge-reranker-v2-m3")]), ("qwen3", [named("Qwen3 Reranker 0.6B")])],
+    [
+        ("xlm-roberta", [drop("bert.pooling_type"), named("bge-reranker-v2-m3")]),
+        ("qwen3", [named("Qwen3 Reranker 0.6B")]),
+        ("roberta", [drop("bert.pooling_type"), named("stsb-distilroberta-base")]),
+        ("modern-bert", [drop("modern-bert.pooling_type"), named("gte-reranker-modernbert-base")]),
+        # Text generators in the eyes of llama.cpp's converter: no classifier, no pooling.
+        ("qwen2", [drop("qwen2.pooling_type"), named("Mxbai Rerank Base v2")]),
+        ("gemma", [drop("gemma.pooling_type"), named("Bge Reranker v2 Gemma")]),
+    ],
 )
 def test_rerankers_of_llama_cpp_s_converter_are_served(
     tmp_path: Path, rerankers: dict[str, Path], name: str, changes: list[Change]
@@ -296,6 +332,30 @@ def test_rerankers_of_llama_cpp_s_converter_are_served(
     assert frame.pooling == "rank" and frame.refusal is None
     for found, expected in zip(_scores(theirs, frame), _scores(rerankers[name]), strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("quantization", ["F16", "Q8_0"])
+def test_a_classifier_is_read_from_an_lm_head_of_any_type(tmp_path: Path, quantization: str) -> None:
+    checkpoint = make_qwen2_reranker(tmp_path / "tiny")
+    ours = convert_checkpoint(checkpoint, tmp_path / "ours.gguf", quantization=quantization).path
+    theirs = _as_of_others(read(ours.read_bytes()))
+    frame = read_frame(_changed(theirs, tmp_path, drop("qwen2.pooling_type"), named("mxbai-rerank-large-v2")))
+    found = decode_classifier(str(frame.mends[CLASSIFIER_KEY]), 1, 64)
+    exact = decode_classifier(str(GGUFReader(ours).fields[CLASSIFIER_KEY].contents()), 1, 64)
+    assert cosine(found[0], exact[0]) > 0.999
+
+
+def test_a_text_generator_of_another_name_is_no_reranker(tmp_path: Path, rerankers: dict[str, Path]) -> None:
+    theirs = _as_of_others(read(rerankers["qwen2"].read_bytes()))
+    frame = read_frame(_changed(theirs, tmp_path, drop("qwen2.pooling_type"), named("Qwen2.5 0.5B Instruct")))
+    assert frame.pooling is None and CLASSIFIER_KEY not in frame.mends
+
+
+def test_a_modern_bert_without_its_prediction_head_is_refused(tmp_path: Path, rerankers: dict[str, Path]) -> None:
+    theirs = _as_of_others(read(rerankers["modern-bert"].read_bytes()))
+    theirs.tensors = [tensor for tensor in theirs.tensors if tensor.name not in (b"cls.weight", b"cls.norm.weight")]
+    with pytest.raises(WrongFrameError, match="without the prediction head"):
+        check_gguf(_changed(theirs, tmp_path, drop("modern-bert.pooling_type")))
 
 
 def test_an_instruction_replaces_that_of_the_prompt(rerankers: dict[str, Path], tmp_path: Path) -> None:
@@ -328,7 +388,8 @@ def test_a_joint_gate_of_jinas_model_for_code_is_refused(tmp_path: Path) -> None
     convert_checkpoint(checkpoint, tmp_path / "code.gguf", quantization="F16")
     with open_gguf(tmp_path / "code.gguf") as reader:
         head = reader.head()
-        right = {tensor.name: tensor.shape for tensor in reader.tensors(head)}
-        joint = {name: shape for name, shape in right.items() if "ffn_gate" not in name}
-        assert frame_of(reader, head, right).refusal is None
-        assert "the wrong half" in (frame_of(reader, head, joint).refusal or "")
+        right = reader.tensors(head)
+        end = reader.position
+        joint = [tensor for tensor in right if "ffn_gate" not in tensor.name]
+        assert frame_of(reader, head, right, end).refusal is None
+        assert "the wrong half" in (frame_of(reader, head, joint, end).refusal or "")

@@ -67,6 +67,21 @@ def test_converted_models_are_accepted(models: dict[str, Path]) -> None:
         ("rerank-bert", "bert.attention.causal", BOOL, 1, "this architecture is not causal"),
         ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [8, 0, 0, 0, 1]), "do not add up"),
         ("xlm-roberta", "tokenizer.ggml.precompiled_charsmap", ARRAY, Array(0, [1, 2, 3]), "has 3 bytes"),
+        ("t5", "t5encoder.attention.relative_buckets_count", UINT32, 3, "an even number from 4 to 508"),
+        ("t5", "t5encoder.attention.relative_buckets_count", UINT32, 510, "from 1 to 508"),
+        ("t5", "t5encoder.context_length", UINT32, 2**14, "4 heads take too much memory"),
+        ("t5", "edgeembed.dense.count", UINT32, 5, "from 1 to 4"),
+        ("t5", "edgeembed.dense.count", BOOL, 1, "is True"),
+        ("t5", "edgeembed.dense.count", UINT32, 2, "'edgeembed.dense.1.outputs' is None"),
+        ("t5", "edgeembed.dense.0.outputs", UINT32, 63, "does not have 4032 numbers"),
+        ("t5", "edgeembed.dense.0.outputs", STRING, b"-1", "expected a number from 1"),
+        ("t5", "edgeembed.dense.0.activation", STRING, b"gelu", "expected one of identity, tanh, relu"),
+        ("t5", "edgeembed.dense.0.weight", STRING, b"A" * 21847 + b"=", "16384"),
+        ("t5", "edgeembed.dense.0.weight", STRING, b"?" * 21848, "is not base64"),
+        ("t5", "edgeembed.dense.0.weight", STRING, b"////" * 5461 + b"/w==", "not finite"),
+        ("t5", "edgeembed.dense.0.bias", STRING, b"AAAA", "does not have 64 numbers"),
+        ("t5", "edgeembed.matryoshka.max", UINT32, 65, "not a range"),
+        ("rerank-bert", "edgeembed.dense.count", UINT32, 1, "'edgeembed.dense.0.outputs' is None"),
     ],
 )
 def test_keys_of_one_family(
@@ -75,6 +90,12 @@ def test_keys_of_one_family(
     file = read(models[name].read_bytes())
     file.put(key, kind, value)
     assert said in refusal(tmp_path, write(file))
+
+
+def test_the_biases_by_distance_have_to_be_there(tmp_path: Path, models: dict[str, Path]) -> None:
+    file = read(models["t5"].read_bytes())
+    file.tensor("enc.blk.0.attn_rel_b.weight").name = b"enc.blk.1.attn_rel_b.weight"
+    assert "there is no tensor 'enc.blk.0.attn_rel_b.weight'" in refusal(tmp_path, write(file))
 
 
 def test_a_special_token_that_wordpiece_requires(tmp_path: Path, models: dict[str, Path]) -> None:
