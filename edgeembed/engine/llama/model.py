@@ -25,6 +25,7 @@ from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
@@ -43,6 +44,7 @@ from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
+from edgeembed.engine.text_template import TextTemplate
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
 PREFIXES_READ = 64
@@ -106,6 +108,10 @@ class LlamaModel:
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
+        try:
+            self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata))
+        except ValueError as error:
+            raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
             raise ModelLoadError(
@@ -164,7 +170,7 @@ class LlamaModel:
         if isinstance(text, Pair):
             tokens, scaffold = self.tokenize_pair(text), Pair(text.query, "", text.instruction)
             return self._read_behind(tokens, scaffold, len(text.query) + len(text.instruction or ""))
-        tokens = self.tokenize(text.prefix + text.text + text.suffix)
+        tokens = self._framing.tokenize_prompted(text.prefix, text.text, text.suffix)
         return self._read_behind(tokens, text.prefix, len(text.prefix))
 
     def tokenize(self, text: str) -> Tokens:
@@ -172,15 +178,17 @@ class LlamaModel:
 
         A special token's name inside the text is read as plain text.
         """
-        return self._tokenizer.tokenize(text)
+        return self._framing.tokenize(text)
+
+    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+        """Return the token ids before and after each text with this prompt."""
+        return self._framing.around(prefix, suffix)
 
     def spans(self, text: Text, tokens: Tokens) -> Spans:
         """Return the part of a text, with its prompt, that each of its tokens stands for; see `token_spans`."""
         match text:
-            case str():
-                return self._tokenizer.spans(text, tokens)
-            case Prompted(prefix, inner, suffix, ids=None):
-                return self._tokenizer.spans(prefix + inner + suffix, tokens)
+            case str() | Prompted(ids=None):
+                return self._framing.spans(text, tokens)
             case _:
                 return np.full((len(tokens), 2), -1, dtype=np.int32)
 
@@ -192,10 +200,7 @@ class LlamaModel:
         """Return the token ids of a query and a document in the file's own template. Raises ComputeError without one."""
         if not self._pairs:
             raise ComputeError(f"the model file has no template for pairs of query and document ({TEMPLATE_KEY})")
-        tokenizer = self._tokenizer
-        return self._pairs.tokens(
-            pair, lambda text, special: tokenizer.special(text) if special else tokenizer.tokenize(text, frame=False)
-        )
+        return self._pairs.tokens(pair, self._framing.part)
 
     def _read_behind(self, tokens: Tokens, prefix: str | Pair, characters: int) -> Reading:
         if not self.plan.wide.prefix_cells or characters > LONGEST_PREFIX_CHARACTERS:
@@ -204,7 +209,9 @@ class LlamaModel:
 
     def _read_prefix(self, prefix: str | Pair) -> Prefix:
         """Tokenise a prefix alone, or a pair with an empty document."""
-        return Prefix(self.tokenize(prefix) if isinstance(prefix, str) else self.tokenize_pair(prefix))
+        if isinstance(prefix, str):
+            return Prefix(self._framing.tokenize_prompted(prefix, "", ""))
+        return Prefix(self.tokenize_pair(prefix))
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
