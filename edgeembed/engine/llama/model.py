@@ -331,7 +331,8 @@ class LlamaModel:
         if value is None:
             raise ModelLoadError(
                 f"{self._options.path} has no {self._keys}.pooling_type, so it is unknown how token vectors become "
-                "one vector: it is a generation model, or was converted without its pooling",
+                "one vector: it is a generation model, or was converted without its pooling. If it is to embed all the "
+                "same, install it with a pooling: edgeembed pull FILE --pooling last",
                 fatal=True,
             )
         ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
