@@ -25,6 +25,8 @@ from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.gated_gelu import GatedGelu
+from edgeembed.engine.llama.graph_change import GraphChange
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
@@ -222,11 +224,15 @@ class LlamaModel:
 
     def _new_context(self, shape: ContextShape) -> Context:
         reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
-        bias = None
+        on_card, change = bool(self._options.gpu_layers), self._make_change(shape)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
+
+    def _make_change(self, shape: ContextShape) -> GraphChange | None:
+        """Return the change of a context's graph, for architectures that llama.cpp lacks."""
+        layers = int(lib.llama_model_n_layer(self._model))
         if self._score_bias is not None:
-            bias = ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)))
-        on_card = bool(self._options.gpu_layers)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, bias=bias)
+            return ScoreBias(self._score_bias, shape.batch, layers)
+        return GatedGelu(layers) if self._architecture == "gte" else None
 
     def _read_score_bias(self) -> Float32Matrix | None:
         """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
@@ -236,6 +242,8 @@ class LlamaModel:
             raise ModelLoadError(
                 f"models of the architecture {self._architecture} are computed on the processor", fatal=False
             )
+        if self._architecture != "mpnet":
+            return None
         try:
             return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
         except ValueError as error:
