@@ -122,6 +122,11 @@ def find_family(checkpoint: Checkpoint) -> Family:
             f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
             "its scores would be wrong"
         )
+    if isinstance(names, list) and any(str(name).startswith("Deberta") for name in names):
+        raise ConversionError(
+            f"{file}: {names!r}: DeBERTa's attention compares each token with vectors that stand for distances, which no "
+            "graph of llama.cpp computes; see docs/converting.md"
+        )
     refuse_code(config, file)
     supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))
     raise ConversionError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, write_json, write_safetensors
+from tests.convert.tiny_bert import SPECIAL, Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_encoders import (
     SIZES,
     TOKENS,
@@ -67,6 +68,29 @@ def make_tiny_gte(folder: Path, *, multilingual: bool = False, types: int = 2, s
         weights = {f"new.{name}": tensor for name, tensor in weights.items()}
         weights["classifier.weight"], weights["classifier.bias"] = (np.ones(shape, np.float32) for shape in ((1, 64), 1))
     write_safetensors(folder / "model.safetensors", weights)
+    return folder
+
+
+def make_tiny_arctic(folder: Path, *, seed: int = 0) -> Path:
+    """Write an embedder with the keys of snowflake-arctic-embed-m-v2.0, which has a copy of the code under other names."""
+    make_tiny_gte(folder, multilingual=True, types=1, seed=seed)
+    edit_json(
+        folder / "config.json",
+        architectures=["GteModel"],
+        auto_map={
+            "AutoConfig": "configuration_hf_alibaba_nlp_gte.GteConfig",
+            "AutoModel": "modeling_hf_alibaba_nlp_gte.GteModel",
+        },
+        matryoshka_dimensions=[256],
+        model_type="gte",
+        rope_scaling=None,
+        rope_theta=160000,
+        unpad_inputs="true",
+        use_memory_efficient_attention="true",
+    )
+    write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": None})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_safetensors(folder / "model.safetensors", gte_weights(config, seed))
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.convert.tiny_gte import make_tiny_gte
+from tests.convert.tiny_gte import make_tiny_arctic, make_tiny_gte
 from tests.convert.zoo.form import Form
 
 FORMS = (
@@ -22,6 +22,14 @@ FORMS = (
         ("Alibaba-NLP/gte-multilingual-base",),
         "NewModel, NewForTokenClassification",
         partial(make_tiny_gte, multilingual=True, types=1),
+        "cls",
+        reference="gte",
+    ),
+    Form(
+        "gte_arctic",
+        ("Snowflake/snowflake-arctic-embed-m-v2.0",),
+        "GteModel",
+        make_tiny_arctic,
         "cls",
         reference="gte",
     ),

@@ -20,7 +20,7 @@ def rows(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
 
     torch.set_num_threads(1)
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    factor, base = stored.pop("rope_scaling")["factor"], stored.pop("rope_theta")
+    factor, base = (stored.pop("rope_scaling", None) or {"factor": 1})["factor"], stored.pop("rope_theta")
     for key in ("architectures", "auto_map", "model_type"):
         del stored[key]
     config = GteConfig(**stored, rope_parameters={"rope_type": "default", "rope_theta": base})
