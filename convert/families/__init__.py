@@ -57,6 +57,7 @@ from edgeembed_convert.families.mpnet import MPNet
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
+from edgeembed_convert.families.qwen3_vl import Qwen3Vl
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
@@ -84,6 +85,7 @@ FAMILIES: tuple[Family, ...] = (
     JinaV3(),
     JinaV5(),
     Qwen3(),
+    Qwen3Vl(),
     EuroBert(),
     Gemma(),
     Llama(),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from edgeembed.engine.llama.ggml import GLU_OP_GEGLU_ERF, GLU_OP_SWIGLU, OP_GLU, Tensor
-from edgeembed.engine.llama.graph_change import GraphChange
+from edgeembed.engine.llama.graph_change import GraphChange, Watch
 
 
 class GatedGelu(GraphChange):
     """Exchanges the function of the gates in the passes of one context."""
 
-    def __init__(self, layers: int) -> None:
-        super().__init__(OP_GLU, layers)
+    def __init__(self, layers: int, watch: Watch | None = None) -> None:
+        super().__init__(OP_GLU, layers, watch)
 
     def change(self, node: Tensor) -> bool:
         """Exchange the function. A graph that llama.cpp uses again has it already."""

@@ -7,11 +7,14 @@ graph is still computed in one go, and nothing twice.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeembed.engine.llama.ggml import EvalCallback, Tensor
 from edgeembed.engine.llama.library import ComputeError
+
+Watch = Callable[[int, bool, object], bool]
+"""An evaluation callback: (address of a tensor, whether llama.cpp asks, user data) -> bool."""
 
 _OP_AT = Tensor.op.offset
 
@@ -19,8 +22,12 @@ _OP_AT = Tensor.op.offset
 class GraphChange:
     """Changes one node in every layer of the passes of a context. One thread at a time."""
 
-    def __init__(self, operation: int, layers: int) -> None:
-        """operation: ggml's number, of nodes that every layer has one of."""
+    def __init__(self, operation: int, layers: int, watch: Watch | None = None) -> None:
+        """operation: ggml's number, of nodes that every layer has one of.
+
+        watch: called with all other nodes; llama.cpp takes one callback only.
+        """
+        self._watch = watch
         self._operation = operation
         self._layers = layers
         self._changed = 0
@@ -43,8 +50,9 @@ class GraphChange:
         """Change a node with this operation, and return whether it is now as it has to be; it may have been before."""
         raise NotImplementedError
 
-    def _evaluate(self, address: int, _asking: bool, _user_data: object) -> bool:
+    def _evaluate(self, address: int, asking: bool, user_data: object) -> bool:
         # A few hundred calls before each pass, about 0.1 ms.
-        if ctypes.c_int.from_address(address + _OP_AT).value == self._operation:
-            self._changed += self.change(Tensor.from_address(address))
+        if ctypes.c_int.from_address(address + _OP_AT).value != self._operation:
+            return self._watch(address, asking, user_data) if self._watch else False
+        self._changed += self.change(Tensor.from_address(address))
         return False

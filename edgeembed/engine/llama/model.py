@@ -25,8 +25,9 @@ from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.gated_gelu import GatedGelu
-from edgeembed.engine.llama.graph_change import GraphChange
+from edgeembed.engine.llama.graph_change import GraphChange, Watch
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
@@ -45,6 +46,7 @@ from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
+from edgeembed.engine.text_template import TextTemplate
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
 PREFIXES_READ = 64
@@ -108,6 +110,10 @@ class LlamaModel:
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
+        try:
+            self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata))
+        except ValueError as error:
+            raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
             raise ModelLoadError(
@@ -129,9 +135,13 @@ class LlamaModel:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
-    def new_context(self, reader: RowReader) -> Context:
-        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError."""
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions)
+    def new_context(self, reader: RowReader, watch: Watch) -> Context:
+        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
+
+        watch: the reader's evaluation callback.
+        """
+        change = self._make_change(self.plan.wide, watch)
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, change=change)
 
     @property
     def batch_capacity(self) -> int:
@@ -166,7 +176,7 @@ class LlamaModel:
         if isinstance(text, Pair):
             tokens, scaffold = self.tokenize_pair(text), Pair(text.query, "", text.instruction)
             return self._read_behind(tokens, scaffold, len(text.query) + len(text.instruction or ""))
-        tokens = self.tokenize(text.prefix + text.text + text.suffix)
+        tokens = self._framing.tokenize_prompted(text.prefix, text.text, text.suffix)
         return self._read_behind(tokens, text.prefix, len(text.prefix))
 
     def tokenize(self, text: str) -> Tokens:
@@ -174,15 +184,17 @@ class LlamaModel:
 
         A special token's name inside the text is read as plain text.
         """
-        return self._tokenizer.tokenize(text)
+        return self._framing.tokenize(text)
+
+    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+        """Return the token ids before and after each text with this prompt."""
+        return self._framing.around(prefix, suffix)
 
     def spans(self, text: Text, tokens: Tokens) -> Spans:
         """Return the part of a text, with its prompt, that each of its tokens stands for; see `token_spans`."""
         match text:
-            case str():
-                return self._tokenizer.spans(text, tokens)
-            case Prompted(prefix, inner, suffix, ids=None):
-                return self._tokenizer.spans(prefix + inner + suffix, tokens)
+            case str() | Prompted(ids=None):
+                return self._framing.spans(text, tokens)
             case _:
                 return np.full((len(tokens), 2), -1, dtype=np.int32)
 
@@ -194,10 +206,7 @@ class LlamaModel:
         """Return the token ids of a query and a document in the file's own template. Raises ComputeError without one."""
         if not self._pairs:
             raise ComputeError(f"the model file has no template for pairs of query and document ({TEMPLATE_KEY})")
-        tokenizer = self._tokenizer
-        return self._pairs.tokens(
-            pair, lambda text, special: tokenizer.special(text) if special else tokenizer.tokenize(text, frame=False)
-        )
+        return self._pairs.tokens(pair, self._framing.part)
 
     def _read_behind(self, tokens: Tokens, prefix: str | Pair, characters: int) -> Reading:
         if not self.plan.wide.prefix_cells or characters > LONGEST_PREFIX_CHARACTERS:
@@ -206,7 +215,9 @@ class LlamaModel:
 
     def _read_prefix(self, prefix: str | Pair) -> Prefix:
         """Tokenise a prefix alone, or a pair with an empty document."""
-        return Prefix(self.tokenize(prefix) if isinstance(prefix, str) else self.tokenize_pair(prefix))
+        if isinstance(prefix, str):
+            return Prefix(self._framing.tokenize_prompted(prefix, "", ""))
+        return Prefix(self.tokenize_pair(prefix))
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -227,12 +238,12 @@ class LlamaModel:
         on_card, change = bool(self._options.gpu_layers), self._make_change(shape)
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
 
-    def _make_change(self, shape: ContextShape) -> GraphChange | None:
-        """Return the change of a context's graph, for architectures that llama.cpp lacks."""
+    def _make_change(self, shape: ContextShape, watch: Watch | None = None) -> GraphChange | None:
+        """Return the change of a context's graph, for architectures that llama.cpp lacks. watch: see `GraphChange`."""
         layers = int(lib.llama_model_n_layer(self._model))
         if self._score_bias is not None:
-            return ScoreBias(self._score_bias, shape.batch, layers)
-        return GatedGelu(layers) if self._architecture == "gte" else None
+            return ScoreBias(self._score_bias, shape.batch, layers, watch)
+        return GatedGelu(layers, watch) if self._architecture == "gte" else None
 
     def _read_score_bias(self) -> Float32Matrix | None:
         """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
@@ -332,7 +343,8 @@ class LlamaModel:
         if value is None:
             raise ModelLoadError(
                 f"{self._options.path} has no {self._keys}.pooling_type, so it is unknown how token vectors become "
-                "one vector: it is a generation model, or was converted without its pooling",
+                "one vector: it is a generation model, or was converted without its pooling. If it is to embed all the "
+                "same, install it with a pooling: edgeembed pull FILE --pooling last",
                 fatal=True,
             )
         ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.llama.ggml import ATTENTION_MASK, OP_FLASH_ATTN_EXT, TYPE_F16, Tensor
-from edgeembed.engine.llama.graph_change import GraphChange
+from edgeembed.engine.llama.graph_change import GraphChange, Watch
 
 _TENSOR_BYTES = 512
 """More than ggml's structure, whose rest after the name is zero."""
@@ -26,11 +26,12 @@ class ScoreBias(GraphChange):
     The mask is in half precision, as llama.cpp's own. One thread at a time.
     """
 
-    def __init__(self, bias: Float32Matrix, longest: int, layers: int) -> None:
+    def __init__(self, bias: Float32Matrix, longest: int, layers: int, watch: Watch | None = None) -> None:
         """bias: shape (heads, 2 * distance + 1), by the position of the key minus that of the query, from -distance on; the
         ends hold for all tokens farther apart. longest: tokens of a text. layers: number of attention nodes in the graph.
+        watch: called with all other nodes; llama.cpp takes one callback only.
         """
-        super().__init__(OP_FLASH_ATTN_EXT, layers)
+        super().__init__(OP_FLASH_ATTN_EXT, layers, watch)
         heads, reach = bias.shape[0], bias.shape[1] // 2
         distances = np.arange(1 - longest, longest)
         self._by_distance = np.ascontiguousarray(bias[:, np.clip(distances, -reach, reach) + reach], dtype=np.float16)
