@@ -67,7 +67,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="WordPiece",
-        architectures=frozenset({"bert", "nomic-bert", "jina-bert-v2"}),
+        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2"}),
         model="bert",
         marks=("[CLS]", "[SEP]", "[UNK]"),
         before="[CLS]",
@@ -87,7 +87,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="XLM-RoBERTa's",
-        architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
+        architectures=frozenset({"bert", "gte", "jina-bert-v3", "nomic-bert-moe"}),
         model="t5",
         marks=("<s>", "</s>", "<pad>", "<unk>"),
         before="<s>",
@@ -213,6 +213,7 @@ MODELS = (
     _model("multi-qa-mpnet-base-cos", "multi-qa-mpnet-base-cos", "mean", "mpnet"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
+    _model("gte v1.5", "gte-((base|large)-en-v1\\.5|multilingual-base)", "cls", "gte"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
     _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
     _model(
