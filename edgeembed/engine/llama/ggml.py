@@ -76,6 +76,7 @@ EvalCallback: Any = dict(lib.llama_context_params._fields_)["cb_eval"]
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_version": (c_char_p,),
     "ggml_get_name": (c_char_p, c_void_p),
+    "ggml_op_desc": (c_char_p, c_void_p),
     "ggml_nbytes": (c_size_t, c_void_p),
     "ggml_backend_tensor_get": (None, c_void_p, c_void_p, c_size_t, c_size_t),
     "ggml_backend_load": (c_void_p, c_char_p),

@@ -37,7 +37,7 @@ from edgeembed.engine.llama.library import (
 )
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
-from edgeembed.engine.llama.score_bias import ScoreBias
+from edgeembed.engine.llama.score_bias import ScoreBias, Watch
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
@@ -133,9 +133,13 @@ class LlamaModel:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
-    def new_context(self, reader: RowReader) -> Context:
-        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError."""
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions)
+    def new_context(self, reader: RowReader, watch: Watch) -> Context:
+        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
+
+        watch: the reader's evaluation callback.
+        """
+        bias = self._new_bias(self.plan.wide, watch)
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, bias=bias)
 
     @property
     def batch_capacity(self) -> int:
@@ -229,11 +233,14 @@ class LlamaModel:
 
     def _new_context(self, shape: ContextShape) -> Context:
         reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
-        bias = None
-        if self._score_bias is not None:
-            bias = ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)))
         on_card = bool(self._options.gpu_layers)
+        bias = self._new_bias(shape)
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, bias=bias)
+
+    def _new_bias(self, shape: ContextShape, watch: Watch | None = None) -> ScoreBias | None:
+        if self._score_bias is None:
+            return None
+        return ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)), watch)
 
     def _read_score_bias(self) -> Float32Matrix | None:
         """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""

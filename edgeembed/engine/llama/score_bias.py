@@ -9,7 +9,7 @@ computed twice, and the graph is still computed in one go.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ _OP_AT = Tensor.op.offset
 _TENSOR_BYTES = 512
 """More than ggml's structure, whose rest after the name is zero."""
 
+Watch = Callable[[int, bool, object], bool]
+"""An evaluation callback: (address of a tensor, whether llama.cpp asks, user data) -> bool."""
+
 
 class ScoreBias:
     """Adds a bias to the scores of one context.
@@ -30,9 +33,10 @@ class ScoreBias:
     The mask is in half precision, as llama.cpp's own. One thread at a time.
     """
 
-    def __init__(self, bias: Float32Matrix, longest: int, layers: int) -> None:
+    def __init__(self, bias: Float32Matrix, longest: int, layers: int, watch: Watch | None = None) -> None:
         """bias: shape (heads, 2 * distance + 1), by the position of the key minus that of the query, from -distance on; the
         ends hold for all tokens farther apart. longest: tokens of a text. layers: number of attention nodes in the graph.
+        watch: called with all other nodes; llama.cpp takes one callback only.
         """
         heads, reach = bias.shape[0], bias.shape[1] // 2
         distances = np.arange(1 - longest, longest)
@@ -46,6 +50,7 @@ class ScoreBias:
         self._memory = ctypes.create_string_buffer(_TENSOR_BYTES)
         self._tensor = Tensor.from_buffer(self._memory)
         self._address = ctypes.addressof(self._memory)
+        self._watch = watch
         self._found = 0
         self._callback = EvalCallback(self._evaluate)  # llama.cpp keeps only the address
 
@@ -82,10 +87,10 @@ class ScoreBias:
         row, step = start.strides
         return np.lib.stride_tricks.as_strided(start, (self._heads, length, length), (row, -step, step), writeable=False)
 
-    def _evaluate(self, address: int, _asking: bool, _user_data: object) -> bool:
+    def _evaluate(self, address: int, asking: bool, user_data: object) -> bool:
         # A few hundred calls before each pass, about 0.1 ms.
         if ctypes.c_int.from_address(address + _OP_AT).value != OP_FLASH_ATTN_EXT:
-            return False
+            return self._watch(address, asking, user_data) if self._watch else False
         node = Tensor.from_address(address)
         source = node.src[ATTENTION_MASK]
         if source == self._address:  # llama.cpp uses the graph of the last pass again

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
+from edgeembed.hub.gguf.coarse import describe_coarse_weights
 from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
@@ -73,6 +74,8 @@ class Frame:
     """What could not be compared with anything."""
     refusal: str | None = None
     """Why its vectors would be wrong, if that cannot be mended."""
+    coarse: str | None = None
+    """What it costs that most of its weights have less than four bits."""
 
 
 def read_frame(path: Path) -> Frame:
@@ -92,7 +95,8 @@ def frame_of(reader: GgufReader, head: GgufHead, tensors: Sequence[TensorInfo], 
         )
 
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    return _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    frame = _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    return replace(frame, coarse=describe_coarse_weights(tensors))
 
 
 def frame_of_foreign(path: Path) -> Frame | None:
