@@ -37,8 +37,14 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *_window(checkpoint, plan),
         *_similarity(checkpoint),
         *_dense(plan),
+        *_images(checkpoint),
         *notes_on_prompts(checkpoint.folder),
     ]
+
+
+def _images(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.config.get("vision_config"):
+        yield "the part of the model for images and videos is left out: the file embeds texts only"
 
 
 def _has_4_bits(quantization: str, architecture: str) -> bool:

@@ -294,7 +294,7 @@ def _check_template(content: dict[str, Any], special: dict[str, int], file: Path
     """Raise ConversionError unless a text becomes CLS, text, SEP, the only format that llama.cpp has for WordPiece."""
     processor = _object(content.get("post_processor"))
     found: list[Any] = []
-    if processor.get("type") == "BertProcessing":
+    if processor.get("type") in ("BertProcessing", "RobertaProcessing"):  # they differ in pairs only
         for key in ("cls", "sep"):
             pair = processor.get(key)
             found.append(pair[1] if isinstance(pair, list) and len(pair) == 2 else None)

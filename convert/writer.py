@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFWriter
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFReader, GGUFValueType, GGUFWriter, Keys
+from gguf.gguf_reader import ReaderField
 
 from edgeembed.common import files
 from edgeembed.errors import ConversionError
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _HEADER_BYTES = 16 << 20  # upper estimate of the metadata, mostly the vocabulary
 _STALE_SECONDS = 900
+_COUNTS_END = 24  # magic, version, number of tensors, number of keys
 _SUFFIX = ".tmp"  # that of files.replacing
 
 
@@ -78,6 +81,25 @@ def write_gguf(
                 _write_tensor(stream, tensor, advance)
     except UnicodeEncodeError as error:
         raise ConversionError(f"{error.object!r} is not valid Unicode and cannot be stored") from error
+
+
+def copy_under_architecture(source: Path, target: Path, architecture: str) -> None:
+    """Copy a GGUF file with another `general.architecture`, which becomes its first key. Raises OSError."""
+    reader = GGUFReader(source)
+    field, last = reader.fields[Keys.General.ARCHITECTURE], reader.tensors[-1].field
+    begin, end, metadata_end = field.offset, _end_of(field), _end_of(last)
+    key, value = Keys.General.ARCHITECTURE.encode(), architecture.encode()
+    pair = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", GGUFValueType.STRING, len(value)) + value
+    with source.open("rb") as old, target.open("wb") as new:
+        head = old.read(metadata_end)
+        new.write(head[:_COUNTS_END] + pair + head[_COUNTS_END:begin] + head[end:])
+        _pad(new)
+        old.seek(reader.data_offset)
+        shutil.copyfileobj(old, new, 1 << 20)
+
+
+def _end_of(field: ReaderField) -> int:
+    return int(field.offset) + sum(int(part.nbytes) for part in field.parts)
 
 
 @contextmanager

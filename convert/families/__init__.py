@@ -52,9 +52,11 @@ from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
+from edgeembed_convert.families.mpnet import MPNet
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
+from edgeembed_convert.families.qwen3_vl import Qwen3Vl
 from edgeembed_convert.families.roberta import Roberta
 from edgeembed_convert.families.t5 import T5Encoder
 from edgeembed_convert.families.xlm_roberta import XlmRoberta
@@ -74,12 +76,14 @@ FAMILIES: tuple[Family, ...] = (
     JinaReranker(),
     ModernBertCrossEncoder(),
     ModernBert(),
+    MPNet(),
     NomicBert(),
     T5Encoder(),
     JinaBert(),
     JinaV3(),
     JinaV5(),
     Qwen3(),
+    Qwen3Vl(),
     EuroBert(),
     Gemma(),
     Llama(),

@@ -97,8 +97,11 @@ def read_heads(checkpoint: Checkpoint, hidden: int, key: str = "num_attention_he
     return heads
 
 
-def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderShape:
-    """Return the sizes of an encoder. Raises ConversionError for what llama.cpp's BERT does not support."""
+def read_shape(checkpoint: Checkpoint, *, first_position: int = 0, token_types: int | None = None) -> EncoderShape:
+    """Return the sizes of an encoder. Raises ConversionError for what llama.cpp's BERT does not support.
+
+    token_types: instead of type_vocab_size in config.json.
+    """
     check_fixed(checkpoint, _FIXED, "BERT")
     hidden = checkpoint.positive_int("hidden_size")
     positions = checkpoint.positive_int("max_position_embeddings")
@@ -106,7 +109,9 @@ def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderSha
         raise ConversionError(
             f"{checkpoint.config_file}: max_position_embeddings {positions} leaves no position after row {first_position}"
         )
-    types = checkpoint.positive_int("type_vocab_size") if "type_vocab_size" in checkpoint.config else _DEFAULT_TOKEN_TYPES
+    if token_types is None:
+        known = "type_vocab_size" in checkpoint.config
+        token_types = checkpoint.positive_int("type_vocab_size") if known else _DEFAULT_TOKEN_TYPES
     return EncoderShape(
         hidden=hidden,
         heads=read_heads(checkpoint, hidden),
@@ -115,22 +120,22 @@ def read_shape(checkpoint: Checkpoint, *, first_position: int = 0) -> EncoderSha
         vocabulary=checkpoint.positive_int("vocab_size"),
         positions=positions,
         first_position=first_position,
-        token_types=types,
+        token_types=token_types,
         epsilon=read_epsilon(checkpoint, "layer_norm_eps", _DEFAULT_EPSILON),
     )
 
 
-def read_shape_after_padding(checkpoint: Checkpoint) -> EncoderShape:
+def read_shape_after_padding(checkpoint: Checkpoint, *, token_types: int | None = None) -> EncoderShape:
     """Return the sizes of an encoder whose positions are counted from pad_token_id + 1 (a convention of fairseq).
 
-    Raises ConversionError.
+    token_types: as for `read_shape`. Raises ConversionError.
     """
     pad = checkpoint.config.get("pad_token_id", _DEFAULT_PAD)
     if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
         raise ConversionError(
             f"{checkpoint.config_file}: pad_token_id = {pad!r} is not a token id; positions are counted from it"
         )
-    return read_shape(checkpoint, first_position=pad + 1)
+    return read_shape(checkpoint, first_position=pad + 1, token_types=token_types)
 
 
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> WordPiece | Unigram:

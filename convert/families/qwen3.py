@@ -11,7 +11,7 @@ one it is; see `_is_reranker`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from gguf import Keys, PoolingType
@@ -71,7 +71,7 @@ class Qwen3:
         """Validate a Qwen3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         if not _is_reranker(checkpoint):
             hidden = checkpoint.positive_int("hidden_size")
-            return plan_embedder(checkpoint, checkpoint.pooling(hidden), _matryoshka(checkpoint, hidden))
+            return plan_embedder(checkpoint, checkpoint.pooling(hidden), read_matryoshka(checkpoint, hidden))
         plan, tokenizer = _plan(checkpoint, "rank")
         arch, metadata = plan.architecture, dict(plan.metadata)
         if unknown := {kind for kind, _ in checkpoint.modules or []} - {"Transformer", "LogitScore"}:
@@ -94,12 +94,22 @@ class Qwen3:
         return replace(plan, metadata=metadata, prompts=prompts)
 
 
-def plan_embedder(checkpoint: Checkpoint, pooling: str, matryoshka: tuple[int, int] | None) -> ModelPlan:
-    """Return the plan for a model that computes vectors with this pooling. Raises ConversionError."""
-    return replace(_plan(checkpoint, pooling)[0], prompts=checkpoint.prompts, matryoshka=matryoshka)
+def plan_embedder(
+    checkpoint: Checkpoint,
+    pooling: str,
+    matryoshka: tuple[int, int] | None,
+    place: Callable[[str], str | None] = plain_name,
+) -> ModelPlan:
+    """Return the plan for a model that computes vectors with this pooling. place: as in StoredTensors.
+
+    Raises ConversionError.
+    """
+    return replace(_plan(checkpoint, pooling, place)[0], prompts=checkpoint.prompts, matryoshka=matryoshka)
 
 
-def _plan(checkpoint: Checkpoint, pooling: str) -> tuple[ModelPlan, BytePairs]:
+def _plan(
+    checkpoint: Checkpoint, pooling: str, place: Callable[[str], str | None] = plain_name
+) -> tuple[ModelPlan, BytePairs]:
     """Return a plan without prompts, and the tokenizer."""
     require_config(checkpoint, _FIXED)
     layer_types = checkpoint.config.get("layer_types")
@@ -109,7 +119,8 @@ def _plan(checkpoint: Checkpoint, pooling: str) -> tuple[ModelPlan, BytePairs]:
         )
     shape = read_shape(checkpoint)
     tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
-    tensors = list(_tensors(checkpoint, shape, tokenizer, reranks=pooling == "rank"))
+    stored = StoredTensors(checkpoint, place, "Qwen3 model for vectors or scores")
+    tensors = list(_tensors(checkpoint, shape, stored, tokenizer, reranks=pooling == "rank"))
     arch = _ARCHITECTURE
     metadata: Metadata = {
         **shape.metadata(arch),
@@ -158,12 +169,13 @@ def _check_scaffold(checkpoint: Checkpoint) -> None:
         )
 
 
-def _tensors(checkpoint: Checkpoint, shape: DecoderShape, tokenizer: BytePairs, *, reranks: bool) -> Iterator[PlannedTensor]:
+def _tensors(
+    checkpoint: Checkpoint, shape: DecoderShape, stored: StoredTensors, tokenizer: BytePairs, *, reranks: bool
+) -> Iterator[PlannedTensor]:
     """Yield the tensors in the order of the computation. Raises ConversionError for missing, misshapen and extra ones.
 
     The LM head is omitted: neither vectors nor scores need it, and llama.cpp uses the token embeddings instead.
     """
-    stored = StoredTensors(checkpoint, plain_name, "Qwen3 model for vectors or scores")
     embeddings = stored.take("embed_tokens.weight", shape.vocabulary, shape.hidden)
     yield PlannedTensor("token_embd.weight", embeddings)
     for layer in range(shape.layers):
@@ -209,7 +221,7 @@ def _classifier(
     return SelectedRows(head, numbers)
 
 
-def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
+def read_matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:
     """Return the range of dimensions in the model card; None if it describes another size of the model."""
     match = _MATRYOSHKA.search(checkpoint.card)
     if match is None or int(match[2]) != hidden or not 0 < int(match[1]) <= hidden:

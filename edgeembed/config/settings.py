@@ -38,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         dict[str, str],
         Meta(
             description="Additional names for models, for tools with a hard-coded model name, such as "
-            "text-embedding-3-small=qwen3-embedding-0.6b; the model may end in :query or :document."
+            "text-embedding-3-small=qwen3-embedding-0.6b; the model may end in :query or :document. An alias NAME:query or "
+            "NAME:document is also taken for requests with that input type to NAME."
         ),
     ] = {}
     keep_alive: Annotated[

@@ -31,6 +31,11 @@ def is_special(name: str) -> bool:
     return _SPECIAL.fullmatch(name) is not None
 
 
+def split_at_special(template: str) -> list[tuple[str, bool]]:
+    """Return the parts of a template, and whether each is a special token; parts that are empty are left out."""
+    return [(part, is_special(part)) for part in _SPECIAL.split(template) if part]
+
+
 @dataclass(frozen=True)
 class PairTemplate:
     """The template in a file's metadata.

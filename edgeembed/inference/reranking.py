@@ -129,9 +129,19 @@ def embed_requests(request: RerankRequest) -> tuple[EmbedRequest, EmbedRequest]:
 
 
 def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankResult:
-    """Return the cosines of one query with all documents, or of each one with its own. Raises ModelReplacedError."""
-    if queries.model.digest != documents.model.digest:
+    """Return the cosines of one query with all documents, or of each one with its own.
+
+    Aliases may name a model for queries and another for documents. Raises ModelReplacedError, or RequestError if their rows
+    have different lengths.
+    """
+    if queries.model.path == documents.model.path and queries.model.digest != documents.model.digest:
         raise ModelReplacedError("the model was replaced meanwhile; send the request again", retry_after=1.0)
+    if queries.vectors.shape[-1] != documents.vectors.shape[-1]:
+        raise RequestError(
+            f"the aliases for queries and documents mean {queries.model.name} and {documents.model.name}, whose vectors "
+            "have different lengths",
+            param="model",
+        )
     products = np.einsum("ij,ij->i", *np.broadcast_arrays(queries.vectors, documents.vectors), dtype=np.float64)
     cosines: list[float] = np.clip(products, -1.0, 1.0).tolist()
     times = len(documents.rows) // len(queries.rows)

@@ -115,7 +115,7 @@ class EmbeddingService:
         return await self._unless_replaced(self._embed, request)
 
     async def _embed(self, request: EmbedRequest) -> EmbedResult:
-        target = await self.registry.resolve(request.model, "embed")
+        target = await self.registry.resolve(request.model, "embed", input_type=request.input_type)
         model, input_type = target.model, request.input_type or target.input_type
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)

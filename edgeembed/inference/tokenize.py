@@ -42,7 +42,8 @@ async def tokenize(
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await registry.resolve(request.model, request.task or await _task(registry, request.model))
+    task = request.task or await _task(registry, request.model)
+    target = await registry.resolve(request.model, task, input_type=request.input_type)
     model = target.model
     input_type = request.input_type or target.input_type
     prompt = choose_prompt(model.prompts, input_type, request.instruction, request.model or model.name)

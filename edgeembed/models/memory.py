@@ -64,7 +64,7 @@ def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
     header = read_header(path)
 
     def number(key: str, otherwise: int = 0) -> int:
-        return header.number(f"{header.architecture}.{key}") or otherwise
+        return header.size(key) or otherwise
 
     width, heads = number("embedding_length"), number("attention.head_count", 1)
     head = width // heads
@@ -74,7 +74,7 @@ def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
         width=width,
         feed_forward=number("feed_forward_length"),
         per_token=number("attention.head_count_kv", heads) * lengths,
-        causal=bool(header.values.get(f"{header.architecture}.attention.causal", True)),
+        causal=bool(header.values.get(header.key("attention.causal"), True)),
         context=number("context_length", context_tokens),
     )
     return _estimate(path.stat().st_size, sizes, context_tokens, batch_tokens)

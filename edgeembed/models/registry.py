@@ -170,10 +170,13 @@ class ModelRegistry:
         """Every model, the default first."""
         return list({model.key: model for model in (*self._fixed, *self._found)}.values())
 
-    async def resolve(self, name: str | None, task: Task, *, or_embedder: bool = False) -> Target:
+    async def resolve(
+        self, name: str | None, task: Task, *, or_embedder: bool = False, input_type: InputType | None = None
+    ) -> Target:
         """Return the model of a name; None and "" mean the default, or the only model for the task.
 
-        or_embedder: an embedder will do to rerank; without a name, if there is no reranker.
+        or_embedder: an embedder will do to rerank; without a name, if there is no reranker. input_type: of the request; an
+        alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each task.
 
         Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
@@ -181,6 +184,8 @@ class ModelRegistry:
             if self._stale:
                 await self.refresh()
             return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
+        if input_type and self._aliases:
+            name = self._name_for(name, input_type)
         target = await self.look_up(name)
         if target is None:
             raise self.unknown(name, task)
@@ -258,6 +263,13 @@ class ModelRegistry:
 
     # --- names --------------------------------------------------------------------------------------------------------
 
+    def _name_for(self, name: str, input_type: InputType) -> str:
+        """Return the alias for texts of this kind, if there is one, else the name."""
+        if len(name) > LONGEST_NAME:
+            return name
+        own = f"{name.lower().removesuffix(_COSINE).removesuffix(LATEST)}:{input_type}"
+        return own if own in self._aliases else name
+
     async def _unnamed(self, task: Task) -> ServedModel:
         if self.default is not None and self.default.task == task:
             return self.default
@@ -280,7 +292,11 @@ class ModelRegistry:
 
     def _lookup(self, name: str) -> Target | None:
         """Return what a name means: an alias or the name of a model, with one suffix at most."""
-        return _with_suffix(self._alias_or_model, name.lower()) if len(name) <= LONGEST_NAME else None
+        if len(name) > LONGEST_NAME:
+            return None
+        folded = name.lower()
+        # An alias that ends in a suffix is not another alias with this suffix, even if its model is not known yet.
+        return self._alias_or_model(folded) if folded in self._aliases else _with_suffix(self._alias_or_model, folded)
 
     def _alias_or_model(self, folded: str) -> Target | None:
         meant = self._aliases.get(folded)

@@ -15,6 +15,7 @@ from edgeembed.engine.execution_modes import GPU_FULL, ExecutionMode, cpu_modes
 from edgeembed.engine.gpu.placement import Gpus, for_card
 from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.stand_ins import STAND_INS, architecture_of
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
@@ -90,9 +91,16 @@ class WorkerConfigurator:
         self._autotune = profile is None and self._tuning_results.find(model.digest) is None
         self._profile = profile or chosen_profile(settings, paths, model.digest)
         self._gpus = gpus
-        self._sizes = read_weights(model.path) if gpus.possible else None
+        self._sizes = read_weights(model.path) if gpus.possible and self._fits_cards() else None
         self._key = str(model.path)
         self._metadata = dict(self._frame_mends())
+
+    def _fits_cards(self) -> bool:
+        """Return whether graphics cards can compute the model; log if not."""
+        if (architecture := architecture_of(self._model.path)) not in STAND_INS:
+            return True
+        log.info("%s: models of the architecture %s are computed on the processor", self._model.path.name, architecture)
+        return False
 
     def _frame_mends(self) -> Mapping[str, MetadataValue]:
         """Log how the file's frame is mended, and return the metadata. Raises WrongFrameError if it cannot be mended."""
@@ -103,6 +111,8 @@ class WorkerConfigurator:
             raise WrongFrameError(f"{self._model.path} would give wrong results: {frame.refusal}")
         for mend in frame.mended:
             log.warning("%s: mended: %s", self._model.path.name, mend)
+        if frame.coarse:
+            log.warning("%s: %s", self._model.path.name, frame.coarse)
         for what in frame.unchecked:
             log.info("%s: could not be checked: %s", self._model.path.name, what)
         return frame.mends

@@ -165,6 +165,19 @@ def test_a_checkpoint_without_gguf_is_converted(paths: Paths, hub: FakeHub, conv
         run("hf:acme/Some-Model:Q9_9")
 
 
+def test_pickled_weights_are_fetched_where_there_are_no_others(hub: FakeHub, converter: FakeConverter) -> None:
+    files = {
+        "config.json": CONFIG, "pytorch_model-00001-of-00001.bin": b"weights", "pytorch_model.bin.index.json": b"{}",
+        "2_Dense/model.safetensors": b"dense", "2_Dense/pytorch_model.bin": b"no", "training_args.bin": b"no",
+    }  # fmt: skip
+    hub.files["acme/Some-Model"] = files
+    assert run("hf:acme/Some-Model:F16").stdout.startswith("some-model:F16  ")
+    asked = {path for _, path, _ in hub.requests}
+    assert not any(name in path for path in asked for name in ("training_args", "2_Dense/pytorch_model"))
+    assert any("pytorch_model-00001-of-00001.bin" in path for path in asked)
+    assert len(converter.calls) == 1
+
+
 def converted(target: Path) -> SimpleNamespace:
     target.write_bytes(model_bytes())
     return SimpleNamespace(path=target, fallbacks=[], notes=[])

@@ -141,6 +141,28 @@ async def test_a_suffix_chooses_the_prompt_for_every_name() -> None:
     assert (await registry.resolve("odd:query", "embed")).input_type is None, "an alias takes precedence over a suffix"
 
 
+async def test_an_alias_with_an_input_type_means_the_model_for_such_texts() -> None:
+    queries, passages = model("tasks-retrieval.query"), model("tasks-retrieval.passage")
+    registry = ModelRegistry(
+        SMALL,
+        [queries, passages],
+        aliases={"Tasks": passages.name, "tasks:query": queries.name, "tasks:document": passages.name},
+    )
+    for name in ("tasks", "TASKS", "tasks:cosine", "tasks:latest"):
+        assert (await registry.resolve(name, "embed", input_type="query")).model is queries, name
+        assert (await registry.resolve(name, "embed", input_type="document")).model is passages, name
+    assert (await registry.resolve("tasks:query", "embed")).model is queries
+    assert (await registry.resolve("tasks", "embed")).model is passages
+    assert (await registry.resolve("small", "embed", input_type="query")).model is SMALL
+
+
+async def test_an_alias_of_a_model_that_is_not_found_yet_is_no_suffix_of_another() -> None:
+    queries = model("tasks-retrieval.query")
+    registry = ModelRegistry(SMALL, aliases={"tasks": "small", "tasks:query": queries.name}, scan=lambda: [queries])
+    assert registry.find("tasks:query") is None
+    assert (await registry.resolve("tasks", "embed", input_type="query")).model is queries
+
+
 async def test_no_similar_name_is_sought_for_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = ModelRegistry(SMALL)
     compared: list[str] = []

@@ -15,6 +15,7 @@ from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, logged_errors
 from edgeembed.engine.llama.prefixes import KeptPrefixes
 from edgeembed.engine.llama.rows import RowReader
+from edgeembed.engine.llama.score_bias import ScoreBias
 from edgeembed.engine.llama.thread_choice import ThreadChoice
 from edgeembed.engine.reading import Reading, Tokens
 
@@ -26,15 +27,23 @@ class Context:
     """One context of a loaded model. One thread at a time."""
 
     def __init__(
-        self, model: Any, shape: ContextShape, reader: RowReader, *, dimensions: int, on_card: bool = False
+        self,
+        model: Any,
+        shape: ContextShape,
+        reader: RowReader,
+        *,
+        dimensions: int,
+        on_card: bool = False,
+        bias: ScoreBias | None = None,
     ) -> None:
-        """Create the context. reader: not shared with other contexts. on_card: layers of the model are on a graphics card.
+        """Create the context. reader, bias: not shared with other contexts. on_card: layers of the model are on a card.
 
         Raises ModelLoadError when memory is short.
         """
         self.shape = shape
         self._on_card = on_card
         self._reader = reader
+        self._bias = bias
         self._dimensions = dimensions
         self._context = self._make(model)
         self._memory = lib.llama_get_memory(self._context)
@@ -162,6 +171,8 @@ class Context:
         marked = [outputs] * len(texts) if self._reader.last_only else None
         self._reader.expect(len(texts) if outputs else 0)
         batch = self._buffers.fill(texts, sequences=sequences, starts=starts, outputs=marked)
+        if self._bias is not None:
+            self._bias.expect([len(text) for text in texts])
         if self.shape.threads == 1:
             code = self._forward(self._context, batch)
         else:
@@ -174,6 +185,8 @@ class Context:
             raise ComputeError(
                 f"llama.cpp cannot compute this batch (code {code})", "out_of_memory" if code == _NO_MEMORY else "other"
             )
+        if self._bias is not None:
+            self._bias.check()
 
     def _forget(self, sequences: Sequence[int] | range) -> None:
         """Free the cells of texts whose rows have been read; those of kept prefixes stay."""
@@ -198,6 +211,8 @@ class Context:
         params.kv_unified = True  # all sequences share one pool of n_ctx cells, instead of n_ctx / n_seq_max each
         params.no_perf = True
         self._reader.configure(params)
+        if self._bias is not None:
+            self._bias.configure(params)
         context = lib.llama_init_from_model(model, params)
         if not context:
             raise ModelLoadError(

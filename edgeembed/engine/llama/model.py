@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
+from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, Float32Matrix, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
 from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
@@ -25,6 +25,7 @@ from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
@@ -36,11 +37,14 @@ from edgeembed.engine.llama.library import (
 )
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
+from edgeembed.engine.llama.score_bias import ScoreBias, Watch
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
+from edgeembed.engine.text_template import TextTemplate
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
 PREFIXES_READ = 64
@@ -83,7 +87,7 @@ class LlamaModel:
             split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
             params.tensor_split = split
         params.use_extra_bufts = options.extra_buffers
-        overrides = metadata_overrides(_for_llama(options.metadata))
+        overrides = metadata_overrides(_for_llama(options.metadata, architecture_of(Path(options.path))))
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
         _require_file(options)
@@ -94,7 +98,9 @@ class LlamaModel:
         self._model = model
         self._vocab = lib.llama_model_get_vocab(model)
         self.vocabulary = Vocabulary(self._vocab, self.metadata)
-        self._architecture = self.metadata("general.architecture") or "unknown"
+        self._architecture = self.metadata(ARCHITECTURE_KEY) or "unknown"
+        self._keys = computed_as(self._architecture)
+        self._score_bias = self._read_score_bias()
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
@@ -102,6 +108,10 @@ class LlamaModel:
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
+        try:
+            self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata))
+        except ValueError as error:
+            raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
         if self._pooling == "rank" and self._pairs is None:
             raise ModelLoadError(
@@ -123,9 +133,13 @@ class LlamaModel:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
-    def new_context(self, reader: RowReader) -> Context:
-        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError."""
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions)
+    def new_context(self, reader: RowReader, watch: Watch) -> Context:
+        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
+
+        watch: the reader's evaluation callback.
+        """
+        bias = self._new_bias(self.plan.wide, watch)
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, bias=bias)
 
     @property
     def batch_capacity(self) -> int:
@@ -160,7 +174,7 @@ class LlamaModel:
         if isinstance(text, Pair):
             tokens, scaffold = self.tokenize_pair(text), Pair(text.query, "", text.instruction)
             return self._read_behind(tokens, scaffold, len(text.query) + len(text.instruction or ""))
-        tokens = self.tokenize(text.prefix + text.text + text.suffix)
+        tokens = self._framing.tokenize_prompted(text.prefix, text.text, text.suffix)
         return self._read_behind(tokens, text.prefix, len(text.prefix))
 
     def tokenize(self, text: str) -> Tokens:
@@ -168,15 +182,17 @@ class LlamaModel:
 
         A special token's name inside the text is read as plain text.
         """
-        return self._tokenizer.tokenize(text)
+        return self._framing.tokenize(text)
+
+    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+        """Return the token ids before and after each text with this prompt."""
+        return self._framing.around(prefix, suffix)
 
     def spans(self, text: Text, tokens: Tokens) -> Spans:
         """Return the part of a text, with its prompt, that each of its tokens stands for; see `token_spans`."""
         match text:
-            case str():
-                return self._tokenizer.spans(text, tokens)
-            case Prompted(prefix, inner, suffix, ids=None):
-                return self._tokenizer.spans(prefix + inner + suffix, tokens)
+            case str() | Prompted(ids=None):
+                return self._framing.spans(text, tokens)
             case _:
                 return np.full((len(tokens), 2), -1, dtype=np.int32)
 
@@ -188,10 +204,7 @@ class LlamaModel:
         """Return the token ids of a query and a document in the file's own template. Raises ComputeError without one."""
         if not self._pairs:
             raise ComputeError(f"the model file has no template for pairs of query and document ({TEMPLATE_KEY})")
-        tokenizer = self._tokenizer
-        return self._pairs.tokens(
-            pair, lambda text, special: tokenizer.special(text) if special else tokenizer.tokenize(text, frame=False)
-        )
+        return self._pairs.tokens(pair, self._framing.part)
 
     def _read_behind(self, tokens: Tokens, prefix: str | Pair, characters: int) -> Reading:
         if not self.plan.wide.prefix_cells or characters > LONGEST_PREFIX_CHARACTERS:
@@ -200,7 +213,9 @@ class LlamaModel:
 
     def _read_prefix(self, prefix: str | Pair) -> Prefix:
         """Tokenise a prefix alone, or a pair with an empty document."""
-        return Prefix(self.tokenize(prefix) if isinstance(prefix, str) else self.tokenize_pair(prefix))
+        if isinstance(prefix, str):
+            return Prefix(self._framing.tokenize_prompted(prefix, "", ""))
+        return Prefix(self.tokenize_pair(prefix))
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -218,7 +233,27 @@ class LlamaModel:
 
     def _new_context(self, shape: ContextShape) -> Context:
         reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=bool(self._options.gpu_layers))
+        on_card = bool(self._options.gpu_layers)
+        bias = self._new_bias(shape)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, bias=bias)
+
+    def _new_bias(self, shape: ContextShape, watch: Watch | None = None) -> ScoreBias | None:
+        if self._score_bias is None:
+            return None
+        return ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)), watch)
+
+    def _read_score_bias(self) -> Float32Matrix | None:
+        """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
+        if self._architecture not in STAND_INS:
+            return None
+        if self._options.gpu_layers:
+            raise ModelLoadError(
+                f"models of the architecture {self._architecture} are computed on the processor", fatal=False
+            )
+        try:
+            return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
+        except ValueError as error:
+            raise ModelLoadError(f"{self._options.path}: key {SCORE_BIAS_KEY}: {error}", fatal=True) from error
 
     def _autotune(self, facts: ModelFacts) -> None:
         """Measure the length from which padding makes a text faster, and use the result."""
@@ -260,12 +295,11 @@ class LlamaModel:
             raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 
     def _facts(self) -> ModelFacts:
-        causal = self.metadata(f"{self._architecture}.attention.causal") != "false"
+        causal = self.metadata(f"{self._keys}.attention.causal") != "false"
         pieces = causal and self._pooling in ("last", "rank")
         width, heads = int(lib.llama_model_n_embd(self._model)), max(1, int(lib.llama_model_n_head(self._model)))
         key, value = (
-            int(self.metadata(f"{self._architecture}.attention.{part}_length") or width // heads)
-            for part in ("key", "value")
+            int(self.metadata(f"{self._keys}.attention.{part}_length") or width // heads) for part in ("key", "value")
         )
         cells = (
             int(lib.llama_model_n_layer(self._model)) * int(lib.llama_model_n_head_kv(self._model)) * (key + value) * 2
@@ -300,11 +334,12 @@ class LlamaModel:
         return self.metadata(TYPE_KEY) or _after_first_word(description.value.decode("utf-8", "replace"))
 
     def _pooling_of_file(self) -> str:
-        value = self.metadata(f"{self._architecture}.pooling_type")
+        value = self.metadata(f"{self._keys}.pooling_type")
         if value is None:
             raise ModelLoadError(
-                f"{self._options.path} has no {self._architecture}.pooling_type, so it is unknown how token vectors become "
-                "one vector: it is a generation model, or was converted without its pooling",
+                f"{self._options.path} has no {self._keys}.pooling_type, so it is unknown how token vectors become "
+                "one vector: it is a generation model, or was converted without its pooling. If it is to embed all the "
+                "same, install it with a pooling: edgeembed pull FILE --pooling last",
                 fatal=True,
             )
         ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
@@ -322,10 +357,12 @@ class LlamaModel:
             ) from None
 
 
-def _for_llama(metadata: Mapping[str, MetadataValue]) -> dict[str, bool | int | bytes]:
-    """Return the metadata that llama.cpp is to use instead of the file's."""
+def _for_llama(metadata: Mapping[str, MetadataValue], architecture: str | None) -> dict[str, bool | int | bytes]:
+    """Return the metadata that llama.cpp is to use instead of the file's, which has this architecture."""
     values = {key: value for key, value in metadata.items() if not key.startswith(OWN_KEYS)}
     encoded = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}
+    if architecture in STAND_INS:
+        encoded[ARCHITECTURE_KEY] = STAND_INS[architecture].encode()
     return {wordpiece.STRIP_ACCENTS_KEY: False, **encoded}  # see wordpiece.py
 
 

@@ -53,6 +53,10 @@ class Tokenizer(Protocol):
         """Return the tokens of a text, with the special tokens around it."""
         ...
 
+    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+        """Return the tokens before and after each text with this prompt, special tokens included."""
+        ...
+
     def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
         """Return a part of the text with more than `most` tokens, or the whole text if it has no more.
 
@@ -76,7 +80,7 @@ class TextReader:
         self._model = model
         self._context_tokens = context_tokens
         self._vocabulary = vocabulary
-        self._short_around = lru_cache(SCAFFOLDS_READ)(self._read_around)
+        self._short_around = lru_cache(SCAFFOLDS_READ)(model.around)
 
     def read(self, text: Text, most: int | None = None) -> Reading:
         """Return the tokens of a text: all of them, or with `most` a few more than that many of a giant text.
@@ -202,13 +206,7 @@ class TextReader:
     def _around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
         """Return the tokens before and after a text with this prompt; those of a long one are not remembered."""
         short = len(prefix) + len(suffix) <= LONGEST_SCAFFOLD
-        return self._short_around(prefix, suffix) if short else self._read_around(prefix, suffix)
-
-    def _read_around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
-        """Return the tokens before and after a text with this prompt, special tokens included."""
-        begin, end = self._frame
-        before, behind = (self._model.tokenize(part) if part else np.concatenate(self._frame) for part in (prefix, suffix))
-        return before[: len(before) - len(end)], behind[len(begin) :]
+        return self._short_around(prefix, suffix) if short else self._model.around(prefix, suffix)
 
 
 def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: bool) -> Tokens:

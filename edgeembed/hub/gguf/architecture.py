@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, computed_as
 from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufHead, GgufReader
 from edgeembed.hub.gguf.header import RANK_POOLING
 from edgeembed.hub.gguf.tensors import Attention, UnfitError
-
-ARCHITECTURE_KEY = "general.architecture"
 
 # The architectures of embedding models and rerankers, and what RoPE rotates: whole heads, parts of them or none. How
 # llama.cpp handles a hostile file of another architecture has not been reviewed.
@@ -74,9 +73,11 @@ class ArchitectureSizes:
 def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     """Check all keys of the architecture and return the sizes. Raises UnfitError, MalformedError."""
     name = head.values.get(ARCHITECTURE_KEY)
-    if name not in _ROTATIONS:
-        raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {', '.join(_ROTATIONS)}")
+    if name not in _ROTATIONS and name not in STAND_INS:
+        supported = ", ".join([*_ROTATIONS, *STAND_INS])
+        raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {supported}")
     assert isinstance(name, str)
+    name = computed_as(name)
     keys = _Keys(reader, head, name)
     width = keys.required("embedding_length", _MOST_WIDTH)
     layers = keys.required("block_count", _MOST_LAYERS)

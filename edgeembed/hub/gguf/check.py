@@ -10,10 +10,12 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
-from edgeembed.engine import canary
+from edgeembed.engine import canary, text_template
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, decode_bias
+from edgeembed.engine.text_template import TextTemplate
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
@@ -83,11 +85,16 @@ def check_gguf(path: Path) -> GgufHeader:
 def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> None:
     """Check the keys that our converter writes. Raises UnfitError."""
     values = head.values
-    for key in (*_PROMPT_KEYS.values(), TEMPLATE_KEY, canary.TEXTS_KEY, canary.ROWS_KEY):
+    templates = (TEMPLATE_KEY, text_template.TEMPLATE_KEY, text_template.INSTRUCTION_KEY)
+    for key in (*_PROMPT_KEYS.values(), *templates, canary.TEXTS_KEY, canary.ROWS_KEY, SCORE_BIAS_KEY):
         if not isinstance(values.get(key, ""), str):
             raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
     _check_prompts(texts)
+    try:
+        TextTemplate.of(texts.get)
+    except ValueError as error:
+        raise UnfitError(f"key {error}") from error
     if (classifier := values.get(CLASSIFIER_KEY)) is not None:
         _check_classifier(classifier, sizes)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
@@ -101,6 +108,11 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         raise UnfitError(
             f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {width}"
         )
+    if values.get(ARCHITECTURE_KEY) in STAND_INS:
+        try:
+            decode_bias(texts.get(SCORE_BIAS_KEY, ""), sizes.attention.heads)
+        except ValueError as error:
+            raise UnfitError(f"key {SCORE_BIAS_KEY!r}: {error}") from error
     if canary.TEXTS_KEY in texts and canary.ROWS_KEY in texts:
         _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or width)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from edgeembed.engine import canary
 from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, Float32Matrix, encode_classifier
 from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
-from edgeembed.hub.gguf.architecture import ARCHITECTURE_KEY
+from edgeembed.hub.gguf.coarse import describe_coarse_weights
 from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
@@ -73,6 +74,8 @@ class Frame:
     """What could not be compared with anything."""
     refusal: str | None = None
     """Why its vectors would be wrong, if that cannot be mended."""
+    coarse: str | None = None
+    """What it costs that most of its weights have less than four bits."""
 
 
 def read_frame(path: Path) -> Frame:
@@ -92,7 +95,8 @@ def frame_of(reader: GgufReader, head: GgufHead, tensors: Sequence[TensorInfo], 
         )
 
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    return _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    frame = _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    return replace(frame, coarse=describe_coarse_weights(tensors))
 
 
 def frame_of_foreign(path: Path) -> Frame | None:
@@ -167,6 +171,7 @@ class _Comparison:
         self._shapes = shapes
         self._tokens = tokens
         self._architecture = str(head.values.get(ARCHITECTURE_KEY))
+        self._keys = computed_as(self._architecture)
         self._tokenizer = head.values.get(MODEL_KEY)
         self._mends: dict[str, MetadataValue] = {}
         self._mended: list[str] = []
@@ -207,10 +212,10 @@ class _Comparison:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _compare_pooling(self, model: ModelFrame | None) -> None:
-        key = f"{self._architecture}.pooling_type"
+        key = f"{self._keys}.pooling_type"
         if self._is_cross_encoder and key not in self._values:
             self._expect(key, RANK_POOLING)
-            self._expect(f"{self._architecture}.attention.causal", False)
+            self._expect(f"{self._keys}.attention.causal", False)
         elif self._pooling == "rank":
             return
         elif model is not None:
@@ -260,7 +265,7 @@ class _Comparison:
             self._expect(flag_key, True)
 
     def _compare_attention(self, model: ModelFrame | None) -> None:
-        key = f"{self._architecture}.attention.causal"
+        key = f"{self._keys}.attention.causal"
         if self._architecture == "llama-embed" and key not in self._values:
             self._expect(key, False)
         elif model is not None and model.causal is not None and self._architecture in _OBEYS_CAUSAL:
@@ -344,7 +349,7 @@ class _Comparison:
 
     @property
     def _pooling(self) -> str | None:
-        number = self._value(f"{self._architecture}.pooling_type")
+        number = self._value(f"{self._keys}.pooling_type")
         return POOLINGS.get(number, str(number)) if isinstance(number, int) else None
 
     @property

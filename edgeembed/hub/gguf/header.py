@@ -9,6 +9,8 @@ from pathlib import Path
 
 from edgeembed.common.files import describe_os_error
 from edgeembed.engine.dense import COUNT_KEY, outputs_key
+from edgeembed.engine.interface import TYPE_KEY
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.file import GgufReader, MalformedError, Scalar
 
@@ -42,23 +44,33 @@ class GgufHeader:
     @property
     def architecture(self) -> str | None:
         """Name of the model's architecture."""
-        return self.text("general.architecture")
+        return self.text(ARCHITECTURE_KEY)
+
+    def size(self, name: str) -> int | None:
+        """Return an integer of the architecture, such as `embedding_length`; as for `number`."""
+        return self.number(self.key(name))
+
+    def key(self, name: str) -> str:
+        """Return the full name of a key of the architecture."""
+        return f"{computed_as(self.architecture or '')}.{name}"
 
     @property
     def dimensions(self) -> int | None:
         """Length of the model's vectors."""
         if layers := self.number(COUNT_KEY):
             return self.number(outputs_key(layers - 1))
-        return self.number(f"{self.architecture}.embedding_length")
+        return self.size("embedding_length")
 
     @property
     def pooling(self) -> int | None:
         """llama.cpp's number of the pooling type."""
-        return self.number(f"{self.architecture}.pooling_type")
+        return self.size("pooling_type")
 
     @property
     def type(self) -> str:
         """The quantisation type that the file states; "unknown" if it states none."""
+        if own := self.text(TYPE_KEY):
+            return own
         number = self.number("general.file_type")
         return "unknown" if number is None else _FILE_TYPES.get(number, "unknown")
 

@@ -38,10 +38,9 @@ def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
         tensors = sorted(reader.tensors(head), key=lambda tensor: tensor.offset)
         end = reader.size - reader.position
     header = GgufHeader(head.values)
-    name = header.architecture
 
     def number(key: str, otherwise: int) -> int:
-        return header.number(f"{name}.{key}") or otherwise
+        return header.size(key) or otherwise
 
     width = number("embedding_length", 1)
     heads = number("attention.head_count", 1)
@@ -49,10 +48,10 @@ def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:
     value_width = number("attention.value_length", width // heads)
     layers = number("block_count", 1)
     # One matrix for input and output: the output layer gets a copy.
-    shared = "bert" not in (name or "") and all(tensor.name != "output.weight" for tensor in tensors)
+    shared = "bert" not in (header.architecture or "") and all(tensor.name != "output.weight" for tensor in tensors)
     sizes = _tensor_sizes(tensors, end, layers, shared=shared)
     gated = any(tensor.name == "blk.0.ffn_gate.weight" for tensor in tensors)
-    causal = header.values.get(f"{name}.attention.causal", True)
+    causal = header.values.get(header.key("attention.causal"), True)
     pieces = bool(causal) and header.pooling in (_LAST_POOLING, RANK_POOLING)
     tokens = head.arrays.get("tokenizer.ggml.tokens")
     cells = layers * number("attention.head_count_kv", heads) * (head_width + value_width) * _KV_BYTES

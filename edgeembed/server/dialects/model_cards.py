@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from edgeembed.engine.stand_ins import computed_as
 from edgeembed.errors import HubError
 from edgeembed.hub.gguf.file import Scalar
 from edgeembed.hub.gguf.header import open_gguf
@@ -52,7 +53,7 @@ def _read(model: ServedModel) -> ModelCard:
         head = reader.head()
         parameters = sum(math.prod(tensor.shape) for tensor in reader.tensors(head))
     architecture = head.values.get("general.architecture")
-    context = head.values.get(f"{architecture}.context_length")
+    context = head.values.get(f"{computed_as(str(architecture))}.context_length")
     return ModelCard(
         architecture if isinstance(architecture, str) else None,
         parameters,

@@ -15,6 +15,7 @@ from tests.convert.tiny_encoders import make_tiny_xlm_roberta, make_tiny_xlm_rob
 from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoint
 from tests.convert.zoo import bert
 from tests.convert.zoo.form import Form
+from tests.convert.zoo.t5 import make_sentence_t5
 
 _FRONT = ("<unk>", "<s>", "</s>")
 """SentencePiece's own first pieces."""
@@ -111,6 +112,12 @@ def make_camembert(folder: Path) -> Path:
     return write_sentencepiece(make_tiny_camembert(folder), front=7)
 
 
+def make_t5(folder: Path) -> Path:
+    """Write a checkpoint of a T5 encoder with spiece.model alone."""
+    _take(make_sentence_t5(folder, dense=False), ["tokenizer_config.json"])
+    return folder
+
+
 FORMS = (
     Form(
         "bert_vocab_txt_alone",
@@ -161,6 +168,15 @@ FORMS = (
         make_reranker,
         "rank",
         reference="older_tokenizers",
+    ),
+    Form(
+        "t5_sentencepiece",
+        ("T5's `spiece.model` and `tokenizer_config.json`",),
+        "T5EncoderModel",
+        make_t5,
+        "mean",
+        reference="older_tokenizers",
+        context=512,
     ),
     Form(
         "camembert_sentencepiece_alone",

@@ -19,6 +19,8 @@ from tests.engine.contract import Contract
 HEADERS = ("llama.h", "ggml-backend-impl.h", "ggml-cpu/ggml-cpu-impl.h", "ggml-cpu/traits.h")
 NUMBERS = {
     "TYPE_F32": "GGML_TYPE_F32",
+    "TYPE_F16": "GGML_TYPE_F16",
+    "OP_FLASH_ATTN_EXT": "GGML_OP_FLASH_ATTN_EXT",
     "LOG_DEBUG": "GGML_LOG_LEVEL_DEBUG",
     "LOG_INFO": "GGML_LOG_LEVEL_INFO",
     "LOG_WARN": "GGML_LOG_LEVEL_WARN",

@@ -25,6 +25,9 @@ class Model:
         inner = [MERGED if part == "\0" else ord(part) for part in text.replace(":x", "\0")]
         return np.array([*([BEGIN] if self.begin else []), *inner, END], dtype=np.int32)
 
+    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+        return self.tokenize(prefix)[:-1], self.tokenize(suffix)[self.begin :]
+
     def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
         return text[-most - 1 :] if at_start else text[: most + 1]
 

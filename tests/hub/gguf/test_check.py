@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.engine.stand_ins import SCORE_BIAS_KEY
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.check import check_gguf
 from edgeembed.hub.gguf.file import GgufReader, MalformedError
+from tests.convert.tiny_mpnet import make_tiny_mpnet
+from tests.convert.without_proof import convert_checkpoint
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.hub.gguf.models import refusal
 from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, Tensor, read, write
@@ -344,3 +347,32 @@ def test_sizes_out_of_proportion(tmp_path: Path, sound: bytes) -> None:
     file.put("tokenizer.ggml.tokens", ARRAY, Array(STRING, [b"%d" % number for number in range(4 * 4096 + 1)]))
     file.drop("tokenizer.ggml.token_type")
     assert "16385 tokens for embeddings of 4 numbers" in refusal(tmp_path, write(file))
+
+
+# --- architectures that llama.cpp computes as another one ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bias", "reason"),
+    [
+        (None, "not an odd number for each of 4 heads"),
+        (b"", "not an odd number for each of 4 heads"),
+        (base64.b64encode(bytes(4 * 4 * 2)), "not an odd number for each of 4 heads"),
+        (base64.b64encode(bytes(4 * 4 * (2**15 + 3))), "not an odd number for each of 4 heads"),
+        (base64.b64encode(bytes(5)), "not base64 of float32"),
+        (b"!", "not base64 of float32"),
+        (base64.b64encode(struct.pack("<4f", 0, 0, 0, 1e6)), "not finite in half precision"),
+        (base64.b64encode(struct.pack("<4f", 0, 0, math.nan, 0)), "not finite in half precision"),
+    ],
+)
+def test_mpnet_needs_a_bias_for_each_head(tmp_path: Path, bias: bytes | None, reason: str) -> None:
+    checkpoint = make_tiny_mpnet(tmp_path / "tiny")
+    file = read(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path.read_bytes())
+    assert (header := check_gguf(tmp_path / "tiny.gguf")).architecture == "mpnet" and header.dimensions == 64
+    file.drop(SCORE_BIAS_KEY)
+    if bias is not None:
+        file.put(SCORE_BIAS_KEY, STRING, bias)
+    path = tmp_path / "x.gguf"
+    path.write_bytes(write(file))
+    with pytest.raises(HubError, match=f"{re.escape(SCORE_BIAS_KEY)}.*{reason}"):
+        check_gguf(path)

@@ -24,4 +24,4 @@ def rows(folder: Path) -> Rows:
         copy = Path(temporary) / "copy"
         shutil.copytree(folder, copy)
         AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(str(copy / "tokenizer.json"))
-        return score(form, copy, name) if ranks else embed(form, copy, "AutoModel")
+        return score(form, copy, name) if ranks else embed(form, copy, name if name.startswith("T5") else "AutoModel")

@@ -1,0 +1,68 @@
+"""Architectures that llama.cpp lacks, computed as another one of its own with an addition.
+
+The file of such a model has its own name in `general.architecture`, so that no program takes it for the other one and
+computes wrong vectors. All other keys and the tensors have the names of the other architecture: llama.cpp is told to use it
+when it loads the file (`llama/model.py`), and the addition is made in `llama/score_bias.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+ARCHITECTURE_KEY = "general.architecture"
+STAND_INS = {"mpnet": "bert"}
+"""Architecture -> the one that llama.cpp computes instead."""
+SCORE_BIAS_KEY = "edgeembed.attention.score_bias"
+"""What is added to the attention score of two tokens, for `mpnet`: base64 of float32, little-endian, shape
+(heads, 2 * distance + 1), by the position of the key minus that of the query, from -distance on. The first and the last
+number hold for all tokens that are farther apart."""
+_LONGEST_DISTANCE = 2**14
+_LARGEST_HALF = 65_504
+_STRING = 8
+"""GGUF's number of the type."""
+
+Float32Matrix = npt.NDArray[np.float32]
+
+
+def computed_as(architecture: str) -> str:
+    """Return the architecture that llama.cpp computes, whose name the keys of a file begin with."""
+    return STAND_INS.get(architecture, architecture)
+
+
+def architecture_of(path: Path) -> str | None:
+    """Return the architecture of a GGUF file, which is its first key in the files of our converter; None elsewhere."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+        (length,) = struct.unpack_from("<Q", head, 24)
+        kind, size = struct.unpack_from("<IQ", head, 32 + length)
+    except (OSError, struct.error):
+        return None
+    if head[:4] != b"GGUF" or head[32 : 32 + length] != ARCHITECTURE_KEY.encode() or kind != _STRING:
+        return None
+    return head[44 + length : 44 + length + size].decode("utf-8", "replace")
+
+
+def encode_bias(bias: Float32Matrix) -> str:
+    """Return the value for SCORE_BIAS_KEY."""
+    return base64.b64encode(bias.astype("<f4").tobytes()).decode("ascii")
+
+
+def decode_bias(value: str, heads: int) -> Float32Matrix:
+    """Return the bias, shape (heads, 2 * distance + 1). Raises ValueError if there is none for so many heads."""
+    try:
+        numbers = np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
+    except (ValueError, binascii.Error) as error:
+        raise ValueError(f"it is not base64 of float32: {error}") from error
+    columns = numbers.size // heads
+    if not numbers.size or numbers.size % heads or columns % 2 != 1 or columns > 2 * _LONGEST_DISTANCE + 1:
+        raise ValueError(f"it has {numbers.size} numbers, not an odd number for each of {heads} heads")
+    if not (np.abs(numbers) <= _LARGEST_HALF).all():  # also true for NaN
+        raise ValueError("a number is not finite in half precision")
+    return numbers.astype(np.float32).reshape(heads, columns)
