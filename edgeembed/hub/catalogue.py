@@ -207,6 +207,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Heads of keys and values; None: as many as of queries."""
     head_length: PositiveInt | None = None
     """None: width / heads."""
+    attention_biases: bool = False
+    """Whether queries, keys and values have biases, as in Qwen2."""
     token_types: PositiveInt = 1
     projection: PositiveInt | None = None
     """Width between the two Dense layers after pooling, if there are any."""

@@ -12,8 +12,10 @@ from typing import NamedTuple
 from edgeembed.hub.catalogue import CatalogueEntry, HubGguf, Shape
 from edgeembed.hub.gguf.tensors import BLOCKS
 
-CAUSAL = frozenset({"gemma3", "qwen3"})
+CAUSAL = frozenset({"gemma3", "llama", "qwen2", "qwen3"})
 """Architectures with causal attention, whose keys and values llama.cpp keeps in a cache."""
+CACHED = CAUSAL | {"llama-embed"}
+"""Architectures for which llama.cpp allocates such a cache; llama-embed makes no use of it."""
 
 _HEADER_BYTES_PER_TOKEN = {
     "bert": 26,
@@ -21,7 +23,10 @@ _HEADER_BYTES_PER_TOKEN = {
     "nomic-bert": 21,
     "jina-bert-v2": 21,
     "modern-bert": 42,
+    "qwen2": 39,
     "qwen3": 39,
+    "llama": 24,
+    "llama-embed": 39,
     "gemma-embedding": 24,
     "gemma3": 24,
 }
@@ -132,6 +137,9 @@ def _layer_values(architecture: str, shape: Shape) -> int:
             return 4 * width
         case "modern-bert":
             return 2 * width
+        case "llama" | "llama-embed" | "qwen2":  # two norms; in Qwen2 also biases of queries, keys and values
+            head = shape.head_length or width // shape.heads
+            return 2 * width + (shape.heads + 2 * (shape.kv_heads or shape.heads)) * head * shape.attention_biases
         case _:  # norms of queries and keys; Gemma also has norms after attention and feed-forward
             norms = 4 if architecture in ("gemma-embedding", "gemma3") else 2
             return norms * width + 2 * (shape.head_length or width // shape.heads)

@@ -22,6 +22,7 @@ from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoin
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 from tests.convert.zoo.harrier import make_harrier_270m
 from tests.convert.zoo.jina_bert import make_english
+from tests.convert.zoo.llama import make_e5_mistral, make_gte, make_jina_code
 
 # Files whose token embeddings have another type than our converter or today's llama.cpp would choose.
 OTHER_EMBEDDINGS = {("nomic-embed-text-v1.5", "Q4_K_M"), ("qwen3-embedding-4b", "Q5_0"), ("qwen3-embedding-8b", "Q5_0")}
@@ -102,6 +103,9 @@ CHECKPOINTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "qwen3 reranker": ("qwen3-reranker-0.6b", lambda folder: make_qwen3_checkpoint(folder, kind="rerank")),
     "gemma": ("embeddinggemma-300m", make_gemma_checkpoint),
     "causal gemma": ("harrier-oss-v1-270m", make_harrier_270m),
+    "qwen2": ("qwen3-embedding-0.6b", make_jina_code),
+    "llama": ("qwen3-embedding-0.6b", make_e5_mistral),
+    "llama-embed": ("qwen3-embedding-0.6b", make_gte),
     "jina-bert-v2": ("jina-embeddings-v2-base-en", make_english),
 }
 
@@ -141,6 +145,7 @@ def entry_of(like: CatalogueEntry, folder: Path, file: Path) -> CatalogueEntry:
         heads=number("num_attention_heads", "n_head"),
         kv_heads=number("num_key_value_heads"),
         head_length=number("head_dim"),
+        attention_biases=config["model_type"] == "qwen2",
         token_types=number("type_vocab_size") or 1,
         projection=json.loads(dense.read_text("utf-8"))["out_features"] if dense.is_file() else None,
     )
