@@ -19,7 +19,7 @@ from edgeembed_convert.ignored import (
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
 from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
-from edgeembed_convert.task_adapters import tasks_of, with_task
+from edgeembed_convert.task_adapters import renamed_for_peft, tasks_of, with_task
 from edgeembed_convert.weights import Weights, open_weights
 
 Task = Literal["embed", "rerank"]
@@ -92,7 +92,7 @@ class Checkpoint:
         weights = dequantized(open_weights(self.model_folder), self.config, self.config_file)
         if self.task_adapter:
             weights = with_task(weights, self.config, self.config_file, self.task_adapter)
-        return merged(weights, self.adapter) if self.adapter else weights
+        return merged(renamed_for_peft(weights, self.config), self.adapter) if self.adapter else weights
 
     @cached_property
     def lowercases_input(self) -> bool:

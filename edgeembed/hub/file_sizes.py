@@ -36,6 +36,14 @@ _BETTER = "Q6_K"
 _FAVOURED = ("attn_v", "attn_qkv", "ffn_down")
 _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What a mixture has instead for rows that are not a multiple of the block."""
+_FOUR, _FIVE, _EIGHT = ("Q4_K", "IQ4_NL"), ("Q5_K", "Q5_1"), ("Q8_0",)
+_LITTLE = dict.fromkeys(("token_embd", "attn_q", "attn_k"), _FOUR)
+_RECIPES = {
+    "Q8_E": ({"token_embd": _FOUR}, _EIGHT),
+    "Q5_E": (_LITTLE, _FIVE),
+    "Q4_E": ({**_LITTLE, "ffn_up": _FOUR, "ffn_down": _FOUR}, _FIVE),
+}
+"""The converter's own types: the types of matrices by role, and of the rest; the first that fits."""
 
 
 class _Tensor(NamedTuple):
@@ -68,7 +76,7 @@ def file_bytes(entry: CatalogueEntry, kind: str) -> int | None:
 
 def tensor_bytes(entry: CatalogueEntry, kind: str) -> int | None:
     """Return the size of all tensors, without padding; None without a shape, or for an unknown type or architecture."""
-    known = kind in _PLAIN or kind in _MIXTURES
+    known = kind in _PLAIN or kind in _MIXTURES or kind in _RECIPES
     if entry.shape is None or entry.architecture not in _HEADER_BYTES_PER_TOKEN or not known:
         return None
     layers = entry.shape.layers
@@ -147,6 +155,9 @@ def _type_of(tensor: _Tensor, kind: str, layers: int) -> str:
     if tensor.role == "f32":
         return "F32"
     chosen = _MIXTURES.get(kind, kind)
+    if kind in _RECIPES:
+        roles, rest = _RECIPES[kind]
+        return next((found for found in roles.get(tensor.role, rest) if _fits(tensor, found)), "F16")
     if kind in _MIXTURES:
         favoured = tensor.role in _FAVOURED and tensor.layer is not None and _has_more_bits(tensor.layer, layers)
         if favoured or tensor.role == "token_embd":
