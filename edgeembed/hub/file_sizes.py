@@ -14,6 +14,8 @@ from edgeembed.hub.gguf.tensors import BLOCKS
 
 CAUSAL = frozenset({"gemma3", "llama", "qwen2", "qwen3"})
 """Architectures with causal attention, whose keys and values llama.cpp keeps in a cache."""
+CACHED = CAUSAL | {"llama-embed"}
+"""Architectures for which llama.cpp allocates such a cache; llama-embed makes no use of it."""
 
 _HEADER_BYTES_PER_TOKEN = {
     "bert": 26,
