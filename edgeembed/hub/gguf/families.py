@@ -67,7 +67,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="WordPiece",
-        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2"}),
+        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2", "neo-bert"}),
         model="bert",
         marks=("[CLS]", "[SEP]", "[UNK]"),
         before="[CLS]",
@@ -107,7 +107,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="RoBERTa's",
-        architectures=frozenset({"bert"}),
+        architectures=frozenset({"bert", "jina-bert-v2"}),
         model="gpt2",
         marks=("<s>", "</s>", "<pad>", "<unk>"),
         before="<s>",
@@ -124,6 +124,13 @@ VOCABULARIES = (
         after="</s>",
         flags=(("add_space_prefix", True),),
         most_tokens=32_064,
+    ),
+    VocabularyFrame(
+        name="EuroBERT's",
+        architectures=frozenset({"eurobert"}),
+        model="gpt2",
+        marks=("<|begin_of_text|>", "<|end_of_text|>", "<|mask|>"),
+        splitter="llama-bpe",
     ),
     VocabularyFrame(
         name="Gemma's",
@@ -209,6 +216,12 @@ MODELS = (
     _model("gte v1.5", "gte-((base|large)-en-v1\\.5|multilingual-base)", "cls", "gte"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
     _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
+    _model(
+        "jina-embeddings-v5-text-nano",
+        "jina-embeddings-v5-text-nano(-(retrieval|text-matching|clustering|classification))?",
+        "last",
+        "eurobert",
+    ),
 )
 
 _TAIL = (
