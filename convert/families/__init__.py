@@ -50,6 +50,7 @@ from edgeembed_convert.families.gemma import Gemma
 from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
+from edgeembed_convert.families.lfm2 import Lfm2
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
@@ -84,6 +85,7 @@ FAMILIES: tuple[Family, ...] = (
     JinaV5(),
     Qwen3(),
     Qwen3Vl(),
+    Lfm2(),
     EuroBert(),
     Gemma(),
     Llama(),

@@ -414,7 +414,7 @@ class _Comparison:
 
 def _may_have(family: VocabularyFrame, splitter: Scalar | None) -> bool:
     """Return whether a file with this vocabulary may name this pre-tokenizer: another one is another vocabulary's."""
-    same = {"gpt-2": "modern-bert", "roberta-bpe": "gpt-2"}.get(family.splitter or "")
+    same = {"gpt-2": "modern-bert", "roberta-bpe": "gpt-2", "lfm2": "llama-bpe"}.get(family.splitter or "")
     return family.model != "gpt2" or splitter in (None, "", "default", family.splitter, same)
 
 
