@@ -7,15 +7,17 @@ file of the unquantised weights in between, the master.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
 from gguf.utility import model_weight_count_rounded_notation
 
 from edgeembed import __version__
+from edgeembed.engine.interface import TYPE_KEY
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
@@ -24,20 +26,22 @@ from edgeembed_convert import canary
 from edgeembed_convert.checkpoint import Checkpoint, Task, open_checkpoint
 from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
-from edgeembed_convert.families.base import ModelPlan, PlannedTensor
+from edgeembed_convert.families.base import ModelPlan
+from edgeembed_convert.importance import as_inputs, read_texts
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
+from edgeembed_convert.outcome import describe_fallbacks, describe_types, effective_type, stays_f32
 from edgeembed_convert.quantization import (
-    FALLBACK,
     MIXTURE_BITS,
-    MIXTURE_BLOCK,
     MIXTURES,
-    block_values,
+    WEIGHED,
+    block_of,
     choose_type,
     file_type,
     file_type_of_tensors,
     parse_quantization,
 )
+from edgeembed_convert.recipes import RECIPES
 from edgeembed_convert.views import Interleaved
 from edgeembed_convert.weights import StoredTensor
 from edgeembed_convert.writer import OutputTensor, check_target, copy_under_architecture, replacing, temporary, write_gguf
@@ -68,6 +72,8 @@ class ConversionOptions:
     """The adapter to merge into the weights: the name of one in the checkpoint, or the path of its folder."""
     master: Path | None = None
     """Where to keep the file of the unquantised weights; it is removed by default."""
+    importance: Path | None = None
+    """Texts, one a line, for which columns that matter are rounded with less error. None: no texts, or for recipes ours."""
     proof: bool = True
     """Whether llama.cpp computes canary rows with the unquantised weights, which are stored in the file."""
     sandbox: bool = True
@@ -196,11 +202,12 @@ class _Job:
         self._plan, self._target, self._wanted, self._options = plan, target, wanted, options
         self._exact = _exact_type(plan)
         self._scores = plan.pooling == "rank"
-        self._mixture = wanted in MIXTURES
-        self._outputs = _outputs(plan, self._exact if self._mixture else wanted)
+        self._texts = _texts(wanted, options)
+        self._by_llama = wanted in MIXTURES or wanted in RECIPES or bool(self._texts)
+        self._outputs = _outputs(plan, self._exact if wanted in MIXTURES else wanted)
         self._originals = _outputs(plan, self._exact)
-        self._needs_master = self._mixture or options.master is not None or (options.proof and wanted != self._exact)
-        self.size = _mixture_bytes(plan) if self._mixture else sum(output.size_bytes for output in self._outputs)
+        self._needs_master = self._by_llama or options.master is not None or (options.proof and wanted != self._exact)
+        self.size = _mixture_bytes(plan) if wanted in MIXTURES else sum(output.size_bytes for output in self._outputs)
         """Bytes of the target; an estimate for a mixture."""
         self.master_size = sum(output.size_bytes for output in self._originals) if self._needs_master else 0
 
@@ -236,16 +243,62 @@ class _Job:
         return canary.compute(file, scores=self._scores, sandbox=self._options.sandbox)
 
     def _run_with_master(self, master: Path, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
-        if self._mixture:
-            done = work.tensor_done(self.size)
-            return _quantize(master, self._target, self._plan, self._wanted, done, sandbox=self._options.sandbox)
+        if self._by_llama:
+            return self._quantize(master, work.tensor_done(self.size))
         fallbacks, effective = self._types()
         with replacing(self._target) as part:
             self._write(part, {**metadata, **_type_keys(effective, fallbacks)}, self._outputs, work)
         return fallbacks, effective
 
+    def _quantize(self, master: Path, done: Callable[[int, int], None]) -> tuple[list[str], str]:
+        """Let llama.cpp write the target; return sentences about tensors of other types, and the type of most values."""
+        wanted, block = self._wanted, block_of(self._wanted)
+        unfit = Counter(
+            tensor.source.shape[-1]
+            for tensor in self._plan.tensors
+            if not stays_f32(tensor) and tensor.source.shape[-1] % block
+        )
+        # llama.cpp accepts strings of up to 127 bytes; the tensors themselves say which types it chose.
+        note = "; ".join(f"{count} tensors with rows of {length}" for length, count in unfit.items())
+        notes = {FALLBACKS_KEY: f"{note} (not a multiple of {block}) have other types"[:127]} if unfit else {}
+        forced = self._forced_types()
+        if wanted in RECIPES and describe_types(self._plan, wanted, forced)[1] == wanted:
+            notes[TYPE_KEY] = wanted
+        with replacing(self._target) as part:
+            job = QuantizeJob(
+                source=str(master),
+                target=str(part),
+                file_type=file_type(wanted),
+                threads=usable_threads(),
+                types=forced,
+                texts=as_inputs(self._texts, scores=self._scores),
+                notes=notes,
+                sandbox=self._options.sandbox,
+            )
+            if self._plan.architecture in STAND_INS:
+                # llama.cpp writes into the file what it is told instead of the file's own metadata.
+                notes[ARCHITECTURE_KEY] = STAND_INS[self._plan.architecture]
+                with temporary(self._target) as named_otherwise:
+                    run_job(msgspec.structs.replace(job, target=str(named_otherwise), notes=notes), done)
+                    copy_under_architecture(named_otherwise, part, self._plan.architecture)
+            else:
+                run_job(job, done)
+            types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
+            fallbacks, effective = describe_types(self._plan, wanted, types)
+            if effective != wanted:
+                _set_file_type(part, file_type_of_tensors(effective))
+        return fallbacks, effective
+
+    def _forced_types(self) -> dict[str, str]:
+        """Return the types of the tensors for which llama.cpp's own rules do not hold."""
+        return {
+            output.name: output.type
+            for output, tensor in zip(self._outputs, self._plan.tensors, strict=True)
+            if len(output.source.shape) > 1 and (tensor.keep_f32 or self._wanted not in MIXTURES)
+        }
+
     def _types(self) -> tuple[list[str], str]:
-        return _describe_fallbacks(self._outputs, self._wanted), _effective_type(self._outputs, self._wanted)
+        return describe_fallbacks(self._outputs, self._wanted), effective_type(self._outputs, self._wanted)
 
     def _write(self, file: Path, metadata: Metadata, outputs: Sequence[OutputTensor], work: _ByteProgress) -> None:
         write_gguf(file, self._plan.architecture, metadata, outputs, work.advance)
@@ -293,31 +346,20 @@ def _type_keys(effective: str, fallbacks: list[str]) -> Metadata:
 
 def _outputs(plan: ModelPlan, kind: str) -> list[OutputTensor]:
     return [
-        OutputTensor(tensor.name, tensor.source, choose_type(tensor.source.shape, kind, keep_f32=tensor.keep_f32))
+        OutputTensor(
+            tensor.name, tensor.source, choose_type(tensor.name, tensor.source.shape, kind, keep_f32=tensor.keep_f32)
+        )
         for tensor in plan.tensors
     ]
 
 
-def _describe_fallbacks(outputs: Sequence[OutputTensor], wanted: str) -> list[str]:
-    """Return a sentence for each row length of tensors that could not take the wanted type."""
-    names: dict[int, list[str]] = defaultdict(list)
-    for output in outputs:
-        if output.type == FALLBACK != wanted:
-            names[output.source.shape[-1]].append(output.name)
-    return [
-        f"{len(found)} tensors with rows of {length} values are {FALLBACK}: {wanted} needs a multiple of"
-        f" {block_values(wanted)} ({', '.join(found)})"
-        for length, found in names.items()
-    ]
-
-
-def _effective_type(outputs: Sequence[OutputTensor], wanted: str) -> str:
-    """Return the type of most values, tensors that are always F32 aside, so that the file's type is not misleading."""
-    values = Counter[str]()
-    for output in outputs:
-        if output.type != "F32":
-            values[output.type] += output.source.size
-    return values.most_common(1)[0][0] if values else wanted
+def _texts(wanted: str, options: ConversionOptions) -> list[str]:
+    """Return the texts for which the importance of columns is measured. Raises ConversionError."""
+    if options.importance is None:
+        return read_texts() if wanted in RECIPES else []
+    if wanted not in WEIGHED:
+        raise ConversionError(f"importance has no effect on {wanted}; it has on {', '.join(sorted(WEIGHED))}")
+    return read_texts(options.importance)
 
 
 def _exact_type(plan: ModelPlan) -> str:
@@ -325,7 +367,7 @@ def _exact_type(plan: ModelPlan) -> str:
     kinds = {
         tensor.source.dtype if isinstance(tensor.source, StoredTensor | Interleaved) else "F32"
         for tensor in plan.tensors
-        if not _stays_f32(tensor)
+        if not stays_f32(tensor)
     }
     return kinds.pop() if kinds in ({"F16"}, {"BF16"}) else "F32"
 
@@ -335,54 +377,7 @@ def _exact_type(plan: ModelPlan) -> str:
 
 def _mixture_bytes(plan: ModelPlan) -> int:
     """Return an upper estimate of the size of a mixture's file."""
-    return sum(tensor.source.size * (32 if _stays_f32(tensor) else MIXTURE_BITS) // 8 for tensor in plan.tensors)
-
-
-def _stays_f32(tensor: PlannedTensor) -> bool:
-    return tensor.keep_f32 or len(tensor.source.shape) < 2
-
-
-def _quantize(
-    master: Path, target: Path, plan: ModelPlan, wanted: str, tensor_done: Callable[[int, int], None], *, sandbox: bool
-) -> tuple[list[str], str]:
-    """Let llama.cpp write the target; return sentences about tensors of other types, and the type of most values."""
-    keep = [tensor.name for tensor in plan.tensors if tensor.keep_f32 and len(tensor.source.shape) > 1]
-    unfit = Counter(
-        tensor.source.shape[-1]
-        for tensor in plan.tensors
-        if not _stays_f32(tensor) and tensor.source.shape[-1] % MIXTURE_BLOCK
-    )
-    # llama.cpp accepts strings of up to 127 bytes; the tensors themselves say which types it chose.
-    note = "; ".join(f"{count} tensors with rows of {length}" for length, count in unfit.items())
-    notes = {FALLBACKS_KEY: f"{note} (not a multiple of {MIXTURE_BLOCK}) have other types"[:127]} if unfit else {}
-    rest = (file_type(wanted), usable_threads(), keep, notes, sandbox)
-    with replacing(target) as part:
-        if plan.architecture in STAND_INS:
-            # llama.cpp writes into the file what it is told instead of the file's own metadata.
-            notes[ARCHITECTURE_KEY] = STAND_INS[plan.architecture]
-            with temporary(target) as named_otherwise:
-                run_job(QuantizeJob(str(master), str(named_otherwise), *rest), tensor_done)
-                copy_under_architecture(named_otherwise, part, plan.architecture)
-        else:
-            run_job(QuantizeJob(str(master), str(part), *rest), tensor_done)
-        types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(part).tensors}
-        values = Counter[str]()
-        others: dict[int, Counter[str]] = defaultdict(Counter)
-        for tensor in plan.tensors:
-            # llama.cpp chooses a better type for the token embeddings, which would dominate the count in small models.
-            if not _stays_f32(tensor) and tensor.name != "token_embd.weight":
-                values[types[tensor.name]] += tensor.source.size
-            if not _stays_f32(tensor) and tensor.source.shape[-1] in unfit:
-                others[tensor.source.shape[-1]][types[tensor.name]] += 1
-        belongs = sum(values[kind] for kind in MIXTURES[wanted])
-        effective = wanted if 2 * belongs >= values.total() else values.most_common(1)[0][0]
-        if effective != wanted:
-            _set_file_type(part, file_type_of_tensors(effective))
-    return [
-        f"{kinds.total()} tensors with rows of {length} values cannot be {wanted}, which needs a multiple of"
-        f" {MIXTURE_BLOCK}: " + ", ".join(f"{count} are {kind}" for kind, count in kinds.most_common())
-        for length, kinds in others.items()
-    ], effective
+    return sum(tensor.source.size * (32 if stays_f32(tensor) else MIXTURE_BITS) // 8 for tensor in plan.tensors)
 
 
 def _set_file_type(file: Path, number: int) -> None:

@@ -29,6 +29,7 @@ _QWEN2_TOKENIZER = re.compile(r"(Alibaba-NLP/[\w.-]+--)?tokenization_qwen\.Qwen2
 
 # Arguments of sentence-transformers' Transformer that do not change vectors.
 _ARGUMENTS = ("model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs")
+TOKENIZER_ARGUMENTS = ("processor_kwargs", "tokenizer_args")
 _HARMLESS_ARGUMENTS = {
     "add_pooling_layer", "attn_implementation", "cache_dir", "device_map", "dtype", "local_files_only", "low_cpu_mem_usage",
     "model_max_length", "padding_side", "revision", "token", "torch_dtype", "trust_remote_code", "use_fast",

@@ -8,6 +8,17 @@ from typing import Any
 
 from edgeembed.errors import ConversionError
 
+POINTER_BYTES = 64
+_POINTER = b"version https://git-lfs."
+
+
+def refuse_pointer(start: bytes, file: Path) -> None:
+    """Raise ConversionError if a file is one of Git LFS, which stands for the real one. start: its first POINTER_BYTES."""
+    if start.startswith(_POINTER):
+        raise ConversionError(
+            f"{file}: not the file itself, but a pointer of Git LFS to it: run `git lfs pull` in the repository's folder"
+        )
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises ConversionError if the file is missing or holds anything else."""
@@ -25,6 +36,7 @@ def read_json_value(file: Path) -> Any:
         raise ConversionError(f"{file}: missing") from None
     except (OSError, ValueError) as error:  # ValueError: an impossible file name
         raise ConversionError(f"{file}: cannot be read: {error}") from error
+    refuse_pointer(text, file)
     return _parse(text, file)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.jsonfile import POINTER_BYTES, refuse_pointer
 from edgeembed_convert.tensors import ITEM_BYTES, StoredTensor
 
 _T = TypeVar("_T")
@@ -31,8 +32,8 @@ _MOST_DIMENSIONS = 8
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 1
 _RESAVE = (
-    "python -c \"import torch; f = '{name}'; torch.save({{k: v.contiguous() for k, v in torch.load(f, map_location='cpu', "
-    'weights_only=True).items()}}, f)"'
+    "python -c \"import torch; f = 'FILE'; torch.save({k: v.contiguous() for k, v in torch.load(f, map_location='cpu', "
+    'weights_only=True).items()}, f)"'
 )
 
 _STORAGES = {
@@ -104,15 +105,16 @@ def read_pickled(file: Path) -> dict[str, StoredTensor]:
     """
     try:
         with file.open("rb") as stream:
+            refuse_pointer(stream.read(POINTER_BYTES), file)
             if not zipfile.is_zipfile(stream):
                 raise _Malformed(
                     "not a file that torch 1.6 or later saved, or truncated. An older file has to be saved again, which "
-                    f"needs torch: {_RESAVE.format(name=file.name)}"
+                    f"needs torch: {_RESAVE}"
                 )
             records = _records(stream)
             content = _Machine(records).run(_pickle(stream, records))
     except _Malformed as error:
-        raise ConversionError(f"{file}: {error}") from None
+        raise ConversionError(f"{file}: {str(error).replace('FILE', file.as_posix())}") from None
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ConversionError(f"{file}: cannot be read: {error}") from error
     except (LookupError, TypeError, ValueError, OverflowError) as error:
@@ -284,10 +286,7 @@ def _made(name: str, arguments: tuple[Any, ...]) -> Any:
         raise ValueError("values without a type")
     sizes, steps = _sizes(shape), _sizes(strides)
     if len(sizes) != len(steps) or not _contiguous(sizes, steps):
-        raise _Malformed(
-            "has a tensor whose values are not in order. Save the file again, which needs torch: "
-            + _RESAVE.format(name="pytorch_model.bin")
-        )
+        raise _Malformed("has a tensor whose values are not in order. Save the file again, which needs torch: " + _RESAVE)
     item = ITEM_BYTES[dtype]
     begin = _sizes((first,))[0] * item
     if begin + math.prod(sizes) * item > storage.record.size:

@@ -14,6 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from gguf.quants import quantize
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.recipes import RECIPES
 
 _FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -30,8 +31,8 @@ _FILE_TYPES = {
     "IQ4_XS": LlamaFileType.MOSTLY_IQ4_XS,
 }
 
-QUANTIZATIONS: tuple[str, ...] = tuple(_FILE_TYPES)
-"""Names of the types that `convert_checkpoint` accepts, largest files first."""
+QUANTIZATIONS: tuple[str, ...] = (*_FILE_TYPES, *RECIPES)
+"""Names of the types that `convert_checkpoint` accepts, largest files first, then our own."""
 
 MIXTURES = {
     "Q6_K": frozenset({"Q6_K"}),
@@ -45,6 +46,9 @@ MIXTURE_BITS = 7
 MIXTURE_BLOCK = 256
 """Values per block; llama.cpp stores tensors whose rows are not a multiple of it in another type."""
 
+WEIGHED = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0", *MIXTURES, *RECIPES})
+"""Types whose quantisers use the importance of columns."""
+
 FALLBACK = "F16"
 """Type of tensors whose rows are not a multiple of the block of the requested type."""
 
@@ -53,14 +57,26 @@ _HALF_MAX = 65504.0  # largest finite F16; quantised blocks have F16 scales
 
 def parse_quantization(name: str) -> str:
     """Return the canonical name of a type. Raises ConversionError that lists the known types."""
-    if name.upper() not in _FILE_TYPES:
+    if name.upper() not in QUANTIZATIONS:
         raise ConversionError(f"unknown type {name!r}; known types: {', '.join(QUANTIZATIONS)}")
     return name.upper()
 
 
 def file_type(name: str) -> int:
     """Return `general.file_type` of a file that has mostly this type (llama.h, llama_ftype)."""
-    return int(_FILE_TYPES[name])
+    return int(RECIPES[name].file_type if name in RECIPES else _FILE_TYPES[name])
+
+
+def kinds_of(name: str) -> frozenset[str]:
+    """Return the types of tensors that count as this type."""
+    if name in RECIPES:
+        return RECIPES[name].kinds
+    return MIXTURES.get(name, frozenset({name}))
+
+
+def block_of(name: str) -> int:
+    """Return the number of values of which rows have to be a multiple."""
+    return MIXTURE_BLOCK if name in MIXTURES else min(map(block_values, kinds_of(name)))
 
 
 def file_type_of_tensors(name: str) -> int:
@@ -87,10 +103,12 @@ def stored_bytes(shape: Sequence[int], name: str) -> int:
     return total // int(values) * int(size)
 
 
-def choose_type(shape: Sequence[int], wanted: str, *, keep_f32: bool) -> str:
+def choose_type(name: str, shape: Sequence[int], wanted: str, *, keep_f32: bool) -> str:
     """Return the type for a tensor: F32 if it is 1-D or `keep_f32`, else `wanted` if its rows fit, else FALLBACK."""
     if keep_f32 or len(shape) < 2:
         return "F32"
+    if wanted in RECIPES:
+        return RECIPES[wanted].type_of(name, shape[-1])
     return wanted if shape[-1] % block_values(wanted) == 0 else FALLBACK
 
 

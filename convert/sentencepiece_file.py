@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.errors import ConversionError
+from edgeembed_convert.jsonfile import refuse_pointer
 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
 """Types of pieces; others are user-defined, unused, or bytes."""
@@ -47,7 +48,9 @@ def read_sentencepiece_file(file: Path) -> SentencePieceFile:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise ConversionError(f"{file}: {file.stat().st_size} bytes are too many for a SentencePiece model")
-        return _read(file.read_bytes())
+        data = file.read_bytes()
+        refuse_pointer(data, file)
+        return _read(data)
     except OSError as error:
         raise ConversionError(f"{file}: cannot be read: {error}") from error
     except (TypeError, ValueError, struct.error) as error:

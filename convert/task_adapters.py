@@ -17,6 +17,7 @@ from edgeembed_convert.low_rank import adapted
 from edgeembed_convert.tensors import StoredTensor
 from edgeembed_convert.weights import Weights
 
+_OF_TRANSFORMERS = "jina_embeddings_v3"
 _ORIGINAL = ".parametrizations.weight.original"
 _LORA = ".parametrizations.weight.0.lora_"
 _EMBEDDINGS = "embeddings.weight"
@@ -25,6 +26,8 @@ _EMBEDDINGS = "embeddings.weight"
 
 def tasks_of(config: dict[str, Any], file: Path) -> list[str]:
     """Return the names of the adapters that are stored among the weights. file: of `config`. Raises ConversionError."""
+    if config.get("model_type") == _OF_TRANSFORMERS:
+        return []  # its adapters are peft's
     tasks = config.get("lora_adaptations") or []
     if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks) or len(set(tasks)) != len(tasks):
         raise ConversionError(f"{file}: lora_adaptations = {tasks!r}; expected a list of names")
@@ -65,6 +68,34 @@ def with_task(weights: Weights, config: dict[str, Any], file: Path, task: str) -
             f"{file}: lora_adaptations, but {f'{lost[0]} belongs to no matrix' if lost else 'the weights have no adapters'}"
         )
     return Weights(weights.files, found)
+
+
+def renamed_for_peft(weights: Weights, config: dict[str, Any]) -> Weights:
+    """Return the weights of jina-embeddings-v3-hf under the names that its adapters mean; those of other models unchanged.
+
+    Its adapters name the modules of transformers' class, but its file has the names of the makers' code, with queries, keys
+    and values in one matrix.
+    """
+    if config.get("model_type") != _OF_TRANSFORMERS:
+        return weights
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in weights.tensors.items():
+        fused = ".mixer.Wqkv." in name and tensor.shape and tensor.shape[0] % 3 == 0
+        if not fused:
+            found[name.replace(".mixer.out_proj.", ".self_attn.o_proj.")] = tensor
+            continue
+        size = tensor.shape[0] // 3
+        for number, part in enumerate("qkv"):
+            own = name.replace(".mixer.Wqkv.", f".self_attn.{part}_proj.")
+            found[own] = _rows(tensor, number * size, (number + 1) * size)
+    return Weights(weights.files, found)
+
+
+def _rows(tensor: StoredTensor, first: int, end: int) -> StoredTensor:
+    """Return some rows of a matrix, or some values of a bias."""
+    if len(tensor.shape) == 1:
+        return replace(tensor, shape=(end - first,), offset=tensor.offset + first * tensor.item_bytes)
+    return tensor.row_range(first, end)
 
 
 def _of_task(tensor: StoredTensor, tasks: int, number: int) -> StoredTensor:

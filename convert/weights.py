@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from edgeembed.errors import ConversionError
-from edgeembed_convert.jsonfile import parse_json, read_json
+from edgeembed_convert.jsonfile import POINTER_BYTES, parse_json, read_json, refuse_pointer
 from edgeembed_convert.pickled import read_pickled
 from edgeembed_convert.tensors import ITEM_BYTES, READ_BYTES, Float32Array, StoredTensor
 
@@ -122,6 +122,8 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
+            refuse_pointer(stream.read(POINTER_BYTES), file)
+            stream.seek(0)
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):

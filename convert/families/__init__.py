@@ -47,6 +47,7 @@ from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.gte import Gte
 from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
@@ -78,6 +79,7 @@ FAMILIES: tuple[Family, ...] = (
     ModernBertCrossEncoder(),
     ModernBert(),
     MPNet(),
+    Gte(),
     NomicBert(),
     T5Encoder(),
     JinaBert(),
@@ -111,7 +113,10 @@ def find_family(checkpoint: Checkpoint) -> Family:
     names, model_type = config.get("architectures"), config.get("model_type")
     code = own_code(config, file)
     for family in FAMILIES:
-        matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
+        if names:
+            matches = isinstance(names, list) and all(name in family.architectures for name in names)
+        else:
+            matches = model_type in family.model_types
         if matches and set(code) <= set(family.followed_code):
             refuse_code(config, file, family.followed_code)
             refuse_modules([kind for kind, _ in checkpoint.modules or []], checkpoint.modules_file, family.followed_code)
@@ -120,6 +125,11 @@ def find_family(checkpoint: Checkpoint) -> Family:
         raise ConversionError(
             f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
             "its scores would be wrong"
+        )
+    if isinstance(names, list) and any(str(name).startswith("Deberta") for name in names):
+        raise ConversionError(
+            f"{file}: {names!r}: DeBERTa's attention compares each token with vectors that stand for distances, which no "
+            "graph of llama.cpp computes; see docs/converting.md"
         )
     refuse_code(config, file)
     supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))

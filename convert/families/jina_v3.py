@@ -47,13 +47,13 @@ _RENAMED = (
     (re.compile(r"\.post_attention_layernorm\."), ".norm1."),
     (re.compile(r"\.post_mlp_layernorm\."), ".norm2."),
 )
-# What a request calls the tasks, for the prompts that belong to them.
+# What a request calls the tasks, for the prompts that belong to them. Names with "_", as those of peft's adapters.
 _KINDS = {
-    "retrieval.query": "query",
-    "retrieval.passage": "document",
+    "retrieval_query": "query",
+    "retrieval_passage": "document",
     "classification": "classification",
     "separation": "clustering",
-    "text-matching": "similarity",
+    "text_matching": "similarity",
 }
 
 
@@ -116,15 +116,23 @@ def _context(checkpoint: Checkpoint) -> int:
 
 
 def _prompts(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """Return the prompt of the task; the checkpoint's own prompts for a model without adapters among its weights."""
-    task = checkpoint.task_adapter
+    """Return the prompt of the task whose adapter is merged; the checkpoint's own prompts for a model without an adapter."""
+    task = checkpoint.adapter_name
     if task is None:
         return None
     instructions = checkpoint.config.get("task_instructions") or {}
-    text = instructions.get(task, "") if isinstance(instructions, dict) else None
-    if not isinstance(text, str):
+    if not isinstance(instructions, dict) or not all(isinstance(text, str) for text in instructions.values()):
         raise ConversionError(f"{checkpoint.config_file}: task_instructions = {instructions!r}; expected texts by task")
-    return {_KINDS[task]: template_of(text)} if text and task in _KINDS else {}
+    kind = _KINDS.get(_folded(task))
+    if kind is None:
+        return {}
+    if text := next((text for name, text in instructions.items() if _folded(name) == _folded(task)), ""):
+        return {kind: template_of(text)}
+    return {kind: checkpoint.prompts[kind]} if not instructions and kind in checkpoint.prompts else {}
+
+
+def _folded(task: str) -> str:
+    return re.sub(r"[.-]", "_", task)
 
 
 def _matryoshka(checkpoint: Checkpoint, hidden: int) -> tuple[int, int] | None:

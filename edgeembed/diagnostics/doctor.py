@@ -112,6 +112,8 @@ def _frame(model: InstalledModel) -> Iterator[Finding]:
         yield Finding(
             subject="model", verdict="note", text=f"mended: {mend}", advice="nothing; a right file would not need it"
         )
+    if frame and frame.coarse:
+        yield Finding(subject="model", verdict="note", text=frame.coarse, advice="another file, with more bits")
     if frame and frame.unchecked:
         text = f"could not be checked, as the file has no canary rows: {'; '.join(frame.unchecked)}"
         advice = "compare some vectors with those of another program, or convert the checkpoint: edgeembed convert"

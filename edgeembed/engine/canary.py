@@ -59,7 +59,7 @@ ROWS_KEY = "edgeembed.canary.rows"
 
 LEAST_BY_TYPE = {
     "F32": 0.9995, "F16": 0.9995, "BF16": 0.998, "Q8_0": 0.99, "Q6_K": 0.985, "Q5_K": 0.97, "Q5_1": 0.97, "Q5_0": 0.96,
-    "Q4_K": 0.93, "Q4_1": 0.93, "Q4_0": 0.9, "IQ4_NL": 0.9, "IQ4_XS": 0.9,
+    "Q4_K": 0.93, "Q4_1": 0.93, "Q4_0": 0.9, "IQ4_NL": 0.9, "IQ4_XS": 0.9, "Q8_E": 0.97, "Q5_E": 0.95, "Q4_E": 0.93,
 }  # fmt: skip
 """Lowest cosine of a canary row to the row of the unquantised weights, by the type of most tensors. It allows for the loss
 of the type itself (see the table in docs/converting.md), but not for a broken kernel."""

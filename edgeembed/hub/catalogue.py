@@ -207,7 +207,13 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Heads of keys and values; None: as many as of queries."""
     head_length: PositiveInt | None = None
     """None: width / heads."""
+    attention_biases: bool = False
+    """Whether queries, keys and values have biases, where models of the architecture may have none."""
+    joint_attention: bool = False
+    """Whether queries, keys and values have one matrix, where models of the architecture may have three."""
     token_types: PositiveInt = 1
+    experts: PositiveInt | None = None
+    """Feed-forward networks in every second layer, if there are several."""
     projection: PositiveInt | None = None
     """Width between the two Dense layers after pooling, if there are any."""
 

@@ -22,30 +22,43 @@ from edgeembed.errors import (
 )
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
 from edgeembed.hub.fetched import install_fetched
+from edgeembed.hub.pooling import Pooling
 from edgeembed.hub.references import Spec, parse_spec
 from edgeembed.hub.sources import Fetcher, offers
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.hub.uncatalogued import install_file, install_reference, origin_of, read_installed
+from edgeembed.hub.uncatalogued import Asked, install_file, install_reference, origin_of, read_installed
 
 __all__ = ["Spec", "ensure_installed", "find_installed", "first_model", "parse_spec", "pull"]
 
 log = logging.getLogger(__name__)
 
 
-def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, name: str | None = None) -> InstalledModel:
+def pull(
+    spec: str,
+    *,
+    paths: Paths,
+    settings: Settings,
+    report: ReportLine,
+    name: str | None = None,
+    pooling: Pooling | None = None,
+) -> InstalledModel:
     """Install a model: from the catalogue, from the hub (`hf:...`), or as a copy of a GGUF file.
 
     The file of a model that is installed is read; if it is damaged, it is downloaded again and replaced.
 
-    name: what to call a model that is not from the catalogue. Raises HubError or a subclass.
+    name: what to call a model that is not from the catalogue. pooling: how a model embeds whose file does not say it.
+    Raises HubError or a subclass.
     """
     wanted = parse_spec(spec, paths)
     store = Store(paths)
     if wanted.path is not None:
-        return install_file(wanted.path, name, store=store, report=report)
+        return install_file(wanted.path, Asked(name, pooling), store=store, report=report)
     if wanted.reference is not None:
         fetcher = Fetcher(settings, report)
-        return install_reference(wanted.reference, name, store=store, settings=settings, fetcher=fetcher, report=report)
+        asked = Asked(name, pooling)
+        return install_reference(wanted.reference, asked, store=store, settings=settings, fetcher=fetcher, report=report)
+    if pooling is not None:
+        raise UnknownModelError(f"{wanted.name} has its own pooling; --pooling is for files that say none")
     if name is not None:
         raise UnknownModelError(f"{wanted.name} already has a name; --name is for models of the hub (hf:...) and for files")
     fetcher = Fetcher(settings, report)
@@ -59,7 +72,8 @@ def pull(spec: str, *, paths: Paths, settings: Settings, report: ReportLine, nam
         if wanted.entry is None:
             if (reference := origin_of(store, found)) is None:
                 raise damage
-            return install_reference(reference, found.name, store=store, settings=settings, fetcher=fetcher, report=report)
+            asked = Asked(found.name)
+            return install_reference(reference, asked, store=store, settings=settings, fetcher=fetcher, report=report)
     return _ensure(wanted, paths, settings, fetcher, report, repair=True)
 
 
@@ -172,7 +186,7 @@ def _ensure(
             return store.local(spec.path, progress.update)
     if spec.reference is not None:
         return install_reference(
-            spec.reference, None, store=store, settings=settings, fetcher=fetcher, report=report, pulling=False
+            spec.reference, Asked(), store=store, settings=settings, fetcher=fetcher, report=report, pulling=False
         )
     if (model := store.find(spec.name, spec.type)) and not (repair and model.damage):
         return model

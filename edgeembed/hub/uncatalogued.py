@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeembed.common.files import FileIdentity, describe_os_error
@@ -20,6 +20,7 @@ from edgeembed.hub.download.listing import RepositoryListing
 from edgeembed.hub.fetched import FetchedModel, install_fetched, require_gguf
 from edgeembed.hub.gguf.header import GgufHeader, read_header
 from edgeembed.hub.gguf.split import join_parts, parts_beside, parts_of, whole_name
+from edgeembed.hub.pooling import Pooling, require_pooling
 from edgeembed.hub.references import (
     DEFAULT_TYPE,
     HubReference,
@@ -34,9 +35,19 @@ from edgeembed.hub.store import InstalledModel, Store
 _BLOCK = 4 * 2**20
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the user wants of a model without a catalogue name."""
+
+    name: str | None = None
+    """What to call it."""
+    pooling: Pooling | None = None
+    """How it embeds, if its file does not say it."""
+
+
 def install_reference(
     reference: HubReference,
-    name: str | None,
+    asked: Asked,
     *,
     store: Store,
     settings: Settings,
@@ -46,10 +57,11 @@ def install_reference(
 ) -> InstalledModel:
     """Install a model from any repository of the hub: its GGUF file, or its converted checkpoint if it has none.
 
-    name: what the user wants to call it. pulling: report that it is already installed, read its file, and download that
+    pulling: report that it is already installed, read its file, and download that
     again if it is damaged. The hub is not asked for an installed model, unless a revision is named. Raises UnknownModelError
     if the repository has no such file, SourceUnreachableError, ChecksumError, ConversionError, or HubError.
     """
+    name = asked.name
     say = report if pulling else _ignore
     if (found := _installed_from(store, reference, name)) is not None:
         damage = read_installed(store, found, report) if pulling else found.damage
@@ -83,23 +95,23 @@ def install_reference(
                 with store.staging(wanted) as staging:
                     joining = ConversionPlan(wanted, kind or "", staging, license=listing.license)
                     fetched = fetcher.parts([listing.files[part] for part in parts], partials, joining)
-                    return _install(store, fetched, wanted, kind, reference.repo, report)
+                    return _install(store, fetched, wanted, kind, reference.repo, report, asked.pooling)
             if path is not None:
                 fetched = fetcher.gguf(listing.files[path], partials, wanted, listing.license)
-                return _install(store, fetched, wanted, kind, reference.repo, report)
+                return _install(store, fetched, wanted, kind, reference.repo, report, asked.pooling)
             assert kind is not None
             entry = catalogue().get(wanted)
             with store.staging(wanted) as staging:
                 plan = ConversionPlan(wanted, kind, staging, entry.title if entry else None)
                 fetched = fetcher.checkpoint(listing, partials, plan)
                 fetched = replace(fetched, license=fetched.license or listing.license)
-                return _install(store, fetched, wanted, kind, reference.repo, report)
+                return _install(store, fetched, wanted, kind, reference.repo, report, asked.pooling)
     except OSError as error:
         raise HubError(f"cannot install into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
-def install_file(path: Path, name: str | None, *, store: Store, report: ReportLine) -> InstalledModel:
-    """Check a GGUF file and copy it into the store. name: what the user wants to call it.
+def install_file(path: Path, asked: Asked, *, store: Store, report: ReportLine) -> InstalledModel:
+    """Check a GGUF file and copy it into the store.
 
     Raises UnknownModelError if there is no such file, HubError if it is damaged or does not fit on the disk.
     """
@@ -112,11 +124,11 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
         report(f"{model.spec} is already installed: {path}")
         return model
     if parts := parts_beside(path):
-        return _install_parts(parts, name, store, report)
+        return _install_parts(parts, asked, store, report)
     before = _identity(path)
     header = check_gguf(path)
     entry_name, entry_type = _catalogue_file(path, report)
-    wanted = installed_name(name, None, path.name, entry_name)
+    wanted = installed_name(asked.name, None, path.name, entry_name)
     kind = entry_type or _type_of(header, path.name)
     try:
         with store.locked(wanted, lambda: report(f"{wanted}: another process is downloading it; waiting")):
@@ -136,16 +148,16 @@ def install_file(path: Path, name: str | None, *, store: Store, report: ReportLi
                     raise HubError(f"{path} changed while it was copied; wait until it is complete and try again")
                 copied = require_gguf(copy)
                 fetched = FetchedModel(copy, sha256, copied, f"copied from {path}", copied.text("general.license"))
-                return _install(store, fetched, wanted, kind, None, report)
+                return _install(store, fetched, wanted, kind, None, report, asked.pooling)
     except OSError as error:
         raise HubError(f"cannot install {path} into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
 
-def _install_parts(parts: list[Path], name: str | None, store: Store, report: ReportLine) -> InstalledModel:
+def _install_parts(parts: list[Path], asked: Asked, store: Store, report: ReportLine) -> InstalledModel:
     """Join the parts of a model, check the file, and install it. Raises what `install_file` raises."""
     file = whole_name(parts[0].name)
     before = [_identity(part) for part in parts]
-    wanted, kind = installed_name(name, None, file), _type_of(read_header(parts[0]), file)
+    wanted, kind = installed_name(asked.name, None, file), _type_of(read_header(parts[0]), file)
     try:
         with store.locked(wanted, lambda: report(f"{wanted}: another process is downloading it; waiting")):
             require_space(store.folder(wanted), sum(part.stat().st_size for part in parts))
@@ -164,7 +176,7 @@ def _install_parts(parts: list[Path], name: str | None, store: Store, report: Re
                     _refuse_to_replace(store, wanted, kind, None)
                 source = f"joined from {len(parts)} parts, {parts[0]} and so on"
                 fetched = FetchedModel(joined, sha256, header, source, header.text("general.license"))
-                return _install(store, fetched, wanted, kind, None, report)
+                return _install(store, fetched, wanted, kind, None, report, asked.pooling)
     except OSError as error:
         raise HubError(f"cannot install {parts[0]} into {store.folder(wanted)}: {describe_os_error(error)}") from error
 
@@ -238,8 +250,15 @@ def _refuse_to_replace(store: Store, name: str, kind: str, repo: str | None) -> 
 
 
 def _install(
-    store: Store, fetched: FetchedModel, name: str, kind: str | None, repo: str | None, report: ReportLine
+    store: Store,
+    fetched: FetchedModel,
+    name: str,
+    kind: str | None,
+    repo: str | None,
+    report: ReportLine,
+    pooling: Pooling | None,
 ) -> InstalledModel:
+    fetched = require_pooling(fetched, pooling, name, report)
     entry = catalogue().get(name)
     said = (fetched.header.architecture, fetched.header.dimensions)
     if entry is not None and said != (entry.architecture, entry.dimensions):

@@ -111,6 +111,8 @@ class WorkerConfigurator:
             raise WrongFrameError(f"{self._model.path} would give wrong results: {frame.refusal}")
         for mend in frame.mended:
             log.warning("%s: mended: %s", self._model.path.name, mend)
+        if frame.coarse:
+            log.warning("%s: %s", self._model.path.name, frame.coarse)
         for what in frame.unchecked:
             log.info("%s: could not be checked: %s", self._model.path.name, what)
         return frame.mends

@@ -172,7 +172,7 @@ def test_a_real_shell_completes(shell: str, folder: Path) -> None:
     lines = {
         "edgeembed complet": "ran <completion>",
         "edgeembed show all-minilm-l6-v2:F1": "ran <show all-minilm-l6-v2:F16>",
-        "edgeembed pull all-minilm-l6-v2:q8": "ran <pull all-minilm-l6-v2:Q8_0>",
+        "edgeembed pull all-minilm-l6-v2:q6": "ran <pull all-minilm-l6-v2:Q6_K>",
         "edgeembed serve --model=all-minilm-l6-v2:F1": "ran <serve --model=all-minilm-l6-v2:F16>",
         "edgeembed serve --log-level=d": "ran <serve --log-level=debug>",
         "edgeembed show ./my-m": "ran <show ./my-model.gguf>",

@@ -16,6 +16,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.views import row_range
 from edgeembed_convert.weights import StoredTensor, open_weights
 from tests.convert.tiny_bert import edit_json, make_tiny_bert, read_raw_safetensors, write_json, write_raw_safetensors
+from tests.convert.tiny_encoders import make_tiny_xlm_roberta
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.files import e4m3_values, make_fp8
 
@@ -140,6 +141,21 @@ def test_malformed_fp8(tmp_path: Path, broken: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
     assert not (tmp_path / "tiny.gguf").exists()
+
+
+# --- Git LFS ------------------------------------------------------------------------------------------------------------
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:53aa51172d142c89\nsize 90868376\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tokenizer.json", "sentencepiece.bpe.model"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
+    checkpoint = make_tiny_xlm_roberta(tmp_path / "tiny")
+    newer = {"pytorch_model.bin": "model.safetensors", "sentencepiece.bpe.model": "tokenizer.json"}
+    (checkpoint / newer.get(name, name)).unlink()
+    (checkpoint / name).write_text(POINTER, encoding="utf-8")
+    with pytest.raises(ConversionError, match=rf"{name}: not the file itself, but a pointer of Git LFS.*git lfs pull"):
+        convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 
 # --- poolings -----------------------------------------------------------------------------------------------------------

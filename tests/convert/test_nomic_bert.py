@@ -77,7 +77,7 @@ def test_vocab_txt_gives_the_same_file(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"activation_function": "gelu"}, "activation_function = 'gelu'; llama.cpp's nomic-bert supports only 'swiglu'"),
-        ({"moe_every_n_layers": 2}, "moe_every_n_layers = 2"),
+        ({"moe_every_n_layers": 2}, "nomic-bert-moe supports only 'gelu'"),
         ({"prenorm": True}, "prenorm = True"),
         ({"rotary_emb_fraction": 0.5}, "rotary_emb_fraction = 0.5"),
         ({"rotary_emb_interleaved": True}, "rotary_emb_interleaved = True"),

@@ -156,7 +156,7 @@ async def test_an_alias_with_an_input_type_means_the_model_for_such_texts() -> N
     assert (await registry.resolve("small", "embed", input_type="query")).model is SMALL
 
 
-async def test_an_alias_of_a_model_that_is_not_known_yet_is_no_suffix_of_another() -> None:
+async def test_an_alias_of_a_model_that_is_not_found_yet_is_no_suffix_of_another() -> None:
     queries = model("tasks-retrieval.query")
     registry = ModelRegistry(SMALL, aliases={"tasks": "small", "tasks:query": queries.name}, scan=lambda: [queries])
     assert registry.find("tasks:query") is None

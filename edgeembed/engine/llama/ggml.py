@@ -21,7 +21,9 @@ GGML = "0.25.3"
 # --- numbers and names ------------------------------------------------------------------------------------------------
 
 TYPE_F32, TYPE_F16 = 0, 1
-OP_FLASH_ATTN_EXT = 74
+OP_FLASH_ATTN_EXT, OP_GLU = 74, 100
+GLU_OP_SWIGLU, GLU_OP_GEGLU_ERF = 2, 4
+"""First of the parameters of OP_GLU."""
 ATTENTION_MASK = 3
 """Which source of OP_FLASH_ATTN_EXT is the mask: shape [keys, queries, heads or 1, streams or 1], added to the scores."""
 LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_CONTINUED = 1, 2, 3, 4, 5
@@ -76,6 +78,7 @@ EvalCallback: Any = dict(lib.llama_context_params._fields_)["cb_eval"]
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_version": (c_char_p,),
     "ggml_get_name": (c_char_p, c_void_p),
+    "ggml_op_desc": (c_char_p, c_void_p),
     "ggml_nbytes": (c_size_t, c_void_p),
     "ggml_backend_tensor_get": (None, c_void_p, c_void_p, c_size_t, c_size_t),
     "ggml_backend_load": (c_void_p, c_char_p),

@@ -26,6 +26,8 @@ from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.framing import Framing
+from edgeembed.engine.llama.gated_gelu import GatedGelu
+from edgeembed.engine.llama.graph_change import GraphChange, Watch
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
@@ -133,9 +135,13 @@ class LlamaModel:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
-    def new_context(self, reader: RowReader) -> Context:
-        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError."""
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions)
+    def new_context(self, reader: RowReader, watch: Watch) -> Context:
+        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
+
+        watch: the reader's evaluation callback.
+        """
+        change = self._make_change(self.plan.wide, watch)
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, change=change)
 
     @property
     def batch_capacity(self) -> int:
@@ -229,11 +235,15 @@ class LlamaModel:
 
     def _new_context(self, shape: ContextShape) -> Context:
         reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
-        bias = None
+        on_card, change = bool(self._options.gpu_layers), self._make_change(shape)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
+
+    def _make_change(self, shape: ContextShape, watch: Watch | None = None) -> GraphChange | None:
+        """Return the change of a context's graph, for architectures that llama.cpp lacks. watch: see `GraphChange`."""
+        layers = int(lib.llama_model_n_layer(self._model))
         if self._score_bias is not None:
-            bias = ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)))
-        on_card = bool(self._options.gpu_layers)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, bias=bias)
+            return ScoreBias(self._score_bias, shape.batch, layers, watch)
+        return GatedGelu(layers, watch) if self._architecture == "gte" else None
 
     def _read_score_bias(self) -> Float32Matrix | None:
         """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
@@ -243,6 +253,8 @@ class LlamaModel:
             raise ModelLoadError(
                 f"models of the architecture {self._architecture} are computed on the processor", fatal=False
             )
+        if self._architecture != "mpnet":
+            return None
         try:
             return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
         except ValueError as error:
@@ -331,7 +343,8 @@ class LlamaModel:
         if value is None:
             raise ModelLoadError(
                 f"{self._options.path} has no {self._keys}.pooling_type, so it is unknown how token vectors become "
-                "one vector: it is a generation model, or was converted without its pooling",
+                "one vector: it is a generation model, or was converted without its pooling. If it is to embed all the "
+                "same, install it with a pooling: edgeembed pull FILE --pooling last",
                 fatal=True,
             )
         ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK

@@ -81,6 +81,7 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
         supported = ", ".join([*_ROTATIONS, *STAND_INS])
         raise UnfitError(f"key {ARCHITECTURE_KEY!r} is {name!r}; supported architectures are {supported}")
     assert isinstance(name, str)
+    biased = name == "mpnet"
     name = computed_as(name)
     keys = _Keys(reader, head, name)
     width = keys.required("embedding_length", _MOST_WIDTH)
@@ -93,6 +94,8 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     _check_rotation(keys, attention, _ROTATIONS[name])
     _check_experts(keys, layers)
     distances = _check_distances(keys, attention.heads, context) if name in _WITH_DISTANCES else None
+    if biased:
+        _check_biases(keys, attention.heads, context)
     _check_windows(keys, layers, _WINDOWS.get(name))
     keys.only("nextn_predict_layers", 0)
     # llama.cpp would read rows of this length, whatever the graph computes.
@@ -314,9 +317,13 @@ def _check_distances(keys: _Keys, heads: int, context: int) -> int:
         raise UnfitError(
             f"key {keys.name(key)!r} is {distances}, expected an even number from {_LEAST_DISTANCES} to {_MOST_DISTANCES}"
         )
+    _check_biases(keys, heads, context)
+    return distances
+
+
+def _check_biases(keys: _Keys, heads: int, context: int) -> None:
     if heads * context**2 > _MOST_BIASES:
         raise UnfitError(f"key {keys.name('context_length')!r} is {context}, for which {heads} heads take too much memory")
-    return distances
 
 
 def _check_floats(keys: _Keys) -> None:

@@ -14,7 +14,7 @@ from edgeembed.engine import canary, text_template
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
-from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, decode_bias
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, decode_bias
 from edgeembed.engine.text_template import TextTemplate
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
@@ -108,7 +108,7 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         raise UnfitError(
             f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {width}"
         )
-    if values.get(ARCHITECTURE_KEY) in STAND_INS:
+    if values.get(ARCHITECTURE_KEY) == "mpnet":
         try:
             decode_bias(texts.get(SCORE_BIAS_KEY, ""), sizes.attention.heads)
         except ValueError as error:

@@ -67,7 +67,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="WordPiece",
-        architectures=frozenset({"bert", "nomic-bert", "jina-bert-v2"}),
+        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2"}),
         model="bert",
         marks=("[CLS]", "[SEP]", "[UNK]"),
         before="[CLS]",
@@ -87,7 +87,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="XLM-RoBERTa's",
-        architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
+        architectures=frozenset({"bert", "gte", "jina-bert-v3", "nomic-bert-moe"}),
         model="t5",
         marks=("<s>", "</s>", "<pad>", "<unk>"),
         before="<s>",
@@ -107,7 +107,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="RoBERTa's",
-        architectures=frozenset({"bert"}),
+        architectures=frozenset({"bert", "jina-bert-v2"}),
         model="gpt2",
         marks=("<s>", "</s>", "<pad>", "<unk>"),
         before="<s>",
@@ -132,6 +132,13 @@ VOCABULARIES = (
         marks=("<|startoftext|>", "<|im_start|>", "<|im_end|>"),
         before="<|startoftext|>",
         splitter="lfm2",
+    ),
+    VocabularyFrame(
+        name="EuroBERT's",
+        architectures=frozenset({"eurobert"}),
+        model="gpt2",
+        marks=("<|begin_of_text|>", "<|end_of_text|>", "<|mask|>"),
+        splitter="llama-bpe",
     ),
     VocabularyFrame(
         name="Gemma's",
@@ -215,8 +222,15 @@ MODELS = (
     _model("multi-qa-mpnet-base-cos", "multi-qa-mpnet-base-cos", "mean", "mpnet"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
+    _model("gte v1.5", "gte-((base|large)-en-v1\\.5|multilingual-base)", "cls", "gte"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
     _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
+    _model(
+        "jina-embeddings-v5-text-nano",
+        "jina-embeddings-v5-text-nano(-(retrieval|text-matching|clustering|classification))?",
+        "last",
+        "eurobert",
+    ),
 )
 
 _TAIL = (

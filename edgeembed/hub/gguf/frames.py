@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
+from edgeembed.hub.gguf.coarse import describe_coarse_weights
 from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
@@ -41,6 +42,13 @@ _NEVER_CAUSAL = frozenset({"gemma-embedding"})
 """Architectures whose graph in llama.cpp ignores the file's key for it."""
 _OBEYS_CAUSAL = frozenset({"llama", "llama-embed", "qwen2"})
 """Architectures whose graph obeys that key, which llama.cpp's converter often leaves out: causal is the default."""
+_OTHER_SPLITTERS = {
+    "gpt-2": ("modern-bert",),
+    "roberta-bpe": ("gpt-2", "jina-v1-en", "jina-v2-de", "jina-v2-es", "jina-v2-code", "jina-de", "jina-es"),
+    "llama-bpe": ("jina-v5-nano",),
+    "lfm2": ("llama-bpe", "dbrx"),
+}
+"""Other names of a pre-tokenizer with the same pattern."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
@@ -73,6 +81,8 @@ class Frame:
     """What could not be compared with anything."""
     refusal: str | None = None
     """Why its vectors would be wrong, if that cannot be mended."""
+    coarse: str | None = None
+    """What it costs that most of its weights have less than four bits."""
 
 
 def read_frame(path: Path) -> Frame:
@@ -92,7 +102,8 @@ def frame_of(reader: GgufReader, head: GgufHead, tensors: Sequence[TensorInfo], 
         )
 
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    return _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    frame = _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    return replace(frame, coarse=describe_coarse_weights(tensors))
 
 
 def frame_of_foreign(path: Path) -> Frame | None:
@@ -248,6 +259,8 @@ class _Comparison:
             if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
                 self._expect("tokenizer.ggml.add_bos_token", True)
         decodes = self._architecture in _DECODERS
+        if family.before is None and family.after is None:
+            self._unchecked.append("the special tokens around a text")
         if family.after is None or (decodes and self._pooling != "last"):
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
@@ -272,6 +285,11 @@ class _Comparison:
             self._refuse(
                 f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
                 "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
+        if model is not None and self._architecture == "jina-bert-v3":
+            self._unchecked.append(
+                "the task, whose adapter llama.cpp's converter leaves in a file of its own: without it, vectors are those "
+                "of no task"
             )
         # With norms of queries and keys, the code's gate is the second half of the joint matrix; the graph takes the first.
         if (
@@ -414,8 +432,8 @@ class _Comparison:
 
 def _may_have(family: VocabularyFrame, splitter: Scalar | None) -> bool:
     """Return whether a file with this vocabulary may name this pre-tokenizer: another one is another vocabulary's."""
-    same = {"gpt-2": "modern-bert", "roberta-bpe": "gpt-2", "lfm2": "llama-bpe"}.get(family.splitter or "")
-    return family.model != "gpt2" or splitter in (None, "", "default", family.splitter, same)
+    allowed = (None, "", "default", family.splitter, *_OTHER_SPLITTERS.get(family.splitter or "", ()))
+    return family.model != "gpt2" or splitter in allowed
 
 
 def _pair_template(theirs: str) -> dict[str, MetadataValue]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeembed.common.files import describe_os_error
 from edgeembed.engine.dense import COUNT_KEY, outputs_key
+from edgeembed.engine.interface import TYPE_KEY
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.file import GgufReader, MalformedError, Scalar
@@ -68,6 +69,8 @@ class GgufHeader:
     @property
     def type(self) -> str:
         """The quantisation type that the file states; "unknown" if it states none."""
+        if own := self.text(TYPE_KEY):
+            return own
         number = self.number("general.file_type")
         return "unknown" if number is None else _FILE_TYPES.get(number, "unknown")
 

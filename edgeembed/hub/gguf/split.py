@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from edgeembed.errors import HubError
-from edgeembed.hub.gguf.file import GgufHead, MalformedError, TensorInfo
+from edgeembed.hub.gguf.file import STRING, UINT32, GgufHead, MalformedError, TensorInfo
 from edgeembed.hub.gguf.header import open_gguf
 from edgeembed.hub.gguf.tensors import alignment_of, check_layout, tensor_bytes, tensor_starts
 
@@ -60,8 +60,15 @@ def parts_beside(path: Path) -> list[Path]:
     return parts
 
 
-def join_parts(parts: Sequence[Path], target: Path, progress: Callable[[int, int], None]) -> str:
+def join_parts(
+    parts: Sequence[Path],
+    target: Path,
+    progress: Callable[[int, int], None],
+    instead: Mapping[str, int | str] | None = None,
+) -> str:
     """Write the whole model to a new file, and return its SHA-256. progress: called with bytes done and in total.
+
+    instead: metadata that is written in place of the first part's; a whole model, given as its only part, is copied with it.
 
     Raises HubError if a part is damaged, or does not belong to the others.
     """
@@ -72,7 +79,7 @@ def join_parts(parts: Sequence[Path], target: Path, progress: Callable[[int, int
         raise HubError(f"{parts[0]}: the parts have {len(set(names))} tensors, but {claimed} are expected; get them again")
     with target.open("xb") as stream:
         writer = _Writer(stream, sum(tensor_bytes(tensor) for part in read for tensor in part.tensors), progress)
-        _write_head(writer, read)
+        _write_head(writer, read, instead or {})
         for part in read:
             with part.path.open("rb") as source:
                 for tensor in part.tensors:
@@ -90,30 +97,41 @@ def _read(path: Path, number: int, count: int) -> _Part:
         if tensors:  # the first part may have metadata alone
             check_layout(head, tensors, end, reader.size)
         said = (head.values.get(NUMBER_KEY), head.values.get(PARTS_KEY))
-        if said != (number, count):
+        if said != (number, count) and (said, count) != ((None, None), 1):
             raise MalformedError(f"it says that it is part {said[0]!r} of {said[1]!r}, expected {number} of {count}")
         return _Part(path, head, tensors, tensor_starts(head, tensors, end))
 
 
-def _write_head(writer: _Writer, parts: Sequence[_Part]) -> None:
+def _write_head(writer: _Writer, parts: Sequence[_Part], instead: Mapping[str, int | str]) -> None:
     """Write what precedes the data: the first part's metadata without the keys of parts, and all tensors."""
     first = parts[0].head
-    spans = [span for key, span in first.spans.items() if key not in (PARTS_KEY, NUMBER_KEY, TENSORS_KEY)]
+    left_out = {PARTS_KEY, NUMBER_KEY, TENSORS_KEY, *instead}
+    spans = [span for key, span in first.spans.items() if key not in left_out]
     tensors = [tensor for part in parts for tensor in part.tensors]
     alignment = alignment_of(first)
-    writer.write(b"GGUF" + struct.pack("<IQQ", first.version, len(tensors), len(spans)))
+    writer.write(b"GGUF" + struct.pack("<IQQ", first.version, len(tensors), len(spans) + len(instead)))
     with parts[0].path.open("rb") as source:
         for start, end in spans:
             source.seek(start)
             writer.write(source.read(end - start))
+    for key, value in instead.items():
+        writer.write(_string(key) + (struct.pack("<II", UINT32, value) if isinstance(value, int) else _text(value)))
     offset = 0
     for tensor in tensors:
-        name = tensor.name.encode()
-        shape = struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape)
-        writer.write(struct.pack("<Q", len(name)) + name + struct.pack("<I", len(tensor.shape)) + shape)
+        shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        writer.write(_string(tensor.name) + shape)
         writer.write(struct.pack("<IQ", tensor.kind, offset))
         offset += -(-tensor_bytes(tensor) // alignment) * alignment
     writer.pad(alignment)
+
+
+def _string(text: str) -> bytes:
+    content = text.encode()
+    return struct.pack("<Q", len(content)) + content
+
+
+def _text(value: str) -> bytes:
+    return struct.pack("<I", STRING) + _string(value)
 
 
 class _Writer:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.convert.tiny_bert import Float32Array, write_json, write_safetensors
+from tests.convert.tiny_bert import Float32Array, edit_json, write_json, write_safetensors
 from tests.convert.tiny_encoders import make_tiny_xlm_roberta
+from tests.convert.zoo.adapters import adapter_config, adapter_weights
 from tests.convert.zoo.form import Form
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
@@ -158,6 +160,36 @@ def make_of_transformers(folder: Path) -> Path:
     return folder
 
 
+def make_of_transformers_with_tasks(folder: Path) -> Path:
+    """Write a checkpoint in the form of jina-embeddings-v3-hf: an adapter of peft in a folder for each task."""
+    make_of_transformers(folder)
+    edit_json(
+        folder / "config.json",
+        lora_adaptations=list(TASKS),
+        lora_alpha=1,
+        lora_rank=_RANK,
+        matryoshka_dimensions=[32, 64],
+        task_instructions={**dict.fromkeys(TASKS, ""), "retrieval.query": _QUERY},
+    )
+    attention = {f"self_attn.{part}_proj": (_HIDDEN, _HIDDEN) for part in "qkvo"}
+    layer = attention | {"mlp.fc1": (_FEED_FORWARD, _HIDDEN), "mlp.fc2": (_HIDDEN, _FEED_FORWARD)}
+    modules = {f"layers.{number}.{part}": size for number in range(_LAYERS) for part, size in layer.items()}
+    targets = ["word_embeddings", "token_type_embeddings", "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "dense"]
+    random = np.random.default_rng(35)
+    for task in TASKS:
+        place = folder / re.sub(r"[.-]", "_", task)
+        place.mkdir()
+        weights = adapter_weights(modules | {"pooler.dense": (_HIDDEN, _HIDDEN)}, 36)
+        for table, rows in (("word_embeddings", _rows(folder)), ("token_type_embeddings", 1)):
+            base = f"base_model.model.embeddings.{table}.lora_embedding_"
+            weights[f"{base}A"] = random.standard_normal((_RANK, rows)).astype(np.float32)
+            weights[f"{base}B"] = random.standard_normal((_HIDDEN, _RANK)).astype(np.float32)
+        settings = adapter_config("jinaai/jina-embeddings-v3-hf", lora_alpha=1, lora_dropout=0.0, target_modules=targets)
+        write_json(place / "adapter_config.json", settings)
+        write_safetensors(place / "adapter_model.safetensors", weights)
+    return folder
+
+
 def _rows(folder: Path) -> int:
     return int(json.loads((folder / "config.json").read_text())["vocab_size"])
 
@@ -180,8 +212,18 @@ FORMS = (
         differs={f"{name}.weight": _APART for name in _MATRICES},
     ),
     Form(
-        "jina_v3_transformers",
+        "jina_v3_peft",
         ("jinaai/jina-embeddings-v3-hf",),
+        "JinaEmbeddingsV3Model",
+        make_of_transformers_with_tasks,
+        "mean",
+        reference="adapters",
+        options={"adapter": "retrieval_query"},
+        context=_CONTEXT,
+    ),
+    Form(
+        "jina_v3_transformers",
+        ("fine-tunes of jinaai/jina-embeddings-v3-hf",),
         "JinaEmbeddingsV3Model",
         make_of_transformers,
         "mean",

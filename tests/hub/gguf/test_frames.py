@@ -28,8 +28,10 @@ from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.cross_encoders import make_modern_bert as make_modern_bert_reranker
 from tests.convert.zoo.cross_encoders import make_roberta as make_roberta_reranker
+from tests.convert.zoo.eurobert import make_merged_nano
 from tests.convert.zoo.harrier import make_harrier_270m
-from tests.convert.zoo.jina_bert import make_code
+from tests.convert.zoo.jina_bert import make_code, make_german
+from tests.convert.zoo.jina_v3 import make_own
 from tests.convert.zoo.llama import make_e5_mistral, make_jina_code, make_nemotron
 from tests.convert.zoo.prompted_rerankers import make_gemma as make_gemma_reranker
 from tests.convert.zoo.prompted_rerankers import make_qwen2 as make_qwen2_reranker
@@ -53,6 +55,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
     for name, make in (("qwen2", make_jina_code), ("llama", make_e5_mistral), ("llama-embed", make_nemotron)):
         files[name] = folder / f"{name}.gguf"
         convert_checkpoint(make(folder / name), files[name], quantization="F16")
+    for name, make in (("jina-v2-de", make_german), ("eurobert", make_merged_nano), ("jina-v3", make_own)):
+        files[name] = folder / f"{name}.gguf"
+        task = "retrieval.query" if name == "jina-v3" else None
+        convert_checkpoint(make(folder / name), files[name], quantization="F16", adapter=task)
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
     found["qwen2"].put("qwen2.attention.causal", BOOL, 0)  # as gte-Qwen2 and KaLM v2 need it
     for name in ("qwen3", "modern-bert", "roberta"):
@@ -172,6 +178,14 @@ GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
         ("roberta", [drop("tokenizer.ggml.add_eos_token"), drop("tokenizer.ggml.eos_token_id")], "eos_token_id"),
         ("roberta", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
         ("roberta", [named("all-distilroberta-v1"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
+        (
+            "jina-v2-de",
+            [drop("tokenizer.ggml.add_bos_token"), put("tokenizer.ggml.pre", STRING, b"jina-v2-de")],
+            "add_bos_token",
+        ),
+        ("jina-v2-de", [named("jina-embeddings-v2-base-de"), drop("jina-bert-v2.pooling_type")], "pooling_type"),
+        ("eurobert", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("eurobert", [named("Jina Embeddings v5 Text Nano Retrieval"), drop("eurobert.pooling_type")], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
         ("lfm2", [LFM2, put("lfm2.pooling_type", UINT32, 1)], "pooling_type"),
@@ -242,6 +256,8 @@ def test_a_wrong_frame_that_cannot_be_mended(
             "after a text: the file says that none is added",
         ),
         ("bert", [named("x")], "the pooling, which the file says is mean"),
+        ("eurobert", [named("x")], "the special tokens around a text"),
+        ("jina-v3", [named("jina-embeddings-v3")], "the task, whose adapter"),
         ("gemma", [named("x"), lambda file: _without(file, b"dense_")], "whether dense layers follow"),
         ("qwen3", [named("x"), put("tokenizer.ggml.pre", STRING, b"llama-bpe")], "how the tokenizer splits it"),
     ],

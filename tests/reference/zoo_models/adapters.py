@@ -10,11 +10,12 @@ import numpy as np
 
 from tests.convert.encoder_texts import TEXTS
 
-# The class of transformers for the model without its adapter, the adapter, the pooling.
+# The class of transformers for the model without its adapter, the adapter's folder, the pooling.
 _MODELS = {
-    "jina_v5_nano": ("EuroBert", "retrieval", "last"),
-    "jina_v5_small": ("Qwen3", "text-matching", "last"),
-    "peft_adapter": ("XLMRoberta", "legal", "mean"),
+    "jina_v3_peft": ("JinaEmbeddingsV3", "retrieval_query", "mean"),
+    "jina_v5_nano": ("EuroBert", "adapters/retrieval", "last"),
+    "jina_v5_small": ("Qwen3", "adapters/text-matching", "last"),
+    "peft_adapter": ("XLMRoberta", "adapters/legal", "mean"),
 }
 
 
@@ -33,7 +34,7 @@ def rows(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
         config.pop(key, None)
     settings = getattr(transformers, f"{name}Config")(**config)
     base = getattr(transformers, f"{name}Model").from_pretrained(folder, config=settings, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(folder / "adapters" / adapter)).eval()
+    model = PeftModel.from_pretrained(base, str(folder / adapter)).eval()
     tokenizer = tokenizer_of(folder)
     ids = [tokenizer.encode(text).ids for text in TEXTS.values()]
     found = []

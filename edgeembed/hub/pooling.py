@@ -1,0 +1,53 @@
+"""Text generators that are to embed: files that do not say how the vectors of tokens become one.
+
+The user chooses the pooling; it is written into the installed copy, which is then an embedding model like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from edgeembed.common.progress import Progress, ReportLine
+from edgeembed.errors import HubError
+from edgeembed.hub.fetched import FetchedModel, require_gguf
+from edgeembed.hub.gguf.frames import POOLINGS, read_frame
+from edgeembed.hub.gguf.split import join_parts
+
+Pooling = Literal["last", "mean", "cls"]
+NOTES_KEY = "edgeembed.converter.notes"
+
+_NOTE = (
+    "It does not say how to make one vector of those of the tokens: it was made for generating text. With {pooling} "
+    "pooling, chosen at its installation, its vectors compare texts worse than those of an embedding model of its size."
+)
+
+
+def require_pooling(fetched: FetchedModel, pooling: Pooling | None, name: str, report: ReportLine) -> FetchedModel:
+    """Return a fetched model that says how it pools: as it is, or a copy that says `pooling`, which replaces it.
+
+    Raises HubError if it says none and `pooling` is None, or if it says another one.
+    """
+    said = read_frame(fetched.path).pooling
+    if said not in (None, "none"):
+        if pooling not in (None, said):
+            raise HubError(
+                f"{fetched.source}: the file says that its pooling is {said}; --pooling {pooling} is for files that say none"
+            )
+        return fetched
+    if pooling is None:
+        raise HubError(
+            f"{fetched.source}: the file does not say how to make one vector of those of the tokens: it is a model that "
+            "generates text, or was converted without its pooling. If it is to embed all the same, choose how: add "
+            "--pooling last (for most decoders) or --pooling mean"
+        )
+    note = _NOTE.format(pooling=pooling)
+    number = next(number for number, known in POOLINGS.items() if known == pooling)
+    copy = fetched.path.with_name("pooled.gguf")
+    with Progress(report, f"writing the pooling of {name}") as progress:
+        keys: dict[str, int | str] = {f"{fetched.header.architecture}.pooling_type": number, NOTES_KEY: note}
+        sha256 = join_parts([fetched.path], copy, progress.update, keys)
+    fetched.path.unlink()
+    report(f"{name}: {note}")
+    source = f"{fetched.source}, with {pooling} pooling as chosen"
+    return replace(fetched, path=copy, sha256=sha256, header=require_gguf(copy), source=source)
