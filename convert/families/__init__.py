@@ -55,6 +55,7 @@ from edgeembed_convert.families.lfm2 import Lfm2
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
+from edgeembed_convert.families.neo_bert import NeoBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
@@ -81,6 +82,7 @@ FAMILIES: tuple[Family, ...] = (
     MPNet(),
     Gte(),
     NomicBert(),
+    NeoBert(),
     T5Encoder(),
     JinaBert(),
     JinaV3(),

@@ -22,6 +22,7 @@ _HEADER_BYTES_PER_TOKEN = {
     "mpnet": 26,
     "nomic-bert": 21,
     "nomic-bert-moe": 26,
+    "gte": 26,
     "jina-bert-v2": 21,
     "jina-bert-v3": 26,
     "modern-bert": 42,
@@ -35,7 +36,7 @@ _HEADER_BYTES_PER_TOKEN = {
 }
 """Metadata is mostly the vocabulary: its pieces, their types, scores of SentencePiece and merges of BPE. Measured."""
 
-_JOINT_ATTENTION = frozenset({"jina-bert-v3", "modern-bert", "nomic-bert", "nomic-bert-moe"})
+_JOINT_ATTENTION = frozenset({"gte", "jina-bert-v3", "modern-bert", "nomic-bert", "nomic-bert-moe"})
 """Architectures with one matrix for queries, keys and values."""
 _WITHOUT_GATE = frozenset({"bert", "jina-bert-v3", "mpnet", "nomic-bert-moe"})
 
@@ -122,6 +123,9 @@ def _tensors(entry: CatalogueEntry, shape: Shape) -> Iterator[_Tensor]:
 
 def _layer_matrices(architecture: str, shape: Shape, experts: int) -> Iterator[_Tensor]:
     width, feed_forward = shape.width, shape.feed_forward
+    if architecture == "gte":  # the converter adds a unit for the bias, and fills a block of a mixture, or of another type
+        block = 256 if feed_forward % 256 == 0 else 32
+        feed_forward = (feed_forward // block + 1) * block
     queries, keys = _attention_widths(shape)
     if architecture in _JOINT_ATTENTION or shape.joint_attention:
         yield _Tensor("attn_qkv", 3 * width, width)
@@ -154,6 +158,8 @@ def _layer_values(architecture: str, shape: Shape, experts: int) -> int:
             return 4 * width + 4 * width + shape.feed_forward + width
         case "jina-bert-v2":  # two norms with biases; biases of attention and ffn_down
             return 4 * width + 4 * width + width
+        case "gte":  # two norms with biases; biases of attention
+            return 4 * width + 4 * width
         case "nomic-bert":
             return 4 * width
         case "modern-bert" | "eurobert" | "llama":
@@ -173,7 +179,7 @@ def _outer_values(entry: CatalogueEntry, shape: Shape) -> int:
             return (entry.context_tokens + 2) * width
         case "bert":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
             return (entry.context_tokens + shape.token_types + 2) * width + (width * width + 2 * width + 1 if scores else 0)
-        case "nomic-bert" | "nomic-bert-moe" | "jina-bert-v2" | "jina-bert-v3":
+        case "gte" | "nomic-bert" | "nomic-bert-moe" | "jina-bert-v2" | "jina-bert-v3":
             return (shape.token_types + 2) * width
         case "modern-bert":  # the first layer has no norm before attention; a classifier has a dense layer with a norm
             return width + (width * width + 2 * width + 1 if scores else 0)

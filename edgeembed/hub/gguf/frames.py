@@ -35,6 +35,7 @@ _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
 _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
+_CONVERTER_KEY = "edgeembed.converter.version"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
@@ -285,6 +286,11 @@ class _Comparison:
             self._refuse(
                 f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
                 "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
+        if self._architecture == "neo-bert" and _CONVERTER_KEY not in self._values:
+            self._refuse(
+                "its joint matrices of queries, keys and values are those of the checkpoint, head by head, which "
+                "llama.cpp's converter does not reorder as its graph needs; convert the checkpoint with edgeembed convert"
             )
         if model is not None and self._architecture == "jina-bert-v3":
             self._unchecked.append(

@@ -15,6 +15,8 @@ from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.lfm2 import make_lfm2_embedder
+from tests.convert.zoo.neo_bert import make_neo_bert
+from tests.convert.zoo.nomic_bert import make_nomic_moe
 from tests.convert.zoo.prompted_rerankers import make_gemma as make_gemma_reranker
 from tests.convert.zoo.t5 import make_sentence_t5
 from tests.hub.gguf.loading import RERANKERS
@@ -29,6 +31,8 @@ _MAKERS = {
     "nomic-bert": (make_tiny_nomic_bert, "F16"),
     "t5": (make_sentence_t5, "Q8_0"),
     "lfm2": (make_lfm2_embedder, "Q8_0"),
+    "nomic-bert-moe": (make_nomic_moe, "Q8_0"),
+    "neo-bert": (make_neo_bert, "Q8_0"),
     f"{RERANKERS}-gemma": (make_gemma_reranker, "F32"),
     f"{RERANKERS}-qwen3": (lambda folder: make_qwen3_checkpoint(folder, kind="rerank"), "Q8_0"),
 }
