@@ -53,6 +53,7 @@ from edgeembed_convert.families.gte import Gte
 from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
+from edgeembed_convert.families.lfm2 import Lfm2
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
@@ -92,6 +93,7 @@ FAMILIES: tuple[Family, ...] = (
     JinaV5(),
     Qwen3(),
     Qwen3Vl(),
+    Lfm2(),
     EuroBert(),
     Gemma(),
     Llama(),
