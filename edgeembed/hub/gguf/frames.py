@@ -47,6 +47,7 @@ _OTHER_SPLITTERS = {
     "gpt-2": ("modern-bert",),
     "roberta-bpe": ("gpt-2", "jina-v1-en", "jina-v2-de", "jina-v2-es", "jina-v2-code", "jina-de", "jina-es"),
     "llama-bpe": ("jina-v5-nano",),
+    "lfm2": ("llama-bpe", "dbrx"),
 }
 """Other names of a pre-tokenizer with the same pattern."""
 _CASED_SHARE = 0.01

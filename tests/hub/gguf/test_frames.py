@@ -138,7 +138,7 @@ def named(name: str) -> Change:
 
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
-HARRIER = named("harrier-oss-v1-270m")
+HARRIER, LFM2 = named("harrier-oss-v1-270m"), named("LFM2.5 Embedding 350M")
 GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
 
 
@@ -188,6 +188,10 @@ GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
         ("eurobert", [named("Jina Embeddings v5 Text Nano Retrieval"), drop("eurobert.pooling_type")], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
+        ("lfm2", [LFM2, put("lfm2.pooling_type", UINT32, 1)], "pooling_type"),
+        ("lfm2", [LFM2, drop("lfm2.pooling_type")], "pooling_type"),
+        ("lfm2", [LFM2, drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("lfm2", [LFM2, put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
         ("t5", [put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         (
             "t5",
