@@ -12,6 +12,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.adapters import choose_adapter, merged, refuse_adapter_alone
 from edgeembed_convert.fp8 import check_quantization, dequantized
 from edgeembed_convert.ignored import (
+    TOKENIZER_ARGUMENTS,
     refuse_arguments,
     refuse_code,
     refuse_tokenizer_class,
@@ -45,6 +46,7 @@ _TRANSFORMER_CONFIGS = [
     "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ]  # fmt: skip
+_UNLIMITED = 1e9
 _MODULES_OF = "sentence_transformers."
 # Normalize and Dropout do not change the direction of the pooled row, and the daemon normalises rows itself. Dense: `dense`.
 _READ_MODULES = {"Transformer", "Dense", "Normalize", "Dropout"}
@@ -103,12 +105,22 @@ class Checkpoint:
 
     @cached_property
     def max_seq_length(self) -> int | None:
-        """The length in tokens at which sentence-transformers cuts texts; None if its settings have none."""
-        file = _transformer_config(self.model_folder)
-        value = read_json(file).get("max_seq_length") if file else None
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConversionError(f"{file}: max_seq_length = {value!r}; expected a positive integer")
-        return value
+        """The length in tokens at which sentence-transformers cuts texts; None if no file says it.
+
+        It is in the settings of its Transformer module, or else that of the tokenizer, where newer versions write it.
+        Raises ConversionError.
+        """
+        file, tokenizer = _transformer_config(self.model_folder), self.model_folder / "tokenizer_config.json"
+        settings = read_json(file) if file else {}
+        for arguments in TOKENIZER_ARGUMENTS:
+            if isinstance(given := settings.get(arguments), dict) and "model_max_length" in given:
+                return _length(given["model_max_length"], f"{file}: {arguments}: model_max_length")
+        if settings.get("max_seq_length") is not None:
+            return _length(settings["max_seq_length"], f"{file}: max_seq_length")
+        value = read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+        # Tokenizers without a limit have 1e30.
+        unlimited = value is None or (isinstance(value, float) and value >= _UNLIMITED)
+        return None if unlimited else _length(value, f"{tokenizer}: model_max_length")
 
     @cached_property
     def similarity(self) -> str:
@@ -210,6 +222,12 @@ def open_checkpoint(
 def torch_class(name: Any) -> str | None:
     """Return the class that a full name such as `torch.nn.modules.linear.Identity` means; None if it is not one of torch."""
     return name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.nn.") else None
+
+
+def _length(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConversionError(f"{where} = {value!r}; expected a positive integer")
+    return value
 
 
 def _transformer_config(folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from gguf import Keys
 
 from edgeembed.engine.dense import COUNT_KEY
+from edgeembed.engine.stand_ins import computed_as
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.prompts import notes_on_prompts
@@ -38,6 +39,7 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *_similarity(checkpoint),
         *_dense(plan),
         *_images(checkpoint),
+        *_token_weights(checkpoint),
         *notes_on_prompts(checkpoint.folder),
     ]
 
@@ -53,14 +55,20 @@ def _has_4_bits(quantization: str, architecture: str) -> bool:
 
 def shorter_length(checkpoint: Checkpoint, plan: ModelPlan) -> int | None:
     """Return the length in tokens at which sentence-transformers cuts texts; None if the model takes no longer ones."""
-    used, most = checkpoint.max_seq_length, plan.metadata.get(Keys.LLM.CONTEXT_LENGTH.format(arch=plan.architecture))
-    return used if used is not None and isinstance(most, int) and used < most else None
+    used, most = checkpoint.max_seq_length, _context(plan)
+    return used if used is not None and used < most else None
+
+
+def _context(plan: ModelPlan) -> int:
+    """Return the longest text in tokens."""
+    most = plan.metadata[Keys.LLM.CONTEXT_LENGTH.format(arch=computed_as(plan.architecture))]
+    assert isinstance(most, int)
+    return most
 
 
 def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
     if used := shorter_length(checkpoint, plan):
-        most = plan.metadata[Keys.LLM.CONTEXT_LENGTH.format(arch=plan.architecture)]
-        assert isinstance(most, int)
+        most = _context(plan)
         yield (
             f"its makers use the model for texts of up to {used} tokens (max_seq_length), which is the limit here, too; the "
             f"setting context_tokens allows up to {most}, whose vectors may be worse"
@@ -68,7 +76,7 @@ def _length(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
 
 
 def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
-    window, most = checkpoint.config.get("sliding_window"), plan.metadata.get(f"{plan.architecture}.context_length")
+    window, most = checkpoint.config.get("sliding_window"), _context(plan)
     trained = checkpoint.config.get("max_position_embeddings")
     if isinstance(trained, int) and isinstance(window, int) and window == most and trained > window:
         yield (
@@ -84,6 +92,11 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
             f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
             "edgeembed returns vectors of length 1, so the order of results may be another"
         )
+
+
+def _token_weights(checkpoint: Checkpoint) -> Iterator[str]:
+    if "NewForTokenClassification" in (checkpoint.config.get("architectures") or []):
+        yield "its weights of single tokens, for sparse vectors, are not computed"
 
 
 def _dense(plan: ModelPlan) -> Iterator[str]:

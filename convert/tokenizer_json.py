@@ -93,7 +93,7 @@ class TokenizerFile:
         """
         around = self._post_processed()
         flags = self.config.keys() & {"add_bos_token", "add_eos_token"}
-        by_code, by_class = adds_by_flags(self.config), self.config.get("tokenizer_class") in _BY_FLAGS
+        by_code, by_class = adds_by_flags(self.config), str(self.config.get("tokenizer_class")) in _BY_FLAGS
         if not flags or not (by_code or by_class):
             return around
         adds = (self.config.get("add_bos_token", not by_code), self.config.get("add_eos_token", False))

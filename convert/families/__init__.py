@@ -38,6 +38,8 @@ from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import (
     BertCrossEncoder,
+    DistilBertCrossEncoder,
+    ElectraCrossEncoder,
     JinaReranker,
     ModernBertCrossEncoder,
     RobertaCrossEncoder,
@@ -47,12 +49,15 @@ from edgeembed_convert.families.distil_bert import DistilBert
 from edgeembed_convert.families.electra import Electra
 from edgeembed_convert.families.eurobert import EuroBert
 from edgeembed_convert.families.gemma import Gemma
+from edgeembed_convert.families.gte import Gte
 from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
+from edgeembed_convert.families.lfm2 import Lfm2
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
+from edgeembed_convert.families.neo_bert import NeoBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
@@ -74,16 +79,21 @@ FAMILIES: tuple[Family, ...] = (
     RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
     JinaReranker(),
+    ElectraCrossEncoder(),
+    DistilBertCrossEncoder(),
     ModernBertCrossEncoder(),
     ModernBert(),
     MPNet(),
+    Gte(),
     NomicBert(),
+    NeoBert(),
     T5Encoder(),
     JinaBert(),
     JinaV3(),
     JinaV5(),
     Qwen3(),
     Qwen3Vl(),
+    Lfm2(),
     EuroBert(),
     Gemma(),
     Llama(),
@@ -91,12 +101,6 @@ FAMILIES: tuple[Family, ...] = (
     Qwen2Reranker(),
     GemmaReranker(),
 )
-
-_REASONS = {
-    "DistilBertForSequenceClassification": "ReLU",
-    "ElectraForSequenceClassification": "GELU",
-}
-"""Classifiers that are refused: the function between their two layers."""
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -109,15 +113,18 @@ def find_family(checkpoint: Checkpoint) -> Family:
     names, model_type = config.get("architectures"), config.get("model_type")
     code = own_code(config, file)
     for family in FAMILIES:
-        matches = names in [[name] for name in family.architectures] if names else model_type in family.model_types
+        if names:
+            matches = isinstance(names, list) and all(name in family.architectures for name in names)
+        else:
+            matches = model_type in family.model_types
         if matches and set(code) <= set(family.followed_code):
             refuse_code(config, file, family.followed_code)
             refuse_modules([kind for kind, _ in checkpoint.modules or []], checkpoint.modules_file, family.followed_code)
             return family
-    if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
+    if isinstance(names, list) and any(str(name).startswith("Deberta") for name in names):
         raise ConversionError(
-            f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
-            "its scores would be wrong"
+            f"{file}: {names!r}: DeBERTa's attention compares each token with vectors that stand for distances, which no "
+            "graph of llama.cpp computes; see docs/converting.md"
         )
     refuse_code(config, file)
     supported = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.architectures))

@@ -1,8 +1,9 @@
-"""Architectures that llama.cpp lacks, computed as another one of its own with an addition.
+"""Architectures that llama.cpp lacks, computed as another one of its own with a change.
 
 The file of such a model has its own name in `general.architecture`, so that no program takes it for the other one and
 computes wrong vectors. All other keys and the tensors have the names of the other architecture: llama.cpp is told to use it
-when it loads the file (`llama/model.py`), and the addition is made in `llama/score_bias.py`.
+when it loads the file (`llama/model.py`), and changes the nodes of its graph: `llama/score_bias.py` for `mpnet`,
+`llama/gated_gelu.py` for `gte`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 ARCHITECTURE_KEY = "general.architecture"
-STAND_INS = {"mpnet": "bert"}
+STAND_INS = {"mpnet": "bert", "gte": "nomic-bert"}
 """Architecture -> the one that llama.cpp computes instead."""
 SCORE_BIAS_KEY = "edgeembed.attention.score_bias"
 """What is added to the attention score of two tokens, for `mpnet`: base64 of float32, little-endian, shape

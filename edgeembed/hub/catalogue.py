@@ -24,7 +24,7 @@ NonEmptyText = Annotated[str, Meta(min_length=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Spdx = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]+$")]
-TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
+TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01E]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
 """A quantisation type by its name in llama.cpp (llama.h, llama_ftype)."""
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 Repo = Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -207,7 +207,13 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Heads of keys and values; None: as many as of queries."""
     head_length: PositiveInt | None = None
     """None: width / heads."""
+    attention_biases: bool = False
+    """Whether queries, keys and values have biases, where models of the architecture may have none."""
+    joint_attention: bool = False
+    """Whether queries, keys and values have one matrix, where models of the architecture may have three."""
     token_types: PositiveInt = 1
+    experts: PositiveInt | None = None
+    """Feed-forward networks in every second layer, if there are several."""
     projection: PositiveInt | None = None
     """Width between the two Dense layers after pooling, if there are any."""
 

@@ -14,6 +14,7 @@ from gguf import GGUFReader
 
 from edgeembed.errors import ConversionError
 from tests.convert.gguf_fields import fields
+from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import Float32Array, make_tiny_bert, write_json, write_safetensors
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.adapters import adapter_config, adapter_weights, make_nano
@@ -70,6 +71,15 @@ def test_one_of_several_adapters_is_chosen_by_name(tmp_path: Path) -> None:
     assert found["edgeembed.source.adapter"] == "retrieval"
     assert found["edgeembed.prompt.query"] == "Query: {text}"
     assert (found["edgeembed.matryoshka.min"], found["edgeembed.matryoshka.max"]) == (32, 64)
+
+
+def test_a_pickled_adapter_is_read_without_running_it(tmp_path: Path) -> None:
+    weights = adapter_weights({QUERY: (64, 64)}, 5)
+    expected = merge(tmp_path, write_adapter(tmp_path / "lora", weights))
+    pickled = write_adapter(tmp_path / "pickled")
+    (pickled / "adapter_model.safetensors").unlink()
+    write_pickled(pickled / "adapter_model.bin", weights)
+    assert np.array_equal(merge(tmp_path, pickled), expected)
 
 
 def test_the_hash_of_the_source_is_that_of_base_and_adapter(tmp_path: Path) -> None:

@@ -184,6 +184,30 @@ def test_differences_from_sentence_transformers_are_noted(tmp_path: Path) -> Non
     assert "edgeembed.max_seq_length" not in fields(tmp_path / "tiny.gguf"), "it says nothing else than the positions"
 
 
+@pytest.mark.parametrize(
+    ("settings", "tokenizer", "wanted"),
+    [
+        ({"max_seq_length": 32}, 48, 32),
+        ({}, 48, 48),
+        ({"max_seq_length": None}, 48, 48),
+        ({"max_seq_length": 32, "processor_kwargs": {"model_max_length": 16}}, 48, 16),
+        ({}, 1000000000000000019884624838656, None),
+        ({}, 1e30, None),
+        ({}, 64, None),
+        ({}, None, None),
+    ],
+)
+def test_each_place_of_the_length_that_sentence_transformers_cuts_at(
+    tmp_path: Path, settings: dict[str, Any], tokenizer: float | None, wanted: int | None
+) -> None:
+    checkpoint = make_tiny_bert(tmp_path / "tiny", context=64)
+    write_json(checkpoint / "sentence_bert_config.json", settings)
+    edit_json(checkpoint / "tokenizer_config.json", model_max_length=tokenizer)
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+    assert fields(result.path).get("edgeembed.max_seq_length") == wanted
+    assert len(result.notes) == (wanted is not None)
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_half_precision_sources(tmp_path: Path, dtype: str) -> None:
     checkpoint = make_tiny_bert(tmp_path / "tiny", dtype=dtype)

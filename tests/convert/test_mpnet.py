@@ -13,9 +13,10 @@ from gguf import GGUFReader
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.stand_ins import SCORE_BIAS_KEY, architecture_of, decode_bias
 from edgeembed.errors import ConversionError
+from edgeembed.hub.gguf.check import check_gguf
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
-from tests.convert.tiny_bert import edit_json
+from tests.convert.tiny_bert import edit_json, write_json
 from tests.convert.tiny_encoders import TOKENS
 from tests.convert.tiny_mpnet import BUCKETS, make_tiny_mpnet, mpnet_weights
 
@@ -76,3 +77,12 @@ def test_token_types_are_refused(tmp_path: Path) -> None:
     edit_json(checkpoint / "config.json", type_vocab_size=2)
     with pytest.raises(ConversionError, match="type_vocab_size = 2"):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+
+
+def test_the_length_that_the_makers_use_is_the_limit(tmp_path: Path) -> None:
+    checkpoint = make_tiny_mpnet(tmp_path / "tiny")
+    write_json(checkpoint / "sentence_bert_config.json", {"max_seq_length": 384, "do_lower_case": False})
+    result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False))
+    assert len(result.notes) == 1 and "up to 384 tokens" in result.notes[0]
+    header = check_gguf(result.path)
+    assert header.size("context_length") == TOKENS and header.architecture == "mpnet"

@@ -12,6 +12,7 @@ from edgeembed.hub.file_sizes import size_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
+_LICENCES = {"LicenseRef-Gemma": "Gemma terms", "LicenseRef-NSCLv1": "NVIDIA, non-commercial"}
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 
@@ -34,7 +35,7 @@ def _row(entry: CatalogueEntry) -> str:
         "scores" if entry.task == "rerank" else _dimensions(entry),
         f"{entry.max_seq_length or entry.context_tokens:,} tokens",
         ", ".join(_LANGUAGES.get(language, language) for language in entry.languages),
-        "Gemma terms" if entry.license == "LicenseRef-Gemma" else entry.license,
+        _LICENCES.get(entry.license, entry.license),
     ]
     return f"| {' | '.join(cells)} |"
 

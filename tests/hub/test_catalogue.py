@@ -37,7 +37,7 @@ NAMES = sorted(
 GEMMA = "embeddinggemma-300m"
 RERANKER = "qwen3-reranker-0.6b"
 # Licences of models: SPDX's names, and Google's own terms.
-LICENCES = {"Apache-2.0", "MIT", "LicenseRef-Gemma"}
+LICENCES = {"Apache-2.0", "MIT", "CC-BY-NC-4.0", "LicenseRef-Gemma", "LicenseRef-NSCLv1"}
 
 
 def toml(name: str) -> str:

@@ -12,10 +12,10 @@ from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.context_plan import ContextShape, padding
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
+from edgeembed.engine.llama.graph_change import GraphChange
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, logged_errors
 from edgeembed.engine.llama.prefixes import KeptPrefixes
 from edgeembed.engine.llama.rows import RowReader
-from edgeembed.engine.llama.score_bias import ScoreBias
 from edgeembed.engine.llama.thread_choice import ThreadChoice
 from edgeembed.engine.reading import Reading, Tokens
 
@@ -34,16 +34,16 @@ class Context:
         *,
         dimensions: int,
         on_card: bool = False,
-        bias: ScoreBias | None = None,
+        change: GraphChange | None = None,
     ) -> None:
-        """Create the context. reader, bias: not shared with other contexts. on_card: layers of the model are on a card.
+        """Create the context. reader, change: not shared with other contexts. on_card: layers of the model are on a card.
 
         Raises ModelLoadError when memory is short.
         """
         self.shape = shape
         self._on_card = on_card
         self._reader = reader
-        self._bias = bias
+        self._change = change
         self._dimensions = dimensions
         self._context = self._make(model)
         self._memory = lib.llama_get_memory(self._context)
@@ -171,8 +171,8 @@ class Context:
         marked = [outputs] * len(texts) if self._reader.last_only else None
         self._reader.expect(len(texts) if outputs else 0)
         batch = self._buffers.fill(texts, sequences=sequences, starts=starts, outputs=marked)
-        if self._bias is not None:
-            self._bias.expect([len(text) for text in texts])
+        if self._change is not None:
+            self._change.expect([len(text) for text in texts])
         if self.shape.threads == 1:
             code = self._forward(self._context, batch)
         else:
@@ -185,8 +185,8 @@ class Context:
             raise ComputeError(
                 f"llama.cpp cannot compute this batch (code {code})", "out_of_memory" if code == _NO_MEMORY else "other"
             )
-        if self._bias is not None:
-            self._bias.check()
+        if self._change is not None:
+            self._change.check()
 
     def _forget(self, sequences: Sequence[int] | range) -> None:
         """Free the cells of texts whose rows have been read; those of kept prefixes stay."""
@@ -211,8 +211,8 @@ class Context:
         params.kv_unified = True  # all sequences share one pool of n_ctx cells, instead of n_ctx / n_seq_max each
         params.no_perf = True
         self._reader.configure(params)
-        if self._bias is not None:
-            self._bias.configure(params)
+        if self._change is not None:
+            self._change.configure(params)
         context = lib.llama_init_from_model(model, params)
         if not context:
             raise ModelLoadError(

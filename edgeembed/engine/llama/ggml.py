@@ -21,7 +21,9 @@ GGML = "0.25.3"
 # --- numbers and names ------------------------------------------------------------------------------------------------
 
 TYPE_F32, TYPE_F16 = 0, 1
-OP_FLASH_ATTN_EXT = 74
+OP_FLASH_ATTN_EXT, OP_GLU = 74, 100
+GLU_OP_SWIGLU, GLU_OP_GEGLU_ERF = 2, 4
+"""First of the parameters of OP_GLU."""
 ATTENTION_MASK = 3
 """Which source of OP_FLASH_ATTN_EXT is the mask: shape [keys, queries, heads or 1, streams or 1], added to the scores."""
 LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_CONTINUED = 1, 2, 3, 4, 5

@@ -26,6 +26,8 @@ from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.framing import Framing
+from edgeembed.engine.llama.gated_gelu import GatedGelu
+from edgeembed.engine.llama.graph_change import GraphChange, Watch
 from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
@@ -37,7 +39,7 @@ from edgeembed.engine.llama.library import (
 )
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
-from edgeembed.engine.llama.score_bias import ScoreBias, Watch
+from edgeembed.engine.llama.score_bias import ScoreBias
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
@@ -104,7 +106,7 @@ class LlamaModel:
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
-        self._head = self._own_classifier() if self._pooling == "rank" else self._own_dense()
+        self._head = (self._own_classifier() if self._pooling == "rank" else None) or self._own_dense()
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
@@ -138,8 +140,8 @@ class LlamaModel:
 
         watch: the reader's evaluation callback.
         """
-        bias = self._new_bias(self.plan.wide, watch)
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, bias=bias)
+        change = self._make_change(self.plan.wide, watch)
+        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, change=change)
 
     @property
     def batch_capacity(self) -> int:
@@ -232,15 +234,20 @@ class LlamaModel:
             size = length + 1  # like snprintf, llama.cpp returns the full length
 
     def _new_context(self, shape: ContextShape) -> Context:
-        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
-        on_card = bool(self._options.gpu_layers)
-        bias = self._new_bias(shape)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, bias=bias)
+        reader = self._make_reader(shape.sequences) if self._make_reader else self._new_pooled_reader()
+        on_card, change = bool(self._options.gpu_layers), self._make_change(shape)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
 
-    def _new_bias(self, shape: ContextShape, watch: Watch | None = None) -> ScoreBias | None:
-        if self._score_bias is None:
-            return None
-        return ScoreBias(self._score_bias, shape.batch, int(lib.llama_model_n_layer(self._model)), watch)
+    def _new_pooled_reader(self) -> PooledReader:
+        scores = self._pooling == "rank" and self._head is not None
+        return PooledReader(self._head, pooling=lib.LLAMA_POOLING_TYPE_CLS if scores else None)
+
+    def _make_change(self, shape: ContextShape, watch: Watch | None = None) -> GraphChange | None:
+        """Return the change of a context's graph, for architectures that llama.cpp lacks. watch: see `GraphChange`."""
+        layers = int(lib.llama_model_n_layer(self._model))
+        if self._score_bias is not None:
+            return ScoreBias(self._score_bias, shape.batch, layers, watch)
+        return GatedGelu(layers, watch) if self._architecture == "gte" else None
 
     def _read_score_bias(self) -> Float32Matrix | None:
         """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
@@ -250,6 +257,8 @@ class LlamaModel:
             raise ModelLoadError(
                 f"models of the architecture {self._architecture} are computed on the processor", fatal=False
             )
+        if self._architecture != "mpnet":
+            return None
         try:
             return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
         except ValueError as error:
@@ -290,7 +299,7 @@ class LlamaModel:
     def _own_dense(self) -> DenseHead | None:
         """Return the dense layers behind the pooling in the metadata; None if there are none."""
         try:
-            return read_head(self.metadata, self._dimensions)
+            return read_head(self.metadata, int(lib.llama_model_n_embd_out(self._model)))
         except DenseError as error:
             raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 

@@ -1,33 +1,26 @@
 """A bias on attention scores that depends on the head and on the distance of two tokens, for graphs that have none.
 
 llama.cpp gives all heads of an encoder one mask, which is added to the scores: 0, or minus infinity for another text. ggml's
-attention also takes a mask for each head, and there a bias can be written, once for all layers. llama.cpp shows each node of
-its graph to an evaluation callback before it computes it; there the mask of the attention nodes is exchanged. Nothing is
-computed twice, and the graph is still computed in one go.
+attention also takes a mask for each head, and there a bias can be written, once for all layers.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeembed.engine.classifier import Float32Matrix
-from edgeembed.engine.llama.ggml import ATTENTION_MASK, OP_FLASH_ATTN_EXT, TYPE_F16, EvalCallback, Tensor
-from edgeembed.engine.llama.library import ComputeError
+from edgeembed.engine.llama.ggml import ATTENTION_MASK, OP_FLASH_ATTN_EXT, TYPE_F16, Tensor
+from edgeembed.engine.llama.graph_change import GraphChange, Watch
 
-_OP_AT = Tensor.op.offset
 _TENSOR_BYTES = 512
 """More than ggml's structure, whose rest after the name is zero."""
 
-Watch = Callable[[int, bool, object], bool]
-"""An evaluation callback: (address of a tensor, whether llama.cpp asks, user data) -> bool."""
 
-
-class ScoreBias:
+class ScoreBias(GraphChange):
     """Adds a bias to the scores of one context.
 
     The mask is in half precision, as llama.cpp's own. One thread at a time.
@@ -38,29 +31,22 @@ class ScoreBias:
         ends hold for all tokens farther apart. longest: tokens of a text. layers: number of attention nodes in the graph.
         watch: called with all other nodes; llama.cpp takes one callback only.
         """
+        super().__init__(OP_FLASH_ATTN_EXT, layers, watch)
         heads, reach = bias.shape[0], bias.shape[1] // 2
         distances = np.arange(1 - longest, longest)
         self._by_distance = np.ascontiguousarray(bias[:, np.clip(distances, -reach, reach) + reach], dtype=np.float16)
         self._heads = heads
         self._longest = longest
-        self._layers = layers
         self._mask: npt.NDArray[np.float16] = np.empty((heads, 0, 0), dtype=np.float16)
         self._room: npt.NDArray[np.float16] = np.empty(0, dtype=np.float16)
         self._lengths: tuple[int, ...] = ()
         self._memory = ctypes.create_string_buffer(_TENSOR_BYTES)
         self._tensor = Tensor.from_buffer(self._memory)
         self._address = ctypes.addressof(self._memory)
-        self._watch = watch
-        self._found = 0
-        self._callback = EvalCallback(self._evaluate)  # llama.cpp keeps only the address
-
-    def configure(self, params: Any) -> None:
-        """Set what is needed in the context's parameters."""
-        params.cb_eval = self._callback
 
     def expect(self, lengths: Sequence[int]) -> None:
         """Prepare for a forward pass over texts of these lengths, which all begin at their first token."""
-        self._found = 0
+        super().expect(lengths)
         if self._lengths == (asked := tuple(lengths)):
             return
         total = sum(asked)
@@ -76,35 +62,28 @@ class ScoreBias:
             at += length
         self._lengths = asked
 
-    def check(self) -> None:
-        """Raise ComputeError unless the bias was added in every layer of the pass."""
-        if self._found != self._layers:
-            raise ComputeError(f"the attention of {self._found} of {self._layers} layers could take the model's bias")
-
     def _square(self, length: int) -> npt.NDArray[np.float16]:
         """Return the bias of all pairs of a text's tokens, shape (heads, queries, keys); a view."""
         start = self._by_distance[:, self._longest - 1 :]
         row, step = start.strides
         return np.lib.stride_tricks.as_strided(start, (self._heads, length, length), (row, -step, step), writeable=False)
 
-    def _evaluate(self, address: int, asking: bool, user_data: object) -> bool:
-        # A few hundred calls before each pass, about 0.1 ms.
-        if ctypes.c_int.from_address(address + _OP_AT).value != OP_FLASH_ATTN_EXT:
-            return self._watch(address, asking, user_data) if self._watch else False
-        node = Tensor.from_address(address)
+    def change(self, node: Tensor) -> bool:
+        """Exchange the mask. A graph that llama.cpp uses again has it already."""
         source = node.src[ATTENTION_MASK]
-        if source == self._address:  # llama.cpp uses the graph of the last pass again
-            self._found += self._fits(self._tensor, heads=self._heads)
-        elif source and self._fits(Tensor.from_address(source), heads=1):
-            ctypes.memmove(self._address, source, ctypes.sizeof(Tensor))
-            total, item = self._mask.shape[1], self._mask.itemsize
-            self._tensor.ne[2] = self._heads
-            self._tensor.nb[2] = self._tensor.nb[3] = total * total * item
-            self._tensor.nb[3] *= self._heads
+        if source == self._address:
             self._tensor.data = self._mask.ctypes.data
-            node.src[ATTENTION_MASK] = self._address
-            self._found += 1
-        return False
+            return self._fits(self._tensor, heads=self._heads)
+        if not source or not self._fits(Tensor.from_address(source), heads=1):
+            return False
+        ctypes.memmove(self._address, source, ctypes.sizeof(Tensor))
+        total, item = self._mask.shape[1], self._mask.itemsize
+        self._tensor.ne[2] = self._heads
+        self._tensor.nb[2] = total * total * item
+        self._tensor.nb[3] = self._heads * total * total * item
+        self._tensor.data = self._mask.ctypes.data
+        node.src[ATTENTION_MASK] = self._address
+        return True
 
     def _fits(self, mask: Tensor, heads: int) -> bool:
         total = self._mask.shape[1]

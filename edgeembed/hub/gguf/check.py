@@ -14,7 +14,7 @@ from edgeembed.engine import canary, text_template
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
-from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, decode_bias
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, decode_bias
 from edgeembed.engine.text_template import TextTemplate
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
@@ -69,7 +69,7 @@ def check_gguf(path: Path) -> GgufHeader:
             check_dense(by_name)
             if sizes.distances is not None:
                 check_distances(by_name)
-            if sizes.scores is not None and CLASSIFIER_KEY not in head.values:
+            if sizes.scores is not None and not {CLASSIFIER_KEY, COUNT_KEY} & head.values.keys():
                 check_scores(by_name, sizes.scores)
             tokens = check_vocabulary(reader, head)
             check_vocabulary_size(tokens, sizes.width)
@@ -108,7 +108,7 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         raise UnfitError(
             f"keys {' and '.join(_MATRYOSHKA_KEYS)}: {least!r} and {most!r} are not a range within 1 to {width}"
         )
-    if values.get(ARCHITECTURE_KEY) in STAND_INS:
+    if values.get(ARCHITECTURE_KEY) == "mpnet":
         try:
             decode_bias(texts.get(SCORE_BIAS_KEY, ""), sizes.attention.heads)
         except ValueError as error:
@@ -131,8 +131,10 @@ def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
         dense = read_head(value, sizes.width)
     except DenseError as error:
         raise UnfitError(str(error)) from error
-    if dense is not None and sizes.scores is not None:
-        raise UnfitError(f"key {COUNT_KEY!r}: a reranker has no dense layers behind its pooling")
+    if dense is not None and sizes.scores not in (None, dense.outputs):
+        raise UnfitError(
+            f"key {COUNT_KEY!r}: the dense layers compute {dense.outputs} numbers, expected {sizes.scores} scores"
+        )
     return sizes.width if dense is None else dense.outputs
 
 

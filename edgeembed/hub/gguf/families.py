@@ -67,7 +67,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="WordPiece",
-        architectures=frozenset({"bert", "nomic-bert", "jina-bert-v2"}),
+        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2", "neo-bert"}),
         model="bert",
         marks=("[CLS]", "[SEP]", "[UNK]"),
         before="[CLS]",
@@ -87,7 +87,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="XLM-RoBERTa's",
-        architectures=frozenset({"bert", "jina-bert-v3", "nomic-bert-moe"}),
+        architectures=frozenset({"bert", "gte", "jina-bert-v3", "nomic-bert-moe"}),
         model="t5",
         marks=("<s>", "</s>", "<pad>", "<unk>"),
         before="<s>",
@@ -107,7 +107,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="RoBERTa's",
-        architectures=frozenset({"bert"}),
+        architectures=frozenset({"bert", "jina-bert-v2"}),
         model="gpt2",
         marks=("<s>", "</s>", "<pad>", "<unk>"),
         before="<s>",
@@ -124,6 +124,21 @@ VOCABULARIES = (
         after="</s>",
         flags=(("add_space_prefix", True),),
         most_tokens=32_064,
+    ),
+    VocabularyFrame(
+        name="LFM2's",
+        architectures=frozenset({"lfm2"}),
+        model="gpt2",
+        marks=("<|startoftext|>", "<|im_start|>", "<|im_end|>"),
+        before="<|startoftext|>",
+        splitter="lfm2",
+    ),
+    VocabularyFrame(
+        name="EuroBERT's",
+        architectures=frozenset({"eurobert"}),
+        model="gpt2",
+        marks=("<|begin_of_text|>", "<|end_of_text|>", "<|mask|>"),
+        splitter="llama-bpe",
     ),
     VocabularyFrame(
         name="Gemma's",
@@ -167,6 +182,7 @@ MODELS = (
     _model("distiluse", "distiluse-base-multilingual-cased", "mean", "bert", dense=1),
     _model("clip-ViT-B-32-multilingual", "clip-vit-b-32-multilingual", "mean", "bert", dense=1),
     _model("sentence-t5", "(sentence|gtr)-t5-(base|large|xl|xxl)", "mean", "t5encoder", dense=1),
+    _model("LFM2.5-Embedding", "lfm2\\.5-embedding", "cls", "lfm2"),
     _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
     ModelFrame(
         "mxbai-rerank-v2", "mxbai-rerank-(base|large)", frozenset({"qwen2"}), "rank", causal=True, prompt=MXBAI_RERANK
@@ -206,8 +222,15 @@ MODELS = (
     _model("multi-qa-mpnet-base-cos", "multi-qa-mpnet-base-cos", "mean", "mpnet"),
     _model("e5", "(multilingual-)?e5-(small|base|large)", "mean", "bert"),
     _model("gte", "gte-(small|base|large)", "mean", "bert"),
+    _model("gte v1.5", "gte-((base|large)-en-v1\\.5|multilingual-base)", "cls", "gte"),
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
     _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
+    _model(
+        "jina-embeddings-v5-text-nano",
+        "jina-embeddings-v5-text-nano(-(retrieval|text-matching|clustering|classification))?",
+        "last",
+        "eurobert",
+    ),
 )
 
 _TAIL = (

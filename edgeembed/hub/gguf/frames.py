@@ -35,6 +35,7 @@ _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
 _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
+_CONVERTER_KEY = "edgeembed.converter.version"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
@@ -42,6 +43,13 @@ _NEVER_CAUSAL = frozenset({"gemma-embedding"})
 """Architectures whose graph in llama.cpp ignores the file's key for it."""
 _OBEYS_CAUSAL = frozenset({"llama", "llama-embed", "qwen2"})
 """Architectures whose graph obeys that key, which llama.cpp's converter often leaves out: causal is the default."""
+_OTHER_SPLITTERS = {
+    "gpt-2": ("modern-bert",),
+    "roberta-bpe": ("gpt-2", "jina-v1-en", "jina-v2-de", "jina-v2-es", "jina-v2-code", "jina-de", "jina-es"),
+    "llama-bpe": ("jina-v5-nano",),
+    "lfm2": ("llama-bpe", "dbrx"),
+}
+"""Other names of a pre-tokenizer with the same pattern."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
 _NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
@@ -252,6 +260,8 @@ class _Comparison:
             if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
                 self._expect("tokenizer.ggml.add_bos_token", True)
         decodes = self._architecture in _DECODERS
+        if family.before is None and family.after is None:
+            self._unchecked.append("the special tokens around a text")
         if family.after is None or (decodes and self._pooling != "last"):
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
@@ -276,6 +286,16 @@ class _Comparison:
             self._refuse(
                 f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
                 "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
+        if self._architecture == "neo-bert" and _CONVERTER_KEY not in self._values:
+            self._refuse(
+                "its joint matrices of queries, keys and values are those of the checkpoint, head by head, which "
+                "llama.cpp's converter does not reorder as its graph needs; convert the checkpoint with edgeembed convert"
+            )
+        if model is not None and self._architecture == "jina-bert-v3":
+            self._unchecked.append(
+                "the task, whose adapter llama.cpp's converter leaves in a file of its own: without it, vectors are those "
+                "of no task"
             )
         # With norms of queries and keys, the code's gate is the second half of the joint matrix; the graph takes the first.
         if (
@@ -418,8 +438,8 @@ class _Comparison:
 
 def _may_have(family: VocabularyFrame, splitter: Scalar | None) -> bool:
     """Return whether a file with this vocabulary may name this pre-tokenizer: another one is another vocabulary's."""
-    same = {"gpt-2": "modern-bert", "roberta-bpe": "gpt-2"}.get(family.splitter or "")
-    return family.model != "gpt2" or splitter in (None, "", "default", family.splitter, same)
+    allowed = (None, "", "default", family.splitter, *_OTHER_SPLITTERS.get(family.splitter or "", ()))
+    return family.model != "gpt2" or splitter in allowed
 
 
 def _pair_template(theirs: str) -> dict[str, MetadataValue]:

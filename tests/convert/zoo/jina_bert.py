@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, write_json, write_safetensors
+from tests.convert.tiny_bert import SPECIAL, Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_bert_variants import roberta_tokenizer_json
 from tests.convert.tiny_encoders import SIZES, random_dense, wordpiece_tokenizer_json, write_sentence_transformer
 from tests.convert.zoo.form import Form
@@ -130,6 +130,13 @@ def make_german(folder: Path) -> Path:
     return _make_with_byte_pairs(folder, "jina-bert-implementation", for_code=False)
 
 
+def make_chinese(folder: Path) -> Path:
+    """Write a checkpoint in the form of jina-embeddings-v2-base-zh: byte pairs on characters, split at spaces only."""
+    make_german(folder)
+    edit_json(folder / "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
+    return folder
+
+
 _HALVES = "llama.cpp's converter leaves both halves in one matrix, of which its graph takes the wrong one for the gate"
 FORMS = (
     Form(
@@ -162,5 +169,13 @@ FORMS = (
         context=_CONTEXT,
         pre="jina-v2-code",
         differs={f"blk.{layer}.ffn_{part}.weight": _HALVES for layer in range(2) for part in ("up", "gate")},
+    ),
+    Form(
+        "jina_v2_zh",
+        ("jinaai/jina-embeddings-v2-base-zh",),
+        "JinaBertForMaskedLM",
+        make_chinese,
+        "mean",
+        refused="the pre-tokenizer = 'Whitespace' is not supported",
     ),
 )

@@ -74,7 +74,7 @@ def test_our_kernels_and_those_of_llama_cpp_agree(file: Path) -> None:
 
 def test_a_pass_whose_layers_did_not_all_take_the_bias_fails(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(file) as model:
-        bias = model.wide._bias
+        bias = model.wide._change
         assert isinstance(bias, ScoreBias)
         monkeypatch.setattr(bias, "_layers", 3)
         with pytest.raises(ComputeError, match="2 of 3 layers"):

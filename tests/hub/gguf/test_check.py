@@ -376,3 +376,13 @@ def test_mpnet_needs_a_bias_for_each_head(tmp_path: Path, bias: bytes | None, re
     path.write_bytes(write(file))
     with pytest.raises(HubError, match=f"{re.escape(SCORE_BIAS_KEY)}.*{reason}"):
         check_gguf(path)
+
+
+def test_mpnet_must_not_take_texts_whose_biases_fill_the_memory(tmp_path: Path) -> None:
+    checkpoint = make_tiny_mpnet(tmp_path / "tiny")
+    file = read(convert_checkpoint(checkpoint, tmp_path / "tiny.gguf").path.read_bytes())
+    file.put("bert.context_length", UINT32, 16_384)
+    path = tmp_path / "x.gguf"
+    path.write_bytes(write(file))
+    with pytest.raises(HubError, match=r"bert\.context_length.*too much memory"):
+        check_gguf(path)

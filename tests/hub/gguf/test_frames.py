@@ -28,8 +28,10 @@ from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.cross_encoders import make_modern_bert as make_modern_bert_reranker
 from tests.convert.zoo.cross_encoders import make_roberta as make_roberta_reranker
+from tests.convert.zoo.eurobert import make_merged_nano
 from tests.convert.zoo.harrier import make_harrier_270m
-from tests.convert.zoo.jina_bert import make_code
+from tests.convert.zoo.jina_bert import make_code, make_german
+from tests.convert.zoo.jina_v3 import make_own
 from tests.convert.zoo.llama import make_e5_mistral, make_jina_code, make_nemotron
 from tests.convert.zoo.prompted_rerankers import make_gemma as make_gemma_reranker
 from tests.convert.zoo.prompted_rerankers import make_qwen2 as make_qwen2_reranker
@@ -53,6 +55,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gguf]:
     for name, make in (("qwen2", make_jina_code), ("llama", make_e5_mistral), ("llama-embed", make_nemotron)):
         files[name] = folder / f"{name}.gguf"
         convert_checkpoint(make(folder / name), files[name], quantization="F16")
+    for name, make in (("jina-v2-de", make_german), ("eurobert", make_merged_nano), ("jina-v3", make_own)):
+        files[name] = folder / f"{name}.gguf"
+        task = "retrieval.query" if name == "jina-v3" else None
+        convert_checkpoint(make(folder / name), files[name], quantization="F16", adapter=task)
     found = {name: _as_of_others(read(file.read_bytes())) for name, file in files.items()}
     found["qwen2"].put("qwen2.attention.causal", BOOL, 0)  # as gte-Qwen2 and KaLM v2 need it
     for name in ("qwen3", "modern-bert", "roberta"):
@@ -132,7 +138,7 @@ def named(name: str) -> Change:
 
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
-HARRIER = named("harrier-oss-v1-270m")
+HARRIER, LFM2 = named("harrier-oss-v1-270m"), named("LFM2.5 Embedding 350M")
 GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
 
 
@@ -172,8 +178,26 @@ GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
         ("roberta", [drop("tokenizer.ggml.add_eos_token"), drop("tokenizer.ggml.eos_token_id")], "eos_token_id"),
         ("roberta", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
         ("roberta", [named("all-distilroberta-v1"), put("bert.pooling_type", UINT32, 2)], "pooling_type"),
+        (
+            "jina-v2-de",
+            [drop("tokenizer.ggml.add_bos_token"), put("tokenizer.ggml.pre", STRING, b"jina-v2-de")],
+            "add_bos_token",
+        ),
+        ("jina-v2-de", [named("jina-embeddings-v2-base-de"), drop("jina-bert-v2.pooling_type")], "pooling_type"),
+        ("eurobert", [drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("eurobert", [named("Jina Embeddings v5 Text Nano Retrieval"), drop("eurobert.pooling_type")], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
+        ("lfm2", [LFM2, put("lfm2.pooling_type", UINT32, 1)], "pooling_type"),
+        ("lfm2", [LFM2, drop("lfm2.pooling_type")], "pooling_type"),
+        ("lfm2", [LFM2, drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("lfm2", [LFM2, put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
+        ("t5", [put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        (
+            "t5",
+            [drop("tokenizer.ggml.add_space_prefix"), drop("tokenizer.ggml.remove_extra_whitespaces")],
+            "add_space_prefix",
+        ),
         ("gemma3", [HARRIER, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma3", [HARRIER, put("gemma3.pooling_type", UINT32, 1)], "pooling_type"),
         ("qwen2", [GTE, drop("qwen2.attention.causal")], "attention.causal"),
@@ -214,6 +238,10 @@ def test_a_cased_vocabulary_is_not_lower_cased(tmp_path: Path) -> None:
     ("name", "faults", "reason"),
     [
         ("gemma", [GEMMA, lambda file: _without(file, b"dense_")], "two dense layers"),
+        ("t5", [named("gtr-t5-base")], "lacks the dense layer that follows sentence-t5's pooling"),
+        ("bert", [named("LaBSE")], "lacks the dense layer that follows LaBSE's pooling"),
+        ("bert", [named("Distiluse Base Multilingual Cased v2")], "lacks the dense layer"),
+        ("neo-bert", [named("x")], "queries, keys and values are those of the checkpoint, head by head"),
         ("xlm-roberta", [put("tokenizer.ggml.model", STRING, b"bert")], "written as WordPiece"),
         ("gemma", [named("Harrier Oss v1 270m")], "harrier is a causal model, but attention of the architecture gemma-emb"),
     ],
@@ -238,7 +266,10 @@ def test_a_wrong_frame_that_cannot_be_mended(
             "after a text: the file says that none is added",
         ),
         ("bert", [named("x")], "the pooling, which the file says is mean"),
+        ("eurobert", [named("x")], "the special tokens around a text"),
+        ("jina-v3", [named("jina-embeddings-v3")], "the task, whose adapter"),
         ("gemma", [named("x"), lambda file: _without(file, b"dense_")], "whether dense layers follow"),
+        ("t5", [named("x")], "whether dense layers follow"),
         ("qwen3", [named("x"), put("tokenizer.ggml.pre", STRING, b"llama-bpe")], "how the tokenizer splits it"),
     ],
 )
