@@ -11,6 +11,8 @@ from edgeembed.hub.gguf.check import check_gguf
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta
 from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
+from tests.convert.tiny_gte import make_tiny_gte
+from tests.convert.tiny_mpnet import make_tiny_mpnet
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 from tests.convert.without_proof import convert_checkpoint
@@ -30,6 +32,8 @@ _MAKERS = {
     "modern-bert": (make_tiny_modern_bert, "Q8_0"),
     "nomic-bert": (make_tiny_nomic_bert, "F16"),
     "t5": (make_sentence_t5, "Q8_0"),
+    "mpnet": (make_tiny_mpnet, "F32"),
+    "gte": (make_tiny_gte, "Q8_0"),
     "lfm2": (make_lfm2_embedder, "Q8_0"),
     "nomic-bert-moe": (make_nomic_moe, "Q8_0"),
     "neo-bert": (make_neo_bert, "Q8_0"),
