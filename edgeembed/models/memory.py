@@ -10,7 +10,7 @@ import psutil
 
 from edgeembed.common import cgroups
 from edgeembed.hub.catalogue import CatalogueEntry
-from edgeembed.hub.file_sizes import CAUSAL, size_of
+from edgeembed.hub.file_sizes import CACHED, CAUSAL, size_of, stored_feed_forward
 from edgeembed.hub.gguf.header import read_header
 
 MIB = 2**20
@@ -55,6 +55,8 @@ class _Sizes(NamedTuple):
     per_token: int
     """Numbers of a layer's keys and values for a token."""
     causal: bool
+    cached: bool
+    """Whether llama.cpp allocates a KV cache."""
     context: int
     """Longest text."""
 
@@ -69,12 +71,14 @@ def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
     width, heads = number("embedding_length"), number("attention.head_count", 1)
     head = width // heads
     lengths = number("attention.key_length", head) + number("attention.value_length", head)
+    causal = bool(header.values.get(header.key("attention.causal"), True))
     sizes = _Sizes(
         layers=number("block_count"),
         width=width,
         feed_forward=number("feed_forward_length"),
         per_token=number("attention.head_count_kv", heads) * lengths,
-        causal=bool(header.values.get(header.key("attention.causal"), True)),
+        causal=causal,
+        cached=causal or header.architecture in CACHED,
         context=number("context_length", context_tokens),
     )
     return _estimate(path.stat().st_size, sizes, context_tokens, batch_tokens)
@@ -89,9 +93,10 @@ def estimate_entry(entry: CatalogueEntry, kind: str, context_tokens: int, batch_
     sizes = _Sizes(
         layers=shape.layers,
         width=shape.width,
-        feed_forward=shape.feed_forward,
+        feed_forward=stored_feed_forward(entry.architecture, shape.feed_forward),
         per_token=(shape.kv_heads or shape.heads) * 2 * head,
         causal=entry.architecture in CAUSAL,
+        cached=entry.architecture in CACHED,
         context=entry.context_tokens,
     )
     return _estimate(size, sizes, context_tokens, batch_tokens)
@@ -100,7 +105,7 @@ def estimate_entry(entry: CatalogueEntry, kind: str, context_tokens: int, batch_
 def _estimate(file_bytes: int, sizes: _Sizes, context_tokens: int, batch_tokens: int) -> int:
     """Return the bytes of the weights, of the KV cache (a key and a value per layer and token, in float16), of a batch."""
     context = min(context_tokens, sizes.context)
-    cache = sizes.layers * sizes.per_token * context * _BYTES_PER_VALUE if sizes.causal else 0
+    cache = sizes.layers * sizes.per_token * context * _BYTES_PER_VALUE if sizes.cached else 0
     batch = batch_tokens if sizes.causal else max(batch_tokens, context)
     activations = 4 * batch * (4 * sizes.width + 2 * sizes.feed_forward)
     return file_bytes + cache + activations + WORKER_BYTES

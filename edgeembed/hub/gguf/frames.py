@@ -35,6 +35,7 @@ _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
 _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
+_CONVERTER_KEY = "edgeembed.converter.version"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
@@ -46,6 +47,7 @@ _OTHER_SPLITTERS = {
     "gpt-2": ("modern-bert",),
     "roberta-bpe": ("gpt-2", "jina-v1-en", "jina-v2-de", "jina-v2-es", "jina-v2-code", "jina-de", "jina-es"),
     "llama-bpe": ("jina-v5-nano",),
+    "lfm2": ("llama-bpe", "dbrx"),
 }
 """Other names of a pre-tokenizer with the same pattern."""
 _CASED_SHARE = 0.01
@@ -284,6 +286,11 @@ class _Comparison:
             self._refuse(
                 f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
                 "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
+        if self._architecture == "neo-bert" and _CONVERTER_KEY not in self._values:
+            self._refuse(
+                "its joint matrices of queries, keys and values are those of the checkpoint, head by head, which "
+                "llama.cpp's converter does not reorder as its graph needs; convert the checkpoint with edgeembed convert"
             )
         if model is not None and self._architecture == "jina-bert-v3":
             self._unchecked.append(
