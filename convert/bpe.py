@@ -38,6 +38,8 @@ _PATTERNS = {
 }
 # Pre-tokenizers with which llama.cpp takes a word that is a piece as it is, whatever the merges make of it.
 _IGNORE_MERGES = {"llama-bpe", "granite-embed-multi-97m"}
+# The name of the same pattern with which every word is merged.
+_MERGING = {"llama-bpe": "dbrx"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,12 @@ def read_byte_bpe(folder: Path, config: Mapping[str, Any], vocab_size: int) -> B
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "dropout"):
         tokenizer.require(f"model.{key}", tokenizer.model.get(key), None, "")
     tokenizer.require("model.byte_fallback", tokenizer.model.get("byte_fallback", False), False)
-    tokenizer.require("model.ignore_merges", tokenizer.model.get("ignore_merges", False), pre_tokenizer in _IGNORE_MERGES)
+    ignores_merges = tokenizer.model.get("ignore_merges", False)
+    merging = _MERGING.get(pre_tokenizer, pre_tokenizer)
+    allowed = {pre_tokenizer in _IGNORE_MERGES, merging in _IGNORE_MERGES}
+    tokenizer.require("model.ignore_merges", ignores_merges, *allowed)
+    if not ignores_merges:
+        pre_tokenizer = merging
     front, back = tokenizer.frame()
     pieces, kinds = tokenizer.pieces(vocab_size)
 

@@ -76,12 +76,13 @@ def read_dense(checkpoint: Checkpoint, width: int) -> DenseHead | None:
                 f"{module.weight.file}: a Dense module of {module.weight.shape[1]} x {module.weight.shape[0]} numbers is "
                 "too large to be stored"
             )
-        bias = None if module.bias is None else _values(module.bias)
-        layers.append(DenseLayer(_values(module.weight), bias, module.activation))
+        bias = None if module.bias is None else read_values(module.bias)
+        layers.append(DenseLayer(read_values(module.weight), bias, module.activation))
     return DenseHead(layers) if layers else None
 
 
-def _values(tensor: StoredTensor) -> Float32Array:
+def read_values(tensor: StoredTensor) -> Float32Array:
+    """Return a whole tensor. Raises ConversionError."""
     return np.concatenate(list(tensor.rows())).reshape(tensor.shape)
 
 

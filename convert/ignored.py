@@ -80,6 +80,11 @@ def adds_by_flags(config: dict[str, Any]) -> bool:
 def refuse_modules(modules: Iterable[str], file: Path, followed: Collection[str] = ()) -> None:
     """Raise ConversionError if modules.json names a module of another package that the family does not follow."""
     for kind in modules:
+        if kind.startswith("pylate."):
+            raise ConversionError(
+                f"{file}: the module {kind} is that of a ColBERT model, which has a vector for each token of a text (late "
+                "interaction); edgeembed computes one for the whole text"
+            )
         if "." in kind and kind not in followed:
             raise ConversionError(
                 f"{file}: the module {kind} is the checkpoint's own code, which is never run; only modules of "

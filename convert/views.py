@@ -111,6 +111,18 @@ class WithZeroRow(Derived):
 
 
 @dataclass(frozen=True)
+class WithoutMiddle(Derived):
+    """A tensor of shape (rows, 1, columns) as one of shape (rows, columns)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.source.shape[0], self.source.shape[2])
+
+    def rows(self) -> Iterator[Float32Array]:
+        yield from self.source.rows()
+
+
+@dataclass(frozen=True)
 class Plus(Derived):
     """A tensor with a number added to each value."""
 

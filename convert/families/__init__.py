@@ -38,6 +38,8 @@ from edgeembed_convert.families.base import Family
 from edgeembed_convert.families.bert import Bert
 from edgeembed_convert.families.cross_encoder import (
     BertCrossEncoder,
+    DistilBertCrossEncoder,
+    ElectraCrossEncoder,
     JinaReranker,
     ModernBertCrossEncoder,
     RobertaCrossEncoder,
@@ -51,9 +53,11 @@ from edgeembed_convert.families.gte import Gte
 from edgeembed_convert.families.jina_bert import JinaBert
 from edgeembed_convert.families.jina_v3 import JinaV3
 from edgeembed_convert.families.jina_v5 import JinaV5
+from edgeembed_convert.families.lfm2 import Lfm2
 from edgeembed_convert.families.llama import Llama, Qwen2
 from edgeembed_convert.families.modern_bert import ModernBert
 from edgeembed_convert.families.mpnet import MPNet
+from edgeembed_convert.families.neo_bert import NeoBert
 from edgeembed_convert.families.nomic_bert import NomicBert
 from edgeembed_convert.families.prompted_reranker import GemmaReranker, Qwen2Reranker
 from edgeembed_convert.families.qwen3 import Qwen3
@@ -75,17 +79,21 @@ FAMILIES: tuple[Family, ...] = (
     RobertaCrossEncoder(),
     XlmRobertaCrossEncoder(),
     JinaReranker(),
+    ElectraCrossEncoder(),
+    DistilBertCrossEncoder(),
     ModernBertCrossEncoder(),
     ModernBert(),
     MPNet(),
     Gte(),
     NomicBert(),
+    NeoBert(),
     T5Encoder(),
     JinaBert(),
     JinaV3(),
     JinaV5(),
     Qwen3(),
     Qwen3Vl(),
+    Lfm2(),
     EuroBert(),
     Gemma(),
     Llama(),
@@ -93,12 +101,6 @@ FAMILIES: tuple[Family, ...] = (
     Qwen2Reranker(),
     GemmaReranker(),
 )
-
-_REASONS = {
-    "DistilBertForSequenceClassification": "ReLU",
-    "ElectraForSequenceClassification": "GELU",
-}
-"""Classifiers that are refused: the function between their two layers."""
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -119,11 +121,6 @@ def find_family(checkpoint: Checkpoint) -> Family:
             refuse_code(config, file, family.followed_code)
             refuse_modules([kind for kind, _ in checkpoint.modules or []], checkpoint.modules_file, family.followed_code)
             return family
-    if isinstance(names, list) and len(names) == 1 and (between := _REASONS.get(str(names[0]))):
-        raise ConversionError(
-            f"{file}: {names[0]} has {between} between the two layers of its classifier, where llama.cpp's graph has tanh: "
-            "its scores would be wrong"
-        )
     if isinstance(names, list) and any(str(name).startswith("Deberta") for name in names):
         raise ConversionError(
             f"{file}: {names!r}: DeBERTa's attention compares each token with vectors that stand for distances, which no "

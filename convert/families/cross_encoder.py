@@ -11,16 +11,20 @@ ModernBertForSequenceClassification, which has GELU and a norm in place of tanh.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gguf import Keys, PoolingType
 
+from edgeembed.engine.dense import DenseHead, DenseLayer
 from edgeembed.engine.pair_template import is_special
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
+from edgeembed_convert.dense import read_values
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
+    LAYER_PARTS,
     EncoderShape,
     check_fixed,
     encoder_metadata,
@@ -30,6 +34,9 @@ from edgeembed_convert.families.bert_encoder import (
     read_shape_after_padding,
     read_tokenizer,
 )
+from edgeembed_convert.families.distil_bert import LAYER_PARTS as DISTIL_BERT_PARTS
+from edgeembed_convert.families.distil_bert import read_distil_bert
+from edgeembed_convert.families.electra import read_electra
 from edgeembed_convert.families.modern_bert import ARCHITECTURE as MODERN_BERT
 from edgeembed_convert.families.modern_bert import read_modern_bert
 from edgeembed_convert.families.roberta import frame_metadata, read_roberta_tokenizer
@@ -82,7 +89,7 @@ class BertCrossEncoder:
         """Validate a BERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape = read_shape(checkpoint)
         tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
-        return _plan(checkpoint, shape, tokenizer, _BERT_HEAD)
+        return _plan(checkpoint, shape, tokenizer, _Names(_BERT_HEAD))
 
 
 class RobertaCrossEncoder:
@@ -96,7 +103,7 @@ class RobertaCrossEncoder:
         """Validate a RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape = read_shape_after_padding(checkpoint)
         tokenizer = read_roberta_tokenizer(checkpoint, shape.vocabulary)
-        return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
+        return _plan(checkpoint, shape, tokenizer, _Names(_ROBERTA_HEAD))
 
 
 class XlmRobertaCrossEncoder:
@@ -109,7 +116,7 @@ class XlmRobertaCrossEncoder:
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an XLM-RoBERTa cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
         shape, tokenizer = read_xlm_roberta(checkpoint)
-        return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD)
+        return _plan(checkpoint, shape, tokenizer, _Names(_ROBERTA_HEAD))
 
 
 class JinaReranker:
@@ -127,7 +134,36 @@ class JinaReranker:
         """Validate a jina-reranker-v2 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         check_fixed(checkpoint, _FIXED_JINA, "BERT")
         shape, tokenizer = read_xlm_roberta(checkpoint)
-        return _plan(checkpoint, shape, tokenizer, _ROBERTA_HEAD, _JINA_PARTS)
+        return _plan(checkpoint, shape, tokenizer, _Names(_ROBERTA_HEAD, "encoder.layers", _JINA_PARTS))
+
+
+class ElectraCrossEncoder:
+    """ELECTRA with a classifier of one label, which has GELU in place of tanh."""
+
+    architectures = ("ElectraForSequenceClassification",)
+    model_types = ()
+    followed_code = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Validate an ELECTRA cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
+        shape = read_electra(checkpoint)
+        tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
+        return _plan(checkpoint, shape, tokenizer, _Names(_ROBERTA_HEAD, activation="gelu"))
+
+
+class DistilBertCrossEncoder:
+    """DistilBERT with a classifier of one label, which has ReLU in place of tanh."""
+
+    architectures = ("DistilBertForSequenceClassification",)
+    model_types = ()
+    followed_code = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Validate a DistilBERT cross-encoder and return the plan of its GGUF file. Raises ConversionError."""
+        shape = read_distil_bert(checkpoint)
+        tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
+        head = {"pre_classifier": "cls", "classifier": "cls.output"}
+        return _plan(checkpoint, shape, tokenizer, _Names(head, "transformer.layer", DISTIL_BERT_PARTS, activation="relu"))
 
 
 class ModernBertCrossEncoder:
@@ -217,21 +253,29 @@ def _score_metadata(checkpoint: Checkpoint, arch: str) -> Metadata:
     return {**metadata, Keys.Classifier.OUTPUT_LABELS.format(arch=arch): label} if label else metadata
 
 
+@dataclass(frozen=True)
+class _Names:
+    """The names of a checkpoint's tensors."""
+
+    head: Mapping[str, str]
+    """The two layers of the classifier, and llama.cpp's names of them."""
+    layers: str = "encoder.layer"
+    parts: Mapping[str, str] = field(default_factory=lambda: LAYER_PARTS)
+    activation: str | None = None
+    """The function between the layers of the classifier, if it is not tanh as in llama.cpp's graph."""
+
+
 def _plan(
-    checkpoint: Checkpoint,
-    shape: EncoderShape,
-    tokenizer: WordPiece | Unigram | BytePairs,
-    head: Mapping[str, str],
-    parts: Mapping[str, str] | None = None,
+    checkpoint: Checkpoint, shape: EncoderShape, tokenizer: WordPiece | Unigram | BytePairs, names: _Names
 ) -> ModelPlan:
-    """Return the plan of a cross-encoder. parts: of a layer in the makers' own code -> in the GGUF file."""
     scores = _score_metadata(checkpoint, ARCHITECTURE)
     pair, segments = _read_pair(checkpoint, tokenizer)
     stored = StoredTensors(checkpoint, _place, "cross-encoder")
-    encoder = (
-        encoder_tensors(stored, shape, layers="encoder.layers", parts=parts) if parts else encoder_tensors(stored, shape)
-    )
-    tensors = [*encoder, *_head(stored, shape.hidden, head)]
+    tensors = list(encoder_tensors(stored, shape, layers=names.layers, parts=names.parts))
+    if names.activation is None:
+        tensors.extend(_head(stored, shape.hidden, names.head))
+    else:
+        scores |= _own_head(stored, shape.hidden, names.head, names.activation)
     stored.check_all_placed()
     frame = {} if isinstance(tokenizer, WordPiece) else frame_metadata(tokenizer)
     metadata: Metadata = {**encoder_metadata(shape, "rank", tokenizer), **frame, **scores}
@@ -245,7 +289,8 @@ def _plan(
 
 
 def _place(name: str) -> str | None:
-    plain = plain_name(name).replace("emb_ln.", "embeddings.LayerNorm.")
+    plain = plain_name(name.removeprefix("electra.").removeprefix("distilbert."))
+    plain = plain.replace("emb_ln.", "embeddings.LayerNorm.")
     return None if plain.startswith(_DROPPED) else plain
 
 
@@ -253,6 +298,15 @@ def _head(stored: StoredTensors, hidden: int, head: Mapping[str, str]) -> Iterat
     for (source, target), outputs in zip(head.items(), (hidden, 1), strict=True):
         yield stored.place(f"{source}.weight", f"{target}.weight", outputs, hidden, keep_f32=True)
         yield stored.place(f"{source}.bias", f"{target}.bias", outputs)
+
+
+def _own_head(stored: StoredTensors, hidden: int, head: Mapping[str, str], activation: str) -> Metadata:
+    """Return the classifier as dense layers that our engine computes."""
+    layers = []
+    for source, outputs, function in zip(head, (hidden, 1), (activation, "identity"), strict=True):
+        weight, bias = stored.take(f"{source}.weight", outputs, hidden), stored.take(f"{source}.bias", outputs)
+        layers.append(DenseLayer(read_values(weight), read_values(bias), function))
+    return dict(DenseHead(layers).metadata())
 
 
 def _modern_head(stored: StoredTensors, hidden: int) -> Iterator[PlannedTensor]:

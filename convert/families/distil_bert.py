@@ -23,7 +23,7 @@ from edgeembed_convert.families.stored import StoredTensors
 _FIXED = {"activation": "gelu"}
 # Not in config.json: transformers' class has it in its code.
 _EPSILON = 1e-12
-_LAYER_PARTS = {
+LAYER_PARTS = {
     "attention.q_lin": "attn_q",
     "attention.k_lin": "attn_k",
     "attention.v_lin": "attn_v",
@@ -33,6 +33,7 @@ _LAYER_PARTS = {
     "ffn.lin2": "ffn_down",
     "output_layer_norm": "layer_output_norm",
 }
+"""Part of a layer in DistilBertModel -> in the GGUF file."""
 # A buffer, and the prediction head of masked language models.
 _DROPPED = ("embeddings.position_ids", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
 
@@ -46,16 +47,17 @@ class DistilBert:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a DistilBERT checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        shape = _read_shape(checkpoint)
+        shape = read_distil_bert(checkpoint)
         pooling = checkpoint.pooling(shape.hidden)
         tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
         stored = StoredTensors(checkpoint, _place, "DistilBERT encoder")
-        tensors = list(encoder_tensors(stored, shape, layers="transformer.layer", parts=_LAYER_PARTS))
+        tensors = list(encoder_tensors(stored, shape, layers="transformer.layer", parts=LAYER_PARTS))
         stored.check_all_placed()
         return ModelPlan(ARCHITECTURE, shape.hidden, pooling, encoder_metadata(shape, pooling, tokenizer), tensors)
 
 
-def _read_shape(checkpoint: Checkpoint) -> EncoderShape:
+def read_distil_bert(checkpoint: Checkpoint) -> EncoderShape:
+    """Return the sizes in config.json, under DistilBERT's names. Raises ConversionError."""
     check_fixed(checkpoint, _FIXED, "BERT")
     hidden = checkpoint.positive_int("dim")
     return EncoderShape(

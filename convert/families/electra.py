@@ -12,6 +12,7 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
+    EncoderShape,
     encoder_metadata,
     encoder_tensors,
     plain_name,
@@ -35,19 +36,25 @@ class Electra:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an ELECTRA checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        shape = read_shape(checkpoint)
-        width = checkpoint.config.get("embedding_size", _DEFAULT_WIDTH)
-        if width != shape.hidden:
-            raise ConversionError(
-                f"{checkpoint.config_file}: embedding_size = {width!r} is not hidden_size, {shape.hidden}; llama.cpp's BERT "
-                "has no projection between embeddings and layers"
-            )
+        shape = read_electra(checkpoint)
         pooling = checkpoint.pooling(shape.hidden)
         tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
         stored = StoredTensors(checkpoint, _place, "ELECTRA encoder")
         tensors = list(encoder_tensors(stored, shape))
         stored.check_all_placed()
         return ModelPlan(ARCHITECTURE, shape.hidden, pooling, encoder_metadata(shape, pooling, tokenizer), tensors)
+
+
+def read_electra(checkpoint: Checkpoint) -> EncoderShape:
+    """Return the sizes of an ELECTRA encoder. Raises ConversionError for embeddings narrower than the layers."""
+    shape = read_shape(checkpoint)
+    width = checkpoint.config.get("embedding_size", _DEFAULT_WIDTH)
+    if width != shape.hidden:
+        raise ConversionError(
+            f"{checkpoint.config_file}: embedding_size = {width!r} is not hidden_size, {shape.hidden}; llama.cpp's BERT "
+            "has no projection between embeddings and layers"
+        )
+    return shape
 
 
 def _place(name: str) -> str | None:

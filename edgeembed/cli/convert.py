@@ -73,7 +73,7 @@ class ConvertFlags:
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Texts, one a line, like those that the model will see; what matters for them is rounded with less error.  "
-    "[default for Q8_E, Q5_E and Q4_E: texts in 33 languages; else none]",
+    "[default for Q5_E and Q4_E: texts in 30 languages; else none]",
 )
 @click.option("--no-proof", is_flag=True, help="Store no canary rows; `edgeembed verify` then has nothing to compare with.")
 @click.option("--offline", is_flag=True, help="Do not use the network; SOURCE must be a folder.")

@@ -58,13 +58,13 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
     import msgspec
 
     from edgeembed.engine.execution_modes import ModeUnavailableError
-    from edgeembed.hub.gguf.weights import read_weights
+    from edgeembed.hub.gguf.weights import fits_cards, read_weights
     from edgeembed.hub.install import ensure_installed
     from edgeembed.runtime.engines import card_options
 
     settings = msgspec.structs.replace(resolved.settings, offline=True)  # only installed models
     model = ensure_installed(name, paths=resolved.paths, settings=settings, report=lambda _line: None)
-    if not gpus.possible or resolved.settings.gpu_layers == "0":
+    if not gpus.possible or not fits_cards(model.path) or resolved.settings.gpu_layers == "0":
         return {"text": "all on the CPU", "gpu_layers": 0}
     try:
         plan = gpus.preview(read_weights(model.path), card_options(resolved.settings, model))

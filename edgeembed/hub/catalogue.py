@@ -24,7 +24,7 @@ NonEmptyText = Annotated[str, Meta(min_length=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Spdx = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]+$")]
-TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
+TypeName = Annotated[str, Meta(pattern=r"^(F32|F16|BF16|Q[458]_[01E]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL))$")]
 """A quantisation type by its name in llama.cpp (llama.h, llama_ftype)."""
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 Repo = Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")]

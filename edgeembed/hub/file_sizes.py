@@ -22,6 +22,7 @@ _HEADER_BYTES_PER_TOKEN = {
     "mpnet": 26,
     "nomic-bert": 21,
     "nomic-bert-moe": 26,
+    "gte": 26,
     "jina-bert-v2": 21,
     "jina-bert-v3": 26,
     "modern-bert": 42,
@@ -35,7 +36,7 @@ _HEADER_BYTES_PER_TOKEN = {
 }
 """Metadata is mostly the vocabulary: its pieces, their types, scores of SentencePiece and merges of BPE. Measured."""
 
-_JOINT_ATTENTION = frozenset({"jina-bert-v3", "modern-bert", "nomic-bert", "nomic-bert-moe"})
+_JOINT_ATTENTION = frozenset({"gte", "jina-bert-v3", "modern-bert", "nomic-bert", "nomic-bert-moe"})
 """Architectures with one matrix for queries, keys and values."""
 _WITHOUT_GATE = frozenset({"bert", "jina-bert-v3", "mpnet", "nomic-bert-moe"})
 
@@ -121,7 +122,7 @@ def _tensors(entry: CatalogueEntry, shape: Shape) -> Iterator[_Tensor]:
 
 
 def _layer_matrices(architecture: str, shape: Shape, experts: int) -> Iterator[_Tensor]:
-    width, feed_forward = shape.width, shape.feed_forward
+    width, feed_forward = shape.width, stored_feed_forward(architecture, shape.feed_forward)
     queries, keys = _attention_widths(shape)
     if architecture in _JOINT_ATTENTION or shape.joint_attention:
         yield _Tensor("attn_qkv", 3 * width, width)
@@ -134,6 +135,12 @@ def _layer_matrices(architecture: str, shape: Shape, experts: int) -> Iterator[_
     # A gate beside ffn_up; in ModernBERT both are one matrix.
     yield _Tensor("ffn_up", experts * feed_forward * (1 if architecture in _WITHOUT_GATE else 2), width)
     yield _Tensor("ffn_down", experts * width, feed_forward)
+
+
+def stored_feed_forward(architecture: str, units: int) -> int:
+    """Return the units of a feed-forward network in the file: GTE's gets one for its bias, which fills up a block."""
+    block = 256 if units % 256 == 0 else 32
+    return (units // block + 1) * block if architecture == "gte" else units
 
 
 def _attention_widths(shape: Shape) -> tuple[int, int]:
@@ -154,6 +161,8 @@ def _layer_values(architecture: str, shape: Shape, experts: int) -> int:
             return 4 * width + 4 * width + shape.feed_forward + width
         case "jina-bert-v2":  # two norms with biases; biases of attention and ffn_down
             return 4 * width + 4 * width + width
+        case "gte":  # two norms with biases; biases of attention
+            return 4 * width + 4 * width
         case "nomic-bert":
             return 4 * width
         case "modern-bert" | "eurobert" | "llama":
@@ -173,7 +182,7 @@ def _outer_values(entry: CatalogueEntry, shape: Shape) -> int:
             return (entry.context_tokens + 2) * width
         case "bert":  # positions, token types, a norm with its bias; the pooler and the score of a cross-encoder
             return (entry.context_tokens + shape.token_types + 2) * width + (width * width + 2 * width + 1 if scores else 0)
-        case "nomic-bert" | "nomic-bert-moe" | "jina-bert-v2" | "jina-bert-v3":
+        case "gte" | "nomic-bert" | "nomic-bert-moe" | "jina-bert-v2" | "jina-bert-v3":
             return (shape.token_types + 2) * width
         case "modern-bert":  # the first layer has no norm before attention; a classifier has a dense layer with a norm
             return width + (width * width + 2 * width + 1 if scores else 0)

@@ -15,13 +15,12 @@ from edgeembed.engine.execution_modes import GPU_FULL, ExecutionMode, cpu_modes
 from edgeembed.engine.gpu.placement import Gpus, for_card
 from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.machine import usable_threads
-from edgeembed.engine.stand_ins import STAND_INS, architecture_of
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 from edgeembed.errors import EngineUnavailableError, HubError, ModelReplacedError, WrongFrameError
 from edgeembed.hub.gguf.frames import frame_of_foreign
-from edgeembed.hub.gguf.weights import read_weights
+from edgeembed.hub.gguf.weights import fits_cards, read_weights
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults, longest_text
 from edgeembed.models.registry import ServedModel
@@ -91,16 +90,12 @@ class WorkerConfigurator:
         self._autotune = profile is None and self._tuning_results.find(model.digest) is None
         self._profile = profile or chosen_profile(settings, paths, model.digest)
         self._gpus = gpus
-        self._sizes = read_weights(model.path) if gpus.possible and self._fits_cards() else None
+        on_cards = gpus.possible and fits_cards(model.path)
+        self._sizes = read_weights(model.path) if on_cards else None
+        if gpus.possible and not on_cards:
+            log.info("%s: llama.cpp lacks its architecture, so it is computed on the processor", model.path.name)
         self._key = str(model.path)
         self._metadata = dict(self._frame_mends())
-
-    def _fits_cards(self) -> bool:
-        """Return whether graphics cards can compute the model; log if not."""
-        if (architecture := architecture_of(self._model.path)) not in STAND_INS:
-            return True
-        log.info("%s: models of the architecture %s are computed on the processor", self._model.path.name, architecture)
-        return False
 
     def _frame_mends(self) -> Mapping[str, MetadataValue]:
         """Log how the file's frame is mended, and return the metadata. Raises WrongFrameError if it cannot be mended."""

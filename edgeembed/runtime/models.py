@@ -17,7 +17,7 @@ from edgeembed.config.settings import Settings
 from edgeembed.engine.gpu.placement import Gpus
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import catalogue
-from edgeembed.hub.gguf.weights import read_weights
+from edgeembed.hub.gguf.weights import fits_cards, read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models import memory
@@ -115,7 +115,7 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
             return 0
         longest = longest_text(settings.context_tokens, model.max_seq_length)
         size = memory.estimate(model.path, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
-        if gpus.possible:  # otherwise there is no need to read the file's header
+        if gpus.possible and fits_cards(model.path):  # otherwise there is no need to read the file's header
             size -= gpus.weights_on_cards(read_weights(model.path), card_options(settings, model))
         return size
 

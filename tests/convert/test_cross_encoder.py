@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from edgeembed.errors import ConversionError
+from edgeembed.errors import ConversionError, HubError
+from edgeembed.hub.gguf.check import check_gguf
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.encoder_texts import PAIRS
 from tests.convert.llama_scores import Scores, open_scores
@@ -22,8 +23,9 @@ from tests.convert.tiny_encoders import (
     make_tiny_xlm_roberta_reranker,
     wordpiece_pieces,
 )
-from tests.convert.zoo.cross_encoders import make_jina, make_modern_bert
+from tests.convert.zoo.cross_encoders import make_electra, make_jina, make_modern_bert
 from tests.convert.zoo.rows import Reference, read_rows
+from tests.hub.gguf.parts import STRING, read, write
 
 pytestmark = pytest.mark.model
 
@@ -241,3 +243,16 @@ def test_unsupported_checkpoints_of_modern_bert(tmp_path: Path, change: Callable
     change(checkpoint)
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
+
+
+def test_a_classifier_of_another_function_is_checked_with_the_file(tmp_path: Path) -> None:
+    """Its dense layers must compute as many numbers as are read."""
+    file = convert_checkpoint(make_electra(tmp_path / "tiny", classifier=True), tmp_path / "tiny.gguf").path
+    assert check_gguf(file).pooling == 4
+    content = read(file.read_bytes())
+    content.put("edgeembed.dense.1.outputs", 4, 2)
+    content.put("edgeembed.dense.1.weight", STRING, b"AAAA" * (2 * 64 * 4 // 3) + b"AAA=")
+    content.drop("edgeembed.dense.1.bias")
+    (tmp_path / "two.gguf").write_bytes(write(content))
+    with pytest.raises(HubError, match=r"edgeembed\.dense"):
+        check_gguf(tmp_path / "two.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_layers_compute_a_matrix_a_bias_and_a_function() -> None:
         ("edgeembed.dense.count", "0", "from 1 to 4"),
         ("edgeembed.dense.count", "\u0663", "from 1 to 4"),
         ("edgeembed.dense.0.outputs", "9" * 5000, "from 1 to"),
-        ("edgeembed.dense.0.activation", "gelu", "expected one of"),
+        ("edgeembed.dense.0.activation", "silu", "expected one of"),
         ("edgeembed.dense.1.weight", "", "does not have 20 numbers"),
         ("edgeembed.dense.2.bias", "AAAA", "does not have 2 numbers"),
     ],
@@ -92,3 +93,12 @@ def test_a_model_computes_them_after_the_pooling(tmp_path: Path, causal: bool) -
 def _open(file: Path) -> LlamaModel:
     options = WorkerOptions(path=str(file), threads=2, context_tokens=512, batch_tokens=128, mode="cpu", extra_buffers=True)
     return LlamaModel(options)
+
+
+def test_gelu_is_that_of_the_normal_distribution() -> None:
+    rows = np.linspace(-4, 4, 9, dtype=np.float32)[None]
+    layer = DenseLayer(np.eye(9, dtype=np.float32), None, "gelu")
+    expected = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in rows[0].tolist()]
+    found = layer.apply(rows)
+    assert found.dtype == np.float32
+    assert found[0] == pytest.approx(expected, abs=1e-6)

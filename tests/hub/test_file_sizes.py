@@ -35,6 +35,7 @@ PARAMETERS = {
     "granite-embedding-311m-multilingual-r2": 311_664_384,
     "granite-embedding-97m-multilingual-r2": 97_441_152,
     "granite-embedding-english-r2": 149_014_272,
+    "gte-multilingual-base": 305_368_320,
     "gte-qwen2-1.5b-instruct": 1_543_268_864,
     "granite-embedding-small-english-r2": 47_662_464,
     "jina-embeddings-v2-base-en": 137_368_320,
@@ -80,6 +81,8 @@ def test_shapes_have_the_published_number_of_parameters(name: str) -> None:
         values += width * width + width + (2 * width if entry.shape and entry.shape.token_types == 1 else 0)
     if entry.architecture == "mpnet":  # the same, and a bias of 12 heads for 32 distances, which is metadata in the file
         values += width * width + width + 2 * width + 12 * 32
+    if entry.architecture == "gte":  # its bias of ffn_down is one of 256 units that the converter adds
+        values += 12 * (width - 256 * 3 * width)
     if entry.architecture == "nomic-bert-moe":  # biases of experts are added to those of the norms after them
         values += 6 * width
     assert values == PARAMETERS[name]
@@ -134,9 +137,11 @@ def entry_of(like: CatalogueEntry, folder: Path, file: Path) -> CatalogueEntry:
         return next((config[key] for key in keys if key in config), None)
 
     header = read_header(file)
-    context = header.number(f"{header.architecture}.context_length") or header.number("bert.context_length")
-    # nomic-bert's config.json has a padded number.
-    vocabulary = header.number(f"{header.architecture}.vocab_size") if "n_embd" in config else number("vocab_size")
+    fields = GGUFReader(file).fields
+    context = next(field.contents() for name, field in fields.items() if name.endswith(".context_length"))
+    # nomic-bert's and GTE's config.json have a padded number.
+    padded = "n_embd" in config or "pack_qkv" in config
+    vocabulary = len(fields["tokenizer.ggml.tokens"].data) if padded else number("vocab_size")
     width = number("hidden_size", "n_embd")
     dense = folder / "2_Dense" / "config.json"
     shape = Shape(

@@ -19,9 +19,11 @@ from edgeembed.engine.execution_modes import cpu_modes
 from edgeembed.engine.gpu.placement import Gpus
 from edgeembed.engine.ipc import activity_table
 from edgeembed.errors import DamagedModelError, EngineUnavailableError, WrongFrameError
+from edgeembed.hub.gguf import weights
 from edgeembed.hub.gguf.frames import Frame
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.runtime import engines
 from edgeembed.runtime.engines import WorkerConfigurator
 from tests.fakes import FakeEngine
 from tests.hub.fakes import model_bytes
@@ -138,3 +140,12 @@ def test_a_file_of_another_converter_is_loaded_with_a_mended_frame(
     monkeypatch.setattr("edgeembed.runtime.engines.frame_of_foreign", lambda _path: replace(frame, refusal="no dense"))
     with pytest.raises(WrongFrameError, match="would give wrong results: no dense"):
         configurator(model)
+
+
+def test_an_architecture_that_llama_cpp_lacks_is_never_put_on_a_card(
+    model: InstalledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gpus, "possible", True)
+    monkeypatch.setattr(engines, "read_weights", lambda _path: pytest.fail("nothing is planned for a card"))
+    monkeypatch.setattr(weights, "architecture_of", lambda _path: "mpnet")
+    assert configurator(model).modes() == cpu_modes()

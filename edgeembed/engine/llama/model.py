@@ -106,7 +106,7 @@ class LlamaModel:
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
-        self._head = self._own_classifier() if self._pooling == "rank" else self._own_dense()
+        self._head = (self._own_classifier() if self._pooling == "rank" else None) or self._own_dense()
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
@@ -234,9 +234,13 @@ class LlamaModel:
             size = length + 1  # like snprintf, llama.cpp returns the full length
 
     def _new_context(self, shape: ContextShape) -> Context:
-        reader = self._make_reader(shape.sequences) if self._make_reader else PooledReader(self._head)
+        reader = self._make_reader(shape.sequences) if self._make_reader else self._new_pooled_reader()
         on_card, change = bool(self._options.gpu_layers), self._make_change(shape)
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
+
+    def _new_pooled_reader(self) -> PooledReader:
+        scores = self._pooling == "rank" and self._head is not None
+        return PooledReader(self._head, pooling=lib.LLAMA_POOLING_TYPE_CLS if scores else None)
 
     def _make_change(self, shape: ContextShape, watch: Watch | None = None) -> GraphChange | None:
         """Return the change of a context's graph, for architectures that llama.cpp lacks. watch: see `GraphChange`."""
@@ -295,7 +299,7 @@ class LlamaModel:
     def _own_dense(self) -> DenseHead | None:
         """Return the dense layers behind the pooling in the metadata; None if there are none."""
         try:
-            return read_head(self.metadata, self._dimensions)
+            return read_head(self.metadata, int(lib.llama_model_n_embd_out(self._model)))
         except DenseError as error:
             raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 

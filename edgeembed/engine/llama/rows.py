@@ -65,14 +65,15 @@ class PooledReader:
 
     last_only = False
 
-    def __init__(self, head: Head | None = None) -> None:
-        """head: computes what llama.cpp's graph lacks."""
+    def __init__(self, head: Head | None = None, *, pooling: int | None = None) -> None:
+        """head: computes what llama.cpp's graph lacks. pooling: instead of the file's, of a reranker with a head."""
         self._head = head
+        self._pooling = lib.LLAMA_POOLING_TYPE_LAST if isinstance(head, ClassifierHead) else pooling
 
     def configure(self, params: Any) -> None:
         params.embeddings = True
-        if isinstance(self._head, ClassifierHead):  # the file says rank, for which the graph has nothing
-            params.pooling_type = lib.LLAMA_POOLING_TYPE_LAST
+        if self._pooling is not None:
+            params.pooling_type = self._pooling
 
     def expect(self, outputs: int) -> None:
         pass

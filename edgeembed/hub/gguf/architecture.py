@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, computed_as
 from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufHead, GgufReader
@@ -23,7 +24,7 @@ _ROTATIONS: dict[str, Literal["whole", "part", "none"]] = {
     "bert": "none", "nomic-bert": "part", "nomic-bert-moe": "part", "jina-bert-v2": "none", "jina-bert-v3": "part",
     "modern-bert": "part", "neo-bert": "part", "eurobert": "part", "gemma": "part", "gemma-embedding": "part",
     "gemma2": "part", "gemma3": "part", "llama": "whole", "llama-embed": "whole", "qwen2": "whole", "qwen3": "whole",
-    "t5encoder": "none",
+    "t5encoder": "none", "lfm2": "whole",
 }  # fmt: skip
 
 # Architectures with sliding windows: the default period of layers without a window, and whether the first layer is one.
@@ -37,9 +38,12 @@ _MOST_HEADS, _LONGEST_HEAD = 1024, 1024
 _MOST_WIDTH = 2**17
 _MOST_FEED_FORWARD, _MOST_QUERY = 32, 16
 """As multiples of the width: the memory for each token of a batch must stay in proportion to the file."""
-_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "llama", "llama-embed", "qwen2", "qwen3")
+_WITH_KV_CACHE = ("gemma", "gemma2", "gemma3", "lfm2", "llama", "llama-embed", "qwen2", "qwen3")
 """Architectures for which llama.cpp allocates a KV cache; llama-embed makes no use of it."""
-_WITHOUT_PIECES = ("llama-embed",)
+_WITH_CONVOLUTIONS = ("lfm2",)
+"""Architectures of which some layers have no attention; those are marked by no heads for keys and values."""
+_LONGEST_CONVOLUTION = 63
+_WITHOUT_PIECES = ("lfm2", "llama-embed")
 """Architectures with a KV cache whose texts must not be computed in pieces."""
 _KEPT_TOKENS, _KEPT_BYTES = 512, 2**22
 """The KV cache of so many tokens must not be larger than the file, or than this."""
@@ -83,7 +87,10 @@ def check_sizes(reader: GgufReader, head: GgufHead) -> ArchitectureSizes:
     width = keys.required("embedding_length", _MOST_WIDTH)
     layers = keys.required("block_count", _MOST_LAYERS)
     context = keys.required("context_length", _MOST_CONTEXT)
-    attention = _attention(keys, layers, width)
+    convolves = name in _WITH_CONVOLUTIONS
+    attention = _attention(keys, layers, width, in_some_layers=convolves)
+    if convolves:
+        _check_convolutions(keys)
     _check_rotation(keys, attention, _ROTATIONS[name])
     _check_experts(keys, layers)
     distances = _check_distances(keys, attention.heads, context) if name in _WITH_DISTANCES else None
@@ -167,14 +174,31 @@ class _Keys:
             if default is None:
                 raise UnfitError(f"there is no key {name!r}")
             return default
-        if array.kind not in (UINT32, INT32) or array.count != layers:
-            raise UnfitError(f"key {name!r} has {array.count} values of type {array.kind} for {layers} layers")
-        values = np.frombuffer(b"".join(self._reader.chunks(name, array)), dtype="<u4")
+        values = self._numbers(key, layers)
         if values.min() != values.max() or not least <= values[0] <= most:
             raise UnfitError(
                 f"key {name!r} is {values.tolist()[:8]}..., not one number from {least} to {most} for all layers"
             )
         return int(values[0])
+
+    def in_some_layers(self, key: str, layers: int, most: int) -> int:
+        """Return the number that an array has for some layers; it must have 0 for the others, of which there is one."""
+        values = self._numbers(key, layers) if self.name(key) in self._head.arrays else np.zeros(0, dtype="<u4")
+        numbers = set(values.tolist())
+        if len(numbers) != 2 or min(numbers) != 0 or max(numbers) > most:
+            raise UnfitError(
+                f"key {self.name(key)!r} is {values.tolist()[:8]}..., not 0 for some of {layers} layers and one number up "
+                f"to {most} for the others"
+            )
+        return int(max(numbers))
+
+    def _numbers(self, key: str, layers: int) -> npt.NDArray[np.uint32]:
+        """Return an array of one number per layer."""
+        name = self.name(key)
+        array = self._head.arrays[name]
+        if array.kind not in (UINT32, INT32) or array.count != layers:
+            raise UnfitError(f"key {name!r} has {array.count} values of type {array.kind} for {layers} layers")
+        return np.frombuffer(b"".join(self._reader.chunks(name, array)), dtype="<u4")
 
     def strings(self, key: str, most: int) -> int:
         """Return the length of an array of strings; 0 if the key is missing."""
@@ -208,9 +232,12 @@ class _Keys:
         return self._head.values.get(self.name(key))
 
 
-def _attention(keys: _Keys, layers: int, width: int) -> Attention:
+def _attention(keys: _Keys, layers: int, width: int, *, in_some_layers: bool = False) -> Attention:
     heads = keys.in_all_layers("attention.head_count", layers, _MOST_HEADS)
-    kv_heads = keys.in_all_layers("attention.head_count_kv", layers, _MOST_HEADS, default=heads)
+    if in_some_layers:
+        kv_heads = keys.in_some_layers("attention.head_count_kv", layers, _MOST_HEADS)
+    else:
+        kv_heads = keys.in_all_layers("attention.head_count_kv", layers, _MOST_HEADS, default=heads)
     if heads % kv_heads:
         raise UnfitError(f"key {keys.name('attention.head_count_kv')!r} is {kv_heads}, which does not divide {heads} heads")
     head = keys.optional("attention.key_length", _LONGEST_HEAD)
@@ -227,6 +254,17 @@ def _attention(keys: _Keys, layers: int, width: int) -> Attention:
     for same in ("attention.value_length", "attention.key_length_swa", "attention.value_length_swa"):
         keys.only(same, head)
     return Attention(heads, kv_heads, head)
+
+
+def _check_convolutions(keys: _Keys) -> None:
+    """Check the length of the convolutions: llama.cpp asserts that as many tokens are on each side of one."""
+    length = keys.required("shortconv.l_cache", _LONGEST_CONVOLUTION)
+    if length % 2 == 0 or length < 3:
+        raise UnfitError(f"key {keys.name('shortconv.l_cache')!r} is {length}, expected an odd number from 3 on")
+    keys.only("attention.sliding_window", 0)
+    if keys.flag("attention.causal") is not False:
+        # Over the tokens before, a convolution keeps a state, which texts with a common beginning cannot share.
+        raise UnfitError(f"key {keys.name('attention.causal')!r} is not false; causal models of this kind are not supported")
 
 
 def _check_rotation(keys: _Keys, attention: Attention, rotation: Literal["whole", "part", "none"]) -> None:

@@ -69,7 +69,7 @@ def check_gguf(path: Path) -> GgufHeader:
             check_dense(by_name)
             if sizes.distances is not None:
                 check_distances(by_name)
-            if sizes.scores is not None and CLASSIFIER_KEY not in head.values:
+            if sizes.scores is not None and not {CLASSIFIER_KEY, COUNT_KEY} & head.values.keys():
                 check_scores(by_name, sizes.scores)
             tokens = check_vocabulary(reader, head)
             check_vocabulary_size(tokens, sizes.width)
@@ -131,8 +131,10 @@ def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
         dense = read_head(value, sizes.width)
     except DenseError as error:
         raise UnfitError(str(error)) from error
-    if dense is not None and sizes.scores is not None:
-        raise UnfitError(f"key {COUNT_KEY!r}: a reranker has no dense layers behind its pooling")
+    if dense is not None and sizes.scores not in (None, dense.outputs):
+        raise UnfitError(
+            f"key {COUNT_KEY!r}: the dense layers compute {dense.outputs} numbers, expected {sizes.scores} scores"
+        )
     return sizes.width if dense is None else dense.outputs
 
 

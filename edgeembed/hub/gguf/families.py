@@ -67,7 +67,7 @@ VOCABULARIES = (
     ),
     VocabularyFrame(
         name="WordPiece",
-        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2"}),
+        architectures=frozenset({"bert", "nomic-bert", "gte", "jina-bert-v2", "neo-bert"}),
         model="bert",
         marks=("[CLS]", "[SEP]", "[UNK]"),
         before="[CLS]",
@@ -126,6 +126,14 @@ VOCABULARIES = (
         most_tokens=32_064,
     ),
     VocabularyFrame(
+        name="LFM2's",
+        architectures=frozenset({"lfm2"}),
+        model="gpt2",
+        marks=("<|startoftext|>", "<|im_start|>", "<|im_end|>"),
+        before="<|startoftext|>",
+        splitter="lfm2",
+    ),
+    VocabularyFrame(
         name="EuroBERT's",
         architectures=frozenset({"eurobert"}),
         model="gpt2",
@@ -174,6 +182,7 @@ MODELS = (
     _model("distiluse", "distiluse-base-multilingual-cased", "mean", "bert", dense=1),
     _model("clip-ViT-B-32-multilingual", "clip-vit-b-32-multilingual", "mean", "bert", dense=1),
     _model("sentence-t5", "(sentence|gtr)-t5-(base|large|xl|xxl)", "mean", "t5encoder", dense=1),
+    _model("LFM2.5-Embedding", "lfm2\\.5-embedding", "cls", "lfm2"),
     _model("harrier", "harrier-oss", "last", "qwen3", "gemma3", "gemma-embedding", causal=True),
     ModelFrame(
         "mxbai-rerank-v2", "mxbai-rerank-(base|large)", frozenset({"qwen2"}), "rank", causal=True, prompt=MXBAI_RERANK

@@ -23,18 +23,20 @@ from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.coarse import describe_coarse_weights
-from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
+from edgeembed.hub.gguf.families import VOCABULARIES, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
+from edgeembed.hub.gguf.frame_tokens import FrameTokens
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
 from edgeembed.hub.gguf.lm_head import read_head_rows
 from edgeembed.hub.gguf.tensors import tensor_starts
-from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
+from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY
 
 POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", RANK_POOLING: "rank"}
 _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
 _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
+_CONVERTER_KEY = "edgeembed.converter.version"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
@@ -46,14 +48,11 @@ _OTHER_SPLITTERS = {
     "gpt-2": ("modern-bert",),
     "roberta-bpe": ("gpt-2", "jina-v1-en", "jina-v2-de", "jina-v2-es", "jina-v2-code", "jina-de", "jina-es"),
     "llama-bpe": ("jina-v5-nano",),
+    "lfm2": ("llama-bpe", "dbrx"),
 }
 """Other names of a pre-tokenizer with the same pattern."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
-_NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
-_NAMES |= {answer: answer for model in MODELS if model.prompt for answer in model.prompt.answers}
-_NAMES |= {WORD_START + mark: mark for mark in ("<s>", "</s>", "<unk>", "<pad>")}
-"""Tokens of which the id is noted; the second ones are those of a Unigram vocabulary that was written as WordPiece."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def frame_of(reader: GgufReader, head: GgufHead, tensors: Sequence[TensorInfo], 
         )
 
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    frame = _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    frame = _Comparison(head, shapes, FrameTokens.of(reader, head), head_rows).frame()
     return replace(frame, coarse=describe_coarse_weights(tensors))
 
 
@@ -128,38 +127,6 @@ def _frame_of_foreign(path: Path, _identity: FileIdentity) -> Frame | None:
         return frame_of(reader, head, tensors, reader.position)
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """What the tokens of a file show."""
-
-    count: int
-    ids: Mapping[str, int]
-    """Of the tokens in `_NAMES`."""
-    named: Mapping[int, str]
-    """The names of the tokens that the file's keys mean, by id."""
-    capitals: int
-    """Tokens with a capital letter of ASCII, apart from special ones."""
-
-    @classmethod
-    def of(cls, reader: GgufReader, head: GgufHead) -> _Tokens:
-        array = head.arrays.get(TOKENS_KEY)
-        if array is None:
-            return cls(0, {}, {}, 0)
-        names = {name.encode(): mark for name, mark in _NAMES.items()}
-        asked = {head.values.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "seperator")}
-        ids: dict[str, int] = {}
-        named: dict[int, str] = {}
-        capitals = 0
-        for number, piece in enumerate(reader.strings(TOKENS_KEY, array)):
-            if piece in names:
-                ids.setdefault(names[piece], number)
-            elif not piece.islower() and piece[:1] not in (b"[", b"<") and re.search(rb"[A-Z]", piece):
-                capitals += 1
-            if number in asked:
-                named[number] = piece.decode("utf-8", "replace")
-        return cls(array.count, ids, named, capitals)
-
-
 class _Comparison:
     """Compares one file with its family."""
 
@@ -167,7 +134,7 @@ class _Comparison:
         self,
         head: GgufHead,
         shapes: Mapping[str, tuple[int, ...]],
-        tokens: _Tokens,
+        tokens: FrameTokens,
         head_rows: Callable[[Sequence[int]], Float32Matrix],
     ) -> None:
         """head_rows: returns the rows of the LM head for some tokens."""
@@ -284,6 +251,11 @@ class _Comparison:
             self._refuse(
                 f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
                 "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+            )
+        if self._architecture == "neo-bert" and _CONVERTER_KEY not in self._values:
+            self._refuse(
+                "its joint matrices of queries, keys and values are those of the checkpoint, head by head, which "
+                "llama.cpp's converter does not reorder as its graph needs; convert the checkpoint with edgeembed convert"
             )
         if model is not None and self._architecture == "jina-bert-v3":
             self._unchecked.append(

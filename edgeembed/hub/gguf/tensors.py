@@ -32,9 +32,10 @@ BLOCKS = {name: (values, size) for name, values, size in TYPES.values()}
 """Values in a block and its bytes, by the name of the type."""
 _REMOVED = {4, 5, 31, 32, 33, 36, 37, 38}
 
-# Tensors that llama.cpp adds to or multiplies with activations must be F32 like these; its kernels abort otherwise.
+# Tensors that llama.cpp adds to, multiplies with or folds over activations must be F32 like these: its kernels abort
+# otherwise.
 _F32_SUFFIXES = (".bias", ".scale", ".input_scale")
-_F32_PARTS = ("norm", "token_types")
+_F32_PARTS = ("norm", "token_types", "shortconv.conv")
 
 
 _MOST_TOKENS = 4096

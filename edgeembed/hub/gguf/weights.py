@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgeembed.engine.context_plan import ModelFacts
 from edgeembed.engine.gpu.plan import ModelWeights
+from edgeembed.engine.stand_ins import STAND_INS, architecture_of
 from edgeembed.hub.gguf.file import TensorInfo
 from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader, open_gguf
 
@@ -29,6 +30,11 @@ class _TensorSizes:
     output: int
     largest_matrix: int
     """In values."""
+
+
+def fits_cards(path: Path) -> bool:
+    """Return whether graphics cards can compute a model: those that llama.cpp lacks, only the processor can."""
+    return architecture_of(path) not in STAND_INS
 
 
 def read_weights(path: Path) -> tuple[ModelWeights, ModelFacts]:

@@ -228,14 +228,13 @@ FORMS = (
         "ElectraForSequenceClassification",
         partial(make_electra, classifier=True),
         "rank",
-        refused="GELU between the two layers of its classifier",
     ),
     Form(
         "distil_bert_reranker",
-        ("distilbert/distilbert-base-uncased",),
+        ("fine-tunes of distilbert/distilbert-base-uncased",),
         "DistilBertForSequenceClassification",
         make_distil_bert,
         "rank",
-        refused="ReLU between the two layers of its classifier",
+        most_at_q8_0=0.2,
     ),
 )

@@ -11,9 +11,14 @@ from edgeembed.hub.gguf.check import check_gguf
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta
 from tests.convert.tiny_gemma_checkpoint import make_gemma_checkpoint
+from tests.convert.tiny_gte import make_tiny_gte
+from tests.convert.tiny_mpnet import make_tiny_mpnet
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, make_tiny_nomic_bert
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.lfm2 import make_lfm2_embedder
+from tests.convert.zoo.neo_bert import make_neo_bert
+from tests.convert.zoo.nomic_bert import make_nomic_moe
 from tests.convert.zoo.prompted_rerankers import make_gemma as make_gemma_reranker
 from tests.convert.zoo.t5 import make_sentence_t5
 from tests.hub.gguf.loading import RERANKERS
@@ -27,6 +32,11 @@ _MAKERS = {
     "modern-bert": (make_tiny_modern_bert, "Q8_0"),
     "nomic-bert": (make_tiny_nomic_bert, "F16"),
     "t5": (make_sentence_t5, "Q8_0"),
+    "mpnet": (make_tiny_mpnet, "F32"),
+    "gte": (make_tiny_gte, "Q8_0"),
+    "lfm2": (make_lfm2_embedder, "Q8_0"),
+    "nomic-bert-moe": (make_nomic_moe, "Q8_0"),
+    "neo-bert": (make_neo_bert, "Q8_0"),
     f"{RERANKERS}-gemma": (make_gemma_reranker, "F32"),
     f"{RERANKERS}-qwen3": (lambda folder: make_qwen3_checkpoint(folder, kind="rerank"), "Q8_0"),
 }

@@ -138,7 +138,7 @@ def named(name: str) -> Change:
 
 
 QWEN3, GEMMA = named("Qwen3 Embedding 0.6B"), named("embeddinggemma-300M")
-HARRIER = named("harrier-oss-v1-270m")
+HARRIER, LFM2 = named("harrier-oss-v1-270m"), named("LFM2.5 Embedding 350M")
 GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
 
 
@@ -188,6 +188,16 @@ GTE, MISTRAL = named("Gte Qwen2 1.5B Instruct"), named("E5 Mistral 7b Instruct")
         ("eurobert", [named("Jina Embeddings v5 Text Nano Retrieval"), drop("eurobert.pooling_type")], "pooling_type"),
         ("gemma", [GEMMA, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma", [GEMMA, put("gemma-embedding.pooling_type", UINT32, 3)], "pooling_type"),
+        ("lfm2", [LFM2, put("lfm2.pooling_type", UINT32, 1)], "pooling_type"),
+        ("lfm2", [LFM2, drop("lfm2.pooling_type")], "pooling_type"),
+        ("lfm2", [LFM2, drop("tokenizer.ggml.pre")], "tokenizer.ggml.pre"),
+        ("lfm2", [LFM2, put("tokenizer.ggml.add_bos_token", BOOL, 0)], "add_bos_token"),
+        ("t5", [put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
+        (
+            "t5",
+            [drop("tokenizer.ggml.add_space_prefix"), drop("tokenizer.ggml.remove_extra_whitespaces")],
+            "add_space_prefix",
+        ),
         ("gemma3", [HARRIER, put("tokenizer.ggml.add_eos_token", BOOL, 0)], "add_eos_token"),
         ("gemma3", [HARRIER, put("gemma3.pooling_type", UINT32, 1)], "pooling_type"),
         ("qwen2", [GTE, drop("qwen2.attention.causal")], "attention.causal"),
@@ -228,6 +238,10 @@ def test_a_cased_vocabulary_is_not_lower_cased(tmp_path: Path) -> None:
     ("name", "faults", "reason"),
     [
         ("gemma", [GEMMA, lambda file: _without(file, b"dense_")], "two dense layers"),
+        ("t5", [named("gtr-t5-base")], "lacks the dense layer that follows sentence-t5's pooling"),
+        ("bert", [named("LaBSE")], "lacks the dense layer that follows LaBSE's pooling"),
+        ("bert", [named("Distiluse Base Multilingual Cased v2")], "lacks the dense layer"),
+        ("neo-bert", [named("x")], "queries, keys and values are those of the checkpoint, head by head"),
         ("xlm-roberta", [put("tokenizer.ggml.model", STRING, b"bert")], "written as WordPiece"),
         ("gemma", [named("Harrier Oss v1 270m")], "harrier is a causal model, but attention of the architecture gemma-emb"),
     ],
@@ -255,6 +269,7 @@ def test_a_wrong_frame_that_cannot_be_mended(
         ("eurobert", [named("x")], "the special tokens around a text"),
         ("jina-v3", [named("jina-embeddings-v3")], "the task, whose adapter"),
         ("gemma", [named("x"), lambda file: _without(file, b"dense_")], "whether dense layers follow"),
+        ("t5", [named("x")], "whether dense layers follow"),
         ("qwen3", [named("x"), put("tokenizer.ggml.pre", STRING, b"llama-bpe")], "how the tokenizer splits it"),
     ],
 )
