@@ -356,7 +356,7 @@ def _outputs(plan: ModelPlan, kind: str) -> list[OutputTensor]:
 def _texts(wanted: str, options: ConversionOptions) -> list[str]:
     """Return the texts for which the importance of columns is measured. Raises ConversionError."""
     if options.importance is None:
-        return read_texts() if wanted in RECIPES else []
+        return read_texts() if wanted in RECIPES and RECIPES[wanted].weighed else []
     if wanted not in WEIGHED:
         raise ConversionError(f"importance has no effect on {wanted}; it has on {', '.join(sorted(WEIGHED))}")
     return read_texts(options.importance)

@@ -9,7 +9,7 @@ from edgeembed.engine.interface import Pair
 from edgeembed.errors import ConversionError
 
 OWN_TEXTS = "importance_texts.txt"
-"""Written for this purpose: prose, questions and messages in 33 languages, and program code. None is in the retrieval set of
+"""Written for this purpose: prose, questions and messages in 30 languages, and program code. None is in the retrieval set of
 `--compare`."""
 MOST_CHARACTERS = 4_000_000
 """Of all texts: more would take hours, and change the result by nothing that can be measured."""

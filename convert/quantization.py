@@ -46,7 +46,9 @@ MIXTURE_BITS = 7
 MIXTURE_BLOCK = 256
 """Values per block; llama.cpp stores tensors whose rows are not a multiple of it in another type."""
 
-WEIGHED = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0", *MIXTURES, *RECIPES})
+WEIGHED = frozenset(
+    {"Q5_1", "Q5_0", "Q4_1", "Q4_0", *MIXTURES} | {name for name, recipe in RECIPES.items() if recipe.weighed}
+)
 """Types whose quantisers use the importance of columns."""
 
 FALLBACK = "F16"

@@ -13,6 +13,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 FOUR, FIVE, EIGHT = ("Q4_K", "IQ4_NL"), ("Q5_K", "Q5_1"), ("Q8_0",)
 """Types of so many bits, the best first; K types have blocks of 256 values, the others of 32."""
+TOKENS = "token_embd."
 UNFIT = "F16"
 """Type of rows that fit none of them."""
 
@@ -34,6 +35,12 @@ class Recipe:
         return next((kind for kind in kinds if columns % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] == 0), UNFIT)
 
     @property
+    def weighed(self) -> bool:
+        """Whether the importance of columns changes the file: that of the token embeddings is not measured."""
+        others = [kinds for part, kinds in self.types.items() if part != TOKENS]
+        return any(kinds != EIGHT for kinds in (*others, self.rest))
+
+    @property
     def kinds(self) -> frozenset[str]:
         """All types in it."""
         return frozenset(kind for kinds in (*self.types.values(), self.rest) for kind in kinds)
@@ -43,9 +50,9 @@ class Recipe:
 # kind of matrix alone cost for each megabyte saved: token embeddings 0.1 and 0.4; queries 0.9 and 0.7; keys 1.2 and 1.4;
 # ffn_down 2.4 and 3.5; ffn_up 3.3 and 3.3; attention outputs 5 and 13; values 15 and 15. Which layers cost most differs from
 # model to model: the last two of six, the second of three.
-_LITTLE = dict.fromkeys(("token_embd.", "attn_q.", "attn_k."), FOUR)
+_LITTLE = dict.fromkeys((TOKENS, "attn_q.", "attn_k."), FOUR)
 RECIPES = {
-    "Q8_E": Recipe({"token_embd.": FOUR}, EIGHT, LlamaFileType.MOSTLY_Q8_0),
+    "Q8_E": Recipe({TOKENS: FOUR}, EIGHT, LlamaFileType.MOSTLY_Q8_0),
     "Q5_E": Recipe(_LITTLE, FIVE, LlamaFileType.MOSTLY_Q5_K_M),
     "Q4_E": Recipe({**_LITTLE, "ffn_": FOUR}, FIVE, LlamaFileType.MOSTLY_Q4_K_M),
 }

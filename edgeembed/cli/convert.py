@@ -56,8 +56,8 @@ class ConvertFlags:
     "--merge-adapter",
     "adapter",
     metavar="NAME",
-    help="Merge this LoRA adapter into the weights: the name of one in the checkpoint, such as a task, or a folder with "
-    "adapter_config.json.",
+    help="Merge this LoRA adapter into the weights: the name of one in the checkpoint, such as a task, a folder with "
+    "adapter_config.json, or such a repository of the model hub.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
@@ -73,7 +73,7 @@ class ConvertFlags:
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Texts, one a line, like those that the model will see; what matters for them is rounded with less error.  "
-    "[default for Q8_E, Q5_E and Q4_E: texts in 33 languages; else none]",
+    "[default for Q5_E and Q4_E: texts in 30 languages; else none]",
 )
 @click.option("--no-proof", is_flag=True, help="Store no canary rows; `edgeembed verify` then has nothing to compare with.")
 @click.option("--offline", is_flag=True, help="Do not use the network; SOURCE must be a folder.")
@@ -113,7 +113,7 @@ def convert(source: str, **flags: Any) -> None:
     """
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConversionError
-    from edgeembed.hub.download.huggingface import checkpoint_of
+    from edgeembed.hub.download.huggingface import adapter_of, checkpoint_of, is_repository
     from edgeembed_convert import ConversionOptions, parse_quantization
 
     options = ConvertFlags(**flags)
@@ -134,8 +134,12 @@ def convert(source: str, **flags: Any) -> None:
     settings = resolve({"offline": options.offline or None}).settings
     with contextlib.ExitStack() as stack:
         folder, repo, revision = Path(source), None, None
+        beside = target.absolute().parent
+        if options.adapter is not None and options.adapter != source and is_repository(options.adapter):
+            merged = stack.enter_context(adapter_of(options.adapter, settings, to_stderr, beside))
+            options = dataclasses.replace(options, adapter=str(merged))
         if not folder.is_dir():
-            fetched = checkpoint_of(source, settings, to_stderr, target.absolute().parent)
+            fetched = checkpoint_of(source, settings, to_stderr, beside, options.adapter)
             folder, repo, revision = stack.enter_context(fetched)
         if options.compare:
             _print_losses(folder, options, kinds)

@@ -124,10 +124,13 @@ class HubCheckpoint(
     revision: Commit | None = None
     sha256: Sha256 | None = None
     size_bytes: PositiveInt | None = None
+    adapter: NonEmptyText | None = None
+    """The adapter in the checkpoint that is merged into the weights, such as a task of jina-embeddings-v5."""
 
     def describe(self) -> str:
         """Return the source in a few words."""
-        return f"model hub: {self.repo}{_at(self.revision)}, converted here"
+        adapter = f" with the adapter {self.adapter}" if self.adapter else ""
+        return f"model hub: {self.repo}{_at(self.revision)}, converted here{adapter}"
 
 
 class PypiWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pypi-wheel", tag_field="kind"):

@@ -122,10 +122,7 @@ def _tensors(entry: CatalogueEntry, shape: Shape) -> Iterator[_Tensor]:
 
 
 def _layer_matrices(architecture: str, shape: Shape, experts: int) -> Iterator[_Tensor]:
-    width, feed_forward = shape.width, shape.feed_forward
-    if architecture == "gte":  # the converter adds a unit for the bias, and fills a block of a mixture, or of another type
-        block = 256 if feed_forward % 256 == 0 else 32
-        feed_forward = (feed_forward // block + 1) * block
+    width, feed_forward = shape.width, stored_feed_forward(architecture, shape.feed_forward)
     queries, keys = _attention_widths(shape)
     if architecture in _JOINT_ATTENTION or shape.joint_attention:
         yield _Tensor("attn_qkv", 3 * width, width)
@@ -138,6 +135,12 @@ def _layer_matrices(architecture: str, shape: Shape, experts: int) -> Iterator[_
     # A gate beside ffn_up; in ModernBERT both are one matrix.
     yield _Tensor("ffn_up", experts * feed_forward * (1 if architecture in _WITHOUT_GATE else 2), width)
     yield _Tensor("ffn_down", experts * width, feed_forward)
+
+
+def stored_feed_forward(architecture: str, units: int) -> int:
+    """Return the units of a feed-forward network in the file: GTE's gets one for its bias, which fills up a block."""
+    block = 256 if units % 256 == 0 else 32
+    return (units // block + 1) * block if architecture == "gte" else units
 
 
 def _attention_widths(shape: Shape) -> tuple[int, int]:

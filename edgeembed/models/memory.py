@@ -10,7 +10,7 @@ import psutil
 
 from edgeembed.common import cgroups
 from edgeembed.hub.catalogue import CatalogueEntry
-from edgeembed.hub.file_sizes import CACHED, CAUSAL, size_of
+from edgeembed.hub.file_sizes import CACHED, CAUSAL, size_of, stored_feed_forward
 from edgeembed.hub.gguf.header import read_header
 
 MIB = 2**20
@@ -93,7 +93,7 @@ def estimate_entry(entry: CatalogueEntry, kind: str, context_tokens: int, batch_
     sizes = _Sizes(
         layers=shape.layers,
         width=shape.width,
-        feed_forward=shape.feed_forward,
+        feed_forward=stored_feed_forward(entry.architecture, shape.feed_forward),
         per_token=(shape.kv_heads or shape.heads) * 2 * head,
         causal=entry.architecture in CAUSAL,
         cached=entry.architecture in CACHED,

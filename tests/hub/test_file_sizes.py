@@ -40,6 +40,8 @@ PARAMETERS = {
     "granite-embedding-small-english-r2": 47_662_464,
     "jina-embeddings-v2-base-en": 137_368_320,
     "jina-embeddings-v2-small-en": 32_690_688,
+    "jina-embeddings-v5-text-nano": 211_766_016,
+    "jina-embeddings-v5-text-small": 596_049_920,
     "llama-embed-nemotron-8b": 7_504_924_672,
     "mxbai-rerank-base-v2": 494_032_768,
     "mxbai-rerank-large-v2": 1_543_714_304,
@@ -120,7 +122,9 @@ def test_converted_files_have_exactly_the_computed_size(form: str, kind: str, tm
     like, make = CHECKPOINTS[form]
     folder = make(tmp_path / "checkpoint")
     file = tmp_path / "model.gguf"
-    convert_checkpoint(folder, file, ConversionOptions(quantization=kind, proof=False, task=catalogue()[like].task))
+    adapter = next((source.adapter for source in catalogue()[like].sources if isinstance(source, HubCheckpoint)), None)
+    options = ConversionOptions(quantization=kind, proof=False, task=catalogue()[like].task, adapter=adapter)
+    convert_checkpoint(folder, file, options)
     entry = entry_of(catalogue()[like], folder, file)
     # Llama 3's factors of the rotation are some hundred bytes that no shape tells.
     tensors = [tensor for tensor in GGUFReader(file).tensors if tensor.name != "rope_freqs.weight"]

@@ -22,7 +22,7 @@ from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, 
 from edgeembed.hub import catalogue as catalogue_module
 from edgeembed.hub import uncatalogued
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
-from edgeembed.hub.download.huggingface import checkpoint_of
+from edgeembed.hub.download.huggingface import adapter_of, checkpoint_of
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import Store
 from tests.fakes import Lines
@@ -221,18 +221,32 @@ def test_an_adapter_is_refused_before_its_weights_are_downloaded(
     hub.files["acme/lora"] = adapter
     hub.files["acme/both"] = {**adapter, "config.json": CONFIG, "model.safetensors": b"large"}
     for repo, said in (
-        ("acme/lora", "an adapter of acme/base, and the model is not beside it"),
-        ("acme/both", "an adapter"),
+        ("acme/lora", "an adapter of acme/base.*: edgeembed convert acme/base --merge-adapter acme/lora$"),
+        ("acme/both", "the checkpoint has an adapter.*: edgeembed convert acme/both --merge-adapter acme/both;"),
     ):
-        with pytest.raises(ConversionError, match=f"this is {said}.*merge_and_unload"):
+        with pytest.raises(ConversionError, match=said):
             run(f"hf:{repo}")
-        with (
-            pytest.raises(ConversionError, match=f"this is {said}"),
-            checkpoint_of(repo, settings, report, tmp_path),
-        ):
+        with pytest.raises(ConversionError, match=said), checkpoint_of(repo, settings, report, tmp_path):
             pass
     assert not [name for name in hub.downloads if name.endswith(".safetensors")]
     assert leftovers(paths) == []
+
+
+def test_a_checkpoint_is_downloaded_for_the_adapter_that_is_chosen(
+    tmp_path: Path, hub: FakeHub, settings: Settings, report: Lines
+) -> None:
+    """What `edgeembed convert OWNER/NAME --merge-adapter retrieval` does, and with an adapter of another repository."""
+    adapter = {"adapter_config.json": b'{"base_model_name_or_path": "acme/base"}', "adapter_model.safetensors": b"small"}
+    hub.files["acme/lora"] = adapter
+    hub.files["acme/base"] = {"config.json": CONFIG, "model.safetensors": b"large"}
+    tasks = {f"adapters/retrieval/{name}": content for name, content in adapter.items()}
+    hub.files["acme/tasks"] = hub.files["acme/base"] | tasks
+    with checkpoint_of("acme/tasks", settings, report, tmp_path, "retrieval") as (folder, _, _):
+        assert (folder / "adapters" / "retrieval" / "adapter_model.safetensors").read_bytes() == b"small"
+    with adapter_of("acme/lora", settings, report, tmp_path) as lora:
+        assert (lora / "adapter_model.safetensors").read_bytes() == b"small"
+        with checkpoint_of("acme/base", settings, report, tmp_path, str(lora)) as (folder, _, _):
+            assert (folder / "model.safetensors").read_bytes() == b"large"
 
 
 def test_a_checkpoint_beside_the_result_stays_until_the_conversion_succeeds(

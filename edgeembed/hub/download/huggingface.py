@@ -201,29 +201,63 @@ class _Counter:
 
 
 @contextlib.contextmanager
-def checkpoint_of(name: str, settings: Settings, report: ReportLine, beside: Path) -> Iterator[tuple[Path, str, str]]:
+def checkpoint_of(
+    name: str, settings: Settings, report: ReportLine, beside: Path, adapter: str | None = None
+) -> Iterator[tuple[Path, str, str]]:
     """Download the checkpoint of OWNER/NAME or OWNER/NAME@REVISION into a temporary folder in `beside`.
+
+    adapter: the one that will be merged, as in `ConversionOptions`.
 
     Yields the folder, the repository and the commit. After an error the downloaded files stay, and the next call resumes.
     Raises HubError for another name, SourceUnreachableError.
     """
-    found = _REPOSITORY.fullmatch(name)
-    if found is None:
-        raise UnknownModelError(f"{name!r} is neither a folder nor a repository of the model hub (OWNER/NAME)")
-    repo, revision = found[1], found[2]
-    hub = HubClient(settings, report)
+    hub, repo, revision = _open_repository(name, settings, report)
     try:
         hub.head(repo, "config.json", revision)
     except SourceUnreachableError:
         if hub.out_of_reach:
             raise
         # The listing shows whether there is a repository, and its files what it is instead, such as an adapter.
+    with _temporary_checkpoint(hub, repo, revision, report, beside, inspection(repo, adapter)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def adapter_of(name: str, settings: Settings, report: ReportLine, beside: Path) -> Iterator[Path]:
+    """Download the adapter of OWNER/NAME or OWNER/NAME@REVISION as `checkpoint_of` does; yields its folder."""
+    hub, repo, revision = _open_repository(name, settings, report)
+    hub.head(repo, "adapter_config.json", revision)
+    with _temporary_checkpoint(hub, repo, revision, report, beside, None) as (folder, _, _):
+        yield folder
+
+
+def is_repository(name: str) -> bool:
+    """Return whether a name is of the form OWNER/NAME or OWNER/NAME@REVISION, and no folder is."""
+    return _REPOSITORY.fullmatch(name) is not None and not Path(name).exists()
+
+
+def _open_repository(name: str, settings: Settings, report: ReportLine) -> tuple[HubClient, str, str | None]:
+    found = _REPOSITORY.fullmatch(name)
+    if found is None:
+        raise UnknownModelError(f"{name!r} is neither a folder nor a repository of the model hub (OWNER/NAME)")
+    return HubClient(settings, report), found[1], found[2]
+
+
+@contextlib.contextmanager
+def _temporary_checkpoint(
+    hub: HubClient,
+    repo: str,
+    revision: str | None,
+    report: ReportLine,
+    beside: Path,
+    inspect: Callable[[Path], object] | None,
+) -> Iterator[tuple[Path, str, str]]:
     listing = hub.listing(repo, revision)
     partials = Partials(beside / f".edgeembed-{repo.replace('/', '--').lower()}")
     try:
         with hold(partials.root / LOCK, lambda: report(f"{repo}: another process is downloading it; waiting")):
             folder = partials.folder(repo, listing.commit) / repo.partition("/")[2]
-            yield hub.checkpoint(listing, folder, convertible), repo, listing.commit
+            yield hub.checkpoint(listing, folder, inspect), repo, listing.commit
             partials.clear()
     finally:
         if size := partials.size():
@@ -232,12 +266,19 @@ def checkpoint_of(name: str, settings: Settings, report: ReportLine, beside: Pat
         partials.remove_if_empty()
 
 
-def convertible(folder: Path) -> None:
-    """Raise ConversionError if the checkpoint in a folder, by its config.json, is of no supported family."""
-    from edgeembed_convert.checkpoint import open_checkpoint
-    from edgeembed_convert.families import find_family
+def inspection(repo: str, adapter: str | None) -> Callable[[Path], object]:
+    """Return a function for `HubClient.checkpoint`: it raises ConversionError if a checkpoint is of no supported family.
 
-    find_family(open_checkpoint(folder))
+    adapter: the one that will be merged, as in `ConversionOptions`.
+    """
+
+    def inspect(folder: Path) -> None:
+        from edgeembed_convert.checkpoint import open_checkpoint
+        from edgeembed_convert.families import find_family
+
+        find_family(open_checkpoint(folder, adapter=adapter, source=repo))
+
+    return inspect
 
 
 def _in_time(ask: Callable[[], T], seconds: float, report: ReportLine) -> T:

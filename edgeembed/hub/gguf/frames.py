@@ -23,12 +23,13 @@ from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.coarse import describe_coarse_weights
-from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START, ModelFrame, VocabularyFrame, model_of
+from edgeembed.hub.gguf.families import VOCABULARIES, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
+from edgeembed.hub.gguf.frame_tokens import FrameTokens
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
 from edgeembed.hub.gguf.lm_head import read_head_rows
 from edgeembed.hub.gguf.tensors import tensor_starts
-from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY, TOKENS_KEY
+from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY
 
 POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", RANK_POOLING: "rank"}
 _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
@@ -52,10 +53,6 @@ _OTHER_SPLITTERS = {
 """Other names of a pre-tokenizer with the same pattern."""
 _CASED_SHARE = 0.01
 """A vocabulary of lower-cased texts has no capitals, apart from the names of special tokens."""
-_NAMES = {mark: mark for family in VOCABULARIES for mark in family.marks}
-_NAMES |= {answer: answer for model in MODELS if model.prompt for answer in model.prompt.answers}
-_NAMES |= {WORD_START + mark: mark for mark in ("<s>", "</s>", "<unk>", "<pad>")}
-"""Tokens of which the id is noted; the second ones are those of a Unigram vocabulary that was written as WordPiece."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def frame_of(reader: GgufReader, head: GgufHead, tensors: Sequence[TensorInfo], 
         )
 
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    frame = _Comparison(head, shapes, _Tokens.of(reader, head), head_rows).frame()
+    frame = _Comparison(head, shapes, FrameTokens.of(reader, head), head_rows).frame()
     return replace(frame, coarse=describe_coarse_weights(tensors))
 
 
@@ -130,38 +127,6 @@ def _frame_of_foreign(path: Path, _identity: FileIdentity) -> Frame | None:
         return frame_of(reader, head, tensors, reader.position)
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """What the tokens of a file show."""
-
-    count: int
-    ids: Mapping[str, int]
-    """Of the tokens in `_NAMES`."""
-    named: Mapping[int, str]
-    """The names of the tokens that the file's keys mean, by id."""
-    capitals: int
-    """Tokens with a capital letter of ASCII, apart from special ones."""
-
-    @classmethod
-    def of(cls, reader: GgufReader, head: GgufHead) -> _Tokens:
-        array = head.arrays.get(TOKENS_KEY)
-        if array is None:
-            return cls(0, {}, {}, 0)
-        names = {name.encode(): mark for name, mark in _NAMES.items()}
-        asked = {head.values.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "seperator")}
-        ids: dict[str, int] = {}
-        named: dict[int, str] = {}
-        capitals = 0
-        for number, piece in enumerate(reader.strings(TOKENS_KEY, array)):
-            if piece in names:
-                ids.setdefault(names[piece], number)
-            elif not piece.islower() and piece[:1] not in (b"[", b"<") and re.search(rb"[A-Z]", piece):
-                capitals += 1
-            if number in asked:
-                named[number] = piece.decode("utf-8", "replace")
-        return cls(array.count, ids, named, capitals)
-
-
 class _Comparison:
     """Compares one file with its family."""
 
@@ -169,7 +134,7 @@ class _Comparison:
         self,
         head: GgufHead,
         shapes: Mapping[str, tuple[int, ...]],
-        tokens: _Tokens,
+        tokens: FrameTokens,
         head_rows: Callable[[Sequence[int]], Float32Matrix],
     ) -> None:
         """head_rows: returns the rows of the LM head for some tokens."""

@@ -19,7 +19,11 @@ def make_embedder(folder: Path) -> Path:
 FORMS = (
     Form(
         "embedding_gemma",
-        ("google/embeddinggemma-300m",),
+        (
+            "google/embeddinggemma-300m",
+            "google/embeddinggemma-300m-qat-q4_0-unquantized",
+            "google/embeddinggemma-300m-qat-q8_0-unquantized",
+        ),
         "Gemma3TextModel",
         make_embedder,
         "mean",

@@ -26,9 +26,10 @@ def by_bytes(text: str) -> Tokens:
         ("МосГорСуд", ["Мос", "Гор", "Суд"]),
         ("éABc", ["é", "ABc"]),
         ("日本МИР", ["日本", "МИР"]),
-        ("日本МИРа x", ["日本МИРа", " x"]),
+        ("日本МИРа x", "日本МИРа x"),
         ("И\u0306Й", ["И\u0306", "Й"]),
-        ("d'ЖК's 1234!\n", ["d", "'ЖК's", " ", "123", "4", "!\n"]),
+        ("d'ЖК's 1234!\n", "d'ЖК's 1234!\n"),
+        ("a МосСуд и b", ["a Мос", "Суд и b"]),
         ("caféTest", ["café", "Test"]),
         ("naïve café", "naïve café"),
         ("The river, Der Fluß, Река.", "The river, Der Fluß, Река."),
@@ -37,6 +38,11 @@ def by_bytes(text: str) -> Tokens:
 )
 def test_words(text: str, words: str | list[str]) -> None:
     assert CasedWords(by_bytes, list).split(text) == words
+
+
+def test_a_text_with_too_many_places_is_left_alone() -> None:
+    assert len(CasedWords(by_bytes, list).split("аБ" * 60)) == 61
+    assert CasedWords(by_bytes, list).split("аБ" * 70) == "аБ" * 70
 
 
 def test_capitals_that_llama_cpp_splits_become_ids() -> None:
