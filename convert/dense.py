@@ -19,7 +19,7 @@ from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.weights import Float32Array, StoredTensor, open_weights
 
 # Classes of torch.nn; their modules in torch have changed.
-_ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu"}
+_ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
 _DEFAULT_ACTIVATION = "torch.nn.modules.activation.Tanh"
 # Which values of a text's features the module reads and replaces.
 _VECTOR = "sentence_embedding"

@@ -174,11 +174,11 @@ def _qwen2(source: _Source) -> dict[str, Any]:
 
 
 def _unigram(
-    source: _Source, front: list[tuple[str, float]], skipped: tuple[str, ...], back: list[str], template: str
+    source: _Source, before: list[tuple[str, float]], skipped: tuple[str, ...], after: list[str], template: str
 ) -> dict[str, Any]:
     """Return the content for a Unigram model.
 
-    front, back: pieces of the class before and after those of the file. skipped: the first pieces of the file, which the
+    before, after: pieces of the class before and after those of the file. skipped: the first pieces of the file, which the
     class has elsewhere. template: a text's special tokens, and A.
     """
     model = read_sentencepiece_file(source.file)
@@ -195,9 +195,9 @@ def _unigram(
     if other := [role for role, piece in _ROLES[source.name].items() if source.role(role) != piece]:
         raise ConversionError(f"{source.file}: other {other[0]} token than {source.name} has: {source.role(other[0])!r}")
     vocabulary = [
-        *front,
+        *before,
         *((piece, score) for piece, score, _ in model.pieces[len(skipped) :]),
-        *((name, 0.0) for name in back),
+        *((name, 0.0) for name in after),
     ]
     ids = {piece: number for number, (piece, _) in enumerate(vocabulary)}
     parts = template.split()
@@ -229,13 +229,13 @@ def _unigram(
 
 def _xlm_roberta(source: _Source) -> dict[str, Any]:
     # fairseq's order of the special tokens, which moves all other ids by one.
-    front = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    return _unigram(source, front, ("<unk>", "<s>", "</s>"), ["<mask>"], "<s> A </s>")
+    before = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return _unigram(source, before, ("<unk>", "<s>", "</s>"), ["<mask>"], "<s> A </s>")
 
 
 def _camembert(source: _Source) -> dict[str, Any]:
-    front = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
-    return _unigram(source, front, ("<unk>",), ["<mask>"], "<s> A </s>")
+    before = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
+    return _unigram(source, before, ("<unk>",), ["<mask>"], "<s> A </s>")
 
 
 def _t5(source: _Source) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def model_type(folder: Path) -> str:
     return found if isinstance(found, str) else ""
 
 
-def falls_back_to_bytes(folder: Path) -> bool:
+def has_byte_pieces(folder: Path) -> bool:
     """Return whether tokenizer.json is BPE over characters, with bytes for unknown ones. Raises ConversionError."""
     file = folder / "tokenizer.json"
     return file.is_file() and as_object(read_json(file).get("model")).get("byte_fallback") is True

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from gguf import Keys, PoolingType
 
 from edgeembed.engine.dense import DenseHead, DenseLayer
-from edgeembed.engine.pair_template import is_special
+from edgeembed.engine.template_parts import is_special
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint, torch_class

@@ -22,7 +22,7 @@ from edgeembed_convert.families.decoder import rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.sentencepiece import SentencePieces, read_sentencepieces
-from edgeembed_convert.tokenizer_json import falls_back_to_bytes
+from edgeembed_convert.tokenizer_json import has_byte_pieces
 
 ARCHITECTURE = "modern-bert"
 # The only values that the graph supports. They are also the defaults of transformers' ModernBertConfig.
@@ -131,7 +131,7 @@ def _read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> BytePairs | Sent
     llama.cpp's converter writes the latter as BPE that never joins across a new line; as SentencePiece's it has the ids of
     the checkpoint. Raises ConversionError.
     """
-    if falls_back_to_bytes(checkpoint.model_folder):
+    if has_byte_pieces(checkpoint.model_folder):
         return read_sentencepieces(checkpoint.model_folder, vocabulary)
     return read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
 

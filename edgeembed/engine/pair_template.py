@@ -1,13 +1,10 @@
 """The pair template of a reranker: how a query and a document are put together and tokenised.
 
-The text between two special tokens of the template is tokenised as one, because byte-level BPE joins a space in the template
-with the word after it. Where the makers tokenise parts by themselves, the template has "{cut}". Only the template's own
-special tokens become such, never those in a text.
+Only the template's own special tokens become such, never those in a text.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,25 +12,11 @@ import numpy as np
 
 from edgeembed.engine.interface import Pair
 from edgeembed.engine.reading import Tokens
+from edgeembed.engine.template_parts import CUT, split_at_special
 
 TEMPLATE_KEY = "edgeembed.prompt.rerank"
 INSTRUCTION_KEY = "edgeembed.prompt.instruction"
 SECOND_SEGMENT_KEY = "edgeembed.rerank.second_segment"
-
-CUT = "{cut}"
-"""Separates parts of a template that are tokenised by themselves."""
-
-_SPECIAL = re.compile(r"(<\|[^<>|]+\|>|\[[A-Z]+\]|</?s>|<[be]os>|\{cut\})")
-
-
-def is_special(name: str) -> bool:
-    """Return whether a special token of this name becomes one in a template."""
-    return _SPECIAL.fullmatch(name) is not None
-
-
-def split_at_special(template: str) -> list[tuple[str, bool]]:
-    """Return the parts of a template, and whether each is a special token; parts that are empty are left out."""
-    return [(part, is_special(part)) for part in _SPECIAL.split(template) if part]
 
 
 @dataclass(frozen=True)
@@ -65,10 +48,9 @@ class PairTemplate:
         }
         parts: list[Tokens] = []
         offset = 0
-        for segment in _SPECIAL.split(self.template):
-            special = _SPECIAL.fullmatch(segment) is not None
-            if "{document}" in segment:
+        for part, special in split_at_special(self.template):
+            if "{document}" in part:
                 offset = self.second_segment
-            if segment and segment != CUT:
-                parts.append(tokenize(segment if special else segment.format(**values), special) + np.int32(offset))
+            if part != CUT:
+                parts.append(tokenize(part if special else part.format(**values), special) + np.int32(offset))
         return np.concatenate(parts).astype(np.int32)

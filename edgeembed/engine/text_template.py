@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeembed.engine.pair_template import split_at_special
 from edgeembed.engine.reading import Tokens
+from edgeembed.engine.template_parts import split_at_special
 
 TEMPLATE_KEY = "edgeembed.text.template"
 INSTRUCTION_KEY = "edgeembed.text.instruction"

@@ -106,9 +106,9 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         advice = f"Split the text, or have it cut (see {lengths.cutting})"
         if attainable >= tokens and not by_client:
             advice = (
-                f"Split the text, have it cut (see {lengths.cutting}), or raise the server's setting context_tokens (up to "
+                f"Split the text, have it cut (see {lengths.cutting}), or raise the server's setting context_tokens "
+                f"(up to {attainable} for this model)"
             )
-            advice += f"{attainable} for this model)"
         return InputTooLongError(
             f"{what} has {'at least ' if at_least else ''}{tokens} {allowed}. {advice}",
             tokens=tokens,

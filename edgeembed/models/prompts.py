@@ -58,10 +58,11 @@ def choose_prompt(prompts: Prompts | None, input_type: InputType | None, instruc
     else empty, for clients that write prompts themselves. An instruction alone means a query. Raises RequestError if the
     model does not accept an instruction.
     """
-    prompts = prompts or Prompts()
     if input_type is None and instruction is None:
-        default = prompts.default
-        return Prompt(default, prompts.instruction or "") if default else NO_PROMPT
+        if prompts is None or prompts.default is None:
+            return NO_PROMPT
+        return Prompt(prompts.default, prompts.instruction or "")
+    prompts = prompts or Prompts()
     kind: InputType = input_type or "query"
     template = _template(prompts, kind)
     if "{instruction}" not in template:

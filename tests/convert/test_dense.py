@@ -54,7 +54,10 @@ def _infinite(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_edit(activation_function="torch.nn.modules.activation.GELU"), "supported are torch.nn's Identity, Tanh, ReLU"),
+        (
+            _edit(activation_function="torch.nn.modules.activation.Sigmoid"),
+            "supported are torch.nn's Identity, Tanh, ReLU, GELU",
+        ),
         (_edit(activation_function="own.Tanh"), "supported are torch.nn's"),
         (_edit(bias=False), r"expected \['linear.weight'\]"),
         (_edit(out_features=23), r"it must be \[23, 64\]"),

@@ -11,7 +11,7 @@ from tests.convert.tiny_bert import Float32Array, tiny_weights, write_json, writ
 from tests.convert.tiny_encoders import SIZES, TOKENS, wordpiece_tokenizer_json, write_sentence_transformer
 
 BUCKETS = 32
-_FRONT = ("<s>", "<pad>", "</s>", "<unk>")
+_FIRST = ("<s>", "<pad>", "</s>", "<unk>")
 _PARTS = {
     "attention.self.query": "attention.attn.q",
     "attention.self.key": "attention.attn.k",
@@ -27,7 +27,7 @@ _PARTS = {
 def mpnet_tokenizer_json() -> dict[str, Any]:
     """Return the content of tokenizer.json, as transformers saves MPNet's: BERT's pieces between others' special ones."""
     content = wordpiece_tokenizer_json()
-    pieces = [*_FRONT, *content["model"]["vocab"], "<mask>"]
+    pieces = [*_FIRST, *content["model"]["vocab"], "<mask>"]
     ids = {piece: number for number, piece in enumerate(pieces)}
     added = [
         {
@@ -39,7 +39,7 @@ def mpnet_tokenizer_json() -> dict[str, Any]:
             "rstrip": False,
             "normalized": piece == "<unk>",
         }
-        for piece in (*_FRONT, "[UNK]", "<mask>")
+        for piece in (*_FIRST, "[UNK]", "<mask>")
     ]
     processor = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True}
     return {

@@ -16,12 +16,12 @@ from edgeembed.engine.reading import Tokens
 _PATTERNS = {"granite-embed-multi-97m"}
 """llama.cpp's names of the pre-tokenizers with this pattern."""
 _MOST_PLACES = 64
-"""Of one text: llama.cpp takes 0.7 ms for the shortest, because it compiles the pattern each time. A text with more is read
-as llama.cpp does it."""
+"""Places at which one text is split. Each part takes a call of llama.cpp, which compiles the pattern each time: 0.7 ms. A
+text with more places is left to llama.cpp."""
 _MOST_WORDS = 4096
 """Words whose ids are remembered."""
 _MARKS = ("\u1abe", "\ua670", "\u20dd", "\U0001e8d0")
-"""Rare combining marks. Behind capitals, they keep llama.cpp from splitting them; no token joins them to a letter."""
+"""Rare combining marks. llama.cpp does not split capitals with one behind them; no token joins such a mark to a letter."""
 
 
 class CasedWords:
@@ -94,7 +94,7 @@ class CasedWords:
 
 _MAY_BE_CAPITALS = re.compile(r"[^\x00-\x7f].*[A-Z]$")
 
-# --- the pattern, for texts with one ASCII character instead of each that has the same part in it -------------------------
+# --- the pattern, for texts in which one ASCII character stands for all of a kind -----------------------------------------
 
 _UPPER, _LOWER, _LETTER, _MARK, _NUMBER, _SPACE, _OTHER = "\x01", "\x02", "\x03", "\x04", "\x05", "\x0b", "\x06"
 _KIND_OF = {

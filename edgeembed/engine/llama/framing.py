@@ -32,7 +32,7 @@ class Framing:
         """Return the ids before and after each text with this prompt."""
         if self._template is not None:
             return special_around(lambda text: self.tokenize_prompted(prefix, text, suffix))
-        begin, end = special_around(self._tokenizer.tokenize)
+        begin, end = self._tokenizer.frame
         before, behind = (
             self._tokenizer.tokenize(part) if part else np.concatenate([begin, end]) for part in (prefix, suffix)
         )
@@ -58,5 +58,5 @@ class Framing:
         return self._tokenizer.special(text) if special else self._tokenizer.tokenize(text, frame=False)
 
     def _message(self, template: TextTemplate, text: str, prompt: str) -> Tokens:
-        begin, end = special_around(self._tokenizer.tokenize)
+        begin, end = self._tokenizer.frame
         return np.concatenate([begin, template.tokens(text, prompt, self.part), end])

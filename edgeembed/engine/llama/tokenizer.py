@@ -65,8 +65,13 @@ class Tokenizer:
             found = list(self._ids(parts))
         else:
             found = list(self._ids_of_pieces(text))
-        begin, end = self._frame if frame else (_NONE, _NONE)
+        begin, end = self.frame if frame else (_NONE, _NONE)
         return np.concatenate([begin, *found, end])
+
+    @cached_property
+    def frame(self) -> tuple[Tokens, Tokens]:
+        """The special tokens that the model adds before and after every text."""
+        return special_around(partial(self._call, frame=True))
 
     def special(self, text: str) -> Tokens:
         """Return the ids of a text in which the names of special tokens are such."""
@@ -157,11 +162,6 @@ class Tokenizer:
     @cached_property
     def _pieces(self) -> TextPieces:
         return TextPieces.of(self._metadata, self._vocabulary.spellings, self._names_of_defined.values())
-
-    @cached_property
-    def _frame(self) -> tuple[Tokens, Tokens]:
-        """The special tokens before and after every text."""
-        return special_around(partial(self._call, frame=True))
 
     def _call(self, text: str, *, frame: bool, special: bool = False) -> Tokens:
         encoded = text.encode("utf-8")

@@ -17,7 +17,7 @@ from tests.convert.zoo import bert
 from tests.convert.zoo.form import Form
 from tests.convert.zoo.t5 import make_sentence_t5
 
-_FRONT = ("<unk>", "<s>", "</s>")
+_FIRST = ("<unk>", "<s>", "</s>")
 """SentencePiece's own first pieces."""
 
 
@@ -34,13 +34,13 @@ def write_merges(folder: Path, *, keep: Sequence[str] = ("tokenizer_config.json"
     return folder
 
 
-def write_sentencepiece(folder: Path, *, front: int = 4, first: Sequence[str] = _FRONT, keep: Sequence[str] = ()) -> Path:
+def write_sentencepiece(folder: Path, *, before: int = 4, first: Sequence[str] = _FIRST, keep: Sequence[str] = ()) -> Path:
     """Replace tokenizer.json by sentencepiece.bpe.model.
 
-    front: special pieces of the tokenizer's class before those of the model. first: the model's first pieces.
+    before: special pieces of the tokenizer's class before those of the model. first: the model's first pieces.
     """
     content = _take(folder, keep)
-    vocabulary = content["model"]["vocab"][front:-1]  # without <mask>
+    vocabulary = content["model"]["vocab"][before:-1]  # without <mask>
     pieces = [(piece, 0.0, 2 if piece == "<unk>" else 3) for piece in first] + [
         (piece, score, 1) for piece, score in vocabulary
     ]
@@ -109,7 +109,7 @@ def make_reranker(folder: Path) -> Path:
 
 def make_camembert(folder: Path) -> Path:
     """Write a checkpoint in the form of sentence-camembert-base with sentencepiece.bpe.model alone."""
-    return write_sentencepiece(make_tiny_camembert(folder), front=7)
+    return write_sentencepiece(make_tiny_camembert(folder), before=7)
 
 
 def make_t5(folder: Path) -> Path:

@@ -129,7 +129,7 @@ def test_a_part_of_a_giant_text_has_the_tokens_at_its_end_or_beginning(
     text = PROSE * 50
     part = family.model.shorten(text, 60, at_start=at_start)
     assert len(part) < len(text) // 4
-    (begin, end), whole, found = family.model._tokenizer._frame, family.tokens(text), family.tokens(part)
+    (begin, end), whole, found = family.model._tokenizer.frame, family.tokens(text), family.tokens(part)
     assert len(found) > 60
     if at_start:
         assert found[-(50 + len(end)) :] == whole[-(50 + len(end)) :]
