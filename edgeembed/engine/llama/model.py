@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, Float32Matrix, decode_classifier
+from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
-from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
+from edgeembed.engine.interface import TYPE_KEY, Float32Matrix, Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
