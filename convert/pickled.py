@@ -26,8 +26,8 @@ from edgeembed_convert.tensors import ITEM_BYTES, StoredTensor
 
 _T = TypeVar("_T")
 
-_MOST_PICKLE_BYTES = 16 << 20
-"""Of data.pkl, which only describes the tensors: about 200 bytes each."""
+_MOST_PICKLE_BYTES = 4 << 20
+"""Of data.pkl, which only describes the tensors: about 200 bytes each. A byte can make an object of 72 bytes here."""
 _MOST_DIMENSIONS = 8
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 1
@@ -211,8 +211,11 @@ class _Machine:
         elif opcode in ("SETITEM", "SETITEMS"):
             values = self._pop(2) if opcode == "SETITEM" else self._pop_to_mark()
             _set_items(_expect(stack[-1], dict), values)
-        elif opcode in ("GLOBAL", "STACK_GLOBAL"):
-            stack.append(_permitted(argument if opcode == "GLOBAL" else " ".join(map(str, self._pop(2)))))
+        elif opcode == "GLOBAL":
+            stack.append(_permitted(argument))
+        elif opcode == "STACK_GLOBAL":
+            # Not str() of just anything: the text of tuples in tuples can be of any length.
+            stack.append(_permitted(" ".join(_expect(part, str) for part in self._pop(2))))
         elif opcode == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif opcode == "REDUCE":
@@ -267,7 +270,9 @@ def _permitted(name: str) -> _Name:
 def _set_items(target: dict[Any, Any], values: list[Any]) -> None:
     for key, value in zip(values[::2], values[1::2], strict=True):
         # Other keys, such as deeply nested tuples, could cost any time or stack to hash.
-        target[_expect(key, str)] = value
+        name = _expect(key, str)
+        name.encode()  # an unpaired surrogate, with which no message about the tensor could be printed, is a ValueError
+        target[name] = value
 
 
 def _made(name: str, arguments: tuple[Any, ...]) -> Any:

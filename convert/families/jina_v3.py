@@ -66,10 +66,8 @@ class JinaV3:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        if checkpoint.config.get("model_type") != "jina_embeddings_v3" and checkpoint.task_adapter is None:
-            raise ConversionError(
-                f"{checkpoint.config_file}: lora_adaptations is missing; expected the names of the adapters"
-            )
+        if checkpoint.config.get("model_type") not in self.model_types:
+            _check_own_code(checkpoint)
         check_fixed(checkpoint, _FIXED, "jina-embeddings-v3")
         hidden = checkpoint.positive_int("hidden_size")
         vocabulary = checkpoint.positive_int("vocab_size")
@@ -97,12 +95,12 @@ class JinaV3:
 
 
 def _check_own_code(checkpoint: Checkpoint) -> None:
-    """Raise ConversionError for settings of the makers' code that have other defaults, or if no adapter is chosen."""
+    """Raise ConversionError if no adapter of a checkpoint for the makers' code is chosen, or for what its defaults are."""
     if checkpoint.task_adapter is None:
         raise ConversionError(
             f"{checkpoint.config_file}: lora_adaptations is missing, or another adapter is chosen; expected one of its names"
         )
-    if "position_embedding_type" not in checkpoint.config:
+    if checkpoint.config.get("position_embedding_type") is None:
         raise ConversionError(f"{checkpoint.config_file}: position_embedding_type is missing; expected 'rotary'")
 
 

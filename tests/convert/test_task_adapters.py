@@ -49,6 +49,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "the same task twice": ({"lora_adaptations": ["a", "a"]}, r"lora_adaptations = \['a', 'a'\]"),
     "untrained": ({"load_trained_adapters": False}, r"would get new, untrained adapters"),
     "table of positions": ({"position_embedding_type": "absolute"}, r"position_embedding_type = 'absolute'"),
+    "no kind of positions": ({"position_embedding_type": None}, r"position_embedding_type is missing; expected 'rotary'"),
     "shorter rows": ({"truncate_dim": 32}, r"truncate_dim = 32"),
     "instructions in a list": ({"task_instructions": [1]}, r"task_instructions = \[1\]"),
     "lengths": ({"matryoshka_dimensions": [128]}, r"matryoshka_dimensions = \[128\]"),

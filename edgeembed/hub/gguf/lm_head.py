@@ -26,6 +26,8 @@ def read_head_rows(
     from gguf.quants import dequantize
 
     _, values, size = TYPES[tensor.kind]
+    if tensor.shape[0] % values:
+        raise MalformedError(f"tensor {tensor.name!r} has rows of {tensor.shape[0]} numbers, not a multiple of {values}")
     length = tensor.shape[0] // values * size
     rows = [reader.bytes_at(tensor.name, starts[tensor.name] + number * length, length) for number in numbers]
     raw = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
