@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.engine.dense import LONGEST_WEIGHT, MOST_LAYERS, DenseHead, DenseLayer, encoded_length
+from edgeembed.engine.dense import LONGEST_WEIGHT, MOST_LAYERS, DenseHead, DenseLayer
+from edgeembed.engine.float_strings import encoded_length
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.jsonfile import read_json
