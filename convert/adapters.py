@@ -95,7 +95,7 @@ def choose_adapter(folder: Path, tasks: Sequence[str], wanted: str | None, sourc
     if wanted is None:
         if named:
             raise ConversionError(
-                f"{folder}: the checkpoint has adapters, each of which makes another model of it: {', '.join(named)}. "
+                f"{folder}: the checkpoint has adapters, each of which makes a different model: {', '.join(named)}. "
                 f"Choose one: {command} {next(iter(named))}"
             )
         if found:
@@ -185,7 +185,7 @@ def merged(weights: Weights, folder: Path) -> Weights:
         raise ConversionError(f"{file}: there is no LoRA tensor in it")
     for (module, embeds), pair in pairs.items():
         if len(pair) != 2:
-            raise ConversionError(f"{file}: of the adapter of {module}, lora_{'B' if 'A' in pair else 'A'} is missing")
+            raise ConversionError(f"{file}: lora_{'B' if 'A' in pair else 'A'} of {module} is missing")
         own = _name_in(weights, f"{module}.weight", file)
         rank = pair["A"].shape[0] if pair["A"].shape else 0
         scale = config.scale(module, rank)
@@ -208,7 +208,7 @@ def _name_in(weights: Weights, name: str, file: Path) -> str:
     if len(found) != 1:
         raise ConversionError(
             f"{file}: the adapter changes {name}, which {'is not one tensor' if found else 'is no tensor'} of the model: it "
-            "belongs to another one"
+            "was made for another one"
         )
     return found[0]
 

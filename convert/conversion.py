@@ -34,6 +34,7 @@ from edgeembed_convert.outcome import describe_fallbacks, describe_types, effect
 from edgeembed_convert.quantization import (
     MIXTURE_BITS,
     MIXTURES,
+    QUANTIZATIONS,
     WEIGHED,
     block_of,
     choose_type,
@@ -358,7 +359,8 @@ def _texts(wanted: str, options: ConversionOptions) -> list[str]:
     if options.importance is None:
         return read_texts() if wanted in RECIPES and RECIPES[wanted].weighed else []
     if wanted not in WEIGHED:
-        raise ConversionError(f"importance has no effect on {wanted}; it has on {', '.join(sorted(WEIGHED))}")
+        users = ", ".join(name for name in QUANTIZATIONS if name in WEIGHED)
+        raise ConversionError(f"texts for importance have no effect on {wanted}; these types use them: {users}")
     return read_texts(options.importance)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.engine.dense import LONGEST_WEIGHT, MOST_LAYERS, DenseHead, DenseLayer, encoded_length
+from edgeembed.engine.dense import LONGEST_WEIGHT, MOST_LAYERS, DenseHead, DenseLayer
+from edgeembed.engine.float_strings import encoded_length
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.jsonfile import read_json

@@ -36,8 +36,8 @@ def check_quantization(config: dict[str, Any], file: Path) -> None:
         found = config.get(key)
         if found and (reason := _reason(found)):
             raise ConversionError(
-                f"{file}: {key}: the weights are quantised already, {reason}, which is not read. Of such formats, only fp8 "
-                "is. Convert the model's original weights (F32, F16 or BF16)"
+                f"{file}: {key}: the weights are already quantised, {reason}. Of such formats, only fp8 can be read. "
+                "Convert the model's original weights (F32, F16 or BF16)"
             )
 
 
@@ -121,8 +121,8 @@ def _scaled(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int] | 
         shape = scale.shape
     if block is None or not shape:
         raise ConversionError(
-            f"{scale.file}: tensor {scale.name} has the shape {list(scale.shape)}, which does not fit to {tensor.name} of "
-            f"the shape {list(tensor.shape)} and the blocks in {file.name}, {block or 'none'}"
+            f"{scale.file}: tensor {scale.name} has the shape {list(scale.shape)}, which does not fit {tensor.name} of the "
+            f"shape {list(tensor.shape)} and the blocks in {file.name}, {block or 'none'}"
         )
     located = StoredTensor(scale.name, scale.file, scale.dtype, shape, scale.offset)
     return ScaledTensor(tensor.name, tensor.file, tensor.dtype, tensor.shape, tensor.offset, located, block)

@@ -62,6 +62,6 @@ def adapted(
     if not narrow or (left.shape[0], right.shape[1]) != wanted:
         raise ConversionError(
             f"{left.file}: {left.name} of the shape {list(left.shape)} and {right.name} of the shape {list(right.shape)} do "
-            f"not fit to {base.name} of the shape {list(base.shape)}"
+            f"not fit {base.name} of the shape {list(base.shape)}"
         )
     return AdaptedTensor(base.name, base.file, "F32", base.shape, base.offset, base, left, right, scale, swapped)

@@ -96,7 +96,7 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
 
 def _token_weights(checkpoint: Checkpoint) -> Iterator[str]:
     if "NewForTokenClassification" in (checkpoint.config.get("architectures") or []):
-        yield "its weights of single tokens, for sparse vectors, are not computed"
+        yield "its weights for single tokens, which make sparse vectors, are not computed"
 
 
 def _dense(plan: ModelPlan) -> Iterator[str]:

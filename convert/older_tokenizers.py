@@ -144,7 +144,9 @@ def _byte_pairs(source: _Source) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{merges}: cannot be read: {error}") from error
     if not lines[0].startswith("#version"):
-        raise ConversionError(f"{merges}: the first line is {lines[0][:40]!r}; expected #version: older files differ")
+        raise ConversionError(
+            f"{merges}: the first line is {lines[0][:40]!r}; expected #version; older formats are not read"
+        )
     model = {"type": "BPE", "vocab": vocabulary, "merges": [line.rstrip("\r") for line in lines[1:] if line.strip()]}
     return {"model": model, "added_tokens": _added(source, vocabulary)}
 
@@ -186,15 +188,20 @@ def _unigram(
     names = [piece for piece, _, _ in model.pieces]
     if model.model_type != UNIGRAM:
         raise ConversionError(f"{source.file}: the model is not Unigram, as {source.name} reads it. {_SAVE}")
-    if not model.usual_spaces or any(kind not in (NORMAL, UNKNOWN, CONTROL) for _, _, kind in model.pieces):
+    if not model.usual_spaces:
         raise ConversionError(
-            f"{source.file}: it keeps or moves spaces, or has pieces of its user, unlike the models that {source.name} is "
-            f"made for. {_SAVE}"
+            f"{source.file}: the model treats spaces in another way than those that {source.name} is made for. {_SAVE}"
+        )
+    if any(kind not in (NORMAL, UNKNOWN, CONTROL) for _, _, kind in model.pieces):
+        raise ConversionError(
+            f"{source.file}: the model has user-defined pieces, unlike those that {source.name} is made for. {_SAVE}"
         )
     if tuple(names[: len(skipped)]) != skipped:
         raise ConversionError(f"{source.file}: the first pieces are {names[: len(skipped)]}; expected {list(skipped)}")
     if other := [role for role, piece in _ROLES[source.name].items() if source.role(role) != piece]:
-        raise ConversionError(f"{source.file}: other {other[0]} token than {source.name} has: {source.role(other[0])!r}")
+        raise ConversionError(
+            f"{source.file}: the {other[0]} token is {source.role(other[0])!r}, which {source.name} does not have"
+        )
     vocabulary = [
         *before,
         *((piece, score) for piece, score, _ in model.pieces[len(skipped) :]),

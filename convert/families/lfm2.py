@@ -43,7 +43,8 @@ class Lfm2:
         if checkpoint.config.get("architectures") == ["Lfm2Model"]:
             raise ConversionError(
                 f"{checkpoint.config_file}: architectures = ['Lfm2Model']: causal models of LFM2 are not supported, because "
-                f"their texts cannot share the beginning that is kept of a prompt; {_BIDIRECTIONAL} is"
+                "a prompt is computed once for many texts, which the state of their convolutions does not allow; expected "
+                f"{_BIDIRECTIONAL}"
             )
         require_config(checkpoint, _FIXED)
         hidden = checkpoint.positive_int("hidden_size")

@@ -111,7 +111,7 @@ def _plan(checkpoint: Checkpoint, kind: _Kind) -> ModelPlan:
     shape = read_shape(checkpoint, optional=True)
     if shape.head % 2:
         raise ConversionError(
-            f"{checkpoint.config_file}: the heads have {shape.head} numbers, which cannot be turned in pairs"
+            f"{checkpoint.config_file}: the heads have {shape.head} numbers; expected an even number, which RoPE needs"
         )
     causal, pooling = _is_causal(checkpoint), _pooling(checkpoint, shape.hidden)
     arch = kind.causal_architecture if causal and pooling == "last" else _EMBED

@@ -70,8 +70,8 @@ class Qwen2Reranker:
         shape = read_shape(checkpoint, optional=True)
         if shape.heads * shape.head != shape.hidden:
             raise ConversionError(
-                f"{checkpoint.config_file}: {shape.heads} heads of {shape.head} numbers; llama.cpp's Qwen2 requires "
-                f"hidden_size, {shape.hidden}"
+                f"{checkpoint.config_file}: {shape.heads} heads of {shape.head} numbers are not hidden_size, "
+                f"{shape.hidden}, as llama.cpp's Qwen2 requires"
             )
         tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
         metadata: Metadata = {

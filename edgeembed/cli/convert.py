@@ -56,8 +56,8 @@ class ConvertFlags:
     "--merge-adapter",
     "adapter",
     metavar="NAME",
-    help="Merge this LoRA adapter into the weights: the name of one in the checkpoint, such as a task, a folder with "
-    "adapter_config.json, or such a repository of the model hub.",
+    help="Merge a LoRA adapter into the weights. NAME is that of an adapter in the checkpoint (such as a task), or a folder "
+    "or a repository of the model hub with adapter_config.json.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
@@ -72,7 +72,7 @@ class ConvertFlags:
     "importance",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Texts, one a line, like those that the model will see; what matters for them is rounded with less error.  "
+    help="Texts like those that the model will see, one a line; weights that matter for them are rounded with less error.  "
     "[default for Q5_E and Q4_E: texts in 30 languages; else none]",
 )
 @click.option("--no-proof", is_flag=True, help="Store no canary rows; `edgeembed verify` then has nothing to compare with.")
@@ -85,17 +85,17 @@ def convert(source: str, **flags: Any) -> None:
     is downloaded to a temporary folder.
 
     The folder must have config.json, weights (model.safetensors or pytorch_model.bin, or shards with their index), the
-    tokenizer's files, modules.json and the Pooling folder. Conversion stops with an error if something is missing or
-    contradictory; nothing is guessed, and no code of the checkpoint is run.
+    tokenizer's files, and for most embedders modules.json and the Pooling folder. Conversion stops with an error if
+    something is missing or contradictory; nothing is guessed, and no code of the checkpoint is run.
 
     \b
-    Types, largest files first:
+    Types, largest files first, then our own:
       F32                     as trained
       F16, BF16               half the size
       Q8_0                    about a quarter; nearly the same vectors
       Q6_K Q5_K_M Q5_1 Q5_0   smaller
       Q4_K_M Q4_1 Q4_0 IQ4_XS smallest; measure your search quality before you rely on them
-      Q8_E Q5_E Q4_E          our own, smaller at the same quality: each matrix has the bits that it needs
+      Q8_E Q5_E Q4_E          our own: each matrix has the bits that it needs; smaller at the same quality
 
     The file contains canary rows: a few texts with their vectors from the unquantised weights. The daemon checks them when
     it loads the model, and `edgeembed verify` prints the result.

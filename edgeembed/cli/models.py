@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeembed.hub.catalogue import CatalogueEntry, Check, Matryoshka, ModelSource, Prompts
+    from edgeembed.hub.gguf.frames import Frame
     from edgeembed.hub.store import InstalledModel, Store
 
 _NOT_INSTALLED = "not installed"
@@ -300,7 +301,13 @@ def _print_source(source: ModelSource) -> None:
 
 def _print_installed(model: InstalledModel) -> None:
     from edgeembed.common.progress import human_size
+    from edgeembed.errors import HubError
+    from edgeembed.hub.gguf.frames import read_frame
 
+    try:
+        frame = read_frame(model.path)
+    except HubError:
+        frame = None  # it is reported as damaged
     click.echo(f"  {model.type}, {human_size(model.size_bytes)}")
     print_fields(
         [
@@ -309,32 +316,30 @@ def _print_installed(model: InstalledModel) -> None:
             ("source", model.source),
             ("licence", model.license or "unknown"),
             ("last used", ago(model.last_used, time.time())),
+            *(_frame_fields(frame, model.task) if frame else ()),
             *(("note", note) for note in model.notes),
         ],
         indent="    ",
         prose=("note",),
     )
-    _print_frame(model)
+    if frame:
+        _print_comparison(frame)
 
 
-def _print_frame(model: InstalledModel) -> None:
-    """Print what is around a text and what becomes of its token vectors; see `hub.gguf.frames`."""
-    from edgeembed.errors import HubError
-    from edgeembed.hub.gguf.frames import read_frame
-
-    try:
-        frame = read_frame(model.path)
-    except HubError:
-        return  # it is reported as damaged
-    fields = [
+def _frame_fields(frame: Frame, task: str) -> list[tuple[str, str | None]]:
+    """Return what is around a text and what becomes of its token vectors."""
+    return [
         ("frame", f"known: {frame.family}" if frame.family else "of no known family"),
-        ("special tokens", f"{frame.before or ''} TEXT {frame.after or ''}".strip() if model.task == "embed" else None),
+        ("special tokens", f"{frame.before or ''} TEXT {frame.after or ''}".strip() if task == "embed" else None),
         ("pre-tokenizer", frame.splitter),
         ("pooling", frame.pooling or "not in the file"),
         ("dense layers", str(frame.dense) if frame.dense else None),
         ("checked by", "the file's canary rows, whenever it is loaded" if frame.proven else None),
     ]
-    print_fields(fields, indent="    ")
+
+
+def _print_comparison(frame: Frame) -> None:
+    """Print what the comparison with the file's family found; see `hub.gguf.frames`."""
     for label, lines in (("mended", frame.mended), ("not checked", frame.unchecked)):
         for line in lines:
             print_prose(line, f"    {label}: ", " " * 6)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pooling",
     type=click.Choice(["last", "mean", "cls"]),
-    help="How a text generator is to embed, whose GGUF file does not say it; last for most.",
+    help="Pooling for a GGUF file that states none, as those of text generators; last for most.",
 )
 @click.option("--offline", is_flag=True, help="Do not use the network: install a FILE, or check that a model is installed.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and the result as lines of JSON.")
@@ -39,7 +39,8 @@ def pull(spec: str, kind: str | None, name: str | None, pooling: Pooling | None,
     (safetensors, or pytorch_model.bin), which is converted. Without FILE or TYPE, the only GGUF file or the one of type
     Q8_0 is used.
 
-    FILE is a GGUF file on this machine; it is checked and copied.
+    FILE is a GGUF file on this machine; it is checked and copied. A model in several files is joined to one: name any of
+    its parts.
 
     Downloads resume: automatically after network errors, or when you run the command again. HF_ENDPOINT, HF_TOKEN,
     HTTPS_PROXY and pip's settings are respected.

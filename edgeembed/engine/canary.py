@@ -6,7 +6,6 @@ unquantised weights into the file (`edgeembed.canary.*`), the rows computed here
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.engine.causes import Cause
+from edgeembed.engine.float_strings import decode_floats, encode_floats
 from edgeembed.engine.interface import Float32Row, Pair, Prompted, Text
 
 TokensT = TypeVar("TokensT")
@@ -152,7 +152,7 @@ def least_again(file_type: str, *, scores: bool = False) -> float:
 
 def encode_rows(rows: Sequence[Float32Row]) -> str:
     """Return the value for ROWS_KEY; its length depends only on the shape."""
-    return base64.b64encode(np.stack(rows).astype("<f4").tobytes()).decode("ascii")
+    return encode_floats(np.stack(rows))
 
 
 def write_texts(texts: Sequence[Text]) -> str:
@@ -174,7 +174,7 @@ def read_rows(texts: str, rows: str) -> list[tuple[Text, Float32Row]]:
     """Return the texts that have a row, from the values of both keys. Raises CanaryError when they do not match."""
     try:
         known = msgspec.json.decode(texts, type=list[str | Pair])
-        matrix = np.frombuffer(base64.b64decode(rows, validate=True), dtype="<f4").reshape(len(known), -1)
+        matrix = decode_floats(rows).reshape(len(known), -1)
     except (ValueError, TypeError, msgspec.DecodeError) as error:
         raise CanaryError(f"the canary rows in the file are damaged: {error}") from error
     return [(text, row) for text, row in zip(known, matrix, strict=True) if np.isfinite(row).all()]

@@ -6,17 +6,15 @@ tensor; their classifier, which is one or two rows of the LM head, is a string i
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from edgeembed.engine.float_strings import decode_floats, encode_floats
+from edgeembed.engine.interface import Float32Matrix
 
 CLASSIFIER_KEY = "edgeembed.rerank.classifier"
-"""Base64 of the weights: little-endian float32, shape (labels, width)."""
-
-Float32Matrix = npt.NDArray[np.float32]
+"""The weights, shape (labels, width), as in `float_strings`."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +74,14 @@ BGE_RERANKER_GEMMA = AnswerPrompt(
 
 def encode_classifier(weight: Float32Matrix) -> str:
     """Return the value of CLASSIFIER_KEY for weights of shape (labels, width)."""
-    return base64.b64encode(np.ascontiguousarray(weight, dtype="<f4").tobytes()).decode("ascii")
+    return encode_floats(weight)
 
 
 def decode_classifier(text: str, labels: int, width: int) -> Float32Matrix:
     """Return the weights, shape (labels, width). Raises ValueError if the text is not that of finite weights."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64: {error}") from error
-    if len(raw) != 4 * labels * width:
-        raise ValueError(f"it has {len(raw)} bytes, expected {4 * labels * width}: {labels} rows of {width} numbers")
-    weight = np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(labels, width)
+    weight = decode_floats(text)
+    if weight.size != labels * width:
+        raise ValueError(f"it has {weight.size} numbers, expected {labels * width}: {labels} rows of {width}")
     if not np.isfinite(weight).all():
         raise ValueError("it has numbers that are not finite")
-    return weight
+    return weight.reshape(labels, width)

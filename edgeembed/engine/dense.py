@@ -7,15 +7,14 @@ some ten thousandths of a forward pass's work. Sizes of inputs are not stored: e
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
+from edgeembed.engine.float_strings import decode_floats, encode_floats, encoded_length
+from edgeembed.engine.interface import Float32Matrix
 
 COUNT_KEY = "edgeembed.dense.count"
 MOST_LAYERS = 4
@@ -37,23 +36,23 @@ class DenseError(ValueError):
     """The metadata do not describe dense layers; the message names the key."""
 
 
-def _tanh(rows: Float32Array) -> Float32Array:
+def _tanh(rows: Float32Matrix) -> Float32Matrix:
     return np.tanh(rows)
 
 
-def _relu(rows: Float32Array) -> Float32Array:
+def _relu(rows: Float32Matrix) -> Float32Matrix:
     return np.maximum(rows, np.float32(0))
 
 
-def _gelu(rows: Float32Array) -> Float32Array:
+def _gelu(rows: Float32Matrix) -> Float32Matrix:
     """Return x times the normal distribution at x (Hendrycks and Gimpel, 2016)."""
-    found: Float32Array = rows * (0.5 + 0.5 * _erf(rows / math.sqrt(2)).astype(np.float32))
+    found: Float32Matrix = rows * (0.5 + 0.5 * _erf(rows / math.sqrt(2)).astype(np.float32))
     return found
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
-ACTIVATIONS: Mapping[str, Callable[[Float32Array], Float32Array] | None] = {
+ACTIVATIONS: Mapping[str, Callable[[Float32Matrix], Float32Matrix] | None] = {
     "identity": None,
     "tanh": _tanh,
     "relu": _relu,
@@ -66,13 +65,13 @@ ACTIVATIONS: Mapping[str, Callable[[Float32Array], Float32Array] | None] = {
 class DenseLayer:
     """weight: float32, shape (outputs, inputs). bias: float32, shape (outputs,). activation: a key of ACTIVATIONS."""
 
-    weight: Float32Array
-    bias: Float32Array | None = None
+    weight: Float32Matrix
+    bias: Float32Matrix | None = None
     activation: str = "identity"
 
-    def apply(self, rows: Float32Array) -> Float32Array:
+    def apply(self, rows: Float32Matrix) -> Float32Matrix:
         """Return float32, shape (texts, outputs), from float32, shape (texts, inputs)."""
-        found: Float32Array = rows @ self.weight.T
+        found: Float32Matrix = rows @ self.weight.T
         if self.bias is not None:
             found += self.bias
         function = ACTIVATIONS[self.activation]
@@ -95,7 +94,7 @@ class DenseHead:
         """Length of a row."""
         return len(self.layers[-1].weight)
 
-    def apply(self, rows: Float32Array) -> Float32Array:
+    def apply(self, rows: Float32Matrix) -> Float32Matrix:
         """Return float32, shape (texts, outputs), from float32, shape (texts, inputs)."""
         for layer in self.layers:
             rows = layer.apply(rows)
@@ -107,9 +106,9 @@ class DenseHead:
         for number, layer in enumerate(self.layers):
             keys[outputs_key(number)] = len(layer.weight)
             keys[_key(number, "activation")] = layer.activation
-            keys[_key(number, "weight")] = _encoded(layer.weight)
+            keys[_key(number, "weight")] = encode_floats(layer.weight)
             if layer.bias is not None:
-                keys[_key(number, "bias")] = _encoded(layer.bias)
+                keys[_key(number, "bias")] = encode_floats(layer.bias)
         return keys
 
 
@@ -136,15 +135,6 @@ def read_head(value: Callable[[str], str | None], width: int) -> DenseHead | Non
     return DenseHead(layers)
 
 
-def encoded_length(values: int) -> int:
-    """Return the length of so many numbers in the metadata."""
-    return -(-4 * values // 3) * 4
-
-
-def _encoded(values: Float32Array) -> str:
-    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
-
-
 def _number(value: Callable[[str], str | None], key: str, most: int) -> int:
     text = value(key)
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
@@ -152,17 +142,14 @@ def _number(value: Callable[[str], str | None], key: str, most: int) -> int:
     return int(text)
 
 
-def _numbers(value: Callable[[str], str | None], key: str, count: int) -> Float32Array:
+def _numbers(value: Callable[[str], str | None], key: str, count: int) -> Float32Matrix:
     text = value(key)
     if text is None or len(text) != encoded_length(count):
         raise DenseError(f"key {key!r} is missing or does not have {count} numbers, as the other keys require")
     try:
-        raw = base64.b64decode(text, validate=True)
+        found = decode_floats(text)  # a string of that length has `count` numbers, or is refused
     except ValueError as error:
-        raise DenseError(f"key {key!r} is not base64: {error}") from error
-    if len(raw) != 4 * count:
-        raise DenseError(f"key {key!r} has {len(raw)} bytes, expected {4 * count}")
-    found = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+        raise DenseError(f"key {key!r}: {error}") from error
     if not np.isfinite(found).all():
         raise DenseError(f"key {key!r} has a number that is not finite")
     return found

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from edgeembed.common.status import EngineStatus
 
 Float32Row = npt.NDArray[np.float32]
+"""One row, shape (dimensions,)."""
+Float32Matrix = npt.NDArray[np.float32]
+"""Rows, shape (texts, dimensions), unless its place says otherwise."""
 
 TYPE_KEY = "edgeembed.converter.type"
 """Metadata key: the type of a converted file for which llama.cpp has no name."""

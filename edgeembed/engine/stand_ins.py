@@ -8,27 +8,25 @@ graph.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+
+from edgeembed.engine.float_strings import decode_floats, encode_floats
+from edgeembed.engine.interface import Float32Matrix
 
 ARCHITECTURE_KEY = "general.architecture"
 STAND_INS = {"mpnet": "bert", "gte": "nomic-bert"}
 """Architecture -> the one that llama.cpp computes instead."""
 SCORE_BIAS_KEY = "edgeembed.attention.score_bias"
-"""What is added to the attention score of two tokens, for `mpnet`: base64 of float32, little-endian, shape
+"""What is added to the attention score of two tokens, for `mpnet`: an array as in `float_strings`, shape
 (heads, 2 * distance + 1), by the position of the key minus that of the query, from -distance on. The first and the last
 number hold for all tokens that are farther apart."""
 _LONGEST_DISTANCE = 2**14
 _LARGEST_HALF = 65_504
 _STRING = 8
 """GGUF's number of the type."""
-
-Float32Matrix = npt.NDArray[np.float32]
 
 
 def computed_as(architecture: str) -> str:
@@ -52,18 +50,15 @@ def architecture_of(path: Path) -> str | None:
 
 def encode_bias(bias: Float32Matrix) -> str:
     """Return the value for SCORE_BIAS_KEY."""
-    return base64.b64encode(bias.astype("<f4").tobytes()).decode("ascii")
+    return encode_floats(bias)
 
 
 def decode_bias(value: str, heads: int) -> Float32Matrix:
     """Return the bias, shape (heads, 2 * distance + 1). Raises ValueError if there is none for so many heads."""
-    try:
-        numbers = np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
-    except (ValueError, binascii.Error) as error:
-        raise ValueError(f"it is not base64 of float32: {error}") from error
+    numbers = decode_floats(value)
     columns = numbers.size // heads
     if not numbers.size or numbers.size % heads or columns % 2 != 1 or columns > 2 * _LONGEST_DISTANCE + 1:
         raise ValueError(f"it has {numbers.size} numbers, not an odd number for each of {heads} heads")
     if not (np.abs(numbers) <= _LARGEST_HALF).all():  # also true for NaN
         raise ValueError("a number is not finite in half precision")
-    return numbers.astype(np.float32).reshape(heads, columns)
+    return numbers.reshape(heads, columns)

@@ -1,4 +1,4 @@
-"""Text generators that are to embed: files that do not say how the vectors of tokens become one.
+"""Text generators that are to embed: files that do not state how the vectors of the tokens become one.
 
 The user chooses the pooling; it is written into the installed copy, which is then an embedding model like any other.
 """
@@ -18,8 +18,8 @@ Pooling = Literal["last", "mean", "cls"]
 NOTES_KEY = "edgeembed.converter.notes"
 
 _NOTE = (
-    "It does not say how to make one vector of those of the tokens: it was made for generating text. With {pooling} "
-    "pooling, chosen at its installation, its vectors compare texts worse than those of an embedding model of its size."
+    "The file does not state a pooling: it was made for generating text. With {pooling} pooling, chosen when it was "
+    "installed, its vectors compare texts worse than those of an embedding model of its size."
 )
 
 
@@ -32,14 +32,14 @@ def require_pooling(fetched: FetchedModel, pooling: Pooling | None, name: str, r
     if said not in (None, "none"):
         if pooling not in (None, said):
             raise HubError(
-                f"{fetched.source}: the file says that its pooling is {said}; --pooling {pooling} is for files that say none"
+                f"{fetched.source}: the file states {said} pooling; --pooling {pooling} is for files that state none"
             )
         return fetched
     if pooling is None:
         raise HubError(
-            f"{fetched.source}: the file does not say how to make one vector of those of the tokens: it is a model that "
-            "generates text, or was converted without its pooling. If it is to embed all the same, choose how: add "
-            "--pooling last (for most decoders) or --pooling mean"
+            f"{fetched.source}: the file does not state a pooling (how the vectors of the tokens become one): the model "
+            "generates text, or was converted without its pooling. To embed with it all the same, add --pooling last (for "
+            "most decoders) or --pooling mean"
         )
     note = _NOTE.format(pooling=pooling)
     number = next(number for number, known in POOLINGS.items() if known == pooling)

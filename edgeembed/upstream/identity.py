@@ -6,7 +6,6 @@ is what they compute, so the digest of the canary rows takes the place of the fi
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 import secrets
@@ -20,6 +19,7 @@ import numpy as np
 
 from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.engine.canary import TEXTS, cosine, defect
+from edgeembed.engine.float_strings import decode_floats, encode_floats
 from edgeembed.engine.interface import Float32Row
 from edgeembed.upstream.wire import RowEncoding, tokens_about
 
@@ -46,7 +46,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     digest: str
     rows: str
-    """Base64 of the rows of the canary texts that fit, as first seen: float32, little-endian, shape (texts, dimensions)."""
+    """Rows of the canary texts that fit, as first seen: shape (texts, dimensions), as in `float_strings`."""
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=_MOST_DIMENSIONS)]
     canary_tokens: list[int] = []
     """Of each canary text, as upstream counts them; empty where it does not."""
@@ -62,8 +62,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def canary_rows(self) -> list[Float32Row]:
-        matrix = np.frombuffer(base64.b64decode(self.rows), dtype="<f4").reshape(-1, self.dimensions)
-        return list(matrix.astype(np.float32))
+        return list(decode_floats(self.rows).reshape(-1, self.dimensions))
 
     def tokens_of(self, number: int) -> int:
         """Return the tokens of a canary text."""
@@ -163,7 +162,7 @@ def _new(model: str, result: ProbeResult) -> Identity:
         url="",
         model=model,
         digest=_digest(model, matrix.tobytes()),
-        rows=base64.b64encode(matrix.tobytes()).decode("ascii"),
+        rows=encode_floats(matrix),
         dimensions=matrix.shape[1],
         canary_tokens=result.canary_tokens,
     )

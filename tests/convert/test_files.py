@@ -130,7 +130,7 @@ def test_all_values_of_both_types(tmp_path: Path) -> None:
         (lambda folder: change(folder, f"{FIRST}_scale_inv", shape=[2, 4]), r"\[2, 4\], which does not fit"),
         (
             lambda folder: edit_json(folder / "config.json", quantization_config={"quant_method": "fp8"}),
-            "does not fit to .* and the blocks in config.json, none",
+            "does not fit .* and the blocks in config.json, none",
         ),
         (lambda folder: edit_json(folder / "config.json", quantization_config=None), "do not belong to a Qwen3"),
     ],

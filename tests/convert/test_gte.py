@@ -104,4 +104,4 @@ def test_a_norm_without_a_constant_is_refused(tmp_path: Path, end: str) -> None:
 def test_token_weights_are_dropped_with_a_note(tmp_path: Path) -> None:
     checkpoint = make_tiny_gte(tmp_path / "tiny", multilingual=True, types=1)
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False))
-    assert result.notes == ["its weights of single tokens, for sparse vectors, are not computed"]
+    assert result.notes == ["its weights for single tokens, which make sparse vectors, are not computed"]

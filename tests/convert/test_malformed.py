@@ -200,10 +200,10 @@ CASES: dict[str, tuple[Break, str]] = {
     "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type"),
     "decoder": (config(is_decoder=True), r"is_decoder"),
     "already quantised": (config(quantization_config={"quant_method": "awq", "bits": 4}), r"with quant_method = 'awq'"),
-    "already sparse": (config(compression_config={"format": "x"}), r"compression_config: the weights are quantised already"),
+    "already sparse": (config(compression_config={"format": "x"}), r"compression_config: the weights are already quantised"),
     "8-bit integers": (
         config(quantization_config={"quant_method": "compressed-tensors", "format": "int-quantized"}),
-        r"by compressed-tensors as 'int-quantized', which is not read. Of such formats, only fp8 is",
+        r"by compressed-tensors as 'int-quantized'. Of such formats, only fp8 can be read",
     ),
     "sparse fp8": (
         config(quantization_config={**COMPRESSED, "sparsity_config": {"format": "sparse-24-bitmask"}}),

@@ -144,8 +144,8 @@ def test_a_model_that_llama_cpp_computes_as_another_is_measured_too(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "kind", "says"),
     [
-        (b"hello\n", "Q8_0", "importance has no effect on Q8_0; it has on .*Q4_0"),
-        (b"hello\n", "Q8_E", "importance has no effect on Q8_E"),
+        (b"hello\n", "Q8_0", "texts for importance have no effect on Q8_0; these types use them: .*Q4_0"),
+        (b"hello\n", "Q8_E", "texts for importance have no effect on Q8_E"),
         (b" \n\n", "Q4_0", "no texts; expected one a line"),
         (b"\xff\xfe\x00", "Q4_0", "not a file of texts in UTF-8"),
         (None, "Q4_E", "not a file of texts in UTF-8, one a line: .*No such file"),

@@ -54,7 +54,7 @@ def test_a_text_generator_embeds_with_the_chosen_pooling(
     model = Store(paths).find("writer")
     assert model is not None and model.source.endswith(f"with {pooling} pooling as chosen")
     assert read_header(model.path).pooling == number
-    assert f"With {pooling} pooling, chosen at its installation" in CliRunner().invoke(show, ["writer"]).output
+    assert f"With {pooling} pooling, chosen when it was installed" in CliRunner().invoke(show, ["writer"]).output
     (tmp_path / "other").mkdir()
     other = make_tiny_qwen3(tmp_path / "other" / "x.gguf", pooling=PoolingType(number))
     assert np.allclose(rows(model.path), rows(other), atol=1e-5)
@@ -62,7 +62,7 @@ def test_a_text_generator_embeds_with_the_chosen_pooling(
 
 
 def test_without_a_pooling_it_is_not_installed(paths: Paths, generator: Path) -> None:
-    with pytest.raises(HubError, match=r"a model that generates text, .* add --pooling last"):
+    with pytest.raises(HubError, match=r"the model generates text, .* add --pooling last"):
         run(str(generator))
     assert not Store(paths).installed()
 
@@ -84,7 +84,7 @@ def test_a_file_that_says_its_pooling_keeps_it(paths: Paths, tmp_path: Path) -> 
     file = make_tiny_qwen3(tmp_path / "Embedder-F32.gguf")
     said = {1: "mean", 3: "last"}[read_header(file).pooling or 0]
     other = "mean" if said == "last" else "last"
-    with pytest.raises(HubError, match=f"its pooling is {said}; --pooling {other} is for files that say none"):
+    with pytest.raises(HubError, match=f"the file states {said} pooling; --pooling {other} is for files that state none"):
         run(str(file), "--pooling", other)
     assert run(str(file), "--pooling", said).exit_code == 0
 

@@ -107,7 +107,7 @@ async def test_a_hosted_models_name_gets_the_command_that_makes_the_alias(name: 
 
 
 async def test_the_alias_of_a_hosted_reranker_is_a_reranker() -> None:
-    for name in ("rerank-v3.5", "rerank-multilingual-v3.0", "rerank-2.5-lite", "jina-reranker-v2-base-multilingual"):
+    for name in ("rerank-v3.5", "rerank-multilingual-v3.0", "rerank-2.5-lite", "jina-reranker-v3"):
         with pytest.raises(ModelNotFoundError, match=f"aliases {name}=ranker`"):
             await ModelRegistry(SMALL, [RANKER]).resolve(name, "rerank")
     with pytest.raises(ModelNotFoundError, match=r"aliases rerank-v3.5=qwen3-reranker-0\.6b`"):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.context_plan import ContextShape, padding
+from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.graph_change import GraphChange

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.classifier import Float32Matrix
-from edgeembed.engine.interface import Text
+from edgeembed.engine.interface import Float32Matrix, Text
 from edgeembed.engine.llama.ggml import TYPE_F32, EvalCallback, Tensor, function
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.model import LlamaModel

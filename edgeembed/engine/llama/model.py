@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, Float32Matrix, decode_classifier
+from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
-from edgeembed.engine.interface import TYPE_KEY, Float32Row, ModelInfo, Pair, Prompted, Text
+from edgeembed.engine.interface import TYPE_KEY, Float32Matrix, Float32Row, ModelInfo, Pair, Prompted, Text
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
@@ -102,6 +102,10 @@ class LlamaModel:
         self.vocabulary = Vocabulary(self._vocab, self.metadata)
         self._architecture = self.metadata(ARCHITECTURE_KEY) or "unknown"
         self._keys = computed_as(self._architecture)
+        if self._architecture in STAND_INS and options.gpu_layers:
+            raise ModelLoadError(
+                f"models of the architecture {self._architecture} are computed on the processor", fatal=False
+            )
         self._score_bias = self._read_score_bias()
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
@@ -251,12 +255,6 @@ class LlamaModel:
 
     def _read_score_bias(self) -> Float32Matrix | None:
         """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
-        if self._architecture not in STAND_INS:
-            return None
-        if self._options.gpu_layers:
-            raise ModelLoadError(
-                f"models of the architecture {self._architecture} are computed on the processor", fatal=False
-            )
         if self._architecture != "mpnet":
             return None
         try:

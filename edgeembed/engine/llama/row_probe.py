@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgeembed.engine.canary import least_together, likeness
-from edgeembed.engine.classifier import ClassifierHead, Float32Matrix
+from edgeembed.engine.classifier import ClassifierHead
 from edgeembed.engine.context_plan import ContextShape
+from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.ggml import CLASSIFIER_WEIGHT, TYPE_F32, EvalCallback, Tensor
 from edgeembed.engine.llama.library import ComputeError

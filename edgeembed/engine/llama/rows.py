@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgeembed.engine.classifier import ClassifierHead, Float32Matrix
+from edgeembed.engine.classifier import ClassifierHead
+from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.ggml import LAST_HIDDEN_STATES, EvalCallback, function
 from edgeembed.engine.llama.library import ComputeError

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.classifier import Float32Matrix
+from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.ggml import ATTENTION_MASK, OP_FLASH_ATTN_EXT, TYPE_F16, Tensor
 from edgeembed.engine.llama.graph_change import GraphChange, Watch
 

@@ -18,9 +18,8 @@ import numpy as np
 
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
-from edgeembed.engine.classifier import Float32Matrix
 from edgeembed.engine.context_plan import MOST_REDUCTION
-from edgeembed.engine.interface import INTERACTIVE, ModelInfo, Pair, Reference
+from edgeembed.engine.interface import INTERACTIVE, Float32Matrix, ModelInfo, Pair, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
-from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, Float32Matrix, encode_classifier
+from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, encode_classifier
 from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
+from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgeembed.engine.classifier import Float32Matrix
+from edgeembed.engine.interface import Float32Matrix
 from edgeembed.hub.gguf.file import GgufReader, MalformedError, TensorInfo
 from edgeembed.hub.gguf.tensors import TYPES
 
