@@ -145,8 +145,10 @@ class _Config:
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of a module's product. Raises ConversionError if its rank is not the configured one."""
         wanted = _by_pattern(self.ranks, module, self.rank)
-        if wanted != rank or rank == 0:
+        if wanted != rank:
             raise ConversionError(f"{self.file}: the rank of {module} is {wanted!r}, but its tensors have {rank}")
+        if rank == 0:
+            raise ConversionError(f"{self.file}: the rank of {module} is 0; expected a positive integer")
         alpha = _by_pattern(self.alphas, module, self.alpha)
         if not _is_number(alpha):
             raise ConversionError(f"{self.file}: the alpha of {module} is {alpha!r}; expected a number")
