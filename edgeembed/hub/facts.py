@@ -12,6 +12,8 @@ from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader
 
 _PROMPT = "edgeembed.prompt."
+NOTES_KEY = "edgeembed.converter.notes"
+"""What a file does in another way than its checkpoint: one sentence a line."""
 PROMPT_KINDS = Prompts.__struct_fields__
 """The kinds of prompts of an embedder in a file of our converter, and the default instruction."""
 
@@ -66,7 +68,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
             for key, value in header.values.items()
             if key.startswith(_PROMPT) and isinstance(value, str)
         },
-        notes=(header.text("edgeembed.converter.notes") or "").splitlines(),
+        notes=(header.text(NOTES_KEY) or "").splitlines(),
         max_seq_length=header.number("edgeembed.max_seq_length") or None,
         matryoshka=(least, most) if least and most else None,
     )

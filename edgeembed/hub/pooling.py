@@ -10,12 +10,12 @@ from typing import Literal
 
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.errors import HubError
+from edgeembed.hub.facts import NOTES_KEY
 from edgeembed.hub.fetched import FetchedModel, require_gguf
 from edgeembed.hub.gguf.frames import POOLINGS, read_frame
 from edgeembed.hub.gguf.split import join_parts
 
 Pooling = Literal["last", "mean", "cls"]
-NOTES_KEY = "edgeembed.converter.notes"
 
 _NOTE = (
     "The file does not state a pooling: it was made for generating text. With {pooling} pooling, chosen when it was "

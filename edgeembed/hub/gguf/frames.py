@@ -163,14 +163,13 @@ class _Comparison:
             self._compare_attention(model)
             self._compare_layers(model)
             self._compare_pairs(vocabulary, model)
+        family = f"{self._architecture} with {vocabulary.name} vocabulary" if vocabulary else None
+        if model is not None:
+            family = model.name
         before, after = self._special_tokens()
         splitter = self._value(SPLITTER_KEY) if self._tokenizer == "gpt2" else None
         return Frame(
-            family=model.name
-            if model
-            else f"{self._architecture} with {vocabulary.name} vocabulary"
-            if vocabulary
-            else None,
+            family=family,
             pooling=self._pooling,
             before=before,
             after=after,
@@ -264,11 +263,8 @@ class _Comparison:
                 "of no task"
             )
         # With norms of queries and keys, the code's gate is the second half of the joint matrix; the graph takes the first.
-        if (
-            self._architecture == "jina-bert-v2"
-            and "blk.0.attn_q_norm.weight" in self._shapes
-            and ("blk.0.ffn_gate.weight" not in self._shapes)
-        ):
+        normed, gated = (f"blk.0.{part}.weight" in self._shapes for part in ("attn_q_norm", "ffn_gate"))
+        if self._architecture == "jina-bert-v2" and normed and not gated:
             self._refuse(
                 "it is a jina-embeddings-v2-base-code whose feed-forward gate llama.cpp would take from the wrong half "
                 "of a matrix (ffn_up), as llama.cpp's converter writes it; convert the checkpoint with edgeembed convert"
