@@ -61,15 +61,13 @@ class MPNet:
         pooling = checkpoint.pooling(shape.hidden)
         tokenizer = read_wordpiece(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
         stored = StoredTensors(checkpoint, _place, "MPNet encoder")
-        buckets = _DEFAULT_BUCKETS
-        if "relative_attention_num_buckets" in checkpoint.config:
-            buckets = checkpoint.positive_int("relative_attention_num_buckets")
+        buckets = checkpoint.positive_int("relative_attention_num_buckets", _DEFAULT_BUCKETS)
         if buckets < 4 or buckets % 2 or buckets // 4 >= _FARTHEST:
             raise ConversionError(
                 f"{checkpoint.config_file}: relative_attention_num_buckets = {buckets}; expected an even number from 4 to"
                 f" {4 * _FARTHEST - 2}"
             )
-        table = np.concatenate(list(stored.take(_TABLE, buckets, shape.heads).rows()))
+        table = stored.take(_TABLE, buckets, shape.heads).values()
         metadata = encoder_metadata(shape, pooling, tokenizer)
         metadata[SCORE_BIAS_KEY] = encode_floats(_by_distance(table))
         tensors = list(encoder_tensors(stored, shape, parts=_LAYER_PARTS))
