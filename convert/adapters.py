@@ -147,6 +147,8 @@ class _Config:
         wanted = _by_pattern(self.ranks, module, self.rank)
         if wanted != rank:
             raise ConversionError(f"{self.file}: the rank of {module} is {wanted!r}, but its tensors have {rank}")
+        if rank == 0:
+            raise ConversionError(f"{self.file}: the rank of {module} is 0; expected a positive integer")
         alpha = _by_pattern(self.alphas, module, self.alpha)
         if not _is_number(alpha):
             raise ConversionError(f"{self.file}: the alpha of {module} is {alpha!r}; expected a number")

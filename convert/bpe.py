@@ -15,6 +15,7 @@ from typing import Any
 from gguf import Keys, TokenType
 
 from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.older_tokenizers import QWEN_PATTERN
 from edgeembed_convert.tokenizer_json import TokenizerFile, as_object, is_id, open_tokenizer, single
 
 NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
@@ -22,10 +23,7 @@ NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 
 # Pattern in tokenizer.json -> llama.cpp's name (`tokenizer.ggml.pre`).
 _PATTERNS = {
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ): "qwen2",
+    QWEN_PATTERN: "qwen2",
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"

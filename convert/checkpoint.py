@@ -46,6 +46,8 @@ _TRANSFORMER_CONFIGS = [
     "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ]  # fmt: skip
+# Files that may contain a model's prompt, besides its model card.
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 _UNLIMITED = 1e9
 _MODULES_OF = "sentence_transformers."
 # Normalize and Dropout do not change the direction of the pooled row, and the daemon normalises rows itself. Dense: `dense`.
@@ -140,6 +142,13 @@ class Checkpoint:
         file = self.folder / "README.md"
         return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
+    def mentions(self, text: str) -> bool:
+        """Return whether the model card or the chat template contains a text."""
+        files = [self.model_folder / name for name in _TEMPLATE_FILES]
+        return text in self.card or any(
+            text in file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()
+        )
+
     def card_value(self, key: str) -> str | None:
         """Return a one-line value from the front matter of README.md; None if it is missing."""
         lines = self.card.splitlines()
@@ -157,9 +166,12 @@ class Checkpoint:
         """The templates in config_sentence_transformers.json, with the keys of `ModelPlan.prompts`."""
         return read_prompts(self.folder)
 
-    def positive_int(self, key: str) -> int:
-        """Return a size from config.json. Raises ConversionError if it is missing or not a positive integer."""
-        value = self.config.get(key)
+    def positive_int(self, key: str, default: int | None = None) -> int:
+        """Return a size from config.json. default: if it is missing.
+
+        Raises ConversionError if it is missing without a default, or not a positive integer.
+        """
+        value = self.config.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
             raise ConversionError(f"{self.config_file}: {key} = {value!r}; expected a positive integer")
         return value

@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from edgeembed.engine.dense import LONGEST_WEIGHT, MOST_LAYERS, DenseHead, DenseLayer
 from edgeembed.engine.float_strings import encoded_length
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.jsonfile import read_json
-from edgeembed_convert.weights import Float32Array, StoredTensor, open_weights
+from edgeembed_convert.weights import StoredTensor, open_weights
 
 # Classes of torch.nn; their modules in torch have changed.
 _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
@@ -77,14 +75,9 @@ def read_dense(checkpoint: Checkpoint, width: int) -> DenseHead | None:
                 f"{module.weight.file}: a Dense module of {module.weight.shape[1]} x {module.weight.shape[0]} numbers is "
                 "too large to be stored"
             )
-        bias = None if module.bias is None else read_values(module.bias)
-        layers.append(DenseLayer(read_values(module.weight), bias, module.activation))
+        bias = None if module.bias is None else module.bias.values()
+        layers.append(DenseLayer(module.weight.values(), bias, module.activation))
     return DenseHead(layers) if layers else None
-
-
-def read_values(tensor: StoredTensor) -> Float32Array:
-    """Return a whole tensor. Raises ConversionError."""
-    return np.concatenate(list(tensor.rows())).reshape(tensor.shape)
 
 
 def _read_module(folder: Path) -> DenseModule:

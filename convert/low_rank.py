@@ -37,7 +37,7 @@ class AdaptedTensor(StoredTensor):
         return replace(self, shape=part.shape, offset=part.offset, base=part, first_row=self.first_row + first)
 
     def rows(self, chunk_bytes: int = READ_BYTES) -> Iterator[Float32Array]:
-        left, right = (np.concatenate(list(tensor.rows())) for tensor in (self.left, self.right))
+        left, right = self.left.values(), self.right.values()
         if self.swapped:
             left, right = right.T, left.T
         at = self.first_row

@@ -23,6 +23,7 @@ QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+"""By which Qwen2's tokenizer splits a text, as in its tokenizer.json."""
 # For checkpoints that do not name the class, as transformers chooses it.
 _CLASS_OF = {
     "roberta": "RobertaTokenizer", "camembert": "CamembertTokenizer", "xlm-roberta": "XLMRobertaTokenizer",

@@ -84,6 +84,10 @@ class StoredTensor:
                 )
             yield values
 
+    def values(self) -> Float32Array:
+        """Return the whole tensor. Raises ConversionError as `rows` does."""
+        return np.concatenate([np.empty(0, dtype=np.float32), *(rows.ravel() for rows in self.rows())]).reshape(self.shape)
+
 
 @dataclass(frozen=True)
 class ScaledTensor(StoredTensor):
@@ -101,7 +105,7 @@ class ScaledTensor(StoredTensor):
         return replace(self, shape=part.shape, offset=part.offset, first_row=self.first_row + first)
 
     def rows(self, chunk_bytes: int = READ_BYTES) -> Iterator[Float32Array]:
-        scales = np.concatenate(list(self.scale.rows())).reshape(self.scale.shape)
+        scales = self.scale.values()
         columns = np.arange(self.shape[1]) // self.block[1]
         at = self.first_row
         for rows in super().rows(chunk_bytes):

@@ -21,6 +21,8 @@ from edgeembed_convert.template import read_templates
 
 # Vocabularies are padded for speed, Qwen's by up to 399. More means that the tokenizer belongs to another model.
 _MAX_UNUSED = 1024
+# Of the tables that `count_pieces` is for.
+_PADDING = 64
 # Classes of transformers 4 that put the tokens of `add_bos_token`, by default set, and `add_eos_token` around a text,
 # whatever the post-processor says.
 _BY_FLAGS = {"LlamaTokenizer", "LlamaTokenizerFast"}
@@ -211,6 +213,27 @@ def model_type(folder: Path) -> str:
         return "BPE" if older.name == VOCABULARY else "Unigram"
     found = as_object(read_json(file).get("model")).get("type") if file.is_file() else None
     return found if isinstance(found, str) else ""
+
+
+def count_pieces(folder: Path, rows: int) -> int:
+    """Return the size of the vocabulary of a model whose table of embeddings has `rows`: padded to a multiple of 64.
+
+    Raises ConversionError if they do not belong together.
+    """
+    file, text = folder / "tokenizer.json", folder / "vocab.txt"
+    count = rows  # if both are missing, reading the tokenizer raises ConversionError
+    if file.is_file():
+        content = read_json(file)
+        vocab, added = as_object(content.get("model")).get("vocab"), content.get("added_tokens")
+        ids = [as_object(entry).get("id") for entry in added] if isinstance(added, list) else []
+        # Unigram has a list.
+        ids += vocab.values() if isinstance(vocab, dict) else range(len(vocab)) if isinstance(vocab, list) else []
+        count = max((number + 1 for number in ids if isinstance(number, int)), default=rows)
+    elif text.is_file():
+        count = len(text.read_text(encoding="utf-8", errors="replace").splitlines())
+    if not 0 <= rows - count < _PADDING:
+        raise ConversionError(f"{folder}: the tokenizer has {count} pieces, but vocab_size in config.json is {rows}")
+    return count
 
 
 def has_byte_pieces(folder: Path) -> bool:

@@ -110,8 +110,7 @@ def read_shape(checkpoint: Checkpoint, *, first_position: int = 0, token_types: 
             f"{checkpoint.config_file}: max_position_embeddings {positions} leaves no position after row {first_position}"
         )
     if token_types is None:
-        known = "type_vocab_size" in checkpoint.config
-        token_types = checkpoint.positive_int("type_vocab_size") if known else _DEFAULT_TOKEN_TYPES
+        token_types = checkpoint.positive_int("type_vocab_size", _DEFAULT_TOKEN_TYPES)
     return EncoderShape(
         hidden=hidden,
         heads=read_heads(checkpoint, hidden),

@@ -20,7 +20,6 @@ from edgeembed.engine.template_parts import is_special
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
-from edgeembed_convert.dense import read_values
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
@@ -305,7 +304,7 @@ def _own_head(stored: StoredTensors, hidden: int, head: Mapping[str, str], activ
     layers = []
     for source, outputs, function in zip(head, (hidden, 1), (activation, "identity"), strict=True):
         weight, bias = stored.take(f"{source}.weight", outputs, hidden), stored.take(f"{source}.bias", outputs)
-        layers.append(DenseLayer(read_values(weight), read_values(bias), function))
+        layers.append(DenseLayer(weight.values(), bias.values(), function))
     return dict(DenseHead(layers).metadata())
 
 

@@ -1,11 +1,11 @@
 """The common part of decoder families: sizes in config.json and the tensors of a layer.
 
-Tensor names: those of transformers' Qwen3Model and Gemma3TextModel in the checkpoint, llama.cpp's in the GGUF file.
+Tensor names: in the checkpoint those of transformers' LlamaModel, Qwen3Model and Gemma3TextModel, in the file llama.cpp's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import PlannedTensor
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.views import Interleaved, TensorSource
+from edgeembed_convert.weights import StoredTensor
 
 
 @dataclass(frozen=True)
@@ -137,17 +139,70 @@ def plain_name(name: str) -> str:
     return name.removeprefix("model.")
 
 
-def layer_projections(stored: StoredTensors, shape: DecoderShape, layer: int) -> Iterator[PlannedTensor]:
-    """Yield the projections of a layer, without its norms."""
+def plain_layers(
+    stored: StoredTensors, shape: DecoderShape, *, biases: Collection[str] = (), interleaved: bool = False
+) -> Iterator[PlannedTensor]:
+    """Yield all layers of Llama and of models like it, each with a norm before its two parts, and the last norm.
+
+    biases, interleaved: as for `layer_projections`.
+    """
+    for layer in range(shape.layers):
+        source, target = f"layers.{layer}", f"blk.{layer}"
+        yield stored.place(f"{source}.input_layernorm.weight", f"{target}.attn_norm.weight", shape.hidden)
+        yield from layer_projections(stored, shape, layer, biases=biases, interleaved=interleaved)
+        yield stored.place(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight", shape.hidden)
+    yield stored.place("norm.weight", "output_norm.weight", shape.hidden)
+
+
+def layer_projections(
+    stored: StoredTensors, shape: DecoderShape, layer: int, *, biases: Collection[str] = (), interleaved: bool = False
+) -> Iterator[PlannedTensor]:
+    """Yield the projections of a layer, without its norms.
+
+    biases: those of q, k, v and o that have one. interleaved: whether the graph turns neighbours (see `views.Interleaved`).
+    """
     query, key_value = shape.heads * shape.head, shape.kv_heads * shape.head
-    parts = {
-        "self_attn.q_proj": ("attn_q", (query, shape.hidden)),
-        "self_attn.k_proj": ("attn_k", (key_value, shape.hidden)),
-        "self_attn.v_proj": ("attn_v", (key_value, shape.hidden)),
-        "self_attn.o_proj": ("attn_output", (shape.hidden, query)),
-        "mlp.gate_proj": ("ffn_gate", (shape.feed_forward, shape.hidden)),
-        "mlp.up_proj": ("ffn_up", (shape.feed_forward, shape.hidden)),
-        "mlp.down_proj": ("ffn_down", (shape.hidden, shape.feed_forward)),
+    attention = {
+        "q": ("attn_q", (query, shape.hidden)),
+        "k": ("attn_k", (key_value, shape.hidden)),
+        "v": ("attn_v", (key_value, shape.hidden)),
+        "o": ("attn_output", (shape.hidden, query)),
     }
-    for part, (short, sizes) in parts.items():
-        yield stored.place(f"layers.{layer}.{part}.weight", f"blk.{layer}.{short}.weight", *sizes)
+    for part, (short, sizes) in attention.items():
+        for end, taken in (("weight", sizes), ("bias", sizes[:1])):
+            if end == "weight" or part in biases:
+                tensor = stored.take(f"layers.{layer}.self_attn.{part}_proj.{end}", *taken)
+                turned = interleaved and part in ("q", "k")
+                source: TensorSource = Interleaved(tensor, shape.head) if turned else tensor
+                yield PlannedTensor(f"blk.{layer}.{short}.{end}", source)
+    for part in ("gate", "up"):
+        name, target = f"layers.{layer}.mlp.{part}_proj.weight", f"blk.{layer}.ffn_{part}.weight"
+        yield stored.place(name, target, shape.feed_forward, shape.hidden)
+    name, target = f"layers.{layer}.mlp.down_proj.weight", f"blk.{layer}.ffn_down.weight"
+    yield stored.place(name, target, shape.hidden, shape.feed_forward)
+
+
+# --- rerankers: text generators that answer a prompt --------------------------------------------------------------------
+
+
+def check_reranker_modules(checkpoint: Checkpoint) -> None:
+    """Raise ConversionError if modules.json has more than the decoder and the score of its answer."""
+    if unknown := {kind for kind, _ in checkpoint.modules or []} - {"Transformer", "LogitScore"}:
+        raise ConversionError(
+            f"{checkpoint.modules_file}: modules of the kind {', '.join(sorted(unknown))} cannot be converted"
+        )
+
+
+def read_lm_head(
+    checkpoint: Checkpoint, stored: StoredTensors, embeddings: StoredTensor, *, tied: bool, required: bool = True
+) -> StoredTensor:
+    """Return the LM head: its own weights, or the table of embeddings if they are tied to it or not there.
+
+    required: whether to raise ConversionError if they are neither.
+    """
+    own = stored.take("lm_head.weight", *embeddings.shape) if "lm_head.weight" in stored else None
+    if own is None and not tied and required:
+        raise ConversionError(
+            f"{checkpoint.model_folder}: the weights have no lm_head.weight, and config.json does not tie it to embed_tokens"
+        )
+    return embeddings if own is None or tied else own  # transformers ignores a stored head if the weights are tied

@@ -16,7 +16,7 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
-    layer_projections,
+    plain_layers,
     plain_name,
     read_shape,
     require_config,
@@ -86,10 +86,5 @@ def _tensors(checkpoint: Checkpoint, shape: DecoderShape) -> Iterator[PlannedTen
     """Yield the tensors in the order of the computation. Raises ConversionError for missing, misshapen and extra ones."""
     stored = StoredTensors(checkpoint, _place, "EuroBERT encoder")
     yield stored.place("embed_tokens.weight", "token_embd.weight", shape.vocabulary, shape.hidden)
-    for layer in range(shape.layers):
-        source, target = f"layers.{layer}", f"blk.{layer}"
-        yield stored.place(f"{source}.input_layernorm.weight", f"{target}.attn_norm.weight", shape.hidden)
-        yield from layer_projections(stored, shape, layer)
-        yield stored.place(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight", shape.hidden)
-    yield stored.place("norm.weight", "output_norm.weight", shape.hidden)
+    yield from plain_layers(stored, shape)
     stored.check_all_placed()

@@ -25,11 +25,10 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
 from edgeembed_convert.families.stored import StoredTensors
-from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.quantization import MIXTURE_BLOCK
 from edgeembed_convert.tokenizer import WordPiece, read_wordpiece
-from edgeembed_convert.tokenizer_json import model_type
+from edgeembed_convert.tokenizer_json import count_pieces, model_type
 from edgeembed_convert.unigram import Unigram, read_unigram
 from edgeembed_convert.views import Derived, row_range
 from edgeembed_convert.weights import Float32Array, StoredTensor
@@ -45,8 +44,6 @@ _FIXED = {
     "position_embedding_type": "rope",
 }
 _DEFAULT_EPSILON = 1e-12
-# Rows of the table of embeddings that no piece has: vocabularies are padded to a multiple of this.
-_PADDING = 64
 _PLAIN_BLOCK = 32
 _GELU_OF_1 = 0.5 * (1 + math.erf(math.sqrt(0.5)))
 _LEAST_CONSTANT = 1e-3
@@ -114,14 +111,7 @@ def _padded(checkpoint: Checkpoint) -> int:
 
 def _read_tokenizer(checkpoint: Checkpoint) -> WordPiece | Unigram:
     folder, rows = checkpoint.model_folder, checkpoint.positive_int("vocab_size")
-    content = read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else {}
-    model, added = content.get("model"), content.get("added_tokens")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    ids = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
-    ids += vocab.values() if isinstance(vocab, dict) else range(len(vocab)) if isinstance(vocab, list) else []
-    pieces = max((number + 1 for number in ids if isinstance(number, int)), default=rows)
-    if not 0 <= rows - pieces < _PADDING:
-        raise ConversionError(f"{folder}: the tokenizer has {pieces} pieces, but vocab_size in config.json is {rows}")
+    pieces = count_pieces(folder, rows)
     if model_type(folder) == "Unigram":
         return read_unigram(folder, pieces)
     return read_wordpiece(folder, pieces, lowercases_input=checkpoint.lowercases_input)
@@ -196,7 +186,7 @@ def _tensors(
 
 def _one(weight: StoredTensor, bias: StoredTensor) -> Float32Array:
     """Return the row, shape (hidden,), whose product with every output of a layer norm is 1. Raises ConversionError."""
-    scale, shift = (next(iter(tensor.rows()))[0].astype(np.float64) for tensor in (weight, bias))
+    scale, shift = (tensor.values().astype(np.float64) for tensor in (weight, bias))
     with np.errstate(divide="ignore", invalid="ignore"):
         row = 1 / scale
         total = float((shift * row).sum())
@@ -240,7 +230,7 @@ class _WithBiasColumn(Derived):
         return (self.source.shape[0], self.total)
 
     def rows(self) -> Iterator[Float32Array]:
-        column = np.concatenate([row.ravel() for row in self.bias.rows()]) / np.float32(_GELU_OF_1)
+        column = self.bias.values() / np.float32(_GELU_OF_1)
         at = 0
         for rows in self.source.rows():
             wide = np.zeros((len(rows), self.total), dtype=np.float32)

@@ -111,7 +111,7 @@ def _feed_forward(checkpoint: Checkpoint) -> int:
         size = int(2 * size / 3)
         if config.get("block_ffn_dim_multiplier", 1.0) is not None:
             factor = positive_float(checkpoint, "block_ffn_dim_multiplier") if "block_ffn_dim_multiplier" in config else 1.0
-            multiple = checkpoint.positive_int("block_multiple_of") if "block_multiple_of" in config else 256
+            multiple = checkpoint.positive_int("block_multiple_of", 256)
             size = -(-int(factor * size) // multiple) * multiple
     return size
 

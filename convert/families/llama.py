@@ -13,7 +13,7 @@ queries and keys are in Llama's order (`views.Interleaved`).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
+    plain_layers,
     positive,
     read_shape,
     require_config,
@@ -37,8 +38,8 @@ from edgeembed_convert.ignored import adds_by_flags, own_code
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.sentencepiece import SentencePieces, read_sentencepieces
-from edgeembed_convert.tokenizer_json import open_tokenizer
-from edgeembed_convert.views import Constant, Interleaved, TensorSource
+from edgeembed_convert.tokenizer_json import has_byte_pieces
+from edgeembed_convert.views import Constant
 from edgeembed_convert.weights import Float32Array
 
 BIDIRECTIONAL = "LlamaBidirectionalModel"
@@ -46,9 +47,9 @@ _EMBED = "llama-embed"
 _LAYERS = "full_attention"
 # The only values that the graphs support. They are also the defaults of transformers' configurations.
 _FIXED = {"hidden_act": "silu", "mlp_bias": False, "use_sliding_window": False}
-# Of NVIDIA's LlamaBidirectionalConfig (`pooling`), for checkpoints without sentence-transformers' modules.
 # Alibaba's code for gte-Qwen2, which attends in both directions.
 _GTE_CODE = "modeling_qwen.Qwen2Model"
+# Of NVIDIA's LlamaBidirectionalConfig (`pooling`), for checkpoints without sentence-transformers' modules.
 _POOLING = {"avg": "mean", "cls": "cls", "last": "last"}
 
 
@@ -179,7 +180,7 @@ def _pooling(checkpoint: Checkpoint, hidden: int) -> str:
 
 def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> BytePairs | SentencePieces:
     """Return the vocabulary: bytes as in GPT-2, or SentencePiece's with tokens for bytes."""
-    if open_tokenizer(checkpoint.model_folder).model.get("byte_fallback"):
+    if has_byte_pieces(checkpoint.model_folder):
         return read_sentencepieces(checkpoint.model_folder, vocabulary)
     return read_byte_bpe(checkpoint.model_folder, checkpoint.config, vocabulary)
 
@@ -197,12 +198,7 @@ def _tensors(checkpoint: Checkpoint, shape: DecoderShape, kind: _Kind, *, interl
     yield stored.place("embed_tokens.weight", "token_embd.weight", shape.vocabulary, shape.hidden)
     if (factors := _rope_factors(checkpoint, shape.head)) is not None:
         yield PlannedTensor("rope_freqs.weight", Constant("rope_scaling", checkpoint.config_file, factors), keep_f32=True)
-    for layer in range(shape.layers):
-        source, target = f"layers.{layer}", f"blk.{layer}"
-        yield stored.place(f"{source}.input_layernorm.weight", f"{target}.attn_norm.weight", shape.hidden)
-        yield from _projections(stored, shape, layer, kind.biases, interleaved=interleaved)
-        yield stored.place(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight", shape.hidden)
-    yield stored.place("norm.weight", "output_norm.weight", shape.hidden)
+    yield from plain_layers(stored, shape, biases=kind.biases, interleaved=interleaved)
     stored.check_all_placed()
 
 
@@ -210,31 +206,6 @@ def _plain_name(name: str) -> str | None:
     """Return the name in the plain model; None for the LM head, and for frequencies that old checkpoints store."""
     plain = name.removeprefix("model.")
     return None if plain == "lm_head.weight" or plain.endswith("rotary_emb.inv_freq") else plain
-
-
-def _projections(
-    stored: StoredTensors, shape: DecoderShape, layer: int, biases: Collection[str], *, interleaved: bool
-) -> Iterator[PlannedTensor]:
-    """Yield the matrices of a layer, and the biases of its attention."""
-    query, key_value = shape.heads * shape.head, shape.kv_heads * shape.head
-    attention = {
-        "q": ("attn_q", (query, shape.hidden)),
-        "k": ("attn_k", (key_value, shape.hidden)),
-        "v": ("attn_v", (key_value, shape.hidden)),
-        "o": ("attn_output", (shape.hidden, query)),
-    }
-    for part, (short, sizes) in attention.items():
-        for name, taken in (("weight", sizes), ("bias", sizes[:1])):
-            if name == "weight" or part in biases:
-                tensor = stored.take(f"layers.{layer}.self_attn.{part}_proj.{name}", *taken)
-                turned = interleaved and part in ("q", "k")
-                source: TensorSource = Interleaved(tensor, shape.head) if turned else tensor
-                yield PlannedTensor(f"blk.{layer}.{short}.{name}", source)
-    for part in ("gate", "up"):
-        name, target = f"layers.{layer}.mlp.{part}_proj.weight", f"blk.{layer}.ffn_{part}.weight"
-        yield stored.place(name, target, shape.feed_forward, shape.hidden)
-    name, target = f"layers.{layer}.mlp.down_proj.weight", f"blk.{layer}.ffn_down.weight"
-    yield stored.place(name, target, shape.hidden, shape.feed_forward)
 
 
 def _rope_factors(checkpoint: Checkpoint, head: int) -> Float32Array | None:

@@ -13,7 +13,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.stand_ins import SCORE_BIAS_KEY, encode_bias
+from edgeembed.engine.float_strings import encode_floats
+from edgeembed.engine.stand_ins import SCORE_BIAS_KEY
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
@@ -60,17 +61,15 @@ class MPNet:
         pooling = checkpoint.pooling(shape.hidden)
         tokenizer = read_wordpiece(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
         stored = StoredTensors(checkpoint, _place, "MPNet encoder")
-        buckets = _DEFAULT_BUCKETS
-        if "relative_attention_num_buckets" in checkpoint.config:
-            buckets = checkpoint.positive_int("relative_attention_num_buckets")
+        buckets = checkpoint.positive_int("relative_attention_num_buckets", _DEFAULT_BUCKETS)
         if buckets < 4 or buckets % 2 or buckets // 4 >= _FARTHEST:
             raise ConversionError(
                 f"{checkpoint.config_file}: relative_attention_num_buckets = {buckets}; expected an even number from 4 to"
                 f" {4 * _FARTHEST - 2}"
             )
-        table = np.concatenate(list(stored.take(_TABLE, buckets, shape.heads).rows()))
+        table = stored.take(_TABLE, buckets, shape.heads).values()
         metadata = encoder_metadata(shape, pooling, tokenizer)
-        metadata[SCORE_BIAS_KEY] = encode_bias(_by_distance(table))
+        metadata[SCORE_BIAS_KEY] = encode_floats(_by_distance(table))
         tensors = list(encoder_tensors(stored, shape, parts=_LAYER_PARTS))
         stored.check_all_placed()
         return ModelPlan(_ARCHITECTURE, shape.hidden, pooling, metadata, tensors)

@@ -105,6 +105,6 @@ class _ByParts(Derived):
     heads: int
 
     def rows(self) -> Iterator[Float32Array]:
-        matrix = np.concatenate(list(self.source.rows()))
+        matrix = self.source.values()
         by_head = matrix.reshape(self.heads, _PARTS, -1, matrix.shape[1])
         yield np.ascontiguousarray(by_head.swapaxes(0, 1)).reshape(matrix.shape)

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import check_fixed
 from edgeembed_convert.families.nomic_encoder import FIXED, encoder_metadata, place
 from edgeembed_convert.families.nomic_moe import plan_moe
 from edgeembed_convert.families.stored import StoredTensors
-from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.tokenizer import read_wordpiece
+from edgeembed_convert.tokenizer_json import count_pieces
 from edgeembed_convert.views import row_range
 
 _ARCHITECTURE = "nomic-bert"
@@ -32,8 +31,6 @@ _FIXED = {
     "qkv_proj_bias": False,
     "use_rms_norm": False,
 }
-# The vocabulary is padded to a multiple of this (pad_vocab_size_multiple).
-_PADDING = 64
 
 
 class NomicBert:
@@ -53,11 +50,7 @@ class NomicBert:
         check_fixed(checkpoint, _FIXED, "nomic-bert")
         hidden = checkpoint.positive_int("n_embd")
         rows = checkpoint.positive_int("vocab_size")
-        vocabulary = _count_pieces(checkpoint, rows)
-        if not 0 <= rows - vocabulary < _PADDING:
-            raise ConversionError(
-                f"{checkpoint.model_folder}: the tokenizer has {vocabulary} pieces, but vocab_size in config.json is {rows}"
-            )
+        vocabulary = count_pieces(checkpoint.model_folder, rows)
         pooling = checkpoint.pooling(hidden)
         tokenizer = read_wordpiece(checkpoint.model_folder, vocabulary, lowercases_input=checkpoint.lowercases_input)
         stored = StoredTensors(checkpoint, place, "nomic-bert encoder")
@@ -65,21 +58,6 @@ class NomicBert:
         stored.check_all_placed()
         metadata = encoder_metadata(checkpoint, _ARCHITECTURE, pooling, tokenizer)
         return ModelPlan(_ARCHITECTURE, hidden, pooling, metadata, tensors)
-
-
-def _count_pieces(checkpoint: Checkpoint, rows: int) -> int:
-    """Return the size of the vocabulary, which is smaller than the table of `rows` embeddings."""
-    folder = checkpoint.model_folder
-    file, text = folder / "tokenizer.json", folder / "vocab.txt"
-    if file.is_file():
-        content = read_json(file)
-        model, added = content.get("model"), content.get("added_tokens")
-        vocab = model.get("vocab") if isinstance(model, dict) else None
-        ids = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
-        ids += vocab.values() if isinstance(vocab, dict) else []
-        return max((number + 1 for number in ids if isinstance(number, int)), default=rows)
-    # If both are missing, reading the tokenizer raises ConversionError.
-    return len(text.read_text(encoding="utf-8", errors="replace").splitlines()) if text.is_file() else rows
 
 
 def _tensors(stored: StoredTensors, checkpoint: Checkpoint, rows: int, vocabulary: int) -> Iterator[PlannedTensor]:

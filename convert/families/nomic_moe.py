@@ -16,7 +16,7 @@ row is r - (r s / c) / w. Only rounding is different. t is chosen so that c is l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -31,7 +31,7 @@ from edgeembed_convert.families.nomic_encoder import FIXED, encoder_metadata, pl
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.unigram import read_unigram
-from edgeembed_convert.views import Derived
+from edgeembed_convert.views import Derived, row_range
 from edgeembed_convert.weights import Float32Array, StoredTensor
 
 _ARCHITECTURE = "nomic-bert-moe"
@@ -125,9 +125,8 @@ def _expert_layer(stored: StoredTensors, checkpoint: Checkpoint, source: str, ta
     first, second = (
         stored.take(f"{source}.mlp.experts.mlp.{name}", experts * feed_forward, hidden) for name in ("w1", "w2")
     )
-    shape = (experts, feed_forward, hidden)
-    yield PlannedTensor(f"{target}.ffn_up_exps.weight", _Unshifted(replace(first, shape=shape), moved))
-    yield PlannedTensor(f"{target}.ffn_down_exps.weight", _Transposed(replace(second, shape=shape)))
+    yield PlannedTensor(f"{target}.ffn_up_exps.weight", _Unshifted(first, moved, experts))
+    yield PlannedTensor(f"{target}.ffn_down_exps.weight", _Transposed(second, experts))
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,13 @@ class _Unshifted(Derived):
     """A matrix whose rows multiply a shifted token as the stored ones do an unshifted one."""
 
     moved: _MovedBias
+    experts: int = 0
+    """Of how many experts it has the matrices, one below the other; 0 for a single matrix."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, columns = self.source.shape
+        return (self.experts, rows // self.experts, columns) if self.experts else (rows, columns)
 
     def rows(self) -> Iterator[Float32Array]:
         moved = self.moved
@@ -197,20 +203,20 @@ class _Unshifted(Derived):
 
 @dataclass(frozen=True)
 class _Transposed(Derived):
-    """Matrices, shape (experts, inputs, outputs), with inputs and outputs exchanged."""
+    """The matrices of all experts, which the stored one has one below the other, with rows and columns exchanged."""
+
+    experts: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        experts, inputs, outputs = self.source.shape
-        return experts, outputs, inputs
+        rows, columns = self.source.shape
+        return self.experts, columns, rows // self.experts
 
     def rows(self) -> Iterator[Float32Array]:
-        experts, inputs, outputs = self.source.shape
-        for expert in range(experts):
-            offset = self.source.offset + expert * inputs * outputs * self.source.item_bytes
-            matrix = np.concatenate(list(replace(self.source, shape=(inputs, outputs), offset=offset).rows()))
-            yield np.ascontiguousarray(matrix.T)
+        count = self.source.shape[0] // self.experts
+        for first in range(0, self.source.shape[0], count):
+            yield np.ascontiguousarray(row_range(self.source, first, first + count).values().T)
 
 
 def _vector(tensor: StoredTensor) -> npt.NDArray[np.float64]:
-    return np.concatenate(list(tensor.rows())).reshape(tensor.shape).astype(np.float64)
+    return tensor.values().astype(np.float64)

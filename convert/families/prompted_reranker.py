@@ -15,21 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 from gguf import Keys, PoolingType
 
-from edgeembed.engine.classifier import (
-    BGE_RERANKER_GEMMA,
-    CLASSIFIER_KEY,
-    MXBAI_RERANK,
-    AnswerPrompt,
-    encode_classifier,
-)
+from edgeembed.engine.answer_prompts import BGE_RERANKER_GEMMA, MXBAI_RERANK, AnswerPrompt
+from edgeembed.engine.classifier import CLASSIFIER_KEY
+from edgeembed.engine.float_strings import encode_floats
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
+    check_reranker_modules,
     layer_projections,
+    plain_layers,
     plain_name,
+    read_lm_head,
     read_shape,
     require_config,
     rope_base,
@@ -43,10 +42,6 @@ from edgeembed_convert.views import Plus, SelectedRows
 from edgeembed_convert.weights import StoredTensor
 
 _CLASSIFIER = "ForSequenceClassification"
-# Files that may contain the prompt of a checkpoint, besides its model card.
-_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-
-
 # Texts of which the model card or a chat template has one.
 _SIGNS = {
     MXBAI_RERANK: ("mxbai-rerank", "MxbaiRerankV2", "You are a search relevance expert"),
@@ -82,7 +77,7 @@ class Qwen2Reranker:
         }
         stored = StoredTensors(checkpoint, plain_name, "Qwen2 reranker")
         embeddings = stored.take("embed_tokens.weight", shape.vocabulary, shape.hidden)
-        tensors = [PlannedTensor("token_embd.weight", embeddings), *_qwen2_layers(stored, shape)]
+        tensors = [PlannedTensor("token_embd.weight", embeddings), *plain_layers(stored, shape, biases=("q", "k", "v"))]
         return _plan(checkpoint, MXBAI_RERANK, "qwen2", shape, metadata, _Weights(stored, embeddings, tensors), tokenizer)
 
 
@@ -123,9 +118,7 @@ def check_purpose(checkpoint: Checkpoint, prompt: AnswerPrompt) -> None:
     """Raise ConversionError unless the checkpoint is a reranker with this prompt: others generate text, or have another."""
     if checkpoint.task == "rerank":
         return
-    files = [checkpoint.model_folder / name for name in _TEMPLATE_FILES]
-    texts = [checkpoint.card, *(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())]
-    if checkpoint.task == "embed" or not any(sign in text for sign in _SIGNS[prompt] for text in texts):
+    if checkpoint.task == "embed" or not any(map(checkpoint.mentions, _SIGNS[prompt])):
         raise ConversionError(
             f"{checkpoint.folder}: {checkpoint.config.get('architectures')} is converted as a reranker only, and neither "
             f"README.md nor the chat template shows that this is one with the prompt of {prompt.name}. If it is, add "
@@ -151,17 +144,14 @@ def _plan(
     weights: _Weights,
     tokenizer: BytePairs | SentencePieces,
 ) -> ModelPlan:
-    if unknown := {kind for kind, _ in checkpoint.modules or []} - {"Transformer", "LogitScore"}:
-        raise ConversionError(
-            f"{checkpoint.folder / 'modules.json'}: modules of the kind {', '.join(sorted(unknown))} cannot be converted"
-        )
+    check_reranker_modules(checkpoint)
     rows = _classifier_rows(checkpoint, prompt, shape, weights, tokenizer)
     weights.stored.check_all_placed()
     metadata = {
         **metadata,
         Keys.Attention.CAUSAL.format(arch=arch): True,
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType.RANK),
-        CLASSIFIER_KEY: encode_classifier(rows),
+        CLASSIFIER_KEY: encode_floats(rows),
     }
     return ModelPlan(arch, shape.hidden, "rank", metadata, weights.planned, {"rerank": prompt.template})
 
@@ -176,16 +166,9 @@ def _classifier_rows(
     """Return the weights of the classifier, shape (1, hidden): a difference of rows of the LM head, or its own."""
     stored = weights.stored
     if str(checkpoint.config.get("architectures")).endswith(f"{_CLASSIFIER}']"):
-        return np.concatenate(list(stored.take("score.weight", 1, shape.hidden).rows()))
+        return stored.take("score.weight", 1, shape.hidden).values()
     tied = checkpoint.config.get("tie_word_embeddings", True)  # GemmaConfig's; Qwen2's files have the key
-    head = weights.embeddings
-    if "lm_head.weight" in stored:
-        own = stored.take("lm_head.weight", shape.vocabulary, shape.hidden)
-        head = head if tied else own  # transformers ignores a stored head if the weights are tied
-    elif not tied:
-        raise ConversionError(
-            f"{checkpoint.model_folder}: the weights have no lm_head.weight, and config.json does not tie it to embed_tokens"
-        )
+    head = read_lm_head(checkpoint, stored, weights.embeddings, tied=bool(tied))
     numbers = [tokenizer.pieces.index(answer) if answer in tokenizer.pieces else None for answer in prompt.answers]
     _check_logit_score(checkpoint, prompt, numbers)
     found = tuple(number for number in numbers if is_id(number))
@@ -203,18 +186,6 @@ def _check_logit_score(checkpoint: Checkpoint, prompt: AnswerPrompt, numbers: li
             raise ConversionError(
                 f"{folder / 'config.json'}: the scores use the tokens {named!r}, not those of {prompt.name}"
             )
-
-
-def _qwen2_layers(stored: StoredTensors, shape: DecoderShape) -> Iterator[PlannedTensor]:
-    for layer in range(shape.layers):
-        source, target, size = f"layers.{layer}", f"blk.{layer}", shape.hidden
-        yield stored.place(f"{source}.input_layernorm.weight", f"{target}.attn_norm.weight", size)
-        yield from layer_projections(stored, shape, layer)
-        for part, short, heads in (("q_proj", "attn_q", shape.heads), ("k_proj", "attn_k", shape.kv_heads),
-                                   ("v_proj", "attn_v", shape.kv_heads)):  # fmt: skip
-            yield stored.place(f"{source}.self_attn.{part}.bias", f"{target}.{short}.bias", heads * shape.head)
-        yield stored.place(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight", size)
-    yield stored.place("norm.weight", "output_norm.weight", shape.hidden)
 
 
 def _gemma_layers(stored: StoredTensors, shape: DecoderShape) -> Iterator[PlannedTensor]:

@@ -22,8 +22,10 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
+    check_reranker_modules,
     layer_projections,
     plain_name,
+    read_lm_head,
     read_shape,
     require_config,
     rope_base,
@@ -54,8 +56,6 @@ RERANK_TEMPLATE = (
     "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
 _SCAFFOLD = "Judge whether the Document meets the requirements based on the Query and the Instruct provided"
-# Files that contain the prompt of a checkpoint, besides its model card.
-_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 # From Qwen3-Embedding's model card: vectors may be truncated to any length in this range.
 _MATRYOSHKA = re.compile(r"output dimensions ranging from (\d+) to (\d+)")
 
@@ -74,10 +74,7 @@ class Qwen3:
             return plan_embedder(checkpoint, checkpoint.pooling(hidden), read_matryoshka(checkpoint, hidden))
         plan, tokenizer = _plan(checkpoint, "rank")
         arch, metadata = plan.architecture, dict(plan.metadata)
-        if unknown := {kind for kind, _ in checkpoint.modules or []} - {"Transformer", "LogitScore"}:
-            raise ConversionError(
-                f"{checkpoint.folder / 'modules.json'}: modules of the kind {', '.join(sorted(unknown))} cannot be converted"
-            )
+        check_reranker_modules(checkpoint)
         _check_scaffold(checkpoint)
         if tokenizer.adds_bos or tokenizer.adds_eos:
             raise ConversionError(
@@ -160,9 +157,7 @@ def _check_scaffold(checkpoint: Checkpoint) -> None:
 
     The model card or the chat template contains the prompt, or the caller confirms it with the task.
     """
-    files = [checkpoint.model_folder / name for name in _TEMPLATE_FILES]
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
-    if checkpoint.task != "rerank" and not any(_SCAFFOLD in text for text in (checkpoint.card, *texts)):
+    if checkpoint.task != "rerank" and not checkpoint.mentions(_SCAFFOLD):
         raise ConversionError(
             f"{checkpoint.folder}: neither README.md nor the chat template contains Qwen3-Reranker's prompt, and "
             "other prompts are not supported. If the model uses that prompt, add --task rerank"
@@ -186,15 +181,9 @@ def _tensors(
             yield stored.place(f"{source}.self_attn.{part}.weight", f"{target}.attn_{part}.weight", shape.head)
         yield stored.place(f"{source}.post_attention_layernorm.weight", f"{target}.ffn_norm.weight", size)
     yield stored.place("norm.weight", "output_norm.weight", shape.hidden)
-    head = embeddings
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
-    if "lm_head.weight" in stored:
-        own_head = stored.take("lm_head.weight", shape.vocabulary, shape.hidden)
-        head = embeddings if tied else own_head  # transformers ignores a stored head if the weights are tied
-    elif reranks and not tied and "score.weight" not in stored:
-        raise ConversionError(
-            f"{checkpoint.model_folder}: the weights have no lm_head.weight, and config.json does not tie it to embed_tokens"
-        )
+    required = reranks and "score.weight" not in stored
+    head = read_lm_head(checkpoint, stored, embeddings, tied=tied, required=required)
     if reranks:
         yield PlannedTensor("cls.output.weight", _classifier(checkpoint, stored, head, tokenizer, shape), keep_f32=True)
     stored.check_all_placed()

@@ -54,7 +54,7 @@ class T5Encoder:
         tensors = list(_tensors(stored, checkpoint, gated=_is_gated(checkpoint)))
         stored.check_all_placed()
         arch = _ARCHITECTURE
-        positions = checkpoint.positive_int("n_positions") if "n_positions" in checkpoint.config else _DEFAULT_POSITIONS
+        positions = checkpoint.positive_int("n_positions", _DEFAULT_POSITIONS)
         metadata: Metadata = {
             Keys.LLM.BLOCK_COUNT.format(arch=arch): checkpoint.positive_int("num_layers"),
             Keys.LLM.CONTEXT_LENGTH.format(arch=arch): positions,
@@ -91,7 +91,7 @@ def _is_gated(checkpoint: Checkpoint) -> bool:
 
 def _buckets(checkpoint: Checkpoint) -> int:
     key = "relative_attention_num_buckets"
-    buckets = checkpoint.positive_int(key) if key in checkpoint.config else _DEFAULT_BUCKETS
+    buckets = checkpoint.positive_int(key, _DEFAULT_BUCKETS)
     if not _LEAST_BUCKETS <= buckets <= _MOST_BUCKETS or buckets % 2:
         raise ConversionError(
             f"{checkpoint.config_file}: {key} = {buckets}; expected an even number from {_LEAST_BUCKETS} to {_MOST_BUCKETS}"

@@ -102,6 +102,13 @@ def test_layers_that_are_stored_transposed(tmp_path: Path) -> None:
     assert np.allclose(swapped, straight, atol=1e-6)
 
 
+def test_an_adapter_of_rank_0_is_refused(tmp_path: Path) -> None:
+    base = f"base_model.model.{QUERY}"
+    empty = {f"{base}.lora_A.weight": np.zeros((0, 64), np.float32), f"{base}.lora_B.weight": np.zeros((64, 0), np.float32)}
+    with pytest.raises(ConversionError, match=r"the rank of \S+query is 0; expected a positive integer"):
+        merge(tmp_path, write_adapter(tmp_path / "lora", empty, rank_pattern={"query": 0}))
+
+
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another kind": ({"peft_type": "IA3"}, r"peft_type = 'IA3'; only LORA"),
     "weights decomposed": ({"use_dora": True}, r"use_dora = True is not supported"),
