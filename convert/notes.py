@@ -90,7 +90,7 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.similarity != "cosine" and not normalizes:
         yield (
             f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
-            "edgeembed returns vectors of length 1, so the order of results may be another"
+            "edgeembed returns vectors of length 1, so results may come in another order"
         )
 
 

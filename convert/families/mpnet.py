@@ -13,7 +13,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.stand_ins import SCORE_BIAS_KEY, encode_bias
+from edgeembed.engine.float_strings import encode_floats
+from edgeembed.engine.stand_ins import SCORE_BIAS_KEY
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
@@ -68,7 +69,7 @@ class MPNet:
             )
         table = stored.take(_TABLE, buckets, shape.heads).values()
         metadata = encoder_metadata(shape, pooling, tokenizer)
-        metadata[SCORE_BIAS_KEY] = encode_bias(_by_distance(table))
+        metadata[SCORE_BIAS_KEY] = encode_floats(_by_distance(table))
         tensors = list(encoder_tensors(stored, shape, parts=_LAYER_PARTS))
         stored.check_all_placed()
         return ModelPlan(_ARCHITECTURE, shape.hidden, pooling, metadata, tensors)

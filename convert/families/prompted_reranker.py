@@ -15,13 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from gguf import Keys, PoolingType
 
-from edgeembed.engine.classifier import (
-    BGE_RERANKER_GEMMA,
-    CLASSIFIER_KEY,
-    MXBAI_RERANK,
-    AnswerPrompt,
-    encode_classifier,
-)
+from edgeembed.engine.answer_prompts import BGE_RERANKER_GEMMA, MXBAI_RERANK, AnswerPrompt
+from edgeembed.engine.classifier import CLASSIFIER_KEY
+from edgeembed.engine.float_strings import encode_floats
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
@@ -155,7 +151,7 @@ def _plan(
         **metadata,
         Keys.Attention.CAUSAL.format(arch=arch): True,
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType.RANK),
-        CLASSIFIER_KEY: encode_classifier(rows),
+        CLASSIFIER_KEY: encode_floats(rows),
     }
     return ModelPlan(arch, shape.hidden, "rank", metadata, weights.planned, {"rerank": prompt.template})
 

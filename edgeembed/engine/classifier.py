@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeembed.engine.float_strings import decode_floats, encode_floats
+from edgeembed.engine.float_strings import decode_floats
 from edgeembed.engine.interface import Float32Matrix
 
 CLASSIFIER_KEY = "edgeembed.rerank.classifier"
@@ -37,44 +37,6 @@ class ClassifierHead:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         result: Float32Matrix = powers / powers.sum(axis=1, keepdims=True)
         return result
-
-
-@dataclass(frozen=True)
-class AnswerPrompt:
-    """How a text generator is asked whether a document is relevant, and which answers count."""
-
-    name: str
-    template: str
-    answers: tuple[str, ...]
-    """The score is the logit of the first, less that of the second if there is one."""
-
-
-MXBAI_RERANK = AnswerPrompt(
-    name="mxbai-rerank-v2",
-    template=(
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n{cut}query: {query}{cut}\n{cut}document: {document}{cut}\n{cut}"
-        "You are a search relevance expert who evaluates how well documents match search queries. For each query-document "
-        "pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment "
-        "(0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant\n"
-    ),
-    answers=("1", "0"),
-)
-"""mixedbread-ai/mxbai-rerank, mxbai_rerank_v2.py."""
-BGE_RERANKER_GEMMA = AnswerPrompt(
-    name="bge-reranker-v2-gemma",
-    template=(
-        "<bos>A: {query}{cut}\n{cut}B: {document}{cut}\n{cut}Given a query A and a passage B, determine whether the passage "
-        "contains an answer to the query by providing a prediction of either 'Yes' or 'No'."
-    ),
-    answers=("Yes",),
-)
-"""FlagOpen/FlagEmbedding, FlagLLMReranker."""
-
-
-def encode_classifier(weight: Float32Matrix) -> str:
-    """Return the value of CLASSIFIER_KEY for weights of shape (labels, width)."""
-    return encode_floats(weight)
 
 
 def decode_classifier(text: str, labels: int, width: int) -> Float32Matrix:

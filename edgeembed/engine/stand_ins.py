@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.engine.float_strings import decode_floats, encode_floats
+from edgeembed.engine.float_strings import decode_floats
 from edgeembed.engine.interface import Float32Matrix
 
 ARCHITECTURE_KEY = "general.architecture"
@@ -46,11 +46,6 @@ def architecture_of(path: Path) -> str | None:
     if head[:4] != b"GGUF" or head[32 : 32 + length] != ARCHITECTURE_KEY.encode() or kind != _STRING:
         return None
     return head[44 + length : 44 + length + size].decode("utf-8", "replace")
-
-
-def encode_bias(bias: Float32Matrix) -> str:
-    """Return the value for SCORE_BIAS_KEY."""
-    return encode_floats(bias)
 
 
 def decode_bias(value: str, heads: int) -> Float32Matrix:

@@ -227,7 +227,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     title: NonEmptyText
     description: NonEmptyText
-    purpose: Annotated[str, Meta(min_length=1, max_length=26)]
+    purpose: Annotated[str, Meta(min_length=1, max_length=24)]
     """What it is good for, in a few words: it has to fit into a table."""
     license: Spdx
     languages: Annotated[list[NonEmptyText], Meta(min_length=1)]

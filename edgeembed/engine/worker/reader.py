@@ -7,14 +7,14 @@ model was not trained on texts without them (and Qwen3 pools the last one). No l
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from edgeembed.engine.interface import Limits, Pair, Prompted, Text
-from edgeembed.engine.reading import Reading, Tokens, common, special_around
+from edgeembed.engine.reading import Reading, Tokens, common
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
 
 SCAFFOLDS_READ = 64
@@ -47,10 +47,6 @@ class Tokenizer(Protocol):
 
     def read(self, text: Text) -> Reading:
         """Return all tokens of a text, a prompted text or a pair."""
-        ...
-
-    def tokenize(self, text: str) -> Tokens:
-        """Return the tokens of a text, with the special tokens around it."""
         ...
 
     def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
@@ -161,7 +157,7 @@ class TextReader:
 
     def _read_ids(self, text: Prompted) -> Reading:
         ids = self.given_ids(text)
-        begin, end = self._frame
+        begin, end = self._around("", "")
         inner = ids[_length_if_first(begin, ids) : len(ids) - _length_if_first(end[::-1], ids[::-1])]
         if not len(inner):
             return Reading(np.empty(0, dtype=np.int32))
@@ -172,7 +168,7 @@ class TextReader:
         """Return the tokens before and after the part that may be truncated."""
         match text:
             case str():
-                return self._frame
+                return self._around("", "")
             case Prompted():
                 return self._around(text.prefix, text.suffix)
             case Pair(query, _, instruction):
@@ -197,11 +193,6 @@ class TextReader:
         kept = max(room - (min(document, limits.most) if limits.own else document), room // 2)
         length = len(before) + kept + len(between)
         return head if len(head) <= length else _cut(head, before, between, length, at_start=limits.cut == "start")
-
-    @cached_property
-    def _frame(self) -> tuple[Tokens, Tokens]:
-        """The special tokens before and after every text."""
-        return special_around(self._model.tokenize)
 
     def _around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
         """Return the tokens before and after a text with this prompt; those of a long one are not remembered."""

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeembed.engine.classifier import BGE_RERANKER_GEMMA, MXBAI_RERANK, AnswerPrompt
+from edgeembed.engine.answer_prompts import BGE_RERANKER_GEMMA, MXBAI_RERANK, AnswerPrompt
 
 Pooling = Literal["mean", "cls", "last", "rank"]
 

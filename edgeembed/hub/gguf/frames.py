@@ -16,8 +16,10 @@ from pathlib import Path
 
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
-from edgeembed.engine.classifier import CLASSIFIER_KEY, AnswerPrompt, encode_classifier
+from edgeembed.engine.answer_prompts import AnswerPrompt
+from edgeembed.engine.classifier import CLASSIFIER_KEY
 from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
+from edgeembed.engine.float_strings import encode_floats
 from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
@@ -318,7 +320,7 @@ class _Comparison:
             return
         first, *others = self._head_rows([self._tokens.ids[answer] for answer in prompt.answers])
         weight = first - others[0] if others else first
-        self._mends |= {CLASSIFIER_KEY: encode_classifier(weight[None]), TEMPLATE_KEY: prompt.template}
+        self._mends |= {CLASSIFIER_KEY: encode_floats(weight[None]), TEMPLATE_KEY: prompt.template}
         answers = " and ".join(repr(answer) for answer in prompt.answers)
         self._mended.append(f"the template for pairs is that of {prompt.name}; scores come from the logits of {answers}")
 
