@@ -21,7 +21,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 # The small files of a checkpoint; the same repositories also contain ONNX and OpenVINO copies of the weights.
 _CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 _SAFETENSORS = ".safetensors"
-_PICKLED = re.compile(r"(?:.*/)?pytorch_model(?:-\d+-of-\d+)?\.bin")
+_PICKLED = re.compile(r"(?:.*/)?(?:pytorch_model(?:-\d+-of-\d+)?|adapter_model)\.bin")
+_ADAPTER = "adapter_model."
 _NOT_CHECKPOINT = ["onnx/*", "openvino/*"]
 _HARMLESS_PATH = re.compile(r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\\:\x00-\x1f\x7f]+")
 _LONGEST_LICENSE = 200
@@ -46,13 +47,13 @@ class RepositoryListing:
 
     @property
     def weights(self) -> list[RemoteFile]:
-        """The files with weights: safetensors, or pytorch_model.bin in folders that have none."""
+        """The files with weights: safetensors, or where a folder has none of the model or of its adapter, pickled ones."""
         files = dict(self._convertible())
-        folders = {path.rpartition("/")[0] for path in files if path.endswith(_SAFETENSORS)}
+        safe = {_belongs_to(path) for path in files if path.endswith(_SAFETENSORS)}
         wanted = [
             path
             for path in files
-            if path.endswith(_SAFETENSORS) or (_PICKLED.fullmatch(path) and path.rpartition("/")[0] not in folders)
+            if path.endswith(_SAFETENSORS) or (_PICKLED.fullmatch(path) and _belongs_to(path) not in safe)
         ]
         return [files[path] for path in sorted(wanted)]
 
@@ -60,6 +61,12 @@ class RepositoryListing:
         for path, file in self.files.items():
             if not any(fnmatchcase(path, pattern) for pattern in _NOT_CHECKPOINT):
                 yield path, file
+
+
+def _belongs_to(path: str) -> tuple[str, bool]:
+    """Return the folder of a file with weights, and whether they are those of an adapter."""
+    folder, _, name = path.rpartition("/")
+    return folder, name.startswith(_ADAPTER)
 
 
 class _Lfs(msgspec.Struct):

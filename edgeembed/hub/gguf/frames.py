@@ -143,7 +143,6 @@ class _Comparison:
         """head_rows: returns the rows of the LM head for some tokens."""
         self._head_rows = head_rows
         self._values: Mapping[str, Scalar] = head.values
-        self._head = head
         self._shapes = shapes
         self._tokens = tokens
         self._architecture = str(head.values.get(ARCHITECTURE_KEY))
