@@ -13,7 +13,7 @@ How to add a family whose architecture llama.cpp computes:
     The building blocks:
 
     *   `checkpoint.positive_int`, `checkpoint.pooling`, `checkpoint.prompts`: sizes, pooling and prompts.
-    *   `bert_encoder.check_fixed` and `decoder.require_config`: reject settings that llama.cpp's graph does not support.
+    *   `settings`: `check_fixed` rejects what llama.cpp's graph does not support; heads, epsilons, rotary positions.
     *   `stored.StoredTensors`: takes each tensor by name and shape, and rejects checkpoints with tensors left over.
     *   `edgeembed_convert.views`: tensors computed from stored ones (a range of rows, a constant added).
     *   `edgeembed_convert.tokenizer` (WordPiece), `unigram`, `bpe` (byte-level), `sentencepiece`: `metadata()` returns the

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gguf import Keys, PoolingType
 
@@ -16,6 +15,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import PlannedTensor
+from edgeembed_convert.families.settings import check_fixed, read_epsilon, read_heads
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import WordPiece, read_wordpiece
@@ -70,31 +70,6 @@ class EncoderShape:
     def context(self) -> int:
         """Longest text in tokens."""
         return self.positions - self.first_position
-
-
-def check_fixed(checkpoint: Checkpoint, fixed: Mapping[str, Any], graph: str) -> None:
-    """Raise ConversionError for settings in config.json that llama.cpp's graph does not support."""
-    for key, value in fixed.items():
-        if checkpoint.config.get(key, value) != value:
-            raise ConversionError(
-                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp's {graph} supports only {value!r}"
-            )
-
-
-def read_epsilon(checkpoint: Checkpoint, key: str, default: float) -> float:
-    """Return the epsilon of the layer norms. Raises ConversionError."""
-    epsilon = checkpoint.config.get(key, default)
-    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise ConversionError(f"{checkpoint.config_file}: {key} = {epsilon!r}; expected a number between 0 and 1")
-    return epsilon
-
-
-def read_heads(checkpoint: Checkpoint, hidden: int, key: str = "num_attention_heads") -> int:
-    """Return the number of attention heads. Raises ConversionError if the hidden size is not a multiple of it."""
-    heads = checkpoint.positive_int(key)
-    if hidden % heads:
-        raise ConversionError(f"{checkpoint.config_file}: hidden_size {hidden} is not a multiple of {key} {heads}")
-    return heads
 
 
 def read_shape(checkpoint: Checkpoint, *, first_position: int = 0, token_types: int | None = None) -> EncoderShape:

@@ -25,7 +25,6 @@ from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
     LAYER_PARTS,
     EncoderShape,
-    check_fixed,
     encoder_metadata,
     encoder_tensors,
     plain_name,
@@ -39,6 +38,7 @@ from edgeembed_convert.families.electra import read_electra
 from edgeembed_convert.families.modern_bert import ARCHITECTURE as MODERN_BERT
 from edgeembed_convert.families.modern_bert import read_modern_bert
 from edgeembed_convert.families.roberta import frame_metadata, read_roberta_tokenizer
+from edgeembed_convert.families.settings import check_fixed
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.families.xlm_roberta import read_xlm_roberta
 from edgeembed_convert.jsonfile import read_json

@@ -5,15 +5,15 @@ Tensor names: in the checkpoint those of transformers' LlamaModel, Qwen3Model an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from gguf import Keys
 
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import PlannedTensor
+from edgeembed_convert.families.settings import positive_float
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.views import Interleaved, TensorSource
@@ -80,58 +80,6 @@ def read_shape(checkpoint: Checkpoint, *, optional: bool = False) -> DecoderShap
         context=checkpoint.positive_int("max_position_embeddings"),
         epsilon=positive_float(checkpoint, "rms_norm_eps"),
     )
-
-
-def require_config(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
-    """Raise ConversionError for settings in config.json that differ from those built into llama.cpp's graph."""
-    for key, value in wanted.items():
-        if checkpoint.config.get(key, value) != value:
-            raise ConversionError(
-                f"{checkpoint.config_file}: {key} = {checkpoint.config[key]!r}; llama.cpp supports only {value!r}"
-            )
-
-
-def positive_float(checkpoint: Checkpoint, key: str) -> float:
-    """Return a number from config.json. Raises ConversionError if it is missing or not positive."""
-    return positive(checkpoint, key, checkpoint.config.get(key))
-
-
-def rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
-    """Return the base of the rotary positions in layers of this type.
-
-    It is in config.json under `old_key`, or since transformers 5 in `rope_parameters`, for all layers or by layer type.
-    Raises ConversionError if it is missing, or if positions are scaled.
-    """
-    if (scaling := rope_scaling(checkpoint, layer_type)) is not None:
-        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r} is not supported")
-    return unscaled_rope_base(checkpoint, old_key, layer_type)
-
-
-def unscaled_rope_base(checkpoint: Checkpoint, old_key: str, layer_type: str) -> float:
-    """Return what `rope_base` does, for positions that may be scaled."""
-    parameters = checkpoint.config.get("rope_parameters")
-    if not isinstance(parameters, dict):
-        return positive_float(checkpoint, old_key)
-    return positive(checkpoint, "rope_theta", parameters.get(layer_type, parameters).get("rope_theta"))
-
-
-def rope_scaling(checkpoint: Checkpoint, layer_type: str) -> dict[str, Any] | None:
-    """Return how the rotary positions of such layers are scaled, with `rope_type`; None if they are not."""
-    scaling = checkpoint.config.get("rope_scaling") or checkpoint.config.get("rope_parameters")
-    if scaling is None:
-        return None
-    if not isinstance(scaling, dict):
-        raise ConversionError(f"{checkpoint.config_file}: rope_scaling = {scaling!r}; expected an object")
-    scaling = scaling.get(layer_type, scaling)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    return None if kind == "default" else {**scaling, "rope_type": kind}
-
-
-def positive(checkpoint: Checkpoint, key: str, value: Any) -> float:
-    """Return a value of this key of config.json, which must be a positive number. Raises ConversionError."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ConversionError(f"{checkpoint.config_file}: {key} = {value!r}; expected a positive number")
-    return float(value)
 
 
 def plain_name(name: str) -> str:

@@ -11,12 +11,11 @@ from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
     EncoderShape,
-    check_fixed,
     encoder_metadata,
     encoder_tensors,
-    read_heads,
     read_tokenizer,
 )
+from edgeembed_convert.families.settings import check_fixed, read_heads
 from edgeembed_convert.families.stored import StoredTensors
 
 # The only values that the graph supports. They are also the defaults of transformers' DistilBertConfig.

@@ -14,14 +14,8 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.decoder import (
-    DecoderShape,
-    plain_layers,
-    plain_name,
-    read_shape,
-    require_config,
-    rope_base,
-)
+from edgeembed_convert.families.decoder import DecoderShape, plain_layers, plain_name, read_shape
+from edgeembed_convert.families.settings import check_fixed, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 
@@ -56,7 +50,7 @@ class EuroBert:
 
 def plan_eurobert(checkpoint: Checkpoint, pooling: str) -> ModelPlan:
     """Return the plan for a EuroBERT encoder with this pooling. Raises ConversionError."""
-    require_config(checkpoint, _FIXED)
+    check_fixed(checkpoint, _FIXED, "EuroBERT")
     shape = read_shape(checkpoint, optional=True)
     if shape.heads * shape.head != shape.hidden:
         raise ConversionError(

@@ -16,14 +16,8 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.dense import dense_modules
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.decoder import (
-    DecoderShape,
-    layer_projections,
-    plain_name,
-    read_shape,
-    require_config,
-    rope_base,
-)
+from edgeembed_convert.families.decoder import DecoderShape, layer_projections, plain_name, read_shape
+from edgeembed_convert.families.settings import check_fixed, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.sentencepiece import read_sentencepieces
@@ -54,7 +48,7 @@ class Gemma:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Gemma 3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        require_config(checkpoint, _FIXED)
+        check_fixed(checkpoint, _FIXED, "Gemma 3")
         causal = _is_causal(checkpoint)
         shape = read_shape(checkpoint)
         _check_scale(checkpoint, shape, causal=causal)

@@ -16,8 +16,9 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed, plain_name, read_epsilon, read_heads
+from edgeembed_convert.families.bert_encoder import plain_name
 from edgeembed_convert.families.roberta import frame_metadata, read_roberta_tokenizer
+from edgeembed_convert.families.settings import check_fixed, read_epsilon, read_heads
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import WordPiece, read_wordpiece

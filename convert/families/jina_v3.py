@@ -15,8 +15,7 @@ from gguf import Keys, PoolingType
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
-from edgeembed_convert.families.decoder import rope_base
+from edgeembed_convert.families.settings import check_fixed, read_epsilon, read_heads, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.prompts import template_of

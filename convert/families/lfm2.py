@@ -15,8 +15,8 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import read_heads
-from edgeembed_convert.families.decoder import plain_name, positive_float, require_config, rope_base
+from edgeembed_convert.families.decoder import plain_name
+from edgeembed_convert.families.settings import check_fixed, positive_float, read_heads, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.views import WithoutMiddle
@@ -46,7 +46,7 @@ class Lfm2:
                 "a prompt is computed once for many texts, which the state of their convolutions does not allow; expected "
                 f"{_BIDIRECTIONAL}"
             )
-        require_config(checkpoint, _FIXED)
+        check_fixed(checkpoint, _FIXED, "LFM2")
         hidden = checkpoint.positive_int("hidden_size")
         vocabulary = checkpoint.positive_int("vocab_size")
         kinds = _layer_kinds(checkpoint)

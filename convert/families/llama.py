@@ -23,16 +23,9 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.decoder import (
-    DecoderShape,
-    plain_layers,
-    positive,
-    read_shape,
-    require_config,
-    rope_scaling,
-    unscaled_rope_base,
-)
+from edgeembed_convert.families.decoder import DecoderShape, plain_layers, read_shape
 from edgeembed_convert.families.prompted_reranker import Qwen2Reranker
+from edgeembed_convert.families.settings import check_fixed, positive, rope_scaling, unscaled_rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.ignored import adds_by_flags, own_code
 from edgeembed_convert.jsonfile import read_json
@@ -57,7 +50,7 @@ _POOLING = {"avg": "mean", "cls": "cls", "last": "last"}
 class _Kind:
     """What distinguishes the three."""
 
-    model: str
+    graph: str
     """Its name in messages."""
     causal_architecture: str
     """llama.cpp's architecture for causal models."""
@@ -80,7 +73,7 @@ class Llama:
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a checkpoint and return the plan of its GGUF file. Raises ConversionError."""
         biases = ("q", "k", "v", "o") if checkpoint.config.get("attention_bias") else ()
-        return _plan(checkpoint, _Kind("Llama embedding model", "llama", biases))
+        return _plan(checkpoint, _Kind("Llama", "llama", biases))
 
 
 class Qwen2:
@@ -100,11 +93,11 @@ class Qwen2:
         pools = any(kind == "Pooling" for kind, _ in checkpoint.modules or [])
         if checkpoint.config.get("architectures") == ["Qwen2ForCausalLM"] and not pools and checkpoint.task != "embed":
             return Qwen2Reranker().plan(checkpoint)
-        return _plan(checkpoint, _Kind("Qwen2 embedding model", "qwen2", ("q", "k", "v")))
+        return _plan(checkpoint, _Kind("Qwen2", "qwen2", ("q", "k", "v")))
 
 
 def _plan(checkpoint: Checkpoint, kind: _Kind) -> ModelPlan:
-    require_config(checkpoint, _FIXED)
+    check_fixed(checkpoint, _FIXED, kind.graph)
     layer_types = checkpoint.config.get("layer_types")
     if layer_types is not None and set(layer_types) - {"full_attention", "sliding_attention"}:
         raise ConversionError(f"{checkpoint.config_file}: unsupported layer_types {sorted(set(layer_types))}")
@@ -194,7 +187,7 @@ def _context(checkpoint: Checkpoint, most: int) -> int:
 
 def _tensors(checkpoint: Checkpoint, shape: DecoderShape, kind: _Kind, *, interleaved: bool) -> Iterator[PlannedTensor]:
     """Yield the tensors in the order of the computation. Raises ConversionError for missing, misshapen and extra ones."""
-    stored = StoredTensors(checkpoint, _plain_name, kind.model)
+    stored = StoredTensors(checkpoint, _plain_name, f"{kind.graph} embedding model")
     yield stored.place("embed_tokens.weight", "token_embd.weight", shape.vocabulary, shape.hidden)
     if (factors := _rope_factors(checkpoint, shape.head)) is not None:
         yield PlannedTensor("rope_freqs.weight", Constant("rope_scaling", checkpoint.config_file, factors), keep_f32=True)

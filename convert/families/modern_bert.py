@@ -17,8 +17,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
-from edgeembed_convert.families.decoder import rope_base
+from edgeembed_convert.families.settings import check_fixed, read_epsilon, read_heads, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.sentencepiece import SentencePieces, read_sentencepieces

@@ -19,12 +19,12 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.families.bert_encoder import (
-    check_fixed,
     encoder_metadata,
     encoder_tensors,
     plain_name,
     read_shape_after_padding,
 )
+from edgeembed_convert.families.settings import check_fixed
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.tokenizer import read_wordpiece
 

@@ -16,7 +16,7 @@ from gguf import Keys, PoolingType, RopeScalingType
 
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon, read_heads
+from edgeembed_convert.families.settings import check_fixed, read_epsilon, read_heads
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import read_wordpiece

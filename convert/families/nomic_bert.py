@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed
 from edgeembed_convert.families.nomic_encoder import FIXED, encoder_metadata, place
 from edgeembed_convert.families.nomic_moe import plan_moe
+from edgeembed_convert.families.settings import check_fixed
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.tokenizer import read_wordpiece
 from edgeembed_convert.tokenizer_json import count_pieces

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from gguf import Keys, PoolingType
 
-from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
-from edgeembed_convert.families.bert_encoder import read_epsilon, read_heads
+from edgeembed_convert.families.settings import positive_float, read_epsilon, read_heads
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.tokenizer import WordPiece
 from edgeembed_convert.unigram import Unigram
@@ -39,7 +38,7 @@ def encoder_metadata(checkpoint: Checkpoint, arch: str, pooling: str, tokenizer:
         Keys.Attention.HEAD_COUNT.format(arch=arch): read_heads(checkpoint, hidden, "n_head"),
         Keys.Attention.LAYERNORM_EPS.format(arch=arch): read_epsilon(checkpoint, "layer_norm_epsilon", _DEFAULT_EPSILON),
         Keys.Attention.CAUSAL.format(arch=arch): False,
-        Keys.Rope.FREQ_BASE.format(arch=arch): _rope_base(checkpoint),
+        Keys.Rope.FREQ_BASE.format(arch=arch): positive_float(checkpoint, "rotary_emb_base"),
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
         Keys.Tokenizer.TOKEN_TYPE_COUNT: checkpoint.positive_int("type_vocab_size"),
         **tokenizer.metadata(),
@@ -57,10 +56,3 @@ def _context(checkpoint: Checkpoint) -> int:
     positions = checkpoint.positive_int("n_positions")
     trained = checkpoint.config.get("max_trained_positions")
     return positions if trained is None else min(positions, checkpoint.positive_int("max_trained_positions"))
-
-
-def _rope_base(checkpoint: Checkpoint) -> float:
-    base = checkpoint.config.get("rotary_emb_base")
-    if not isinstance(base, int | float) or isinstance(base, bool) or not 0 < base < float("inf"):
-        raise ConversionError(f"{checkpoint.config_file}: rotary_emb_base = {base!r}; expected a positive number")
-    return float(base)

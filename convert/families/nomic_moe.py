@@ -26,8 +26,8 @@ from gguf import Keys
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed
 from edgeembed_convert.families.nomic_encoder import FIXED, encoder_metadata, place
+from edgeembed_convert.families.settings import check_fixed
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.unigram import read_unigram

@@ -30,9 +30,8 @@ from edgeembed_convert.families.decoder import (
     plain_name,
     read_lm_head,
     read_shape,
-    require_config,
-    rope_base,
 )
+from edgeembed_convert.families.settings import check_fixed, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
@@ -59,7 +58,7 @@ class Qwen2Reranker:
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Qwen2 reranker and return the plan of its GGUF file. Raises ConversionError."""
         check_purpose(checkpoint, MXBAI_RERANK)
-        require_config(checkpoint, {"hidden_act": "silu", "use_sliding_window": False, "use_mrope": False})
+        check_fixed(checkpoint, {"hidden_act": "silu", "use_sliding_window": False, "use_mrope": False}, "Qwen2")
         layer_types = checkpoint.config.get("layer_types")
         if layer_types is not None and set(layer_types) != {"full_attention"}:
             raise ConversionError(f"{checkpoint.config_file}: layer_types: llama.cpp's Qwen2 supports only full_attention")
@@ -98,7 +97,7 @@ class GemmaReranker:
                 raise ConversionError(
                     f"{checkpoint.config_file}: {key} = {config[key]!r}; llama.cpp's Gemma supports only 'gelu_pytorch_tanh'"
                 )
-        require_config(checkpoint, {"attention_bias": False, "use_bidirectional_attention": None})
+        check_fixed(checkpoint, {"attention_bias": False, "use_bidirectional_attention": None}, "Gemma")
         shape = read_shape(checkpoint)
         tokenizer = read_sentencepieces(checkpoint.model_folder, shape.vocabulary)
         metadata: Metadata = {

@@ -27,9 +27,8 @@ from edgeembed_convert.families.decoder import (
     plain_name,
     read_lm_head,
     read_shape,
-    require_config,
-    rope_base,
 )
+from edgeembed_convert.families.settings import check_fixed, rope_base
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
@@ -108,7 +107,7 @@ def _plan(
     checkpoint: Checkpoint, pooling: str, place: Callable[[str], str | None] = plain_name
 ) -> tuple[ModelPlan, BytePairs]:
     """Return a plan without prompts, and the tokenizer."""
-    require_config(checkpoint, _FIXED)
+    check_fixed(checkpoint, _FIXED, "Qwen3")
     layer_types = checkpoint.config.get("layer_types")
     if layer_types is not None and set(layer_types) != {"full_attention"}:
         raise ConversionError(

@@ -15,7 +15,7 @@ from gguf import Keys, PoolingType
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
-from edgeembed_convert.families.bert_encoder import check_fixed, read_epsilon
+from edgeembed_convert.families.settings import check_fixed, read_epsilon
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.unigram import read_unigram

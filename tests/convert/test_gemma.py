@@ -106,7 +106,11 @@ def test_metadata(tmp_path: Path) -> None:
     [
         ("config.json", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention = 'all'; expected true or"),
         ("config.json", {"query_pre_attn_scalar": 256}, "llama.cpp supports only head_dim, 32"),
-        ("config.json", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0; llama.cpp supports only None"),
+        (
+            "config.json",
+            {"attn_logit_softcapping": 50.0},
+            "= 50.0; llama.cpp's Gemma 3 supports only None",
+        ),
         ("config.json", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "every n-th of 5 layers"),
         ("config.json", {"sliding_window": None}, "sliding_window = None; expected a positive integer"),
         ("config.json", {"vocab_size": 300}, "not below vocab_size 300"),

@@ -53,7 +53,7 @@ def test_merges_of_words_that_are_pieces(tmp_path: Path) -> None:
     [
         ({"architectures": ["Lfm2Model"], "auto_map": {}}, "causal models of LFM2 are not supported"),
         ({"auto_map": {"AutoModel": "modeling_other.Lfm2BidirectionalModel"}}, "the model runs its own code"),
-        ({"conv_bias": True}, "conv_bias = True; llama.cpp supports only False"),
+        ({"conv_bias": True}, "conv_bias = True; llama.cpp's LFM2 supports only False"),
         ({"conv_L_cache": 4}, "conv_L_cache = 4; expected an odd number from 3 on"),
         ({"layer_types": ["conv"] * 5}, "expected conv or full_attention for each of 5 layers, and both kinds"),
         ({"layer_types": KINDS[:4]}, "for each of 5 layers"),

@@ -189,7 +189,7 @@ def test_an_embedder_cannot_be_converted_as_a_reranker(tmp_path: Path) -> None:
     ("file", "changes", "message"),
     [
         ("config.json", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling .* is not supported"),
-        ("config.json", {"attention_bias": True}, "attention_bias = True; llama.cpp supports only False"),
+        ("config.json", {"attention_bias": True}, "attention_bias = True; llama.cpp's Qwen3 supports only False"),
         ("config.json", {"num_key_value_heads": 4}, "num_attention_heads 6 is not a multiple of num_key_value_heads 4"),
         ("config.json", {"head_dim": 64}, r"q_proj.weight has the shape \[192, 64\]; config.json requires \[384, 64\]"),
         ("config.json", {"num_hidden_layers": 3}, "tensor layers.2.input_layernorm.weight is missing"),
