@@ -20,7 +20,7 @@ for (const [name, modelOf] of Object.entries(providers)) {
     embed: async ({ texts, url = URL, model = MODEL, key = "unused" }) =>
       (await embedMany({ model: modelOf(url, key, model), values: texts, maxRetries: 0 })).embeddings,
     one: async (text) => (await embedOne({ model: modelOf(URL, "unused", MODEL), value: text, maxRetries: 0 })).embedding,
-    long: ollama ? rows("long") : raises("js.AI_APICallError", "maximum context length is 512 tokens"),
+    long: ollama ? rows("long") : raises("js.AI_APICallError", "maximum context length is 256 tokens"),
     empty: ollama ? finite("empty") : raises("js.AI_APICallError", "empty"),
     unknown: raises("js.AI_APICallError", ollama ? "Not Found" : "no-such-model"),
     wrongKey: raises("js.AI_APICallError"),

@@ -12,7 +12,7 @@ const ollama = (url = URL, model = MODEL, key = "unused") =>
 embedder("langchain-openai (npm)", {
   embed: ({ texts, url, model, key }) => openai(url, model, key).embedDocuments(texts),
   one: (text) => openai().embedQuery(text),
-  long: raises("js.ContextOverflowError", "maximum context length is 512 tokens"),
+  long: raises("js.ContextOverflowError", "maximum context length is 256 tokens"),
   empty: raises("js.BadRequestError", "empty"),
   unknown: raises("js.NotFoundError"),
   wrongKey: raises("js.AuthenticationError"),

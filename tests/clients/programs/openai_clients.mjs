@@ -14,7 +14,7 @@ async function embed({ texts, url = URL, model = MODEL, key = "unused", ...more 
 embedder(CLIENT, {
   embed,
   one: async (text) => (await embed({ texts: text }))[0],
-  long: raises("js.BadRequestError", "maximum context length is 512 tokens"),
+  long: raises("js.BadRequestError", "maximum context length is 256 tokens"),
   empty: raises("js.BadRequestError", "empty"),
   unknown: raises("js.NotFoundError"),
   wrongKey: raises("js.AuthenticationError"),

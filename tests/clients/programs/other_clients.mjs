@@ -21,7 +21,7 @@ embedder("voyageai (npm)", {
   embed: async ({ texts, url, model, key }) => (await voyage(url, key).embed({ model, input: texts })).data.map((item) => item.embedding),
   one: async (text) => (await voyage().embed({ model: MODEL, input: text, inputType: "query" })).data[0].embedding,
   // It does not say whether to cut, and the route is OpenAI's, which refuses.
-  long: raises("js.VoyageAIError", "maximum context length is 512 tokens"),
+  long: raises("js.VoyageAIError", "maximum context length is 256 tokens"),
   empty: raises("js.VoyageAIError"),
   unknown: raises("js.VoyageAIError"),
   wrongKey: raises("js.VoyageAIError"),
