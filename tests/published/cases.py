@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MODEL = "all-minilm-l6-v2"
-"""The embedder of the daemon that cases run against: 384 dimensions, 256 tokens."""
+"""The embedder of the daemon that cases run against: 384 dimensions, 512 tokens."""
 RERANKER = "tiny-ranker"
 """Its reranker: a cross-encoder with random weights, so that its order of documents means nothing."""
 KEY = "the-key-of-the-cases"

@@ -50,7 +50,9 @@ def daemons(
             place.mkdir(parents=True)
             install(place, MODEL, "Q8_0", minilm)
             install(place, RERANKER, "F32", Path(folder) / "ranker.gguf")
-            flags = ("--model", MODEL, "--offline", "--preload", RERANKER, *(("--api-key", KEY) if keyed else ()))
+            # Some peers' tests have texts of 500 tokens; MiniLM's makers use it for 256.
+            length = ("--context-tokens", "512")
+            flags = ("--model", MODEL, "--offline", "--preload", RERANKER, *length, *(("--api-key", KEY) if keyed else ()))
             urls[keyed] = stack.enter_context(running(*flags, home=place, PYTHONPATH=path)).url
         yield urls
 

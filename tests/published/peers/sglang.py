@@ -196,7 +196,7 @@ CASES: list[Case] = [
         post("/v1/embeddings", model=MODEL, input="hello " * 1200),
         "a.status == 400",
         '"is longer than the model\'s context length" in a.message',
-        differs("words of errors", "a.status == 400", "'maximum context length is 256 tokens' in a.message"),
+        differs("words of errors", "a.status == 400", "'maximum context length is 512 tokens' in a.message"),
     ),
     case("docs/basic_usage/native_api.md::/health", get("/health"), OK),
     case(

@@ -313,7 +313,7 @@ CASES: list[Case] = [
         TRUNCATION + "test_max_truncation_size",
         embed("calculus has transformed our comprehension of change " * 200, truncate_prompt_tokens=-1),
         OK,
-        "a['usage']['prompt_tokens'] == 256",
+        "a['usage']['prompt_tokens'] == 512",
     ),
     # tests/entrypoints/openai/test_tokenization.py
     *(
@@ -322,7 +322,7 @@ CASES: list[Case] = [
             post("/tokenize", model=MODEL, prompt="This is a test prompt.", add_special_tokens=special),
             OK,
             f"a['tokens'] == {ids}",
-            f"a['count'] == {len(ids)} and a['max_model_len'] == 256 and a['token_strs'] is None",
+            f"a['count'] == {len(ids)} and a['max_model_len'] == 512 and a['token_strs'] is None",
         )
         for special, ids in [
             (False, [2023, 2003, 1037, 3231, 25732, 1012]),
