@@ -68,7 +68,7 @@ NAMES = [
 ]
 OTHERS = [
     *("all-minilm:l6", "snowflake-arctic-embed:137m", "snowflake-arctic-embed:m-long", "snowflake-arctic-embed2:305m"),
-    *("granite-embedding", "granite-embedding:30m", "granite-embedding:278m", "nomic-embed-text-v2-moe"),  # of Granite, R1
+    *("granite-embedding", "granite-embedding:30m", "granite-embedding:278m", "nomic-embed-text-v3"),  # of Granite, R1
     *("nomic-embed-text:v1", "bge-m3:1b", "qwen3-embedding:32b", "embeddinggemma:300m-qat-q8_0"),  # QAT has other weights
     *("text-embedding-embeddinggemma-300m-qat", "text-embedding-3-small", "text-embedding-nomic-embed-text-v2"),
     *("", ":latest", "latest", ":", "-q8_0", "library/", "stranger/bge-m3"),

@@ -226,10 +226,11 @@ MODELS = (
     _model("nomic-embed-text", "nomic-embed-text", "mean", "nomic-bert", "nomic-bert-moe"),
     _model("jina-embeddings", "jina-embeddings-v[23]", "mean", "jina-bert-v2", "jina-bert-v3"),
     _model(
-        "jina-embeddings-v5-text-nano",
-        "jina-embeddings-v5-text-nano(-(retrieval|text-matching|clustering|classification))?",
+        "jina-embeddings-v5-text",
+        "jina-embeddings-v5-text-(nano|small)(-(retrieval|text-matching|clustering|classification))?",
         "last",
         "eurobert",
+        "qwen3",
     ),
 )
 
