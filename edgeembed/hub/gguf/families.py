@@ -205,7 +205,7 @@ MODELS = (
     _model("Linq-Embed-Mistral", "linq-embed-mistral", "last", "llama", causal=True),
     _model("bge-m3", "bge-m3", "cls", "bert"),
     _model("bge", "bge-(small|base|large)", "cls", "bert"),
-    _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert"),
+    _model("snowflake-arctic-embed", "snowflake-arctic-embed-(xs|s|m|l)(-long)?", "cls", "bert", "nomic-bert", "gte"),
     _model("mxbai-embed", "mxbai-embed-(xsmall|large)", "cls", "bert"),
     _model("UAE-Large", "uae-large", "cls", "bert"),
     _model("gte-modernbert-base", "gte-modernbert-base", "cls", "modern-bert"),
