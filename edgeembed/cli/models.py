@@ -203,10 +203,11 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     if entry:
         print_prose(entry.description, "  ")
         click.echo()
+        others = (*entry.names.ollama, *entry.names.lm_studio)
         print_fields(
             [
                 ("name", entry.name),
-                ("other names", ", ".join((*entry.names.ollama, *entry.names.lm_studio))),
+                *([("other names", ", ".join(others))] if others else []),
                 ("task", entry.task),
                 ("good for", entry.purpose),
                 ("licence", entry.license),

@@ -126,6 +126,11 @@ def test_the_catalogue_fits_the_terminal(
     assert not any("?" in line for line in lines)
 
 
+def test_show_names_other_names_only_where_there_are_any(run: CliRunner) -> None:
+    assert re.search("other names +bge-m3, ", run.invoke(show, ["bge-m3"]).output)
+    assert "other names" not in run.invoke(show, ["bge-base-zh-v1.5"]).output
+
+
 def test_show_prints_the_whole_catalogue_entry(run: CliRunner) -> None:
     install(DEFAULT_MODEL, "Q8_0")
     install(DEFAULT_MODEL, "F16")
