@@ -291,7 +291,7 @@ class ModelReplacedError(EngineUnavailableError):
 class DaemonGoneError(EngineUnavailableError):
     """The daemon that a client of the same machine uses no longer answers."""
 
-    code = "daemon_gone"
+    code = None  # it is no server's answer
 
 
 class WrongRowsError(EngineUnavailableError):

@@ -278,7 +278,7 @@ def test_a_model_that_nobody_names_is_an_error_that_says_what_to_do() -> None:
         Embedder(port=free_port()).embed("a")
 
 
-def test_the_model_is_looked_for_when_it_is_first_used(engines: list[str]) -> None:
+def test_nothing_is_loaded_before_it_is_used(engines: list[str]) -> None:
     embedder = Embedder("embedder", port=free_port())
     assert engines == []
     embedder.embed("a")
