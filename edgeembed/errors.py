@@ -273,7 +273,7 @@ class EngineUnavailableError(EngineError):
     """No worker is ready to answer."""
 
     status = 503
-    code = "engine_unavailable"
+    code: ClassVar[str | None] = "engine_unavailable"
 
 
 class ModelLoadingError(EngineUnavailableError):
