@@ -234,12 +234,13 @@ def open_checkpoint(
     modules, query_modules = _read_modules(folder)
     is_splade = any(kind == SPLADE for kind, _ in modules or [])
     if pooling == "splade" and modules is not None and not is_splade:
-        raise ConversionError(
-            f"{folder / 'modules.json'}: the modules {', '.join(kind for kind, _ in modules)} are not those of a SPLADE model"
-        )
+        kinds = ", ".join(kind for kind, _ in modules)
+        raise ConversionError(f"{folder / 'modules.json'}: the modules {kinds} are not those of a SPLADE model")
     if query_modules is not None and not is_splade:
-        raise ConversionError(f"{folder / 'modules.json'}: queries are read by another model than documents, which is not "
-            "supported for dense vectors")
+        raise ConversionError(
+            f"{folder / 'modules.json'}: queries are read by another model than documents, which is not "
+            "supported for dense vectors"
+        )
     encoders = [path for kind, path in modules or [] if kind.rpartition(".")[2] in _ENCODERS]
     if len(encoders) > 1:
         raise ConversionError(f"{folder / 'modules.json'}: expected one Transformer module, found {len(encoders)}")

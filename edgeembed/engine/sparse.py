@@ -3,9 +3,9 @@
 Two kinds are known. bge-m3's multiplies the state of each token of the text by a vector, and a token that occurs more than
 once has its largest weight (Chen et al., "BGE M3-Embedding", 2024). SPLADE has the head of a masked language model: each
 token of the text has a logit for every token of the vocabulary, and the weight of these is the logarithm of the largest
-(Formal et al., "SPLADE v2", 2021). Some SPLADE models read queries without a forward pass: each token of a query has a weight
-of its own, its inverse document frequency (Geng et al., "Towards Competitive Search Relevance For Inference-Free Learned
-Sparse Retrievers", 2024). The weights of a head are metadata under `edgeembed.sparse.*`.
+(Formal et al., "SPLADE v2", 2021). Some SPLADE models read queries without a forward pass: each token has a weight of its
+own, its inverse document frequency (Geng et al., "Towards Competitive Search Relevance For Inference-Free Learned Sparse
+Retrievers", 2024). The weights of a head are metadata under `edgeembed.sparse.*`.
 
 An output has a row for each token of the vocabulary: its id and its weight, which is above 0; in the order of the ids.
 """
@@ -41,12 +41,12 @@ MOST_WEIGHTS = 4096
 vocabulary, which would be ten times the size of all vectors of a text."""
 CHUNK_TOKENS = 64
 """Tokens of a text whose logits are in memory at the same time: 8 MB with BERT's vocabulary."""
-MOST_LOGARITHMS = 2
 LONGEST_WEIGHT = 32 * 2**20
 """In base64, of one matrix."""
 
 Value = Callable[[str], str | None]
 Pooling = Literal["max", "sum"]
+_POOLINGS: Mapping[str, Pooling] = {"max": "max", "sum": "sum"}
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,10 @@ class VocabularyHead:
         The special tokens around a text count like all others; those around a query with weights of its own get none.
         """
         if role == "query" and self._query is not None:
-            found = np.unique(ids)
-            return _pairs(found, self._query[found])
+            own = np.unique(ids)
+            return _pairs(own, self._query[own])
         weights = self._pooled(states)
-        (found,) = np.nonzero(weights > 0)
-        return _pairs(found, weights[found])
+        return _pairs(np.arange(len(weights)), weights)
 
     def _pooled(self, states: Float32Matrix) -> Float32Row:
         if self._logits is None:
@@ -197,11 +196,11 @@ def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits
         return TextTokensHead(_numbers(value, _WEIGHT, width), bias, _ids(value(EXCLUDED_KEY) or "", vocabulary))
     if kind != "vocabulary":
         raise ValueError(f"key {KIND_KEY!r} is {kind!r}; expected text or vocabulary")
-    pooling, logarithms = value(POOLING_KEY), value(LOGARITHMS_KEY)
-    if pooling not in ("max", "sum"):
-        raise ValueError(f"key {POOLING_KEY!r} is {pooling!r}; expected max or sum")
-    if logarithms not in map(str, range(1, MOST_LOGARITHMS + 1)):
-        raise ValueError(f"key {LOGARITHMS_KEY!r} is {logarithms!r}; expected a number from 1 to {MOST_LOGARITHMS}")
+    pooling, logarithms = _POOLINGS.get(value(POOLING_KEY) or ""), value(LOGARITHMS_KEY)
+    if pooling is None:
+        raise ValueError(f"key {POOLING_KEY!r} is {value(POOLING_KEY)!r}; expected max or sum")
+    if logarithms not in ("1", "2"):
+        raise ValueError(f"key {LOGARITHMS_KEY!r} is {logarithms!r}; expected 1 or 2")
 
     def optional(key: str, count: int) -> Float32Row | None:
         return _numbers(value, key, count) if value(key) is not None else None

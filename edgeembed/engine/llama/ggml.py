@@ -126,8 +126,8 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 """Type of the result and types of the arguments."""
 
-SET_THREADS_FUNCTION = "ggml_backend_set_n_threads"
-EXTRA_BUFFERS_FUNCTION = "ggml_backend_dev_get_extra_bufts"
+SET_THREADS_FUNCTION = b"ggml_backend_set_n_threads"
+EXTRA_BUFFERS_FUNCTION = b"ggml_backend_dev_get_extra_bufts"
 """Of the processor's backend, through `ggml_backend_reg_get_proc_address`: (backend, threads) -> None, and device -> buffer
 types that hold weights in a layout of their own, up to a null."""
 

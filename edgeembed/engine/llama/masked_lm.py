@@ -1,15 +1,15 @@
 """The masked-LM head of an encoder, computed by ggml: hidden states in, the logits of all tokens of the vocabulary out.
 
-llama.cpp's graphs of encoders end with the hidden states. The head's matrix is that of the token embeddings, the largest of a
-small model. It is multiplied as the file has it, quantised: with the kernels that ggml has for that type, which may want the
-weights in a layout of their own, and then in a copy; otherwise where llama.cpp has them.
+llama.cpp's graphs of encoders end with the hidden states. The head's matrix is that of the token embeddings, the largest of
+a small model. It is multiplied as the file has it, quantised: with the kernels that ggml has for that type, which may want
+the weights in a layout of their own, and then in a copy; otherwise where llama.cpp has them.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama import ggml
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.ggml import EvalCallback, InitParameters, Tensor, function
+from edgeembed.engine.llama.graph_change import Watch
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
-from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.llama.rows import PooledReader, tensor_bytes, tensor_get, tensor_name
+from edgeembed.engine.llama.rows import PooledReader, RowReader, tensor_bytes, tensor_get, tensor_name
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.sparse import CHUNK_TOKENS, MaskedLmWeights
 
@@ -50,7 +50,7 @@ class _EmbeddingsFinder(PooledReader):
     def __init__(self) -> None:
         super().__init__()
         self.address: int | None = None
-        self._callback = EvalCallback(self._evaluate)  # llama.cpp keeps only the address
+        self._callback = EvalCallback(self.evaluate)  # llama.cpp keeps only the address
 
     def configure(self, params: Any) -> None:
         super().configure(params)
@@ -59,7 +59,8 @@ class _EmbeddingsFinder(PooledReader):
     def read(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
         rows[:] = 0
 
-    def _evaluate(self, tensor: int, asking: bool, _user_data: object) -> bool:
+    def evaluate(self, tensor: int, asking: bool, _user_data: object) -> bool:
+        """Return whether the computation goes on, or when asking, whether the tensor is wanted: none is."""
         if asking and self.address is None:
             source = Tensor.from_address(tensor).src[0]
             if source and tensor_name(source) == ggml.TOKEN_EMBEDDINGS:
@@ -83,19 +84,14 @@ class MaskedLm:
         find = function("ggml_backend_reg_get_proc_address")
         self._buffer_type = function("ggml_backend_dev_buffer_type")(device)
         self._backend = self._keep("ggml_backend_free", function("ggml_backend_dev_init")(device, None))
-        set_threads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(find(registry, ggml.SET_THREADS_FUNCTION.encode()))
-        set_threads(self._backend, threads)
+        set_threads = find(registry, ggml.SET_THREADS_FUNCTION)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(set_threads)(self._backend, threads)
         self._memory = self._keep("ggml_gallocr_free", function("ggml_gallocr_new")(self._buffer_type))
         self._embeddings = embeddings
         if packed:
-            extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(
-                find(registry, ggml.EXTRA_BUFFERS_FUNCTION.encode())
-            )(device)
-            for number in iter(range(64)):
-                if not extra or not extra[number]:
-                    break
-                if self._pack(device, extra[number]):
-                    break
+            extra_types = find(registry, ggml.EXTRA_BUFFERS_FUNCTION)
+            extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(extra_types)(device)
+            any(self._pack(device, buffer_type) for buffer_type in _up_to_null(extra))
         self._parts = self._place(weights)
 
     def logits(self, states: Float32Matrix) -> Iterator[Float32Matrix]:
@@ -118,7 +114,9 @@ class MaskedLm:
         try:
             given = _new(context, ggml.TYPE_F32, width, tokens)
             parts = self._parts
-            inner = _plus(context, _product(context, parts["weight"], given), parts["weight_bias"])
+            inner = _product(context, parts["weight"], given)
+            if "weight_bias" in parts:
+                inner = _plus(context, inner, parts["weight_bias"])
             inner = _times(context, _norm(context, _gelu(context, inner), self._weights.epsilon), parts["norm"])
             if "norm_bias" in parts:
                 inner = _plus(context, inner, parts["norm_bias"])
@@ -142,8 +140,11 @@ class MaskedLm:
     def _place(self, weights: MaskedLmWeights) -> dict[str, int]:
         """Copy the head's own weights into memory of ggml; return their tensors."""
         arrays = {
-            "weight": weights.weight, "weight_bias": weights.weight_bias, "norm": weights.norm, "norm_bias": weights.norm_bias,
-        }  # fmt: skip
+            "weight": weights.weight,
+            "weight_bias": weights.weight_bias,
+            "norm": weights.norm,
+            "norm_bias": weights.norm_bias,
+        }
         context = self._keep("ggml_free", _init(InitParameters(_overhead(len(arrays)), None, True)))
         parts = {
             name: _new(context, ggml.TYPE_F32, array.shape[-1], array.size // array.shape[-1])
@@ -196,10 +197,13 @@ class MaskedLm:
         return handle
 
 
-def find_embeddings(model: LlamaModel) -> int:
-    """Return the address of the model's tensor of token embeddings. Raises ComputeError, ModelLoadError."""
+def find_embeddings(new_context: Callable[[RowReader, Watch], Context]) -> int:
+    """Return the address of a model's tensor of token embeddings. Raises ComputeError, ModelLoadError.
+
+    new_context: returns a context of the model whose rows a reader reads, with its evaluation callback.
+    """
     finder = _EmbeddingsFinder()
-    context = model.new_context(finder, finder._evaluate)
+    context = new_context(finder, finder.evaluate)
     try:
         context.compute([Reading(np.zeros(1, dtype=np.int32))], isolated=True)
     finally:
@@ -207,6 +211,13 @@ def find_embeddings(model: LlamaModel) -> int:
     if finder.address is None:
         raise ComputeError("llama.cpp's graph takes no rows from the token embeddings")
     return finder.address
+
+
+def _up_to_null(pointers: Any) -> Iterator[int]:
+    for number in count() if pointers else ():
+        if not pointers[number]:
+            return
+        yield pointers[number]
 
 
 def _overhead(tensors: int, *, graph: bool = False) -> int:
