@@ -17,8 +17,9 @@ from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
 from gguf.utility import model_weight_count_rounded_notation
 
 from edgeembed import __version__
-from edgeembed.engine.interface import TYPE_KEY
+from edgeembed.engine.interface import TYPE_KEY, Output
 from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
 from edgeembed.errors import ConversionError
@@ -219,7 +220,7 @@ class _Job:
         """Write the target; return sentences about tensors of other types, and the type of most values."""
         if self._options.proof:
             width = _labels(self._plan) if self._scores else self._plan.dimensions
-            metadata = metadata | canary.placeholder(width, scores=self._scores)
+            metadata = metadata | canary.placeholder(width, self._heads, scores=self._scores)
         if self._options.master is not None:
             with replacing(self._options.master) as part:
                 metadata = self._write_master(part, metadata, work)
@@ -241,10 +242,16 @@ class _Job:
             return metadata
         rows = self._rows(file)
         canary.fill(file, rows)
-        return canary.filled(metadata, rows)
+        return {**metadata, **rows}
 
-    def _rows(self, file: Path) -> str:
-        return canary.compute(file, scores=self._scores, sandbox=self._options.sandbox)
+    def _rows(self, file: Path) -> dict[str, str]:
+        return canary.compute(file, self._heads, scores=self._scores, sandbox=self._options.sandbox)
+
+    @property
+    def _heads(self) -> list[Output]:
+        """The outputs besides the dense row."""
+        named = self._plan.metadata.get(OUTPUTS_KEY)
+        return [output for output in parse_outputs(None if named is None else str(named)) if output != "dense"]
 
     def _run_with_master(self, master: Path, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
         if self._by_llama:
