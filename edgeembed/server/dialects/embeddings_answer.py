@@ -12,6 +12,8 @@ import orjson
 from aiohttp import hdrs, web
 from msgspec import UNSET
 
+from edgeembed.cache import CachedRow
+from edgeembed.engine.interface import Row
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
 from edgeembed.inference.postprocess import Matrix
@@ -29,13 +31,30 @@ _LONGEST_HEADER = 8000
 def write_json(result: EmbedResult, numbers: NumberFormat) -> bytes:
     """Return the answer as JSON. Turning numbers into digits is most of the work of a cache hit."""
     rows = enumerate(_json_rows(_matrix(result, numbers), numbers))
+    chunks = _chunks(result, numbers)
     tokens = sum(row.tokens for row in result.rows)
     return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
-        b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in rows),
+        b",".join(
+            b'{"object":"embedding","index":%d,"embedding":%b%b}' % (index, row, chunks[index] if chunks else b"")
+            for index, row in rows
+        ),
         orjson.dumps(result.model.name),
         tokens,
         tokens,
     )
+
+
+def _chunks(result: EmbedResult, numbers: NumberFormat) -> list[bytes]:
+    """Return for each text its windows as a field of an object, if the request wants them."""
+    found = []
+    for windows in result.windows or ():
+        written = _json_rows(_matrix(result, numbers, [window.row for window in windows]), numbers)
+        items = [
+            b'{"start":%d,"end":%d,"tokens":%d,"embedding":%b}' % (start, end, row.tokens, embedding)
+            for (start, end, row), embedding in zip(windows, written, strict=True)
+        ]
+        found.append(b',"chunks":[%b]' % b",".join(items))
+    return found
 
 
 def with_cuts(written: bytes, result: EmbedResult) -> bytes:
@@ -59,6 +78,8 @@ def bytes_of_items(
     of_tokens: a text may have several rows, and so its numbers two dimensions. Raises RequestError if there are too many
     texts for a header.
     """
+    if result.windows is not None:
+        raise RequestError("chunks are sent as JSON only; leave encoding_format out", param="encoding_format")
     written, shapes = list[bytes](), list[tuple[int, ...]]()
     for item in items:
         written.append(b"".join(row_bytes(item, numbers.dtype, numbers.endianness)))
@@ -99,7 +120,10 @@ def _metadata(result: EmbedResult, sizes: Sequence[int], shapes: Sequence[tuple[
     return orjson.dumps(described).decode()
 
 
-def _matrix(result: EmbedResult, numbers: NumberFormat) -> Matrix:
+def _matrix(result: EmbedResult, numbers: NumberFormat, rows: Sequence[Row | CachedRow] | None = None) -> Matrix:
+    """Return the rows of texts, or other ones of the same model, as the request wants them."""
+    if rows is not None:
+        result = msgspec.structs.replace(result, rows=rows)
     return result.vectors if numbers.norm == 2 else result.scaled(numbers.norm)
 
 

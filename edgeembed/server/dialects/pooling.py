@@ -30,7 +30,9 @@ from edgeembed.server.dialects.embeddings_body import (
     NumberFormat,
     input_type,
     lengths,
+    long_text,
     number_format,
+    refuse_long_text,
     texts_and_ids,
 )
 from edgeembed.server.dialects.token_rows import json_in_parts, json_list, json_rows, token_output, token_rows
@@ -91,6 +93,8 @@ async def pooling(request: web.Request) -> web.Response:
     """Return a vector for each token of each text, or one for each text."""
     body = await read_body(request, _BODY)
     tokens = _is_of_tokens(body.task)
+    if body.long_text == "chunks":
+        raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
     numbers = number_format(body)
     if body.token_ids is None and _has_ids(body.input):
         body.token_ids = "model"
@@ -98,6 +102,7 @@ async def pooling(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     output: Output = "dense"
     if tokens:
+        refuse_long_text(body)
         output = token_output((await service.registry.resolve(body.model, "embed")).model)
     body.task = None
     result = await service.embed(
@@ -113,10 +118,11 @@ async def pooling(request: web.Request) -> web.Response:
             lengths=lengths(body, service.truncate),
             ids=ids,
             repeatable=bool(body.repeatable),
+            long_text="none" if tokens else long_text(body, service.long_text),
             outputs=(output,) if tokens else DENSE,
         )
     )
-    headers = answer_headers(result, len(result.rows))
+    headers = answer_headers(result, result.texts)
     rows = token_rows(result, output, numbers.norm)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await service.aside.run(result.numbers, bytes_of_items, result, rows, tokens, numbers, headers)

@@ -109,7 +109,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     )
     rows = await service.aside.run(result.numbers, _rows, result, body)
     characters = sum(map(len, texts)) + sum(map(len, ids or ()))
-    return json_response(rows, headers=compute_headers(result, len(result.rows), characters, began))
+    return json_response(rows, headers=compute_headers(result, result.texts, characters, began))
 
 
 @routes.post("/similarity")
@@ -133,7 +133,7 @@ async def similarity(request: web.Request) -> web.Response:
     )
     cosines = await service.aside.run(result.numbers, _cosines, result)
     characters = len(body.inputs.source_sentence) + sum(map(len, sentences))
-    return json_response(cosines, headers=compute_headers(result, len(result.rows), characters, began))
+    return json_response(cosines, headers=compute_headers(result, result.texts, characters, began))
 
 
 def _rows(result: EmbedResult, body: TeiEmbedBody) -> npt.NDArray[np.float32]:

@@ -61,7 +61,7 @@ async def _answer(request: web.Request, output: Output) -> web.Response:
         )
     )
     characters = sum(map(len, texts)) + sum(map(len, ids or ()))
-    headers = compute_headers(result, len(result.rows), characters, began)
+    headers = compute_headers(result, result.texts, characters, began)
     pieces = _states(result) if output == "tokens" else _weights(result)
     return await json_in_parts(service.aside, result, pieces, headers)
 

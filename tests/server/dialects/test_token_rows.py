@@ -152,6 +152,8 @@ async def test_other_tasks_of_pooling_are_refused(client: TestClient, task: str)
         ({"input": "w " * 30}, "input"),
         ({"input": "a", "model": "ranker"}, "model"),
         ({"input": "a", "encoding_format": "bad"}, "encoding_format"),
+        ({"input": "a", "long_text": "mean"}, "long_text"),
+        ({"input": "a", "task": "embed", "long_text": "chunks"}, "long_text"),
     ],
 )
 async def test_wrong_fields_of_pooling_are_named(client: TestClient, body: dict[str, Any], param: str) -> None:
