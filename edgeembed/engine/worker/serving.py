@@ -19,7 +19,17 @@ import numpy as np
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
-from edgeembed.engine.interface import DENSE, INTERACTIVE, Float32Matrix, Float32Row, ModelInfo, Pair, Prompted, Reference
+from edgeembed.engine.interface import (
+    DENSE,
+    INTERACTIVE,
+    Float32Matrix,
+    Float32Row,
+    ModelInfo,
+    Pair,
+    Prompted,
+    Reference,
+    Role,
+)
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
@@ -192,6 +202,9 @@ class Worker:
         else:
             if count := len(reading.tokens):
                 role = item.text.role if isinstance(item.text, Prompted) else ""
+                if not self._model.needs_states(item.outputs, role):
+                    self._send_row_of_ids(item, reading, role)
+                    return None
                 own = reading.own if item.outputs == DENSE else 0
                 return QueuedText(
                     item.id, reading, count, item.priority, item.alone, own=own, outputs=item.outputs, role=role
@@ -200,6 +213,12 @@ class Worker:
         finally:
             self._activity_table.end(entry)
         return None
+
+    def _send_row_of_ids(self, item: EmbedItem, reading: Reading, role: Role) -> None:
+        """Send a row that depends on the ids of tokens alone: it waits for no forward pass."""
+        assert self._model is not None
+        row = self._model.packed_row(np.empty((0, self._model.width), dtype=np.float32), reading, item.outputs, role)
+        self._pipe.send(ComputedRows([RowItem(item.id, len(reading.tokens), row.tobytes(), _full(reading))]))
 
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
