@@ -1,21 +1,17 @@
-"""What each output of a model costs: tokens per second and the wait of a lone text, next to dense rows; memory of the worker.
+"""What each output of a model costs: tokens per second, the wait of a lone text, memory of the worker; dense rows beside.
 
     python -m tests.benchmarks.outputs MODEL.gguf [MODEL.gguf ...] [--threads 2] [--seconds 3] [--rounds 3] [--words 40]
-    python -m tests.benchmarks.outputs MODEL.gguf --answers
 
 The engine alone, without HTTP and cache: one worker for each model, all loads in turns, so that a machine that changes its
-speed does not change the ratios; the median of the rounds. Words are random, and no text comes twice. "in one pass" asks for
-all outputs of a text at once, "in passes of their own" for one after the other. Memory is the worker's resident memory: after
-the dense load, after all others, and when nobody has asked for outputs for so long that their context was freed.
-
---answers: rows of tokens over HTTP instead, from a daemon: bytes and time of an answer in JSON and in binary.
+speed does not change the ratios; the median of the rounds. Words are random, and no text comes twice. "in one pass" asks
+for all outputs of a text at once, "in passes of their own" for one after the other. Memory is the worker's resident memory:
+after the dense load, after the others, and when nobody has asked for so long that their context was freed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -24,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, OUTPUTS, Output, Priority
+from edgeembed.engine.interface import BULK, INTERACTIVE, OUTPUTS, Output, Priority
 from edgeembed.engine.outputs import ordered
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker.serving import IDLE_SECONDS

