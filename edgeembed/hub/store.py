@@ -15,6 +15,7 @@ from filelock import Timeout
 
 from edgeembed.common.files import FileIdentity, describe_os_error, expanded, read_json_or_warn, write_json
 from edgeembed.config.paths import Paths
+from edgeembed.engine.interface import DENSE, Output
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests, Identified
@@ -51,6 +52,8 @@ class InstalledModel:
     """Where it came from, as text."""
     entry: CatalogueEntry | None
     task: Task = "embed"
+    outputs: tuple[Output, ...] = DENSE
+    """What the file has heads for."""
     max_seq_length: int | None = None
     """The length in tokens for which its makers use it, if it takes longer texts."""
     notes: list[str] = field(default_factory=list)
@@ -352,6 +355,7 @@ class Store:
             source=manifest.source if manifest else "a local file",
             entry=entry,
             task="rerank" if ranks else "embed",
+            outputs=facts.outputs,
             max_seq_length=facts.max_seq_length or (entry.max_seq_length if entry else None),
             notes=facts.notes,
             last_used=self._usage.all().get(digest),

@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 
 from edgeembed.cache import CachedRow
-from edgeembed.engine.interface import Row, Task, Tokenized
+from edgeembed.engine.interface import DENSE, Float32Matrix, Float32Row, Output, Row, Task, Tokenized
+from edgeembed.engine.outputs import unpack
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.prompts import InputType
@@ -44,6 +45,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     """An empty text is read as the special tokens alone, as some servers do; otherwise it is an error."""
     repeatable: bool = False
     """Compute the texts by themselves and without the cache: the same texts give the same bits each time."""
+    outputs: tuple[Output, ...] = DENSE
+    """What to compute of each text, in one pass; in the order of `OUTPUTS`."""
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
@@ -103,7 +106,7 @@ class EmbedResult(msgspec.Struct, dict=True):
     """The rows of a request, in its order.
 
     keys: what each row is cached under. hits: number of texts answered by the cache. memory_label: the model's label in the
-    cache if all rows came from the cache's memory, else None.
+    cache if all rows came from the cache's memory, else None. outputs: what each row holds; packed, unless it is DENSE.
     """
 
     model: ServedModel
@@ -112,6 +115,7 @@ class EmbedResult(msgspec.Struct, dict=True):
     dimensions: int | None
     hits: int
     memory_label: str | None = None
+    outputs: tuple[Output, ...] = DENSE
 
     @cached_property
     def vectors(self) -> Matrix:
@@ -120,11 +124,25 @@ class EmbedResult(msgspec.Struct, dict=True):
 
     def vectors_of(self, some: slice) -> Matrix:
         """Return the unit rows of some texts."""
-        return unit_rows([row.vector for row in self.rows[some]], self.dimensions, layer_norm=self._layer_norm)
+        return unit_rows(self._dense_rows(some), self.dimensions, layer_norm=self._layer_norm)
 
     def scaled(self, norm: int) -> Matrix:
         """Return all rows divided by another norm, or by none; see `scaled_rows`."""
-        return scaled_rows([row.vector for row in self.rows], self.dimensions, norm, layer_norm=self._layer_norm)
+        return scaled_rows(self._dense_rows(slice(None)), self.dimensions, norm, layer_norm=self._layer_norm)
+
+    def parts(self, output: Output, some: slice = slice(None)) -> list[Float32Matrix]:
+        """Return an output of some texts, each of shape (rows, width): multi (vectors, dimensions), tokens (tokens, width),
+        sparse (words, 2) with ids and weights, dense (1, dimensions).
+        """
+        if self.outputs == DENSE:
+            return [row.vector[None] for row in self.rows[some]]
+        return [unpack(row.vector, self.outputs)[output] for row in self.rows[some]]
+
+    def _dense_rows(self, some: slice) -> list[Float32Row]:
+        """Return the dense rows of some texts, as the engine computed them."""
+        if self.outputs == DENSE:
+            return [row.vector for row in self.rows[some]]
+        return [part[0] for part in self.parts("dense", some)]
 
     @property
     def _layer_norm(self) -> bool:
@@ -133,6 +151,8 @@ class EmbedResult(msgspec.Struct, dict=True):
     @property
     def numbers(self) -> int:
         """Numbers in all vectors."""
+        if self.outputs != DENSE:
+            return sum(len(row.vector) for row in self.rows)
         return len(self.rows) * (self.dimensions or len(self.rows[0].vector)) if self.rows else 0
 
     @property

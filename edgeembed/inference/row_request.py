@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 import msgspec
 
 from edgeembed.cache import KeyMaker
-from edgeembed.engine.interface import Text
+from edgeembed.engine.interface import DENSE, Output, Text
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     EdgeEmbedError,
@@ -30,7 +30,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     In the request's order: names, which distinguish texts under one prompt; keys, under which the rows of whole texts are
     cached; texts, as the engine takes them. identity: of the prompt, or of a reranker's query; a list with one for each text
     where they differ. kind: what the names are, empty for text. label: the model's label in the cache. frequent: these texts
-    will probably be asked for again. most_tokens: limit for all texts together. isolated: see `Engine.submit`.
+    will probably be asked for again. most_tokens: limit for all texts together. isolated, outputs: see `Engine.submit`.
     """
 
     client: EmbedRequest | RerankRequest
@@ -46,6 +46,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     frequent: bool = True
     most_tokens: int | None = None
     isolated: bool = False
+    outputs: tuple[Output, ...] = DENSE
 
     @property
     def lengths(self) -> Lengths:
@@ -53,7 +54,8 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cache_use(self) -> CacheUse:
-        return "off" if self.isolated else self.client.cache
+        # The hidden states of one text take as much room as the vectors of hundreds, and are as quickly computed again.
+        return "off" if self.isolated or "tokens" in self.outputs else self.client.cache
 
     @property
     def is_plain_query(self) -> bool:

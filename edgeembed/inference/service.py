@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Row, Side
+from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
-from edgeembed.inference.pipeline import Pipeline, PipelineResult
+from edgeembed.inference.pipeline import MOST_NUMBERS, Pipeline, PipelineResult
 from edgeembed.inference.requests import (
     DetokenizeRequest,
     EmbedRequest,
@@ -47,6 +48,12 @@ ROWS_AT_ONCE = 2048
 """Rows that statistics are made of without a break."""
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
+_OUTPUT_NAMES: dict[Output, str] = {
+    "dense": "dense vectors",
+    "multi": "a vector for each token",
+    "sparse": "sparse vectors",
+    "tokens": "hidden states of tokens",
+}
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
 
@@ -117,14 +124,18 @@ class EmbeddingService:
     async def _embed(self, request: EmbedRequest) -> EmbedResult:
         target = await self.registry.resolve(request.model, "embed", input_type=request.input_type)
         model, input_type = target.model, request.input_type or target.input_type
+        _check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
         rows, hits, from_memory = await self._run(prepared)
-        _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
-        if hits < len(rows):
-            await self._observe(model, input_type, prepared.keys, rows)
+        memory_label = prepared.label if from_memory else None
+        result = EmbedResult(model, prepared.keys, rows, request.dimensions, hits, memory_label, request.outputs)
+        if request.outputs == DENSE:
+            _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
+            if hits < len(rows):
+                await self._observe(model, input_type, prepared.keys, rows)
         self._count(model.key, len(rows))
-        return EmbedResult(model, prepared.keys, rows, request.dimensions, hits, prepared.label if from_memory else None)
+        return result
 
     async def _observe(
         self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
@@ -233,6 +244,12 @@ class EmbeddingService:
         else:
             names, kind = token_ids.names_of(request.ids, partial(place_of, request)), token_ids.KIND
             texts = token_ids.texts_of(request.ids, prompt)
+        most_tokens = self.max_request_tokens
+        if request.outputs != DENSE:
+            role: Role = "query" if input_type == "query" else "document"
+            kind = f"{kind} {'+'.join(request.outputs)} {role}"
+            texts = [_with_role(text, role) for text in texts]
+            most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // (model.dimensions or 1))
         interactive = len(names) <= INTERACTIVE_TEXTS and not request.repeatable
         identity = prompt.identity
         return RowRequest(
@@ -247,7 +264,8 @@ class EmbeddingService:
             kind=kind,
             interactive=interactive,
             frequent=(interactive and input_type != "document") or request.cache == "keep",
-            most_tokens=self.max_request_tokens,
+            most_tokens=most_tokens,
+            outputs=request.outputs,
             isolated=request.repeatable,
         )
 
@@ -279,6 +297,23 @@ def _size(request: EmbedRequest | RerankRequest) -> int:
     if isinstance(request, RerankRequest):
         return size_of(request.queries) + size_of(request.documents)
     return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
+
+
+def _with_role(text: Text, role: Role) -> Text:
+    if isinstance(text, str):
+        return Prompted("", text, role=role)
+    return dataclasses.replace(text, role=role) if isinstance(text, Prompted) else text
+
+
+def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
+    """Raise RequestError if a model cannot compute an output."""
+    for output in outputs:
+        if model.computes(output):
+            continue
+        if model.upstream is not None:
+            raise RequestError(f"model {model.name!r} is computed by another server, which returns dense vectors only")
+        has = " and ".join(f"{_OUTPUT_NAMES[own]} ({own!r})" for own in model.outputs)
+        raise RequestError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}", param="model")
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

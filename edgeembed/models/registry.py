@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.engine.interface import Task
+from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
 from edgeembed.hub.other_names import LATEST, Meaning, meaning
@@ -60,6 +60,8 @@ class ServedModel:
     """Those of other programs, which their clients send; a name of `models` itself comes first."""
     mends: tuple[str, ...] = ()
     """How the frame of its file is mended: its rows are not those that earlier versions computed from the same file."""
+    outputs: tuple[Output, ...] = DENSE
+    """What its file has heads for. Besides, there are the hidden states of tokens ("tokens") of every local embedder."""
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
@@ -77,6 +79,10 @@ class ServedModel:
     def label(self) -> str:
         """Its label in the cache: name, type and the first digits of the digest."""
         return f"{self.spec}@{self.digest[:12]}"
+
+    def computes(self, output: Output) -> bool:
+        """Return whether it can compute an output of a text."""
+        return output in self.outputs or (output == "tokens" and self.task == "embed" and self.upstream is None)
 
     @property
     def row_dimensions(self) -> tuple[int, ...]:
@@ -102,6 +108,7 @@ def served(model: InstalledModel) -> ServedModel:
         size_bytes=model.size_bytes,
         created=created,
         mends=model.mends,
+        outputs=model.outputs,
         other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
-from edgeembed.engine.interface import INTERACTIVE, Float32Matrix, ModelInfo, Pair, Reference
+from edgeembed.engine.interface import DENSE, INTERACTIVE, Float32Matrix, Float32Row, ModelInfo, Pair, Prompted, Reference
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
@@ -38,6 +38,7 @@ from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel, load_libraries
+from edgeembed.engine.llama.token_states import StatesContext
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
@@ -67,6 +68,8 @@ class Worker:
         self._reader: TextReader | None = None
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
+        self._states: StatesContext | None = None
+        """The wide lane's context for hidden states; None while nobody asks for them."""
         self._loaded = threading.Event()
         self._trim = IdleTrim()
 
@@ -99,8 +102,7 @@ class Worker:
         self._loaded.set()
         gc.freeze()  # these objects live as long as the process: garbage collections that skip them are short
         self._pipe.send(Ready(info))
-        while batch := queue.take(WIDE):
-            self._compute(WIDE, model.wide, queue, batch)
+        self._run_wide_lane(model, queue)
         self._pipe.finish()
         return 0
 
@@ -191,7 +193,11 @@ class Worker:
             self._pipe.send(Failed(item.id, "engine", str(error)))
         else:
             if count := len(reading.tokens):
-                return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
+                role = item.text.role if isinstance(item.text, Prompted) else ""
+                own = reading.own if item.outputs == DENSE else 0
+                return QueuedText(
+                    item.id, reading, count, item.priority, item.alone, own=own, outputs=item.outputs, role=role
+                )
             self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
         finally:
             self._activity_table.end(entry)
@@ -212,6 +218,17 @@ class Worker:
         return read
 
     # --- lanes --------------------------------------------------------------------------------------------------------
+
+    def _run_wide_lane(self, model: LlamaModel, queue: BatchQueue[Reading]) -> None:
+        while (batch := queue.take(WIDE, IDLE_SECONDS if self._states else None)) or not queue.closed:
+            if batch and not batch[0].is_dense:
+                self._compute_states(queue, batch)
+            elif batch:
+                self._compute(WIDE, model.wide, queue, batch)
+            elif self._states:  # nobody has asked for hidden states for a while
+                self._states.close()
+                self._states = None
+                self._trim.note_work()
 
     def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
         assert self._model is not None
@@ -252,6 +269,26 @@ class Worker:
             self._activity_table.end(entry)
             self._send_rows(queue, batch, rows)
 
+    def _compute_states(self, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+        """Compute a batch of texts with other outputs than a dense row, and send their packed rows."""
+        assert self._model is not None
+        self._activity_table.begin(WIDE, [text.id for text in batch])
+        try:
+            if self._states is None:
+                self._states = self._model.new_states_context()
+            with self._model.kernels.query() if _is_query(WIDE, batch) else contextlib.nullcontext():
+                states = self._states.compute_states([text.tokens for text in batch])
+            rows = [
+                self._model.packed_row(of_text, text.tokens, text.outputs, text.role)
+                for text, of_text in zip(batch, states, strict=True)
+            ]
+        except (ComputeError, ModelLoadError) as error:
+            self._activity_table.end(WIDE)
+            self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
+        else:
+            self._activity_table.end(WIDE)
+            self._send_rows(queue, batch, rows)
+
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
         """Compute waiting queries between two pieces of a long text."""
         while context is self._wide and (batch := queue.take_query(context.shape.batch)):
@@ -261,9 +298,12 @@ class Worker:
     def _wide(self) -> Context | None:
         return self._model.wide if self._model else None
 
-    def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
+    def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix | list[Float32Row]) -> None:
         self._trim.note_work()
-        usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
+        if isinstance(rows, list):
+            usable = [bool(np.isfinite(row).all()) for row in rows]
+        else:
+            usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(
                 [
