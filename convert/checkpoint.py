@@ -18,6 +18,7 @@ from edgeembed_convert.ignored import (
     refuse_tokenizer_class,
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
+from edgeembed_convert.late_interaction import LateSettings, read_settings
 from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
 from edgeembed_convert.task_adapters import renamed_for_peft, tasks_of, with_task
 from edgeembed_convert.weights import Weights, open_weights
@@ -112,6 +113,8 @@ class Checkpoint:
         It is in the settings of its Transformer module, or else that of the tokenizer, where newer versions write it.
         Raises ConversionError.
         """
+        if self.late is not None:  # PyLate ignores the others
+            return self.late.document_length
         file, tokenizer = _transformer_config(self.model_folder), self.model_folder / "tokenizer_config.json"
         settings = read_json(file) if file else {}
         for arguments in TOKENIZER_ARGUMENTS:
@@ -123,6 +126,11 @@ class Checkpoint:
         # Tokenizers without a limit have 1e30.
         unlimited = value is None or (isinstance(value, float) and value >= _UNLIMITED)
         return None if unlimited else _length(value, f"{tokenizer}: model_max_length")
+
+    @cached_property
+    def late(self) -> LateSettings | None:
+        """What the files of a ColBERT checkpoint say of its vectors; None for others. Raises ConversionError."""
+        return read_settings(self.folder, self.modules, self.config)
 
     @cached_property
     def similarity(self) -> str:
@@ -177,12 +185,14 @@ class Checkpoint:
         return value
 
     def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
-        """Return the pooling of the checkpoint: mean, cls or last.
+        """Return the pooling of the checkpoint: mean, cls or last; none if it has no dense vectors.
 
         also: modules that the family converts, besides those of all families.
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
+        if self.late is not None:
+            return "none"
         if self.modules is None:
             raise ConversionError(
                 f"{self.folder / 'modules.json'}: missing, so the pooling is unknown; only checkpoints of "

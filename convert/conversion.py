@@ -31,6 +31,7 @@ from edgeembed_convert.importance import as_inputs, read_texts
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
 from edgeembed_convert.outcome import describe_fallbacks, describe_types, effective_type, stays_f32
+from edgeembed_convert.outputs import with_outputs
 from edgeembed_convert.quantization import (
     MIXTURE_BITS,
     MIXTURES,
@@ -121,7 +122,7 @@ def convert_checkpoint(
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
             )
-        plan = _with_dense(checkpoint, plan)
+        plan = with_outputs(checkpoint, _with_dense(checkpoint, plan))
         _check_lower_casing(checkpoint, plan)
         notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
@@ -149,7 +150,7 @@ def convert_checkpoint(
 
 def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
     """Return the plan with the dense layers that our engine computes."""
-    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+    if plan.pooling in ("rank", "none") or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
         return plan
     head = read_dense(checkpoint, plan.dimensions)
     if head is None:

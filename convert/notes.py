@@ -37,6 +37,7 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *_length(checkpoint, plan),
         *_window(checkpoint, plan),
         *_similarity(checkpoint),
+        *_late(checkpoint),
         *_dense(plan),
         *_images(checkpoint),
         *_token_weights(checkpoint),
@@ -86,11 +87,21 @@ def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
 
 
 def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.late is not None:
+        return
     normalizes = any(kind == "Normalize" for kind, _ in checkpoint.modules or [])
     if checkpoint.similarity != "cosine" and not normalizes:
         yield (
             f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
             "edgeembed returns vectors of length 1, so results may come in another order"
+        )
+
+
+def _late(checkpoint: Checkpoint) -> Iterator[str]:
+    if (late := checkpoint.late) is not None:
+        yield (
+            f"PyLate cuts queries at {late.query_length} tokens (query_length), here they are read to their end. Its vectors "
+            "are computed by edgeembed; llama.cpp's own programs return the encoder's states"
         )
 
 

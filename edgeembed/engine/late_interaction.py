@@ -9,14 +9,14 @@ tokens that expand it. A document's score for a query is the sum of the best cos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from edgeembed.engine.dense import DenseHead, read_head
 from edgeembed.engine.interface import Float32Matrix, Role
-from edgeembed.engine.reading import Tokens
+from edgeembed.engine.reading import Reading, Tokens
 
 PREFIX = "edgeembed.multi"
 SCORE_KEY = f"{PREFIX}.score"
@@ -73,17 +73,14 @@ class LateInteraction:
         found = {"query": self.query_marker, "document": self.document_marker}.get(role)
         return _NONE if found is None else np.array([found], dtype=np.int32)
 
-    def fill(self, tokens: Tokens, role: Role, most: int) -> tuple[Tokens, int]:
-        """Return the tokens of a text, a query with its expansion, and how many of the last ones no token attends to.
-
-        most: tokens of the longest text that the model takes.
-        """
+    def expanded(self, reading: Reading, role: Role, most: int) -> Reading:
+        """Return a text; a query with the tokens that expand it. most: tokens of the longest text that the model takes."""
         expansion = self.expansion
-        missing = min(expansion.length, most) - len(tokens) if expansion and role == "query" else 0
+        missing = min(expansion.length, most) - len(reading.tokens) if expansion and role == "query" else 0
         if expansion is None or missing <= 0:
-            return tokens, 0
-        filled = np.concatenate([tokens, np.full(missing, expansion.token, dtype=np.int32)])
-        return filled, 0 if expansion.attended else missing
+            return reading
+        tokens = np.concatenate([reading.tokens, np.full(missing, expansion.token, dtype=np.int32)])
+        return replace(reading, tokens=tokens, unattended=0 if expansion.attended else missing)
 
     def metadata(self) -> dict[str, str | int | bool]:
         """Return the keys for a file."""
@@ -102,7 +99,7 @@ class LateInteraction:
         return keys
 
 
-def read_late_interaction(value: Callable[[str], str | None], vocabulary: int) -> LateInteraction | None:
+def read_late_interaction(value: Callable[[str], str | None], vocabulary: int = 2**24) -> LateInteraction | None:
     """Return how a file's model reads texts; None if it has no vectors for late interaction.
 
     value: returns a metadata value as text, or None. vocabulary: number of token ids. Raises ValueError.
@@ -165,9 +162,9 @@ class MultiHead:
         return unit
 
 
-def read_multi_head(value: Callable[[str], str | None], width: int, vocabulary: int) -> MultiHead:
+def read_multi_head(value: Callable[[str], str | None], width: int) -> MultiHead:
     """Return the head of a file that computes its vectors. width: length of a hidden state. Raises ValueError."""
-    reading, projection = read_late_interaction(value, vocabulary), read_head(value, width, PREFIX)
+    reading, projection = read_late_interaction(value), read_head(value, width, PREFIX)
     if reading is None or projection is None:
         raise ValueError(f"keys {PREFIX}.*: {SCORE_KEY!r} or {PREFIX + '.count'!r} is missing")
     return MultiHead(reading, projection)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from edgeembed.engine.dense import DenseHead
 from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Role
+from edgeembed.engine.late_interaction import read_multi_head
 from edgeembed.engine.outputs import pack
 from edgeembed.engine.reading import Tokens
 
@@ -58,7 +59,9 @@ def read_token_heads(value: Value, width: int, outputs: Sequence[Output]) -> dic
     """
     heads: dict[Output, TokenHead] = {}
     for output in outputs:
-        if output != "dense":
+        if output == "multi":
+            heads[output] = read_multi_head(value, width)
+        elif output != "dense":
             raise ValueError(f"this version cannot compute the output {output!r}")
     return heads
 
