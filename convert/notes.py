@@ -100,8 +100,8 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
 def _late(checkpoint: Checkpoint) -> Iterator[str]:
     if (late := checkpoint.late) is not None:
         yield (
-            f"PyLate cuts queries at {late.query_length} tokens (query_length), here they are read to their end. Its vectors "
-            "are computed by edgeembed; llama.cpp's own programs return the encoder's states"
+            f"PyLate cuts queries at {late.query_length} tokens (query_length), here they are read to their end. The "
+            "vectors of tokens are computed by edgeembed; llama.cpp's own programs return the encoder's states"
         )
 
 

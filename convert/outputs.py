@@ -66,7 +66,7 @@ def _check_expansion(settings: LateSettings, plan: ModelPlan) -> None:
     if settings.expands and not settings.attended and plan.architecture not in _MASKED:
         raise ConversionError(
             f"{settings.file}: queries are expanded by tokens that the others must not attend to, which cannot be computed "
-            f"for the architecture {plan.architecture}; supported: {', '.join(sorted(_MASKED))}"
+            f"for the architecture {plan.architecture}; set do_query_expansion to false to convert the model without it"
         )
 
 

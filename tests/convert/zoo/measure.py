@@ -34,7 +34,7 @@ class Comparison:
     least_cosine: float
     """Over the texts of an embedder, or all their vectors; 1 for a reranker."""
     largest_difference: float
-    """Over the scores of a reranker, the sparse weights, or the scores by MaxSim (mean of a query's vectors); otherwise 0."""
+    """Over the scores of a reranker, the sparse weights, or the mean scores by MaxSim; otherwise 0."""
 
 
 def convert_form(form: Form, checkpoint: Path, quantization: str = "F32") -> Conversion:

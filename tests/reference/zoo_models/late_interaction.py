@@ -1,6 +1,7 @@
 """Vectors of ColBERT checkpoints, by PyLate 1.6: `pip install pylate` beside what make_zoo_rows needs.
 
-PyLate tokenises, too; only names of special tokens inside a text stay text, and white space around it stays, as in the daemon.
+PyLate reads the texts, but for two things, as in the daemon: names of special tokens inside a text stay text, and so does
+white space around it.
 Queries longer than `query_length` and documents longer than `document_length` are read to their end.
 """
 
