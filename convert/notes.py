@@ -36,11 +36,10 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *losses,
         *_length(checkpoint, plan),
         *_window(checkpoint, plan),
-        *_similarity(checkpoint),
+        *(_similarity(checkpoint) if plan.pooling != "none" else ()),
         *_late(checkpoint),
         *_dense(plan),
         *_images(checkpoint),
-        *_token_weights(checkpoint),
         *notes_on_prompts(checkpoint.folder),
     ]
 
@@ -87,8 +86,6 @@ def _window(checkpoint: Checkpoint, plan: ModelPlan) -> Iterator[str]:
 
 
 def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
-    if checkpoint.late is not None:
-        return
     normalizes = any(kind == "Normalize" for kind, _ in checkpoint.modules or [])
     if checkpoint.similarity != "cosine" and not normalizes:
         yield (
@@ -103,11 +100,6 @@ def _late(checkpoint: Checkpoint) -> Iterator[str]:
             f"PyLate cuts queries at {late.query_length} tokens (query_length), here they are read to their end. The "
             "vectors of tokens are computed by edgeembed; llama.cpp's own programs return the encoder's states"
         )
-
-
-def _token_weights(checkpoint: Checkpoint) -> Iterator[str]:
-    if "NewForTokenClassification" in (checkpoint.config.get("architectures") or []):
-        yield "its weights for single tokens, which make sparse vectors, are not computed"
 
 
 def _dense(plan: ModelPlan) -> Iterator[str]:
