@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from edgeembed.bulk.computed import Computed, joined, nothing
 from edgeembed.bulk.embedders import Embedder
-from edgeembed.bulk.retry import with_retries
 from edgeembed.bulk.shards import JobRow, Refused, Shard
+from edgeembed.common.retry import with_retries
 from edgeembed.engine.interface import DENSE
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 

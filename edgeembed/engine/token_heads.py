@@ -13,6 +13,7 @@ from edgeembed.engine.dense import DenseHead
 from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Role
 from edgeembed.engine.outputs import pack
 from edgeembed.engine.reading import Tokens
+from edgeembed.engine.sparse import MakeLogits, read_sparse_head
 
 Value = Callable[[str], str | None]
 """Returns a metadata value as text; None if the file has none."""
@@ -51,14 +52,19 @@ class StatesHead:
         return states
 
 
-def read_token_heads(value: Value, width: int, outputs: Sequence[Output]) -> dict[Output, TokenHead]:
+def read_token_heads(
+    value: Value, width: int, vocabulary: int, outputs: Sequence[Output], make_logits: MakeLogits
+) -> dict[Output, TokenHead]:
     """Return the heads of a file for its outputs besides the dense one.
 
-    value: returns a metadata value. width: length of a hidden state. Raises ValueError if one is missing or malformed.
+    value: returns a metadata value. width: length of a hidden state. vocabulary: number of token ids. make_logits: as for
+    `read_sparse_head`. Raises ValueError if one is missing or malformed.
     """
     heads: dict[Output, TokenHead] = {}
     for output in outputs:
-        if output != "dense":
+        if output == "sparse":
+            heads[output] = read_sparse_head(value, width, vocabulary, make_logits)
+        elif output != "dense":
             raise ValueError(f"this version cannot compute the output {output!r}")
     return heads
 

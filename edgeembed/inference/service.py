@@ -26,6 +26,7 @@ from edgeembed.inference.requests import (
     DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
+    LongText,
     RerankRequest,
     RerankResult,
     TokenizeRequest,
@@ -35,6 +36,7 @@ from edgeembed.inference.requests import (
 from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
+from edgeembed.inference.windows import Windows, pooled
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -71,6 +73,7 @@ class ServiceOptions:
     max_queue_tokens: int = 0
     max_request_tokens: int = 0
     truncate: Side = "none"
+    long_text: LongText = "none"
     clean_text: bool = True
 
 
@@ -101,6 +104,7 @@ class EmbeddingService:
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
         self.truncate = options.truncate
+        self.long_text = options.long_text
         self.max_request_tokens = options.max_request_tokens or None
         self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
         """Tokens that one answer may list."""
@@ -110,6 +114,7 @@ class EmbeddingService:
         self._pipeline = Pipeline(
             pool, cache, self.aside, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens
         )
+        self._windows = Windows(pool, cache, self.aside, options.timeout)
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""
@@ -127,15 +132,20 @@ class EmbeddingService:
         _check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
+        whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
+        if divides and (windowed := await self._windows.cut(whole)):
+            prepared = windowed.request
         rows, hits, from_memory = await self._run(prepared)
-        memory_label = prepared.label if from_memory else None
-        result = EmbedResult(model, prepared.keys, rows, request.dimensions, hits, memory_label, request.outputs)
+        label = prepared.label if from_memory else None
+        result = EmbedResult(model, prepared.keys, rows, request.dimensions, hits, label, request.outputs)
         if request.outputs == DENSE:
             _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
             if hits < len(rows):
                 await self._observe(model, input_type, prepared.keys, rows)
-        self._count(model.key, len(rows))
-        return result
+        self._count(model.key, len(whole.names))
+        if not divides:
+            return result
+        return await self.aside.run(whole.size, pooled, result, whole, windowed, request.long_text == "chunks")
 
     async def _observe(
         self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]

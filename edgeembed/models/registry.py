@@ -30,7 +30,8 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
-_COSINE = ":cosine"
+COSINE = ":cosine"
+"""Behind the name of an embedder: it is to score documents."""
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
     "rerank": "scores documents against a query; POST /v1/rerank takes them",
@@ -126,7 +127,7 @@ class Target:
     @property
     def suffix(self) -> str:
         """What the name has behind that of the model."""
-        return _COSINE if self.cosine else f":{self.input_type}" if self.input_type else ""
+        return COSINE if self.cosine else f":{self.input_type}" if self.input_type else ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class ModelRegistry:
             raise self.unknown(name, task)
         if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
             return target
-        instead = "" if task == "embed" else f". {quoted(name + _COSINE)} ranks them by the cosine of its vectors"
+        instead = "" if task == "embed" else f". {quoted(name + COSINE)} ranks them by the cosine of its vectors"
         raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
 
     async def look_up(self, name: str) -> Target | None:
@@ -274,7 +275,7 @@ class ModelRegistry:
         """Return the alias for texts of this kind, if there is one, else the name."""
         if len(name) > LONGEST_NAME:
             return name
-        own = f"{name.lower().removesuffix(_COSINE).removesuffix(LATEST)}:{input_type}"
+        own = f"{name.lower().removesuffix(COSINE).removesuffix(LATEST)}:{input_type}"
         return own if own in self._aliases else name
 
     async def _unnamed(self, task: Task) -> ServedModel:
@@ -373,7 +374,7 @@ class ModelRegistry:
 
 def _in_catalogue(folded: str) -> Meaning | None:
     """Return what a name means in the catalogue, without the suffix that chooses a prompt."""
-    suffix = next((suffix for suffix in (*_PROMPT_SUFFIXES, _COSINE) if folded.endswith(suffix)), "")
+    suffix = next((suffix for suffix in (*_PROMPT_SUFFIXES, COSINE) if folded.endswith(suffix)), "")
     return meaning(folded.removesuffix(suffix))
 
 
@@ -384,6 +385,6 @@ def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | 
     for suffix, kind in _SUFFIXES.items():
         if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
             return Target(found.model, kind) if kind else found
-    if folded.endswith(_COSINE) and (found := find(folded.removesuffix(_COSINE))) and found.model.task == "embed":
+    if folded.endswith(COSINE) and (found := find(folded.removesuffix(COSINE))) and found.model.task == "embed":
         return Target(found.model, cosine=True)
     return None

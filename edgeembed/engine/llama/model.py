@@ -37,6 +37,7 @@ from edgeembed.engine.llama.library import (
     metadata_overrides,
     system_info,
 )
+from edgeembed.engine.llama.masked_lm import MaskedLm, find_embeddings
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.score_bias import ScoreBias
@@ -47,6 +48,7 @@ from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
+from edgeembed.engine.sparse import MaskedLmWeights, VocabularyHead
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
 from edgeembed.engine.text_template import TextTemplate
 from edgeembed.engine.token_heads import PooledHead, StatesHead, TokenHead, packed_row, read_token_heads
@@ -117,6 +119,7 @@ class LlamaModel:
         self._head = (self._own_classifier() if self._pooling == "rank" else None) or self._own_dense()
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
+        self._masked_lm: MaskedLm | None = None
         self._token_heads = self._read_token_heads()
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         try:
@@ -185,8 +188,17 @@ class LlamaModel:
         except KeyError as missing:
             raise ComputeError(f"the model file has no output {missing}") from None
 
+    def needs_states(self, outputs: tuple[Output, ...], role: Role) -> bool:
+        """Return whether these outputs of a text depend on its hidden states, and not on the ids of its tokens alone."""
+        if outputs != ("sparse",):
+            return True
+        head = self._token_heads.get("sparse")
+        return not isinstance(head, VocabularyHead) or head.needs_states(role)
+
     def close(self) -> None:
         """Free the wide context and the model. Close the contexts of bulk lanes first."""
+        if self._masked_lm:
+            self._masked_lm.close()
         self.wide.close()
         if self._model:
             lib.llama_model_free(self._model)
@@ -337,11 +349,18 @@ class LlamaModel:
         if self._pooling == "rank":
             return {}
         try:
-            heads = read_token_heads(self.metadata, int(lib.llama_model_n_embd_out(self._model)), self._outputs)
+            width, vocabulary = int(lib.llama_model_n_embd_out(self._model)), self.vocabulary.size
+            heads = read_token_heads(self.metadata, width, vocabulary, self._outputs, self._make_masked_lm)
         except ValueError as error:
             raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
         dense = PooledHead(self._pooling, self._head if isinstance(self._head, DenseHead) else None)
         return heads | {"dense": dense, "tokens": StatesHead()}
+
+    def _make_masked_lm(self, weights: MaskedLmWeights) -> MaskedLm:
+        embeddings = find_embeddings(self.new_context)
+        packed, threads = self._options.extra_buffers, self._options.threads
+        self._masked_lm = MaskedLm(weights, embeddings, threads=threads, packed=packed)
+        return self._masked_lm
 
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._keys}.attention.causal") != "false"

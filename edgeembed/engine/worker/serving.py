@@ -19,7 +19,17 @@ import numpy as np
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
-from edgeembed.engine.interface import DENSE, INTERACTIVE, Float32Matrix, Float32Row, ModelInfo, Pair, Prompted, Reference
+from edgeembed.engine.interface import (
+    DENSE,
+    INTERACTIVE,
+    Float32Matrix,
+    Float32Row,
+    ModelInfo,
+    Pair,
+    Prompted,
+    Reference,
+    Role,
+)
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
@@ -38,12 +48,12 @@ from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel, load_libraries
-from edgeembed.engine.llama.token_states import StatesContext
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.worker.thread_priority import lower_priority
+from edgeembed.engine.worker.token_outputs import TokenOutputs
 from edgeembed.engine.worker.tokenizing import Tokenizing, start_reading_thread
 from edgeembed.engine.worker_options import WorkerOptions
 
@@ -68,8 +78,6 @@ class Worker:
         self._reader: TextReader | None = None
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
-        self._states: StatesContext | None = None
-        """The wide lane's context for hidden states; None while nobody asks for them."""
         self._loaded = threading.Event()
         self._trim = IdleTrim()
 
@@ -194,6 +202,9 @@ class Worker:
         else:
             if count := len(reading.tokens):
                 role = item.text.role if isinstance(item.text, Prompted) else ""
+                if not self._model.needs_states(item.outputs, role):
+                    self._send_row_of_ids(item, reading, role)
+                    return None
                 own = reading.own if item.outputs == DENSE else 0
                 return QueuedText(
                     item.id, reading, count, item.priority, item.alone, own=own, outputs=item.outputs, role=role
@@ -202,6 +213,12 @@ class Worker:
         finally:
             self._activity_table.end(entry)
         return None
+
+    def _send_row_of_ids(self, item: EmbedItem, reading: Reading, role: Role) -> None:
+        """Send a row that depends on the ids of tokens alone: it waits for no forward pass."""
+        assert self._model is not None
+        row = self._model.packed_row(np.empty((0, self._model.width), dtype=np.float32), reading, item.outputs, role)
+        self._pipe.send(ComputedRows([RowItem(item.id, len(reading.tokens), row.tobytes(), _full(reading))]))
 
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
@@ -220,14 +237,14 @@ class Worker:
     # --- lanes --------------------------------------------------------------------------------------------------------
 
     def _run_wide_lane(self, model: LlamaModel, queue: BatchQueue[Reading]) -> None:
-        while (batch := queue.take(WIDE, IDLE_SECONDS if self._states else None)) or not queue.closed:
+        outputs = TokenOutputs(model)
+        while (batch := queue.take(WIDE, IDLE_SECONDS if outputs.in_use else None)) or not queue.closed:
             if batch and not batch[0].is_dense:
-                self._compute_states(queue, batch)
+                self._compute_outputs(outputs, queue, batch)
             elif batch:
                 self._compute(WIDE, model.wide, queue, batch)
-            elif self._states:  # nobody has asked for hidden states for a while
-                self._states.close()
-                self._states = None
+            elif outputs.in_use:  # nobody has asked for them for a while
+                outputs.close()
                 self._trim.note_work()
 
     def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
@@ -269,20 +286,14 @@ class Worker:
             self._activity_table.end(entry)
             self._send_rows(queue, batch, rows)
 
-    def _compute_states(self, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+    def _compute_outputs(self, outputs: TokenOutputs, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
         """Compute a batch of texts with other outputs than a dense row, and send their packed rows."""
         assert self._model is not None
         self._activity_table.begin(WIDE, [text.id for text in batch])
         try:
-            if self._states is None:
-                self._states = self._model.new_states_context()
             with self._model.kernels.query() if _is_query(WIDE, batch) else contextlib.nullcontext():
-                states = self._states.compute_states([text.tokens for text in batch])
-            rows = [
-                self._model.packed_row(of_text, text.tokens, text.outputs, text.role)
-                for text, of_text in zip(batch, states, strict=True)
-            ]
-        except (ComputeError, ModelLoadError) as error:
+                rows = outputs.compute(batch)
+        except (ComputeError, ModelLoadError, canary.CanaryError) as error:
             self._activity_table.end(WIDE)
             self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 import orjson
 from aiohttp import hdrs, web
 from msgspec import UNSET
 
+from edgeembed.cache import CachedRow
+from edgeembed.engine.interface import Row
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
 from edgeembed.inference.postprocess import Matrix
@@ -27,13 +30,30 @@ _LONGEST_HEADER = 8000
 def write_json(result: EmbedResult, numbers: NumberFormat) -> bytes:
     """Return the answer as JSON. Turning numbers into digits is most of the work of a cache hit."""
     rows = enumerate(_json_rows(_matrix(result, numbers), numbers))
+    chunks = _chunks(result, numbers)
     tokens = sum(row.tokens for row in result.rows)
     return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
-        b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in rows),
+        b",".join(
+            b'{"object":"embedding","index":%d,"embedding":%b%b}' % (index, row, chunks[index] if chunks else b"")
+            for index, row in rows
+        ),
         orjson.dumps(result.model.name),
         tokens,
         tokens,
     )
+
+
+def _chunks(result: EmbedResult, numbers: NumberFormat) -> list[bytes]:
+    """Return for each text its windows as a field of an object, if the request wants them."""
+    found = []
+    for windows in result.windows or ():
+        written = _json_rows(_matrix(result, numbers, [window.row for window in windows]), numbers)
+        items = [
+            b'{"start":%d,"end":%d,"tokens":%d,"embedding":%b}' % (start, end, row.tokens, embedding)
+            for (start, end, row), embedding in zip(windows, written, strict=True)
+        ]
+        found.append(b',"chunks":[%b]' % b",".join(items))
+    return found
 
 
 def with_cuts(written: bytes, result: EmbedResult) -> bytes:
@@ -48,6 +68,8 @@ def bytes_response(result: EmbedResult, numbers: NumberFormat, headers: dict[str
 
     Raises RequestError if there are too many rows for a header.
     """
+    if result.windows is not None:
+        raise RequestError("chunks are sent as JSON only; leave encoding_format out", param="encoding_format")
     rows = row_bytes(_matrix(result, numbers), numbers.dtype, numbers.endianness)
     headers = {hdrs.CONTENT_TYPE: _BYTES_TYPE, **headers}
     if numbers.encoding == "bytes":
@@ -86,7 +108,10 @@ def _metadata(result: EmbedResult, rows: list[bytes], numbers: NumberFormat) -> 
     return orjson.dumps(described).decode()
 
 
-def _matrix(result: EmbedResult, numbers: NumberFormat) -> Matrix:
+def _matrix(result: EmbedResult, numbers: NumberFormat, rows: Sequence[Row | CachedRow] | None = None) -> Matrix:
+    """Return the rows of texts, or other ones of the same model, as the request wants them."""
+    if rows is not None:
+        result = msgspec.structs.replace(result, rows=rows)
     return result.vectors if numbers.norm == 2 else result.scaled(numbers.norm)
 
 

@@ -121,7 +121,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     )
     rows = await service.aside.run(result.numbers, _rows, result, body)
     characters = sum(map(len, texts)) + sum(map(len, ids or ()))
-    return json_response(rows, headers=compute_headers(result, len(result.rows), characters, began))
+    return json_response(rows, headers=compute_headers(result, result.texts, characters, began))
 
 
 @routes.post("/embed_all")
@@ -159,7 +159,7 @@ async def similarity(request: web.Request) -> web.Response:
     )
     cosines = await service.aside.run(result.numbers, _cosines, result)
     characters = len(body.inputs.source_sentence) + sum(map(len, sentences))
-    return json_response(cosines, headers=compute_headers(result, len(result.rows), characters, began))
+    return json_response(cosines, headers=compute_headers(result, result.texts, characters, began))
 
 
 def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[list[str], list[list[int]] | None]:
