@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -156,6 +156,11 @@ class EmbedResult(msgspec.Struct, dict=True):
         if self.outputs == DENSE:
             return [row.vector[None] for row in self.rows[some]]
         return [unpack(row.vector, self.outputs)[output] for row in self.rows[some]]
+
+    def each(self, output: Output) -> Iterator[Float32Matrix]:
+        """Yield an output of each text; see `parts`."""
+        for index in range(len(self.rows)):
+            yield from self.parts(output, slice(index, index + 1))
 
     def _dense_rows(self, some: slice) -> list[Float32Row]:
         """Return the dense rows of some texts, as the engine computed them."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
-from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
+from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
@@ -316,14 +316,17 @@ def _with_role(text: Text, role: Role) -> Text:
 
 
 def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
-    """Raise RequestError if a model cannot compute an output."""
+    """Raise WrongTaskError if a model cannot compute an output."""
     for output in outputs:
         if model.computes(output):
             continue
         if model.upstream is not None:
-            raise RequestError(f"model {model.name!r} is computed by another server, which returns dense vectors only")
+            raise WrongTaskError(
+                f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
+            )
         has = " and ".join(f"{_OUTPUT_NAMES[own]} ({own!r})" for own in model.outputs)
-        raise RequestError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}", param="model")
+        asks = ". POST /v1/embeddings returns them if asked: see docs/outputs.md" if output == "dense" else ""
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{asks}", param="model")
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

@@ -212,6 +212,12 @@ def long_text(body: EmbeddingsBody, default: LongText) -> LongText:
     raise RequestError("long_text divides texts, but input holds token ids; send texts", param="long_text")
 
 
+def refuse_long_text(body: EmbeddingsBody) -> None:
+    """Raise RequestError if long texts are to be divided, which only dense vectors of windows are made one of."""
+    if body.long_text not in (None, "none"):
+        raise RequestError("long_text is for dense vectors alone; split the text, or have it cut", param="long_text")
+
+
 def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[list[str], list[list[int]] | None, bool]:
     """Return the texts, or else the lists of token ids, and whether the field has a single item and not a list.
 
