@@ -33,7 +33,14 @@ from edgeembed.inference.requests import (
     TokenizeResult,
     place_of,
 )
-from edgeembed.inference.reranking import best_windows, embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
+from edgeembed.inference.reranking import (
+    best_windows,
+    embed_requests,
+    prepare_pairs,
+    result_of_pairs,
+    result_of_tokens,
+    result_of_vectors,
+)
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.inference.windows import Windows, pooled
@@ -168,13 +175,17 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
         model = target.model
         if model.task == "embed":
-            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request)]
+            # Of a model with both, bare scores are cosines as of any embedder.
+            dense = "dense" in model.outputs and (target.cosine or request.plain)
+            by_tokens = "multi" in model.outputs and not dense
+            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)
             finally:
                 for part in parts:  # if one fails, nobody waits for the other
                     part.cancel()
-            return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
+            result = result_of_tokens if by_tokens else result_of_vectors
+            return await self.aside.run(documents.numbers, result, queries, documents)
         key_maker, label = self._key_maker(model)
         prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)
         windowed = await self._windows.cut(prepared) if request.windows else None
@@ -261,7 +272,7 @@ class EmbeddingService:
             role: Role = "query" if input_type == "query" else "document"
             kind = f"{kind} {'+'.join(request.outputs)} {role}"
             texts = [_with_role(text, role) for text in texts]
-            most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // (model.dimensions or 1))
+            most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // max(1, model.numbers_per_token(request.outputs)))
         interactive = len(names) <= INTERACTIVE_TEXTS and not request.repeatable
         identity = prompt.identity
         return RowRequest(
