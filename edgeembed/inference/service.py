@@ -56,6 +56,7 @@ _OUTPUT_NAMES: dict[Output, str] = {
     "sparse": "sparse vectors",
     "tokens": "hidden states of tokens",
 }
+_OUTPUT_FIELDS: dict[Output, str] = {"multi": '"multi_vector": true', "sparse": '"sparse": true'}
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
 
@@ -324,9 +325,10 @@ def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
             raise WrongTaskError(
                 f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
             )
-        has = " and ".join(f"{_OUTPUT_NAMES[own]} ({own!r})" for own in model.outputs)
-        asks = ". POST /v1/embeddings returns them if asked: see docs/outputs.md" if output == "dense" else ""
-        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{asks}", param="model")
+        has = " and ".join(_OUTPUT_NAMES[own] for own in model.outputs)
+        asked = " or ".join(_OUTPUT_FIELDS[own] for own in model.outputs if own in _OUTPUT_FIELDS)
+        advice = f": POST /v1/embeddings returns them with {asked}" if output == "dense" and asked else ""
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param="model")
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:
