@@ -2,8 +2,8 @@
 
 Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage, "Create embeddings"; the protocols of vLLM
 (entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache`,
-`long_text` and `repeatable` are our own. `outputs` reads those that say what is returned; `unsupported_fields` has the fields
-that are refused.
+`long_text` and `repeatable` are our own. `outputs` reads the fields that say what is returned; `unsupported_fields` has
+those that are refused.
 """
 
 from __future__ import annotations

@@ -137,5 +137,6 @@ def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
         root=UNSET if listing.name.lower() in (model.name.lower(), model.spec.lower()) else model.spec,
         input_type=listing.target.input_type or UNSET,
         dimensions=dimensions or UNSET,
+        outputs=list(model.all_outputs) or UNSET,
         context_tokens=info.context_tokens if info else UNSET,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,9 +13,11 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
+from edgeembed.inference import service
 from edgeembed.server.dialects import outputs, token_rows
+from tests.docs.pages import commands
 from tests.fakes import DIMENSIONS, fake_packed_row
-from tests.server.dialect_requests import Server, post, unit
+from tests.server.dialect_requests import Server, get, post, unit
 
 AioClient = Callable[..., Awaitable[TestClient]]
 Connect = Callable[..., Awaitable[TestClient]]
@@ -162,7 +165,8 @@ async def test_wrong_fields_are_named(client: TestClient, body: dict[str, Any], 
 async def test_other_routes_refuse_what_they_do_not_return(client: TestClient, path: str) -> None:
     body = {"input": "a", "inputs": "a", "texts": ["a"], "query": "a", "documents": ["a"], "model": "embedder"}
     for name in ("sparse", "multi_vector", "return_sparse", "return_colbert_vecs", "return_multivector"):
-        response = await client.post(path, json={**body, name: True})
+        texts = {"inputs": ["a"]} if path == "/v2/embed" else {}
+        response = await client.post(path, json={**body, **texts, name: True})
         assert response.status in (400, 422)
         assert name in await response.text()
 
@@ -199,6 +203,51 @@ async def test_cut_texts_are_listed(client: TestClient) -> None:
     answer = await response.json()
     assert len(answer["data"][0]["multi_embedding"]) == 2
     assert answer["truncated"] == [{"index": 0, "tokens": 4, "full_tokens": 6}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PATH, {"multi_vector": True}),
+        ("/v1/multi-vector", {}),
+        ("/pooling", {"encoding_format": "bytes_only"}),
+        ("/embed_all", {}),
+    ],
+)
+async def test_too_many_rows_are_refused_before_anything_is_computed(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(service, "MOST_NUMBERS", 40 * DIMENSIONS)
+    texts = [f"text {number}" for number in range(11)]  # of four tokens each
+    field = "inputs" if path == "/embed_all" else "input"
+    status, answer = await post(client, path, **body, **{field: texts})
+    assert status == (422 if path == "/embed_all" else 400)
+    assert "at least 44 tokens in all; a request takes at most 40" in str(answer)
+    assert server.embedder.computed == []
+    assert (await client.post(path, json={**body, field: texts[:10]})).status == 200
+    if path == PATH:
+        assert (await post(client, path, sparse=True, input=texts))[0] == 200, "a sparse vector is not larger for it"
+
+
+async def test_models_say_what_they_compute(client: TestClient, connect: Connect) -> None:
+    _, listed = await get(client, "/v1/models")
+    outputs = {model["id"]: model.get("outputs") for model in listed["data"]}
+    assert outputs["embedder"] == ["dense", "multi", "sparse", "tokens"]
+    assert outputs["ranker"] is None
+    await post(client, PATH, input="a")
+    _, status = await get(client, "/v1/status")
+    assert [model["outputs"] for model in status["models"]] == [["dense", "multi", "sparse", "tokens"]]
+    splade = await connect("sparse")
+    assert (await get(splade, "/info"))[1]["model_type"] == {"embedding": {"pooling": "splade"}}
+
+
+async def test_the_examples_of_the_docs_are_answered(client: TestClient) -> None:
+    examples = [command.words for command in commands() if command.place.startswith("docs/outputs.md")]
+    bodies = [(words[2], json.loads(words[words.index("-d") + 1])) for words in examples if words[0] == "curl"]
+    assert len(bodies) == 5
+    for url, body in bodies:
+        status, answer = await post(client, url.removeprefix("http://127.0.0.1:8327"), **{**body, "model": "embedder"})
+        assert status == 200, answer
 
 
 async def test_large_answers_are_written_in_parts(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
