@@ -31,6 +31,8 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
 COSINE = ":cosine"
+_MOST_DIMENSIONS = 4096
+"""Numbers that a token is taken to have if its file does not say it."""
 """Behind the name of an embedder: it is to score documents."""
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
@@ -87,16 +89,24 @@ class ServedModel:
 
     def computes(self, output: Output) -> bool:
         """Return whether it can compute an output of a text."""
-        return output in self.outputs or (output == "tokens" and self.task == "embed" and self.upstream is None)
+        return output in self.all_outputs
+
+    @property
+    def all_outputs(self) -> tuple[Output, ...]:
+        """What it computes of texts; nothing if it is no embedder."""
+        if self.task != "embed":
+            return ()
+        return self.outputs if self.upstream is not None else (*self.outputs, "tokens")
 
     def does(self, task: Task) -> bool:
         """Return whether a task is what it was made for. A model with vectors of tokens alone scores documents by them."""
         return self.task == task or (task == "rerank" and "multi" in self.outputs and "dense" not in self.outputs)
 
     def numbers_per_token(self, outputs: Sequence[Output]) -> int:
-        """Return how many numbers of these outputs a token has at most."""
-        widths = {"multi": self.token_dimensions, "sparse": 2}
-        return sum(widths.get(output) or self.dimensions or 1 for output in outputs if output != "dense")
+        """Return how many numbers a text's tokens have in these outputs, each; 0 if they have none."""
+        states = self.dimensions or _MOST_DIMENSIONS
+        widths = {"multi": self.token_dimensions or states, "tokens": states}
+        return sum(widths.get(output, 0) for output in outputs)
 
     @property
     def row_dimensions(self) -> tuple[int, ...]:
