@@ -25,7 +25,7 @@ from aiohttp import web
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.heap import configure_heap
-from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import DENSE, Output, Priority, Prompted, Row, Text, Tokenized, TokenWant
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -111,7 +111,8 @@ class InstantEngine(FakeEngine):
     def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         futures = []
         for text in texts:
-            count = min(len(text) // 5, 140) if isinstance(text, str) else 3  # together within the limit of a request
+            inner = text if isinstance(text, str) else text.text if isinstance(text, Prompted) else text.document
+            count = max(3, min(len(inner) // 5, 140))  # together within the limit of a request
             ids = np.arange(count, dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
             spans = np.stack([ids, ids + 1], axis=1)
@@ -262,6 +263,10 @@ _CHANGED: dict[str, dict[str, Callable[[int], bytes]]] = {
         "": lambda _size: _texts(b"a", 1, 2048),
     },
     "cut texts": {"truncate": lambda _size: b'"end"', "": lambda size: _texts("\u6f22\u5b57".encode(), size)},
+    "windows of a text": {"long_text": lambda _size: b'"mean"', "": lambda _size: _text(_WORDS, 2_000_000)},
+    "windows, Chinese": {"long_text": lambda _size: b'"mean"', "": lambda _size: _text("\u6f22\u5b57".encode(), 1_000_000)},
+    "windows of texts": {"long_text": lambda _size: b'"mean"', "": lambda _size: _texts(_WORDS, 2_000_000)},
+    "best windows": {"long_text": lambda _size: b'"max"', "": lambda _size: _texts(_WORDS, 2_000_000)},
     "ids of the model": {
         "token_ids": lambda _size: b'"model"',
         "": lambda _size: _list(_list(b"12345", 800), 2_000_000),
