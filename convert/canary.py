@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgeembed.engine import canary
 from edgeembed.engine.execution_modes import CPU_PLAIN, ExecutionMode
-from edgeembed.engine.interface import BULK, Float32Row, Row, Text
+from edgeembed.engine.interface import BULK, Float32Row, Row, Task
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
@@ -27,9 +26,9 @@ CONTEXT_TOKENS = 1024
 """Context for the texts and a reranker's template; decoders allocate memory for all of it."""
 
 
-def placeholder(width: int, *, scores: bool) -> Metadata:
+def placeholder(width: int, task: Task) -> Metadata:
     """Return metadata with placeholders for rows of `width` numbers; the values have their final length."""
-    texts = _texts(scores)
+    texts = canary.texts_for(task)
     missing = np.full(width, np.nan, dtype=np.float32)
     return {
         canary.TEXTS_KEY: canary.write_texts(texts),
@@ -42,13 +41,13 @@ def filled(metadata: Metadata, rows: str) -> Metadata:
     return {**metadata, canary.ROWS_KEY: rows}
 
 
-def compute(file: Path, *, scores: bool, sandbox: bool = True) -> str:
-    """Return the value of ROWS_KEY: the rows of the canary texts, or a reranker's scores, computed with a GGUF file.
+def compute(file: Path, task: Task, *, sandbox: bool = True) -> str:
+    """Return the value of ROWS_KEY: the rows of the canary texts, or a model's scores of them, computed with a GGUF file.
 
     Raises ConversionError if llama.cpp cannot load the file or computes unusable rows.
     """
     try:
-        rows = asyncio.run(_embed(file, scores, sandbox))
+        rows = asyncio.run(_embed(file, task, sandbox))
     except EngineUnavailableError as error:
         raise ConversionError(f"llama.cpp cannot run the converted model: {error.message}") from error
     if not any(np.isfinite(row).all() for row in rows):
@@ -67,11 +66,7 @@ def fill(file: Path, rows: str) -> None:
         content[at + 12 : at + 12 + length] = rows.encode("ascii")
 
 
-def _texts(scores: bool) -> Sequence[Text]:
-    return canary.PAIRS if scores else canary.TEXTS
-
-
-async def _embed(file: Path, scores: bool, sandbox: bool) -> list[Float32Row]:
+async def _embed(file: Path, task: Task, sandbox: bool) -> list[Float32Row]:
     def options(mode: ExecutionMode) -> WorkerOptions:
         return WorkerOptions(
             path=str(file),
@@ -80,7 +75,7 @@ async def _embed(file: Path, scores: bool, sandbox: bool) -> list[Float32Row]:
             batch_tokens=128,
             mode=mode.name,
             extra_buffers=mode.extra_buffers,
-            task="rerank" if scores else "embed",
+            task=task,
             sandbox=sandbox,
         )
 
@@ -90,7 +85,7 @@ async def _embed(file: Path, scores: bool, sandbox: bool) -> list[Float32Row]:
         assert engine.info is not None
         missing = np.full(engine.info.dimensions, np.nan, dtype=np.float32)
         results: list[Row | BaseException] = []
-        for text in _texts(scores):
+        for text in canary.texts_for(task):
             # One at a time: batches would depend on timing, and the last digits on the batches.
             results += await asyncio.gather(*engine.submit([text], BULK), return_exceptions=True)
     finally:

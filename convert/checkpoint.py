@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
+from edgeembed.engine.interface import Task
 from edgeembed.errors import ConversionError
 from edgeembed_convert.adapters import choose_adapter, merged, refuse_adapter_alone
 from edgeembed_convert.fp8 import check_quantization, dequantized
@@ -21,8 +22,6 @@ from edgeembed_convert.jsonfile import read_json, read_json_value
 from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
 from edgeembed_convert.task_adapters import renamed_for_peft, tasks_of, with_task
 from edgeembed_convert.weights import Weights, open_weights
-
-Task = Literal["embed", "rerank"]
 
 # sentence-transformers' name -> GGUF's (`{arch}.pooling_type`). The sum over the square root of the number of tokens has the
 # direction of the mean, and the daemon normalises rows.

@@ -16,7 +16,7 @@ from edgeembed.errors import (
     InputTooLongError,
 )
 from edgeembed.inference.aside import size_of
-from edgeembed.inference.requests import CacheUse, EmbedRequest, RerankRequest, place_of
+from edgeembed.inference.requests import CacheUse, ClassifyRequest, EmbedRequest, RerankRequest, place_of
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.registry import ServedModel
 
@@ -33,7 +33,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     will probably be asked for again. most_tokens: limit for all texts together. isolated: see `Engine.submit`.
     """
 
-    client: EmbedRequest | RerankRequest
+    client: EmbedRequest | RerankRequest | ClassifyRequest
     model: ServedModel
     key_maker: KeyMaker
     label: str

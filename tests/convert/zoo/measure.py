@@ -13,7 +13,6 @@ from edgeembed.engine.interface import Pair
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed_convert import Conversion
-from tests.convert.encoder_texts import PAIRS, TEXTS
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.form import Form
 from tests.convert.zoo.rows import file_digests, read_digests, read_rows
@@ -27,9 +26,9 @@ class Comparison:
     other_ids: list[str]
     """The texts or pairs whose token ids are not those of the reference."""
     least_cosine: float
-    """Over the texts of an embedder; 1 for a reranker."""
+    """Over the texts of an embedder; 1 for other models."""
     largest_difference: float
-    """Over the scores of a reranker; 0 for an embedder."""
+    """Over the scores of a reranker, or the logits of a classifier; 0 for an embedder."""
 
 
 def convert_form(form: Form, checkpoint: Path, quantization: str = "F32") -> Conversion:
@@ -43,7 +42,7 @@ def compare(form: Form, folder: Path, quantization: str = "F32") -> Comparison:
     checkpoint = form.make(folder / "checkpoint")
     references = read_rows(form.name, checkpoint)
     conversion = convert_form(form, checkpoint, quantization)
-    ranks = form.pooling == "rank"
+    inputs = form.inputs
     options = WorkerOptions(
         path=str(conversion.path),
         threads=2,
@@ -51,7 +50,7 @@ def compare(form: Form, folder: Path, quantization: str = "F32") -> Comparison:
         batch_tokens=128,
         mode="cpu",
         extra_buffers=True,
-        task="rerank" if ranks else "embed",
+        task=form.task,
     )
     # A pair's ids from the second text on are those of the copy of the vocabulary that has the other token type.
     second = GGUFReader(conversion.path).fields.get("edgeembed.rerank.second_segment")
@@ -59,17 +58,20 @@ def compare(form: Form, folder: Path, quantization: str = "F32") -> Comparison:
     model = LlamaModel(options)
     try:
         for reference in references:
-            if ranks:
-                ids = model.tokenize_pair(Pair(*PAIRS[reference.kind]))
+            given = inputs[reference.kind]
+            if isinstance(given, tuple):
+                ids = model.tokenize_pair(Pair(*given))
                 plain = ids % second.contents() if second else ids
             else:
-                plain = ids = model.tokenize(TEXTS[reference.kind])
+                plain = ids = model.tokenize(given)
             if plain.tolist() != reference.ids:
                 other_ids.append(reference.kind)
                 continue
             row = model.embed([ids])[0]
-            if ranks:
+            if form.task == "rerank":
                 differences.append(abs(float(row[0]) - float(reference.value)))
+            elif form.task == "classify":
+                differences.append(float(np.abs(row - reference.value).max()))
             else:
                 assert np.isfinite(row).all()
                 cosines.append(cosine(row, reference.value))
